@@ -1,0 +1,20 @@
+/* comm.c: which kind of Comm this process gets. */
+#include "comm/comm.h"
+
+#include <stdlib.h>
+
+/* What the launchers of the common MPI libraries and of Slurm leave in the environment of every process. */
+static bool started_by_launcher(void) {
+    static const char *const variables[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "MPI_LOCALNRANKS"};
+    for (size_t i = 0; i < ARRAY_LENGTH(variables); i++)
+        if (getenv(variables[i])) return true;
+    return false;
+}
+
+Comm *comm_open(void) {
+    if (!started_by_launcher()) return comm_open_single();
+    Comm *comm = comm_open_mpi();
+    if (!comm) die("this process was started by an MPI launcher, but the program was built without MPI: install it and "
+                   "run make again, or start the program without mpirun");
+    return comm;
+}

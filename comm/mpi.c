@@ -1,0 +1,168 @@
+/* mpi.c: a Comm over MPI, for host memory.
+ *
+ * Sums are made here, in the order of the processes, not by MPI_Reduce: MPI leaves the order to the library, which may
+ * choose it by timing. Buffers move in pieces of bounded size, so that the extra memory is bounded and counts fit
+ * MPI's int. */
+#include <limits.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/comm.h"
+
+/* Elements of one process's range that move at a time in a reduction. */
+enum { PIECE = 1 << 20 };
+
+typedef struct MpiComm {
+    Comm base;
+    float *received; /* (size, PIECE) */
+} MpiComm;
+
+static void check(int status, const char *what) {
+    if (status == MPI_SUCCESS) return;
+    char text[MPI_MAX_ERROR_STRING];
+    int length = 0;
+    MPI_Error_string(status, text, &length);
+    die("MPI: %s failed: %.*s", what, length, text);
+}
+
+static void sum(Comm *comm, double *values, int n) {
+    size_t count = (size_t)n * (size_t)comm->size;
+    double *all = checked_malloc(count * sizeof *all, "a sum over processes");
+    check(MPI_Allgather(values, n, MPI_DOUBLE, all, n, MPI_DOUBLE, MPI_COMM_WORLD), "gathering numbers to sum");
+    for (int i = 0; i < n; i++) {
+        values[i] = 0.0;
+        for (int r = 0; r < comm->size; r++) values[i] += all[(size_t)r * (size_t)n + (size_t)i];
+    }
+    free(all);
+}
+
+static void maximum(Comm *comm, int *values, int n) {
+    (void)comm;
+    check(MPI_Allreduce(MPI_IN_PLACE, values, n, MPI_INT, MPI_MAX, MPI_COMM_WORLD), "finding a maximum");
+}
+
+static void broadcast(Comm *comm, void *data, size_t bytes) {
+    (void)comm;
+    if (bytes > INT_MAX) die("a broadcast of %zu bytes is too large", bytes);
+    check(MPI_Bcast(data, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD), "a broadcast");
+}
+
+static void barrier(Comm *comm) {
+    (void)comm;
+    check(MPI_Barrier(MPI_COMM_WORLD), "a barrier");
+}
+
+static size_t largest_range(const Comm *comm, const size_t *bounds) {
+    size_t largest = 0;
+    for (int r = 0; r < comm->size; r++)
+        if (bounds[r + 1] - bounds[r] > largest) largest = bounds[r + 1] - bounds[r];
+    return largest;
+}
+
+/* How many elements of range r lie in the piece that starts `done` elements into it. */
+static int piece_length(const size_t *bounds, int r, size_t done) {
+    size_t length = bounds[r + 1] - bounds[r];
+    return done >= length ? 0 : (int)min_i64(PIECE, (int64_t)(length - done));
+}
+
+/* One piece: everybody sends each owner its part; the owner adds up what it received, process 0 first. */
+static void reduce_piece(MpiComm *mpi, float *data, const size_t *bounds, size_t done, int *layout) {
+    int size = mpi->base.size, rank = mpi->base.rank, own = piece_length(bounds, rank, done);
+    int *send_count = layout, *send_at = layout + size, *receive_count = layout + 2 * size;
+    int *receive_at = layout + 3 * size;
+    float *staged = mpi->received + (size_t)size * PIECE;
+    for (int r = 0, at = 0; r < size; r++) {
+        send_count[r] = piece_length(bounds, r, done);
+        send_at[r] = at;
+        memcpy(staged + at, data + bounds[r] + done, (size_t)send_count[r] * sizeof *data);
+        at += send_count[r];
+        receive_count[r] = own;
+        receive_at[r] = r * own;
+    }
+    check(MPI_Alltoallv(staged, send_count, send_at, MPI_FLOAT, mpi->received, receive_count, receive_at, MPI_FLOAT,
+                        MPI_COMM_WORLD),
+          "exchanging gradients");
+    float *RESTRICT sums = data + bounds[rank] + done;
+    for (int r = 0; r < size; r++) {
+        const float *part = mpi->received + (size_t)receive_at[r];
+        for (int i = 0; i < own; i++) sums[i] = (r > 0 ? sums[i] : 0.0f) + part[i];
+    }
+}
+
+static void reduce_scatter(Comm *comm, float *data, const size_t *bounds) {
+    MpiComm *mpi = (MpiComm *)comm;
+    int *layout = checked_malloc(4 * (size_t)comm->size * sizeof *layout, "exchanging gradients");
+    size_t largest = largest_range(comm, bounds);
+    for (size_t done = 0; done < largest; done += PIECE) reduce_piece(mpi, data, bounds, done, layout);
+    free(layout);
+}
+
+static void all_gather(Comm *comm, void *data, size_t element_size, const size_t *bounds) {
+    for (int r = 0; r < comm->size; r++) {
+        char *range = (char *)data + bounds[r] * element_size;
+        size_t bytes = (bounds[r + 1] - bounds[r]) * element_size;
+        for (size_t done = 0; done < bytes; done += (size_t)PIECE * 4)
+            check(MPI_Bcast(range + done, (int)min_i64((int64_t)PIECE * 4, (int64_t)(bytes - done)), MPI_BYTE, r,
+                            MPI_COMM_WORLD),
+                  "gathering weights");
+    }
+}
+
+static void gather(Comm *comm, float *data, const size_t *bounds, size_t begin, size_t end) {
+    enum { TAG = 1 };
+    for (int r = 1; r < comm->size; r++) {
+        size_t first = begin > bounds[r] ? begin : bounds[r], last = end < bounds[r + 1] ? end : bounds[r + 1];
+        for (size_t at = first; at < last; at += PIECE) {
+            int count = (int)min_i64(PIECE, (int64_t)(last - at));
+            if (comm->rank == r) check(MPI_Send(data + at, count, MPI_FLOAT, 0, TAG, MPI_COMM_WORLD), "sending state");
+            if (comm->rank == 0)
+                check(MPI_Recv(data + at, count, MPI_FLOAT, r, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE),
+                      "receiving state");
+        }
+    }
+}
+
+static void close_mpi(Comm *comm, int status) {
+    free(((MpiComm *)comm)->received);
+    free(comm);
+    MPI_Finalize();
+    exit(status);
+}
+
+/* A wrong command line is found by every process, so the job can end in order; any other failure may be one process's
+ * alone, and the others must not wait for it. */
+static void quit(int status) {
+    if (status == EXIT_USAGE) {
+        MPI_Finalize();
+        exit(status);
+    }
+    MPI_Abort(MPI_COMM_WORLD, status);
+    exit(status);
+}
+
+Comm *comm_open_mpi(void) {
+    int provided;
+    check(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "starting");
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MpiComm *mpi = checked_calloc(1, sizeof *mpi, "the process table");
+    Comm *comm = &mpi->base;
+    *comm = (Comm){.sum = sum, .maximum = maximum, .broadcast = broadcast, .barrier = barrier,
+                   .reduce_scatter = reduce_scatter, .all_gather = all_gather, .gather = gather, .close = close_mpi};
+    check(MPI_Comm_rank(MPI_COMM_WORLD, &comm->rank), "asking for the rank");
+    check(MPI_Comm_size(MPI_COMM_WORLD, &comm->size), "asking for the number of processes");
+    MPI_Comm machine;
+    check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &machine), "grouping");
+    MPI_Comm_rank(machine, &comm->local_rank);
+    MPI_Comm_size(machine, &comm->local_size);
+    MPI_Comm_free(&machine);
+    char version[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length;
+    MPI_Get_library_version(version, &length);
+    version[strcspn(version, ",\n")] = 0;
+    snprintf(comm->library, sizeof comm->library, "%.63s", version);
+    mpi->received = checked_malloc(2 * (size_t)comm->size * PIECE * sizeof(float), "exchanging gradients");
+    base_set_process(comm->rank, comm->size, quit);
+    return comm;
+}

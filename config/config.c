@@ -1,0 +1,548 @@
+/* config.c: from a JSON file and a command line to a checked Config, and back to JSON.
+ *
+ * Everything here walks the table of keys (config_keys.c): nothing below names a key, except for the rules that
+ * involve more than one. cJSON parses, but it forgives too much for a file that people write by hand (a string that
+ * runs over lines, a key given twice, numbers too large for a double), so the text is examined before it gets there
+ * and the values behind it. What depends on the device, or on files that the config names, is not checked here. */
+#include "config/config.h"
+
+#include <cjson/cJSON.h>
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/config_keys.h"
+
+static const char command_line[] = "command line";
+static const double exact_integers = 0x1p53; /* below it, a double holds an integer that no other text rounds to */
+
+/* The file or the command line: what messages call it, and which keys it has given. */
+typedef struct Source {
+    const char *name;
+    bool given[CONFIG_MAX_KEYS];
+} Source;
+
+/* ---- one value ---- */
+
+static void *field_of(Config *config, const ConfigKey *key) { return (char *)config + key->offset; }
+
+/* These return false where the value is not one that the key can have. */
+
+static bool set_number(Config *config, const ConfigKey *key, double value) {
+    bool above = key->above_minimum ? value > key->minimum : value >= key->minimum;
+    bool below = key->below_maximum ? value < key->maximum : value <= key->maximum;
+    if (!isfinite(value) || !above || !below) return false;
+    if (key->type == CONFIG_NUMBER) {
+        *(double *)field_of(config, key) = value;
+        return true;
+    }
+    if (value != floor(value) || fabs(value) > INT_MAX) return false;
+    *(int *)field_of(config, key) = (int)value;
+    return true;
+}
+
+static bool set_seed(Config *config, const ConfigKey *key, const char *text) {
+    if (!text[0] || text[strspn(text, "0123456789")]) return false;
+    errno = 0;
+    unsigned long long value = strtoull(text, NULL, 10);
+    if (errno != 0) return false;
+    *(uint64_t *)field_of(config, key) = value;
+    return true;
+}
+
+static bool set_string(Config *config, const ConfigKey *key, const char *text) {
+    size_t length = strlen(text);
+    if ((double)length < key->minimum || (double)length > key->maximum) return false;
+    char *field = field_of(config, key);
+    memset(field, 0, CONFIG_STRING_LENGTH); /* so that equal configs are equal bytes */
+    memcpy(field, text, length);
+    return true;
+}
+
+static bool set_choice(Config *config, const ConfigKey *key, const char *text) {
+    for (unsigned i = 0; key->choices[i]; i++) {
+        if (strcmp(text, key->choices[i]) != 0) continue;
+        *(unsigned *)field_of(config, key) = i;
+        return true;
+    }
+    return false;
+}
+
+/* Sets a value written as on the command line. */
+static bool set_from_text(Config *config, const ConfigKey *key, const char *text) {
+    if (key->type == CONFIG_STRING) return set_string(config, key, text);
+    if (key->type == CONFIG_CHOICE) return set_choice(config, key, text);
+    if (key->type == CONFIG_SEED) return set_seed(config, key, text);
+    if (key->type == CONFIG_BOOL) {
+        *(bool *)field_of(config, key) = strcmp(text, "true") == 0;
+        return strcmp(text, "true") == 0 || strcmp(text, "false") == 0;
+    }
+    char *end; /* strtod alone would also take spaces, hexadecimal, inf and nan */
+    double value = strtod(text, &end);
+    return text[0] && !text[strspn(text, "0123456789+-.eE")] && !*end && set_number(config, key, value);
+}
+
+static bool set_from_json(Config *config, const ConfigKey *key, const cJSON *item) {
+    if (key->type == CONFIG_BOOL) {
+        *(bool *)field_of(config, key) = cJSON_IsTrue(item);
+        return cJSON_IsBool(item);
+    }
+    if (key->type == CONFIG_INT || key->type == CONFIG_NUMBER)
+        return cJSON_IsNumber(item) && set_number(config, key, item->valuedouble);
+    if (key->type == CONFIG_SEED && cJSON_IsNumber(item)) {
+        double value = item->valuedouble;
+        if (!(value >= 0 && value < exact_integers) || value != floor(value)) return false;
+        *(uint64_t *)field_of(config, key) = (uint64_t)value;
+        return true;
+    }
+    return cJSON_IsString(item) && set_from_text(config, key, item->valuestring);
+}
+
+/* The shortest of the decimal forms that read back as the same double. */
+static char *number_text(double value) {
+    char text[32];
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        if (strtod(text, NULL) == value) break;
+    }
+    return checked_strdup(text);
+}
+
+static bool wrong_value(const char *where, const ConfigKey *key, const char *value, Error *error) {
+    enum { SHOWN = 80 };
+    char expected[256];
+    config_key_expectation(key, expected, sizeof expected);
+    return error_set(error, "%s: %s.%s is %.*s%s; expected %s", where, key->section, key->name, SHOWN, value,
+                     strlen(value) > SHOWN ? "..." : "", expected);
+}
+
+static bool unknown_key(const char *where, const char *section, const char *name, Error *error) {
+    const ConfigKey *nearest = &config_keys[config_key_nearest(section, name)];
+    return error_set(error, "%s: there is no key '%.64s%s%.64s'; the nearest is %s.%s", where, section ? section : "",
+                     section ? "." : "", name, nearest->section, nearest->name);
+}
+
+/* Notes that the source gives the key, which it may do once. */
+static bool claim(Source *source, int index, Error *error) {
+    if (source->given[index])
+        return error_set(error, "%s: %s.%s is given twice; remove one of the two", source->name,
+                         config_keys[index].section, config_keys[index].name);
+    source->given[index] = true;
+    return true;
+}
+
+/* ---- the file ---- */
+
+/* The whole file with a 0 behind it, which the caller frees; NULL and the reason where it cannot be read. It may be
+ * a pipe, so its size is not asked for. */
+static char *read_text(const char *path, size_t *length, Error *error) {
+    enum { MOST = 1 << 20 };
+    FILE *file = fopen(path, "rb");
+    if (!file) {
+        error_set(error, "%s: cannot open the config: %s", path, strerror(errno));
+        return NULL;
+    }
+    char *text = checked_malloc(MOST + 1, "the config's text");
+    errno = 0;
+    *length = fread(text, 1, MOST + 1, file);
+    bool failed = ferror(file) != 0;
+    if (failed)
+        error_set(error, "%s: cannot read the config: %s", path, strerror(errno));
+    else if (*length > MOST)
+        error_set(error, "%s: too large for a config: more than %d bytes", path, MOST);
+    fclose(file);
+    if (failed || *length > MOST) {
+        free(text);
+        return NULL;
+    }
+    text[*length] = 0;
+    char *fitted = realloc(text, *length + 1);
+    return fitted ? fitted : text;
+}
+
+/* "FILE:LINE:COLUMN: problem, at: the text there". Columns count bytes, from 1. */
+static bool syntax_error(const char *path, const char *text, size_t at, const char *problem, Error *error) {
+    size_t line = 1, line_start = 0;
+    for (size_t i = 0; i < at; i++)
+        if (text[i] == '\n') line++, line_start = i + 1;
+    char there[33];
+    size_t shown = 0;
+    for (; shown < sizeof there - 1 && text[at + shown] && !strchr("\r\n", text[at + shown]); shown++)
+        there[shown] = isprint((unsigned char)text[at + shown]) ? text[at + shown] : '?';
+    there[shown] = 0;
+    return error_set(error, "%s:%zu:%zu: %s, at: %s", path, line, at - line_start + 1, problem,
+                     shown      ? there
+                     : text[at] ? "the end of the line"
+                                : "the end of the file");
+}
+
+/* Moves *at from a string's opening quote to its closing one. Returns NULL, or what is wrong with the string. */
+static const char *skip_string(const char *text, size_t *at) {
+    size_t i = *at + 1;
+    for (; text[i] && text[i] != '\n' && text[i] != '"'; i++) {
+        if (text[i] != '\\' || text[i + 1] == 0 || text[i + 1] == '\n') continue;
+        i++;
+        if (strncmp(text + i, "u0000", 5) == 0) return "a string cannot hold \\u0000";
+    }
+    if (text[i] != '"') return "this string has no closing quote on its line";
+    *at = i;
+    return NULL;
+}
+
+/* Overwrites comments by spaces, so that every other byte keeps its line and column, and finds what cJSON would let
+ * pass or misplace: strings that do not end on their line, comments that do not end, zero bytes. */
+static bool blank_comments(char *text, size_t length, const char *path, Error *error) {
+    if (strlen(text) != length) return syntax_error(path, text, strlen(text), "a zero byte: not a text file", error);
+    for (size_t i = 0; i < length; i++) {
+        if (text[i] == '"') {
+            const char *problem = skip_string(text, &i);
+            if (problem) return syntax_error(path, text, i, problem, error);
+        } else if (text[i] == '/' && text[i + 1] == '/') {
+            for (; i < length && text[i] != '\n'; i++) text[i] = ' ';
+        } else if (text[i] == '/' && text[i + 1] == '*') {
+            const char *end = strstr(text + i + 2, "*/");
+            if (!end) return syntax_error(path, text, i, "this comment has no end", error);
+            for (; text + i < end + 2; i++)
+                if (text[i] != '\n') text[i] = ' ';
+            i--;
+        }
+    }
+    return true;
+}
+
+/* Where cJSON wanted a key and found something else, it reports the byte behind it. That is so where the byte before
+ * `at` follows a brace or a comma; a bracket there is where a list's first element is wanted. */
+static size_t where_parsing_stopped(const char *text, size_t at) {
+    if (at < 2 || strchr(" \t\r\n\"[", text[at - 1])) return at;
+    size_t i = at - 1;
+    while (i > 0 && strchr(" \t\r\n", text[i - 1])) i--;
+    return i > 0 && strchr("{,", text[i - 1]) ? at - 1 : at;
+}
+
+/* The root object, which the caller deletes; NULL and the reason where there is none. `path` is for messages. */
+static cJSON *parse_text(const char *text, size_t length, const char *path, Error *error) {
+    if (!text[strspn(text, " \t\r\n")]) {
+        error_set(error, "%s: the config is empty; expected an object of sections, {\"model\": {...}, ...}", path);
+        return NULL;
+    }
+    const char *end = text;
+    cJSON *root = cJSON_ParseWithLengthOpts(text, length + 1, &end, true);
+    if (cJSON_IsObject(root)) return root;
+    if (root)
+        error_set(error, "%s: expected an object of sections, {\"model\": {...}, ...}", path);
+    else
+        syntax_error(path, text, where_parsing_stopped(text, (size_t)(end - text)),
+                     "not JSON (keys in double quotes, commas between entries only)", error);
+    cJSON_Delete(root);
+    return NULL;
+}
+
+static cJSON *parse_file(const char *path, Error *error) {
+    size_t length;
+    char *text = read_text(path, &length, error);
+    if (!text) return NULL;
+    cJSON *root = blank_comments(text, length, path, error) ? parse_text(text, length, path, error) : NULL;
+    free(text);
+    return root;
+}
+
+static bool take_json(Config *config, Source *file, int index, const cJSON *item, Error *error) {
+    const ConfigKey *key = &config_keys[index];
+    if (!claim(file, index, error)) return false;
+    if (set_from_json(config, key, item)) return true;
+    char *value = cJSON_IsNumber(item) ? number_text(item->valuedouble) : cJSON_PrintUnformatted(item);
+    if (!value) die("out of memory: a value of the config");
+    wrong_value(file->name, key, value, error);
+    free(value);
+    return false;
+}
+
+static bool take_section(Config *config, Source *file, const cJSON *root, const cJSON *section, Error *error) {
+    const char *name = section->string;
+    if (!config_section_exists(name))
+        return error_set(error, "%s: there is no section '%.64s'; the nearest is %s", file->name, name,
+                         config_section_nearest(name));
+    for (const cJSON *before = root->child; before != section; before = before->next)
+        if (strcmp(before->string, name) == 0)
+            return error_set(error, "%s: the section %s is given twice; join the two", file->name, name);
+    if (!cJSON_IsObject(section))
+        return error_set(error, "%s: the section %s must be an object, {\"key\": value, ...}", file->name, name);
+    const cJSON *item;
+    cJSON_ArrayForEach(item, section) {
+        int index = config_key_find(name, item->string);
+        if (index < 0) return unknown_key(file->name, name, item->string, error);
+        if (!take_json(config, file, index, item, error)) return false;
+    }
+    return true;
+}
+
+static bool load_file(Config *config, Source *file, Error *error) {
+    cJSON *root = parse_file(file->name, error);
+    if (!root) return false;
+    bool good = true;
+    for (const cJSON *section = root->child; section && good; section = section->next)
+        good = take_section(config, file, root, section, error);
+    cJSON_Delete(root);
+    return good;
+}
+
+/* ---- the command line ---- */
+
+/* Index of the key that has this name in one section only, or -1 and the reason. */
+static int find_bare_key(const char *name, Error *error) {
+    char candidates[256] = "";
+    int found = -1, count = 0;
+    for (int i = 0; i < config_key_count; i++) {
+        if (strcmp(config_keys[i].name, name) != 0) continue;
+        size_t used = strlen(candidates);
+        snprintf(candidates + used, sizeof candidates - used, "%s--%s.%s", count ? " or " : "", config_keys[i].section,
+                 name);
+        found = i;
+        count++;
+    }
+    if (count == 1) return found;
+    if (count == 0)
+        unknown_key(command_line, NULL, name, error);
+    else
+        error_set(error, "%s: several sections have a key '%s'; write %s", command_line, name, candidates);
+    return -1;
+}
+
+/* The same for "section.name" too. Cuts `name` at the dot. */
+static int find_key(char *name, Error *error) {
+    char *dot = strchr(name, '.');
+    if (!dot) return find_bare_key(name, error);
+    *dot = 0;
+    int index = config_key_find(name, dot + 1);
+    if (index < 0) unknown_key(command_line, name, dot + 1, error);
+    return index;
+}
+
+static bool take_override(Config *config, Source *source, const char *argument, Error *error) {
+    const char *equals = strchr(argument, '=');
+    if (strncmp(argument, "--", 2) != 0 || !equals || equals == argument + 2)
+        return error_set(error, "%s: '%.80s' is not of the form --key=value (--help lists the keys)", source->name,
+                         argument);
+    char *name = format_string("%.*s", (int)(equals - argument - 2), argument + 2);
+    int index = find_key(name, error);
+    free(name);
+    if (index < 0 || !claim(source, index, error)) return false;
+    if (set_from_text(config, &config_keys[index], equals + 1)) return true;
+    char *value = format_string("'%s'", equals + 1);
+    wrong_value(source->name, &config_keys[index], value, error);
+    free(value);
+    return false;
+}
+
+/* ---- rules that involve more than one key, or more than the table can say ---- */
+
+static bool check_model(const Config *config, const char *where, Error *error) {
+    const GPT2Config *model = &config->model;
+    if (model->n_embd % model->n_head != 0)
+        return error_set(error, "%s: model.n_embd %d must be a multiple of model.n_head %d", where, model->n_embd,
+                         model->n_head);
+    if (model->dropout != 0)
+        return error_set(error, "%s: model.dropout is %g; this version has no dropout: set it to 0", where,
+                         model->dropout);
+    if (config->data.hellaswag[0])
+        return error_set(error, "%s: data.hellaswag: this version cannot evaluate on HellaSwag: leave it empty", where);
+    return true;
+}
+
+static bool check_batch(const Config *config, const char *where, Error *error) {
+    const TrainConfig *train = &config->train;
+    if (train->total_batch_size && train->gradient_accumulation_steps)
+        return error_set(error,
+                         "%s: train.total_batch_size %d and train.gradient_accumulation_steps %d are both given; "
+                         "give one of them (0 takes the other back)",
+                         where, train->total_batch_size, train->gradient_accumulation_steps);
+    if (!train->total_batch_size && !train->gradient_accumulation_steps)
+        return error_set(error, "%s: give train.total_batch_size or train.gradient_accumulation_steps, at least 1",
+                         where);
+    if ((int64_t)train->batch_size * config->model.block_size > INT_MAX)
+        return error_set(error,
+                         "%s: train.batch_size %d x model.block_size %d is more than %d tokens; lower train.batch_size",
+                         where, train->batch_size, config->model.block_size, INT_MAX);
+    return true;
+}
+
+static bool check_train(const Config *config, const char *where, Error *error) {
+    const TrainConfig *train = &config->train;
+    if (train->max_iters == 0 && !train->eval_only)
+        return error_set(error, "%s: train.max_iters is 0; expected at least 1, or train.eval_only true", where);
+    if (train->allow_tf32 && train->device == DEVICE_CPU)
+        return error_set(error, "%s: train.allow_tf32 is for GPUs; set it to false, or train.device to cuda or auto",
+                         where);
+    return true;
+}
+
+/* An evaluation alone has no schedule, so its max_iters may be anything. */
+static bool check_schedule(const Config *config, const char *where, Error *error) {
+    const ScheduleConfig *schedule = &config->schedule;
+    if (schedule->min_lr > config->optimizer.learning_rate)
+        return error_set(error, "%s: schedule.min_lr %g must not be above optimizer.learning_rate %g", where,
+                         schedule->min_lr, config->optimizer.learning_rate);
+    if (config->train.eval_only) return true;
+    if (schedule->warmup_iters > schedule->max_iters)
+        return error_set(error, "%s: schedule.warmup_iters %d must not be above train.max_iters %d", where,
+                         schedule->warmup_iters, schedule->max_iters);
+    bool decays = schedule->name == SCHEDULE_COSINE || schedule->name == SCHEDULE_EXP;
+    if (decays && schedule->lr_decay_iters <= schedule->warmup_iters)
+        return error_set(error,
+                         "%s: schedule.lr_decay_iters %d (train.max_iters where it is not given) must be above "
+                         "schedule.warmup_iters %d",
+                         where, schedule->lr_decay_iters, schedule->warmup_iters);
+    if (schedule->name == SCHEDULE_TRAPEZOIDAL &&
+        (int64_t)schedule->warmup_iters + schedule->warmdown_iters > schedule->max_iters)
+        return error_set(error,
+                         "%s: schedule.warmup_iters %d + schedule.warmdown_iters %d must not be above train.max_iters "
+                         "%d",
+                         where, schedule->warmup_iters, schedule->warmdown_iters, schedule->max_iters);
+    return true;
+}
+
+static bool check_required(const Source *file, const Source *arguments, const char *where, Error *error) {
+    for (int i = 0; i < config_key_count; i++) {
+        const ConfigKey *key = &config_keys[i];
+        if (!key->default_text && !file->given[i] && !arguments->given[i])
+            return error_set(error, "%s: %s.%s is missing: %s", where, key->section, key->name, key->help);
+    }
+    return true;
+}
+
+bool config_load(Config *config, const char *path, int count, char *const *overrides, Error *error) {
+    memset(config, 0, sizeof *config);
+    for (int i = 0; i < config_key_count; i++) {
+        const char *text = config_keys[i].default_text;
+        if (text && !set_from_text(config, &config_keys[i], text))
+            die("the default of %s.%s is not valid", config_keys[i].section, config_keys[i].name);
+    }
+    Source file = {.name = path}, arguments = {.name = command_line};
+    if (path && !load_file(config, &file, error)) return false;
+    for (int i = 0; i < count; i++)
+        if (!take_override(config, &arguments, overrides[i], error)) return false;
+
+    config->schedule.max_iters = config->train.max_iters;
+    if (config->schedule.lr_decay_iters == 0) config->schedule.lr_decay_iters = config->train.max_iters;
+
+    const char *where = path ? path : command_line;
+    return check_required(&file, &arguments, where, error) && check_model(config, where, error) &&
+           check_batch(config, where, error) && check_train(config, where, error) &&
+           check_schedule(config, where, error);
+}
+
+/* ---- the number of processes ---- */
+
+/* Appends to a list that ends in "..." where it is full. */
+static void append_number(char *list, size_t size, int64_t number) {
+    enum { ROOM = 32 };
+    size_t used = strlen(list);
+    if (used + ROOM <= size)
+        snprintf(list + used, size - used, "%s%lld", used ? ", " : "", (long long)number);
+    else if (list[used - 1] != '.')
+        snprintf(list + used, size - used, ", ...");
+}
+
+static void list_divisors(int64_t number, char *list, size_t size) {
+    list[0] = 0;
+    int64_t divisor = 1;
+    for (; divisor * divisor <= number; divisor++)
+        if (number % divisor == 0) append_number(list, size, divisor);
+    while (--divisor >= 1)
+        if (number % divisor == 0 && divisor * divisor != number) append_number(list, size, number / divisor);
+}
+
+bool config_settle(Config *config, int processes, Error *error) {
+    TrainConfig *train = &config->train;
+    if (processes < 1) return error_set(error, "the number of processes is %d; expected at least 1", processes);
+    int64_t micro_step = (int64_t)train->batch_size * processes;
+    if (train->total_batch_size == 0) {
+        if (micro_step > INT_MAX / train->gradient_accumulation_steps)
+            return error_set(error,
+                             "train.batch_size %d x %d processes x train.gradient_accumulation_steps %d is more than "
+                             "%d sequences; lower one of them",
+                             train->batch_size, processes, train->gradient_accumulation_steps, INT_MAX);
+        train->total_batch_size = (int)(micro_step * train->gradient_accumulation_steps);
+        return true;
+    }
+    char fitting[512];
+    if (train->total_batch_size % processes != 0) {
+        list_divisors(train->total_batch_size, fitting, sizeof fitting);
+        return error_set(error,
+                         "train.total_batch_size %d cannot be shared evenly by %d processes, whatever the batch size; "
+                         "numbers of processes that divide it: %s",
+                         train->total_batch_size, processes, fitting);
+    }
+    if (train->total_batch_size % micro_step != 0) {
+        list_divisors(train->total_batch_size / processes, fitting, sizeof fitting);
+        return error_set(error,
+                         "train.total_batch_size %d is not a multiple of train.batch_size %d x %d processes; "
+                         "values of train.batch_size that fit: %s",
+                         train->total_batch_size, train->batch_size, processes, fitting);
+    }
+    train->gradient_accumulation_steps = (int)(train->total_batch_size / micro_step);
+    return true;
+}
+
+/* ---- back to text ---- */
+
+static cJSON *value_to_json(const Config *config, const ConfigKey *key) {
+    const void *field = (const char *)config + key->offset;
+    if (key->type == CONFIG_BOOL) return cJSON_CreateBool(*(const bool *)field);
+    if (key->type == CONFIG_STRING) return cJSON_CreateString(field);
+    if (key->type == CONFIG_CHOICE) return cJSON_CreateString(key->choices[*(const unsigned *)field]);
+    /* cJSON prints the other types, but not always with all of their digits */
+    char *text = NULL;
+    if (key->type == CONFIG_INT) text = format_string("%d", *(const int *)field);
+    if (key->type == CONFIG_SEED) text = format_string("%llu", (unsigned long long)*(const uint64_t *)field);
+    if (key->type == CONFIG_NUMBER) text = number_text(*(const double *)field);
+    bool quoted = key->type == CONFIG_SEED && (double)*(const uint64_t *)field >= exact_integers;
+    cJSON *item = quoted ? cJSON_CreateString(text) : cJSON_CreateRaw(text);
+    free(text);
+    return item;
+}
+
+char *config_to_json(const Config *config) {
+    /* of the two ways to give the batch, the one that config_load takes */
+    const int *left_out =
+        config->train.total_batch_size ? &config->train.gradient_accumulation_steps : &config->train.total_batch_size;
+    cJSON *root = cJSON_CreateObject(), *section = NULL;
+    bool good = root != NULL;
+    for (int i = 0; i < config_key_count && good; i++) {
+        const ConfigKey *key = &config_keys[i];
+        if ((const char *)config + key->offset == (const char *)left_out) continue;
+        if (i == 0 || strcmp(key->section, config_keys[i - 1].section) != 0)
+            section = cJSON_AddObjectToObject(root, key->section);
+        good = section && cJSON_AddItemToObject(section, key->name, value_to_json(config, key));
+    }
+    char *text = good ? cJSON_PrintUnformatted(root) : NULL;
+    if (!text) die("out of memory: the config as JSON");
+    cJSON_Delete(root);
+    return text;
+}
+
+void config_print_help(FILE *file) {
+    fprintf(file,
+            "Keys of the config file, by section. On the command line: --section.key=value, or --key=value where\n"
+            "only one section has the key; what is given there wins over the file.\n");
+    for (int i = 0; i < config_key_count; i++) {
+        const ConfigKey *key = &config_keys[i];
+        const char *shown = key->default_text ? key->default_text : "required";
+        char text[256];
+        if (i == 0 || strcmp(key->section, config_keys[i - 1].section) != 0) {
+            fprintf(file, "\n%s\n", key->section);
+            fprintf(file, "  %-32s%-22s%-10s%s\n", "key", "type", "default", "meaning");
+        }
+        config_key_type_text(key, text, sizeof text);
+        fprintf(file, "  %-32s%-22s%-10s%s\n", key->name, text, shown[0] ? shown : "\"\"", key->help);
+        if (key->type != CONFIG_CHOICE) continue;
+        config_key_expectation(key, text, sizeof text);
+        fprintf(file, "  %-32s%s\n", "", text);
+    }
+    fprintf(file, "\nGive total_batch_size or gradient_accumulation_steps:\n"
+                  "total_batch_size = batch_size x processes x gradient_accumulation_steps.\n");
+}

@@ -1,0 +1,76 @@
+/* config.h: one run, as a JSON file and the command line describe it.
+ *
+ * One table of keys (config.c) drives parsing, --help, defaults, ranges and messages. Adding an option is adding a
+ * field here and a line there. */
+#ifndef MARS_CONFIG_CONFIG_H
+#define MARS_CONFIG_CONFIG_H
+
+#include <stdio.h>
+
+#include "data/loader.h"
+#include "model/gpt2_config.h"
+#include "optim/optim_config.h"
+#include "util/base.h"
+
+enum { CONFIG_STRING_LENGTH = 1024 };
+
+typedef struct DataConfig {
+    char train[CONFIG_STRING_LENGTH]; /* a file, or a glob of shards */
+    char val[CONFIG_STRING_LENGTH];
+    char hellaswag[CONFIG_STRING_LENGTH];
+    DataOrder order;
+    uint64_t seed;
+} DataConfig;
+
+typedef enum DeviceChoice { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } DeviceChoice;
+typedef enum PrecisionChoice { PRECISION_AUTO, PRECISION_FLOAT32, PRECISION_BFLOAT16 } PrecisionChoice;
+
+typedef struct TrainConfig {
+    int max_iters;
+    int total_batch_size;            /* sequences per step over all processes */
+    int gradient_accumulation_steps; /* may be given instead; 0 = not given */
+    int batch_size;                  /* sequences per process per micro-step */
+    int eval_interval, eval_sequences;
+    bool eval_only;
+    int log_interval, checkpoint_interval, keep_checkpoints;
+    char out_dir[CONFIG_STRING_LENGTH];
+    bool overwrite;
+    char init_from[CONFIG_STRING_LENGTH]; /* "scratch", "resume", "auto" or a path */
+    uint64_t seed;
+    DeviceChoice device;
+    PrecisionChoice precision;
+    bool allow_tf32;
+    int threads;
+    Recompute recompute;
+} TrainConfig;
+
+typedef struct Config {
+    GPT2Config model;
+    DataConfig data;
+    OptimConfig optimizer; /* gradient_scale comes from the train section */
+    ScheduleConfig schedule; /* max_iters is a copy of train's */
+    TrainConfig train;
+} Config;
+
+EXTERN_C_BEGIN
+
+/* Reads the JSON file at `path` (NULL: defaults only) and then `count` overrides of the form "--key=value", where
+ * key is "section.name" or a name that only one section has. Checks everything that can be checked without knowing
+ * the number of processes. On failure *error names the file (or the argument), the key and what would be right. */
+bool config_load(Config *config, const char *path, int count, char *const *overrides, Error *error);
+
+/* Settles what depends on the number of processes: total_batch_size (from gradient_accumulation_steps where that
+ * was given) and that it divides evenly; the message lists the batch sizes that would fit. Afterwards both
+ * total_batch_size and gradient_accumulation_steps are set. */
+bool config_settle(Config *config, int processes, Error *error);
+
+/* The config as one JSON object of sections, every key included, which config_load reads back to the same config; of
+ * total_batch_size and gradient_accumulation_steps it has the first where that is set. The caller frees the text. */
+char *config_to_json(const Config *config);
+
+/* Every key with its type, default and meaning. */
+void config_print_help(FILE *file);
+
+EXTERN_C_END
+
+#endif

@@ -1,0 +1,192 @@
+/* config_keys.c: the table of keys (see config_keys.h). Rules between two keys are not here: they are config.c's. */
+#include "config/config_keys.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* In the order of the enumerations. */
+static const char *const order_names[] = {
+    [ORDER_RANDOM] = "random", [ORDER_SEQUENTIAL] = "sequential", [ORDER_SHUFFLED] = "shuffled", NULL};
+static const char *const optimizer_names[] = {[OPTIM_ADAMW] = "adamw", NULL};
+static const char *const schedule_names[] = {
+    [SCHEDULE_CONSTANT] = "constant",       [SCHEDULE_COSINE] = "cosine", [SCHEDULE_WSD] = "wsd",
+    [SCHEDULE_TRAPEZOIDAL] = "trapezoidal", [SCHEDULE_EXP] = "exp",       NULL};
+static const char *const device_names[] = {[DEVICE_AUTO] = "auto", [DEVICE_CPU] = "cpu", [DEVICE_CUDA] = "cuda", NULL};
+static const char *const precision_names[] = {
+    [PRECISION_AUTO] = "auto", [PRECISION_FLOAT32] = "float32", [PRECISION_BFLOAT16] = "bfloat16", NULL};
+static const char *const recompute_names[] = {
+    [RECOMPUTE_NONE] = "none", [RECOMPUTE_MLP] = "mlp", [RECOMPUTE_BLOCK] = "block", NULL};
+
+/* clang-format off */
+
+/* Offset and type follow from the field, so they cannot contradict it; a field of a type that the parser does not know
+ * does not compile. (GCC and Clang make an enumeration without negative values unsigned.) */
+#define TYPE_OF(field)                                                                                                 \
+    _Generic(((Config *)0)->field,                                                                                     \
+        bool: CONFIG_BOOL, int: CONFIG_INT, uint64_t: CONFIG_SEED, double: CONFIG_NUMBER, char *: CONFIG_STRING,       \
+        unsigned: CONFIG_CHOICE)
+#define KEY(section_, name_, default_, range, help_)                                                                   \
+    {.section = #section_, .name = #name_, .type = TYPE_OF(section_.name_),                                            \
+     .offset = offsetof(Config, section_.name_), .default_text = default_, range, .help = help_}
+
+#define REQUIRED NULL
+#define ANY .minimum = 0
+#define AT_LEAST(low) .minimum = low, .maximum = INFINITY
+#define ABOVE(low) .minimum = low, .maximum = INFINITY, .above_minimum = true
+#define FROM_TO(low, high) .minimum = low, .maximum = high
+#define FROM_BELOW(low, high) .minimum = low, .maximum = high, .below_maximum = true
+#define NOT_EMPTY FROM_TO(1, CONFIG_STRING_LENGTH - 1)
+#define MAY_BE_EMPTY FROM_TO(0, CONFIG_STRING_LENGTH - 1)
+#define ONE_OF(names) .choices = names
+
+const ConfigKey config_keys[] = {
+    KEY(model, n_layer, "12", FROM_TO(1, 1024), "transformer blocks"),
+    KEY(model, n_head, "12", FROM_TO(1, 1024), "attention heads in each block"),
+    KEY(model, n_embd, "768", FROM_TO(1, 65536), "width of the model, a multiple of n_head"),
+    KEY(model, block_size, "1024", FROM_TO(1, 65536), "tokens in a sequence"),
+    KEY(model, vocab_size, "50304", FROM_TO(1, 65536), "tokens in the vocabulary"),
+    KEY(model, bias, "false", ANY, "biases in linear layers and LayerNorms"),
+    KEY(model, dropout, "0", FROM_BELOW(0, 1), "only 0 in this version"),
+    KEY(model, scale_attn_by_inverse_layer_idx, "true", ANY, "divide attention scores of layer l = 0.. by l + 1"),
+
+    KEY(data, train, REQUIRED, NOT_EMPTY, "tokens to train on: a file, or a glob of shards"),
+    KEY(data, val, REQUIRED, NOT_EMPTY, "tokens to evaluate on, likewise"),
+    KEY(data, hellaswag, "", MAY_BE_EMPTY, "only empty in this version"),
+    KEY(data, order, "random", ONE_OF(order_names), "how training sequences are drawn"),
+    KEY(data, seed, "5000", ANY, "for the order of the sequences"),
+
+    KEY(optimizer, name, REQUIRED, ONE_OF(optimizer_names), "the rule"),
+    KEY(optimizer, learning_rate, REQUIRED, ABOVE(0), "the schedule's peak"),
+    KEY(optimizer, weight_decay, "0.1", AT_LEAST(0), "decoupled; hidden matrices only"),
+    KEY(optimizer, beta1, "0.9", FROM_BELOW(0, 1), "decay of the moving average of g"),
+    KEY(optimizer, beta2, "0.95", FROM_BELOW(0, 1), "decay of the moving average of g^2"),
+    KEY(optimizer, eps, "1e-8", ABOVE(0), "added to the root of the second moment"),
+    KEY(optimizer, grad_clip, "1", AT_LEAST(0), "largest global norm of the gradient; 0 = off"),
+
+    KEY(schedule, name, "constant", ONE_OF(schedule_names), "how the rate changes"),
+    KEY(schedule, warmup_iters, "0", AT_LEAST(0), "steps of linear rise at the start"),
+    KEY(schedule, lr_decay_iters, "0", AT_LEAST(0), "cosine, exp: where min_lr is reached; 0 = max_iters"),
+    KEY(schedule, min_lr, "0", AT_LEAST(0), "cosine, exp: the rate at the end"),
+    KEY(schedule, warmdown_iters, "0", AT_LEAST(0), "trapezoidal: steps of the final descent to 0"),
+
+    KEY(train, max_iters, REQUIRED, AT_LEAST(0), "steps of the run; 0 only with eval_only"),
+    KEY(train, total_batch_size, "0", AT_LEAST(0), "sequences per step over all processes (see below)"),
+    KEY(train, gradient_accumulation_steps, "0", AT_LEAST(0), "micro-steps per process and step (see below)"),
+    KEY(train, batch_size, REQUIRED, AT_LEAST(1), "sequences per process and micro-step"),
+    {.section = "train", .name = "gradient_scale", .type = TYPE_OF(optimizer.gradient_scale),
+     .offset = offsetof(Config, optimizer.gradient_scale), .default_text = "1", ABOVE(0),
+     .help = "factor on the mean gradient, before clipping"}, /* for users a matter of the batch, not of the rule */
+    KEY(train, eval_interval, "1000", AT_LEAST(0), "steps between evaluations; 0 = never"),
+    KEY(train, eval_sequences, "0", AT_LEAST(0), "sequences of an evaluation; 0 = all"),
+    KEY(train, eval_only, "false", ANY, "evaluate once and stop"),
+    KEY(train, log_interval, "10", AT_LEAST(1), "steps between lines on the terminal"),
+    KEY(train, checkpoint_interval, "1000", AT_LEAST(0), "steps between checkpoints; 0 = never"),
+    KEY(train, keep_checkpoints, "2", AT_LEAST(0), "how many stay; 0 = all"),
+    KEY(train, out_dir, REQUIRED, NOT_EMPTY, "folder for metrics and checkpoints"),
+    KEY(train, overwrite, "false", ANY, "start from scratch although out_dir has checkpoints"),
+    KEY(train, init_from, "scratch", NOT_EMPTY, "scratch, resume, auto, or a path to weights"),
+    KEY(train, seed, "5000", ANY, "for the initial weights"),
+    KEY(train, device, "auto", ONE_OF(device_names), "where to compute; auto = a GPU where there is one"),
+    KEY(train, precision, "auto", ONE_OF(precision_names), "of activations; auto = the fastest on the device"),
+    KEY(train, allow_tf32, "false", ANY, "float32 on a GPU may use TF32 matrix products"),
+    KEY(train, threads, "0", FROM_TO(0, 4096), "CPU threads per process; 0 = its share of the cores"),
+    KEY(train, recompute, "none", ONE_OF(recompute_names), "what the backward pass computes again"),
+};
+/* clang-format on */
+
+const int config_key_count = (int)ARRAY_LENGTH(config_keys);
+
+_Static_assert(ARRAY_LENGTH(config_keys) <= CONFIG_MAX_KEYS, "raise CONFIG_MAX_KEYS");
+
+int config_key_find(const char *section, const char *name) {
+    for (int i = 0; i < config_key_count; i++)
+        if (strcmp(config_keys[i].section, section) == 0 && strcmp(config_keys[i].name, name) == 0) return i;
+    return -1;
+}
+
+/* How many characters must be inserted, removed or replaced to turn a into b (Levenshtein 1966), of which no more
+ * than the first 64 count. row[j] is the distance between what was read of a and the first j characters of b. */
+static int64_t edit_distance(const char *a, const char *b) {
+    enum { MOST = 64 };
+    int64_t row[MOST + 1];
+    size_t length = strnlen(b, MOST);
+    for (size_t j = 0; j <= length; j++) row[j] = (int64_t)j;
+    for (size_t i = 0; i < MOST && a[i]; i++) {
+        int64_t diagonal = row[0];
+        row[0] = (int64_t)i + 1;
+        for (size_t j = 1; j <= length; j++) {
+            int64_t replaced = diagonal + (a[i] != b[j - 1]);
+            diagonal = row[j];
+            row[j] = min_i64(replaced, min_i64(row[j], row[j - 1]) + 1);
+        }
+    }
+    return row[length];
+}
+
+int config_key_nearest(const char *section, const char *name) {
+    enum { NAME_WEIGHT = 100 }; /* more than any section's distance: a section only decides between equal names */
+    int nearest = 0;
+    int64_t least = INT64_MAX;
+    for (int i = 0; i < config_key_count; i++) {
+        int64_t distance = NAME_WEIGHT * edit_distance(name, config_keys[i].name);
+        if (section) distance += edit_distance(section, config_keys[i].section);
+        if (distance < least) least = distance, nearest = i;
+    }
+    return nearest;
+}
+
+bool config_section_exists(const char *section) {
+    for (int i = 0; i < config_key_count; i++)
+        if (strcmp(config_keys[i].section, section) == 0) return true;
+    return false;
+}
+
+const char *config_section_nearest(const char *section) {
+    const char *nearest = NULL;
+    int64_t least = INT64_MAX;
+    for (int i = 0; i < config_key_count; i++) {
+        int64_t distance = edit_distance(section, config_keys[i].section);
+        if (distance < least) least = distance, nearest = config_keys[i].section;
+    }
+    return nearest;
+}
+
+void config_key_type_text(const ConfigKey *key, char *text, size_t size) {
+    const char *type = key->type == CONFIG_INT ? "integer" : "number";
+    if (key->type == CONFIG_BOOL)
+        snprintf(text, size, "true or false");
+    else if (key->type == CONFIG_SEED)
+        snprintf(text, size, "integer in [0, 2^64)");
+    else if (key->type == CONFIG_STRING)
+        snprintf(text, size, "string");
+    else if (key->type == CONFIG_CHOICE)
+        snprintf(text, size, "choice");
+    else if (isinf(key->maximum))
+        snprintf(text, size, "%s %s %g", type, key->above_minimum ? ">" : ">=", key->minimum);
+    else
+        snprintf(text, size, "%s in %c%g, %g%c", type, key->above_minimum ? '(' : '[', key->minimum, key->maximum,
+                 key->below_maximum ? ')' : ']');
+}
+
+static void list_choices(const ConfigKey *key, char *text, size_t size) {
+    size_t used = (size_t)snprintf(text, size, "one of:");
+    for (int i = 0; key->choices[i] && used < size; i++)
+        used += (size_t)snprintf(text + used, size - used, "%s %s", i ? "," : "", key->choices[i]);
+}
+
+void config_key_expectation(const ConfigKey *key, char *text, size_t size) {
+    char type[64];
+    config_key_type_text(key, type, sizeof type);
+    if (key->type == CONFIG_CHOICE)
+        list_choices(key, text, size);
+    else if (key->type == CONFIG_SEED)
+        snprintf(text, size, "%s, written in quotes in a file from 2^53 on (JSON readers round such numbers)", type);
+    else if (key->type == CONFIG_STRING)
+        snprintf(text, size, "%s of %g to %g bytes", type, key->minimum, key->maximum);
+    else if (key->type == CONFIG_INT && isinf(key->maximum))
+        snprintf(text, size, "%s and at most %d", type, INT_MAX);
+    else
+        snprintf(text, size, "%s", type);
+}

@@ -1,0 +1,58 @@
+/* config_keys.h: the one table of keys, and questions about it.
+ *
+ * A line of the table says everything there is to know about a key: where its value lies in Config, its type, default,
+ * range and meaning. The parser, --help, the messages and config_to_json (config.c) only walk the table, so a new
+ * option is one field in a struct and one line in config_keys.c. Nothing here reads files or changes a Config. */
+#ifndef MARS_CONFIG_CONFIG_KEYS_H
+#define MARS_CONFIG_CONFIG_KEYS_H
+
+#include "config/config.h"
+
+typedef enum ConfigType {
+    CONFIG_BOOL,   /* bool */
+    CONFIG_INT,    /* int */
+    CONFIG_SEED,   /* uint64_t, all of it */
+    CONFIG_NUMBER, /* double, finite */
+    CONFIG_STRING, /* char[CONFIG_STRING_LENGTH] */
+    CONFIG_CHOICE  /* an enumeration; choices[value] is its name */
+} ConfigType;
+
+typedef struct ConfigKey {
+    const char *section, *name;
+    ConfigType type;
+    size_t offset;                     /* of the value in Config */
+    const char *default_text;          /* as one would write it on the command line; NULL: the key is required */
+    double minimum, maximum;           /* of an int or a number; of a string's length in bytes */
+    bool above_minimum, below_maximum; /* true: the limit itself is outside */
+    const char *const *choices;        /* ends with NULL */
+    const char *help;
+} ConfigKey;
+
+/* An upper bound on the length of the table, for arrays with an element for each key. */
+enum { CONFIG_MAX_KEYS = 128 };
+
+EXTERN_C_BEGIN
+
+/* The table: the keys of a section are neighbours. */
+extern const ConfigKey config_keys[];
+extern const int config_key_count;
+
+/* Index of the key, or -1. */
+int config_key_find(const char *section, const char *name);
+
+/* Index of the key whose name is spelled most like `name`; among equals, the one in the section spelled most like
+ * `section`, which may be NULL. */
+int config_key_nearest(const char *section, const char *name);
+
+bool config_section_exists(const char *section);
+const char *config_section_nearest(const char *section);
+
+/* The key's type and range in a few words, for --help: "integer >= 1". */
+void config_key_type_text(const ConfigKey *key, char *text, size_t size);
+
+/* What a value of the key has to be, for a message: the above, and what else one must know to get it right. */
+void config_key_expectation(const ConfigKey *key, char *text, size_t size);
+
+EXTERN_C_END
+
+#endif

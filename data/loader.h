@@ -1,0 +1,47 @@
+/* loader.h: which tokens make up sequence s.
+ *
+ * Sequence s of a run is a pure function of (files, order, seed, s), whatever the number of processes and the
+ * micro-batch. The stream of n tokens has W = floor((n-1)/T) windows; window w holds tokens [wT, wT+T], the last one
+ * only as a target.
+ *   sequential: window s mod W
+ *   shuffled:   a seeded permutation of the windows, a new one for each epoch s / W
+ *   random:     the T+1 tokens from an offset in [0, n-T-1) drawn by Philox(seed, s), as nanoGPT samples
+ * A thread reads the batch that comes next while this one is trained on. */
+#ifndef MARS_DATA_LOADER_H
+#define MARS_DATA_LOADER_H
+
+#include "util/base.h"
+
+typedef enum DataOrder { ORDER_RANDOM, ORDER_SEQUENTIAL, ORDER_SHUFFLED } DataOrder;
+
+typedef struct LoaderOptions {
+    DataOrder order;
+    uint64_t seed;
+    int block_size;    /* T */
+    int vocab_size;    /* a token beyond it is an error */
+    int max_sequences; /* the largest batch that will be asked for */
+} LoaderOptions;
+
+EXTERN_C_BEGIN
+
+typedef struct Loader Loader;
+
+/* Opens the files that `pattern` names (see shard.h). Fails where they hold less than one sequence. */
+bool loader_open(Loader **loader, const char *pattern, const LoaderOptions *options, Error *error);
+void loader_close(Loader *loader);
+
+int64_t loader_token_count(const Loader *loader);
+int64_t loader_window_count(const Loader *loader); /* W */
+int loader_file_count(const Loader *loader);
+
+/* Asks the thread to read sequences [first, first + count) ahead. Returns at once. */
+void loader_prefetch(Loader *loader, int64_t first, int count);
+
+/* Sequences [first, first + count): inputs and targets, (count, T) each, owned by the loader and valid until the
+ * next call of loader_batch. Waits for the thread if it was asked for them, else reads them itself. */
+bool loader_batch(Loader *loader, int64_t first, int count, const int32_t **inputs, const int32_t **targets,
+                  Error *error);
+
+EXTERN_C_END
+
+#endif

@@ -1,0 +1,31 @@
+/* shard.h: token files on disk as one stream.
+ *
+ * Two formats, recognised by content: llm.c shards (256 int32 of header: 20240520, 1, token count; then uint16
+ * tokens) and nanoGPT's bare uint16. Files are memory-mapped and only their headers are read on opening, so a
+ * thousand shards open at once in no time. What order tokens are visited in is the loader's business. */
+#ifndef MARS_DATA_SHARD_H
+#define MARS_DATA_SHARD_H
+
+#include "util/base.h"
+
+enum { SHARD_MAGIC = 20240520, SHARD_VERSION = 1, SHARD_HEADER_INTS = 256 };
+
+EXTERN_C_BEGIN
+
+typedef struct ShardSet ShardSet;
+
+/* Opens the file, or all files that match the glob `pattern`, in name order, as one stream. Fails for no match, an
+ * empty or truncated file, a header that contradicts the file's size, an odd size. */
+bool shards_open(ShardSet **set, const char *pattern, Error *error);
+void shards_close(ShardSet *set);
+
+int64_t shards_token_count(const ShardSet *set);
+int shards_file_count(const ShardSet *set);
+
+/* tokens[0..count) = stream[position..position + count), which may cross files. A token >= vocab_size is an error
+ * that names the file and the token's position in it; so is a file that shrank since it was opened. */
+bool shards_read(const ShardSet *set, int64_t position, int64_t count, int vocab_size, int32_t *tokens, Error *error);
+
+EXTERN_C_END
+
+#endif

@@ -1,0 +1,139 @@
+/* shard_writer.c: writing a stream of tokens as llm.c shards (see shard_writer.h; shard.c reads them). */
+#include "data/shard_writer.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "data/shard.h"
+
+struct ShardWriter {
+    char *folder, *split;
+    int64_t shard_tokens;
+    FILE *file; /* of the shard that is being written, or NULL */
+    int64_t in_file, tokens;
+    int files;     /* begun so far */
+    int published; /* of these, how many have their own name */
+};
+
+ShardWriter *shard_writer_open(const char *folder, const char *split, int64_t shard_tokens) {
+    ShardWriter *writer = checked_calloc(1, sizeof *writer, "a writer of shards");
+    writer->folder = checked_strdup(folder);
+    writer->split = checked_strdup(split);
+    writer->shard_tokens = shard_tokens;
+    return writer;
+}
+
+int64_t shard_writer_token_count(const ShardWriter *writer) { return writer->tokens; }
+
+int shard_writer_file_count(const ShardWriter *writer) { return writer->files; }
+
+static char *final_path(const ShardWriter *writer, int index) {
+    return format_string("%s/%s_%06d.bin", writer->folder, writer->split, index);
+}
+
+static char *temporary_path(const ShardWriter *writer, int index) {
+    return format_string("%s/.%s_%06d.bin.tmp", writer->folder, writer->split, index);
+}
+
+static bool write_failed(const ShardWriter *writer, Error *error) {
+    int reason = errno;
+    char *path = final_path(writer, writer->files - 1);
+    error_set(error, "cannot write %s: %s", path, strerror(reason));
+    free(path);
+    return false;
+}
+
+/* The header is zero until the file is complete: not even under its temporary name does a part pass for a shard. */
+static bool begin_file(ShardWriter *writer, Error *error) {
+    static const int32_t no_header[SHARD_HEADER_INTS];
+    if (writer->files == SHARD_WRITER_MAX_FILES)
+        return error_set(error, "%s/%s_*.bin would be more than %d files of %lld tokens; make them larger",
+                         writer->folder, writer->split, SHARD_WRITER_MAX_FILES, (long long)writer->shard_tokens);
+    char *path = temporary_path(writer, writer->files++);
+    writer->file = fopen(path, "wb");
+    free(path);
+    writer->in_file = 0;
+    if (!writer->file || fwrite(no_header, sizeof no_header, 1, writer->file) != 1) return write_failed(writer, error);
+    return true;
+}
+
+static bool end_file(ShardWriter *writer, Error *error) {
+    int32_t header[SHARD_HEADER_INTS] = {SHARD_MAGIC, SHARD_VERSION, (int32_t)writer->in_file};
+    FILE *file = writer->file;
+    writer->file = NULL;
+    bool ok = fseek(file, 0, SEEK_SET) == 0 && fwrite(header, sizeof header, 1, file) == 1 && fflush(file) == 0 &&
+              fsync(fileno(file)) == 0;
+    if (!ok) write_failed(writer, error); /* before fclose() hides the reason */
+    if (fclose(file) != 0 && ok) ok = write_failed(writer, error);
+    return ok;
+}
+
+bool shard_writer_append(ShardWriter *writer, const uint16_t *tokens, size_t count, Error *error) {
+    while (count > 0) {
+        if (!writer->file && !begin_file(writer, error)) return false;
+        size_t take = (size_t)min_i64((int64_t)count, writer->shard_tokens - writer->in_file);
+        if (fwrite(tokens, sizeof *tokens, take, writer->file) != take) return write_failed(writer, error);
+        tokens += take;
+        count -= take;
+        writer->in_file += (int64_t)take;
+        writer->tokens += (int64_t)take;
+        if (writer->in_file == writer->shard_tokens && !end_file(writer, error)) return false;
+    }
+    return true;
+}
+
+bool shard_writer_finish(ShardWriter *writer, Error *error) { return !writer->file || end_file(writer, error); }
+
+/* The number in a name of the form SPLIT_NNNNNN followed by `ending`, or -1 for any other name. */
+static int number_in_name(const char *name, const char *split, const char *ending) {
+    size_t length = strlen(split);
+    if (strncmp(name, split, length) != 0 || name[length] != '_') return -1;
+    const char *digits = name + length + 1;
+    if (strspn(digits, "0123456789") != 6 || strcmp(digits + 6, ending) != 0) return -1;
+    return atoi(digits);
+}
+
+static bool remove_leftovers(const ShardWriter *writer, Error *error) {
+    DIR *folder = opendir(writer->folder);
+    if (!folder) return error_set(error, "cannot list %s: %s", writer->folder, strerror(errno));
+    bool ok = true;
+    for (struct dirent *entry; ok && (entry = readdir(folder));) {
+        const char *name = entry->d_name;
+        bool is_stale = number_in_name(name, writer->split, ".bin") >= writer->files;
+        bool is_temporary = name[0] == '.' && number_in_name(name + 1, writer->split, ".bin.tmp") >= 0;
+        if ((is_stale || is_temporary) && unlinkat(dirfd(folder), name, 0) != 0)
+            ok = error_set(error, "cannot remove the old %s/%s: %s", writer->folder, name, strerror(errno));
+    }
+    closedir(folder);
+    return ok;
+}
+
+bool shard_writer_publish(ShardWriter *writer, Error *error) {
+    for (; writer->published < writer->files; writer->published++) {
+        char *from = temporary_path(writer, writer->published), *to = final_path(writer, writer->published);
+        bool ok = rename(from, to) == 0;
+        if (!ok) error_set(error, "cannot rename %s to %s: %s", from, to, strerror(errno));
+        free(from);
+        free(to);
+        if (!ok) return false;
+    }
+    return remove_leftovers(writer, error);
+}
+
+/* fclose() may fail here only for a file that is removed in the next lines. */
+void shard_writer_close(ShardWriter *writer) {
+    if (!writer) return;
+    if (writer->file) fclose(writer->file);
+    for (int i = writer->published; i < writer->files; i++) {
+        char *path = temporary_path(writer, i);
+        unlink(path);
+        free(path);
+    }
+    free(writer->folder);
+    free(writer->split);
+    free(writer);
+}

@@ -1,0 +1,38 @@
+/* shard_writer.h: writing a stream of tokens as llm.c shards.
+ *
+ * The shards are FOLDER/SPLIT_000000.bin, SPLIT_000001.bin, ..., so that SPLIT_*.bin names them all in order. While
+ * they are written they have hidden temporary names, which no such pattern matches; only shard_writer_publish() gives
+ * them their own. So a set that could not be completed never shows, and one that was there before stays. */
+#ifndef MARS_DATA_SHARD_WRITER_H
+#define MARS_DATA_SHARD_WRITER_H
+
+#include "util/base.h"
+
+/* How many files the six digits of a name can tell apart. */
+enum { SHARD_WRITER_MAX_FILES = 1000000 };
+
+EXTERN_C_BEGIN
+
+typedef struct ShardWriter ShardWriter;
+
+/* Nothing is written yet. `shard_tokens`, from 1 to INT32_MAX, is the size of each file but the last. */
+ShardWriter *shard_writer_open(const char *folder, const char *split, int64_t shard_tokens);
+
+bool shard_writer_append(ShardWriter *writer, const uint16_t *tokens, size_t count, Error *error);
+
+/* Completes the last file. All tokens are on the disk afterwards, under temporary names. */
+bool shard_writer_finish(ShardWriter *writer, Error *error);
+
+/* After finish: renames the files, then removes whatever else an earlier writer of this split left in the folder:
+ * shards of higher numbers, temporary files of one that was killed. The caller syncs the folder. */
+bool shard_writer_publish(ShardWriter *writer, Error *error);
+
+/* Frees the writer, and removes its temporary files where it was not published. */
+void shard_writer_close(ShardWriter *writer);
+
+int64_t shard_writer_token_count(const ShardWriter *writer);
+int shard_writer_file_count(const ShardWriter *writer);
+
+EXTERN_C_END
+
+#endif

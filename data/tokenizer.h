@@ -1,0 +1,51 @@
+/* tokenizer.h: text to tokens and back.
+ *
+ * A tokenizer is known by a name, "bytes" (a token is a byte), and some need vocabulary files from a folder. Text is
+ * bytes: nothing here requires it to be UTF-8, and every text can be encoded. Reading text files and writing token
+ * files is the business of prepare_data. */
+#ifndef MARS_DATA_TOKENIZER_H
+#define MARS_DATA_TOKENIZER_H
+
+#include "util/base.h"
+
+/* tokenizer_encode leaves at most this many bytes for later, so that whoever reads a text in pieces knows how much
+ * room to keep. */
+enum { TOKENIZER_MAX_LEFT = 65536 };
+
+EXTERN_C_BEGIN
+
+typedef struct Tokenizer Tokenizer;
+
+/* A growing array of tokens, as token files hold them. Starts as {0}; token_buffer_free() ends it. */
+typedef struct TokenBuffer {
+    uint16_t *tokens;
+    size_t count, capacity;
+} TokenBuffer;
+
+/* Makes room for `more` tokens behind those that are there. */
+void token_buffer_reserve(TokenBuffer *buffer, size_t more);
+void token_buffer_free(TokenBuffer *buffer);
+
+/* Opens the tokenizer `name`, or with NULL the one that folder/tokens.json names (prepare_data writes that file, and
+ * checkpoints keep a copy). Its vocabulary files, if it has any, are read from `folder`; NULL will do for "bytes".
+ * Fails for an unknown name and for files that are missing or wrong. */
+bool tokenizer_open(Tokenizer **tokenizer, const char *name, const char *folder, Error *error);
+void tokenizer_close(Tokenizer *tokenizer);
+
+const char *tokenizer_name(const Tokenizer *tokenizer);
+int tokenizer_vocab_size(const Tokenizer *tokenizer);
+/* The token that stands between documents, or -1 where there is none. */
+int tokenizer_end_of_text(const Tokenizer *tokenizer);
+
+/* Appends the tokens of the text to `out` and returns how many of its bytes they cover. These are all bytes where
+ * is_end; else the last ones may be left, since what follows may change their tokens: pass them again, in front of
+ * what follows. In whatever pieces a text is passed, the tokens are the same. */
+size_t tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t bytes, bool is_end, TokenBuffer *out);
+
+/* The bytes of one token, owned by the tokenizer, without a 0 behind them; NULL for a number that is no token, as a
+ * model with a padded vocabulary may produce. */
+const char *tokenizer_decode(const Tokenizer *tokenizer, int token, size_t *bytes);
+
+EXTERN_C_END
+
+#endif

@@ -1,0 +1,47 @@
+/* test.h: what the tests share: cmocka, a scratch folder that goes away, running a command and reading what it
+ * printed, and the one measure of error, ||a - b|| / ||b||. */
+#ifndef MARS_DEV_TEST_TEST_H
+#define MARS_DEV_TEST_TEST_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "util/base.h"
+
+EXTERN_C_BEGIN
+
+/* A scratch folder of this test program, made on first use and removed when the program ends. */
+const char *test_folder(void);
+
+/* Path of a file in the scratch folder. One of 16 rotating buffers: copy it to keep it for long. */
+const char *test_path(const char *format, ...) PRINTF_LIKE(1, 2);
+
+void test_write_file(const char *path, const void *data, size_t bytes);
+void test_write_text(const char *path, const char *text);
+/* The file's content with a 0 byte behind it; the caller frees. Fails the test where the file cannot be read. */
+char *test_read_file(const char *path, size_t *bytes);
+
+typedef struct CommandResult {
+    int status;        /* exit status, or 128 + signal */
+    char output[65536]; /* standard output and standard error together, cut to fit */
+} CommandResult;
+
+/* Runs a shell command in the repository's root and waits for it. The result is static: the next call reuses it. */
+CommandResult *test_run(const char *format, ...) PRINTF_LIKE(1, 2);
+
+/* Fails unless the command ended with `status` and its output holds `text`; shows both when it fails. */
+void assert_run(const CommandResult *result, int status, const char *text);
+
+/* ||a - b|| / ||b||, in double; the norm of a where b is all zero. A NaN in either is infinitely wrong. */
+double relative_error(const double *a, const double *b, size_t n);
+double relative_error_float(const float *a, const float *b, size_t n);
+
+/* Fails with both numbers and `what` in the message unless error <= limit. */
+void assert_error_below(double error, double limit, const char *what);
+
+EXTERN_C_END
+
+#endif

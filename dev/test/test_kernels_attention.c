@@ -1,0 +1,165 @@
+/* test_kernels_attention.c: tests causal attention of any Backend table: forward, backward, and one token at a time. */
+#include "dev/test/kernel_fixture.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "dev/test/reference.h"
+
+typedef struct Size {
+    int B, T, NH, HS;
+} Size;
+
+/* Around the borders of blocks of 64 and 128 keys; head sizes from 1 to 128, some no multiple of a vector. */
+static const Size sizes[] = {{1, 1, 1, 1},    {2, 2, 3, 3},    {1, 5, 2, 1},    {3, 63, 2, 16},  {1, 64, 1, 64},
+                             {2, 65, 5, 16},  {1, 127, 1, 80}, {1, 128, 2, 64}, {2, 129, 3, 64}, {1, 200, 1, 128},
+                             {1, 257, 2, 64}, {2, 33, 4, 17},  {1, 129, 1, 3},  {1, 1, 5, 64}};
+
+static const float scale = 0.3f;
+
+/* bfloat16 tables may round softmax weights and their gradients before these meet a matrix unit, and round `out`,
+ * which the backward pass reads: up to 1e-2. In float32 the backward pass subtracts near equal numbers (dp - <p, dp>). */
+static const double slack = 2.5;
+
+/* A name for messages. */
+static void begin_size(Fixture *f, Size s, const char *what) {
+    begin_case(f, "%s, B=%d T=%d NH=%d HS=%d", what, s.B, s.T, s.NH, s.HS);
+}
+
+/* ---- forward ---- */
+
+static void forward(Fixture *f, Size s, double deviation, double out_slack) {
+    Backend *be = f->be;
+    int B = s.B, T = s.T, NH = s.NH, C = NH * s.HS;
+    Array *qkv = array_in(f, ACTIVATION, B * T, 3 * C, deviation), *lse = array_out(f, FLOAT, B * NH, T);
+    Array *out = array_out(f, ACTIVATION, B * T * NH, s.HS);
+    double *expected = host_numbers(f, B * T * C), *expected_lse = host_numbers(f, B * NH * T);
+    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, scale));
+    reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, scale);
+    expect_near(out, expected, out_slack, "out");
+    expect_near(lse, expected_lse, 1, "lse");
+}
+
+static void test_forward(void **state) {
+    Fixture *f = fixture_of(state);
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
+        begin_size(f, sizes[i], "forward");
+        forward(f, sizes[i], 1.0, slack);
+    }
+}
+
+/* Scores in the thousands: exp() of them overflows, exp(score - largest) does not. A float32 score of 2000 carries an
+ * error of 1e-4 or more, which its exponential turns into a relative one. */
+static void test_forward_large_scores(void **state) {
+    Fixture *f = fixture_of(state);
+    const Size large[] = {{1, 65, 2, 64}, {2, 129, 1, 16}};
+    for (size_t i = 0; i < ARRAY_LENGTH(large); i++) {
+        begin_size(f, large[i], "large scores");
+        forward(f, large[i], 25.0, f->activation == DTYPE_FLOAT32 ? 100 : slack);
+    }
+}
+
+/* ---- backward ---- */
+
+/* From the out and lse that the forward pass of the same table left. One row of the comparison is one head of one
+ * query, key or value. */
+static void backward(Fixture *f, Size s) {
+    Backend *be = f->be;
+    int B = s.B, T = s.T, NH = s.NH, C = NH * s.HS;
+    begin_size(f, s, "backward");
+    Array *qkv = array_in(f, ACTIVATION, B * T, 3 * C, 1.0), *dout = array_in(f, ACTIVATION, B * T, C, 1.0);
+    Array *out = array_out(f, ACTIVATION, B * T, C), *lse = array_out(f, FLOAT, B * NH, T);
+    Array *dqkv = array_out(f, ACTIVATION, B * T * 3 * NH, s.HS);
+    double *expected = host_numbers(f, B * T * 3 * C);
+    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, scale));
+    RUN_TWICE(f, be->attention_backward(be, dqkv->device, dout->device, qkv->device, out->device, lse->device, B, T, C,
+                                        NH, scale));
+    reference_attention_backward(expected, dout->value, qkv->value, B, T, C, NH, scale);
+    expect_near(dqkv, expected, slack, "dqkv");
+}
+
+static void test_backward(void **state) {
+    Fixture *f = fixture_of(state);
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) backward(f, sizes[i]);
+}
+
+/* The gradient of each of query, key and value by itself: in the whole, the largest would hide the others. */
+static void test_backward_by_part(void **state) {
+    Fixture *f = fixture_of(state);
+    enum { B = 2, T = 70, NH = 3, HS = 16, C = NH * HS, part = B * T * C };
+    backward(f, (Size){B, T, NH, HS});
+    const double *got = fetch(f->arrays[4]);
+    double *expected = host_numbers(f, 3 * part), *a = host_numbers(f, part), *b = host_numbers(f, part);
+    reference_attention_backward(expected, f->arrays[1]->value, f->arrays[0]->value, B, T, C, NH, scale);
+    const char *names[] = {"dquery", "dkey", "dvalue"};
+    for (int which = 0; which < 3; which++) {
+        for (int i = 0; i < part; i++) {
+            int place = i / C * 3 * C + which * C + i % C;
+            a[i] = got[place], b[i] = expected[place];
+        }
+        assert_error_below(relative_error(a, b, part), f->activation == DTYPE_FLOAT32 ? 2.5e-5 : 1e-2, names[which]);
+    }
+}
+
+/* ---- one token at a time ---- */
+
+/* Row `position` of each of B sequences of T rows of C numbers. */
+static double *rows_at(Fixture *f, const double *sequences, int position, int B, int T, int C) {
+    double *rows = host_numbers(f, B * C);
+    for (int b = 0; b < B; b++) memcpy(rows + b * C, sequences + (b * T + position) * C, C * sizeof *rows);
+    return rows;
+}
+
+/* What a cache (B,capacity,C) holds after T positions: part `which` of qkv, NaN where nothing was stored yet. */
+static double *expected_cache(Fixture *f, const double *qkv, int which, Size s, int capacity) {
+    int C = s.NH * s.HS;
+    double *cache = host_numbers(f, s.B * capacity * C);
+    for (int i = 0; i < s.B * capacity * C; i++) {
+        int b = i / C / capacity, t = i / C % capacity;
+        cache[i] = t < s.T ? qkv[(b * s.T + t) * 3 * C + which * C + i % C] : NAN;
+    }
+    return cache;
+}
+
+/* Position by position from empty caches: each answer is that row of the whole sequence's attention, by the reference
+ * and by the same table; each key and value is stored as it is, and places not reached yet stay as they were. */
+static void decode(Fixture *f, Size s, int capacity) {
+    Backend *be = f->be;
+    int B = s.B, T = s.T, NH = s.NH, C = NH * s.HS;
+    begin_size(f, s, "decode");
+    Array *qkv = array_in(f, ACTIVATION, B * T, 3 * C, 1.0), *token = array_in(f, ACTIVATION, B, 3 * C, 1.0);
+    Array *whole = array_out(f, ACTIVATION, B * T, C), *lse = array_out(f, FLOAT, B * NH, T);
+    Array *keys = array_out(f, ACTIVATION, B * capacity, C), *values = array_out(f, ACTIVATION, B * capacity, C);
+    double *expected = host_numbers(f, B * T * C), *expected_lse = host_numbers(f, B * NH * T);
+    RUN_TWICE(f, be->attention_forward(be, whole->device, lse->device, qkv->device, B, T, C, NH, scale));
+    reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, scale);
+    const double *same_table = fetch(whole);
+    Array *out = array_out(f, ACTIVATION, B * NH, s.HS);
+    for (int t = 0; t < T; t++) {
+        array_rewrite(token, rows_at(f, qkv->value, t, B, T, 3 * C));
+        RUN_TWICE(f, be->attention_decode(be, out->device, keys->device, values->device, token->device, B, t, capacity,
+                                          C, NH, scale));
+        expect_near(out, rows_at(f, expected, t, B, T, C), slack, "decoded, against the reference");
+        expect_near(out, rows_at(f, same_table, t, B, T, C), slack, "decoded, against attention_forward");
+    }
+    expect_exact(keys, expected_cache(f, qkv->value, 1, s, capacity), "keys");
+    expect_exact(values, expected_cache(f, qkv->value, 2, s, capacity), "values");
+}
+
+static void test_decode(void **state) {
+    Fixture *f = fixture_of(state);
+    decode(f, (Size){1, 1, 1, 1}, 1);
+    decode(f, (Size){3, 9, 2, 3}, 9);
+    decode(f, (Size){2, 20, 3, 16}, 33);
+    decode(f, (Size){1, 70, 2, 64}, 100);
+    decode(f, (Size){2, 66, 1, 80}, 66);
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_forward),          cmocka_unit_test(test_forward_large_scores),
+        cmocka_unit_test(test_backward),         cmocka_unit_test(test_backward_by_part),
+        cmocka_unit_test(test_decode),
+    };
+    return run_kernel_tests(argc, argv, tests, ARRAY_LENGTH(tests));
+}

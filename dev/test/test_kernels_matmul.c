@@ -1,0 +1,254 @@
+/* test_kernels_matmul.c: tests the linear layers of any Backend table, GELU, and that nothing kept from a weight
+ * outlives a change of it. */
+#include "dev/test/kernel_fixture.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "dev/test/reference.h"
+
+typedef struct Size {
+    int N, IC, OC;
+} Size;
+
+/* From a single number, through sizes that fit no vector or block, to the shapes of a small model. */
+static const Size sizes[] = {{1, 1, 1},     {1, 3, 17},    {2, 17, 3},     {5, 64, 64},     {1, 100, 384}, {33, 100, 64},
+                             {129, 64, 100}, {33, 384, 259}, {64, 384, 128}, {257, 48, 144}, {7, 200, 1000}};
+
+/* A layer's two roundings in bfloat16 (pre, then GELU of it) cost up to 1e-2 instead of 4e-3. */
+static const double two_roundings = 2.5;
+
+static void *device_or_null(const Array *a) { return a ? a->device : NULL; }
+static const double *value_or_null(const Array *a) { return a ? a->value : NULL; }
+
+/* ---- forward ---- */
+
+static void forward(Fixture *f, Size s, bool has_bias) {
+    Backend *be = f->be;
+    begin_case(f, "N=%d IC=%d OC=%d, bias %d", s.N, s.IC, s.OC, has_bias);
+    Array *in = array_in(f, ACTIVATION, s.N, s.IC, 1.0), *weight = array_in(f, ACTIVATION, s.OC, s.IC, 1.0);
+    Array *bias = has_bias ? array_in(f, ACTIVATION, 1, s.OC, 3.0) : NULL;
+    Array *out = array_out(f, ACTIVATION, s.N, s.OC);
+    double *expected = host_numbers(f, s.N * s.OC);
+    RUN_TWICE(f, be->matmul_forward(be, out->device, in->device, weight->device, device_or_null(bias), s.N, s.IC,
+                                    s.OC));
+    reference_matmul_forward(expected, in->value, weight->value, value_or_null(bias), s.N, s.IC, s.OC);
+    expect_near(out, expected, 1, "out");
+}
+
+static void test_forward(void **state) {
+    Fixture *f = fixture_of(state);
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
+        for (int has_bias = 0; has_bias < 2; has_bias++) forward(f, sizes[i], has_bias);
+}
+
+/* ---- GELU ---- */
+
+/* With `in_place`, out and pre are one array, which ends as GELU(pre). */
+static void gelu_layer(Fixture *f, Size s, bool has_bias, bool in_place) {
+    Backend *be = f->be;
+    begin_case(f, "N=%d IC=%d OC=%d, bias %d, in place %d", s.N, s.IC, s.OC, has_bias, in_place);
+    Array *in = array_in(f, ACTIVATION, s.N, s.IC, 1.0);
+    Array *weight = array_in(f, ACTIVATION, s.OC, s.IC, 1.5); /* both tails of GELU, and its middle for small IC */
+    Array *bias = has_bias ? array_in(f, ACTIVATION, 1, s.OC, 1.0) : NULL;
+    Array *out = array_out(f, ACTIVATION, s.N, s.OC), *pre = in_place ? out : array_out(f, ACTIVATION, s.N, s.OC);
+    double *expected_pre = host_numbers(f, s.N * s.OC), *expected = host_numbers(f, s.N * s.OC);
+    RUN_TWICE(f, be->matmul_gelu_forward(be, out->device, pre->device, in->device, weight->device,
+                                         device_or_null(bias), s.N, s.IC, s.OC));
+    reference_matmul_forward(expected_pre, in->value, weight->value, value_or_null(bias), s.N, s.IC, s.OC);
+    reference_gelu_forward(expected, expected_pre, s.N * s.OC);
+    if (!in_place) expect_near(pre, expected_pre, 1, "pre");
+    expect_near(out, expected, two_roundings, "out");
+}
+
+static void test_gelu_layer(void **state) {
+    Fixture *f = fixture_of(state);
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
+        for (int variant = 0; variant < 4; variant++) gelu_layer(f, sizes[i], variant & 1, variant & 2);
+}
+
+static void test_gelu_forward(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    const size_t counts[] = {1, 3, 15, 16, 17, 100, 1023, 4099, 50001};
+    for (size_t i = 0; i < ARRAY_LENGTH(counts); i++) {
+        size_t n = counts[i];
+        begin_case(f, "n=%zu", n);
+        Array *pre = array_in(f, ACTIVATION, 1, n, 2.0), *out = array_out(f, ACTIVATION, 1, n);
+        double *expected = host_numbers(f, n);
+        RUN_TWICE(f, be->gelu_forward(be, out->device, pre->device, n));
+        reference_gelu_forward(expected, pre->value, n);
+        expect_near(out, expected, 1, "out");
+    }
+}
+
+/* From one tail to the other and far beyond: GELU(x) is x or 0 there, never NaN. Close to 0 it is x/2. In the left
+ * tail 1 + tanh cancels: what remains is right to a float32 rounding of 1, times x. */
+static void test_gelu_range(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    enum { n = 2012 };
+    begin_case(f, "the whole range");
+    double *values = host_numbers(f, n), *expected = host_numbers(f, n), *ones = host_numbers(f, n);
+    const double far_out[] = {20, -20, 100, -100, 1e4, -1e4, 1e10, -1e10, 1e-8, -1e-8};
+    for (int i = 0; i < n; i++) values[i] = i <= 2000 ? (i - 1000) * 0.01 : far_out[(i - 2001) % 10], ones[i] = 1;
+    Array *pre = array_of(f, ACTIVATION, 1, n, values), *out = array_out(f, ACTIVATION, 1, n);
+    RUN_TWICE(f, be->gelu_forward(be, out->device, pre->device, n));
+    reference_gelu_forward(expected, pre->value, n);
+    expect_each(out, expected, 1, 1e-6, "GELU");
+
+    /* GELU' by way of a layer of one weight, which is 1. */
+    Array *one = array_of(f, ACTIVATION, 1, 1, ones), *dout = array_of(f, ACTIVATION, n, 1, ones);
+    Array *din = array_out(f, ACTIVATION, n, 1);
+    RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, one->device, pre->device, n, 1, 1));
+    reference_gelu_backward(expected, ones, pre->value, n);
+    expect_each(din, expected, 1, 3e-6, "GELU'");
+}
+
+/* ---- backward ---- */
+
+static void backward_input(Fixture *f, Size s, bool has_pre) {
+    Backend *be = f->be;
+    begin_case(f, "N=%d IC=%d OC=%d, gelu_pre %d", s.N, s.IC, s.OC, has_pre);
+    Array *dout = array_in(f, ACTIVATION, s.N, s.OC, 1.0), *weight = array_in(f, ACTIVATION, s.OC, s.IC, 1.0);
+    Array *pre = has_pre ? array_in(f, ACTIVATION, s.N, s.IC, 2.0) : NULL, *din = array_out(f, ACTIVATION, s.N, s.IC);
+    double *expected = host_numbers(f, s.N * s.IC);
+    RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, weight->device, device_or_null(pre), s.N,
+                                           s.IC, s.OC));
+    reference_matmul_backward_input(expected, dout->value, weight->value, s.N, s.IC, s.OC);
+    if (has_pre) reference_gelu_backward(expected, expected, pre->value, s.N * s.IC);
+    expect_near(din, expected, 1, "din");
+}
+
+static void test_backward_input(void **state) {
+    Fixture *f = fixture_of(state);
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
+        for (int has_pre = 0; has_pre < 2; has_pre++) backward_input(f, sizes[i], has_pre);
+}
+
+/* Gradients of weights are float32 sums of exact products in both tables: bfloat16 loses nothing here. */
+static void backward_weight(Fixture *f, Size s, bool has_bias, bool accumulate) {
+    Backend *be = f->be;
+    begin_case(f, "N=%d IC=%d OC=%d, dbias %d, accumulate %d", s.N, s.IC, s.OC, has_bias, accumulate);
+    const double *weight_start, *bias_start;
+    Array *dout = array_in(f, ACTIVATION, s.N, s.OC, 1.0), *in = array_in(f, ACTIVATION, s.N, s.IC, 1.0);
+    Array *dweight = array_gradient(f, s.OC, s.IC, accumulate, &weight_start);
+    Array *dbias = array_gradient(f, 1, s.OC, accumulate || !has_bias, &bias_start);
+    RUN_TWICE(f, be->matmul_backward_weight(be, dweight->device, has_bias ? dbias->device : NULL, dout->device,
+                                            in->device, s.N, s.IC, s.OC, accumulate));
+    double *edweight = host_numbers(f, s.OC * s.IC), *edbias = host_numbers(f, s.OC);
+    reference_matmul_backward_weight(edweight, edbias, dout->value, in->value, s.N, s.IC, s.OC);
+    for (int i = 0; i < s.OC * s.IC; i++) edweight[i] += weight_start[i];
+    for (int o = 0; o < s.OC; o++) edbias[o] += bias_start[o];
+    expect_near(dweight, edweight, 1, "dweight");
+    if (has_bias)
+        expect_near(dbias, edbias, 1, "dbias");
+    else
+        expect_exact(dbias, dbias->value, "dbias that was not passed");
+}
+
+static void test_backward_weight(void **state) {
+    Fixture *f = fixture_of(state);
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
+        for (int variant = 0; variant < 4; variant++) backward_weight(f, sizes[i], variant & 1, variant & 2);
+}
+
+/* More rows than a block of column sums has. */
+static void test_backward_weight_many_rows(void **state) {
+    Fixture *f = fixture_of(state);
+    backward_weight(f, (Size){1025, 33, 17}, true, false);
+    backward_weight(f, (Size){2048, 16, 65}, true, true);
+}
+
+/* ---- a weight is what its pointer holds ---- */
+
+/* Runs both operations that read a weight, at `device`, and compares them with what its values ask for. */
+static void expect_weight_used(Fixture *f, const void *device, const double *weight, Size s, const char *what) {
+    Backend *be = f->be;
+    Array *in = array_in(f, ACTIVATION, s.N, s.IC, 1.0), *dout = array_in(f, ACTIVATION, s.N, s.OC, 1.0);
+    Array *out = array_out(f, ACTIVATION, s.N, s.OC), *din = array_out(f, ACTIVATION, s.N, s.IC);
+    double *expected_out = host_numbers(f, s.N * s.OC), *expected_din = host_numbers(f, s.N * s.IC);
+    RUN_TWICE(f, be->matmul_forward(be, out->device, in->device, device, NULL, s.N, s.IC, s.OC));
+    RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, device, NULL, s.N, s.IC, s.OC));
+    reference_matmul_forward(expected_out, in->value, weight, NULL, s.N, s.IC, s.OC);
+    reference_matmul_backward_input(expected_din, dout->value, weight, s.N, s.IC, s.OC);
+    expect_near(out, expected_out, 1, what);
+    expect_near(din, expected_din, 1, what);
+}
+
+/* New contents at the same pointer, from the host and from another array, then weights_changed. */
+static void test_weight_contents_change(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    const Size s = {33, 100, 384};
+    begin_case(f, "weight contents change");
+    Array *weight = array_in(f, ACTIVATION, s.OC, s.IC, 1.0), *second = array_in(f, ACTIVATION, s.OC, s.IC, 1.0);
+    Array *third = array_in(f, ACTIVATION, s.OC, s.IC, 1.0);
+    expect_weight_used(f, weight->device, weight->value, s, "the first contents");
+    array_rewrite(weight, second->value);
+    be->weights_changed(be);
+    expect_weight_used(f, weight->device, second->value, s, "contents copied from the host");
+    be->copy(be, weight->device, third->device, s.OC * s.IC * dtype_size(f->activation));
+    array_rewrite(weight, third->value); /* the fixture must know, too; the same bytes again */
+    be->weights_changed(be);
+    expect_weight_used(f, weight->device, third->value, s, "contents copied on the device");
+}
+
+/* An optimizer that writes weights as it updates: to_activation straight into the weight. */
+static void test_weight_written_by_kernel(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    const Size s = {17, 64, 100};
+    begin_case(f, "weight written on the device");
+    Array *weight = array_in_out(f, ACTIVATION, s.OC, s.IC, 1.0), *master = array_in(f, FLOAT, s.OC, s.IC, 1.0);
+    expect_weight_used(f, weight->device, weight->value, s, "the first contents");
+    RUN_TWICE(f, be->to_activation(be, weight->device, master->device, s.OC * s.IC));
+    be->weights_changed(be);
+    expect_weight_used(f, weight->device, fetch(weight), s, "contents written by a kernel");
+}
+
+/* Memory given back and asked for again is often the same, also for a weight of another shape. */
+static void test_weight_memory_reused(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    const Size shapes[] = {{5, 64, 100}, {5, 100, 64}, {5, 64, 100}, {5, 32, 200}, {5, 64, 100}};
+    size_t count = 64 * 100, bytes = count * dtype_size(f->activation);
+    for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++) {
+        begin_case(f, "weight %zu of those that share memory", i);
+        f->stream = (uint32_t)(100 * i); /* other numbers each time */
+        Array *values = array_in(f, ACTIVATION, 1, count, 1.0);
+        void *weight = be->alloc(be, bytes, "a weight");
+        be->copy(be, weight, values->device, bytes);
+        be->weights_changed(be);
+        expect_weight_used(f, weight, values->value, shapes[i], "the weight of now");
+        be->free(be, weight);
+    }
+}
+
+/* One weight read with several shapes, without any change: the shape belongs to the call, not to the pointer. */
+static void test_weight_of_several_shapes(void **state) {
+    Fixture *f = fixture_of(state);
+    begin_case(f, "one weight, several shapes");
+    Array *weight = array_in(f, ACTIVATION, 64, 100, 1.0);
+    expect_weight_used(f, weight->device, weight->value, (Size){5, 100, 64}, "64 x 100");
+    expect_weight_used(f, weight->device, weight->value, (Size){5, 64, 100}, "100 x 64");
+    expect_weight_used(f, weight->device, weight->value, (Size){9, 100, 33}, "its first 33 rows");
+    expect_weight_used(f, weight->device, weight->value, (Size){9, 100, 64}, "64 x 100 again");
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_forward),
+        cmocka_unit_test(test_gelu_layer),
+        cmocka_unit_test(test_gelu_forward),
+        cmocka_unit_test(test_gelu_range),
+        cmocka_unit_test(test_backward_input),
+        cmocka_unit_test(test_backward_weight),
+        cmocka_unit_test(test_backward_weight_many_rows),
+        cmocka_unit_test(test_weight_contents_change),
+        cmocka_unit_test(test_weight_written_by_kernel),
+        cmocka_unit_test(test_weight_memory_reused),
+        cmocka_unit_test(test_weight_of_several_shapes),
+    };
+    return run_kernel_tests(argc, argv, tests, ARRAY_LENGTH(tests));
+}

@@ -1,0 +1,521 @@
+/* test_prepare_data.c: from text to token files: the tokenizers, the writer of shards, and prepare_data run as a
+ * program, taken from the folder in MARS_BIN (default: the repository root). What becomes of token files afterwards:
+ * test_data.c. */
+#include "dev/test/test.h"
+
+#include <cjson/cJSON.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "data/shard.h"
+#include "data/shard_writer.h"
+#include "data/tokenizer.h"
+
+static char program[4096];
+
+/* ---- helpers ---- */
+
+static void assert_mentions(const Error *error, const char *text) {
+    if (!strstr(error->text, text)) fail_msg("'%s' should mention '%s'", error->text, text);
+}
+
+static char *make_folder(const char *name) {
+    char *path = checked_strdup(test_path("%s", name));
+    if (mkdir(path, 0777) != 0) fail_msg("cannot make %s", path);
+    return path;
+}
+
+static int compare_names(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* Fails unless the folder holds just the files of `expected`, names in order with a space behind each. */
+static void assert_files(const char *folder, const char *expected) {
+    char *names[64], list[64 * 257] = "";
+    size_t count = 0;
+    DIR *entries = opendir(folder);
+    if (!entries) fail_msg("cannot list %s", folder);
+    for (struct dirent *entry; (entry = readdir(entries));) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+        assert_true(count < ARRAY_LENGTH(names));
+        names[count++] = checked_strdup(entry->d_name);
+    }
+    closedir(entries);
+    qsort(names, count, sizeof *names, compare_names);
+    for (size_t i = 0; i < count; i++) {
+        strcat(strcat(list, names[i]), " ");
+        free(names[i]);
+    }
+    assert_string_equal(list, expected);
+}
+
+/* Fails unless the file is, byte for byte, the llm.c shard of these bytes as tokens. */
+static void assert_shard(const char *path, const char *text, size_t count) {
+    int32_t header[256] = {20240520, 1, (int32_t)count};
+    size_t bytes;
+    char *data = test_read_file(path, &bytes);
+    assert_int_equal(bytes, sizeof header + 2 * count);
+    assert_memory_equal(data, header, sizeof header);
+    const uint16_t *tokens = (const uint16_t *)(data + sizeof header);
+    for (size_t i = 0; i < count; i++)
+        if (tokens[i] != (unsigned char)text[i]) fail_msg("%s: token %zu is %d", path, i, tokens[i]);
+    free(data);
+}
+
+static cJSON *read_json(const char *path) {
+    char *text = test_read_file(path, NULL);
+    cJSON *json = cJSON_Parse(text);
+    if (!json) fail_msg("%s is not JSON: %s", path, text);
+    free(text);
+    return json;
+}
+
+static void assert_number(const cJSON *json, const char *key, double expected) {
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
+    if (!cJSON_IsNumber(item) || item->valuedouble != expected) fail_msg("tokens.json: %s should be %g", key, expected);
+}
+
+static void assert_text(const cJSON *json, const char *key, const char *expected) {
+    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, key));
+    assert_non_null(text);
+    assert_string_equal(text, expected);
+}
+
+/* Bytes of every value, without a short period. */
+static char *make_text(size_t bytes) {
+    char *text = checked_malloc(bytes, "text");
+    uint32_t x = 1;
+    for (size_t i = 0; i < bytes; i++) text[i] = (char)((x = x * 1664525u + 1013904223u) >> 24);
+    return text;
+}
+
+/* ---- tokenizer ---- */
+
+static void test_bytes_are_tokens(void **state) {
+    (void)state;
+    Tokenizer *tokenizer;
+    TokenBuffer out = {0};
+    char text[256];
+    assert_true(tokenizer_open(&tokenizer, "bytes", NULL, NULL));
+    assert_string_equal(tokenizer_name(tokenizer), "bytes");
+    assert_int_equal(tokenizer_vocab_size(tokenizer), 256);
+    assert_int_equal(tokenizer_end_of_text(tokenizer), -1);
+    for (int i = 0; i < 256; i++) text[i] = (char)i;
+    assert_int_equal(tokenizer_encode(tokenizer, text, 256, false, &out), 256);
+    assert_int_equal(tokenizer_encode(tokenizer, text, 0, true, &out), 0);
+    for (int i = 0; i < 1000; i++) assert_int_equal(tokenizer_encode(tokenizer, text + 200, 3, true, &out), 3);
+    assert_int_equal(out.count, 3256);
+    for (int i = 0; i < 3256; i++) assert_int_equal(out.tokens[i], i < 256 ? i : 200 + (i - 256) % 3);
+    for (int i = 0; i < 256; i++) {
+        size_t bytes = 0;
+        const char *decoded = tokenizer_decode(tokenizer, i, &bytes);
+        assert_int_equal(bytes, 1);
+        assert_int_equal((unsigned char)*decoded, i);
+    }
+    size_t bytes;
+    assert_null(tokenizer_decode(tokenizer, 256, &bytes));
+    assert_null(tokenizer_decode(tokenizer, 50303, &bytes));
+    assert_null(tokenizer_decode(tokenizer, -1, &bytes));
+    token_buffer_free(&out);
+    assert_null(out.tokens);
+    tokenizer_close(tokenizer);
+    tokenizer_close(NULL);
+}
+
+static void test_tokenizer_by_folder(void **state) {
+    (void)state;
+    char *folder = make_folder("vocabulary");
+    Tokenizer *tokenizer = NULL;
+    Error error = {""};
+    const char *wrong[][2] = {{NULL, "cannot read"},
+                              {"", "key \"tokenizer\""},
+                              {"{\"tokenizer\": 3}", "key \"tokenizer\""},
+                              {"{\"tokenizer\": \"bytes\"", "key \"tokenizer\""},
+                              {"{\"tokenizer\": \"klingon\"}", "unknown tokenizer 'klingon'"}};
+    for (size_t i = 0; i < ARRAY_LENGTH(wrong); i++) {
+        if (wrong[i][0]) test_write_text(test_path("vocabulary/tokens.json"), wrong[i][0]);
+        assert_false(tokenizer_open(&tokenizer, NULL, folder, &error));
+        assert_mentions(&error, wrong[i][1]);
+    }
+    assert_false(tokenizer_open(&tokenizer, "Bytes", folder, &error));
+    assert_mentions(&error, "there is: bytes");
+    assert_false(tokenizer_open(&tokenizer, NULL, NULL, &error));
+    assert_mentions(&error, "by its name or by a folder");
+    assert_null(tokenizer);
+    test_write_text(test_path("vocabulary/tokens.json"), "{\"vocab_size\": 256, \"tokenizer\": \"bytes\"}");
+    assert_true(tokenizer_open(&tokenizer, NULL, folder, &error));
+    assert_string_equal(tokenizer_name(tokenizer), "bytes");
+    tokenizer_close(tokenizer);
+    free(folder);
+}
+
+/* ---- writer of shards ---- */
+
+static void test_writer_shows_nothing_before_it_is_told(void **state) {
+    (void)state;
+    char *folder = make_folder("writer");
+    const uint16_t tokens[] = {'a', 'b', 'c', 'd', 'e', 'f', 'g'};
+    ShardWriter *writer = shard_writer_open(folder, "train", 3);
+    assert_true(shard_writer_append(writer, tokens, 5, NULL));
+    assert_true(shard_writer_append(writer, tokens + 5, 2, NULL));
+    assert_files(folder, ".train_000000.bin.tmp .train_000001.bin.tmp .train_000002.bin.tmp ");
+    shard_writer_close(writer);
+    assert_files(folder, "");
+
+    writer = shard_writer_open(folder, "train", 3);
+    assert_true(shard_writer_append(writer, tokens, 6, NULL)); /* the last file is just full */
+    assert_true(shard_writer_finish(writer, NULL));
+    assert_int_equal(shard_writer_file_count(writer), 2);
+    assert_int_equal(shard_writer_token_count(writer), 6);
+    assert_true(shard_writer_publish(writer, NULL));
+    shard_writer_close(writer);
+    assert_files(folder, "train_000000.bin train_000001.bin ");
+    assert_shard(test_path("writer/train_000000.bin"), "abc", 3);
+    assert_shard(test_path("writer/train_000001.bin"), "def", 3);
+    free(folder);
+}
+
+/* Removed: higher numbers and temporary files of the same split. Kept: everything else that looks a little like it. */
+static void test_writer_removes_only_its_own(void **state) {
+    (void)state;
+    char *folder = make_folder("leftovers");
+    const char *names[] = {"train_000001.bin",  "train_000007.bin",     ".train_000003.bin.tmp", "train_00000a.bin",
+                           "train_0000001.bin", "train_000002.bin.bak", "val_000005.bin",        ".val_000005.bin.tmp",
+                           "xtrain_000009.bin", "training_000009.bin",  "train_12.bin"};
+    for (size_t i = 0; i < ARRAY_LENGTH(names); i++) test_write_text(test_path("leftovers/%s", names[i]), "old");
+    ShardWriter *writer = shard_writer_open(folder, "train", 3);
+    assert_true(shard_writer_append(writer, (const uint16_t[]){1}, 1, NULL));
+    assert_true(shard_writer_finish(writer, NULL));
+    assert_true(shard_writer_publish(writer, NULL));
+    shard_writer_close(writer);
+    assert_files(folder, ".val_000005.bin.tmp train_000000.bin train_0000001.bin train_000002.bin.bak train_00000a.bin "
+                         "train_12.bin training_000009.bin val_000005.bin xtrain_000009.bin ");
+    free(folder);
+}
+
+static void test_writer_needs_its_folder(void **state) {
+    (void)state;
+    Error error = {""};
+    ShardWriter *writer = shard_writer_open(test_path("no_such_folder"), "val", 3);
+    assert_false(shard_writer_append(writer, (const uint16_t[]){1}, 1, &error));
+    assert_mentions(&error, "no_such_folder/val_000000.bin: No such file");
+    shard_writer_close(writer);
+    writer = shard_writer_open(test_path("no_such_folder"), "val", 3);
+    assert_true(shard_writer_finish(writer, &error));
+    assert_false(shard_writer_publish(writer, &error));
+    assert_mentions(&error, "cannot list");
+    shard_writer_close(writer);
+    shard_writer_close(NULL);
+}
+
+/* ---- the program ---- */
+
+static void test_one_document(void **state) {
+    (void)state;
+    char *text = make_text(2345678); /* longer than two of the program's reads */
+    test_write_file(test_path("one.txt"), text, 2345678);
+    assert_run(test_run("'%s' --tokenizer=bytes --out='%s' '%s'", program, test_path("new/one"), test_path("one.txt")),
+               0, "1 document, 2345678 bytes");
+    assert_files(test_path("new/one"), "tokens.json train_000000.bin val_000000.bin ");
+    assert_shard(test_path("new/one/train_000000.bin"), text, 2111110); /* 0.9 of it, rounded down */
+    assert_shard(test_path("new/one/val_000000.bin"), text + 2111110, 234568);
+    cJSON *json = read_json(test_path("new/one/tokens.json"));
+    assert_text(json, "tokenizer", "bytes");
+    assert_number(json, "vocab_size", 256);
+    assert_number(json, "documents", 1);
+    assert_number(json, "train_tokens", 2111110);
+    assert_number(json, "val_tokens", 234568);
+    assert_text(json, "created_by", "prepare_data " MARS_VERSION);
+    const cJSON *source = cJSON_GetObjectItemCaseSensitive(json, "source");
+    assert_int_equal(cJSON_GetArraySize(source), 1);
+    assert_string_equal(cJSON_GetStringValue(cJSON_GetArrayItem(source, 0)), test_path("one.txt"));
+    assert_int_equal(cJSON_GetArraySize(json), 7);
+    cJSON_Delete(json);
+    free(text);
+}
+
+/* Three documents and validation that begins inside the second; shards that end inside documents. */
+static void test_documents_are_joined(void **state) {
+    (void)state;
+    test_write_text(test_path("a \"b\" \xc3\xa9.txt"), "0123456789");
+    test_write_text(test_path("b.txt"), "abcdefghijklmnop");
+    test_write_text(test_path("c.txt"), "ABCD");
+    assert_run(test_run("'%s' '%s' --shard_tokens 7 --out '%s' --val_fraction 0.5 '%s' --tokenizer bytes '%s'", program,
+                        test_path("a \"b\" \xc3\xa9.txt"), test_path("joined"), test_path("b.txt"), test_path("c.txt")),
+               0, "train           15 tokens in 3 files");
+    assert_files(test_path("joined"), "tokens.json train_000000.bin train_000001.bin train_000002.bin val_000000.bin "
+                                      "val_000001.bin val_000002.bin ");
+    assert_shard(test_path("joined/train_000000.bin"), "0123456", 7);
+    assert_shard(test_path("joined/train_000001.bin"), "789abcd", 7);
+    assert_shard(test_path("joined/train_000002.bin"), "e", 1);
+    assert_shard(test_path("joined/val_000000.bin"), "fghijkl", 7);
+    assert_shard(test_path("joined/val_000001.bin"), "mnopABC", 7);
+    assert_shard(test_path("joined/val_000002.bin"), "D", 1);
+    cJSON *json = read_json(test_path("joined/tokens.json"));
+    assert_number(json, "documents", 3);
+    assert_number(json, "train_tokens", 15);
+    assert_number(json, "val_tokens", 15);
+    const cJSON *first = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(json, "source"), 0);
+    assert_string_equal(cJSON_GetStringValue(first), test_path("a \"b\" \xc3\xa9.txt"));
+    cJSON_Delete(json);
+
+    ShardSet *set;
+    int32_t tokens[15];
+    assert_true(shards_open(&set, test_path("joined/train_*.bin"), NULL)); /* what the trainer would read */
+    assert_int_equal(shards_token_count(set), 15);
+    assert_true(shards_read(set, 0, 15, 256, tokens, NULL));
+    for (int i = 0; i < 15; i++) assert_int_equal(tokens[i], "0123456789abcde"[i]);
+    shards_close(set);
+}
+
+static void test_no_validation(void **state) {
+    (void)state;
+    test_write_text(test_path("all.txt"), "x");
+    assert_run(test_run("'%s' --tokenizer=bytes --val_fraction=0 --out='%s' '%s'", program, test_path("all"),
+                        test_path("all.txt")),
+               0, "train            1 tokens in 1 file ");
+    assert_files(test_path("all"), "tokens.json train_000000.bin ");
+    assert_shard(test_path("all/train_000000.bin"), "x", 1);
+    cJSON *json = read_json(test_path("all/tokens.json"));
+    assert_number(json, "val_tokens", 0);
+    cJSON_Delete(json);
+}
+
+/* The default folder is the current one, and nothing is written anywhere else. */
+static void test_default_folder_and_dashes(void **state) {
+    (void)state;
+    char *folder = make_folder("here");
+    test_write_text(test_path("here/-x.txt"), "0123456789");
+    assert_run(test_run("cd '%s' && '%s' --tokenizer=bytes -- -x.txt", folder, program), 0, "");
+    assert_files(folder, "-x.txt tokens.json train_000000.bin val_000000.bin ");
+    assert_run(test_run("cd '%s' && mkdir sub && '%s' --tokenizer=bytes --out=sub/a/ -- -x.txt", folder, program), 0,
+               "");
+    assert_files(folder, "-x.txt sub tokens.json train_000000.bin val_000000.bin ");
+    assert_files(test_path("here/sub/a"), "tokens.json train_000000.bin val_000000.bin ");
+    free(folder);
+}
+
+static void test_a_second_run_replaces_the_first(void **state) {
+    (void)state;
+    char *folder = checked_strdup(test_path("again"));
+    const char *files[] = {"tokens.json", "train_000000.bin", "train_000001.bin", "val_000000.bin"};
+    char *before[4], *text = make_text(1000);
+    size_t sizes[4];
+    test_write_file(test_path("again.txt"), text, 1000);
+    const char *command = "'%s' --tokenizer=bytes --out='%s' --shard_tokens=%d --val_fraction=%s '%s'";
+    for (int run = 0; run < 2; run++) {
+        assert_run(test_run(command, program, folder, 500, "0.1", test_path("again.txt")), 0, "");
+        assert_files(folder, "tokens.json train_000000.bin train_000001.bin val_000000.bin ");
+        for (int i = 0; i < 4; i++) {
+            size_t bytes;
+            char *data = test_read_file(test_path("again/%s", files[i]), &bytes);
+            if (run == 0) {
+                before[i] = data;
+                sizes[i] = bytes;
+                continue;
+            }
+            assert_int_equal(bytes, sizes[i]);
+            assert_memory_equal(data, before[i], bytes);
+            free(data);
+            free(before[i]);
+        }
+    }
+    test_write_text(test_path("again/.val_000099.bin.tmp"), "of a run that was killed");
+    assert_run(test_run(command, program, folder, 900, "0.1", test_path("again.txt")), 0, "");
+    assert_files(folder, "tokens.json train_000000.bin val_000000.bin ");
+    assert_shard(test_path("again/train_000000.bin"), text, 900);
+    assert_run(test_run(command, program, folder, 1000, "0", test_path("again.txt")), 0, "");
+    assert_files(folder, "tokens.json train_000000.bin ");
+    assert_shard(test_path("again/train_000000.bin"), text, 1000);
+    free(text);
+    free(folder);
+}
+
+/* The folder of a run over ten bytes, as test_failures_leave_the_old_files finds it before and after. */
+static void assert_old_files(const char *folder) {
+    assert_files(folder, "tokens.json train_000000.bin val_000000.bin ");
+    assert_shard(test_path("old/train_000000.bin"), "012345678", 9);
+    assert_shard(test_path("old/val_000000.bin"), "9", 1);
+    cJSON *json = read_json(test_path("old/tokens.json"));
+    assert_number(json, "train_tokens", 9);
+    cJSON_Delete(json);
+}
+
+/* The disk is full in the middle of a file, in what is written on closing it, in a later file, in tokens.json; or an
+ * input cannot be read to its end. ulimit -f counts blocks of 512 bytes. */
+static void test_failures_leave_the_old_files(void **state) {
+    (void)state;
+    char *text = make_text(200000), *folder = checked_strdup(test_path("old"));
+    test_write_text(test_path("tiny.txt"), "0123456789");
+    test_write_file(test_path("large.txt"), text, 200000);
+    assert_run(test_run("'%s' --tokenizer=bytes --out='%s' '%s'", program, folder, test_path("tiny.txt")), 0, "");
+    const struct {
+        int blocks;
+        const char *arguments, *message;
+    } cases[] = {
+        {100, "large.txt", "old/train_000000.bin: File too large"},
+        {1, "tiny.txt", "old/train_000000.bin: File too large"},
+        {100, "--shard_tokens=80000 --val_fraction=0.99 large.txt", "old/val_000000.bin: File too large"},
+        {3, "--shard_tokens=9 $(for i in $(seq 300); do echo tiny.txt; done)", "tokens.json.tmp: File too large"},
+        {9999, "tiny.txt /sys/kernel/mm/transparent_hugepage/enabled", "enabled was cut while it was read"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        if (strstr(cases[i].arguments, "/sys/") && access("/sys/kernel/mm/transparent_hugepage/enabled", R_OK))
+            continue;
+        assert_run(test_run("cd '%s'; ulimit -f %d; '%s' --tokenizer=bytes --out=old %s", test_folder(),
+                            cases[i].blocks, program, cases[i].arguments),
+                   1, cases[i].message);
+        assert_old_files(folder);
+    }
+    free(text);
+    free(folder);
+}
+
+/* Files that the program cannot replace: the message says which, and tokens.json no longer vouches for the rest. */
+static void test_a_failure_to_rename_is_told(void **state) {
+    (void)state;
+    char *folder = make_folder("blocked"), *inside = make_folder("blocked/train_000000.bin");
+    test_write_text(test_path("blocked/tokens.json"), "{}");
+    test_write_text(test_path("ten.txt"), "0123456789");
+    assert_run(test_run("'%s' --tokenizer=bytes --out='%s' '%s'", program, folder, test_path("ten.txt")), 1,
+               "train_000000.bin: Is a directory");
+    assert_files(folder, "train_000000.bin ");
+    free(inside);
+    free(folder);
+}
+
+static void test_one_run_at_a_time(void **state) {
+    (void)state;
+    char *path = make_folder("locked");
+    test_write_text(test_path("ten.txt"), "0123456789");
+    int folder = open(path, O_RDONLY);
+    assert_int_equal(flock(folder, LOCK_EX), 0);
+    assert_run(test_run("'%s' --tokenizer=bytes --out='%s' '%s'", program, path, test_path("ten.txt")), 1,
+               "another prepare_data is writing to");
+    assert_files(path, "");
+    close(folder);
+    assert_run(test_run("'%s' --tokenizer=bytes --out='%s' '%s'", program, path, test_path("ten.txt")), 0, "");
+    free(path);
+}
+
+/* A text of 60 MB in 30 MB of address space. */
+static void test_memory_is_bounded(void **state) {
+    (void)state;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    skip(); /* they reserve terabytes */
+#endif
+    test_write_text(test_path("sparse.txt"), "a");
+    assert_int_equal(truncate(test_path("sparse.txt"), 60000000), 0);
+    assert_run(test_run("ulimit -v 30000; '%s' --tokenizer=bytes --out='%s' '%s'", program, test_path("sparse"),
+                        test_path("sparse.txt")),
+               0, "54000000 tokens in 1 file");
+    assert_run(test_run("rm -r '%s'", test_path("sparse")), 0, "");
+}
+
+static void test_help_and_version(void **state) {
+    (void)state;
+    CommandResult *result = test_run("'%s' --help", program);
+    const char *mentioned[] = {
+        "usage: prepare_data",         "--tokenizer=", "--out=", "--val_fraction=", "--shard_tokens=", "--version",
+        "the last X of the whole text"};
+    for (size_t i = 0; i < ARRAY_LENGTH(mentioned); i++) assert_run(result, 0, mentioned[i]);
+    assert_run(test_run("'%s' --version", program), 0, "prepare_data " MARS_VERSION "\n");
+    assert_run(test_run("'%s' --help > /dev/full", program), 1, "cannot write to standard output");
+}
+
+static void test_wrong_command_lines(void **state) {
+    (void)state;
+    const char *const cases[][2] = {
+        {"ok.txt", "no tokenizer: say --tokenizer=bytes"},
+        {"", "no tokenizer"},
+        {"--tokenizer=bytes", "no input"},
+        {"--tokenizer=klingon ok.txt", "unknown tokenizer 'klingon'"},
+        {"--tokenizer=bytes --color ok.txt", "unknown option '--color'"},
+        {"--tokenizer=bytes --outdir=x ok.txt", "unknown option '--outdir=x'"},
+        {"--tokenizer=bytes -o x ok.txt", "unknown option '-o'"},
+        {"--tokenizer=bytes --help=no ok.txt", "unknown option '--help=no'"},
+        {"ok.txt --tokenizer", "--tokenizer needs a value"},
+        {"--tokenizer=bytes ok.txt --out", "--out needs a value"},
+        {"--tokenizer=bytes --out= ok.txt", "--out should name a folder"},
+        {"--tokenizer=bytes - < ok.txt", "standard input cannot be read"},
+        {"--tokenizer=bytes --val_fraction=1 ok.txt", "--val_fraction should be a number from 0 to below 1, not '1'"},
+        {"--tokenizer=bytes --val_fraction=-0.1 ok.txt", "--val_fraction should be"},
+        {"--tokenizer=bytes --val_fraction=nan ok.txt", "--val_fraction should be"},
+        {"--tokenizer=bytes --val_fraction= ok.txt", "--val_fraction should be"},
+        {"--tokenizer=bytes --val_fraction=0.1x ok.txt", "not '0.1x'"},
+        {"--tokenizer=bytes --shard_tokens=0 ok.txt", "--shard_tokens should be a whole number from 1 to 2147483647"},
+        {"--tokenizer=bytes --shard_tokens=-5 ok.txt", "--shard_tokens should be"},
+        {"--tokenizer=bytes --shard_tokens=1e6 ok.txt", "not '1e6'"},
+        {"--tokenizer=bytes --shard_tokens= ok.txt", "--shard_tokens should be"},
+        {"--tokenizer=bytes --shard_tokens=2147483648 ok.txt", "--shard_tokens should be"},
+        {"--tokenizer=bytes --shard_tokens=99999999999999999999 ok.txt", "--shard_tokens should be"},
+    };
+    char *folder = make_folder("wrong");
+    test_write_text(test_path("wrong/ok.txt"), "0123456789");
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        const CommandResult *result = test_run("cd '%s' && '%s' %s", folder, program, cases[i][0]);
+        assert_run(result, 2, "prepare_data: error: ");
+        assert_run(result, 2, cases[i][1]);
+    }
+    assert_files(folder, "ok.txt ");
+    free(folder);
+}
+
+static void test_wrong_inputs(void **state) {
+    (void)state;
+    char *folder = make_folder("inputs");
+    test_write_text(test_path("inputs/ok.txt"), "0123456789");
+    test_write_text(test_path("inputs/empty.txt"), "");
+    test_write_text(test_path("inputs/large.txt"), "");
+    assert_int_equal(truncate(test_path("inputs/large.txt"), 1000001), 0);
+    const char *const cases[][2] = {
+        {"missing.txt", "cannot read missing.txt: No such file"},
+        {"ok.txt missing.txt", "cannot read missing.txt: No such file"},
+        {"ok.txt empty.txt", "empty.txt is empty"},
+        {".", ". is a folder"},
+        {"/dev/null", "/dev/null is a pipe or a device"},
+        {"--val_fraction=1e-20 ok.txt", "of 10 bytes leaves nothing to validate on"},
+        {"--val_fraction=0.95 ok.txt", "of 10 bytes leaves nothing to train on"},
+        {"--shard_tokens=1 large.txt", "1000001 bytes into more than 1000000 files; give at least 2"},
+        {"--out=ok.txt ok.txt", "cannot open the folder ok.txt: Not a directory"},
+        {"--out=ok.txt/sub ok.txt", "cannot make the folder ok.txt/sub: Not a directory"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        const CommandResult *result = test_run("cd '%s' && '%s' --tokenizer=bytes %s", folder, program, cases[i][0]);
+        assert_run(result, 1, "prepare_data: error: ");
+        assert_run(result, 1, cases[i][1]);
+        assert_files(folder, "empty.txt large.txt ok.txt ");
+    }
+    free(folder);
+}
+
+int main(void) {
+    const char *folder = getenv("MARS_BIN");
+    char *path = format_string("%s/prepare_data", folder ? folder : ".");
+    if (!realpath(path, program)) die("%s is missing: build it, or name its folder in MARS_BIN", path);
+    free(path);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bytes_are_tokens),
+        cmocka_unit_test(test_tokenizer_by_folder),
+        cmocka_unit_test(test_writer_shows_nothing_before_it_is_told),
+        cmocka_unit_test(test_writer_removes_only_its_own),
+        cmocka_unit_test(test_writer_needs_its_folder),
+        cmocka_unit_test(test_one_document),
+        cmocka_unit_test(test_documents_are_joined),
+        cmocka_unit_test(test_no_validation),
+        cmocka_unit_test(test_default_folder_and_dashes),
+        cmocka_unit_test(test_a_second_run_replaces_the_first),
+        cmocka_unit_test(test_failures_leave_the_old_files),
+        cmocka_unit_test(test_a_failure_to_rename_is_told),
+        cmocka_unit_test(test_one_run_at_a_time),
+        cmocka_unit_test(test_memory_is_bounded),
+        cmocka_unit_test(test_help_and_version),
+        cmocka_unit_test(test_wrong_command_lines),
+        cmocka_unit_test(test_wrong_inputs),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

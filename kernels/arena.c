@@ -1,0 +1,52 @@
+/* arena.c: one allocation for a list of buffers (see arena.h). */
+#include "kernels/arena.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#endif
+
+/* Buffers begin at multiples of this, with at least one such unit between them that belongs to nobody. */
+enum { ARENA_ALIGNMENT = 4096 };
+
+void arena_plan(Arena *arena, const char *group, const char *name, size_t bytes, void *pointer) {
+    if (arena->count == arena->capacity) {
+        arena->capacity = arena->capacity ? 2 * arena->capacity : 64;
+        arena->items = realloc(arena->items, (size_t)arena->capacity * sizeof *arena->items);
+        if (!arena->items) die("out of memory: the memory plan");
+    }
+    arena->items[arena->count++] = (ArenaItem){group, name, bytes, arena->bytes, pointer};
+    arena->bytes += (size_t)round_up((int64_t)bytes + ARENA_ALIGNMENT, ARENA_ALIGNMENT);
+}
+
+void arena_allocate(Arena *arena, Backend *be) {
+    arena->memory = be->alloc(be, arena->bytes, "the model's weights, gradients and activations");
+    for (int i = 0; i < arena->count; i++) {
+        ArenaItem *item = &arena->items[i];
+        char *address = (char *)arena->memory + item->offset;
+        memcpy(item->pointer, &address, sizeof address);
+        size_t end = i + 1 < arena->count ? arena->items[i + 1].offset : arena->bytes;
+        ASAN_POISON_MEMORY_REGION(address + item->bytes, end - item->offset - item->bytes);
+    }
+}
+
+size_t arena_group_bytes(const Arena *arena, const char *group) {
+    size_t bytes = 0;
+    for (int i = 0; i < arena->count; i++)
+        if (strcmp(arena->items[i].group, group) == 0) bytes += arena->items[i].bytes;
+    return bytes;
+}
+
+void arena_free(Arena *arena, Backend *be) {
+    if (arena->memory) {
+        ASAN_UNPOISON_MEMORY_REGION(arena->memory, arena->bytes);
+        be->free(be, arena->memory);
+    }
+    free(arena->items);
+    memset(arena, 0, sizeof *arena);
+}

@@ -1,0 +1,39 @@
+/* arena.h: device memory that is planned first and taken once.
+ *
+ * Whoever needs memory lists it with a group ("weights", "activations"), a name and the pointer that is to receive
+ * it; one allocation then serves the whole list. The plan is known before anything is allocated, so it can be shown
+ * and checked. One allocation hides overruns from checkers, so a build with AddressSanitizer poisons the gaps. */
+#ifndef MARS_KERNELS_ARENA_H
+#define MARS_KERNELS_ARENA_H
+
+#include "kernels/backend.h"
+
+EXTERN_C_BEGIN
+
+typedef struct ArenaItem {
+    const char *group, *name; /* not copied: string literals */
+    size_t bytes, offset;
+    void **pointer;
+} ArenaItem;
+
+typedef struct Arena {
+    ArenaItem *items;
+    int count, capacity;
+    size_t bytes;
+    void *memory;
+} Arena;
+
+/* Adds `bytes` to the plan; arena_allocate() will store their address in *pointer, which may be any pointer type. */
+void arena_plan(Arena *arena, const char *group, const char *name, size_t bytes, void *pointer);
+
+/* Takes the memory, zeroed, and fills in all pointers. */
+void arena_allocate(Arena *arena, Backend *be);
+
+/* Bytes planned for a group. */
+size_t arena_group_bytes(const Arena *arena, const char *group);
+
+void arena_free(Arena *arena, Backend *be);
+
+EXTERN_C_END
+
+#endif

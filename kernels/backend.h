@@ -1,0 +1,129 @@
+/* backend.h: the one table of operations between GPT-2 and a device.
+ *
+ * The model calls be->layernorm_forward(be, ...) and never asks which device it is on. kernels/cpu and kernels/cuda
+ * each fill a table for two activation types, float32 and bfloat16. Optimizers are not here: they live in optim/.
+ *
+ * Notation. B sequences of T tokens, N = B*T rows, C channels, NH heads of size HS = C/NH, V vocabulary entries,
+ * VP >= V the padded row length of logits. Matrices are row-major. A `void *` is an array of the table's activation
+ * type; float, double and int32_t are always just that. All pointers are device pointers unless a line says host.
+ *
+ * Numerics, the same everywhere: arithmetic and sums in float32, rounded once when a result is stored; parameter
+ * gradients are float32. `accumulate` false overwrites a gradient, true adds to it, so the first micro-step of a
+ * step needs no zeroing. Results are the same bits each time: no operation depends on the order of threads.
+ * Operations may run asynchronously; synchronize() waits for all of them. Errors of a device end the program. */
+#ifndef MARS_KERNELS_BACKEND_H
+#define MARS_KERNELS_BACKEND_H
+
+#include "util/base.h"
+#include "util/dtype.h"
+
+EXTERN_C_BEGIN
+
+typedef struct Backend Backend;
+struct Backend {
+    char name[32];        /* "cpu-float32" */
+    char device[128];     /* the processor's or GPU's name, for people */
+    DType activation;     /* the type behind every void * below */
+    int threads;          /* CPU threads per process */
+
+    /* ---- memory ---- */
+
+    /* Device memory, aligned to 4096 bytes, zeroed; `what` names it in the message when there is not enough. */
+    void *(*alloc)(Backend *be, size_t bytes, const char *what);
+    void (*free)(Backend *be, void *memory);
+    void (*copy_from_host)(Backend *be, void *device, const void *host, size_t bytes);
+    void (*copy_to_host)(Backend *be, void *host, const void *device, size_t bytes); /* returns when host holds it */
+    void (*copy)(Backend *be, void *to, const void *from, size_t bytes);
+    void (*zero)(Backend *be, void *memory, size_t bytes);
+    void (*synchronize)(Backend *be);
+
+    /* out[i] = in[i], rounded to the activation type. */
+    void (*to_activation)(Backend *be, void *out, const float *in, size_t n);
+
+    /* The values behind weight pointers have changed (optimizer step, load): drop whatever was derived from them,
+     * such as a packed copy for a matmul library. */
+    void (*weights_changed)(Backend *be);
+
+    /* ---- embedding ---- */
+
+    /* out (B,T,C) = wte[tokens] + wpe[0..T).   tokens (B,T), wte (V,C), wpe (>=T,C) */
+    void (*embedding_forward)(Backend *be, void *out, const int32_t *tokens, const void *wte, const void *wpe, int B,
+                              int T, int C);
+    /* dwte[tokens] += dout;  dwpe[t] = (accumulate ? dwpe[t] : 0) + sum over b of dout.   dwte (V,C), dwpe (T,C)
+     * dwte is always added to: it already holds the gradient of the tied output matrix. */
+    void (*embedding_backward)(Backend *be, float *dwte, float *dwpe, const void *dout, const int32_t *tokens, int B,
+                               int T, int C, int V, bool accumulate);
+
+    /* ---- LayerNorm (Ba, Kiros, Hinton 2016), eps 1e-5, biased variance ---- */
+
+    /* out = (x - mean)/sqrt(var + eps) * weight + bias.   out, x (N,C); mean, rstd (N) are kept for the backward
+     * pass; weight (C); bias (C) or NULL */
+    void (*layernorm_forward)(Backend *be, void *out, float *mean, float *rstd, const void *x, const void *weight,
+                              const void *bias, int N, int C);
+    /* sum = x + delta (rounded to the activation type); out = LayerNorm(sum).   One pass over memory.
+     * sum may be x or delta itself. */
+    void (*residual_layernorm_forward)(Backend *be, void *sum, void *out, float *mean, float *rstd, const void *x,
+                                       const void *delta, const void *weight, const void *bias, int N, int C);
+    /* dx += dLayerNorm/dx (dx already holds the residual stream's gradient);  dweight, dbias (C), dbias NULL if none */
+    void (*layernorm_backward)(Backend *be, void *dx, float *dweight, float *dbias, const void *dout, const void *x,
+                               const void *weight, const float *mean, const float *rstd, int N, int C,
+                               bool accumulate);
+
+    /* ---- linear layers; weight is (OC,IC) as in nn.Linear ---- */
+
+    /* out (N,OC) = in (N,IC) . weight^T + bias.   bias (OC) or NULL */
+    void (*matmul_forward)(Backend *be, void *out, const void *in, const void *weight, const void *bias, int N, int IC,
+                           int OC);
+    /* pre = in . weight^T + bias;  out = GELU(pre), the tanh form: 0.5 x (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3))).
+     * pre (N,OC) is kept for the backward pass. out may be pre itself where no backward pass follows. */
+    void (*matmul_gelu_forward)(Backend *be, void *out, void *pre, const void *in, const void *weight,
+                                const void *bias, int N, int IC, int OC);
+    /* out = GELU(pre), n elements: what a recomputing backward pass needs of the above. */
+    void (*gelu_forward)(Backend *be, void *out, const void *pre, size_t n);
+    /* din (N,IC) = dout (N,OC) . weight; where gelu_pre (N,IC) is given, times GELU'(gelu_pre). */
+    void (*matmul_backward_input)(Backend *be, void *din, const void *dout, const void *weight, const void *gelu_pre,
+                                  int N, int IC, int OC);
+    /* dweight (OC,IC) (+)= dout^T . in;  dbias (OC) (+)= column sums of dout, NULL if none. */
+    void (*matmul_backward_weight)(Backend *be, float *dweight, float *dbias, const void *dout, const void *in, int N,
+                                   int IC, int OC, bool accumulate);
+
+    /* ---- causal self-attention (Vaswani et al. 2017), blocked as in FlashAttention (Dao et al. 2022) ---- */
+
+    /* qkv (B,T,3C): query, key and value of each token, heads side by side in each.   out (B,T,C)
+     * out = softmax(scale Q K^T, keys <= query) V for each head; lse (B,NH,T) = log of the softmax's denominator,
+     * kept for the backward pass. */
+    void (*attention_forward)(Backend *be, void *out, float *lse, const void *qkv, int B, int T, int C, int NH,
+                              float scale);
+    void (*attention_backward)(Backend *be, void *dqkv, const void *dout, const void *qkv, const void *out,
+                               const float *lse, int B, int T, int C, int NH, float scale);
+    /* One new token per sequence, for sampling: stores its key and value at `position` of keys and values
+     * (B,capacity,C), then attends to positions [0, position].   qkv (B,3C), out (B,C), position < capacity */
+    void (*attention_decode)(Backend *be, void *out, void *keys, void *values, const void *qkv, int B, int position,
+                             int capacity, int C, int NH, float scale);
+
+    /* ---- loss ---- */
+
+    /* losses[n] = -log softmax(logits[n])[targets[n]] over the first V columns, from logits (N,VP).
+     * With gradient true, logits are overwritten by dloss * (softmax - onehot(target)), columns V.. by 0. */
+    void (*softmax_cross_entropy)(Backend *be, float *losses, void *logits, const int32_t *targets, float dloss, int N,
+                                  int V, int VP, bool gradient);
+    /* *total += the sum of values, in double. */
+    void (*add_sum)(Backend *be, double *total, const float *values, size_t n);
+
+    void (*close)(Backend *be);
+};
+
+/* Opens the table of `device` ("cpu" or "cuda") for activations of the given type. `threads` is the number of CPU
+ * threads of this process. Returns NULL and the reason where the machine or the build cannot do it.
+ * The caller ends it with be->close(be). */
+Backend *backend_open(const char *device, DType activation, int threads, Error *error);
+
+/* "cuda" where this binary can use a GPU that is there, else "cpu". */
+const char *backend_auto_device(void);
+
+/* The activation type with which `device` is fastest: bfloat16 where its matrix units take it, else float32. */
+DType backend_auto_precision(const char *device);
+
+EXTERN_C_END
+
+#endif

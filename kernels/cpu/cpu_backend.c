@@ -1,0 +1,116 @@
+/* cpu_backend.c: opening a CPU table: memory, copies, and the list of operations, which live in the files beside
+ * this one. */
+#include "kernels/cpu/cpu_backend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/dtype.h"
+
+enum { PAGE_BYTES = 4096 };
+
+static void *aligned_zeroed(size_t bytes) {
+    size_t rounded = (size_t)round_up((int64_t)(bytes ? bytes : 1), PAGE_BYTES);
+    void *memory = aligned_alloc(PAGE_BYTES, rounded);
+    if (memory) memset(memory, 0, rounded);
+    return memory;
+}
+
+static void *cpu_alloc(Backend *be, size_t bytes, const char *what) {
+    (void)be;
+    void *memory = aligned_zeroed(bytes);
+    if (!memory)
+        die("out of memory: %.2f GB for %s; a smaller batch_size or recompute=\"block\" needs less",
+            (double)bytes * 1e-9, what);
+    return memory;
+}
+
+static void cpu_free(Backend *be, void *memory) {
+    (void)be;
+    free(memory);
+}
+
+static void cpu_copy(Backend *be, void *to, const void *from, size_t bytes) {
+    (void)be;
+    memcpy(to, from, bytes);
+}
+
+static void cpu_zero(Backend *be, void *memory, size_t bytes) {
+    (void)be;
+    memset(memory, 0, bytes);
+}
+
+static void cpu_synchronize(Backend *be) { (void)be; /* every operation has ended when it returns */ }
+
+static void cpu_weights_changed(Backend *be) { matmul_weights_changed(cpu_backend(be)->matmul); }
+
+void *cpu_scratch(Backend *be, int slot, size_t bytes) {
+    CpuScratch *scratch = &cpu_backend(be)->scratch[slot];
+    if (scratch->bytes < bytes) {
+        free(scratch->memory);
+        scratch->memory = aligned_zeroed(bytes);
+        scratch->bytes = bytes;
+        if (!scratch->memory) die("out of memory: %.2f GB of working memory", (double)bytes * 1e-9);
+    }
+    return scratch->memory;
+}
+
+static void cpu_close(Backend *be) {
+    CpuBackend *cpu = cpu_backend(be);
+    matmul_close(cpu->matmul);
+    for (int i = 0; i <= be->threads; i++) free(cpu->scratch[i].memory);
+    free(cpu->scratch);
+    free(cpu);
+}
+
+/* The processor's name as Linux knows it. */
+static void read_processor_name(char *name, size_t bytes) {
+    snprintf(name, bytes, "CPU");
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    if (!file) return;
+    char line[256];
+    while (fgets(line, sizeof line, file)) {
+        char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
+        line[strcspn(line, "\n")] = 0;
+        snprintf(name, bytes, "%s", colon + 1 + strspn(colon + 1, " "));
+        break;
+    }
+    fclose(file);
+}
+
+bool cpu_has_fast_bfloat16(void) { return matmul_has_fast_bfloat16(); }
+
+Backend *cpu_backend_open(DType activation, int threads, Error *error) {
+    CpuBackend *cpu = checked_calloc(1, sizeof *cpu, "the CPU backend");
+    Backend *be = &cpu->base;
+    cpu->matmul = matmul_open(activation, threads, error);
+    if (!cpu->matmul) {
+        free(cpu);
+        return NULL;
+    }
+    cpu->scratch = checked_calloc((size_t)threads + 1, sizeof *cpu->scratch, "the CPU backend");
+    snprintf(be->name, sizeof be->name, "cpu-%s", dtype_name(activation));
+    read_processor_name(be->device, sizeof be->device);
+    be->activation = activation;
+    be->threads = threads;
+    be->alloc = cpu_alloc;
+    be->free = cpu_free;
+    be->copy_from_host = cpu_copy;
+    be->copy_to_host = cpu_copy;
+    be->copy = cpu_copy;
+    be->zero = cpu_zero;
+    be->synchronize = cpu_synchronize;
+    be->weights_changed = cpu_weights_changed;
+    be->close = cpu_close;
+#define ENTER(type)                                                                                                    \
+    cpu_enter_embedding_##type(be), cpu_enter_layernorm_##type(be), cpu_enter_linear_##type(be),                       \
+        cpu_enter_attention_##type(be), cpu_enter_loss_##type(be)
+    if (activation == DTYPE_FLOAT32)
+        ENTER(float32);
+    else
+        ENTER(bfloat16);
+#undef ENTER
+    return be;
+}

@@ -1,0 +1,47 @@
+/* cpu_backend.h: the inside of the CPU tables: what the files of this folder share.
+ *
+ * Every operation is written once, for the type `act` of activation.h, and compiled twice, into a float32 and a
+ * bfloat16 function. Each file of operations exports one function per type, which enters its operations in a table.
+ * Work is split between threads so that no result depends on their number of cores or their timing, only (where
+ * partial sums meet) on how many threads the table was opened with. */
+#ifndef MARS_KERNELS_CPU_CPU_BACKEND_H
+#define MARS_KERNELS_CPU_CPU_BACKEND_H
+
+#include "kernels/backend.h"
+#include "kernels/cpu/matmul.h"
+
+typedef struct CpuScratch {
+    void *memory;
+    size_t bytes;
+} CpuScratch;
+
+typedef struct CpuBackend {
+    Backend base; /* first, so that a Backend * is a CpuBackend * */
+    Matmul *matmul;
+    CpuScratch *scratch; /* one for each thread, and one more, number base.threads, for what they share */
+} CpuBackend;
+
+static inline CpuBackend *cpu_backend(Backend *be) { return (CpuBackend *)be; }
+
+EXTERN_C_BEGIN
+
+/* At least `bytes` of working memory, aligned to 4096, valid until the next call for the same slot. */
+void *cpu_scratch(Backend *be, int slot, size_t bytes);
+
+Backend *cpu_backend_open(DType activation, int threads, Error *error);
+
+/* True where the processor multiplies bfloat16 matrices in hardware (AMX). */
+bool cpu_has_fast_bfloat16(void);
+
+#define DECLARE_CPU_OPERATIONS(group)                                                                                  \
+    void cpu_enter_##group##_float32(Backend *be);                                                                     \
+    void cpu_enter_##group##_bfloat16(Backend *be);
+DECLARE_CPU_OPERATIONS(embedding)
+DECLARE_CPU_OPERATIONS(layernorm)
+DECLARE_CPU_OPERATIONS(linear)
+DECLARE_CPU_OPERATIONS(attention)
+DECLARE_CPU_OPERATIONS(loss)
+
+EXTERN_C_END
+
+#endif

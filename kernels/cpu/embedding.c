@@ -1,0 +1,55 @@
+/* embedding.c: token and position embeddings, and rounding weights to the activation type. */
+#include "kernels/cpu/activation.h"
+
+static void to_activation(Backend *be, void *out_, const float *in, size_t n) {
+    act *out = out_;
+#pragma omp parallel for simd schedule(static) num_threads(be->threads)
+    for (size_t i = 0; i < n; i++) out[i] = act_store(in[i]);
+}
+
+static void embedding_forward(Backend *be, void *out_, const int32_t *tokens, const void *wte_, const void *wpe_,
+                              int B, int T, int C) {
+    const act *wte = wte_, *wpe = wpe_;
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int row = 0; row < B * T; row++) {
+        act *RESTRICT out = (act *)out_ + (size_t)row * C;
+        const act *token = wte + (size_t)tokens[row] * C, *position = wpe + (size_t)(row % T) * C;
+#pragma omp simd
+        for (int c = 0; c < C; c++) out[c] = act_store(act_load(token[c]) + act_load(position[c]));
+    }
+}
+
+/* A token may occur in many rows, so threads split the channels, not the rows: each walks all rows over its own
+ * columns. Nothing is shared and the order of additions is that of the rows. */
+static void embedding_backward(Backend *be, float *dwte, float *dwpe, const void *dout_, const int32_t *tokens, int B,
+                               int T, int C, int V, bool accumulate) {
+    (void)V;
+    const act *dout = dout_;
+    int slice = (int)round_up(ceil_div(C, be->threads), 32);
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int begin = 0; begin < C; begin += slice) {
+        int end = (int)min_i64(begin + slice, C);
+        for (int row = 0; row < B * T; row++) {
+            float *RESTRICT dtoken = dwte + (size_t)tokens[row] * C;
+            const act *dx = dout + (size_t)row * C;
+#pragma omp simd
+            for (int c = begin; c < end; c++) dtoken[c] += act_load(dx[c]);
+        }
+    }
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int t = 0; t < T; t++) {
+        float *RESTRICT dposition = dwpe + (size_t)t * C;
+        for (int b = 0; b < B; b++) {
+            const act *dx = dout + ((size_t)b * T + t) * C;
+            bool keep = accumulate || b > 0;
+#pragma omp simd
+            for (int c = 0; c < C; c++) dposition[c] = (keep ? dposition[c] : 0.0f) + act_load(dx[c]);
+        }
+    }
+}
+
+ENTER_OPERATIONS(embedding) {
+    be->to_activation = to_activation;
+    be->embedding_forward = embedding_forward;
+    be->embedding_backward = embedding_backward;
+}

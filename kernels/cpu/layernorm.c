@@ -1,0 +1,105 @@
+/* layernorm.c: LayerNorm, alone and fused with the residual addition before it, and its backward pass. */
+#include <math.h>
+#include <string.h>
+
+#include <omp.h>
+
+#include "kernels/cpu/activation.h"
+
+static const float layernorm_eps = 1e-5f;
+
+/* One row, which stays in the first-level cache: mean, then variance around it, then the result. */
+static void normalize_row(act *RESTRICT out, float *mean_out, float *rstd_out, const act *RESTRICT x,
+                          const act *RESTRICT weight, const act *RESTRICT bias, int C) {
+    float sum = 0.0f, square_sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int c = 0; c < C; c++) sum += act_load(x[c]);
+    float mean = sum / (float)C;
+#pragma omp simd reduction(+ : square_sum)
+    for (int c = 0; c < C; c++) {
+        float centered = act_load(x[c]) - mean;
+        square_sum += centered * centered;
+    }
+    float rstd = 1.0f / sqrtf(square_sum / (float)C + layernorm_eps);
+    if (bias) {
+#pragma omp simd
+        for (int c = 0; c < C; c++)
+            out[c] = act_store((act_load(x[c]) - mean) * rstd * act_load(weight[c]) + act_load(bias[c]));
+    } else {
+#pragma omp simd
+        for (int c = 0; c < C; c++) out[c] = act_store((act_load(x[c]) - mean) * rstd * act_load(weight[c]));
+    }
+    *mean_out = mean;
+    *rstd_out = rstd;
+}
+
+static void layernorm_forward(Backend *be, void *out, float *mean, float *rstd, const void *x, const void *weight,
+                              const void *bias, int N, int C) {
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int row = 0; row < N; row++)
+        normalize_row((act *)out + (size_t)row * C, &mean[row], &rstd[row], (const act *)x + (size_t)row * C, weight,
+                      bias, C);
+}
+
+static void residual_layernorm_forward(Backend *be, void *sum_, void *out, float *mean, float *rstd, const void *x_,
+                                       const void *delta_, const void *weight, const void *bias, int N, int C) {
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int row = 0; row < N; row++) {
+        act *sum = (act *)sum_ + (size_t)row * C; /* not RESTRICT: it may be x or delta */
+        const act *x = (const act *)x_ + (size_t)row * C, *delta = (const act *)delta_ + (size_t)row * C;
+#pragma omp simd
+        for (int c = 0; c < C; c++) sum[c] = act_store(act_load(x[c]) + act_load(delta[c]));
+        normalize_row((act *)out + (size_t)row * C, &mean[row], &rstd[row], sum, weight, bias, C);
+    }
+}
+
+/* With n = (x - mean) rstd and d = dout * weight:  dx = rstd (d - mean(d) - n mean(d n)). Also adds this row's part
+ * to the gradients of weight and bias. */
+static void backward_row(act *RESTRICT dx, float *RESTRICT dweight, float *RESTRICT dbias, const act *RESTRICT dout,
+                         const act *RESTRICT x, const act *RESTRICT weight, float mean, float rstd, int C) {
+    float d_sum = 0.0f, dn_sum = 0.0f;
+#pragma omp simd reduction(+ : d_sum, dn_sum)
+    for (int c = 0; c < C; c++) {
+        float dy = act_load(dout[c]), n = (act_load(x[c]) - mean) * rstd, d = dy * act_load(weight[c]);
+        d_sum += d;
+        dn_sum += d * n;
+        dweight[c] += dy * n;
+        dbias[c] += dy;
+    }
+    float d_mean = d_sum / (float)C, dn_mean = dn_sum / (float)C;
+#pragma omp simd
+    for (int c = 0; c < C; c++) {
+        float n = (act_load(x[c]) - mean) * rstd, d = act_load(dout[c]) * act_load(weight[c]);
+        dx[c] = act_store(act_load(dx[c]) + rstd * (d - d_mean - n * dn_mean));
+    }
+}
+
+/* Each thread sums its rows' parameter gradients on its own; the sums are then added in the order of the threads. */
+static void layernorm_backward(Backend *be, void *dx, float *dweight, float *dbias, const void *dout, const void *x,
+                               const void *weight, const float *mean, const float *rstd, int N, int C,
+                               bool accumulate) {
+    int threads = be->threads;
+    float *partial = cpu_scratch(be, threads, (size_t)threads * 2 * C * sizeof *partial);
+#pragma omp parallel num_threads(threads)
+    {
+        float *dweight_part = partial + (size_t)omp_get_thread_num() * 2 * C, *dbias_part = dweight_part + C;
+        memset(dweight_part, 0, 2 * (size_t)C * sizeof *dweight_part);
+#pragma omp for schedule(static)
+        for (int row = 0; row < N; row++)
+            backward_row((act *)dx + (size_t)row * C, dweight_part, dbias_part, (const act *)dout + (size_t)row * C,
+                         (const act *)x + (size_t)row * C, weight, mean[row], rstd[row], C);
+    }
+    for (int t = 0; t < threads; t++) {
+        const float *dweight_part = partial + (size_t)t * 2 * C, *dbias_part = dweight_part + C;
+        bool keep = accumulate || t > 0;
+        for (int c = 0; c < C; c++) dweight[c] = (keep ? dweight[c] : 0.0f) + dweight_part[c];
+        if (!dbias) continue;
+        for (int c = 0; c < C; c++) dbias[c] = (keep ? dbias[c] : 0.0f) + dbias_part[c];
+    }
+}
+
+ENTER_OPERATIONS(layernorm) {
+    be->layernorm_forward = layernorm_forward;
+    be->residual_layernorm_forward = residual_layernorm_forward;
+    be->layernorm_backward = layernorm_backward;
+}

@@ -1,0 +1,118 @@
+/* linear.c: linear layers forward and backward, with bias and GELU. The products are matmul.h's; here they are set up
+ * and the elementwise work that goes with them is done. */
+#include "kernels/cpu/activation.h"
+#include "kernels/cpu/vector_math.h"
+
+/* oneDNN loses half its speed where the inner dimension is very long (the backward pass of the output layer), so
+ * such products are made in parts of at most this length, summed in float32. */
+enum { LONGEST_INNER = 8192 };
+
+static void multiply(Backend *be, const MatmulShape *shape, const void *a, const void *b, void *c) {
+    Matmul *matmul = cpu_backend(be)->matmul;
+    matmul_run(matmul, matmul_kernel(matmul, shape), 0, a, b, c);
+}
+
+static void matmul_no_bias(Backend *be, void *out, const void *in, const void *weight, int N, int IC, int OC) {
+    MatmulShape shape = {.m = N, .n = OC, .k = IC, .lda = IC, .ldb = IC, .ldc = OC, .transpose_b = true,
+                         .input = ACT_DTYPE, .output = ACT_DTYPE, .weights = true};
+    multiply(be, &shape, in, weight, out);
+}
+
+static void add_bias(Backend *be, act *out, const act *RESTRICT bias, int N, int OC) {
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int row = 0; row < N; row++) {
+        act *RESTRICT x = out + (size_t)row * OC;
+#pragma omp simd
+        for (int o = 0; o < OC; o++) x[o] = act_store(act_load(x[o]) + act_load(bias[o]));
+    }
+}
+
+static void matmul_forward(Backend *be, void *out, const void *in, const void *weight, const void *bias, int N, int IC,
+                           int OC) {
+    matmul_no_bias(be, out, in, weight, N, IC, OC);
+    if (bias) add_bias(be, out, bias, N, OC);
+}
+
+static void gelu_forward(Backend *be, void *out_, const void *pre_, size_t n) {
+    act *out = out_; /* may be pre itself */
+    const act *pre = pre_;
+#pragma omp parallel for simd schedule(static) num_threads(be->threads)
+    for (size_t i = 0; i < n; i++) out[i] = act_store(gelu(act_load(pre[i])));
+}
+
+static void matmul_gelu_forward(Backend *be, void *out, void *pre_, const void *in, const void *weight,
+                                const void *bias_, int N, int IC, int OC) {
+    matmul_no_bias(be, pre_, in, weight, N, IC, OC);
+    if (!bias_) {
+        gelu_forward(be, out, pre_, (size_t)N * OC);
+        return;
+    }
+    const act *RESTRICT bias = bias_;
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int row = 0; row < N; row++) { /* bias and GELU in one pass */
+        act *pre = (act *)pre_ + (size_t)row * OC, *y = (act *)out + (size_t)row * OC;
+#pragma omp simd
+        for (int o = 0; o < OC; o++) {
+            act x = act_store(act_load(pre[o]) + act_load(bias[o]));
+            pre[o] = x;
+            y[o] = act_store(gelu(act_load(x)));
+        }
+    }
+}
+
+static void matmul_backward_input(Backend *be, void *din_, const void *dout, const void *weight, const void *gelu_pre,
+                                  int N, int IC, int OC) {
+    size_t n = (size_t)N * IC;
+    act *din = din_;
+    MatmulShape shape = {.m = N, .n = IC, .k = OC, .lda = OC, .ldb = IC, .ldc = IC, .input = ACT_DTYPE,
+                         .output = ACT_DTYPE, .weights = true};
+    if (OC <= LONGEST_INNER) {
+        multiply(be, &shape, dout, weight, din);
+    } else {
+        float *sums = cpu_scratch(be, be->threads, n * sizeof *sums);
+        int parts = (int)ceil_div(OC, LONGEST_INNER), length = (int)round_up(ceil_div(OC, parts), 64);
+        shape.output = DTYPE_FLOAT32;
+        for (int begin = 0; begin < OC; begin += length) {
+            shape.k = min_i64(length, OC - begin);
+            shape.accumulate = begin > 0;
+            multiply(be, &shape, (const act *)dout + begin, (const act *)weight + (size_t)begin * IC, sums);
+        }
+        be->to_activation(be, din, sums, n);
+    }
+    if (!gelu_pre) return;
+    const act *pre = gelu_pre;
+#pragma omp parallel for simd schedule(static) num_threads(be->threads)
+    for (size_t i = 0; i < n; i++) din[i] = act_store(act_load(din[i]) * gelu_derivative(act_load(pre[i])));
+}
+
+/* Threads split the columns; each adds up the rows of its own in order. */
+static void bias_gradient(Backend *be, float *dbias, const act *dout, int N, int OC, bool accumulate) {
+    int slice = (int)round_up(ceil_div(OC, be->threads), 32);
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int begin = 0; begin < OC; begin += slice) {
+        int end = (int)min_i64(begin + slice, OC);
+        if (!accumulate)
+            for (int o = begin; o < end; o++) dbias[o] = 0.0f;
+        for (int row = 0; row < N; row++) {
+            const act *dy = dout + (size_t)row * OC;
+#pragma omp simd
+            for (int o = begin; o < end; o++) dbias[o] += act_load(dy[o]);
+        }
+    }
+}
+
+static void matmul_backward_weight(Backend *be, float *dweight, float *dbias, const void *dout, const void *in, int N,
+                                   int IC, int OC, bool accumulate) {
+    MatmulShape shape = {.m = OC, .n = IC, .k = N, .lda = OC, .ldb = IC, .ldc = IC, .transpose_a = true,
+                         .input = ACT_DTYPE, .output = DTYPE_FLOAT32, .accumulate = accumulate};
+    multiply(be, &shape, dout, in, dweight);
+    if (dbias) bias_gradient(be, dbias, dout, N, OC, accumulate);
+}
+
+ENTER_OPERATIONS(linear) {
+    be->matmul_forward = matmul_forward;
+    be->matmul_gelu_forward = matmul_gelu_forward;
+    be->gelu_forward = gelu_forward;
+    be->matmul_backward_input = matmul_backward_input;
+    be->matmul_backward_weight = matmul_backward_weight;
+}

@@ -1,0 +1,57 @@
+/* matmul.h: matrix products on the CPU. matmul_onednn.c implements this with oneDNN, matmul_plain.c without any
+ * library; the Makefile links one of them.
+ *
+ *   C (m,n) = A (m,k) . B (k,n), or C += where asked
+ *
+ * A product is described once and found again by its description: the library's compiled kernel is kept. */
+#ifndef MARS_KERNELS_CPU_MATMUL_H
+#define MARS_KERNELS_CPU_MATMUL_H
+
+#include "util/base.h"
+#include "util/dtype.h"
+
+EXTERN_C_BEGIN
+
+typedef struct MatmulShape {
+    int64_t m, n, k;
+    int64_t lda, ldb, ldc;  /* elements from one stored row to the next */
+    bool transpose_a;       /* A is stored (k,m) */
+    bool transpose_b;       /* B is stored (n,k) */
+    DType input, output;    /* of A and B; of C */
+    bool accumulate;        /* C += A.B */
+    bool weights;           /* B changes only when matmul_weights_changed() says so: a packed copy may be kept */
+    bool one_thread;        /* runs inside a parallel region, on the calling thread alone */
+} MatmulShape;
+
+typedef struct Matmul Matmul;
+typedef struct MatmulKernel MatmulKernel;
+
+/* NULL and the reason where this machine cannot multiply matrices of that type. */
+Matmul *matmul_open(DType input, int threads, Error *error);
+void matmul_close(Matmul *matmul);
+
+/* "oneDNN 2.6.3" or "plain loops". */
+const char *matmul_library(void);
+
+/* True where bfloat16 products run on matrix units. */
+bool matmul_has_fast_bfloat16(void);
+
+/* The kernel for a shape, made on first use. Not to be called inside a parallel region. */
+MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape);
+
+/* Runs it; thread is the calling thread's number where the shape says one_thread, else 0. */
+void matmul_run(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a, const void *b, void *c);
+
+/* The contents of B matrices that were multiplied as `weights` have changed. */
+void matmul_weights_changed(Matmul *matmul);
+
+EXTERN_C_END
+
+static inline bool matmul_same_shape(const MatmulShape *x, const MatmulShape *y) {
+    return x->m == y->m && x->n == y->n && x->k == y->k && x->lda == y->lda && x->ldb == y->ldb && x->ldc == y->ldc &&
+           x->transpose_a == y->transpose_a && x->transpose_b == y->transpose_b && x->input == y->input &&
+           x->output == y->output && x->accumulate == y->accumulate && x->weights == y->weights &&
+           x->one_thread == y->one_thread;
+}
+
+#endif

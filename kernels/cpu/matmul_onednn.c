@@ -1,0 +1,307 @@
+/* matmul_onednn.c: matrix products by oneDNN: the one file that knows it, in both its C interfaces, 2.x and 3.x.
+ *
+ * oneDNN compiles a kernel for each shape, which takes milliseconds, so kernels are kept in a list. Two things are
+ * done for speed. A weight matrix is first packed into the layout that the kernel asks for, once after each change
+ * of the weights, not at each product: row-major weights cost 15 %. And each thread has its own memory objects and
+ * working memory, so that attention can run many small products side by side. */
+#include "kernels/cpu/matmul.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <oneapi/dnnl/dnnl.h>
+#include <omp.h>
+
+/* A memory layout is a struct in oneDNN 2 and a pointer to one in 3; as a pointer both read the same. */
+#if DNNL_VERSION_MAJOR >= 3
+typedef dnnl_memory_desc_t Layout;
+typedef const_dnnl_memory_desc_t ConstLayout;
+#else
+typedef dnnl_memory_desc_t *Layout;
+typedef const dnnl_memory_desc_t *ConstLayout;
+#endif
+
+typedef struct Packed {
+    const void *source; /* the weights this was packed from */
+    uint64_t generation;
+    void *memory;
+    struct Packed *next;
+} Packed;
+
+/* What one thread needs to run a kernel. */
+typedef struct Arguments {
+    dnnl_memory_t a, b, c, scratch;
+} Arguments;
+
+struct MatmulKernel {
+    MatmulShape shape;
+    dnnl_primitive_t product, packing; /* packing is NULL where B is taken as it is */
+    dnnl_memory_t unpacked;            /* B in its stored layout, the packing's input */
+    size_t packed_bytes, scratch_bytes;
+    Packed *packed;
+    Arguments *arguments; /* one per thread that may run it */
+    int argument_count;
+    struct MatmulKernel *next;
+};
+
+struct Matmul {
+    dnnl_engine_t engine;
+    int threads;
+    dnnl_stream_t *streams; /* one per thread */
+    void **scratch;         /* one per thread, scratch_bytes each */
+    size_t scratch_bytes;
+    uint64_t generation; /* of the weights' contents */
+    MatmulKernel *kernels;
+};
+
+static void check(dnnl_status_t status, const char *what) {
+    if (status != dnnl_success) die("oneDNN: %s failed with status %d", what, (int)status);
+}
+
+static dnnl_data_type_t data_type(DType type) { return type == DTYPE_FLOAT32 ? dnnl_f32 : dnnl_bf16; }
+
+/* A matrix of rows x columns; `stored` is the distance between stored rows, which are columns where transposed. */
+static Layout layout_create(int64_t rows, int64_t columns, DType type, int64_t stored, bool transposed) {
+    dnnl_dims_t sizes = {rows, columns}, strides = {transposed ? 1 : stored, transposed ? stored : 1};
+#if DNNL_VERSION_MAJOR >= 3
+    Layout layout;
+    check(dnnl_memory_desc_create_with_strides(&layout, 2, sizes, data_type(type), strides), "a memory layout");
+#else
+    Layout layout = checked_malloc(sizeof *layout, "a memory layout");
+    check(dnnl_memory_desc_init_by_strides(layout, 2, sizes, data_type(type), strides), "a memory layout");
+#endif
+    return layout;
+}
+
+/* A matrix in whatever layout suits the kernel. */
+static Layout layout_create_any(int64_t rows, int64_t columns, DType type) {
+    dnnl_dims_t sizes = {rows, columns};
+#if DNNL_VERSION_MAJOR >= 3
+    Layout layout;
+    check(dnnl_memory_desc_create_with_tag(&layout, 2, sizes, data_type(type), dnnl_format_tag_any), "a layout");
+#else
+    Layout layout = checked_malloc(sizeof *layout, "a memory layout");
+    check(dnnl_memory_desc_init_by_tag(layout, 2, sizes, data_type(type), dnnl_format_tag_any), "a memory layout");
+#endif
+    return layout;
+}
+
+static void layout_free(Layout layout) {
+#if DNNL_VERSION_MAJOR >= 3
+    check(dnnl_memory_desc_destroy(layout), "freeing a memory layout");
+#else
+    free(layout);
+#endif
+}
+
+static dnnl_primitive_attr_t attributes_create(bool accumulate) {
+    dnnl_primitive_attr_t attributes;
+    check(dnnl_primitive_attr_create(&attributes), "creating attributes");
+    check(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user), "setting scratchpad mode");
+    if (accumulate) {
+        dnnl_post_ops_t after;
+        check(dnnl_post_ops_create(&after), "creating post-ops");
+#if DNNL_VERSION_MAJOR >= 3
+        check(dnnl_post_ops_append_sum(after, 1.0f, 0, dnnl_data_type_undef), "adding to the output");
+#else
+        check(dnnl_post_ops_append_sum(after, 1.0f), "adding to the output");
+#endif
+        check(dnnl_primitive_attr_set_post_ops(attributes, after), "setting post-ops");
+        check(dnnl_post_ops_destroy(after), "freeing post-ops");
+    }
+    return attributes;
+}
+
+/* The description of a product from its layouts; fails where oneDNN has no implementation for this machine. */
+static dnnl_status_t describe(dnnl_primitive_desc_t *description, dnnl_engine_t engine, ConstLayout a, ConstLayout b,
+                              ConstLayout c, bool accumulate) {
+    dnnl_primitive_attr_t attributes = attributes_create(accumulate);
+#if DNNL_VERSION_MAJOR >= 3
+    dnnl_status_t status = dnnl_matmul_primitive_desc_create(description, engine, a, b, NULL, c, attributes);
+#else
+    dnnl_matmul_desc_t operation;
+    dnnl_status_t status = dnnl_matmul_desc_init(&operation, a, b, NULL, c);
+    if (status == dnnl_success) status = dnnl_primitive_desc_create(description, &operation, attributes, engine, NULL);
+#endif
+    check(dnnl_primitive_attr_destroy(attributes), "freeing attributes");
+    return status;
+}
+
+static dnnl_memory_t memory_create(Matmul *matmul, ConstLayout layout) {
+    dnnl_memory_t memory;
+    check(dnnl_memory_create(&memory, layout, matmul->engine, DNNL_MEMORY_NONE), "creating a memory object");
+    return memory;
+}
+
+static void create_packing(Matmul *matmul, MatmulKernel *kernel, ConstLayout stored, ConstLayout wanted) {
+    dnnl_primitive_desc_t description;
+    check(dnnl_reorder_primitive_desc_create(&description, stored, matmul->engine, wanted, matmul->engine, NULL),
+          "describing the packing of weights");
+    check(dnnl_primitive_create(&kernel->packing, description), "creating the packing of weights");
+    check(dnnl_primitive_desc_destroy(description), "freeing a description");
+    kernel->unpacked = memory_create(matmul, stored);
+    kernel->packed_bytes = dnnl_memory_desc_get_size(wanted);
+}
+
+static void grow_scratch(Matmul *matmul, size_t bytes) {
+    if (bytes <= matmul->scratch_bytes) return;
+    matmul->scratch_bytes = (size_t)round_up((int64_t)bytes, 4096);
+    for (int i = 0; i < matmul->threads; i++) {
+        free(matmul->scratch[i]);
+        matmul->scratch[i] = aligned_alloc(4096, matmul->scratch_bytes);
+        if (!matmul->scratch[i]) die("out of memory: %zu bytes for a matrix product", matmul->scratch_bytes);
+    }
+}
+
+static dnnl_status_t kernel_create(MatmulKernel **result, Matmul *matmul, const MatmulShape *shape) {
+    Layout a = layout_create(shape->m, shape->k, shape->input, shape->lda, shape->transpose_a);
+    Layout b = layout_create(shape->k, shape->n, shape->input, shape->ldb, shape->transpose_b);
+    Layout c = layout_create(shape->m, shape->n, shape->output, shape->ldc, false);
+    Layout b_wanted = shape->weights ? layout_create_any(shape->k, shape->n, shape->input) : b;
+    dnnl_primitive_desc_t description;
+    omp_set_num_threads(shape->one_thread ? 1 : matmul->threads);
+    dnnl_status_t status = describe(&description, matmul->engine, a, b_wanted, c, shape->accumulate);
+    if (status == dnnl_success) {
+        MatmulKernel *kernel = checked_calloc(1, sizeof *kernel, "a matrix product");
+        kernel->shape = *shape;
+        check(dnnl_primitive_create(&kernel->product, description), "creating a matrix product");
+        ConstLayout b_taken = dnnl_primitive_desc_query_md(description, dnnl_query_weights_md, 0);
+        ConstLayout scratch = dnnl_primitive_desc_query_md(description, dnnl_query_scratchpad_md, 0);
+        omp_set_num_threads(matmul->threads);
+        if (!dnnl_memory_desc_equal(b_taken, b)) create_packing(matmul, kernel, b, b_taken);
+        kernel->scratch_bytes = dnnl_memory_desc_get_size(scratch);
+        kernel->argument_count = shape->one_thread ? matmul->threads : 1;
+        kernel->arguments = checked_calloc((size_t)kernel->argument_count, sizeof *kernel->arguments, "a product");
+        for (int i = 0; i < kernel->argument_count; i++)
+            kernel->arguments[i] = (Arguments){memory_create(matmul, a), memory_create(matmul, b_taken),
+                                               memory_create(matmul, c), memory_create(matmul, scratch)};
+        check(dnnl_primitive_desc_destroy(description), "freeing a description");
+        grow_scratch(matmul, kernel->scratch_bytes);
+        *result = kernel;
+    }
+    omp_set_num_threads(matmul->threads);
+    if (b_wanted != b) layout_free(b_wanted);
+    layout_free(a), layout_free(b), layout_free(c);
+    return status;
+}
+
+static void kernel_free(MatmulKernel *kernel) {
+    for (int i = 0; i < kernel->argument_count; i++) {
+        Arguments *arguments = &kernel->arguments[i];
+        dnnl_memory_destroy(arguments->a), dnnl_memory_destroy(arguments->b);
+        dnnl_memory_destroy(arguments->c), dnnl_memory_destroy(arguments->scratch);
+    }
+    for (Packed *packed = kernel->packed, *next; packed; packed = next) {
+        next = packed->next;
+        free(packed->memory);
+        free(packed);
+    }
+    if (kernel->packing) dnnl_primitive_destroy(kernel->packing), dnnl_memory_destroy(kernel->unpacked);
+    dnnl_primitive_destroy(kernel->product);
+    free(kernel->arguments);
+    free(kernel);
+}
+
+Matmul *matmul_open(DType input, int threads, Error *error) {
+    Matmul *matmul = checked_calloc(1, sizeof *matmul, "oneDNN");
+    matmul->threads = threads;
+    matmul->generation = 1;
+    matmul->streams = checked_calloc((size_t)threads, sizeof *matmul->streams, "oneDNN");
+    matmul->scratch = checked_calloc((size_t)threads, sizeof *matmul->scratch, "oneDNN");
+    check(dnnl_engine_create(&matmul->engine, dnnl_cpu, 0), "creating an engine");
+    for (int i = 0; i < threads; i++)
+        check(dnnl_stream_create(&matmul->streams[i], matmul->engine, dnnl_stream_default_flags), "creating a stream");
+    MatmulShape trial = {.m = 16, .n = 16, .k = 16, .lda = 16, .ldb = 16, .ldc = 16, .input = input, .output = input};
+    if (kernel_create(&matmul->kernels, matmul, &trial) != dnnl_success) {
+        matmul_close(matmul);
+        error_set(error, "%s cannot multiply %s matrices on this processor; use precision float32", matmul_library(),
+                  dtype_name(input));
+        return NULL;
+    }
+    return matmul;
+}
+
+void matmul_close(Matmul *matmul) {
+    for (MatmulKernel *kernel = matmul->kernels, *next; kernel; kernel = next) {
+        next = kernel->next;
+        kernel_free(kernel);
+    }
+    for (int i = 0; i < matmul->threads; i++) {
+        dnnl_stream_destroy(matmul->streams[i]);
+        free(matmul->scratch[i]);
+    }
+    dnnl_engine_destroy(matmul->engine);
+    free(matmul->streams);
+    free(matmul->scratch);
+    free(matmul);
+}
+
+const char *matmul_library(void) {
+    static char name[32];
+    const dnnl_version_t *version = dnnl_version();
+    snprintf(name, sizeof name, "oneDNN %d.%d.%d", version->major, version->minor, version->patch);
+    return name;
+}
+
+bool matmul_has_fast_bfloat16(void) {
+    int amx = dnnl_cpu_isa_avx512_core_amx;
+    return ((int)dnnl_get_effective_cpu_isa() & amx) == amx;
+}
+
+MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape) {
+    for (MatmulKernel *kernel = matmul->kernels; kernel; kernel = kernel->next)
+        if (matmul_same_shape(&kernel->shape, shape)) return kernel;
+    MatmulKernel *kernel = NULL;
+    check(kernel_create(&kernel, matmul, shape), "describing a matrix product");
+    kernel->next = matmul->kernels;
+    return matmul->kernels = kernel;
+}
+
+/* The packed copy of the weights at b, made anew if the weights have changed since. A copy that a whole generation
+ * passed by is reused: its matrix is no longer multiplied. */
+static void *packed_weights(Matmul *matmul, MatmulKernel *kernel, const void *b) {
+    Packed *found = NULL;
+    for (Packed *packed = kernel->packed; packed; packed = packed->next) {
+        if (packed->source == b) {
+            if (packed->generation == matmul->generation) return packed->memory;
+            found = packed;
+            break;
+        }
+        if (packed->generation + 1 < matmul->generation) found = packed;
+    }
+    if (!found) {
+        found = checked_malloc(sizeof *found, "packed weights");
+        found->memory = aligned_alloc(4096, (size_t)round_up((int64_t)kernel->packed_bytes, 4096));
+        if (!found->memory) die("out of memory: %zu bytes for packed weights", kernel->packed_bytes);
+        found->next = kernel->packed;
+        kernel->packed = found;
+    }
+    found->source = b;
+    found->generation = matmul->generation;
+    dnnl_memory_t packed = kernel->arguments[0].b;
+    check(dnnl_memory_set_data_handle(kernel->unpacked, (void *)(uintptr_t)b), "setting an argument");
+    check(dnnl_memory_set_data_handle(packed, found->memory), "setting an argument");
+    dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, kernel->unpacked}, {DNNL_ARG_TO, packed}};
+    check(dnnl_primitive_execute(kernel->packing, matmul->streams[0], 2, arguments), "packing weights");
+    check(dnnl_stream_wait(matmul->streams[0]), "packing weights");
+    return found->memory;
+}
+
+void matmul_run(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a, const void *b, void *c) {
+    if (!kernel->shape.one_thread) omp_set_num_threads(matmul->threads); /* another table may have changed it */
+    if (kernel->packing) b = packed_weights(matmul, kernel, b);
+    Arguments *own = &kernel->arguments[thread];
+    check(dnnl_memory_set_data_handle(own->a, (void *)(uintptr_t)a), "setting an argument");
+    check(dnnl_memory_set_data_handle(own->b, (void *)(uintptr_t)b), "setting an argument");
+    check(dnnl_memory_set_data_handle(own->c, c), "setting an argument");
+    check(dnnl_memory_set_data_handle(own->scratch, matmul->scratch[thread]), "setting an argument");
+    dnnl_exec_arg_t arguments[] = {{DNNL_ARG_SRC, own->a},
+                                   {DNNL_ARG_WEIGHTS, own->b},
+                                   {DNNL_ARG_DST, own->c},
+                                   {DNNL_ARG_SCRATCHPAD, own->scratch}};
+    check(dnnl_primitive_execute(kernel->product, matmul->streams[thread], 4, arguments), "a matrix product");
+    check(dnnl_stream_wait(matmul->streams[thread]), "a matrix product");
+}
+
+void matmul_weights_changed(Matmul *matmul) { matmul->generation++; }

@@ -1,0 +1,43 @@
+/* vector_math.h: exp and what is made of it, without branches or calls, so that loops of it vectorise. */
+#ifndef MARS_KERNELS_CPU_VECTOR_MATH_H
+#define MARS_KERNELS_CPU_VECTOR_MATH_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+/* e^x to about 1e-7 relative; 0 below the smallest normal result, the largest finite float's neighbourhood above
+ * 88. x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial for e^r is that of expf in Cephes (Moshier). */
+static inline float vector_exp(float x) {
+    float clamped = x < 88.0f ? x : 88.0f;
+    clamped = clamped > -87.0f ? clamped : -87.0f;
+    float n = rintf(clamped * 1.44269504088896341f);
+    float r = clamped - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f; /* ln 2 in two parts keeps r exact */
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    int32_t bits = ((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return x < -87.0f ? 0.0f : p * power;
+}
+
+/* GELU in its tanh form. With u = sqrt(2/pi)(x + 0.044715 x^3), 0.5 (1 + tanh u) = 1/(1 + e^-2u): no cancellation. */
+static inline float gelu(float x) {
+    float u = 0.79788456080286536f * (x + 0.044715f * x * x * x);
+    return x / (1.0f + vector_exp(-2.0f * u));
+}
+
+static inline float gelu_derivative(float x) {
+    float u = 0.79788456080286536f * (x + 0.044715f * x * x * x);
+    float du = 0.79788456080286536f * (1.0f + 3.0f * 0.044715f * x * x);
+    float s = 1.0f / (1.0f + vector_exp(-2.0f * u));
+    return s + x * s * (1.0f - s) * 2.0f * du;
+}
+
+#endif

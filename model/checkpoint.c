@@ -1,0 +1,370 @@
+/* checkpoint.c: saving a checkpoint: what is in the files, and the order of steps that keeps a whole checkpoint on
+ * the disk at every moment. Opening and reading are in checkpoint_read.c, the names in checkpoint_layout.h.
+ *
+ *   1. write every file into checkpoints/.tmp_step_N and sync each, then the folder
+ *   2. rename .tmp_step_N to step_N, sync `checkpoints`: the new checkpoint is there, `latest` still names the old one
+ *   3. make a new link, rename it to `latest`, sync
+ *   4. remove what is no longer wanted, each folder under a temporary name so that no half of one looks like a whole
+ * Only one process writes, but all take part in fetching tensors. So the steps that fetch go on to the end also after
+ * a failure, and a process that does not write behaves like a writer that failed before its first byte. */
+#include "model/checkpoint.h"
+
+#include <cjson/cJSON.h>
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "model/checkpoint_layout.h"
+#include "util/files.h"
+
+typedef struct Save {
+    const CheckpointSource *source;
+    bool good;           /* this process writes, and nothing has gone wrong so far */
+    Error *error;        /* why not */
+    char *checkpoints;   /* the folder of all checkpoints */
+    char *temporary;     /* the new checkpoint while it is written */
+    char *final;         /* and its place */
+    char *aside;         /* where an old one of the same step waits until the new one is in place */
+    cJSON *files;        /* the "files" of trainer.json */
+    float *host;         /* room for the largest tensor; NULL where this process does not write */
+    float *transposed;   /* and for its transpose */
+} Save;
+
+/* Notes a finished file in trainer.json's list. */
+static void list_file(Save *save, const char *name, uint64_t bytes, uint64_t checksum) {
+    char text[17];
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)checksum);
+    cJSON *file = cJSON_AddObjectToObject(save->files, name);
+    cJSON_AddNumberToObject(file, "bytes", (double)bytes);
+    cJSON_AddStringToObject(file, "xxh3", text);
+}
+
+static SafetensorsEntry vector_entry(char *name, int64_t length) {
+    return (SafetensorsEntry){.name = name, .dimensions = 1, .shape = {length}};
+}
+
+/* The entry of a tensor under a name that it takes over; `transposed` as Hugging Face stores linear layers. */
+static SafetensorsEntry tensor_entry(char *name, const Tensor *tensor, bool transposed) {
+    if (tensor->role == ROLE_VECTOR) return vector_entry(name, tensor->columns);
+    return (SafetensorsEntry){.name = name,
+                              .dimensions = 2,
+                              .shape = {transposed ? tensor->columns : tensor->rows,
+                                        transposed ? tensor->rows : tensor->columns}};
+}
+
+/* Creates the safetensors file `name`; frees the entries with their names. */
+static SafetensorsWriter *create_file(Save *save, const char *name, SafetensorsEntry *entries, int count) {
+    static const char *const metadata[] = {"format", "pt", NULL};
+    SafetensorsWriter *writer = NULL;
+    char *path = format_string("%s/%s", save->temporary, name);
+    save->good = safetensors_create(&writer, path, entries, count, metadata, save->error);
+    free(path);
+    for (int i = 0; i < count; i++) free(entries[i].name);
+    free(entries);
+    return writer;
+}
+
+/* Closes a file that create_file made (NULL: it did not) and lists it if all has gone well. */
+static void finish_file(Save *save, SafetensorsWriter *writer, const char *name) {
+    uint64_t bytes, checksum;
+    if (!writer) return;
+    if (!safetensors_finish(writer, &bytes, &checksum, save->good ? save->error : NULL)) save->good = false;
+    if (save->good) list_file(save, name, bytes, checksum);
+}
+
+static SafetensorsWriter *create_model_file(Save *save) {
+    const TensorTable *table = save->source->table;
+    SafetensorsEntry *entries = checked_calloc(2 * (size_t)table->count, sizeof *entries, "a list of tensors");
+    int count = 0;
+    for (int i = 0; i < table->count; i++) {
+        const Tensor *tensor = &table->tensors[i];
+        char bias[TENSOR_NAME_LENGTH];
+        int64_t length = checkpoint_missing_bias(table, tensor, bias);
+        entries[count++] =
+            tensor_entry(format_string(WEIGHTS_PREFIX "%s", tensor->name), tensor, checkpoint_is_transposed(tensor));
+        if (length > 0) entries[count++] = vector_entry(format_string(WEIGHTS_PREFIX "%s", bias), length);
+    }
+    return create_file(save, MODEL_FILE, entries, count);
+}
+
+static bool write_zeros(SafetensorsWriter *writer, int64_t elements, Error *error) {
+    static const float zeros[1024];
+    for (int64_t done = 0; done < elements; done += ARRAY_LENGTH(zeros))
+        if (!safetensors_write(writer, zeros, min_i64(elements - done, ARRAY_LENGTH(zeros)), error)) return false;
+    return true;
+}
+
+/* Writes the tensor in save->host, and behind it the zero bias that the model lacks but the format has. */
+static bool write_weight(Save *save, SafetensorsWriter *writer, const Tensor *tensor) {
+    const float *data = save->host;
+    if (checkpoint_is_transposed(tensor)) {
+        checkpoint_transpose(save->host, tensor->rows, tensor->columns, save->transposed);
+        data = save->transposed;
+    }
+    char bias[TENSOR_NAME_LENGTH];
+    return safetensors_write(writer, data, (int64_t)tensor->size, save->error) &&
+           write_zeros(writer, checkpoint_missing_bias(save->source->table, tensor, bias), save->error);
+}
+
+static void save_model(Save *save) {
+    const CheckpointSource *source = save->source;
+    SafetensorsWriter *writer = save->good ? create_model_file(save) : NULL;
+    for (int i = 0; i < source->table->count; i++) {
+        source->fetch(source->context, CHECKPOINT_WEIGHTS, i, save->host);
+        save->good = save->good && write_weight(save, writer, &source->table->tensors[i]);
+    }
+    finish_file(save, writer, MODEL_FILE);
+}
+
+static SafetensorsWriter *create_optimizer_file(Save *save) {
+    const CheckpointSource *source = save->source;
+    const TensorTable *table = source->table;
+    int count = 0;
+    SafetensorsEntry *entries =
+        checked_calloc((size_t)source->state_count * (size_t)table->count, sizeof *entries, "a list of tensors");
+    for (int state = 0; state < source->state_count; state++)
+        for (int i = 0; i < table->count; i++)
+            entries[count++] =
+                tensor_entry(format_string("%s.%s", source->state_names[state], table->tensors[i].name),
+                             &table->tensors[i], false);
+    return create_file(save, OPTIMIZER_FILE, entries, count);
+}
+
+static void save_optimizer(Save *save) {
+    const CheckpointSource *source = save->source;
+    if (source->state_count == 0) return;
+    SafetensorsWriter *writer = save->good ? create_optimizer_file(save) : NULL;
+    for (int state = 0; state < source->state_count; state++)
+        for (int i = 0; i < source->table->count; i++) {
+            int64_t elements = (int64_t)source->table->tensors[i].size;
+            source->fetch(source->context, state, i, save->host);
+            save->good = save->good && safetensors_write(writer, save->host, elements, save->error);
+        }
+    finish_file(save, writer, OPTIMIZER_FILE);
+}
+
+/* Writes a text file into the new checkpoint. */
+static void save_text(Save *save, const char *name, const char *text, uint64_t *bytes, uint64_t *checksum) {
+    char *path = format_string("%s/%s", save->temporary, name);
+    FileWriter *writer;
+    save->good = save->good && file_writer_open(&writer, path, save->error);
+    if (save->good) {
+        file_writer_append(writer, text, strlen(text), NULL); /* close reports what went wrong here */
+        save->good = file_writer_close(writer, bytes, checksum, save->error);
+    }
+    free(path);
+}
+
+/* What transformers needs to build the model. The end-of-text token of GPT-2's vocabulary is there only if the
+ * vocabulary reaches that far. */
+static cJSON *model_config_json(const GPT2Config *model) {
+    enum { END_OF_TEXT = 50256 };
+    cJSON *json = cJSON_CreateObject(), *architectures = cJSON_AddArrayToObject(json, "architectures");
+    cJSON_AddItemToArray(architectures, cJSON_CreateString("GPT2LMHeadModel"));
+    cJSON_AddStringToObject(json, "model_type", "gpt2");
+    cJSON_AddNumberToObject(json, "n_layer", model->n_layer);
+    cJSON_AddNumberToObject(json, "n_head", model->n_head);
+    cJSON_AddNumberToObject(json, "n_embd", model->n_embd);
+    cJSON_AddNumberToObject(json, "n_positions", model->block_size);
+    cJSON_AddNumberToObject(json, "n_ctx", model->block_size);
+    cJSON_AddNumberToObject(json, "vocab_size", model->vocab_size);
+    cJSON_AddStringToObject(json, "activation_function", "gelu_new");
+    cJSON_AddNumberToObject(json, "layer_norm_epsilon", 1e-5);
+    cJSON_AddBoolToObject(json, "scale_attn_by_inverse_layer_idx", model->scale_attn_by_inverse_layer_idx);
+    cJSON_AddBoolToObject(json, "tie_word_embeddings", true);
+    cJSON_AddNumberToObject(json, "resid_pdrop", model->dropout);
+    cJSON_AddNumberToObject(json, "embd_pdrop", model->dropout);
+    cJSON_AddNumberToObject(json, "attn_pdrop", model->dropout);
+    cJSON_AddNumberToObject(json, "initializer_range", 0.02);
+    cJSON_AddStringToObject(json, "torch_dtype", "float32");
+    bool has_end = model->vocab_size > END_OF_TEXT;
+    cJSON_AddItemToObject(json, "bos_token_id", has_end ? cJSON_CreateNumber(END_OF_TEXT) : cJSON_CreateNull());
+    cJSON_AddItemToObject(json, "eos_token_id", has_end ? cJSON_CreateNumber(END_OF_TEXT) : cJSON_CreateNull());
+    cJSON_AddBoolToObject(json, "use_cache", true);
+    return json;
+}
+
+static char *print_and_delete(cJSON *json) {
+    char *text = cJSON_Print(json);
+    cJSON_Delete(json);
+    if (!text) die("out of memory: the text of a JSON file");
+    return text;
+}
+
+static void save_model_config(Save *save) {
+    uint64_t bytes, checksum;
+    char *text = print_and_delete(model_config_json(&save->source->model));
+    save_text(save, CONFIG_FILE, text, &bytes, &checksum);
+    if (save->good) list_file(save, CONFIG_FILE, bytes, checksum);
+    cJSON_free(text);
+}
+
+/* Copies what says how to read the tokens: our description, and the vocabulary as GPT-2 and transformers name it. */
+static void save_vocabulary(Save *save) {
+    static const char *const names[] = {"tokens.json", "encoder.json", "vocab.bpe",
+                                        "vocab.json",  "merges.txt",   "tokenizer.json"};
+    for (size_t i = 0; save->source->tokens_folder && save->good && i < ARRAY_LENGTH(names); i++) {
+        uint64_t bytes, checksum;
+        char *from = format_string("%s/%s", save->source->tokens_folder, names[i]);
+        char *to = format_string("%s/%s", save->temporary, names[i]);
+        if (files_is_file(from)) {
+            save->good = files_copy(from, to, &bytes, &checksum, save->error);
+            if (save->good) list_file(save, names[i], bytes, checksum);
+        }
+        free(from);
+        free(to);
+    }
+}
+
+/* Written last: it lists the others. The config goes in as the text it is, so that no digit of a 64-bit seed is lost
+ * in a double. */
+static void save_trainer(Save *save) {
+    const CheckpointSource *source = save->source;
+    cJSON *config = cJSON_ParseWithOpts(source->config_json, NULL, true);
+    if (save->good && !cJSON_IsObject(config))
+        save->good = error_set(save->error, "the run's config is no JSON object, so %s cannot be saved", save->final);
+    cJSON_Delete(config);
+    if (!save->good) return;
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddNumberToObject(json, "version", TRAINER_JSON_VERSION);
+    cJSON_AddNumberToObject(json, "step", (double)source->step);
+    cJSON_AddStringToObject(json, "optimizer", source->optimizer);
+    cJSON_AddBoolToObject(json, "has_bias", source->model.bias);
+    cJSON_AddRawToObject(json, "config", source->config_json);
+    cJSON_AddItemToObject(json, "files", save->files);
+    save->files = NULL;
+    char *text = print_and_delete(json), *sealed = checkpoint_seal(text);
+    save_text(save, TRAINER_FILE, sealed, NULL, NULL);
+    cJSON_free(text);
+    free(sealed);
+}
+
+/* Removes what saves that did not come to their end have left in `checkpoints`. */
+static void remove_leftovers(const char *checkpoints) {
+    DIR *directory = opendir(checkpoints);
+    struct dirent *entry;
+    Error error;
+    while (directory && (entry = readdir(directory))) {
+        if (strncmp(entry->d_name, TEMPORARY_PREFIX, sizeof TEMPORARY_PREFIX - 1) != 0) continue;
+        char *path = format_string("%s/%s", checkpoints, entry->d_name);
+        if (!files_remove_tree(path, &error)) warn("a leftover of an interrupted save stays: %s", error.text);
+        free(path);
+    }
+    if (directory) closedir(directory);
+}
+
+/* Clears the ground (also of leftovers, which may be what fills the disk) and makes the temporary folder. */
+static void begin(Save *save) {
+    save->good = save->good && files_make_folders(save->checkpoints, save->error);
+    if (!save->good) return;
+    remove_leftovers(save->checkpoints);
+    save->good = files_remove_tree(save->temporary, save->error) && files_make_folders(save->temporary, save->error);
+}
+
+static bool rename_to(const char *from, const char *to, Error *error) {
+    return rename(from, to) == 0 || error_set(error, "cannot rename %s to %s: %s", from, to, strerror(errno));
+}
+
+/* Makes `latest` name `name`, in one step: a link cannot be rewritten, but a new one can be renamed over it. */
+static bool point_latest(const char *checkpoints, const char *name, Error *error) {
+    char *link = format_string("%s/%s", checkpoints, LATEST_LINK);
+    char *temporary = format_string("%s/" TEMPORARY_PREFIX "%s", checkpoints, LATEST_LINK);
+    bool good = symlink(name, temporary) == 0 ||
+                error_set(error, "cannot make the link %s: %s", temporary, strerror(errno));
+    good = good && rename_to(temporary, link, error);
+    if (!good) unlink(temporary);
+    free(link);
+    free(temporary);
+    return good;
+}
+
+/* Gives the finished folder its name and points `latest` at it. Where that fails, all is as it was before. */
+static void publish(Save *save) {
+    save->good = save->good && files_sync_folder(save->temporary, save->error);
+    if (!save->good) return;
+    bool replaces = files_is_folder(save->final);
+    save->good = !replaces || (files_remove_tree(save->aside, save->error) &&
+                               rename_to(save->final, save->aside, save->error));
+    if (!save->good) return;
+    bool placed = rename_to(save->temporary, save->final, save->error);
+    save->good = placed && files_sync_folder(save->checkpoints, save->error) &&
+                 point_latest(save->checkpoints, strrchr(save->final, '/') + 1, save->error);
+    if (!save->good) {
+        if (placed) rename(save->final, save->temporary);
+        if (replaces) rename(save->aside, save->final);
+        return;
+    }
+    /* Old and new are both whole, so whichever `latest` names after a power cut will do: no reason to fail. */
+    Error error;
+    if (!files_sync_folder(save->checkpoints, &error)) warn("%s is saved, but: %s", save->final, error.text);
+}
+
+/* Under a temporary name first: a folder that is half removed must not look like a checkpoint. */
+static void remove_checkpoint(const char *checkpoints, const char *name) {
+    Error error;
+    char *path = format_string("%s/%s", checkpoints, name);
+    char *temporary = format_string("%s/" TEMPORARY_PREFIX "%s", checkpoints, name);
+    if (!rename_to(path, temporary, &error) || !files_remove_tree(temporary, &error))
+        warn("an old checkpoint stays: %s", error.text);
+    free(path);
+    free(temporary);
+}
+
+/* Removes all but the newest `keep` steps (0: none), never what `latest` names, and what was set aside for a checkpoint
+ * that has since arrived. */
+static void prune(const char *checkpoints, int keep) {
+    int count, kept = 0;
+    CheckpointFolder *folders = checkpoint_folders(checkpoints, &count);
+    int latest = checkpoint_latest(checkpoints, folders, count);
+    for (int i = 0; i < count; i++) {
+        bool replaced = folders[i].aside && i > 0 && folders[i - 1].step == folders[i].step;
+        bool old = keep > 0 && !replaced && kept++ >= keep;
+        if (i != latest && (replaced || old)) remove_checkpoint(checkpoints, folders[i].name);
+    }
+    free(folders);
+}
+
+static void write_checkpoint(Save *save, int keep) {
+    begin(save);
+    save_model(save);
+    save_optimizer(save);
+    if (!save->good) return;
+    save_model_config(save);
+    save_vocabulary(save);
+    save_trainer(save);
+    publish(save);
+    if (save->good) prune(save->checkpoints, keep);
+}
+
+bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int keep, bool writer,
+                     char path[CHECKPOINT_PATH_LENGTH], Error *error) {
+    Save save = {.source = source, .good = writer, .error = error, .files = cJSON_CreateObject()};
+    char name[CHECKPOINT_NAME_LENGTH];
+    size_t largest = 0;
+    for (int i = 0; i < source->table->count; i++)
+        if (source->table->tensors[i].size > largest) largest = source->table->tensors[i].size;
+    if (writer) {
+        save.host = checked_malloc(largest * sizeof(float), "a tensor to save");
+        save.transposed = checked_malloc(largest * sizeof(float), "a tensor to save, transposed");
+    }
+    snprintf(name, sizeof name, STEP_FORMAT, (long long)source->step);
+    save.checkpoints = format_string("%s/" CHECKPOINTS_FOLDER, out_dir);
+    save.temporary = format_string("%s/" TEMPORARY_PREFIX "%s", save.checkpoints, name);
+    save.final = format_string("%s/%s", save.checkpoints, name);
+    save.aside = format_string("%s" ASIDE_SUFFIX, save.final);
+    if (snprintf(path, CHECKPOINT_PATH_LENGTH, "%s", save.final) >= CHECKPOINT_PATH_LENGTH && writer)
+        save.good = error_set(error, "the path %s is longer than %d characters", save.final, CHECKPOINT_PATH_LENGTH);
+    write_checkpoint(&save, keep);
+    if (writer && !save.good) files_remove_tree(save.temporary, NULL);
+    cJSON_Delete(save.files);
+    free(save.checkpoints);
+    free(save.temporary);
+    free(save.final);
+    free(save.aside);
+    free(save.host);
+    free(save.transposed);
+    return !writer || save.good;
+}

@@ -1,0 +1,61 @@
+/* checkpoint_layout.h: what writing (checkpoint.c) and reading (checkpoint_read.c) of checkpoints share: the names in
+ * the folder, how Hugging Face lays out GPT-2's tensors, and the seal of trainer.json. For these two files only. */
+#ifndef MARS_MODEL_CHECKPOINT_LAYOUT_H
+#define MARS_MODEL_CHECKPOINT_LAYOUT_H
+
+#include "util/base.h"
+#include "util/tensor_table.h"
+
+enum { TRAINER_JSON_VERSION = 1, CHECKPOINT_NAME_LENGTH = 40 };
+
+/* Where the checkpoints of a run lie below its out_dir, and the names in there. */
+#define CHECKPOINTS_FOLDER "checkpoints"
+#define LATEST_LINK "latest"
+#define TEMPORARY_PREFIX ".tmp_" /* of everything that a save has not finished */
+#define STEP_FORMAT "step_%08lld"
+#define ASIDE_SUFFIX ".old" /* of a checkpoint that another one of the same step is about to replace */
+
+/* The files of a checkpoint. */
+#define MODEL_FILE "model.safetensors"
+#define OPTIMIZER_FILE "optimizer.safetensors"
+#define CONFIG_FILE "config.json"
+#define TRAINER_FILE "trainer.json"
+
+/* What transformers puts before every tensor's name. */
+#define WEIGHTS_PREFIX "transformer."
+
+EXTERN_C_BEGIN
+
+/* A checkpoint folder, by its name alone. */
+typedef struct CheckpointFolder {
+    int64_t step;
+    bool aside; /* has ASIDE_SUFFIX */
+    char name[CHECKPOINT_NAME_LENGTH];
+} CheckpointFolder;
+
+/* The checkpoint folders in `checkpoints`, highest step first and of one step the one set aside last, in a new array
+ * that the caller frees. None where the folder cannot be read. */
+CheckpointFolder *checkpoint_folders(const char *checkpoints, int *count);
+
+/* Index in `folders` of the one that the link `latest` names, or -1. */
+int checkpoint_latest(const char *checkpoints, const CheckpointFolder *folders, int count);
+
+/* GPT-2's linear layers are "Conv1D" in transformers, which keeps the weight as (in, out); our tables, as nn.Linear,
+ * have (out, in). */
+bool checkpoint_is_transposed(const Tensor *tensor);
+
+/* out (columns, rows) = the transpose of in (rows, columns). */
+void checkpoint_transpose(const float *in, int64_t rows, int64_t columns, float *out);
+
+/* Hugging Face's GPT-2 has a bias with every LayerNorm and linear layer. Where `tensor` is the weight of one and the
+ * table has no bias for it, returns the length of the missing bias and writes its name; otherwise 0. */
+int64_t checkpoint_missing_bias(const TensorTable *table, const Tensor *tensor, char name[TENSOR_NAME_LENGTH]);
+
+/* trainer.json ends in a checksum of all that is before it, at a fixed length from the end. Text in and text out are
+ * JSON objects; the caller frees the result. */
+char *checkpoint_seal(const char *json);
+bool checkpoint_seal_is_whole(const char *text, size_t bytes);
+
+EXTERN_C_END
+
+#endif

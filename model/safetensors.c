@@ -1,0 +1,402 @@
+/* safetensors.c: the safetensors format (see safetensors.h). Nothing here knows what the tensors are for.
+ *
+ * A header may come from anywhere, so each number in it is checked before it is used: the data ranges of all tensors,
+ * sorted, must follow each other without a gap or an overlap from the first byte of data to the last, and each range
+ * must be exactly as long as its shape and type say. Numbers are little-endian on disk, as on every machine that this
+ * program runs on: nothing is swapped. */
+#include "model/safetensors.h"
+
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/files.h"
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "safetensors files are little-endian, and this code does not swap bytes"
+#endif
+
+/* The longest header that the format allows; the data we write begins at a multiple of DATA_ALIGNMENT. */
+enum { LENGTH_BYTES = 8, MAX_HEADER_BYTES = 100000000, DATA_ALIGNMENT = 64 };
+
+static const char METADATA[] = "__metadata__";
+
+/* The element types of the format that we can check. Those that are not read are left out of the entries. */
+static const struct ElementType {
+    const char *name;
+    int bytes;
+    bool is_read, is_float16;
+    DType type;
+} element_types[] = {
+    {"F32", 4, true, false, DTYPE_FLOAT32},
+    {"BF16", 2, true, false, DTYPE_BFLOAT16},
+    {"F16", 2, true, true, DTYPE_FLOAT32},
+    {.name = "F64", .bytes = 8},
+    {.name = "I64", .bytes = 8},
+    {.name = "U64", .bytes = 8},
+    {.name = "I32", .bytes = 4},
+    {.name = "U32", .bytes = 4},
+    {.name = "I16", .bytes = 2},
+    {.name = "U16", .bytes = 2},
+    {.name = "I8", .bytes = 1},
+    {.name = "U8", .bytes = 1},
+    {.name = "BOOL", .bytes = 1},
+};
+
+/* One tensor as the header describes it, of whatever type. */
+typedef struct Description {
+    const char *name;
+    const struct ElementType *type; /* NULL: a type that we know nothing about */
+    int dimensions;
+    int64_t shape[SAFETENSORS_MAX_DIMENSIONS];
+    int64_t elements;
+    int64_t begin, end; /* its range of the data */
+} Description;
+
+static bool map_file(SafetensorsFile *file, Error *error) {
+    struct stat status;
+    int descriptor = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (descriptor < 0) return error_set(error, "cannot open %s: %s", file->path, strerror(errno));
+    bool good = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
+    if (!good) {
+        error_set(error, "%s is not a regular file", file->path);
+    } else if (status.st_size < LENGTH_BYTES) {
+        good = error_set(error, "%s is no safetensors file: it has %lld bytes, fewer than the length of a header needs",
+                         file->path, (long long)status.st_size);
+    } else {
+        void *mapping = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+        good = mapping != MAP_FAILED;
+        if (good) {
+            file->mapping = mapping;
+            file->bytes = (size_t)status.st_size;
+        } else {
+            error_set(error, "cannot map %s: %s", file->path, strerror(errno));
+        }
+    }
+    close(descriptor);
+    return good;
+}
+
+/* Parses a copy that ends in a 0 byte, so that the parser has a fence, and insists on an object with nothing but
+ * white space behind it. A 0 byte inside would end a name early for us and not for other readers. */
+static cJSON *parse_json(const char *path, const char *text, size_t bytes, Error *error) {
+    if (bytes == 0 || text[0] != '{' || memchr(text, 0, bytes)) {
+        error_set(error, "%s: the header is no JSON object", path);
+        return NULL;
+    }
+    char *copy = memcpy(checked_malloc(bytes + 1, "a safetensors header"), text, bytes);
+    copy[bytes] = 0;
+    const char *end = copy;
+    cJSON *json = cJSON_ParseWithLengthOpts(copy, bytes + 1, &end, true);
+    if (!json) error_set(error, "%s: the header is no valid JSON, from byte %td on", path, end - copy);
+    free(copy);
+    return json;
+}
+
+/* Finds the header, checks its length and parses it. *data_start is the offset of the data in the file. */
+static cJSON *parse_header(const SafetensorsFile *file, size_t *data_start, Error *error) {
+    uint64_t length;
+    memcpy(&length, file->mapping, sizeof length);
+    if (length > MAX_HEADER_BYTES || length > file->bytes - LENGTH_BYTES) {
+        error_set(error, "%s: the header should have %llu bytes; the file has %zu behind its length, and %d are allowed",
+                  file->path, (unsigned long long)length, file->bytes - LENGTH_BYTES, MAX_HEADER_BYTES);
+        return NULL;
+    }
+    *data_start = LENGTH_BYTES + (size_t)length;
+    return parse_json(file->path, (const char *)file->mapping + LENGTH_BYTES, (size_t)length, error);
+}
+
+/* A JSON number is a double to our parser: up to 2^53 it holds every whole number exactly. */
+static bool whole_number(const cJSON *item, int64_t *value) {
+    if (!cJSON_IsNumber(item)) return false;
+    double number = item->valuedouble;
+    if (!(number >= 0 && number < 0x1p53) || number != (double)(int64_t)number) return false;
+    *value = (int64_t)number;
+    return true;
+}
+
+static bool read_shape(const char *path, Description *tensor, const cJSON *shape, Error *error) {
+    if (!cJSON_IsArray(shape))
+        return error_set(error, "%s: tensor '%.200s': the shape is missing or is no array", path, tensor->name);
+    tensor->elements = 1;
+    const cJSON *dimension;
+    cJSON_ArrayForEach(dimension, shape) {
+        int64_t length;
+        if (tensor->dimensions == SAFETENSORS_MAX_DIMENSIONS)
+            return error_set(error, "%s: tensor '%.200s': the shape has more than %d dimensions", path, tensor->name,
+                             SAFETENSORS_MAX_DIMENSIONS);
+        if (!whole_number(dimension, &length))
+            return error_set(error, "%s: tensor '%.200s': dimension %d of the shape is no whole number from 0 to 2^53",
+                             path, tensor->name, tensor->dimensions);
+        if (__builtin_mul_overflow(tensor->elements, length, &tensor->elements))
+            return error_set(error, "%s: tensor '%.200s': the shape has more than 2^63 elements", path, tensor->name);
+        tensor->shape[tensor->dimensions++] = length;
+    }
+    return true;
+}
+
+static bool read_range(const char *path, Description *tensor, const cJSON *offsets, int64_t data_bytes, Error *error) {
+    if (!cJSON_IsArray(offsets) || cJSON_GetArraySize(offsets) != 2 || !whole_number(offsets->child, &tensor->begin) ||
+        !whole_number(offsets->child->next, &tensor->end))
+        return error_set(error, "%s: tensor '%.200s': data_offsets should be two whole numbers, 0 or more", path,
+                         tensor->name);
+    if (tensor->begin > tensor->end || tensor->end > data_bytes)
+        return error_set(error, "%s: tensor '%.200s': data_offsets [%lld, %lld] do not lie in the %lld bytes of data",
+                         path, tensor->name, (long long)tensor->begin, (long long)tensor->end, (long long)data_bytes);
+    int64_t have = tensor->end - tensor->begin, need;
+    if (tensor->type && (__builtin_mul_overflow(tensor->elements, tensor->type->bytes, &need) || need != have))
+        return error_set(error, "%s: tensor '%.200s': %lld elements of %s do not take the %lld bytes of data_offsets",
+                         path, tensor->name, (long long)tensor->elements, tensor->type->name, (long long)have);
+    return true;
+}
+
+static const struct ElementType *find_type(const char *name) {
+    for (size_t i = 0; i < ARRAY_LENGTH(element_types); i++)
+        if (strcmp(element_types[i].name, name) == 0) return &element_types[i];
+    return NULL;
+}
+
+/* The member of `object` of that name; *twice becomes true where there are two. */
+static const cJSON *member(const cJSON *object, const char *name, bool *twice) {
+    const cJSON *found = NULL, *item;
+    cJSON_ArrayForEach(item, object) {
+        if (strcmp(item->string, name) != 0) continue;
+        if (found) *twice = true;
+        found = item;
+    }
+    return found;
+}
+
+static bool describe(const char *path, Description *tensor, const cJSON *item, int64_t data_bytes, Error *error) {
+    memset(tensor, 0, sizeof *tensor);
+    tensor->name = item->string;
+    if (!cJSON_IsObject(item)) return error_set(error, "%s: tensor '%.200s' is no JSON object", path, tensor->name);
+    bool twice = false;
+    const cJSON *type = member(item, "dtype", &twice), *shape = member(item, "shape", &twice),
+                *offsets = member(item, "data_offsets", &twice);
+    if (twice) return error_set(error, "%s: tensor '%.200s' has a field twice", path, tensor->name);
+    if (!cJSON_IsString(type))
+        return error_set(error, "%s: tensor '%.200s': the dtype is missing or is no string", path, tensor->name);
+    tensor->type = find_type(type->valuestring);
+    return read_shape(path, tensor, shape, error) && read_range(path, tensor, offsets, data_bytes, error);
+}
+
+static bool check_metadata(const char *path, const cJSON *metadata, Error *error) {
+    bool good = cJSON_IsObject(metadata);
+    const cJSON *item;
+    cJSON_ArrayForEach(item, metadata) good = good && cJSON_IsString(item);
+    return good || error_set(error, "%s: %s should be an object of strings", path, METADATA);
+}
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(((const Description *)a)->name, ((const Description *)b)->name);
+}
+
+static int compare_ranges(const void *a, const void *b) {
+    const Description *x = a, *y = b;
+    if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
+    return (x->end > y->end) - (x->end < y->end);
+}
+
+/* Names occur once; the ranges, one behind the other, are all of the data. Sorts the tensors by range. */
+static bool check_together(const char *path, Description *tensors, int count, int64_t data_bytes, Error *error) {
+    qsort(tensors, (size_t)count, sizeof *tensors, compare_names);
+    for (int i = 1; i < count; i++)
+        if (strcmp(tensors[i - 1].name, tensors[i].name) == 0)
+            return error_set(error, "%s: tensor '%.200s' is there twice", path, tensors[i].name);
+    qsort(tensors, (size_t)count, sizeof *tensors, compare_ranges);
+    int64_t position = 0;
+    for (int i = 0; i < count; i++) {
+        if (tensors[i].begin < position)
+            return error_set(error, "%s: tensor '%.200s' begins at byte %lld of the data, inside of tensor '%.200s'",
+                             path, tensors[i].name, (long long)tensors[i].begin, tensors[i - 1].name);
+        if (tensors[i].begin > position)
+            return error_set(error, "%s: bytes %lld to %lld of the data, before tensor '%.200s', belong to no tensor",
+                             path, (long long)position, (long long)tensors[i].begin, tensors[i].name);
+        position = tensors[i].end;
+    }
+    return position == data_bytes ||
+           error_set(error, "%s: the tensors end at byte %lld of the data, which has %lld bytes", path,
+                     (long long)position, (long long)data_bytes);
+}
+
+/* Describes every tensor of the header; *count of them in a new array, which the caller frees. NULL on failure. */
+static Description *describe_all(const char *path, const cJSON *header, int64_t data_bytes, int *count, Error *error) {
+    Description *tensors = checked_calloc((size_t)cJSON_GetArraySize(header), sizeof *tensors, "tensor descriptions");
+    int described = 0, metadata = 0;
+    bool good = true;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, header) {
+        if (strcmp(item->string, METADATA) != 0)
+            good = describe(path, &tensors[described++], item, data_bytes, error);
+        else if (metadata++)
+            good = error_set(error, "%s: %s is there twice", path, METADATA);
+        else
+            good = check_metadata(path, item, error);
+        if (!good) break;
+    }
+    if (good && check_together(path, tensors, described, data_bytes, error)) {
+        *count = described;
+        return tensors;
+    }
+    free(tensors);
+    return NULL;
+}
+
+static void add_entry(SafetensorsFile *file, const Description *tensor, const uint8_t *data) {
+    SafetensorsEntry *entry = &file->entries[file->count++];
+    entry->name = checked_strdup(tensor->name);
+    entry->type = tensor->type->type;
+    entry->is_float16 = tensor->type->is_float16;
+    entry->dimensions = tensor->dimensions;
+    memcpy(entry->shape, tensor->shape, sizeof entry->shape);
+    entry->elements = tensor->elements;
+    entry->data = data + tensor->begin;
+}
+
+bool safetensors_open(SafetensorsFile *file, const char *path, Error *error) {
+    memset(file, 0, sizeof *file);
+    file->path = checked_strdup(path);
+    size_t data_start = 0;
+    cJSON *header = map_file(file, error) ? parse_header(file, &data_start, error) : NULL;
+    int count = 0;
+    Description *tensors =
+        header ? describe_all(path, header, (int64_t)(file->bytes - data_start), &count, error) : NULL;
+    if (tensors) {
+        file->entries = checked_calloc((size_t)count, sizeof *file->entries, "tensor entries");
+        for (int i = 0; i < count; i++)
+            if (tensors[i].type && tensors[i].type->is_read)
+                add_entry(file, &tensors[i], (const uint8_t *)file->mapping + data_start);
+    }
+    bool good = tensors != NULL;
+    free(tensors);
+    cJSON_Delete(header);
+    if (!good) safetensors_close(file);
+    return good;
+}
+
+void safetensors_close(SafetensorsFile *file) {
+    for (int i = 0; i < file->count; i++) free(file->entries[i].name);
+    free(file->entries);
+    free(file->path);
+    if (file->mapping) munmap(file->mapping, file->bytes);
+    memset(file, 0, sizeof *file);
+}
+
+const SafetensorsEntry *safetensors_find(const SafetensorsFile *file, const char *name) {
+    for (int i = 0; i < file->count; i++)
+        if (strcmp(file->entries[i].name, name) == 0) return &file->entries[i];
+    return NULL;
+}
+
+/* IEEE 754 half precision: 1 sign bit, 5 bits of exponent (bias 15), 10 bits of fraction. Every value is exactly a
+ * float. */
+static float float_from_float16(uint16_t half) {
+    uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = (half >> 10) & 0x1f, fraction = half & 0x3ff, bits;
+    float value;
+    if (exponent == 0) { /* zero and subnormal: the fraction counts units of 2^-24 */
+        value = (float)fraction * 0x1p-24f;
+        memcpy(&bits, &value, sizeof bits);
+    } else { /* infinity and NaN keep their fraction under the largest exponent of a float */
+        bits = (exponent == 0x1f ? 0xffu : exponent - 15 + 127) << 23 | fraction << 13;
+    }
+    bits |= sign;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+void safetensors_read_float32(const SafetensorsEntry *entry, float *out) {
+    size_t count = (size_t)entry->elements;
+    if (count == 0) return;
+    if (entry->type == DTYPE_FLOAT32 && !entry->is_float16) {
+        memcpy(out, entry->data, count * sizeof *out);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        uint16_t bits;
+        memcpy(&bits, (const uint8_t *)entry->data + 2 * i, sizeof bits);
+        out[i] = entry->is_float16 ? float_from_float16(bits) : float_from_bfloat16((bfloat16){bits});
+    }
+}
+
+struct SafetensorsWriter {
+    FileWriter *file;
+    char *path;
+    int64_t announced, written; /* elements */
+};
+
+/* The header of a file with these tensors, one behind the other; the caller frees it with cJSON_free. */
+static char *header_text(const SafetensorsEntry *entries, int count, const char *const *metadata, int64_t *elements) {
+    cJSON *header = cJSON_CreateObject();
+    cJSON *about = metadata && metadata[0] ? cJSON_AddObjectToObject(header, METADATA) : NULL;
+    for (int i = 0; about && metadata[i]; i += 2) cJSON_AddStringToObject(about, metadata[i], metadata[i + 1]);
+    *elements = 0;
+    for (int i = 0; i < count; i++) {
+        cJSON *tensor = cJSON_AddObjectToObject(header, entries[i].name);
+        cJSON_AddStringToObject(tensor, "dtype", "F32");
+        cJSON *shape = cJSON_AddArrayToObject(tensor, "shape");
+        int64_t size = 1;
+        for (int d = 0; d < entries[i].dimensions; d++) {
+            cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)entries[i].shape[d]));
+            size *= entries[i].shape[d];
+        }
+        cJSON *offsets = cJSON_AddArrayToObject(tensor, "data_offsets");
+        cJSON_AddItemToArray(offsets, cJSON_CreateNumber((double)*elements * sizeof(float)));
+        *elements += size;
+        cJSON_AddItemToArray(offsets, cJSON_CreateNumber((double)*elements * sizeof(float)));
+    }
+    char *text = cJSON_PrintUnformatted(header);
+    cJSON_Delete(header);
+    if (!text) die("out of memory: a safetensors header");
+    return text;
+}
+
+bool safetensors_create(SafetensorsWriter **writer, const char *path, const SafetensorsEntry *entries, int count,
+                        const char *const *metadata, Error *error) {
+    *writer = NULL;
+    FileWriter *file;
+    if (!file_writer_open(&file, path, error)) return false;
+    int64_t elements;
+    char *text = header_text(entries, count, metadata, &elements);
+    size_t bytes = strlen(text);
+    uint64_t length = (uint64_t)round_up((int64_t)(LENGTH_BYTES + bytes), DATA_ALIGNMENT) - LENGTH_BYTES;
+    static const char spaces[] = "                                                                ";
+    bool good = file_writer_append(file, &length, sizeof length, error) &&
+                file_writer_append(file, text, bytes, error) &&
+                file_writer_append(file, spaces, (size_t)length - bytes, error);
+    cJSON_free(text);
+    if (!good) {
+        file_writer_abandon(file);
+        return false;
+    }
+    *writer = checked_malloc(sizeof **writer, "a safetensors writer");
+    **writer = (SafetensorsWriter){file, checked_strdup(path), elements, 0};
+    return true;
+}
+
+bool safetensors_write(SafetensorsWriter *writer, const float *data, int64_t elements, Error *error) {
+    if (elements > writer->announced - writer->written)
+        return error_set(error, "%s: %lld more elements than its header announces", writer->path,
+                         (long long)(writer->written + elements - writer->announced));
+    writer->written += elements;
+    return file_writer_append(writer->file, data, (size_t)elements * sizeof *data, error);
+}
+
+bool safetensors_finish(SafetensorsWriter *writer, uint64_t *bytes, uint64_t *checksum, Error *error) {
+    bool complete = writer->written == writer->announced;
+    if (!complete) {
+        error_set(error, "%s: %lld of the %lld elements that its header announces were written", writer->path,
+                  (long long)writer->written, (long long)writer->announced);
+        file_writer_abandon(writer->file);
+    }
+    bool good = complete && file_writer_close(writer->file, bytes, checksum, error);
+    free(writer->path);
+    free(writer);
+    return good;
+}

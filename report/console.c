@@ -1,0 +1,91 @@
+/* console.c: the terminal output of a run (see console.h). */
+#include "report/console.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A progress line more often than this would only flicker. */
+static const double progress_seconds = 0.2;
+
+void console_open(Console *console, bool silent) {
+    memset(console, 0, sizeof *console);
+    console->silent = silent;
+    console->is_terminal = !silent && isatty(STDOUT_FILENO);
+    console->started = seconds_now();
+}
+
+static void wipe_progress(Console *console) {
+    if (!console->progress_shown) return;
+    fputs("\r\033[K", stdout);
+    console->progress_shown = false;
+}
+
+void console_row(Console *console, const char *name, const char *format, ...) {
+    if (console->silent) return;
+    printf("  %-11s", name);
+    va_list arguments;
+    va_start(arguments, format);
+    vprintf(format, arguments);
+    va_end(arguments);
+    putchar('\n');
+    fflush(stdout);
+}
+
+void console_line(Console *console, const char *format, ...) {
+    if (console->silent) return;
+    wipe_progress(console);
+    va_list arguments;
+    va_start(arguments, format);
+    vprintf(format, arguments);
+    va_end(arguments);
+    putchar('\n');
+    fflush(stdout);
+}
+
+void console_start(Console *console, int64_t first_step) {
+    console->started = seconds_now();
+    console->first_step = first_step;
+}
+
+void console_duration(double seconds, char *text, size_t bytes) {
+    long long s = (long long)(seconds + 0.5);
+    if (s >= 3600)
+        snprintf(text, bytes, "%lldh%02lldm", s / 3600, s / 60 % 60);
+    else if (s >= 60)
+        snprintf(text, bytes, "%lldm%02llds", s / 60, s % 60);
+    else
+        snprintf(text, bytes, "%llds", s);
+}
+
+void console_count(int64_t number, char *text, size_t bytes) {
+    char digits[32];
+    int length = snprintf(digits, sizeof digits, "%lld", (long long)(number < 0 ? -number : number));
+    size_t at = 0;
+    if (number < 0 && at + 1 < bytes) text[at++] = '-';
+    for (int i = 0; i < length && at + 1 < bytes; i++) {
+        text[at++] = digits[i];
+        if ((length - 1 - i) % 3 == 0 && i + 1 < length && at + 1 < bytes) text[at++] = ',';
+    }
+    text[at] = 0;
+}
+
+void console_step(Console *console, int64_t step, int64_t max_iters, const StepReport *report) {
+    if (console->silent) return;
+    double now = seconds_now(), per_step = (now - console->started) / (double)(step + 1 - console->first_step);
+    char left[32], speed[32];
+    console_duration(per_step * (double)(max_iters - step - 1), left, sizeof left);
+    if (report) {
+        console_count((int64_t)(report->tokens_per_s + 0.5), speed, sizeof speed);
+        console_line(console, "step %6lld/%lld | loss %7.4f | lr %.2e | norm %6.3f | %6.0f ms | %s tok/s | %s left",
+                     (long long)step, (long long)max_iters, report->loss, report->lr, report->grad_norm, report->ms,
+                     speed, left);
+    } else if (console->is_terminal && now - console->last_progress > progress_seconds) {
+        printf("\r\033[Kstep %6lld/%lld | %.0f ms a step | %s left", (long long)step, (long long)max_iters,
+               per_step * 1e3, left);
+        fflush(stdout);
+        console->progress_shown = true;
+        console->last_progress = now;
+    }
+}

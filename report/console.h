@@ -1,0 +1,42 @@
+/* console.h: what a person sees of a run: a table of the setup, a line per log interval, and on a terminal a progress
+ * line that is rewritten in place. Programs read metrics.jsonl instead. */
+#ifndef MARS_REPORT_CONSOLE_H
+#define MARS_REPORT_CONSOLE_H
+
+#include "report/metrics.h"
+#include "util/base.h"
+
+EXTERN_C_BEGIN
+
+typedef struct Console {
+    bool silent;          /* all processes but the first */
+    bool is_terminal;     /* progress lines make sense */
+    bool progress_shown;  /* there is one that the next line must wipe away */
+    double started;       /* when training began */
+    int64_t first_step;   /* the step it began with */
+    double last_progress;
+} Console;
+
+void console_open(Console *console, bool silent);
+
+/* One row of the setup table. */
+void console_row(Console *console, const char *name, const char *format, ...) PRINTF_LIKE(3, 4);
+
+/* A line of its own. */
+void console_line(Console *console, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* Training begins now with this step: times and speeds count from here. */
+void console_start(Console *console, int64_t first_step);
+
+/* After every step; `report` is NULL where the step is not logged. */
+void console_step(Console *console, int64_t step, int64_t max_iters, const StepReport *report);
+
+/* "1h02m", "3m20s", "12s". */
+void console_duration(double seconds, char *text, size_t bytes);
+
+/* 1234567 as "1,234,567". */
+void console_count(int64_t number, char *text, size_t bytes);
+
+EXTERN_C_END
+
+#endif

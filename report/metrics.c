@@ -1,0 +1,181 @@
+/* metrics.c: writing metrics.jsonl, and cutting it back on resume (see metrics.h). */
+#include "report/metrics.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cjson/cJSON.h>
+
+struct Metrics {
+    FILE *file;
+    char *path;
+    bool has_validation;
+};
+
+/* True where a line belongs to a run that has made `step` updates: whole, and not from a later step. */
+static bool line_stays(const char *line, size_t length, int64_t step, bool *is_validation_here) {
+    if (length == 0 || line[length - 1] != '\n') return false; /* cut short by a kill */
+    cJSON *object = cJSON_ParseWithLength(line, length);
+    const cJSON *event = cJSON_GetObjectItemCaseSensitive(object, "event");
+    const cJSON *at = cJSON_GetObjectItemCaseSensitive(object, "step");
+    bool stays = cJSON_IsString(event);
+    *is_validation_here = false;
+    if (stays) {
+        const char *name = event->valuestring;
+        double line_step = cJSON_IsNumber(at) ? at->valuedouble : -1.0;
+        bool before_update = strcmp(name, "train") == 0 || strcmp(name, "skipped") == 0;
+        if (strcmp(name, "end") == 0)
+            stays = false; /* it did not end */
+        else if (strcmp(name, "start") != 0)
+            stays = before_update ? line_step < (double)step : line_step <= (double)step;
+        *is_validation_here = stays && strcmp(name, "val") == 0 && line_step == (double)step;
+    }
+    cJSON_Delete(object);
+    return stays;
+}
+
+/* Writes the lines that stay to a new file and puts it in the old one's place. */
+static bool cut_back(Metrics *metrics, int64_t step, Error *error) {
+    FILE *old = fopen(metrics->path, "r");
+    if (!old && errno == ENOENT) return true;
+    char *temporary = format_string("%s.tmp", metrics->path), *line = NULL;
+    FILE *cut = old ? fopen(temporary, "w") : NULL;
+    size_t room = 0;
+    ssize_t length;
+    bool good = old && cut, validation;
+    while (good && (length = getline(&line, &room, old)) > 0) {
+        if (!line_stays(line, (size_t)length, step, &validation)) continue;
+        metrics->has_validation |= validation;
+        good = fwrite(line, 1, (size_t)length, cut) == (size_t)length;
+    }
+    good = good && fflush(cut) == 0 && fsync(fileno(cut)) == 0 && rename(temporary, metrics->path) == 0;
+    if (!good) error_set(error, "cannot cut %s back to step %lld: %s", metrics->path, (long long)step, strerror(errno));
+    if (old) fclose(old);
+    if (cut) fclose(cut);
+    if (!good) unlink(temporary);
+    free(line);
+    free(temporary);
+    return good;
+}
+
+bool metrics_open(Metrics **result, const char *out_dir, MetricsMode mode, int64_t resume_step, Error *error) {
+    Metrics *metrics = checked_calloc(1, sizeof *metrics, "metrics");
+    metrics->path = format_string("%s/metrics.jsonl", out_dir);
+    bool good = mode != METRICS_RESUME || cut_back(metrics, resume_step, error);
+    if (good) {
+        metrics->file = fopen(metrics->path, "a");
+        if (!metrics->file)
+            good = error_set(error, "cannot write %s: %s; choose another train.out_dir", metrics->path, strerror(errno));
+        else if (flock(fileno(metrics->file), LOCK_EX | LOCK_NB) != 0)
+            good = error_set(error, "%s is being written by another run; choose another train.out_dir", metrics->path);
+        else if (mode == METRICS_NEW && ftruncate(fileno(metrics->file), 0) != 0)
+            good = error_set(error, "cannot empty %s: %s", metrics->path, strerror(errno));
+    }
+    if (!good) {
+        metrics_close(metrics);
+        return false;
+    }
+    *result = metrics;
+    return true;
+}
+
+void metrics_close(Metrics *metrics) {
+    if (!metrics) return;
+    if (metrics->file) fclose(metrics->file);
+    free(metrics->path);
+    free(metrics);
+}
+
+bool metrics_has_validation(const Metrics *metrics) { return metrics && metrics->has_validation; }
+
+/* Ends a line and hands it to the system. */
+static void finish_line(Metrics *metrics) {
+    fputs("}\n", metrics->file);
+    if (fflush(metrics->file) != 0 || ferror(metrics->file))
+        die("cannot write %s: %s", metrics->path, strerror(errno));
+}
+
+/* Nine digits bring a float back exactly. JSON has no NaN: null. */
+static void put_number(Metrics *metrics, const char *key, double value) {
+    if (isfinite(value))
+        fprintf(metrics->file, ",\"%s\":%.9g", key, value);
+    else
+        fprintf(metrics->file, ",\"%s\":null", key);
+}
+
+static void put_string(Metrics *metrics, const char *key, const char *value) {
+    cJSON *string = cJSON_CreateString(value);
+    char *text = cJSON_PrintUnformatted(string);
+    if (!text) die("out of memory: a line of metrics.jsonl");
+    fprintf(metrics->file, ",\"%s\":%s", key, text);
+    cJSON_free(text);
+    cJSON_Delete(string);
+}
+
+static void begin_line(Metrics *metrics, const char *event, int64_t step) {
+    fprintf(metrics->file, "{\"event\":\"%s\",\"step\":%lld", event, (long long)step);
+}
+
+void metrics_start(Metrics *metrics, const char *config_json, size_t parameters, const char *device,
+                   const char *precision, int processes, int threads, int64_t resumed_from) {
+    if (!metrics) return;
+    fprintf(metrics->file, "{\"event\":\"start\",\"config\":%s,\"parameters\":%zu", config_json, parameters);
+    put_string(metrics, "device", device);
+    put_string(metrics, "precision", precision);
+    fprintf(metrics->file, ",\"processes\":%d,\"threads\":%d", processes, threads);
+    put_string(metrics, "version", MARS_VERSION);
+    if (resumed_from < 0)
+        fputs(",\"resumed_from\":null", metrics->file);
+    else
+        fprintf(metrics->file, ",\"resumed_from\":%lld", (long long)resumed_from);
+    finish_line(metrics);
+}
+
+void metrics_train(Metrics *metrics, const StepReport *report) {
+    if (!metrics) return;
+    begin_line(metrics, "train", report->step);
+    put_number(metrics, "loss", report->loss);
+    put_number(metrics, "lr", report->lr);
+    put_number(metrics, "grad_norm", report->grad_norm);
+    fprintf(metrics->file, ",\"tokens\":%lld", (long long)report->tokens);
+    put_number(metrics, "ms", report->ms);
+    put_number(metrics, "tokens_per_s", report->tokens_per_s);
+    put_number(metrics, "mfu", report->mfu < 0.0 ? NAN : report->mfu);
+    finish_line(metrics);
+}
+
+void metrics_validation(Metrics *metrics, int64_t step, double loss, int64_t tokens) {
+    if (!metrics) return;
+    begin_line(metrics, "val", step);
+    put_number(metrics, "loss", loss);
+    fprintf(metrics->file, ",\"tokens\":%lld", (long long)tokens);
+    finish_line(metrics);
+}
+
+void metrics_checkpoint(Metrics *metrics, int64_t step, const char *path) {
+    if (!metrics) return;
+    begin_line(metrics, "checkpoint", step);
+    put_string(metrics, "path", path);
+    finish_line(metrics);
+}
+
+void metrics_skipped(Metrics *metrics, int64_t step, const char *tensor) {
+    if (!metrics) return;
+    begin_line(metrics, "skipped", step);
+    put_string(metrics, "tensor", tensor);
+    finish_line(metrics);
+}
+
+void metrics_end(Metrics *metrics, int64_t step, const char *reason, double seconds) {
+    if (!metrics) return;
+    begin_line(metrics, "end", step);
+    put_string(metrics, "reason", reason);
+    put_number(metrics, "seconds", seconds);
+    finish_line(metrics);
+}

@@ -1,0 +1,55 @@
+/* metrics.h: out_dir/metrics.jsonl, one JSON object a line: what a run did, for programs to read.
+ *
+ * Each line is handed to the system as it is written, so that a killed run loses none. On resume the lines that lie
+ * past the checkpoint's step are removed and the file goes on, so it reads like that of a run that was never stopped.
+ * What people see of the same events is in console.h. */
+#ifndef MARS_REPORT_METRICS_H
+#define MARS_REPORT_METRICS_H
+
+#include "util/base.h"
+
+EXTERN_C_BEGIN
+
+typedef struct Metrics Metrics;
+
+typedef enum MetricsMode {
+    METRICS_NEW,    /* start the file anew */
+    METRICS_RESUME, /* keep what came before the step of the checkpoint */
+    METRICS_APPEND  /* keep everything */
+} MetricsMode;
+
+/* One training step, as both the file and the terminal report it. */
+typedef struct StepReport {
+    int64_t step;      /* 0-based */
+    double loss;       /* mean over the global batch, before the update */
+    double lr;
+    double grad_norm;  /* after gradient_scale, before clipping */
+    int64_t tokens;    /* seen so far, this step's included */
+    double ms;         /* wall time of a step, mean since the last report */
+    double tokens_per_s;
+    double mfu;        /* model FLOP/s over the device's peak; negative where the peak is unknown */
+} StepReport;
+
+/* Opens out_dir/metrics.jsonl and locks it: two runs in one folder would spoil each other. */
+bool metrics_open(Metrics **metrics, const char *out_dir, MetricsMode mode, int64_t resume_step, Error *error);
+
+/* All functions below do nothing where metrics is NULL, as it is on all processes but the first. They die when the disk
+ * is full: a run that cannot be reported is not worth its electricity. */
+void metrics_close(Metrics *metrics);
+
+/* True where a validation loss at resume_step is in the file already. */
+bool metrics_has_validation(const Metrics *metrics);
+
+/* config_json is the config as JSON text; resumed_from is negative for a run from its start. */
+void metrics_start(Metrics *metrics, const char *config_json, size_t parameters, const char *device,
+                   const char *precision, int processes, int threads, int64_t resumed_from);
+void metrics_train(Metrics *metrics, const StepReport *report);
+void metrics_validation(Metrics *metrics, int64_t step, double loss, int64_t tokens);
+void metrics_checkpoint(Metrics *metrics, int64_t step, const char *path);
+void metrics_skipped(Metrics *metrics, int64_t step, const char *tensor);
+/* `reason` is "done" or "stopped". */
+void metrics_end(Metrics *metrics, int64_t step, const char *reason, double seconds);
+
+EXTERN_C_END
+
+#endif

@@ -1,0 +1,78 @@
+/* base.h: what every file of the project may assume: how errors are reported, how memory is asked for, and the
+ * few macros that let one header compile both as C and as C++ (device code is C++, the rest is C17).
+ *
+ * There are two ways to fail. A function whose caller can do something about it returns false and fills an Error;
+ * everything else calls die(), which prints what failed and what to do about it, and ends the whole job. */
+#ifndef MARS_UTIL_BASE_H
+#define MARS_UTIL_BASE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+#define EXTERN_C_BEGIN extern "C" {
+#define EXTERN_C_END }
+#define RESTRICT __restrict__
+#else
+#define EXTERN_C_BEGIN
+#define EXTERN_C_END
+#define RESTRICT restrict
+#endif
+
+#define PRINTF_LIKE(format_index, first_argument)                                                                      \
+    __attribute__((format(printf, format_index, first_argument)))
+#define NO_RETURN __attribute__((noreturn))
+#define ARRAY_LENGTH(array) (sizeof(array) / sizeof((array)[0]))
+
+#define MARS_VERSION "0.1.0"
+
+/* Exit statuses of every program here. */
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+EXTERN_C_BEGIN
+
+/* The reason why a function returned false, as a sentence for the user: what failed, where, what would be right. */
+typedef struct Error {
+    char text[1024];
+} Error;
+
+/* Fills error (which may be NULL) and returns false, so that `return error_set(...)` reads as one thought. */
+bool error_set(Error *error, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* Prints "PROGRAM: error: ..." on standard error and ends every process of the job with EXIT_FAILED. */
+NO_RETURN void die(const char *format, ...) PRINTF_LIKE(1, 2);
+
+/* The same with EXIT_USAGE, for a wrong command line or config. Every process of a job finds the same mistake, so
+ * only process 0 prints it. */
+NO_RETURN void die_usage(const char *format, ...) PRINTF_LIKE(1, 2);
+
+/* Prints "PROGRAM: warning: ..." on standard error, from process 0 only. */
+void warn(const char *format, ...) PRINTF_LIKE(1, 2);
+
+/* Tells die() and warn() who is speaking and how to end. `rank` is this process of `processes`; `quit` ends the job
+ * with the given status and does not return (NULL: exit()). Called once, by comm_open(). */
+void base_set_process(int rank, int processes, void (*quit)(int status));
+
+/* The name before the colon in messages; a program's main() sets it. The string is not copied. */
+void base_set_program(const char *name);
+
+/* malloc, calloc and strdup that die() when memory runs out; `what` names the thing in the message. The caller frees. */
+void *checked_malloc(size_t bytes, const char *what);
+void *checked_calloc(size_t count, size_t bytes, const char *what);
+char *checked_strdup(const char *text);
+
+/* snprintf into a new string of just the right size, which the caller frees. */
+char *format_string(const char *format, ...) PRINTF_LIKE(1, 2);
+
+/* Seconds on a clock that never goes back. */
+double seconds_now(void);
+
+EXTERN_C_END
+
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t round_up(int64_t a, int64_t multiple) { return ceil_div(a, multiple) * multiple; }
+static inline int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+#endif

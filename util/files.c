@@ -1,0 +1,289 @@
+/* files.c: see files.h. The one place that computes checksums: xxhash is compiled in here, so that it uses the
+ * processor's vector instructions as the rest of the program does, and nothing has to be linked. */
+#define _GNU_SOURCE 1 /* nftw */
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "util/files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { BUFFER_BYTES = 1 << 20, TREE_OPEN_FOLDERS = 16 };
+
+bool files_is_file(const char *path) {
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISREG(status.st_mode);
+}
+
+bool files_is_folder(const char *path) {
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+bool files_sync_folder(const char *path, Error *error) {
+    int descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) return error_set(error, "cannot open the folder %s: %s", path, strerror(errno));
+    /* EINVAL: a file system that has no such thing as syncing a folder, so there is nothing that could be done. */
+    bool good = fsync(descriptor) == 0 || errno == EINVAL;
+    if (!good) error_set(error, "cannot sync the folder %s: %s", path, strerror(errno));
+    close(descriptor);
+    return good;
+}
+
+/* Syncs the folder that holds `path`. */
+static bool sync_parent(const char *path, Error *error) {
+    const char *slash = strrchr(path, '/');
+    if (!slash) return files_sync_folder(".", error);
+    char *parent = format_string("%.*s", slash == path ? 1 : (int)(slash - path), path);
+    bool good = files_sync_folder(parent, error);
+    free(parent);
+    return good;
+}
+
+bool files_make_folders(const char *path, Error *error) {
+    char *part = checked_strdup(path);
+    bool good = *path != 0;
+    if (!good) error_set(error, "cannot make a folder without a name");
+    for (size_t i = 1; good && i <= strlen(path); i++) {
+        if ((path[i] != '/' && path[i] != 0) || path[i - 1] == '/') continue;
+        part[i] = 0;
+        if (mkdir(part, 0777) == 0)
+            sync_parent(part, NULL); /* a folder above us that we may not open is not ours to sync */
+        else if (!files_is_folder(part))
+            good = error_set(error, "cannot make the folder %s: %s", part, strerror(errno));
+        part[i] = path[i];
+    }
+    free(part);
+    return good;
+}
+
+static int remove_one(const char *path, const struct stat *status, int type, struct FTW *where) {
+    (void)status, (void)type, (void)where;
+    return remove(path);
+}
+
+bool files_remove_tree(const char *path, Error *error) {
+    if (nftw(path, remove_one, TREE_OPEN_FOLDERS, FTW_DEPTH | FTW_PHYS) == 0 || errno == ENOENT) return true;
+    return error_set(error, "cannot remove %s: %s", path, strerror(errno));
+}
+
+/* Opens a regular file for reading and returns its descriptor, or -1. A pipe or a device may block or never end. */
+static int open_regular(const char *path, Error *error) {
+    struct stat status;
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (descriptor < 0) {
+        error_set(error, "cannot open %s: %s", path, strerror(errno));
+    } else if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+        error_set(error, "%s is not a regular file", path);
+        close(descriptor);
+        descriptor = -1;
+    }
+    return descriptor;
+}
+
+/* Reads up to `bytes` bytes, fewer only at the end of the file; -1 on error. */
+static ssize_t read_fully(int descriptor, char *data, size_t bytes) {
+    size_t done = 0;
+    while (done < bytes) {
+        ssize_t got = read(descriptor, data + done, bytes - done);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return -1;
+        if (got == 0) break;
+        done += (size_t)got;
+    }
+    return (ssize_t)done;
+}
+
+char *files_read(const char *path, size_t limit, size_t *bytes, Error *error) {
+    int descriptor = open_regular(path, error);
+    if (descriptor < 0) return NULL;
+    off_t length = lseek(descriptor, 0, SEEK_END);
+    char *data = NULL;
+    if (length < 0 || (uint64_t)length > limit) {
+        error_set(error, "%s is too long: %lld bytes, at most %zu are expected", path, (long long)length, limit);
+    } else {
+        data = checked_malloc((size_t)length + 1, path);
+        ssize_t got = lseek(descriptor, 0, SEEK_SET) == 0 ? read_fully(descriptor, data, (size_t)length) : -1;
+        if (got < 0) {
+            error_set(error, "cannot read %s: %s", path, strerror(errno));
+            free(data);
+            data = NULL;
+        } else {
+            data[got] = 0;
+            if (bytes) *bytes = (size_t)got;
+        }
+    }
+    close(descriptor);
+    return data;
+}
+
+uint64_t files_checksum_memory(const void *data, size_t bytes) { return XXH3_64bits(data, bytes); }
+
+/* Calls take(context, data, bytes) for the whole content of a file, piece by piece. */
+static bool read_in_pieces(const char *path, bool (*take)(void *context, const void *data, size_t bytes, Error *error),
+                           void *context, Error *error) {
+    int descriptor = open_regular(path, error);
+    if (descriptor < 0) return false;
+    char *buffer = checked_malloc(BUFFER_BYTES, "a file buffer");
+    ssize_t got;
+    bool good = true;
+    while (good && (got = read_fully(descriptor, buffer, BUFFER_BYTES)) != 0)
+        good = got > 0 ? take(context, buffer, (size_t)got, error)
+                       : error_set(error, "cannot read %s: %s", path, strerror(errno));
+    free(buffer);
+    close(descriptor);
+    return good;
+}
+
+typedef struct Sum {
+    XXH3_state_t *state;
+    uint64_t bytes;
+} Sum;
+
+static XXH3_state_t *new_checksum(void) {
+    XXH3_state_t *state = XXH3_createState();
+    if (!state) die("out of memory: the state of a checksum");
+    XXH3_64bits_reset(state);
+    return state;
+}
+
+static bool take_into_sum(void *context, const void *data, size_t bytes, Error *error) {
+    (void)error;
+    Sum *sum = context;
+    XXH3_64bits_update(sum->state, data, bytes);
+    sum->bytes += bytes;
+    return true;
+}
+
+bool files_checksum(const char *path, uint64_t *bytes, uint64_t *checksum, Error *error) {
+    Sum sum = {new_checksum(), 0};
+    bool good = read_in_pieces(path, take_into_sum, &sum, error);
+    *bytes = sum.bytes;
+    *checksum = XXH3_64bits_digest(sum.state);
+    XXH3_freeState(sum.state);
+    return good;
+}
+
+struct FileWriter {
+    char *path;
+    int descriptor;
+    XXH3_state_t *checksum;
+    uint64_t bytes; /* appended so far, the buffered ones included */
+    bool failed;
+    Error first; /* why */
+    size_t buffered;
+    char buffer[BUFFER_BYTES];
+};
+
+bool file_writer_open(FileWriter **writer, const char *path, Error *error) {
+    *writer = NULL;
+    int descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (descriptor < 0) return error_set(error, "cannot create %s: %s", path, strerror(errno));
+    FileWriter *made = checked_malloc(sizeof *made, "a file buffer");
+    made->path = checked_strdup(path);
+    made->descriptor = descriptor;
+    made->checksum = new_checksum();
+    made->bytes = 0;
+    made->failed = false;
+    made->buffered = 0;
+    *writer = made;
+    return true;
+}
+
+/* Remembers the first thing that went wrong with the file. */
+static void fail(FileWriter *writer, const char *what) {
+    if (writer->failed) return;
+    writer->failed = true;
+    error_set(&writer->first, "cannot %s %s: %s", what, writer->path, strerror(errno));
+}
+
+static void write_out(FileWriter *writer, const char *data, size_t bytes) {
+    while (bytes > 0 && !writer->failed) {
+        ssize_t put = write(writer->descriptor, data, bytes);
+        if (put < 0 && errno == EINTR) continue;
+        if (put == 0) errno = ENOSPC; /* no progress and no reason: do not try for ever */
+        if (put <= 0) {
+            fail(writer, "write");
+            return;
+        }
+        data += put;
+        bytes -= (size_t)put;
+    }
+}
+
+bool file_writer_append(FileWriter *writer, const void *data, size_t bytes, Error *error) {
+    if (!writer->failed && bytes > 0) {
+        XXH3_64bits_update(writer->checksum, data, bytes);
+        writer->bytes += bytes;
+        if (writer->buffered + bytes > BUFFER_BYTES) {
+            write_out(writer, writer->buffer, writer->buffered);
+            writer->buffered = 0;
+        }
+        if (bytes > BUFFER_BYTES) { /* large data goes out as it is */
+            write_out(writer, data, bytes);
+        } else {
+            memcpy(writer->buffer + writer->buffered, data, bytes);
+            writer->buffered += bytes;
+        }
+    }
+    return writer->failed ? error_set(error, "%s", writer->first.text) : true;
+}
+
+bool file_writer_close(FileWriter *writer, uint64_t *bytes, uint64_t *checksum, Error *error) {
+    write_out(writer, writer->buffer, writer->buffered);
+    if (!writer->failed && fsync(writer->descriptor) != 0) fail(writer, "sync");
+    if (close(writer->descriptor) != 0) fail(writer, "close");
+    if (bytes) *bytes = writer->bytes;
+    if (checksum) *checksum = XXH3_64bits_digest(writer->checksum);
+    bool good = !writer->failed;
+    if (!good) {
+        unlink(writer->path);
+        error_set(error, "%s", writer->first.text);
+    }
+    XXH3_freeState(writer->checksum);
+    free(writer->path);
+    free(writer);
+    return good;
+}
+
+void file_writer_abandon(FileWriter *writer) {
+    writer->failed = true;
+    writer->first.text[0] = 0;
+    file_writer_close(writer, NULL, NULL, NULL);
+}
+
+static bool take_into_writer(void *context, const void *data, size_t bytes, Error *error) {
+    return file_writer_append(context, data, bytes, error);
+}
+
+bool files_copy(const char *from, const char *to, uint64_t *bytes, uint64_t *checksum, Error *error) {
+    FileWriter *writer;
+    if (!file_writer_open(&writer, to, error)) return false;
+    if (read_in_pieces(from, take_into_writer, writer, error)) return file_writer_close(writer, bytes, checksum, error);
+    file_writer_abandon(writer);
+    return false;
+}
+
+bool files_write_text(const char *path, const char *text, Error *error) {
+    char *temporary = format_string("%s.tmp", path);
+    FileWriter *writer;
+    bool good = file_writer_open(&writer, temporary, error);
+    if (good) {
+        file_writer_append(writer, text, strlen(text), NULL); /* close reports what went wrong here */
+        good = file_writer_close(writer, NULL, NULL, error);
+    }
+    if (good && rename(temporary, path) != 0) {
+        good = error_set(error, "cannot rename %s to %s: %s", temporary, path, strerror(errno));
+        unlink(temporary);
+    }
+    good = good && sync_parent(path, error);
+    free(temporary);
+    return good;
+}

@@ -1,0 +1,54 @@
+/* files.h: what the standard library lacks for files that must survive a crash: writing with a checksum and a sync,
+ * replacing a file as a whole, making and removing folders. What the files mean is not known here.
+ *
+ * "Synced" means that the content is on the disk and not only in the system's memory, so that it is there after a
+ * power cut. Names live in folders, so a new or renamed file is only safe when its folder has been synced too. */
+#ifndef MARS_UTIL_FILES_H
+#define MARS_UTIL_FILES_H
+
+#include "util/base.h"
+
+EXTERN_C_BEGIN
+
+bool files_is_file(const char *path); /* links are followed */
+bool files_is_folder(const char *path);
+
+/* Makes the folder and every missing one above it. A folder that is there already is no error. */
+bool files_make_folders(const char *path, Error *error);
+
+/* Removes a file, a link (not what it points to) or a folder with everything in it. Nothing there is no error. */
+bool files_remove_tree(const char *path, Error *error);
+
+/* Syncs the names in a folder. */
+bool files_sync_folder(const char *path, Error *error);
+
+/* The whole file with a 0 byte behind it, which the caller frees; NULL where it cannot be read, is no regular file or
+ * is longer than `limit` bytes. *bytes may be NULL. */
+char *files_read(const char *path, size_t limit, size_t *bytes, Error *error);
+
+/* Replaces the file by `text` as a whole: whoever reads it, also after a crash, finds the old content or the new. */
+bool files_write_text(const char *path, const char *text, Error *error);
+
+/* XXH3 (64 bits) of a piece of memory, and of a file's content together with its length. */
+uint64_t files_checksum_memory(const void *data, size_t bytes);
+bool files_checksum(const char *path, uint64_t *bytes, uint64_t *checksum, Error *error);
+
+/* A file that is written from front to back, buffered, while its checksum is computed on the way. */
+typedef struct FileWriter FileWriter;
+
+/* Creates the file, or empties one that is there. */
+bool file_writer_open(FileWriter **writer, const char *path, Error *error);
+/* Appends. After a failure every further call fails with the message of the first. */
+bool file_writer_append(FileWriter *writer, const void *data, size_t bytes, Error *error);
+/* Syncs and closes the file and frees the writer, also when it fails; a file that failed is removed.
+ * *bytes and *checksum (XXH3 of the whole file) may be NULL. */
+bool file_writer_close(FileWriter *writer, uint64_t *bytes, uint64_t *checksum, Error *error);
+/* Gives the file up: closes and removes it and frees the writer. */
+void file_writer_abandon(FileWriter *writer);
+
+/* Copies a file's content through a FileWriter. */
+bool files_copy(const char *from, const char *to, uint64_t *bytes, uint64_t *checksum, Error *error);
+
+EXTERN_C_END
+
+#endif

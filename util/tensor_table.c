@@ -1,0 +1,36 @@
+/* tensor_table.c: building and searching the table of parameter tensors (see tensor_table.h). */
+#include "util/tensor_table.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int64_t rows, int64_t columns,
+                     int64_t padded_rows) {
+    if (strlen(name) >= TENSOR_NAME_LENGTH) die("the tensor name '%s' is too long", name);
+    Tensor *tensors = realloc(table->tensors, (size_t)(table->count + 1) * sizeof *tensors);
+    if (!tensors) die("out of memory: the tensor table");
+    Tensor *tensor = &tensors[table->count];
+    memset(tensor, 0, sizeof *tensor);
+    snprintf(tensor->name, sizeof tensor->name, "%s", name);
+    tensor->role = role;
+    tensor->rows = rows;
+    tensor->columns = columns;
+    tensor->offset = table->length;
+    tensor->size = (size_t)(rows * columns);
+    table->tensors = tensors;
+    table->parameters += tensor->size;
+    table->length += (size_t)round_up(padded_rows * columns, TENSOR_ALIGNMENT);
+    return table->count++;
+}
+
+int tensor_table_find(const TensorTable *table, const char *name) {
+    for (int i = 0; i < table->count; i++)
+        if (strcmp(table->tensors[i].name, name) == 0) return i;
+    return -1;
+}
+
+void tensor_table_free(TensorTable *table) {
+    free(table->tensors);
+    memset(table, 0, sizeof *table);
+}

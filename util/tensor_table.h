@@ -1,0 +1,51 @@
+/* tensor_table.h: the list of parameter tensors that model, optimizers, processes and checkpoints agree on.
+ *
+ * Parameters, gradients and every optimizer state are flat buffers over one table: tensor i occupies elements
+ * [offset, offset + size) of each. Flat buffers make all-reduces, multi-tensor kernels and checkpoints simple.
+ * Between tensors there may be a gap (alignment, or rows that pad a vocabulary). Whoever allocates a flat buffer
+ * zeroes it, every operation keeps gaps zero, and no result depends on them. */
+#ifndef MARS_UTIL_TENSOR_TABLE_H
+#define MARS_UTIL_TENSOR_TABLE_H
+
+#include "util/base.h"
+
+/* Offsets are multiples of this many elements: 256 bytes even where elements have two bytes. */
+enum { TENSOR_ALIGNMENT = 128, TENSOR_NAME_LENGTH = 64 };
+
+/* What a tensor is to an optimizer. */
+typedef enum TensorRole {
+    ROLE_MATRIX,    /* a hidden layer's 2-D weight, (out, in) as in nn.Linear */
+    ROLE_EMBEDDING, /* token and position embeddings, 2-D */
+    ROLE_VECTOR     /* gains and biases, 1-D */
+} TensorRole;
+
+typedef struct Tensor {
+    char name[TENSOR_NAME_LENGTH];
+    TensorRole role;
+    int64_t rows, columns; /* a vector has rows = 1 */
+    size_t offset;         /* first element in every flat buffer */
+    size_t size;           /* rows * columns */
+} Tensor;
+
+typedef struct TensorTable {
+    Tensor *tensors; /* owned; in order of offset */
+    int count;
+    size_t parameters; /* elements of all tensors, gaps not counted */
+    size_t length;     /* elements of a flat buffer, gaps counted; a multiple of TENSOR_ALIGNMENT */
+} TensorTable;
+
+EXTERN_C_BEGIN
+
+/* Appends a tensor behind the last one and returns its index. `padded_rows` >= rows leaves room for rows that stay
+ * zero (pass rows for none). */
+int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int64_t rows, int64_t columns,
+                     int64_t padded_rows);
+
+/* Index of the tensor of that name, or -1. */
+int tensor_table_find(const TensorTable *table, const char *name);
+
+void tensor_table_free(TensorTable *table);
+
+EXTERN_C_END
+
+#endif
