@@ -201,10 +201,9 @@ static bool copy_tokens(const Shard *shard, int64_t begin, int64_t count, int vo
 }
 
 bool shards_read(const ShardSet *set, int64_t position, int64_t count, int vocab_size, int32_t *tokens, Error *error) {
-    if (position < 0 || count < 0 || count > set->tokens || position > set->tokens - count)
+    if (position < 0 || count < 0 || position > set->tokens - count)
         return error_set(error, "%" PRId64 " tokens at %" PRId64 " lie outside the stream of %" PRId64 " tokens", count,
                          position, set->tokens);
-    if (count == 0) return true;
     for (const Shard *shard = find_shard(set, position); count > 0; shard++) {
         int64_t begin = position - shard->first;
         int64_t take = min_i64(count, shard->count - begin);

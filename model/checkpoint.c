@@ -22,15 +22,15 @@
 
 typedef struct Save {
     const CheckpointSource *source;
-    bool good;           /* this process writes, and nothing has gone wrong so far */
-    Error *error;        /* why not */
-    char *checkpoints;   /* the folder of all checkpoints */
-    char *temporary;     /* the new checkpoint while it is written */
-    char *final;         /* and its place */
-    char *aside;         /* where an old one of the same step waits until the new one is in place */
-    cJSON *files;        /* the "files" of trainer.json */
-    float *host;         /* room for the largest tensor; NULL where this process does not write */
-    float *transposed;   /* and for its transpose */
+    bool good;         /* this process writes, and nothing has gone wrong so far */
+    Error *error;      /* why not */
+    char *checkpoints; /* the folder of all checkpoints */
+    char *temporary;   /* the new checkpoint while it is written */
+    char *final;       /* and its place */
+    char *aside;       /* where an old one of the same step waits until the new one is in place */
+    cJSON *files;      /* the "files" of trainer.json */
+    float *host;       /* room for the largest tensor; NULL where this process does not write */
+    float *transposed; /* and for its transpose */
 } Save;
 
 /* Notes a finished file in trainer.json's list. */
@@ -49,10 +49,10 @@ static SafetensorsEntry vector_entry(char *name, int64_t length) {
 /* The entry of a tensor under a name that it takes over; `transposed` as Hugging Face stores linear layers. */
 static SafetensorsEntry tensor_entry(char *name, const Tensor *tensor, bool transposed) {
     if (tensor->role == ROLE_VECTOR) return vector_entry(name, tensor->columns);
-    return (SafetensorsEntry){.name = name,
-                              .dimensions = 2,
-                              .shape = {transposed ? tensor->columns : tensor->rows,
-                                        transposed ? tensor->rows : tensor->columns}};
+    return (SafetensorsEntry){
+        .name = name,
+        .dimensions = 2,
+        .shape = {transposed ? tensor->columns : tensor->rows, transposed ? tensor->rows : tensor->columns}};
 }
 
 /* Creates the safetensors file `name`; frees the entries with their names. */
@@ -127,9 +127,8 @@ static SafetensorsWriter *create_optimizer_file(Save *save) {
         checked_calloc((size_t)source->state_count * (size_t)table->count, sizeof *entries, "a list of tensors");
     for (int state = 0; state < source->state_count; state++)
         for (int i = 0; i < table->count; i++)
-            entries[count++] =
-                tensor_entry(format_string("%s.%s", source->state_names[state], table->tensors[i].name),
-                             &table->tensors[i], false);
+            entries[count++] = tensor_entry(format_string("%s.%s", source->state_names[state], table->tensors[i].name),
+                                            &table->tensors[i], false);
     return create_file(save, OPTIMIZER_FILE, entries, count);
 }
 
@@ -231,6 +230,7 @@ static void save_trainer(Save *save) {
     cJSON *json = cJSON_CreateObject();
     cJSON_AddNumberToObject(json, "version", TRAINER_JSON_VERSION);
     cJSON_AddNumberToObject(json, "step", (double)source->step);
+    cJSON_AddNumberToObject(json, "updates", (double)source->updates);
     cJSON_AddStringToObject(json, "optimizer", source->optimizer);
     cJSON_AddBoolToObject(json, "has_bias", source->model.bias);
     cJSON_AddRawToObject(json, "config", source->config_json);
@@ -272,8 +272,8 @@ static bool rename_to(const char *from, const char *to, Error *error) {
 static bool point_latest(const char *checkpoints, const char *name, Error *error) {
     char *link = format_string("%s/%s", checkpoints, LATEST_LINK);
     char *temporary = format_string("%s/" TEMPORARY_PREFIX "%s", checkpoints, LATEST_LINK);
-    bool good = symlink(name, temporary) == 0 ||
-                error_set(error, "cannot make the link %s: %s", temporary, strerror(errno));
+    bool good =
+        symlink(name, temporary) == 0 || error_set(error, "cannot make the link %s: %s", temporary, strerror(errno));
     good = good && rename_to(temporary, link, error);
     if (!good) unlink(temporary);
     free(link);
@@ -286,8 +286,8 @@ static void publish(Save *save) {
     save->good = save->good && files_sync_folder(save->temporary, save->error);
     if (!save->good) return;
     bool replaces = files_is_folder(save->final);
-    save->good = !replaces || (files_remove_tree(save->aside, save->error) &&
-                               rename_to(save->final, save->aside, save->error));
+    save->good =
+        !replaces || (files_remove_tree(save->aside, save->error) && rename_to(save->final, save->aside, save->error));
     if (!save->good) return;
     bool placed = rename_to(save->temporary, save->final, save->error);
     save->good = placed && files_sync_folder(save->checkpoints, save->error) &&

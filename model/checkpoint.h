@@ -1,11 +1,12 @@
 /* checkpoint.h: a run's state on disk, and how it gets there without ever being half there.
  *
  * out_dir/checkpoints/step_00001000/
- *   model.safetensors, config.json   weights and shape in the Hugging Face GPT-2 layout (`transformers` loads the folder):
- *                                    "transformer." names, matrices of the linear layers stored (in, out), zero biases
- *                                    where the model has none
+ *   model.safetensors, config.json   weights and shape in the Hugging Face GPT-2 layout (`transformers` loads the
+ *                                    folder): "transformer." names, matrices of the linear layers stored (in, out),
+ *                                    zero biases where the model has none
  *   optimizer.safetensors            "<state>.<tensor>" for each optimizer state, in the shapes of the tensor table
- *   trainer.json                     step, config, optimizer, size and XXH3 checksum of each other file, its own last
+ *   trainer.json                     step, updates, config, optimizer, size and XXH3 checksum of each other file,
+ *                                    and last its own checksum
  *   tokens.json and vocabulary files copied from beside the training data, where they are there
  * out_dir/checkpoints/latest         symbolic link to the newest whole one
  * Everything is written under a temporary name, synced, then renamed; `latest` is replaced last. */
@@ -26,16 +27,16 @@ enum { CHECKPOINT_WEIGHTS = -1, CHECKPOINT_PATH_LENGTH = 1400 };
  * is called for the same tensors in the same order on all; only on the writer is `host` not NULL. */
 typedef struct CheckpointSource {
     int64_t step;
-    int64_t updates;                   /* of the optimizer: less than step where steps were skipped */
+    int64_t updates; /* of the optimizer: less than step where steps were skipped */
     GPT2Config model;
     const TensorTable *table;
-    const char *config_json;           /* the run's config, as config_to_json gives it */
-    const char *optimizer;             /* its name */
+    const char *config_json; /* the run's config, as config_to_json gives it */
+    const char *optimizer;   /* its name */
     int state_count;
     const char *const *state_names;
     void (*fetch)(void *context, int which, int tensor, float *host);
     void *context;
-    const char *tokens_folder;         /* where tokens.json may lie; NULL for none */
+    const char *tokens_folder; /* where tokens.json may lie; NULL for none */
 } CheckpointSource;
 
 /* Writes a checkpoint of `source` below out_dir, points `latest` at it and removes all but the newest `keep` (0: all

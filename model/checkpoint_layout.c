@@ -86,6 +86,7 @@ enum { SEAL_LENGTH = sizeof ",\n\"xxh3\": \"0123456789abcdef\"}\n" - 1 };
 
 char *checkpoint_seal(const char *json) {
     size_t body = (size_t)(strrchr(json, '}') - json);
+    while (json[body - 1] == '\n') body--;
     char seal[SEAL_LENGTH + 1];
     snprintf(seal, sizeof seal, SEAL_FORMAT, (unsigned long long)files_checksum_memory(json, body));
     return format_string("%.*s%s", (int)body, json, seal);

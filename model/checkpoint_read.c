@@ -47,16 +47,19 @@ static cJSON *read_json(const char *path, bool sealed, Error *error) {
 }
 
 /* Reads trainer.json and checks everything in it that does not need another file. */
-static cJSON *read_trainer(const char *path, int64_t *step, Error *error) {
+static cJSON *read_trainer(const char *path, int64_t *step, int64_t *updates, Error *error) {
     cJSON *json = read_json(path, true, error);
     int64_t version;
-    bool good = json && read_number(json, path, "version", TRAINER_JSON_VERSION, TRAINER_JSON_VERSION, &version, error) &&
-                read_number(json, path, "step", 0, INT64_C(1) << 53, step, error);
+    bool good = json &&
+                read_number(json, path, "version", TRAINER_JSON_VERSION, TRAINER_JSON_VERSION, &version, error) &&
+                read_number(json, path, "step", 0, INT64_C(1) << 53, step, error) &&
+                read_number(json, path, "updates", 0, *step, updates, error);
     const cJSON *optimizer = cJSON_GetObjectItemCaseSensitive(json, "optimizer");
     const cJSON *files = cJSON_GetObjectItemCaseSensitive(json, "files");
-    if (good && (!cJSON_IsString(optimizer) || !cJSON_IsObject(files) ||
-                 !cJSON_IsBool(cJSON_GetObjectItemCaseSensitive(json, "has_bias")) ||
-                 !cJSON_HasObjectItem(files, MODEL_FILE) || !cJSON_HasObjectItem(files, CONFIG_FILE)))
+    if (good &&
+        (!cJSON_IsString(optimizer) || !cJSON_IsObject(files) ||
+         !cJSON_IsBool(cJSON_GetObjectItemCaseSensitive(json, "has_bias")) ||
+         !cJSON_GetObjectItemCaseSensitive(files, MODEL_FILE) || !cJSON_GetObjectItemCaseSensitive(files, CONFIG_FILE)))
         good = error_set(error, "%s should hold optimizer, has_bias, and files with at least %s and %s", path,
                          MODEL_FILE, CONFIG_FILE);
     if (good) return json;
@@ -108,14 +111,14 @@ static bool open_verified(Checkpoint *checkpoint, const char *path, const cJSON 
         (int)sizeof checkpoint->optimizer)
         return error_set(error, "%s/%s: the optimizer's name is too long", path, TRAINER_FILE);
     return open_in_folder(&checkpoint->model, path, MODEL_FILE, error) &&
-           (!cJSON_HasObjectItem(cJSON_GetObjectItemCaseSensitive(trainer, "files"), OPTIMIZER_FILE) ||
+           (!cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(trainer, "files"), OPTIMIZER_FILE) ||
             open_in_folder(&checkpoint->state, path, OPTIMIZER_FILE, error));
 }
 
 bool checkpoint_open(Checkpoint *checkpoint, const char *path, Error *error) {
     memset(checkpoint, 0, sizeof *checkpoint);
     char *trainer_path = format_string("%s/%s", path, TRAINER_FILE);
-    cJSON *trainer = read_trainer(trainer_path, &checkpoint->step, error);
+    cJSON *trainer = read_trainer(trainer_path, &checkpoint->step, &checkpoint->updates, error);
     free(trainer_path);
     bool good = trainer && verify_files(path, trainer, error) && open_verified(checkpoint, path, trainer, error);
     cJSON_Delete(trainer);
@@ -314,8 +317,8 @@ static bool check_value(const cJSON *json, const char *path, const char *key, co
 
 static bool check_values(const cJSON *json, const char *path, Error *error) {
     static const char *const supported[][2] = {
-        {"model_type", "\"gpt2\""},        {"activation_function", "\"gelu_new\""}, {"scale_attn_weights", "true"},
-        {"tie_word_embeddings", "true"},   {"add_cross_attention", "false"},        {"layer_norm_epsilon", "1e-05"},
+        {"model_type", "\"gpt2\""},      {"activation_function", "\"gelu_new\""}, {"scale_attn_weights", "true"},
+        {"tie_word_embeddings", "true"}, {"add_cross_attention", "false"},        {"layer_norm_epsilon", "1e-05"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(supported); i++)
         if (!check_value(json, path, supported[i][0], supported[i][1], error)) return false;
@@ -354,8 +357,8 @@ static bool read_has_bias(GPT2Config *config, const char *folder, Error *error) 
     bool good = true;
     config->bias = true;
     if (access(path, F_OK) == 0 || errno != ENOENT) {
-        int64_t step;
-        cJSON *json = read_trainer(path, &step, error);
+        int64_t step, updates;
+        cJSON *json = read_trainer(path, &step, &updates, error);
         good = json != NULL;
         config->bias = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "has_bias"));
         cJSON_Delete(json);

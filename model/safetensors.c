@@ -104,7 +104,8 @@ static cJSON *parse_header(const SafetensorsFile *file, size_t *data_start, Erro
     uint64_t length;
     memcpy(&length, file->mapping, sizeof length);
     if (length > MAX_HEADER_BYTES || length > file->bytes - LENGTH_BYTES) {
-        error_set(error, "%s: the header should have %llu bytes; the file has %zu behind its length, and %d are allowed",
+        error_set(error,
+                  "%s: the header should have %llu bytes; the file has %zu behind its length, and %d are allowed",
                   file->path, (unsigned long long)length, file->bytes - LENGTH_BYTES, MAX_HEADER_BYTES);
         return NULL;
     }

@@ -14,7 +14,7 @@
 typedef enum PhiloxPurpose {
     PHILOX_INIT_WEIGHTS,   /* index: element of the tensor; sub-stream: the tensor */
     PHILOX_DATA_OFFSET,    /* index: the sequence s */
-    PHILOX_DATA_SHUFFLE,   /* index: the window; sub-stream: epoch */
+    PHILOX_DATA_SHUFFLE,   /* index: round and half of the window number (see loader.c); sub-stream: epoch */
     PHILOX_DATA_SPLIT,     /* index: the document */
     PHILOX_SAMPLE_TOKEN    /* index: the token's position */
 } PhiloxPurpose;

@@ -50,7 +50,8 @@ static void fetch(void *context, int which, int tensor, float *host) {
         host[i] = small_value(run->version, which, tensor, i);
 }
 
-const char small_config_json[] = "{\"optimizer\": {\"name\": \"mars-adamw\"}, \"train\": {\"seed\": 18446744073709551615}}";
+const char small_config_json[] =
+    "{\"optimizer\": {\"name\": \"mars-adamw\"}, \"train\": {\"seed\": 18446744073709551615}}";
 
 void small_start(SmallRun *run, int64_t step, int version, bool bias) {
     static const char *const states[] = {"m", "v"};
@@ -58,6 +59,7 @@ void small_start(SmallRun *run, int64_t step, int version, bool bias) {
     run->table = small_table(LAYERS, C, V, T, bias);
     run->version = version;
     run->source = (CheckpointSource){.step = step,
+                                     .updates = step / 2,
                                      .model = {LAYERS, 2, C, T, V, bias, 0, true},
                                      .table = &run->table,
                                      .config_json = small_config_json,

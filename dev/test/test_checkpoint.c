@@ -46,6 +46,7 @@ static void test_round_trip(void **state) {
         Checkpoint checkpoint;
         if (!checkpoint_open(&checkpoint, path, &error)) fail_msg("%s", error.text);
         assert_int_equal(checkpoint.step, 1000);
+        assert_int_equal(checkpoint.updates, 500);
         assert_string_equal(checkpoint.optimizer, "mars-adamw");
         assert_string_equal(checkpoint.path, path);
         assert_holds(&checkpoint, 1, bias);
@@ -121,19 +122,33 @@ static void test_json_files(void **state) {
     run.source.state_count = 0;
     assert_true(small_save_run(&run, test_path("json"), 0, path, NULL));
     cJSON *json = read_json(test_path("json/checkpoints/step_00000012/config.json"));
-    static const char *const expected[][2] = {
-        {"model_type", "\"gpt2\""}, {"architectures", "[\"GPT2LMHeadModel\"]"}, {"n_layer", "2"}, {"n_head", "2"},
-        {"n_embd", "6"}, {"n_positions", "5"}, {"n_ctx", "5"}, {"vocab_size", "37"},
-        {"activation_function", "\"gelu_new\""}, {"layer_norm_epsilon", "1e-05"},
-        {"scale_attn_by_inverse_layer_idx", "true"}, {"tie_word_embeddings", "true"}, {"resid_pdrop", "0"},
-        {"embd_pdrop", "0"}, {"attn_pdrop", "0"}, {"initializer_range", "0.02"}, {"torch_dtype", "\"float32\""},
-        {"bos_token_id", "null"}, {"eos_token_id", "null"}, {"use_cache", "true"}};
+    static const char *const expected[][2] = {{"model_type", "\"gpt2\""},
+                                              {"architectures", "[\"GPT2LMHeadModel\"]"},
+                                              {"n_layer", "2"},
+                                              {"n_head", "2"},
+                                              {"n_embd", "6"},
+                                              {"n_positions", "5"},
+                                              {"n_ctx", "5"},
+                                              {"vocab_size", "37"},
+                                              {"activation_function", "\"gelu_new\""},
+                                              {"layer_norm_epsilon", "1e-05"},
+                                              {"scale_attn_by_inverse_layer_idx", "true"},
+                                              {"tie_word_embeddings", "true"},
+                                              {"resid_pdrop", "0"},
+                                              {"embd_pdrop", "0"},
+                                              {"attn_pdrop", "0"},
+                                              {"initializer_range", "0.02"},
+                                              {"torch_dtype", "\"float32\""},
+                                              {"bos_token_id", "null"},
+                                              {"eos_token_id", "null"},
+                                              {"use_cache", "true"}};
     for (size_t i = 0; i < ARRAY_LENGTH(expected); i++) assert_json(json, expected[i][0], expected[i][1]);
     assert_int_equal(cJSON_GetArraySize(json), ARRAY_LENGTH(expected));
     cJSON_Delete(json);
     json = read_json(test_path("json/checkpoints/step_00000012/trainer.json"));
     assert_json(json, "version", "1");
     assert_json(json, "step", "12");
+    assert_json(json, "updates", "6");
     assert_json(json, "optimizer", "\"mars-adamw\"");
     assert_json(json, "has_bias", "false");
     assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(json, "files")), 2);
@@ -244,7 +259,8 @@ static void test_saving_a_step_again(void **state) {
     assert_names(folder, "latest step_00000010 ");
     assert_newest(out_dir, 10, 2);
     /* as after a crash between the two renames: only the one set aside is there */
-    assert_int_equal(rename(test_path("again/checkpoints/step_00000010"), test_path("again/checkpoints/step_00000010.old")), 0);
+    assert_int_equal(
+        rename(test_path("again/checkpoints/step_00000010"), test_path("again/checkpoints/step_00000010.old")), 0);
     assert_true(checkpoint_exists(out_dir));
     assert_newest(out_dir, 10, 2);
     small_save(out_dir, 11, 3, 0); /* it is a checkpoint like others until its step is saved again */
@@ -304,8 +320,9 @@ static void test_every_damage_is_noticed(void **state) {
 /* A trainer.json with a right seal and wrong content, as no damage but only a program could write it. */
 static void test_trainer_json_is_checked(void **state) {
     (void)state;
-#define TRAINER(version, step, optimizer, files)                                                                       \
-    "{\"version\":" version ",\"step\":" step ",\"optimizer\":" optimizer ",\"has_bias\":true,\"files\":" files
+#define TRAINER(version, step, optimizer, files)                          \
+    "{\"version\":" version ",\"step\":" step ",\"optimizer\":" optimizer \
+    ",\"has_bias\":true,\"updates\":1,\"files\":" files
 #define FILE_ENTRY "{\"bytes\":1,\"xxh3\":\"0\"}"
 #define FILES "{\"model.safetensors\":" FILE_ENTRY ",\"config.json\":" FILE_ENTRY
     static const struct {
@@ -314,10 +331,13 @@ static void test_trainer_json_is_checked(void **state) {
         {TRAINER("2", "1", "\"adamw\"", FILES "}"), "version should be"},
         {TRAINER("1", "-1", "\"adamw\"", FILES "}"), "step should be"},
         {TRAINER("1", "1.5", "\"adamw\"", FILES "}"), "step should be"},
+        {TRAINER("1", "0", "\"adamw\"", FILES "}"), "updates should be a whole number from 0 to 0"},
         {TRAINER("1", "1", "17", FILES "}"), "should hold optimizer"},
         {TRAINER("1", "1", "\"adamw\"", "[]"), "files with at least model.safetensors"},
         {TRAINER("1", "1", "\"adamw\"", "{\"config.json\":" FILE_ENTRY "}"), "files with at least model.safetensors"},
-        {TRAINER("1", "1", "\"adamw\"", "{\"../x\":" FILE_ENTRY "," "\"model.safetensors\":1,\"config.json\":1}"),
+        {TRAINER("1", "1", "\"adamw\"",
+                 "{\"../x\":" FILE_ENTRY ","
+                 "\"model.safetensors\":1,\"config.json\":1}"),
          "plain file name"},
         {TRAINER("1", "1", "\"adamw\"", "{\"model.safetensors\":{\"bytes\":1},\"config.json\":1}"), "bytes and xxh3"},
         {TRAINER("1", "1", "\"adamw\"", FILES "}"), "model.safetensors is damaged: it has"},

@@ -20,12 +20,15 @@ static const char *write_weights(const TensorTable *table, const char *prefix, c
         const Tensor *tensor = &table->tensors[i];
         if (skip && strcmp(tensor->name, skip) == 0) continue;
         bool matrix = tensor->role == ROLE_MATRIX, vector = tensor->role == ROLE_VECTOR;
-        entries[count++] = (SafetensorsEntry){.name = format_string("%s%s", prefix, tensor->name),
-                                              .dimensions = vector ? 1 : 2,
-                                              .shape = {matrix || vector ? tensor->columns : tensor->rows,
-                                                        matrix ? tensor->rows : vector ? 0 : tensor->columns}};
+        entries[count++] = (SafetensorsEntry){
+            .name = format_string("%s%s", prefix, tensor->name),
+            .dimensions = vector ? 1 : 2,
+            .shape = {matrix || vector ? tensor->columns : tensor->rows, matrix   ? tensor->rows
+                                                                         : vector ? 0
+                                                                                  : tensor->columns}};
     }
-    if (extra) entries[count++] = (SafetensorsEntry){.name = format_string("%s", extra), .dimensions = 1, .shape = {length}};
+    if (extra)
+        entries[count++] = (SafetensorsEntry){.name = format_string("%s", extra), .dimensions = 1, .shape = {length}};
     SafetensorsWriter *writer;
     Error error;
     if (!safetensors_create(&writer, path, entries, count, NULL, &error)) fail_msg("%s", error.text);
@@ -50,7 +53,8 @@ static void assert_check(const char *path, const TensorTable *table, const char 
     Error error = {""};
     if (!checkpoint_open_weights(&file, path, &error)) fail_msg("%s", error.text);
     bool fits = checkpoint_check_weights(&file, table, &error);
-    if (fits != !text || (text && !strstr(error.text, text))) fail_msg("expected '%s': %s", text ? text : "", error.text);
+    if (fits != !text || (text && !strstr(error.text, text)))
+        fail_msg("expected '%s': %s", text ? text : "", error.text);
     if (!fits && !strstr(error.text, path)) fail_msg("the message does not name the file: %s", error.text);
     safetensors_close(&file);
 }
@@ -113,6 +117,7 @@ static void test_what_does_not_fit(void **state) {
     SafetensorsFile file;
     Error error;
     float values[4 * (C + 2) * (C + 2)];
+    path = write_weights(&table, "", NULL, NULL, 0, 0);
     assert_true(safetensors_open(&file, path, &error));
     assert_false(checkpoint_read_weights(&file, &other, 1, values, &error));
     assert_non_null(strstr(error.text, "the shape"));
@@ -264,10 +269,14 @@ static void test_wrong_configs(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_prefix_and_transposition), cmocka_unit_test(test_large_transposition),
-        cmocka_unit_test(test_what_does_not_fit),        cmocka_unit_test(test_left_over_tensors),
-        cmocka_unit_test(test_golden_files),             cmocka_unit_test(test_opening_a_folder),
-        cmocka_unit_test(test_config_of_others),         cmocka_unit_test(test_wrong_configs),
+        cmocka_unit_test(test_prefix_and_transposition),
+        cmocka_unit_test(test_large_transposition),
+        cmocka_unit_test(test_what_does_not_fit),
+        cmocka_unit_test(test_left_over_tensors),
+        cmocka_unit_test(test_golden_files),
+        cmocka_unit_test(test_opening_a_folder),
+        cmocka_unit_test(test_config_of_others),
+        cmocka_unit_test(test_wrong_configs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

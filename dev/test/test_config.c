@@ -295,6 +295,7 @@ static void test_unknown_keys(void **state) {
     refuse_override("--n_layr=3", "no key 'n_layr'|nearest is model.n_layer");
     refuse_override("--modle.n_layer=3", "no key 'modle.n_layer'|nearest is model.n_layer");
     refuse_override("--train.n_layer=3", "no key 'train.n_layer'|nearest is model.n_layer");
+    refuse_override("--schedule_.n_layer=3", "nearest is model.n_layer");
     refuse_override("--schedule.nam=3", "nearest is schedule.name");
     refuse_override("--optimizer.nam=3", "nearest is optimizer.name");
     refuse_override("--model.n_layer.x=3", "no key 'model.n_layer.x'");

@@ -142,9 +142,9 @@ static void test_copies_and_abandoned_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_folders),         cmocka_unit_test(test_removing_a_tree),
-        cmocka_unit_test(test_reading),         cmocka_unit_test(test_replacing_a_text),
-        cmocka_unit_test(test_checksums),       cmocka_unit_test(test_copies_and_abandoned_files),
+        cmocka_unit_test(test_folders),   cmocka_unit_test(test_removing_a_tree),
+        cmocka_unit_test(test_reading),   cmocka_unit_test(test_replacing_a_text),
+        cmocka_unit_test(test_checksums), cmocka_unit_test(test_copies_and_abandoned_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -280,7 +280,7 @@ static void test_add_sum(void **state) {
         for (size_t k = 0; k < n; k++) expected += values->value[k];
         RUN_TWICE(f, be->add_sum(be, total->device, values->device, n));
         got = *fetch(total);
-        if (!(fabs(got - expected) < 1e-5)) fail_msg("%s: the sum is %.12g, not %.12g", f->where, got, expected);
+        if (!(fabs(got - expected) < 1e-5)) fail_msg("%s: the sum is %.16g, not %.16g", f->where, got, expected);
     }
 }
 

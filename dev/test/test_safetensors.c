@@ -152,8 +152,8 @@ static void test_bytes_on_disk(void **state) {
 
 static void test_padding_for_every_length(void **state) {
     (void)state;
-    char name[130] = "";
-    for (int i = 1; i < 129; i++) {
+    char name[66] = "";
+    for (int i = 1; i < 65; i++) {
         name[i - 1] = 'n';
         SafetensorsEntry entry = {.name = name, .dimensions = 1, .shape = {1}};
         const char *path = test_path("padding.safetensors");
@@ -312,9 +312,17 @@ static void test_what_is_no_file(void **state) {
 static void test_header_length(void **state) {
     (void)state;
     const char *path = test_path("length");
-    static const uint64_t lengths[] = {3,           17,           100000000,      100000001,
-                                       0x7fffffffu, UINT32_MAX,   INT64_MAX,      (uint64_t)INT64_MAX + 1,
-                                       UINT64_MAX,  UINT64_MAX - 7, UINT64_MAX - 8};
+    static const uint64_t lengths[] = {3,
+                                       17,
+                                       100000000,
+                                       100000001,
+                                       0x7fffffffu,
+                                       UINT32_MAX,
+                                       INT64_MAX,
+                                       (uint64_t)INT64_MAX + 1,
+                                       UINT64_MAX,
+                                       UINT64_MAX - 7,
+                                       UINT64_MAX - 8};
     for (size_t i = 0; i < ARRAY_LENGTH(lengths); i++) {
         uint8_t image[10] = {0};
         memcpy(image, &lengths[i], 8);
@@ -335,9 +343,8 @@ static void test_header_length(void **state) {
 
 static void test_json(void **state) {
     (void)state;
-    static const char *const wrong[] = {"",      " ",    "[]",   "\"text\"", "17",     "null",     " {}",
-                                        "{",     "{}}",  "{} x", "{\"a\"}",  "{\"a\":}", "{\"a\":{}", "{\"a\":{},}",
-                                        "{'a':1}"};
+    static const char *const wrong[] = {"",    " ",    "[]",      "\"text\"", "17",        "null",        " {}",    "{",
+                                        "{}}", "{} x", "{\"a\"}", "{\"a\":}", "{\"a\":{}", "{\"a\":{},}", "{'a':1}"};
     for (size_t i = 0; i < ARRAY_LENGTH(wrong); i++) assert_header_refused(wrong[i], 0, "JSON");
     size_t bytes;
     uint8_t *image = build("{}\0\0", 4, 0, &bytes); /* padded with 0 instead of spaces */
@@ -411,7 +418,7 @@ static void test_fields(void **state) {
 }
 
 /* One tensor of a header, of one-dimensional bytes or floats. */
-#define BYTES(name, begin, end, length)                                                                                \
+#define BYTES(name, begin, end, length) \
     "\"" name "\":{\"dtype\":\"U8\",\"shape\":[" #length "],\"data_offsets\":[" #begin "," #end "]}"
 
 static void test_tensors_together(void **state) {
@@ -437,8 +444,11 @@ static void test_tensors_together(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(lies); i++) assert_header_refused(lies[i].header, 16, lies[i].text);
     const char *path = test_path("right");
     SafetensorsFile file; /* any order of names, tensors without data in between, unknown fields */
-    write_built(path, "{" BYTES("z", 8, 16, 8) "," BYTES("e", 8, 8, 0) ",\"a\":{\"dtype\":\"F32\",\"shape\":[1,2],"
-                      "\"data_offsets\":[0,8],\"more\":{}},\"__metadata__\":{\"a\":\"b\"}}", 16);
+    write_built(path,
+                "{" BYTES("z", 8, 16, 8) "," BYTES(
+                    "e", 8, 8, 0) ",\"a\":{\"dtype\":\"F32\",\"shape\":[1,2],"
+                                  "\"data_offsets\":[0,8],\"more\":{}},\"__metadata__\":{\"a\":\"b\"}}",
+                16);
     open_or_fail(&file, path);
     assert_int_equal(file.count, 1);
     safetensors_close(&file);

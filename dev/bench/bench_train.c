@@ -1,0 +1,219 @@
+/* bench_train: how fast the 124M-parameter GPT-2 trains on this machine's CPU, and where the time goes.
+ *
+ *     build/bench_train [--precision=bfloat16|float32] [--steps=8] [--threads=N] [--json=FILE]
+ *
+ * The measure is model FLOP/s (6 N + 12 L C T per token) over the rate of a plain row-major library product of the
+ * model's own size, 4096 x 3072 x 768. Machines are shared and their speed drifts, so the product is timed between the
+ * steps and the ratio is taken step by step; its median is what counts. All matrices hold random numbers: untouched
+ * memory makes a product look 1.7 times faster than it is. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "comm/comm.h"
+#include "dev/bench/timed_backend.h"
+#include "kernels/cpu/matmul.h"
+#include "model/gpt2.h"
+#include "optim/optim.h"
+#include "util/philox.h"
+
+enum { BATCH = 4, MATMUL_M = 4096, MATMUL_N = 3072, MATMUL_K = 768, MOST_STEPS = 1000 };
+
+/* ---- the plain product ---- */
+
+typedef struct PlainProduct {
+    Matmul *matmul;
+    MatmulKernel *kernel;
+    void *a, *b, *c;
+} PlainProduct;
+
+static void *random_matrix(size_t n, DType type, uint32_t stream) {
+    float *numbers = checked_malloc(n * sizeof *numbers, "a matrix");
+    for (size_t i = 0; i < n; i++) numbers[i] = (float)philox_uniform(philox(1, PHILOX_INIT_WEIGHTS, stream, i).word[0]) - 0.5f;
+    if (type == DTYPE_BFLOAT16)
+        for (size_t i = 0; i < n; i++) ((bfloat16 *)numbers)[i] = bfloat16_from_float(numbers[i]);
+    return numbers;
+}
+
+static bool plain_product_open(PlainProduct *p, DType type, int threads) {
+    Error error;
+    p->matmul = matmul_open(type, threads, &error);
+    if (!p->matmul) return false;
+    MatmulShape shape = {.m = MATMUL_M, .n = MATMUL_N, .k = MATMUL_K, .lda = MATMUL_K, .ldb = MATMUL_N,
+                         .ldc = MATMUL_N, .input = type, .output = type};
+    p->kernel = matmul_kernel(p->matmul, &shape);
+    p->a = random_matrix((size_t)MATMUL_M * MATMUL_K, type, 0);
+    p->b = random_matrix((size_t)MATMUL_K * MATMUL_N, type, 1);
+    p->c = random_matrix((size_t)MATMUL_M * MATMUL_N, type, 2);
+    return true;
+}
+
+/* FLOP/s over at least a fifth of a second; 0 where this machine has no such product. */
+static double plain_product_rate(PlainProduct *p) {
+    if (!p->matmul) return 0.0;
+    double begun = seconds_now();
+    int runs = 0;
+    do {
+        matmul_run(p->matmul, p->kernel, 0, p->a, p->b, p->c);
+        runs++;
+    } while (seconds_now() - begun < 0.2);
+    return 2.0 * MATMUL_M * MATMUL_N * MATMUL_K * runs / (seconds_now() - begun);
+}
+
+/* ---- one training step ---- */
+
+typedef struct Bench {
+    TimedBackend timed;
+    Comm *comm;
+    GPT2 model;
+    Optim *optim;
+    int32_t *tokens; /* (BATCH, T + 1) */
+    double model_seconds, optim_seconds;
+} Bench;
+
+static void bench_open(Bench *bench, Backend *be) {
+    GPT2Config config = {.n_layer = 12, .n_head = 12, .n_embd = 768, .block_size = 1024, .vocab_size = 50304,
+                         .scale_attn_by_inverse_layer_idx = true};
+    OptimConfig optim = {.name = OPTIM_ADAMW, .learning_rate = 6e-4, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95,
+                         .eps = 1e-8, .grad_clip = 1.0, .gradient_scale = 1.0};
+    timed_backend_open(&bench->timed, be);
+    bench->comm = comm_open_single();
+    gpt2_create(&bench->model, &config, &bench->timed.base, BATCH, RECOMPUTE_NONE, true);
+    gpt2_init_weights(&bench->model, 1);
+    OptimBuffers buffers = {bench->model.params, bench->model.weights, bench->model.grads};
+    bench->optim = optim_open(&optim, &bench->model.table, buffers, &bench->timed.base, bench->comm);
+    size_t count = (size_t)BATCH * 1024 * 2;
+    bench->tokens = checked_malloc(count * sizeof *bench->tokens, "tokens");
+    for (size_t i = 0; i < count; i++)
+        bench->tokens[i] = (int32_t)philox_below(philox(2, PHILOX_DATA_OFFSET, 0, i), 50257);
+}
+
+static double bench_step(Bench *bench) {
+    double begun = seconds_now();
+    int T = bench->model.config.block_size;
+    gpt2_forward_backward(&bench->model, bench->tokens, bench->tokens + BATCH * T, BATCH, T, 1.0f / (float)(BATCH * T),
+                          false);
+    double middle = seconds_now();
+    optim_step(bench->optim, 1e-4);
+    double end = seconds_now();
+    bench->model_seconds += middle - begun;
+    bench->optim_seconds += end - middle;
+    return end - begun;
+}
+
+/* ---- reporting ---- */
+
+static int by_value(const void *x, const void *y) {
+    double a = *(const double *)x, b = *(const double *)y;
+    return (a > b) - (a < b);
+}
+
+static double median(const double *values, int n) {
+    double sorted[MOST_STEPS];
+    memcpy(sorted, values, (size_t)n * sizeof *sorted);
+    qsort(sorted, (size_t)n, sizeof *sorted, by_value);
+    return n % 2 ? sorted[n / 2] : 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]);
+}
+
+typedef struct Figures {
+    int steps;
+    double seconds[MOST_STEPS], bfloat16_rate[MOST_STEPS], float32_rate[MOST_STEPS], ratio[MOST_STEPS];
+} Figures;
+
+static void print_breakdown(FILE *out, const Bench *bench, int steps, bool json) {
+    double total = bench->model_seconds + bench->optim_seconds, counted = bench->optim_seconds;
+    const char *row = json ? ",\n  \"%s, ms\": %.2f" : "  %-26s %8.1f ms  %5.1f %%\n";
+    for (int i = 0; i < bench->timed.count; i++) {
+        const OperationTime *operation = &bench->timed.operations[i];
+        counted += operation->seconds;
+        fprintf(out, row, operation->name, operation->seconds / steps * 1e3, operation->seconds / total * 100.0);
+    }
+    fprintf(out, row, "optimizer (adamw)", bench->optim_seconds / steps * 1e3, bench->optim_seconds / total * 100.0);
+    fprintf(out, row, "the rest", (total - counted) / steps * 1e3, (total - counted) / total * 100.0);
+}
+
+static void print_figures(FILE *out, const Bench *bench, const Figures *f, bool json) {
+    double seconds = median(f->seconds, f->steps), tokens = BATCH * 1024.0;
+    double flops = gpt2_flops_per_token(&bench->model) * tokens / seconds;
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    const Backend *be = bench->timed.inner;
+    const char *format = json ? "{\n  \"machine\": \"%s\",\n  \"table\": \"%s\",\n  \"threads\": %d,\n  \"parameters\": %zu"
+                              : "%s\n%s, %d threads, %zu parameters, batch 4 x 1024 (medians)\n";
+    fprintf(out, format, be->device, be->name, be->threads, bench->model.table.parameters);
+    const char *row = json ? ",\n  \"%s\": %.4g" : "  %-44s %10.4g\n";
+    fprintf(out, row, "step, ms", seconds * 1e3);
+    fprintf(out, row, "tokens/s", tokens / seconds);
+    fprintf(out, row, "model GFLOP/s", flops * 1e-9);
+    fprintf(out, row, "plain matmul bfloat16, GFLOP/s", median(f->bfloat16_rate, f->steps) * 1e-9);
+    fprintf(out, row, "plain matmul float32, GFLOP/s", median(f->float32_rate, f->steps) * 1e-9);
+    fprintf(out, row, "model over plain matmul, median of ratios", median(f->ratio, f->steps));
+    fprintf(out, row, "peak memory, GB", (double)usage.ru_maxrss * 1024e-9);
+    if (!json) fputs("\ntime of a step (means)\n", out);
+    print_breakdown(out, bench, f->steps, json);
+    if (json) fputs("\n}\n", out);
+}
+
+typedef struct Options {
+    DType precision;
+    int steps, threads;
+    const char *json;
+} Options;
+
+static Options read_options(int argc, char **argv) {
+    Options o = {backend_auto_precision("cpu"), 8, (int)sysconf(_SC_NPROCESSORS_ONLN), NULL};
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--precision=float32") == 0)
+            o.precision = DTYPE_FLOAT32;
+        else if (strcmp(argv[i], "--precision=bfloat16") == 0)
+            o.precision = DTYPE_BFLOAT16;
+        else if (strncmp(argv[i], "--steps=", 8) == 0)
+            o.steps = atoi(argv[i] + 8);
+        else if (strncmp(argv[i], "--threads=", 10) == 0)
+            o.threads = atoi(argv[i] + 10);
+        else if (strncmp(argv[i], "--json=", 7) == 0)
+            o.json = argv[i] + 7;
+        else
+            die_usage("unexpected argument '%s'; there are --precision, --steps, --threads and --json", argv[i]);
+    }
+    if (o.steps < 1 || o.steps > MOST_STEPS || o.threads < 1) die_usage("--steps and --threads must be at least 1");
+    return o;
+}
+
+int main(int argc, char **argv) {
+    base_set_program("bench_train");
+    Options o = read_options(argc, argv);
+    static Bench bench;
+    static Figures f;
+    PlainProduct bf16 = {0}, f32 = {0};
+    Error error;
+    Backend *be = backend_open("cpu", o.precision, o.threads, &error);
+    if (!be) die("%s", error.text);
+    bench_open(&bench, be);
+    plain_product_open(&bf16, DTYPE_BFLOAT16, o.threads);
+    plain_product_open(&f32, DTYPE_FLOAT32, o.threads);
+    plain_product_rate(&bf16), plain_product_rate(&f32), bench_step(&bench); /* warm up */
+    timed_backend_reset(&bench.timed);
+    bench.model_seconds = bench.optim_seconds = 0.0;
+    f.steps = o.steps;
+    double flops = gpt2_flops_per_token(&bench.model) * BATCH * 1024.0;
+    double before = plain_product_rate(o.precision == DTYPE_FLOAT32 ? &f32 : &bf16);
+    for (int i = 0; i < o.steps; i++) {
+        f.seconds[i] = bench_step(&bench);
+        f.bfloat16_rate[i] = plain_product_rate(&bf16);
+        f.float32_rate[i] = plain_product_rate(&f32);
+        double after = o.precision == DTYPE_FLOAT32 ? f.float32_rate[i] : f.bfloat16_rate[i];
+        f.ratio[i] = flops / f.seconds[i] / (0.5 * (before + after));
+        before = after;
+    }
+    print_figures(stdout, &bench, &f, false);
+    if (o.json) {
+        FILE *file = fopen(o.json, "w");
+        if (!file) die("cannot write %s", o.json);
+        print_figures(file, &bench, &f, true);
+        if (fclose(file) != 0) die("cannot write %s", o.json);
+    }
+    return EXIT_DONE;
+}
