@@ -28,7 +28,7 @@ hash := \#
 has_onednn := $(if $(filter 0,$(ONEDNN)),,$(call works,$(hash)include <oneapi/dnnl/dnnl.h>,-ldnnl))
 has_mpi := $(if $(filter 0,$(MPI)),,$(shell command -v mpicc >/dev/null 2>&1 && printf '$(hash)include <mpi.h>\nint main(void){return 0;}\n' | mpicc -x c - -o /dev/null 2>/dev/null && echo yes))
 has_cjson := $(call works,$(hash)include <cjson/cJSON.h>,-lcjson)
-has_xxhash := $(call works,$(hash)include <xxhash.h>,-lxxhash)
+has_xxhash := $(call works,$(hash)include <xxhash.h>)
 has_wide_vectors := $(shell $(CC) -march=$(ARCH) -mprefer-vector-width=512 -E -x c /dev/null >/dev/null 2>&1 && echo yes)
 has_nvcc := $(shell command -v nvcc 2>/dev/null)
 has_nccl := $(call works,$(hash)include <nccl.h>,-I$(or $(CUDA_HOME),/usr/local/cuda)/include)
@@ -40,7 +40,7 @@ CFLAGS_ALL = -std=gnu17 $(OPTIMIZE) -march=$(ARCH) $(if $(has_wide_vectors),-mpr
              $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all) \
              -D_GNU_SOURCE -I. -MMD -MP $(CPPFLAGS) $(CFLAGS)
 LINK = $(if $(has_mpi),OMPI_CC="$(CC)" MPICH_CC="$(CC)" mpicc,$(CC))
-LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson -lxxhash -lm \
+LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson -lm \
             $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 
 # ---- sources ----
@@ -48,7 +48,7 @@ programs = train_gpt2 prepare_data sample_gpt2
 typed = $(wildcard kernels/cpu/embedding.c kernels/cpu/layernorm.c kernels/cpu/linear.c kernels/cpu/attention.c kernels/cpu/loss.c)
 plain = $(filter-out data/prepare_data.c model/sample_gpt2.c, \
           $(wildcard util/*.c kernels/*.c optim/*.c data/*.c config/*.c model/*.c report/*.c)) \
-        kernels/cpu/cpu_backend.c kernels/cpu/matmul_$(if $(has_onednn),onednn,plain).c \
+        kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/transpose.c kernels/cpu/matmul_$(if $(has_onednn),onednn,plain).c \
         comm/comm.c comm/single.c comm/$(if $(has_mpi),mpi,no_mpi).c
 objects = $(plain:%.c=$(BUILD)/%.o) $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.o)
 library = $(BUILD)/libmars.a

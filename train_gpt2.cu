@@ -38,7 +38,7 @@ typedef struct Trainer {
     int64_t step;         /* updates asked for so far: the next step's number */
     int64_t resumed_from; /* step of the checkpoint this run goes on from, or -1 */
     bool last_step_skipped;
-    double logged_ms;     /* time of the steps since the last report */
+    double logged_ms; /* time of the steps since the last report */
     int logged_steps;
 } Trainer;
 
@@ -115,7 +115,9 @@ static int default_threads(const Comm *comm) {
 
 static void open_device(Trainer *t) {
     const TrainConfig *train = &t->config.train;
-    const char *device = train->device == DEVICE_AUTO ? backend_auto_device() : train->device == DEVICE_CPU ? "cpu" : "cuda";
+    const char *device = train->device == DEVICE_AUTO  ? backend_auto_device()
+                         : train->device == DEVICE_CPU ? "cpu"
+                                                       : "cuda";
     DType precision = train->precision == PRECISION_AUTO      ? backend_auto_precision(device)
                       : train->precision == PRECISION_FLOAT32 ? DTYPE_FLOAT32
                                                               : DTYPE_BFLOAT16;
@@ -318,7 +320,8 @@ static void report_skipped(Trainer *t, int tensor) {
     console_line(&t->console, "step %6lld skipped: the gradient of %s is not finite", (long long)t->step, name);
     if (!t->last_step_skipped) return;
     if (t->comm->rank == 0)
-        die("the gradient of %s is not finite for the second step in a row; nothing was saved. A lower learning_rate, a "
+        die("the gradient of %s is not finite for the second step in a row; nothing was saved. A lower learning_rate, "
+            "a "
             "longer warm-up or precision float32 may help",
             name);
     t->comm->barrier(t->comm); /* process 0 ends the job */
@@ -343,8 +346,14 @@ static void train_step(Trainer *t) {
     if (skipped) report_skipped(t, result.nonfinite_tensor);
     if (logged) {
         double ms = t->logged_ms / t->logged_steps;
-        StepReport made = {t->step, loss, lr, result.grad_norm, (t->step + 1) * tokens_per_step(t), ms,
-                           (double)tokens_per_step(t) / ms * 1e3, -1.0};
+        StepReport made = {t->step,
+                           loss,
+                           lr,
+                           result.grad_norm,
+                           (t->step + 1) * tokens_per_step(t),
+                           ms,
+                           (double)tokens_per_step(t) / ms * 1e3,
+                           -1.0};
         report = made;
         metrics_train(t->metrics, &report);
         t->logged_ms = 0.0;

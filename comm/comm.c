@@ -14,7 +14,8 @@ static bool started_by_launcher(void) {
 Comm *comm_open(void) {
     if (!started_by_launcher()) return comm_open_single();
     Comm *comm = comm_open_mpi();
-    if (!comm) die("this process was started by an MPI launcher, but the program was built without MPI: install it and "
-                   "run make again, or start the program without mpirun");
+    if (!comm)
+        die("this process was started by an MPI launcher, but the program was built without MPI: install it and "
+            "run make again, or start the program without mpirun");
     return comm;
 }

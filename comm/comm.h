@@ -19,8 +19,8 @@ struct Comm {
     int local_rank, local_size; /* the same among the processes on this machine */
     char library[64];           /* "Open MPI v4.1.4", or "none" */
 
-    void (*sum)(Comm *comm, double *values, int n);    /* values = sum over processes, on every process */
-    void (*maximum)(Comm *comm, int *values, int n);   /* likewise the maximum */
+    void (*sum)(Comm *comm, double *values, int n);          /* values = sum over processes, on every process */
+    void (*maximum)(Comm *comm, int *values, int n);         /* likewise the maximum */
     void (*broadcast)(Comm *comm, void *data, size_t bytes); /* from process 0 */
     void (*barrier)(Comm *comm);
 

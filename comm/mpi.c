@@ -148,8 +148,14 @@ Comm *comm_open_mpi(void) {
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MpiComm *mpi = checked_calloc(1, sizeof *mpi, "the process table");
     Comm *comm = &mpi->base;
-    *comm = (Comm){.sum = sum, .maximum = maximum, .broadcast = broadcast, .barrier = barrier,
-                   .reduce_scatter = reduce_scatter, .all_gather = all_gather, .gather = gather, .close = close_mpi};
+    *comm = (Comm){.sum = sum,
+                   .maximum = maximum,
+                   .broadcast = broadcast,
+                   .barrier = barrier,
+                   .reduce_scatter = reduce_scatter,
+                   .all_gather = all_gather,
+                   .gather = gather,
+                   .close = close_mpi};
     check(MPI_Comm_rank(MPI_COMM_WORLD, &comm->rank), "asking for the rank");
     check(MPI_Comm_size(MPI_COMM_WORLD, &comm->size), "asking for the number of processes");
     MPI_Comm machine;

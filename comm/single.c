@@ -24,8 +24,16 @@ static void close_single(Comm *comm, int status) {
 
 Comm *comm_open_single(void) {
     Comm *comm = checked_calloc(1, sizeof *comm, "the process table");
-    *comm = (Comm){.size = 1, .local_size = 1, .library = "none", .sum = sum, .maximum = maximum,
-                   .broadcast = broadcast, .barrier = barrier, .reduce_scatter = reduce_scatter,
-                   .all_gather = all_gather, .gather = gather, .close = close_single};
+    *comm = (Comm){.size = 1,
+                   .local_size = 1,
+                   .library = "none",
+                   .sum = sum,
+                   .maximum = maximum,
+                   .broadcast = broadcast,
+                   .barrier = barrier,
+                   .reduce_scatter = reduce_scatter,
+                   .all_gather = all_gather,
+                   .gather = gather,
+                   .close = close_single};
     return comm;
 }

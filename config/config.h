@@ -47,7 +47,7 @@ typedef struct TrainConfig {
 typedef struct Config {
     GPT2Config model;
     DataConfig data;
-    OptimConfig optimizer; /* gradient_scale comes from the train section */
+    OptimConfig optimizer;   /* gradient_scale comes from the train section */
     ScheduleConfig schedule; /* max_iters is a copy of train's */
     TrainConfig train;
 } Config;

@@ -21,10 +21,10 @@ EXTERN_C_BEGIN
 
 typedef struct Backend Backend;
 struct Backend {
-    char name[32];        /* "cpu-float32" */
-    char device[128];     /* the processor's or GPU's name, for people */
-    DType activation;     /* the type behind every void * below */
-    int threads;          /* CPU threads per process */
+    char name[32];    /* "cpu-float32" */
+    char device[128]; /* the processor's or GPU's name, for people */
+    DType activation; /* the type behind every void * below */
+    int threads;      /* CPU threads per process */
 
     /* ---- memory ---- */
 
@@ -66,8 +66,7 @@ struct Backend {
                                        const void *delta, const void *weight, const void *bias, int N, int C);
     /* dx += dLayerNorm/dx (dx already holds the residual stream's gradient);  dweight, dbias (C), dbias NULL if none */
     void (*layernorm_backward)(Backend *be, void *dx, float *dweight, float *dbias, const void *dout, const void *x,
-                               const void *weight, const float *mean, const float *rstd, int N, int C,
-                               bool accumulate);
+                               const void *weight, const float *mean, const float *rstd, int N, int C, bool accumulate);
 
     /* ---- linear layers; weight is (OC,IC) as in nn.Linear ---- */
 
@@ -76,8 +75,8 @@ struct Backend {
                            int OC);
     /* pre = in . weight^T + bias;  out = GELU(pre), the tanh form: 0.5 x (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3))).
      * pre (N,OC) is kept for the backward pass. out may be pre itself where no backward pass follows. */
-    void (*matmul_gelu_forward)(Backend *be, void *out, void *pre, const void *in, const void *weight,
-                                const void *bias, int N, int IC, int OC);
+    void (*matmul_gelu_forward)(Backend *be, void *out, void *pre, const void *in, const void *weight, const void *bias,
+                                int N, int IC, int OC);
     /* out = GELU(pre), n elements: what a recomputing backward pass needs of the above. */
     void (*gelu_forward)(Backend *be, void *out, const void *pre, size_t n);
     /* din (N,IC) = dout (N,OC) . weight; where gelu_pre (N,IC) is given, times GELU'(gelu_pre). */

@@ -10,7 +10,8 @@ typedef struct BatchShape {
 } BatchShape;
 
 float gpt2_attention_scale(const GPT2Config *config, int l) {
-    float scale = 1.0f / sqrtf((float)(config->n_embd / config->n_head));
+    int HS = config->n_embd / config->n_head;
+    float scale = 1.0f / sqrtf((float)HS);
     return config->scale_attn_by_inverse_layer_idx ? scale / (float)(l + 1) : scale;
 }
 

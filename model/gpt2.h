@@ -39,11 +39,11 @@ typedef struct GPT2LayerNormStatistics {
 } GPT2LayerNormStatistics;
 
 typedef struct GPT2BlockActivations {
-    void *residual;                    /* (N,C) the block's input */
-    void *ln_1, *qkv, *attention;      /* (N,C) (N,3C) (N,C) */
-    void *residual_middle;             /* (N,C) after the attention half */
-    void *ln_2, *fc, *fc_gelu;         /* (N,C) (N,4C) (N,4C) */
-    float *lse;                        /* (B,NH,T) */
+    void *residual;               /* (N,C) the block's input */
+    void *ln_1, *qkv, *attention; /* (N,C) (N,3C) (N,C) */
+    void *residual_middle;        /* (N,C) after the attention half */
+    void *ln_2, *fc, *fc_gelu;    /* (N,C) (N,4C) (N,4C) */
+    float *lse;                   /* (B,NH,T) */
     GPT2LayerNormStatistics ln_1_statistics, ln_2_statistics;
 } GPT2BlockActivations;
 
@@ -61,18 +61,18 @@ typedef struct GPT2 {
     GPT2LayerNorm ln_f;
     GPT2BlockTensors *blocks; /* (L) */
 
-    float *params;  /* the master weights, table.length floats */
-    void *weights;  /* the same in the activation type, which the operations read; params itself for float32 */
-    float *grads;   /* table.length floats; NULL where not training */
+    float *params; /* the master weights, table.length floats */
+    void *weights; /* the same in the activation type, which the operations read; params itself for float32 */
+    float *grads;  /* table.length floats; NULL where not training */
 
-    int32_t *inputs, *targets;           /* (B,T) */
-    GPT2BlockActivations *activations;   /* (L) */
-    void *residual_final, *ln_f_out;     /* (N,C) */
+    int32_t *inputs, *targets;         /* (B,T) */
+    GPT2BlockActivations *activations; /* (L) */
+    void *residual_final, *ln_f_out;   /* (N,C) */
     GPT2LayerNormStatistics ln_f_statistics;
-    void *branch;                        /* (N,C) output of the half block that is being computed */
-    void *logits;                        /* (head_rows, VP) */
-    float *losses;                       /* (N) */
-    double *loss_sum;                    /* of all tokens since gpt2_take_loss() */
+    void *branch;     /* (N,C) output of the half block that is being computed */
+    void *logits;     /* (head_rows, VP) */
+    float *losses;    /* (N) */
+    double *loss_sum; /* of all tokens since gpt2_take_loss() */
     int64_t loss_count;
     void *dresidual, *dbranch, *dhidden; /* (N,C) (N,C) (N,4C) gradients on their way down */
 
@@ -81,8 +81,7 @@ typedef struct GPT2 {
 
 /* Plans and allocates a model for batches of up to max_batch sequences of config->block_size tokens. Without
  * `training` there are no gradients, and one set of activations serves all blocks. Weights are zero. */
-void gpt2_create(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch, Recompute recompute,
-                 bool training);
+void gpt2_create(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch, Recompute recompute, bool training);
 void gpt2_free(GPT2 *model);
 
 /* Only the tensor table of such a model: no memory is taken. End it with gpt2_free. */

@@ -5,13 +5,13 @@
 #include <stdbool.h>
 
 typedef struct GPT2Config {
-    int n_layer;    /* L */
-    int n_head;     /* NH */
-    int n_embd;     /* C, a multiple of n_head */
-    int block_size; /* T, the longest sequence */
-    int vocab_size; /* V */
-    bool bias;      /* biases in the linear layers and LayerNorms */
-    double dropout; /* only 0 so far */
+    int n_layer;                          /* L */
+    int n_head;                           /* NH */
+    int n_embd;                           /* C, a multiple of n_head */
+    int block_size;                       /* T, the longest sequence */
+    int vocab_size;                       /* V */
+    bool bias;                            /* biases in the linear layers and LayerNorms */
+    double dropout;                       /* only 0 so far */
     bool scale_attn_by_inverse_layer_idx; /* attention scores of layer l (from 0) are divided by l + 1 */
 } GPT2Config;
 

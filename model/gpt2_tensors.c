@@ -12,23 +12,30 @@
 /* Logits are computed in pieces of at most this many rows: with 50,304 columns that is 100 MB in bfloat16. */
 enum { HEAD_ROWS = 1024, VOCAB_MULTIPLE = 64 };
 
-static int add_tensor(GPT2 *model, TensorRole role, int64_t rows, int64_t columns, const char *format, int l) {
+/* Block of a tensor that belongs to none. */
+enum { NO_BLOCK = -1 };
+
+static int add_tensor(GPT2 *model, TensorRole role, int64_t rows, int64_t columns, int block, const char *layer,
+                      const char *kind) {
     char name[TENSOR_NAME_LENGTH];
-    snprintf(name, sizeof name, format, l);
+    if (block == NO_BLOCK)
+        snprintf(name, sizeof name, "%s.%s", layer, kind);
+    else
+        snprintf(name, sizeof name, "h.%d.%s.%s", block, layer, kind);
     int64_t padded_rows = role == ROLE_EMBEDDING && rows == model->config.vocab_size ? model->padded_vocab : rows;
     return tensor_table_add(&model->table, name, role, rows, columns, padded_rows);
 }
 
-static GPT2LayerNorm add_layernorm(GPT2 *model, const char *weight, const char *bias, int l) {
+static GPT2LayerNorm add_layernorm(GPT2 *model, int block, const char *layer) {
     int C = model->config.n_embd;
-    GPT2LayerNorm norm = {add_tensor(model, ROLE_VECTOR, 1, C, weight, l), -1};
-    if (model->config.bias) norm.bias = add_tensor(model, ROLE_VECTOR, 1, C, bias, l);
+    GPT2LayerNorm norm = {add_tensor(model, ROLE_VECTOR, 1, C, block, layer, "weight"), -1};
+    if (model->config.bias) norm.bias = add_tensor(model, ROLE_VECTOR, 1, C, block, layer, "bias");
     return norm;
 }
 
-static GPT2Linear add_linear(GPT2 *model, int in, int out, const char *weight, const char *bias, int l) {
-    GPT2Linear linear = {add_tensor(model, ROLE_MATRIX, out, in, weight, l), -1, in, out};
-    if (model->config.bias) linear.bias = add_tensor(model, ROLE_VECTOR, 1, out, bias, l);
+static GPT2Linear add_linear(GPT2 *model, int block, const char *layer, int in, int out) {
+    GPT2Linear linear = {add_tensor(model, ROLE_MATRIX, out, in, block, layer, "weight"), -1, in, out};
+    if (model->config.bias) linear.bias = add_tensor(model, ROLE_VECTOR, 1, out, block, layer, "bias");
     return linear;
 }
 
@@ -39,18 +46,18 @@ void gpt2_describe(GPT2 *model, const GPT2Config *config) {
     model->padded_vocab = (int)round_up(config->vocab_size, VOCAB_MULTIPLE);
     model->blocks = checked_calloc((size_t)config->n_layer, sizeof *model->blocks, "the blocks");
     int C = config->n_embd;
-    model->wte = add_tensor(model, ROLE_EMBEDDING, config->vocab_size, C, "wte.weight", 0);
-    model->wpe = add_tensor(model, ROLE_EMBEDDING, config->block_size, C, "wpe.weight", 0);
+    model->wte = add_tensor(model, ROLE_EMBEDDING, config->vocab_size, C, NO_BLOCK, "wte", "weight");
+    model->wpe = add_tensor(model, ROLE_EMBEDDING, config->block_size, C, NO_BLOCK, "wpe", "weight");
     for (int l = 0; l < config->n_layer; l++) {
         GPT2BlockTensors *block = &model->blocks[l];
-        block->ln_1 = add_layernorm(model, "h.%d.ln_1.weight", "h.%d.ln_1.bias", l);
-        block->c_attn = add_linear(model, C, 3 * C, "h.%d.attn.c_attn.weight", "h.%d.attn.c_attn.bias", l);
-        block->attn_c_proj = add_linear(model, C, C, "h.%d.attn.c_proj.weight", "h.%d.attn.c_proj.bias", l);
-        block->ln_2 = add_layernorm(model, "h.%d.ln_2.weight", "h.%d.ln_2.bias", l);
-        block->c_fc = add_linear(model, C, 4 * C, "h.%d.mlp.c_fc.weight", "h.%d.mlp.c_fc.bias", l);
-        block->mlp_c_proj = add_linear(model, 4 * C, C, "h.%d.mlp.c_proj.weight", "h.%d.mlp.c_proj.bias", l);
+        block->ln_1 = add_layernorm(model, l, "ln_1");
+        block->c_attn = add_linear(model, l, "attn.c_attn", C, 3 * C);
+        block->attn_c_proj = add_linear(model, l, "attn.c_proj", C, C);
+        block->ln_2 = add_layernorm(model, l, "ln_2");
+        block->c_fc = add_linear(model, l, "mlp.c_fc", C, 4 * C);
+        block->mlp_c_proj = add_linear(model, l, "mlp.c_proj", 4 * C, C);
     }
-    model->ln_f = add_layernorm(model, "ln_f.weight", "ln_f.bias", 0);
+    model->ln_f = add_layernorm(model, NO_BLOCK, "ln_f");
 }
 
 /* ---- memory ---- */
@@ -60,8 +67,7 @@ static void plan_weights(GPT2 *model) {
     size_t n = model->table.length;
     bool separate = model->be->activation != DTYPE_FLOAT32;
     arena_plan(arena, "weights", "master weights", n * sizeof(float), &model->params);
-    if (separate)
-        arena_plan(arena, "weights", "weight copies", n * dtype_size(model->be->activation), &model->weights);
+    if (separate) arena_plan(arena, "weights", "weight copies", n * dtype_size(model->be->activation), &model->weights);
     if (model->training) arena_plan(arena, "gradients", "gradients", n * sizeof(float), &model->grads);
 }
 

@@ -26,25 +26,13 @@ typedef struct Options {
     uint64_t seed;
 } Options;
 
-static const char usage[] =
-    "usage: sample_gpt2 CHECKPOINT_DIR --prompt=\"...\" [options]\n"
-    "  --prompt=TEXT          what the text begins with (required, not empty)\n"
-    "  --max_new_tokens=200   tokens to write\n"
-    "  --temperature=0.8      0 takes the likeliest token each time\n"
-    "  --top_k=200            draw from that many likeliest tokens only; 0 = all\n"
-    "  --seed=1               the same seed writes the same text\n"
-    "  --tokenizer=bytes      default: the one that tokens.json in the checkpoint names\n";
-
-/* The value of --key=value or --key value; NULL where the argument is another key. */
-static const char *value_of(const char *key, int argc, char **argv, int *i) {
-    size_t length = strlen(key);
-    if (strncmp(argv[*i], "--", 2) != 0 || strncmp(argv[*i] + 2, key, length) != 0) return NULL;
-    const char *rest = argv[*i] + 2 + length;
-    if (*rest == '=') return rest + 1;
-    if (*rest != 0) return NULL;
-    if (*i + 1 >= argc) die_usage("--%s needs a value", key);
-    return argv[++*i];
-}
+static const char usage[] = "usage: sample_gpt2 CHECKPOINT_DIR --prompt=\"...\" [options]\n"
+                            "  --prompt=TEXT          what the text begins with (required, not empty)\n"
+                            "  --max_new_tokens=200   tokens to write\n"
+                            "  --temperature=0.8      0 takes the likeliest token each time\n"
+                            "  --top_k=200            draw from that many likeliest tokens only; 0 = all\n"
+                            "  --seed=1               the same seed writes the same text\n"
+                            "  --tokenizer=bytes      default: the one that tokens.json in the checkpoint names\n";
 
 static double number(const char *key, const char *text, double least, double most, bool whole) {
     char *end;
@@ -55,34 +43,52 @@ static double number(const char *key, const char *text, double least, double mos
     return value;
 }
 
+/* Sets the option called `key`; `value` is never NULL. */
+static void set_option(Options *o, const char *key, const char *value) {
+    if (strcmp(key, "prompt") == 0)
+        o->prompt = value;
+    else if (strcmp(key, "tokenizer") == 0)
+        o->tokenizer = value;
+    else if (strcmp(key, "max_new_tokens") == 0)
+        o->max_new_tokens = (long)number(key, value, 0, 1e9, true);
+    else if (strcmp(key, "temperature") == 0)
+        o->temperature = number(key, value, 0, 100, false);
+    else if (strcmp(key, "top_k") == 0)
+        o->top_k = (long)number(key, value, 0, 1e9, true);
+    else if (strcmp(key, "seed") == 0)
+        o->seed = (uint64_t)number(key, value, 0, 9007199254740992.0, true);
+    else
+        die_usage("there is no option --%s; --help lists what there is", key);
+}
+
+static void answer_questions(const char *argument) {
+    if (strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0)
+        fputs(usage, stdout);
+    else if (strcmp(argument, "--version") == 0)
+        printf("sample_gpt2 (mars.c) %s\n", MARS_VERSION);
+    else
+        return;
+    exit(EXIT_DONE);
+}
+
+/* Options are --key=value or --key value. */
 static Options read_options(int argc, char **argv) {
     Options o = {.max_new_tokens = 200, .top_k = 200, .temperature = 0.8, .seed = 1};
     for (int i = 1; i < argc; i++) {
-        const char *v;
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
-            fputs(usage, stdout);
-            exit(EXIT_DONE);
+        const char *argument = argv[i];
+        answer_questions(argument);
+        if (strncmp(argument, "--", 2) == 0) {
+            const char *equals = strchr(argument, '=');
+            char key[32];
+            int length = equals ? (int)(equals - argument - 2) : (int)strlen(argument) - 2;
+            snprintf(key, sizeof key, "%.*s", length, argument + 2);
+            if (!equals && i + 1 >= argc) die_usage("%s needs a value; --help lists what there is", argument);
+            set_option(&o, key, equals ? equals + 1 : argv[++i]);
+        } else if (o.folder) {
+            die_usage("unexpected argument '%s'; --help lists what there is", argument);
+        } else {
+            o.folder = argument;
         }
-        if (strcmp(argv[i], "--version") == 0) {
-            printf("sample_gpt2 (mars.c) %s\n", MARS_VERSION);
-            exit(EXIT_DONE);
-        }
-        if ((v = value_of("prompt", argc, argv, &i)))
-            o.prompt = v;
-        else if ((v = value_of("tokenizer", argc, argv, &i)))
-            o.tokenizer = v;
-        else if ((v = value_of("max_new_tokens", argc, argv, &i)))
-            o.max_new_tokens = (long)number("max_new_tokens", v, 0, 1e9, true);
-        else if ((v = value_of("temperature", argc, argv, &i)))
-            o.temperature = number("temperature", v, 0, 100, false);
-        else if ((v = value_of("top_k", argc, argv, &i)))
-            o.top_k = (long)number("top_k", v, 0, 1e9, true);
-        else if ((v = value_of("seed", argc, argv, &i)))
-            o.seed = (uint64_t)number("seed", v, 0, 9007199254740992.0, true);
-        else if (argv[i][0] == '-' || o.folder)
-            die_usage("unexpected argument '%s'; --help lists what there is", argv[i]);
-        else
-            o.folder = argv[i];
     }
     if (!o.folder) die_usage("the checkpoint folder is missing, such as runs/NAME/checkpoints/latest");
     if (!o.prompt || !*o.prompt) die_usage("--prompt is missing or empty: a model needs something to go on from");
@@ -136,13 +142,14 @@ static void write_text(GPT2 *model, const Tokenizer *tokenizer, const Options *o
     tokenizer_encode(tokenizer, o->prompt, strlen(o->prompt), true, &text);
     for (size_t i = 0; i < text.count; i++)
         if (text.tokens[i] >= V)
-            die("the prompt has token %d, but the model's vocabulary has %d: is --tokenizer the one it was trained with?",
+            die("the prompt has token %d, but the model's vocabulary has %d: is --tokenizer the one it was trained "
+                "with?",
                 text.tokens[i], V);
     Candidate *candidates = checked_malloc((size_t)V * sizeof *candidates, "candidates");
     Decoder decoder;
     decoder_open(&decoder, model);
     fwrite(o->prompt, 1, strlen(o->prompt), stdout);
-    feed_tail(&decoder, &text, text.count < (size_t)T ? text.count : (size_t)ceil_div(T, 2));
+    feed_tail(&decoder, &text, text.count <= (size_t)T ? text.count : (size_t)ceil_div(T, 2));
     for (long i = 0; i < o->max_new_tokens; i++) {
         int token = draw(decoder.logits, V, candidates, o, (uint64_t)i);
         if (token == tokenizer_end_of_text(tokenizer)) break;
@@ -155,6 +162,7 @@ static void write_text(GPT2 *model, const Tokenizer *tokenizer, const Options *o
             feed_tail(&decoder, &text, (size_t)ceil_div(T, 2));
     }
     putchar('\n');
+    if (fflush(stdout) != 0 || ferror(stdout)) die("cannot write the text: %s", strerror(errno));
     decoder_close(&decoder);
     token_buffer_free(&text);
     free(candidates);
@@ -169,7 +177,10 @@ int main(int argc, char **argv) {
     SafetensorsFile file;
     GPT2 model;
     if (!checkpoint_read_model_config(&config, options.folder, &error)) die("%s", error.text);
-    if (!tokenizer_open(&tokenizer, options.tokenizer, options.folder, &error)) die("%s", error.text);
+    if (!tokenizer_open(&tokenizer, options.tokenizer, options.folder, &error)) {
+        if (options.tokenizer) die_usage("--tokenizer=%s: %s", options.tokenizer, error.text);
+        die("%s; --tokenizer=NAME says which one it is", error.text);
+    }
     if (!checkpoint_open_weights(&file, options.folder, &error)) die("%s", error.text);
     int threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
     Backend *be = backend_open("cpu", DTYPE_FLOAT32, threads > 0 ? threads : 1, &error);

@@ -32,25 +32,25 @@ void multi_tensor_square_sums(Backend *be, const Chunk *chunks, int count, const
 
 /* A loop over the chunks for a rule with a given number of states. The states of an element pass through a small
  * array that the compiler keeps in registers. */
-#define DEFINE_UPDATE(rule, STATES)                                                                                    \
-    static void rule##_chunk(Chunk chunk, MultiTensorBuffers b, const RuleNumbers *numbers) {                          \
-        RuleNumbers r = *numbers;                                                                                      \
-        float *RESTRICT x = b.params, *RESTRICT state0 = b.states[0] - b.first;                                        \
-        float *RESTRICT state1 = STATES > 1 ? b.states[1] - b.first : NULL;                                            \
-        const float *RESTRICT g = b.grads;                                                                             \
-        _Pragma("omp simd") for (size_t i = chunk.begin; i < chunk.end; i++) {                                         \
-            float state[OPTIM_MAX_STATES] = {state0[i], STATES > 1 ? state1[i] : 0.0f};                                \
-            x[i] = rule##_element(x[i], g[i] * r.gradient_factor, state, &r);                                          \
-            state0[i] = state[0];                                                                                      \
-            if (STATES > 1) state1[i] = state[1];                                                                      \
-        }                                                                                                              \
-    }                                                                                                                  \
-    static void rule##_update(Backend *be, const Chunk *chunks, int count, MultiTensorBuffers b,                       \
-                              const RuleNumbers *numbers) {                                                            \
-        _Pragma("omp parallel for schedule(static) num_threads(be->threads)") for (int c = 0; c < count; c++) {        \
-            rule##_chunk(chunks[c], b, &numbers[chunks[c].tensor]);                                                    \
-            copy_weights(chunks[c], b);                                                                                \
-        }                                                                                                              \
+#define DEFINE_UPDATE(rule, STATES)                                                                             \
+    static void rule##_chunk(Chunk chunk, MultiTensorBuffers b, const RuleNumbers *numbers) {                   \
+        RuleNumbers r = *numbers;                                                                               \
+        float *RESTRICT x = b.params, *RESTRICT state0 = b.states[0];                                           \
+        float *RESTRICT state1 = b.states[STATES - 1];                                                          \
+        const float *RESTRICT g = b.grads;                                                                      \
+        _Pragma("omp simd") for (size_t i = chunk.begin; i < chunk.end; i++) {                                  \
+            float state[OPTIM_MAX_STATES] = {state0[i - b.first], STATES > 1 ? state1[i - b.first] : 0.0f};     \
+            x[i] = rule##_element(x[i], g[i] * r.gradient_factor, state, &r);                                   \
+            state0[i - b.first] = state[0];                                                                     \
+            if (STATES > 1) state1[i - b.first] = state[1];                                                     \
+        }                                                                                                       \
+    }                                                                                                           \
+    static void rule##_update(Backend *be, const Chunk *chunks, int count, MultiTensorBuffers b,                \
+                              const RuleNumbers *numbers) {                                                     \
+        _Pragma("omp parallel for schedule(static) num_threads(be->threads)") for (int c = 0; c < count; c++) { \
+            rule##_chunk(chunks[c], b, &numbers[chunks[c].tensor]);                                             \
+            copy_weights(chunks[c], b);                                                                         \
+        }                                                                                                       \
     }
 
 /* The bfloat16 copy of a chunk that was just updated and is still in the cache. */

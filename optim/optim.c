@@ -15,8 +15,8 @@ struct Optim {
     Backend *be;
     Comm *comm;
     const ElementwiseRule *rule;
-    size_t *bounds;   /* comm->size + 1 offsets: who owns what */
-    Chunk *chunks;    /* of the owned range */
+    size_t *bounds; /* comm->size + 1 offsets: who owns what */
+    Chunk *chunks;  /* of the owned range */
     int chunk_count;
     float *states[OPTIM_MAX_STATES]; /* owned range only */
     double *chunk_sums, *tensor_sums;
@@ -87,20 +87,22 @@ static double clip_factor(const Optim *o, double norm) {
     return fmin(1.0, o->config.grad_clip / (norm + 1e-6));
 }
 
+/* The corrections are those of the betas as floats, which the averages are made with: 1 - 0.99999f is 0.14 % too large. */
 static void set_numbers(Optim *o, double learning_rate, double gradient_factor) {
     const OptimConfig *c = &o->config;
     double t = (double)o->updates;
+    float beta1 = (float)c->beta1, beta2 = (float)c->beta2;
     for (int i = 0; i < o->table->count; i++) {
         bool decays = o->table->tensors[i].role == ROLE_MATRIX;
         o->numbers[i] = (RuleNumbers){
             .gradient_factor = (float)gradient_factor,
             .learning_rate = (float)learning_rate,
             .weight_decay = decays ? (float)c->weight_decay : 0.0f,
-            .beta1 = (float)c->beta1,
-            .beta2 = (float)c->beta2,
+            .beta1 = beta1,
+            .beta2 = beta2,
             .eps = (float)c->eps,
-            .correction1 = (float)(1.0 - pow(c->beta1, t)),
-            .correction2 = (float)(1.0 - pow(c->beta2, t)),
+            .correction1 = (float)(1.0 - pow(beta1, t)),
+            .correction2 = (float)(1.0 - pow(beta2, t)),
         };
     }
 }
@@ -150,15 +152,17 @@ static Chunk owned_part(const Optim *o, int tensor) {
 
 void optim_fetch(Optim *o, int state, int tensor, float *host) {
     const Tensor *t = &o->table->tensors[tensor];
-    const float *source = state < 0 ? o->buffers.params : o->states[state] - owned_begin(o);
+    const float *source = state < 0 ? o->buffers.params : o->states[state];
+    size_t first = state < 0 ? 0 : owned_begin(o); /* element of the flat buffers that source begins with */
     if (o->comm->size == 1) {
         o->be->copy_to_host(o->be, host, source + t->offset, t->size * sizeof(float));
         return;
     }
-    if (!o->gather_buffer) o->gather_buffer = checked_malloc(o->table->length * sizeof(float), "gathering a checkpoint");
+    if (!o->gather_buffer)
+        o->gather_buffer = checked_malloc(o->table->length * sizeof(float), "gathering a checkpoint");
     Chunk part = owned_part(o, tensor);
     if (part.begin < part.end)
-        o->be->copy_to_host(o->be, o->gather_buffer + part.begin, source + part.begin,
+        o->be->copy_to_host(o->be, o->gather_buffer + part.begin, source + (part.begin - first),
                             (part.end - part.begin) * sizeof(float));
     o->comm->gather(o->comm, o->gather_buffer, o->bounds, t->offset, t->offset + t->size);
     if (o->comm->rank == 0) memcpy(host, o->gather_buffer + t->offset, t->size * sizeof(float));

@@ -7,9 +7,9 @@ typedef enum OptimName { OPTIM_ADAMW } OptimName;
 
 typedef struct OptimConfig {
     OptimName name;
-    double learning_rate;  /* the schedule's peak */
-    double weight_decay;   /* decoupled; hidden matrices only */
-    double beta1, beta2;   /* decay of the moving averages of g and g^2 */
+    double learning_rate; /* the schedule's peak */
+    double weight_decay;  /* decoupled; hidden matrices only */
+    double beta1, beta2;  /* decay of the moving averages of g and g^2 */
     double eps;
     double grad_clip;      /* largest global gradient norm; 0 = off */
     double gradient_scale; /* multiplies the mean gradient before clipping */

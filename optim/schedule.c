@@ -24,9 +24,13 @@ double schedule_rate(const ScheduleConfig *s, double peak, int64_t step_index) {
     if (s->name == SCHEDULE_TRAPEZOIDAL) return trapezoidal(s, peak, step);
     if (step < s->warmup_iters) return peak * step / s->warmup_iters;
     switch (s->name) {
-    case SCHEDULE_COSINE: return decay(s, peak, step, half_cosine);
-    case SCHEDULE_EXP: return decay(s, peak, step, exponential);
-    case SCHEDULE_WSD: return step < 0.8 * N ? peak : peak * (N - step) / (0.2 * N);
-    default: return peak;
+    case SCHEDULE_COSINE:
+        return decay(s, peak, step, half_cosine);
+    case SCHEDULE_EXP:
+        return decay(s, peak, step, exponential);
+    case SCHEDULE_WSD:
+        return step < 0.8 * N ? peak : peak * (N - step) / (0.2 * N);
+    default:
+        return peak;
     }
 }

@@ -61,7 +61,8 @@ void console_duration(double seconds, char *text, size_t bytes) {
 
 void console_count(int64_t number, char *text, size_t bytes) {
     char digits[32];
-    int length = snprintf(digits, sizeof digits, "%lld", (long long)(number < 0 ? -number : number));
+    uint64_t size = number < 0 ? 0 - (uint64_t)number : (uint64_t)number;
+    int length = snprintf(digits, sizeof digits, "%llu", (unsigned long long)size);
     size_t at = 0;
     if (number < 0 && at + 1 < bytes) text[at++] = '-';
     for (int i = 0; i < length && at + 1 < bytes; i++) {

@@ -9,11 +9,11 @@
 EXTERN_C_BEGIN
 
 typedef struct Console {
-    bool silent;          /* all processes but the first */
-    bool is_terminal;     /* progress lines make sense */
-    bool progress_shown;  /* there is one that the next line must wipe away */
-    double started;       /* when training began */
-    int64_t first_step;   /* the step it began with */
+    bool silent;         /* all processes but the first */
+    bool is_terminal;    /* progress lines make sense */
+    bool progress_shown; /* there is one that the next line must wipe away */
+    double started;      /* when training began */
+    int64_t first_step;  /* the step it began with */
     double last_progress;
 } Console;
 

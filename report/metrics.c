@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cjson/cJSON.h>
@@ -17,6 +18,9 @@ struct Metrics {
     char *path;
     bool has_validation;
 };
+
+/* A step that no line lies past. */
+static const int64_t last_step = INT64_MAX;
 
 /* True where a line belongs to a run that has made `step` updates: whole, and not from a later step. */
 static bool line_stays(const char *line, size_t length, int64_t step, bool *is_validation_here) {
@@ -31,7 +35,7 @@ static bool line_stays(const char *line, size_t length, int64_t step, bool *is_v
         double line_step = cJSON_IsNumber(at) ? at->valuedouble : -1.0;
         bool before_update = strcmp(name, "train") == 0 || strcmp(name, "skipped") == 0;
         if (strcmp(name, "end") == 0)
-            stays = false; /* it did not end */
+            stays = step == last_step; /* else it did not end */
         else if (strcmp(name, "start") != 0)
             stays = before_update ? line_step < (double)step : line_step <= (double)step;
         *is_validation_here = stays && strcmp(name, "val") == 0 && line_step == (double)step;
@@ -40,43 +44,54 @@ static bool line_stays(const char *line, size_t length, int64_t step, bool *is_v
     return stays;
 }
 
-/* Writes the lines that stay to a new file and puts it in the old one's place. */
+/* Takes the lock that a second run in the same folder will find taken. A lock belongs to the file, not to its name: on a
+ * file that was replaced in the meantime it is worth nothing. */
+static bool lock_file(FILE *file, const char *path) {
+    struct stat locked, named;
+    return flock(fileno(file), LOCK_EX | LOCK_NB) == 0 && fstat(fileno(file), &locked) == 0 &&
+           stat(path, &named) == 0 && locked.st_dev == named.st_dev && locked.st_ino == named.st_ino;
+}
+
+/* Writes the lines that stay to a new file, which takes the old one's place, locked in its turn. */
 static bool cut_back(Metrics *metrics, int64_t step, Error *error) {
-    FILE *old = fopen(metrics->path, "r");
-    if (!old && errno == ENOENT) return true;
     char *temporary = format_string("%s.tmp", metrics->path), *line = NULL;
-    FILE *cut = old ? fopen(temporary, "w") : NULL;
+    FILE *old = fopen(metrics->path, "r"), *cut = old ? fopen(temporary, "w") : NULL;
     size_t room = 0;
     ssize_t length;
-    bool good = old && cut, validation;
+    bool good = old && cut && lock_file(cut, temporary), validation;
     while (good && (length = getline(&line, &room, old)) > 0) {
         if (!line_stays(line, (size_t)length, step, &validation)) continue;
         metrics->has_validation |= validation;
         good = fwrite(line, 1, (size_t)length, cut) == (size_t)length;
     }
-    good = good && fflush(cut) == 0 && fsync(fileno(cut)) == 0 && rename(temporary, metrics->path) == 0;
-    if (!good) error_set(error, "cannot cut %s back to step %lld: %s", metrics->path, (long long)step, strerror(errno));
+    good = good && !ferror(old) && fflush(cut) == 0 && fsync(fileno(cut)) == 0 && rename(temporary, metrics->path) == 0;
+    if (!good) error_set(error, "cannot cut back %s: %s", metrics->path, strerror(errno));
+    if (!good && cut) unlink(temporary);
+    FILE *unused = good ? metrics->file : cut;
+    if (good) metrics->file = cut;
+    if (unused) fclose(unused);
     if (old) fclose(old);
-    if (cut) fclose(cut);
-    if (!good) unlink(temporary);
     free(line);
     free(temporary);
     return good;
 }
 
+static bool open_and_lock(Metrics *metrics, Error *error) {
+    metrics->file = fopen(metrics->path, "a");
+    if (!metrics->file)
+        return error_set(error, "cannot write %s: %s; choose another train.out_dir", metrics->path, strerror(errno));
+    return lock_file(metrics->file, metrics->path) ||
+           error_set(error, "%s is being written by another run; choose another train.out_dir", metrics->path);
+}
+
 bool metrics_open(Metrics **result, const char *out_dir, MetricsMode mode, int64_t resume_step, Error *error) {
     Metrics *metrics = checked_calloc(1, sizeof *metrics, "metrics");
     metrics->path = format_string("%s/metrics.jsonl", out_dir);
-    bool good = mode != METRICS_RESUME || cut_back(metrics, resume_step, error);
-    if (good) {
-        metrics->file = fopen(metrics->path, "a");
-        if (!metrics->file)
-            good = error_set(error, "cannot write %s: %s; choose another train.out_dir", metrics->path, strerror(errno));
-        else if (flock(fileno(metrics->file), LOCK_EX | LOCK_NB) != 0)
-            good = error_set(error, "%s is being written by another run; choose another train.out_dir", metrics->path);
-        else if (mode == METRICS_NEW && ftruncate(fileno(metrics->file), 0) != 0)
-            good = error_set(error, "cannot empty %s: %s", metrics->path, strerror(errno));
-    }
+    bool good = open_and_lock(metrics, error);
+    if (good && mode != METRICS_NEW)
+        good = cut_back(metrics, mode == METRICS_RESUME ? resume_step : last_step, error);
+    else if (good && ftruncate(fileno(metrics->file), 0) != 0)
+        good = error_set(error, "cannot empty %s: %s", metrics->path, strerror(errno));
     if (!good) {
         metrics_close(metrics);
         return false;
@@ -97,8 +112,7 @@ bool metrics_has_validation(const Metrics *metrics) { return metrics && metrics-
 /* Ends a line and hands it to the system. */
 static void finish_line(Metrics *metrics) {
     fputs("}\n", metrics->file);
-    if (fflush(metrics->file) != 0 || ferror(metrics->file))
-        die("cannot write %s: %s", metrics->path, strerror(errno));
+    if (fflush(metrics->file) != 0 || ferror(metrics->file)) die("cannot write %s: %s", metrics->path, strerror(errno));
 }
 
 /* Nine digits bring a float back exactly. JSON has no NaN: null. */

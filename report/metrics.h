@@ -15,19 +15,19 @@ typedef struct Metrics Metrics;
 typedef enum MetricsMode {
     METRICS_NEW,    /* start the file anew */
     METRICS_RESUME, /* keep what came before the step of the checkpoint */
-    METRICS_APPEND  /* keep everything */
+    METRICS_APPEND  /* keep everything but a line that a kill cut short */
 } MetricsMode;
 
 /* One training step, as both the file and the terminal report it. */
 typedef struct StepReport {
-    int64_t step;      /* 0-based */
-    double loss;       /* mean over the global batch, before the update */
+    int64_t step; /* 0-based */
+    double loss;  /* mean over the global batch, before the update */
     double lr;
-    double grad_norm;  /* after gradient_scale, before clipping */
-    int64_t tokens;    /* seen so far, this step's included */
-    double ms;         /* wall time of a step, mean since the last report */
+    double grad_norm; /* after gradient_scale, before clipping */
+    int64_t tokens;   /* seen so far, this step's included */
+    double ms;        /* wall time of a step, mean since the last report */
     double tokens_per_s;
-    double mfu;        /* model FLOP/s over the device's peak; negative where the peak is unknown */
+    double mfu; /* model FLOP/s over the device's peak; negative where the peak is unknown */
 } StepReport;
 
 /* Opens out_dir/metrics.jsonl and locks it: two runs in one folder would spoil each other. */

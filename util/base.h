@@ -20,8 +20,7 @@
 #define RESTRICT restrict
 #endif
 
-#define PRINTF_LIKE(format_index, first_argument)                                                                      \
-    __attribute__((format(printf, format_index, first_argument)))
+#define PRINTF_LIKE(format_index, first_argument) __attribute__((format(printf, format_index, first_argument)))
 #define NO_RETURN __attribute__((noreturn))
 #define ARRAY_LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 

@@ -12,11 +12,11 @@
 
 /* What a stream is for: streams of different purposes are independent for the same seed. New ones go last. */
 typedef enum PhiloxPurpose {
-    PHILOX_INIT_WEIGHTS,   /* index: element of the tensor; sub-stream: the tensor */
-    PHILOX_DATA_OFFSET,    /* index: the sequence s */
-    PHILOX_DATA_SHUFFLE,   /* index: round and half of the window number (see loader.c); sub-stream: epoch */
-    PHILOX_DATA_SPLIT,     /* index: the document */
-    PHILOX_SAMPLE_TOKEN    /* index: the token's position */
+    PHILOX_INIT_WEIGHTS, /* index: element of the tensor; sub-stream: the tensor */
+    PHILOX_DATA_OFFSET,  /* index: the sequence s */
+    PHILOX_DATA_SHUFFLE, /* index: round and half of the window number (see loader.c); sub-stream: epoch */
+    PHILOX_DATA_SPLIT,   /* index: the document */
+    PHILOX_SAMPLE_TOKEN  /* index: the token's position */
 } PhiloxPurpose;
 
 typedef struct Philox4 {

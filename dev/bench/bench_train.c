@@ -31,7 +31,8 @@ typedef struct PlainProduct {
 
 static void *random_matrix(size_t n, DType type, uint32_t stream) {
     float *numbers = checked_malloc(n * sizeof *numbers, "a matrix");
-    for (size_t i = 0; i < n; i++) numbers[i] = (float)philox_uniform(philox(1, PHILOX_INIT_WEIGHTS, stream, i).word[0]) - 0.5f;
+    for (size_t i = 0; i < n; i++)
+        numbers[i] = (float)philox_uniform(philox(1, PHILOX_INIT_WEIGHTS, stream, i).word[0]) - 0.5f;
     if (type == DTYPE_BFLOAT16)
         for (size_t i = 0; i < n; i++) ((bfloat16 *)numbers)[i] = bfloat16_from_float(numbers[i]);
     return numbers;
@@ -41,8 +42,14 @@ static bool plain_product_open(PlainProduct *p, DType type, int threads) {
     Error error;
     p->matmul = matmul_open(type, threads, &error);
     if (!p->matmul) return false;
-    MatmulShape shape = {.m = MATMUL_M, .n = MATMUL_N, .k = MATMUL_K, .lda = MATMUL_K, .ldb = MATMUL_N,
-                         .ldc = MATMUL_N, .input = type, .output = type};
+    MatmulShape shape = {.m = MATMUL_M,
+                         .n = MATMUL_N,
+                         .k = MATMUL_K,
+                         .lda = MATMUL_K,
+                         .ldb = MATMUL_N,
+                         .ldc = MATMUL_N,
+                         .input = type,
+                         .output = type};
     p->kernel = matmul_kernel(p->matmul, &shape);
     p->a = random_matrix((size_t)MATMUL_M * MATMUL_K, type, 0);
     p->b = random_matrix((size_t)MATMUL_K * MATMUL_N, type, 1);
@@ -74,10 +81,20 @@ typedef struct Bench {
 } Bench;
 
 static void bench_open(Bench *bench, Backend *be) {
-    GPT2Config config = {.n_layer = 12, .n_head = 12, .n_embd = 768, .block_size = 1024, .vocab_size = 50304,
+    GPT2Config config = {.n_layer = 12,
+                         .n_head = 12,
+                         .n_embd = 768,
+                         .block_size = 1024,
+                         .vocab_size = 50304,
                          .scale_attn_by_inverse_layer_idx = true};
-    OptimConfig optim = {.name = OPTIM_ADAMW, .learning_rate = 6e-4, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95,
-                         .eps = 1e-8, .grad_clip = 1.0, .gradient_scale = 1.0};
+    OptimConfig optim = {.name = OPTIM_ADAMW,
+                         .learning_rate = 6e-4,
+                         .weight_decay = 0.1,
+                         .beta1 = 0.9,
+                         .beta2 = 0.95,
+                         .eps = 1e-8,
+                         .grad_clip = 1.0,
+                         .gradient_scale = 1.0};
     timed_backend_open(&bench->timed, be);
     bench->comm = comm_open_single();
     gpt2_create(&bench->model, &config, &bench->timed.base, BATCH, RECOMPUTE_NONE, true);
@@ -140,8 +157,9 @@ static void print_figures(FILE *out, const Bench *bench, const Figures *f, bool 
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     const Backend *be = bench->timed.inner;
-    const char *format = json ? "{\n  \"machine\": \"%s\",\n  \"table\": \"%s\",\n  \"threads\": %d,\n  \"parameters\": %zu"
-                              : "%s\n%s, %d threads, %zu parameters, batch 4 x 1024 (medians)\n";
+    const char *format =
+        json ? "{\n  \"machine\": \"%s\",\n  \"table\": \"%s\",\n  \"threads\": %d,\n  \"parameters\": %zu"
+             : "%s\n%s, %d threads, %zu parameters, batch 4 x 1024 (medians)\n";
     fprintf(out, format, be->device, be->name, be->threads, bench->model.table.parameters);
     const char *row = json ? ",\n  \"%s\": %.4g" : "  %-44s %10.4g\n";
     fprintf(out, row, "step, ms", seconds * 1e3);

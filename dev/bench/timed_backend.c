@@ -20,12 +20,12 @@ static void add_time(Backend *be, const char *name, double begun) {
 }
 
 /* WRAP(operation, label, (parameters), (arguments)): the label may depend on the arguments. */
-#define WRAP(operation, label, parameters, arguments)                                                                  \
-    static void timed_##operation parameters {                                                                         \
-        Backend *inner = ((TimedBackend *)be)->inner;                                                                  \
-        double begun = seconds_now();                                                                                  \
-        inner->operation arguments;                                                                                    \
-        add_time(be, label, begun);                                                                                    \
+#define WRAP(operation, label, parameters, arguments) \
+    static void timed_##operation parameters {        \
+        Backend *inner = ((TimedBackend *)be)->inner; \
+        double begun = seconds_now();                 \
+        inner->operation arguments;                   \
+        add_time(be, label, begun);                   \
     }
 
 /* The output layer's products are told from the others by their width. */
@@ -56,8 +56,7 @@ WRAP(matmul_forward, product_label(OC, "linear forward", "head forward"),
      (Backend * be, void *out, const void *in, const void *weight, const void *bias, int N, int IC, int OC),
      (inner, out, in, weight, bias, N, IC, OC))
 WRAP(matmul_gelu_forward, "linear + GELU forward",
-     (Backend * be, void *out, void *pre, const void *in, const void *weight, const void *bias, int N, int IC,
-      int OC),
+     (Backend * be, void *out, void *pre, const void *in, const void *weight, const void *bias, int N, int IC, int OC),
      (inner, out, pre, in, weight, bias, N, IC, OC))
 WRAP(gelu_forward, "GELU forward", (Backend * be, void *out, const void *pre, size_t n), (inner, out, pre, n))
 WRAP(matmul_backward_input, product_label(OC, "linear backward, input", "head backward, input"),
@@ -80,10 +79,10 @@ WRAP(softmax_cross_entropy, "softmax, loss, gradient",
      (inner, losses, logits, targets, dloss, N, V, VP, gradient))
 
 /* What is not timed is handed on as it is: these functions of the inner table want the inner table. */
-#define PASS(result, function, parameters, arguments)                                                                  \
-    static result pass_##function parameters {                                                                         \
-        Backend *inner = ((TimedBackend *)be)->inner;                                                                  \
-        inner->function arguments;                                                                                     \
+#define PASS(result, function, parameters, arguments) \
+    static result pass_##function parameters {        \
+        Backend *inner = ((TimedBackend *)be)->inner; \
+        inner->function arguments;                    \
     }
 static void *pass_alloc(Backend *be, size_t bytes, const char *what) {
     Backend *inner = ((TimedBackend *)be)->inner;

@@ -13,7 +13,7 @@ typedef struct OperationTime {
 enum { TIMED_OPERATIONS = 16 };
 
 typedef struct TimedBackend {
-    Backend base;  /* first, so that a Backend * is a TimedBackend *; ends with timed->inner, not by close() */
+    Backend base; /* first, so that a Backend * is a TimedBackend *; ends with timed->inner, not by close() */
     Backend *inner;
     OperationTime operations[TIMED_OPERATIONS];
     int count;

@@ -29,27 +29,42 @@ static Element stored_as(const Fixture *f, Element element) {
 
 static size_t element_size(const Fixture *f, Element element) {
     switch (stored_as(f, element)) {
-    case DOUBLE: return sizeof(double);
-    case ACTIVATION: return sizeof(bfloat16);
-    default: return 4;
+    case DOUBLE:
+        return sizeof(double);
+    case ACTIVATION:
+        return sizeof(bfloat16);
+    default:
+        return 4;
     }
 }
 
 static void store(const Fixture *f, Element element, void *bytes, size_t i, double value) {
     switch (stored_as(f, element)) {
-    case ACTIVATION: ((bfloat16 *)bytes)[i] = bfloat16_from_float((float)value); break;
-    case FLOAT: ((float *)bytes)[i] = (float)value; break;
-    case DOUBLE: ((double *)bytes)[i] = value; break;
-    case INDEX: ((int32_t *)bytes)[i] = (int32_t)value; break;
+    case ACTIVATION:
+        ((bfloat16 *)bytes)[i] = bfloat16_from_float((float)value);
+        break;
+    case FLOAT:
+        ((float *)bytes)[i] = (float)value;
+        break;
+    case DOUBLE:
+        ((double *)bytes)[i] = value;
+        break;
+    case INDEX:
+        ((int32_t *)bytes)[i] = (int32_t)value;
+        break;
     }
 }
 
 static double load(const Fixture *f, Element element, const void *bytes, size_t i) {
     switch (stored_as(f, element)) {
-    case ACTIVATION: return float_from_bfloat16(((const bfloat16 *)bytes)[i]);
-    case FLOAT: return ((const float *)bytes)[i];
-    case DOUBLE: return ((const double *)bytes)[i];
-    default: return ((const int32_t *)bytes)[i];
+    case ACTIVATION:
+        return float_from_bfloat16(((const bfloat16 *)bytes)[i]);
+    case FLOAT:
+        return ((const float *)bytes)[i];
+    case DOUBLE:
+        return ((const double *)bytes)[i];
+    default:
+        return ((const int32_t *)bytes)[i];
     }
 }
 
@@ -315,8 +330,7 @@ static int release(void **state) {
 }
 
 /* Opens one table, runs every test on it and closes it: tables of different threads never exist side by side. */
-static int run_table(const char *device, DType activation, int threads, const struct CMUnitTest *tests,
-                     size_t count) {
+static int run_table(const char *device, DType activation, int threads, const struct CMUnitTest *tests, size_t count) {
     Fixture fixture = {.device = device, .activation = activation, .threads = threads};
     fixture.be = backend_open(device, activation, threads, &fixture.reason);
     struct CMUnitTest *bound = checked_malloc(count * sizeof *bound, "the list of tests");

@@ -23,8 +23,8 @@ typedef enum Element { ACTIVATION, FLOAT, DOUBLE, INDEX } Element; /* INDEX: int
 typedef struct Fixture Fixture;
 
 typedef struct Array {
-    void *device;      /* what an operation is given: aligned to 256 bytes, as the tensors of a flat buffer are */
-    double *value;     /* rows x columns: what it was filled with, after rounding to its type; NULL for array_out */
+    void *device;         /* what an operation is given: aligned to 256 bytes, as the tensors of a flat buffer are */
+    double *value;        /* rows x columns: what it was filled with, after rounding to its type; NULL for array_out */
     const int32_t *index; /* the same for INDEX */
     Element element;
     size_t rows, columns;
@@ -40,7 +40,7 @@ struct Fixture {
     const char *device;
     DType activation;
     int threads;
-    Error reason; /* why be is NULL */
+    Error reason;    /* why be is NULL */
     char where[256]; /* the table and the sizes at hand, for messages */
     uint32_t stream; /* of random numbers: one per array of a case */
     Array *arrays[32];
@@ -85,12 +85,12 @@ void round_to_element(const Fixture *f, Element element, double *values, size_t 
 
 /* Runs a call twice from the same start. Fails unless both leave the same bits, inputs as they were and guard zones
  * untouched. Arrays keep the results, and are the start of the next call. */
-#define RUN_TWICE(fixture, call)                                                                                       \
-    do {                                                                                                               \
-        call;                                                                                                          \
-        keep_results_and_rewind(fixture);                                                                              \
-        call;                                                                                                          \
-        expect_same_results(fixture);                                                                                  \
+#define RUN_TWICE(fixture, call)          \
+    do {                                  \
+        call;                             \
+        keep_results_and_rewind(fixture); \
+        call;                             \
+        expect_same_results(fixture);     \
     } while (0)
 
 void keep_results_and_rewind(Fixture *f);

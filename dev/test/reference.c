@@ -29,12 +29,11 @@ static double log_sum_exp(const double *x, int n) {
 
 /* ---- embedding ---- */
 
-void reference_embedding_forward(double *out, const int32_t *tokens, const double *wte, const double *wpe, int B,
-                                 int T, int C) {
+void reference_embedding_forward(double *out, const int32_t *tokens, const double *wte, const double *wpe, int B, int T,
+                                 int C) {
     for (int b = 0; b < B; b++)
         for (int t = 0; t < T; t++)
-            for (int c = 0; c < C; c++)
-                out[(b * T + t) * C + c] = wte[tokens[b * T + t] * C + c] + wpe[t * C + c];
+            for (int c = 0; c < C; c++) out[(b * T + t) * C + c] = wte[tokens[b * T + t] * C + c] + wpe[t * C + c];
 }
 
 void reference_embedding_backward(double *dwte, double *dwpe, const double *dout, const int32_t *tokens, int B, int T,
@@ -95,8 +94,7 @@ void reference_layernorm_backward(double *dx, double *dweight, double *dbias, co
 void reference_matmul_forward(double *out, const double *in, const double *weight, const double *bias, int N, int IC,
                               int OC) {
     for (int n = 0; n < N; n++)
-        for (int o = 0; o < OC; o++)
-            out[n * OC + o] = dot(in + n * IC, weight + o * IC, IC) + (bias ? bias[o] : 0);
+        for (int o = 0; o < OC; o++) out[n * OC + o] = dot(in + n * IC, weight + o * IC, IC) + (bias ? bias[o] : 0);
 }
 
 void reference_matmul_backward_input(double *din, const double *dout, const double *weight, int N, int IC, int OC) {

@@ -19,13 +19,14 @@
 EXTERN_C_BEGIN
 
 /* out (B,T,C) = wte[tokens] + wpe[t] */
-void reference_embedding_forward(double *out, const int32_t *tokens, const double *wte, const double *wpe, int B,
-                                 int T, int C);
+void reference_embedding_forward(double *out, const int32_t *tokens, const double *wte, const double *wpe, int B, int T,
+                                 int C);
 /* dwte (V,C), dwpe (T,C) */
 void reference_embedding_backward(double *dwte, double *dwpe, const double *dout, const int32_t *tokens, int B, int T,
                                   int C, int V);
 
-/* out = (x - mean) * rstd * weight + bias, rstd = 1/sqrt(var + 1e-5).   out, x (N,C); mean, rstd (N); bias may be NULL */
+/* out = (x - mean) * rstd * weight + bias, rstd = 1/sqrt(var + 1e-5).
+ * out, x (N,C); mean, rstd (N); bias may be NULL */
 void reference_layernorm_forward(double *out, double *mean, double *rstd, const double *x, const double *weight,
                                  const double *bias, int N, int C);
 /* dx (N,C); dweight, dbias (C) */

@@ -92,6 +92,22 @@ void assert_run(const CommandResult *result, int status, const char *text) {
                  result->output);
 }
 
+void assert_dies(void (*function)(void *context), void *context, const char *text) {
+    const char *path = test_path("message.txt");
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        if (freopen(path, "w", stderr)) function(context);
+        _exit(EXIT_DONE); /* not exit(): what is to happen when the tests end is the parent's to do */
+    }
+    int wait_status;
+    if (child < 0 || waitpid(child, &wait_status, 0) != child) fail_msg("cannot start a child process");
+    char *message = test_read_file(path, NULL);
+    bool died = WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == EXIT_FAILED;
+    if (!died || !strstr(message, text)) fail_msg("should end with the message '%s'; it said: %s", text, message);
+    free(message);
+}
+
 double relative_error(const double *a, const double *b, size_t n) {
     double difference = 0, norm = 0;
     for (size_t i = 0; i < n; i++) {

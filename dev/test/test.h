@@ -25,7 +25,7 @@ void test_write_text(const char *path, const char *text);
 char *test_read_file(const char *path, size_t *bytes);
 
 typedef struct CommandResult {
-    int status;        /* exit status, or 128 + signal */
+    int status;         /* exit status, or 128 + signal */
     char output[65536]; /* standard output and standard error together, cut to fit */
 } CommandResult;
 
@@ -34,6 +34,10 @@ CommandResult *test_run(const char *format, ...) PRINTF_LIKE(1, 2);
 
 /* Fails unless the command ended with `status` and its output holds `text`; shows both when it fails. */
 void assert_run(const CommandResult *result, int status, const char *text);
+
+/* Fails unless function(context), called in a child process, ends the program with EXIT_FAILED and a message that
+ * holds `text`: what die() does. */
+void assert_dies(void (*function)(void *context), void *context, const char *text);
 
 /* ||a - b|| / ||b||, in double; the norm of a where b is all zero. A NaN in either is infinitely wrong. */
 double relative_error(const double *a, const double *b, size_t n);

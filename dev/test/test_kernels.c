@@ -111,9 +111,10 @@ static void test_to_activation(void **state) {
 static void test_to_activation_special(void **state) {
     Fixture *f = fixture_of(state);
     Backend *be = f->be;
-    const double values[] = {0.0,        -0.0,       1 + 0x1p-8,       1 + 0x3p-8, 1 + 0x1p-8 + 0x1p-20, 1 + 0x1p-9,
-                             -1 - 0x1p-8, -1 - 0x3p-8, 2 - 0x1p-23, 0x1p-126,   0x1.fffffep127,        -0x1.fffffep127,
-                             0x1.fep127, INFINITY,   -INFINITY,        NAN,        -NAN,                 3.14159265};
+    const double values[] = {
+        0.0,         -0.0,        1 + 0x1p-8, 1 + 0x3p-8,     1 + 0x1p-8 + 0x1p-20, 1 + 0x1p-9, -1 - 0x1p-8,
+        -1 - 0x3p-8, 2 - 0x1p-23, 0x1p-126,   0x1.fffffep127, -0x1.fffffep127,      0x1.fep127, INFINITY,
+        -INFINITY,   NAN,         -NAN,       3.14159265};
     size_t n = ARRAY_LENGTH(values);
     begin_case(f, "special values");
     Array *in = array_of(f, FLOAT, 1, n, values), *out = array_out(f, ACTIVATION, 1, n);
@@ -128,7 +129,7 @@ typedef struct EmbeddingSize {
 } EmbeddingSize;
 
 /* With more tokens than words (each word many times) and fewer; with unused positions at the end of wpe. */
-static const EmbeddingSize embedding_sizes[] = {{1, 1, 1, 1, 1},    {2, 5, 3, 4, 5},     {3, 33, 17, 259, 64},
+static const EmbeddingSize embedding_sizes[] = {{1, 1, 1, 1, 1},      {2, 5, 3, 4, 5},        {3, 33, 17, 259, 64},
                                                 {2, 129, 64, 7, 129}, {1, 200, 100, 50, 256}, {3, 65, 384, 1000, 65}};
 
 static void test_embedding_forward(void **state) {
@@ -174,20 +175,21 @@ static void test_embedding_backward(void **state) {
 
 /* ---- loss ---- */
 
-/* Losses, and logits in place of which the gradient may stand, from given numbers. Entries of a softmax span many
- * orders of magnitude and are computed without cancellation, so each one has its own relative limit; a row's norm
- * would see little but the target. `largest` is the size of the logits: a float32 of that size, the log of the softmax's
- * denominator perhaps, is off by 6e-8 of it, which is an error of the loss and a relative one of the gradient. */
+/* Tests one call on given logits. Entries of a softmax span many orders of magnitude and are computed without
+ * cancellation, so each one has its own relative limit; a row's norm would see little but the target. `largest` is the
+ * size of the logits: a float32 of that size, the log of the softmax's denominator perhaps, is off by 6e-8 of it, and
+ * the denominator, a float32 sum of V terms one after the other, by some 1e-9 V of it. Either is an error of the loss
+ * and a relative one of the gradient. */
 static void cross_entropy(Fixture *f, Array *logits, const Array *targets, int V, float dloss, bool gradient,
                           double largest) {
     Backend *be = f->be;
     int N = (int)logits->rows, VP = (int)logits->columns;
     Array *losses = array_out(f, FLOAT, N, 1);
     double *expected = host_numbers(f, N), *dlogits = host_numbers(f, N * VP);
-    RUN_TWICE(f, be->softmax_cross_entropy(be, losses->device, logits->device, targets->device, dloss, N, V, VP,
-                                           gradient));
+    RUN_TWICE(
+        f, be->softmax_cross_entropy(be, losses->device, logits->device, targets->device, dloss, N, V, VP, gradient));
     reference_cross_entropy_forward(expected, logits->value, targets->index, N, V, VP);
-    double rounding = 2e-7 * largest;
+    double rounding = 2e-7 * largest + 2e-9 * V;
     expect_each(losses, expected, 1, rounding, "loss");
     if (gradient) {
         reference_cross_entropy_backward(dlogits, dloss, logits->value, targets->index, N, V, VP);
@@ -200,7 +202,7 @@ static void cross_entropy(Fixture *f, Array *logits, const Array *targets, int V
 /* VP = V, and padding of less and of more than a vector; what stands there is as large as the logits. */
 static void test_cross_entropy(void **state) {
     Fixture *f = fixture_of(state);
-    const int sizes[][3] = {{1, 1, 1},      {1, 1, 64},    {2, 3, 4},         {5, 17, 64},       {129, 100, 128},
+    const int sizes[][3] = {{1, 1, 1},      {1, 1, 64},     {2, 3, 4},         {5, 17, 64},       {129, 100, 128},
                             {33, 259, 259}, {33, 259, 320}, {3, 50257, 50304}, {2, 50304, 50304}, {1, 50257, 50257}};
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
         for (int gradient = 0; gradient < 2; gradient++) {
@@ -252,8 +254,8 @@ static void test_cross_entropy_padding(void **state) {
         for (int k = 0; k < N * V; k++) values[k] = padded->value[k / V * VP + k % V];
         array_rewrite(bare, values);
         Array *padded_losses = array_out(f, FLOAT, N, 1), *bare_losses = array_out(f, FLOAT, N, 1);
-        RUN_TWICE(f, be->softmax_cross_entropy(be, bare_losses->device, bare->device, targets->device, 1.0f, N, V, V,
-                                               true));
+        RUN_TWICE(
+            f, be->softmax_cross_entropy(be, bare_losses->device, bare->device, targets->device, 1.0f, N, V, V, true));
         RUN_TWICE(f, be->softmax_cross_entropy(be, padded_losses->device, padded->device, targets->device, 1.0f, N, V,
                                                VP, true));
         expect_each(padded_losses, fetch(bare_losses), 1, 0, "loss");

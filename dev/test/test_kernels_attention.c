@@ -18,7 +18,8 @@ static const Size sizes[] = {{1, 1, 1, 1},    {2, 2, 3, 3},    {1, 5, 2, 1},    
 static const float scale = 0.3f;
 
 /* bfloat16 tables may round softmax weights and their gradients before these meet a matrix unit, and round `out`,
- * which the backward pass reads: up to 1e-2. In float32 the backward pass subtracts near equal numbers (dp - <p, dp>). */
+ * which the backward pass reads: up to 1e-2. In float32 the backward pass subtracts near equal numbers,
+ * dp - <p, dp>. */
 static const double slack = 2.5;
 
 /* A name for messages. */
@@ -229,9 +230,9 @@ static void test_decode(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forward),          cmocka_unit_test(test_forward_large_scores),
-        cmocka_unit_test(test_backward),         cmocka_unit_test(test_backward_by_part),
-        cmocka_unit_test(test_every_pair),       cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_forward),    cmocka_unit_test(test_forward_large_scores),
+        cmocka_unit_test(test_backward),   cmocka_unit_test(test_backward_by_part),
+        cmocka_unit_test(test_every_pair), cmocka_unit_test(test_decode),
     };
     return run_kernel_tests(argc, argv, tests, ARRAY_LENGTH(tests));
 }

@@ -2,9 +2,6 @@
  * outlives a change of it. */
 #include "dev/test/kernel_fixture.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #include "dev/test/reference.h"
 
 typedef struct Size {
@@ -12,8 +9,9 @@ typedef struct Size {
 } Size;
 
 /* From a single number, through sizes that fit no vector or block, to the shapes of a small model. */
-static const Size sizes[] = {{1, 1, 1},     {1, 3, 17},    {2, 17, 3},     {5, 64, 64},     {1, 100, 384}, {33, 100, 64},
-                             {129, 64, 100}, {33, 384, 259}, {64, 384, 128}, {257, 48, 144}, {7, 200, 1000}};
+static const Size sizes[] = {{1, 1, 1},      {1, 3, 17},     {2, 17, 3},     {5, 64, 64},
+                             {1, 100, 384},  {33, 100, 64},  {129, 64, 100}, {33, 384, 259},
+                             {64, 384, 128}, {257, 48, 144}, {7, 200, 1000}};
 
 /* A layer's two roundings in bfloat16 (pre, then GELU of it) cost up to 1e-2 instead of 4e-3. */
 static const double two_roundings = 2.5;
@@ -30,8 +28,8 @@ static void forward(Fixture *f, Size s, bool has_bias) {
     Array *bias = has_bias ? array_in(f, ACTIVATION, 1, s.OC, 3.0) : NULL;
     Array *out = array_out(f, ACTIVATION, s.N, s.OC);
     double *expected = host_numbers(f, s.N * s.OC);
-    RUN_TWICE(f, be->matmul_forward(be, out->device, in->device, weight->device, device_or_null(bias), s.N, s.IC,
-                                    s.OC));
+    RUN_TWICE(f,
+              be->matmul_forward(be, out->device, in->device, weight->device, device_or_null(bias), s.N, s.IC, s.OC));
     reference_matmul_forward(expected, in->value, weight->value, value_or_null(bias), s.N, s.IC, s.OC);
     expect_near(out, expected, 1, "out");
 }
@@ -53,8 +51,8 @@ static void gelu_layer(Fixture *f, Size s, bool has_bias, bool in_place) {
     Array *bias = has_bias ? array_in(f, ACTIVATION, 1, s.OC, 1.0) : NULL;
     Array *out = array_out(f, ACTIVATION, s.N, s.OC), *pre = in_place ? out : array_out(f, ACTIVATION, s.N, s.OC);
     double *expected_pre = host_numbers(f, s.N * s.OC), *expected = host_numbers(f, s.N * s.OC);
-    RUN_TWICE(f, be->matmul_gelu_forward(be, out->device, pre->device, in->device, weight->device,
-                                         device_or_null(bias), s.N, s.IC, s.OC));
+    RUN_TWICE(f, be->matmul_gelu_forward(be, out->device, pre->device, in->device, weight->device, device_or_null(bias),
+                                         s.N, s.IC, s.OC));
     reference_matmul_forward(expected_pre, in->value, weight->value, value_or_null(bias), s.N, s.IC, s.OC);
     reference_gelu_forward(expected, expected_pre, s.N * s.OC);
     if (!in_place) expect_near(pre, expected_pre, 1, "pre");

@@ -1,11 +1,9 @@
 /* test_kernels_norm.c: tests LayerNorm of any Backend table, alone and with the residual addition in front of it. */
 #include "dev/test/kernel_fixture.h"
 
-#include <string.h>
-
 #include "dev/test/reference.h"
 
-static const int sizes[][2] = {{1, 1},   {3, 1},     {1, 3},    {2, 17},    {5, 64},     {33, 100},
+static const int sizes[][2] = {{1, 1},    {3, 1},    {1, 3},    {2, 17},    {5, 64},   {33, 100},
                                {129, 64}, {33, 384}, {3, 1000}, {129, 384}, {257, 17}, {65, 768}};
 
 /* What LayerNorm of x should give. */
@@ -87,7 +85,9 @@ typedef enum SumPlace { SUM_APART, SUM_IS_X, SUM_IS_DELTA } SumPlace;
 static void residual_forward(Fixture *f, int N, int C, bool has_bias, SumPlace place) {
     Backend *be = f->be;
     begin_case(f, "N=%d C=%d, bias %d, sum %s", N, C, has_bias,
-               place == SUM_APART ? "apart" : place == SUM_IS_X ? "is x" : "is delta");
+               place == SUM_APART  ? "apart"
+               : place == SUM_IS_X ? "is x"
+                                   : "is delta");
     Array *x = place == SUM_IS_X ? array_in_out(f, ACTIVATION, N, C, 2.0) : array_in(f, ACTIVATION, N, C, 2.0);
     Array *delta = place == SUM_IS_DELTA ? array_in_out(f, ACTIVATION, N, C, 1.0) : array_in(f, ACTIVATION, N, C, 1.0);
     Array *sum = place == SUM_IS_X ? x : place == SUM_IS_DELTA ? delta : array_out(f, ACTIVATION, N, C);
@@ -121,15 +121,16 @@ static void backward(Fixture *f, int N, int C, bool has_bias, bool accumulate, d
     Array *dout = array_in(f, ACTIVATION, N, C, 1.0), *dx = array_in_out(f, ACTIVATION, N, C, 1.0);
     Array *dweight = array_gradient(f, 1, C, accumulate, &weight_start);
     Array *dbias = array_gradient(f, 1, C, accumulate || !has_bias, &bias_start);
-    RUN_TWICE(f, be->layernorm_forward(be, out->device, mean->device, rstd->device, x->device, weight->device, NULL, N,
-                                       C));
+    RUN_TWICE(
+        f, be->layernorm_forward(be, out->device, mean->device, rstd->device, x->device, weight->device, NULL, N, C));
     RUN_TWICE(f, be->layernorm_backward(be, dx->device, dweight->device, has_bias ? dbias->device : NULL, dout->device,
                                         x->device, weight->device, mean->device, rstd->device, N, C, accumulate));
     double *edx = host_numbers(f, N * C), *edweight = host_numbers(f, C), *edbias = host_numbers(f, C);
     reference_layernorm_backward(edx, edweight, edbias, dout->value, x->value, weight->value, N, C);
     for (int i = 0; i < N * C; i++) edx[i] += dx->value[i];
     for (int c = 0; c < C; c++) edweight[c] += weight_start[c], edbias[c] += bias_start[c];
-    expect_near(dx, edx, 1, "dx");
+    /* A row of one number has variance 0 and rstd 316: what remains of dy - mean(dy) is 316 times a rounding of dy. */
+    expect_near(dx, edx, C == 1 ? 10 : 1, "dx");
     expect_near(dweight, edweight, 1, "dweight");
     if (has_bias)
         expect_near(dbias, edbias, 1, "dbias");

@@ -72,10 +72,21 @@ static void test_embedding_gradient(void **state) {
     (void)state;
     enum { B = 3, T = 4, C = 5, V = 6 };
     const int32_t tokens[B * T] = {0, 5, 5, 1, 2, 5, 0, 0, 3, 3, 3, 3};
-    double *a[] = {random_numbers(V * C, 1), random_numbers(T * C, 2), random_numbers(B * T * C, 3), zeros(B * T * C),
-                   zeros(V * C), zeros(T * C)};
-    Case c = {.input = {a[0], a[1]}, .dout = a[2], .out = a[3], .out_count = B * T * C, .tokens = tokens, .B = B,
-              .T = T, .C = C, .forward = embedding};
+    double *a[] = {random_numbers(V * C, 1),
+                   random_numbers(T * C, 2),
+                   random_numbers(B * T * C, 3),
+                   zeros(B * T * C),
+                   zeros(V * C),
+                   zeros(T * C)};
+    Case c = {.input = {a[0], a[1]},
+              .dout = a[2],
+              .out = a[3],
+              .out_count = B * T * C,
+              .tokens = tokens,
+              .B = B,
+              .T = T,
+              .C = C,
+              .forward = embedding};
     reference_embedding_backward(a[4], a[5], c.dout, tokens, B, T, C, V);
     assert_is_gradient(&c, a[4], a[0], V * C, "dwte");
     assert_is_gradient(&c, a[5], a[1], T * C, "dwpe");
@@ -91,10 +102,25 @@ static void test_layernorm_gradient(void **state) {
     const int sizes[][2] = {{1, 1}, {4, 3}, {5, 17}, {3, 64}};
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
         int N = sizes[i][0], C = sizes[i][1], n = N * C;
-        double *a[] = {random_numbers(n, 1), random_numbers(C, 2), random_numbers(C, 3), random_numbers(n, 4), zeros(n),
-                       zeros(N),             zeros(N),             zeros(n),             zeros(C),             zeros(C)};
-        Case c = {.input = {a[0], a[1], a[2]}, .dout = a[3], .out = a[4], .mean = a[5], .rstd = a[6], .out_count = n,
-                  .N = N, .C = C, .forward = layernorm};
+        double *a[] = {random_numbers(n, 1),
+                       random_numbers(C, 2),
+                       random_numbers(C, 3),
+                       random_numbers(n, 4),
+                       zeros(n),
+                       zeros(N),
+                       zeros(N),
+                       zeros(n),
+                       zeros(C),
+                       zeros(C)};
+        Case c = {.input = {a[0], a[1], a[2]},
+                  .dout = a[3],
+                  .out = a[4],
+                  .mean = a[5],
+                  .rstd = a[6],
+                  .out_count = n,
+                  .N = N,
+                  .C = C,
+                  .forward = layernorm};
         reference_layernorm_backward(a[7], a[8], a[9], c.dout, a[0], a[1], N, C);
         assert_is_gradient(&c, a[7], a[0], n, "layernorm dx");
         assert_is_gradient(&c, a[8], a[1], C, "layernorm dweight");
@@ -112,10 +138,22 @@ static void test_matmul_gradient(void **state) {
     const int sizes[][3] = {{1, 1, 1}, {5, 3, 7}, {7, 17, 4}, {2, 33, 40}};
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
         int N = sizes[i][0], IC = sizes[i][1], OC = sizes[i][2];
-        double *a[] = {random_numbers(N * IC, 1), random_numbers(OC * IC, 2), random_numbers(OC, 3),
-                       random_numbers(N * OC, 4), zeros(N * OC), zeros(N * IC), zeros(OC * IC), zeros(OC)};
-        Case c = {.input = {a[0], a[1], a[2]}, .dout = a[3], .out = a[4], .out_count = N * OC, .N = N, .IC = IC,
-                  .OC = OC, .forward = matmul};
+        double *a[] = {random_numbers(N * IC, 1),
+                       random_numbers(OC * IC, 2),
+                       random_numbers(OC, 3),
+                       random_numbers(N * OC, 4),
+                       zeros(N * OC),
+                       zeros(N * IC),
+                       zeros(OC * IC),
+                       zeros(OC)};
+        Case c = {.input = {a[0], a[1], a[2]},
+                  .dout = a[3],
+                  .out = a[4],
+                  .out_count = N * OC,
+                  .N = N,
+                  .IC = IC,
+                  .OC = OC,
+                  .forward = matmul};
         reference_matmul_backward_input(a[5], c.dout, a[1], N, IC, OC);
         reference_matmul_backward_weight(a[6], a[7], c.dout, a[0], N, IC, OC);
         assert_is_gradient(&c, a[5], a[0], N * IC, "matmul din");
@@ -148,8 +186,16 @@ static void test_attention_gradient(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
         int B = sizes[i][0], T = sizes[i][1], NH = sizes[i][2], C = NH * sizes[i][3], n = B * T * C;
         double *a[] = {random_numbers(3 * n, 1), random_numbers(n, 2), zeros(n), zeros(B * NH * T), zeros(3 * n)};
-        Case c = {.input = {a[0]}, .dout = a[1], .out = a[2], .mean = a[3], .out_count = n, .B = B, .T = T, .C = C,
-                  .NH = NH, .forward = attention};
+        Case c = {.input = {a[0]},
+                  .dout = a[1],
+                  .out = a[2],
+                  .mean = a[3],
+                  .out_count = n,
+                  .B = B,
+                  .T = T,
+                  .C = C,
+                  .NH = NH,
+                  .forward = attention};
         reference_attention_backward(a[4], c.dout, a[0], B, T, C, NH, 0.3);
         assert_is_gradient(&c, a[4], a[0], 3 * n, "attention dqkv");
         free_all(a, ARRAY_LENGTH(a));
@@ -166,7 +212,14 @@ static void test_cross_entropy_gradient(void **state) {
     const int32_t targets[N] = {0, 12, 5, 5};
     double *a[] = {random_numbers(N * VP, 1), zeros(N), zeros(N), zeros(N * VP)};
     for (int n = 0; n < N; n++) a[1][n] = 0.7; /* every row's loss weighs dloss */
-    Case c = {.input = {a[0]}, .dout = a[1], .out = a[2], .out_count = N, .tokens = targets, .N = N, .V = V, .VP = VP,
+    Case c = {.input = {a[0]},
+              .dout = a[1],
+              .out = a[2],
+              .out_count = N,
+              .tokens = targets,
+              .N = N,
+              .V = V,
+              .VP = VP,
               .forward = cross_entropy};
     reference_cross_entropy_backward(a[3], 0.7, a[0], targets, N, V, VP);
     assert_is_gradient(&c, a[3], a[0], N * VP, "cross entropy dlogits");
@@ -196,7 +249,7 @@ static void test_layernorm_by_hand(void **state) {
     reference_layernorm_forward(out, mean, rstd, x, weight, bias, 2, 3);
     assert_near(mean[0], 2);
     assert_near(mean[1], 1);
-    assert_near(rstd[0], 1 / sqrt(2.0 / 3 + 1e-5)); /* deviations -1, 0, 1 */
+    assert_near(rstd[0], 1 / sqrt(2.0 / 3 + 1e-5));  /* deviations -1, 0, 1 */
     assert_near(rstd[1], 1 / sqrt(42.0 / 3 + 1e-5)); /* deviations -4, -1, 5 */
     assert_near(out[0], -rstd[0]);
     assert_near(out[1], 10);
@@ -259,12 +312,12 @@ static void test_cross_entropy_by_hand(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_embedding_by_hand),      cmocka_unit_test(test_layernorm_by_hand),
-        cmocka_unit_test(test_matmul_by_hand),         cmocka_unit_test(test_gelu_by_hand),
-        cmocka_unit_test(test_attention_by_hand),      cmocka_unit_test(test_cross_entropy_by_hand),
-        cmocka_unit_test(test_embedding_gradient),     cmocka_unit_test(test_layernorm_gradient),
-        cmocka_unit_test(test_matmul_gradient),        cmocka_unit_test(test_gelu_gradient),
-        cmocka_unit_test(test_attention_gradient),     cmocka_unit_test(test_cross_entropy_gradient),
+        cmocka_unit_test(test_embedding_by_hand),  cmocka_unit_test(test_layernorm_by_hand),
+        cmocka_unit_test(test_matmul_by_hand),     cmocka_unit_test(test_gelu_by_hand),
+        cmocka_unit_test(test_attention_by_hand),  cmocka_unit_test(test_cross_entropy_by_hand),
+        cmocka_unit_test(test_embedding_gradient), cmocka_unit_test(test_layernorm_gradient),
+        cmocka_unit_test(test_matmul_gradient),    cmocka_unit_test(test_gelu_gradient),
+        cmocka_unit_test(test_attention_gradient), cmocka_unit_test(test_cross_entropy_gradient),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,9 +7,12 @@
  *
  * Backward, as in FlashAttention: with P = exp(scale S - lse), recomputed,
  *   dV = P^T dO,  dP = dO V^T,  dS = P (dP - delta) scale,  dQ = dS K,  dK = dS^T Q,  delta = rowsum(dO O).
- * A thread takes a whole head, so that dK and dV are summed by one thread in one order. */
+ *
+ * A thread takes a whole head, so that dK and dV are summed by one thread in one order. It first copies the head's
+ * queries, keys and values, whose rows lie 3C apart, into dense matrices: oneDNN's fast kernels take no others. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <omp.h>
 
@@ -18,7 +21,7 @@
 
 enum { BLOCK = 128 };
 
-/* The sizes of a call. One head of qkv is a matrix of T rows, 3C apart. */
+/* The sizes of a call. */
 typedef struct Heads {
     int B, T, C, NH, HS;
     float scale;
@@ -27,49 +30,122 @@ typedef struct Heads {
 /* The matrix products of one block of queries: `rows` queries from `first` on meet `keys` keys. */
 typedef struct QueryBlock {
     int first, rows, keys;
-    MatmulKernel *scores;       /* (rows, keys) = Q K^T, float; with dO and V it also gives dP */
-    MatmulKernel *dout_values;  /* (rows, keys) = dO V^T, float */
-    MatmulKernel *output;       /* (rows, HS) = P V, float */
-    MatmulKernel *dquery;       /* (rows, HS) = dS K, straight into dqkv */
-    MatmulKernel *dkeys;        /* (keys, HS) += dS^T Q, float */
-    MatmulKernel *dvalues;      /* (keys, HS) += P^T dO, float */
+    MatmulKernel *scores; /* (rows, keys) = Q K^T, float; with dO and V it also gives dP */
+    MatmulKernel *output; /* (rows, HS) = P V, float */
+    MatmulKernel *dquery; /* (rows, HS) = dS K */
+    MatmulKernel *dkeys;  /* (keys, HS) (+)= dS^T Q, float; with P and dO it also gives dV */
 } QueryBlock;
 
-static MatmulKernel *block_kernel(Backend *be, MatmulShape shape) {
-    shape.input = ACT_DTYPE;
-    shape.one_thread = true;
+/* A product (m,n) of dense factors; A is stored (k,m) where transpose_a, B (n,k) where transpose_b. */
+static MatmulKernel *block_kernel(Backend *be, int m, int n, int k, bool transpose_a, bool transpose_b, DType output,
+                                  bool accumulate) {
+    MatmulShape shape = {.m = m,
+                         .n = n,
+                         .k = k,
+                         .lda = transpose_a ? m : k,
+                         .ldb = transpose_b ? k : n,
+                         .ldc = n,
+                         .transpose_a = transpose_a,
+                         .transpose_b = transpose_b,
+                         .input = ACT_DTYPE,
+                         .output = output,
+                         .accumulate = accumulate,
+                         .one_thread = true};
     return matmul_kernel(cpu_backend(be)->matmul, &shape);
 }
 
-static QueryBlock query_block(Backend *be, Heads h, int first, bool backward) {
-    QueryBlock q = {.first = first, .rows = (int)min_i64(BLOCK, h.T - first)};
-    q.keys = first + q.rows;
-    int64_t qkv = 3 * h.C, HS = h.HS, rows = q.rows, keys = q.keys;
-    DType f32 = DTYPE_FLOAT32;
-    q.scores = block_kernel(be, (MatmulShape){.m = rows, .n = keys, .k = HS, .lda = qkv, .ldb = qkv, .ldc = keys,
-                                              .transpose_b = true, .output = f32});
-    if (!backward) {
-        q.output = block_kernel(be, (MatmulShape){.m = rows, .n = HS, .k = keys, .lda = keys, .ldb = qkv, .ldc = HS,
-                                                  .output = f32});
-        return q;
-    }
-    bool later = q.keys < h.T; /* blocks go from the last to the first, which alone covers every key */
-    q.dout_values = block_kernel(be, (MatmulShape){.m = rows, .n = keys, .k = HS, .lda = h.C, .ldb = qkv, .ldc = keys,
-                                                   .transpose_b = true, .output = f32});
-    q.dquery = block_kernel(be, (MatmulShape){.m = rows, .n = HS, .k = keys, .lda = keys, .ldb = qkv, .ldc = qkv,
-                                              .output = ACT_DTYPE});
-    q.dkeys = block_kernel(be, (MatmulShape){.m = keys, .n = HS, .k = rows, .lda = keys, .ldb = qkv, .ldc = HS,
-                                             .transpose_a = true, .output = f32, .accumulate = later});
-    q.dvalues = block_kernel(be, (MatmulShape){.m = keys, .n = HS, .k = rows, .lda = keys, .ldb = h.C, .ldc = HS,
-                                               .transpose_a = true, .output = f32, .accumulate = later});
-    return q;
-}
-
+/* The blocks of a call; the caller frees them. The backward pass takes them from the last to the first: the last alone
+ * meets every key, so it overwrites dK and dV and the others add to them. */
 static QueryBlock *query_blocks(Backend *be, Heads h, bool backward, int *count) {
     *count = (int)ceil_div(h.T, BLOCK);
-    QueryBlock *blocks = checked_malloc((size_t)*count * sizeof *blocks, "attention");
-    for (int i = 0; i < *count; i++) blocks[i] = query_block(be, h, i * BLOCK, backward);
+    QueryBlock *blocks = checked_calloc((size_t)*count, sizeof *blocks, "attention");
+    for (int i = 0; i < *count; i++) {
+        QueryBlock *q = &blocks[i];
+        q->first = i * BLOCK;
+        q->rows = (int)min_i64(BLOCK, h.T - q->first);
+        q->keys = q->first + q->rows;
+        q->scores = block_kernel(be, q->rows, q->keys, h.HS, false, true, DTYPE_FLOAT32, false);
+        if (!backward) {
+            q->output = block_kernel(be, q->rows, h.HS, q->keys, false, false, DTYPE_FLOAT32, false);
+        } else {
+            q->dquery = block_kernel(be, q->rows, h.HS, q->keys, false, false, ACT_DTYPE, false);
+            q->dkeys = block_kernel(be, q->keys, h.HS, q->rows, true, false, DTYPE_FLOAT32, i + 1 < *count);
+        }
+    }
     return blocks;
+}
+
+/* ---- heads as dense matrices ---- */
+
+/* to (rows,HS) = from, whose rows lie `distance` elements apart. */
+static void gather_head(act *RESTRICT to, const act *RESTRICT from, int rows, int HS, int distance) {
+    for (int r = 0; r < rows; r++) memcpy(to + (size_t)r * HS, from + (size_t)r * distance, (size_t)HS * sizeof *to);
+}
+
+/* The other way. */
+static void scatter_head(act *RESTRICT to, const act *RESTRICT from, int rows, int HS, int distance) {
+    for (int r = 0; r < rows; r++) memcpy(to + (size_t)r * distance, from + (size_t)r * HS, (size_t)HS * sizeof *to);
+}
+
+/* The other way, rounding float sums. */
+static void scatter_sums(act *RESTRICT to, const float *RESTRICT sums, int rows, int HS, int distance) {
+    for (int r = 0; r < rows; r++) {
+        act *RESTRICT row = to + (size_t)r * distance;
+#pragma omp simd
+        for (int c = 0; c < HS; c++) row[c] = act_store(sums[(size_t)r * HS + c]);
+    }
+}
+
+/* Cuts `count` elements of `size` bytes off working memory; pieces begin at multiples of 64 bytes. */
+static void *cut(char **memory, size_t count, size_t size) {
+    void *piece = *memory;
+    *memory += round_up((int64_t)(count * size), 64);
+    return piece;
+}
+
+/* One thread's working memory. */
+typedef struct HeadScratch {
+    act *query, *key, *value, *dout; /* (T,HS) dense copies */
+    float *s, *dp;                   /* (BLOCK,T) scores and their gradients */
+    act *p, *ds;                     /* (BLOCK,T) probabilities, gradients of scores */
+    float *output, *sums;            /* (BLOCK,HS), (BLOCK) */
+    float *dkey, *dvalue;            /* (T,HS) */
+    act *dquery;                     /* (BLOCK,HS) */
+} HeadScratch;
+
+enum { SCRATCH_PIECES = 13 };
+
+/* Enough for either pass. */
+static size_t scratch_bytes(Heads h) {
+    size_t head = (size_t)h.T * (size_t)h.HS, scores = (size_t)BLOCK * (size_t)h.T,
+           block = (size_t)BLOCK * (size_t)h.HS;
+    return (4 * head + 2 * scores + block) * sizeof(act) + (2 * head + 2 * scores + block + BLOCK) * sizeof(float) +
+           SCRATCH_PIECES * 64;
+}
+
+/* The calling thread's working memory, with the head's queries, keys and values in it. */
+static HeadScratch open_head(Backend *be, Heads h, const act *qkv) {
+    size_t head = (size_t)h.T * (size_t)h.HS, scores = (size_t)BLOCK * (size_t)h.T,
+           block = (size_t)BLOCK * (size_t)h.HS;
+    char *memory = cpu_scratch(be, omp_get_thread_num(), scratch_bytes(h));
+    HeadScratch w;
+    w.query = cut(&memory, head, sizeof(act));
+    w.key = cut(&memory, head, sizeof(act));
+    w.value = cut(&memory, head, sizeof(act));
+    w.dout = cut(&memory, head, sizeof(act));
+    w.p = cut(&memory, scores, sizeof(act));
+    w.ds = cut(&memory, scores, sizeof(act));
+    w.dquery = cut(&memory, block, sizeof(act));
+    w.s = cut(&memory, scores, sizeof(float));
+    w.dp = cut(&memory, scores, sizeof(float));
+    w.dkey = cut(&memory, head, sizeof(float));
+    w.dvalue = cut(&memory, head, sizeof(float));
+    w.output = cut(&memory, block, sizeof(float));
+    w.sums = cut(&memory, BLOCK, sizeof(float));
+    gather_head(w.query, qkv, h.T, h.HS, 3 * h.C);
+    gather_head(w.key, qkv + h.C, h.T, h.HS, 3 * h.C);
+    gather_head(w.value, qkv + 2 * h.C, h.T, h.HS, 3 * h.C);
+    return w;
 }
 
 /* ---- forward ---- */
@@ -90,28 +166,20 @@ static float softmax_row(act *RESTRICT p, float *lse, const float *RESTRICT s, i
     return sum;
 }
 
-/* Working memory of one thread in the forward pass. */
-static size_t forward_bytes(Heads h) {
-    return (size_t)BLOCK * ((size_t)h.T * (sizeof(float) + sizeof(act)) + (size_t)h.HS * sizeof(float) + sizeof(float));
-}
-
-static void forward_block(Backend *be, Heads h, const QueryBlock *q, act *out, float *lse, const act *qkv) {
+static void forward_block(Backend *be, Heads h, const QueryBlock *q, HeadScratch w, act *out, float *lse) {
     Matmul *matmul = cpu_backend(be)->matmul;
     int thread = omp_get_thread_num();
-    float *s = cpu_scratch(be, thread, forward_bytes(h));
-    float *o = s + (size_t)BLOCK * h.T, *sums = o + (size_t)BLOCK * h.HS;
-    act *p = (act *)(sums + BLOCK);
-    const act *query = qkv + (size_t)q->first * 3 * h.C, *key = qkv + h.C, *value = qkv + 2 * h.C;
-    matmul_run(matmul, q->scores, thread, query, key, s);
+    matmul_run(matmul, q->scores, thread, w.query + (size_t)q->first * h.HS, w.key, w.s);
     for (int r = 0; r < q->rows; r++)
-        sums[r] = softmax_row(p + (size_t)r * q->keys, &lse[q->first + r], s + (size_t)r * q->keys, q->first + r + 1,
-                              q->keys, h.scale);
-    matmul_run(matmul, q->output, thread, p, value, o);
+        w.sums[r] = softmax_row(w.p + (size_t)r * q->keys, &lse[q->first + r], w.s + (size_t)r * q->keys,
+                                q->first + r + 1, q->keys, h.scale);
+    matmul_run(matmul, q->output, thread, w.p, w.value, w.output);
     for (int r = 0; r < q->rows; r++) {
         act *RESTRICT row = out + (size_t)(q->first + r) * h.C;
-        float inverse = 1.0f / sums[r];
+        const float *RESTRICT o = w.output + (size_t)r * h.HS;
+        float inverse = 1.0f / w.sums[r];
 #pragma omp simd
-        for (int c = 0; c < h.HS; c++) row[c] = act_store(o[(size_t)r * h.HS + c] * inverse);
+        for (int c = 0; c < h.HS; c++) row[c] = act_store(o[c] * inverse);
     }
 }
 
@@ -120,12 +188,12 @@ static void attention_forward(Backend *be, void *out, float *lse, const void *qk
     Heads h = {B, T, C, NH, C / NH, scale};
     int count;
     QueryBlock *blocks = query_blocks(be, h, false, &count);
-    /* Long blocks first, so that the last ones to finish are short. No result depends on who computes it. */
 #pragma omp parallel for schedule(dynamic) num_threads(be->threads)
-    for (int item = 0; item < count * B * NH; item++) {
-        int head = item % (B * NH), b = head / NH, column = head % NH * h.HS;
-        forward_block(be, h, &blocks[count - 1 - item / (B * NH)], (act *)out + (size_t)b * T * C + column,
-                      lse + (size_t)head * T, (const act *)qkv + (size_t)b * T * 3 * C + column);
+    for (int head = 0; head < B * NH; head++) {
+        size_t row = (size_t)(head / NH) * T, column = (size_t)(head % NH) * h.HS;
+        HeadScratch w = open_head(be, h, (const act *)qkv + row * 3 * C + column);
+        for (int i = 0; i < count; i++)
+            forward_block(be, h, &blocks[i], w, (act *)out + row * C + column, lse + (size_t)head * T);
     }
     free(blocks);
 }
@@ -151,55 +219,26 @@ static float dot_row(const act *RESTRICT x, const act *RESTRICT y, int n) {
     return sum;
 }
 
-typedef struct HeadPointers { /* of one head of one sequence */
-    act *dqkv;
-    const act *dout, *qkv, *out;
-    const float *lse;
-} HeadPointers;
-
-typedef struct BackwardScratch { /* of one thread */
-    float *s, *dp, *dkeys, *dvalues;
-    act *p, *ds;
-} BackwardScratch;
-
-static BackwardScratch backward_scratch(Backend *be, Heads h, int thread) {
-    size_t scores = (size_t)BLOCK * h.T, head = (size_t)h.T * h.HS;
-    float *memory = cpu_scratch(be, thread, (2 * scores + 2 * head) * sizeof(float) + 2 * scores * sizeof(act));
-    BackwardScratch w = {.s = memory, .dp = memory + scores, .dkeys = memory + 2 * scores};
-    w.dvalues = w.dkeys + head;
-    w.p = (act *)(w.dvalues + head);
-    w.ds = w.p + scores;
-    return w;
-}
-
-static void backward_block(Backend *be, Heads h, const QueryBlock *q, HeadPointers x, BackwardScratch w) {
+/* One block of queries: dquery into place, its share of dkey and dvalue. */
+static void backward_block(Backend *be, Heads h, const QueryBlock *q, HeadScratch w, act *dqkv, const act *out,
+                           const float *lse) {
     Matmul *matmul = cpu_backend(be)->matmul;
     int thread = omp_get_thread_num();
-    const act *query = x.qkv + (size_t)q->first * 3 * h.C, *key = x.qkv + h.C, *value = x.qkv + 2 * h.C;
-    const act *dout = x.dout + (size_t)q->first * h.C, *out = x.out + (size_t)q->first * h.C;
-    matmul_run(matmul, q->scores, thread, query, key, w.s);
-    matmul_run(matmul, q->dout_values, thread, dout, value, w.dp);
+    const act *query = w.query + (size_t)q->first * h.HS, *dout = w.dout + (size_t)q->first * h.HS;
+    matmul_run(matmul, q->scores, thread, query, w.key, w.s);
+    matmul_run(matmul, q->scores, thread, dout, w.value, w.dp);
     for (int r = 0; r < q->rows; r++) {
-        size_t row = (size_t)r * q->keys;
-        float delta = dot_row(dout + (size_t)r * h.C, out + (size_t)r * h.C, h.HS);
-        backward_row(w.p + row, w.ds + row, w.s + row, w.dp + row, x.lse[q->first + r], delta, q->first + r + 1,
-                     q->keys, h.scale);
+        size_t row = (size_t)r * q->keys, t = (size_t)(q->first + r);
+        float delta = dot_row(dout + (size_t)r * h.HS, out + t * h.C, h.HS);
+        backward_row(w.p + row, w.ds + row, w.s + row, w.dp + row, lse[t], delta, (int)t + 1, q->keys, h.scale);
     }
-    matmul_run(matmul, q->dvalues, thread, w.p, dout, w.dvalues);
-    matmul_run(matmul, q->dkeys, thread, w.ds, query, w.dkeys);
-    matmul_run(matmul, q->dquery, thread, w.ds, key, x.dqkv + (size_t)q->first * 3 * h.C);
+    matmul_run(matmul, q->dkeys, thread, w.p, dout, w.dvalue);
+    matmul_run(matmul, q->dkeys, thread, w.ds, query, w.dkey);
+    matmul_run(matmul, q->dquery, thread, w.ds, w.key, w.dquery);
+    scatter_head(dqkv + (size_t)q->first * 3 * h.C, w.dquery, q->rows, h.HS, 3 * h.C);
 }
 
-/* The float sums of one head's key or value gradients, rounded into their place in dqkv. */
-static void store_head(act *dqkv, const float *sums, Heads h) {
-    for (int t = 0; t < h.T; t++) {
-        act *RESTRICT row = dqkv + (size_t)t * 3 * h.C;
-#pragma omp simd
-        for (int c = 0; c < h.HS; c++) row[c] = act_store(sums[(size_t)t * h.HS + c]);
-    }
-}
-
-static void attention_backward(Backend *be, void *dqkv, const void *dout, const void *qkv, const void *out,
+static void attention_backward(Backend *be, void *dqkv_, const void *dout, const void *qkv, const void *out,
                                const float *lse, int B, int T, int C, int NH, float scale) {
     Heads h = {B, T, C, NH, C / NH, scale};
     int count;
@@ -207,13 +246,13 @@ static void attention_backward(Backend *be, void *dqkv, const void *dout, const 
 #pragma omp parallel for schedule(dynamic) num_threads(be->threads)
     for (int head = 0; head < B * NH; head++) {
         size_t row = (size_t)(head / NH) * T, column = (size_t)(head % NH) * h.HS;
-        HeadPointers x = {(act *)dqkv + row * 3 * C + column, (const act *)dout + row * C + column,
-                          (const act *)qkv + row * 3 * C + column, (const act *)out + row * C + column,
-                          lse + (size_t)head * T};
-        BackwardScratch w = backward_scratch(be, h, omp_get_thread_num());
-        for (int i = count - 1; i >= 0; i--) backward_block(be, h, &blocks[i], x, w);
-        store_head(x.dqkv + C, w.dkeys, h);
-        store_head(x.dqkv + 2 * C, w.dvalues, h);
+        act *dqkv = (act *)dqkv_ + row * 3 * C + column;
+        HeadScratch w = open_head(be, h, (const act *)qkv + row * 3 * C + column);
+        gather_head(w.dout, (const act *)dout + row * C + column, T, h.HS, C);
+        for (int i = count - 1; i >= 0; i--)
+            backward_block(be, h, &blocks[i], w, dqkv, (const act *)out + row * C + column, lse + (size_t)head * T);
+        scatter_sums(dqkv + C, w.dkey, T, h.HS, 3 * C);
+        scatter_sums(dqkv + 2 * C, w.dvalue, T, h.HS, 3 * C);
     }
     free(blocks);
 }
@@ -251,7 +290,7 @@ static void attention_decode(Backend *be, void *out, void *keys_, void *values_,
             keys[(size_t)position * C + c] = query[C + c];
             values[(size_t)position * C + c] = query[2 * C + c];
         }
-        float *p = cpu_scratch(be, omp_get_thread_num(), (size_t)(position + 1) * sizeof *p);
+        float *p = cpu_scratch(be, omp_get_thread_num(), ((size_t)position + 1) * sizeof *p);
         decode_head((act *)out + (size_t)b * C + column, query, keys, values, p, position, C, HS, scale);
     }
 }

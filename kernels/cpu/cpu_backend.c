@@ -6,20 +6,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "util/dtype.h"
+#include "kernels/cpu/huge_memory.h"
 
-enum { PAGE_BYTES = 4096 };
-
-static void *aligned_zeroed(size_t bytes) {
-    size_t rounded = (size_t)round_up((int64_t)(bytes ? bytes : 1), PAGE_BYTES);
-    void *memory = aligned_alloc(PAGE_BYTES, rounded);
-    if (memory) memset(memory, 0, rounded);
+static void *zeroed(size_t bytes) {
+    void *memory = huge_memory(bytes);
+    if (memory) memset(memory, 0, bytes);
     return memory;
 }
 
 static void *cpu_alloc(Backend *be, size_t bytes, const char *what) {
     (void)be;
-    void *memory = aligned_zeroed(bytes);
+    void *memory = zeroed(bytes);
     if (!memory)
         die("out of memory: %.2f GB for %s; a smaller batch_size or recompute=\"block\" needs less",
             (double)bytes * 1e-9, what);
@@ -49,7 +46,7 @@ void *cpu_scratch(Backend *be, int slot, size_t bytes) {
     CpuScratch *scratch = &cpu_backend(be)->scratch[slot];
     if (scratch->bytes < bytes) {
         free(scratch->memory);
-        scratch->memory = aligned_zeroed(bytes);
+        scratch->memory = zeroed(bytes);
         scratch->bytes = bytes;
         if (!scratch->memory) die("out of memory: %.2f GB of working memory", (double)bytes * 1e-9);
     }
@@ -104,8 +101,8 @@ Backend *cpu_backend_open(DType activation, int threads, Error *error) {
     be->synchronize = cpu_synchronize;
     be->weights_changed = cpu_weights_changed;
     be->close = cpu_close;
-#define ENTER(type)                                                                                                    \
-    cpu_enter_embedding_##type(be), cpu_enter_layernorm_##type(be), cpu_enter_linear_##type(be),                       \
+#define ENTER(type)                                                                              \
+    cpu_enter_embedding_##type(be), cpu_enter_layernorm_##type(be), cpu_enter_linear_##type(be), \
         cpu_enter_attention_##type(be), cpu_enter_loss_##type(be)
     if (activation == DTYPE_FLOAT32)
         ENTER(float32);

@@ -33,8 +33,8 @@ Backend *cpu_backend_open(DType activation, int threads, Error *error);
 /* True where the processor multiplies bfloat16 matrices in hardware (AMX). */
 bool cpu_has_fast_bfloat16(void);
 
-#define DECLARE_CPU_OPERATIONS(group)                                                                                  \
-    void cpu_enter_##group##_float32(Backend *be);                                                                     \
+#define DECLARE_CPU_OPERATIONS(group)              \
+    void cpu_enter_##group##_float32(Backend *be); \
     void cpu_enter_##group##_bfloat16(Backend *be);
 DECLARE_CPU_OPERATIONS(embedding)
 DECLARE_CPU_OPERATIONS(layernorm)

@@ -7,8 +7,8 @@ static void to_activation(Backend *be, void *out_, const float *in, size_t n) {
     for (size_t i = 0; i < n; i++) out[i] = act_store(in[i]);
 }
 
-static void embedding_forward(Backend *be, void *out_, const int32_t *tokens, const void *wte_, const void *wpe_,
-                              int B, int T, int C) {
+static void embedding_forward(Backend *be, void *out_, const int32_t *tokens, const void *wte_, const void *wpe_, int B,
+                              int T, int C) {
     const act *wte = wte_, *wpe = wpe_;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int row = 0; row < B * T; row++) {

@@ -7,14 +7,25 @@
  * such products are made in parts of at most this length, summed in float32. */
 enum { LONGEST_INNER = 8192 };
 
+/* Weight gradients sum over rows; in groups of this many both factors' groups stay in the second-level caches. */
+enum { WEIGHT_ROWS = 1024 };
+
 static void multiply(Backend *be, const MatmulShape *shape, const void *a, const void *b, void *c) {
     Matmul *matmul = cpu_backend(be)->matmul;
     matmul_run(matmul, matmul_kernel(matmul, shape), 0, a, b, c);
 }
 
 static void matmul_no_bias(Backend *be, void *out, const void *in, const void *weight, int N, int IC, int OC) {
-    MatmulShape shape = {.m = N, .n = OC, .k = IC, .lda = IC, .ldb = IC, .ldc = OC, .transpose_b = true,
-                         .input = ACT_DTYPE, .output = ACT_DTYPE, .weights = true};
+    MatmulShape shape = {.m = N,
+                         .n = OC,
+                         .k = IC,
+                         .lda = IC,
+                         .ldb = IC,
+                         .ldc = OC,
+                         .transpose_b = true,
+                         .input = ACT_DTYPE,
+                         .output = ACT_DTYPE,
+                         .weights = true};
     multiply(be, &shape, in, weight, out);
 }
 
@@ -64,8 +75,15 @@ static void matmul_backward_input(Backend *be, void *din_, const void *dout, con
                                   int N, int IC, int OC) {
     size_t n = (size_t)N * IC;
     act *din = din_;
-    MatmulShape shape = {.m = N, .n = IC, .k = OC, .lda = OC, .ldb = IC, .ldc = IC, .input = ACT_DTYPE,
-                         .output = ACT_DTYPE, .weights = true};
+    MatmulShape shape = {.m = N,
+                         .n = IC,
+                         .k = OC,
+                         .lda = OC,
+                         .ldb = IC,
+                         .ldc = IC,
+                         .input = ACT_DTYPE,
+                         .output = ACT_DTYPE,
+                         .weights = true};
     if (OC <= LONGEST_INNER) {
         multiply(be, &shape, dout, weight, din);
     } else {
@@ -103,9 +121,19 @@ static void bias_gradient(Backend *be, float *dbias, const act *dout, int N, int
 
 static void matmul_backward_weight(Backend *be, float *dweight, float *dbias, const void *dout, const void *in, int N,
                                    int IC, int OC, bool accumulate) {
-    MatmulShape shape = {.m = OC, .n = IC, .k = N, .lda = OC, .ldb = IC, .ldc = IC, .transpose_a = true,
-                         .input = ACT_DTYPE, .output = DTYPE_FLOAT32, .accumulate = accumulate};
-    multiply(be, &shape, dout, in, dweight);
+    for (int begin = 0; begin < N; begin += WEIGHT_ROWS) {
+        MatmulShape shape = {.m = OC,
+                             .n = IC,
+                             .k = min_i64(WEIGHT_ROWS, N - begin),
+                             .lda = OC,
+                             .ldb = IC,
+                             .ldc = IC,
+                             .transpose_a = true,
+                             .input = ACT_DTYPE,
+                             .output = DTYPE_FLOAT32,
+                             .accumulate = accumulate || begin > 0};
+        multiply(be, &shape, (const act *)dout + (size_t)begin * OC, (const act *)in + (size_t)begin * IC, dweight);
+    }
     if (dbias) bias_gradient(be, dbias, dout, N, OC, accumulate);
 }
 

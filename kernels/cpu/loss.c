@@ -17,8 +17,8 @@ static float log_sum_exp(const act *RESTRICT logits, int V) {
     return maximum + logf(sum);
 }
 
-static void softmax_cross_entropy(Backend *be, float *losses, void *logits_, const int32_t *targets, float dloss,
-                                  int N, int V, int VP, bool gradient) {
+static void softmax_cross_entropy(Backend *be, float *losses, void *logits_, const int32_t *targets, float dloss, int N,
+                                  int V, int VP, bool gradient) {
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int row = 0; row < N; row++) {
         act *RESTRICT logits = (act *)logits_ + (size_t)row * VP;

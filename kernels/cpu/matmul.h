@@ -14,13 +14,13 @@ EXTERN_C_BEGIN
 
 typedef struct MatmulShape {
     int64_t m, n, k;
-    int64_t lda, ldb, ldc;  /* elements from one stored row to the next */
-    bool transpose_a;       /* A is stored (k,m) */
-    bool transpose_b;       /* B is stored (n,k) */
-    DType input, output;    /* of A and B; of C */
-    bool accumulate;        /* C += A.B */
-    bool weights;           /* B changes only when matmul_weights_changed() says so: a packed copy may be kept */
-    bool one_thread;        /* runs inside a parallel region, on the calling thread alone */
+    int64_t lda, ldb, ldc; /* elements from one stored row to the next */
+    bool transpose_a;      /* A is stored (k,m) */
+    bool transpose_b;      /* B is stored (n,k) */
+    DType input, output;   /* of A and B; of C */
+    bool accumulate;       /* C += A.B */
+    bool weights;          /* B changes only when matmul_weights_changed() says so: a packed copy may be kept */
+    bool one_thread;       /* runs inside a parallel region, on the calling thread alone */
 } MatmulShape;
 
 typedef struct Matmul Matmul;

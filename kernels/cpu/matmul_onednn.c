@@ -1,9 +1,10 @@
 /* matmul_onednn.c: matrix products by oneDNN: the one file that knows it, in both its C interfaces, 2.x and 3.x.
  *
- * oneDNN compiles a kernel for each shape, which takes milliseconds, so kernels are kept in a list. Two things are
+ * oneDNN compiles a kernel for each shape, which takes milliseconds, so kernels are kept in a list. Three things are
  * done for speed. A weight matrix is first packed into the layout that the kernel asks for, once after each change
- * of the weights, not at each product: row-major weights cost 15 %. And each thread has its own memory objects and
- * working memory, so that attention can run many small products side by side. */
+ * of the weights, not at each product: row-major weights cost 15 %. A bfloat16 A that is stored transposed is first
+ * laid out row by row (transpose.h), and its B packed: the product itself then runs twice as fast. And each thread
+ * has its own memory objects and working memory, so that attention can run many small products side by side. */
 #include "kernels/cpu/matmul.h"
 
 #include <stdio.h>
@@ -12,6 +13,9 @@
 
 #include <oneapi/dnnl/dnnl.h>
 #include <omp.h>
+
+#include "kernels/cpu/huge_memory.h"
+#include "kernels/cpu/transpose.h"
 
 /* A memory layout is a struct in oneDNN 2 and a pointer to one in 3; as a pointer both read the same. */
 #if DNNL_VERSION_MAJOR >= 3
@@ -34,12 +38,20 @@ typedef struct Arguments {
     dnnl_memory_t a, b, c, scratch;
 } Arguments;
 
+/* Copies a factor from its stored layout into the one that the product takes. */
+typedef struct Packing {
+    dnnl_primitive_t reorder; /* NULL where the factor is taken as it is stored */
+    dnnl_memory_t from, to;
+    size_t bytes;
+} Packing;
+
 struct MatmulKernel {
     MatmulShape shape;
-    dnnl_primitive_t product, packing; /* packing is NULL where B is taken as it is */
-    dnnl_memory_t unpacked;            /* B in its stored layout, the packing's input */
-    size_t packed_bytes, scratch_bytes;
-    Packed *packed;
+    dnnl_primitive_t product;
+    bool straighten_a; /* A is stored (k,m) and is laid out as (m,k) first */
+    Packing pack_b;
+    Packed *packed; /* copies of B that are kept, for weights */
+    size_t scratch_bytes;
     Arguments *arguments; /* one per thread that may run it */
     int argument_count;
     struct MatmulKernel *next;
@@ -51,6 +63,8 @@ struct Matmul {
     dnnl_stream_t *streams; /* one per thread */
     void **scratch;         /* one per thread, scratch_bytes each */
     size_t scratch_bytes;
+    void *factors[2]; /* A and B as one product takes them, factor_bytes each */
+    size_t factor_bytes[2];
     uint64_t generation; /* of the weights' contents */
     MatmulKernel *kernels;
 };
@@ -134,14 +148,37 @@ static dnnl_memory_t memory_create(Matmul *matmul, ConstLayout layout) {
     return memory;
 }
 
-static void create_packing(Matmul *matmul, MatmulKernel *kernel, ConstLayout stored, ConstLayout wanted) {
+static void packing_create(Packing *packing, Matmul *matmul, ConstLayout stored, ConstLayout wanted) {
+    if (dnnl_memory_desc_equal(stored, wanted)) return;
     dnnl_primitive_desc_t description;
     check(dnnl_reorder_primitive_desc_create(&description, stored, matmul->engine, wanted, matmul->engine, NULL),
-          "describing the packing of weights");
-    check(dnnl_primitive_create(&kernel->packing, description), "creating the packing of weights");
+          "describing the packing of a matrix");
+    check(dnnl_primitive_create(&packing->reorder, description), "creating the packing of a matrix");
     check(dnnl_primitive_desc_destroy(description), "freeing a description");
-    kernel->unpacked = memory_create(matmul, stored);
-    kernel->packed_bytes = dnnl_memory_desc_get_size(wanted);
+    packing->from = memory_create(matmul, stored);
+    packing->to = memory_create(matmul, wanted);
+    packing->bytes = dnnl_memory_desc_get_size(wanted);
+}
+
+static void packing_run(Packing *packing, Matmul *matmul, const void *from, void *to) {
+    check(dnnl_memory_set_data_handle(packing->from, (void *)(uintptr_t)from), "setting an argument");
+    check(dnnl_memory_set_data_handle(packing->to, to), "setting an argument");
+    dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, packing->from}, {DNNL_ARG_TO, packing->to}};
+    check(dnnl_primitive_execute(packing->reorder, matmul->streams[0], 2, arguments), "packing a matrix");
+    check(dnnl_stream_wait(matmul->streams[0]), "packing a matrix");
+}
+
+static void packing_free(Packing *packing) {
+    if (!packing->reorder) return;
+    dnnl_primitive_destroy(packing->reorder);
+    dnnl_memory_destroy(packing->from);
+    dnnl_memory_destroy(packing->to);
+}
+
+static void *buffer_of(size_t bytes) {
+    void *buffer = huge_memory(bytes);
+    if (!buffer) die("out of memory: %zu bytes for a matrix product", bytes);
+    return buffer;
 }
 
 static void grow_scratch(Matmul *matmul, size_t bytes) {
@@ -149,36 +186,45 @@ static void grow_scratch(Matmul *matmul, size_t bytes) {
     matmul->scratch_bytes = (size_t)round_up((int64_t)bytes, 4096);
     for (int i = 0; i < matmul->threads; i++) {
         free(matmul->scratch[i]);
-        matmul->scratch[i] = aligned_alloc(4096, matmul->scratch_bytes);
-        if (!matmul->scratch[i]) die("out of memory: %zu bytes for a matrix product", matmul->scratch_bytes);
+        matmul->scratch[i] = buffer_of(matmul->scratch_bytes);
     }
 }
 
-static dnnl_status_t kernel_create(MatmulKernel **result, Matmul *matmul, const MatmulShape *shape) {
-    Layout a = layout_create(shape->m, shape->k, shape->input, shape->lda, shape->transpose_a);
+/* The kernel of a product that has been described; b is the layout that B is stored in. */
+static MatmulKernel *kernel_from(Matmul *matmul, const MatmulShape *shape, dnnl_primitive_desc_t description,
+                                 ConstLayout b, ConstLayout c) {
+    MatmulKernel *kernel = checked_calloc(1, sizeof *kernel, "a matrix product");
+    kernel->shape = *shape;
+    check(dnnl_primitive_create(&kernel->product, description), "creating a matrix product");
+    ConstLayout a_taken = dnnl_primitive_desc_query_md(description, dnnl_query_src_md, 0);
+    ConstLayout b_taken = dnnl_primitive_desc_query_md(description, dnnl_query_weights_md, 0);
+    ConstLayout scratch = dnnl_primitive_desc_query_md(description, dnnl_query_scratchpad_md, 0);
+    omp_set_num_threads(matmul->threads);
+    packing_create(&kernel->pack_b, matmul, b, b_taken);
+    kernel->scratch_bytes = dnnl_memory_desc_get_size(scratch);
+    kernel->argument_count = shape->one_thread ? matmul->threads : 1;
+    kernel->arguments = checked_calloc((size_t)kernel->argument_count, sizeof *kernel->arguments, "a product");
+    for (int i = 0; i < kernel->argument_count; i++)
+        kernel->arguments[i] = (Arguments){memory_create(matmul, a_taken), memory_create(matmul, b_taken),
+                                           memory_create(matmul, c), memory_create(matmul, scratch)};
+    grow_scratch(matmul, kernel->scratch_bytes);
+    return kernel;
+}
+
+static dnnl_status_t kernel_create(MatmulKernel **kernel, Matmul *matmul, const MatmulShape *shape) {
+    bool straighten = shape->transpose_a && shape->input == DTYPE_BFLOAT16 && !shape->one_thread;
+    Layout a = straighten ? layout_create(shape->m, shape->k, shape->input, shape->k, false)
+                          : layout_create(shape->m, shape->k, shape->input, shape->lda, shape->transpose_a);
     Layout b = layout_create(shape->k, shape->n, shape->input, shape->ldb, shape->transpose_b);
     Layout c = layout_create(shape->m, shape->n, shape->output, shape->ldc, false);
-    Layout b_wanted = shape->weights ? layout_create_any(shape->k, shape->n, shape->input) : b;
+    Layout b_wanted = straighten || shape->weights ? layout_create_any(shape->k, shape->n, shape->input) : b;
     dnnl_primitive_desc_t description;
     omp_set_num_threads(shape->one_thread ? 1 : matmul->threads);
     dnnl_status_t status = describe(&description, matmul->engine, a, b_wanted, c, shape->accumulate);
     if (status == dnnl_success) {
-        MatmulKernel *kernel = checked_calloc(1, sizeof *kernel, "a matrix product");
-        kernel->shape = *shape;
-        check(dnnl_primitive_create(&kernel->product, description), "creating a matrix product");
-        ConstLayout b_taken = dnnl_primitive_desc_query_md(description, dnnl_query_weights_md, 0);
-        ConstLayout scratch = dnnl_primitive_desc_query_md(description, dnnl_query_scratchpad_md, 0);
-        omp_set_num_threads(matmul->threads);
-        if (!dnnl_memory_desc_equal(b_taken, b)) create_packing(matmul, kernel, b, b_taken);
-        kernel->scratch_bytes = dnnl_memory_desc_get_size(scratch);
-        kernel->argument_count = shape->one_thread ? matmul->threads : 1;
-        kernel->arguments = checked_calloc((size_t)kernel->argument_count, sizeof *kernel->arguments, "a product");
-        for (int i = 0; i < kernel->argument_count; i++)
-            kernel->arguments[i] = (Arguments){memory_create(matmul, a), memory_create(matmul, b_taken),
-                                               memory_create(matmul, c), memory_create(matmul, scratch)};
+        *kernel = kernel_from(matmul, shape, description, b, c);
+        (*kernel)->straighten_a = straighten;
         check(dnnl_primitive_desc_destroy(description), "freeing a description");
-        grow_scratch(matmul, kernel->scratch_bytes);
-        *result = kernel;
     }
     omp_set_num_threads(matmul->threads);
     if (b_wanted != b) layout_free(b_wanted);
@@ -197,7 +243,7 @@ static void kernel_free(MatmulKernel *kernel) {
         free(packed->memory);
         free(packed);
     }
-    if (kernel->packing) dnnl_primitive_destroy(kernel->packing), dnnl_memory_destroy(kernel->unpacked);
+    packing_free(&kernel->pack_b);
     dnnl_primitive_destroy(kernel->product);
     free(kernel->arguments);
     free(kernel);
@@ -232,6 +278,8 @@ void matmul_close(Matmul *matmul) {
         free(matmul->scratch[i]);
     }
     dnnl_engine_destroy(matmul->engine);
+    free(matmul->factors[0]);
+    free(matmul->factors[1]);
     free(matmul->streams);
     free(matmul->scratch);
     free(matmul);
@@ -272,25 +320,43 @@ static void *packed_weights(Matmul *matmul, MatmulKernel *kernel, const void *b)
     }
     if (!found) {
         found = checked_malloc(sizeof *found, "packed weights");
-        found->memory = aligned_alloc(4096, (size_t)round_up((int64_t)kernel->packed_bytes, 4096));
-        if (!found->memory) die("out of memory: %zu bytes for packed weights", kernel->packed_bytes);
+        found->memory = buffer_of(kernel->pack_b.bytes);
         found->next = kernel->packed;
         kernel->packed = found;
     }
     found->source = b;
     found->generation = matmul->generation;
-    dnnl_memory_t packed = kernel->arguments[0].b;
-    check(dnnl_memory_set_data_handle(kernel->unpacked, (void *)(uintptr_t)b), "setting an argument");
-    check(dnnl_memory_set_data_handle(packed, found->memory), "setting an argument");
-    dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, kernel->unpacked}, {DNNL_ARG_TO, packed}};
-    check(dnnl_primitive_execute(kernel->packing, matmul->streams[0], 2, arguments), "packing weights");
-    check(dnnl_stream_wait(matmul->streams[0]), "packing weights");
+    packing_run(&kernel->pack_b, matmul, b, found->memory);
     return found->memory;
+}
+
+/* Memory for factor 0 (A) or 1 (B) in the layout that one product takes. */
+static void *factor_memory(Matmul *matmul, int factor, size_t bytes) {
+    if (bytes > matmul->factor_bytes[factor]) {
+        free(matmul->factors[factor]);
+        matmul->factors[factor] = buffer_of(bytes);
+        matmul->factor_bytes[factor] = bytes;
+    }
+    return matmul->factors[factor];
+}
+
+static const void *straightened_a(Matmul *matmul, const MatmulShape *shape, const void *a) {
+    void *straight = factor_memory(matmul, 0, (size_t)(shape->m * shape->k) * sizeof(bfloat16));
+    transpose_16bit(straight, a, shape->k, shape->m, shape->lda, matmul->threads);
+    return straight;
+}
+
+static const void *packed_b(Matmul *matmul, MatmulKernel *kernel, const void *b) {
+    void *packed = factor_memory(matmul, 1, kernel->pack_b.bytes);
+    packing_run(&kernel->pack_b, matmul, b, packed);
+    return packed;
 }
 
 void matmul_run(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a, const void *b, void *c) {
     if (!kernel->shape.one_thread) omp_set_num_threads(matmul->threads); /* another table may have changed it */
-    if (kernel->packing) b = packed_weights(matmul, kernel, b);
+    if (kernel->straighten_a) a = straightened_a(matmul, &kernel->shape, a);
+    if (kernel->pack_b.reorder)
+        b = kernel->shape.weights ? packed_weights(matmul, kernel, b) : packed_b(matmul, kernel, b);
     Arguments *own = &kernel->arguments[thread];
     check(dnnl_memory_set_data_handle(own->a, (void *)(uintptr_t)a), "setting an argument");
     check(dnnl_memory_set_data_handle(own->b, (void *)(uintptr_t)b), "setting an argument");

@@ -84,8 +84,7 @@ void matmul_run(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a,
     float *unpacked = checked_malloc((size_t)(s->k * s->n) * sizeof *unpacked, "a matrix product");
     for (int64_t l = 0; l < s->k; l++)
         load_row(unpacked + l * s->n, b, s->input, s->transpose_b ? l : l * s->ldb, s->transpose_b ? s->ldb : 1, s->n);
-    int threads = s->one_thread ? 1 : matmul->threads;
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(s->one_thread ? 1 : matmul->threads)
     {
         float *work = checked_malloc((size_t)(s->k + s->n) * sizeof *work, "a matrix product");
 #pragma omp for schedule(static)

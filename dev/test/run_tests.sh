@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# run_tests.sh TEST...: runs test programs one after the other and counts their tests.
+#
+# A test is a cmocka program, whose own summaries are counted, or a shell script (*.sh) that ends by printing
+# "N passed, N failed". The environment says where things are: BUILD (default build) holds what was compiled, BIN
+# (default .) the programs under test; the tests find them as MARS_BUILD and MARS_BIN.
+#
+# A program that does not end in a summary (a crash, a sanitizer's report, the time limit of TEST_SECONDS, default
+# 300) counts as one failed test. Where CI=true a skipped test is a failed one: there is nobody to notice it. What a
+# failing program printed is shown, and kept in $BUILD/test_logs. The last line is "N passed, N failed"; the exit
+# status is 1 where anything failed.
+set -euo pipefail
+
+[ $# -gt 0 ] || { echo "run_tests.sh: give the test programs to run" >&2; exit 2; }
+BUILD=${BUILD:-build}
+BIN=${BIN:-.}
+export MARS_BUILD=$BUILD MARS_BIN=$BIN
+# Some tests start mpirun, which refuses root unless told twice.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+seconds_limit=${TEST_SECONDS:-300}
+logs=$BUILD/test_logs
+shown_lines=200
+mkdir -p "$logs"
+
+# count_cmocka LOG: "passed failed skipped" over all groups of a cmocka program; nothing where a group did not end.
+count_cmocka() {
+    awk '
+        function number(    words, i, n) {
+            n = split($0, words, " ")
+            for (i = 2; i <= n; i++) if (words[i] ~ /^test\(s\)/) return words[i - 1] + 0
+            return 0
+        }
+        /^\[==========\].* Running [0-9]+ test/ { begun++; tests += number() }
+        /^\[==========\].* test\(s\) run\./     { ended++ }
+        /^\[  PASSED  \].* test\(s\)/           { passed += number() }
+        /^\[  SKIPPED \].* test\(s\), listed/   { skipped += number() }
+        # The rest failed, in whichever of their phases: cmocka counts those with a failed setup apart.
+        END { if (begun && begun == ended) print passed + 0, tests - passed - skipped, skipped + 0 }' "$1"
+}
+
+# count_script LOG: the same of a shell script, from its last line.
+count_script() {
+    tail -n 1 "$1" | sed -n 's/^\([0-9]\{1,\}\) passed, \([0-9]\{1,\}\) failed$/\1 \2 0/p'
+}
+
+why_no_summary() {
+    case $1 in
+        124 | 137) echo "did not end within $seconds_limit seconds" ;;
+        0) echo "printed no summary" ;;
+        *) if [ "$1" -gt 128 ]; then echo "died of signal $(($1 - 128))"; else echo "ended with status $1"; fi ;;
+    esac
+}
+
+total_passed=0
+total_failed=0
+
+run_one() {
+    local test=$1 name log status=0 begun ms counts passed failed skipped note=
+    name=$(basename "$test" .sh)
+    log=$logs/$name.log
+    begun=$(date +%s%N)
+    local command=("$test")
+    case $test in
+        *.sh) command=(bash "$test") ;;
+        */*) ;;
+        *) command=("./$test") ;;
+    esac
+    timeout -k 10 "$seconds_limit" "${command[@]}" </dev/null >"$log" 2>&1 || status=$?
+    case $test in
+        *.sh) counts=$(count_script "$log") ;;
+        *) counts=$(count_cmocka "$log") ;;
+    esac
+    if [ -z "$counts" ]; then
+        counts="0 1 0"
+        note=", $(why_no_summary $status)"
+    fi
+    read -r passed failed skipped <<<"$counts"
+    if [ "$status" -ne 0 ] && [ "$failed" -eq 0 ]; then # such as a leak that is found after the summary
+        failed=1
+        note=", $(why_no_summary $status)"
+    fi
+    if [ "$skipped" -gt 0 ]; then
+        note+=", $skipped skipped"
+        if [ "${CI:-}" = true ]; then
+            failed=$((failed + skipped))
+            note+=", which counts as failed under CI"
+        fi
+    fi
+    ms=$((($(date +%s%N) - begun) / 1000000))
+    printf '%-28s %4d passed, %d failed%s  (%d.%d s)\n' "$name" "$passed" "$failed" "$note" \
+        $((ms / 1000)) $((ms / 100 % 10))
+    if [ "$failed" -gt 0 ]; then show_failure "$log"; fi
+    total_passed=$((total_passed + passed))
+    total_failed=$((total_failed + failed))
+}
+
+# What a failing program printed, without the tests that passed in silence.
+show_failure() {
+    awk '
+        /^\[ RUN      \]/ { held = $0; next }
+        /^\[       OK \]/ && held { held = ""; next }
+        { if (held) print held; held = ""; print }
+        END { if (held) print held }' "$1" | tail -n $shown_lines | sed 's/^/    | /'
+    echo "    | (the whole of it is in $1)"
+}
+
+for test in "$@"; do run_one "$test"; done
+echo "$total_passed passed, $total_failed failed"
+[ $total_failed -eq 0 ]

@@ -1,0 +1,448 @@
+/* test_metrics.c: what a run reports: the lines of metrics.jsonl and which of them survive a resume; the numbers and
+ * lines that people see. */
+#include "dev/test/test.h"
+
+#include <cjson/cJSON.h>
+#include <float.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "report/console.h"
+#include "report/metrics.h"
+
+/* ---- help ---- */
+
+/* A folder of its own for each test, and the file in it. */
+typedef struct Folder {
+    char path[700], file[800];
+} Folder;
+
+static Folder new_folder(const char *name) {
+    Folder folder;
+    snprintf(folder.path, sizeof folder.path, "%s", test_path("%s", name));
+    snprintf(folder.file, sizeof folder.file, "%s/metrics.jsonl", folder.path);
+    if (mkdir(folder.path, 0777) != 0) fail_msg("cannot make %s", folder.path);
+    return folder;
+}
+
+static Metrics *open_metrics(const Folder *folder, MetricsMode mode, int64_t step) {
+    Metrics *metrics = NULL;
+    Error error = {""};
+    if (!metrics_open(&metrics, folder->path, mode, step, &error)) fail_msg("%s", error.text);
+    return metrics;
+}
+
+static void refuse_to_open(const char *path, MetricsMode mode, const char *message) {
+    Metrics *metrics = NULL;
+    Error error = {""};
+    assert_false(metrics_open(&metrics, path, mode, 1, &error));
+    assert_null(metrics);
+    if (!strstr(error.text, message)) fail_msg("'%s' should mention '%s'", error.text, message);
+}
+
+static void assert_file(const Folder *folder, const char *expected) {
+    char *text = test_read_file(folder->file, NULL);
+    assert_string_equal(text, expected);
+    free(text);
+}
+
+static cJSON *only_line(const Folder *folder) {
+    char *text = test_read_file(folder->file, NULL), *end = strchr(text, '\n');
+    assert_non_null(end);
+    assert_int_equal(end[1], 0);
+    cJSON *line = cJSON_Parse(text);
+    if (!line) fail_msg("no JSON: %s", text);
+    free(text);
+    return line;
+}
+
+static double number(const cJSON *line, const char *key) {
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(line, key);
+    if (!cJSON_IsNumber(item)) fail_msg("no number %s", key);
+    return item->valuedouble;
+}
+
+/* A line of each event at a step, without the numbers that do not matter here. */
+static void write_step(Metrics *metrics, int64_t step) {
+    StepReport report = {.step = step, .loss = 2.5, .lr = 0.5, .grad_norm = 1.5, .tokens = 8, .ms = 4.0,
+                         .tokens_per_s = 2000.0, .mfu = -1.0};
+    metrics_validation(metrics, step, 3.25, 64);
+    metrics_checkpoint(metrics, step, "c");
+    metrics_train(metrics, &report);
+    metrics_skipped(metrics, step, "wte.weight");
+}
+
+#define VAL_LINE(step) "{\"event\":\"val\",\"step\":" #step ",\"loss\":3.25,\"tokens\":64}\n"
+#define CHECKPOINT_LINE(step) "{\"event\":\"checkpoint\",\"step\":" #step ",\"path\":\"c\"}\n"
+#define TRAIN_LINE(step)                                                                                               \
+    "{\"event\":\"train\",\"step\":" #step ",\"loss\":2.5,\"lr\":0.5,\"grad_norm\":1.5,\"tokens\":8,\"ms\":4,"         \
+    "\"tokens_per_s\":2000,\"mfu\":null}\n"
+#define SKIPPED_LINE(step) "{\"event\":\"skipped\",\"step\":" #step ",\"tensor\":\"wte.weight\"}\n"
+#define STEP_LINES(step) VAL_LINE(step) CHECKPOINT_LINE(step) TRAIN_LINE(step) SKIPPED_LINE(step)
+#define START_LINE(from)                                                                                               \
+    "{\"event\":\"start\",\"config\":{\"a\":1},\"parameters\":7,\"device\":\"d\",\"precision\":\"p\",\"processes\":2," \
+    "\"threads\":3,\"version\":\"" MARS_VERSION "\",\"resumed_from\":" #from "}\n"
+
+static void write_start(Metrics *metrics, int64_t resumed_from) {
+    metrics_start(metrics, "{\"a\":1}", 7, "d", "p", 2, 3, resumed_from);
+}
+
+/* ---- lines ---- */
+
+static void test_every_line(void **state) {
+    (void)state;
+    Folder folder = new_folder("lines");
+    Metrics *metrics = open_metrics(&folder, METRICS_NEW, 0);
+    assert_file(&folder, "");
+    write_start(metrics, -1);
+    write_step(metrics, 12);
+    assert_file(&folder, START_LINE(null) STEP_LINES(12)); /* each line is there at once, not when the file is closed */
+    metrics_end(metrics, 13, "stopped", 1.5);
+    metrics_close(metrics);
+    assert_file(&folder, START_LINE(null) STEP_LINES(12)
+                "{\"event\":\"end\",\"step\":13,\"reason\":\"stopped\",\"seconds\":1.5}\n");
+    metrics = open_metrics(&folder, METRICS_NEW, 0);
+    write_start(metrics, 0);
+    metrics_close(metrics);
+    assert_file(&folder, START_LINE(0));
+}
+
+static void test_not_a_number(void **state) {
+    (void)state;
+    Folder folder = new_folder("nan");
+    const double values[] = {NAN, -NAN, INFINITY, -INFINITY};
+    for (size_t i = 0; i < ARRAY_LENGTH(values); i++) {
+        Metrics *metrics = open_metrics(&folder, METRICS_NEW, 0);
+        metrics_validation(metrics, 1, values[i], 2);
+        metrics_close(metrics);
+        assert_file(&folder, "{\"event\":\"val\",\"step\":1,\"loss\":null,\"tokens\":2}\n");
+    }
+}
+
+/* Floats of any size come back with the same bits; counts are exact. */
+static void test_numbers_come_back(void **state) {
+    (void)state;
+    Folder folder = new_folder("floats");
+    const float values[] = {0.1f, 1.0f / 3.0f, 16777217.0f, 10.824905f, 1.17549435e-38f, 1e-45f, FLT_MAX, FLT_EPSILON,
+                            0.99999994f, -2.7182817f};
+    for (size_t i = 0; i < ARRAY_LENGTH(values); i++) {
+        Metrics *metrics = open_metrics(&folder, METRICS_NEW, 0);
+        StepReport report = {INT64_C(4503599627370495), values[i], values[i], values[i], INT64_C(9007199254740991),
+                             1.0, 1.0, values[i]};
+        metrics_train(metrics, &report);
+        metrics_close(metrics);
+        cJSON *line = only_line(&folder);
+        assert_true((float)number(line, "loss") == values[i]);
+        assert_true((float)number(line, "lr") == values[i]);
+        assert_true((float)number(line, "grad_norm") == values[i]);
+        assert_true(number(line, "step") == 4503599627370495.0);
+        assert_true(number(line, "tokens") == 9007199254740991.0);
+        if (values[i] < 0.0f)
+            assert_true(cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(line, "mfu")));
+        else
+            assert_true((float)number(line, "mfu") == values[i]);
+        cJSON_Delete(line);
+    }
+}
+
+static void test_strings_are_escaped(void **state) {
+    (void)state;
+    Folder folder = new_folder("strings");
+    const char *const values[] = {"", "a\"b", "back\\slash", "two\nlines\tand\rmore", "\x01\x1f", "h\xc3\xa4user/\xe4\xb8\xad"};
+    for (size_t i = 0; i < ARRAY_LENGTH(values); i++) {
+        Metrics *metrics = open_metrics(&folder, METRICS_NEW, 0);
+        metrics_checkpoint(metrics, 1, values[i]);
+        metrics_close(metrics);
+        cJSON *line = only_line(&folder);
+        assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(line, "path")), values[i]);
+        cJSON_Delete(line);
+    }
+    Metrics *metrics = open_metrics(&folder, METRICS_NEW, 0);
+    metrics_start(metrics, "{}", 1, "a \"fast\" one", "p\n", 1, 1, -1);
+    metrics_close(metrics);
+    cJSON *line = only_line(&folder);
+    assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(line, "device")), "a \"fast\" one");
+    assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(line, "precision")), "p\n");
+    cJSON_Delete(line);
+}
+
+/* All processes but the first have no Metrics. */
+static void test_no_metrics(void **state) {
+    (void)state;
+    StepReport report = {.step = 1};
+    write_start(NULL, -1);
+    write_step(NULL, 1);
+    metrics_train(NULL, &report);
+    metrics_end(NULL, 1, "done", 1.0);
+    metrics_close(NULL);
+    assert_false(metrics_has_validation(NULL));
+}
+
+/* ---- going on ---- */
+
+/* Leaves the lines of steps 0 to 3 and an end. */
+static void write_run(const Folder *folder) {
+    Metrics *metrics = open_metrics(folder, METRICS_NEW, 0);
+    write_start(metrics, -1);
+    for (int64_t step = 0; step < 4; step++) write_step(metrics, step);
+    metrics_end(metrics, 4, "done", 1.0);
+    metrics_close(metrics);
+}
+
+/* A checkpoint of step 2 has seen train lines 0 and 1, and was evaluated before it was saved. */
+static void test_resume(void **state) {
+    (void)state;
+    Folder folder = new_folder("resume");
+    write_run(&folder);
+    Metrics *metrics = open_metrics(&folder, METRICS_RESUME, 2);
+    assert_true(metrics_has_validation(metrics));
+    assert_file(&folder, START_LINE(null) STEP_LINES(0) STEP_LINES(1) VAL_LINE(2) CHECKPOINT_LINE(2));
+    write_start(metrics, 2);
+    write_step(metrics, 2);
+    metrics_close(metrics);
+    metrics = open_metrics(&folder, METRICS_RESUME, 0); /* start lines stay, wherever they are */
+    assert_true(metrics_has_validation(metrics));
+    metrics_close(metrics);
+    assert_file(&folder, START_LINE(null) VAL_LINE(0) CHECKPOINT_LINE(0) START_LINE(2));
+}
+
+static void test_resume_past_everything(void **state) {
+    (void)state;
+    Folder folder = new_folder("past");
+    write_run(&folder);
+    Metrics *metrics = open_metrics(&folder, METRICS_RESUME, 4);
+    assert_false(metrics_has_validation(metrics)); /* there is none of step 4 */
+    metrics_close(metrics);
+    assert_file(&folder, START_LINE(null) STEP_LINES(0) STEP_LINES(1) STEP_LINES(2) STEP_LINES(3));
+}
+
+static void test_resume_without_a_file(void **state) {
+    (void)state;
+    Folder folder = new_folder("fresh");
+    Metrics *metrics = open_metrics(&folder, METRICS_RESUME, 3);
+    assert_false(metrics_has_validation(metrics));
+    write_start(metrics, 3);
+    metrics_close(metrics);
+    assert_file(&folder, START_LINE(3));
+    assert_int_equal(access(test_path("fresh/metrics.jsonl.tmp"), F_OK), -1);
+}
+
+/* What a kill cut short goes, at whatever byte; so does what is no event. */
+static void test_torn_line(void **state) {
+    (void)state;
+    Folder folder = new_folder("torn");
+    static const char torn[] = TRAIN_LINE(1), whole[] = START_LINE(null) TRAIN_LINE(0);
+    for (size_t length = 0; length < sizeof torn - 1; length++)
+        for (int mode = METRICS_RESUME; mode <= METRICS_APPEND; mode++) {
+            char *text = format_string("%s%.*s", whole, (int)length, torn);
+            test_write_text(folder.file, text);
+            Metrics *metrics = open_metrics(&folder, (MetricsMode)mode, 5);
+            write_start(metrics, 5);
+            metrics_close(metrics);
+            assert_file(&folder, START_LINE(null) TRAIN_LINE(0) START_LINE(5));
+            free(text);
+        }
+    test_write_text(folder.file, START_LINE(null) "\n[1]\n{\"event\":7,\"step\":0}\nnot JSON\n{\"step\":0}\n" TRAIN_LINE(0));
+    metrics_close(open_metrics(&folder, METRICS_RESUME, 5));
+    assert_file(&folder, START_LINE(null) TRAIN_LINE(0));
+}
+
+static void test_append(void **state) {
+    (void)state;
+    Folder folder = new_folder("append");
+    write_run(&folder);
+    char *before = test_read_file(folder.file, NULL);
+    Metrics *metrics = open_metrics(&folder, METRICS_APPEND, -1);
+    assert_file(&folder, before);
+    metrics_validation(metrics, 4, 3.25, 64);
+    metrics_close(metrics);
+    char *expected = format_string("%s%s", before, VAL_LINE(4));
+    assert_file(&folder, expected);
+    free(before);
+    free(expected);
+}
+
+/* ---- what is refused ---- */
+
+/* A second run is refused in every mode and changes nothing; also where the first one has itself gone on from an older
+ * run, and so writes to a file that replaced another. */
+static void test_lock(void **state) {
+    (void)state;
+    Folder folder = new_folder("lock");
+    for (int first = METRICS_NEW; first <= METRICS_APPEND; first++) {
+        write_run(&folder);
+        Metrics *metrics = open_metrics(&folder, (MetricsMode)first, 2);
+        char *before = test_read_file(folder.file, NULL);
+        for (int second = METRICS_NEW; second <= METRICS_APPEND; second++)
+            refuse_to_open(folder.path, (MetricsMode)second, "is being written by another run");
+        assert_file(&folder, before);
+        metrics_checkpoint(metrics, 2, "c");
+        char *expected = format_string("%s%s", before, CHECKPOINT_LINE(2));
+        assert_file(&folder, expected);
+        metrics_close(metrics);
+        metrics_close(open_metrics(&folder, METRICS_APPEND, 0)); /* the lock ends with the run */
+        free(before);
+        free(expected);
+    }
+}
+
+static void test_no_folder(void **state) {
+    (void)state;
+    for (int mode = METRICS_NEW; mode <= METRICS_APPEND; mode++)
+        refuse_to_open(test_path("nowhere"), (MetricsMode)mode, "nowhere/metrics.jsonl: No such file");
+    Folder folder = new_folder("blocked");
+    assert_int_equal(mkdir(folder.file, 0777), 0);
+    refuse_to_open(folder.path, METRICS_NEW, "choose another train.out_dir");
+}
+
+static void write_beyond_limit(void *context) {
+    struct rlimit limit = {100, 100};
+    signal(SIGXFSZ, SIG_IGN);
+    if (setrlimit(RLIMIT_FSIZE, &limit) != 0) return;
+    for (int64_t step = 0; step < 100; step++) write_step(context, step);
+}
+
+/* A disk that is full, as far as the file can tell. */
+static void test_full_disk(void **state) {
+    (void)state;
+    Folder folder = new_folder("full");
+    Metrics *metrics = open_metrics(&folder, METRICS_NEW, 0);
+    assert_dies(write_beyond_limit, metrics, "metrics.jsonl: File too large");
+    metrics_close(metrics);
+}
+
+/* ---- for people ---- */
+
+static void test_duration(void **state) {
+    (void)state;
+    const struct {
+        double seconds;
+        const char *text;
+    } cases[] = {{0.0, "0s"},        {0.4, "0s"},         {12.0, "12s"},        {59.4, "59s"},         {59.5, "1m00s"},
+                 {60.0, "1m00s"},    {200.0, "3m20s"},    {3599.4, "59m59s"},   {3599.6, "1h00m"},     {3720.0, "1h02m"},
+                 {3779.0, "1h02m"},  {86399.0, "23h59m"}, {360000.0, "100h00m"}, {3.6e8, "100000h00m"}};
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        char text[32];
+        console_duration(cases[i].seconds, text, sizeof text);
+        assert_string_equal(text, cases[i].text);
+    }
+}
+
+static void test_count(void **state) {
+    (void)state;
+    const struct {
+        int64_t number;
+        const char *text;
+    } cases[] = {{0, "0"},
+                 {7, "7"},
+                 {999, "999"},
+                 {1000, "1,000"},
+                 {12345, "12,345"},
+                 {124439808, "124,439,808"},
+                 {1234567, "1,234,567"},
+                 {-1, "-1"},
+                 {-999, "-999"},
+                 {-1000, "-1,000"},
+                 {INT64_MAX, "9,223,372,036,854,775,807"},
+                 {INT64_MIN, "-9,223,372,036,854,775,808"}};
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
+        for (size_t room = 1; room < 40; room++) { /* cut where there is no room, never past it */
+            char text[41];
+            memset(text, '#', sizeof text);
+            console_count(cases[i].number, text, room);
+            size_t length = strlen(cases[i].text) < room ? strlen(cases[i].text) : room - 1;
+            assert_memory_equal(text, cases[i].text, length);
+            assert_int_equal(text[length], 0);
+            for (size_t j = room; j < sizeof text; j++) assert_int_equal(text[j], '#');
+        }
+}
+
+/* What a function prints, run in a child process; the caller frees it. */
+static char *printed(void (*function)(Console *console), bool silent, bool is_terminal) {
+    char *path = checked_strdup(test_path("printed.txt"));
+    int status;
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        if (!freopen(path, "w", stdout)) _exit(1);
+        Console console;
+        console_open(&console, silent);
+        console.is_terminal = is_terminal;
+        function(&console);
+        fflush(stdout);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    char *text = test_read_file(path, NULL);
+    free(path);
+    return text;
+}
+
+static void print_some(Console *console) {
+    const StepReport report = {9, 3.14159, 6e-4, 1.25, 1024, 250.0, 4095.6, -1.0};
+    console_row(console, "name", "%d of %s", 3, "them");
+    console_start(console, 5);
+    console_step(console, 8, 100, NULL);
+    console_step(console, 9, 10, &report);
+    console_line(console, "done in %s", "no time");
+}
+
+static void test_console_to_a_file(void **state) {
+    (void)state;
+    char *text = printed(print_some, false, false);
+    assert_string_equal(text, "  name       3 of them\n"
+                              "step      9/10 | loss  3.1416 | lr 6.00e-04 | norm  1.250 |    250 ms | 4,096 tok/s | "
+                              "0s left\n"
+                              "done in no time\n");
+    free(text);
+}
+
+static void test_silent_console(void **state) {
+    (void)state;
+    char *text = printed(print_some, true, false);
+    assert_string_equal(text, "");
+    free(text);
+}
+
+/* A progress line is rewritten in place and wiped by the next real one. */
+static void test_console_on_a_terminal(void **state) {
+    (void)state;
+    char *text = printed(print_some, false, true), *progress = strstr(text, "\r\033[Kstep      8/100 | ");
+    assert_non_null(progress);
+    assert_null(memchr(progress, '\n', strcspn(progress, "|")));
+    assert_non_null(strstr(progress, " left\r\033[Kstep      9/10 | loss"));
+    assert_non_null(strstr(progress, "0s left\ndone in no time\n")); /* nothing left to wipe */
+    free(text);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_line),
+        cmocka_unit_test(test_not_a_number),
+        cmocka_unit_test(test_numbers_come_back),
+        cmocka_unit_test(test_strings_are_escaped),
+        cmocka_unit_test(test_no_metrics),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_resume_past_everything),
+        cmocka_unit_test(test_resume_without_a_file),
+        cmocka_unit_test(test_torn_line),
+        cmocka_unit_test(test_append),
+        cmocka_unit_test(test_lock),
+        cmocka_unit_test(test_no_folder),
+        cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_duration),
+        cmocka_unit_test(test_count),
+        cmocka_unit_test(test_console_to_a_file),
+        cmocka_unit_test(test_silent_console),
+        cmocka_unit_test(test_console_on_a_terminal),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

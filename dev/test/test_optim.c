@@ -1,0 +1,545 @@
+/* test_optim.c: one process's optimizer steps: AdamW against a float64 loop and against PyTorch's numbers, the clip,
+ * gradients that are not finite, state in and out, and how flat buffers are cut into chunks. Steps that several
+ * processes share are in test_optim_sharded.c. */
+#include "dev/test/test.h"
+
+#include <cjson/cJSON.h>
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dev/test/optim_world.h"
+#include "optim/multi_tensor.h"
+
+static World *usual_world(DType type, int threads) { return open_world(odd_table(), usual_config, type, threads, NULL); }
+
+/* `steps` steps on random gradients with a changing rate, and then everything is where it should be. */
+static void run_steps(World *w, int steps, double limit) {
+    double moved = 0.0;
+    for (int step = 0; step < steps; step++) {
+        double lr = w->config.learning_rate * (step % 3 + 1);
+        set_gradient(w, random_gradient, (uint32_t)step + 1);
+        both_step(w, lr);
+        moved += lr;
+    }
+    assert_state(w, 0, w->m, limit);
+    assert_state(w, 1, w->v, limit);
+    assert_params(w, moved, 4.0 * limit);
+}
+
+/* ---- AdamW ---- */
+
+static void test_steps(void **state) {
+    (void)state;
+    for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++)
+        for (int clipped = 0; clipped < 2; clipped++) {
+            OptimConfig config = usual_config;
+            config.grad_clip = clipped ? 1.0 : 0.0;
+            config.gradient_scale = clipped ? 4.0 : 1.0;
+            World *w = open_world(odd_table(), config, (DType)type, 2, NULL);
+            run_steps(w, 7, 5e-7);
+            close_world(w);
+        }
+}
+
+/* Long memories: 1 - beta in float has few right digits, which must not show in the bias correction. */
+static void test_betas_near_one(void **state) {
+    (void)state;
+    OptimConfig config = usual_config;
+    config.beta1 = 0.999;
+    config.beta2 = 0.99999;
+    World *w = open_world(odd_table(), config, DTYPE_FLOAT32, 1, NULL);
+    double moved = 0.0;
+    for (int step = 0; step < 5; step++, moved += 1.0) {
+        set_gradient(w, random_gradient, (uint32_t)step + 1);
+        both_step(w, 1.0);
+    }
+    assert_params(w, moved, 2e-6);
+    close_world(w);
+}
+
+static void test_no_memory(void **state) {
+    (void)state;
+    OptimConfig config = usual_config;
+    config.beta1 = config.beta2 = 0.0;
+    config.eps = 1e-3;
+    World *w = open_world(odd_table(), config, DTYPE_FLOAT32, 1, NULL);
+    run_steps(w, 2, 5e-7);
+    close_world(w);
+}
+
+static float zero(uint32_t stream, size_t at) { return (void)stream, (void)at, 0.0f; }
+
+/* With no gradient only the decay is left, and only for matrices. */
+static void test_zero_gradient(void **state) {
+    (void)state;
+    OptimConfig config = usual_config;
+    config.grad_clip = 1.0;
+    World *w = open_world(odd_table(), config, DTYPE_BFLOAT16, 2, NULL);
+    float *before = checked_malloc(w->table.length * sizeof *before, "params");
+    memcpy(before, w->buffers.params, w->table.length * sizeof *before);
+    set_gradient(w, zero, 0);
+    assert_true(both_step(w, 0.5).grad_norm == 0.0);
+    for (int i = 0; i < w->table.count; i++) {
+        const Tensor *t = &w->table.tensors[i];
+        float factor = t->role == ROLE_MATRIX ? 0.95f : 1.0f, limit = t->role == ROLE_MATRIX ? 2e-7f : 0.0f;
+        for (size_t at = t->offset; at < t->offset + t->size; at++)
+            assert_true(fabsf(w->buffers.params[at] - factor * before[at]) <= limit * fabsf(before[at]));
+    }
+    assert_params(w, 0.5, 0.0);
+    free(before);
+    close_world(w);
+}
+
+/* A rate of 0, as at the first step of a warm-up, moves nothing, but the averages begin. */
+static void test_zero_rate(void **state) {
+    (void)state;
+    World *w = usual_world(DTYPE_FLOAT32, 1);
+    set_gradient(w, random_gradient, 1);
+    both_step(w, 0.0);
+    assert_state(w, 0, w->m, 5e-7);
+    for (size_t at = 0; at < w->table.length; at++) assert_true((double)w->buffers.params[at] == w->x[at]);
+    close_world(w);
+}
+
+/* ---- PyTorch's numbers ---- */
+
+static const cJSON *item(const cJSON *object, const char *key) {
+    const cJSON *value = cJSON_GetObjectItemCaseSensitive(object, key);
+    if (!value) fail_msg("the golden file has no %s", key);
+    return value;
+}
+
+static TensorTable golden_table(const cJSON *golden) {
+    TensorTable table = {0};
+    const cJSON *tensor;
+    cJSON_ArrayForEach(tensor, item(golden, "tensors")) {
+        const char *role = item(tensor, "role")->valuestring;
+        const cJSON *shape = item(tensor, "shape");
+        bool vector = cJSON_GetArraySize(shape) == 1;
+        int last = cJSON_GetArrayItem(shape, vector ? 0 : 1)->valueint;
+        int rows = vector ? 1 : cJSON_GetArrayItem(shape, 0)->valueint;
+        TensorRole number = vector ? ROLE_VECTOR : strcmp(role, "matrix") == 0 ? ROLE_MATRIX : ROLE_EMBEDDING;
+        tensor_table_add(&table, item(tensor, "name")->valuestring, number, rows, last, rows);
+    }
+    return table;
+}
+
+/* Copies the numbers of {"tensor's name": [...]} into a flat buffer. */
+static void golden_numbers(float *flat, const TensorTable *table, const cJSON *by_name) {
+    for (int i = 0; i < table->count; i++) {
+        const cJSON *list = item(by_name, table->tensors[i].name), *number;
+        float *to = flat + table->tensors[i].offset;
+        assert_int_equal(cJSON_GetArraySize(list), table->tensors[i].size);
+        cJSON_ArrayForEach(number, list) *to++ = (float)number->valuedouble;
+    }
+}
+
+static World *golden_world(const cJSON *golden, const cJSON *settings) {
+    OptimConfig config = usual_config;
+    config.learning_rate = item(settings, "learning_rate")->valuedouble;
+    config.beta1 = item(settings, "beta1")->valuedouble;
+    config.beta2 = item(settings, "beta2")->valuedouble;
+    config.eps = item(settings, "eps")->valuedouble;
+    config.weight_decay = item(settings, "weight_decay")->valuedouble;
+    World *w = open_world(golden_table(golden), config, DTYPE_FLOAT32, 2, NULL);
+    const cJSON *tensor, *number;
+    int i = 0;
+    cJSON_ArrayForEach(tensor, item(golden, "tensors")) {
+        float *to = w->buffers.params + w->table.tensors[i++].offset;
+        cJSON_ArrayForEach(number, item(tensor, "init")) *to++ = (float)number->valuedouble;
+    }
+    return w;
+}
+
+static void test_golden(void **state) {
+    (void)state;
+    char *text = test_read_file("dev/golden/optimizers_adamw.json", NULL);
+    cJSON *golden = cJSON_Parse(text);
+    assert_non_null(golden);
+    const cJSON *adamw = cJSON_GetArrayItem(item(golden, "cases"), 0);
+    World *w = golden_world(golden, item(adamw, "settings"));
+    float *expected = checked_malloc(w->table.length * sizeof *expected, "params");
+    int steps = cJSON_GetArraySize(item(golden, "grads")), compared = 0;
+    for (int step = 0; step < steps; step++) {
+        char key[16];
+        snprintf(key, sizeof key, "%d", step);
+        golden_numbers(w->buffers.grads, &w->table, cJSON_GetArrayItem(item(golden, "grads"), step));
+        double scale = cJSON_GetArrayItem(item(golden, "lr_scale"), step)->valuedouble;
+        optim_step(w->optim, w->config.learning_rate * scale);
+        const cJSON *after = cJSON_GetObjectItem(item(adamw, "params_after"), key);
+        if (!after) continue;
+        golden_numbers(expected, &w->table, after);
+        for (int i = 0; i < w->table.count; i++) {
+            const Tensor *t = &w->table.tensors[i];
+            assert_error_below(relative_error_float(w->buffers.params + t->offset, expected + t->offset, t->size), 3e-7,
+                               t->name);
+        }
+        compared++;
+    }
+    assert_int_equal(compared, 3);
+    free(expected);
+    close_world(w);
+    cJSON_Delete(golden);
+    free(text);
+}
+
+/* ---- scale and clip: seen in m, which with beta1 = 1/2 is half of what is left of the gradient ---- */
+
+/* Two parameters with gradients 3 and 4. */
+static void assert_factor(double grad_clip, double gradient_scale, double factor) {
+    TensorTable table = {0};
+    tensor_table_add(&table, "a", ROLE_VECTOR, 1, 1, 1);
+    tensor_table_add(&table, "b", ROLE_MATRIX, 1, 1, 1);
+    OptimConfig config = usual_config;
+    config.beta1 = 0.5;
+    config.grad_clip = grad_clip;
+    config.gradient_scale = gradient_scale;
+    World *w = open_world(table, config, DTYPE_FLOAT32, 1, NULL);
+    float *a = &w->buffers.grads[w->table.tensors[0].offset], *b = &w->buffers.grads[w->table.tensors[1].offset], m[2];
+    *a = 3.0f;
+    *b = -4.0f;
+    OptimResult result = optim_step(w->optim, 1e-3);
+    assert_true(result.grad_norm == 5.0 * gradient_scale);
+    optim_fetch(w->optim, 0, 0, &m[0]);
+    optim_fetch(w->optim, 0, 1, &m[1]);
+    assert_true(m[0] == 0.5f * (3.0f * (float)factor));
+    assert_true(m[1] == 0.5f * (-4.0f * (float)factor));
+    close_world(w);
+}
+
+static void test_clip(void **state) {
+    (void)state;
+    assert_factor(0.0, 1.0, 1.0);
+    assert_factor(10.0, 1.0, 1.0);
+    assert_factor(5.0 + 1e-6, 1.0, 1.0);            /* just reached */
+    assert_factor(5.0, 1.0, 5.0 / (5.0 + 1e-6));    /* torch's 1e-6 */
+    assert_factor(4.0, 1.0, 4.0 / (5.0 + 1e-6));
+    assert_factor(1e-3, 1.0, 1e-3 / (5.0 + 1e-6));
+}
+
+/* The clip looks at the scaled gradient. */
+static void test_gradient_scale(void **state) {
+    (void)state;
+    assert_factor(0.0, 4.0, 4.0);
+    assert_factor(20.0 + 1e-6, 4.0, 4.0);
+    assert_factor(1.0, 4.0, 4.0 * (1.0 / (20.0 + 1e-6)));
+    assert_factor(1.0, 0.125, 0.125);
+}
+
+static float huge(uint32_t stream, size_t at) { return (void)stream, at % 2 ? 1e30f : -1e30f; }
+static float largest(uint32_t stream, size_t at) { return (void)stream, at % 2 ? FLT_MAX : -FLT_MAX; }
+
+/* Squares of these overflow a float. The clipped gradient of the largest has a factor that is itself hardly a float:
+ * it has fewer digits. */
+static void test_huge_gradient(void **state) {
+    (void)state;
+    OptimConfig config = usual_config;
+    config.grad_clip = 1.0;
+    World *w = open_world(odd_table(), config, DTYPE_FLOAT32, 2, NULL);
+    set_gradient(w, huge, 0);
+    double norm = both_step(w, 1e-3).grad_norm;
+    assert_error_below(fabs(norm / sqrt((double)w->table.parameters) - 1e30) / 1e30, 1e-6, "the norm");
+    assert_state(w, 0, w->m, 1e-6);
+    assert_params(w, 1e-3, 1e-5);
+    set_gradient(w, largest, 0);
+    both_step(w, 1e-3);
+    assert_state(w, 0, w->m, 1e-3);
+    assert_params(w, 2e-3, 1e-3);
+    close_world(w);
+}
+
+/* ---- gradients that are not finite ---- */
+
+/* Everything a step may change. */
+typedef struct Snapshot {
+    float *params, **states[2];
+    void *weights;
+} Snapshot;
+
+static void *copy_of(const void *data, size_t bytes) { return memcpy(checked_malloc(bytes, "a copy"), data, bytes); }
+
+static Snapshot take_snapshot(World *w) {
+    size_t n = w->table.length;
+    Snapshot s = {.params = copy_of(w->buffers.params, n * sizeof(float)),
+                  .weights = copy_of(w->buffers.weights, n * dtype_size(w->be->activation))};
+    for (int i = 0; i < 2; i++) {
+        s.states[i] = checked_malloc((size_t)w->table.count * sizeof *s.states[i], "state");
+        for (int t = 0; t < w->table.count; t++) s.states[i][t] = fetch_tensor(w, i, t);
+    }
+    return s;
+}
+
+/* Compares tensors, not gaps, and frees the snapshot. */
+static void assert_is(World *w, Snapshot s) {
+    size_t size = dtype_size(w->be->activation);
+    for (int i = 0; i < w->table.count; i++) {
+        const Tensor *t = &w->table.tensors[i];
+        assert_memory_equal(w->buffers.params + t->offset, s.params + t->offset, t->size * sizeof(float));
+        assert_memory_equal((char *)w->buffers.weights + t->offset * size, (char *)s.weights + t->offset * size,
+                            t->size * size);
+        for (int state = 0; state < 2; state++) {
+            float *now = fetch_tensor(w, state, i);
+            assert_memory_equal(now, s.states[state][i], t->size * sizeof(float));
+            free(now);
+            free(s.states[state][i]);
+        }
+    }
+    free(s.params);
+    free(s.weights);
+    free(s.states[0]);
+    free(s.states[1]);
+}
+
+/* One bad element: nothing changes, its tensor is named, and the next good step is the one that would have been. */
+static void test_not_finite(void **state) {
+    (void)state;
+    const float bad[] = {NAN, INFINITY, -INFINITY, -NAN};
+    World *w = usual_world(DTYPE_BFLOAT16, 2), *twin = usual_world(DTYPE_BFLOAT16, 2);
+    int count = w->table.count, tensors[] = {0, 1, 6, 7, count - 1};
+    for (uint32_t round = 0; round < 4; round++)
+        for (size_t i = 0; i < ARRAY_LENGTH(tensors); i++) {
+            const Tensor *t = &w->table.tensors[tensors[i]];
+            size_t places[] = {0, t->size / 2, t->size - 1};
+            Snapshot before = take_snapshot(w);
+            int64_t updates = optim_updates(w->optim);
+            set_gradient(w, random_gradient, 5);
+            w->buffers.grads[t->offset + places[(round + i) % 3]] = bad[round];
+            assert_int_equal(optim_step(w->optim, 1e-3).nonfinite_tensor, tensors[i]);
+            assert_int_equal(optim_updates(w->optim), updates);
+            assert_is(w, before);
+            set_gradient(w, random_gradient, round + 1);
+            set_gradient(twin, random_gradient, round + 1);
+            assert_int_equal(optim_step(w->optim, 1e-3).nonfinite_tensor, -1);
+            optim_step(twin->optim, 1e-3);
+            assert_is(w, take_snapshot(twin));
+        }
+    close_world(w);
+    close_world(twin);
+}
+
+static void test_first_of_several_is_named(void **state) {
+    (void)state;
+    World *w = usual_world(DTYPE_FLOAT32, 2);
+    set_gradient(w, random_gradient, 1);
+    w->buffers.grads[w->table.tensors[9].offset] = NAN;
+    w->buffers.grads[w->table.tensors[7].offset + 40000] = INFINITY;
+    w->buffers.grads[w->table.tensors[30].offset] = -INFINITY;
+    assert_int_equal(optim_step(w->optim, 1e-3).nonfinite_tensor, 7);
+    close_world(w);
+}
+
+/* ---- gaps, threads ---- */
+
+static void assert_gaps(const World *w, const float *buffer, float expected) {
+    for (int i = 0; i < w->table.count; i++) {
+        const Tensor *t = &w->table.tensors[i];
+        size_t next = i + 1 < w->table.count ? t[1].offset : w->table.length;
+        for (size_t at = t->offset + t->size; at < next; at++) assert_true(buffer[at] == expected);
+    }
+}
+
+/* Gaps that are zero stay zero, also with decay and in the weight copy; and they are nobody's: what lies in the gaps of
+ * the gradient, even if it is no number, changes nothing. */
+static void test_gaps(void **state) {
+    (void)state;
+    World *w = usual_world(DTYPE_BFLOAT16, 2), *twin = usual_world(DTYPE_BFLOAT16, 2);
+    for (size_t at = 0; at < w->table.length; at++) w->buffers.grads[at] = NAN;
+    for (uint32_t step = 1; step < 4; step++) {
+        set_gradient(w, random_gradient, step);
+        set_gradient(twin, random_gradient, step);
+        OptimResult result = optim_step(w->optim, 0.01), expected = optim_step(twin->optim, 0.01);
+        assert_true(result.nonfinite_tensor == -1 && result.grad_norm == expected.grad_norm);
+    }
+    assert_is(w, take_snapshot(twin));
+    assert_gaps(w, w->buffers.params, 0.0f);
+    assert_gaps(twin, twin->buffers.params, 0.0f);
+    assert_gaps(twin, twin->buffers.grads, 0.0f);
+    assert_memory_equal(w->buffers.weights, twin->buffers.weights, w->table.length * sizeof(bfloat16));
+    close_world(w);
+    close_world(twin);
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
+        World *one = usual_world((DType)type, 1);
+        run_steps(one, 3, 5e-7);
+        for (int threads = 1; threads <= 3; threads++) {
+            World *w = usual_world((DType)type, threads);
+            run_steps(w, 3, 5e-7);
+            assert_is(w, take_snapshot(one));
+            close_world(w);
+        }
+        close_world(one);
+    }
+}
+
+/* ---- state in and out ---- */
+
+static void test_names(void **state) {
+    (void)state;
+    World *w = usual_world(DTYPE_FLOAT32, 1);
+    assert_string_equal(optim_names[OPTIM_ADAMW], "adamw");
+    assert_null(optim_names[OPTIM_ADAMW + 1]);
+    assert_int_equal(optim_state_count(w->optim), 2);
+    assert_string_equal(optim_state_names(w->optim)[0], "m");
+    assert_string_equal(optim_state_names(w->optim)[1], "v");
+    assert_int_equal(optim_state_bytes(w->optim), 2 * w->table.length * sizeof(float));
+    assert_int_equal(optim_updates(w->optim), 0);
+    close_world(w);
+}
+
+/* What a checkpoint does: state and updates go from one optimizer to another, which goes on with the same bits. */
+static void test_resume(void **state) {
+    (void)state;
+    World *old = usual_world(DTYPE_FLOAT32, 2), *new = usual_world(DTYPE_FLOAT32, 2);
+    run_steps(old, 4, 5e-7);
+    for (int i = 0; i < old->table.count; i++)
+        for (int s = -1; s < 2; s++) {
+            float *host = fetch_tensor(old, s, i);
+            if (s >= 0)
+                optim_store(new->optim, s, i, host);
+            else
+                memcpy(new->buffers.params + new->table.tensors[i].offset, host,
+                       old->table.tensors[i].size * sizeof *host);
+            free(host);
+        }
+    optim_set_updates(new->optim, optim_updates(old->optim));
+    assert_is(new, take_snapshot(old));
+    for (uint32_t step = 10; step < 12; step++) {
+        set_gradient(old, random_gradient, step);
+        set_gradient(new, random_gradient, step);
+        optim_step(old->optim, 1e-3);
+        optim_step(new->optim, 1e-3);
+    }
+    assert_int_equal(optim_updates(new->optim), 6);
+    assert_is(new, take_snapshot(old));
+    close_world(old);
+    close_world(new);
+}
+
+/* Storing one tensor touches no other. */
+static void test_store_one(void **state) {
+    (void)state;
+    World *w = usual_world(DTYPE_FLOAT32, 1);
+    float ones[129], *stored, *other;
+    for (size_t k = 0; k < 129; k++) ones[k] = (float)k + 1.0f;
+    optim_store(w->optim, 1, 4, ones);
+    for (int i = 0; i < w->table.count; i++) {
+        other = fetch_tensor(w, 0, i);
+        stored = fetch_tensor(w, 1, i);
+        for (size_t k = 0; k < w->table.tensors[i].size; k++)
+            assert_true(other[k] == 0.0f && stored[k] == (i == 4 ? (float)k + 1.0f : 0.0f));
+        free(other);
+        free(stored);
+    }
+    close_world(w);
+}
+
+static int changes;
+static void count_change(Backend *be) { (void)be, changes++; }
+
+/* The backend is told of new weights: after a step, not after a skipped one. */
+static void test_backend_is_told(void **state) {
+    (void)state;
+    World *w = usual_world(DTYPE_FLOAT32, 1);
+    w->be->weights_changed = count_change;
+    changes = 0;
+    optim_step(w->optim, 1e-3);
+    assert_int_equal(changes, 1);
+    w->buffers.grads[0] = NAN;
+    optim_step(w->optim, 1e-3);
+    assert_int_equal(changes, 1);
+    close_world(w);
+}
+
+/* ---- chunks ---- */
+
+/* Chunks of a range: in order, each inside one tensor and not too long, together all of the tensors' elements in the
+ * range once each. Counts them in `covered`. */
+static void cover(const TensorTable *table, size_t begin, size_t end, unsigned char *covered) {
+    int count;
+    Chunk *chunks = multi_tensor_chunks(table, begin, end, &count);
+    size_t last = begin;
+    for (int c = 0; c < count; c++) {
+        const Tensor *t = &table->tensors[chunks[c].tensor];
+        assert_true(chunks[c].begin >= last && chunks[c].begin < chunks[c].end && chunks[c].end <= end);
+        assert_true(chunks[c].begin >= t->offset && chunks[c].end <= t->offset + t->size);
+        assert_true(chunks[c].end - chunks[c].begin <= MULTI_TENSOR_CHUNK);
+        for (size_t at = chunks[c].begin; at < chunks[c].end; at++) covered[at]++;
+        last = chunks[c].end;
+    }
+    free(chunks);
+}
+
+static void assert_covered(const TensorTable *table, unsigned char *covered) {
+    for (int i = 0; i < table->count; i++)
+        for (size_t k = 0; k < table->tensors[i].size; k++) {
+            unsigned char *times = &covered[table->tensors[i].offset + k];
+            if (*times != 1) fail_msg("%s, element %zu: in %d chunks", table->tensors[i].name, k, *times);
+            *times = 0;
+        }
+    for (size_t at = 0; at < table->length; at++) assert_int_equal(covered[at], 0); /* the gaps */
+}
+
+static void test_chunks(void **state) {
+    (void)state;
+    TensorTable table = odd_table();
+    unsigned char *covered = checked_calloc(table.length, 1, "counts");
+    for (size_t parts = 1; parts <= 17; parts++) {
+        for (size_t p = 0; p < parts; p++) cover(&table, table.length * p / parts, table.length * (p + 1) / parts, covered);
+        assert_covered(&table, covered);
+    }
+    size_t cuts[] = {0, 1, 2, 128, 129, 627, 628, 629, 6528, 6535, 30000, 30000, 30001, table.length - 1, table.length};
+    for (size_t c = 0; c + 1 < ARRAY_LENGTH(cuts); c++) cover(&table, cuts[c], cuts[c + 1], covered);
+    assert_covered(&table, covered);
+    free(covered);
+    tensor_table_free(&table);
+}
+
+static void test_square_sums(void **state) {
+    (void)state;
+    World *w = usual_world(DTYPE_FLOAT32, 3);
+    set_gradient(w, random_gradient, 1);
+    int count;
+    Chunk *chunks = multi_tensor_chunks(&w->table, 77, 60000, &count);
+    double *sums = checked_malloc((size_t)count * sizeof *sums, "sums");
+    multi_tensor_square_sums(w->be, chunks, count, w->buffers.grads, sums);
+    for (int c = 0; c < count; c++) {
+        double expected = 0.0;
+        for (size_t at = chunks[c].begin; at < chunks[c].end; at++)
+            expected += (double)w->buffers.grads[at] * w->buffers.grads[at];
+        assert_error_below(fabs(sums[c] - expected) / expected, 1e-13, "a chunk's sum");
+    }
+    free(sums);
+    free(chunks);
+    close_world(w);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_betas_near_one),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_zero_gradient),
+        cmocka_unit_test(test_zero_rate),
+        cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_gradient_scale),
+        cmocka_unit_test(test_huge_gradient),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_first_of_several_is_named),
+        cmocka_unit_test(test_gaps),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_store_one),
+        cmocka_unit_test(test_backend_is_told),
+        cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_square_sums),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

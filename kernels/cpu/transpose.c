@@ -1,0 +1,62 @@
+/* transpose.c: a two-byte transpose by 8 x 8 tiles in vector registers (see transpose.h). */
+#include "kernels/cpu/transpose.h"
+
+#include <string.h>
+
+#include "util/base.h"
+
+/* Tiles are taken in groups of 32 x 32 elements, so that whole cache lines of 64 bytes are read and written. */
+enum { TILE = 8, GROUP = 32 };
+
+typedef uint16_t Vector __attribute__((vector_size(16)));
+
+/* The first or last halves of a and b, element by element in turn. */
+static inline Vector interleave_low(Vector a, Vector b) {
+    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+static inline Vector interleave_high(Vector a, Vector b) {
+    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+
+/* Interleaving row i with row i + 4, three times over, moves bit by bit of the row number into the column number: a
+ * perfect shuffle, after which rows have become columns. */
+static void transpose_tile(uint16_t *out, const uint16_t *in, int64_t rows, int64_t distance) {
+    Vector a[TILE], b[TILE];
+    for (int i = 0; i < TILE; i++) memcpy(&a[i], in + i * distance, sizeof a[i]);
+    for (int pass = 0; pass < 3; pass++) {
+        for (int i = 0; i < TILE / 2; i++) {
+            b[2 * i] = interleave_low(a[i], a[i + 4]);
+            b[2 * i + 1] = interleave_high(a[i], a[i + 4]);
+        }
+        memcpy(a, b, sizeof a);
+    }
+    for (int i = 0; i < TILE; i++) memcpy(out + i * rows, &a[i], sizeof a[i]);
+}
+
+/* The part of the matrix from (row, column) on, at most GROUP x GROUP. Rows of a matrix often lie a power of two apart,
+ * where a first-level cache has room for few of them, so each line is read at once, and written at once from a dense
+ * buffer. Edges that fill no tile go element by element. */
+static void transpose_group(uint16_t *out, const uint16_t *in, int64_t row, int64_t column, int64_t rows,
+                            int64_t columns, int64_t distance) {
+    uint16_t group[GROUP * GROUP]; /* the transpose */
+    int64_t height = min_i64(GROUP, rows - row), width = min_i64(GROUP, columns - column);
+    in += row * distance + column;
+    for (int64_t r = 0; r < height; r += TILE)
+        for (int64_t c = 0; c < width; c += TILE) {
+            if (r + TILE <= height && c + TILE <= width) {
+                transpose_tile(group + c * GROUP + r, in + r * distance + c, GROUP, distance);
+                continue;
+            }
+            for (int64_t i = r; i < min_i64(r + TILE, height); i++)
+                for (int64_t j = c; j < min_i64(c + TILE, width); j++) group[j * GROUP + i] = in[i * distance + j];
+        }
+    for (int64_t c = 0; c < width; c++)
+        memcpy(out + (column + c) * rows + row, group + c * GROUP, (size_t)height * sizeof *out);
+}
+
+void transpose_16bit(uint16_t *out, const uint16_t *in, int64_t rows, int64_t columns, int64_t distance, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t row = 0; row < rows; row += GROUP)
+        for (int64_t column = 0; column < columns; column += GROUP)
+            transpose_group(out, in, row, column, rows, columns, distance);
+}

@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# install_deps.sh [--lint]: installs what the build, the tests and the plots need and this machine lacks.
+#
+#   --lint    also the tools of `make lint`
+#
+# What is there already is found by trying it (does a program of two lines compile and link?), so libraries that were
+# installed by other means count. The rest comes from apt on Debian and Ubuntu, as root or through sudo; without
+# either, the command to run is printed. On other systems it is the list of what is missing. The exit status is 1
+# where the build cannot do without something that is still missing, else 0.
+set -euo pipefail
+
+lint=no
+for argument in "$@"; do
+    case $argument in
+        --lint) lint=yes ;;
+        -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+        *) echo "install_deps.sh: unknown argument $argument; the only option is --lint" >&2; exit 2 ;;
+    esac
+done
+
+# ---- what is needed: a check, the Debian packages that satisfy it, and what goes without ----
+
+has_command() { command -v "$1" >/dev/null 2>&1; }
+
+# Does a program with these includes link with these libraries?
+links() {
+    local compiler=$1 headers=$2 header
+    shift 2
+    has_command "$compiler" || return 1
+    {
+        for header in $headers; do echo "#include <$header>"; done
+        echo 'int main(void) { return 0; }'
+    } | "$compiler" -x c - -o /dev/null "$@" >/dev/null 2>&1
+}
+
+compiler=${CC:-gcc}
+
+has() {
+    case $1 in
+        compiler) links "$compiler" stdio.h -fopenmp ;;
+        cjson) links "$compiler" cjson/cJSON.h -lcjson ;;
+        xxhash) links "$compiler" xxhash.h -lxxhash ;;
+        onednn) links "$compiler" oneapi/dnnl/dnnl.h -ldnnl ;;
+        mpi) has_command mpirun && links mpicc mpi.h ;;
+        cmocka) links "$compiler" "stdarg.h stddef.h stdint.h setjmp.h cmocka.h" -lcmocka ;;
+        *) has_command "$1" ;;
+    esac
+}
+
+required=(compiler make cjson xxhash)
+optional=(onednn mpi cmocka gnuplot curl)
+[ "$lint" = no ] || optional+=(clang-format clang-tidy cppcheck shellcheck)
+
+declare -A packages=(
+    [compiler]="gcc libc6-dev" [make]=make [cjson]=libcjson-dev [xxhash]=libxxhash-dev
+    [onednn]=libdnnl-dev [mpi]="libopenmpi-dev openmpi-bin" [cmocka]=libcmocka-dev [gnuplot]=gnuplot-nox
+    [curl]="curl ca-certificates" [clang-format]=clang-format [clang-tidy]=clang-tidy [cppcheck]=cppcheck
+    [shellcheck]=shellcheck)
+declare -A without=(
+    [compiler]="nothing can be built" [make]="nothing can be built" [cjson]="nothing can be built"
+    [xxhash]="nothing can be built" [onednn]="matrix products run as plain loops, which is slow"
+    [mpi]="training runs in one process" [cmocka]="the tests cannot be built" [gnuplot]="no plots"
+    [curl]="the quickstart cannot download its text" [clang-format]="no make lint" [clang-tidy]="no make lint"
+    [cppcheck]="no make lint" [shellcheck]="no make lint")
+
+# ---- what is missing ----
+
+missing=()
+find_missing() {
+    local need
+    missing=()
+    for need in "${required[@]}" "${optional[@]}"; do
+        has "$need" || missing+=("$need")
+    done
+}
+
+is_required() { [[ " ${required[*]} " == *" $1 "* ]]; }
+
+# Says what is still missing and what that means. Fails where it is something that the build cannot do without.
+report_missing() {
+    local need failed=0
+    for need in "${missing[@]}"; do
+        if is_required "$need"; then
+            echo "missing: ${packages[$need]} (required)" >&2
+            failed=1
+        else
+            echo "missing: ${packages[$need]} (optional; without it, ${without[$need]})" >&2
+        fi
+    done
+    return $failed
+}
+
+find_missing
+if [ ${#missing[@]} -eq 0 ]; then
+    echo "everything needed is installed"
+    exit 0
+fi
+if ! has_command apt-get; then
+    echo "this system has no apt-get; install in its own way what is missing, named here as Debian does" >&2
+    report_missing
+    exit
+fi
+
+# ---- apt ----
+
+wanted=()
+for need in "${missing[@]}"; do
+    read -ra names <<<"${packages[$need]}"
+    wanted+=("${names[@]}")
+done
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+    if ! has_command sudo; then
+        echo "installing needs root; as root, run" >&2
+        echo "    apt-get update && apt-get install -y --no-install-recommends ${wanted[*]}" >&2
+        report_missing
+        exit
+    fi
+    as_root=(sudo)
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# Quiet where it works; where it does not, what apt said. Waits for another apt to finish rather than fail.
+apt_get() {
+    local status=0
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=120 "$@" \
+        >"$log" 2>&1 </dev/null || status=$?
+    [ $status -eq 0 ] || { echo "apt-get $* failed:" >&2; tail -n 20 "$log" >&2; }
+    return $status
+}
+
+echo "updating the list of packages"
+apt_get update || true # an old list may do, and a missing package is reported below
+available=()
+for name in "${wanted[@]}"; do
+    # Not every release has every library.
+    if apt-cache show --no-all-versions "$name" >/dev/null 2>&1; then available+=("$name"); fi
+done
+if [ ${#available[@]} -gt 0 ]; then
+    echo "installing ${available[*]}"
+    apt_get install -y --no-install-recommends "${available[@]}" || exit 1
+fi
+find_missing
+if [ ${#missing[@]} -eq 0 ]; then
+    echo "everything needed is installed"
+else
+    report_missing
+fi

@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# plot.sh [--out=PATH] [--x=step|tokens] RUN_DIR...: draws the loss curves of one or more runs with gnuplot.
+#
+#   --out=PATH    writes PATH.png and PATH.svg (default: loss.png and loss.svg in the first run's folder)
+#   --x=tokens    against tokens seen rather than steps, for runs whose steps are not the same size
+#
+# It reads RUN_DIR/metrics.jsonl, also of a run that is still going on or was killed: what is no whole line, or has no
+# loss, is passed over. Training loss is a thin line, validation loss a thick one with points, in one colour a run; the
+# names are those of the folders.
+set -euo pipefail
+
+fail() {
+    echo "plot.sh: $1" >&2
+    exit "${2:-1}"
+}
+
+out=
+x=step
+runs=()
+for argument in "$@"; do
+    case $argument in
+        --out=?*) out=${argument#--out=} ;;
+        --x=step | --x=tokens) x=${argument#--x=} ;;
+        -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+        -*) fail "unknown option $argument; see --help" 2 ;;
+        *) runs+=("$argument") ;;
+    esac
+done
+[ ${#runs[@]} -gt 0 ] || fail "give the folder of at least one run, as in: plot.sh runs/quickstart" 2
+command -v gnuplot >/dev/null || fail "gnuplot is missing: install gnuplot-nox, or run bash scripts/install_deps.sh"
+out=${out:-${runs[0]%/}/loss}
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+
+# extract EVENT FILE: "x loss" of every whole line of this event that has a loss, in order of x. Where a step occurs
+# twice (a run that was begun again), the last one counts.
+extract() {
+    awk -v event="$1" -v x="$x" '
+        function number(key,    at) {
+            if (!match($0, "\"" key "\":-?[0-9][-+.0-9eE]*")) return ""
+            at = RSTART + length(key) + 3
+            return substr($0, at, RSTART + RLENGTH - at)
+        }
+        index($0, "{\"event\":\"" event "\"") == 1 && /}$/ {
+            if (number(x) != "" && number("loss") != "") loss[number(x)] = number("loss")
+        }
+        END { for (at in loss) print at, loss[at] }' "$2" | sort -n
+}
+
+# Folder names tell runs apart, or where they do not, the paths.
+labels() {
+    local run
+    for run in "${runs[@]}"; do basename "$(realpath "$run")"; done >"$folder/names"
+    if [ -n "$(sort "$folder/names" | uniq -d)" ]; then printf '%s\n' "${runs[@]}" >"$folder/names"; fi
+}
+
+# A string for gnuplot, in its single quotes.
+quoted() { printf "'%s'" "${1//\'/\'\'}"; }
+
+# The plot command: two curves a run, as far as they have points.
+curves() {
+    local colours=(1f77b4 d62728 2ca02c 9467bd ff7f0e 17becf 8c564b e377c2) i=0 colour name separator='plot'
+    while read -r name; do
+        colour=${colours[i % ${#colours[@]}]}
+        if [ -s "$folder/$i.train" ]; then
+            printf '%s %s with lines linewidth 1 linecolor rgb "#70%s" title %s' "$separator" \
+                "$(quoted "$folder/$i.train")" "$colour" "$(quoted "$name, training")"
+            separator=', \
+    '
+        fi
+        if [ -s "$folder/$i.val" ]; then
+            printf '%s %s with linespoints linewidth 2.5 pointtype 7 pointsize 0.7 linecolor rgb "#%s" title %s' \
+                "$separator" "$(quoted "$folder/$i.val")" "$colour" "$(quoted "$name, validation")"
+            separator=', \
+    '
+        fi
+        i=$((i + 1))
+    done <"$folder/names"
+    echo
+}
+
+draw() {
+    local terminal=$1 file=$2
+    {
+        echo "set terminal $terminal"
+        echo "set output $(quoted "$file")"
+        cat <<'END'
+set encoding utf8
+set key top right spacing 1.3 samplen 3 noenhanced
+set border 3 linecolor rgb "#505050"
+set tics nomirror out textcolor rgb "#202020"
+set grid linecolor rgb "#e0e0e0" linewidth 1 dashtype solid
+set rmargin 4
+set ylabel "loss (nats per token)"
+set format x "%.10g"
+END
+        if [ "$x" = tokens ]; then
+            echo 'set xlabel "tokens"; set format x "%.0s%c"'
+        else
+            echo 'set xlabel "step"'
+        fi
+        cat "$folder/curves"
+    } >"$folder/plot.gp"
+    gnuplot "$folder/plot.gp" 2>"$folder/error" || fail "gnuplot failed: $(cat "$folder/error")"
+}
+
+for i in "${!runs[@]}"; do
+    metrics=${runs[i]}/metrics.jsonl
+    [ -r "$metrics" ] || fail "cannot read $metrics; give folders that train_gpt2 wrote (its train.out_dir)"
+    extract train "$metrics" >"$folder/$i.train"
+    extract val "$metrics" >"$folder/$i.val"
+    [ -s "$folder/$i.train" ] || [ -s "$folder/$i.val" ] || fail "$metrics holds no losses yet"
+done
+labels
+curves >"$folder/curves"
+
+# Not every gnuplot has cairo.
+png='png truecolor'
+if gnuplot -e 'set terminal pngcairo' 2>/dev/null; then png=pngcairo; fi
+draw "$png size 1000,600 font 'sans,12' linewidth 1" "$out.png"
+draw "svg size 1000,600 font 'sans,14' background rgb 'white'" "$out.svg"
+echo "$out.png"
+echo "$out.svg"

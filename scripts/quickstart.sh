@@ -1,0 +1,186 @@
+#!/usr/bin/env bash
+# quickstart.sh [TEXT_FILE]: from a fresh clone to a trained model in a few minutes.
+#
+# Installs what is missing, builds, gets a real English text, trains a GPT-2 of ten million parameters on its bytes for
+# about two minutes, draws the loss curve and lets the model write. The text is TEXT_FILE; without one, Shakespeare by
+# curl; where that cannot be reached, the King James Bible out of a Debian package, unpacked here and not installed.
+#
+#   QUICKSTART_SECONDS=120    how long to train
+#
+# The run is config/quickstart.json with max_iters to fit the time. It may be repeated: it starts anew. Ctrl-C while it
+# trains ends the training early, and the rest follows.
+set -euo pipefail
+
+shakespeare=https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
+smallest_text=20000    # bytes; the last tenth, for validation, must hold some sequences
+smallest_download=100000
+
+case ${1:-} in
+    -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+esac
+
+heading() { printf '\n== %s\n' "$1"; }
+fail() {
+    echo "quickstart.sh: $1" >&2
+    exit 1
+}
+
+[ $# -le 1 ] || fail "give at most one text file"
+given_text=
+if [ $# -eq 1 ]; then
+    if [ ! -r "$1" ] || [ ! -f "$1" ]; then fail "cannot read the text file $1"; fi
+    given_text=$(realpath "$1")
+fi
+seconds=${QUICKSTART_SECONDS:-120}
+[[ $seconds =~ ^[1-9][0-9]*$ ]] || fail "QUICKSTART_SECONDS=$seconds is no number of seconds"
+
+cd "$(dirname "$0")/.."
+BUILD=${BUILD:-build}
+BIN=${BIN:-.}
+run=runs/quickstart
+data=data/quickstart
+mkdir -p "$BUILD/quickstart" "$data"
+work=$(realpath "$BUILD/quickstart")
+
+# quietly NAME COMMAND...: runs it with its output in a log, and shows the log's end where it fails.
+quietly() {
+    local log=$work/$1.log
+    shift
+    "$@" >"$log" 2>&1 || { tail -n 30 "$log" >&2; fail "this failed: $* (all of its output: $log)"; }
+}
+
+# ---- the text ----
+
+bytes_of() { wc -c <"$1" | tr -d ' '; }
+
+download_shakespeare() {
+    command -v curl >/dev/null || return 1
+    curl -fsSL --connect-timeout 10 --max-time 20 --retry 1 -o "$1" "$shakespeare" 2>/dev/null &&
+        [ "$(bytes_of "$1")" -gt $smallest_download ]
+}
+
+# unpack FOLDER PACKAGE...: downloads Debian packages and unpacks them there, which needs no root and installs nothing.
+unpack() (
+    rm -rf "$1" && mkdir -p "$1" && cd "$1" || exit 1
+    shift
+    apt-get -qq -o APT::Sandbox::User=root download "$@" || exit 1
+    for package in *.deb; do dpkg -x "$package" . || exit 1; done
+) 2>/dev/null
+
+# print_bible FOLDER LIBRARIES: the package holds the text compressed and the program that prints it, which looks for
+# it in the current folder. "Ge1:1 In the beginning" becomes "In the beginning".
+print_bible() (
+    cd "$(dirname "$(find "$1" -name bible.data)")" || exit 1
+    LD_LIBRARY_PATH=$2 "$1/usr/bin/bible" -f gen1:1-rev22:21 </dev/null | sed 's/^[0-9A-Za-z]*:[0-9]* //'
+)
+
+unpack_bible() {
+    local folder=$work/bible readline=$work/readline
+    command -v apt-get >/dev/null && command -v dpkg >/dev/null || return 1
+    unpack "$folder" bible-kjv bible-kjv-text || return 1
+    if ldd "$folder/usr/bin/bible" | grep -q 'readline.*not found'; then
+        unpack "$readline" libreadline8t64 || unpack "$readline" libreadline8 || return 1
+    fi
+    print_bible "$folder" "$(find "$work" -name 'libreadline.so.*' -printf '%h:')" >"$1" || return 1
+    rm -rf "$folder" "$readline"
+    [ "$(bytes_of "$1")" -gt $smallest_download ]
+}
+
+# Sets $text, and says what it is. A text that was fetched once is used again.
+get_text() {
+    local fetched=$data/text.txt
+    if [ -n "$given_text" ]; then
+        text=$given_text
+    elif [ -s "$fetched" ]; then
+        text=$fetched
+    elif download_shakespeare "$work/text.txt"; then
+        echo "downloaded Shakespeare"
+    elif unpack_bible "$work/text.txt"; then
+        echo "Shakespeare could not be downloaded; took the King James Bible from Debian's package bible-kjv-text"
+    else
+        fail "no text: neither $shakespeare nor a Debian package can be reached; give a file: quickstart.sh TEXT_FILE"
+    fi
+    if [ -z "${text:-}" ]; then
+        mv "$work/text.txt" "$fetched"
+        text=$fetched
+    fi
+    [ "$(bytes_of "$text")" -ge $smallest_text ] ||
+        fail "$text has $(bytes_of "$text") bytes; training needs at least $smallest_text, and is fun with a million"
+    echo "$text: $(bytes_of "$text") bytes"
+}
+
+# ---- the run ----
+
+# values EVENT KEY: a number of every line of this event in the run's metrics.
+values() { sed -n "s/^{\"event\":\"$1\".*\"$2\":\([-+.0-9eE]*\)[,}].*/\1/p" "$3/metrics.jsonl"; }
+
+# Milliseconds of a step on this machine: the median of a few, after the first, in which everything is set up.
+measure_step() {
+    quietly measure "$BIN/train_gpt2" config/quickstart.json --max_iters=8 --warmup_iters=0 --log_interval=1 \
+        --eval_interval=0 --eval_sequences=1 --out_dir="$work/measure" --overwrite=true
+    values train ms "$work/measure" | tail -n 7 | sort -g | sed -n 4p
+    rm -rf "$work/measure"
+}
+
+# Sets $iters to what fits into the time, and $evaluated to the sequences that a short text has for it.
+plan() {
+    local ms windows
+    ms=$(measure_step)
+    iters=$(awk -v ms="$ms" -v s="$seconds" 'BEGIN { printf "%d", 0.9 * s * 1000 / ms }') # the rest is for validation
+    iters=$((iters < 50 ? 50 : iters > 5000 ? 5000 : iters))
+    windows=$((($(bytes_of "$text") / 10 - 2) / 256))
+    evaluated=$((windows < 64 ? windows : 64))
+    printf 'a step takes %.0f ms here: %d steps\n' "$ms" "$iters"
+}
+
+train() {
+    echo "(Ctrl-C ends it early and still shows the results)"
+    # A machine that turns slow must not keep anybody: past three times the time, USR1 asks for a stop and a save.
+    timeout --foreground --preserve-status -s USR1 $((3 * seconds + 30)) \
+        "$BIN/train_gpt2" config/quickstart.json --overwrite=true --max_iters="$iters" --warmup_iters=$((iters / 10)) \
+        --eval_interval=$(((iters + 9) / 10)) --eval_sequences="$evaluated" --log_interval=$(((iters + 49) / 50)) ||
+        fail "the training failed"
+}
+
+show_plot() {
+    if command -v gnuplot >/dev/null; then
+        bash scripts/plot.sh "$run"
+    else
+        echo "no gnuplot, no plot; the numbers are in $run/metrics.jsonl"
+    fi
+    printf 'validation loss: %.3f before training, %.3f after\n' "$(values val loss "$run" | head -n 1)" \
+        "$(values val loss "$run" | tail -n 1)"
+}
+
+# The prompt is how the text begins: the first words of its first line.
+show_sample() {
+    local prompt
+    prompt=$(grep -m 1 '[[:alnum:]]' "$text" | cut -c 1-200 | awk '{ print $1, $2, $3, $4 }' | sed 's/ *$//')
+    "$BIN/sample_gpt2" "$run/checkpoints/latest" --prompt="$prompt" --max_new_tokens=400
+}
+
+heading "1/6 what is needed"
+bash scripts/install_deps.sh
+heading "2/6 building"
+make found
+quietly build make -j"$(nproc)" BUILD="$BUILD" BIN="$BIN" programs
+echo "built train_gpt2, prepare_data and sample_gpt2"
+heading "3/6 text"
+get_text
+quietly prepare "$BIN/prepare_data" --tokenizer=bytes --out="$data" "$text"
+heading "4/6 training for about $seconds seconds"
+plan
+train
+heading "5/6 loss"
+show_plot
+heading "6/6 what the model writes"
+show_sample
+heading "what next"
+cat <<END
+loss curve      $run/loss.png
+numbers         $run/metrics.jsonl
+model           $run/checkpoints/latest (also opens in Hugging Face transformers)
+write more      $BIN/sample_gpt2 $run/checkpoints/latest --prompt="And then" --seed=2
+train longer    $BIN/train_gpt2 config/quickstart.json --init_from=resume --max_iters=$((2 * iters))
+everything      $BIN/train_gpt2 --help
+END
