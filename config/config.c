@@ -59,7 +59,7 @@ static bool set_string(Config *config, const ConfigKey *key, const char *text) {
     if ((double)length < key->minimum || (double)length > key->maximum) return false;
     char *field = field_of(config, key);
     memset(field, 0, CONFIG_STRING_LENGTH); /* so that equal configs are equal bytes */
-    memcpy(field, text, length);
+    snprintf(field, CONFIG_STRING_LENGTH, "%s", text);
     return true;
 }
 
@@ -160,8 +160,7 @@ static char *read_text(const char *path, size_t *length, Error *error) {
         return NULL;
     }
     text[*length] = 0;
-    char *fitted = realloc(text, *length + 1);
-    return fitted ? fitted : text;
+    return text;
 }
 
 /* "FILE:LINE:COLUMN: problem, at: the text there". Columns count bytes, from 1. */

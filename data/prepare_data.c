@@ -63,7 +63,7 @@ static const char usage[] =
 static const char *option_value(const char *name, int argc, char **argv, int *i) {
     const char *argument = argv[*i];
     size_t length = strlen(name);
-    if (strncmp(argument, name, length) != 0) return NULL;
+    if (!argument || strncmp(argument, name, length) != 0) return NULL;
     if (argument[length] == '=') return argument + length + 1;
     if (argument[length] != 0) return NULL;
     if (*i + 1 >= argc) die_usage("%s needs a value; see prepare_data --help", name);

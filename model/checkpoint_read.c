@@ -335,7 +335,7 @@ static bool read_shape(GPT2Config *config, const cJSON *json, const char *path, 
                    {"n_positions", &config->block_size},
                    {"vocab_size", &config->vocab_size}};
     for (size_t i = 0; i < ARRAY_LENGTH(numbers); i++) {
-        int64_t value;
+        int64_t value = 0;
         if (!read_number(json, path, numbers[i].key, 1, INT32_MAX, &value, error)) return false;
         *numbers[i].value = (int)value;
     }

@@ -84,7 +84,7 @@ static Options read_options(int argc, char **argv) {
             snprintf(key, sizeof key, "%.*s", length, argument + 2);
             if (!equals && i + 1 >= argc) die_usage("%s needs a value; --help lists what there is", argument);
             set_option(&o, key, equals ? equals + 1 : argv[++i]);
-        } else if (o.folder) {
+        } else if (argument[0] == '-' || o.folder) {
             die_usage("unexpected argument '%s'; --help lists what there is", argument);
         } else {
             o.folder = argument;

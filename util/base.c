@@ -22,14 +22,12 @@ void base_set_process(int rank, int processes, void (*quit)(int status)) {
 
 void base_set_program(const char *name) { process.program = name; }
 
-bool error_set(Error *error, const char *format, ...) {
-    if (error) {
-        va_list arguments;
-        va_start(arguments, format);
-        vsnprintf(error->text, sizeof error->text, format, arguments);
-        va_end(arguments);
-    }
-    return false;
+void error_fill(Error *error, const char *format, ...) {
+    if (!error) return;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(error->text, sizeof error->text, format, arguments);
+    va_end(arguments);
 }
 
 /* One write per message, so that the lines of several processes do not mix. */

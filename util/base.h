@@ -36,8 +36,14 @@ typedef struct Error {
     char text[1024];
 } Error;
 
-/* Fills error (which may be NULL) and returns false, so that `return error_set(...)` reads as one thought. */
-bool error_set(Error *error, const char *format, ...) PRINTF_LIKE(2, 3);
+/* error_set(error, format, ...) fills error, which may be NULL, and is false, so that `return error_set(...)` reads as
+ * one thought. A macro, so that compilers and analyzers see that it is false. */
+#define error_set(...) always_false((error_fill(__VA_ARGS__), 0))
+void error_fill(Error *error, const char *format, ...) PRINTF_LIKE(2, 3);
+static inline bool always_false(int zero) {
+    (void)zero;
+    return false;
+}
 
 /* Prints "PROGRAM: error: ..." on standard error and ends every process of the job with EXIT_FAILED. */
 NO_RETURN void die(const char *format, ...) PRINTF_LIKE(1, 2);

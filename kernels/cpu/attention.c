@@ -228,9 +228,10 @@ static void backward_block(Backend *be, Heads h, const QueryBlock *q, HeadScratc
     matmul_run(matmul, q->scores, thread, query, w.key, w.s);
     matmul_run(matmul, q->scores, thread, dout, w.value, w.dp);
     for (int r = 0; r < q->rows; r++) {
-        size_t row = (size_t)r * q->keys, t = (size_t)(q->first + r);
-        float delta = dot_row(dout + (size_t)r * h.HS, out + t * h.C, h.HS);
-        backward_row(w.p + row, w.ds + row, w.s + row, w.dp + row, lse[t], delta, (int)t + 1, q->keys, h.scale);
+        int t = q->first + r;
+        size_t row = (size_t)r * q->keys;
+        float delta = dot_row(dout + (size_t)r * h.HS, out + (size_t)t * h.C, h.HS);
+        backward_row(w.p + row, w.ds + row, w.s + row, w.dp + row, lse[t], delta, t + 1, q->keys, h.scale);
     }
     matmul_run(matmul, q->dkeys, thread, w.p, dout, w.dvalue);
     matmul_run(matmul, q->dkeys, thread, w.ds, query, w.dkey);

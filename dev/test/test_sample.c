@@ -1,0 +1,434 @@
+/* test_sample.c: the decoder, token by token, against whole forward passes; and the sample_gpt2 program on checkpoints
+ * that train_gpt2 wrote, its texts against ones that are worked out here, and everything it refuses. The programs
+ * are those of $MARS_BIN (default "."). */
+#include "dev/test/test.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dev/test/reference_gpt2.h"
+#include "model/checkpoint.h"
+#include "model/decoder.h"
+
+/* ---- the decoder ---- */
+
+static double log_sum_exp(const float *x, int n) {
+    double largest = -INFINITY, sum = 0.0;
+    for (int i = 0; i < n; i++) largest = fmax(largest, x[i]);
+    for (int i = 0; i < n; i++) sum += exp(x[i] - largest);
+    return largest + log(sum);
+}
+
+/* A model for one sequence, with random weights, and T tokens and one more. */
+typedef struct Case {
+    Backend *be;
+    GPT2 model;
+    double *params;
+    int32_t *tokens;
+    Decoder decoder;
+} Case;
+
+static Case open_case(GPT2Config config, DType type, bool training, int threads) {
+    Case c = {.be = open_cpu(type, threads)};
+    gpt2_create(&c.model, &config, c.be, training ? 2 : 1, RECOMPUTE_NONE, training);
+    c.params = random_weights(&c.model.table, DTYPE_BFLOAT16, 3);
+    set_weights(&c.model, c.params);
+    c.tokens = random_tokens(config.block_size + 1, config.vocab_size, 0);
+    return c;
+}
+
+static void close_case(Case *c) {
+    decoder_close(&c->decoder);
+    gpt2_free(&c->model);
+    free(c->params);
+    free(c->tokens);
+    c->be->close(c->be);
+}
+
+/* The logits at every position are those of the float64 model, and lead to the losses of gpt2_forward. */
+static void assert_decodes(Case *c, double limit) {
+    int T = c->model.config.block_size, V = c->model.config.vocab_size;
+    double *expected = checked_malloc((size_t)T * (size_t)V * sizeof *expected, "logits");
+    double *own = checked_malloc((size_t)V * sizeof *own, "logits");
+    float *losses = checked_malloc((size_t)T * sizeof *losses, "losses");
+    reference_gpt2_logits(expected, &c->model.config, &c->model.table, c->params, c->tokens, 1, T);
+    gpt2_forward(&c->model, c->tokens, c->tokens + 1, 1, T);
+    c->be->copy_to_host(c->be, losses, c->model.losses, (size_t)T * sizeof *losses);
+    for (int t = 0; t < T; t++) {
+        assert_int_equal(c->decoder.position, t);
+        decoder_feed(&c->decoder, c->tokens[t]);
+        for (int v = 0; v < V; v++) own[v] = c->decoder.logits[v];
+        assert_error_below(relative_error(own, expected + (size_t)t * V, (size_t)V), limit, "logits");
+        double loss = log_sum_exp(c->decoder.logits, V) - c->decoder.logits[c->tokens[t + 1]];
+        assert_error_below(fabs(loss - losses[t]) / fmax(1.0, losses[t]), limit, "a loss");
+    }
+    free(expected);
+    free(own);
+    free(losses);
+}
+
+static const GPT2Config shapes[] = {
+    {3, 3, 12, 40, 65, true, 0.0, true},   {3, 2, 16, 40, 259, false, 0.0, true}, {2, 4, 16, 33, 64, true, 0.0, false},
+    {1, 1, 10, 1, 3, false, 0.0, false},   {1, 2, 8, 5, 50257, true, 0.0, true},  {2, 2, 64, 300, 65, false, 0.0, true},
+};
+
+static void test_decoder(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++)
+        for (int training = 0; training < 2; training++) {
+            Case c = open_case(shapes[i], DTYPE_FLOAT32, training, 1 + training);
+            decoder_open(&c.decoder, &c.model);
+            assert_decodes(&c, 1e-5);
+            close_case(&c);
+        }
+}
+
+static void test_decoder_bfloat16(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++) {
+        Case c = open_case(shapes[i], DTYPE_BFLOAT16, false, 2);
+        decoder_open(&c.decoder, &c.model);
+        assert_decodes(&c, 0.04);
+        close_case(&c);
+    }
+}
+
+/* What was fed before a reset, or is computed with the model in between, leaves no trace. */
+static void test_decoder_reset(void **state) {
+    (void)state;
+    Case c = open_case(shapes[0], DTYPE_FLOAT32, false, 2);
+    decoder_open(&c.decoder, &c.model);
+    float first[65], second[65];
+    for (int t = 0; t < 10; t++) decoder_feed(&c.decoder, c.tokens[t]);
+    memcpy(first, c.decoder.logits, sizeof first);
+    for (int t = 10; t < 40; t++) decoder_feed(&c.decoder, c.tokens[t]);
+    decoder_reset(&c.decoder);
+    for (int t = 0; t < 10; t++) {
+        gpt2_forward(&c.model, c.tokens + 1, c.tokens, 1, 40);
+        decoder_feed(&c.decoder, c.tokens[t]);
+    }
+    memcpy(second, c.decoder.logits, sizeof second);
+    assert_memory_equal(first, second, sizeof first);
+    close_case(&c);
+}
+
+static void feed_negative(void *context) { decoder_feed(context, -1); }
+static void feed_unknown(void *context) { decoder_feed(context, 65); }
+static void feed_too_many(void *context) {
+    for (int t = 0; t < 41; t++) decoder_feed(context, 0);
+}
+
+static void test_decoder_refuses(void **state) {
+    (void)state;
+    Case c = open_case(shapes[0], DTYPE_FLOAT32, false, 1); /* one thread: children have no others */
+    decoder_open(&c.decoder, &c.model);
+    assert_dies(feed_negative, &c.decoder, "token -1 is not in the model's vocabulary of 65");
+    assert_dies(feed_unknown, &c.decoder, "token 65 is not in the model's vocabulary of 65");
+    assert_dies(feed_too_many, &c.decoder, "holds 40 tokens and is full");
+    close_case(&c);
+}
+
+/* ---- the program ---- */
+
+enum { T = 16 };
+
+static const char *bin(void) { return getenv("MARS_BIN") ? getenv("MARS_BIN") : "."; }
+
+/* A short training run on bytes, whose data folder says so; the checkpoints are in scratch/NAME/checkpoints. */
+static void train(const char *name, const char *arguments) {
+    const char *config = test_path("config.json");
+    test_write_text(config, "{\"model\": {\"n_layer\": 2, \"n_head\": 2, \"n_embd\": 32, \"block_size\": 16, "
+                            "\"vocab_size\": 256},"
+                            "\"optimizer\": {\"name\": \"adamw\", \"learning_rate\": 0.01},"
+                            "\"train\": {\"total_batch_size\": 8, \"batch_size\": 8, \"threads\": 1, \"device\": \"cpu\","
+                            "\"precision\": \"float32\", \"eval_sequences\": 8, \"max_iters\": 12, \"out_dir\": \"x\"},"
+                            "\"data\": {\"train\": \"x\", \"val\": \"x\"}}");
+    const char *folder = test_folder();
+    assert_run(test_run("mkdir -p %s/data && cp dev/golden/tiny_train.bin dev/golden/tiny_val.bin %s/data/ && "
+                        "echo '{\"tokenizer\": \"bytes\"}' > %s/data/tokens.json",
+                        folder, folder, folder),
+               0, "");
+    assert_run(test_run("%s/train_gpt2 %s --data.train=%s/data/tiny_train.bin --data.val=%s/data/tiny_val.bin "
+                        "--out_dir=%s/%s %s",
+                        bin(), config, folder, folder, folder, name, arguments),
+               0, "done in");
+}
+
+/* Threads that spin while they wait make short programs slow on a machine that has other things to do. */
+static int train_models(void **state) {
+    (void)state;
+    setenv("OMP_WAIT_POLICY", "passive", 1);
+    train("plain", "");
+    train("biased", "--model.bias=true --vocab_size=227 --scale_attn_by_inverse_layer_idx=false");
+    return 0;
+}
+
+/* Runs sample_gpt2 on the newest checkpoint of a run and returns all it wrote, which the caller frees. */
+static char *sample(const char *run, const char *arguments, size_t *bytes) {
+    char *output = checked_strdup(test_path("output.txt"));
+    assert_run(test_run("%s/sample_gpt2 %s/%s/checkpoints/latest %s > %s", bin(), test_folder(), run, arguments, output),
+               0, "");
+    char *text = test_read_file(output, bytes);
+    free(output);
+    return text;
+}
+
+static bool same_text(const char *arguments, const char *other_arguments) {
+    size_t bytes, other_bytes;
+    char *text = sample("plain", arguments, &bytes), *other = sample("plain", other_arguments, &other_bytes);
+    bool same = bytes == other_bytes && memcmp(text, other, bytes) == 0;
+    free(text);
+    free(other);
+    return same;
+}
+
+static void test_seed(void **state) {
+    (void)state;
+    assert_true(same_text("--prompt=The", "--prompt=The"));
+    assert_true(same_text("--prompt=The", "--prompt The --max_new_tokens=200 --temperature=0.8 --top_k=200 --seed=1"));
+    assert_true(same_text("--prompt=The --seed=7", "--seed=7 --prompt=The --tokenizer=bytes"));
+    assert_false(same_text("--prompt=The", "--prompt=The --seed=2"));
+    assert_false(same_text("--prompt=The --seed=0", "--prompt=The --seed=9007199254740992"));
+}
+
+static void test_one_choice(void **state) {
+    (void)state;
+    assert_true(same_text("--prompt=The --temperature=0", "--prompt=The --temperature=0 --seed=5"));
+    assert_true(same_text("--prompt=The --temperature=0", "--prompt=The --top_k=1 --seed=5"));
+    assert_true(same_text("--prompt=The --temperature=0", "--prompt=The --top_k=1 --temperature=100"));
+    assert_true(same_text("--prompt=The --temperature=0", "--prompt=The --temperature=1e-9"));
+    assert_false(same_text("--prompt=The --temperature=0", "--prompt=The"));
+}
+
+static void test_all_choices(void **state) {
+    (void)state;
+    assert_true(same_text("--prompt=The --top_k=0", "--prompt=The --top_k=256"));
+    assert_true(same_text("--prompt=The --top_k=0", "--prompt=The --top_k=1000"));
+    assert_false(same_text("--prompt=The --top_k=0 --temperature=2", "--prompt=The --top_k=2 --temperature=2"));
+}
+
+/* ---- texts worked out here ---- */
+
+/* A trained model as the program sees it. */
+typedef struct Trained {
+    Backend *be;
+    GPT2 model;
+    Decoder decoder;
+} Trained;
+
+/* The decoder points into *t. */
+static void open_trained(Trained *t, const char *run) {
+    Error error;
+    SafetensorsFile file;
+    GPT2Config config;
+    const char *path = test_path("%s/checkpoints/latest", run);
+    if (!checkpoint_read_model_config(&config, path, &error)) fail_msg("%s", error.text);
+    if (!checkpoint_open_weights(&file, path, &error)) fail_msg("%s", error.text);
+    t->be = open_cpu(DTYPE_FLOAT32, 1);
+    gpt2_create(&t->model, &config, t->be, 1, RECOMPUTE_NONE, false);
+    if (!gpt2_load(&t->model, &file, &error)) fail_msg("%s", error.text);
+    safetensors_close(&file);
+    decoder_open(&t->decoder, &t->model);
+}
+
+static void close_trained(Trained *t) {
+    decoder_close(&t->decoder);
+    gpt2_free(&t->model);
+    t->be->close(t->be);
+}
+
+/* Logits of what follows text[0, count): of all of it while it fits the context; then, each time the context is full, of
+ * the latter half of a context and what has been added since. */
+static const float *logits_after(Trained *t, const char *text, size_t prompt, size_t count) {
+    size_t begin = prompt > T ? prompt - T / 2 : 0;
+    while (count - begin > T) begin += T / 2 + 1;
+    decoder_reset(&t->decoder);
+    for (size_t i = begin; i < count; i++) decoder_feed(&t->decoder, (unsigned char)text[i]);
+    return t->decoder.logits;
+}
+
+static int likeliest(const float *logits, int V, int except) {
+    int best = except == 0;
+    for (int v = 0; v < V; v++)
+        if (v != except && logits[v] > logits[best]) best = v;
+    return best;
+}
+
+/* Greedy texts for prompts around the length of the context, going on well beyond it. */
+static void assert_greedy(const char *run, const char *prompt, size_t new_tokens) {
+    size_t bytes, length = strlen(prompt);
+    char *arguments = format_string("--prompt='%s' --temperature=0 --max_new_tokens=%zu", prompt, new_tokens);
+    char *text = sample(run, arguments, &bytes);
+    Trained t;
+    open_trained(&t, run);
+    assert_int_equal(bytes, length + new_tokens + 1);
+    assert_memory_equal(text, prompt, length);
+    for (size_t i = length; i < length + new_tokens; i++) {
+        int expected = likeliest(logits_after(&t, text, length, i), t.model.config.vocab_size, -1);
+        if ((unsigned char)text[i] != expected)
+            fail_msg("prompt '%s', byte %zu: %d, expected %d", prompt, i, (unsigned char)text[i], expected);
+    }
+    assert_int_equal(text[bytes - 1], '\n');
+    close_trained(&t);
+    free(arguments);
+    free(text);
+}
+
+static void test_greedy(void **state) {
+    (void)state;
+    const char *const prompts[] = {"A", "once upon a tim", "once upon a time", "once upon a time,",
+                                   "once upon a time there was a test that had a prompt"};
+    for (size_t i = 0; i < ARRAY_LENGTH(prompts); i++) assert_greedy("plain", prompts[i], 60);
+    assert_greedy("plain", "A", 0);
+    assert_greedy("plain", "A", 1);
+    assert_greedy("biased", prompts[4], 40);
+}
+
+/* With two choices, each token is one of the two likeliest, and the likelier one as often as its softmax says: within
+ * five standard deviations of what chance would have it be. */
+static void test_two_choices(void **state) {
+    (void)state;
+    enum { COUNT = 1500 };
+    size_t bytes;
+    char *text = sample("plain", "--prompt=T --top_k=2 --temperature=1.5 --max_new_tokens=1500 --seed=3", &bytes);
+    Trained t;
+    open_trained(&t, "plain");
+    int V = t.model.config.vocab_size;
+    double expected = 0.0, variance = 0.0, found = 0.0;
+    assert_int_equal(bytes, COUNT + 2);
+    for (size_t i = 1; i <= COUNT; i++) {
+        const float *logits = logits_after(&t, text, 1, i);
+        int first = likeliest(logits, V, -1), second = likeliest(logits, V, first), drawn = (unsigned char)text[i];
+        if (drawn != first && drawn != second) fail_msg("token %zu is %d, neither %d nor %d", i, drawn, first, second);
+        double p = 1.0 / (1.0 + exp((logits[second] - logits[first]) / 1.5));
+        expected += p;
+        variance += p * (1.0 - p);
+        found += drawn == first;
+    }
+    if (!(fabs(found - expected) < 5.0 * sqrt(variance)))
+        fail_msg("%g of %d are the likeliest, expected %g", found, COUNT, expected);
+    close_trained(&t);
+    free(text);
+}
+
+/* ---- what is refused ---- */
+
+static void refuse(int status, const char *message, const char *arguments) {
+    assert_run(test_run("%s/sample_gpt2 %s", bin(), arguments), status, message);
+}
+
+static void refuse_option(const char *message, const char *arguments) {
+    char *all = format_string("%s/plain/checkpoints/latest %s", test_folder(), arguments);
+    refuse(EXIT_USAGE, message, all);
+    free(all);
+}
+
+static void test_wrong_options(void **state) {
+    (void)state;
+    refuse(EXIT_USAGE, "the checkpoint folder is missing", "");
+    refuse(EXIT_USAGE, "the checkpoint folder is missing", "--prompt=A");
+    refuse_option("--prompt is missing or empty", "");
+    refuse_option("--prompt is missing or empty", "--prompt=");
+    refuse_option("--prompt is missing or empty", "--prompt ''");
+    refuse_option("--prompt needs a value", "--prompt");
+    refuse_option("--seed needs a value", "--prompt=A --seed");
+    refuse_option("there is no option --colour", "--prompt=A --colour=red");
+    refuse_option("there is no option --prompts", "--prompts=A");
+    refuse_option("there is no option --top_kk", "--prompt=A --top_kk=3");
+    refuse_option("unexpected argument '-p'", "-p A");
+    refuse_option("unexpected argument 'another'", "another --prompt=A");
+    refuse_option("--temperature=-0.1: expected a number from 0 to 100", "--prompt=A --temperature=-0.1");
+    refuse_option("--temperature=hot: expected", "--prompt=A --temperature=hot");
+    refuse_option("--temperature=nan: expected", "--prompt=A --temperature=nan");
+    refuse_option("--temperature=: expected", "--prompt=A --temperature=");
+    refuse_option("--temperature=1e999: expected", "--prompt=A --temperature=1e999");
+    refuse_option("--top_k=2.5: expected a whole number", "--prompt=A --top_k=2.5");
+    refuse_option("--top_k=-1: expected", "--prompt=A --top_k=-1");
+    refuse_option("--top_k=3x: expected", "--prompt=A --top_k=3x");
+    refuse_option("--max_new_tokens=-5: expected", "--prompt=A --max_new_tokens=-5");
+    refuse_option("--max_new_tokens=1e10: expected", "--prompt=A --max_new_tokens=1e10");
+    refuse_option("--seed=-1: expected", "--prompt=A --seed=-1");
+    refuse_option("--tokenizer=words: unknown tokenizer 'words'", "--prompt=A --tokenizer=words");
+}
+
+static void test_questions(void **state) {
+    (void)state;
+    refuse(EXIT_DONE, "usage: sample_gpt2 CHECKPOINT_DIR", "--help");
+    refuse(EXIT_DONE, "--max_new_tokens=200", "somewhere -h");
+    refuse(EXIT_DONE, "sample_gpt2 (mars.c) " MARS_VERSION, "--version");
+}
+
+static void test_missing_checkpoint(void **state) {
+    (void)state;
+    const char *folder = test_folder();
+    char *nowhere = format_string("%s/nowhere --prompt=A", folder), *run = format_string("%s/plain --prompt=A", folder);
+    refuse(EXIT_FAILED, "nowhere", nowhere);
+    refuse(EXIT_FAILED, "plain/config.json", run); /* the run's folder, not a checkpoint */
+    free(nowhere);
+    free(run);
+}
+
+/* A copy of the newest checkpoint with something done to it; then sampling fails with the message. */
+static void refuse_damaged(const char *command, const char *arguments, const char *message) {
+    const char *folder = test_folder();
+    assert_run(test_run("rm -rf %s/copy && cp -rL %s/plain/checkpoints/latest %s/copy && cd %s/copy && %s", folder,
+                        folder, folder, folder, command),
+               0, "");
+    char *all = format_string("%s/copy --prompt=A %s", folder, arguments);
+    refuse(EXIT_FAILED, message, all);
+    free(all);
+}
+
+static void test_damaged_checkpoint(void **state) {
+    (void)state;
+    refuse_damaged("rm model.safetensors", "", "model.safetensors");
+    refuse_damaged("truncate -s -1 model.safetensors", "", "model.safetensors");
+    refuse_damaged("rm config.json", "", "config.json");
+    refuse_damaged("echo '{' > config.json", "", "config.json");
+}
+
+/* The trainer took tokens.json along; without it the tokenizer must be named. */
+static void test_tokenizer(void **state) {
+    (void)state;
+    refuse_damaged("rm tokens.json", "", "tokens.json: No such file or directory; --tokenizer=NAME says which");
+    refuse_damaged("echo '{\"tokenizer\": \"words\"}' > tokens.json", "", "unknown tokenizer 'words'");
+    refuse_damaged("echo '{}' > tokens.json", "", "tokens.json should be a JSON object with a key \"tokenizer\"");
+    assert_run(test_run("%s/sample_gpt2 %s/copy --tokenizer=bytes --prompt=A", bin(), test_folder()), 0, "A");
+    char *unknown = format_string("%s/biased/checkpoints/latest --prompt=\"$(printf 'A\\343')\"", test_folder());
+    refuse(EXIT_FAILED, "the prompt has token 227, but the model's vocabulary has 227", unknown);
+    free(unknown);
+}
+
+static void test_full_disk(void **state) {
+    (void)state;
+    const char *folder = test_folder();
+    assert_run(test_run("%s/sample_gpt2 %s/plain/checkpoints/latest --prompt=A > /dev/full", bin(), folder), EXIT_FAILED,
+               "cannot write the text: No space left");
+}
+
+int main(void) {
+    const struct CMUnitTest decoder_tests[] = {
+        cmocka_unit_test(test_decoder),
+        cmocka_unit_test(test_decoder_bfloat16),
+        cmocka_unit_test(test_decoder_reset),
+        cmocka_unit_test(test_decoder_refuses),
+    };
+    const struct CMUnitTest program_tests[] = {
+        cmocka_unit_test(test_seed),
+        cmocka_unit_test(test_one_choice),
+        cmocka_unit_test(test_all_choices),
+        cmocka_unit_test(test_greedy),
+        cmocka_unit_test(test_two_choices),
+        cmocka_unit_test(test_wrong_options),
+        cmocka_unit_test(test_questions),
+        cmocka_unit_test(test_missing_checkpoint),
+        cmocka_unit_test(test_damaged_checkpoint),
+        cmocka_unit_test(test_tokenizer),
+        cmocka_unit_test(test_full_disk),
+    };
+    int failed = cmocka_run_group_tests(decoder_tests, NULL, NULL);
+    return failed + cmocka_run_group_tests(program_tests, train_models, NULL);
+}
