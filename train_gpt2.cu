@@ -207,16 +207,19 @@ static void find_checkpoint(Trainer *t, char path[CHECKPOINT_PATH_LENGTH]) {
 }
 
 /* A run that starts anew must not mix with an older one's checkpoints. */
-static void claim_out_dir(Trainer *t) {
+static void check_out_dir(Trainer *t) {
     const TrainConfig *train = &t->config.train;
-    if (t->comm->rank != 0 || train->eval_only) return;
-    if (checkpoint_exists(train->out_dir) && !train->overwrite)
-        die("train.out_dir: %s holds the checkpoints of an earlier run; resume it with --init_from=resume, replace it "
-            "with --overwrite=true, or choose another folder",
-            train->out_dir);
-    char *old = format_string("%s/checkpoints", train->out_dir);
+    if (t->comm->rank != 0 || train->eval_only || train->overwrite || !checkpoint_exists(train->out_dir)) return;
+    die("train.out_dir: %s holds the checkpoints of an earlier run; resume it with --init_from=resume, replace it "
+        "with --overwrite=true, or choose another folder",
+        train->out_dir);
+}
+
+/* Once nothing that is read at the start can fail any more, and no other run writes to the folder. */
+static void remove_old_checkpoints(Trainer *t) {
+    char *old = format_string("%s/checkpoints", t->config.train.out_dir);
     Error error;
-    if (!files_remove_tree(old, &error)) die("%s", error.text);
+    if (!files_remove_tree(old, &error)) die("train.out_dir: %s", error.text);
     free(old);
 }
 
@@ -231,7 +234,7 @@ static void start_or_resume(Trainer *t) {
         load_checkpoint(t, path);
         return;
     }
-    claim_out_dir(t);
+    check_out_dir(t);
     if (may_resume || strcmp(from, "scratch") == 0)
         gpt2_init_weights(&t->model, t->config.train.seed);
     else
@@ -240,11 +243,13 @@ static void start_or_resume(Trainer *t) {
 
 static void open_reports(Trainer *t) {
     const TrainConfig *train = &t->config.train;
+    t->comm->barrier(t->comm); /* every process has read what it needs */
     if (t->comm->rank != 0) return;
     Error error;
     MetricsMode mode = train->eval_only ? METRICS_APPEND : t->resumed_from >= 0 ? METRICS_RESUME : METRICS_NEW;
     if (!files_make_folders(train->out_dir, &error)) die("train.out_dir: %s", error.text);
-    if (!metrics_open(&t->metrics, train->out_dir, mode, t->resumed_from, &error)) die("%s", error.text);
+    if (!metrics_open(&t->metrics, train->out_dir, mode, t->resumed_from, &error)) die("train.out_dir: %s", error.text);
+    if (mode == METRICS_NEW) remove_old_checkpoints(t);
     metrics_start(t->metrics, t->config_json, t->model.table.parameters, t->be->device, dtype_name(t->be->activation),
                   t->comm->size, t->be->threads, t->resumed_from);
 }
@@ -428,15 +433,15 @@ static bool every(int interval, int64_t step) { return interval > 0 && step % in
 
 static void train(Trainer *t) {
     const TrainConfig *c = &t->config.train;
-    bool stopping = false, validated = metrics_has_validation(t->metrics);
-    int begun_validated = validated;
-    t->comm->maximum(t->comm, &begun_validated, 1); /* only process 0 has read the file */
+    bool stopping = false;
+    int validated = metrics_has_validation(t->metrics);
+    t->comm->maximum(t->comm, &validated, 1); /* only process 0 has read the file */
     int64_t begin = t->step;
     for (;;) {
         bool done = t->step >= c->max_iters;
-        /* A stop saves first: whoever sent the signal may not be patient. A resumed run makes up for the validation. */
-        if (!stopping && !(t->step == begin && begun_validated) && (done || every(c->eval_interval, t->step)))
-            evaluate(t);
+        /* A stop saves at once: whoever sent the signal may not be patient. A resumed run makes up for the validation. */
+        bool due = done || (!stopping && every(c->eval_interval, t->step));
+        if (due && !(t->step == begin && validated)) evaluate(t);
         if (t->step > begin && (done || stopping || every(c->checkpoint_interval, t->step))) save(t);
         if (done || stopping) break;
         if (t->step == begin) console_start(&t->console, t->step);
@@ -478,7 +483,7 @@ int main(int argc, char **argv) {
     answer_questions(argc, argv);
     listen_for_signals();
     t.comm = comm_open();
-    console_open(&t.console, t.comm->rank != 0);
+    console_open(&t.console, t.comm->rank != 0, t.comm->size == 1);
     read_config(&t, argc, argv);
     open_device(&t);
     open_data(&t);

@@ -4,9 +4,9 @@
  *                   --top_k=200 --seed=1]
  *
  * The tokenizer is the one whose tokens.json the trainer copied into the checkpoint. Each new token is drawn from the
- * softmax of logits/temperature over the top_k likeliest; temperature 0 takes the likeliest. Keys and values are cached.
- * Position embeddings are absolute, so when the context is full it cannot slide: the cache is filled again with the
- * latter half of the text, which makes room for as many tokens again. */
+ * softmax of logits/temperature over the top_k likeliest; temperature 0 takes the likeliest. Keys and values are
+ * cached. Position embeddings are absolute, so when the context is full it cannot slide: the cache is filled again with
+ * as much of the text's end as half a context holds, which makes room for as many tokens again. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>

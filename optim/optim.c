@@ -87,7 +87,7 @@ static double clip_factor(const Optim *o, double norm) {
     return fmin(1.0, o->config.grad_clip / (norm + 1e-6));
 }
 
-/* The corrections are those of the betas as floats, which the averages are made with: 1 - 0.99999f is 0.14 % too large. */
+/* The corrections are those of the betas as floats, with which averages are made: 1 - 0.99999f is 0.14 % too large. */
 static void set_numbers(Optim *o, double learning_rate, double gradient_factor) {
     const OptimConfig *c = &o->config;
     double t = (double)o->updates;

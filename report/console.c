@@ -9,10 +9,10 @@
 /* A progress line more often than this would only flicker. */
 static const double progress_seconds = 0.2;
 
-void console_open(Console *console, bool silent) {
+void console_open(Console *console, bool silent, bool progress_wanted) {
     memset(console, 0, sizeof *console);
     console->silent = silent;
-    console->is_terminal = !silent && isatty(STDOUT_FILENO);
+    console->is_terminal = !silent && progress_wanted && isatty(STDOUT_FILENO);
     console->started = seconds_now();
 }
 

@@ -17,7 +17,9 @@ typedef struct Console {
     double last_progress;
 } Console;
 
-void console_open(Console *console, bool silent);
+/* Progress lines are shown where they are `wanted` and standard output is a terminal. mpirun shows its processes a
+ * terminal even where it writes to a file itself, so jobs of several processes do not want them. */
+void console_open(Console *console, bool silent, bool progress_wanted);
 
 /* One row of the setup table. */
 void console_row(Console *console, const char *name, const char *format, ...) PRINTF_LIKE(3, 4);

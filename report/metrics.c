@@ -44,8 +44,8 @@ static bool line_stays(const char *line, size_t length, int64_t step, bool *is_v
     return stays;
 }
 
-/* Takes the lock that a second run in the same folder will find taken. A lock belongs to the file, not to its name: on a
- * file that was replaced in the meantime it is worth nothing. */
+/* Takes the lock that a second run in the same folder will find taken. A lock belongs to the file, not to its name:
+ * on a file that was replaced in the meantime it is worth nothing. */
 static bool lock_file(FILE *file, const char *path) {
     struct stat locked, named;
     return flock(fileno(file), LOCK_EX | LOCK_NB) == 0 && fstat(fileno(file), &locked) == 0 &&

@@ -114,6 +114,9 @@ get_text() {
 # values EVENT KEY: a number of every line of this event in the run's metrics.
 values() { sed -n "s/^{\"event\":\"$1\".*\"$2\":\([-+.0-9eE]*\)[,}].*/\1/p" "$3/metrics.jsonl"; }
 
+# setting KEY: a whole number of the config.
+setting() { sed -n "s/.*\"$1\": *\([0-9]*\).*/\1/p" config/quickstart.json; }
+
 # Milliseconds of a step on this machine: the median of a few, after the first, in which everything is set up.
 measure_step() {
     quietly measure "$BIN/train_gpt2" config/quickstart.json --max_iters=8 --warmup_iters=0 --log_interval=1 \
@@ -122,14 +125,17 @@ measure_step() {
     rm -rf "$work/measure"
 }
 
-# Sets $iters to what fits into the time, and $evaluated to the sequences that a short text has for it.
+# Sets $iters to what fits into the time, and $evaluation to an option where a short text has fewer sequences to
+# validate on than the config asks for.
 plan() {
-    local ms windows
+    local ms sequences asked block
     ms=$(measure_step)
     iters=$(awk -v ms="$ms" -v s="$seconds" 'BEGIN { printf "%d", 0.9 * s * 1000 / ms }') # the rest is for validation
     iters=$((iters < 50 ? 50 : iters > 5000 ? 5000 : iters))
-    windows=$((($(bytes_of "$text") / 10 - 2) / 256))
-    evaluated=$((windows < 64 ? windows : 64))
+    asked=$(setting eval_sequences) block=$(setting block_size)
+    sequences=$((($(bytes_of "$text") / 10 - 2) / block))
+    evaluation=()
+    if [ "$sequences" -lt "$asked" ]; then evaluation=(--eval_sequences="$sequences"); fi
     printf 'a step takes %.0f ms here: %d steps\n' "$ms" "$iters"
 }
 
@@ -138,7 +144,7 @@ train() {
     # A machine that turns slow must not keep anybody: past three times the time, USR1 asks for a stop and a save.
     timeout --foreground --preserve-status -s USR1 $((3 * seconds + 30)) \
         "$BIN/train_gpt2" config/quickstart.json --overwrite=true --max_iters="$iters" --warmup_iters=$((iters / 10)) \
-        --eval_interval=$(((iters + 9) / 10)) --eval_sequences="$evaluated" --log_interval=$(((iters + 49) / 50)) ||
+        --eval_interval=$(((iters + 9) / 10)) --log_interval=$(((iters + 49) / 50)) "${evaluation[@]}" ||
         fail "the training failed"
 }
 
@@ -181,6 +187,6 @@ loss curve      $run/loss.png
 numbers         $run/metrics.jsonl
 model           $run/checkpoints/latest (also opens in Hugging Face transformers)
 write more      $BIN/sample_gpt2 $run/checkpoints/latest --prompt="And then" --seed=2
-train longer    $BIN/train_gpt2 config/quickstart.json --init_from=resume --max_iters=$((2 * iters))
+train longer    $BIN/train_gpt2 config/quickstart.json --init_from=resume --max_iters=$((2 * iters)) ${evaluation[*]}
 everything      $BIN/train_gpt2 --help
 END

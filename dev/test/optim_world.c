@@ -8,8 +8,14 @@
 
 #include "util/philox.h"
 
-const OptimConfig usual_config = {.name = OPTIM_ADAMW, .learning_rate = 1e-3, .weight_decay = 0.1, .beta1 = 0.9,
-                                  .beta2 = 0.95, .eps = 1e-8, .grad_clip = 0.0, .gradient_scale = 1.0};
+const OptimConfig usual_config = {.name = OPTIM_ADAMW,
+                                  .learning_rate = 1e-3,
+                                  .weight_decay = 0.1,
+                                  .beta1 = 0.9,
+                                  .beta2 = 0.95,
+                                  .eps = 1e-8,
+                                  .grad_clip = 0.0,
+                                  .gradient_scale = 1.0};
 
 TensorTable odd_table(void) {
     TensorTable table = {0};
@@ -45,7 +51,7 @@ World *open_world(TensorTable table, OptimConfig config, DType type, int threads
     w->config = config;
     w->comm = comm ? comm : comm_open_single();
     w->be = backend_open("cpu", type, threads, &error);
-    if (!w->be) fail_msg("%s", error.text);
+    if (!w->be) die("%s", error.text);
     size_t n = table.length;
     w->buffers.params = w->be->alloc(w->be, n * sizeof(float), "params");
     w->buffers.grads = w->be->alloc(w->be, n * sizeof(float), "grads");

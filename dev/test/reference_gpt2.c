@@ -11,15 +11,21 @@
 
 static double *numbers(size_t n) { return checked_calloc(n, sizeof(double), "reference numbers"); }
 
-/* The weights of a tensor of block l by its name in Hugging Face's GPT-2; NULL where the model has no such bias. */
-static const double *weights(const TensorTable *table, const double *params, const char *format, int l) {
-    char name[TENSOR_NAME_LENGTH];
-    snprintf(name, sizeof name, format, l);
+/* The weights of a tensor by its name in Hugging Face's GPT-2; NULL where the model has no such bias. */
+static const double *weights(const TensorTable *table, const double *params, const char *name) {
     int index = tensor_table_find(table, name);
     return index < 0 ? NULL : params + table->tensors[index].offset;
 }
 
-#define WEIGHTS(name) weights(table, params, name, l)
+/* The same of block l, for a name behind "h.L.". */
+static const double *block_weights(const TensorTable *table, const double *params, int l, const char *name) {
+    char full[TENSOR_NAME_LENGTH];
+    snprintf(full, sizeof full, "h.%d.%s", l, name);
+    return weights(table, params, full);
+}
+
+#define WEIGHTS(name) weights(table, params, name)
+#define BLOCK_WEIGHTS(name) block_weights(table, params, l, name)
 
 /* x += attention(LayerNorm(x)), then x += MLP(LayerNorm(x)) */
 static void block_forward(double *x, const GPT2Config *config, const TensorTable *table, const double *params, int l,
@@ -29,19 +35,20 @@ static void block_forward(double *x, const GPT2Config *config, const TensorTable
     size_t size = (size_t)N * C;
     double *norm = numbers(size), *qkv = numbers(3 * size), *attended = numbers(size), *branch = numbers(size);
     double *hidden = numbers(4 * size), *statistics = numbers(2 * (size_t)N), *lse = numbers((size_t)N * NH);
-    reference_layernorm_forward(norm, statistics, statistics + N, x, WEIGHTS("h.%d.ln_1.weight"),
-                                WEIGHTS("h.%d.ln_1.bias"), N, C);
-    reference_matmul_forward(qkv, norm, WEIGHTS("h.%d.attn.c_attn.weight"), WEIGHTS("h.%d.attn.c_attn.bias"), N, C,
+    reference_layernorm_forward(norm, statistics, statistics + N, x, BLOCK_WEIGHTS("ln_1.weight"),
+                                BLOCK_WEIGHTS("ln_1.bias"), N, C);
+    reference_matmul_forward(qkv, norm, BLOCK_WEIGHTS("attn.c_attn.weight"), BLOCK_WEIGHTS("attn.c_attn.bias"), N, C,
                              3 * C);
     reference_attention_forward(attended, lse, qkv, B, T, C, NH, scale);
-    reference_matmul_forward(branch, attended, WEIGHTS("h.%d.attn.c_proj.weight"), WEIGHTS("h.%d.attn.c_proj.bias"), N,
-                             C, C);
+    reference_matmul_forward(branch, attended, BLOCK_WEIGHTS("attn.c_proj.weight"), BLOCK_WEIGHTS("attn.c_proj.bias"),
+                             N, C, C);
     for (size_t i = 0; i < size; i++) x[i] += branch[i];
-    reference_layernorm_forward(norm, statistics, statistics + N, x, WEIGHTS("h.%d.ln_2.weight"),
-                                WEIGHTS("h.%d.ln_2.bias"), N, C);
-    reference_matmul_forward(hidden, norm, WEIGHTS("h.%d.mlp.c_fc.weight"), WEIGHTS("h.%d.mlp.c_fc.bias"), N, C, 4 * C);
+    reference_layernorm_forward(norm, statistics, statistics + N, x, BLOCK_WEIGHTS("ln_2.weight"),
+                                BLOCK_WEIGHTS("ln_2.bias"), N, C);
+    reference_matmul_forward(hidden, norm, BLOCK_WEIGHTS("mlp.c_fc.weight"), BLOCK_WEIGHTS("mlp.c_fc.bias"), N, C,
+                             4 * C);
     reference_gelu_forward(hidden, hidden, 4 * size);
-    reference_matmul_forward(branch, hidden, WEIGHTS("h.%d.mlp.c_proj.weight"), WEIGHTS("h.%d.mlp.c_proj.bias"), N,
+    reference_matmul_forward(branch, hidden, BLOCK_WEIGHTS("mlp.c_proj.weight"), BLOCK_WEIGHTS("mlp.c_proj.bias"), N,
                              4 * C, C);
     for (size_t i = 0; i < size; i++) x[i] += branch[i];
     free(norm), free(qkv), free(attended), free(branch), free(hidden), free(statistics), free(lse);
@@ -49,11 +56,11 @@ static void block_forward(double *x, const GPT2Config *config, const TensorTable
 
 void reference_gpt2_logits(double *logits, const GPT2Config *config, const TensorTable *table, const double *params,
                            const int32_t *inputs, int B, int T) {
-    int C = config->n_embd, N = B * T, l = 0;
+    int C = config->n_embd, N = B * T;
     const double *wte = WEIGHTS("wte.weight");
     double *x = numbers((size_t)N * C), *norm = numbers((size_t)N * C), *statistics = numbers(2 * (size_t)N);
     reference_embedding_forward(x, inputs, wte, WEIGHTS("wpe.weight"), B, T, C);
-    for (l = 0; l < config->n_layer; l++) block_forward(x, config, table, params, l, B, T);
+    for (int l = 0; l < config->n_layer; l++) block_forward(x, config, table, params, l, B, T);
     reference_layernorm_forward(norm, statistics, statistics + N, x, WEIGHTS("ln_f.weight"), WEIGHTS("ln_f.bias"), N,
                                 C);
     reference_matmul_forward(logits, norm, wte, NULL, N, C, config->vocab_size);

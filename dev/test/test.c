@@ -100,7 +100,7 @@ void assert_dies(void (*function)(void *context), void *context, const char *tex
         if (freopen(path, "w", stderr)) function(context);
         _exit(EXIT_DONE); /* not exit(): what is to happen when the tests end is the parent's to do */
     }
-    int wait_status;
+    int wait_status = 0;
     if (child < 0 || waitpid(child, &wait_status, 0) != child) fail_msg("cannot start a child process");
     char *message = test_read_file(path, NULL);
     bool died = WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == EXIT_FAILED;

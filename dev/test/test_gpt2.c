@@ -30,7 +30,12 @@ typedef struct Setup {
 } Setup;
 
 static GPT2Config shape(int V, bool bias, bool scaled) {
-    return (GPT2Config){.n_layer = 3, .n_head = 3, .n_embd = 12, .block_size = 8, .vocab_size = V, .bias = bias,
+    return (GPT2Config){.n_layer = 3,
+                        .n_head = 3,
+                        .n_embd = 12,
+                        .block_size = 8,
+                        .vocab_size = V,
+                        .bias = bias,
                         .scale_attn_by_inverse_layer_idx = scaled};
 }
 

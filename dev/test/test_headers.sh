@@ -4,7 +4,7 @@
 #
 # Headers of kernels/cpu that are compiled once for each activation type are tried with both.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit 1
 
 CC=${CC:-gcc}
 CXX=${CXX:-g++}

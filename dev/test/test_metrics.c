@@ -71,8 +71,14 @@ static double number(const cJSON *line, const char *key) {
 
 /* A line of each event at a step, without the numbers that do not matter here. */
 static void write_step(Metrics *metrics, int64_t step) {
-    StepReport report = {.step = step, .loss = 2.5, .lr = 0.5, .grad_norm = 1.5, .tokens = 8, .ms = 4.0,
-                         .tokens_per_s = 2000.0, .mfu = -1.0};
+    StepReport report = {.step = step,
+                         .loss = 2.5,
+                         .lr = 0.5,
+                         .grad_norm = 1.5,
+                         .tokens = 8,
+                         .ms = 4.0,
+                         .tokens_per_s = 2000.0,
+                         .mfu = -1.0};
     metrics_validation(metrics, step, 3.25, 64);
     metrics_checkpoint(metrics, step, "c");
     metrics_train(metrics, &report);
@@ -81,8 +87,8 @@ static void write_step(Metrics *metrics, int64_t step) {
 
 #define VAL_LINE(step) "{\"event\":\"val\",\"step\":" #step ",\"loss\":3.25,\"tokens\":64}\n"
 #define CHECKPOINT_LINE(step) "{\"event\":\"checkpoint\",\"step\":" #step ",\"path\":\"c\"}\n"
-#define TRAIN_LINE(step)                                                                                               \
-    "{\"event\":\"train\",\"step\":" #step ",\"loss\":2.5,\"lr\":0.5,\"grad_norm\":1.5,\"tokens\":8,\"ms\":4,"         \
+#define TRAIN_LINE(step)                                                                                       \
+    "{\"event\":\"train\",\"step\":" #step ",\"loss\":2.5,\"lr\":0.5,\"grad_norm\":1.5,\"tokens\":8,\"ms\":4," \
     "\"tokens_per_s\":2000,\"mfu\":null}\n"
 #define SKIPPED_LINE(step) "{\"event\":\"skipped\",\"step\":" #step ",\"tensor\":\"wte.weight\"}\n"
 #define STEP_LINES(step) VAL_LINE(step) CHECKPOINT_LINE(step) TRAIN_LINE(step) SKIPPED_LINE(step)
@@ -106,8 +112,8 @@ static void test_every_line(void **state) {
     assert_file(&folder, START_LINE(null) STEP_LINES(12)); /* each line is there at once, not when the file is closed */
     metrics_end(metrics, 13, "stopped", 1.5);
     metrics_close(metrics);
-    assert_file(&folder, START_LINE(null) STEP_LINES(12)
-                "{\"event\":\"end\",\"step\":13,\"reason\":\"stopped\",\"seconds\":1.5}\n");
+    assert_file(&folder, START_LINE(null)
+                             STEP_LINES(12) "{\"event\":\"end\",\"step\":13,\"reason\":\"stopped\",\"seconds\":1.5}\n");
     metrics = open_metrics(&folder, METRICS_NEW, 0);
     write_start(metrics, 0);
     metrics_close(metrics);
@@ -130,12 +136,12 @@ static void test_not_a_number(void **state) {
 static void test_numbers_come_back(void **state) {
     (void)state;
     Folder folder = new_folder("floats");
-    const float values[] = {0.1f, 1.0f / 3.0f, 16777217.0f, 10.824905f, 1.17549435e-38f, 1e-45f, FLT_MAX, FLT_EPSILON,
-                            0.99999994f, -2.7182817f};
+    const float values[] = {0.1f,    1.0f / 3.0f, 16777217.0f, 10.824905f,  1.17549435e-38f, 1e-45f,
+                            FLT_MAX, FLT_EPSILON, 0.99999994f, -2.7182817f, 1000.00006f};
     for (size_t i = 0; i < ARRAY_LENGTH(values); i++) {
         Metrics *metrics = open_metrics(&folder, METRICS_NEW, 0);
-        StepReport report = {INT64_C(4503599627370495), values[i], values[i], values[i], INT64_C(9007199254740991),
-                             1.0, 1.0, values[i]};
+        StepReport report = {INT64_C(4503599627370495), values[i], values[i], values[i],
+                             INT64_C(9007199254740991), 1.0,       1.0,       values[i]};
         metrics_train(metrics, &report);
         metrics_close(metrics);
         cJSON *line = only_line(&folder);
@@ -155,7 +161,8 @@ static void test_numbers_come_back(void **state) {
 static void test_strings_are_escaped(void **state) {
     (void)state;
     Folder folder = new_folder("strings");
-    const char *const values[] = {"", "a\"b", "back\\slash", "two\nlines\tand\rmore", "\x01\x1f", "h\xc3\xa4user/\xe4\xb8\xad"};
+    const char *const values[] = {
+        "", "a\"b", "back\\slash", "two\nlines\tand\rmore", "\x01\x1f", "h\xc3\xa4user/\xe4\xb8\xad"};
     for (size_t i = 0; i < ARRAY_LENGTH(values); i++) {
         Metrics *metrics = open_metrics(&folder, METRICS_NEW, 0);
         metrics_checkpoint(metrics, 1, values[i]);
@@ -249,7 +256,8 @@ static void test_torn_line(void **state) {
             assert_file(&folder, START_LINE(null) TRAIN_LINE(0) START_LINE(5));
             free(text);
         }
-    test_write_text(folder.file, START_LINE(null) "\n[1]\n{\"event\":7,\"step\":0}\nnot JSON\n{\"step\":0}\n" TRAIN_LINE(0));
+    test_write_text(folder.file,
+                    START_LINE(null) "\n[1]\n{\"event\":7,\"step\":0}\nnot JSON\n{\"step\":0}\n" TRAIN_LINE(0));
     metrics_close(open_metrics(&folder, METRICS_RESUME, 5));
     assert_file(&folder, START_LINE(null) TRAIN_LINE(0));
 }
@@ -325,9 +333,9 @@ static void test_duration(void **state) {
     const struct {
         double seconds;
         const char *text;
-    } cases[] = {{0.0, "0s"},        {0.4, "0s"},         {12.0, "12s"},        {59.4, "59s"},         {59.5, "1m00s"},
-                 {60.0, "1m00s"},    {200.0, "3m20s"},    {3599.4, "59m59s"},   {3599.6, "1h00m"},     {3720.0, "1h02m"},
-                 {3779.0, "1h02m"},  {86399.0, "23h59m"}, {360000.0, "100h00m"}, {3.6e8, "100000h00m"}};
+    } cases[] = {{0.0, "0s"},       {0.4, "0s"},         {12.0, "12s"},         {59.4, "59s"},        {59.5, "1m00s"},
+                 {60.0, "1m00s"},   {200.0, "3m20s"},    {3599.4, "59m59s"},    {3599.6, "1h00m"},    {3720.0, "1h02m"},
+                 {3779.0, "1h02m"}, {86399.0, "23h59m"}, {360000.0, "100h00m"}, {3.6e8, "100000h00m"}};
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         char text[32];
         console_duration(cases[i].seconds, text, sizeof text);
@@ -373,7 +381,7 @@ static char *printed(void (*function)(Console *console), bool silent, bool is_te
     if (child == 0) {
         if (!freopen(path, "w", stdout)) _exit(1);
         Console console;
-        console_open(&console, silent);
+        console_open(&console, silent, true);
         console.is_terminal = is_terminal;
         function(&console);
         fflush(stdout);

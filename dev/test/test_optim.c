@@ -13,7 +13,9 @@
 #include "dev/test/optim_world.h"
 #include "optim/multi_tensor.h"
 
-static World *usual_world(DType type, int threads) { return open_world(odd_table(), usual_config, type, threads, NULL); }
+static World *usual_world(DType type, int threads) {
+    return open_world(odd_table(), usual_config, type, threads, NULL);
+}
 
 /* `steps` steps on random gradients with a changing rate, and then everything is where it should be. */
 static void run_steps(World *w, int steps, double limit) {
@@ -130,10 +132,10 @@ static TensorTable golden_table(const cJSON *golden) {
 /* Copies the numbers of {"tensor's name": [...]} into a flat buffer. */
 static void golden_numbers(float *flat, const TensorTable *table, const cJSON *by_name) {
     for (int i = 0; i < table->count; i++) {
-        const cJSON *list = item(by_name, table->tensors[i].name), *number;
+        const cJSON *list = item(by_name, table->tensors[i].name);
         float *to = flat + table->tensors[i].offset;
         assert_int_equal(cJSON_GetArraySize(list), table->tensors[i].size);
-        cJSON_ArrayForEach(number, list) *to++ = (float)number->valuedouble;
+        for (const cJSON *number = list->child; number; number = number->next) *to++ = (float)number->valuedouble;
     }
 }
 
@@ -145,11 +147,11 @@ static World *golden_world(const cJSON *golden, const cJSON *settings) {
     config.eps = item(settings, "eps")->valuedouble;
     config.weight_decay = item(settings, "weight_decay")->valuedouble;
     World *w = open_world(golden_table(golden), config, DTYPE_FLOAT32, 2, NULL);
-    const cJSON *tensor, *number;
-    int i = 0;
-    cJSON_ArrayForEach(tensor, item(golden, "tensors")) {
-        float *to = w->buffers.params + w->table.tensors[i++].offset;
-        cJSON_ArrayForEach(number, item(tensor, "init")) *to++ = (float)number->valuedouble;
+    const cJSON *tensor = item(golden, "tensors")->child;
+    for (int i = 0; i < w->table.count; i++, tensor = tensor->next) {
+        float *to = w->buffers.params + w->table.tensors[i].offset;
+        for (const cJSON *number = item(tensor, "init")->child; number; number = number->next)
+            *to++ = (float)number->valuedouble;
     }
     return w;
 }
@@ -214,8 +216,8 @@ static void test_clip(void **state) {
     (void)state;
     assert_factor(0.0, 1.0, 1.0);
     assert_factor(10.0, 1.0, 1.0);
-    assert_factor(5.0 + 1e-6, 1.0, 1.0);            /* just reached */
-    assert_factor(5.0, 1.0, 5.0 / (5.0 + 1e-6));    /* torch's 1e-6 */
+    assert_factor(5.0 + 1e-6, 1.0, 1.0);         /* just reached */
+    assert_factor(5.0, 1.0, 5.0 / (5.0 + 1e-6)); /* torch's 1e-6 */
     assert_factor(4.0, 1.0, 4.0 / (5.0 + 1e-6));
     assert_factor(1e-3, 1.0, 1e-3 / (5.0 + 1e-6));
 }
@@ -490,7 +492,8 @@ static void test_chunks(void **state) {
     TensorTable table = odd_table();
     unsigned char *covered = checked_calloc(table.length, 1, "counts");
     for (size_t parts = 1; parts <= 17; parts++) {
-        for (size_t p = 0; p < parts; p++) cover(&table, table.length * p / parts, table.length * (p + 1) / parts, covered);
+        for (size_t p = 0; p < parts; p++)
+            cover(&table, table.length * p / parts, table.length * (p + 1) / parts, covered);
         assert_covered(&table, covered);
     }
     size_t cuts[] = {0, 1, 2, 128, 129, 627, 628, 629, 6528, 6535, 30000, 30000, 30001, table.length - 1, table.length};

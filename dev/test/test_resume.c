@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -224,15 +225,34 @@ static void test_disk_full_while_saving(void **state) {
     assert_as_never_stopped("full", "short");
 }
 
-/* Metrics that cannot be written end the run: /dev/full is a disk without room. */
+/* Limits the size of files that children write. */
+static void limit_file_size(rlim_t bytes) {
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = bytes;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+/* Metrics that cannot be written end the run, with half a line at the end of the file, which must not stay there. */
 static void test_disk_full_while_reporting(void **state) {
     (void)state;
     Launch launch = small_run(0, NULL);
-    assert_run(
-        test_run("mkdir '%s' && ln -s /dev/full '%s'", test_path("unreported"), test_path("unreported/metrics.jsonl")),
-        0, "");
-    CommandResult *result = train_run(&launch, "unreported", "--eval_only=true");
-    assert_run(result, EXIT_FAILED, "metrics.jsonl: No space left on device");
+    size_t bytes;
+    never_stopped("sixes", "--eval_interval=6");
+    train(&launch, "unreported", "--eval_interval=6 --max_iters=6");
+    free(test_read_file(test_path("unreported/metrics.jsonl"), &bytes));
+    struct rlimit before;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN); /* the write fails instead, as on a full disk */
+    limit_file_size(bytes + 1500);
+    CommandResult *result =
+        train_run(&launch, "unreported", "--init_from=resume --eval_interval=6 --checkpoint_interval=0");
+    limit_file_size(before.rlim_cur);
+    signal(SIGXFSZ, handler);
+    assert_run(result, EXIT_FAILED, "metrics.jsonl: File too large");
+    assert_run(result, EXIT_FAILED, "train_gpt2: error: cannot write ");
+    train(&launch, "unreported", "--init_from=resume --eval_interval=6");
+    assert_as_never_stopped("unreported", "sixes");
 }
 
 static void flip_bit(const char *path) {

@@ -33,8 +33,8 @@ static void assert_rates(const ScheduleConfig *s, double peak, const Expected *e
     for (size_t i = 0; i < count; i++) assert_rate(s, peak, expected[i].step, expected[i].rate);
 }
 
-#define ASSERT_RATES(schedule, peak, ...)                                                                              \
-    assert_rates(schedule, peak, (const Expected[]){__VA_ARGS__},                                                      \
+#define ASSERT_RATES(schedule, peak, ...)                         \
+    assert_rates(schedule, peak, (const Expected[]){__VA_ARGS__}, \
                  sizeof((const Expected[]){__VA_ARGS__}) / sizeof(Expected))
 
 /* ---- rates worked out by hand ---- */
@@ -71,8 +71,8 @@ static void test_cosine_without_warmup_or_floor(void **state) {
 static void test_exp(void **state) {
     (void)state;
     ScheduleConfig s = schedule(SCHEDULE_EXP, 2, 102, 0.5, 0, 200);
-    ASSERT_RATES(&s, 1.5, {0, 0.0}, {1, 0.75}, {2, 1.5}, {3, 1.4}, {4, 1.31}, {5, 1.229}, {102, 0.5 + 2.656139888758748e-05},
-                 {103, 0.5}, {199, 0.5});
+    ASSERT_RATES(&s, 1.5, {0, 0.0}, {1, 0.75}, {2, 1.5}, {3, 1.4}, {4, 1.31}, {5, 1.229},
+                 {102, 0.5 + 2.656139888758748e-05}, {103, 0.5}, {199, 0.5});
     s = schedule(SCHEDULE_EXP, 0, 100, 0.0, 0, 100);
     ASSERT_RATES(&s, 1.0, {0, 1.0}, {1, 0.9}, {2, 0.81}, {99, pow(0.9, 99)}, {101, 0.0});
 }
@@ -91,8 +91,8 @@ static void test_wsd(void **state) {
 static void test_trapezoidal(void **state) {
     (void)state;
     ScheduleConfig s = schedule(SCHEDULE_TRAPEZOIDAL, 4, 50, 0.3, 5, 20);
-    ASSERT_RATES(&s, 2.0, {0, 0.5}, {1, 1.0}, {3, 2.0}, {4, 2.0}, {14, 2.0}, {15, 2.0}, {16, 1.6}, {18, 0.8},
-                 {19, 0.4}, {20, 0.0});
+    ASSERT_RATES(&s, 2.0, {0, 0.5}, {1, 1.0}, {3, 2.0}, {4, 2.0}, {14, 2.0}, {15, 2.0}, {16, 1.6}, {18, 0.8}, {19, 0.4},
+                 {20, 0.0});
     s = schedule(SCHEDULE_TRAPEZOIDAL, 0, 0, 0.0, 0, 20); /* a constant rate */
     ASSERT_RATES(&s, 2.0, {0, 2.0}, {1, 2.0}, {19, 2.0});
     s = schedule(SCHEDULE_TRAPEZOIDAL, 10, 0, 0.0, 10, 20); /* no flat part */
@@ -120,7 +120,7 @@ static void test_every_step(void **state) {
     const struct {
         int warmup, decay, warmdown, max_iters;
         double min_lr;
-    } cases[] = {{0, 1, 0, 1, 0.0},     {1, 2, 1, 2, 1e-5},        {0, 600, 120, 600, 0.0}, {37, 600, 120, 600, 3e-5},
+    } cases[] = {{0, 1, 0, 1, 0.0},      {1, 2, 1, 2, 1e-5},         {0, 600, 120, 600, 0.0}, {37, 600, 120, 600, 3e-5},
                  {37, 400, 1, 600, 0.0}, {37, 5000, 563, 600, 6e-5}, {599, 600, 0, 600, 1e-5}};
     for (size_t c = 0; c < ARRAY_LENGTH(cases); c++)
         for (int name = SCHEDULE_CONSTANT; name <= SCHEDULE_EXP; name++) {

@@ -89,6 +89,17 @@ static const char *folder_of(const char *variable, const char *otherwise) {
     return folder ? folder : otherwise;
 }
 
+/* The part of the command line that makes the disk fail, which the caller frees. */
+static char *fault_settings(const Launch *launch, const char *name) {
+    if (!launch->faults) return checked_strdup("");
+    char *library = format_string("%s/test/fault_injection.so", folder_of("MARS_BUILD", "build"));
+    if (!files_is_file(library)) fail_msg("%s is missing: make it first", library);
+    char *settings =
+        format_string("LD_PRELOAD='%s' FAULT_FOLDER='%s' %s", library, test_path("%s", name), launch->faults);
+    free(library);
+    return settings;
+}
+
 /* The whole command line, which the caller frees. The shell gives its place to the program, so that signals reach it.
  * The settings of AddressSanitizer matter in a build with it: fault_injection.so comes before its library, and MPI
  * libraries do not free all of their memory. */
@@ -100,10 +111,7 @@ static char *command_line(const Launch *launch, const char *name, const char *ar
     char *processes = launch->processes
                           ? format_string("mpirun -np %d --oversubscribe --bind-to none", launch->processes)
                           : checked_strdup("");
-    char *faults = launch->faults
-                       ? format_string("LD_PRELOAD='%s/test/fault_injection.so' FAULT_FOLDER='%s' %s",
-                                       folder_of("MARS_BUILD", "build"), test_path("%s", name), launch->faults)
-                       : checked_strdup("");
+    char *faults = fault_settings(launch, name);
     char *command = format_string("exec env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 %s %s %s "
                                   "'%s/train_gpt2' %s %s %s </dev/null",
                                   options, faults, processes, folder_of("MARS_BIN", "."), config, out, arguments);

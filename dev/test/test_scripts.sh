@@ -1,0 +1,592 @@
+#!/usr/bin/env bash
+# test_scripts.sh: tests of the shell scripts. Prints "N passed, N failed" at its end.
+#
+# Where a script would install, download or compile, it meets stand-ins: small commands in a folder of their own, which
+# write down how they were called. So nothing here needs root or a network, and nothing of the machine is changed. The
+# quickstart trains for real, on a small model; MARS_BIN and MARS_BUILD say where the programs are.
+set -euo pipefail
+
+cd "$(dirname "$0")/../.."
+root=$PWD
+BIN=$(realpath "${MARS_BIN:-.}")
+BUILD=$(realpath "${MARS_BUILD:-build}")
+unset CI
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# ---- helpers: each test runs in a folder of its own, $here ----
+
+# run STATUS COMMAND...: fails unless it ends with this status; what it prints is in $here/output.
+run() {
+    local expected=$1 status=0
+    shift
+    "$@" >"$here/output" 2>&1 </dev/null || status=$?
+    if [ "$status" -ne "$expected" ]; then
+        echo "exit status $status, expected $expected: $*"
+        cat "$here/output"
+        return 1
+    fi
+}
+
+# has FILE TEXT, lacks FILE TEXT: whether one of its lines holds the text.
+has() {
+    grep -qaF -e "$2" "$1" || { echo "$1 does not hold '$2':"; cat "$1"; return 1; }
+}
+lacks() {
+    if grep -qaF -e "$2" "$1"; then echo "$1 holds '$2':"; cat "$1"; return 1; fi
+}
+
+last_line_is() {
+    [ "$(tail -n 1 "$here/output")" = "$1" ] || { echo "the last line is not '$1':"; cat "$here/output"; return 1; }
+}
+
+# command_file PATH: makes a shell script of standard input.
+command_file() {
+    { echo '#!/bin/bash'; cat; } >"$1"
+    chmod +x "$1"
+}
+
+# ---- plot.sh ----
+
+# metrics DIR FIRST LAST: the losses of a run; train 10 - step / 10 each step, val as much plus 1 each second step.
+metrics() {
+    local step
+    mkdir -p "$1"
+    echo '{"event":"start","config":{"train":{"max_iters":9,"step":7,"loss":99}},"resumed_from":null}' >>"$1/metrics.jsonl"
+    for ((step = $2; step <= $3; step++)); do
+        if ((step % 2 == 0)); then
+            echo "{\"event\":\"val\",\"step\":$step,\"loss\":1$((1 - step / 10)).$(((10 - step) % 10)),\"tokens\":$((step * 64))}"
+        fi
+        echo "{\"event\":\"train\",\"step\":$step,\"loss\":9.$((9 - step)),\"lr\":0.001,\"tokens\":$((step * 64 + 64)),\"mfu\":null}"
+    done >>"$1/metrics.jsonl"
+}
+
+# A gnuplot that shows the curves it was asked for: each title and its points, on one line.
+show_curves() {
+    mkdir -p "$here/bin"
+    command_file "$here/bin/gnuplot" <<'END'
+[ -f "$1" ] || exit 0
+grep -q "set output.*png" "$1" || exit 0
+sed -n "s/^.* '\{0,1\}\(\/[^']*\)' with .* title '\(.*\)'.*$/\1 \2/p" "$1" | while read -r file title; do
+    echo "$title: $(tr '\n' ';' <"$file")" >>"$CURVES"
+done
+END
+    export CURVES=$here/curves PATH=$here/bin:$PATH
+}
+
+test_plot_draws_one_run() {
+    metrics "$here/one" 0 8
+    run 0 bash scripts/plot.sh "$here/one"
+    has "$here/output" "$here/one/loss.png"
+    has "$here/output" "$here/one/loss.svg"
+    [ "$(head -c 4 "$here/one/loss.png" | tail -c 3)" = PNG ]
+    [ "$(wc -c <"$here/one/loss.png")" -gt 5000 ]
+    has "$here/one/loss.svg" "one, training"
+    has "$here/one/loss.svg" "one, validation"
+    has "$here/one/loss.svg" "step"
+    has "$here/one/loss.svg" "</svg>"
+}
+
+test_plot_draws_two_runs() {
+    metrics "$here/mars_adamw" 0 8
+    metrics "$here/it's & a <run>" 2 6
+    run 0 bash scripts/plot.sh --out="$here/both" "$here/mars_adamw/" "$here/it's & a <run>"
+    has "$here/both.svg" "mars_adamw, training"
+    has "$here/both.svg" "it's &amp; a &lt;run>, validation"
+    [ -s "$here/both.png" ]
+    [ ! -e "$here/mars_adamw/loss.png" ]
+}
+
+test_plot_reads_the_right_numbers() {
+    show_curves
+    metrics "$here/run" 0 4
+    run 0 bash scripts/plot.sh "$here/run"
+    has "$here/curves" "run, training: 0 9.9;1 9.8;2 9.7;3 9.6;4 9.5;"
+    has "$here/curves" "run, validation: 0 11.0;2 11.8;4 11.6;"
+    run 0 bash scripts/plot.sh --x=tokens "$here/run"
+    has "$here/curves" "run, training: 64 9.9;128 9.8;192 9.7;256 9.6;320 9.5;"
+    has "$here/curves" "run, validation: 0 11.0;128 11.8;256 11.6;"
+}
+
+test_plot_passes_over_damage() {
+    show_curves
+    metrics "$here/run" 0 1
+    {
+        echo '{"event":"train","step":2,"loss":null,"lr":0.001,"tokens":192}'
+        echo '{"event":"skipped","step":3,"tensor":"wte"}'
+        echo '{"event":"train","step":10,"loss":1.5e-05,"tokens":704}'
+        echo 'no JSON at all'
+        echo
+        printf '{"event":"train","step":11,"loss":7'
+    } >>"$here/run/metrics.jsonl"
+    run 0 bash scripts/plot.sh "$here/run"
+    has "$here/curves" "run, training: 0 9.9;1 9.8;10 1.5e-05;"
+}
+
+test_plot_of_a_resumed_run() {
+    show_curves
+    metrics "$here/run" 0 1
+    sed -i 's/9\.8/3.3/' "$here/run/metrics.jsonl"
+    metrics "$here/run" 1 2
+    run 0 bash scripts/plot.sh "$here/run"
+    has "$here/curves" "run, training: 0 9.9;1 9.8;2 9.7;"
+}
+
+test_plot_of_one_kind_of_loss() {
+    show_curves
+    metrics "$here/run" 0 2
+    sed -i '/"train","step"/d' "$here/run/metrics.jsonl"
+    run 0 bash scripts/plot.sh "$here/run"
+    has "$here/curves" "run, validation"
+    lacks "$here/curves" "run, training"
+}
+
+test_plot_tells_runs_of_one_name_apart() {
+    show_curves
+    metrics "$here/a/run" 0 2
+    metrics "$here/b/run" 0 2
+    run 0 bash scripts/plot.sh "$here/a/run" "$here/b/run"
+    has "$here/curves" "$here/a/run, training"
+    has "$here/curves" "$here/b/run, training"
+    cd "$here/a/run"
+    run 0 bash "$root/scripts/plot.sh" .
+    has "$here/curves" "run, training"
+    [ "$(cat "$here/output")" = "./loss.png
+./loss.svg" ]
+}
+
+test_plot_says_what_is_wrong() {
+    metrics "$here/run" 0 2
+    run 1 bash scripts/plot.sh "$here/nothing"
+    has "$here/output" "cannot read $here/nothing/metrics.jsonl"
+    run 1 bash scripts/plot.sh "$here/run" "$here/nothing"
+    mkdir "$here/empty"
+    echo '{"event":"start","config":{}}' >"$here/empty/metrics.jsonl"
+    run 1 bash scripts/plot.sh "$here/empty"
+    has "$here/output" "holds no losses yet"
+    run 2 bash scripts/plot.sh
+    run 2 bash scripts/plot.sh --wrong "$here/run"
+    has "$here/output" "unknown option --wrong"
+    run 1 bash scripts/plot.sh --out="$here/no/such/folder/loss" "$here/run"
+    has "$here/output" "gnuplot failed"
+    run 0 bash scripts/plot.sh --help
+    has "$here/output" "--x=tokens"
+    mkdir "$here/bin"
+    ln -s "$(command -v bash)" "$here/bin/bash"
+    run 1 env PATH="$here/bin" bash scripts/plot.sh "$here/run"
+    has "$here/output" "gnuplot is missing"
+}
+
+# ---- install_deps.sh ----
+
+# A machine of stand-ins: PATH has only these. $here/has names what is "installed": a compiler's libraries and headers
+# by the packages they come from; apt-get writes down how it is called and adds to it.
+machine() {
+    local tool
+    mkdir "$here/bin"
+    for tool in bash cat env grep mktemp rm sed tail; do ln -s "$(command -v "$tool")" "$here/bin/$tool"; done
+    printf '%s\n' "$@" >"$here/has"
+    echo 0 >"$here/user"
+    command_file "$here/bin/id" <<<"cat '$here/user'"
+    command_file "$here/bin/gcc" <<END
+grep -qx gcc '$here/has' || exit 1
+case "\$*" in
+    *-lcjson*) grep -qx libcjson-dev '$here/has' ;;
+    *-lxxhash*) grep -qx libxxhash-dev '$here/has' ;;
+    *-ldnnl*) grep -qx libdnnl-dev '$here/has' ;;
+    *-lcmocka*) grep -qx libcmocka-dev '$here/has' ;;
+esac
+END
+    command_file "$here/bin/mpicc" <<<"grep -qx libopenmpi-dev '$here/has'"
+    for tool in make mpirun gnuplot curl; do command_file "$here/bin/$tool" <<<"exit 0"; done
+    command_file "$here/bin/apt-cache" <<<"! grep -qx -- \"\${!#}\" '$here/not_in_this_release' 2>/dev/null"
+    command_file "$here/bin/apt-get" <<END
+echo "\$DEBIAN_FRONTEND \$*" >>'$here/apt'
+if [ -e '$here/apt_fails' ] && [[ "\$*" == *install* ]]; then echo "E: the disk is full"; exit 100; fi
+for word in "\$@"; do echo "\$word" >>'$here/has'; done
+END
+}
+
+install_deps() { run "$1" env PATH="$here/bin" bash scripts/install_deps.sh "${@:2}"; }
+
+all_libraries=(gcc libcjson-dev libxxhash-dev libdnnl-dev libcmocka-dev libopenmpi-dev)
+
+test_install_leaves_a_complete_machine_alone() {
+    machine "${all_libraries[@]}"
+    install_deps 0
+    last_line_is "everything needed is installed"
+    [ ! -e "$here/apt" ]
+}
+
+test_install_installs_only_what_is_missing() {
+    machine gcc libxxhash-dev libcmocka-dev libopenmpi-dev
+    install_deps 0
+    last_line_is "everything needed is installed"
+    has "$here/output" "installing libcjson-dev libdnnl-dev"
+    grep -q "noninteractive .*update" "$here/apt"
+    grep -q "noninteractive .*install -y --no-install-recommends libcjson-dev libdnnl-dev$" "$here/apt"
+    [ "$(wc -l <"$here/apt")" -eq 2 ]
+}
+
+test_install_of_the_lint_tools() {
+    machine "${all_libraries[@]}"
+    install_deps 0 --lint
+    grep -q "install -y --no-install-recommends clang-format clang-tidy cppcheck shellcheck$" "$here/apt"
+}
+
+test_install_without_root() {
+    machine gcc libdnnl-dev libcmocka-dev libopenmpi-dev
+    echo 1000 >"$here/user"
+    install_deps 1
+    has "$here/output" "apt-get update && apt-get install -y --no-install-recommends libcjson-dev libxxhash-dev"
+    has "$here/output" "missing: libcjson-dev (required)"
+    [ ! -e "$here/apt" ]
+}
+
+test_install_without_root_goes_on_where_it_can() {
+    machine gcc libcjson-dev libxxhash-dev
+    echo 1000 >"$here/user"
+    install_deps 0
+    has "$here/output" "apt-get install -y --no-install-recommends libdnnl-dev libopenmpi-dev openmpi-bin libcmocka-dev"
+    [ ! -e "$here/apt" ]
+}
+
+test_install_through_sudo() {
+    machine gcc
+    echo 1000 >"$here/user"
+    command_file "$here/bin/sudo" <<<"echo \"\$@\" >>'$here/sudo'; \"\$@\""
+    install_deps 0
+    grep -q "^env DEBIAN_FRONTEND=noninteractive apt-get .*update" "$here/sudo"
+    grep -q "^env DEBIAN_FRONTEND=noninteractive apt-get .*install .*libcjson-dev" "$here/sudo"
+}
+
+test_install_where_a_release_lacks_a_library() {
+    machine gcc libcjson-dev libcmocka-dev libopenmpi-dev
+    echo libdnnl-dev >"$here/not_in_this_release"
+    install_deps 0
+    has "$here/output" "installing libxxhash-dev"
+    has "$here/output" "missing: libdnnl-dev (optional; without it, matrix products run as plain loops"
+    lacks "$here/apt" libdnnl-dev
+}
+
+test_install_where_a_release_lacks_a_requirement() {
+    machine gcc libcjson-dev libdnnl-dev libcmocka-dev libopenmpi-dev
+    echo libxxhash-dev >"$here/not_in_this_release"
+    install_deps 1
+    has "$here/output" "missing: libxxhash-dev (required)"
+}
+
+test_install_that_fails() {
+    machine gcc
+    touch "$here/apt_fails"
+    install_deps 1
+    has "$here/output" "apt-get install"
+    has "$here/output" "E: the disk is full"
+}
+
+test_install_without_apt() {
+    machine gcc libcjson-dev libxxhash-dev libcmocka-dev libopenmpi-dev
+    rm "$here/bin/apt-get" "$here/bin/apt-cache"
+    install_deps 0
+    has "$here/output" "no apt-get"
+    has "$here/output" "missing: libdnnl-dev (optional"
+    sed -i /libcjson/d "$here/has"
+    install_deps 1
+    has "$here/output" "missing: libcjson-dev (required)"
+}
+
+test_install_knows_its_options() {
+    machine "${all_libraries[@]}"
+    install_deps 2 --wrong
+    has "$here/output" "unknown argument --wrong"
+    install_deps 0 --help
+    has "$here/output" "--lint"
+}
+
+# ---- run_tests.sh ----
+
+# program NAME: a test program that prints standard input and ends as its last line says.
+program() { command_file "$here/$1"; }
+
+# cmocka PASSED FAILED SKIPPED: the shell lines that print what a cmocka group does.
+cmocka() {
+    local i
+    {
+        echo "[==========] Running $(($1 + $2 + $3)) test(s)."
+        for ((i = 0; i < $1; i++)); do printf '[ RUN      ] good_%d\n[       OK ] good_%d\n' "$i" "$i"; done
+        for ((i = 0; i < $2; i++)); do printf '[ RUN      ] bad_%d\n1 != 2\n[  FAILED  ] bad_%d\n' "$i" "$i"; done
+        echo "[==========] $(($1 + $2 + $3)) test(s) run."
+        echo "[  PASSED  ] $1 test(s)."
+        if [ "$3" -gt 0 ]; then printf '[  SKIPPED ] %d test(s), listed below:\n[  SKIPPED ] later\n' "$3"; fi
+        if [ "$2" -gt 0 ]; then printf '[  FAILED  ] %d test(s), listed below:\n[  FAILED  ] bad_0\n\n' "$2"; fi
+    } | sed "s/.*/echo '&'/"
+}
+
+run_tests() {
+    local status=$1 name tests=()
+    shift
+    for name in "$@"; do tests+=("$here/$name"); done
+    run "$status" env BUILD="$here/build" BIN="$here/bin" bash dev/test/run_tests.sh "${tests[@]}"
+}
+
+test_counting_what_passes() {
+    cmocka 3 0 0 | program first
+    { cmocka 2 0 0; cmocka 5 0 0; } | program two_groups
+    run_tests 0 first two_groups
+    last_line_is "10 passed, 0 failed"
+    has "$here/output" "two_groups                      7 passed, 0 failed"
+    lacks "$here/output" "good_0"
+}
+
+test_counting_what_fails() {
+    cmocka 3 0 0 | program good
+    { cmocka 4 2 0; echo 'exit 2'; } | program bad
+    run_tests 1 good bad
+    last_line_is "7 passed, 2 failed"
+    has "$here/output" "1 != 2"
+    lacks "$here/output" "good_0"
+    has "$here/build/test_logs/bad.log" "good_0"
+}
+
+# A test whose setup fails is in neither of the lists.
+test_counting_errors() {
+    {
+        echo 'echo "[==========] Running 3 test(s)."'
+        echo 'echo "[==========] 3 test(s) run."'
+        echo 'echo "[  PASSED  ] 2 test(s)."'
+        echo 'exit 1'
+    } | program errors
+    run_tests 1 errors
+    last_line_is "2 passed, 1 failed"
+}
+
+test_counting_crashes() {
+    { echo 'echo "[==========] Running 3 test(s)."; echo before it dies'; echo 'kill -SEGV $$'; } | program crash
+    { cmocka 2 0 0; echo 'echo "[==========] Running 3 test(s)."'; echo 'exit 1'; } | program second_group
+    echo 'exit 0' | program silent
+    run_tests 1 crash second_group silent missing
+    last_line_is "0 passed, 4 failed"
+    has "$here/output" "died of signal 11"
+    has "$here/output" "before it dies"
+    has "$here/output" "second_group                    0 passed, 1 failed, ended with status 1"
+    has "$here/output" "silent                          0 passed, 1 failed, printed no summary"
+    has "$here/output" "missing                         0 passed, 1 failed, ended with status 127"
+}
+
+test_counting_a_failure_after_the_summary() {
+    { cmocka 2 0 0; echo 'echo "LeakSanitizer: detected memory leaks"; exit 23'; } | program leak
+    run_tests 1 leak
+    last_line_is "2 passed, 1 failed"
+    has "$here/output" "detected memory leaks"
+}
+
+test_counting_what_hangs() {
+    echo 'sleep 60' | program hang
+    export TEST_SECONDS=1
+    run_tests 1 hang
+    last_line_is "0 passed, 1 failed"
+    has "$here/output" "did not end within 1 seconds"
+}
+
+test_counting_what_is_skipped() {
+    cmocka 2 0 3 | program skips
+    run_tests 0 skips
+    last_line_is "2 passed, 0 failed"
+    has "$here/output" "3 skipped"
+    export CI=true
+    run_tests 1 skips
+    last_line_is "2 passed, 3 failed"
+    has "$here/output" "3 skipped, which counts as failed under CI"
+}
+
+test_counting_shell_tests() {
+    echo 'echo "12 passed, 1 failed"; exit 1' >"$here/shell.sh"
+    echo 'echo "2 passed, 0 failed"' >"$here/other.sh"
+    echo 'echo "all is well"' >"$here/wordy.sh"
+    cmocka 1 0 0 | program good
+    run_tests 1 shell.sh good other.sh wordy.sh
+    last_line_is "15 passed, 2 failed"
+}
+
+# shellcheck disable=SC2016 # the variables are the program's
+test_environment_of_tests() {
+    { echo 'echo "$MARS_BUILD $MARS_BIN $OMPI_ALLOW_RUN_AS_ROOT"; read -r line || echo no input'; cmocka 1 1 0; } | program shows
+    run_tests 1 shows
+    has "$here/output" "$here/build $here/bin 1"
+    has "$here/output" "no input"
+    run 2 bash dev/test/run_tests.sh
+}
+
+# ---- test.sh ----
+
+# A tree in which make, the installer and the tests are stand-ins.
+test_tree() {
+    mkdir -p "$here/scripts" "$here/dev/test" "$here/bin"
+    cp scripts/test.sh "$here/scripts"
+    touch "$here/dev/test/test_one.c" "$here/dev/test/test_kernels.c" "$here/dev/test/test_two.sh"
+    echo "echo install \"\$@\" >>'$here/calls'" >"$here/scripts/install_deps.sh"
+    command_file "$here/bin/make" <<END
+echo "make \$*" >>'$here/calls'
+if [ -e '$here/make_fails' ] && [[ "\$*" == *\$(cat '$here/make_fails')* ]]; then echo "error: it does not compile"; exit 2; fi
+END
+    cat >"$here/dev/test/run_tests.sh" <<END
+echo "tests \$BUILD \$BIN ci=\${CI:-} \$*" >>'$here/calls'
+echo "\$BUILD: fine"
+echo "4 passed, \$(if [ -e '$here/test_fails' ]; then echo 1; else echo 0; fi) failed"
+END
+    export PATH=$here/bin:$PATH
+}
+
+test_all_builds_are_tested() {
+    test_tree
+    export CI=true
+    run 0 bash "$here/scripts/test.sh"
+    last_line_is "12 passed, 0 failed"
+    has "$here/calls" "install --lint"
+    has "$here/calls" "tests build build ci=true build/test/test_kernels build/test/test_one dev/test/test_two.sh"
+    has "$here/calls" "tests build/asan build/asan ci= build/asan/test/test_kernels build/asan/test/test_one"
+    has "$here/calls" "tests build/plain build/plain ci= build/plain/test/test_kernels"
+    has "$here/calls" "make lint"
+    lacks "$here/calls" "SANITIZE=thread"
+    run 0 bash "$here/scripts/test.sh" --all
+    last_line_is "16 passed, 0 failed"
+    has "$here/calls" "SANITIZE=thread"
+    run 2 bash "$here/scripts/test.sh" --wrong
+}
+
+test_a_failing_stage_is_a_failure() {
+    test_tree
+    export CI=true
+    echo lint >"$here/make_fails"
+    run 1 bash "$here/scripts/test.sh"
+    last_line_is "12 passed, 1 failed"
+    has "$here/output" "error: it does not compile"
+    echo build/asan >"$here/make_fails"
+    run 1 bash "$here/scripts/test.sh"
+    last_line_is "8 passed, 1 failed"
+    echo found >"$here/make_fails"
+    run 1 bash "$here/scripts/test.sh"
+    last_line_is "0 passed, 1 failed"
+    rm "$here/make_fails"
+    touch "$here/test_fails"
+    run 1 bash "$here/scripts/test.sh"
+    last_line_is "12 passed, 3 failed"
+}
+
+# ---- quickstart.sh ----
+
+# A tree in which the sources are links to the real ones, the model is small, and nothing is installed.
+quickstart_tree() {
+    local entry
+    mkdir -p "$here/tree/scripts" "$here/tree/data" "$here/tree/config" "$here/bin"
+    for entry in "$root"/Makefile "$root"/*/ "$root"/*.cu; do
+        case $(basename "$entry") in
+            data | config | scripts | runs | build) ;;
+            *) ln -s "${entry%/}" "$here/tree/" ;;
+        esac
+    done
+    ln -s "$root"/data/*.[ch] "$here/tree/data/"
+    ln -s "$root"/config/*.[ch] "$here/tree/config/"
+    ln -s "$root"/scripts/{quickstart,plot}.sh "$here/tree/scripts/"
+    echo 'echo "everything needed is installed"' >"$here/tree/scripts/install_deps.sh"
+    sed 's/"n_layer": [0-9]*/"n_layer": 1/; s/"n_embd": [0-9]*/"n_embd": 48/; s/"train": {/&"threads": 1,/' \
+        config/quickstart.json >"$here/tree/config/quickstart.json"
+    cat "$root"/config/*.c "$root"/model/*.c >"$here/sources.txt"
+    command_file "$here/bin/curl" <<<'exit 7'
+    command_file "$here/bin/apt-get" <<<'exit 100'
+    export PATH=$here/bin:$PATH BUILD BIN QUICKSTART_SECONDS=1
+}
+
+test_quickstart_from_a_text_to_a_sample() {
+    quickstart_tree
+    head -c 40000 "$here/sources.txt" >"$here/my text.txt"
+    cd "$here"
+    run 0 bash tree/scripts/quickstart.sh "my text.txt"
+    has "$here/output" "my text.txt: 40000 bytes"
+    has "$here/output" "(15 sequences)"
+    grep -aq "validation loss: 5\.[0-9]* before training, [1-4]\.[0-9]* after" "$here/output"
+    has "$here/output" "$(head -n 1 "$here/sources.txt" | cut -d ' ' -f 1-3)"
+    [ -s tree/runs/quickstart/loss.png ]
+    [ -s tree/runs/quickstart/checkpoints/latest/model.safetensors ]
+    has tree/runs/quickstart/checkpoints/latest/tokens.json '"bytes"'
+    grep -q '"event":"end".*"reason":"done"' tree/runs/quickstart/metrics.jsonl
+    # What it advises at its end works.
+    grep -a "^write more" "$here/output" | sed 's/^write more *//' >"$here/more.sh"
+    grep -a "^train longer" "$here/output" | sed 's/^train longer *//' >"$here/longer.sh"
+    [ -s "$here/more.sh" ] && [ -s "$here/longer.sh" ]
+    cd tree
+    run 0 bash "$here/more.sh"
+    has "$here/output" "And then"
+    run 0 bash "$here/longer.sh"
+    has "$here/output" "resumed from"
+    has "$here/output" "done in"
+}
+
+test_quickstart_downloads_once() {
+    quickstart_tree
+    command_file "$here/bin/curl" <<END
+echo "\$@" >>'$here/calls'
+while [ "\$1" != -o ]; do shift; done
+head -c 120000 '$here/sources.txt' >"\$2"
+END
+    run 0 bash "$here/tree/scripts/quickstart.sh"
+    has "$here/output" "downloaded Shakespeare"
+    has "$here/output" "data/quickstart/text.txt: 120000 bytes"
+    # Again, over the first.
+    run 0 bash "$here/tree/scripts/quickstart.sh"
+    [ "$(wc -l <"$here/calls")" -eq 1 ]
+    # What a proxy may send in its place is no text to train on.
+    rm -r "$here/tree/data/quickstart"
+    command_file "$here/bin/curl" <<<"while [ \"\$1\" != -o ]; do shift; done; echo '<html>' >\"\$2\""
+    run 1 bash "$here/tree/scripts/quickstart.sh"
+    has "$here/output" "give a file: quickstart.sh TEXT_FILE"
+}
+
+test_quickstart_says_what_is_wrong() {
+    quickstart_tree
+    run 1 bash "$here/tree/scripts/quickstart.sh" "$here/no_such_text"
+    has "$here/output" "cannot read the text file $here/no_such_text"
+    run 1 bash "$here/tree/scripts/quickstart.sh" "$here"
+    head -c 5000 "$here/sources.txt" >"$here/short"
+    run 1 bash "$here/tree/scripts/quickstart.sh" "$here/short"
+    has "$here/output" "has 5000 bytes; training needs at least 20000"
+    run 1 env QUICKSTART_SECONDS=soon bash "$here/tree/scripts/quickstart.sh" "$here/sources.txt"
+    has "$here/output" "QUICKSTART_SECONDS=soon"
+    run 1 bash "$here/tree/scripts/quickstart.sh" "$here/short" "$here/short"
+    run 0 bash "$here/tree/scripts/quickstart.sh" --help
+    has "$here/output" "QUICKSTART_SECONDS"
+}
+
+test_quickstart_shows_why_a_build_fails() {
+    quickstart_tree
+    command_file "$here/bin/make" <<<"[ \"\$1\" = found ] || { echo 'error: no such thing'; exit 2; }"
+    run 1 bash "$here/tree/scripts/quickstart.sh" "$here/sources.txt"
+    has "$here/output" "error: no such thing"
+    has "$here/output" "this failed: make"
+}
+
+# ---- all of them ----
+
+passed=0
+failed=0
+for test in $(declare -F | sed -n 's/^declare -f \(test_.*\)/\1/p' | grep -v '^test_tree$'); do
+    case $test in *"${1:-}"*) ;; *) continue ;; esac # an argument selects tests by a part of their names
+    here=$scratch/$test
+    mkdir "$here"
+    # In the background, so that a failure in the middle of a test ends it: with its place, as not every command that
+    # fails says so.
+    (
+        set -E
+        trap 'echo "line $LINENO: $BASH_COMMAND"' ERR
+        "$test"
+    ) >"$scratch/log" 2>&1 &
+    if wait $!; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAILED: $test"
+        sed 's/^/    /' "$scratch/log"
+    fi
+done
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]
