@@ -77,8 +77,6 @@ struct Backend {
      * pre (N,OC) is kept for the backward pass. out may be pre itself where no backward pass follows. */
     void (*matmul_gelu_forward)(Backend *be, void *out, void *pre, const void *in, const void *weight, const void *bias,
                                 int N, int IC, int OC);
-    /* out = GELU(pre), n elements: what a recomputing backward pass needs of the above. */
-    void (*gelu_forward)(Backend *be, void *out, const void *pre, size_t n);
     /* din (N,IC) = dout (N,OC) . weight; where gelu_pre (N,IC) is given, times GELU'(gelu_pre). */
     void (*matmul_backward_input)(Backend *be, void *din, const void *dout, const void *weight, const void *gelu_pre,
                                   int N, int IC, int OC);

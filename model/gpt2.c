@@ -140,6 +140,9 @@ static void blocks_backward(GPT2 *m, BatchShape s, bool accumulate) {
     }
     m->be->embedding_backward(m->be, gpt2_gradient(m, m->wte), gpt2_gradient(m, m->wpe), m->dresidual, m->inputs, s.B,
                               s.T, m->config.n_embd, m->config.vocab_size, accumulate);
+    size_t used = (size_t)s.T * (size_t)m->config.n_embd, all = m->table.tensors[m->wpe].size;
+    if (!accumulate) /* a short batch says nothing about later positions: their gradient is 0, not the last step's */
+        m->be->zero(m->be, gpt2_gradient(m, m->wpe) + used, (all - used) * sizeof(float));
 }
 
 /* ---- the head: logits = ln_f . wte^T, their loss and, where asked, the gradients of both factors ---- */

@@ -58,7 +58,6 @@ WRAP(matmul_forward, product_label(OC, "linear forward", "head forward"),
 WRAP(matmul_gelu_forward, "linear + GELU forward",
      (Backend * be, void *out, void *pre, const void *in, const void *weight, const void *bias, int N, int IC, int OC),
      (inner, out, pre, in, weight, bias, N, IC, OC))
-WRAP(gelu_forward, "GELU forward", (Backend * be, void *out, const void *pre, size_t n), (inner, out, pre, n))
 WRAP(matmul_backward_input, product_label(OC, "linear backward, input", "head backward, input"),
      (Backend * be, void *din, const void *dout, const void *weight, const void *gelu_pre, int N, int IC, int OC),
      (inner, din, dout, weight, gelu_pre, N, IC, OC))
@@ -120,7 +119,6 @@ void timed_backend_open(TimedBackend *timed, Backend *inner) {
     be->layernorm_backward = timed_layernorm_backward;
     be->matmul_forward = timed_matmul_forward;
     be->matmul_gelu_forward = timed_matmul_gelu_forward;
-    be->gelu_forward = timed_gelu_forward;
     be->matmul_backward_input = timed_matmul_backward_input;
     be->matmul_backward_weight = timed_matmul_backward_weight;
     be->attention_forward = timed_attention_forward;

@@ -65,21 +65,6 @@ static void test_gelu_layer(void **state) {
         for (int variant = 0; variant < 4; variant++) gelu_layer(f, sizes[i], variant & 1, variant & 2);
 }
 
-static void test_gelu_forward(void **state) {
-    Fixture *f = fixture_of(state);
-    Backend *be = f->be;
-    const size_t counts[] = {1, 3, 15, 16, 17, 100, 1023, 4099, 50001};
-    for (size_t i = 0; i < ARRAY_LENGTH(counts); i++) {
-        size_t n = counts[i];
-        begin_case(f, "n=%zu", n);
-        Array *pre = array_in(f, ACTIVATION, 1, n, 2.0), *out = array_out(f, ACTIVATION, 1, n);
-        double *expected = host_numbers(f, n);
-        RUN_TWICE(f, be->gelu_forward(be, out->device, pre->device, n));
-        reference_gelu_forward(expected, pre->value, n);
-        expect_near(out, expected, 1, "out");
-    }
-}
-
 /* From one tail to the other and far beyond: GELU(x) is x or 0 there, never NaN. Close to 0 it is x/2. In the left
  * tail 1 + tanh cancels: what remains is right to a float32 rounding of 1, times x. */
 static void test_gelu_range(void **state) {
@@ -90,16 +75,16 @@ static void test_gelu_range(void **state) {
     double *values = host_numbers(f, n), *expected = host_numbers(f, n), *ones = host_numbers(f, n);
     const double far_out[] = {20, -20, 100, -100, 1e4, -1e4, 1e10, -1e10, 1e-8, -1e-8};
     for (int i = 0; i < n; i++) values[i] = i <= 2000 ? (i - 1000) * 0.01 : far_out[(i - 2001) % 10], ones[i] = 1;
-    Array *pre = array_of(f, ACTIVATION, 1, n, values), *out = array_out(f, ACTIVATION, 1, n);
-    RUN_TWICE(f, be->gelu_forward(be, out->device, pre->device, n));
-    reference_gelu_forward(expected, pre->value, n);
+    /* By way of a layer of one weight, which is 1. */
+    Array *in = array_of(f, ACTIVATION, n, 1, values), *one = array_of(f, ACTIVATION, 1, 1, ones);
+    Array *pre = array_out(f, ACTIVATION, n, 1), *out = array_out(f, ACTIVATION, n, 1);
+    RUN_TWICE(f, be->matmul_gelu_forward(be, out->device, pre->device, in->device, one->device, NULL, n, 1, 1));
+    reference_gelu_forward(expected, in->value, n);
     expect_each(out, expected, 1, 1e-6, "GELU");
 
-    /* GELU' by way of a layer of one weight, which is 1. */
-    Array *one = array_of(f, ACTIVATION, 1, 1, ones), *dout = array_of(f, ACTIVATION, n, 1, ones);
-    Array *din = array_out(f, ACTIVATION, n, 1);
-    RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, one->device, pre->device, n, 1, 1));
-    reference_gelu_backward(expected, ones, pre->value, n);
+    Array *dout = array_of(f, ACTIVATION, n, 1, ones), *din = array_out(f, ACTIVATION, n, 1);
+    RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, one->device, in->device, n, 1, 1));
+    reference_gelu_backward(expected, ones, in->value, n);
     expect_each(din, expected, 1, 3e-6, "GELU'");
 }
 
@@ -238,7 +223,6 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward),
         cmocka_unit_test(test_gelu_layer),
-        cmocka_unit_test(test_gelu_forward),
         cmocka_unit_test(test_gelu_range),
         cmocka_unit_test(test_backward_input),
         cmocka_unit_test(test_backward_weight),

@@ -44,9 +44,8 @@ static void matmul_forward(Backend *be, void *out, const void *in, const void *w
     if (bias) add_bias(be, out, bias, N, OC);
 }
 
-static void gelu_forward(Backend *be, void *out_, const void *pre_, size_t n) {
-    act *out = out_; /* may be pre itself */
-    const act *pre = pre_;
+/* out may be pre itself. */
+static void gelu_forward(Backend *be, act *out, const act *pre, size_t n) {
 #pragma omp parallel for simd schedule(static) num_threads(be->threads)
     for (size_t i = 0; i < n; i++) out[i] = act_store(gelu(act_load(pre[i])));
 }
@@ -140,7 +139,6 @@ static void matmul_backward_weight(Backend *be, float *dweight, float *dbias, co
 ENTER_OPERATIONS(linear) {
     be->matmul_forward = matmul_forward;
     be->matmul_gelu_forward = matmul_gelu_forward;
-    be->gelu_forward = gelu_forward;
     be->matmul_backward_input = matmul_backward_input;
     be->matmul_backward_weight = matmul_backward_weight;
 }
