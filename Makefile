@@ -125,7 +125,8 @@ test: programs tests
 	@BUILD=$(BUILD) BIN=$(BIN) bash dev/test/run_tests.sh $(tests)
 
 bench: found $(BUILD)/bench_train
-	$(BUILD)/bench_train
+	$(BUILD)/bench_train --json=$(BUILD)/bench_train.json
+	@echo "the same as JSON: $(BUILD)/bench_train.json"
 
 sources = $(wildcard *.cu *.h */*.c */*.h */*.cu kernels/*/*.c kernels/*/*.h dev/*/*.c dev/*/*.h)
 tidy_sources = $(filter-out comm/mpi.c dev/test/%,$(filter %.c,$(sources)))

@@ -5,8 +5,9 @@
 
 #include "util/base.h"
 
-/* Tiles are taken in groups of 32 x 32 elements, so that whole cache lines of 64 bytes are read and written. */
-enum { TILE = 8, GROUP = 32 };
+/* Tiles are taken in groups of 32 x 32 elements, so that whole cache lines of 64 bytes are read and written. Rows are
+ * fetched two groups ahead. */
+enum { TILE = 8, GROUP = 32, AHEAD = 2 * GROUP };
 
 typedef uint16_t Vector __attribute__((vector_size(16)));
 
@@ -38,9 +39,10 @@ static void transpose_tile(uint16_t *out, const uint16_t *in, int64_t rows, int6
  * buffer. Edges that fill no tile go element by element. */
 static void transpose_group(uint16_t *out, const uint16_t *in, int64_t row, int64_t column, int64_t rows,
                             int64_t columns, int64_t distance) {
-    uint16_t group[GROUP * GROUP]; /* the transpose */
+    uint16_t group[GROUP * GROUP] __attribute__((aligned(64))); /* the transpose */
     int64_t height = min_i64(GROUP, rows - row), width = min_i64(GROUP, columns - column);
     in += row * distance + column;
+    for (int64_t r = 0; r < height; r++) __builtin_prefetch(in + r * distance + AHEAD);
     for (int64_t r = 0; r < height; r += TILE)
         for (int64_t c = 0; c < width; c += TILE) {
             if (r + TILE <= height && c + TILE <= width) {
@@ -50,6 +52,11 @@ static void transpose_group(uint16_t *out, const uint16_t *in, int64_t row, int6
             for (int64_t i = r; i < min_i64(r + TILE, height); i++)
                 for (int64_t j = c; j < min_i64(c + TILE, width); j++) group[j * GROUP + i] = in[i * distance + j];
         }
+    if (height == GROUP) { /* a copy of known size is one store */
+        for (int64_t c = 0; c < width; c++)
+            memcpy(out + (column + c) * rows + row, group + c * GROUP, GROUP * sizeof *out);
+        return;
+    }
     for (int64_t c = 0; c < width; c++)
         memcpy(out + (column + c) * rows + row, group + c * GROUP, (size_t)height * sizeof *out);
 }
