@@ -48,20 +48,37 @@ has() {
 }
 
 required=(compiler make cjson xxhash)
-optional=(onednn mpi cmocka gnuplot curl)
+optional=(onednn mpi cmocka g++ gnuplot curl)
 [ "$lint" = no ] || optional+=(clang-format clang-tidy cppcheck shellcheck)
 
 declare -A packages=(
-    [compiler]="gcc libc6-dev" [make]=make [cjson]=libcjson-dev [xxhash]=libxxhash-dev
-    [onednn]=libdnnl-dev [mpi]="libopenmpi-dev openmpi-bin" [cmocka]=libcmocka-dev [gnuplot]=gnuplot-nox
-    [curl]="curl ca-certificates" [clang-format]=clang-format [clang-tidy]=clang-tidy [cppcheck]=cppcheck
-    [shellcheck]=shellcheck)
+    [compiler]="gcc libc6-dev"
+    [make]=make
+    [cjson]=libcjson-dev
+    [xxhash]=libxxhash-dev
+    [onednn]=libdnnl-dev
+    [mpi]="libopenmpi-dev openmpi-bin"
+    [cmocka]=libcmocka-dev
+    [g++]=g++
+    [gnuplot]=gnuplot-nox
+    [curl]="curl ca-certificates"
+    [clang-format]=clang-format
+    [clang-tidy]=clang-tidy
+    [cppcheck]=cppcheck
+    [shellcheck]=shellcheck
+)
 declare -A without=(
-    [compiler]="nothing can be built" [make]="nothing can be built" [cjson]="nothing can be built"
-    [xxhash]="nothing can be built" [onednn]="matrix products run as plain loops, which is slow"
-    [mpi]="training runs in one process" [cmocka]="the tests cannot be built" [gnuplot]="no plots"
-    [curl]="the quickstart cannot download its text" [clang-format]="no make lint" [clang-tidy]="no make lint"
-    [cppcheck]="no make lint" [shellcheck]="no make lint")
+    [onednn]="matrix products run as plain loops, which is slow"
+    [mpi]="training runs in one process"
+    [cmocka]="the tests cannot be built"
+    [g++]="a test fails that compiles the headers as C++"
+    [gnuplot]="there are no plots"
+    [curl]="the quickstart cannot download its text"
+    [clang-format]="make lint fails"
+    [clang-tidy]="make lint fails"
+    [cppcheck]="make lint fails"
+    [shellcheck]="make lint fails"
+)
 
 # ---- what is missing ----
 

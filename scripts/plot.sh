@@ -90,7 +90,7 @@ set encoding utf8
 set key top right spacing 1.3 samplen 3 noenhanced
 set border 3 linecolor rgb "#505050"
 set tics nomirror out textcolor rgb "#202020"
-set grid linecolor rgb "#e0e0e0" linewidth 1 dashtype solid
+set grid linetype 1 linecolor rgb "#d8d8d8" linewidth 0.8
 set rmargin 4
 set ylabel "loss (nats per token)"
 set format x "%.10g"

@@ -187,6 +187,6 @@ loss curve      $run/loss.png
 numbers         $run/metrics.jsonl
 model           $run/checkpoints/latest (also opens in Hugging Face transformers)
 write more      $BIN/sample_gpt2 $run/checkpoints/latest --prompt="And then" --seed=2
-train longer    $BIN/train_gpt2 config/quickstart.json --init_from=resume --max_iters=$((2 * iters)) ${evaluation[*]}
+train longer    $BIN/train_gpt2 config/quickstart.json --init_from=resume --max_iters=$((2 * iters))${evaluation[0]:+ ${evaluation[0]}}
 everything      $BIN/train_gpt2 --help
 END

@@ -198,7 +198,7 @@ case "\$*" in
 esac
 END
     command_file "$here/bin/mpicc" <<<"grep -qx libopenmpi-dev '$here/has'"
-    for tool in make mpirun gnuplot curl; do command_file "$here/bin/$tool" <<<"exit 0"; done
+    for tool in make mpirun g++ gnuplot curl; do command_file "$here/bin/$tool" <<<"exit 0"; done
     command_file "$here/bin/apt-cache" <<<"! grep -qx -- \"\${!#}\" '$here/not_in_this_release' 2>/dev/null"
     command_file "$here/bin/apt-get" <<END
 echo "\$DEBIAN_FRONTEND \$*" >>'$here/apt'
@@ -503,7 +503,7 @@ test_quickstart_from_a_text_to_a_sample() {
     cd "$here"
     run 0 bash tree/scripts/quickstart.sh "my text.txt"
     has "$here/output" "my text.txt: 40000 bytes"
-    has "$here/output" "(15 sequences)"
+    has "$here/output" "(62 sequences)"
     grep -aq "validation loss: 5\.[0-9]* before training, [1-4]\.[0-9]* after" "$here/output"
     has "$here/output" "$(head -n 1 "$here/sources.txt" | cut -d ' ' -f 1-3)"
     [ -s tree/runs/quickstart/loss.png ]
