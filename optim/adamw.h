@@ -18,8 +18,8 @@ enum { ADAMW_STATES = 2 };
 static inline float adamw_element(float x, float g, float state[ADAMW_STATES], const RuleNumbers *r) {
     state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * g;
     state[1] = r->beta2 * state[1] + (1.0f - r->beta2) * g * g;
-    float denominator = sqrtf(state[1] / r->correction2) + r->eps;
-    return x - r->learning_rate * (r->weight_decay * x + state[0] / r->correction1 / denominator);
+    float denominator = sqrtf(state[1] * r->correction2) + r->eps;
+    return x - r->learning_rate * (r->weight_decay * x + state[0] * r->correction1 / denominator);
 }
 
 #endif

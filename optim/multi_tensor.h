@@ -21,7 +21,7 @@ typedef struct RuleNumbers {
     float gradient_factor; /* gradient_scale times the clip */
     float learning_rate, weight_decay;
     float beta1, beta2, eps;
-    float correction1, correction2; /* 1 - beta^t */
+    float correction1, correction2; /* 1 / (1 - beta^t): multiplied with, as divisions are slow */
 } RuleNumbers;
 
 /* The flat buffers that an update goes over. State buffers hold only the owned range: element i of the flat buffers is

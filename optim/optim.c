@@ -101,8 +101,8 @@ static void set_numbers(Optim *o, double learning_rate, double gradient_factor) 
             .beta1 = beta1,
             .beta2 = beta2,
             .eps = (float)c->eps,
-            .correction1 = (float)(1.0 - pow(beta1, t)),
-            .correction2 = (float)(1.0 - pow(beta2, t)),
+            .correction1 = (float)(1.0 / (1.0 - pow(beta1, t))),
+            .correction2 = (float)(1.0 / (1.0 - pow(beta2, t))),
         };
     }
 }

@@ -10,6 +10,7 @@
 # The run is config/quickstart.json with max_iters to fit the time. It may be repeated: it starts anew. Ctrl-C while it
 # trains ends the training early, and the rest follows.
 set -euo pipefail
+export LC_ALL=C # numbers with a point
 
 shakespeare=https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
 smallest_text=20000    # bytes; the last tenth, for validation, must hold some sequences
@@ -89,6 +90,7 @@ unpack_bible() {
 # Sets $text, and says what it is. A text that was fetched once is used again.
 get_text() {
     local fetched=$data/text.txt
+    text=
     if [ -n "$given_text" ]; then
         text=$given_text
     elif [ -s "$fetched" ]; then
@@ -100,7 +102,7 @@ get_text() {
     else
         fail "no text: neither $shakespeare nor a Debian package can be reached; give a file: quickstart.sh TEXT_FILE"
     fi
-    if [ -z "${text:-}" ]; then
+    if [ -z "$text" ]; then
         mv "$work/text.txt" "$fetched"
         text=$fetched
     fi
@@ -111,7 +113,7 @@ get_text() {
 
 # ---- the run ----
 
-# values EVENT KEY: a number of every line of this event in the run's metrics.
+# values EVENT KEY RUN: a number of every line of this event in the run's metrics.
 values() { sed -n "s/^{\"event\":\"$1\".*\"$2\":\([-+.0-9eE]*\)[,}].*/\1/p" "$3/metrics.jsonl"; }
 
 # setting KEY: a whole number of the config.
@@ -161,7 +163,7 @@ show_plot() {
 # The prompt is how the text begins: the first words of its first line.
 show_sample() {
     local prompt
-    prompt=$(grep -m 1 '[[:alnum:]]' "$text" | cut -c 1-200 | awk '{ print $1, $2, $3, $4 }' | sed 's/ *$//')
+    prompt=$(grep -a -m 1 '[[:alnum:]]' "$text" | cut -c 1-200 | awk '{ print $1, $2, $3, $4 }' | sed 's/ *$//')
     "$BIN/sample_gpt2" "$run/checkpoints/latest" --prompt="$prompt" --max_new_tokens=400
 }
 
@@ -182,11 +184,12 @@ show_plot
 heading "6/6 what the model writes"
 show_sample
 heading "what next"
+longer="--init_from=resume --max_iters=$((2 * iters))${evaluation[0]:+ ${evaluation[0]}}"
 cat <<END
 loss curve      $run/loss.png
 numbers         $run/metrics.jsonl
 model           $run/checkpoints/latest (also opens in Hugging Face transformers)
 write more      $BIN/sample_gpt2 $run/checkpoints/latest --prompt="And then" --seed=2
-train longer    $BIN/train_gpt2 config/quickstart.json --init_from=resume --max_iters=$((2 * iters))${evaluation[0]:+ ${evaluation[0]}}
+train longer    $BIN/train_gpt2 config/quickstart.json $longer
 everything      $BIN/train_gpt2 --help
 END

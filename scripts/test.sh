@@ -38,7 +38,7 @@ step() {
         echo "$name: good ($((SECONDS - begun)) s)"
         return 0
     fi
-    tail -n 100 "$log"
+    grep -vE '^  (CC|LINK)  ' "$log" | tail -n 100
     echo "$name: FAILED ($((SECONDS - begun)) s): $*"
     failed=$((failed + 1))
     return 1

@@ -69,7 +69,7 @@ static double load(const Fixture *f, Element element, const void *bytes, size_t 
 }
 
 void round_to_element(const Fixture *f, Element element, double *values, size_t n) {
-    double place;
+    double place = 0.0; /* room for the widest type */
     for (size_t i = 0; i < n; i++) {
         store(f, element, &place, 0, values[i]);
         values[i] = load(f, element, &place, 0);
