@@ -302,7 +302,7 @@ static void test_what_is_no_file(void **state) {
     const char *pipe = test_path("pipe");
     assert_int_equal(mkfifo(pipe, 0600), 0);
     assert_refused(pipe, "not a regular file");
-    const char *path = test_path("stub");
+    const char *path = test_path("short");
     for (size_t bytes = 0; bytes < 8; bytes++) {
         test_write_file(path, "\2\0\0\0\0\0\0", bytes);
         assert_refused(path, "no safetensors file");
