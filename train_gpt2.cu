@@ -274,7 +274,7 @@ static void print_setup(Trainer *t) {
                 loader_file_count(t->train_data), val);
     console_row(c, "device", "%s: %s", t->be->name, t->be->device);
     console_row(c, "processes", "%d x %d threads, message passing: %s", t->comm->size, t->be->threads,
-                t->comm->library);
+                t->comm->transport);
     console_row(c, "step", "%d sequences (%s tokens) = %d x %d micro-steps x %d processes", train->total_batch_size,
                 step, train->batch_size, train->gradient_accumulation_steps, t->comm->size);
     if (t->optim) console_row(c, "optimizer", "%s", optim_names[t->config.optimizer.name]);
@@ -325,9 +325,8 @@ static void report_skipped(Trainer *t, int tensor) {
     console_line(&t->console, "step %6lld skipped: the gradient of %s is not finite", (long long)t->step, name);
     if (!t->last_step_skipped) return;
     if (t->comm->rank == 0)
-        die("the gradient of %s is not finite for the second step in a row; nothing was saved. A lower learning_rate, "
-            "a "
-            "longer warm-up or precision float32 may help",
+        die("the gradient of %s is not finite for the second step in a row; nothing was saved. A lower "
+            "learning_rate, a longer warm-up or precision float32 may help",
             name);
     t->comm->barrier(t->comm); /* process 0 ends the job */
 }
@@ -347,19 +346,17 @@ static void train_step(Trainer *t) {
     t->logged_steps++;
     bool skipped = result.nonfinite_tensor >= 0, last = t->step + 1 == train->max_iters;
     bool logged = !skipped && (t->step % train->log_interval == 0 || last);
-    StepReport report;
+    double ms = t->logged_ms / t->logged_steps;
+    StepReport report = {t->step,
+                         loss,
+                         lr,
+                         result.grad_norm,
+                         (t->step + 1) * tokens_per_step(t),
+                         ms,
+                         (double)tokens_per_step(t) / ms * 1e3,
+                         -1.0};
     if (skipped) report_skipped(t, result.nonfinite_tensor);
     if (logged) {
-        double ms = t->logged_ms / t->logged_steps;
-        StepReport made = {t->step,
-                           loss,
-                           lr,
-                           result.grad_norm,
-                           (t->step + 1) * tokens_per_step(t),
-                           ms,
-                           (double)tokens_per_step(t) / ms * 1e3,
-                           -1.0};
-        report = made;
         metrics_train(t->metrics, &report);
         t->logged_ms = 0.0;
         t->logged_steps = 0;

@@ -17,7 +17,7 @@ typedef struct Comm Comm;
 struct Comm {
     int rank, size;             /* this process, and how many there are */
     int local_rank, local_size; /* the same among the processes on this machine */
-    char library[64];           /* "Open MPI v4.1.4", or "none" */
+    char transport[64];         /* "Open MPI v4.1.4", or "none" */
 
     void (*sum)(Comm *comm, double *values, int n);          /* values = sum over processes, on every process */
     void (*maximum)(Comm *comm, int *values, int n);         /* likewise the maximum */

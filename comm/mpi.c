@@ -167,7 +167,7 @@ Comm *comm_open_mpi(void) {
     int length;
     MPI_Get_library_version(version, &length);
     version[strcspn(version, ",\n")] = 0;
-    snprintf(comm->library, sizeof comm->library, "%.63s", version);
+    snprintf(comm->transport, sizeof comm->transport, "%.63s", version);
     mpi->received = checked_malloc(2 * (size_t)comm->size * PIECE * sizeof(float), "exchanging gradients");
     base_set_process(comm->rank, comm->size, quit);
     return comm;

@@ -42,14 +42,7 @@ static bool plain_product_open(PlainProduct *p, DType type, int threads) {
     Error error;
     p->matmul = matmul_open(type, threads, &error);
     if (!p->matmul) return false;
-    MatmulShape shape = {.m = MATMUL_M,
-                         .n = MATMUL_N,
-                         .k = MATMUL_K,
-                         .lda = MATMUL_K,
-                         .ldb = MATMUL_N,
-                         .ldc = MATMUL_N,
-                         .input = type,
-                         .output = type};
+    MatmulShape shape = matmul_dense(MATMUL_M, MATMUL_N, MATMUL_K, false, false, type, type);
     p->kernel = matmul_kernel(p->matmul, &shape);
     p->a = random_matrix((size_t)MATMUL_M * MATMUL_K, type, 0);
     p->b = random_matrix((size_t)MATMUL_K * MATMUL_N, type, 1);

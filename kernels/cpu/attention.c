@@ -39,18 +39,9 @@ typedef struct QueryBlock {
 /* A product (m,n) of dense factors; A is stored (k,m) where transpose_a, B (n,k) where transpose_b. */
 static MatmulKernel *block_kernel(Backend *be, int m, int n, int k, bool transpose_a, bool transpose_b, DType output,
                                   bool accumulate) {
-    MatmulShape shape = {.m = m,
-                         .n = n,
-                         .k = k,
-                         .lda = transpose_a ? m : k,
-                         .ldb = transpose_b ? k : n,
-                         .ldc = n,
-                         .transpose_a = transpose_a,
-                         .transpose_b = transpose_b,
-                         .input = ACT_DTYPE,
-                         .output = output,
-                         .accumulate = accumulate,
-                         .one_thread = true};
+    MatmulShape shape = matmul_dense(m, n, k, transpose_a, transpose_b, ACT_DTYPE, output);
+    shape.accumulate = accumulate;
+    shape.one_thread = true;
     return matmul_kernel(cpu_backend(be)->matmul, &shape);
 }
 

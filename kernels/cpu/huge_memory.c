@@ -6,10 +6,12 @@
 
 #include "util/base.h"
 
-enum { SMALL_PAGE = 4096, LARGE_PAGE = 2 << 20 };
+/* A buffer of an eighth of a large page is worth one: the threads' working memory is of that size, and there are few
+ * such buffers. */
+enum { SMALL_PAGE = 4096, LARGE_PAGE = 2 << 20, WORTH_A_LARGE_PAGE = LARGE_PAGE / 8 };
 
 void *huge_memory(size_t bytes) {
-    size_t alignment = bytes >= LARGE_PAGE / 8 ? LARGE_PAGE : SMALL_PAGE;
+    size_t alignment = bytes >= WORTH_A_LARGE_PAGE ? LARGE_PAGE : SMALL_PAGE;
     size_t rounded = (size_t)round_up((int64_t)(bytes ? bytes : 1), (int64_t)alignment);
     void *memory = aligned_alloc(alignment, rounded);
 #ifdef MADV_HUGEPAGE

@@ -17,16 +17,8 @@ static void multiply(Backend *be, const MatmulShape *shape, const void *a, const
 }
 
 static void matmul_no_bias(Backend *be, void *out, const void *in, const void *weight, int N, int IC, int OC) {
-    MatmulShape shape = {.m = N,
-                         .n = OC,
-                         .k = IC,
-                         .lda = IC,
-                         .ldb = IC,
-                         .ldc = OC,
-                         .transpose_b = true,
-                         .input = ACT_DTYPE,
-                         .output = ACT_DTYPE,
-                         .weights = true};
+    MatmulShape shape = matmul_dense(N, OC, IC, false, true, ACT_DTYPE, ACT_DTYPE);
+    shape.weights = true;
     multiply(be, &shape, in, weight, out);
 }
 
@@ -75,15 +67,8 @@ static void matmul_backward_input(Backend *be, void *din_, const void *dout, con
                                   int N, int IC, int OC) {
     size_t n = (size_t)N * IC;
     act *din = din_;
-    MatmulShape shape = {.m = N,
-                         .n = IC,
-                         .k = OC,
-                         .lda = OC,
-                         .ldb = IC,
-                         .ldc = IC,
-                         .input = ACT_DTYPE,
-                         .output = ACT_DTYPE,
-                         .weights = true};
+    MatmulShape shape = matmul_dense(N, IC, OC, false, false, ACT_DTYPE, ACT_DTYPE);
+    shape.weights = true;
     if (OC <= LONGEST_INNER) {
         multiply(be, &shape, dout, weight, din);
     } else {
@@ -122,16 +107,9 @@ static void bias_gradient(Backend *be, float *dbias, const act *dout, int N, int
 static void matmul_backward_weight(Backend *be, float *dweight, float *dbias, const void *dout, const void *in, int N,
                                    int IC, int OC, bool accumulate) {
     for (int begin = 0; begin < N; begin += WEIGHT_ROWS) {
-        MatmulShape shape = {.m = OC,
-                             .n = IC,
-                             .k = min_i64(WEIGHT_ROWS, N - begin),
-                             .lda = OC,
-                             .ldb = IC,
-                             .ldc = IC,
-                             .transpose_a = true,
-                             .input = ACT_DTYPE,
-                             .output = DTYPE_FLOAT32,
-                             .accumulate = accumulate || begin > 0};
+        int rows = (int)min_i64(WEIGHT_ROWS, N - begin);
+        MatmulShape shape = matmul_dense(OC, IC, rows, true, false, ACT_DTYPE, DTYPE_FLOAT32);
+        shape.accumulate = accumulate || begin > 0;
         multiply(be, &shape, (const act *)dout + (size_t)begin * OC, (const act *)in + (size_t)begin * IC, dweight);
     }
     if (dbias) bias_gradient(be, dbias, dout, N, OC, accumulate);

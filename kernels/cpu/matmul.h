@@ -47,6 +47,18 @@ void matmul_weights_changed(Matmul *matmul);
 
 EXTERN_C_END
 
+/* A product of dense matrices, nothing else said. */
+static inline MatmulShape matmul_dense(int64_t m, int64_t n, int64_t k, bool transpose_a, bool transpose_b, DType input,
+                                       DType output) {
+    MatmulShape shape;
+    shape.m = m, shape.n = n, shape.k = k;
+    shape.lda = transpose_a ? m : k, shape.ldb = transpose_b ? k : n, shape.ldc = n;
+    shape.transpose_a = transpose_a, shape.transpose_b = transpose_b;
+    shape.input = input, shape.output = output;
+    shape.accumulate = shape.weights = shape.one_thread = false;
+    return shape;
+}
+
 static inline bool matmul_same_shape(const MatmulShape *x, const MatmulShape *y) {
     return x->m == y->m && x->n == y->n && x->k == y->k && x->lda == y->lda && x->ldb == y->ldb && x->ldc == y->ldc &&
            x->transpose_a == y->transpose_a && x->transpose_b == y->transpose_b && x->input == y->input &&

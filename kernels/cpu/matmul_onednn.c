@@ -258,7 +258,7 @@ Matmul *matmul_open(DType input, int threads, Error *error) {
     check(dnnl_engine_create(&matmul->engine, dnnl_cpu, 0), "creating an engine");
     for (int i = 0; i < threads; i++)
         check(dnnl_stream_create(&matmul->streams[i], matmul->engine, dnnl_stream_default_flags), "creating a stream");
-    MatmulShape trial = {.m = 16, .n = 16, .k = 16, .lda = 16, .ldb = 16, .ldc = 16, .input = input, .output = input};
+    MatmulShape trial = matmul_dense(16, 16, 16, false, false, input, input);
     if (kernel_create(&matmul->kernels, matmul, &trial) != dnnl_success) {
         matmul_close(matmul);
         error_set(error, "%s cannot multiply %s matrices on this processor; use precision float32", matmul_library(),
