@@ -48,7 +48,8 @@ programs = train_gpt2 prepare_data sample_gpt2
 typed = $(wildcard kernels/cpu/embedding.c kernels/cpu/layernorm.c kernels/cpu/linear.c kernels/cpu/attention.c kernels/cpu/loss.c)
 plain = $(filter-out data/prepare_data.c model/sample_gpt2.c, \
           $(wildcard util/*.c kernels/*.c optim/*.c data/*.c config/*.c model/*.c report/*.c)) \
-        kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/transpose.c kernels/cpu/matmul_$(if $(has_onednn),onednn,plain).c \
+        kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/product.c kernels/cpu/transpose.c \
+        kernels/cpu/matmul_$(if $(has_onednn),onednn,plain).c \
         comm/comm.c comm/single.c comm/$(if $(has_mpi),mpi,no_mpi).c
 objects = $(plain:%.c=$(BUILD)/%.o) $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.o)
 library = $(BUILD)/libmars.a

@@ -6,21 +6,18 @@
  * This file is the whole run, top to bottom: read the config, open the processes, the device, the data, the model and
  * the optimizer, start or resume, then step, evaluate and save until done. How each of these works is in its own
  * folder. It compiles as C17 and as C++. */
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "comm/comm.h"
 #include "config/config.h"
 #include "data/loader.h"
 #include "kernels/backend.h"
-#include "model/checkpoint.h"
+#include "model/checkpoint_optim.h"
 #include "model/gpt2.h"
 #include "optim/optim.h"
-#include "optim/schedule.h"
 #include "report/console.h"
 #include "report/metrics.h"
 #include "util/files.h"
@@ -40,6 +37,7 @@ typedef struct Trainer {
     bool last_step_skipped;
     double logged_ms; /* time of the steps since the last report */
     int logged_steps;
+    RunReport report;
 } Trainer;
 
 /* ---- stopping: a signal asks, the step is finished, a checkpoint is written ---- */
@@ -103,16 +101,6 @@ static void read_config(Trainer *t, int argc, char **argv) {
     t->config_json = config_to_json(&t->config);
 }
 
-/* Cores this process may use. Launchers often bind a process to few cores, which then are all it has; processes that are
- * not bound share the machine's. */
-static int default_threads(const Comm *comm) {
-    int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), allowed = cores;
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) allowed = CPU_COUNT(&set);
-    int share = cores / comm->local_size, threads = allowed < share ? allowed : share;
-    return threads > 0 ? threads : 1;
-}
-
 static void open_device(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     const char *device = train->device == DEVICE_AUTO  ? backend_auto_device()
@@ -124,7 +112,8 @@ static void open_device(Trainer *t) {
     if (train->allow_tf32 && strcmp(device, "cpu") == 0)
         die_usage("train.allow_tf32: TF32 is a mode of GPUs and the device is the CPU; leave it false");
     Error error;
-    t->be = backend_open(device, precision, train->threads ? train->threads : default_threads(t->comm), &error);
+    t->be = backend_open(device, precision,
+                         train->threads ? train->threads : backend_default_threads(t->comm->local_size), &error);
     if (!t->be) die_usage("train.device, train.precision: %s", error.text);
 }
 
@@ -152,8 +141,12 @@ static void open_model(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     gpt2_create(&t->model, &t->config.model, t->be, train->batch_size, train->recompute, !train->eval_only);
     if (train->eval_only) return;
+    Error error;
     OptimBuffers buffers = {t->model.params, t->model.weights, t->model.grads};
-    t->optim = optim_open(&t->config.optimizer, &t->model.table, buffers, t->be, t->comm);
+    t->optim = optim_open(&t->config.optimizer, &t->model.table, buffers, t->be, t->comm, &error);
+    if (!t->optim) die_usage("optimizer: %s", error.text);
+    t->report.optimizer_state_bytes = (double)optim_state_bytes(t->optim);
+    t->comm->sum(t->comm, &t->report.optimizer_state_bytes, 1);
 }
 
 /* ---- starting: from scratch, from a checkpoint, from somebody's weights ---- */
@@ -164,22 +157,8 @@ static void load_checkpoint(Trainer *t, const char *path) {
     if (!checkpoint_open(&checkpoint, path, &error)) die("%s", error.text);
     if (!gpt2_load(&t->model, &checkpoint.model, &error)) die("%s", error.text);
     t->step = t->resumed_from = checkpoint.step;
-    if (t->optim) {
-        const char *name = optim_names[t->config.optimizer.name];
-        if (strcmp(checkpoint.optimizer, name) != 0)
-            die("%s was written by optimizer %s, this run uses %s; start a new run from its weights with "
-                "train.init_from=\"%s\" and another train.out_dir",
-                path, checkpoint.optimizer, name, path);
-        float *host = (float *)checked_malloc(t->model.table.parameters * sizeof *host, "optimizer state");
-        for (int s = 0; s < optim_state_count(t->optim); s++)
-            for (int i = 0; i < t->model.table.count; i++) {
-                const char *state = optim_state_names(t->optim)[s];
-                if (!checkpoint_read_state(&checkpoint, &t->model.table, state, i, host, &error)) die("%s", error.text);
-                optim_store(t->optim, s, i, host);
-            }
-        optim_set_updates(t->optim, checkpoint.updates);
-        free(host);
-    }
+    if (t->optim && !checkpoint_into_optim(&checkpoint, &t->model.table, t->config.optimizer.name, t->optim, &error))
+        die("%s", error.text);
     checkpoint_close(&checkpoint);
 }
 
@@ -277,13 +256,19 @@ static void print_setup(Trainer *t) {
                 t->comm->transport);
     console_row(c, "step", "%d sequences (%s tokens) = %d x %d micro-steps x %d processes", train->total_batch_size,
                 step, train->batch_size, train->gradient_accumulation_steps, t->comm->size);
-    if (t->optim) console_row(c, "optimizer", "%s", optim_names[t->config.optimizer.name]);
-    console_row(c, "memory", "weights %.2f GB, gradients %.2f, optimizer %.2f, activations %.2f, workspace %.2f",
-                (double)arena_group_bytes(&t->model.arena, "weights") * 1e-9,
-                (double)arena_group_bytes(&t->model.arena, "gradients") * 1e-9,
-                t->optim ? (double)optim_state_bytes(t->optim) * 1e-9 : 0.0,
-                (double)arena_group_bytes(&t->model.arena, "activations") * 1e-9,
-                (double)arena_group_bytes(&t->model.arena, "workspace") * 1e-9);
+    if (t->optim && optim_wants_next_gradient(t->optim))
+        console_row(c, "optimizer", "%s, exact: each step takes a second gradient, %.2f GB more and twice the passes",
+                    optim_names[t->config.optimizer.name], (double)optim_exact_bytes(t->optim) * 1e-9);
+    else if (t->optim)
+        console_row(c, "optimizer", "%s", optim_names[t->config.optimizer.name]);
+    console_row(
+        c, "memory", "weights %.2f GB, gradients %.2f, optimizer %.2f, activations %.2f, workspace %.2f",
+        (double)arena_group_bytes(&t->model.arena, "weights") * 1e-9,
+        (double)arena_group_bytes(&t->model.arena, "gradients") * 1e-9,
+        t->optim ? (double)optim_state_bytes(t->optim) * 1e-9 : 0.0,
+        (double)arena_group_bytes(&t->model.arena, "activations") * 1e-9,
+        (double)(arena_group_bytes(&t->model.arena, "workspace") + (t->optim ? optim_workspace_bytes(t->optim) : 0)) *
+            1e-9);
     if (t->resumed_from >= 0)
         console_row(c, "output", "%s, resumed from step %lld", train->out_dir, (long long)t->resumed_from);
     else
@@ -299,13 +284,27 @@ static int64_t first_sequence(const Trainer *t, int64_t step, int micro) {
     return step * train->total_batch_size + ((int64_t)micro * t->comm->size + t->comm->rank) * train->batch_size;
 }
 
-static void next_batch(Trainer *t, int micro, const int32_t **inputs, const int32_t **targets) {
+/* Micro-step `micro` of step `step`; behind the last one comes, in the exact forms of MARS too, the step after this. */
+static void next_batch(Trainer *t, int64_t step, int micro, const int32_t **inputs, const int32_t **targets) {
     const TrainConfig *train = &t->config.train;
     Error error;
-    if (!loader_batch(t->train_data, first_sequence(t, t->step, micro), train->batch_size, inputs, targets, &error))
+    if (!loader_batch(t->train_data, first_sequence(t, step, micro), train->batch_size, inputs, targets, &error))
         die("data.train: %s", error.text);
     bool last = micro + 1 == train->gradient_accumulation_steps;
-    loader_prefetch(t->train_data, first_sequence(t, t->step + last, last ? 0 : micro + 1), train->batch_size);
+    loader_prefetch(t->train_data, last ? first_sequence(t, t->step + 1, 0) : first_sequence(t, step, micro + 1),
+                    train->batch_size);
+}
+
+/* This process's gradient of the mean loss over the batch of a step goes where the optimizer wants it. */
+static void compute_gradient(Trainer *t, int64_t step) {
+    const TrainConfig *train = &t->config.train;
+    t->model.grads = optim_gradients(t->optim);
+    for (int micro = 0; micro < train->gradient_accumulation_steps; micro++) {
+        const int32_t *inputs, *targets;
+        next_batch(t, step, micro, &inputs, &targets);
+        gpt2_forward_backward(&t->model, inputs, targets, train->batch_size, t->config.model.block_size,
+                              1.0f / (float)tokens_per_step(t), micro > 0);
+    }
 }
 
 /* Sums a loss over processes and divides by the number of tokens. */
@@ -333,15 +332,21 @@ static void report_skipped(Trainer *t, int tensor) {
 
 static void train_step(Trainer *t) {
     const TrainConfig *train = &t->config.train;
-    double begun = seconds_now(), lr = schedule_rate(&t->config.schedule, t->config.optimizer.learning_rate, t->step);
-    for (int micro = 0; micro < train->gradient_accumulation_steps; micro++) {
-        const int32_t *inputs, *targets;
-        next_batch(t, micro, &inputs, &targets);
-        gpt2_forward_backward(&t->model, inputs, targets, train->batch_size, t->config.model.block_size,
-                              1.0f / (float)tokens_per_step(t), micro > 0);
-    }
-    OptimResult result = optim_step(t->optim, lr);
+    double begun = seconds_now();
+    OptimRates rates = optim_rates(&t->config.optimizer, &t->config.schedule, t->step);
+    compute_gradient(t, t->step);
     double loss = mean_loss(t);
+    if (optim_wants_next_gradient(t->optim)) {
+        int64_t tokens;
+        optim_hold_gradient(t->optim);
+        compute_gradient(t, t->step + 1);
+        gpt2_take_loss(&t->model, &tokens); /* it is the next step's to report, with its own weights */
+    }
+    double computed = seconds_now();
+    OptimResult result = optim_step(t->optim, rates);
+    t->report.optimizer_seconds += seconds_now() - computed;
+    t->report.train_seconds += seconds_now() - begun;
+    t->report.train_tokens += tokens_per_step(t);
     t->logged_ms += (seconds_now() - begun) * 1e3;
     t->logged_steps++;
     bool skipped = result.nonfinite_tensor >= 0, last = t->step + 1 == train->max_iters;
@@ -349,7 +354,7 @@ static void train_step(Trainer *t) {
     double ms = t->logged_ms / t->logged_steps;
     StepReport report = {t->step,
                          loss,
-                         lr,
+                         rates.learning_rate,
                          result.grad_norm,
                          (t->step + 1) * tokens_per_step(t),
                          ms,
@@ -390,32 +395,17 @@ static void evaluate(Trainer *t) {
                  train->max_iters, loss, (long long)total);
 }
 
-static void fetch_tensor(void *context, int which, int tensor, float *host) {
-    optim_fetch((Optim *)context, which, tensor, host);
-}
-
-/* The folder that the training files lie in, where prepare_data left tokens.json. */
-static void data_folder(const char *pattern, char *folder, size_t bytes) {
-    const char *slash = strrchr(pattern, '/');
-    snprintf(folder, bytes, "%.*s", slash ? (int)(slash - pattern) : 1, slash ? pattern : ".");
-}
-
 static void save(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     char folder[CONFIG_STRING_LENGTH], path[CHECKPOINT_PATH_LENGTH];
-    data_folder(t->config.data.train, folder, sizeof folder);
+    files_folder_of(t->config.data.train, folder, sizeof folder); /* where prepare_data left tokens.json */
     CheckpointSource source;
     memset(&source, 0, sizeof source);
     source.step = t->step;
-    source.updates = optim_updates(t->optim);
     source.model = t->config.model;
     source.table = &t->model.table;
     source.config_json = t->config_json;
-    source.optimizer = optim_names[t->config.optimizer.name];
-    source.state_count = optim_state_count(t->optim);
-    source.state_names = optim_state_names(t->optim);
-    source.fetch = fetch_tensor;
-    source.context = t->optim;
+    checkpoint_from_optim(&source, t->config.optimizer.name, t->optim);
     source.tokens_folder = folder;
     Error error;
     if (!checkpoint_save(&source, train->out_dir, train->keep_checkpoints, t->comm->rank == 0, path, &error))
@@ -457,7 +447,9 @@ static void run(Trainer *t) {
     bool done = t->config.train.eval_only || t->step >= t->config.train.max_iters;
     char time[32];
     console_duration(seconds_now() - begun, time, sizeof time);
-    metrics_end(t->metrics, t->step, done ? "done" : "stopped", seconds_now() - begun);
+    t->report.reason = done ? "done" : "stopped";
+    t->report.seconds = seconds_now() - begun;
+    metrics_end(t->metrics, t->step, &t->report);
     if (done)
         console_line(&t->console, "done in %s; metrics in %s/metrics.jsonl", time, t->config.train.out_dir);
     else

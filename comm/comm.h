@@ -4,14 +4,34 @@
  * process whose operations do nothing. All operations are collective. Sums are made in the order of the processes,
  * so a run gives the same bits each time. A failure of the library ends the job.
  *
- * A flat buffer of n elements is split between processes by `bounds`, size + 1 rising offsets from 0 to n: process r
- * owns [bounds[r], bounds[r+1]). */
+ * Elements of a flat buffer are shared out between processes by a Partition: each process owns some ranges of the
+ * buffer. Its shard is those ranges one behind the other, for buffers that hold nothing else. */
 #ifndef MARS_COMM_COMM_H
 #define MARS_COMM_COMM_H
 
 #include "util/base.h"
 
 EXTERN_C_BEGIN
+
+/* A range of a flat buffer, and where in its owner's shard it lies. */
+typedef struct Part {
+    size_t begin, end;
+    size_t at;
+} Part;
+
+typedef struct Partition {
+    int processes;
+    Part *parts; /* of process r: parts[first[r]] .. parts[first[r + 1] - 1], in rising order, no two overlapping */
+    int *first;  /* (processes + 1) */
+} Partition;
+
+/* Elements of process r's shard: its ranges, and what aligns them. */
+static inline size_t partition_shard_length(const Partition *partition, int r) {
+    int last = partition->first[r + 1] - 1;
+    if (last < partition->first[r]) return 0;
+    const Part *part = &partition->parts[last];
+    return part->at + (part->end - part->begin);
+}
 
 typedef struct Comm Comm;
 struct Comm {
@@ -24,12 +44,13 @@ struct Comm {
     void (*broadcast)(Comm *comm, void *data, size_t bytes); /* from process 0 */
     void (*barrier)(Comm *comm);
 
-    /* data[own range] = sum over processes of data[own range]; the rest of data is left as it was. */
-    void (*reduce_scatter)(Comm *comm, float *data, const size_t *bounds);
-    /* data[range of r] = what process r holds there, for all r, on every process. */
-    void (*all_gather)(Comm *comm, void *data, size_t element_size, const size_t *bounds);
-    /* The same for elements [begin, end) only, and only process 0 receives. */
-    void (*gather)(Comm *comm, float *data, const size_t *bounds, size_t begin, size_t end);
+    /* The sum over processes of data's elements, for each element at its owner: in `shard`, or where that is NULL in
+     * data itself. What data holds elsewhere is left undefined. In a job of one process, shard must be NULL. */
+    void (*reduce_scatter)(Comm *comm, float *data, const Partition *partition, float *shard);
+    /* data's elements = what their owners hold there, on every process; elements that nobody owns stay. */
+    void (*all_gather)(Comm *comm, void *data, size_t element_size, const Partition *partition);
+    /* data (n) of process `from` comes to process 0's data; the other processes only take note. */
+    void (*collect)(Comm *comm, int from, float *data, size_t n);
 
     void (*close)(Comm *comm, int status); /* ends the job in good order: every process calls it */
 };

@@ -11,7 +11,7 @@
 
 #include "comm/comm.h"
 
-/* Elements of one process's range that move at a time in a reduction. */
+/* Elements of one process's shard that move at a time in a reduction. */
 enum { PIECE = 1 << 20 };
 
 typedef struct MpiComm {
@@ -54,29 +54,47 @@ static void barrier(Comm *comm) {
     check(MPI_Barrier(MPI_COMM_WORLD), "a barrier");
 }
 
-static size_t largest_range(const Comm *comm, const size_t *bounds) {
+/* ---- reductions ---- */
+
+static size_t largest_shard(const Comm *comm, const Partition *partition) {
     size_t largest = 0;
     for (int r = 0; r < comm->size; r++)
-        if (bounds[r + 1] - bounds[r] > largest) largest = bounds[r + 1] - bounds[r];
+        if (partition_shard_length(partition, r) > largest) largest = partition_shard_length(partition, r);
     return largest;
 }
 
-/* How many elements of range r lie in the piece that starts `done` elements into it. */
-static int piece_length(const size_t *bounds, int r, size_t done) {
-    size_t length = bounds[r + 1] - bounds[r];
+/* How many elements of shard r lie in the piece that starts `done` elements into it. */
+static int piece_length(const Partition *partition, int r, size_t done) {
+    size_t length = partition_shard_length(partition, r);
     return done >= length ? 0 : (int)min_i64(PIECE, (int64_t)(length - done));
 }
 
+/* Copies elements [from, from + n) of shard r out of the flat buffer, or where `back` into it. What lies between the
+ * parts of a shard is nobody's: it is 0 on the way out. */
+static void copy_piece(float *piece, float *data, const Partition *partition, int r, size_t from, size_t n, bool back) {
+    if (!back) memset(piece, 0, n * sizeof *piece);
+    for (int i = partition->first[r]; i < partition->first[r + 1]; i++) {
+        const Part *part = &partition->parts[i];
+        size_t first = part->at > from ? part->at : from, last = part->at + (part->end - part->begin);
+        if (last > from + n) last = from + n;
+        if (first >= last) continue;
+        float *inside = data + part->begin + (first - part->at);
+        memcpy(back ? inside : piece + (first - from), back ? piece + (first - from) : inside,
+               (last - first) * sizeof *piece);
+    }
+}
+
 /* One piece: everybody sends each owner its part; the owner adds up what it received, process 0 first. */
-static void reduce_piece(MpiComm *mpi, float *data, const size_t *bounds, size_t done, int *layout) {
-    int size = mpi->base.size, rank = mpi->base.rank, own = piece_length(bounds, rank, done);
+static void reduce_piece(MpiComm *mpi, float *data, const Partition *partition, float *shard, size_t done,
+                         int *layout) {
+    int size = mpi->base.size, rank = mpi->base.rank, own = piece_length(partition, rank, done);
     int *send_count = layout, *send_at = layout + size, *receive_count = layout + 2 * size;
     int *receive_at = layout + 3 * size;
     float *staged = mpi->received + (size_t)size * PIECE;
     for (int r = 0, at = 0; r < size; r++) {
-        send_count[r] = piece_length(bounds, r, done);
+        send_count[r] = piece_length(partition, r, done);
         send_at[r] = at;
-        memcpy(staged + at, data + bounds[r] + done, (size_t)send_count[r] * sizeof *data);
+        copy_piece(staged + at, data, partition, r, done, (size_t)send_count[r], false);
         at += send_count[r];
         receive_count[r] = own;
         receive_at[r] = r * own;
@@ -84,43 +102,47 @@ static void reduce_piece(MpiComm *mpi, float *data, const size_t *bounds, size_t
     check(MPI_Alltoallv(staged, send_count, send_at, MPI_FLOAT, mpi->received, receive_count, receive_at, MPI_FLOAT,
                         MPI_COMM_WORLD),
           "exchanging gradients");
-    float *RESTRICT sums = data + bounds[rank] + done;
+    float *RESTRICT sums = shard ? shard + done : staged;
     for (int r = 0; r < size; r++) {
-        const float *part = mpi->received + (size_t)receive_at[r];
+        const float *RESTRICT part = mpi->received + (size_t)receive_at[r];
         for (int i = 0; i < own; i++) sums[i] = (r > 0 ? sums[i] : 0.0f) + part[i];
     }
+    if (!shard) copy_piece(sums, data, partition, rank, done, (size_t)own, true);
 }
 
-static void reduce_scatter(Comm *comm, float *data, const size_t *bounds) {
+static void reduce_scatter(Comm *comm, float *data, const Partition *partition, float *shard) {
     MpiComm *mpi = (MpiComm *)comm;
     int *layout = checked_malloc(4 * (size_t)comm->size * sizeof *layout, "exchanging gradients");
-    size_t largest = largest_range(comm, bounds);
-    for (size_t done = 0; done < largest; done += PIECE) reduce_piece(mpi, data, bounds, done, layout);
+    size_t largest = largest_shard(comm, partition);
+    if (comm->size > 1)
+        for (size_t done = 0; done < largest; done += PIECE) reduce_piece(mpi, data, partition, shard, done, layout);
     free(layout);
 }
 
-static void all_gather(Comm *comm, void *data, size_t element_size, const size_t *bounds) {
-    for (int r = 0; r < comm->size; r++) {
-        char *range = (char *)data + bounds[r] * element_size;
-        size_t bytes = (bounds[r + 1] - bounds[r]) * element_size;
-        for (size_t done = 0; done < bytes; done += (size_t)PIECE * 4)
-            check(MPI_Bcast(range + done, (int)min_i64((int64_t)PIECE * 4, (int64_t)(bytes - done)), MPI_BYTE, r,
-                            MPI_COMM_WORLD),
-                  "gathering weights");
-    }
+/* ---- moving what owners have ---- */
+
+static void all_gather(Comm *comm, void *data, size_t element_size, const Partition *partition) {
+    enum { BYTES = 4 * PIECE };
+    for (int r = 0; r < comm->size; r++)
+        for (int i = partition->first[r]; i < partition->first[r + 1]; i++) {
+            char *range = (char *)data + partition->parts[i].begin * element_size;
+            size_t bytes = (partition->parts[i].end - partition->parts[i].begin) * element_size;
+            for (size_t done = 0; done < bytes; done += BYTES)
+                check(
+                    MPI_Bcast(range + done, (int)min_i64(BYTES, (int64_t)(bytes - done)), MPI_BYTE, r, MPI_COMM_WORLD),
+                    "gathering weights");
+        }
 }
 
-static void gather(Comm *comm, float *data, const size_t *bounds, size_t begin, size_t end) {
+static void collect(Comm *comm, int from, float *data, size_t n) {
     enum { TAG = 1 };
-    for (int r = 1; r < comm->size; r++) {
-        size_t first = begin > bounds[r] ? begin : bounds[r], last = end < bounds[r + 1] ? end : bounds[r + 1];
-        for (size_t at = first; at < last; at += PIECE) {
-            int count = (int)min_i64(PIECE, (int64_t)(last - at));
-            if (comm->rank == r) check(MPI_Send(data + at, count, MPI_FLOAT, 0, TAG, MPI_COMM_WORLD), "sending state");
-            if (comm->rank == 0)
-                check(MPI_Recv(data + at, count, MPI_FLOAT, r, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE),
-                      "receiving state");
-        }
+    if (from == 0) return;
+    for (size_t done = 0; done < n; done += PIECE) {
+        int count = (int)min_i64(PIECE, (int64_t)(n - done));
+        if (comm->rank == from) check(MPI_Send(data + done, count, MPI_FLOAT, 0, TAG, MPI_COMM_WORLD), "sending state");
+        if (comm->rank == 0)
+            check(MPI_Recv(data + done, count, MPI_FLOAT, from, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE),
+                  "receiving state");
     }
 }
 
@@ -154,7 +176,7 @@ Comm *comm_open_mpi(void) {
                    .barrier = barrier,
                    .reduce_scatter = reduce_scatter,
                    .all_gather = all_gather,
-                   .gather = gather,
+                   .collect = collect,
                    .close = close_mpi};
     check(MPI_Comm_rank(MPI_COMM_WORLD, &comm->rank), "asking for the rank");
     check(MPI_Comm_size(MPI_COMM_WORLD, &comm->size), "asking for the number of processes");

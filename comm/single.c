@@ -7,15 +7,16 @@ static void sum(Comm *comm, double *values, int n) { (void)comm, (void)values, (
 static void maximum(Comm *comm, int *values, int n) { (void)comm, (void)values, (void)n; }
 static void broadcast(Comm *comm, void *data, size_t bytes) { (void)comm, (void)data, (void)bytes; }
 static void barrier(Comm *comm) { (void)comm; }
-static void reduce_scatter(Comm *comm, float *data, const size_t *bounds) { (void)comm, (void)data, (void)bounds; }
 
-static void all_gather(Comm *comm, void *data, size_t element_size, const size_t *bounds) {
-    (void)comm, (void)data, (void)element_size, (void)bounds;
+static void reduce_scatter(Comm *comm, float *data, const Partition *partition, float *shard) {
+    (void)comm, (void)data, (void)partition, (void)shard;
 }
 
-static void gather(Comm *comm, float *data, const size_t *bounds, size_t begin, size_t end) {
-    (void)comm, (void)data, (void)bounds, (void)begin, (void)end;
+static void all_gather(Comm *comm, void *data, size_t element_size, const Partition *partition) {
+    (void)comm, (void)data, (void)element_size, (void)partition;
 }
+
+static void collect(Comm *comm, int from, float *data, size_t n) { (void)comm, (void)from, (void)data, (void)n; }
 
 static void close_single(Comm *comm, int status) {
     free(comm);
@@ -33,7 +34,7 @@ Comm *comm_open_single(void) {
                    .barrier = barrier,
                    .reduce_scatter = reduce_scatter,
                    .all_gather = all_gather,
-                   .gather = gather,
+                   .collect = collect,
                    .close = close_single};
     return comm;
 }

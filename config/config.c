@@ -30,18 +30,30 @@ typedef struct Source {
 
 static void *field_of(Config *config, const ConfigKey *key) { return (char *)config + key->offset; }
 
+static bool in_range(const ConfigKey *key, double value) {
+    bool above = key->above_minimum ? value > key->minimum : value >= key->minimum;
+    bool below = key->below_maximum ? value < key->maximum : value <= key->maximum;
+    return isfinite(value) && above && below;
+}
+
 /* These return false where the value is not one that the key can have. */
 
 static bool set_number(Config *config, const ConfigKey *key, double value) {
-    bool above = key->above_minimum ? value > key->minimum : value >= key->minimum;
-    bool below = key->below_maximum ? value < key->maximum : value <= key->maximum;
-    if (!isfinite(value) || !above || !below) return false;
+    if (!in_range(key, value)) return false;
     if (key->type == CONFIG_NUMBER) {
         *(double *)field_of(config, key) = value;
         return true;
     }
     if (value != floor(value) || fabs(value) > INT_MAX) return false;
     *(int *)field_of(config, key) = (int)value;
+    return true;
+}
+
+static bool set_pair(Config *config, const ConfigKey *key, double first, double second) {
+    if (!in_range(key, first) || !in_range(key, second)) return false;
+    double *field = field_of(config, key);
+    field[0] = first;
+    field[1] = second;
     return true;
 }
 
@@ -64,12 +76,31 @@ static bool set_string(Config *config, const ConfigKey *key, const char *text) {
 }
 
 static bool set_choice(Config *config, const ConfigKey *key, const char *text) {
+    for (int i = 0; key->aliases && key->aliases[i]; i += 2)
+        if (strcmp(text, key->aliases[i]) == 0) text = key->aliases[i + 1];
     for (unsigned i = 0; key->choices[i]; i++) {
         if (strcmp(text, key->choices[i]) != 0) continue;
         *(unsigned *)field_of(config, key) = i;
         return true;
     }
     return false;
+}
+
+static bool number_from_text(const char *text, double *value) {
+    char *end; /* strtod alone would also take spaces, hexadecimal, inf and nan */
+    *value = strtod(text, &end);
+    return text[0] && !text[strspn(text, "0123456789+-.eE")] && !*end;
+}
+
+/* "0.9,0.95" or "[0.9,0.95]" */
+static bool set_pair_from_text(Config *config, const ConfigKey *key, const char *text) {
+    char first[64], second[64];
+    int end = 0;
+    bool bracketed = text[0] == '[';
+    if (sscanf(text + bracketed, "%63[^,],%63[^]]%n", first, second, &end) != 2) return false;
+    double a, b;
+    return strcmp(text + bracketed + end, bracketed ? "]" : "") == 0 && number_from_text(first, &a) &&
+           number_from_text(second, &b) && set_pair(config, key, a, b);
 }
 
 /* Sets a value written as on the command line. */
@@ -81,9 +112,9 @@ static bool set_from_text(Config *config, const ConfigKey *key, const char *text
         *(bool *)field_of(config, key) = strcmp(text, "true") == 0;
         return strcmp(text, "true") == 0 || strcmp(text, "false") == 0;
     }
-    char *end; /* strtod alone would also take spaces, hexadecimal, inf and nan */
-    double value = strtod(text, &end);
-    return text[0] && !text[strspn(text, "0123456789+-.eE")] && !*end && set_number(config, key, value);
+    if (key->type == CONFIG_PAIR) return set_pair_from_text(config, key, text);
+    double value;
+    return number_from_text(text, &value) && set_number(config, key, value);
 }
 
 static bool set_from_json(Config *config, const ConfigKey *key, const cJSON *item) {
@@ -93,6 +124,11 @@ static bool set_from_json(Config *config, const ConfigKey *key, const cJSON *ite
     }
     if (key->type == CONFIG_INT || key->type == CONFIG_NUMBER)
         return cJSON_IsNumber(item) && set_number(config, key, item->valuedouble);
+    if (key->type == CONFIG_PAIR) {
+        const cJSON *a = cJSON_GetArrayItem(item, 0), *b = cJSON_GetArrayItem(item, 1);
+        return cJSON_IsArray(item) && cJSON_GetArraySize(item) == 2 && cJSON_IsNumber(a) && cJSON_IsNumber(b) &&
+               set_pair(config, key, a->valuedouble, b->valuedouble);
+    }
     if (key->type == CONFIG_SEED && cJSON_IsNumber(item)) {
         double value = item->valuedouble;
         if (!(value >= 0 && value < exact_integers) || value != floor(value)) return false;
@@ -352,6 +388,28 @@ static bool check_model(const Config *config, const char *where, Error *error) {
     return true;
 }
 
+/* Nothing that a source gives may be without effect. */
+static bool check_applies(const Config *config, const Source *source, Error *error) {
+    for (int i = 0; i < config_key_count; i++) {
+        const ConfigKey *key = &config_keys[i];
+        if (!source->given[i] || config_key_applies(key, config->optimizer.name)) continue;
+        char having[256];
+        config_key_optimizers(key, having, sizeof having);
+        return error_set(error,
+                         "%s: %s.%s: the optimizer %s has no such setting: remove it; optimizers that have it: %s",
+                         source->name, key->section, key->name, config_optimizer_name(config->optimizer.name), having);
+    }
+    return true;
+}
+
+static bool check_optimizer(const Config *config, const char *where, Error *error) {
+    const OptimConfig *optimizer = &config->optimizer;
+    if (optimizer->name == OPTIM_MARS_M_EFFICIENT && optimizer->beta1 == 0)
+        return error_set(error, "%s: optimizer.beta1 is 0; mars-m-efficient divides by it: expected a number in (0, 1)",
+                         where);
+    return true;
+}
+
 static bool check_batch(const Config *config, const char *where, Error *error) {
     const TrainConfig *train = &config->train;
     if (train->total_batch_size && train->gradient_accumulation_steps)
@@ -385,6 +443,9 @@ static bool check_schedule(const Config *config, const char *where, Error *error
     if (schedule->min_lr > config->optimizer.learning_rate)
         return error_set(error, "%s: schedule.min_lr %g must not be above optimizer.learning_rate %g", where,
                          schedule->min_lr, config->optimizer.learning_rate);
+    if (config->optimizer.name == OPTIM_MUON && schedule->min_lr > config->optimizer.muon_learning_rate)
+        return error_set(error, "%s: schedule.min_lr %g must not be above optimizer.muon_learning_rate %g", where,
+                         schedule->min_lr, config->optimizer.muon_learning_rate);
     if (config->train.eval_only) return true;
     if (schedule->warmup_iters > schedule->max_iters)
         return error_set(error, "%s: schedule.warmup_iters %d must not be above train.max_iters %d", where,
@@ -413,6 +474,15 @@ static bool check_required(const Source *file, const Source *arguments, const ch
     return true;
 }
 
+/* Defaults that depend on other keys. */
+static void fill_dependent_defaults(Config *config, const Source *file, const Source *arguments) {
+    int momentum = config_key_find("optimizer", "momentum");
+    if (config->optimizer.name == OPTIM_SGD_SAI && !file->given[momentum] && !arguments->given[momentum])
+        config->optimizer.momentum = 0.9;
+    config->schedule.max_iters = config->train.max_iters;
+    if (config->schedule.lr_decay_iters == 0) config->schedule.lr_decay_iters = config->train.max_iters;
+}
+
 bool config_load(Config *config, const char *path, int count, char *const *overrides, Error *error) {
     memset(config, 0, sizeof *config);
     for (int i = 0; i < config_key_count; i++) {
@@ -425,13 +495,13 @@ bool config_load(Config *config, const char *path, int count, char *const *overr
     for (int i = 0; i < count; i++)
         if (!take_override(config, &arguments, overrides[i], error)) return false;
 
-    config->schedule.max_iters = config->train.max_iters;
-    if (config->schedule.lr_decay_iters == 0) config->schedule.lr_decay_iters = config->train.max_iters;
+    fill_dependent_defaults(config, &file, &arguments);
 
     const char *where = path ? path : command_line;
-    return check_required(&file, &arguments, where, error) && check_model(config, where, error) &&
-           check_batch(config, where, error) && check_train(config, where, error) &&
-           check_schedule(config, where, error);
+    return check_required(&file, &arguments, where, error) && check_applies(config, &file, error) &&
+           check_applies(config, &arguments, error) && check_model(config, where, error) &&
+           check_optimizer(config, where, error) && check_batch(config, where, error) &&
+           check_train(config, where, error) && check_schedule(config, where, error);
 }
 
 /* ---- the number of processes ---- */
@@ -489,6 +559,14 @@ bool config_settle(Config *config, int processes, Error *error) {
 
 /* ---- back to text ---- */
 
+static char *pair_text(const double *pair) {
+    char *first = number_text(pair[0]), *second = number_text(pair[1]);
+    char *text = format_string("[%s,%s]", first, second);
+    free(first);
+    free(second);
+    return text;
+}
+
 static cJSON *value_to_json(const Config *config, const ConfigKey *key) {
     const void *field = (const char *)config + key->offset;
     if (key->type == CONFIG_BOOL) return cJSON_CreateBool(*(const bool *)field);
@@ -499,6 +577,7 @@ static cJSON *value_to_json(const Config *config, const ConfigKey *key) {
     if (key->type == CONFIG_INT) text = format_string("%d", *(const int *)field);
     if (key->type == CONFIG_SEED) text = format_string("%llu", (unsigned long long)*(const uint64_t *)field);
     if (key->type == CONFIG_NUMBER) text = number_text(*(const double *)field);
+    if (key->type == CONFIG_PAIR) text = pair_text(field);
     bool quoted = key->type == CONFIG_SEED && (double)*(const uint64_t *)field >= exact_integers;
     cJSON *item = quoted ? cJSON_CreateString(text) : cJSON_CreateRaw(text);
     free(text);
@@ -514,6 +593,7 @@ char *config_to_json(const Config *config) {
     for (int i = 0; i < config_key_count && good; i++) {
         const ConfigKey *key = &config_keys[i];
         if ((const char *)config + key->offset == (const char *)left_out) continue;
+        if (!config_key_applies(key, config->optimizer.name)) continue;
         if (i == 0 || strcmp(key->section, config_keys[i - 1].section) != 0)
             section = cJSON_AddObjectToObject(root, key->section);
         good = section && cJSON_AddItemToObject(section, key->name, value_to_json(config, key));
@@ -522,6 +602,19 @@ char *config_to_json(const Config *config) {
     if (!text) die("out of memory: the config as JSON");
     cJSON_Delete(root);
     return text;
+}
+
+/* Prints below a key, in lines that are not too long. */
+static void print_note(FILE *file, const char *text) {
+    enum { INDENT = 34, WIDTH = 120 - INDENT };
+    while (*text) {
+        size_t length = strlen(text);
+        if (length > WIDTH)
+            for (length = WIDTH; length > 1 && text[length] != ' ';) length--;
+        fprintf(file, "%*s%.*s\n", INDENT, "", (int)length, text);
+        text += length;
+        text += strspn(text, " ");
+    }
 }
 
 void config_print_help(FILE *file) {
@@ -538,10 +631,17 @@ void config_print_help(FILE *file) {
         }
         config_key_type_text(key, text, sizeof text);
         fprintf(file, "  %-32s%-22s%-10s%s\n", key->name, text, shown[0] ? shown : "\"\"", key->help);
-        if (key->type != CONFIG_CHOICE) continue;
-        config_key_expectation(key, text, sizeof text);
-        fprintf(file, "  %-32s%s\n", "", text);
+        if (key->type == CONFIG_CHOICE) {
+            config_key_expectation(key, text, sizeof text);
+            print_note(file, text);
+        }
+        if (key->optimizers) {
+            size_t used = (size_t)snprintf(text, sizeof text, "only: ");
+            config_key_optimizers(key, text + used, sizeof text - used);
+            print_note(file, text);
+        }
     }
     fprintf(file, "\nGive total_batch_size or gradient_accumulation_steps:\n"
-                  "total_batch_size = batch_size x processes x gradient_accumulation_steps.\n");
+                  "total_batch_size = batch_size x processes x gradient_accumulation_steps.\n"
+                  "A key that is marked \"only\" is an error with the other optimizers.\n");
 }

@@ -56,7 +56,8 @@ EXTERN_C_BEGIN
 
 /* Reads the JSON file at `path` (NULL: defaults only) and then `count` overrides of the form "--key=value", where
  * key is "section.name" or a name that only one section has. Checks everything that can be checked without knowing
- * the number of processes. On failure *error names the file (or the argument), the key and what would be right. */
+ * the number of processes; a key that the chosen optimizer does not have is an error. On failure *error names the file
+ * (or the argument), the key and what would be right. */
 bool config_load(Config *config, const char *path, int count, char *const *overrides, Error *error);
 
 /* Settles what depends on the number of processes: total_batch_size (from gradient_accumulation_steps where that
@@ -64,11 +65,12 @@ bool config_load(Config *config, const char *path, int count, char *const *overr
  * total_batch_size and gradient_accumulation_steps are set. */
 bool config_settle(Config *config, int processes, Error *error);
 
-/* The config as one JSON object of sections, every key included, which config_load reads back to the same config; of
- * total_batch_size and gradient_accumulation_steps it has the first where that is set. The caller frees the text. */
+/* The config as one JSON object of sections, which config_load reads back to the same config: every key, but those that
+ * its optimizer does not have; of total_batch_size and gradient_accumulation_steps the first where that is set. The
+ * caller frees the text. */
 char *config_to_json(const Config *config);
 
-/* Every key with its type, default and meaning. */
+/* Every key with its type, default, meaning, and the optimizers that have it where not all do. */
 void config_print_help(FILE *file);
 
 EXTERN_C_END

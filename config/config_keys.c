@@ -9,7 +9,15 @@
 /* In the order of the enumerations. */
 static const char *const order_names[] = {
     [ORDER_RANDOM] = "random", [ORDER_SEQUENTIAL] = "sequential", [ORDER_SHUFFLED] = "shuffled", NULL};
-static const char *const optimizer_names[] = {[OPTIM_ADAMW] = "adamw", NULL};
+static const char *const optimizer_names[] = {
+    [OPTIM_ADAMW] = "adamw",         [OPTIM_MARS_ADAMW] = "mars-adamw",
+    [OPTIM_MARS_LION] = "mars-lion", [OPTIM_MARS_SHAMPOO] = "mars-shampoo",
+    [OPTIM_MUON] = "muon",           [OPTIM_MOONLIGHT] = "moonlight",
+    [OPTIM_MARS_M] = "mars-m",       [OPTIM_MARS_M_EFFICIENT] = "mars-m-efficient",
+    [OPTIM_SGD_SAI] = "sgd-sai",     [OPTIM_COUNT] = NULL};
+static const char *const optimizer_aliases[] = {"sgd-boost", "sgd-sai", NULL};
+static const char *const ns_dtype_names[] = {
+    [NS_DTYPE_AUTO] = "auto", [NS_DTYPE_BFLOAT16] = "bfloat16", [NS_DTYPE_FLOAT32] = "float32", NULL};
 static const char *const schedule_names[] = {
     [SCHEDULE_CONSTANT] = "constant",       [SCHEDULE_COSINE] = "cosine", [SCHEDULE_WSD] = "wsd",
     [SCHEDULE_TRAPEZOIDAL] = "trapezoidal", [SCHEDULE_EXP] = "exp",       NULL};
@@ -25,11 +33,15 @@ static const char *const recompute_names[] = {
  * does not compile. (GCC and Clang make an enumeration without negative values unsigned.) */
 #define TYPE_OF(field)                                                                                                 \
     _Generic(((Config *)0)->field,                                                                                     \
-        bool: CONFIG_BOOL, int: CONFIG_INT, uint64_t: CONFIG_SEED, double: CONFIG_NUMBER, char *: CONFIG_STRING,       \
-        unsigned: CONFIG_CHOICE)
+        bool: CONFIG_BOOL, int: CONFIG_INT, uint64_t: CONFIG_SEED, double: CONFIG_NUMBER, double *: CONFIG_PAIR,       \
+        char *: CONFIG_STRING, unsigned: CONFIG_CHOICE)
+#define FIELD(section_, name_)                                                                                         \
+    .section = #section_, .name = #name_, .type = TYPE_OF(section_.name_), .offset = offsetof(Config, section_.name_)
 #define KEY(section_, name_, default_, range, help_)                                                                   \
-    {.section = #section_, .name = #name_, .type = TYPE_OF(section_.name_),                                            \
-     .offset = offsetof(Config, section_.name_), .default_text = default_, range, .help = help_}
+    {FIELD(section_, name_), .default_text = default_, range, .help = help_}
+/* A key of the optimizer section that not all optimizers have. */
+#define OPTIMIZER_KEY(name_, default_, optimizers_, range, help_)                                                      \
+    {FIELD(optimizer, name_), .default_text = default_, .optimizers = optimizers_, range, .help = help_}
 
 #define REQUIRED NULL
 #define ANY .minimum = 0
@@ -40,6 +52,19 @@ static const char *const recompute_names[] = {
 #define NOT_EMPTY FROM_TO(1, CONFIG_STRING_LENGTH - 1)
 #define MAY_BE_EMPTY FROM_TO(0, CONFIG_STRING_LENGTH - 1)
 #define ONE_OF(names) .choices = names
+#define ONE_OF_OR_ALIAS(names, others) .choices = names, .aliases = others
+
+enum {
+    ADAMW = 1 << OPTIM_ADAMW,
+    MARS = 1 << OPTIM_MARS_ADAMW | 1 << OPTIM_MARS_LION | 1 << OPTIM_MARS_SHAMPOO,
+    SHAMPOO = 1 << OPTIM_MARS_SHAMPOO,
+    MUON = 1 << OPTIM_MUON,
+    MOONLIGHT = 1 << OPTIM_MOONLIGHT,
+    MARS_M = 1 << OPTIM_MARS_M,
+    EFFICIENT = 1 << OPTIM_MARS_M_EFFICIENT,
+    SGD_SAI = 1 << OPTIM_SGD_SAI,
+    MATRIX = SHAMPOO | MUON | MOONLIGHT | MARS_M | EFFICIENT /* those that use Newton-Schulz */
+};
 
 const ConfigKey config_keys[] = {
     KEY(model, n_layer, "12", FROM_TO(1, 1024), "transformer blocks"),
@@ -57,13 +82,27 @@ const ConfigKey config_keys[] = {
     KEY(data, order, "random", ONE_OF(order_names), "how training sequences are drawn"),
     KEY(data, seed, "5000", ANY, "for the order of the sequences"),
 
-    KEY(optimizer, name, REQUIRED, ONE_OF(optimizer_names), "the rule"),
-    KEY(optimizer, learning_rate, REQUIRED, ABOVE(0), "the schedule's peak"),
-    KEY(optimizer, weight_decay, "0.1", AT_LEAST(0), "decoupled; hidden matrices only"),
-    KEY(optimizer, beta1, "0.9", FROM_BELOW(0, 1), "decay of the moving average of g"),
-    KEY(optimizer, beta2, "0.95", FROM_BELOW(0, 1), "decay of the moving average of g^2"),
-    KEY(optimizer, eps, "1e-8", ABOVE(0), "added to the root of the second moment"),
+    KEY(optimizer, name, REQUIRED, ONE_OF_OR_ALIAS(optimizer_names, optimizer_aliases), "the rule"),
+    KEY(optimizer, learning_rate, REQUIRED, ABOVE(0), "the schedule's peak; muon: of the vectors"),
+    KEY(optimizer, weight_decay, "0.1", AT_LEAST(0), "decoupled; on which tensors is up to the rule"),
+    OPTIMIZER_KEY(beta1, "0.9", ADAMW | MARS | MUON | MARS_M | EFFICIENT, FROM_BELOW(0, 1),
+                  "decay of the moving average of g (in mars, of c)"),
+    OPTIMIZER_KEY(beta2, "0.95", ADAMW | MARS | MUON, FROM_BELOW(0, 1), "the same of its square"),
+    KEY(optimizer, eps, "1e-8", ABOVE(0), "keeps divisors from 0, such as adamw's root"),
     KEY(optimizer, grad_clip, "1", AT_LEAST(0), "largest global norm of the gradient; 0 = off"),
+    OPTIMIZER_KEY(gamma, "0.025", MARS | MARS_M | EFFICIENT, AT_LEAST(0), "share of the gradient's change in c"),
+    OPTIMIZER_KEY(is_approx, "true", MARS | MARS_M, ANY, "false: a second gradient each step, at the old weights"),
+    OPTIMIZER_KEY(optimize_1d, "false", MARS, ANY, "vectors follow the rule too, instead of AdamW"),
+    OPTIMIZER_KEY(lr_1d, "3e-3", MARS, ABOVE(0), "peak rate of AdamW on the vectors"),
+    OPTIMIZER_KEY(betas_1d, "0.9,0.95", MARS | MOONLIGHT | MARS_M | EFFICIENT, FROM_BELOW(0, 1),
+                  "beta1, beta2 of AdamW on what the rule leaves out"),
+    OPTIMIZER_KEY(weight_decay_1d, "0.1", MARS, AT_LEAST(0), "of AdamW on the vectors"),
+    OPTIMIZER_KEY(muon_learning_rate, "0.02", MUON, ABOVE(0), "the schedule's peak for 2-D tensors"),
+    OPTIMIZER_KEY(muon_weight_decay, "0", MUON, AT_LEAST(0), "decoupled; 2-D tensors"),
+    OPTIMIZER_KEY(momentum, "0.95", MUON | MOONLIGHT | SGD_SAI, FROM_BELOW(0, 1), "of the gradients; sgd-sai: 0.9 if not given"),
+    OPTIMIZER_KEY(nesterov, "true", MUON | MOONLIGHT, ANY, "momentum that looks a step ahead"),
+    OPTIMIZER_KEY(ns_steps, "5", MATRIX, FROM_TO(1, 100), "iterations of Newton-Schulz"),
+    OPTIMIZER_KEY(ns_dtype, "auto", MATRIX, ONE_OF(ns_dtype_names), "type that these run in; auto = as activations"),
 
     KEY(schedule, name, "constant", ONE_OF(schedule_names), "how the rate changes"),
     KEY(schedule, warmup_iters, "0", AT_LEAST(0), "steps of linear rise at the start"),
@@ -153,8 +192,22 @@ const char *config_section_nearest(const char *section) {
     return nearest;
 }
 
+const char *config_optimizer_name(OptimName name) { return optimizer_names[name]; }
+
+bool config_key_applies(const ConfigKey *key, OptimName optimizer) {
+    return !key->optimizers || (key->optimizers >> optimizer & 1);
+}
+
+void config_key_optimizers(const ConfigKey *key, char *text, size_t size) {
+    size_t used = 0;
+    text[0] = 0;
+    for (int i = 0; i < OPTIM_COUNT && used < size; i++)
+        if (config_key_applies(key, (OptimName)i))
+            used += (size_t)snprintf(text + used, size - used, "%s%s", used ? ", " : "", optimizer_names[i]);
+}
+
 void config_key_type_text(const ConfigKey *key, char *text, size_t size) {
-    const char *type = key->type == CONFIG_INT ? "integer" : "number";
+    const char *type = key->type == CONFIG_INT ? "integer" : key->type == CONFIG_PAIR ? "2 numbers" : "number";
     if (key->type == CONFIG_BOOL)
         snprintf(text, size, "true or false");
     else if (key->type == CONFIG_SEED)
@@ -174,6 +227,8 @@ static void list_choices(const ConfigKey *key, char *text, size_t size) {
     size_t used = (size_t)snprintf(text, size, "one of:");
     for (int i = 0; key->choices[i] && used < size; i++)
         used += (size_t)snprintf(text + used, size - used, "%s %s", i ? "," : "", key->choices[i]);
+    for (int i = 0; key->aliases && key->aliases[i] && used < size; i += 2)
+        used += (size_t)snprintf(text + used, size - used, ", %s (= %s)", key->aliases[i], key->aliases[i + 1]);
 }
 
 void config_key_expectation(const ConfigKey *key, char *text, size_t size) {
@@ -183,6 +238,8 @@ void config_key_expectation(const ConfigKey *key, char *text, size_t size) {
         list_choices(key, text, size);
     else if (key->type == CONFIG_SEED)
         snprintf(text, size, "%s, written in quotes in a file from 2^53 on (JSON readers round such numbers)", type);
+    else if (key->type == CONFIG_PAIR)
+        snprintf(text, size, "%s: [a, b] in a file, a,b on the command line", type);
     else if (key->type == CONFIG_STRING)
         snprintf(text, size, "%s of %g to %g bytes", type, key->minimum, key->maximum);
     else if (key->type == CONFIG_INT && isinf(key->maximum))

@@ -1,7 +1,7 @@
 /* config_keys.h: the one table of keys, and questions about it.
  *
  * A line of the table says everything there is to know about a key: where its value lies in Config, its type, default,
- * range and meaning. The parser, --help, the messages and config_to_json (config.c) only walk the table, so a new
+ * range and meaning, and which optimizers have it. The parser, --help, the messages and config_to_json (config.c) only walk the table, so a new
  * option is one field in a struct and one line in config_keys.c. Nothing here reads files or changes a Config. */
 #ifndef MARS_CONFIG_CONFIG_KEYS_H
 #define MARS_CONFIG_CONFIG_KEYS_H
@@ -13,6 +13,7 @@ typedef enum ConfigType {
     CONFIG_INT,    /* int */
     CONFIG_SEED,   /* uint64_t, all of it */
     CONFIG_NUMBER, /* double, finite */
+    CONFIG_PAIR,   /* double[2], both finite */
     CONFIG_STRING, /* char[CONFIG_STRING_LENGTH] */
     CONFIG_CHOICE  /* an enumeration; choices[value] is its name */
 } ConfigType;
@@ -22,9 +23,11 @@ typedef struct ConfigKey {
     ConfigType type;
     size_t offset;                     /* of the value in Config */
     const char *default_text;          /* as one would write it on the command line; NULL: the key is required */
-    double minimum, maximum;           /* of an int or a number; of a string's length in bytes */
+    double minimum, maximum;           /* of an int, a number, each of a pair; of a string's length in bytes */
     bool above_minimum, below_maximum; /* true: the limit itself is outside */
+    unsigned optimizers;               /* those that have the key, bit 1 << OptimName; 0: all have it */
     const char *const *choices;        /* ends with NULL */
+    const char *const *aliases;        /* another name of a choice, the choice, and so on; ends with NULL */
     const char *help;
 } ConfigKey;
 
@@ -46,6 +49,12 @@ int config_key_nearest(const char *section, const char *name);
 
 bool config_section_exists(const char *section);
 const char *config_section_nearest(const char *section);
+
+const char *config_optimizer_name(OptimName name);
+bool config_key_applies(const ConfigKey *key, OptimName optimizer);
+
+/* The names of the optimizers that have the key. */
+void config_key_optimizers(const ConfigKey *key, char *text, size_t size);
 
 /* The key's type and range in a few words, for --help: "integer >= 1". */
 void config_key_type_text(const ConfigKey *key, char *text, size_t size);

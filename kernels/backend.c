@@ -1,7 +1,9 @@
 /* backend.c: choosing a device. The devices themselves are in kernels/cpu and kernels/cuda. */
 #include "kernels/backend.h"
 
+#include <sched.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kernels/cpu/cpu_backend.h"
 
@@ -12,6 +14,14 @@ Backend *backend_open(const char *device, DType activation, int threads, Error *
 }
 
 const char *backend_auto_device(void) { return "cpu"; }
+
+int backend_default_threads(int processes) {
+    int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), allowed = cores;
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) allowed = CPU_COUNT(&set);
+    int share = cores / processes, threads = allowed < share ? allowed : share;
+    return threads > 0 ? threads : 1;
+}
 
 DType backend_auto_precision(const char *device) {
     (void)device; /* there is one so far */

@@ -1,7 +1,8 @@
 /* backend.h: the one table of operations between GPT-2 and a device.
  *
  * The model calls be->layernorm_forward(be, ...) and never asks which device it is on. kernels/cpu and kernels/cuda
- * each fill a table for two activation types, float32 and bfloat16. Optimizers are not here: they live in optim/.
+ * each fill a table for two activation types, float32 and bfloat16. Optimizers are not here: they live in optim/, and
+ * take from here memory and matrix products.
  *
  * Notation. B sequences of T tokens, N = B*T rows, C channels, NH heads of size HS = C/NH, V vocabulary entries,
  * VP >= V the padded row length of logits. Matrices are row-major. A `void *` is an array of the table's activation
@@ -20,6 +21,18 @@
 EXTERN_C_BEGIN
 
 typedef struct Backend Backend;
+
+/* Products of `count` pairs of matrices of one shape and of a type of their own, whatever the table's:
+ *   d[i] = alpha op(a[i]) . op(b[i]) + beta c[i]        op(a) (m,k), op(b) (k,n), c and d (m,n)
+ * op transposes where said, so that a is stored (k,m) or b (n,k). Matrices are dense and lie one behind the other. */
+typedef struct BatchedProduct {
+    DType type;
+    int count;
+    int64_t m, n, k;
+    bool transpose_a, transpose_b;
+    float alpha, beta;
+} BatchedProduct;
+
 struct Backend {
     char name[32];    /* "cpu-float32" */
     char device[128]; /* the processor's or GPU's name, for people */
@@ -107,6 +120,15 @@ struct Backend {
     /* *total += the sum of values, in double. */
     void (*add_sum)(Backend *be, double *total, const float *values, size_t n);
 
+    /* ---- dense products for optimizers ---- */
+
+    /* See BatchedProduct; sums are float32, rounded once. c is not read where beta is 0, and may be d; d overlaps
+     * neither a nor b. */
+    void (*batched_product)(Backend *be, const BatchedProduct *product, void *d, const void *a, const void *b,
+                            const void *c);
+    /* Whether the device multiplies matrices of that type. */
+    bool (*multiplies)(Backend *be, DType type);
+
     void (*close)(Backend *be);
 };
 
@@ -117,6 +139,10 @@ Backend *backend_open(const char *device, DType activation, int threads, Error *
 
 /* "cuda" where this binary can use a GPU that is there, else "cpu". */
 const char *backend_auto_device(void);
+
+/* How many threads suit one of `processes` processes on this machine. Launchers often bind a process to few cores, which
+ * then are all it has; processes that are not bound share the machine's. */
+int backend_default_threads(int processes);
 
 /* The activation type with which `device` is fastest: bfloat16 where its matrix units take it, else float32. */
 DType backend_auto_precision(const char *device);

@@ -127,8 +127,10 @@ static SafetensorsWriter *create_optimizer_file(Save *save) {
         checked_calloc((size_t)source->state_count * (size_t)table->count, sizeof *entries, "a list of tensors");
     for (int state = 0; state < source->state_count; state++)
         for (int i = 0; i < table->count; i++)
-            entries[count++] = tensor_entry(format_string("%s.%s", source->state_names[state], table->tensors[i].name),
-                                            &table->tensors[i], false);
+            if (source->has_state(source->context, state, i))
+                entries[count++] =
+                    tensor_entry(format_string("%s.%s", source->state_names[state], table->tensors[i].name),
+                                 &table->tensors[i], false);
     return create_file(save, OPTIMIZER_FILE, entries, count);
 }
 
@@ -139,6 +141,7 @@ static void save_optimizer(Save *save) {
     for (int state = 0; state < source->state_count; state++)
         for (int i = 0; i < source->table->count; i++) {
             int64_t elements = (int64_t)source->table->tensors[i].size;
+            if (!source->has_state(source->context, state, i)) continue;
             source->fetch(source->context, state, i, save->host);
             save->good = save->good && safetensors_write(writer, save->host, elements, save->error);
         }
@@ -218,6 +221,20 @@ static void save_vocabulary(Save *save) {
     }
 }
 
+/* {"snr": {"wte.weight": 1.5, ...}}. cJSON would not always print all digits of a double. */
+static cJSON *scalars_json(const CheckpointSource *source) {
+    cJSON *json = cJSON_CreateObject();
+    for (int kind = 0; kind < source->scalar_count; kind++) {
+        cJSON *numbers = cJSON_AddObjectToObject(json, source->scalar_names[kind]);
+        for (int i = 0; i < source->table->count; i++) {
+            char text[32];
+            snprintf(text, sizeof text, "%.17g", source->scalars[kind][i]);
+            cJSON_AddRawToObject(numbers, source->table->tensors[i].name, text);
+        }
+    }
+    return json;
+}
+
 /* Written last: it lists the others. The config goes in as the text it is, so that no digit of a 64-bit seed is lost
  * in a double. */
 static void save_trainer(Save *save) {
@@ -232,6 +249,7 @@ static void save_trainer(Save *save) {
     cJSON_AddNumberToObject(json, "step", (double)source->step);
     cJSON_AddNumberToObject(json, "updates", (double)source->updates);
     cJSON_AddStringToObject(json, "optimizer", source->optimizer);
+    if (source->scalar_count > 0) cJSON_AddItemToObject(json, "scalars", scalars_json(source));
     cJSON_AddBoolToObject(json, "has_bias", source->model.bias);
     cJSON_AddRawToObject(json, "config", source->config_json);
     cJSON_AddItemToObject(json, "files", save->files);

@@ -5,8 +5,8 @@
  *                                    folder): "transformer." names, matrices of the linear layers stored (in, out),
  *                                    zero biases where the model has none
  *   optimizer.safetensors            "<state>.<tensor>" for each optimizer state, in the shapes of the tensor table
- *   trainer.json                     step, updates, config, optimizer, size and XXH3 checksum of each other file,
- *                                    and last its own checksum
+ *   trainer.json                     step, updates, config, optimizer and its state of one number per tensor, size
+ *                                    and XXH3 checksum of each other file, and last its own checksum
  *   tokens.json and vocabulary files copied from beside the training data, where they are there
  * out_dir/checkpoints/latest         symbolic link to the newest whole one
  * Everything is written under a temporary name, synced, then renamed; `latest` is replaced last. */
@@ -34,8 +34,12 @@ typedef struct CheckpointSource {
     const char *optimizer;   /* its name */
     int state_count;
     const char *const *state_names;
+    bool (*has_state)(void *context, int which, int tensor); /* not every tensor has every state */
     void (*fetch)(void *context, int which, int tensor, float *host);
     void *context;
+    int scalar_count; /* state of one number per tensor: kinds of it, their names, table->count numbers each */
+    const char *const *scalar_names;
+    double *const *scalars;
     const char *tokens_folder; /* where tokens.json may lie; NULL for none */
 } CheckpointSource;
 
@@ -52,6 +56,7 @@ typedef struct Checkpoint {
     int64_t step, updates;
     char optimizer[64];
     SafetensorsFile model, state; /* state.count is 0 where there is no optimizer.safetensors */
+    struct cJSON *scalars;        /* NULL where there are none */
 } Checkpoint;
 
 /* True where out_dir holds at least one checkpoint, whole or not. */
@@ -69,6 +74,10 @@ void checkpoint_close(Checkpoint *checkpoint);
 /* Reads the optimizer state called `state` ("m") of tensor `tensor` into host memory of tensor.size floats. */
 bool checkpoint_read_state(const Checkpoint *checkpoint, const TensorTable *table, const char *state, int tensor,
                            float *host, Error *error);
+
+/* Reads the state of one number per tensor that is called `name` ("snr"), table->count numbers. */
+bool checkpoint_read_scalars(const Checkpoint *checkpoint, const TensorTable *table, const char *name, double *numbers,
+                             Error *error);
 
 /* Whether the weights in `file` are those of a model with this table: every tensor there in the right shape, and
  * nothing that would be left out silently, such as further layers, biases other than 0 where the table has none, or

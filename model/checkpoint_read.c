@@ -121,6 +121,7 @@ bool checkpoint_open(Checkpoint *checkpoint, const char *path, Error *error) {
     cJSON *trainer = read_trainer(trainer_path, &checkpoint->step, &checkpoint->updates, error);
     free(trainer_path);
     bool good = trainer && verify_files(path, trainer, error) && open_verified(checkpoint, path, trainer, error);
+    checkpoint->scalars = cJSON_DetachItemFromObjectCaseSensitive(trainer, "scalars");
     cJSON_Delete(trainer);
     if (!good) checkpoint_close(checkpoint);
     return good;
@@ -129,6 +130,7 @@ bool checkpoint_open(Checkpoint *checkpoint, const char *path, Error *error) {
 void checkpoint_close(Checkpoint *checkpoint) {
     safetensors_close(&checkpoint->model);
     safetensors_close(&checkpoint->state);
+    cJSON_Delete(checkpoint->scalars);
     memset(checkpoint, 0, sizeof *checkpoint);
 }
 
@@ -204,6 +206,19 @@ bool checkpoint_read_state(const Checkpoint *checkpoint, const TensorTable *tabl
     free(name);
     if (good) safetensors_read_float32(entry, host);
     return good;
+}
+
+bool checkpoint_read_scalars(const Checkpoint *checkpoint, const TensorTable *table, const char *name, double *numbers,
+                             Error *error) {
+    const cJSON *found = cJSON_GetObjectItemCaseSensitive(checkpoint->scalars, name);
+    for (int i = 0; i < table->count; i++) {
+        const cJSON *number = cJSON_GetObjectItemCaseSensitive(found, table->tensors[i].name);
+        if (!cJSON_IsNumber(number))
+            return error_set(error, "%s/%s has no number scalars.%s of '%s'", checkpoint->path, TRAINER_FILE, name,
+                             table->tensors[i].name);
+        numbers[i] = number->valuedouble;
+    }
+    return true;
 }
 
 /* The weights of that name, with or without the prefix; NULL with a message where they are missing or misshapen. */

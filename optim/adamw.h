@@ -10,12 +10,10 @@
 
 #include <math.h>
 
-#include "optim/multi_tensor.h"
+#include "optim/rule_numbers.h"
 
-enum { ADAMW_STATES = 2 };
-
-/* The new value of x, given its gradient after scaling and clipping; updates state = {m, v}. */
-static inline float adamw_element(float x, float g, float state[ADAMW_STATES], const RuleNumbers *r) {
+static inline float adamw_element(float x, float g, float last, float *state, const RuleNumbers *r) {
+    (void)last;
     state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * g;
     state[1] = r->beta2 * state[1] + (1.0f - r->beta2) * g * g;
     float denominator = sqrtf(state[1] * r->correction2) + r->eps;

@@ -1,56 +1,60 @@
-/* multi_tensor.h: passes over all tensors at once. A range of a flat buffer is cut into chunks, each inside one tensor;
- * a pass is one loop over the chunks, whatever the number of tensors. */
+/* multi_tensor.h: passes over all tensors at once. The elements that a process owns are cut into chunks, each inside
+ * one tensor; a pass is one loop over the chunks, whatever the number of tensors. */
 #ifndef MARS_OPTIM_MULTI_TENSOR_H
 #define MARS_OPTIM_MULTI_TENSOR_H
 
+#include "comm/comm.h"
 #include "kernels/backend.h"
-#include "optim/optim_config.h"
+#include "optim/rules.h"
 #include "util/tensor_table.h"
 
 EXTERN_C_BEGIN
 
-enum { MULTI_TENSOR_CHUNK = 16384, OPTIM_MAX_STATES = 2 };
+enum { MULTI_TENSOR_CHUNK = 16384 };
 
+/* Elements [begin, end) of the flat buffers, and where the first of them is in buffers that are laid out otherwise. */
 typedef struct Chunk {
-    size_t begin, end; /* elements of the flat buffers */
+    size_t begin, end;
+    size_t gradient; /* in gradient buffers: begin, or shard */
+    size_t shard;    /* in states */
+    size_t matrix;   /* in the workspace of Newton-Schulz, of matrix rules */
     int tensor;
 } Chunk;
 
-/* The numbers a rule uses at one step, the same for all elements of a tensor. */
-typedef struct RuleNumbers {
-    float gradient_factor; /* gradient_scale times the clip */
-    float learning_rate, weight_decay;
-    float beta1, beta2, eps;
-    float correction1, correction2; /* 1 / (1 - beta^t): multiplied with, as divisions are slow */
-} RuleNumbers;
-
-/* The flat buffers that an update goes over. State buffers hold only the owned range: element i of the flat buffers is
- * element i - first of a state. */
+/* The buffers that a pass goes over, on the device. */
 typedef struct MultiTensorBuffers {
     float *params;
-    void *weights; /* NULL where there is no copy apart from params */
-    const float *grads;
-    float *states[OPTIM_MAX_STATES];
-    size_t first;
+    void *weights;                /* the copy in the activation type; NULL where there is none apart from params */
+    const float *gradient, *last; /* last is NULL for rules without g_last */
+    float *states[RULE_MAX_STATES];
 } MultiTensorBuffers;
 
-/* Chunks of the table's tensors inside [begin, end), in order; the caller frees them. */
-Chunk *multi_tensor_chunks(const TensorTable *table, size_t begin, size_t end, int *count);
+/* Sums over elements, in double. */
+typedef struct GradientSums {
+    double squares; /* of g */
+    double product; /* of g times g_last, where there is one */
+    double sum;     /* of g, where asked for */
+} GradientSums;
 
-/* sums[c] = sum of grads^2 over chunk c, in double (host memory). */
-void multi_tensor_square_sums(Backend *be, const Chunk *chunks, int count, const float *grads, double *sums);
+/* The chunks of one part of a buffer, appended to *chunks, of which there are *count; parts lie inside one tensor. */
+void multi_tensor_append_chunks(Chunk **chunks, int *count, const Part *part, int tensor, bool gradient_is_shard);
 
-/* An elementwise rule, instantiated for each device. */
-typedef struct ElementwiseRule {
-    OptimName name;
-    int states;
-    const char *state_names[OPTIM_MAX_STATES];
-    void (*update)(Backend *be, const Chunk *chunks, int count, MultiTensorBuffers buffers,
-                   const RuleNumbers *numbers); /* numbers: one per tensor of the table */
-} ElementwiseRule;
+/* sums[c] = the sums over chunk c (host memory), of the gradients as they are. `last` may be NULL. */
+void multi_tensor_sums(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *last,
+                       bool with_sum, GradientSums *sums);
 
-/* The rule for `be`'s device. */
-const ElementwiseRule *multi_tensor_rule(OptimName name);
+/* Elementwise rules: one pass updates parameters, states and the weight copy. `numbers`: one per tensor. */
+void multi_tensor_update(Backend *be, RuleName rule, const Chunk *chunks, int count, MultiTensorBuffers buffers,
+                         const RuleNumbers *numbers);
+
+/* Matrix rules: the pass before Newton-Schulz updates states and writes directions, rounded to `type`, to `matrices`;
+ * squares[c] = the sum of squares of what chunk c wrote (host memory). */
+void multi_tensor_directions(Backend *be, RuleName rule, const Chunk *chunks, int count, MultiTensorBuffers buffers,
+                             const RuleNumbers *numbers, void *matrices, DType type, double *squares);
+
+/* And the pass behind it: x <- x - learning_rate weight_decay x - step O, where O are the orthogonal matrices. */
+void multi_tensor_apply(Backend *be, const Chunk *chunks, int count, MultiTensorBuffers buffers,
+                        const RuleNumbers *numbers, const void *matrices, DType type);
 
 EXTERN_C_END
 

@@ -1,177 +1,455 @@
-/* optim.c: the sharded optimizer step (see optim.h). The arithmetic of each rule is in its own header; the loops are in
- * multi_tensor.c. */
+/* optim.c: the sharded optimizer step (see optim.h). The arithmetic of each rule is in its own header, the loops are in
+ * multi_tensor.c, who owns what in partition.c, and the tensors under one rule in group.c. */
 #include "optim/optim.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "optim/multi_tensor.h"
+#include "optim/group.h"
+
+enum { MAX_GROUPS = 2, MAX_STATES = RULE_MAX_STATES + 1, MAX_SCALARS = 2 };
+
+static const char last_name[] = "g_last"; /* the one state that is not a rule's own: it changes place with gradients */
 
 struct Optim {
     OptimConfig config;
+    Optimizer optimizer;
     const TensorTable *table;
     OptimBuffers buffers;
     Backend *be;
     Comm *comm;
-    const ElementwiseRule *rule;
-    size_t *bounds; /* comm->size + 1 offsets: who owns what */
-    Chunk *chunks;  /* of the owned range */
-    int chunk_count;
-    float *states[OPTIM_MAX_STATES]; /* owned range only */
-    double *chunk_sums, *tensor_sums;
-    RuleNumbers *numbers; /* one per tensor */
-    float *gather_buffer; /* a flat buffer for checkpoints of several processes; NULL until needed */
+    Group groups[MAX_GROUPS];
+    int group_count;
+    GradientBuffers whole; /* a process that is alone: whole flat buffers, which change places */
+    float *own_buffers[2]; /* those of them that were allocated here */
+    bool exact, uses_last;
+    bool held;            /* exact: the gradient of this step's batch is set aside */
+    GradientSums *sums;   /* (2, table->count): of today's gradient, and of the second one */
+    RuleNumbers *numbers; /* (table->count) */
     int64_t updates;
+
+    const char *state_names[MAX_STATES + 1], *scalar_names[MAX_SCALARS];
+    int state_count, scalar_count;
+    double *last_factor, *last_squares; /* (table->count) mars.h: gradient_factor and ||g_last||^2 of g_last */
+    double *snr;                        /* (table->count) sgd_sai.h */
+    double *scalars[MAX_SCALARS]; /* those that are in use, of the above */
 };
 
-const char *const optim_names[] = {"adamw", NULL};
+const char *const optim_names[] = {
+    [OPTIM_ADAMW] = "adamw",         [OPTIM_MARS_ADAMW] = "mars-adamw",
+    [OPTIM_MARS_LION] = "mars-lion", [OPTIM_MARS_SHAMPOO] = "mars-shampoo",
+    [OPTIM_MUON] = "muon",           [OPTIM_MOONLIGHT] = "moonlight",
+    [OPTIM_MARS_M] = "mars-m",       [OPTIM_MARS_M_EFFICIENT] = "mars-m-efficient",
+    [OPTIM_SGD_SAI] = "sgd-sai",     [OPTIM_COUNT] = NULL,
+};
 
-static size_t owned_begin(const Optim *o) { return o->bounds[o->comm->rank]; }
-static size_t owned_end(const Optim *o) { return o->bounds[o->comm->rank + 1]; }
-static bool has_copy(const Optim *o) { return o->buffers.weights != (void *)o->buffers.params; }
-
-/* Even parts, cut where tensors may begin, so that each part of a two-byte buffer is aligned too. */
-static void split_evenly(size_t *bounds, size_t length, int processes) {
-    size_t units = length / TENSOR_ALIGNMENT;
-    for (int r = 0; r <= processes; r++) bounds[r] = units * (size_t)r / (size_t)processes * TENSOR_ALIGNMENT;
+OptimConfig optim_defaults(OptimName name, double learning_rate) {
+    return (OptimConfig){.name = name,
+                         .learning_rate = learning_rate,
+                         .weight_decay = 0.1,
+                         .beta1 = 0.9,
+                         .beta2 = 0.95,
+                         .eps = 1e-8,
+                         .grad_clip = 1.0,
+                         .gradient_scale = 1.0,
+                         .gamma = 0.025,
+                         .is_approx = true,
+                         .lr_1d = learning_rate,
+                         .betas_1d = {0.9, 0.95},
+                         .weight_decay_1d = 0.1,
+                         .muon_learning_rate = learning_rate,
+                         .momentum = name == OPTIM_SGD_SAI ? 0.9 : 0.95,
+                         .nesterov = true,
+                         .ns_steps = 5};
 }
 
-Optim *optim_open(const OptimConfig *config, const TensorTable *table, OptimBuffers buffers, Backend *be, Comm *comm) {
+static bool alone(const Optim *o) { return o->comm->size == 1; }
+static bool has_copy(const Optim *o) { return o->buffers.weights != (void *)o->buffers.params; }
+
+/* Where the gradients of a group's elements lie. */
+static GradientBuffers *gradients_of(Optim *o, Group *group) {
+    return alone(o) || !group->shards.now ? &o->whole : &group->shards;
+}
+
+/* ---- opening ---- */
+
+static DType newton_schulz_dtype(const Optim *o) {
+    if (o->config.ns_dtype == NS_DTYPE_AUTO) return o->be->activation;
+    return o->config.ns_dtype == NS_DTYPE_BFLOAT16 ? DTYPE_BFLOAT16 : DTYPE_FLOAT32;
+}
+
+/* Opens the group of the tensors that the main rule covers, or of those that it does not, where there are any. */
+static bool open_group(Optim *o, bool main, const double *taken, Error *error) {
+    int count = 0;
+    bool *chosen = checked_calloc((size_t)o->table->count, sizeof *chosen, "the optimizer's groups");
+    for (int i = 0; i < o->table->count; i++)
+        count += chosen[i] = o->optimizer.covers[o->table->tensors[i].role] == main;
+    if (count == 0) {
+        free(chosen);
+        return true;
+    }
+    RuleName rule = main ? o->optimizer.main : o->optimizer.rest;
+    GroupOptions options = {.rule = rule,
+                            .needs_shards = !alone(o) && (rule_of(rule)->uses_last || o->exact),
+                            .exact = o->exact,
+                            .ns_steps = o->config.ns_steps,
+                            .ns_type = newton_schulz_dtype(o),
+                            .taken = taken,
+                            .rank = o->comm->rank,
+                            .processes = o->comm->size};
+    return group_open(&o->groups[o->group_count++], o->table, chosen, &options, o->be, error);
+}
+
+/* The rest fills up what the main rule's whole matrices leave uneven. */
+static bool open_groups(Optim *o, Error *error) {
+    double *taken = checked_calloc((size_t)o->comm->size, sizeof *taken, "the optimizer's groups");
+    bool good = open_group(o, true, NULL, error);
+    for (int r = 0; r < o->comm->size && o->group_count > 0; r++) taken[r] = group_numbers_kept(&o->groups[0], r);
+    good = good && open_group(o, false, taken, error);
+    free(taken);
+    return good;
+}
+
+static float *whole_buffer(const Optim *o) {
+    return o->be->alloc(o->be, o->table->length * sizeof(float), "the optimizer's gradients");
+}
+
+static void add_state_name(Optim *o, const char *name) {
+    for (int s = 0; s < o->state_count; s++)
+        if (strcmp(o->state_names[s], name) == 0) return;
+    o->state_names[o->state_count++] = name;
+}
+
+static void list_states(Optim *o) {
+    for (int i = 0; i < o->group_count; i++)
+        for (int s = 0; s < o->groups[i].rule->states; s++) add_state_name(o, o->groups[i].rule->state_names[s]);
+    if (o->uses_last) add_state_name(o, last_name);
+}
+
+static double *add_scalars(Optim *o, const char *name) {
+    o->scalar_names[o->scalar_count] = name;
+    double *scalars = checked_calloc((size_t)o->table->count, sizeof *scalars, "the optimizer's numbers");
+    return o->scalars[o->scalar_count++] = scalars;
+}
+
+static void list_scalars(Optim *o) {
+    if (o->uses_last) {
+        o->last_factor = add_scalars(o, "g_last_factor");
+        o->last_squares = add_scalars(o, "g_last_squares");
+    }
+    if (o->optimizer.main == RULE_sgd_sai) o->snr = add_scalars(o, "snr");
+}
+
+Optim *optim_open(const OptimConfig *config, const TensorTable *table, OptimBuffers buffers, Backend *be, Comm *comm,
+                  Error *error) {
     Optim *o = checked_calloc(1, sizeof *o, "the optimizer");
     *o = (Optim){.config = *config, .table = table, .buffers = buffers, .be = be, .comm = comm};
-    o->rule = multi_tensor_rule(config->name);
-    if (!o->rule) die("optimizer number %d has no rule", (int)config->name);
-    o->bounds = checked_malloc((size_t)(comm->size + 1) * sizeof *o->bounds, "the optimizer");
-    split_evenly(o->bounds, table->length, comm->size);
-    o->chunks = multi_tensor_chunks(table, owned_begin(o), owned_end(o), &o->chunk_count);
-    o->chunk_sums = checked_calloc((size_t)o->chunk_count, sizeof *o->chunk_sums, "the optimizer");
-    o->tensor_sums = checked_calloc((size_t)table->count, sizeof *o->tensor_sums, "the optimizer");
-    o->numbers = checked_calloc((size_t)table->count, sizeof *o->numbers, "the optimizer");
-    for (int s = 0; s < o->rule->states; s++)
-        o->states[s] = be->alloc(be, (owned_end(o) - owned_begin(o)) * sizeof(float), "the optimizer's state");
+    o->optimizer = rules_optimizer(config);
+    o->uses_last = rule_of(o->optimizer.main)->uses_last;
+    o->exact = o->uses_last && !config->is_approx;
+    o->whole.now = buffers.grads;
+    if (alone(o) && o->uses_last) o->whole.last = o->own_buffers[0] = whole_buffer(o);
+    if (alone(o) && o->exact) o->whole.next = o->own_buffers[1] = whole_buffer(o);
+    o->sums = checked_calloc(2 * (size_t)table->count, sizeof *o->sums, "the optimizer's sums");
+    o->numbers = checked_calloc((size_t)table->count, sizeof *o->numbers, "the optimizer's numbers");
+    if (!open_groups(o, error)) {
+        optim_close(o);
+        return NULL;
+    }
+    list_states(o);
+    list_scalars(o);
     return o;
 }
 
 void optim_close(Optim *o) {
-    for (int s = 0; s < o->rule->states; s++) o->be->free(o->be, o->states[s]);
-    free(o->gather_buffer);
+    for (int i = 0; i < o->group_count; i++) group_close(&o->groups[i], o->be);
+    for (int i = 0; i < 2; i++) o->be->free(o->be, o->own_buffers[i]);
+    for (int i = 0; i < o->scalar_count; i++) free(o->scalars[i]);
     free(o->numbers);
-    free(o->tensor_sums);
-    free(o->chunk_sums);
-    free(o->chunks);
-    free(o->bounds);
+    free(o->sums);
     free(o);
 }
 
-/* tensor_sums[i] = sum of squares of tensor i's reduced gradient, on every process. */
-static void sum_squares(Optim *o) {
-    multi_tensor_square_sums(o->be, o->chunks, o->chunk_count, o->buffers.grads, o->chunk_sums);
-    memset(o->tensor_sums, 0, (size_t)o->table->count * sizeof *o->tensor_sums);
-    for (int c = 0; c < o->chunk_count; c++) o->tensor_sums[o->chunks[c].tensor] += o->chunk_sums[c];
-    o->comm->sum(o->comm, o->tensor_sums, o->table->count);
+/* ---- a step ---- */
+
+OptimRates optim_rates(const OptimConfig *config, const ScheduleConfig *schedule, int64_t step) {
+    return (OptimRates){schedule_rate(schedule, config->learning_rate, step),
+                        schedule_rate(schedule, config->muon_learning_rate, step)};
 }
 
-static OptimResult gradient_norm(const Optim *o) {
+bool optim_wants_next_gradient(const Optim *o) { return o->exact; }
+
+float *optim_gradients(const Optim *o) { return alone(o) && o->held ? o->whole.next : o->whole.now; }
+
+/* Sums the processes' gradients in their owners: today's, or the second one. */
+static void reduce(Optim *o, bool second) {
+    for (int i = 0; i < o->group_count; i++) {
+        Group *group = &o->groups[i];
+        o->comm->reduce_scatter(o->comm, o->whole.now, &group->partition,
+                                second ? group->shards.next : group->shards.now);
+    }
+}
+
+void optim_hold_gradient(Optim *o) {
+    if (!o->exact) die("optim_hold_gradient: only exact MARS takes a second gradient");
+    if (!alone(o)) reduce(o, false);
+    o->held = true;
+}
+
+/* sums[i] of tensor i's reduced gradient, and in the exact form sums[count + i] of the second one, on every process. */
+static void sum_gradients(Optim *o) {
+    int count = o->table->count, kinds = o->exact ? 2 : 1;
+    bool with_sum = o->snr && o->updates == 0;
+    memset(o->sums, 0, (size_t)(kinds * count) * sizeof *o->sums);
+    for (int i = 0; i < o->group_count; i++) {
+        Group *group = &o->groups[i];
+        const GradientBuffers *g = gradients_of(o, group);
+        group_sums(group, o->be, g->now, group->rule->uses_last ? g->last : NULL, with_sum, o->sums);
+        if (o->exact) group_sums(group, o->be, g->next, NULL, false, o->sums + count);
+    }
+    o->comm->sum(o->comm, (double *)o->sums, kinds * count * (int)(sizeof *o->sums / sizeof(double)));
+}
+
+/* The norm of a gradient that has these sums, one for each tensor. */
+static OptimResult gradient_norm(const Optim *o, const GradientSums *sums) {
     double total = 0.0;
     for (int i = 0; i < o->table->count; i++) {
-        if (!isfinite(o->tensor_sums[i])) return (OptimResult){INFINITY, i};
-        total += o->tensor_sums[i];
+        if (!isfinite(sums[i].squares)) return (OptimResult){INFINITY, i};
+        total += sums[i].squares;
     }
     return (OptimResult){sqrt(total) * o->config.gradient_scale, -1};
 }
 
-/* The largest norm is 1 as torch.nn.utils.clip_grad_norm_ counts it, with 1e-6 added to the norm. */
-static double clip_factor(const Optim *o, double norm) {
-    if (o->config.grad_clip <= 0.0) return 1.0;
-    return fmin(1.0, o->config.grad_clip / (norm + 1e-6));
+/* gradient_scale times the clip. The largest norm is 1 as torch.nn.utils.clip_grad_norm_ counts it, with 1e-6 added to
+ * the norm. */
+static double gradient_factor(const Optim *o, double norm) {
+    double clip = o->config.grad_clip > 0.0 ? fmin(1.0, o->config.grad_clip / (norm + 1e-6)) : 1.0;
+    return o->config.gradient_scale * clip;
+}
+
+/* At the first step (sgd_sai.h). */
+static void set_snr(Optim *o, double factor) {
+    for (int i = 0; i < o->table->count; i++) {
+        double n = (double)o->table->tensors[i].size, sum = o->sums[i].sum, squares = o->sums[i].squares;
+        double spread = n > 1.0 ? sqrt(fmax(0.0, (squares - sum * sum / n) / (n - 1.0))) : 0.0;
+        o->snr[i] = n > 1.0 ? factor * sqrt(squares) / (factor * spread + o->config.eps) : 1.0;
+    }
+}
+
+/* mars.h: k, and the clip of tensor i's c, whose norm follows from the sums. */
+static void set_correction(const Optim *o, RuleNumbers *r, int i, double factor) {
+    double k = o->config.gamma * o->config.beta1 / (1.0 - o->config.beta1), last = o->last_factor[i];
+    double squares = (1.0 + k) * (1.0 + k) * factor * factor * o->sums[i].squares -
+                     2.0 * k * (1.0 + k) * factor * last * o->sums[i].product + k * k * o->last_squares[i];
+    double norm = sqrt(fmax(0.0, squares));
+    r->k = (float)k;
+    r->c_factor = norm > 1.0 ? (float)(1.0 / norm) : 1.0f;
+    r->last_factor = (float)last;
 }
 
 /* The corrections are those of the betas as floats, with which averages are made: 1 - 0.99999f is 0.14 % too large. */
-static void set_numbers(Optim *o, double learning_rate, double gradient_factor) {
+static void set_betas(RuleNumbers *r, double beta1, double beta2, int64_t updates) {
+    r->beta1 = (float)beta1;
+    r->beta2 = (float)beta2;
+    r->correction1 = (float)(1.0 / (1.0 - pow(r->beta1, (double)updates)));
+    r->correction2 = (float)(1.0 / (1.0 - pow(r->beta2, (double)updates)));
+}
+
+/* Rate, decay and betas of a tensor that the main rule covers, or that follows it in all numbers. */
+static void set_main_numbers(const Optim *o, RuleNumbers *r, int i, OptimRates rates) {
     const OptimConfig *c = &o->config;
-    double t = (double)o->updates;
-    float beta1 = (float)c->beta1, beta2 = (float)c->beta2;
+    const Tensor *t = &o->table->tensors[i];
+    bool muon = c->name == OPTIM_MUON;
+    double rate = muon ? rates.muon_learning_rate : rates.learning_rate;
+    double decay = muon ? c->muon_weight_decay : t->role == ROLE_MATRIX ? c->weight_decay : 0.0;
+    const Rule *rule = rule_of(o->optimizer.main);
+    r->learning_rate = (float)rate;
+    r->weight_decay = (float)decay;
+    r->momentum = o->snr && o->updates == 1 ? 0.0f : (float)c->momentum;
+    r->nesterov = c->nesterov;
+    r->gamma = (float)c->gamma;
+    if (o->snr) r->snr = (float)o->snr[i];
+    if (rule->is_matrix) r->step = (float)(rate * rule->step_factor((double)t->rows, (double)t->columns));
+    set_betas(r, c->beta1, c->beta2, o->updates);
+}
+
+/* The same where another rule than the main one is for the tensor (rules.h). */
+static void set_rest_numbers(const Optim *o, RuleNumbers *r, int i, OptimRates rates) {
+    const OptimConfig *c = &o->config;
+    RestNumbers from = o->optimizer.rest_numbers;
+    if (from == REST_MAIN) {
+        set_main_numbers(o, r, i, rates);
+        return;
+    }
+    double share = from == REST_1D ? c->lr_1d / c->learning_rate : 1.0;
+    r->learning_rate = (float)(share * rates.learning_rate);
+    r->weight_decay = (float)(from == REST_1D ? c->weight_decay_1d : c->weight_decay);
+    bool own_betas = from != REST_DECAYED;
+    set_betas(r, own_betas ? c->betas_1d[0] : c->beta1, own_betas ? c->betas_1d[1] : c->beta2, o->updates);
+}
+
+static void set_numbers(Optim *o, OptimRates rates, double factor) {
     for (int i = 0; i < o->table->count; i++) {
-        bool decays = o->table->tensors[i].role == ROLE_MATRIX;
-        o->numbers[i] = (RuleNumbers){
-            .gradient_factor = (float)gradient_factor,
-            .learning_rate = (float)learning_rate,
-            .weight_decay = decays ? (float)c->weight_decay : 0.0f,
-            .beta1 = beta1,
-            .beta2 = beta2,
-            .eps = (float)c->eps,
-            .correction1 = (float)(1.0 / (1.0 - pow(beta1, t))),
-            .correction2 = (float)(1.0 / (1.0 - pow(beta2, t))),
-        };
+        RuleNumbers *r = &o->numbers[i];
+        *r = (RuleNumbers){.gradient_factor = (float)factor, .eps = (float)o->config.eps};
+        if (o->optimizer.covers[o->table->tensors[i].role])
+            set_main_numbers(o, r, i, rates);
+        else
+            set_rest_numbers(o, r, i, rates);
+        if (o->uses_last) set_correction(o, r, i, factor);
+    }
+}
+
+/* What was today's gradient, or the second one, is the next step's g_last. */
+static void exchange(GradientBuffers *g, bool exact) {
+    float **newest = exact ? &g->next : &g->now, *old = g->last;
+    g->last = *newest;
+    *newest = old;
+}
+
+static void keep_last(Optim *o, double factor) {
+    const GradientSums *sums = o->exact ? o->sums + o->table->count : o->sums;
+    for (int i = 0; i < o->table->count; i++) {
+        o->last_factor[i] = factor;
+        o->last_squares[i] = factor * factor * sums[i].squares;
+    }
+    if (alone(o)) exchange(&o->whole, o->exact);
+    for (int i = 0; i < o->group_count; i++)
+        if (o->groups[i].shards.last) exchange(&o->groups[i].shards, o->exact);
+}
+
+static void update(Optim *o) {
+    for (int i = 0; i < o->group_count; i++) {
+        const GradientBuffers *g = gradients_of(o, &o->groups[i]);
+        MultiTensorBuffers buffers = {.params = o->buffers.params,
+                                      .weights = has_copy(o) ? o->buffers.weights : NULL,
+                                      .gradient = g->now,
+                                      .last = g->last};
+        group_update(&o->groups[i], o->be, buffers, o->numbers);
     }
 }
 
 static void gather_weights(Optim *o) {
-    if (has_copy(o))
-        o->comm->all_gather(o->comm, o->buffers.weights, dtype_size(o->be->activation), o->bounds);
-    else
-        o->comm->all_gather(o->comm, o->buffers.params, sizeof(float), o->bounds);
+    size_t size = has_copy(o) ? dtype_size(o->be->activation) : sizeof(float);
+    for (int i = 0; i < o->group_count; i++)
+        o->comm->all_gather(o->comm, o->buffers.weights, size, &o->groups[i].partition);
     o->be->weights_changed(o->be);
 }
 
-OptimResult optim_step(Optim *o, double learning_rate) {
-    o->comm->reduce_scatter(o->comm, o->buffers.grads, o->bounds);
-    sum_squares(o);
-    OptimResult result = gradient_norm(o);
+OptimResult optim_step(Optim *o, OptimRates rates) {
+    if (o->exact && !o->held) die("optim_step: exact MARS needs two gradients; see optim.h");
+    reduce(o, o->exact);
+    o->held = false;
+    sum_gradients(o);
+    OptimResult result = gradient_norm(o, o->sums), second = {0.0, -1};
+    if (o->exact) second = gradient_norm(o, o->sums + o->table->count);
+    if (result.nonfinite_tensor < 0) result.nonfinite_tensor = second.nonfinite_tensor;
     if (result.nonfinite_tensor >= 0) return result;
+    double factor = gradient_factor(o, result.grad_norm);
+    if (o->snr && o->updates == 0) set_snr(o, factor);
     o->updates++;
-    set_numbers(o, learning_rate, o->config.gradient_scale * clip_factor(o, result.grad_norm));
-    MultiTensorBuffers buffers = {.params = o->buffers.params,
-                                  .weights = has_copy(o) ? o->buffers.weights : NULL,
-                                  .grads = o->buffers.grads,
-                                  .first = owned_begin(o)};
-    memcpy(buffers.states, o->states, sizeof o->states);
-    o->rule->update(o->be, o->chunks, o->chunk_count, buffers, o->numbers);
+    set_numbers(o, rates, factor);
+    update(o);
+    if (o->uses_last) keep_last(o, o->exact ? gradient_factor(o, second.grad_norm) : factor);
     gather_weights(o);
     return result;
 }
 
 int64_t optim_updates(const Optim *o) { return o->updates; }
 void optim_set_updates(Optim *o, int64_t updates) { o->updates = updates; }
-int optim_state_count(const Optim *o) { return o->rule->states; }
-const char *const *optim_state_names(const Optim *o) { return o->rule->state_names; }
 
-size_t optim_state_bytes(const Optim *o) {
-    return (size_t)o->rule->states * (owned_end(o) - owned_begin(o)) * sizeof(float);
+/* ---- state in and out ---- */
+
+int optim_state_count(const Optim *o) { return o->state_count; }
+const char *const *optim_state_names(const Optim *o) { return o->state_names; }
+int optim_scalar_count(const Optim *o) { return o->scalar_count; }
+const char *const *optim_scalar_names(const Optim *o) { return o->scalar_names; }
+double *const *optim_scalars(Optim *o) { return o->scalars; }
+
+static int group_of(const Optim *o, int tensor) { return o->groups[0].chosen[tensor] ? 0 : 1; }
+
+bool optim_has_state(const Optim *o, int state, int tensor) {
+    const Rule *rule = o->groups[group_of(o, tensor)].rule;
+    if (strcmp(o->state_names[state], last_name) == 0) return rule->uses_last;
+    for (int s = 0; s < rule->states; s++)
+        if (strcmp(rule->state_names[s], o->state_names[state]) == 0) return true;
+    return false;
 }
 
-/* The part of a tensor that this process owns, as elements of the flat buffers; empty where begin >= end. */
-static Chunk owned_part(const Optim *o, int tensor) {
-    const Tensor *t = &o->table->tensors[tensor];
-    Chunk part = {t->offset, t->offset + t->size, tensor};
-    if (part.begin < owned_begin(o)) part.begin = owned_begin(o);
-    if (part.end > owned_end(o)) part.end = owned_end(o);
-    return part;
+/* The first element of one of this process's parts in a state's buffer, or for state -1 in the master weights. */
+static float *part_in(Optim *o, Group *group, int state, const Part *part) {
+    if (state < 0) return o->buffers.params + part->begin;
+    if (strcmp(o->state_names[state], last_name) == 0)
+        return gradients_of(o, group)->last + (group->shards.now ? part->at : part->begin);
+    for (int s = 0; s < group->rule->states; s++)
+        if (strcmp(group->rule->state_names[s], o->state_names[state]) == 0) return group->states[s] + part->at;
+    die("tensors of this rule have no state %s", o->state_names[state]);
+}
+
+static bool is_inside(const Part *part, const Tensor *t) {
+    return part->begin >= t->offset && part->begin < t->offset + t->size;
 }
 
 void optim_fetch(Optim *o, int state, int tensor, float *host) {
     const Tensor *t = &o->table->tensors[tensor];
-    const float *source = state < 0 ? o->buffers.params : o->states[state];
-    size_t first = state < 0 ? 0 : owned_begin(o); /* element of the flat buffers that source begins with */
-    if (o->comm->size == 1) {
-        o->be->copy_to_host(o->be, host, source + t->offset, t->size * sizeof(float));
-        return;
-    }
-    if (!o->gather_buffer)
-        o->gather_buffer = checked_malloc(o->table->length * sizeof(float), "gathering a checkpoint");
-    Chunk part = owned_part(o, tensor);
-    if (part.begin < part.end)
-        o->be->copy_to_host(o->be, o->gather_buffer + part.begin, source + (part.begin - first),
-                            (part.end - part.begin) * sizeof(float));
-    o->comm->gather(o->comm, o->gather_buffer, o->bounds, t->offset, t->offset + t->size);
-    if (o->comm->rank == 0) memcpy(host, o->gather_buffer + t->offset, t->size * sizeof(float));
+    Group *group = &o->groups[group_of(o, tensor)];
+    const Partition *p = &group->partition;
+    for (int r = 0; r < o->comm->size; r++)
+        for (int i = p->first[r]; i < p->first[r + 1]; i++) {
+            const Part *part = &p->parts[i];
+            size_t n = part->end - part->begin;
+            if (!is_inside(part, t)) continue;
+            bool owner = r == o->comm->rank, own_memory = o->comm->rank != 0;
+            float *to =
+                own_memory ? checked_malloc(n * sizeof *to, "a tensor to save") : host + (part->begin - t->offset);
+            if (owner) o->be->copy_to_host(o->be, to, part_in(o, group, state, part), n * sizeof *to);
+            o->comm->collect(o->comm, r, to, n);
+            if (own_memory) free(to);
+        }
 }
 
 void optim_store(Optim *o, int state, int tensor, const float *host) {
-    Chunk part = owned_part(o, tensor);
-    if (part.begin >= part.end) return;
-    o->be->copy_from_host(o->be, o->states[state] + (part.begin - owned_begin(o)),
-                          host + (part.begin - o->table->tensors[tensor].offset),
-                          (part.end - part.begin) * sizeof(float));
+    const Tensor *t = &o->table->tensors[tensor];
+    Group *group = &o->groups[group_of(o, tensor)];
+    const Partition *p = &group->partition;
+    for (int i = p->first[o->comm->rank]; i < p->first[o->comm->rank + 1]; i++)
+        if (is_inside(&p->parts[i], t))
+            o->be->copy_from_host(o->be, part_in(o, group, state, &p->parts[i]), host + (p->parts[i].begin - t->offset),
+                                  (p->parts[i].end - p->parts[i].begin) * sizeof(float));
+}
+
+/* g_last and the gradients behind it are whole buffers in a process that is alone, shards otherwise. */
+static size_t gradient_buffer_bytes(const Optim *o, const Group *group) {
+    return (alone(o) ? o->table->length : group->shard_length) * sizeof(float);
+}
+
+size_t optim_state_bytes(const Optim *o) {
+    size_t bytes = alone(o) && o->uses_last ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
+    for (int i = 0; i < o->group_count; i++) {
+        const Group *group = &o->groups[i];
+        bytes += (size_t)group->rule->states * group->shard_length * sizeof(float);
+        if (group->shards.last) bytes += gradient_buffer_bytes(o, group);
+    }
+    return bytes;
+}
+
+size_t optim_workspace_bytes(const Optim *o) {
+    size_t bytes = o->whole.next ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
+    for (int i = 0; i < o->group_count; i++) {
+        const Group *group = &o->groups[i];
+        if (group->shards.now) bytes += gradient_buffer_bytes(o, group);
+        if (group->shards.next) bytes += gradient_buffer_bytes(o, group);
+        if (group->newton_schulz) bytes += newton_schulz_bytes(group->newton_schulz);
+    }
+    return bytes;
+}
+
+size_t optim_exact_bytes(const Optim *o) {
+    size_t bytes = o->whole.next ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
+    for (int i = 0; i < o->group_count && o->exact; i++) {
+        const Group *group = &o->groups[i];
+        if (group->shards.next) bytes += gradient_buffer_bytes(o, group) * (group->rule->uses_last ? 1 : 2);
+    }
+    return bytes;
 }

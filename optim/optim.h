@@ -1,26 +1,32 @@
-/* optim.h: one optimizer step, whatever the optimizer and however many processes share it.
+/* optim.h: one optimizer step, whatever the optimizer and however many processes share it. A program that trains
+ * something else can use it too: it is the header of libmarsopt.a (dev/examples/).
  *
- * An optimizer sees a list of tensors in flat buffers (util/tensor_table.h), never a model. The step is sharded, as in
- * ZeRO-1 (Rajbhandari et al. 2020): each process owns the elements [bounds[rank], bounds[rank+1]) of every flat buffer,
- * keeps optimizer state for those alone, and a step is
+ * An optimizer sees a list of tensors in flat buffers (util/tensor_table.h), never a model. The tensors form one or two
+ * groups, each under one rule (rules.h). The step is sharded, as in ZeRO-1 (Rajbhandari et al. 2020): each process owns
+ * some elements (partition.h), keeps optimizer state for those alone, and a step is
  *   1. gradients are reduced into their owners,
- *   2. one pass over the owned gradients gives the sum of squares of every tensor, summed over processes: the global
- *      norm, and with it the clip, is exact also for a tensor that is split between owners,
- *   3. one pass updates master weights, state and the weight copy,
+ *   2. one pass over the owned gradients gives every tensor's sums, added up over processes: the global norm, and with
+ *      it the clip, and each tensor's ||c|| (mars.h) are exact also for a tensor that is split between owners,
+ *   3. master weights, states and the weight copy are updated: one pass for an elementwise rule, a pass before and one
+ *      behind Newton-Schulz for a matrix rule,
  *   4. the new weights are gathered.
- * Only this module knows the bounds. An elementwise rule splits the buffer evenly; a rule that needs whole matrices will
- * put its bounds between tensors instead, and nothing else changes. A rule that also takes the next batch's gradient at
- * the present weights will have it reduced into a second owned range before step 2, by a call of its own: gradients
- * reach this module through `buffers.grads` only, so the trainer can fill them as often as a rule asks.
  *
- * An elementwise rule is one inline function of one element in a small header (adamw.h); multi_tensor.c makes loops of
- * it and enters them in its table of rules. */
+ * A rule with g_last keeps it by exchanging buffers, so the buffer that the next gradient belongs in changes:
+ * optim_gradients() says which it is. The exact forms of MARS take a second gradient in each step:
+ *
+ *     gradient of batch t            -> optim_gradients(o)
+ *     if (optim_wants_next_gradient(o)) {
+ *         optim_hold_gradient(o);
+ *         gradient of batch t + 1    -> optim_gradients(o)        at the same weights
+ *     }
+ *     optim_step(o, rates); */
 #ifndef MARS_OPTIM_OPTIM_H
 #define MARS_OPTIM_OPTIM_H
 
 #include "comm/comm.h"
 #include "kernels/backend.h"
 #include "optim/optim_config.h"
+#include "optim/schedule.h"
 #include "util/tensor_table.h"
 
 EXTERN_C_BEGIN
@@ -31,8 +37,14 @@ typedef struct Optim Optim;
 typedef struct OptimBuffers {
     float *params; /* master weights; on return of a step, up to date in the owned range (everywhere for float32) */
     void *weights; /* their copy in the backend's activation type, or params itself; up to date everywhere */
-    float *grads;  /* each process's own gradient; a step leaves it undefined */
+    float *grads;  /* where optim_gradients() points to at first */
 } OptimBuffers;
+
+/* The learning rates of one step. */
+typedef struct OptimRates {
+    double learning_rate;
+    double muon_learning_rate; /* muon only */
+} OptimRates;
 
 /* What a step did. */
 typedef struct OptimResult {
@@ -44,23 +56,38 @@ typedef struct OptimResult {
 /* The names of the optimizers, in the order of OptimName, ending with NULL. */
 extern const char *const optim_names[];
 
-/* All arguments must outlive the optimizer. State is zero. */
-Optim *optim_open(const OptimConfig *config, const TensorTable *table, OptimBuffers buffers, Backend *be, Comm *comm);
+/* A config with the defaults of the config file's table, and this rate for all that the optimizer updates. */
+OptimConfig optim_defaults(OptimName name, double learning_rate);
+
+/* All arguments must outlive the optimizer. State is zero. NULL and the reason where the device cannot do it. */
+Optim *optim_open(const OptimConfig *config, const TensorTable *table, OptimBuffers buffers, Backend *be, Comm *comm,
+                  Error *error);
 void optim_close(Optim *optim);
 
-/* One update with the scheduled rate `learning_rate`. Collective. */
-OptimResult optim_step(Optim *optim, double learning_rate);
+/* The rates at a 0-based step of a schedule. */
+OptimRates optim_rates(const OptimConfig *config, const ScheduleConfig *schedule, int64_t step);
+
+/* Where this process's own next gradient belongs: a flat buffer on the device, which holds undefined values. Asked anew
+ * after each step, and after optim_hold_gradient(). */
+float *optim_gradients(const Optim *optim);
+
+/* True for the exact forms of MARS. optim_hold_gradient() (collective) sets the gradient of this step's batch aside. */
+bool optim_wants_next_gradient(const Optim *optim);
+void optim_hold_gradient(Optim *optim);
+
+/* One update with the gradient, or gradients, that were left in optim_gradients(). Collective. */
+OptimResult optim_step(Optim *optim, OptimRates rates);
 
 /* Updates made so far: skipped steps do not count. */
 int64_t optim_updates(const Optim *optim);
 void optim_set_updates(Optim *optim, int64_t updates);
 
-/* The state buffers, for checkpoints: their number and names ("m", "v"). */
+/* ---- state, for checkpoints ---- */
+
+/* The states: their number and names ("m", "v", "g_last"). Not every tensor has every state. */
 int optim_state_count(const Optim *optim);
 const char *const *optim_state_names(const Optim *optim);
-
-/* Bytes of state that this process holds. */
-size_t optim_state_bytes(const Optim *optim);
+bool optim_has_state(const Optim *optim, int state, int tensor);
 
 /* Copies tensor `tensor` of state number `state`, or of the master weights where state is -1, to host memory on
  * process 0, from whoever owns its parts. Collective; `host` is used on process 0 only. */
@@ -68,6 +95,19 @@ void optim_fetch(Optim *optim, int state, int tensor, float *host);
 
 /* Sets this process's part of a state tensor from host memory that holds the whole tensor. */
 void optim_store(Optim *optim, int state, int tensor, const float *host);
+
+/* State of one number per tensor ("snr"): how many kinds there are, their names, and table.count numbers of each, the
+ * same on every process, to be read or set. */
+int optim_scalar_count(const Optim *optim);
+const char *const *optim_scalar_names(const Optim *optim);
+double *const *optim_scalars(Optim *optim);
+
+/* Bytes that this process holds: of state; and of what a step works in: further gradient buffers and Newton-Schulz's
+ * workspace. */
+size_t optim_state_bytes(const Optim *optim);
+size_t optim_workspace_bytes(const Optim *optim);
+/* What of the workspace an exact form has more than its approximate one. */
+size_t optim_exact_bytes(const Optim *optim);
 
 EXTERN_C_END
 

@@ -3,16 +3,46 @@
 #ifndef MARS_OPTIM_OPTIM_CONFIG_H
 #define MARS_OPTIM_OPTIM_CONFIG_H
 
-typedef enum OptimName { OPTIM_ADAMW } OptimName;
+#include <stdbool.h>
 
+typedef enum OptimName {
+    OPTIM_ADAMW,
+    OPTIM_MARS_ADAMW,
+    OPTIM_MARS_LION,
+    OPTIM_MARS_SHAMPOO,
+    OPTIM_MUON,
+    OPTIM_MOONLIGHT,
+    OPTIM_MARS_M,
+    OPTIM_MARS_M_EFFICIENT,
+    OPTIM_SGD_SAI,
+    OPTIM_COUNT
+} OptimName;
+
+/* The type that Newton-Schulz iterations run in; auto is the backend's activation type. */
+typedef enum NsDtype { NS_DTYPE_AUTO, NS_DTYPE_BFLOAT16, NS_DTYPE_FLOAT32 } NsDtype;
+
+/* Which of these an optimizer uses is said in optim/rules.c and, for users, by the table of config keys. */
 typedef struct OptimConfig {
     OptimName name;
     double learning_rate; /* the schedule's peak */
-    double weight_decay;  /* decoupled; hidden matrices only */
-    double beta1, beta2;  /* decay of the moving averages of g and g^2 */
+    double weight_decay;  /* decoupled; hidden matrices only, except where a rule says otherwise */
+    double beta1, beta2;  /* decay of the moving averages of g (or c) and of its square */
     double eps;
     double grad_clip;      /* largest global gradient norm; 0 = off */
     double gradient_scale; /* multiplies the mean gradient before clipping */
+
+    double gamma;     /* MARS: how much of the gradient's change is added */
+    bool is_approx;   /* MARS: the last gradient is that of the step before, not taken anew at this step's batch */
+    bool optimize_1d; /* MARS: vectors follow the rule too, instead of AdamW */
+    double lr_1d;     /* AdamW of the tensors that the rule leaves out */
+    double betas_1d[2];
+    double weight_decay_1d;
+
+    double muon_learning_rate, muon_weight_decay; /* muon: of the 2-D tensors */
+    double momentum;
+    bool nesterov;
+    int ns_steps; /* iterations of Newton-Schulz */
+    NsDtype ns_dtype;
 } OptimConfig;
 
 typedef enum ScheduleName {

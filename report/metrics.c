@@ -186,10 +186,14 @@ void metrics_skipped(Metrics *metrics, int64_t step, const char *tensor) {
     finish_line(metrics);
 }
 
-void metrics_end(Metrics *metrics, int64_t step, const char *reason, double seconds) {
+void metrics_end(Metrics *metrics, int64_t step, const RunReport *report) {
     if (!metrics) return;
     begin_line(metrics, "end", step);
-    put_string(metrics, "reason", reason);
-    put_number(metrics, "seconds", seconds);
+    put_string(metrics, "reason", report->reason);
+    put_number(metrics, "seconds", report->seconds);
+    put_number(metrics, "train_seconds", report->train_seconds);
+    put_number(metrics, "optimizer_seconds", report->optimizer_seconds);
+    put_number(metrics, "train_tokens", (double)report->train_tokens);
+    put_number(metrics, "optimizer_state_bytes", report->optimizer_state_bytes);
     finish_line(metrics);
 }

@@ -30,6 +30,15 @@ typedef struct StepReport {
     double mfu; /* model FLOP/s over the device's peak; negative where the peak is unknown */
 } StepReport;
 
+/* What the last line says of a run, or of the part of it since it was resumed. */
+typedef struct RunReport {
+    const char *reason; /* "done" or "stopped" */
+    double seconds;
+    double train_seconds, optimizer_seconds; /* of all steps, and of their optimizer's part */
+    int64_t train_tokens;                    /* trained on in that time */
+    double optimizer_state_bytes;            /* over all processes */
+} RunReport;
+
 /* Opens out_dir/metrics.jsonl and locks it: two runs in one folder would spoil each other. */
 bool metrics_open(Metrics **metrics, const char *out_dir, MetricsMode mode, int64_t resume_step, Error *error);
 
@@ -47,8 +56,7 @@ void metrics_train(Metrics *metrics, const StepReport *report);
 void metrics_validation(Metrics *metrics, int64_t step, double loss, int64_t tokens);
 void metrics_checkpoint(Metrics *metrics, int64_t step, const char *path);
 void metrics_skipped(Metrics *metrics, int64_t step, const char *tensor);
-/* `reason` is "done" or "stopped". */
-void metrics_end(Metrics *metrics, int64_t step, const char *reason, double seconds);
+void metrics_end(Metrics *metrics, int64_t step, const RunReport *report);
 
 EXTERN_C_END
 

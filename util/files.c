@@ -27,6 +27,11 @@ bool files_is_folder(const char *path) {
     return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
+void files_folder_of(const char *path, char *folder, size_t bytes) {
+    const char *slash = strrchr(path, '/');
+    snprintf(folder, bytes, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
+}
+
 bool files_sync_folder(const char *path, Error *error) {
     int descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (descriptor < 0) return error_set(error, "cannot open the folder %s: %s", path, strerror(errno));

@@ -13,6 +13,9 @@ EXTERN_C_BEGIN
 bool files_is_file(const char *path); /* links are followed */
 bool files_is_folder(const char *path);
 
+/* The folder that `path` lies in ("." where it names none), cut to fit. */
+void files_folder_of(const char *path, char *folder, size_t bytes);
+
 /* Makes the folder and every missing one above it. A folder that is there already is no error. */
 bool files_make_folders(const char *path, Error *error);
 

@@ -16,7 +16,8 @@ enum { TENSOR_ALIGNMENT = 128, TENSOR_NAME_LENGTH = 64 };
 typedef enum TensorRole {
     ROLE_MATRIX,    /* a hidden layer's 2-D weight, (out, in) as in nn.Linear */
     ROLE_EMBEDDING, /* token and position embeddings, 2-D */
-    ROLE_VECTOR     /* gains and biases, 1-D */
+    ROLE_VECTOR,    /* gains and biases, 1-D */
+    ROLE_COUNT
 } TensorRole;
 
 typedef struct Tensor {

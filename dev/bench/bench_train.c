@@ -80,20 +80,15 @@ static void bench_open(Bench *bench, Backend *be) {
                          .block_size = 1024,
                          .vocab_size = 50304,
                          .scale_attn_by_inverse_layer_idx = true};
-    OptimConfig optim = {.name = OPTIM_ADAMW,
-                         .learning_rate = 6e-4,
-                         .weight_decay = 0.1,
-                         .beta1 = 0.9,
-                         .beta2 = 0.95,
-                         .eps = 1e-8,
-                         .grad_clip = 1.0,
-                         .gradient_scale = 1.0};
+    OptimConfig optim = optim_defaults(OPTIM_ADAMW, 6e-4);
+    Error error;
     timed_backend_open(&bench->timed, be);
     bench->comm = comm_open_single();
     gpt2_create(&bench->model, &config, &bench->timed.base, BATCH, RECOMPUTE_NONE, true);
     gpt2_init_weights(&bench->model, 1);
     OptimBuffers buffers = {bench->model.params, bench->model.weights, bench->model.grads};
-    bench->optim = optim_open(&optim, &bench->model.table, buffers, &bench->timed.base, bench->comm);
+    bench->optim = optim_open(&optim, &bench->model.table, buffers, &bench->timed.base, bench->comm, &error);
+    if (!bench->optim) die("%s", error.text);
     size_t count = (size_t)BATCH * 1024 * 2;
     bench->tokens = checked_malloc(count * sizeof *bench->tokens, "tokens");
     for (size_t i = 0; i < count; i++)
@@ -106,7 +101,7 @@ static double bench_step(Bench *bench) {
     gpt2_forward_backward(&bench->model, bench->tokens, bench->tokens + BATCH * T, BATCH, T, 1.0f / (float)(BATCH * T),
                           false);
     double middle = seconds_now();
-    optim_step(bench->optim, 1e-4);
+    optim_step(bench->optim, (OptimRates){.learning_rate = 1e-4});
     double end = seconds_now();
     bench->model_seconds += middle - begun;
     bench->optim_seconds += end - middle;

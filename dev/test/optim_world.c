@@ -15,7 +15,8 @@ const OptimConfig usual_config = {.name = OPTIM_ADAMW,
                                   .beta2 = 0.95,
                                   .eps = 1e-8,
                                   .grad_clip = 0.0,
-                                  .gradient_scale = 1.0};
+                                  .gradient_scale = 1.0,
+                                  .ns_steps = 5};
 
 TensorTable odd_table(void) {
     TensorTable table = {0};
@@ -65,7 +66,8 @@ World *open_world(TensorTable table, OptimConfig config, DType type, int threads
             w->x[at] = w->buffers.params[at] = (float)world_normal(0, at);
         }
     if (type == DTYPE_BFLOAT16) w->be->to_activation(w->be, w->buffers.weights, w->buffers.params, n);
-    w->optim = optim_open(&w->config, &w->table, w->buffers, w->be, w->comm);
+    w->optim = optim_open(&w->config, &w->table, w->buffers, w->be, w->comm, &error);
+    if (!w->optim) die("%s", error.text);
     return w;
 }
 
@@ -118,7 +120,7 @@ double reference_step(World *w, double lr) {
 
 OptimResult both_step(World *w, double lr) {
     double norm = reference_step(w, lr);
-    OptimResult result = optim_step(w->optim, lr);
+    OptimResult result = optim_step(w->optim, (OptimRates){.learning_rate = lr});
     assert_int_equal(result.nonfinite_tensor, -1);
     assert_error_below(norm > 0.0 ? fabs(result.grad_norm - norm) / norm : result.grad_norm, 1e-12, "the norm");
     return result;

@@ -102,6 +102,10 @@ static void write_start(Metrics *metrics, int64_t resumed_from) {
 
 /* ---- lines ---- */
 
+#define END_LINE                                                                                    \
+    "{\"event\":\"end\",\"step\":13,\"reason\":\"stopped\",\"seconds\":1.5,\"train_seconds\":1.25," \
+    "\"optimizer_seconds\":0.5,\"train_tokens\":48,\"optimizer_state_bytes\":96}\n"
+
 static void test_every_line(void **state) {
     (void)state;
     Folder folder = new_folder("lines");
@@ -110,10 +114,9 @@ static void test_every_line(void **state) {
     write_start(metrics, -1);
     write_step(metrics, 12);
     assert_file(&folder, START_LINE(null) STEP_LINES(12)); /* each line is there at once, not when the file is closed */
-    metrics_end(metrics, 13, "stopped", 1.5);
+    metrics_end(metrics, 13, &(RunReport){"stopped", 1.5, 1.25, 0.5, 48, 96});
     metrics_close(metrics);
-    assert_file(&folder, START_LINE(null)
-                             STEP_LINES(12) "{\"event\":\"end\",\"step\":13,\"reason\":\"stopped\",\"seconds\":1.5}\n");
+    assert_file(&folder, START_LINE(null) STEP_LINES(12) END_LINE);
     metrics = open_metrics(&folder, METRICS_NEW, 0);
     write_start(metrics, 0);
     metrics_close(metrics);
@@ -187,7 +190,7 @@ static void test_no_metrics(void **state) {
     write_start(NULL, -1);
     write_step(NULL, 1);
     metrics_train(NULL, &report);
-    metrics_end(NULL, 1, "done", 1.0);
+    metrics_end(NULL, 1, &(RunReport){.reason = "done"});
     metrics_close(NULL);
     assert_false(metrics_has_validation(NULL));
 }
@@ -199,7 +202,7 @@ static void write_run(const Folder *folder) {
     Metrics *metrics = open_metrics(folder, METRICS_NEW, 0);
     write_start(metrics, -1);
     for (int64_t step = 0; step < 4; step++) write_step(metrics, step);
-    metrics_end(metrics, 4, "done", 1.0);
+    metrics_end(metrics, 4, &(RunReport){.reason = "done", .seconds = 1.0});
     metrics_close(metrics);
 }
 

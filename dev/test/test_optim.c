@@ -170,7 +170,7 @@ static void test_golden(void **state) {
         snprintf(key, sizeof key, "%d", step);
         golden_numbers(w->buffers.grads, &w->table, cJSON_GetArrayItem(item(golden, "grads"), step));
         double scale = cJSON_GetArrayItem(item(golden, "lr_scale"), step)->valuedouble;
-        optim_step(w->optim, w->config.learning_rate * scale);
+        optim_step(w->optim, (OptimRates){.learning_rate = w->config.learning_rate * scale});
         const cJSON *after = cJSON_GetObjectItem(item(adamw, "params_after"), key);
         if (!after) continue;
         golden_numbers(expected, &w->table, after);
@@ -203,7 +203,7 @@ static void assert_factor(double grad_clip, double gradient_scale, double factor
     float *a = &w->buffers.grads[w->table.tensors[0].offset], *b = &w->buffers.grads[w->table.tensors[1].offset], m[2];
     *a = 3.0f;
     *b = -4.0f;
-    OptimResult result = optim_step(w->optim, 1e-3);
+    OptimResult result = optim_step(w->optim, (OptimRates){.learning_rate = 1e-3});
     assert_true(result.grad_norm == 5.0 * gradient_scale);
     optim_fetch(w->optim, 0, 0, &m[0]);
     optim_fetch(w->optim, 0, 1, &m[1]);
@@ -309,13 +309,13 @@ static void test_not_finite(void **state) {
             int64_t updates = optim_updates(w->optim);
             set_gradient(w, random_gradient, 5);
             w->buffers.grads[t->offset + places[(round + i) % 3]] = bad[round];
-            assert_int_equal(optim_step(w->optim, 1e-3).nonfinite_tensor, tensors[i]);
+            assert_int_equal(optim_step(w->optim, (OptimRates){.learning_rate = 1e-3}).nonfinite_tensor, tensors[i]);
             assert_int_equal(optim_updates(w->optim), updates);
             assert_is(w, before);
             set_gradient(w, random_gradient, round + 1);
             set_gradient(twin, random_gradient, round + 1);
-            assert_int_equal(optim_step(w->optim, 1e-3).nonfinite_tensor, -1);
-            optim_step(twin->optim, 1e-3);
+            assert_int_equal(optim_step(w->optim, (OptimRates){.learning_rate = 1e-3}).nonfinite_tensor, -1);
+            optim_step(twin->optim, (OptimRates){.learning_rate = 1e-3});
             assert_is(w, take_snapshot(twin));
         }
     close_world(w);
@@ -329,7 +329,7 @@ static void test_first_of_several_is_named(void **state) {
     w->buffers.grads[w->table.tensors[9].offset] = NAN;
     w->buffers.grads[w->table.tensors[7].offset + 40000] = INFINITY;
     w->buffers.grads[w->table.tensors[30].offset] = -INFINITY;
-    assert_int_equal(optim_step(w->optim, 1e-3).nonfinite_tensor, 7);
+    assert_int_equal(optim_step(w->optim, (OptimRates){.learning_rate = 1e-3}).nonfinite_tensor, 7);
     close_world(w);
 }
 
@@ -352,7 +352,8 @@ static void test_gaps(void **state) {
     for (uint32_t step = 1; step < 4; step++) {
         set_gradient(w, random_gradient, step);
         set_gradient(twin, random_gradient, step);
-        OptimResult result = optim_step(w->optim, 0.01), expected = optim_step(twin->optim, 0.01);
+        OptimResult result = optim_step(w->optim, (OptimRates){.learning_rate = 0.01}),
+                    expected = optim_step(twin->optim, (OptimRates){.learning_rate = 0.01});
         assert_true(result.nonfinite_tensor == -1 && result.grad_norm == expected.grad_norm);
     }
     assert_is(w, take_snapshot(twin));
@@ -385,7 +386,7 @@ static void test_names(void **state) {
     (void)state;
     World *w = usual_world(DTYPE_FLOAT32, 1);
     assert_string_equal(optim_names[OPTIM_ADAMW], "adamw");
-    assert_null(optim_names[OPTIM_ADAMW + 1]);
+    assert_null(optim_names[OPTIM_COUNT]);
     assert_int_equal(optim_state_count(w->optim), 2);
     assert_string_equal(optim_state_names(w->optim)[0], "m");
     assert_string_equal(optim_state_names(w->optim)[1], "v");
@@ -414,8 +415,8 @@ static void test_resume(void **state) {
     for (uint32_t step = 10; step < 12; step++) {
         set_gradient(old, random_gradient, step);
         set_gradient(new, random_gradient, step);
-        optim_step(old->optim, 1e-3);
-        optim_step(new->optim, 1e-3);
+        optim_step(old->optim, (OptimRates){.learning_rate = 1e-3});
+        optim_step(new->optim, (OptimRates){.learning_rate = 1e-3});
     }
     assert_int_equal(optim_updates(new->optim), 6);
     assert_is(new, take_snapshot(old));
@@ -450,22 +451,33 @@ static void test_backend_is_told(void **state) {
     World *w = usual_world(DTYPE_FLOAT32, 1);
     w->be->weights_changed = count_change;
     changes = 0;
-    optim_step(w->optim, 1e-3);
+    optim_step(w->optim, (OptimRates){.learning_rate = 1e-3});
     assert_int_equal(changes, 1);
     w->buffers.grads[0] = NAN;
-    optim_step(w->optim, 1e-3);
+    optim_step(w->optim, (OptimRates){.learning_rate = 1e-3});
     assert_int_equal(changes, 1);
     close_world(w);
 }
 
 /* ---- chunks ---- */
 
-/* Chunks of a range: in order, each inside one tensor and not too long, together all of the tensors' elements in the
- * range once each. Counts them in `covered`. */
+/* Chunks of parts that begin `at` into a shard: in order, each inside one tensor and not too long, together all of the
+ * tensors' elements in [begin, end) once each. Counts them in `covered`. */
 static void cover(const TensorTable *table, size_t begin, size_t end, unsigned char *covered) {
-    int count;
-    Chunk *chunks = multi_tensor_chunks(table, begin, end, &count);
+    int count = 0;
+    Chunk *chunks = NULL;
     size_t last = begin;
+    for (int i = 0; i < table->count; i++) {
+        const Tensor *t = &table->tensors[i];
+        Part part = {t->offset > begin ? t->offset : begin, t->offset + t->size < end ? t->offset + t->size : end, 77};
+        if (part.begin >= part.end) continue;
+        int before = count;
+        multi_tensor_append_chunks(&chunks, &count, &part, i, i % 2 == 0);
+        for (int c = before; c < count; c++) {
+            assert_true(chunks[c].tensor == i && chunks[c].shard == part.at + (chunks[c].begin - part.begin));
+            assert_true(chunks[c].gradient == (i % 2 == 0 ? chunks[c].shard : chunks[c].begin));
+        }
+    }
     for (int c = 0; c < count; c++) {
         const Tensor *t = &table->tensors[chunks[c].tensor];
         assert_true(chunks[c].begin >= last && chunks[c].begin < chunks[c].end && chunks[c].end <= end);
@@ -503,22 +515,34 @@ static void test_chunks(void **state) {
     tensor_table_free(&table);
 }
 
-static void test_square_sums(void **state) {
+static void test_sums(void **state) {
     (void)state;
     World *w = usual_world(DTYPE_FLOAT32, 3);
     set_gradient(w, random_gradient, 1);
-    int count;
-    Chunk *chunks = multi_tensor_chunks(&w->table, 77, 60000, &count);
-    double *sums = checked_malloc((size_t)count * sizeof *sums, "sums");
-    multi_tensor_square_sums(w->be, chunks, count, w->buffers.grads, sums);
-    for (int c = 0; c < count; c++) {
-        double expected = 0.0;
-        for (size_t at = chunks[c].begin; at < chunks[c].end; at++)
-            expected += (double)w->buffers.grads[at] * w->buffers.grads[at];
-        assert_error_below(fabs(sums[c] - expected) / expected, 1e-13, "a chunk's sum");
+    for (int kind = 0; kind < 3; kind++) {
+        int count = 0;
+        Chunk *chunks = NULL;
+        const Tensor *t = &w->table.tensors[7];
+        Part part = {t->offset + 77, t->offset + 40000, 0};
+        multi_tensor_append_chunks(&chunks, &count, &part, 7, false);
+        GradientSums *sums = checked_calloc((size_t)count, sizeof *sums, "sums");
+        const float *g = w->buffers.grads, *last = kind == 1 ? w->buffers.params : NULL;
+        multi_tensor_sums(w->be, chunks, count, g, last, kind == 2, sums);
+        for (int c = 0; c < count; c++) {
+            GradientSums expected = {0};
+            for (size_t at = chunks[c].begin; at < chunks[c].end; at++) {
+                expected.squares += (double)g[at] * g[at];
+                expected.product += last ? (double)g[at] * last[at] : 0.0;
+                expected.sum += kind == 2 ? g[at] : 0.0;
+            }
+            double size = sqrt(expected.squares);
+            assert_error_below(fabs(sums[c].squares - expected.squares) / expected.squares, 1e-13, "squares");
+            assert_error_below(fabs(sums[c].product - expected.product) / size, 1e-12, "products");
+            assert_error_below(fabs(sums[c].sum - expected.sum) / size, 1e-12, "sums");
+        }
+        free(sums);
+        free(chunks);
     }
-    free(sums);
-    free(chunks);
     close_world(w);
 }
 
@@ -542,7 +566,7 @@ int main(void) {
         cmocka_unit_test(test_store_one),
         cmocka_unit_test(test_backend_is_told),
         cmocka_unit_test(test_chunks),
-        cmocka_unit_test(test_square_sums),
+        cmocka_unit_test(test_sums),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

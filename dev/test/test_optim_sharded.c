@@ -43,32 +43,39 @@ static void hub_sum(Comm *comm, double *values, int n) {
     free(sums);
 }
 
-static void hub_reduce_scatter(Comm *comm, float *data, const size_t *bounds) {
+static void hub_reduce_scatter(Comm *comm, float *data, const Partition *partition, float *shard) {
     void **shown = show(comm, data);
-    size_t begin = bounds[comm->rank], n = bounds[comm->rank + 1] - begin;
-    float *sums = checked_calloc(n, sizeof *sums, "sums");
-    for (int r = 0; r < comm->size; r++)
-        for (size_t i = 0; i < n; i++) sums[i] += ((float *)shown[r])[begin + i];
+    size_t n = partition_shard_length(partition, comm->rank);
+    float *sums = checked_calloc(n + 1, sizeof *sums, "sums");
+    for (int p = partition->first[comm->rank]; p < partition->first[comm->rank + 1]; p++) {
+        const Part *part = &partition->parts[p];
+        for (int r = 0; r < comm->size; r++)
+            for (size_t i = 0; i < part->end - part->begin; i++)
+                sums[part->at + i] += ((float *)shown[r])[part->begin + i];
+    }
     meet(comm);
-    memcpy(data + begin, sums, n * sizeof *sums);
+    for (int p = partition->first[comm->rank]; p < partition->first[comm->rank + 1]; p++) {
+        const Part *part = &partition->parts[p];
+        memcpy(shard ? shard + part->at : data + part->begin, sums + part->at,
+               (part->end - part->begin) * sizeof *sums);
+    }
     free(sums);
 }
 
-static void hub_all_gather(Comm *comm, void *data, size_t element_size, const size_t *bounds) {
+static void hub_all_gather(Comm *comm, void *data, size_t element_size, const Partition *partition) {
     void **shown = show(comm, data);
     for (int r = 0; r < comm->size; r++)
-        if (r != comm->rank)
-            memcpy((char *)data + bounds[r] * element_size, (char *)shown[r] + bounds[r] * element_size,
-                   (bounds[r + 1] - bounds[r]) * element_size);
+        for (int p = partition->first[r]; r != comm->rank && p < partition->first[r + 1]; p++) {
+            const Part *part = &partition->parts[p];
+            memcpy((char *)data + part->begin * element_size, (char *)shown[r] + part->begin * element_size,
+                   (part->end - part->begin) * element_size);
+        }
     meet(comm);
 }
 
-static void hub_gather(Comm *comm, float *data, const size_t *bounds, size_t begin, size_t end) {
+static void hub_collect(Comm *comm, int from, float *data, size_t n) {
     void **shown = show(comm, data);
-    for (int r = 1; comm->rank == 0 && r < comm->size; r++) {
-        size_t first = begin > bounds[r] ? begin : bounds[r], last = end < bounds[r + 1] ? end : bounds[r + 1];
-        if (first < last) memcpy(data + first, (float *)shown[r] + first, (last - first) * sizeof *data);
-    }
+    if (comm->rank == 0 && from != 0) memcpy(data, shown[from], n * sizeof *data);
     meet(comm);
 }
 
@@ -79,7 +86,7 @@ static Comm *open_hub_comm(Hub *hub, int rank, int size) {
                         .sum = hub_sum,
                         .reduce_scatter = hub_reduce_scatter,
                         .all_gather = hub_all_gather,
-                        .gather = hub_gather};
+                        .collect = hub_collect};
     comm->hub = hub;
     return &comm->base;
 }
@@ -127,7 +134,7 @@ static void fetch_all(Process *p) {
 static void take_steps(Process *p, int of_processes) {
     for (uint32_t step = 0; step < STEPS; step++) {
         set_own_gradient(p, step, of_processes);
-        p->results[step] = optim_step(p->world->optim, 1e-3 * (step + 1));
+        p->results[step] = optim_step(p->world->optim, (OptimRates){.learning_rate = 1e-3 * (step + 1)});
     }
 }
 
@@ -140,7 +147,7 @@ static void steps_and_fetch(Process *p) {
 static void bad_step(Process *p) {
     set_own_gradient(p, 0, p->size);
     if (p->rank == p->size - 1) p->world->buffers.grads[p->world->table.tensors[7].offset + 12345] = INFINITY;
-    p->results[0] = optim_step(p->world->optim, 1e-3);
+    p->results[0] = optim_step(p->world->optim, (OptimRates){.learning_rate = 1e-3});
     fetch_all(p);
 }
 

@@ -40,7 +40,7 @@ typedef struct QueryBlock {
 static MatmulKernel *block_kernel(Backend *be, int m, int n, int k, bool transpose_a, bool transpose_b, DType output,
                                   bool accumulate) {
     MatmulShape shape = matmul_dense(m, n, k, transpose_a, transpose_b, ACT_DTYPE, output);
-    shape.accumulate = accumulate;
+    shape.beta = accumulate ? 1.0f : 0.0f;
     shape.one_thread = true;
     return matmul_kernel(cpu_backend(be)->matmul, &shape);
 }

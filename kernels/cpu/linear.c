@@ -77,7 +77,7 @@ static void matmul_backward_input(Backend *be, void *din_, const void *dout, con
         shape.output = DTYPE_FLOAT32;
         for (int begin = 0; begin < OC; begin += length) {
             shape.k = min_i64(length, OC - begin);
-            shape.accumulate = begin > 0;
+            shape.beta = begin > 0 ? 1.0f : 0.0f;
             multiply(be, &shape, (const act *)dout + begin, (const act *)weight + (size_t)begin * IC, sums);
         }
         be->to_activation(be, din, sums, n);
@@ -109,7 +109,7 @@ static void matmul_backward_weight(Backend *be, float *dweight, float *dbias, co
     for (int begin = 0; begin < N; begin += WEIGHT_ROWS) {
         int rows = (int)min_i64(WEIGHT_ROWS, N - begin);
         MatmulShape shape = matmul_dense(OC, IC, rows, true, false, ACT_DTYPE, DTYPE_FLOAT32);
-        shape.accumulate = accumulate || begin > 0;
+        shape.beta = accumulate || begin > 0 ? 1.0f : 0.0f;
         multiply(be, &shape, (const act *)dout + (size_t)begin * OC, (const act *)in + (size_t)begin * IC, dweight);
     }
     if (dbias) bias_gradient(be, dbias, dout, N, OC, accumulate);

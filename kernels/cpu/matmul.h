@@ -1,7 +1,7 @@
 /* matmul.h: matrix products on the CPU. matmul_onednn.c implements this with oneDNN, matmul_plain.c without any
  * library; the Makefile links one of them.
  *
- *   C (m,n) = A (m,k) . B (k,n), or C += where asked
+ *   C (m,n) = alpha A (m,k) . B (k,n) + beta C
  *
  * A product is described once and found again by its description: the library's compiled kernel is kept. */
 #ifndef MARS_KERNELS_CPU_MATMUL_H
@@ -18,8 +18,9 @@ typedef struct MatmulShape {
     bool transpose_a;      /* A is stored (k,m) */
     bool transpose_b;      /* B is stored (n,k) */
     DType input, output;   /* of A and B; of C */
-    bool accumulate;       /* C += A.B */
+    float alpha, beta;     /* 1 and 0: C = A.B;  1 and 1: C += A.B;  C is not read where beta is 0 */
     bool weights;          /* B changes only when matmul_weights_changed() says so: a packed copy may be kept */
+    bool pack_b;           /* B is large and stored by rows: worth a packed copy even for one product */
     bool one_thread;       /* runs inside a parallel region, on the calling thread alone */
 } MatmulShape;
 
@@ -36,6 +37,9 @@ const char *matmul_library(void);
 /* True where bfloat16 products run on matrix units. */
 bool matmul_has_fast_bfloat16(void);
 
+/* Whether this machine multiplies matrices of that type. */
+bool matmul_multiplies(Matmul *matmul, DType input);
+
 /* The kernel for a shape, made on first use. Not to be called inside a parallel region. */
 MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape);
 
@@ -47,7 +51,7 @@ void matmul_weights_changed(Matmul *matmul);
 
 EXTERN_C_END
 
-/* A product of dense matrices, nothing else said. */
+/* C = A.B of dense matrices, nothing else said. */
 static inline MatmulShape matmul_dense(int64_t m, int64_t n, int64_t k, bool transpose_a, bool transpose_b, DType input,
                                        DType output) {
     MatmulShape shape;
@@ -55,15 +59,16 @@ static inline MatmulShape matmul_dense(int64_t m, int64_t n, int64_t k, bool tra
     shape.lda = transpose_a ? m : k, shape.ldb = transpose_b ? k : n, shape.ldc = n;
     shape.transpose_a = transpose_a, shape.transpose_b = transpose_b;
     shape.input = input, shape.output = output;
-    shape.accumulate = shape.weights = shape.one_thread = false;
+    shape.alpha = 1.0f, shape.beta = 0.0f;
+    shape.weights = shape.pack_b = shape.one_thread = false;
     return shape;
 }
 
 static inline bool matmul_same_shape(const MatmulShape *x, const MatmulShape *y) {
     return x->m == y->m && x->n == y->n && x->k == y->k && x->lda == y->lda && x->ldb == y->ldb && x->ldc == y->ldc &&
            x->transpose_a == y->transpose_a && x->transpose_b == y->transpose_b && x->input == y->input &&
-           x->output == y->output && x->accumulate == y->accumulate && x->weights == y->weights &&
-           x->one_thread == y->one_thread;
+           x->output == y->output && x->alpha == y->alpha && x->beta == y->beta && x->weights == y->weights &&
+           x->pack_b == y->pack_b && x->one_thread == y->one_thread;
 }
 
 #endif

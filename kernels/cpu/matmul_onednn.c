@@ -109,28 +109,40 @@ static void layout_free(Layout layout) {
 #endif
 }
 
-static dnnl_primitive_attr_t attributes_create(bool accumulate) {
+static void append_scaling(dnnl_post_ops_t after, float factor) {
+#if DNNL_VERSION_MAJOR >= 3
+    check(dnnl_post_ops_append_eltwise(after, dnnl_eltwise_linear, factor, 0.0f), "scaling the output");
+#else
+    check(dnnl_post_ops_append_eltwise(after, 1.0f, dnnl_eltwise_linear, factor, 0.0f), "scaling the output");
+#endif
+}
+
+static void append_sum(dnnl_post_ops_t after, float factor) {
+#if DNNL_VERSION_MAJOR >= 3
+    check(dnnl_post_ops_append_sum(after, factor, 0, dnnl_data_type_undef), "adding to the output");
+#else
+    check(dnnl_post_ops_append_sum(after, factor), "adding to the output");
+#endif
+}
+
+/* Sums, scaled by alpha, added to beta times what the output holds. */
+static dnnl_primitive_attr_t attributes_create(float alpha, float beta) {
     dnnl_primitive_attr_t attributes;
+    dnnl_post_ops_t after;
     check(dnnl_primitive_attr_create(&attributes), "creating attributes");
     check(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user), "setting scratchpad mode");
-    if (accumulate) {
-        dnnl_post_ops_t after;
-        check(dnnl_post_ops_create(&after), "creating post-ops");
-#if DNNL_VERSION_MAJOR >= 3
-        check(dnnl_post_ops_append_sum(after, 1.0f, 0, dnnl_data_type_undef), "adding to the output");
-#else
-        check(dnnl_post_ops_append_sum(after, 1.0f), "adding to the output");
-#endif
-        check(dnnl_primitive_attr_set_post_ops(attributes, after), "setting post-ops");
-        check(dnnl_post_ops_destroy(after), "freeing post-ops");
-    }
+    check(dnnl_post_ops_create(&after), "creating post-ops");
+    if (alpha != 1.0f) append_scaling(after, alpha);
+    if (beta != 0.0f) append_sum(after, beta);
+    check(dnnl_primitive_attr_set_post_ops(attributes, after), "setting post-ops");
+    check(dnnl_post_ops_destroy(after), "freeing post-ops");
     return attributes;
 }
 
 /* The description of a product from its layouts; fails where oneDNN has no implementation for this machine. */
 static dnnl_status_t describe(dnnl_primitive_desc_t *description, dnnl_engine_t engine, ConstLayout a, ConstLayout b,
-                              ConstLayout c, bool accumulate) {
-    dnnl_primitive_attr_t attributes = attributes_create(accumulate);
+                              ConstLayout c, float alpha, float beta) {
+    dnnl_primitive_attr_t attributes = attributes_create(alpha, beta);
 #if DNNL_VERSION_MAJOR >= 3
     dnnl_status_t status = dnnl_matmul_primitive_desc_create(description, engine, a, b, NULL, c, attributes);
 #else
@@ -211,25 +223,27 @@ static MatmulKernel *kernel_from(Matmul *matmul, const MatmulShape *shape, dnnl_
     return kernel;
 }
 
-static dnnl_status_t kernel_create(MatmulKernel **kernel, Matmul *matmul, const MatmulShape *shape) {
+/* NULL where oneDNN cannot multiply such matrices on this machine. */
+static MatmulKernel *kernel_create(Matmul *matmul, const MatmulShape *shape) {
+    MatmulKernel *kernel = NULL;
     bool straighten = shape->transpose_a && shape->input == DTYPE_BFLOAT16 && !shape->one_thread;
     Layout a = straighten ? layout_create(shape->m, shape->k, shape->input, shape->k, false)
                           : layout_create(shape->m, shape->k, shape->input, shape->lda, shape->transpose_a);
     Layout b = layout_create(shape->k, shape->n, shape->input, shape->ldb, shape->transpose_b);
     Layout c = layout_create(shape->m, shape->n, shape->output, shape->ldc, false);
-    Layout b_wanted = straighten || shape->weights ? layout_create_any(shape->k, shape->n, shape->input) : b;
+    bool pack = straighten || shape->weights || shape->pack_b;
+    Layout b_wanted = pack ? layout_create_any(shape->k, shape->n, shape->input) : b;
     dnnl_primitive_desc_t description;
     omp_set_num_threads(shape->one_thread ? 1 : matmul->threads);
-    dnnl_status_t status = describe(&description, matmul->engine, a, b_wanted, c, shape->accumulate);
-    if (status == dnnl_success) {
-        *kernel = kernel_from(matmul, shape, description, b, c);
-        (*kernel)->straighten_a = straighten;
+    if (describe(&description, matmul->engine, a, b_wanted, c, shape->alpha, shape->beta) == dnnl_success) {
+        kernel = kernel_from(matmul, shape, description, b, c);
+        kernel->straighten_a = straighten;
         check(dnnl_primitive_desc_destroy(description), "freeing a description");
     }
     omp_set_num_threads(matmul->threads);
     if (b_wanted != b) layout_free(b_wanted);
     layout_free(a), layout_free(b), layout_free(c);
-    return status;
+    return kernel;
 }
 
 static void kernel_free(MatmulKernel *kernel) {
@@ -258,8 +272,7 @@ Matmul *matmul_open(DType input, int threads, Error *error) {
     check(dnnl_engine_create(&matmul->engine, dnnl_cpu, 0), "creating an engine");
     for (int i = 0; i < threads; i++)
         check(dnnl_stream_create(&matmul->streams[i], matmul->engine, dnnl_stream_default_flags), "creating a stream");
-    MatmulShape trial = matmul_dense(16, 16, 16, false, false, input, input);
-    if (kernel_create(&matmul->kernels, matmul, &trial) != dnnl_success) {
+    if (!matmul_multiplies(matmul, input)) {
         matmul_close(matmul);
         error_set(error, "%s cannot multiply %s matrices on this processor; use precision float32", matmul_library(),
                   dtype_name(input));
@@ -297,13 +310,29 @@ bool matmul_has_fast_bfloat16(void) {
     return ((int)dnnl_get_effective_cpu_isa() & amx) == amx;
 }
 
-MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape) {
+/* The kernel of the list, or a new one; NULL where this machine has none. */
+static MatmulKernel *kernel_or_null(Matmul *matmul, const MatmulShape *shape) {
     for (MatmulKernel *kernel = matmul->kernels; kernel; kernel = kernel->next)
         if (matmul_same_shape(&kernel->shape, shape)) return kernel;
-    MatmulKernel *kernel = NULL;
-    check(kernel_create(&kernel, matmul, shape), "describing a matrix product");
+    MatmulKernel *kernel = kernel_create(matmul, shape);
+    if (!kernel) return NULL;
     kernel->next = matmul->kernels;
     return matmul->kernels = kernel;
+}
+
+MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape) {
+    MatmulKernel *kernel = kernel_or_null(matmul, shape);
+    if (!kernel)
+        die("oneDNN has no product of %s matrices %lld x %lld and %lld x %lld for this processor",
+            dtype_name(shape->input), (long long)shape->m, (long long)shape->k, (long long)shape->k,
+            (long long)shape->n);
+    return kernel;
+}
+
+/* Asked again, the trial is in the list, or oneDNN finds as quickly as before that there is none. */
+bool matmul_multiplies(Matmul *matmul, DType input) {
+    MatmulShape trial = matmul_dense(16, 16, 16, false, false, input, input);
+    return kernel_or_null(matmul, &trial) != NULL;
 }
 
 /* The packed copy of the weights at b, made anew if the weights have changed since. A copy that a whole generation

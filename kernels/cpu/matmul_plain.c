@@ -33,6 +33,12 @@ void matmul_close(Matmul *matmul) {
 
 const char *matmul_library(void) { return "plain loops"; }
 bool matmul_has_fast_bfloat16(void) { return false; }
+
+bool matmul_multiplies(Matmul *matmul, DType input) {
+    (void)matmul, (void)input;
+    return true;
+}
+
 void matmul_weights_changed(Matmul *matmul) { (void)matmul; /* nothing is kept of them */ }
 
 MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape) {
@@ -54,13 +60,14 @@ static void load_row(float *RESTRICT to, const void *matrix, DType type, int64_t
 }
 
 static void store_row(const MatmulShape *s, void *c, int64_t row, const float *sums) {
+    bool add = s->beta != 0.0f; /* else C may hold anything, NaN too */
     if (s->output == DTYPE_BFLOAT16) {
         bfloat16 *out = (bfloat16 *)c + row * s->ldc;
         for (int64_t j = 0; j < s->n; j++)
-            out[j] = bfloat16_from_float((s->accumulate ? float_from_bfloat16(out[j]) : 0.0f) + sums[j]);
+            out[j] = bfloat16_from_float((add ? s->beta * float_from_bfloat16(out[j]) : 0.0f) + s->alpha * sums[j]);
     } else {
         float *out = (float *)c + row * s->ldc;
-        for (int64_t j = 0; j < s->n; j++) out[j] = (s->accumulate ? out[j] : 0.0f) + sums[j];
+        for (int64_t j = 0; j < s->n; j++) out[j] = (add ? s->beta * out[j] : 0.0f) + s->alpha * sums[j];
     }
 }
 

@@ -1,0 +1,336 @@
+/* test_published_configs.c: the runs in config/ and the scripts that start them. The papers' numbers are written out here a
+ * second time; the scripts run in a tree of their own, where mpirun, make and train_gpt2 are stand-ins that print how
+ * they were called. */
+#include "dev/test/test.h"
+
+#include <glob.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "config/config.h"
+
+enum { PROCESSES = 8, STEPS = 100000 };
+
+static const char *const runs[] = {
+    "small_adamw",        "medium_adamw",    "large_adamw",  "xl_adamw",         "small_mars",
+    "medium_mars",        "large_mars",      "xl_mars",      "small_mars_exact", "medium_mars_exact",
+    "large_mars_exact",   "xl_mars_exact",   "small_muon",   "medium_muon",      "large_muon",
+    "small_mars_m",       "medium_mars_m",   "large_mars_m", "xl_mars_m",        "small_moonlight",
+    "medium_moonlight",   "large_moonlight", "xl_moonlight", "small_sgd_sai",    "small_adamw_fw",
+    "xl_adamw_fw",        "small_mars_fw",   "xl_mars_fw",   "small_mars_m_fw",  "xl_mars_m_fw",
+    "small_moonlight_fw", "xl_moonlight_fw",
+};
+
+static const struct Size {
+    const char *name;
+    int n_layer, n_head, n_embd, batch_size, accumulation;
+    double min_lr;
+} sizes[] = {
+    {"small", 12, 12, 768, 15, 4, 3e-5},
+    {"medium", 24, 16, 1024, 15, 4, 6e-5},
+    {"large", 36, 20, 1280, 5, 12, 1e-5},
+    {"xl", 48, 25, 1600, 5, 12, 1e-5},
+};
+
+/* What the name of a run says: SIZE_OPTIMIZER or SIZE_OPTIMIZER_fw. */
+typedef struct Run {
+    int size;
+    char optimizer[32];
+    bool fineweb;
+} Run;
+
+static Run run_named(const char *name) {
+    Run run = {.size = -1};
+    size_t length = strcspn(name, "_");
+    for (int i = 0; i < (int)ARRAY_LENGTH(sizes); i++)
+        if (strlen(sizes[i].name) == length && strncmp(name, sizes[i].name, length) == 0) run.size = i;
+    if (run.size < 0) fail_msg("%s names no size", name);
+    snprintf(run.optimizer, sizeof run.optimizer, "%s", name + length + 1);
+    char *end = strstr(run.optimizer, "_fw");
+    run.fineweb = end != NULL;
+    if (end) *end = 0;
+    return run;
+}
+
+/* ---- the numbers ---- */
+
+static OptimConfig published_optimizer(const Run *run) {
+    OptimConfig e = {.weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_clip = 1.0};
+    e.gradient_scale = run->size < 2 ? 4 : 12;
+    e.gamma = 0.025, e.is_approx = true, e.lr_1d = 3e-3, e.weight_decay_1d = 0.1;
+    e.betas_1d[0] = 0.9, e.betas_1d[1] = 0.95;
+    e.muon_learning_rate = 0.02, e.momentum = 0.95, e.nesterov = true, e.ns_steps = 5;
+    bool exact = strcmp(run->optimizer, "mars_exact") == 0;
+    if (strcmp(run->optimizer, "adamw") == 0) {
+        e.name = OPTIM_ADAMW;
+        e.learning_rate = (double[]){6e-4, 3e-4, 2e-4, 2e-4}[run->size];
+    } else if (strcmp(run->optimizer, "mars") == 0 || exact) {
+        e.name = OPTIM_MARS_ADAMW;
+        e.learning_rate = (double[]){6e-3, 3e-3, 2e-3, 2e-3}[run->size];
+        e.lr_1d = e.learning_rate / 2;
+        e.weight_decay = 0.01, e.beta1 = 0.95, e.beta2 = 0.99, e.is_approx = !exact;
+    } else if (strcmp(run->optimizer, "muon") == 0) {
+        e.name = OPTIM_MUON;
+        e.muon_learning_rate = (double[]){2e-2, 1e-2, 6.67e-3, 0}[run->size];
+        e.learning_rate = (double[]){3e-3, 1.5e-3, 1e-3, 0}[run->size];
+    } else if (strcmp(run->optimizer, "moonlight") == 0) {
+        e.name = OPTIM_MOONLIGHT;
+        e.learning_rate = (double[]){6e-3, 5e-3, 5e-3, 3e-3}[run->size];
+    } else if (strcmp(run->optimizer, "mars_m") == 0) {
+        e.name = OPTIM_MARS_M;
+        e.learning_rate = (double[]){6e-3, 5e-3, 5e-3, 3e-3}[run->size];
+        e.weight_decay = 0.01, e.beta1 = 0.95;
+    } else if (strcmp(run->optimizer, "sgd_sai") == 0) {
+        e.name = OPTIM_SGD_SAI;
+        e.momentum = 0.9;
+    } else {
+        fail_msg("no published numbers for %s", run->optimizer);
+    }
+    return e;
+}
+
+static void must_be(const char *name, const char *key, double value, double expected) {
+    if (value != expected) fail_msg("%s: %s is %.9g, expected %.9g", name, key, value, expected);
+}
+
+static void check_optimizer(const char *name, const OptimConfig *c, const OptimConfig *e) {
+    must_be(name, "optimizer.name", c->name, e->name);
+    if (e->name == OPTIM_SGD_SAI) /* its rate was not published */
+        assert_true(c->learning_rate > 0);
+    else
+        must_be(name, "learning_rate", c->learning_rate, e->learning_rate);
+    must_be(name, "weight_decay", c->weight_decay, e->weight_decay);
+    must_be(name, "beta1", c->beta1, e->beta1);
+    must_be(name, "beta2", c->beta2, e->beta2);
+    must_be(name, "eps", c->eps, e->eps);
+    must_be(name, "grad_clip", c->grad_clip, e->grad_clip);
+    must_be(name, "gradient_scale", c->gradient_scale, e->gradient_scale);
+    must_be(name, "gamma", c->gamma, e->gamma);
+    must_be(name, "is_approx", c->is_approx, e->is_approx);
+    must_be(name, "optimize_1d", c->optimize_1d, e->optimize_1d);
+    must_be(name, "lr_1d", c->lr_1d, e->lr_1d);
+    must_be(name, "betas_1d[0]", c->betas_1d[0], e->betas_1d[0]);
+    must_be(name, "betas_1d[1]", c->betas_1d[1], e->betas_1d[1]);
+    must_be(name, "weight_decay_1d", c->weight_decay_1d, e->weight_decay_1d);
+    must_be(name, "muon_learning_rate", c->muon_learning_rate, e->muon_learning_rate);
+    must_be(name, "muon_weight_decay", c->muon_weight_decay, e->muon_weight_decay);
+    must_be(name, "momentum", c->momentum, e->momentum);
+    must_be(name, "nesterov", c->nesterov, e->nesterov);
+    must_be(name, "ns_steps", c->ns_steps, e->ns_steps);
+    must_be(name, "ns_dtype", c->ns_dtype, e->ns_dtype);
+}
+
+static void check_model(const char *name, const GPT2Config *c, const struct Size *size) {
+    must_be(name, "n_layer", c->n_layer, size->n_layer);
+    must_be(name, "n_head", c->n_head, size->n_head);
+    must_be(name, "n_embd", c->n_embd, size->n_embd);
+    must_be(name, "block_size", c->block_size, 1024);
+    must_be(name, "vocab_size", c->vocab_size, 50304);
+    must_be(name, "bias", c->bias, false);
+    must_be(name, "dropout", c->dropout, 0);
+    must_be(name, "scale_attn_by_inverse_layer_idx", c->scale_attn_by_inverse_layer_idx, true);
+}
+
+static void check_data(const DataConfig *c, bool fineweb) {
+    assert_string_equal(c->train,
+                        fineweb ? "data/fineweb/edu100B/edu_fineweb_train_*.bin" : "data/openwebtext/train.bin");
+    assert_string_equal(c->val, fineweb ? "data/fineweb/edu100B/edu_fineweb_val_*.bin" : "data/openwebtext/val.bin");
+    assert_int_equal(c->order, fineweb ? ORDER_SHUFFLED : ORDER_RANDOM);
+    assert_int_equal(c->seed, 5000);
+}
+
+static void check_training(const char *name, const Config *c, const struct Size *size) {
+    assert_int_equal(c->schedule.name, SCHEDULE_COSINE);
+    must_be(name, "warmup_iters", c->schedule.warmup_iters, 2000);
+    must_be(name, "lr_decay_iters", c->schedule.lr_decay_iters, STEPS);
+    must_be(name, "min_lr", c->schedule.min_lr, size->min_lr);
+    must_be(name, "max_iters", c->train.max_iters, STEPS);
+    must_be(name, "total_batch_size", c->train.total_batch_size, 480);
+    must_be(name, "batch_size", c->train.batch_size, size->batch_size);
+    must_be(name, "accumulation", c->train.gradient_accumulation_steps, size->accumulation);
+    must_be(name, "batch", c->train.batch_size * PROCESSES * c->train.gradient_accumulation_steps, 480);
+    must_be(name, "eval_interval", c->train.eval_interval, 1000);
+    must_be(name, "eval_sequences", c->train.eval_sequences, 0);
+    assert_int_equal(c->train.seed, 5000);
+    char *out_dir = format_string("runs/%s", name);
+    assert_string_equal(c->train.out_dir, out_dir);
+    free(out_dir);
+}
+
+static void test_numbers_are_the_published_ones(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(runs); i++) {
+        Run run = run_named(runs[i]);
+        OptimConfig published = published_optimizer(&run);
+        char *path = format_string("config/%s.json", runs[i]);
+        Config config;
+        Error error;
+        if (!config_load(&config, path, 0, NULL, &error)) fail_msg("%s", error.text);
+        if (!config_settle(&config, PROCESSES, &error)) fail_msg("%s: %s", path, error.text);
+        check_model(runs[i], &config.model, &sizes[run.size]);
+        check_data(&config.data, run.fineweb);
+        check_optimizer(runs[i], &config.optimizer, &published);
+        check_training(runs[i], &config, &sizes[run.size]);
+        free(path);
+    }
+}
+
+static void test_configs_open_with_a_comment(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(runs); i++) {
+        char *path = format_string("config/%s.json", runs[i]);
+        char *text = test_read_file(path, NULL);
+        if (strncmp(text, "// GPT-2 ", 9) != 0) fail_msg("%s does not open by saying what it is", path);
+        free(text);
+        free(path);
+    }
+}
+
+/* ---- one script for each config, one config for each script ---- */
+
+static bool is_run(const char *name) {
+    for (size_t i = 0; i < ARRAY_LENGTH(runs); i++)
+        if (strcmp(runs[i], name) == 0) return true;
+    return false;
+}
+
+/* "scripts/run_OPTIMIZER_SIZE.sh" or "..._fw.sh", which the caller frees. */
+static char *script_of(const char *name) {
+    Run run = run_named(name);
+    return format_string("scripts/run_%s_%s%s.sh", run.optimizer, sizes[run.size].name, run.fineweb ? "_fw" : "");
+}
+
+static void test_no_config_is_left_out(void **state) {
+    (void)state;
+    glob_t files;
+    assert_int_equal(glob("config/*.json", 0, NULL, &files), 0);
+    for (size_t i = 0; i < files.gl_pathc; i++) {
+        char *name = checked_strdup(files.gl_pathv[i] + strlen("config/"));
+        name[strlen(name) - strlen(".json")] = 0;
+        if (strcmp(name, "quickstart") != 0 && !is_run(name)) fail_msg("%s is in none of the tables", name);
+        free(name);
+    }
+    assert_int_equal(files.gl_pathc, ARRAY_LENGTH(runs) + 1);
+    globfree(&files);
+}
+
+static void test_each_run_has_its_script(void **state) {
+    (void)state;
+    glob_t files;
+    assert_int_equal(glob("scripts/run_*_*.sh", 0, NULL, &files), 0);
+    assert_int_equal(files.gl_pathc, ARRAY_LENGTH(runs));
+    globfree(&files);
+    for (size_t i = 0; i < ARRAY_LENGTH(runs); i++) {
+        char *script = script_of(runs[i]);
+        if (access(script, X_OK) != 0) fail_msg("%s is missing or cannot be run", script);
+        free(script);
+    }
+}
+
+/* ---- what the scripts do ---- */
+
+/* A tree with the scripts and configs, empty data, and stand-ins that print how they were called. */
+static void make_tree(void) {
+    CommandResult *result =
+        test_run("set -e; tree=%s/tree; rm -rf $tree; mkdir -p $tree/config $tree/bin $tree/elsewhere;"
+                 "mkdir -p $tree/data/openwebtext $tree/data/fineweb/edu100B; cp -r scripts $tree; cp config/*.json "
+                 "$tree/config;"
+                 "touch $tree/data/openwebtext/train.bin $tree/data/openwebtext/val.bin;"
+                 "touch $tree/data/fineweb/edu100B/edu_fineweb_train_000001.bin;"
+                 "touch $tree/data/fineweb/edu100B/edu_fineweb_val_000000.bin;"
+                 "for name in mpirun srun train_gpt2; do"
+                 "  printf '#!/bin/bash\\nprintf \"<%%%%s>\" %%s \"$@\"\\n' $name >$tree/bin/$name; chmod +x "
+                 "$tree/bin/$name; done;"
+                 "mv $tree/bin/train_gpt2 $tree;"
+                 "printf '#!/bin/bash\\necho make >>%%s\\ncp bin/mpirun train_gpt2\\n' $tree/made >$tree/bin/make;"
+                 "chmod +x $tree/bin/make",
+                 test_folder());
+    assert_run(result, 0, "");
+}
+
+/* Runs a command in the tree, where the stand-ins are found first. */
+static void run_in_tree(const char *command, int status, const char *text) {
+    assert_run(test_run("cd %s/tree && unset NPROC MPIRUN && PATH=$PWD/bin:$PATH && %s", test_folder(), command),
+               status, text);
+}
+
+static void test_each_script_starts_its_run(void **state) {
+    (void)state;
+    make_tree();
+    for (size_t i = 0; i < ARRAY_LENGTH(runs); i++) {
+        char *script = script_of(runs[i]);
+        char *command = format_string("%s --out_dir='a  b' --batch_size=3", script);
+        char *expected =
+            format_string("<mpirun><-np><8><./train_gpt2><config/%s.json><--out_dir=a  b><--batch_size=3>", runs[i]);
+        run_in_tree(command, 0, expected);
+        free(script);
+        free(command);
+        free(expected);
+    }
+}
+
+static void test_processes_and_launcher(void **state) {
+    (void)state;
+    make_tree();
+    run_in_tree("NPROC=3 scripts/run.sh small_mars", 0, "<mpirun><-np><3><./train_gpt2><config/small_mars.json>");
+    run_in_tree("NPROC=1 scripts/run.sh quickstart --data.train='elsewhere' --val='bin/m*'", 0,
+                "<train_gpt2><config/quickstart.json><--data.train=elsewhere><--val=bin/m*>");
+    run_in_tree("NPROC=1 scripts/run_muon_small.sh", 0, "<train_gpt2><config/small_muon.json>");
+    run_in_tree("NPROC=16 MPIRUN='mpirun --hostfile my_hosts  -x A' scripts/run.sh xl_mars --seed=1", 0,
+                "<mpirun><--hostfile><my_hosts><-x><A><-np><16><./train_gpt2><config/xl_mars.json><--seed=1>");
+    run_in_tree("MPIRUN=srun scripts/run.sh xl_mars", 0, "<srun><-np><8><./train_gpt2>");
+    run_in_tree("MPIRUN=no_such_launcher scripts/run.sh xl_mars", 1, "8 processes need no_such_launcher");
+    run_in_tree("cd elsewhere && bash ../scripts/run_mars_small.sh", 0, "<config/small_mars.json>");
+    run_in_tree("printf '#!/bin/bash\\nexit 7\\n' >bin/mpirun; scripts/run.sh small_mars", 7, "");
+}
+
+static void test_builds_what_is_missing(void **state) {
+    (void)state;
+    make_tree();
+    run_in_tree("scripts/run.sh small_mars && ! [ -e made ]", 0, "<mpirun><-np>");
+    run_in_tree("rm train_gpt2 && scripts/run.sh small_mars && cat made", 0, "<config/small_mars.json>make");
+    run_in_tree("rm train_gpt2 && printf '#!/bin/bash\\nexit 2\\n' >bin/make; scripts/run.sh small_mars", 2, "");
+}
+
+static void test_data_that_is_missing(void **state) {
+    (void)state;
+    make_tree();
+    run_in_tree("mv data/openwebtext/val.bin v.bin; scripts/run_mars_small.sh", 1,
+                "there is no data/openwebtext/val.bin, which the run reads as data.val; bash data/openwebtext/");
+    run_in_tree("scripts/run_mars_small.sh --val=v.bin", 0, "<mpirun>");
+    run_in_tree("scripts/run_mars_small.sh --data.val=v.bin", 0, "<mpirun>");
+    run_in_tree("scripts/run_mars_small.sh --data.val=w.bin", 1, "there is no w.bin, which the run reads as data.val");
+    run_in_tree("rm data/fineweb/edu100B/*_train_*; scripts/run_mars_m_xl_fw.sh", 1,
+                "there is no data/fineweb/edu100B/edu_fineweb_train_*.bin, which the run reads as data.train; "
+                "bash data/fineweb/download.sh --edu100 fetches it");
+    run_in_tree("scripts/run.sh quickstart", 1, "bash scripts/quickstart.sh makes it");
+}
+
+static void test_wrong_usage(void **state) {
+    (void)state;
+    make_tree();
+    run_in_tree("scripts/run.sh", 2, "run.sh: give the name of a run, one of: large_adamw ");
+    run_in_tree("scripts/run.sh small_adam", 2, "there is no config/small_adam.json; give one of: large_adamw ");
+    run_in_tree("NPROC=0 scripts/run.sh small_mars", 2, "NPROC=0 is no number of processes");
+    run_in_tree("NPROC='2 3' scripts/run.sh small_mars", 2, "NPROC=2 3 is no number of processes");
+    run_in_tree("scripts/run.sh --help", 0, "run.sh CONFIG_NAME [--key=value ...]:");
+    run_in_tree("cd elsewhere && ../scripts/run_mars_small.sh --seed=1 --help", 0,
+                "MPIRUN=\"mpirun --hostfile hosts\"");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_numbers_are_the_published_ones),
+        cmocka_unit_test(test_configs_open_with_a_comment),
+        cmocka_unit_test(test_no_config_is_left_out),
+        cmocka_unit_test(test_each_run_has_its_script),
+        cmocka_unit_test(test_each_script_starts_its_run),
+        cmocka_unit_test(test_processes_and_launcher),
+        cmocka_unit_test(test_builds_what_is_missing),
+        cmocka_unit_test(test_data_that_is_missing),
+        cmocka_unit_test(test_wrong_usage),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

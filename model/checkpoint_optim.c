@@ -1,0 +1,50 @@
+/* checkpoint_optim.c: see checkpoint_optim.h. */
+#include "model/checkpoint_optim.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool has_state(void *context, int which, int tensor) { return optim_has_state(context, which, tensor); }
+
+static void fetch(void *context, int which, int tensor, float *host) { optim_fetch(context, which, tensor, host); }
+
+void checkpoint_from_optim(CheckpointSource *source, OptimName name, Optim *optim) {
+    source->updates = optim_updates(optim);
+    source->optimizer = optim_names[name];
+    source->state_count = optim_state_count(optim);
+    source->state_names = optim_state_names(optim);
+    source->has_state = has_state;
+    source->fetch = fetch;
+    source->context = optim;
+    source->scalar_count = optim_scalar_count(optim);
+    source->scalar_names = optim_scalar_names(optim);
+    source->scalars = optim_scalars(optim);
+}
+
+static bool read_states(const Checkpoint *checkpoint, const TensorTable *table, Optim *optim, float *host,
+                        Error *error) {
+    for (int s = 0; s < optim_state_count(optim); s++)
+        for (int i = 0; i < table->count; i++) {
+            if (!optim_has_state(optim, s, i)) continue;
+            if (!checkpoint_read_state(checkpoint, table, optim_state_names(optim)[s], i, host, error)) return false;
+            optim_store(optim, s, i, host);
+        }
+    for (int s = 0; s < optim_scalar_count(optim); s++)
+        if (!checkpoint_read_scalars(checkpoint, table, optim_scalar_names(optim)[s], optim_scalars(optim)[s], error))
+            return false;
+    return true;
+}
+
+bool checkpoint_into_optim(const Checkpoint *checkpoint, const TensorTable *table, OptimName name, Optim *optim,
+                           Error *error) {
+    if (strcmp(checkpoint->optimizer, optim_names[name]) != 0)
+        return error_set(error,
+                         "%s was written by optimizer %s, this run uses %s; start a new run from its weights with "
+                         "train.init_from=\"%s\" and another train.out_dir",
+                         checkpoint->path, checkpoint->optimizer, optim_names[name], checkpoint->path);
+    float *host = checked_malloc(table->parameters * sizeof *host, "optimizer state");
+    bool good = read_states(checkpoint, table, optim, host, error);
+    free(host);
+    if (good) optim_set_updates(optim, checkpoint->updates);
+    return good;
+}

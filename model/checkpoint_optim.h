@@ -1,0 +1,20 @@
+/* checkpoint_optim.h: an optimizer's state into a checkpoint and out of one. */
+#ifndef MARS_MODEL_CHECKPOINT_OPTIM_H
+#define MARS_MODEL_CHECKPOINT_OPTIM_H
+
+#include "model/checkpoint.h"
+#include "optim/optim.h"
+
+EXTERN_C_BEGIN
+
+/* Makes `optim` what checkpoint_save() takes weights and state from. It must outlive `source`. */
+void checkpoint_from_optim(CheckpointSource *source, OptimName name, Optim *optim);
+
+/* Sets the state of `optim` to what the checkpoint holds. Fails where another optimizer wrote it, or a state that this
+ * one needs is not there. */
+bool checkpoint_into_optim(const Checkpoint *checkpoint, const TensorTable *table, OptimName name, Optim *optim,
+                           Error *error);
+
+EXTERN_C_END
+
+#endif

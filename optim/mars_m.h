@@ -1,0 +1,21 @@
+/* mars_m.h: MARS-M (Liu et al., "MARS-M: When variance reduction meets matrices", 2025, arXiv:2510.21800): Moonlight's
+ * step along the moving average of the corrected gradient c of mars.h, hidden matrices only.
+ *
+ *   m <- beta1 m + (1 - beta1) c
+ *   x <- x (1 - lr wd) - lr 0.2 sqrt(max(rows, columns)) NS(m)
+ *
+ * State per parameter: m and g_last, 8 bytes. Memory traffic per parameter: Muon's (muon.h) and g_last read twice: 38
+ * bytes. */
+#ifndef MARS_OPTIM_MARS_M_H
+#define MARS_OPTIM_MARS_M_H
+
+#include "optim/mars.h"
+#include "optim/moonlight.h"
+
+static inline float mars_m_direction(float g, float last, float *state, const RuleNumbers *r) {
+    return state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * mars_corrected(g, last, r);
+}
+
+static inline double mars_m_step_factor(double rows, double columns) { return moonlight_step_factor(rows, columns); }
+
+#endif

@@ -1,0 +1,23 @@
+/* mars_m_efficient.h: the approximate MARS-M (mars_m.h) without the clip of c, rewritten to need one buffer: its moving
+ * average over c is one over g plus a multiple of the newest g.
+ *
+ *   b <- mu b + ((1 - gamma) (1 - mu) / mu) g;      u = gamma g + mu b              mu = beta1
+ *   x <- x (1 - lr wd) - lr 0.2 sqrt(max(rows, columns)) NS(u)
+ *
+ * State and memory traffic are Muon's (muon.h). */
+#ifndef MARS_OPTIM_MARS_M_EFFICIENT_H
+#define MARS_OPTIM_MARS_M_EFFICIENT_H
+
+#include "optim/moonlight.h"
+
+static inline float mars_m_efficient_direction(float g, float last, float *state, const RuleNumbers *r) {
+    (void)last;
+    state[0] = r->beta1 * state[0] + (1.0f - r->gamma) * (1.0f - r->beta1) / r->beta1 * g;
+    return r->gamma * g + r->beta1 * state[0];
+}
+
+static inline double mars_m_efficient_step_factor(double rows, double columns) {
+    return moonlight_step_factor(rows, columns);
+}
+
+#endif

@@ -1,0 +1,22 @@
+/* mars_shampoo.h: MARS-Shampoo (arXiv:2411.10438, section 3): a step along the orthogonalised moving average of the
+ * corrected gradient c of mars.h, for every 2-D tensor. (Shampoo without accumulation has this direction.)
+ *
+ *   m <- beta1 m + (1 - beta1) c
+ *   x <- x - lr (wd x + sqrt(max(1, rows/columns)) NS(m / (1 - beta1)))
+ *
+ * State per parameter: m and g_last, 8 bytes. Memory traffic per parameter: Muon's (muon.h) and g_last read twice: 38
+ * bytes. */
+#ifndef MARS_OPTIM_MARS_SHAMPOO_H
+#define MARS_OPTIM_MARS_SHAMPOO_H
+
+#include "optim/mars.h"
+#include "optim/muon.h"
+
+static inline float mars_shampoo_direction(float g, float last, float *state, const RuleNumbers *r) {
+    state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * mars_corrected(g, last, r);
+    return state[0] / (1.0f - r->beta1);
+}
+
+static inline double mars_shampoo_step_factor(double rows, double columns) { return muon_step_factor(rows, columns); }
+
+#endif

@@ -1,0 +1,19 @@
+/* moonlight.h: Moonlight's Muon (Liu et al., "Muon is scalable for LLM training", 2025, arXiv:2502.16982): Muon's
+ * direction, a step whose size in each element is about that of AdamW, hidden matrices only.
+ *
+ *   b <- mu b + g;      u = g + mu b  (Nesterov; without it u = b)
+ *   x <- x (1 - lr wd) - lr 0.2 sqrt(max(rows, columns)) NS(u)
+ *
+ * State and memory traffic are Muon's (muon.h). */
+#ifndef MARS_OPTIM_MOONLIGHT_H
+#define MARS_OPTIM_MOONLIGHT_H
+
+#include "optim/muon.h"
+
+static inline float moonlight_direction(float g, float last, float *state, const RuleNumbers *r) {
+    return muon_direction(g, last, state, r);
+}
+
+static inline double moonlight_step_factor(double rows, double columns) { return 0.2 * sqrt(fmax(rows, columns)); }
+
+#endif

@@ -1,0 +1,53 @@
+/* newton_schulz.h: the nearest semi-orthogonal matrix, nearly (Jordan et al., "Muon: an optimizer for hidden layers in
+ * neural networks", 2024).
+ *
+ *   X <- G / (||G|| + 1e-7)
+ *   repeat `steps` times, for X with no more rows than columns:
+ *       A = X X^T;   B = -4.7750 A + 2.0315 A A;   X <- 3.4445 X + B X
+ * A matrix with more rows than columns is treated as its transpose: A = X^T X and X <- 3.4445 X + X B, which needs no
+ * transposing in memory. What comes out has G's singular vectors and singular values between about 0.7 and 1.2.
+ *
+ * Matrices of one shape are worked on together, in strided-batched products (backend.h), as many at a time as fit the
+ * workspace, which is taken once. Cost of a matrix with m <= n sides: steps (4 m^2 n + 2 m^3) FLOPs. */
+#ifndef MARS_OPTIM_NEWTON_SCHULZ_H
+#define MARS_OPTIM_NEWTON_SCHULZ_H
+
+#include "kernels/backend.h"
+
+EXTERN_C_BEGIN
+
+typedef struct NewtonSchulz NewtonSchulz;
+
+/* Matrices of one shape that are to be worked on. */
+typedef struct NewtonSchulzShape {
+    int64_t rows, columns;
+    int count;
+} NewtonSchulzShape;
+
+/* Workspace for the given shapes, in `type`. NULL and the reason where the device cannot multiply that type. */
+NewtonSchulz *newton_schulz_open(Backend *be, DType type, int steps, const NewtonSchulzShape *shapes, int shape_count,
+                                 Error *error);
+void newton_schulz_close(NewtonSchulz *ns);
+
+/* Bytes of the workspace, on the device. */
+size_t newton_schulz_bytes(const NewtonSchulz *ns);
+DType newton_schulz_type(const NewtonSchulz *ns);
+
+/* How many matrices of a shape are worked on at a time: at least 1, at most shape->count. */
+int newton_schulz_batch(const NewtonSchulzShape *shape);
+
+/* Where the caller puts up to newton_schulz_batch() matrices of one shape, dense and one behind the other, in the
+ * workspace's type, before newton_schulz_run(). Device memory; the next run overwrites it. */
+void *newton_schulz_input(NewtonSchulz *ns);
+
+/* Works on `count` matrices of `rows` x `columns` that are in the input; square_norms[i] (host memory) is the sum of
+ * squares of matrix i's elements. Returns where the results are, laid out as the input, until the next run. A matrix of
+ * zeros stays zero. */
+const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, int count, const double *square_norms);
+
+/* FLOPs of one matrix. */
+double newton_schulz_flops(int64_t rows, int64_t columns, int steps);
+
+EXTERN_C_END
+
+#endif

@@ -1,0 +1,21 @@
+/* rule_numbers.h: the numbers that the update rules take. optim.c works them out once a step for each tensor, in double,
+ * so that the rules themselves are a few float operations per element. */
+#ifndef MARS_OPTIM_RULE_NUMBERS_H
+#define MARS_OPTIM_RULE_NUMBERS_H
+
+#include <stdbool.h>
+
+/* What is not of the rule's business is left 0. */
+typedef struct RuleNumbers {
+    float gradient_factor; /* gradient_scale times the clip: g is what the gradient buffer holds times this */
+    float learning_rate, weight_decay;
+    float beta1, beta2, eps;
+    float correction1, correction2; /* 1 / (1 - beta^t): multiplied with, as divisions are slow */
+    float last_factor;              /* mars.h: the gradient_factor of g_last */
+    float k, c_factor;              /* mars.h: weight of the change; 1, or 1/||c|| where that is above 1 */
+    float gamma, momentum, snr;
+    bool nesterov;
+    float step; /* matrix rules: the learning rate times the step factor of the matrix's shape */
+} RuleNumbers;
+
+#endif

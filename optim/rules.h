@@ -1,0 +1,80 @@
+/* rules.h: the update rules, each an inline function of one element in a small header of its own, and which optimizer
+ * applies which rule to which tensors.
+ *
+ * A rule is written once. The lists below name all of them; multi_tensor.c makes loops for the CPU out of the lists, and
+ * a GPU's kernels come from the same lines. A new elementwise optimizer is one header, one line in ELEMENTWISE_RULES,
+ * and one in the table of optimizers (rules.c). */
+#ifndef MARS_OPTIM_RULES_H
+#define MARS_OPTIM_RULES_H
+
+#include "optim/adamw.h"
+#include "optim/mars_adamw.h"
+#include "optim/mars_lion.h"
+#include "optim/mars_m.h"
+#include "optim/mars_m_efficient.h"
+#include "optim/mars_shampoo.h"
+#include "optim/moonlight.h"
+#include "optim/muon.h"
+#include "optim/optim_config.h"
+#include "optim/sgd_sai.h"
+#include "util/tensor_table.h"
+
+/* RULE(name, uses g_last, number of states, names of the states)
+ * NAME_element(x, g, last, state, numbers) returns the new x. */
+#define ELEMENTWISE_RULES(RULE)         \
+    RULE(adamw, false, 2, "m", "v")     \
+    RULE(mars_adamw, true, 2, "m", "v") \
+    RULE(mars_lion, true, 1, "m")       \
+    RULE(sgd_sai, false, 1, "m")
+
+/* NAME_direction(g, last, state, numbers) returns an element of the matrix that Newton-Schulz makes orthogonal, and
+ * NAME_step_factor(rows, columns) how far to go along the result, in learning rates. */
+#define MATRIX_RULES(RULE)           \
+    RULE(muon, false, 1, "b")        \
+    RULE(moonlight, false, 1, "b")   \
+    RULE(mars_shampoo, true, 1, "m") \
+    RULE(mars_m, true, 1, "m")       \
+    RULE(mars_m_efficient, false, 1, "b")
+
+enum { RULE_MAX_STATES = 2 };
+
+#define RULE_ENUMERATOR(name, ...) RULE_##name,
+typedef enum RuleName {
+    RULE_none,
+    ELEMENTWISE_RULES(RULE_ENUMERATOR) MATRIX_RULES(RULE_ENUMERATOR) RULE_COUNT
+} RuleName;
+
+typedef struct Rule {
+    bool is_matrix;
+    bool uses_last;
+    int states;
+    const char *state_names[RULE_MAX_STATES];
+    double (*step_factor)(double rows, double columns); /* of matrix rules */
+} Rule;
+
+/* Where AdamW of the tensors that an optimizer's own rule leaves out has its numbers from. */
+typedef enum RestNumbers {
+    REST_MAIN,    /* as the main rule: learning_rate, beta1, beta2 */
+    REST_1D,      /* lr_1d, betas_1d, weight_decay_1d (MARS) */
+    REST_DECAYED, /* learning_rate, beta1, beta2, weight_decay on every tensor (Muon) */
+    REST_BETAS_1D /* learning_rate, betas_1d, weight_decay on every tensor (Moonlight, MARS-M) */
+} RestNumbers;
+
+/* An optimizer: its own rule, for tensors of some roles, and another for the rest. */
+typedef struct Optimizer {
+    const char *name;
+    RuleName main, rest;
+    bool covers[ROLE_COUNT]; /* roles that the main rule is for */
+    RestNumbers rest_numbers;
+} Optimizer;
+
+EXTERN_C_BEGIN
+
+const Rule *rule_of(RuleName name);
+
+/* The optimizer that a config asks for. */
+Optimizer rules_optimizer(const OptimConfig *config);
+
+EXTERN_C_END
+
+#endif

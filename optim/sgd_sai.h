@@ -1,0 +1,23 @@
+/* sgd_sai.h: SGD-SaI (Xu et al., "No more Adam: learning rate scaling at initialization is all you need", 2024,
+ * arXiv:2412.11768; also published as SGD-Boost): SGD with momentum and a rate for each tensor that is set once.
+ *
+ *   at the first step, per tensor:  snr = ||g|| / (std(g) + eps)         m <- g           (std: unbiased)
+ *   later                                                               m <- mu m + (1 - mu) g
+ *   x <- x (1 - lr wd) - lr snr m
+ *
+ * State per parameter: m, 4 bytes; per tensor: snr. A tensor of one element has no spread; its snr is 1. A tensor whose
+ * first gradient is zero has snr 0 and stays where it is. Memory traffic per parameter: the norm pass reads g (4 bytes);
+ * the update reads g, x, m and writes x, m (20) and, with bfloat16 activations, the weight copy (2): 26 bytes. */
+#ifndef MARS_OPTIM_SGD_SAI_H
+#define MARS_OPTIM_SGD_SAI_H
+
+#include "optim/rule_numbers.h"
+
+/* r->momentum is 0 at the first step. */
+static inline float sgd_sai_element(float x, float g, float last, float *state, const RuleNumbers *r) {
+    (void)last;
+    state[0] = r->momentum * state[0] + (1.0f - r->momentum) * g;
+    return x - r->learning_rate * (r->weight_decay * x + r->snr * state[0]);
+}
+
+#endif
