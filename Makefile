@@ -2,8 +2,9 @@
 #
 #   make                 the programs
 #   make test            the tests (scripts/test.sh also installs what is missing and runs the sanitizers)
-#   make bench           speed of the 124M model on this machine
+#   make bench           speed of the 124M model on this machine, and of every optimizer on its parameters
 #   make lint            clang-format, cppcheck, clang-tidy, shellcheck
+#   make libmarsopt.a    the optimizers as a library; make marsopt-flags says how to link it, make examples shows its use
 #   make clean
 #
 # Options: MPI=0 and ONEDNN=0 build without these libraries, WERROR=1 makes warnings errors,
@@ -53,16 +54,25 @@ plain = $(filter-out data/prepare_data.c model/sample_gpt2.c, \
         comm/comm.c comm/single.c comm/$(if $(has_mpi),mpi,no_mpi).c
 objects = $(plain:%.c=$(BUILD)/%.o) $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.o)
 library = $(BUILD)/libmars.a
+# libmarsopt.a: the optimizers for one process on a CPU, whose table of operations brings GPT-2's with it.
+marsopt = $(BIN)/libmarsopt.a
+marsopt_sources = $(wildcard optim/*.c) $(filter kernels/cpu/%,$(plain)) kernels/backend.c comm/single.c \
+                  util/base.c util/tensor_table.c
+marsopt_objects = $(marsopt_sources:%.c=$(BUILD)/%.o) $(filter %.float32.o %.bfloat16.o,$(objects))
+marsopt_libraries = $(if $(has_onednn),-ldnnl) -lm -fopenmp $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
+marsopt_flags = $(strip -I$(CURDIR) $(abspath $(marsopt)) $(marsopt_libraries))
+examples = $(patsubst dev/examples/%.c,$(BUILD)/examples/%,$(wildcard dev/examples/*.c))
 tests = $(patsubst dev/test/%.c,$(BUILD)/test/%,$(wildcard dev/test/test_*.c))
 test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out dev/test/test_%.c dev/test/fault_injection.c,$(wildcard dev/test/*.c)))
 
-.PHONY: all programs tests test bench lint clean found
+.PHONY: all programs tests examples marsopt-flags test bench lint clean found
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-all: found programs
+all: found programs $(marsopt)
 programs: $(programs:%=$(BIN)/%)
-tests: $(tests) $(BUILD)/test/fault_injection.so
+tests: $(tests) $(BUILD)/test/fault_injection.so examples
+examples: $(examples) $(marsopt)
 
 found:
 	@$(if $(has_cjson),:,echo "cJSON is missing: install libcjson-dev, or run bash scripts/install_deps.sh" >&2; exit 1)
@@ -81,10 +91,16 @@ $(programs:%=$(BIN)/%):
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(LINK) -o $@ $^ $(LIBRARIES)
 
-# The archive is made anew, so that an object whose source is gone does not stay in it.
+# An archive is made anew, so that an object whose source is gone does not stay in it.
 $(library): $(objects)
+$(marsopt): $(marsopt_objects)
+$(library) $(marsopt):
+	@mkdir -p $(@D)
 	@rm -f $@
 	@$(AR) rcs $@ $^
+
+marsopt-flags:
+	@echo '$(marsopt_flags)'
 
 # The one source that is both C and C++; without CUDA kernels it is compiled as C.
 $(BUILD)/train_gpt2.o: train_gpt2.cu
@@ -111,11 +127,18 @@ $(BUILD)/test/%: $(BUILD)/dev/test/%.o $(test_support) $(library)
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
 
+# The test links programs by the same line as strangers.
+$(BUILD)/dev/test/test_example.o: CFLAGS_ALL += -DMARSOPT_FLAGS='"$(marsopt_flags)"'
+
+$(BUILD)/examples/%: $(BUILD)/dev/examples/%.o $(marsopt)
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(CC) -o $@ $^ $(marsopt_libraries)
+
 $(BUILD)/test/fault_injection.so: dev/test/fault_injection.c
 	@mkdir -p $(@D)
 	$(call quiet,CC)$(CC) -std=gnu17 -O2 -Wall -Wextra -Werror -I. -shared -fPIC -o $@ $< -ldl
 
-$(BUILD)/bench_train: $(BUILD)/dev/bench/bench_train.o $(BUILD)/dev/bench/timed_backend.o $(library)
+$(BUILD)/bench_%: $(BUILD)/dev/bench/bench_%.o $(BUILD)/dev/bench/measure.o $(BUILD)/dev/bench/timed_backend.o $(library)
 	$(call quiet,LINK)$(LINK) -o $@ $^ $(LIBRARIES)
 
 # Sources of the table of found libraries must come before the compiler complains about them.
@@ -125,9 +148,10 @@ $(objects): | found
 test: programs tests
 	@BUILD=$(BUILD) BIN=$(BIN) bash dev/test/run_tests.sh $(tests)
 
-bench: found $(BUILD)/bench_train
+bench: found $(BUILD)/bench_train $(BUILD)/bench_optim
 	$(BUILD)/bench_train --json=$(BUILD)/bench_train.json
-	@echo "the same as JSON: $(BUILD)/bench_train.json"
+	$(BUILD)/bench_optim --json=$(BUILD)/bench_optim.json
+	@echo "the same as JSON: $(BUILD)/bench_train.json, $(BUILD)/bench_optim.json"
 
 sources = $(wildcard *.cu *.h */*.c */*.h */*.cu kernels/*/*.c kernels/*/*.h dev/*/*.c dev/*/*.h)
 tidy_sources = $(filter-out comm/mpi.c dev/test/%,$(filter %.c,$(sources)))
@@ -141,6 +165,6 @@ lint:
 	shellcheck scripts/*.sh dev/*/*.sh .ci/run
 
 clean:
-	rm -rf $(BUILD) $(programs:%=$(BIN)/%)
+	rm -rf $(BUILD) $(programs:%=$(BIN)/%) $(marsopt)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

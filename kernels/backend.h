@@ -34,10 +34,11 @@ typedef struct BatchedProduct {
 } BatchedProduct;
 
 struct Backend {
-    char name[32];    /* "cpu-float32" */
-    char device[128]; /* the processor's or GPU's name, for people */
-    DType activation; /* the type behind every void * below */
-    int threads;      /* CPU threads per process */
+    char name[32];              /* "cpu-float32" */
+    char device[128];           /* the processor's or GPU's name, for people */
+    DType activation;           /* the type behind every void * below */
+    int threads;                /* CPU threads per process */
+    bool products_side_by_side; /* the matrices of a batched product are worked on together, as on a GPU */
 
     /* ---- memory ---- */
 

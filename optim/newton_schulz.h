@@ -5,10 +5,12 @@
  *   repeat `steps` times, for X with no more rows than columns:
  *       A = X X^T;   B = -4.7750 A + 2.0315 A A;   X <- 3.4445 X + B X
  * A matrix with more rows than columns is treated as its transpose: A = X^T X and X <- 3.4445 X + X B, which needs no
- * transposing in memory. What comes out has G's singular vectors and singular values between about 0.7 and 1.2.
+ * transposing in memory. In bfloat16 the three coefficients are rounded to bfloat16 too. What comes out has G's singular
+ * vectors and singular values between about 0.7 and 1.2.
  *
- * Matrices of one shape are worked on together, in strided-batched products (backend.h), as many at a time as fit the
- * workspace, which is taken once. Cost of a matrix with m <= n sides: steps (4 m^2 n + 2 m^3) FLOPs. */
+ * Matrices of one shape are handed over together, as many at a time as fit the workspace, which is taken once: a GPU
+ * works on all of them in strided-batched products (backend.h), a CPU on one after the other.
+ * Cost of a matrix with m <= n sides: steps (4 m^2 n + 2 m^3) FLOPs. */
 #ifndef MARS_OPTIM_NEWTON_SCHULZ_H
 #define MARS_OPTIM_NEWTON_SCHULZ_H
 
@@ -33,7 +35,7 @@ void newton_schulz_close(NewtonSchulz *ns);
 size_t newton_schulz_bytes(const NewtonSchulz *ns);
 DType newton_schulz_type(const NewtonSchulz *ns);
 
-/* How many matrices of a shape are worked on at a time: at least 1, at most shape->count. */
+/* How many matrices of a shape are handed over at a time: at least 1, at most shape->count. */
 int newton_schulz_batch(const NewtonSchulzShape *shape);
 
 /* Where the caller puts up to newton_schulz_batch() matrices of one shape, dense and one behind the other, in the

@@ -4,8 +4,7 @@
  *
  * The measure is model FLOP/s (6 N + 12 L C T per token) over the rate of a plain row-major library product of the
  * model's own size, 4096 x 3072 x 768. Machines are shared and their speed drifts, so the product is timed between the
- * steps and the ratio is taken step by step; its median is what counts. All matrices hold random numbers: untouched
- * memory makes a product look 1.7 times faster than it is. */
+ * steps and the ratio is taken step by step; its median is what counts. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,54 +12,13 @@
 #include <unistd.h>
 
 #include "comm/comm.h"
+#include "dev/bench/measure.h"
 #include "dev/bench/timed_backend.h"
-#include "kernels/cpu/matmul.h"
 #include "model/gpt2.h"
 #include "optim/optim.h"
 #include "util/philox.h"
 
-enum { BATCH = 4, MATMUL_M = 4096, MATMUL_N = 3072, MATMUL_K = 768, MOST_STEPS = 1000 };
-
-/* ---- the plain product ---- */
-
-typedef struct PlainProduct {
-    Matmul *matmul;
-    MatmulKernel *kernel;
-    void *a, *b, *c;
-} PlainProduct;
-
-static void *random_matrix(size_t n, DType type, uint32_t stream) {
-    float *numbers = checked_malloc(n * sizeof *numbers, "a matrix");
-    for (size_t i = 0; i < n; i++)
-        numbers[i] = (float)philox_uniform(philox(1, PHILOX_INIT_WEIGHTS, stream, i).word[0]) - 0.5f;
-    if (type == DTYPE_BFLOAT16)
-        for (size_t i = 0; i < n; i++) ((bfloat16 *)numbers)[i] = bfloat16_from_float(numbers[i]);
-    return numbers;
-}
-
-static bool plain_product_open(PlainProduct *p, DType type, int threads) {
-    Error error;
-    p->matmul = matmul_open(type, threads, &error);
-    if (!p->matmul) return false;
-    MatmulShape shape = matmul_dense(MATMUL_M, MATMUL_N, MATMUL_K, false, false, type, type);
-    p->kernel = matmul_kernel(p->matmul, &shape);
-    p->a = random_matrix((size_t)MATMUL_M * MATMUL_K, type, 0);
-    p->b = random_matrix((size_t)MATMUL_K * MATMUL_N, type, 1);
-    p->c = random_matrix((size_t)MATMUL_M * MATMUL_N, type, 2);
-    return true;
-}
-
-/* FLOP/s over at least a fifth of a second; 0 where this machine has no such product. */
-static double plain_product_rate(PlainProduct *p) {
-    if (!p->matmul) return 0.0;
-    double begun = seconds_now();
-    int runs = 0;
-    do {
-        matmul_run(p->matmul, p->kernel, 0, p->a, p->b, p->c);
-        runs++;
-    } while (seconds_now() - begun < 0.2);
-    return 2.0 * MATMUL_M * MATMUL_N * MATMUL_K * runs / (seconds_now() - begun);
-}
+enum { BATCH = 4, MOST_STEPS = MOST_MEASUREMENTS };
 
 /* ---- one training step ---- */
 
@@ -109,18 +67,6 @@ static double bench_step(Bench *bench) {
 }
 
 /* ---- reporting ---- */
-
-static int by_value(const void *x, const void *y) {
-    double a = *(const double *)x, b = *(const double *)y;
-    return (a > b) - (a < b);
-}
-
-static double median(const double *values, int n) {
-    double sorted[MOST_STEPS];
-    memcpy(sorted, values, (size_t)n * sizeof *sorted);
-    qsort(sorted, (size_t)n, sizeof *sorted, by_value);
-    return n % 2 ? sorted[n / 2] : 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]);
-}
 
 typedef struct Figures {
     int steps;

@@ -76,6 +76,9 @@ WRAP(softmax_cross_entropy, "softmax, loss, gradient",
      (Backend * be, float *losses, void *logits, const int32_t *targets, float dloss, int N, int V, int VP,
       bool gradient),
      (inner, losses, logits, targets, dloss, N, V, VP, gradient))
+WRAP(batched_product, "batched products",
+     (Backend * be, const BatchedProduct *product, void *d, const void *a, const void *b, const void *c),
+     (inner, product, d, a, b, c))
 
 /* What is not timed is handed on as it is: these functions of the inner table want the inner table. */
 #define PASS(result, function, parameters, arguments) \
@@ -86,6 +89,10 @@ WRAP(softmax_cross_entropy, "softmax, loss, gradient",
 static void *pass_alloc(Backend *be, size_t bytes, const char *what) {
     Backend *inner = ((TimedBackend *)be)->inner;
     return inner->alloc(inner, bytes, what);
+}
+static bool pass_multiplies(Backend *be, DType type) {
+    Backend *inner = ((TimedBackend *)be)->inner;
+    return inner->multiplies(inner, type);
 }
 PASS(void, free, (Backend * be, void *memory), (inner, memory))
 PASS(void, copy_from_host, (Backend * be, void *device, const void *host, size_t bytes), (inner, device, host, bytes))
@@ -124,6 +131,8 @@ void timed_backend_open(TimedBackend *timed, Backend *inner) {
     be->attention_forward = timed_attention_forward;
     be->attention_backward = timed_attention_backward;
     be->softmax_cross_entropy = timed_softmax_cross_entropy;
+    be->batched_product = timed_batched_product;
+    be->multiplies = pass_multiplies;
 }
 
 void timed_backend_reset(TimedBackend *timed) { timed->count = 0; }

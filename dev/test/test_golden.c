@@ -1,6 +1,5 @@
 /* test_golden.c: whole runs against losses and gradient norms that an independent implementation computed
- * (dev/golden), and against each other where two ways of running must give the same. Every case of an optimizer that
- * the program has is run; new optimizers are tested by being there. */
+ * (dev/golden), and against each other where two ways of running must give the same. Every case of every optimizer. */
 #include "dev/test/train_fixture.h"
 
 #include <math.h>
@@ -20,6 +19,8 @@ typedef struct GoldenRun {
     Launch launch;
 } GoldenRun;
 
+enum { CASES = 17 };
+
 static const char *const sets[] = {"tiny", "tiny_bias"};
 
 static const cJSON *member(const cJSON *object, const char *key) {
@@ -28,38 +29,46 @@ static const cJSON *member(const cJSON *object, const char *key) {
     return item;
 }
 
-static bool optimizer_is_known(const char *name) {
-    for (int i = 0; optim_names[i]; i++)
-        if (strcmp(optim_names[i], name) == 0) return true;
-    return false;
+static bool setting_is(const GoldenRun *run, const char *key, const char *value) {
+    const cJSON *settings = member(run->expected, "optimizer");
+    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(settings, key));
+    return text && strcmp(text, value) == 0;
 }
 
-/* Calls `check` for every case of one set that can be run, and returns how many were adamw's. */
+static bool is_adamw(const GoldenRun *run) { return setting_is(run, "name", "adamw"); }
+
+/* Newton-Schulz blows rounding errors up: small singular values of a direction are all raised to about 1, whatever they
+ * are made of. */
+static bool has_newton_schulz(const GoldenRun *run) {
+    return cJSON_GetObjectItemCaseSensitive(member(run->expected, "optimizer"), "ns_steps") != NULL;
+}
+
+static bool has_bfloat16_newton_schulz(const GoldenRun *run) { return setting_is(run, "ns_dtype", "bfloat16"); }
+
+/* Calls `check` for every case of one set, and returns how many there were. */
 static int for_each_case(const char *set, void (*check)(const GoldenRun *run)) {
     char *file = format_string("dev/golden/%s.json", set), *text = test_read_file(file, NULL);
     cJSON *golden = cJSON_Parse(text);
-    int of_adamw = 0;
+    int count = 0;
     const cJSON *one;
     if (!golden) fail_msg("%s is not JSON", file);
     cJSON_ArrayForEach(one, member(golden, "cases")) {
-        const char *optimizer = member(member(one, "optimizer"), "name")->valuestring;
-        if (!optimizer_is_known(optimizer)) continue;
         char *config = train_golden_config(set, golden, one);
         GoldenRun run = {set, golden, one, member(one, "case")->valuestring, {.config = config}};
         check(&run);
-        of_adamw += strcmp(optimizer, "adamw") == 0;
+        count++;
         free(config);
     }
     cJSON_Delete(golden);
     free(text);
     free(file);
-    return of_adamw;
+    return count;
 }
 
 static void for_every_case(void (*check)(const GoldenRun *run)) {
-    int of_adamw = 0;
-    for (size_t i = 0; i < ARRAY_LENGTH(sets); i++) of_adamw += for_each_case(sets[i], check);
-    if (of_adamw < 3) fail_msg("%d cases of adamw were run; dev/golden has 3", of_adamw);
+    int count = 0;
+    for (size_t i = 0; i < ARRAY_LENGTH(sets); i++) count += for_each_case(sets[i], check);
+    if (count != CASES) fail_msg("%d cases were run; dev/golden has %d", count, CASES);
 }
 
 static void assert_near(const GoldenRun *run, const char *what, int step, double value, double expected, double limit) {
@@ -116,7 +125,8 @@ static cJSON *plain_log(const GoldenRun *run) {
 
 static void check_float32(const GoldenRun *run) {
     cJSON *log = plain_log(run);
-    assert_golden(run, log, 2e-4, true);
+    double limit = is_adamw(run) ? 2e-4 : has_bfloat16_newton_schulz(run) ? 5e-3 : 1e-3;
+    assert_golden(run, log, limit, !has_newton_schulz(run));
     cJSON_Delete(log);
 }
 
@@ -143,6 +153,12 @@ static void test_bfloat16(void **state) {
     for_every_case(check_bfloat16);
 }
 
+/* The cases that the tests below run: how tokens are stored or activations kept is not the optimizer's business, but the
+ * exact form runs the model twice a step. */
+static bool is_enough(const GoldenRun *run) {
+    return strcmp(run->name, "adamw") == 0 || strcmp(run->name, "mars-adamw-exact") == 0;
+}
+
 /* Runs a case in another way, which must give the same bits. */
 static void check_same_bits(const GoldenRun *run, const char *variant, const char *arguments) {
     cJSON *expected = plain_log(run), *log = run_case(run, variant, arguments);
@@ -156,6 +172,7 @@ static void check_same_bits(const GoldenRun *run, const char *variant, const cha
 }
 
 static void check_raw_tokens(const GoldenRun *run) {
+    if (!is_enough(run)) return;
     char *arguments = format_string("--precision=float32 --data.train=dev/golden/%s_train_raw.bin", run->set);
     check_same_bits(run, "raw", arguments);
     free(arguments);
@@ -167,6 +184,7 @@ static void test_raw_tokens(void **state) {
 }
 
 static void check_recompute(const GoldenRun *run) {
+    if (!is_enough(run)) return;
     check_same_bits(run, "mlp", "--precision=float32 --recompute=mlp");
     check_same_bits(run, "block", "--precision=float32 --recompute=block");
 }
@@ -178,6 +196,7 @@ static void test_recompute(void **state) {
 
 /* The batch in micro-steps of every size that divides it. */
 static void check_micro_steps(const GoldenRun *run) {
+    if (!is_enough(run)) return;
     const cJSON *reference = member(run->golden, "train");
     int total = member(reference, "batch_size")->valueint * member(reference, "accum")->valueint;
     cJSON *expected = plain_log(run);

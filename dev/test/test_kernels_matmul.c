@@ -1,5 +1,5 @@
 /* test_kernels_matmul.c: tests the linear layers of any Backend table, GELU, and that nothing kept from a weight
- * outlives a change of it. */
+ * outlives a change of it; and the batched products of optimizers. */
 #include "dev/test/kernel_fixture.h"
 
 #include "dev/test/reference.h"
@@ -219,6 +219,128 @@ static void test_weight_of_several_shapes(void **state) {
     expect_weight_used(f, weight->device, weight->value, (Size){9, 100, 64}, "64 x 100 again");
 }
 
+/* ---- batched products ---- */
+
+/* From single numbers to sizes that fit no block, and inner dimensions so long that a product may be made in parts. */
+typedef struct ProductSize {
+    int m, n, k;
+} ProductSize;
+
+static const ProductSize product_sizes[] = {{1, 1, 1},    {1, 17, 3},     {17, 1, 5},   {33, 65, 129},
+                                            {64, 64, 64}, {100, 40, 200}, {3, 5, 1601}, {65, 33, 800}};
+
+/* From c where beta is not 0: apart from d (where d holds NaN before), or d itself. */
+typedef enum Start { APART, IN_PLACE } Start;
+
+static double element_of(const double *matrix, bool transposed, int rows, int columns, int i, int j) {
+    return transposed ? matrix[j * rows + i] : matrix[i * columns + j];
+}
+
+/* What d should be; c may be NULL. */
+static double *product_reference(Fixture *f, const BatchedProduct *p, const double *a, const double *b,
+                                 const double *c) {
+    int m = (int)p->m, n = (int)p->n, k = (int)p->k;
+    double *d = host_numbers(f, (size_t)(p->count * m * n));
+    for (int matrix = 0; matrix < p->count; matrix++, a += m * k, b += k * n)
+        for (int i = 0; i < m; i++)
+            for (int j = 0; j < n; j++) {
+                int at = (matrix * m + i) * n + j;
+                double sum = 0;
+                for (int l = 0; l < k; l++)
+                    sum += element_of(a, p->transpose_a, m, k, i, l) * element_of(b, p->transpose_b, k, n, l, j);
+                d[at] = (double)p->alpha * sum + (c ? (double)p->beta * c[at] : 0);
+            }
+    return d;
+}
+
+/* ACTIVATION means the product's type from here on, which need not be the table's. */
+static void begin_product(Fixture *f, const BatchedProduct *p, const char *what) {
+    f->activation = p->type;
+    begin_case(f, "%s of %d %s products m=%d n=%d k=%d, transposed %d %d, alpha %g, beta %g", what, p->count,
+               dtype_name(p->type), (int)p->m, (int)p->n, (int)p->k, p->transpose_a, p->transpose_b, p->alpha, p->beta);
+}
+
+static void batched_product(Fixture *f, const BatchedProduct *p, Start start) {
+    Backend *be = f->be;
+    begin_product(f, p, start == APART ? "c apart" : "c in place");
+    size_t rows = (size_t)(p->count * p->m), n = (size_t)p->n, inner = (size_t)(p->count * p->k);
+    Array *a = array_in(f, ACTIVATION, rows, (size_t)p->k, 1.0), *b = array_in(f, ACTIVATION, inner, n, 1.0);
+    bool in_place = start == IN_PLACE && p->beta != 0;
+    Array *d = in_place ? array_in_out(f, ACTIVATION, rows, n, 3.0) : array_out(f, ACTIVATION, rows, n);
+    Array *c = in_place ? d : p->beta != 0 ? array_in(f, ACTIVATION, rows, n, 3.0) : array_out(f, ACTIVATION, rows, n);
+    double *expected = product_reference(f, p, a->value, b->value, p->beta != 0 ? c->value : NULL);
+    bool no_start = start == IN_PLACE && p->beta == 0;
+    RUN_TWICE(f, be->batched_product(be, p, d->device, a->device, b->device, no_start ? NULL : c->device));
+    expect_near(d, expected, 1, "d");
+}
+
+/* Calls `check` with products of either type that the device multiplies. */
+static void each_type(void **state, void (*check)(Fixture *f, DType type)) {
+    Fixture *f = fixture_of(state);
+    const DType types[] = {DTYPE_FLOAT32, DTYPE_BFLOAT16};
+    assert_true(f->be->multiplies(f->be, f->be->activation));
+    for (size_t i = 0; i < ARRAY_LENGTH(types); i++)
+        if (f->be->multiplies(f->be, types[i])) check(f, types[i]);
+    f->activation = f->be->activation;
+}
+
+static void check_shapes(Fixture *f, DType type) {
+    const float factors[][2] = {{1, 0}, {1, 1}, {2.0315f, -4.775f}, {1, 3.4445f}, {-0.5f, 0}};
+    int round = 0;
+    for (size_t s = 0; s < ARRAY_LENGTH(product_sizes); s++)
+        for (int transposed = 0; transposed < 4; transposed++)
+            for (size_t i = 0; i < ARRAY_LENGTH(factors); i++, round++) {
+                ProductSize size = product_sizes[s];
+                BatchedProduct p = {.type = type, .count = 1 + round % 4, .m = size.m, .n = size.n, .k = size.k};
+                p.transpose_a = transposed & 1, p.transpose_b = transposed & 2;
+                p.alpha = factors[i][0], p.beta = factors[i][1];
+                batched_product(f, &p, round / 4 % 2 ? IN_PLACE : APART);
+            }
+}
+
+static void test_batched_product(void **state) { each_type(state, check_shapes); }
+
+/* One matrix is both factors and what is added, as in X X^T and A A + A. */
+static void check_same_factors(Fixture *f, DType type) {
+    Backend *be = f->be;
+    for (int tall = 0; tall < 2; tall++) {
+        BatchedProduct gram = {type, 3, 33, 33, 850, tall, !tall, 1, 0}, square = {type, 3, 33, 33, 33, 0, 0, 2, -3};
+        begin_product(f, &gram, "a square");
+        Array *x = array_in(f, ACTIVATION, 3 * 33, 850, 1.0), *xx = array_out(f, ACTIVATION, 3 * 33, 33);
+        RUN_TWICE(f, be->batched_product(be, &gram, xx->device, x->device, x->device, NULL));
+        expect_near(xx, product_reference(f, &gram, x->value, x->value, NULL), 1, "x times its transpose");
+        begin_product(f, &square, "a square");
+        Array *y = array_in(f, ACTIVATION, 3 * 33, 33, 1.0), *yy = array_out(f, ACTIVATION, 3 * 33, 33);
+        RUN_TWICE(f, be->batched_product(be, &square, yy->device, y->device, y->device, y->device));
+        expect_near(yy, product_reference(f, &square, y->value, y->value, y->value), 1, "y times y");
+    }
+}
+
+static void test_batched_product_of_same_factors(void **state) { each_type(state, check_same_factors); }
+
+/* A matrix of a batch has the bits that it has alone. */
+static void check_alone(Fixture *f, DType type) {
+    Backend *be = f->be;
+    for (int transposed = 0; transposed < 4; transposed++) {
+        BatchedProduct p = {type, 4, 65, 33, 800, transposed & 1, transposed & 2, 2, 0.5f}, one = p;
+        one.count = 1;
+        begin_product(f, &p, "matrices alone");
+        Array *a = array_in(f, ACTIVATION, 4 * 65, 800, 1.0), *b = array_in(f, ACTIVATION, 4 * 800, 33, 1.0);
+        Array *c = array_in(f, ACTIVATION, 4 * 65, 33, 3.0), *d = array_out(f, ACTIVATION, 4 * 65, 33);
+        RUN_TWICE(f, be->batched_product(be, &p, d->device, a->device, b->device, c->device));
+        double *together = fetch(d);
+        size_t size = dtype_size(type);
+        be->zero(be, d->device, 4 * 65 * 33 * size);
+        for (size_t i = 4; i-- > 0;)
+            be->batched_product(
+                be, &one, (char *)d->device + i * 65 * 33 * size, (const char *)a->device + i * 65 * 800 * size,
+                (const char *)b->device + i * 800 * 33 * size, (const char *)c->device + i * 65 * 33 * size);
+        expect_exact(d, together, "each alone");
+    }
+}
+
+static void test_batched_product_alone(void **state) { each_type(state, check_alone); }
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward),
@@ -231,6 +353,9 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_weight_written_by_kernel),
         cmocka_unit_test(test_weight_memory_reused),
         cmocka_unit_test(test_weight_of_several_shapes),
+        cmocka_unit_test(test_batched_product),
+        cmocka_unit_test(test_batched_product_of_same_factors),
+        cmocka_unit_test(test_batched_product_alone),
     };
     return run_kernel_tests(argc, argv, tests, ARRAY_LENGTH(tests));
 }

@@ -6,7 +6,7 @@
 
 /* Where the first factor is stored transposed, both factors lie across the inner dimension, and oneDNN slows down as
  * it grows. Such products are made in parts of at most this length, summed in float32: of 3072 rows of 768 bfloat16
- * numbers that is a third faster, of 50304 rows four times. */
+ * numbers that is a third faster, of 50304 rows more than three times. */
 enum { LONGEST_ACROSS = 768 };
 
 /* Bytes that a thread copies at a time. */
@@ -23,38 +23,43 @@ static void multiply(Backend *be, const MatmulShape *shape, const void *a, const
     matmul_run(matmul, matmul_kernel(matmul, shape), 0, a, b, c);
 }
 
-/* oneDNN adds to the matrix that it writes, so c is first copied there. */
+/* Whether to pack B (matmul.h) first. oneDNN's packing of bfloat16 is slow: it pays where B is the smaller factor. Wide
+ * float32 factors, left as they are, cost up to half the speed. B that is stored transposed is better left. */
+static bool worth_packing(const BatchedProduct *p) {
+    return !p->transpose_b && (p->type == DTYPE_FLOAT32 || p->n <= p->m);
+}
+
+/* oneDNN adds to the matrix that it writes, so c, NULL where beta is 0, is first copied there. */
 static void multiply_whole(Backend *be, const BatchedProduct *p, void *d, const void *a, const void *b, const void *c) {
     MatmulShape shape = matmul_dense(p->m, p->n, p->k, p->transpose_a, p->transpose_b, p->type, p->type);
     shape.alpha = p->alpha, shape.beta = p->beta;
-    shape.pack_b = !p->transpose_b;
-    if (p->beta != 0.0f && c != d) copy_matrix(be, d, c, (size_t)(p->m * p->n) * dtype_size(p->type));
+    shape.pack_b = worth_packing(p);
+    if (c && c != d) copy_matrix(be, d, c, (size_t)(p->m * p->n) * dtype_size(p->type));
     multiply(be, &shape, a, b, d);
 }
 
-/* d = alpha sums + beta c. */
+/* d = alpha sums + beta c; c is NULL where beta is 0. */
 static void store_sums(Backend *be, const BatchedProduct *p, void *d, const float *sums, const void *c) {
     int64_t size = p->m * p->n;
-    bool add = p->beta != 0.0f;
     float alpha = p->alpha, beta = p->beta;
     if (p->type == DTYPE_FLOAT32) {
         float *out = d;
         const float *start = c;
 #pragma omp parallel for simd schedule(static) num_threads(be->threads)
-        for (int64_t i = 0; i < size; i++) out[i] = alpha * sums[i] + (add ? beta * start[i] : 0.0f);
+        for (int64_t i = 0; i < size; i++) out[i] = alpha * sums[i] + (start ? beta * start[i] : 0.0f);
     } else {
         bfloat16 *out = d;
         const bfloat16 *start = c;
 #pragma omp parallel for simd schedule(static) num_threads(be->threads)
         for (int64_t i = 0; i < size; i++)
-            out[i] = bfloat16_from_float(alpha * sums[i] + (add ? beta * float_from_bfloat16(start[i]) : 0.0f));
+            out[i] = bfloat16_from_float(alpha * sums[i] + (start ? beta * float_from_bfloat16(start[i]) : 0.0f));
     }
 }
 
 static void multiply_parts(Backend *be, const BatchedProduct *p, void *d, const void *a, const void *b, const void *c) {
     float *sums = cpu_scratch(be, be->threads, (size_t)(p->m * p->n) * sizeof *sums);
     MatmulShape shape = matmul_dense(p->m, p->n, p->k, p->transpose_a, p->transpose_b, p->type, DTYPE_FLOAT32);
-    shape.pack_b = !p->transpose_b;
+    shape.pack_b = worth_packing(p);
     int64_t parts = ceil_div(p->k, LONGEST_ACROSS), length = round_up(ceil_div(p->k, parts), 64);
     size_t size = dtype_size(p->type);
     for (int64_t begin = 0; begin < p->k; begin += length) {
@@ -74,7 +79,7 @@ static void batched_product(Backend *be, const BatchedProduct *p, void *d, const
     for (size_t i = 0; i < (size_t)p->count; i++) {
         char *to = (char *)d + i * d_bytes;
         const char *left = (const char *)a + i * a_bytes, *right = (const char *)b + i * b_bytes;
-        const char *start = c ? (const char *)c + i * d_bytes : NULL;
+        const char *start = p->beta != 0.0f ? (const char *)c + i * d_bytes : NULL;
         (in_parts ? multiply_parts : multiply_whole)(be, p, to, left, right, start);
     }
 }
