@@ -257,7 +257,7 @@ static void print_setup(Trainer *t) {
     console_row(c, "step", "%d sequences (%s tokens) = %d x %d micro-steps x %d processes", train->total_batch_size,
                 step, train->batch_size, train->gradient_accumulation_steps, t->comm->size);
     if (t->optim && optim_wants_next_gradient(t->optim))
-        console_row(c, "optimizer", "%s, exact: each step takes a second gradient, %.2f GB more and twice the passes",
+        console_row(c, "optimizer", "%s, exact: a second gradient each step, %.2f GB more and twice the time",
                     optim_names[t->config.optimizer.name], (double)optim_exact_bytes(t->optim) * 1e-9);
     else if (t->optim)
         console_row(c, "optimizer", "%s", optim_names[t->config.optimizer.name]);

@@ -90,9 +90,9 @@ static void take_memory(Group *g, const GroupOptions *options, Backend *be) {
 bool group_open(Group *g, const TensorTable *table, bool *chosen, const GroupOptions *options, Backend *be,
                 Error *error) {
     *g = (Group){.name = options->rule, .rule = rule_of(options->rule), .chosen = chosen};
-    g->partition = g->rule->is_matrix
-                       ? partition_matrices(table, chosen, options->processes)
-                       : partition_evenly(table, chosen, options->processes, options->taken, g->rule->states);
+    g->partition = g->rule->is_matrix ? partition_matrices(table, chosen, options->processes)
+                                      : partition_evenly(table, chosen, options->processes, options->taken,
+                                                         g->rule->states + g->rule->uses_last);
     g->shard_length = partition_shard_length(&g->partition, options->rank);
     if (g->rule->is_matrix) {
         if (!open_matrices(g, table, options, be, error)) return false;

@@ -33,7 +33,7 @@ struct Optim {
     int state_count, scalar_count;
     double *last_factor, *last_squares; /* (table->count) mars.h: gradient_factor and ||g_last||^2 of g_last */
     double *snr;                        /* (table->count) sgd_sai.h */
-    double *scalars[MAX_SCALARS]; /* those that are in use, of the above */
+    double *scalars[MAX_SCALARS];       /* those that are in use, of the above */
 };
 
 const char *const optim_names[] = {
