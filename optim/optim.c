@@ -44,6 +44,13 @@ const char *const optim_names[] = {
     [OPTIM_SGD_SAI] = "sgd-sai",     [OPTIM_COUNT] = NULL,
 };
 
+OptimName optim_find(const char *name) {
+    if (strcmp(name, "sgd-boost") == 0) return OPTIM_SGD_SAI;
+    int found = 0;
+    while (found < OPTIM_COUNT && strcmp(name, optim_names[found]) != 0) found++;
+    return (OptimName)found;
+}
+
 OptimConfig optim_defaults(OptimName name, double learning_rate) {
     return (OptimConfig){.name = name,
                          .learning_rate = learning_rate,

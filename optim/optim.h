@@ -1,5 +1,6 @@
 /* optim.h: one optimizer step, whatever the optimizer and however many processes share it. A program that trains
- * something else can use it too: it is the header of libmarsopt.a (dev/examples/).
+ * something else can use it too: it is the header of libmarsopt.a (cc program.c $(make -s marsopt-flags);
+ * dev/examples/train_classifier.c shows how).
  *
  * An optimizer sees a list of tensors in flat buffers (util/tensor_table.h), never a model. The tensors form one or two
  * groups, each under one rule (rules.h). The step is sharded, as in ZeRO-1 (Rajbhandari et al. 2020): each process owns
@@ -55,6 +56,9 @@ typedef struct OptimResult {
 
 /* The names of the optimizers, in the order of OptimName, ending with NULL. */
 extern const char *const optim_names[];
+
+/* The optimizer of that name, "sgd-boost" being another name of "sgd-sai"; OPTIM_COUNT where there is none. */
+OptimName optim_find(const char *name);
 
 /* A config with the defaults of the config file's table, and this rate for all that the optimizer updates. */
 OptimConfig optim_defaults(OptimName name, double learning_rate);

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# plot.sh [--out=PATH] [--x=step|tokens] RUN_DIR...: draws the loss curves of one or more runs with gnuplot.
+# plot.sh [OPTION...] RUN_DIR...: draws the loss curves of one or more runs with gnuplot.
 #
-#   --out=PATH    writes PATH.png and PATH.svg (default: loss.png and loss.svg in the first run's folder)
-#   --x=tokens    against tokens seen rather than steps, for runs whose steps are not the same size
+#   --out=PATH      writes PATH.png and PATH.svg (default: loss.png and loss.svg in the first run's folder)
+#   --x=tokens      against tokens seen rather than steps, for runs whose steps are not the same size
+#   --y=LOW:HIGH    only losses between these
+#   --validation    only validation losses
+#   --title=TEXT    above the curves
+#   --label=TEXT    a run's name in the key; once for each run, in the same order
 #
 # It reads RUN_DIR/metrics.jsonl, also of a run that is still going on or was killed: what is no whole line, or has no
 # loss, is passed over. Training loss is a thin line, validation loss a thick one with points, in one colour a run; the
-# names are those of the folders.
+# names are those of the folders. The key of more than four runs stands beside the curves.
 set -euo pipefail
 
 fail() {
@@ -16,17 +20,30 @@ fail() {
 
 out=
 x=step
+y=
+title=
+validation_only=no
 runs=()
+labels=()
 for argument in "$@"; do
     case $argument in
         --out=?*) out=${argument#--out=} ;;
         --x=step | --x=tokens) x=${argument#--x=} ;;
+        --y=?*:?*) y=${argument#--y=} ;;
+        --validation) validation_only=yes ;;
+        --title=*) title=${argument#--title=} ;;
+        --label=?*) labels+=("${argument#--label=}") ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
         -*) fail "unknown option $argument; see --help" 2 ;;
         *) runs+=("$argument") ;;
     esac
 done
 [ ${#runs[@]} -gt 0 ] || fail "give the folder of at least one run, as in: plot.sh runs/quickstart" 2
+[ ${#labels[@]} -eq 0 ] || [ ${#labels[@]} -eq ${#runs[@]} ] ||
+    fail "${#labels[@]} labels for ${#runs[@]} runs; give one --label for each run, or none" 2
+if [ -n "$y" ] && ! [[ $y =~ ^[0-9]+(\.[0-9]*)?:[0-9]+(\.[0-9]*)?$ ]]; then
+    fail "--y=$y: give two losses, as in --y=2.5:3.5" 2
+fi
 command -v gnuplot >/dev/null || fail "gnuplot is missing: install gnuplot-nox, or run bash scripts/install_deps.sh"
 out=${out:-${runs[0]%/}/loss}
 
@@ -45,12 +62,16 @@ extract() {
         index($0, "{\"event\":\"" event "\"") == 1 && /}$/ {
             if (number(x) != "" && number("loss") != "") loss[number(x)] = number("loss")
         }
-        END { for (at in loss) print at, loss[at] }' "$2" | sort -n
+        END { for (at in loss) print at, loss[at] }' <"$2" | sort -n
 }
 
-# Folder names tell runs apart, or where they do not, the paths.
-labels() {
+# Labels, or folder names, which tell runs apart; where they do not, the paths.
+names() {
     local run
+    if [ ${#labels[@]} -gt 0 ]; then
+        printf '%s\n' "${labels[@]}" >"$folder/names"
+        return
+    fi
     for run in "${runs[@]}"; do basename "$(realpath "$run")"; done >"$folder/names"
     if [ -n "$(sort "$folder/names" | uniq -d)" ]; then printf '%s\n' "${runs[@]}" >"$folder/names"; fi
 }
@@ -60,18 +81,21 @@ quoted() { printf "'%s'" "${1//\'/\'\'}"; }
 
 # The plot command: two curves a run, as far as they have points.
 curves() {
-    local colours=(1f77b4 d62728 2ca02c 9467bd ff7f0e 17becf 8c564b e377c2) i=0 colour name separator='plot'
-    while read -r name; do
+    local colours=(1f77b4 d62728 2ca02c 9467bd ff7f0e 17becf 8c564b e377c2 202020 bcbd22 888888 00008b)
+    local points=(7 5 9 11 13 15) i=0 colour point name separator='plot' suffix=', validation'
+    if [ $validation_only = yes ]; then suffix=; fi
+    while IFS= read -r name; do
         colour=${colours[i % ${#colours[@]}]}
-        if [ -s "$folder/$i.train" ]; then
+        point=${points[i % ${#points[@]}]}
+        if [ $validation_only = no ] && [ -s "$folder/$i.train" ]; then
             printf '%s %s with lines linewidth 1 linecolor rgb "#70%s" title %s' "$separator" \
                 "$(quoted "$folder/$i.train")" "$colour" "$(quoted "$name, training")"
             separator=', \
     '
         fi
         if [ -s "$folder/$i.val" ]; then
-            printf '%s %s with linespoints linewidth 2.5 pointtype 7 pointsize 0.7 linecolor rgb "#%s" title %s' \
-                "$separator" "$(quoted "$folder/$i.val")" "$colour" "$(quoted "$name, validation")"
+            printf '%s %s with linespoints linewidth 2.5 pointtype %s pointsize 0.7 linecolor rgb "#%s" title %s' \
+                "$separator" "$(quoted "$folder/$i.val")" "$point" "$colour" "$(quoted "$name$suffix")"
             separator=', \
     '
         fi
@@ -95,6 +119,10 @@ set rmargin 4
 set ylabel "loss (nats per token)"
 set format x "%.10g"
 END
+        if [ ${#runs[@]} -gt 4 ]; then echo 'set key outside right center; set rmargin'; fi
+        if [ -n "$y" ]; then echo "set yrange [$y]"; fi
+        if [ -n "$title" ]; then echo "set title $(quoted "$title") noenhanced"; fi
+        if [ $validation_only = yes ]; then echo 'set ylabel "validation loss (nats per token)"'; fi
         if [ "$x" = tokens ]; then
             echo 'set xlabel "tokens"; set format x "%.0s%c"'
         else
@@ -110,9 +138,11 @@ for i in "${!runs[@]}"; do
     [ -r "$metrics" ] || fail "cannot read $metrics; give folders that train_gpt2 wrote (its train.out_dir)"
     extract train "$metrics" >"$folder/$i.train"
     extract val "$metrics" >"$folder/$i.val"
-    [ -s "$folder/$i.train" ] || [ -s "$folder/$i.val" ] || fail "$metrics holds no losses yet"
+    [ $validation_only = yes ] || [ -s "$folder/$i.train" ] || [ -s "$folder/$i.val" ] ||
+        fail "$metrics holds no losses yet"
+    [ $validation_only = no ] || [ -s "$folder/$i.val" ] || fail "$metrics holds no validation losses yet"
 done
-labels
+names
 curves >"$folder/curves"
 
 # Not every gnuplot has cairo.

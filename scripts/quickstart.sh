@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# quickstart.sh [TEXT_FILE]: from a fresh clone to a trained model in a few minutes.
+# quickstart.sh [--text-only] [TEXT_FILE]: from a fresh clone to a trained model in a few minutes.
 #
 # Installs what is missing, builds, gets a real English text, trains a GPT-2 of ten million parameters on its bytes for
 # about two minutes, draws the loss curve and lets the model write. The text is TEXT_FILE; without one, Shakespeare by
 # curl; where that cannot be reached, the King James Bible out of a Debian package, unpacked here and not installed.
 #
+#   --text-only               gets the text (data/quickstart/text.txt), and nothing else
 #   QUICKSTART_SECONDS=120    how long to train
 #
 # The run is config/quickstart.json with max_iters to fit the time. It may be repeated: it starts anew. Ctrl-C while it
@@ -16,8 +17,13 @@ shakespeare=https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tiny
 smallest_text=20000    # bytes; the last tenth, for validation, must hold some sequences
 smallest_download=100000
 
+text_only=no
 case ${1:-} in
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+    --text-only)
+        text_only=yes
+        shift
+        ;;
 esac
 
 heading() { printf '\n== %s\n' "$1"; }
@@ -167,6 +173,10 @@ show_sample() {
     "$BIN/sample_gpt2" "$run/checkpoints/latest" --prompt="$prompt" --max_new_tokens=400
 }
 
+if [ $text_only = yes ]; then
+    get_text
+    exit 0
+fi
 heading "1/6 what is needed"
 bash scripts/install_deps.sh
 heading "2/6 building"

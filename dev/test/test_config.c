@@ -1057,7 +1057,7 @@ static void test_help(void **state) {
     must_hold(text, "number in [0, 1)");
     must_hold(text,
               "eval_interval                   integer >= 0          1000      steps between evaluations; 0 = never");
-    must_hold(text, "sgd-sai, sgd-boost (= sgd-sai)\n");
+    must_hold(text, "mars-m,\n                                  mars-m-efficient, sgd-sai, sgd-boost (= sgd-sai)\n");
     must_hold(text, "betas_1d                        2 numbers in [0, 1)   0.9,0.95  beta1, beta2 of AdamW");
     must_hold(text, "looks a step ahead\n                                  only: muon, moonlight\n");
     must_hold(text, "one of: auto, bfloat16, float32\n                                  only: mars-shampoo, muon,");

@@ -1,0 +1,148 @@
+/* train_classifier.c: libmarsopt.a (optim/optim.h) on something that is not GPT-2: a small network that tells three
+ * spiral arms in the plane apart.
+ *
+ *   make examples && build/examples/train_classifier [NAME [RATE]]          NAME: an optimizer; mars-adamw where not given
+ *
+ * What a program does for the library is in main(): it lists its tensors in a table, keeps parameters and gradients in
+ * flat buffers over it, and in each step leaves a gradient where optim_gradients() says. The network is plain loops. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "optim/optim.h"
+
+enum { LAYERS = 3, TENSORS = 2 * LAYERS, ARMS = 3, WIDEST = 32, POINTS = 1500, TESTS = 900, BATCH = 50, STEPS = 1000 };
+
+/* Layer l makes sizes[l + 1] numbers of sizes[l]. Tensor 2l is its weight W (out, in), tensor 2l + 1 its bias b (out). */
+static const char *const names[TENSORS] = {"W1", "b1", "W2", "b2", "W3", "b3"};
+static const int sizes[LAYERS + 1] = {2, WIDEST, WIDEST, ARMS};
+
+typedef struct Point {
+    float x[2];
+    int arm;
+} Point;
+
+/* A number from [0, 1), by a linear congruential generator. */
+static float uniform(uint64_t *state) {
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (float)(*state >> 40) / (1 << 24);
+}
+
+/* A point on one of the arms, which wind one and a half times around the centre, with noise along the angle. */
+static Point random_point(uint64_t *random) {
+    int arm = (int)(ARMS * uniform(random));
+    float radius = 0.1f + 0.9f * uniform(random), noise = uniform(random) - 0.5f;
+    float angle = 6.2831853f * (1.5f * radius + (float)arm / ARMS) + noise;
+    float x = radius * cosf(angle), y = radius * sinf(angle);
+    return (Point){{x, y}, arm};
+}
+
+/* x[0] is the point and x[l + 1] = relu(W x[l] + b); the last layer has no ReLU: its results are the logits. */
+static void forward(float x[LAYERS + 1][WIDEST], float *const p[TENSORS], const Point *point) {
+    memcpy(x[0], point->x, sizeof point->x);
+    for (int l = 0; l < LAYERS; l++)
+        for (int o = 0; o < sizes[l + 1]; o++) {
+            float y = p[2 * l + 1][o];
+            for (int i = 0; i < sizes[l]; i++) y += p[2 * l][o * sizes[l] + i] * x[l][i];
+            x[l + 1][o] = l < LAYERS - 1 ? fmaxf(y, 0.0f) : y;
+        }
+}
+
+/* Adds the gradient of share * loss to d, where loss = -log softmax(logits)[arm], and returns the loss. */
+static double backward(float *const d[TENSORS], float *const p[TENSORS], const Point *point, float share) {
+    float x[LAYERS + 1][WIDEST], dx[LAYERS + 1][WIDEST] = {{0}}, *logits = x[LAYERS], sum = 0.0f, top = -INFINITY;
+    forward(x, p, point);
+    for (int c = 0; c < ARMS; c++) top = fmaxf(top, logits[c]);
+    for (int c = 0; c < ARMS; c++) sum += expf(logits[c] - top);
+    for (int c = 0; c < ARMS; c++) dx[LAYERS][c] = share * (expf(logits[c] - top) / sum - (float)(c == point->arm));
+    for (int l = LAYERS - 1; l >= 0; l--)
+        for (int o = 0; o < sizes[l + 1]; o++) {
+            float dy = l == LAYERS - 1 || x[l + 1][o] > 0.0f ? dx[l + 1][o] : 0.0f; /* 0 where the ReLU cut */
+            d[2 * l + 1][o] += dy;
+            for (int i = 0; i < sizes[l]; i++) {
+                d[2 * l][o * sizes[l] + i] += dy * x[l][i];
+                dx[l][i] += dy * p[2 * l][o * sizes[l] + i];
+            }
+        }
+    return logf(sum) + top - logits[point->arm];
+}
+
+/* Percent of points whose largest logit is that of their arm. */
+static double accuracy(float *const p[TENSORS], const Point *points, int count) {
+    int right = 0;
+    for (int n = 0; n < count; n++) {
+        float x[LAYERS + 1][WIDEST], *logits = x[LAYERS];
+        forward(x, p, &points[n]);
+        int best = 0;
+        for (int c = 1; c < ARMS; c++) best = logits[c] > logits[best] ? c : best;
+        right += best == points[n].arm;
+    }
+    return 100.0 * right / count;
+}
+
+static OptimConfig read_arguments(int argc, char **argv) {
+    OptimName name = argc > 1 ? optim_find(argv[1]) : OPTIM_MARS_ADAMW;
+    /* The rate that suits this network: descent by signs wants a smaller one than the others, SGD a larger one. */
+    double rate = name == OPTIM_MARS_LION ? 0.005 : name == OPTIM_SGD_SAI ? 0.2 : 0.02;
+    char *rest = "";
+    if (argc > 2) rate = strtod(argv[2], &rest);
+    if (argc <= 3 && name < OPTIM_COUNT && !*rest && rate > 0.0 && rate < 1e3) return optim_defaults(name, rate);
+    fprintf(stderr, "usage: train_classifier [NAME [RATE]], where RATE is above 0 and below 1000 and NAME one of\n");
+    for (int i = 0; i < OPTIM_COUNT; i++) fprintf(stderr, "  %s\n", optim_names[i]);
+    exit(EXIT_USAGE);
+}
+
+int main(int argc, char **argv) {
+    base_set_program("train_classifier");
+    OptimConfig config = read_arguments(argc, argv);
+    ScheduleConfig schedule = {SCHEDULE_COSINE, .warmup_iters = 50, .lr_decay_iters = STEPS, .max_iters = STEPS};
+
+    /* Only the weight between hidden layers has the role of a matrix. The first and the last one stand where a language
+     * model has its embeddings, and get their role: Moonlight and MARS-M leave them to AdamW. */
+    TensorTable table = {0};
+    for (int l = 0; l < LAYERS; l++) {
+        TensorRole role = l == 0 || l == LAYERS - 1 ? ROLE_EMBEDDING : ROLE_MATRIX;
+        tensor_table_add(&table, names[2 * l], role, sizes[l + 1], sizes[l], sizes[l + 1]);
+        tensor_table_add(&table, names[2 * l + 1], ROLE_VECTOR, 1, sizes[l + 1], 1);
+    }
+
+    /* One process, one thread, and float32, which needs no second copy of the weights. Buffers begin as zeros. */
+    Error error;
+    Comm *comm = comm_open_single();
+    Backend *be = backend_open("cpu", DTYPE_FLOAT32, 1, &error);
+    if (!be) die("%s", error.text);
+    size_t bytes = table.length * sizeof(float);
+    float *params = be->alloc(be, bytes, "parameters"), *grads = be->alloc(be, bytes, "gradients");
+    Optim *optim = optim_open(&config, &table, (OptimBuffers){params, params, grads}, be, comm, &error);
+    if (!optim) die("%s", error.text);
+
+    /* The points, and weights of variance 2/in, which suits ReLU (He et al. 2015). */
+    static Point points[POINTS + TESTS]; /* to train on, and behind them those to test with */
+    float *p[TENSORS], *d[TENSORS];      /* each tensor's parameters and gradient */
+    uint64_t random = 1;
+    for (int n = 0; n < POINTS + TESTS; n++) points[n] = random_point(&random);
+    for (int t = 0; t < TENSORS; t++) p[t] = params + table.tensors[t].offset;
+    for (int t = 0; t < TENSORS; t += 2)
+        for (size_t i = 0; i < table.tensors[t].size; i++)
+            p[t][i] = sqrtf(6.0f / (float)table.tensors[t].columns) * (2.0f * uniform(&random) - 1.0f);
+
+    for (int step = 0; step < STEPS; step++) {
+        float *gradient = optim_gradients(optim); /* another buffer than before, where a rule keeps the last one */
+        memset(gradient, 0, bytes);
+        for (int t = 0; t < TENSORS; t++) d[t] = gradient + table.tensors[t].offset;
+        double loss = 0.0;
+        for (int n = 0; n < BATCH; n++)
+            loss += backward(d, p, &points[(int)(POINTS * uniform(&random))], 1.0f / BATCH) / BATCH;
+        OptimResult result = optim_step(optim, optim_rates(&config, &schedule, step));
+        if (result.nonfinite_tensor >= 0) die("step %d: the gradient is not finite; a smaller rate may help", step);
+        if (step % 100 == 0) printf("step %4d  loss %.4f\n", step, loss);
+    }
+    printf("%s: %.1f %% of the training points right, %.1f %% of the test points\n", optim_names[config.name],
+           accuracy(p, points, POINTS), accuracy(p, points + POINTS, TESTS));
+
+    optim_close(optim);
+    be->free(be, grads), be->free(be, params), be->close(be);
+    tensor_table_free(&table);
+    comm->close(comm, EXIT_DONE); /* ends the program */
+}

@@ -1,0 +1,241 @@
+#!/usr/bin/env bash
+# reproduce_table.sh [--out=PATH] [RUN_DIR...]: our validation losses beside the published ones, as Markdown tables, and
+# the validation curves of each model size.
+#
+#   --out=PATH    draws PATH_SIZE.png and PATH_SIZE.svg (default: runs/table)
+#
+# Without a RUN_DIR it reads every folder of runs/ that has a metrics.jsonl: of runs that are finished, still going on,
+# resumed or killed. There is a table for each data set, with a row for each optimizer and a column for each model size
+# and budget: the best validation loss up to step 10,000, 40,000 and 100,000 of the published batch, 491,520 tokens
+# (which the papers call 5B, 20B and 50B tokens). A run of another batch size is compared at the same number of tokens.
+# The published loss, where there is one, follows in parentheses. Where a run has not got to the budget, its best so far
+# is there with an asterisk. Of several runs with the same data, optimizer and size the best is taken; a run that has
+# got to the budget counts before those that have not. The last table lists every run.
+set -euo pipefail
+export LC_ALL=C # numbers with a point, characters as bytes
+
+fail() {
+    echo "reproduce_table.sh: $1" >&2
+    exit "${2:-1}"
+}
+
+out=
+runs=()
+for argument in "$@"; do
+    case $argument in
+        --out=?*) out=${argument#--out=} ;;
+        -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+        -*) fail "unknown option $argument; see --help" 2 ;;
+        *) runs+=("${argument%/}") ;;
+    esac
+done
+scripts=$(cd "$(dirname "$0")" && pwd)
+if [ ${#runs[@]} -eq 0 ]; then
+    case $out in '' | /*) ;; *) out=$PWD/$out ;; esac
+    cd "$scripts/.."
+    for metrics in runs/*/metrics.jsonl; do
+        if [ -e "$metrics" ]; then runs+=("${metrics%/*}"); fi
+    done
+    [ ${#runs[@]} -gt 0 ] ||
+        fail "there are no runs: no runs/*/metrics.jsonl; train one (bash scripts/run_mars_small.sh) or give its folder"
+fi
+if [ -z "$out" ]; then
+    mkdir -p "$scripts/../runs"
+    out=$(realpath --relative-to=. "$scripts/../runs")/table
+fi
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+
+# What was published: data set, optimizer, size, then the best validation loss up to 5B, 20B and 50B tokens.
+cat >"$folder/published" <<'END_OF_TABLE'
+OpenWebText adamw small 3.193 3.024 2.885
+OpenWebText adamw medium 3.084 2.821 2.691
+OpenWebText adamw large 3.013 2.741 2.561
+OpenWebText muon small 3.165 3.006 2.901
+OpenWebText muon medium 3.009 2.813 2.688
+OpenWebText muon large 2.915 2.691 2.573
+OpenWebText mars-adamw-exact small 3.107 2.980 2.847
+OpenWebText mars-adamw small 3.108 2.981 2.849
+OpenWebText mars-adamw medium 2.969 2.763 2.636
+OpenWebText mars-adamw large 2.876 2.647 2.518
+END_OF_TABLE
+published_source="Yuan et al., MARS: Unleashing the power of variance reduction for training large models, 2024 \
+(arXiv:2411.10438)"
+step_tokens=491520
+
+# ---- the runs ----
+
+for run in "${runs[@]}"; do
+    metrics=$run/metrics.jsonl
+    [ -r "$metrics" ] || fail "cannot read $metrics; give folders that train_gpt2 wrote (its train.out_dir)"
+    line=$(awk -v run="$run" -v budgets="$((10000 * step_tokens)) $((40000 * step_tokens)) $((100000 * step_tokens))" \
+        -f "$scripts/metrics.awk" <"$metrics")
+    if [ "$(cut -f 2 <<<"$line")" = - ]; then
+        echo "reproduce_table.sh: $metrics does not say what was run; it is passed over" >&2
+    else
+        echo "$line" >>"$folder/runs"
+    fi
+done
+[ -s "$folder/runs" ] || fail "none of the runs says what it is: no metrics.jsonl begins with a whole start line"
+
+# ---- the tables ----
+
+# Tables and rows of what was published come first, in its order, then the rest. A data set without published losses
+# has only the columns that a run has begun.
+awk -F '\t' -v published="$folder/published" -v source="$published_source" '
+    function list_once(kind, group, name) {
+        if ((kind, group, name) in listed) return
+        listed[kind, group, name] = 1
+        member[kind, group, ++members[kind, group]] = name
+    }
+    # Names that are known, in their order, before those that are not.
+    function list_known(kind, group, names,    i, n, known) {
+        n = split(names, known, ",")
+        for (i = 1; i <= n; i++) if ((kind, group, known[i]) in present) list_once(kind, group, known[i])
+    }
+    function add(kind, group, name) {
+        present[kind, group, name] = 1
+        appeared[++appearances] = kind SUBSEP group SUBSEP name
+    }
+    function order_all(    i, part) {
+        list_known("data", "", "OpenWebText,FineWeb-Edu")
+        for (i = 1; i <= appearances; i++) {
+            split(appeared[i], part, SUBSEP)
+            list_known("size", part[2], "small,medium,large,XL")
+            list_known("row", part[2], "adamw,muon,mars-adamw-exact,mars-adamw,mars-lion-exact,mars-lion," \
+                "mars-shampoo-exact,mars-shampoo,mars-m-exact,mars-m,mars-m-efficient,moonlight,sgd-sai")
+        }
+        for (i = 1; i <= appearances; i++) {
+            split(appeared[i], part, SUBSEP)
+            list_once(part[1], part[2], part[3])
+        }
+    }
+    # A run that has got to the budget counts before those that have not; then the lower loss.
+    function consider(key, loss, is_there, run) {
+        if (loss == "-") return
+        if (key in ours && (there[key] > is_there || (there[key] == is_there && ours[key] - loss <= 0))) return
+        ours[key] = loss
+        there[key] = is_there
+        whose[key] = run
+    }
+    function cell(key,    text) {
+        text = key in ours ? sprintf("%.3f", ours[key]) (there[key] ? "" : "\\*") : "–"
+        if (key in ours && !there[key]) unfinished[whose[key]] = 1
+        return text (key in paper ? " (" paper[key] ")" : "")
+    }
+    function print_table(data,    i, j, b, line, rule, size, id, key) {
+        line = "| " data " |"
+        rule = "| --- |"
+        for (i = 1; i <= members["size", data]; i++)
+            for (b = 1; b <= 3; b++)
+                if ((data, member["size", data, i], b) in shown) {
+                    line = line " " member["size", data, i] ", " budget[b] " |"
+                    rule = rule " ---: |"
+                }
+        print line
+        print rule
+        for (j = 1; j <= members["row", data]; j++) {
+            id = member["row", data, j]
+            line = "| " title[id] " |"
+            for (i = 1; i <= members["size", data]; i++) {
+                size = member["size", data, i]
+                for (b = 1; b <= 3; b++)
+                    if ((data, size, b) in shown) line = line " " cell(data SUBSEP id SUBSEP size SUBSEP b) " |"
+            }
+            print line
+        }
+        print ""
+    }
+    function grouped(n,    text) {
+        text = sprintf("%.0f", n)
+        while (match(text, /[0-9][0-9][0-9][0-9]($|,)/))
+            text = substr(text, 1, RSTART) "," substr(text, RSTART + 1)
+        return text
+    }
+    BEGIN {
+        budget[1] = "5B"
+        budget[2] = "20B"
+        budget[3] = "50B"
+        title["adamw"] = "AdamW"
+        title["muon"] = "Muon"
+        title["mars-adamw"] = "MARS-AdamW"
+        title["mars-adamw-exact"] = "MARS-AdamW exact"
+        while ((getline line < published) > 0) {
+            split(line, f, " ")
+            add("data", "", f[1])
+            add("row", f[1], f[2])
+            add("size", f[1], f[3])
+            for (b = 1; b <= 3; b++) {
+                paper[f[1], f[2], f[3], b] = f[3 + b]
+                shown[f[1], f[3], b] = 1
+            }
+        }
+    }
+    {
+        title[$2] = $3
+        add("data", "", $5)
+        add("row", $5, $2)
+        add("size", $5, $4)
+        for (b = 1; b <= 3; b++) {
+            consider($5 SUBSEP $2 SUBSEP $4 SUBSEP b, $(14 + 2 * b), $(15 + 2 * b), $1)
+            if (b == 1 || $(13 + 2 * b) == 1) shown[$5, $4, b] = 1
+        }
+        step[$1] = $7
+        tokens[$1] = $8
+        ended[$1] = $11 == "done"
+        listing[++runs] = "| " $1 " | " $5 " | " $4 " | " $3 " | " $6 " | " \
+            ($7 == "-" ? "0 | 0" : grouped($7) " | " sprintf("%.4g", $8 / 1e9)) " | " \
+            ($9 == "-" ? "– | –" : sprintf("%.4f", $9) " | " grouped($10)) " | " \
+            ($11 == "skipped" ? "gradients not finite" : $11) " |"
+        name[runs] = $1
+    }
+    END {
+        order_all()
+        print "Best validation loss up to step 10,000 (5B), 40,000 (20B) and 100,000 (50B) of 491,520 tokens."
+        print "In parentheses: published by " source "."
+        print ""
+        for (i = 1; i <= members["data", ""]; i++) print_table(member["data", "", i])
+        for (i = 1; i <= runs; i++) {
+            if (!(name[i] in unfinished)) continue
+            note = note (note == "" ? "" : "; ") name[i] (ended[name[i]] ? " ended at step " : " at step ") \
+                (step[name[i]] == "-" ? 0 : grouped(step[name[i]]))
+        }
+        if (note != "") print "\\* best so far, the run has not got there: " note ".\n"
+        print "| run | data | model | optimizer | rate | steps | tokens, 1e9 | best val loss | at step | status |"
+        print "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"
+        for (i = 1; i <= runs; i++) print listing[i]
+    }' "$folder/runs" | awk -f "$scripts/table.awk"
+
+# ---- the curves, a drawing for each size and data set ----
+
+draw() {
+    local data=$1 size=$2 name run title losses labelled=() drawn=()
+    while IFS=$'\t' read -r run title; do
+        drawn+=("$run")
+        labelled+=("--label=$title")
+    done < <(awk -F '\t' -v data="$data" -v size="$size" '
+        $5 == data && $4 == size && $9 != "-" { run[++n] = $1; title[n] = $3; runs[$3]++ }
+        # Several of one kind also need their names.
+        END { for (i = 1; i <= n; i++) print run[i] "\t" title[i] (runs[title[i]] > 1 ? ", " run[i] : "") }' \
+        "$folder/runs")
+    if [ ${#drawn[@]} -eq 0 ]; then return; fi
+    # The first losses, near 11, would leave no room for the rest.
+    losses=$(awk -F '\t' -v data="$data" -v size="$size" '
+        $5 == data && $4 == size && $9 != "-" {
+            if (low == "" || $9 < low) low = $9
+            if ($9 > high) high = $9
+        }
+        END { printf "%.3f:%.3f", 0.98 * low, (1.05 * high > 1.3 * low ? 1.05 * high : 1.3 * low) }' "$folder/runs")
+    name=$size
+    if [ "$data" != OpenWebText ]; then name=${size}_$data; fi
+    bash "$scripts/plot.sh" --validation --x=tokens --y="$losses" --out="${out}_${name//[^A-Za-z0-9_.-]/_}" \
+        --title="$data, $size" "${labelled[@]}" "${drawn[@]}"
+}
+
+echo
+if ! command -v gnuplot >/dev/null; then
+    echo "no gnuplot, no curves: bash scripts/install_deps.sh installs it"
+    exit 0
+fi
+cut -f 4,5 "$folder/runs" | sort -u | while IFS=$'\t' read -r size data; do draw "$data" "$size"; done
