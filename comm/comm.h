@@ -45,7 +45,8 @@ struct Comm {
     void (*barrier)(Comm *comm);
 
     /* The sum over processes of data's elements, for each element at its owner: in `shard`, or where that is NULL in
-     * data itself. What data holds elsewhere is left undefined. In a job of one process, shard must be NULL. */
+     * data itself. The partition's other elements of data are left undefined, what it does not cover stays. In a job of
+     * one process, shard must be NULL. */
     void (*reduce_scatter)(Comm *comm, float *data, const Partition *partition, float *shard);
     /* data's elements = what their owners hold there, on every process; elements that nobody owns stay. */
     void (*all_gather)(Comm *comm, void *data, size_t element_size, const Partition *partition);

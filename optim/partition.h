@@ -10,7 +10,8 @@
 EXTERN_C_BEGIN
 
 /* Gives each of the tensors with chosen[i] to one process, whole: balanced by the cost of Newton-Schulz, as long as no
- * process holds more than 1.1 times its share of the elements, or the largest tensor where that is more. */
+ * process holds more than 1.1 times its share of the elements, or the largest tensor where that is more. (Where no
+ * process has room for a tensor, the one with the fewest elements gets it.) */
 Partition partition_matrices(const TensorTable *table, const bool *chosen, int processes);
 
 /* Shares out the elements of the tensors with chosen[i]. Process r already keeps taken[r] numbers of state (NULL: 0) and

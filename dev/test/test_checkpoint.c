@@ -4,6 +4,7 @@
 #include "dev/test/small_model.h"
 
 #include <cjson/cJSON.h>
+#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,6 +60,79 @@ static void test_round_trip(void **state) {
         assert_memory_equal(&config, &run.source.model, sizeof config);
         tensor_table_free(&run.table);
     }
+}
+
+/* As where one rule is for some tensors and another for the rest. */
+static bool has_some_states(void *context, int which, int tensor) {
+    return (void)context, which == 0 || tensor % 3 == 1;
+}
+
+static void test_states_that_not_every_tensor_has(void **state) {
+    (void)state;
+    SmallRun run;
+    char path[CHECKPOINT_PATH_LENGTH];
+    Error error;
+    small_start(&run, 3, 1, true);
+    run.source.has_state = has_some_states;
+    if (!small_save_run(&run, test_path("some"), 0, path, &error)) fail_msg("%s", error.text);
+    Checkpoint checkpoint;
+    if (!checkpoint_open(&checkpoint, path, &error)) fail_msg("%s", error.text);
+    float values[4 * C * C > V * C ? 4 * C * C : V * C];
+    for (int which = 0; which < 2; which++)
+        for (int i = 0; i < run.table.count; i++) {
+            bool there = has_some_states(NULL, which, i);
+            assert_int_equal(checkpoint_read_state(&checkpoint, &run.table, which ? "v" : "m", i, values, &error),
+                             there);
+            for (size_t j = 0; there && j < run.table.tensors[i].size; j++) {
+                float expected = small_value(1, which, i, j);
+                assert_memory_equal(&values[j], &expected, sizeof expected);
+            }
+            if (!there) assert_non_null(strstr(error.text, run.table.tensors[i].name));
+        }
+    assert_int_equal(checkpoint.state.count, run.table.count + run.table.count / 3 + (run.table.count % 3 > 1));
+    checkpoint_close(&checkpoint);
+    tensor_table_free(&run.table);
+}
+
+/* Numbers of one per tensor come back to the last bit. */
+static void test_scalars(void **state) {
+    (void)state;
+    static const char *const names[] = {"snr", "g_last_squares"};
+    const double odd[] = {1.0 / 3.0, 0.0, -0.0, 5e-324, DBL_MIN, DBL_MAX / 2.0, -1e22, 0.1, 123456789.0};
+    SmallRun run;
+    char path[CHECKPOINT_PATH_LENGTH];
+    Error error;
+    small_start(&run, 3, 1, true);
+    double *scalars[2], read[2 * MAX_EVENTS];
+    for (int kind = 0; kind < 2; kind++) {
+        scalars[kind] = checked_calloc((size_t)run.table.count, sizeof(double), "numbers");
+        for (int i = 0; i < run.table.count; i++)
+            scalars[kind][i] = odd[(size_t)(i + kind) % ARRAY_LENGTH(odd)] * (1.0 + kind * 0x1p-52);
+    }
+    run.source.scalar_count = 2;
+    run.source.scalar_names = names;
+    run.source.scalars = scalars;
+    if (!small_save_run(&run, test_path("scalars"), 0, path, &error)) fail_msg("%s", error.text);
+    Checkpoint checkpoint;
+    if (!checkpoint_open(&checkpoint, path, &error)) fail_msg("%s", error.text);
+    assert_holds(&checkpoint, 1, true);
+    for (int kind = 0; kind < 2; kind++) {
+        if (!checkpoint_read_scalars(&checkpoint, &run.table, names[kind], read, &error)) fail_msg("%s", error.text);
+        assert_memory_equal(read, scalars[kind], (size_t)run.table.count * sizeof(double));
+    }
+    assert_false(checkpoint_read_scalars(&checkpoint, &run.table, "g_last_factor", read, &error));
+    assert_non_null(strstr(error.text, "trainer.json has no number scalars.g_last_factor of 'wte.weight'"));
+    TensorTable deeper = small_table(LAYERS + 1, C, V, T, true);
+    assert_false(checkpoint_read_scalars(&checkpoint, &deeper, "snr", read, &error));
+    assert_non_null(strstr(error.text, "scalars.snr of 'h.2.ln_1.weight'"));
+    checkpoint_close(&checkpoint);
+    small_save(test_path("no_scalars"), 3, 1, 0);
+    assert_true(checkpoint_open(&checkpoint, test_path("no_scalars/checkpoints/step_00000003"), &error));
+    assert_false(checkpoint_read_scalars(&checkpoint, &run.table, "snr", read, &error));
+    checkpoint_close(&checkpoint);
+    for (int kind = 0; kind < 2; kind++) free(scalars[kind]);
+    tensor_table_free(&deeper);
+    tensor_table_free(&run.table);
 }
 
 /* The data of tensor `name` in the bytes of a safetensors file, found without our reader; asserts its shape. */
@@ -419,6 +493,8 @@ static void test_falling_back(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_states_that_not_every_tensor_has),
+        cmocka_unit_test(test_scalars),
         cmocka_unit_test(test_hugging_face_layout),
         cmocka_unit_test(test_json_files),
         cmocka_unit_test(test_vocabulary_is_copied),

@@ -1,6 +1,6 @@
-/* test_optim_sharded.c: steps that several processes share must give what one process gives. The processes are threads
- * here, each with its own buffers, that speak through memory; mpirun and the trainer are test_processes.c's business.
- * cmocka knows one thread only, so threads note what they find and the main one judges. */
+/* test_optim_sharded.c: steps that several processes share must give what one process gives, with every optimizer. The
+ * processes are threads here, each with its own buffers, that speak through memory; mpirun and the trainer are
+ * test_processes.c's business. cmocka knows one thread only, so threads note what they find and the main one judges. */
 #include "dev/test/test.h"
 
 #include <math.h>
@@ -9,8 +9,69 @@
 #include <string.h>
 
 #include "dev/test/optim_world.h"
+#include "dev/test/small_model.h"
 
-enum { MOST = 5, STEPS = 4, LISTS = 3 }; /* LISTS: parameters, m, v */
+/* LISTS: parameters and up to three states. */
+enum { MOST = 5, STEPS = 4, LISTS = 4, SCALARS = 2, LONGEST = 1 << 18 };
+
+/* ---- every optimizer ---- */
+
+typedef struct Variant {
+    const char *name;
+    OptimName optimizer;
+    bool exact, optimize_1d;
+    bool is_matrix; /* goes through Newton-Schulz */
+    int numbers;    /* of state for an element of a tensor that the rule is for, g_last included */
+} Variant;
+
+static const Variant variants[] = {
+    {"adamw", OPTIM_ADAMW, .numbers = 2},
+    {"mars-adamw", OPTIM_MARS_ADAMW, .numbers = 3},
+    {"mars-adamw, exact", OPTIM_MARS_ADAMW, .exact = true, .numbers = 3},
+    {"mars-adamw, vectors too", OPTIM_MARS_ADAMW, .optimize_1d = true, .numbers = 3},
+    {"mars-lion", OPTIM_MARS_LION, .numbers = 2},
+    {"mars-lion, exact", OPTIM_MARS_LION, .exact = true, .numbers = 2},
+    {"mars-lion, exact, vectors too", OPTIM_MARS_LION, .exact = true, .optimize_1d = true, .numbers = 2},
+    {"mars-shampoo", OPTIM_MARS_SHAMPOO, .is_matrix = true, .numbers = 2},
+    {"mars-shampoo, exact", OPTIM_MARS_SHAMPOO, .exact = true, .is_matrix = true, .numbers = 2},
+    {"mars-shampoo, vectors too", OPTIM_MARS_SHAMPOO, .optimize_1d = true, .is_matrix = true, .numbers = 2},
+    {"muon", OPTIM_MUON, .is_matrix = true, .numbers = 1},
+    {"moonlight", OPTIM_MOONLIGHT, .is_matrix = true, .numbers = 1},
+    {"mars-m", OPTIM_MARS_M, .is_matrix = true, .numbers = 2},
+    {"mars-m, exact", OPTIM_MARS_M, .exact = true, .is_matrix = true, .numbers = 2},
+    {"mars-m-efficient", OPTIM_MARS_M_EFFICIENT, .is_matrix = true, .numbers = 1},
+    {"sgd-sai", OPTIM_SGD_SAI, .numbers = 1},
+};
+
+static OptimConfig config_of(const Variant *variant, double grad_clip) {
+    OptimConfig config = optim_defaults(variant->optimizer, 1e-3);
+    config.is_approx = !variant->exact;
+    config.optimize_1d = variant->optimize_1d;
+    config.lr_1d = 2e-3;
+    config.grad_clip = grad_clip;
+    config.ns_dtype = NS_DTYPE_FLOAT32;
+    return config;
+}
+
+/* Matrices of one shape, for batches; tall and wide ones; sizes around the alignment; every role. */
+static TensorTable mixed_table(void) {
+    TensorTable table = {0};
+    tensor_table_add(&table, "one", ROLE_VECTOR, 1, 1, 1);
+    tensor_table_add(&table, "padded", ROLE_EMBEDDING, 5, 100, 64);
+    tensor_table_add(&table, "column", ROLE_MATRIX, 7, 1, 7);
+    tensor_table_add(&table, "wide a", ROLE_MATRIX, 24, 72, 24);
+    tensor_table_add(&table, "gain a", ROLE_VECTOR, 1, 72, 1);
+    tensor_table_add(&table, "tall a", ROLE_MATRIX, 71, 23, 71);
+    tensor_table_add(&table, "square", ROLE_MATRIX, 128, 128, 128);
+    tensor_table_add(&table, "long", ROLE_MATRIX, 7, 2341, 7);
+    tensor_table_add(&table, "table", ROLE_EMBEDDING, 130, 64, 130);
+    tensor_table_add(&table, "wide b", ROLE_MATRIX, 24, 72, 24);
+    tensor_table_add(&table, "gain b", ROLE_VECTOR, 1, 129, 1);
+    tensor_table_add(&table, "tall b", ROLE_MATRIX, 71, 23, 71);
+    tensor_table_add(&table, "wide c", ROLE_MATRIX, 24, 72, 24);
+    tensor_table_add(&table, "gain c", ROLE_VECTOR, 1, 5000, 1);
+    return table;
+}
 
 /* ---- a Comm between threads: all show their data, and everybody takes what it needs ---- */
 
@@ -43,6 +104,13 @@ static void hub_sum(Comm *comm, double *values, int n) {
     free(sums);
 }
 
+/* What a reduction leaves undefined: nobody may read it afterwards. */
+static void poison(Comm *comm, float *data, const Partition *partition, bool own_too) {
+    for (int r = 0; r < comm->size; r++)
+        for (int p = partition->first[r]; (r != comm->rank || own_too) && p < partition->first[r + 1]; p++)
+            for (size_t i = partition->parts[p].begin; i < partition->parts[p].end; i++) data[i] = NAN;
+}
+
 static void hub_reduce_scatter(Comm *comm, float *data, const Partition *partition, float *shard) {
     void **shown = show(comm, data);
     size_t n = partition_shard_length(partition, comm->rank);
@@ -54,6 +122,7 @@ static void hub_reduce_scatter(Comm *comm, float *data, const Partition *partiti
                 sums[part->at + i] += ((float *)shown[r])[part->begin + i];
     }
     meet(comm);
+    poison(comm, data, partition, shard != NULL);
     for (int p = partition->first[comm->rank]; p < partition->first[comm->rank + 1]; p++) {
         const Part *part = &partition->parts[p];
         memcpy(shard ? shard + part->at : data + part->begin, sums + part->at,
@@ -93,85 +162,134 @@ static Comm *open_hub_comm(Hub *hub, int rank, int size) {
 
 /* ---- one process ---- */
 
+/* All that an optimizer remembers, in flat buffers. */
+typedef struct Memory {
+    float *lists[LISTS]; /* the parameters, then the states */
+    double *scalars[SCALARS];
+    int64_t updates;
+} Memory;
+
 typedef struct Process Process;
 struct Process {
-    int rank, size;
+    int rank, size, of_processes;
     Hub *hub;
     TensorTable (*table)(void);
     OptimConfig config;
     DType type;
-    void (*task)(Process *process);
+    const Memory *given; /* to begin with; NULL for nothing */
+    bool stumbles;       /* a gradient that is not finite before each good one */
+    uint32_t begin, end; /* steps to take */
     World *world;
-    OptimResult results[STEPS];
-    float *fetched[LISTS]; /* flat; on process 0 */
-    float *given[LISTS];   /* state to begin with, flat; NULL for none */
+    OptimResult results[STEPS], stumbled[STEPS];
+    Memory at_begin, at_end; /* on process 0; at_begin only where something is given */
 };
 
-/* The sum over processes, in their order, is the gradient of a process that is alone. */
-static float share_of(int rank, uint32_t step, size_t at) { return random_gradient(100 * (uint32_t)rank + step, at); }
+/* One process's gradient of a step's batch, or of the next one. Made once, before there are threads: the numbers are
+ * dear. */
+static float *shares[MOST][STEPS][2];
 
-static void set_own_gradient(Process *p, uint32_t step, int of_processes) {
+static void make_shares(void) {
+    for (uint32_t i = 0; i < MOST * STEPS * 2; i++) {
+        float *share = checked_malloc(LONGEST * sizeof *share, "gradients");
+        for (size_t at = 0; at < LONGEST; at++) share[at] = random_gradient(i, at);
+        shares[i / (STEPS * 2)][i / 2 % STEPS][i % 2] = share;
+    }
+}
+
+/* The sum over processes, in their order, is the gradient of a process that is alone. */
+static void set_own_gradient(Process *p, uint32_t step, bool second) {
     const TensorTable *table = &p->world->table;
+    float *grads = optim_gradients(p->world->optim);
     for (int i = 0; i < table->count; i++)
-        for (size_t k = 0; k < table->tensors[i].size; k++) {
-            size_t at = table->tensors[i].offset + k;
-            float sum = 0.0f;
-            for (int r = 0; r < of_processes; r++) sum += share_of(r, step, at);
-            p->world->buffers.grads[at] = p->size > 1 ? share_of(p->rank, step, at) : sum;
+        for (size_t at = table->tensors[i].offset; at < table->tensors[i].offset + table->tensors[i].size; at++) {
+            if (p->size > 1) {
+                grads[at] = shares[p->rank][step][second][at];
+                continue;
+            }
+            grads[at] = 0.0f;
+            for (int r = 0; r < p->of_processes; r++) grads[at] += shares[r][step][second][at];
         }
 }
 
-static void fetch_all(Process *p) {
+static void spoil(Process *p, uint32_t step) {
     const TensorTable *table = &p->world->table;
-    for (int list = 0; list < LISTS; list++) {
-        p->fetched[list] = checked_calloc(table->length, sizeof(float), "fetched");
-        for (int i = 0; i < table->count; i++)
-            optim_fetch(p->world->optim, list - 1, i,
-                        p->rank == 0 ? p->fetched[list] + table->tensors[i].offset : NULL);
+    size_t at = table->tensors[tensor_table_find(table, "long")].offset + 12345;
+    if (p->rank == (int)step % p->size) optim_gradients(p->world->optim)[at] = step % 2 ? NAN : -INFINITY;
+}
+
+/* `bad`: one process's gradient is spoiled; in the exact forms now the first one, now the second. */
+static OptimResult take_step(Process *p, uint32_t step, bool bad) {
+    Optim *optim = p->world->optim;
+    bool exact = optim_wants_next_gradient(optim), bad_second = exact && step % 2 == 0;
+    set_own_gradient(p, step, false);
+    if (bad && !bad_second) spoil(p, step);
+    if (exact) {
+        optim_hold_gradient(optim);
+        set_own_gradient(p, step, true);
+        if (bad && bad_second) spoil(p, step);
     }
+    double rate = 1e-3 * (step + 1);
+    return optim_step(optim, (OptimRates){.learning_rate = rate, .muon_learning_rate = 2.0 * rate});
 }
 
-static void take_steps(Process *p, int of_processes) {
-    for (uint32_t step = 0; step < STEPS; step++) {
-        set_own_gradient(p, step, of_processes);
-        p->results[step] = optim_step(p->world->optim, (OptimRates){.learning_rate = 1e-3 * (step + 1)});
-    }
-}
-
-static void steps_and_fetch(Process *p) {
-    take_steps(p, p->size);
-    fetch_all(p);
-}
-
-/* A bad element in the last process's gradient only. */
-static void bad_step(Process *p) {
-    set_own_gradient(p, 0, p->size);
-    if (p->rank == p->size - 1) p->world->buffers.grads[p->world->table.tensors[7].offset + 12345] = INFINITY;
-    p->results[0] = optim_step(p->world->optim, (OptimRates){.learning_rate = 1e-3});
-    fetch_all(p);
-}
-
-/* Begins with state from elsewhere. */
-static void store_given(Process *p) {
+static Memory fetch_all(Process *p) {
     const TensorTable *table = &p->world->table;
-    for (int state = 0; state < 2; state++)
+    Optim *optim = p->world->optim;
+    Memory memory = {.updates = optim_updates(optim)};
+    for (int list = 0; list < 1 + optim_state_count(optim); list++) {
+        memory.lists[list] = checked_calloc(table->length, sizeof(float), "fetched");
         for (int i = 0; i < table->count; i++)
-            optim_store(p->world->optim, state, i, p->given[state + 1] + table->tensors[i].offset);
-    optim_set_updates(p->world->optim, STEPS);
+            if (list == 0 || optim_has_state(optim, list - 1, i))
+                optim_fetch(optim, list - 1, i, p->rank == 0 ? memory.lists[list] + table->tensors[i].offset : NULL);
+    }
+    for (int s = 0; s < optim_scalar_count(optim); s++) {
+        memory.scalars[s] = checked_calloc((size_t)table->count, sizeof(double), "fetched");
+        memcpy(memory.scalars[s], optim_scalars(optim)[s], (size_t)table->count * sizeof(double));
+    }
+    return memory;
 }
 
-static void store_fetch_and_step(Process *p) {
-    store_given(p);
-    fetch_all(p);
-    take_steps(p, p->size);
+/* As a checkpoint would be loaded. */
+static void store_all(Process *p, const Memory *memory) {
+    const TensorTable *table = &p->world->table;
+    Optim *optim = p->world->optim;
+    memcpy(p->world->buffers.params, memory->lists[0], table->length * sizeof(float));
+    for (int state = 0; state < optim_state_count(optim); state++)
+        for (int i = 0; i < table->count; i++)
+            if (optim_has_state(optim, state, i))
+                optim_store(optim, state, i, memory->lists[state + 1] + table->tensors[i].offset);
+    for (int s = 0; s < optim_scalar_count(optim); s++)
+        memcpy(optim_scalars(optim)[s], memory->scalars[s], (size_t)table->count * sizeof(double));
+    optim_set_updates(optim, memory->updates);
+}
+
+static void free_memory(Memory *memory) {
+    for (int list = 0; list < LISTS; list++) free(memory->lists[list]);
+    for (int s = 0; s < SCALARS; s++) free(memory->scalars[s]);
 }
 
 static void *run_process(void *context) {
     Process *p = context;
     p->world =
         open_world(p->table(), p->config, p->type, 1, p->size > 1 ? open_hub_comm(p->hub, p->rank, p->size) : NULL);
-    p->task(p);
+    if (p->given) {
+        store_all(p, p->given);
+        p->at_begin = fetch_all(p);
+    }
+    for (uint32_t step = p->begin; step < p->end; step++) {
+        if (p->stumbles) p->stumbled[step] = take_step(p, step, true);
+        p->results[step] = take_step(p, step, false);
+    }
+    p->at_end = fetch_all(p);
     return NULL;
+}
+
+/* ---- a job ---- */
+
+/* A job of `of_processes`, or of one process that gets the sum of their gradients. */
+static Process model_of(const Variant *variant, double grad_clip, int of_processes) {
+    return (Process){
+        .table = mixed_table, .config = config_of(variant, grad_clip), .of_processes = of_processes, .end = STEPS};
 }
 
 /* Runs copies of `model` as the processes of a job. */
@@ -190,54 +308,75 @@ static void run_job(Process *processes, int size, const Process *model) {
     pthread_barrier_destroy(&hub.barrier);
 }
 
-/* One process that gets the summed gradients of a job. */
-static Process run_alone(const Process *model, int of_processes) {
-    Process alone = *model;
-    alone.size = 1;
-    alone.world = open_world(alone.table(), alone.config, alone.type, 1, NULL);
-    if (alone.given[0]) store_given(&alone);
-    take_steps(&alone, of_processes);
-    fetch_all(&alone);
-    return alone;
-}
-
-static void end_process(Process *p) {
-    for (int list = 0; list < LISTS; list++) free(p->fetched[list]);
-    close_world(p->world);
+static void end_job(Process *processes, int size) {
+    for (int r = 0; r < size; r++) {
+        free_memory(&processes[r].at_begin);
+        free_memory(&processes[r].at_end);
+        close_world(processes[r].world);
+    }
 }
 
 /* ---- what comes out ---- */
 
-static void assert_near(const World *w, const float *a, const float *b, double limit) {
-    for (int i = 0; i < w->table.count; i++) {
-        const Tensor *t = &w->table.tensors[i];
-        if (limit == 0.0)
-            assert_memory_equal(a + t->offset, b + t->offset, t->size * sizeof *a);
-        else
-            assert_error_below(relative_error_float(a + t->offset, b + t->offset, t->size), limit, t->name);
+static const char *list_name(const Optim *optim, int list) {
+    return list == 0 ? "parameters" : optim_state_names(optim)[list - 1];
+}
+
+/* Each tensor of each list within `limit` of the expected one, relatively; the same bits where it is 0. */
+static void assert_near(const char *name, const World *w, const Memory *memory, const Memory *expected, double limit) {
+    assert_int_equal(memory->updates, expected->updates);
+    for (int list = 0; list < 1 + optim_state_count(w->optim); list++)
+        for (int i = 0; i < w->table.count; i++) {
+            const Tensor *t = &w->table.tensors[i];
+            const float *a = memory->lists[list] + t->offset, *b = expected->lists[list] + t->offset;
+            double error = relative_error_float(a, b, t->size);
+            if (limit == 0.0 ? memcmp(a, b, t->size * sizeof *a) != 0 : !(error <= limit))
+                fail_msg("%s, %s of %s: error %.3g, limit %.3g", name, list_name(w->optim, list), t->name, error,
+                         limit);
+        }
+    for (int s = 0; s < optim_scalar_count(w->optim); s++) {
+        double error = relative_error(memory->scalars[s], expected->scalars[s], (size_t)w->table.count);
+        if (!(error <= (limit == 0.0 ? 0.0 : 1e-12)))
+            fail_msg("%s, %s: error %.3g", name, optim_scalar_names(w->optim)[s], error);
     }
 }
 
-static void assert_same_as_alone(const Process *model, int size, double limit) {
-    Process job[MOST], alone = run_alone(model, size);
-    run_job(job, size, model);
-    size_t bytes = alone.world->table.length * dtype_size(model->type), state_bytes = 0;
-    for (int r = 0; r < size; r++) {
-        for (int step = 0; step < STEPS; step++) {
-            double norm = alone.results[step].grad_norm;
-            assert_int_equal(job[r].results[step].nonfinite_tensor, -1);
-            assert_error_below(fabs(job[r].results[step].grad_norm - norm) / norm, 1e-14, "the norm");
+/* All processes of a job know the same: norms, weights, and numbers of one per tensor. */
+static void assert_of_one_mind(const Process *job, int size) {
+    const World *first = job[0].world;
+    for (int r = 1; r < size; r++) {
+        const World *w = job[r].world;
+        for (uint32_t step = job->begin; step < job->end; step++) {
+            assert_int_equal(job[r].results[step].nonfinite_tensor, job[0].results[step].nonfinite_tensor);
             assert_true(job[r].results[step].grad_norm == job[0].results[step].grad_norm);
         }
-        assert_int_equal(optim_updates(job[r].world->optim), STEPS);
-        assert_memory_equal(job[r].world->buffers.weights, job[0].world->buffers.weights, bytes);
-        if (limit == 0.0) assert_memory_equal(job[r].world->buffers.weights, alone.world->buffers.weights, bytes);
-        state_bytes += optim_state_bytes(job[r].world->optim);
+        assert_int_equal(optim_updates(w->optim), optim_updates(first->optim));
+        assert_memory_equal(w->buffers.weights, first->buffers.weights, w->table.length * dtype_size(job->type));
+        for (int s = 0; s < optim_scalar_count(w->optim); s++)
+            assert_memory_equal(job[r].at_end.scalars[s], job[0].at_end.scalars[s],
+                                (size_t)w->table.count * sizeof(double));
     }
-    assert_int_equal(state_bytes, optim_state_bytes(alone.world->optim));
-    for (int list = 0; list < LISTS; list++) assert_near(alone.world, job[0].fetched[list], alone.fetched[list], limit);
-    for (int r = 0; r < size; r++) end_process(&job[r]);
-    end_process(&alone);
+}
+
+static void assert_same_as_alone(const char *name, const Process *model, double limit) {
+    int size = model->of_processes;
+    Process job[MOST], alone[1];
+    run_job(alone, 1, model);
+    run_job(job, size, model);
+    for (uint32_t step = 0; step < STEPS; step++) {
+        double norm = alone->results[step].grad_norm;
+        assert_true(norm > 0.0);
+        assert_int_equal(job[0].results[step].nonfinite_tensor, -1);
+        assert_error_below(fabs(job[0].results[step].grad_norm - norm) / norm, 1e-14, "the norm");
+    }
+    assert_int_equal(job[0].at_end.updates, STEPS);
+    assert_of_one_mind(job, size);
+    assert_near(name, alone->world, &job[0].at_end, &alone->at_end, limit);
+    if (limit == 0.0)
+        assert_memory_equal(job[0].world->buffers.weights, alone->world->buffers.weights,
+                            alone->world->table.length * dtype_size(model->type));
+    end_job(job, size);
+    end_job(alone, 1);
 }
 
 static TensorTable tiny_table(void) {
@@ -247,73 +386,174 @@ static TensorTable tiny_table(void) {
     return table;
 }
 
-/* Without a clip each element's update is its own business: the same bits. */
-static void test_same_bits(void **state) {
+/* ---- tests ---- */
+
+/* Sums over a tensor are made in other pieces, so that norms differ in their last bits, and with them the factors that
+ * come of them; Newton-Schulz blows such differences up. */
+static void test_every_optimizer(void **state) {
     (void)state;
-    Process model = {.table = odd_table, .config = usual_config, .task = steps_and_fetch};
-    assert_same_as_alone(&model, 2, 0.0);
-    assert_same_as_alone(&model, MOST, 0.0);
-    model.type = DTYPE_BFLOAT16;
-    assert_same_as_alone(&model, 3, 0.0);
+    for (size_t i = 0; i < ARRAY_LENGTH(variants); i++)
+        for (int size = 2; size <= MOST; size += size == 2 ? 1 : 2) {
+            Process model = model_of(&variants[i], 1.0, size);
+            assert_same_as_alone(variants[i].name, &model, variants[i].is_matrix ? 1e-5 : 3e-7);
+        }
 }
 
-/* The norm is summed in other pieces, so with a clip its last bits may differ. */
-static void test_clip(void **state) {
+/* Without a clip an element's AdamW is its own business: the same bits. */
+static void test_same_bits(void **state) {
     (void)state;
-    Process model = {.table = odd_table, .config = usual_config, .task = steps_and_fetch};
-    model.config.grad_clip = 1.0;
-    assert_same_as_alone(&model, 3, 3e-7);
+    Process model = model_of(&variants[0], 0.0, 2);
+    model.table = odd_table;
+    assert_same_as_alone("adamw", &model, 0.0);
+    model.of_processes = MOST;
+    assert_same_as_alone("adamw", &model, 0.0);
+    model.type = DTYPE_BFLOAT16;
+    assert_same_as_alone("adamw", &model, 0.0);
+}
+
+/* Where weights have a copy, it is the copy that is gathered. */
+static void test_weight_copies(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(variants); i++) {
+        Process job[3], model = model_of(&variants[i], 1.0, 3);
+        model.type = DTYPE_BFLOAT16;
+        model.end = 2;
+        run_job(job, 3, &model);
+        assert_of_one_mind(job, 3);
+        const TensorTable *table = &job->world->table;
+        const bfloat16 *copy = job->world->buffers.weights;
+        for (int t = 0; t < table->count; t++)
+            for (size_t at = table->tensors[t].offset; at < table->tensors[t].offset + table->tensors[t].size; at++)
+                assert_int_equal(copy[at].bits, bfloat16_from_float(job->at_end.lists[0][at]).bits);
+        end_job(job, 3);
+    }
 }
 
 /* 384 elements for five processes: some own nothing. */
 static void test_more_processes_than_parts(void **state) {
     (void)state;
-    Process model = {.table = tiny_table, .config = usual_config, .task = steps_and_fetch};
-    assert_same_as_alone(&model, MOST, 0.0);
+    for (size_t i = 0; i < ARRAY_LENGTH(variants); i++) {
+        Process model = model_of(&variants[i], 1.0, MOST);
+        model.table = tiny_table;
+        assert_same_as_alone(variants[i].name, &model, variants[i].is_matrix ? 1e-5 : 3e-7);
+    }
+}
+
+/* Steps with a gradient that is not finite, of one process and of either batch, are as if they had not been. */
+static void assert_nothing_changed(const Variant *variant, int size) {
+    Process job[MOST], expected[MOST], model = model_of(variant, 1.0, size);
+    run_job(expected, size, &model);
+    model.stumbles = true;
+    run_job(job, size, &model);
+    for (int r = 0; r < size; r++)
+        for (uint32_t step = 0; step < STEPS; step++)
+            assert_int_equal(job[r].stumbled[step].nonfinite_tensor, tensor_table_find(&job[r].world->table, "long"));
+    assert_of_one_mind(job, size);
+    assert_near(variant->name, job->world, &job->at_end, &expected->at_end, 0.0);
+    end_job(expected, size);
+    end_job(job, size);
 }
 
 static void test_not_finite(void **state) {
     (void)state;
-    Process job[3], model = {.table = odd_table, .config = usual_config, .task = bad_step};
-    run_job(job, 3, &model);
-    World *fresh = open_world(odd_table(), usual_config, DTYPE_FLOAT32, 1, NULL);
-    size_t bytes = fresh->table.length * sizeof(float);
-    for (int r = 0; r < 3; r++) {
-        assert_int_equal(job[r].results[0].nonfinite_tensor, 7);
-        assert_int_equal(optim_updates(job[r].world->optim), 0);
-        assert_memory_equal(job[r].world->buffers.params, fresh->buffers.params, bytes);
+    for (size_t i = 0; i < ARRAY_LENGTH(variants); i++) {
+        assert_nothing_changed(&variants[i], 1);
+        assert_nothing_changed(&variants[i], 3);
     }
-    for (int list = 1; list < LISTS; list++)
-        for (size_t at = 0; at < fresh->table.length; at++) assert_true(job[0].fetched[list][at] == 0.0f);
-    for (int r = 0; r < 3; r++) end_process(&job[r]);
-    close_world(fresh);
 }
 
-/* State from a run of one process goes into three, comes back out, and leads on as it would have. */
-static void test_store(void **state) {
+/* The memory of a job goes into one of another number of processes, comes back out, and leads on as it would have. */
+static void assert_moves(const Variant *variant, int from, int to) {
+    Process source[3], straight[3], job[3], model = model_of(variant, 1.0, 3);
+    run_job(straight, from, &model);
+    model.end = STEPS / 2;
+    run_job(source, from, &model);
+    model.begin = STEPS / 2;
+    model.end = STEPS;
+    model.given = &source->at_end;
+    run_job(job, to, &model);
+    assert_of_one_mind(job, to);
+    assert_near(variant->name, source->world, &job->at_begin, &source->at_end, 0.0);
+    assert_near(variant->name, source->world, &job->at_end, &straight->at_end, variant->is_matrix ? 1e-5 : 3e-7);
+    end_job(job, to);
+    end_job(source, from);
+    end_job(straight, from);
+}
+
+static void test_moved_to_another_number(void **state) {
     (void)state;
-    Process model = {.table = odd_table, .config = usual_config, .task = store_fetch_and_step};
-    Process source = run_alone(&model, 1), job[3];
-    for (int list = 0; list < LISTS; list++) model.given[list] = source.fetched[list];
-    run_job(job, 3, &model);
-    Process alone = run_alone(&model, 3);
-    for (int list = 1; list < LISTS; list++) assert_near(source.world, job[0].fetched[list], source.fetched[list], 0.0);
-    for (int r = 0; r < 3; r++) {
-        assert_int_equal(optim_updates(job[r].world->optim), 2 * STEPS);
-        assert_near(source.world, job[r].world->buffers.params, alone.fetched[0], 0.0);
-        end_process(&job[r]);
+    for (size_t i = 0; i < ARRAY_LENGTH(variants); i++) {
+        assert_moves(&variants[i], 1, 3);
+        assert_moves(&variants[i], 3, 1);
+        assert_moves(&variants[i], 3, 3);
     }
-    end_process(&alone);
-    end_process(&source);
+}
+
+/* ---- state per process ---- */
+
+/* GPT-2 small, every side a sixteenth of it. */
+static TensorTable sixteenth_table(void) { return small_table(12, 48, 3144, 64, false); }
+
+typedef struct StateSize {
+    double numbers, largest; /* of all processes together; of the largest matrix that stays whole */
+} StateSize;
+
+static StateSize state_size(const Variant *variant, const TensorTable *table, const Optim *optim) {
+    StateSize size = {0};
+    for (int i = 0; i < table->count; i++) {
+        const Tensor *t = &table->tensors[i];
+        for (int s = 0; s < optim_state_count(optim); s++) size.numbers += optim_has_state(optim, s, i) ? t->size : 0;
+        bool whole =
+            t->role == ROLE_MATRIX || (t->role == ROLE_EMBEDDING &&
+                                       (variant->optimizer == OPTIM_MUON || variant->optimizer == OPTIM_MARS_SHAMPOO));
+        if (variant->is_matrix && whole) size.largest = fmax(size.largest, (double)(variant->numbers * t->size));
+    }
+    return size;
+}
+
+/* The optimizer is opened in one process after the other: no step is made, so none needs the others. (A process that is
+ * alone keeps g_last of all tensors, whether a rule needs it or not.) */
+static void assert_state_is_shared(const Variant *variant, Backend *be, int processes) {
+    TensorTable table = sixteenth_table();
+    OptimConfig config = config_of(variant, 1.0);
+    double sum = 0.0, total = 0.0;
+    for (int r = 0; r < processes; r++) {
+        Error error;
+        Comm comm = {.rank = r, .size = processes};
+        Optim *optim = optim_open(&config, &table, (OptimBuffers){0}, be, &comm, &error);
+        if (!optim) fail_msg("%s", error.text);
+        StateSize size = state_size(variant, &table, optim);
+        double own = (double)optim_state_bytes(optim) / sizeof(float), share = size.numbers / processes;
+        double limit = variant->is_matrix ? fmax(1.1 * share, size.largest) : 1.01 * share;
+        if (own > limit)
+            fail_msg("%s: process %d of %d keeps %g numbers, above %g; an even share is %g", variant->name, r,
+                     processes, own, limit, share);
+        optim_close(optim);
+        sum += own;
+        total = size.numbers;
+    }
+    if (sum < total || sum > 1.01 * total)
+        fail_msg("%s: %d processes keep %g numbers, expected %g", variant->name, processes, sum, total);
+    tensor_table_free(&table);
+}
+
+static void test_state_is_shared(void **state) {
+    (void)state;
+    Error error;
+    Backend *be = backend_open("cpu", DTYPE_FLOAT32, 1, &error);
+    assert_non_null(be);
+    for (size_t i = 0; i < ARRAY_LENGTH(variants); i++)
+        for (int processes = 2; processes <= MOST; processes++) assert_state_is_shared(&variants[i], be, processes);
+    be->close(be);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_clip),
-        cmocka_unit_test(test_more_processes_than_parts),
-        cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_store),
+        cmocka_unit_test(test_every_optimizer), cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_weight_copies),   cmocka_unit_test(test_more_processes_than_parts),
+        cmocka_unit_test(test_not_finite),      cmocka_unit_test(test_moved_to_another_number),
+        cmocka_unit_test(test_state_is_shared),
     };
+    make_shares();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

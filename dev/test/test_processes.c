@@ -123,6 +123,67 @@ static void assert_same_layout(const char *path, const char *other_path) {
     safetensors_close(&other);
 }
 
+/* ---- every optimizer ---- */
+
+static cJSON *run_variant(const TrainVariant *variant, int processes, const char *name, const char *arguments) {
+    char *all = format_string("%s --eval_interval=6 --checkpoint_interval=0 %s", variant->arguments, arguments);
+    cJSON *log = run(name, processes, all);
+    free(all);
+    return log;
+}
+
+/* Six steps with `before` processes, the rest with `after`. */
+static cJSON *run_in_two(const TrainVariant *variant, int before, int after) {
+    char *name = format_string("%s_from_%d_to_%d", variant->name, before, after);
+    cJSON_Delete(run_variant(variant, before, name, "--max_iters=6"));
+    cJSON *log = run_variant(variant, after, name, "--init_from=resume");
+    free(name);
+    return log;
+}
+
+static void assert_variant(const TrainVariant *variant) {
+    char *alone = format_string("%s_alone", variant->name), *pair = format_string("%s_pair", variant->name);
+    cJSON *expected = run_variant(variant, 0, alone, ""),
+          *logs[] = {run_variant(variant, 2, pair, ""), run_in_two(variant, 3, 0), run_in_two(variant, 0, 4)};
+    for (size_t i = 0; i < ARRAY_LENGTH(logs); i++) {
+        assert_close_curve(logs[i], expected, rounding);
+        cJSON_Delete(logs[i]);
+    }
+    assert_same_layout(test_path("%s/checkpoints/latest/optimizer.safetensors", pair),
+                       test_path("%s/checkpoints/latest/optimizer.safetensors", alone));
+    cJSON_Delete(expected);
+    free(alone);
+    free(pair);
+}
+
+/* Two, three and four processes, and three that one goes on from, and one that four go on from. */
+static void test_every_optimizer(void **state) {
+    (void)state;
+    if (!train_has_mpi()) skip();
+    for (const TrainVariant *variant = train_variants; variant->name; variant++) assert_variant(variant);
+}
+
+/* In bfloat16 each rounding is 2^-9, and Newton-Schulz blows it up. */
+static void test_bfloat16_newton_schulz(void **state) {
+    (void)state;
+    if (!train_has_mpi()) skip();
+    for (const TrainVariant *variant = train_variants; variant->name; variant++) {
+        if (!variant->is_matrix) continue;
+        Launch launch = small_run(0);
+        char *one = format_string("%s_half", variant->name), *three = format_string("%s_half_of_3", variant->name);
+        char *arguments = format_string("%s --ns_dtype=bfloat16 --checkpoint_interval=0", variant->arguments);
+        if (train_run(&launch, one, "--batch_size=1 %s", arguments)->status == EXIT_USAGE) {
+            print_message("bfloat16 is not tested: this processor lacks it\n");
+            skip();
+        }
+        cJSON *expected = train_log(one), *log = run(three, 3, arguments);
+        assert_close_curve(log, expected, 1e-3);
+        cJSON_Delete(expected);
+        cJSON_Delete(log);
+        free(one), free(three), free(arguments);
+    }
+}
+
 static void test_checkpoints_do_not_show_who_wrote(void **state) {
     (void)state;
     if (!train_has_mpi()) skip();
@@ -147,6 +208,8 @@ int main(void) {
         cmocka_unit_test(test_several_processes_repeat),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_resumed_with_another_number),
+        cmocka_unit_test(test_every_optimizer),
+        cmocka_unit_test(test_bfloat16_newton_schulz),
         cmocka_unit_test(test_checkpoints_do_not_show_who_wrote),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -159,6 +159,91 @@ static void test_second_interrupt(void **state) {
     assert_goes_on("interrupted", 0, "");
 }
 
+/* Calls `check` for each of the names in `names`, and returns how many there are. */
+static int for_each_name(const char *names, void (*check)(void *context, const char *name), void *context) {
+    char *copy = checked_strdup(names), *rest = copy;
+    int count = 0;
+    for (char *name; (name = strsep(&rest, " "));)
+        if (*name) check(context, name), count++;
+    free(copy);
+    return count;
+}
+
+typedef struct StateSearch {
+    const SafetensorsFile *file;
+    const Tensor *tensor;
+} StateSearch;
+
+static void assert_has_state(void *context, const char *state) {
+    const StateSearch *search = context;
+    char *name = format_string("%s.%s", state, search->tensor->name);
+    const SafetensorsEntry *entry = safetensors_find(search->file, name);
+    if (!entry) fail_msg("%s does not hold %s", search->file->path, name);
+    assert_int_equal(entry->elements, search->tensor->size);
+    free(name);
+}
+
+static void assert_has_scalars(void *context, const char *name) {
+    const cJSON *numbers = cJSON_GetObjectItemCaseSensitive(context, name), *number;
+    if (!numbers) fail_msg("there are no numbers scalars.%s", name);
+    cJSON_ArrayForEach(number, numbers) assert_true(number->valuedouble > 0.0);
+}
+
+/* The newest checkpoint of a run holds the states that the optimizer has, of the tensors that have them, and no more. */
+static void assert_has_all_states(const TrainVariant *variant, const char *run) {
+    TensorTable table = small_table(1, 32, 256, 32, false);
+    SafetensorsFile file;
+    Error error;
+    if (!safetensors_open(&file, test_path("%s/checkpoints/latest/optimizer.safetensors", run), &error))
+        fail_msg("%s", error.text);
+    int count = 0;
+    for (int i = 0; i < table.count; i++) {
+        StateSearch search = {&file, &table.tensors[i]};
+        count += for_each_name(variant->states[table.tensors[i].role], assert_has_state, &search);
+    }
+    assert_int_equal(file.count, count);
+    safetensors_close(&file);
+    char *text = test_read_file(test_path("%s/checkpoints/latest/trainer.json", run), NULL);
+    cJSON *trainer = cJSON_Parse(text), *scalars = cJSON_GetObjectItemCaseSensitive(trainer, "scalars");
+    assert_int_equal(cJSON_GetArraySize(scalars), for_each_name(variant->scalars, assert_has_scalars, scalars));
+    cJSON_Delete(trainer);
+    free(text);
+    tensor_table_free(&table);
+}
+
+/* Ten steps in two runs and in one. */
+static void assert_resumes(const TrainVariant *variant, int processes) {
+    Launch launch = small_run(processes, NULL);
+    char *name = format_string("%s_%d", variant->name, processes), *straight = format_string("%s_straight", name);
+    char *arguments = format_string("%s --batch_size=1 --eval_interval=5 --checkpoint_interval=0", variant->arguments);
+    train(&launch, straight, "%s --max_iters=10", arguments);
+    train(&launch, name, "%s --max_iters=5", arguments);
+    train(&launch, name, "%s --max_iters=10 --init_from=resume", arguments);
+    assert_as_never_stopped(name, straight);
+    assert_has_all_states(variant, straight);
+    free(name), free(straight), free(arguments);
+}
+
+static void test_every_optimizer(void **state) {
+    (void)state;
+    for (const TrainVariant *variant = train_variants; variant->name; variant++) assert_resumes(variant, 0);
+}
+
+/* Those that keep something of their own in several processes: shards of g_last, whole matrices, one number a tensor. */
+static void test_optimizers_under_mpirun(void **state) {
+    (void)state;
+    if (!train_has_mpi()) skip();
+    static const char *const names[] = {"mars-adamw-exact", "mars-m-exact", "muon", "sgd-sai"};
+    int found = 0;
+    for (const TrainVariant *variant = train_variants; variant->name; variant++)
+        for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
+            if (strcmp(variant->name, names[i]) == 0) {
+                assert_resumes(variant, 3);
+                found++;
+            }
+    assert_int_equal(found, ARRAY_LENGTH(names));
+}
+
 /* Every other time the run is allowed to get ahead first. */
 static void test_killed_at_random(void **state) {
     (void)state;
@@ -370,14 +455,24 @@ static void test_two_runs_in_one_folder(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stopped_by_each_signal),     cmocka_unit_test(test_stopped_where_a_validation_is_due),
-        cmocka_unit_test(test_stopped_in_the_last_step),   cmocka_unit_test(test_stopped_under_mpirun),
-        cmocka_unit_test(test_mpirun_is_impatient),        cmocka_unit_test(test_second_interrupt),
-        cmocka_unit_test(test_killed_at_random),           cmocka_unit_test(test_killed_at_each_sync),
-        cmocka_unit_test(test_killed_at_each_rename),      cmocka_unit_test(test_disk_full_while_saving),
-        cmocka_unit_test(test_disk_full_while_reporting),  cmocka_unit_test(test_damaged_checkpoints),
-        cmocka_unit_test(test_scratch_spares_checkpoints), cmocka_unit_test(test_overwrite_that_fails_removes_nothing),
-        cmocka_unit_test(test_nothing_to_resume),          cmocka_unit_test(test_resumed_at_its_end),
+        cmocka_unit_test(test_stopped_by_each_signal),
+        cmocka_unit_test(test_stopped_where_a_validation_is_due),
+        cmocka_unit_test(test_stopped_in_the_last_step),
+        cmocka_unit_test(test_stopped_under_mpirun),
+        cmocka_unit_test(test_every_optimizer),
+        cmocka_unit_test(test_optimizers_under_mpirun),
+        cmocka_unit_test(test_mpirun_is_impatient),
+        cmocka_unit_test(test_second_interrupt),
+        cmocka_unit_test(test_killed_at_random),
+        cmocka_unit_test(test_killed_at_each_sync),
+        cmocka_unit_test(test_killed_at_each_rename),
+        cmocka_unit_test(test_disk_full_while_saving),
+        cmocka_unit_test(test_disk_full_while_reporting),
+        cmocka_unit_test(test_damaged_checkpoints),
+        cmocka_unit_test(test_scratch_spares_checkpoints),
+        cmocka_unit_test(test_overwrite_that_fails_removes_nothing),
+        cmocka_unit_test(test_nothing_to_resume),
+        cmocka_unit_test(test_resumed_at_its_end),
         cmocka_unit_test(test_two_runs_in_one_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

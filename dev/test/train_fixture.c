@@ -41,6 +41,34 @@ const char *train_small_config(void) {
     return path = train_write_config(config);
 }
 
+/* States in the order of the roles: a hidden matrix, an embedding, a vector. */
+#define EXACT " --is_approx=false"
+#define LAST "g_last_factor g_last_squares"
+const TrainVariant train_variants[] = {
+    {"adamw", "--optimizer.name=adamw", false, {"m v", "m v", "m v"}, ""},
+    {"mars-adamw", "--optimizer.name=mars-adamw", false, {"m v g_last", "m v g_last", "m v"}, LAST},
+    {"mars-adamw-exact", "--optimizer.name=mars-adamw" EXACT, false, {"m v g_last", "m v g_last", "m v"}, LAST},
+    {"mars-lion", "--optimizer.name=mars-lion --learning_rate=3e-4", false, {"m g_last", "m g_last", "m v"}, LAST},
+    {"mars-lion-exact",
+     "--optimizer.name=mars-lion --learning_rate=3e-4 --optimize_1d=true" EXACT,
+     false,
+     {"m g_last", "m g_last", "m g_last"},
+     LAST},
+    {"mars-shampoo", "--optimizer.name=mars-shampoo", true, {"m g_last", "m g_last", "m v"}, LAST},
+    {"mars-shampoo-exact",
+     "--optimizer.name=mars-shampoo --optimize_1d=true" EXACT,
+     true,
+     {"m g_last", "m g_last", "m v g_last"},
+     LAST},
+    {"muon", "--optimizer.name=muon", true, {"b", "b", "m v"}, ""},
+    {"moonlight", "--optimizer.name=moonlight", true, {"b", "m v", "m v"}, ""},
+    {"mars-m", "--optimizer.name=mars-m", true, {"m g_last", "m v", "m v"}, LAST},
+    {"mars-m-exact", "--optimizer.name=mars-m" EXACT, true, {"m g_last", "m v", "m v"}, LAST},
+    {"mars-m-efficient", "--optimizer.name=mars-m-efficient", true, {"b", "m v", "m v"}, ""},
+    {"sgd-sai", "--optimizer.name=sgd-sai", false, {"m", "m", "m"}, "snr"},
+    {NULL, NULL, false, {NULL}, NULL},
+};
+
 static int integer_of(const cJSON *object, const char *key) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
     if (!cJSON_IsNumber(item)) fail_msg("there is no number '%s'", key);
@@ -269,7 +297,8 @@ double *log_numbers(const cJSON *log, const char *event, const char *key, int *c
 
 /* A copy of the lines without what depends on time and place; of the curve alone, or all. */
 static cJSON *comparable(const cJSON *log, bool curve_only) {
-    static const char *const varying[] = {"ms", "tokens_per_s", "mfu", "seconds", "path"};
+    static const char *const varying[] = {"ms",  "tokens_per_s", "mfu", "seconds", "train_seconds", "optimizer_seconds",
+                                          "path"};
     cJSON *lines = cJSON_CreateArray();
     const cJSON *line;
     cJSON_ArrayForEach(line, log) {

@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include "dev/test/test.h"
+#include "util/tensor_table.h"
 
 EXTERN_C_BEGIN
 
@@ -30,6 +31,17 @@ const char *train_small_config(void);
 
 /* The config of a case of dev/golden/SET.json, whose content is `golden`. The caller frees the path. */
 char *train_golden_config(const char *set, const cJSON *golden, const cJSON *golden_case);
+
+/* An optimizer, or another form of one, as arguments for a run of that config. */
+typedef struct TrainVariant {
+    const char *name;                         /* fit for a folder */
+    const char *arguments;                    /* with Newton-Schulz in float32 */
+    bool is_matrix;                           /* goes through Newton-Schulz */
+    const char *states[ROLE_COUNT], *scalars; /* what a checkpoint holds of it, names with blanks between them */
+} TrainVariant;
+
+/* Every optimizer, and every exact form; ends with a name of NULL. */
+extern const TrainVariant train_variants[];
 
 /* Runs the trainer to its end. A name of NULL leaves out_dir to the config and the arguments. */
 CommandResult *train_run(const Launch *launch, const char *name, const char *format, ...) PRINTF_LIKE(3, 4);
