@@ -1,5 +1,8 @@
 /* optim_world.h: parameters, gradients and an optimizer over a table of odd tensors, with the same steps in float64
- * beside them: what the tests of optim/ share. Buffers are those of a CPU backend, so a test may look into them. */
+ * beside them: what the tests of optim/ share. Buffers are those of a CPU backend, so a test may look into them.
+ *
+ * The float64 steps are every optimizer's formulas as they are published, one tensor at a time and nothing worked out
+ * beforehand: c is made element by element and its norm taken, Newton-Schulz transposes in memory. */
 #ifndef MARS_DEV_TEST_OPTIM_WORLD_H
 #define MARS_DEV_TEST_OPTIM_WORLD_H
 
@@ -15,14 +18,20 @@ typedef struct World {
     OptimConfig config;
     OptimBuffers buffers;
     Optim *optim;
-    double *x, *m, *v; /* table.length numbers each */
-    int64_t t;         /* updates made to them */
+    int64_t t; /* updates made to the float64 numbers */
+
+    /* table.length numbers each: parameters, states, today's gradient and in the exact forms the second one */
+    double *x, *m, *v, *b, *last, *g, *next;
+    double *start;  /* x before the first step */
+    double *unsure; /* not 0 where x hangs on the sign of a number that is 0 but for rounding (mars-lion) */
+    double *snr;    /* (table.count) */
 } World;
 
 /* AdamW without clipping or scaling. */
 extern const OptimConfig usual_config;
 
-/* Sizes around the alignment and around the chunks, with and without a gap behind them, and many small tensors. */
+/* Sizes around the alignment and around the chunks, with and without a gap behind them, many small tensors, and
+ * matrices that are one row, taller and wider than square, some of the same shape. */
 TensorTable odd_table(void);
 
 /* Takes the table. `comm` is NULL for a single process. Parameters are random, gradients and gaps zero. */
@@ -35,23 +44,47 @@ double world_normal(uint32_t stream, uint64_t index);
 /* A gradient element: sizes from 1e-10, below eps, to 10. */
 float random_gradient(uint32_t stream, size_t at);
 
-/* Sets every tensor's gradient; gaps keep what they hold. */
+/* Sets every tensor's gradient, where optim_gradients() says; gaps keep what they hold. */
 void set_gradient(World *world, float (*value)(uint32_t stream, size_t at), uint32_t stream);
 
+/* The rates of a step: muon's own is to this one as the two are in the config. */
+OptimRates world_rates(const World *world, double learning_rate);
+
+/* optim_hold_gradient() of both: the gradient that was set is today's, and the second one is to be set. */
+void both_hold(World *world);
 /* One step of both, which must agree on the norm. */
 OptimResult both_step(World *world, double learning_rate);
-/* Only the float64 one; returns the norm. */
-double reference_step(World *world, double learning_rate);
 
 /* A tensor of a state (-1: of the parameters) as a checkpoint would get it; the caller frees it. */
 float *fetch_tensor(World *world, int state, int tensor);
 
-/* Each tensor of a state within `limit` of the float64 one, in the norm. */
-void assert_state(World *world, int state, const double *expected, double limit);
+/* Each tensor of every state within `limit` of the float64 one, in the norm, small ones within 10 times that; and snr
+ * and the norms of g_last. */
+void assert_states(World *world, double limit);
 
 /* Each parameter within a few roundings plus limit * moved of the float64 one, where `moved` is the sum of the rates;
- * weight copies are the rounded parameters; fetched parameters are those in the buffer. */
+ * and assert_copies(). */
 void assert_params(World *world, double moved, double limit);
+
+/* Weight copies are the rounded parameters, and fetched parameters those in the buffer. */
+void assert_copies(World *world);
+
+/* Each tensor's parameters within a few roundings plus `limit` times the way they went, in the norm; and
+ * assert_copies(). Returns the largest error in such ways, roundings not taken off. */
+double assert_moved(World *world, double limit);
+
+/* Everything that a step may change. */
+typedef struct Snapshot {
+    float *params;
+    void *weights;
+    float *states;   /* optim_state_count() flat buffers */
+    double *scalars; /* optim_scalar_count() times table.count */
+    int64_t updates;
+} Snapshot;
+
+Snapshot take_snapshot(World *world);
+/* Compares bits, of tensors and not of gaps, and frees the snapshot. */
+void assert_is(World *world, Snapshot snapshot);
 
 EXTERN_C_END
 
