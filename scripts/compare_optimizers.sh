@@ -74,7 +74,8 @@ esac
 # 6e-3, for far larger models and longer runs; these small ones train better with more.
 middle_rate() {
     case $1 in
-        adamw | mars-lion | mars-lion-exact | sgd-sai) echo 1e-3 ;;
+        adamw) echo 3e-3 ;;
+        mars-lion | mars-lion-exact | sgd-sai) echo 1e-3 ;;
         muon | mars-shampoo | mars-shampoo-exact) echo 6e-2 ;;
         moonlight | mars-adamw | mars-adamw-exact | mars-m | mars-m-exact | mars-m-efficient) echo 6e-3 ;;
         *) return 1 ;;

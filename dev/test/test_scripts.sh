@@ -4,46 +4,15 @@
 # Where a script would install, download or compile, it meets stand-ins: small commands in a folder of their own, which
 # write down how they were called. So nothing here needs root or a network, and nothing of the machine is changed. The
 # quickstart trains for real, on a small model; MARS_BIN and MARS_BUILD say where the programs are.
-set -euo pipefail
+# shellcheck source=dev/test/script_fixture.sh
+source "$(dirname "$0")/script_fixture.sh"
 
-cd "$(dirname "$0")/../.."
 root=$PWD
-BIN=$(realpath "${MARS_BIN:-.}")
 BUILD=$(realpath "${MARS_BUILD:-build}")
 unset CI
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-
-# ---- helpers: each test runs in a folder of its own, $here ----
-
-# run STATUS COMMAND...: fails unless it ends with this status; what it prints is in $here/output.
-run() {
-    local expected=$1 status=0
-    shift
-    "$@" >"$here/output" 2>&1 </dev/null || status=$?
-    if [ "$status" -ne "$expected" ]; then
-        echo "exit status $status, expected $expected: $*"
-        cat "$here/output"
-        return 1
-    fi
-}
-
-# has FILE TEXT, lacks FILE TEXT: whether one of its lines holds the text.
-has() {
-    grep -qaF -e "$2" "$1" || { echo "$1 does not hold '$2':"; cat "$1"; return 1; }
-}
-lacks() {
-    if grep -qaF -e "$2" "$1"; then echo "$1 holds '$2':"; cat "$1"; return 1; fi
-}
 
 last_line_is() {
     [ "$(tail -n 1 "$here/output")" = "$1" ] || { echo "the last line is not '$1':"; cat "$here/output"; return 1; }
-}
-
-# command_file PATH: makes a shell script of standard input.
-command_file() {
-    { echo '#!/bin/bash'; cat; } >"$1"
-    chmod +x "$1"
 }
 
 # ---- plot.sh ----
@@ -427,7 +396,7 @@ test_environment_of_tests() {
 # ---- test.sh ----
 
 # A tree in which make, the installer and the tests are stand-ins.
-test_tree() {
+make_tree() {
     mkdir -p "$here/scripts" "$here/dev/test" "$here/bin"
     cp scripts/test.sh "$here/scripts"
     touch "$here/dev/test/test_one.c" "$here/dev/test/test_kernels.c" "$here/dev/test/test_two.sh"
@@ -446,7 +415,7 @@ END
 }
 
 test_all_builds_are_tested() {
-    test_tree
+    make_tree
     export CI=true
     run 0 bash "$here/scripts/test.sh"
     last_line_is "12 passed, 0 failed"
@@ -463,7 +432,7 @@ test_all_builds_are_tested() {
 }
 
 test_a_failing_stage_is_a_failure() {
-    test_tree
+    make_tree
     export CI=true
     echo lint >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
@@ -573,28 +542,4 @@ test_quickstart_shows_why_a_build_fails() {
     has "$here/output" "this failed: make"
 }
 
-# ---- all of them ----
-
-passed=0
-failed=0
-for test in $(declare -F | sed -n 's/^declare -f \(test_.*\)/\1/p' | grep -v '^test_tree$'); do
-    case $test in *"${1:-}"*) ;; *) continue ;; esac # an argument selects tests by a part of their names
-    here=$scratch/$test
-    mkdir "$here"
-    # In the background, so that a failure in the middle of a test ends it: with its place, as not every command that
-    # fails says so.
-    (
-        set -E
-        trap 'echo "line $LINENO: $BASH_COMMAND"' ERR
-        "$test"
-    ) >"$scratch/log" 2>&1 &
-    if wait $!; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $test"
-        sed 's/^/    /' "$scratch/log"
-    fi
-done
-echo "$passed passed, $failed failed"
-[ $failed -eq 0 ]
+run_script_tests "$@"

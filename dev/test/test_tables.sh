@@ -4,35 +4,10 @@
 #
 # Most runs here are made up: metrics.jsonl with the losses that a test needs, or a stand-in for the trainer that writes
 # them. One comparison trains for real, a few steps; MARS_BIN says where the programs are.
-set -euo pipefail
+# shellcheck source=dev/test/script_fixture.sh
+source "$(dirname "$0")/script_fixture.sh"
 
-cd "$(dirname "$0")/../.."
-BIN=$(realpath "${MARS_BIN:-.}")
 export LC_ALL=C OMP_WAIT_POLICY=passive
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-
-# ---- helpers: each test runs in a folder of its own, $here ----
-
-# run STATUS COMMAND...: fails unless it ends with this status; what it prints is in $here/output.
-run() {
-    local expected=$1 status=0
-    shift
-    "$@" >"$here/output" 2>&1 </dev/null || status=$?
-    if [ "$status" -ne "$expected" ]; then
-        echo "exit status $status, expected $expected: $*"
-        cat "$here/output"
-        return 1
-    fi
-}
-
-# has FILE TEXT, lacks FILE TEXT: whether one of its lines holds the text.
-has() {
-    grep -qaF -e "$2" "$1" || { echo "$1 does not hold '$2':"; cat "$1"; return 1; }
-}
-lacks() {
-    if grep -qaF -e "$2" "$1"; then echo "$1 holds '$2':"; cat "$1"; return 1; fi
-}
 
 # row TEXT: the output's table row that begins with this, without the spaces that align it. Its first, if it has more.
 row() { sed 's/  */ /g; s/^| //; s/ |$//' "$here/output" | awk -v text="$1 |" 'index($0, text) == 1 && !n++'; }
@@ -507,28 +482,4 @@ test_comparison_with_the_trainer() {
     [ -s "$here/out/compare.png" ]
 }
 
-# ---- all of them ----
-
-passed=0
-failed=0
-for test in $(declare -F | sed -n 's/^declare -f \(test_.*\)/\1/p'); do
-    case $test in *"${1:-}"*) ;; *) continue ;; esac # an argument selects tests by a part of their names
-    here=$scratch/$test
-    mkdir "$here"
-    # In the background, so that a failure in the middle of a test ends it: with its place, as not every command that
-    # fails says so.
-    (
-        set -E
-        trap 'echo "line $LINENO: $BASH_COMMAND"' ERR
-        "$test"
-    ) >"$scratch/log" 2>&1 &
-    if wait $!; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $test"
-        sed 's/^/    /' "$scratch/log"
-    fi
-done
-echo "$passed passed, $failed failed"
-[ $failed -eq 0 ]
+run_script_tests "$@"

@@ -1,0 +1,63 @@
+# shellcheck shell=bash
+# script_fixture.sh: what the tests of shell scripts share. A test is a function test_...; the file that holds tests
+# sources this one first and ends with run_script_tests "$@". Each test runs in a folder of its own, $here, with the repository's
+# root as working directory.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck disable=SC2034 # for the tests
+BIN=$(realpath "${MARS_BIN:-.}")
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# run STATUS COMMAND...: fails unless it ends with this status; what it prints is in $here/output.
+run() {
+    local expected=$1 status=0
+    shift
+    "$@" >"$here/output" 2>&1 </dev/null || status=$?
+    if [ "$status" -ne "$expected" ]; then
+        echo "exit status $status, expected $expected: $*"
+        cat "$here/output"
+        return 1
+    fi
+}
+
+# has FILE TEXT, lacks FILE TEXT: whether one of its lines holds the text.
+has() {
+    grep -qaF -e "$2" "$1" || { echo "$1 does not hold '$2':"; cat "$1"; return 1; }
+}
+lacks() {
+    if grep -qaF -e "$2" "$1"; then echo "$1 holds '$2':"; cat "$1"; return 1; fi
+}
+
+# command_file PATH: makes a shell script of standard input.
+command_file() {
+    { echo '#!/bin/bash'; cat; } >"$1"
+    chmod +x "$1"
+}
+
+# run_script_tests [PART]: runs every test, or those with PART in their names, and prints "N passed, N failed" at its end.
+run_script_tests() {
+    local passed=0 failed=0 test
+    for test in $(declare -F | sed -n 's/^declare -f \(test_.*\)/\1/p'); do
+        case $test in *"${1:-}"*) ;; *) continue ;; esac
+        here=$scratch/$test
+        mkdir "$here"
+        # In the background, so that a failure in the middle of a test ends it: with its place, as not every command that
+        # fails says so.
+        (
+            set -E
+            trap 'echo "line $LINENO: $BASH_COMMAND"' ERR
+            "$test"
+        ) >"$scratch/log" 2>&1 &
+        if wait $!; then
+            passed=$((passed + 1))
+        else
+            failed=$((failed + 1))
+            echo "FAILED: $test"
+            sed 's/^/    /' "$scratch/log"
+        fi
+    done
+    echo "$passed passed, $failed failed"
+    [ "$failed" -eq 0 ]
+}
