@@ -97,7 +97,8 @@ fi
 
 heading "without oneDNN and MPI"
 if compile build/plain ONEDNN=0 MPI=0 WERROR=1; then
-    CI='' run_tests build/plain 'test_kernels*.c' 'test_gpt2*.c' 'test_golden.c'
+    CI='' run_tests build/plain 'test_kernels*.c' 'test_newton_schulz.c' 'test_optim_rules.c' 'test_gpt2*.c' 'test_golden.c' \
+        'test_example.c'
 fi
 
 if [ $all = yes ]; then

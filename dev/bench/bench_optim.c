@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "comm/comm.h"
 #include "dev/bench/measure.h"
@@ -30,14 +29,8 @@ typedef struct Figures {
     double bandwidth_ratio[MOST_MEASUREMENTS], product_ratio[MOST_MEASUREMENTS];
 } Figures;
 
-typedef struct Options {
-    DType precision;
-    int steps, threads;
-    const char *only, *json;
-} Options;
-
 typedef struct Bench {
-    Options options;
+    BenchOptions options;
     TimedBackend timed;
     GPT2 model; /* its table only */
     Comm *comm;
@@ -144,30 +137,6 @@ static void write_json(FILE *file, const Bench *bench, const Figures *all, int c
 
 /* ---- the run ---- */
 
-static Options read_options(int argc, char **argv) {
-    Options o = {backend_auto_precision("cpu"), 5, (int)sysconf(_SC_NPROCESSORS_ONLN), NULL, NULL};
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--precision=float32") == 0)
-            o.precision = DTYPE_FLOAT32;
-        else if (strcmp(argv[i], "--precision=bfloat16") == 0)
-            o.precision = DTYPE_BFLOAT16;
-        else if (strncmp(argv[i], "--steps=", 8) == 0)
-            o.steps = atoi(argv[i] + 8);
-        else if (strncmp(argv[i], "--threads=", 10) == 0)
-            o.threads = atoi(argv[i] + 10);
-        else if (strncmp(argv[i], "--only=", 7) == 0)
-            o.only = argv[i] + 7;
-        else if (strncmp(argv[i], "--json=", 7) == 0)
-            o.json = argv[i] + 7;
-        else
-            die_usage("unexpected argument '%s'; there are --precision, --steps, --threads, --only and --json",
-                      argv[i]);
-    }
-    if (o.steps < 1 || o.steps > MOST_MEASUREMENTS || o.threads < 1)
-        die_usage("--steps and --threads must be at least 1");
-    return o;
-}
-
 static void bench_open(Bench *bench) {
     Error error;
     GPT2Config config = {.n_layer = 12, .n_head = 12, .n_embd = 768, .block_size = 1024, .vocab_size = 50304};
@@ -194,7 +163,7 @@ int main(int argc, char **argv) {
     static Figures all[2 * OPTIM_COUNT];
     int count = 0;
     base_set_program("bench_optim");
-    bench.options = read_options(argc, argv);
+    bench.options = bench_options(argc, argv, 5);
     bench_open(&bench);
     printf("%s, %s, %d threads, %zu parameters: copy %.1f GB/s, plain matmul %.0f GFLOP/s\n", bench.timed.inner->device,
            bench.timed.inner->name, bench.options.threads, bench.model.table.parameters,

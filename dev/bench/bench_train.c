@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include "comm/comm.h"
 #include "dev/bench/measure.h"
@@ -108,35 +107,10 @@ static void print_figures(FILE *out, const Bench *bench, const Figures *f, bool 
     if (json) fputs("\n}\n", out);
 }
 
-typedef struct Options {
-    DType precision;
-    int steps, threads;
-    const char *json;
-} Options;
-
-static Options read_options(int argc, char **argv) {
-    Options o = {backend_auto_precision("cpu"), 8, (int)sysconf(_SC_NPROCESSORS_ONLN), NULL};
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--precision=float32") == 0)
-            o.precision = DTYPE_FLOAT32;
-        else if (strcmp(argv[i], "--precision=bfloat16") == 0)
-            o.precision = DTYPE_BFLOAT16;
-        else if (strncmp(argv[i], "--steps=", 8) == 0)
-            o.steps = atoi(argv[i] + 8);
-        else if (strncmp(argv[i], "--threads=", 10) == 0)
-            o.threads = atoi(argv[i] + 10);
-        else if (strncmp(argv[i], "--json=", 7) == 0)
-            o.json = argv[i] + 7;
-        else
-            die_usage("unexpected argument '%s'; there are --precision, --steps, --threads and --json", argv[i]);
-    }
-    if (o.steps < 1 || o.steps > MOST_STEPS || o.threads < 1) die_usage("--steps and --threads must be at least 1");
-    return o;
-}
-
 int main(int argc, char **argv) {
     base_set_program("bench_train");
-    Options o = read_options(argc, argv);
+    BenchOptions o = bench_options(argc, argv, 8);
+    if (o.only) die_usage("--only: this benchmark measures one thing");
     static Bench bench;
     static Figures f;
     PlainProduct bf16 = {0}, f32 = {0};

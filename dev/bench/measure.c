@@ -3,10 +3,42 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "util/philox.h"
 
 enum { MATMUL_M = 4096, MATMUL_N = 3072, MATMUL_K = 768, COPY_FLOATS = 1 << 27, COPY_PIECE = 1 << 18 };
+
+/* What is behind "--NAME=", or NULL where the argument is another option. */
+static const char *value_of(const char *argument, const char *name) {
+    size_t length = strlen(name);
+    bool same = strncmp(argument, "--", 2) == 0 && strncmp(argument + 2, name, length) == 0;
+    return same && argument[2 + length] == '=' ? argument + 3 + length : NULL;
+}
+
+BenchOptions bench_options(int argc, char **argv, int steps) {
+    BenchOptions o = {backend_auto_precision("cpu"), steps, (int)sysconf(_SC_NPROCESSORS_ONLN), NULL, NULL};
+    for (int i = 1; i < argc; i++) {
+        const char *value;
+        if ((value = value_of(argv[i], "precision")) && (!strcmp(value, "float32") || !strcmp(value, "bfloat16")))
+            o.precision = strcmp(value, "float32") == 0 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16;
+        else if ((value = value_of(argv[i], "steps")))
+            o.steps = atoi(value);
+        else if ((value = value_of(argv[i], "threads")))
+            o.threads = atoi(value);
+        else if ((value = value_of(argv[i], "only")))
+            o.only = value;
+        else if ((value = value_of(argv[i], "json")))
+            o.json = value;
+        else
+            die_usage("unexpected argument '%s'; there are --precision=bfloat16|float32, --steps=N, --threads=N, "
+                      "--only=NAME and --json=FILE",
+                      argv[i]);
+    }
+    if (o.steps < 1 || o.steps > MOST_MEASUREMENTS || o.threads < 1)
+        die_usage("--steps must be from 1 to %d, --threads at least 1", MOST_MEASUREMENTS);
+    return o;
+}
 
 void *random_numbers(size_t n, DType type, uint32_t stream) {
     float *numbers = checked_malloc(n * sizeof *numbers, "random numbers");

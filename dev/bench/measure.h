@@ -6,6 +6,17 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/matmul.h"
 
+/* What the command line of a benchmark says. */
+typedef struct BenchOptions {
+    DType precision;
+    int steps, threads;
+    const char *only; /* one of the things measured; NULL = all */
+    const char *json; /* a file for the figures; NULL = none */
+} BenchOptions;
+
+/* Reads --precision=bfloat16|float32, --steps=N (`steps` where not given), --threads=N, --only=NAME and --json=FILE. */
+BenchOptions bench_options(int argc, char **argv, int steps);
+
 /* n random numbers in [-1/2, 1/2), as float or bfloat16. Untouched memory makes a product look 1.7 times faster than it
  * is. The caller frees them. */
 void *random_numbers(size_t n, DType type, uint32_t stream);
