@@ -47,11 +47,13 @@ data_key() {
     echo "$value"
 }
 
-# What makes these files, for a message.
+# Where these files come from, for a message.
 how_to_prepare() {
     case $1 in
-        data/openwebtext/*) echo "bash data/openwebtext/prepare.sh makes it" ;;
-        data/fineweb/edu100B/*) echo "bash data/fineweb/download.sh --edu100 fetches it" ;;
+        data/openwebtext/*) echo "nanoGPT's data/openwebtext/prepare.py makes such files: put them there" ;;
+        data/fineweb/edu100B/*)
+            echo "put the shards of karpathy/fineweb-edu-100B-gpt2-token-shards (Hugging Face) there"
+            ;;
         data/quickstart/*) echo "bash scripts/quickstart.sh makes it" ;;
         *) echo "prepare_data makes such files (./prepare_data --help)" ;;
     esac

@@ -304,7 +304,7 @@ static void test_data_that_is_missing(void **state) {
     run_in_tree("scripts/run_mars_small.sh --data.val=w.bin", 1, "there is no w.bin, which the run reads as data.val");
     run_in_tree("rm data/fineweb/edu100B/*_train_*; scripts/run_mars_m_xl_fw.sh", 1,
                 "there is no data/fineweb/edu100B/edu_fineweb_train_*.bin, which the run reads as data.train; "
-                "bash data/fineweb/download.sh --edu100 fetches it");
+                "karpathy/fineweb-edu-100B-gpt2-token-shards");
     run_in_tree("scripts/run.sh quickstart", 1, "bash scripts/quickstart.sh makes it");
 }
 
