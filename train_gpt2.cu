@@ -317,12 +317,13 @@ static double mean_loss(Trainer *t) {
     return sums[0] / sums[1];
 }
 
-/* A gradient that is not finite changes nothing, on any process; two in a row end the run. */
-static void report_skipped(Trainer *t, int tensor) {
-    const char *name = t->model.table.tensors[tensor].name;
+/* A gradient that is not finite changes nothing, on any process; two in a row end the run. The second gradient of exact
+ * MARS is no other than the next step's: it would count twice. */
+static void report_skipped(Trainer *t, const OptimResult *result) {
+    const char *name = t->model.table.tensors[result->nonfinite_tensor].name;
     metrics_skipped(t->metrics, t->step, name);
     console_line(&t->console, "step %6lld skipped: the gradient of %s is not finite", (long long)t->step, name);
-    if (!t->last_step_skipped) return;
+    if (!t->last_step_skipped || result->of_next_batch) return;
     if (t->comm->rank == 0)
         die("the gradient of %s is not finite for the second step in a row; nothing was saved. A lower "
             "learning_rate, a longer warm-up or precision float32 may help",
@@ -360,14 +361,14 @@ static void train_step(Trainer *t) {
                          ms,
                          (double)tokens_per_step(t) / ms * 1e3,
                          -1.0};
-    if (skipped) report_skipped(t, result.nonfinite_tensor);
+    if (skipped) report_skipped(t, &result);
     if (logged) {
         metrics_train(t->metrics, &report);
         t->logged_ms = 0.0;
         t->logged_steps = 0;
     }
     console_step(&t->console, t->step, train->max_iters, logged ? &report : NULL);
-    t->last_step_skipped = skipped;
+    t->last_step_skipped = skipped && !result.of_next_batch;
     t->step++;
 }
 
@@ -426,7 +427,8 @@ static void train(Trainer *t) {
     int64_t begin = t->step;
     for (;;) {
         bool done = t->step >= c->max_iters;
-        /* A stop saves at once: whoever sent the signal may not be patient. A resumed run makes up for the validation. */
+        /* A stop saves at once: whoever sent the signal may not be patient. A resumed run makes up for the validation.
+         * */
         bool due = done || (!stopping && every(c->eval_interval, t->step));
         if (due && !(t->step == begin && validated)) evaluate(t);
         if (t->step > begin && (done || stopping || every(c->checkpoint_interval, t->step))) save(t);

@@ -11,12 +11,14 @@
 
 #include "comm/comm.h"
 
-/* Elements of one process's shard that move at a time in a reduction. */
-enum { PIECE = 1 << 20 };
+/* Elements that move at a time: of one buffer, and of all shards together in a reduction, of which each process keeps
+ * two such buffers. A shard's piece is never smaller than LEAST_PIECE, or many processes would exchange crumbs. */
+enum { PIECE = 1 << 22, LEAST_PIECE = 1 << 16 };
 
 typedef struct MpiComm {
     Comm base;
-    float *received; /* (size, PIECE) */
+    size_t piece;             /* elements of a shard that move at a time */
+    float *staged, *received; /* (size, piece): for every process, and from every process */
 } MpiComm;
 
 static void check(int status, const char *what) {
@@ -64,9 +66,9 @@ static size_t largest_shard(const Comm *comm, const Partition *partition) {
 }
 
 /* How many elements of shard r lie in the piece that starts `done` elements into it. */
-static int piece_length(const Partition *partition, int r, size_t done) {
+static int piece_length(const MpiComm *mpi, const Partition *partition, int r, size_t done) {
     size_t length = partition_shard_length(partition, r);
-    return done >= length ? 0 : (int)min_i64(PIECE, (int64_t)(length - done));
+    return done >= length ? 0 : (int)min_i64((int64_t)mpi->piece, (int64_t)(length - done));
 }
 
 /* Copies elements [from, from + n) of shard r out of the flat buffer, or where `back` into it. What lies between the
@@ -87,12 +89,12 @@ static void copy_piece(float *piece, float *data, const Partition *partition, in
 /* One piece: everybody sends each owner its part; the owner adds up what it received, process 0 first. */
 static void reduce_piece(MpiComm *mpi, float *data, const Partition *partition, float *shard, size_t done,
                          int *layout) {
-    int size = mpi->base.size, rank = mpi->base.rank, own = piece_length(partition, rank, done);
+    int size = mpi->base.size, rank = mpi->base.rank, own = piece_length(mpi, partition, rank, done);
     int *send_count = layout, *send_at = layout + size, *receive_count = layout + 2 * size;
     int *receive_at = layout + 3 * size;
-    float *staged = mpi->received + (size_t)size * PIECE;
+    float *staged = mpi->staged;
     for (int r = 0, at = 0; r < size; r++) {
-        send_count[r] = piece_length(partition, r, done);
+        send_count[r] = piece_length(mpi, partition, r, done);
         send_at[r] = at;
         copy_piece(staged + at, data, partition, r, done, (size_t)send_count[r], false);
         at += send_count[r];
@@ -115,14 +117,15 @@ static void reduce_scatter(Comm *comm, float *data, const Partition *partition, 
     int *layout = checked_malloc(4 * (size_t)comm->size * sizeof *layout, "exchanging gradients");
     size_t largest = largest_shard(comm, partition);
     if (comm->size > 1)
-        for (size_t done = 0; done < largest; done += PIECE) reduce_piece(mpi, data, partition, shard, done, layout);
+        for (size_t done = 0; done < largest; done += mpi->piece)
+            reduce_piece(mpi, data, partition, shard, done, layout);
     free(layout);
 }
 
 /* ---- moving what owners have ---- */
 
 static void all_gather(Comm *comm, void *data, size_t element_size, const Partition *partition) {
-    enum { BYTES = 4 * PIECE };
+    enum { BYTES = 1 << 22 };
     for (int r = 0; r < comm->size; r++)
         for (int i = partition->first[r]; i < partition->first[r + 1]; i++) {
             char *range = (char *)data + partition->parts[i].begin * element_size;
@@ -147,6 +150,7 @@ static void collect(Comm *comm, int from, float *data, size_t n) {
 }
 
 static void close_mpi(Comm *comm, int status) {
+    free(((MpiComm *)comm)->staged);
     free(((MpiComm *)comm)->received);
     free(comm);
     MPI_Finalize();
@@ -190,7 +194,10 @@ Comm *comm_open_mpi(void) {
     MPI_Get_library_version(version, &length);
     version[strcspn(version, ",\n")] = 0;
     snprintf(comm->transport, sizeof comm->transport, "%.63s", version);
-    mpi->received = checked_malloc(2 * (size_t)comm->size * PIECE * sizeof(float), "exchanging gradients");
+    mpi->piece = (size_t)max_i64(LEAST_PIECE, PIECE / comm->size);
+    size_t bytes = (size_t)comm->size * mpi->piece * sizeof(float);
+    mpi->staged = checked_malloc(bytes, "exchanging gradients");
+    mpi->received = checked_malloc(bytes, "exchanging gradients");
     base_set_process(comm->rank, comm->size, quit);
     return comm;
 }

@@ -92,12 +92,12 @@ static bool number_from_text(const char *text, double *value) {
     return text[0] && !text[strspn(text, "0123456789+-.eE")] && !*end;
 }
 
-/* "0.9,0.95" or "[0.9,0.95]" */
+/* "0.9,0.95", or as in JSON "[0.9, 0.95]". */
 static bool set_pair_from_text(Config *config, const ConfigKey *key, const char *text) {
     char first[64], second[64];
     int end = 0;
     bool bracketed = text[0] == '[';
-    if (sscanf(text + bracketed, "%63[^,],%63[^]]%n", first, second, &end) != 2) return false;
+    if (sscanf(text + bracketed, "%63[^,], %63[^]]%n", first, second, &end) != 2) return false;
     double a, b;
     return strcmp(text + bracketed + end, bracketed ? "]" : "") == 0 && number_from_text(first, &a) &&
            number_from_text(second, &b) && set_pair(config, key, a, b);
@@ -388,18 +388,34 @@ static bool check_model(const Config *config, const char *where, Error *error) {
     return true;
 }
 
-/* Nothing that a source gives may be without effect. */
-static bool check_applies(const Config *config, const Source *source, Error *error) {
+/* A key on the command line that the optimizer does not have is a mistake. */
+static bool check_applies(const Config *config, const Source *arguments, Error *error) {
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
-        if (!source->given[i] || config_key_applies(key, config->optimizer.name)) continue;
+        if (!arguments->given[i] || config_key_applies(key, config->optimizer.name)) continue;
         char having[256];
         config_key_optimizers(key, having, sizeof having);
-        return error_set(error,
-                         "%s: %s.%s: the optimizer %s has no such setting: remove it; optimizers that have it: %s",
-                         source->name, key->section, key->name, config_optimizer_name(config->optimizer.name), having);
+        return error_set(
+            error, "%s: %s.%s: the optimizer %s has no such setting: remove it; optimizers that have it: %s",
+            arguments->name, key->section, key->name, config_optimizer_name(config->optimizer.name), having);
     }
     return true;
+}
+
+/* In a file it may be there for another optimizer, as in `train_gpt2 small_mars.json --optimizer.name=muon`: it is said
+ * to have no effect, and is its default. */
+static void drop_what_does_not_apply(Config *config, const Source *file) {
+    char names[512] = "";
+    for (int i = 0; i < config_key_count; i++) {
+        const ConfigKey *key = &config_keys[i];
+        if (!file->given[i] || config_key_applies(key, config->optimizer.name)) continue;
+        size_t used = strlen(names);
+        snprintf(names + used, sizeof names - used, "%s%s.%s", used ? ", " : "", key->section, key->name);
+        set_from_text(config, key, key->default_text);
+    }
+    if (names[0])
+        warn("%s: without effect on the optimizer %s: %s", file->name, config_optimizer_name(config->optimizer.name),
+             names);
 }
 
 static bool check_optimizer(const Config *config, const char *where, Error *error) {
@@ -498,10 +514,12 @@ bool config_load(Config *config, const char *path, int count, char *const *overr
     fill_dependent_defaults(config, &file, &arguments);
 
     const char *where = path ? path : command_line;
-    return check_required(&file, &arguments, where, error) && check_applies(config, &file, error) &&
-           check_applies(config, &arguments, error) && check_model(config, where, error) &&
-           check_optimizer(config, where, error) && check_batch(config, where, error) &&
-           check_train(config, where, error) && check_schedule(config, where, error);
+    bool good = check_required(&file, &arguments, where, error) && check_applies(config, &arguments, error) &&
+                check_model(config, where, error) && check_optimizer(config, where, error) &&
+                check_batch(config, where, error) && check_train(config, where, error) &&
+                check_schedule(config, where, error);
+    if (good) drop_what_does_not_apply(config, &file);
+    return good;
 }
 
 /* ---- the number of processes ---- */
@@ -643,5 +661,6 @@ void config_print_help(FILE *file) {
     }
     fprintf(file, "\nGive total_batch_size or gradient_accumulation_steps:\n"
                   "total_batch_size = batch_size x processes x gradient_accumulation_steps.\n"
-                  "A key that is marked \"only\" is an error with the other optimizers.\n");
+                  "A key that is marked \"only\" has no effect on the other optimizers: in the file that is a\n"
+                  "warning, on the command line an error.\n");
 }

@@ -9,13 +9,9 @@
 /* In the order of the enumerations. */
 static const char *const order_names[] = {
     [ORDER_RANDOM] = "random", [ORDER_SEQUENTIAL] = "sequential", [ORDER_SHUFFLED] = "shuffled", NULL};
-static const char *const optimizer_names[] = {
-    [OPTIM_ADAMW] = "adamw",         [OPTIM_MARS_ADAMW] = "mars-adamw",
-    [OPTIM_MARS_LION] = "mars-lion", [OPTIM_MARS_SHAMPOO] = "mars-shampoo",
-    [OPTIM_MUON] = "muon",           [OPTIM_MOONLIGHT] = "moonlight",
-    [OPTIM_MARS_M] = "mars-m",       [OPTIM_MARS_M_EFFICIENT] = "mars-m-efficient",
-    [OPTIM_SGD_SAI] = "sgd-sai",     [OPTIM_COUNT] = NULL};
-static const char *const optimizer_aliases[] = {"sgd-boost", "sgd-sai", NULL};
+#define OPTIMIZER_TEXT(name, text) text,
+static const char *const optimizer_names[] = {OPTIMIZERS(OPTIMIZER_TEXT) NULL};
+static const char *const optimizer_aliases[] = {OPTIM_SGD_SAI_ALIAS, "sgd-sai", NULL};
 static const char *const ns_dtype_names[] = {
     [NS_DTYPE_AUTO] = "auto", [NS_DTYPE_BFLOAT16] = "bfloat16", [NS_DTYPE_FLOAT32] = "float32", NULL};
 static const char *const schedule_names[] = {
@@ -99,7 +95,7 @@ const ConfigKey config_keys[] = {
     OPTIMIZER_KEY(weight_decay_1d, "0.1", MARS, AT_LEAST(0), "of AdamW on the vectors"),
     OPTIMIZER_KEY(muon_learning_rate, "0.02", MUON, ABOVE(0), "the schedule's peak for 2-D tensors"),
     OPTIMIZER_KEY(muon_weight_decay, "0", MUON, AT_LEAST(0), "decoupled; 2-D tensors"),
-    OPTIMIZER_KEY(momentum, "0.95", MUON | MOONLIGHT | SGD_SAI, FROM_BELOW(0, 1), "of the gradients; sgd-sai: 0.9 if not given"),
+    OPTIMIZER_KEY(momentum, "0.95", MUON | MOONLIGHT | SGD_SAI, FROM_BELOW(0, 1), "of g; sgd-sai: default 0.9"),
     OPTIMIZER_KEY(nesterov, "true", MUON | MOONLIGHT, ANY, "momentum that looks a step ahead"),
     OPTIMIZER_KEY(ns_steps, "5", MATRIX, FROM_TO(1, 100), "iterations of Newton-Schulz"),
     OPTIMIZER_KEY(ns_dtype, "auto", MATRIX, ONE_OF(ns_dtype_names), "type that these run in; auto = as activations"),

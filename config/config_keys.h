@@ -1,8 +1,9 @@
 /* config_keys.h: the one table of keys, and questions about it.
  *
  * A line of the table says everything there is to know about a key: where its value lies in Config, its type, default,
- * range and meaning, and which optimizers have it. The parser, --help, the messages and config_to_json (config.c) only walk the table, so a new
- * option is one field in a struct and one line in config_keys.c. Nothing here reads files or changes a Config. */
+ * range and meaning, and which optimizers have it. The parser, --help, the messages and config_to_json (config.c) only
+ * walk the table, so a new option is one field in a struct and one line in config_keys.c. Nothing here reads files or
+ * changes a Config. */
 #ifndef MARS_CONFIG_CONFIG_KEYS_H
 #define MARS_CONFIG_CONFIG_KEYS_H
 

@@ -34,11 +34,13 @@ typedef struct BatchedProduct {
 } BatchedProduct;
 
 struct Backend {
-    char name[32];              /* "cpu-float32" */
-    char device[128];           /* the processor's or GPU's name, for people */
-    DType activation;           /* the type behind every void * below */
-    int threads;                /* CPU threads per process */
-    bool products_side_by_side; /* the matrices of a batched product are worked on together, as on a GPU */
+    char name[32];    /* "cpu-float32" */
+    char device[128]; /* the processor's or GPU's name, for people */
+    DType activation; /* the type behind every void * below */
+    int threads;      /* CPU threads per process */
+    /* Batched products of up to this many multiplications m n k for each matrix are worked on side by side, larger ones
+     * one after the other. */
+    int64_t side_by_side_work;
 
     /* ---- memory ---- */
 
@@ -141,8 +143,8 @@ Backend *backend_open(const char *device, DType activation, int threads, Error *
 /* "cuda" where this binary can use a GPU that is there, else "cpu". */
 const char *backend_auto_device(void);
 
-/* How many threads suit one of `processes` processes on this machine. Launchers often bind a process to few cores, which
- * then are all it has; processes that are not bound share the machine's. */
+/* How many threads suit one of `processes` processes on this machine. Launchers often bind a process to few cores,
+ * which then are all it has; processes that are not bound share the machine's. */
 int backend_default_threads(int processes);
 
 /* The activation type with which `device` is fastest: bfloat16 where its matrix units take it, else float32. */

@@ -43,8 +43,10 @@ bool checkpoint_into_optim(const Checkpoint *checkpoint, const TensorTable *tabl
                          "train.init_from=\"%s\" and another train.out_dir",
                          checkpoint->path, checkpoint->optimizer, optim_names[name], checkpoint->path);
     float *host = checked_malloc(table->parameters * sizeof *host, "optimizer state");
-    bool good = read_states(checkpoint, table, optim, host, error);
+    Error reason;
+    bool good = read_states(checkpoint, table, optim, host, &reason);
     free(host);
-    if (good) optim_set_updates(optim, checkpoint->updates);
-    return good;
+    if (!good) return error_set(error, "%s (was it written with another optimizer.optimize_1d?)", reason.text);
+    optim_set_updates(optim, checkpoint->updates);
+    return true;
 }

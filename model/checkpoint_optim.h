@@ -11,7 +11,8 @@ EXTERN_C_BEGIN
 void checkpoint_from_optim(CheckpointSource *source, OptimName name, Optim *optim);
 
 /* Sets the state of `optim` to what the checkpoint holds. Fails where another optimizer wrote it, or a state that this
- * one needs is not there. */
+ * one needs is not there. A run may go on with another is_approx; its first step then has the g_last of the other form.
+ */
 bool checkpoint_into_optim(const Checkpoint *checkpoint, const TensorTable *table, OptimName name, Optim *optim,
                            Error *error);
 

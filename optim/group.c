@@ -10,27 +10,28 @@
 
 static bool same_shape(const Tensor *a, const Tensor *b) { return a->rows == b->rows && a->columns == b->columns; }
 
-/* Lists this process's matrices, those of one shape together, and the shapes. */
-static NewtonSchulzShape *list_matrices(Group *g, const TensorTable *table, int rank, int *shape_count) {
-    int first = g->partition.first[rank], count = g->partition.first[rank + 1] - first;
-    NewtonSchulzShape *shapes = checked_calloc((size_t)count + 1, sizeof *shapes, "the optimizer's matrices");
-    bool *listed = checked_calloc((size_t)table->count, sizeof *listed, "the optimizer's matrices");
-    g->matrices = checked_calloc((size_t)count + 1, sizeof *g->matrices, "the optimizer's matrices");
+/* Lists this process's matrices, those of one shape together, and the shapes. The caller frees both lists. */
+static int *list_matrices(const Group *g, const TensorTable *table, int rank, NewtonSchulzShape **shapes,
+                          int *shape_count) {
+    int first = g->partition.first[rank], count = g->partition.first[rank + 1] - first, listed = 0;
+    int *matrices = checked_calloc((size_t)count + 1, sizeof *matrices, "the optimizer's matrices");
+    bool *is_listed = checked_calloc((size_t)table->count, sizeof *is_listed, "the optimizer's matrices");
+    *shapes = checked_calloc((size_t)count + 1, sizeof **shapes, "the optimizer's matrices");
     *shape_count = 0;
     for (int i = 0; i < count; i++) {
-        const Tensor *model = &table->tensors[partition_tensor_of(table, &g->partition.parts[first + i])];
-        int before = g->matrix_count;
+        const Tensor *example = &table->tensors[partition_tensor_of(table, &g->partition.parts[first + i])];
+        int before = listed;
         for (int j = i; j < count; j++) {
             int tensor = partition_tensor_of(table, &g->partition.parts[first + j]);
-            if (listed[tensor] || !same_shape(&table->tensors[tensor], model)) continue;
-            listed[tensor] = true;
-            g->matrices[g->matrix_count++] = tensor;
+            if (is_listed[tensor] || !same_shape(&table->tensors[tensor], example)) continue;
+            is_listed[tensor] = true;
+            matrices[listed++] = tensor;
         }
-        if (g->matrix_count > before)
-            shapes[(*shape_count)++] = (NewtonSchulzShape){model->rows, model->columns, g->matrix_count - before};
+        if (listed > before)
+            (*shapes)[(*shape_count)++] = (NewtonSchulzShape){example->rows, example->columns, listed - before};
     }
-    free(listed);
-    return shapes;
+    free(is_listed);
+    return matrices;
 }
 
 static const Part *part_of(const Group *g, const Tensor *tensor, int rank) {
@@ -39,19 +40,19 @@ static const Part *part_of(const Group *g, const Tensor *tensor, int rank) {
 }
 
 /* Cuts the matrices of one shape into batches, and these into chunks that know their place in the workspace. */
-static void append_batches(Group *g, const TensorTable *table, const NewtonSchulzShape *shape, int first_matrix,
-                           int rank, bool gradient_is_shard) {
-    int most = newton_schulz_batch(shape);
+static void append_batches(Group *g, const TensorTable *table, const NewtonSchulzShape *shape, const int *matrices,
+                           const GroupOptions *options, const Backend *be) {
+    int most = newton_schulz_batch(be, shape);
     for (int done = 0; done < shape->count; done += most) {
         MatrixBatch batch = {.rows = shape->rows,
                              .columns = shape->columns,
                              .first_chunk = g->chunk_count,
-                             .first_matrix = first_matrix + done,
                              .matrix_count = (int)min_i64(most, shape->count - done)};
         for (int i = 0; i < batch.matrix_count; i++) {
-            int tensor = g->matrices[batch.first_matrix + i], chunk = g->chunk_count;
+            int tensor = matrices[done + i], chunk = g->chunk_count;
             const Tensor *t = &table->tensors[tensor];
-            multi_tensor_append_chunks(&g->chunks, &g->chunk_count, part_of(g, t, rank), tensor, gradient_is_shard);
+            multi_tensor_append_chunks(&g->chunks, &g->chunk_count, part_of(g, t, options->rank), tensor,
+                                       options->needs_shards);
             for (; chunk < g->chunk_count; chunk++)
                 g->chunks[chunk].matrix = (size_t)i * t->size + (g->chunks[chunk].begin - t->offset);
         }
@@ -60,17 +61,20 @@ static void append_batches(Group *g, const TensorTable *table, const NewtonSchul
     }
 }
 
+/* Newton-Schulz is opened also where this process owns no matrix, so that all find out what the device cannot do. */
 static bool open_matrices(Group *g, const TensorTable *table, const GroupOptions *options, Backend *be, Error *error) {
-    int shape_count;
-    NewtonSchulzShape *shapes = list_matrices(g, table, options->rank, &shape_count);
-    g->batches = checked_calloc((size_t)g->matrix_count + 1, sizeof *g->batches, "the optimizer's matrices");
+    NewtonSchulzShape *shapes;
+    int shape_count, *matrices = list_matrices(g, table, options->rank, &shapes, &shape_count), count = 0;
+    for (int s = 0; s < shape_count; s++) count += shapes[s].count;
+    g->batches = checked_calloc((size_t)count + 1, sizeof *g->batches, "the optimizer's matrices");
     for (int s = 0, first = 0; s < shape_count; first += shapes[s++].count)
-        append_batches(g, table, &shapes[s], first, options->rank, options->needs_shards);
-    g->squares = checked_calloc((size_t)g->chunk_count + (size_t)g->matrix_count + 1, sizeof *g->squares, "norms");
-    if (shape_count > 0)
-        g->newton_schulz = newton_schulz_open(be, options->ns_type, options->ns_steps, shapes, shape_count, error);
+        append_batches(g, table, &shapes[s], matrices + first, options, be);
+    g->squares = checked_calloc((size_t)g->chunk_count + 1, sizeof *g->squares, "the optimizer's sums");
+    g->norms = checked_calloc((size_t)count + 1, sizeof *g->norms, "the optimizer's sums");
+    g->newton_schulz = newton_schulz_open(be, options->ns_type, options->ns_steps, shapes, shape_count, error);
     free(shapes);
-    return shape_count == 0 || g->newton_schulz;
+    free(matrices);
+    return g->newton_schulz != NULL;
 }
 
 /* ---- opening ---- */
@@ -116,9 +120,9 @@ void group_close(Group *g, Backend *be) {
     free(g->chosen);
     free(g->chunks);
     free(g->sums);
-    free(g->matrices);
     free(g->batches);
     free(g->squares);
+    free(g->norms);
 }
 
 /* ---- the passes of a step ---- */
@@ -139,12 +143,12 @@ static void update_batch(Group *g, Backend *be, const MatrixBatch *batch, MultiT
     const Chunk *chunks = g->chunks + batch->first_chunk;
     DType type = newton_schulz_type(g->newton_schulz);
     size_t size = (size_t)(batch->rows * batch->columns);
-    double *norms = g->squares + g->chunk_count;
     multi_tensor_directions(be, g->name, chunks, batch->chunk_count, buffers, numbers,
                             newton_schulz_input(g->newton_schulz), type, g->squares);
-    memset(norms, 0, (size_t)batch->matrix_count * sizeof *norms);
-    for (int c = 0; c < batch->chunk_count; c++) norms[chunks[c].matrix / size] += g->squares[c];
-    const void *result = newton_schulz_run(g->newton_schulz, batch->rows, batch->columns, batch->matrix_count, norms);
+    memset(g->norms, 0, (size_t)batch->matrix_count * sizeof *g->norms);
+    for (int c = 0; c < batch->chunk_count; c++) g->norms[chunks[c].matrix / size] += g->squares[c];
+    const void *result =
+        newton_schulz_run(g->newton_schulz, batch->rows, batch->columns, batch->matrix_count, g->norms);
     multi_tensor_apply(be, chunks, batch->chunk_count, buffers, numbers, result, type);
 }
 

@@ -18,7 +18,7 @@ typedef struct GradientBuffers {
 typedef struct MatrixBatch {
     int64_t rows, columns;
     int first_chunk, chunk_count;
-    int first_matrix, matrix_count; /* of the group's list of matrices */
+    int matrix_count;
 } MatrixBatch;
 
 typedef struct Group {
@@ -34,12 +34,10 @@ typedef struct Group {
     GradientSums *sums;             /* (chunk_count) */
 
     /* matrix rules */
-    int *matrices; /* tensors that this process owns, by batch */
-    int matrix_count;
     MatrixBatch *batches;
     int batch_count;
     NewtonSchulz *newton_schulz;
-    double *squares; /* (chunk_count) and, behind them, (matrix_count) */
+    double *squares, *norms; /* (chunk_count), and one for each matrix of a batch */
 } Group;
 
 /* How a group is to be opened. */
@@ -53,7 +51,8 @@ typedef struct GroupOptions {
     int rank, processes;
 } GroupOptions;
 
-/* Opens a group of the tensors with chosen[i], which it takes. NULL in *error's case: false and the reason. */
+/* Opens a group of the tensors with chosen[i]; the group takes the array. False and the reason where the device cannot
+ * do it; the group is to be closed then too. */
 bool group_open(Group *group, const TensorTable *table, bool *chosen, const GroupOptions *options, Backend *be,
                 Error *error);
 void group_close(Group *group, Backend *be);

@@ -1,5 +1,5 @@
-/* mars.h: the corrected gradient of MARS (Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the power of variance reduction for
- * training large models", 2024, arXiv:2411.10438), which the rules of its family share.
+/* mars.h: the corrected gradient of MARS (Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the power of variance reduction
+ * for training large models", 2024, arXiv:2411.10438), which the rules of its family share.
  *
  *   c = g + gamma beta1/(1 - beta1) (g - g_last);      c <- c / ||c|| where the tensor's ||c|| is above 1
  *
@@ -8,6 +8,9 @@
  * k = gamma beta1/(1 - beta1),
  *   ||c||^2 = (1 + k)^2 ||g||^2 - 2 k (1 + k) <g, g_last> + k^2 ||g_last||^2
  * so one pass over g and g_last serves the global clip and every tensor's norm, and a second one does the rest.
+ *
+ * The family's rules take every 2-D tensor, of which hidden matrices decay by weight_decay. Vectors are AdamW's, by
+ * lr_1d, betas_1d and weight_decay_1d, gains too, unless optimize_1d.
  *
  * State per parameter: g_last, 4 bytes, kept by exchanging buffers. The buffer holds it unscaled: last_factor makes it
  * the gradient after scaling and clipping. */

@@ -4,6 +4,8 @@
  *   m <- beta1 m + (1 - beta1) c
  *   x <- x (1 - lr wd) - lr 0.2 sqrt(max(rows, columns)) NS(m)
  *
+ * All other tensors are as Moonlight's.
+ *
  * State per parameter: m and g_last, 8 bytes. Memory traffic per parameter: Muon's (muon.h) and g_last read twice: 38
  * bytes. */
 #ifndef MARS_OPTIM_MARS_M_H

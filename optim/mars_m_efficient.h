@@ -4,6 +4,8 @@
  *   b <- mu b + ((1 - gamma) (1 - mu) / mu) g;      u = gamma g + mu b              mu = beta1
  *   x <- x (1 - lr wd) - lr 0.2 sqrt(max(rows, columns)) NS(u)
  *
+ * All other tensors are as Moonlight's.
+ *
  * State per parameter: b, 4 bytes. Memory traffic is Muon's (muon.h): 30 bytes. */
 #ifndef MARS_OPTIM_MARS_M_EFFICIENT_H
 #define MARS_OPTIM_MARS_M_EFFICIENT_H

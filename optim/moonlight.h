@@ -4,6 +4,8 @@
  *   b <- mu b + g;      u = g + mu b  (Nesterov; without it u = b)
  *   x <- x (1 - lr wd) - lr 0.2 sqrt(max(rows, columns)) NS(u)
  *
+ * All other tensors are AdamW's, at the same rate and, embeddings and gains included, with the same decay; betas_1d.
+ *
  * State per parameter: b, 4 bytes. Memory traffic is Muon's (muon.h): 30 bytes. */
 #ifndef MARS_OPTIM_MOONLIGHT_H
 #define MARS_OPTIM_MOONLIGHT_H

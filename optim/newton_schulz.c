@@ -1,5 +1,5 @@
-/* newton_schulz.c: the iteration of newton_schulz.h, in products of the backend's table. Only the scaling pass is written
- * for the device. */
+/* newton_schulz.c: the iteration of newton_schulz.h, in products of the backend's table. Only the scaling pass is
+ * written for the device. */
 #include "optim/newton_schulz.h"
 
 #include <math.h>
@@ -20,11 +20,8 @@ static const double NORM_EPS = 1e-7;
 /* Elements of X in the workspace, where a matrix is not larger by itself. */
 static const int64_t BATCH_ELEMENTS = 1 << 24;
 
-/* How many matrices take their steps together. A GPU needs many at a time to be busy. A CPU keeps one in its caches
- * from step to step: two of 3072 x 768 together took a quarter longer than one after the other. */
-static int64_t matrices_together(const Backend *be, int64_t count) {
-    return be->products_side_by_side ? count : min_i64(count, 1);
-}
+/* Elements that one thread scales at a time. */
+enum { SCALE_BLOCK = 1 << 14 };
 
 struct NewtonSchulz {
     Backend *be;
@@ -36,9 +33,12 @@ struct NewtonSchulz {
     void *a, *b;
 };
 
-int newton_schulz_batch(const NewtonSchulzShape *shape) {
-    int64_t fit = BATCH_ELEMENTS / (shape->rows * shape->columns);
-    return (int)max_i64(1, min_i64(shape->count, fit));
+/* A GPU needs many matrices at a time to be busy. A CPU multiplies large ones one after the other, and then the same
+ * one is best taken through all steps while it is in the caches: two of 3072 x 768 together took a quarter longer. */
+int newton_schulz_batch(const Backend *be, const NewtonSchulzShape *shape) {
+    int64_t size = shape->rows * shape->columns, work = size * min_i64(shape->rows, shape->columns);
+    if (work > be->side_by_side_work) return 1;
+    return (int)max_i64(1, min_i64(shape->count, BATCH_ELEMENTS / size));
 }
 
 /* Whole pages, so that the next buffer is aligned as memory from the table is. */
@@ -55,15 +55,15 @@ NewtonSchulz *newton_schulz_open(Backend *be, DType type, int steps, const Newto
     }
     int64_t x_elements = 0, a_elements = 0;
     for (int i = 0; i < shape_count; i++) {
-        int64_t batch = newton_schulz_batch(&shapes[i]), side = min_i64(shapes[i].rows, shapes[i].columns);
+        int64_t batch = newton_schulz_batch(be, &shapes[i]), side = min_i64(shapes[i].rows, shapes[i].columns);
         x_elements = max_i64(x_elements, batch * shapes[i].rows * shapes[i].columns);
-        a_elements = max_i64(a_elements, matrices_together(be, batch) * side * side);
+        a_elements = max_i64(a_elements, batch * side * side);
     }
     NewtonSchulz *ns = checked_calloc(1, sizeof *ns, "Newton-Schulz");
     size_t x_bytes = buffer_bytes(type, x_elements), a_bytes = buffer_bytes(type, a_elements);
     ns->be = be, ns->type = type, ns->steps = steps;
     ns->bytes = 2 * x_bytes + 2 * a_bytes, ns->x_bytes = x_bytes;
-    char *memory = ns->memory = be->alloc(be, ns->bytes, "Newton-Schulz");
+    char *memory = ns->memory = be->alloc(be, ns->bytes + 1, "Newton-Schulz"); /* also where there are no shapes */
     ns->x[0] = memory, ns->x[1] = memory + x_bytes;
     ns->a = memory + 2 * x_bytes, ns->b = memory + 2 * x_bytes + a_bytes;
     return ns;
@@ -81,22 +81,23 @@ void *newton_schulz_input(NewtonSchulz *ns) { return ns->x[0]; }
 
 /* x <- x / (norm + eps), for matrices of `size` elements one behind the other. */
 static void scale_matrices(Backend *be, DType type, void *x, int64_t size, int count, const double *square_norms) {
-    for (int i = 0; i < count; i++) {
-        float factor = (float)(1.0 / (sqrt(square_norms[i]) + NORM_EPS));
-        float *RESTRICT x32 = (float *)x + i * size;
-        bfloat16 *RESTRICT x16 = (bfloat16 *)x + i * size;
-        if (type == DTYPE_FLOAT32) {
-#pragma omp parallel for simd schedule(static) num_threads(be->threads)
-            for (int64_t j = 0; j < size; j++) x32[j] *= factor;
-        } else {
-#pragma omp parallel for simd schedule(static) num_threads(be->threads)
-            for (int64_t j = 0; j < size; j++) x16[j] = bfloat16_from_float(float_from_bfloat16(x16[j]) * factor);
+#pragma omp parallel for collapse(2) schedule(static) num_threads(be->threads)
+    for (int i = 0; i < count; i++)
+        for (int64_t begin = 0; begin < size; begin += SCALE_BLOCK) {
+            int64_t n = min_i64(SCALE_BLOCK, size - begin);
+            float factor = (float)(1.0 / (sqrt(square_norms[i]) + NORM_EPS));
+            float *RESTRICT x32 = (float *)x + i * size + begin;
+            bfloat16 *RESTRICT x16 = (bfloat16 *)x + i * size + begin;
+            if (type == DTYPE_FLOAT32)
+                for (int64_t j = 0; j < n; j++) x32[j] *= factor;
+            else
+                for (int64_t j = 0; j < n; j++) x16[j] = bfloat16_from_float(float_from_bfloat16(x16[j]) * factor);
         }
-    }
 }
 
-/* The steps of `count` matrices from number `first` on. */
-static void iterate(NewtonSchulz *ns, int64_t rows, int64_t columns, int64_t first, int count) {
+const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, int count, const double *square_norms) {
+    if ((size_t)(count * rows * columns) * dtype_size(ns->type) > ns->x_bytes)
+        die("Newton-Schulz: no workspace for %d matrices of %lld x %lld", count, (long long)rows, (long long)columns);
     Backend *be = ns->be;
     bool tall = rows > columns;
     int64_t side = min_i64(rows, columns), inner = max_i64(rows, columns);
@@ -105,23 +106,13 @@ static void iterate(NewtonSchulz *ns, int64_t rows, int64_t columns, int64_t fir
     BatchedProduct square = {ns->type, count, side, side, inner, tall, !tall, 1.0f, 0.0f};         /* A */
     BatchedProduct polynomial = {ns->type, count, side, side, side, false, false, quintic, cubic}; /* B */
     BatchedProduct update = {ns->type, count, rows, columns, side, false, false, 1.0f, linear};    /* X */
-    size_t offset = (size_t)(first * rows * columns) * dtype_size(ns->type);
+    scale_matrices(be, ns->type, ns->x[0], rows * columns, count, square_norms);
     for (int step = 0; step < ns->steps; step++) {
-        const void *x = (const char *)ns->x[step % 2] + offset;
-        void *next = (char *)ns->x[(step + 1) % 2] + offset;
+        const void *x = ns->x[step % 2];
         be->batched_product(be, &square, ns->a, x, x, NULL);
         be->batched_product(be, &polynomial, ns->b, ns->a, ns->a, ns->a);
-        be->batched_product(be, &update, next, tall ? x : ns->b, tall ? ns->b : x, x);
+        be->batched_product(be, &update, ns->x[(step + 1) % 2], tall ? x : ns->b, tall ? ns->b : x, x);
     }
-}
-
-const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, int count, const double *square_norms) {
-    if ((size_t)(count * rows * columns) * dtype_size(ns->type) > ns->x_bytes)
-        die("Newton-Schulz: no workspace for %d matrices of %lld x %lld", count, (long long)rows, (long long)columns);
-    scale_matrices(ns->be, ns->type, ns->x[0], rows * columns, count, square_norms);
-    int64_t together = matrices_together(ns->be, count);
-    for (int64_t first = 0; first < count; first += together)
-        iterate(ns, rows, columns, first, (int)min_i64(together, count - first));
     return ns->x[ns->steps % 2];
 }
 

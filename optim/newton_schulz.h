@@ -5,11 +5,11 @@
  *   repeat `steps` times, for X with no more rows than columns:
  *       A = X X^T;   B = -4.7750 A + 2.0315 A A;   X <- 3.4445 X + B X
  * A matrix with more rows than columns is treated as its transpose: A = X^T X and X <- 3.4445 X + X B, which needs no
- * transposing in memory. In bfloat16 the three coefficients are rounded to bfloat16 too. What comes out has G's singular
- * vectors and singular values between about 0.7 and 1.2.
+ * transposing in memory. In bfloat16 the three coefficients are rounded to bfloat16 too. What comes out has G's
+ * singular vectors and singular values between about 0.7 and 1.2.
  *
- * Matrices of one shape are handed over together, as many at a time as fit the workspace, which is taken once: a GPU
- * works on all of them in strided-batched products (backend.h), a CPU on one after the other.
+ * Matrices of one shape are worked on together, in strided-batched products (backend.h), as many at a time as fit the
+ * workspace, which is taken once; where the device works on such matrices one after the other anyway, one at a time.
  * Cost of a matrix with m <= n sides: steps (4 m^2 n + 2 m^3) FLOPs. */
 #ifndef MARS_OPTIM_NEWTON_SCHULZ_H
 #define MARS_OPTIM_NEWTON_SCHULZ_H
@@ -36,7 +36,7 @@ size_t newton_schulz_bytes(const NewtonSchulz *ns);
 DType newton_schulz_type(const NewtonSchulz *ns);
 
 /* How many matrices of a shape are handed over at a time: at least 1, at most shape->count. */
-int newton_schulz_batch(const NewtonSchulzShape *shape);
+int newton_schulz_batch(const Backend *be, const NewtonSchulzShape *shape);
 
 /* Where the caller puts up to newton_schulz_batch() matrices of one shape, dense and one behind the other, in the
  * workspace's type, before newton_schulz_run(). Device memory; the next run overwrites it. */

@@ -8,7 +8,7 @@
 
 #include "optim/group.h"
 
-enum { MAX_GROUPS = 2, MAX_STATES = RULE_MAX_STATES + 1, MAX_SCALARS = 2 };
+enum { MAX_GROUPS = 2, MAX_STATES = MAX_GROUPS * RULE_MAX_STATES + 1, MAX_SCALARS = 3 };
 
 static const char last_name[] = "g_last"; /* the one state that is not a rule's own: it changes place with gradients */
 
@@ -29,23 +29,18 @@ struct Optim {
     RuleNumbers *numbers; /* (table->count) */
     int64_t updates;
 
-    const char *state_names[MAX_STATES + 1], *scalar_names[MAX_SCALARS];
+    const char *state_names[MAX_STATES], *scalar_names[MAX_SCALARS];
     int state_count, scalar_count;
     double *last_factor, *last_squares; /* (table->count) mars.h: gradient_factor and ||g_last||^2 of g_last */
     double *snr;                        /* (table->count) sgd_sai.h */
     double *scalars[MAX_SCALARS];       /* those that are in use, of the above */
 };
 
-const char *const optim_names[] = {
-    [OPTIM_ADAMW] = "adamw",         [OPTIM_MARS_ADAMW] = "mars-adamw",
-    [OPTIM_MARS_LION] = "mars-lion", [OPTIM_MARS_SHAMPOO] = "mars-shampoo",
-    [OPTIM_MUON] = "muon",           [OPTIM_MOONLIGHT] = "moonlight",
-    [OPTIM_MARS_M] = "mars-m",       [OPTIM_MARS_M_EFFICIENT] = "mars-m-efficient",
-    [OPTIM_SGD_SAI] = "sgd-sai",     [OPTIM_COUNT] = NULL,
-};
+#define OPTIM_NAME(name, text) [OPTIM_##name] = text,
+const char *const optim_names[] = {OPTIMIZERS(OPTIM_NAME)[OPTIM_COUNT] = NULL};
 
 OptimName optim_find(const char *name) {
-    if (strcmp(name, "sgd-boost") == 0) return OPTIM_SGD_SAI;
+    if (strcmp(name, OPTIM_SGD_SAI_ALIAS) == 0) return OPTIM_SGD_SAI;
     int found = 0;
     while (found < OPTIM_COUNT && strcmp(name, optim_names[found]) != 0) found++;
     return (OptimName)found;
@@ -75,9 +70,10 @@ static bool alone(const Optim *o) { return o->comm->size == 1; }
 static bool has_copy(const Optim *o) { return o->buffers.weights != (void *)o->buffers.params; }
 
 /* Where the gradients of a group's elements lie. */
-static GradientBuffers *gradients_of(Optim *o, Group *group) {
-    return alone(o) || !group->shards.now ? &o->whole : &group->shards;
-}
+static GradientBuffers *gradients_of(Optim *o, Group *group) { return group->shards.now ? &group->shards : &o->whole; }
+
+static int group_of(const Optim *o, int tensor) { return o->groups[0].chosen[tensor] ? 0 : 1; }
+static const Rule *rule_for(const Optim *o, int tensor) { return o->groups[group_of(o, tensor)].rule; }
 
 /* ---- opening ---- */
 
@@ -222,10 +218,10 @@ static void sum_gradients(Optim *o) {
 static OptimResult gradient_norm(const Optim *o, const GradientSums *sums) {
     double total = 0.0;
     for (int i = 0; i < o->table->count; i++) {
-        if (!isfinite(sums[i].squares)) return (OptimResult){INFINITY, i};
+        if (!isfinite(sums[i].squares)) return (OptimResult){.grad_norm = INFINITY, .nonfinite_tensor = i};
         total += sums[i].squares;
     }
-    return (OptimResult){sqrt(total) * o->config.gradient_scale, -1};
+    return (OptimResult){.grad_norm = sqrt(total) * o->config.gradient_scale, .nonfinite_tensor = -1};
 }
 
 /* gradient_scale times the clip. The largest norm is 1 as torch.nn.utils.clip_grad_norm_ counts it, with 1e-6 added to
@@ -267,13 +263,13 @@ static void set_betas(RuleNumbers *r, double beta1, double beta2, int64_t update
 static void set_main_numbers(const Optim *o, RuleNumbers *r, int i, OptimRates rates) {
     const OptimConfig *c = &o->config;
     const Tensor *t = &o->table->tensors[i];
-    bool muon = c->name == OPTIM_MUON;
-    double rate = muon ? rates.muon_learning_rate : rates.learning_rate;
-    double decay = muon ? c->muon_weight_decay : t->role == ROLE_MATRIX ? c->weight_decay : 0.0;
+    bool own_rate = o->optimizer.has_own_rate;
+    double rate = own_rate ? rates.muon_learning_rate : rates.learning_rate;
+    double decay = own_rate ? c->muon_weight_decay : t->role == ROLE_MATRIX ? c->weight_decay : 0.0;
     const Rule *rule = rule_of(o->optimizer.main);
     r->learning_rate = (float)rate;
     r->weight_decay = (float)decay;
-    r->momentum = o->snr && o->updates == 1 ? 0.0f : (float)c->momentum;
+    r->momentum = o->snr && o->updates == 1 ? 0.0f : (float)c->momentum; /* this is the first update */
     r->nesterov = c->nesterov;
     r->gamma = (float)c->gamma;
     if (o->snr) r->snr = (float)o->snr[i];
@@ -285,14 +281,14 @@ static void set_main_numbers(const Optim *o, RuleNumbers *r, int i, OptimRates r
 static void set_rest_numbers(const Optim *o, RuleNumbers *r, int i, OptimRates rates) {
     const OptimConfig *c = &o->config;
     RestNumbers from = o->optimizer.rest_numbers;
-    if (from == REST_MAIN) {
+    if (from == REST_AS_MAIN) {
         set_main_numbers(o, r, i, rates);
         return;
     }
-    double share = from == REST_1D ? c->lr_1d / c->learning_rate : 1.0;
+    double share = from == REST_AS_MARS ? c->lr_1d / c->learning_rate : 1.0;
     r->learning_rate = (float)(share * rates.learning_rate);
-    r->weight_decay = (float)(from == REST_1D ? c->weight_decay_1d : c->weight_decay);
-    bool own_betas = from != REST_DECAYED;
+    r->weight_decay = (float)(from == REST_AS_MARS ? c->weight_decay_1d : c->weight_decay);
+    bool own_betas = from != REST_AS_MUON;
     set_betas(r, own_betas ? c->betas_1d[0] : c->beta1, own_betas ? c->betas_1d[1] : c->beta2, o->updates);
 }
 
@@ -304,7 +300,7 @@ static void set_numbers(Optim *o, OptimRates rates, double factor) {
             set_main_numbers(o, r, i, rates);
         else
             set_rest_numbers(o, r, i, rates);
-        if (o->uses_last) set_correction(o, r, i, factor);
+        if (rule_for(o, i)->uses_last) set_correction(o, r, i, factor);
     }
 }
 
@@ -318,6 +314,7 @@ static void exchange(GradientBuffers *g, bool exact) {
 static void keep_last(Optim *o, double factor) {
     const GradientSums *sums = o->exact ? o->sums + o->table->count : o->sums;
     for (int i = 0; i < o->table->count; i++) {
+        if (!rule_for(o, i)->uses_last) continue;
         o->last_factor[i] = factor;
         o->last_squares[i] = factor * factor * sums[i].squares;
     }
@@ -349,9 +346,10 @@ OptimResult optim_step(Optim *o, OptimRates rates) {
     reduce(o, o->exact);
     o->held = false;
     sum_gradients(o);
-    OptimResult result = gradient_norm(o, o->sums), second = {0.0, -1};
+    OptimResult result = gradient_norm(o, o->sums), second = {.nonfinite_tensor = -1};
     if (o->exact) second = gradient_norm(o, o->sums + o->table->count);
-    if (result.nonfinite_tensor < 0) result.nonfinite_tensor = second.nonfinite_tensor;
+    result.of_next_batch = result.nonfinite_tensor < 0 && second.nonfinite_tensor >= 0;
+    if (result.of_next_batch) result.nonfinite_tensor = second.nonfinite_tensor;
     if (result.nonfinite_tensor >= 0) return result;
     double factor = gradient_factor(o, result.grad_norm);
     if (o->snr && o->updates == 0) set_snr(o, factor);
@@ -374,10 +372,8 @@ int optim_scalar_count(const Optim *o) { return o->scalar_count; }
 const char *const *optim_scalar_names(const Optim *o) { return o->scalar_names; }
 double *const *optim_scalars(Optim *o) { return o->scalars; }
 
-static int group_of(const Optim *o, int tensor) { return o->groups[0].chosen[tensor] ? 0 : 1; }
-
 bool optim_has_state(const Optim *o, int state, int tensor) {
-    const Rule *rule = o->groups[group_of(o, tensor)].rule;
+    const Rule *rule = rule_for(o, tensor);
     if (strcmp(o->state_names[state], last_name) == 0) return rule->uses_last;
     for (int s = 0; s < rule->states; s++)
         if (strcmp(rule->state_names[s], o->state_names[state]) == 0) return true;
@@ -407,12 +403,13 @@ void optim_fetch(Optim *o, int state, int tensor, float *host) {
             const Part *part = &p->parts[i];
             size_t n = part->end - part->begin;
             if (!is_inside(part, t)) continue;
-            bool owner = r == o->comm->rank, own_memory = o->comm->rank != 0;
-            float *to =
-                own_memory ? checked_malloc(n * sizeof *to, "a tensor to save") : host + (part->begin - t->offset);
+            bool owner = r == o->comm->rank, writer = o->comm->rank == 0;
+            float *to = writer  ? host + (part->begin - t->offset)
+                        : owner ? checked_malloc(n * sizeof *to, "a tensor to save")
+                                : NULL;
             if (owner) o->be->copy_to_host(o->be, to, part_in(o, group, state, part), n * sizeof *to);
             o->comm->collect(o->comm, r, to, n);
-            if (own_memory) free(to);
+            if (!writer) free(to);
         }
 }
 
@@ -432,7 +429,7 @@ static size_t gradient_buffer_bytes(const Optim *o, const Group *group) {
 }
 
 size_t optim_state_bytes(const Optim *o) {
-    size_t bytes = alone(o) && o->uses_last ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
+    size_t bytes = o->whole.last ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
     for (int i = 0; i < o->group_count; i++) {
         const Group *group = &o->groups[i];
         bytes += (size_t)group->rule->states * group->shard_length * sizeof(float);

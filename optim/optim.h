@@ -52,6 +52,7 @@ typedef struct OptimResult {
     double grad_norm;     /* global norm after gradient_scale, before clipping */
     int nonfinite_tensor; /* index of the first tensor whose gradient is not finite, and then nothing was changed;
                            * else -1 */
+    bool of_next_batch;   /* exact MARS: and it is the second gradient; it will be met again as the next step's first */
 } OptimResult;
 
 /* The names of the optimizers, in the order of OptimName, ending with NULL. */

@@ -5,18 +5,23 @@
 
 #include <stdbool.h>
 
-typedef enum OptimName {
-    OPTIM_ADAMW,
-    OPTIM_MARS_ADAMW,
-    OPTIM_MARS_LION,
-    OPTIM_MARS_SHAMPOO,
-    OPTIM_MUON,
-    OPTIM_MOONLIGHT,
-    OPTIM_MARS_M,
-    OPTIM_MARS_M_EFFICIENT,
-    OPTIM_SGD_SAI,
-    OPTIM_COUNT
-} OptimName;
+/* OPTIMIZER(name in the code, name for users) */
+#define OPTIMIZERS(OPTIMIZER)                       \
+    OPTIMIZER(ADAMW, "adamw")                       \
+    OPTIMIZER(MARS_ADAMW, "mars-adamw")             \
+    OPTIMIZER(MARS_LION, "mars-lion")               \
+    OPTIMIZER(MARS_SHAMPOO, "mars-shampoo")         \
+    OPTIMIZER(MUON, "muon")                         \
+    OPTIMIZER(MOONLIGHT, "moonlight")               \
+    OPTIMIZER(MARS_M, "mars-m")                     \
+    OPTIMIZER(MARS_M_EFFICIENT, "mars-m-efficient") \
+    OPTIMIZER(SGD_SAI, "sgd-sai")
+
+/* SGD-SaI was published under another name too. */
+#define OPTIM_SGD_SAI_ALIAS "sgd-boost"
+
+#define OPTIM_ENUMERATOR(name, text) OPTIM_##name,
+typedef enum OptimName { OPTIMIZERS(OPTIM_ENUMERATOR) OPTIM_COUNT } OptimName;
 
 /* The type that Newton-Schulz iterations run in; auto is the backend's activation type. */
 typedef enum NsDtype { NS_DTYPE_AUTO, NS_DTYPE_BFLOAT16, NS_DTYPE_FLOAT32 } NsDtype;

@@ -14,9 +14,9 @@ EXTERN_C_BEGIN
  * process has room for a tensor, the one with the fewest elements gets it.) */
 Partition partition_matrices(const TensorTable *table, const bool *chosen, int processes);
 
-/* Shares out the elements of the tensors with chosen[i]. Process r already keeps taken[r] numbers of state (NULL: 0) and
- * `states` are added for each element; shares are such that all end up level, or as near to it as can be. Cuts are at
- * multiples of TENSOR_ALIGNMENT inside tensors. */
+/* Shares out the elements of the tensors with chosen[i]. Process r already keeps taken[r] numbers of state (NULL: 0)
+ * and `states` are added for each element; shares are such that all end up level, or as near to it as can be. Cuts are
+ * at multiples of TENSOR_ALIGNMENT inside tensors. */
 Partition partition_evenly(const TensorTable *table, const bool *chosen, int processes, const double *taken,
                            int states);
 

@@ -1,5 +1,5 @@
-/* rule_numbers.h: the numbers that the update rules take. optim.c works them out once a step for each tensor, in double,
- * so that the rules themselves are a few float operations per element. */
+/* rule_numbers.h: the numbers that the update rules take. optim.c works them out once a step for each tensor, in
+ * double, so that the rules themselves are a few float operations per element. */
 #ifndef MARS_OPTIM_RULE_NUMBERS_H
 #define MARS_OPTIM_RULE_NUMBERS_H
 

@@ -18,15 +18,15 @@ static const Rule rules[] = {ELEMENTWISE_RULES(ELEMENTWISE_LINE) MATRIX_RULES(MA
 #define MATRICES {[ROLE_MATRIX] = true}
 
 static const Optimizer optimizers[OPTIM_COUNT] = {
-    [OPTIM_ADAMW]            = {"adamw", RULE_adamw, RULE_none, EVERYTHING, REST_MAIN},
-    [OPTIM_MARS_ADAMW]       = {"mars-adamw", RULE_mars_adamw, RULE_adamw, MATRICES_AND_EMBEDDINGS, REST_1D},
-    [OPTIM_MARS_LION]        = {"mars-lion", RULE_mars_lion, RULE_adamw, MATRICES_AND_EMBEDDINGS, REST_1D},
-    [OPTIM_MARS_SHAMPOO]     = {"mars-shampoo", RULE_mars_shampoo, RULE_adamw, MATRICES_AND_EMBEDDINGS, REST_1D},
-    [OPTIM_MUON]             = {"muon", RULE_muon, RULE_adamw, MATRICES_AND_EMBEDDINGS, REST_DECAYED},
-    [OPTIM_MOONLIGHT]        = {"moonlight", RULE_moonlight, RULE_adamw, MATRICES, REST_BETAS_1D},
-    [OPTIM_MARS_M]           = {"mars-m", RULE_mars_m, RULE_adamw, MATRICES, REST_BETAS_1D},
-    [OPTIM_MARS_M_EFFICIENT] = {"mars-m-efficient", RULE_mars_m_efficient, RULE_adamw, MATRICES, REST_BETAS_1D},
-    [OPTIM_SGD_SAI]          = {"sgd-sai", RULE_sgd_sai, RULE_none, EVERYTHING, REST_MAIN},
+    [OPTIM_ADAMW]            = {RULE_adamw, RULE_none, EVERYTHING, REST_AS_MAIN, false},
+    [OPTIM_MARS_ADAMW]       = {RULE_mars_adamw, RULE_adamw, MATRICES_AND_EMBEDDINGS, REST_AS_MARS, false},
+    [OPTIM_MARS_LION]        = {RULE_mars_lion, RULE_adamw, MATRICES_AND_EMBEDDINGS, REST_AS_MARS, false},
+    [OPTIM_MARS_SHAMPOO]     = {RULE_mars_shampoo, RULE_adamw, MATRICES_AND_EMBEDDINGS, REST_AS_MARS, false},
+    [OPTIM_MUON]             = {RULE_muon, RULE_adamw, MATRICES_AND_EMBEDDINGS, REST_AS_MUON, true},
+    [OPTIM_MOONLIGHT]        = {RULE_moonlight, RULE_adamw, MATRICES, REST_AS_MOONLIGHT, false},
+    [OPTIM_MARS_M]           = {RULE_mars_m, RULE_adamw, MATRICES, REST_AS_MOONLIGHT, false},
+    [OPTIM_MARS_M_EFFICIENT] = {RULE_mars_m_efficient, RULE_adamw, MATRICES, REST_AS_MOONLIGHT, false},
+    [OPTIM_SGD_SAI]          = {RULE_sgd_sai, RULE_none, EVERYTHING, REST_AS_MAIN, false},
 };
 /* clang-format on */
 
@@ -34,9 +34,9 @@ const Rule *rule_of(RuleName name) { return &rules[name]; }
 
 Optimizer rules_optimizer(const OptimConfig *config) {
     Optimizer optimizer = optimizers[config->name];
-    if (!config->optimize_1d || optimizer.rest_numbers != REST_1D) return optimizer;
+    if (!config->optimize_1d || optimizer.rest_numbers != REST_AS_MARS) return optimizer;
     /* Vectors follow the rule too. They have no matrix to orthogonalise, so MARS-Shampoo's follow MARS-AdamW. */
-    optimizer.rest_numbers = REST_MAIN;
+    optimizer.rest_numbers = REST_AS_MAIN;
     if (config->name == OPTIM_MARS_SHAMPOO)
         optimizer.rest = RULE_mars_adamw;
     else

@@ -1,9 +1,9 @@
 /* rules.h: the update rules, each an inline function of one element in a small header of its own, and which optimizer
  * applies which rule to which tensors.
  *
- * A rule is written once. The lists below name all of them; multi_tensor.c makes loops for the CPU out of the lists, and
- * a GPU's kernels come from the same lines. A new elementwise optimizer is one header, one line in ELEMENTWISE_RULES,
- * and one in the table of optimizers (rules.c). */
+ * A rule is written once. The lists below name all of them, and loops are made out of the lists (multi_tensor.c). A new
+ * elementwise optimizer is one header, a line in ELEMENTWISE_RULES, one in the table of optimizers (rules.c), and its
+ * name in optim_config.h; numbers that no other rule has are a field of RuleNumbers and a key of the config. */
 #ifndef MARS_OPTIM_RULES_H
 #define MARS_OPTIM_RULES_H
 
@@ -52,20 +52,20 @@ typedef struct Rule {
     double (*step_factor)(double rows, double columns); /* of matrix rules */
 } Rule;
 
-/* Where AdamW of the tensors that an optimizer's own rule leaves out has its numbers from. */
+/* Where the rule of the tensors that an optimizer's own rule leaves out has its numbers from. */
 typedef enum RestNumbers {
-    REST_MAIN,    /* as the main rule: learning_rate, beta1, beta2 */
-    REST_1D,      /* lr_1d, betas_1d, weight_decay_1d (MARS) */
-    REST_DECAYED, /* learning_rate, beta1, beta2, weight_decay on every tensor (Muon) */
-    REST_BETAS_1D /* learning_rate, betas_1d, weight_decay on every tensor (Moonlight, MARS-M) */
+    REST_AS_MAIN,     /* as the main rule: learning_rate, beta1, beta2, weight_decay on matrices */
+    REST_AS_MARS,     /* lr_1d, betas_1d, weight_decay_1d */
+    REST_AS_MUON,     /* learning_rate, beta1, beta2, weight_decay on every tensor */
+    REST_AS_MOONLIGHT /* learning_rate, betas_1d, weight_decay on every tensor */
 } RestNumbers;
 
 /* An optimizer: its own rule, for tensors of some roles, and another for the rest. */
 typedef struct Optimizer {
-    const char *name;
     RuleName main, rest;
     bool covers[ROLE_COUNT]; /* roles that the main rule is for */
     RestNumbers rest_numbers;
+    bool has_own_rate; /* the main rule goes by muon_learning_rate and muon_weight_decay */
 } Optimizer;
 
 EXTERN_C_BEGIN

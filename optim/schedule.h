@@ -10,7 +10,8 @@ EXTERN_C_BEGIN
 /* The rate at the 0-based step `step` of a schedule whose peak is `peak`. An optimizer's second rate follows the same
  * formula with its own peak.   With w = warmup_iters, N = max_iters, d = warmdown_iters:
  *   constant     peak step/w while step < w; then peak
- *   cosine       the same warm-up; then min_lr + (peak - min_lr) (1 + cos(pi r))/2, r = (step - w)/(lr_decay_iters - w);
+ *   cosine       the same warm-up; then min_lr + (peak - min_lr) (1 + cos(pi r))/2, r = (step - w)/(lr_decay_iters -
+ * w);
  *                min_lr past lr_decay_iters
  *   exp          as cosine with 0.9^(100 r) for the cosine term
  *   wsd          the same warm-up; peak while step < 0.8 N; then peak (N - step)/(0.2 N)

@@ -20,9 +20,9 @@ typedef enum MetricsMode {
 
 /* One training step, as both the file and the terminal report it. */
 typedef struct StepReport {
-    int64_t step; /* 0-based */
-    double loss;  /* mean over the global batch, before the update */
-    double lr;
+    int64_t step;     /* 0-based */
+    double loss;      /* mean over the global batch, before the update */
+    double lr;        /* the scheduled learning_rate; muon's 2-D tensors have another */
     double grad_norm; /* after gradient_scale, before clipping */
     int64_t tokens;   /* seen so far, this step's included */
     double ms;        /* wall time of a step, mean since the last report */
@@ -34,9 +34,10 @@ typedef struct StepReport {
 typedef struct RunReport {
     const char *reason; /* "done" or "stopped" */
     double seconds;
-    double train_seconds, optimizer_seconds; /* of all steps, and of their optimizer's part */
-    int64_t train_tokens;                    /* trained on in that time */
-    double optimizer_state_bytes;            /* over all processes */
+    double train_seconds;         /* of all steps */
+    double optimizer_seconds;     /* of their optimizer's part, exchanging gradients and weights included */
+    int64_t train_tokens;         /* trained on in that time */
+    double optimizer_state_bytes; /* over all processes */
 } RunReport;
 
 /* Opens out_dir/metrics.jsonl and locks it: two runs in one folder would spoil each other. */

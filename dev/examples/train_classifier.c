@@ -1,7 +1,8 @@
 /* train_classifier.c: libmarsopt.a (optim/optim.h) on something that is not GPT-2: a small network that tells three
  * spiral arms in the plane apart.
  *
- *   make examples && build/examples/train_classifier [NAME [RATE]]          NAME: an optimizer; mars-adamw where not given
+ *   make examples && build/examples/train_classifier [NAME [RATE]]          NAME: an optimizer; mars-adamw where not
+ * given
  *
  * What a program does for the library is in main(): it lists its tensors in a table, keeps parameters and gradients in
  * flat buffers over it, and in each step leaves a gradient where optim_gradients() says. The network is plain loops. */
@@ -14,7 +15,8 @@
 
 enum { LAYERS = 3, TENSORS = 2 * LAYERS, ARMS = 3, WIDEST = 32, POINTS = 1500, TESTS = 900, BATCH = 50, STEPS = 1000 };
 
-/* Layer l makes sizes[l + 1] numbers of sizes[l]. Tensor 2l is its weight W (out, in), tensor 2l + 1 its bias b (out). */
+/* Layer l makes sizes[l + 1] numbers of sizes[l]. Tensor 2l is its weight W (out, in), tensor 2l + 1 its bias b (out).
+ * */
 static const char *const names[TENSORS] = {"W1", "b1", "W2", "b2", "W3", "b3"};
 static const int sizes[LAYERS + 1] = {2, WIDEST, WIDEST, ARMS};
 

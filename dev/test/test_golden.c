@@ -153,8 +153,8 @@ static void test_bfloat16(void **state) {
     for_every_case(check_bfloat16);
 }
 
-/* The cases that the tests below run: how tokens are stored or activations kept is not the optimizer's business, but the
- * exact form runs the model twice a step. */
+/* The cases that the tests below run: how tokens are stored or activations kept is not the optimizer's business, but
+ * the exact form runs the model twice a step. */
 static bool is_enough(const GoldenRun *run) {
     return strcmp(run->name, "adamw") == 0 || strcmp(run->name, "mars-adamw-exact") == 0;
 }

@@ -62,7 +62,7 @@ static Batch batch_of_one(const Batch *batch, int i) {
 static NewtonSchulz *open_for(Fixture *f, const Batch *batch) {
     Error error;
     NewtonSchulzShape shape = {batch->shape.rows, batch->shape.columns, batch->count};
-    assert_int_equal(newton_schulz_batch(&shape), batch->count);
+    assert_int_equal(newton_schulz_batch(f->be, &shape), batch->count);
     NewtonSchulz *ns = newton_schulz_open(f->be, batch->type, STEPS, &shape, 1, &error);
     if (!ns) fail_msg("%s", error.text);
     return ns;
@@ -299,16 +299,19 @@ static void test_number_of_steps(void **state) {
 static void test_workspace(void **state) {
     Fixture *f = fixture_of(state);
     begin_case(f, "the workspace");
-    assert_int_equal(newton_schulz_batch(&(NewtonSchulzShape){768, 768, 12}), 12);
-    assert_int_equal(newton_schulz_batch(&(NewtonSchulzShape){3072, 768, 12}), 7);
-    assert_int_equal(newton_schulz_batch(&(NewtonSchulzShape){768, 3072, 4}), 4);
-    assert_int_equal(newton_schulz_batch(&(NewtonSchulzShape){50304, 768, 3}), 1);
-    const NewtonSchulzShape several[] = {{64, 1000, 3}, {500, 500, 2}, {100, 3000, 1}};
+    Backend gpu = {.side_by_side_work = INT64_MAX}, cpu = {.side_by_side_work = 1 << 26};
+    assert_int_equal(newton_schulz_batch(&gpu, &(NewtonSchulzShape){768, 768, 12}), 12);
+    assert_int_equal(newton_schulz_batch(&gpu, &(NewtonSchulzShape){3072, 768, 12}), 7);
+    assert_int_equal(newton_schulz_batch(&gpu, &(NewtonSchulzShape){768, 3072, 4}), 4);
+    assert_int_equal(newton_schulz_batch(&gpu, &(NewtonSchulzShape){50304, 768, 3}), 1);
+    assert_int_equal(newton_schulz_batch(&cpu, &(NewtonSchulzShape){768, 768, 12}), 1);
+    assert_int_equal(newton_schulz_batch(&cpu, &(NewtonSchulzShape){256, 1024, 12}), 12);
+    const NewtonSchulzShape several[] = {{64, 1000, 3}, {400, 400, 2}, {100, 3000, 1}};
     NewtonSchulz *ns = newton_schulz_open(f->be, DTYPE_FLOAT32, STEPS, several, 3, NULL);
     assert_non_null(ns);
     assert_int_equal(newton_schulz_type(ns), DTYPE_FLOAT32);
-    size_t matrix = 500 * 500 * sizeof(float); /* two of them in each X; A and B of one or both */
-    assert_in_range(newton_schulz_bytes(ns), (2 * 2 + 2) * matrix, (2 * 2 + 2 * 2) * matrix + 4 * 4096);
+    size_t matrix = 400 * 400 * sizeof(float); /* two of them in each X, A and B */
+    assert_in_range(newton_schulz_bytes(ns), 8 * matrix, 8 * matrix + 4 * 4096);
     newton_schulz_close(ns);
     newton_schulz_close(NULL);
     assert_true(newton_schulz_flops(768, 3072, 5) == 5 * (4.0 * 768 * 768 * 3072 + 2.0 * 768 * 768 * 768));

@@ -1,6 +1,6 @@
-/* test_optim.c: one process's optimizer steps, as AdamW takes them: against a float64 loop, the clip, gradients that are
- * not finite, state in and out, and how flat buffers are cut into chunks. The other rules, and PyTorch's numbers, are in
- * test_optim_rules.c, steps that several processes share in test_optim_sharded.c. */
+/* test_optim.c: one process's optimizer steps, as AdamW takes them: against a float64 loop, the clip, gradients that
+ * are not finite, state in and out, and how flat buffers are cut into chunks. The other rules, and PyTorch's numbers,
+ * are in test_optim_rules.c, steps that several processes share in test_optim_sharded.c. */
 #include "dev/test/test.h"
 
 #include <float.h>

@@ -1,6 +1,6 @@
 /* test_optim_rules.c: every optimizer in one process: against the values of the published implementations
- * (dev/golden/optimizers.json) and the float64 steps of optim_world.h, and what they must do alike: skip a gradient that
- * is not finite, go on from a checkpoint with the same bits, and not depend on threads or on what nobody set.
+ * (dev/golden/optimizers.json) and the float64 steps of optim_world.h, and what they must do alike: skip a gradient
+ * that is not finite, go on from a checkpoint with the same bits, and not depend on threads or on what nobody set.
  *
  * With OPTIM_SHOW in the environment, the errors that are measured are printed. */
 #include "dev/test/test.h"
@@ -46,8 +46,8 @@ static const Variant variants[] = {
 };
 enum { VARIANTS = ARRAY_LENGTH(variants) };
 
-/* Numbers that are all different, so that no two can be taken for each other; decays that a float holds exactly. SGD-SaI
- * takes long steps of small gradients. */
+/* Numbers that are all different, so that no two can be taken for each other; decays that a float holds exactly.
+ * SGD-SaI takes long steps of small gradients. */
 static OptimConfig config_of(const Variant *variant) {
     OptimConfig c = optim_defaults(variant->name, variant->name == OPTIM_SGD_SAI ? 5.0 : 0.05);
     c.weight_decay = 0.01 / c.learning_rate;
@@ -485,6 +485,7 @@ static void expect_skip(World *w, World *twin, uint32_t step, int tensor, bool i
     const float *place = optim_gradients(w->optim);
     OptimResult result = spoilt_step(w, 100 + step, tensor, in_second, bad);
     assert_int_equal(result.nonfinite_tensor, tensor);
+    assert_int_equal(result.of_next_batch, in_second);
     assert_is(w, before);
     assert_ptr_equal(optim_gradients(w->optim), place);
     random_steps(w, step, step + 1);

@@ -1,6 +1,6 @@
 /* test_partition.c: who owns what. Whatever the tensors and the number of processes, every chosen element has one owner
- * and the parts lie as comm.h says; and the shares are as even as partition.h promises, for the published sizes of GPT-2
- * too. Tables alone are made: no buffer is allocated. */
+ * and the parts lie as comm.h says; and the shares are as even as partition.h promises, for the published sizes of
+ * GPT-2 too. Tables alone are made: no buffer is allocated. */
 #include "dev/test/test.h"
 
 #include <math.h>
@@ -334,7 +334,8 @@ static void test_cost_and_elements_differ(void **state) {
     tensor_table_free(&one_or_the_other);
 }
 
-/* Ten equal matrices for four processes: 1.1 times a share has room for two, and the rest goes to whoever has fewest. */
+/* Ten equal matrices for four processes: 1.1 times a share has room for two, and the rest goes to whoever has fewest.
+ * */
 static void test_more_than_there_is_room_for(void **state) {
     (void)state;
     TensorTable table = {0};

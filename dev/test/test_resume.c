@@ -189,7 +189,8 @@ static void assert_has_scalars(void *context, const char *name) {
     cJSON_ArrayForEach(number, numbers) assert_true(number->valuedouble > 0.0);
 }
 
-/* The newest checkpoint of a run holds the states that the optimizer has, of the tensors that have them, and no more. */
+/* The newest checkpoint of a run holds the states that the optimizer has, of the tensors that have them, and no more.
+ * */
 static void assert_has_all_states(const TrainVariant *variant, const char *run) {
     TensorTable table = small_table(1, 32, 256, 32, false);
     SafetensorsFile file;
@@ -229,7 +230,8 @@ static void test_every_optimizer(void **state) {
     for (const TrainVariant *variant = train_variants; variant->name; variant++) assert_resumes(variant, 0);
 }
 
-/* Those that keep something of their own in several processes: shards of g_last, whole matrices, one number a tensor. */
+/* Those that keep something of their own in several processes: shards of g_last, whole matrices, one number a tensor.
+ * */
 static void test_optimizers_under_mpirun(void **state) {
     (void)state;
     if (!train_has_mpi()) skip();

@@ -302,6 +302,25 @@ static void test_out_dir(void **state) {
     }
 }
 
+/* Keys of another optimizer in the file: the run goes on without them, and says so once. */
+static void test_keys_of_another_optimizer(void **state) {
+    (void)state;
+    const char *path = test_path("other.json");
+    char *text = test_read_file(train_small_config(), NULL);
+    const char *brace = strstr(text, "\"optimizer\"");
+    assert_non_null(brace);
+    brace = strchr(brace, '{') + 1;
+    char *changed = format_string("%.*s\"beta1\": 0.5, \"beta2\": 0.5, %s", (int)(brace - text), text, brace);
+    test_write_text(path, changed);
+    Launch launch = {.config = path};
+    CommandResult *result = train_run(&launch, "other", "--optimizer.name=moonlight --schedule.warmup_iters=0 --max_iters=1");
+    assert_run(result, EXIT_DONE, "train_gpt2: warning: ");
+    assert_run(result, EXIT_DONE,
+               "other.json: without effect on the optimizer moonlight: optimizer.beta1, optimizer.beta2\n");
+    free(changed);
+    free(text);
+}
+
 /* ---- numbers that are not finite ---- */
 
 /* A copy of the small weights with one element of a tensor replaced. */
@@ -318,10 +337,11 @@ static void write_spoiled_weights(const char *name, const char *tensor, float va
 
 /* The first step is skipped and reported with the first tensor of the model whose gradient is not finite; the second
  * one ends the run. The validation loss before them is no number, and JSON's word for that is null. */
-static void assert_ends_after_two(const char *name, int processes, float value) {
+static void assert_ends_after_two(const char *name, int processes, float value, const char *arguments) {
     Launch launch = {.config = train_small_config(), .processes = processes};
     write_spoiled_weights("spoiled.safetensors", "transformer.h.0.mlp.c_fc.weight", value);
-    CommandResult *result = train_run(&launch, name, "--init_from='%s'", test_path("spoiled.safetensors"));
+    CommandResult *result =
+        train_run(&launch, name, "--init_from='%s' %s", test_path("spoiled.safetensors"), arguments);
     assert_message(result, EXIT_FAILED,
                    "error: the gradient of wte.weight is not finite for the second step in a row; nothing was saved");
     assert_run(result, EXIT_FAILED, "step      0 skipped: the gradient of wte.weight is not finite");
@@ -340,10 +360,12 @@ static void assert_ends_after_two(const char *name, int processes, float value) 
 
 static void test_gradients_that_are_not_finite(void **state) {
     (void)state;
-    assert_ends_after_two("nan", 0, NAN);
-    assert_ends_after_two("infinity", 0, INFINITY);
+    assert_ends_after_two("nan", 0, NAN, "");
+    assert_ends_after_two("infinity", 0, INFINITY, "");
+    assert_ends_after_two("exact", 0, NAN, "--optimizer.name=mars-m --is_approx=false");
     if (!train_has_mpi()) skip();
-    assert_ends_after_two("nan_of_two", 2, NAN);
+    assert_ends_after_two("nan_of_two", 2, NAN, "");
+    assert_ends_after_two("exact_of_two", 2, NAN, "--optimizer.name=mars-adamw --is_approx=false");
 }
 
 int main(void) {
@@ -358,6 +380,7 @@ int main(void) {
         cmocka_unit_test(test_weights_that_are_no_safetensors),
         cmocka_unit_test(test_weights_of_another_model),
         cmocka_unit_test(test_out_dir),
+        cmocka_unit_test(test_keys_of_another_optimizer),
         cmocka_unit_test(test_gradients_that_are_not_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
