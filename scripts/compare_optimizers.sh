@@ -70,14 +70,15 @@ esac
 [ ${#optimizers[@]} -gt 0 ] || fail "--optimizers= is empty; give some of ${all[*]}" 2
 [ -z "$train$val" ] || { [ -n "$train" ] && [ -n "$val" ]; } || fail "give both --train and --val, or neither" 2
 
-# middle_rate OPTIMIZER: a rate that suits it; the sweep is around it. Muon and MARS-Shampoo are published with 2e-2 and
-# 6e-3, for far larger models and longer runs; these small ones train better with more.
+# middle_rate OPTIMIZER: a rate that suits it; the sweep is around it. Most are above the published ones, which are for far
+# larger models and longer runs: these small ones train better with more.
 middle_rate() {
     case $1 in
-        adamw) echo 3e-3 ;;
-        mars-lion | mars-lion-exact | sgd-sai) echo 1e-3 ;;
+        adamw | sgd-sai) echo 3e-3 ;;
+        mars-lion | mars-lion-exact) echo 3e-4 ;;
+        mars-adamw | mars-adamw-exact) echo 6e-3 ;;
+        moonlight | mars-m | mars-m-exact | mars-m-efficient) echo 1.8e-2 ;;
         muon | mars-shampoo | mars-shampoo-exact) echo 6e-2 ;;
-        moonlight | mars-adamw | mars-adamw-exact | mars-m | mars-m-exact | mars-m-efficient) echo 6e-3 ;;
         *) return 1 ;;
     esac
 }
@@ -95,12 +96,11 @@ times() {
     }'
 }
 
-# The rates to try, a factor of 3 apart. What suits SGD-SaI depends on the model more than for the others.
+# The rates to try, a factor of 3 apart.
 grid() {
-    local factor=3 i
-    if [ "$1" = sgd-sai ]; then factor=10; fi
+    local i
     for ((i = 0; i < rates; i++)); do
-        times "$(middle_rate "$1")" "$(awk -v f=$factor -v k=$((i - (rates - 1) / 2)) 'BEGIN { print f ^ k }')"
+        times "$(middle_rate "$1")" "$(awk -v k=$((i - (rates - 1) / 2)) 'BEGIN { print 3 ^ k }')"
     done
 }
 
@@ -114,7 +114,7 @@ optimizer_keys() {
         mars-adamw | mars-lion | mars-shampoo)
             # Of the vectors, which AdamW trains. The sign of Lion makes long steps: its own rate is far smaller.
             printf '"learning_rate": %s, "lr_1d": %s, ' "$rate" \
-                "$(times "$rate" "$([ "$name" = mars-lion ] && echo 3 || echo 0.5)")"
+                "$(times "$rate" "$([ "$name" = mars-lion ] && echo 10 || echo 0.5)")"
             echo "\"weight_decay\": 0.01, \"beta1\": 0.95, \"beta2\": 0.99, \"gamma\": 0.025," \
                 "\"is_approx\": $approximate"
             ;;
