@@ -91,7 +91,7 @@ heading "the build that users get"
 if compile build WERROR=1; then run_tests build 'test_*.c' 'test_*.sh'; fi
 
 heading "address and undefined-behaviour sanitizers"
-if compile build/asan SANITIZE=address,undefined OPTIMIZE=-O1; then
+if compile build/asan SANITIZE=address,undefined OPTIMIZE=-O2; then
     CI='' TEST_SECONDS=600 run_tests build/asan 'test_*.c'
 fi
 
