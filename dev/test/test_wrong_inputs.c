@@ -313,7 +313,8 @@ static void test_keys_of_another_optimizer(void **state) {
     char *changed = format_string("%.*s\"beta1\": 0.5, \"beta2\": 0.5, %s", (int)(brace - text), text, brace);
     test_write_text(path, changed);
     Launch launch = {.config = path};
-    CommandResult *result = train_run(&launch, "other", "--optimizer.name=moonlight --schedule.warmup_iters=0 --max_iters=1");
+    CommandResult *result =
+        train_run(&launch, "other", "--optimizer.name=moonlight --schedule.warmup_iters=0 --max_iters=1");
     assert_run(result, EXIT_DONE, "train_gpt2: warning: ");
     assert_run(result, EXIT_DONE,
                "other.json: without effect on the optimizer moonlight: optimizer.beta1, optimizer.beta2\n");
