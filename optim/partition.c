@@ -66,7 +66,8 @@ static int choose_owner(const double *cost, const double *held, int processes, d
     return best >= 0 ? best : emptiest;
 }
 
-/* Costliest first, each to whoever has least to do: at most 4/3 of the best possible cost (Graham 1969). */
+/* Costliest first, each to whoever has least to do among those with room: where all have, at most 4/3 of the best
+ * possible cost (Graham 1969). */
 static void assign_owners(const TensorTable *table, const bool *chosen, int processes, int *owner) {
     double *cost = checked_calloc(2 * (size_t)processes, sizeof *cost, "the optimizer's partition");
     double *held = cost + processes, total = 0.0, largest = 0.0;

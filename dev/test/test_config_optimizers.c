@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "config/config_keys.h"
+#include "optim/optim.h"
 
 static const char *const optimizers[] = {"adamw",     "mars-adamw", "mars-lion",        "mars-shampoo", "muon",
                                          "moonlight", "mars-m",     "mars-m-efficient", "sgd-sai"};
@@ -282,6 +283,26 @@ static void test_settings_of_the_golden_files(void **state) {
         if (!seen[i]) fail_msg("no golden file has %s", optimizers[i]);
 }
 
+/* A program that uses the library gets the defaults of the table, but for its one rate. */
+static void test_defaults_of_the_library(void **state) {
+    (void)state;
+    for (int i = 0; i < OPTIM_COUNT; i++) {
+        OptimConfig table = accepted(config_of(optimizers[i], ""), NULL).optimizer;
+        OptimConfig library = optim_defaults((OptimName)i, table.learning_rate);
+        assert_true(library.lr_1d == table.learning_rate && library.muon_learning_rate == table.learning_rate);
+        assert_int_equal(optim_find(optimizers[i]), i);
+        assert_true(library.name == table.name && library.weight_decay == table.weight_decay);
+        assert_true(library.beta1 == table.beta1 && library.beta2 == table.beta2 && library.eps == table.eps);
+        assert_true(library.grad_clip == table.grad_clip && library.gradient_scale == table.gradient_scale);
+        assert_true(library.gamma == table.gamma && library.is_approx == table.is_approx);
+        assert_true(library.optimize_1d == table.optimize_1d && library.weight_decay_1d == table.weight_decay_1d);
+        assert_memory_equal(library.betas_1d, table.betas_1d, sizeof library.betas_1d);
+        assert_true(library.muon_weight_decay == table.muon_weight_decay && library.momentum == table.momentum);
+        assert_true(library.nesterov == table.nesterov && library.ns_steps == table.ns_steps);
+        assert_int_equal(library.ns_dtype, table.ns_dtype);
+    }
+}
+
 /* All settings that an optimizer has, each with another value than its default. */
 static void test_round_trip_of_each_optimizer(void **state) {
     (void)state;
@@ -317,6 +338,7 @@ int main(void) {
         cmocka_unit_test(test_sgd_boost_is_sgd_sai),
         cmocka_unit_test(test_optimizer_rules),
         cmocka_unit_test(test_settings_of_the_golden_files),
+        cmocka_unit_test(test_defaults_of_the_library),
         cmocka_unit_test(test_round_trip_of_each_optimizer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,8 +11,8 @@
  * numbers that is a third faster, of 50304 rows more than three times. */
 enum { LONGEST_ACROSS = 768 };
 
-/* Multiplications up to which one thread makes a product alone: a tenth of a millisecond, or a few times what it takes
- * to wake the other threads. */
+/* Multiplications up to which one thread makes a product alone: a few tenths of a millisecond, little more than it takes
+ * to wake the other threads and wait for them. */
 enum { SIDE_BY_SIDE_WORK = 1 << 26 };
 
 /* Bytes that a thread copies at a time. */
@@ -77,38 +77,47 @@ static void multiply_parts(Backend *be, const BatchedProduct *p, void *d, const 
     store_sums(be, p, d, sums, c);
 }
 
+/* The matrices of one product of a batch; c is NULL where beta is 0. */
+typedef struct Operands {
+    char *d;
+    const char *a, *b, *c;
+} Operands;
+
+/* Those of number i, where `first` are those of number 0. */
+static Operands operands_of(const BatchedProduct *p, const Operands *first, int i) {
+    size_t skipped = (size_t)i * dtype_size(p->type), d_offset = skipped * (size_t)(p->m * p->n);
+    return (Operands){.d = first->d + d_offset,
+                      .a = first->a + skipped * (size_t)(p->m * p->k),
+                      .b = first->b + skipped * (size_t)(p->k * p->n),
+                      .c = first->c ? first->c + d_offset : NULL};
+}
+
 /* The products of small matrices: each thread takes some. */
-static void multiply_side_by_side(Backend *be, const BatchedProduct *p, char *d, const char *a, const char *b,
-                                  const char *c) {
+static void multiply_side_by_side(Backend *be, const BatchedProduct *p, const Operands *first) {
     Matmul *matmul = cpu_backend(be)->matmul;
-    size_t size = dtype_size(p->type), a_bytes = (size_t)(p->m * p->k) * size, b_bytes = (size_t)(p->k * p->n) * size,
-           d_bytes = (size_t)(p->m * p->n) * size;
     MatmulShape shape = matmul_dense(p->m, p->n, p->k, p->transpose_a, p->transpose_b, p->type, p->type);
     shape.alpha = p->alpha, shape.beta = p->beta;
     shape.one_thread = true;
     MatmulKernel *kernel = matmul_kernel(matmul, &shape);
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int i = 0; i < p->count; i++) {
-        char *to = d + (size_t)i * d_bytes;
-        if (p->beta != 0.0f && c != d) memcpy(to, c + (size_t)i * d_bytes, d_bytes);
-        matmul_run(matmul, kernel, omp_get_thread_num(), a + (size_t)i * a_bytes, b + (size_t)i * b_bytes, to);
+        Operands o = operands_of(p, first, i);
+        if (o.c && o.c != o.d) memcpy(o.d, o.c, (size_t)(p->m * p->n) * dtype_size(p->type));
+        matmul_run(matmul, kernel, omp_get_thread_num(), o.a, o.b, o.d);
     }
 }
 
 static void batched_product(Backend *be, const BatchedProduct *p, void *d, const void *a, const void *b,
                             const void *c) {
+    Operands first = {.d = d, .a = a, .b = b, .c = p->beta != 0.0f ? c : NULL};
     if (p->m * p->n * p->k <= SIDE_BY_SIDE_WORK) {
-        multiply_side_by_side(be, p, d, a, b, c);
+        multiply_side_by_side(be, p, &first);
         return;
     }
-    size_t size = dtype_size(p->type), a_bytes = (size_t)(p->m * p->k) * size, b_bytes = (size_t)(p->k * p->n) * size,
-           d_bytes = (size_t)(p->m * p->n) * size;
     bool in_parts = p->transpose_a && p->k > LONGEST_ACROSS;
-    for (size_t i = 0; i < (size_t)p->count; i++) {
-        char *to = (char *)d + i * d_bytes;
-        const char *left = (const char *)a + i * a_bytes, *right = (const char *)b + i * b_bytes;
-        const char *start = p->beta != 0.0f ? (const char *)c + i * d_bytes : NULL;
-        (in_parts ? multiply_parts : multiply_whole)(be, p, to, left, right, start);
+    for (int i = 0; i < p->count; i++) {
+        Operands o = operands_of(p, &first, i);
+        (in_parts ? multiply_parts : multiply_whole)(be, p, o.d, o.a, o.b, o.c);
     }
 }
 
