@@ -1,15 +1,20 @@
 /* comm.h: what the processes of a job say to each other.
  *
  * One Comm per process, opened first thing in main(). Under mpirun it speaks MPI; alone it is a stand-in of one
- * process whose operations do nothing. All operations are collective. Sums are made in the order of the processes,
- * so a run gives the same bits each time. A failure of the library ends the job.
+ * process whose operations do nothing. All operations are collective. Sums are made in the same order each time, so a
+ * run gives the same bits each time. A failure of the library ends the job.
+ *
+ * What lies on a device is exchanged by the Comm that comm_on_device() gives for it: NCCL's between GPUs, the same one
+ * on CPUs. NCCL works beside the device's operations: an exchange sees what the operations asked for before it did, and
+ * those asked for behind await() see what it brought. Buffers are not to be touched in between. On CPUs an exchange has
+ * ended when it returns.
  *
  * Elements of a flat buffer are shared out between processes by a Partition: each process owns some ranges of the
  * buffer. Its shard is those ranges one behind the other, for buffers that hold nothing else. */
 #ifndef MARS_COMM_COMM_H
 #define MARS_COMM_COMM_H
 
-#include "util/base.h"
+#include "kernels/backend.h"
 
 EXTERN_C_BEGIN
 
@@ -44,12 +49,24 @@ struct Comm {
     void (*broadcast)(Comm *comm, void *data, size_t bytes); /* from process 0 */
     void (*barrier)(Comm *comm);
 
-    /* The sum over processes of data's elements, for each element at its owner: in `shard`, or where that is NULL in
-     * data itself. The partition's other elements of data are left undefined, what it does not cover stays. In a job of
-     * one process, shard must be NULL. */
-    void (*reduce_scatter)(Comm *comm, float *data, const Partition *partition, float *shard);
-    /* data's elements = what their owners hold there, on every process; elements that nobody owns stay. */
-    void (*all_gather)(Comm *comm, void *data, size_t element_size, const Partition *partition);
+    /* ---- exchanges: `values` and `data` are the device's memory ---- */
+
+    /* values = sum over processes, on every process. */
+    void (*sum_on_device)(Comm *comm, double *values, int n);
+    /* The sum over processes of data's elements [begin, end), for each that the partition covers, at its owner: in
+     * `shard`, or where that is NULL in data itself. The others' elements of data that it covers are left undefined,
+     * what it does not cover stays. In a job of one process, shard must be NULL. */
+    void (*reduce_scatter)(Comm *comm, float *data, const Partition *partition, float *shard, size_t begin, size_t end);
+    /* data's elements [begin, end) = what their owners hold there, on every process; elements that nobody owns stay. */
+    void (*all_gather)(Comm *comm, void *data, size_t element_size, const Partition *partition, size_t begin,
+                       size_t end);
+    /* How many exchanges were asked for so far. */
+    int64_t (*asked)(Comm *comm);
+    /* Operations asked for from here on see what the first `exchanges` of them brought. */
+    void (*await)(Comm *comm, int64_t exchanges);
+
+    /* ---- host memory ---- */
+
     /* data (n) of process `from` comes to process 0's data; the other processes only take note. */
     void (*collect)(Comm *comm, int from, float *data, size_t n);
 
@@ -60,9 +77,16 @@ struct Comm {
  * messages are labelled and how the job is ended. A launcher without MPI in the build is an error. */
 Comm *comm_open(void);
 
-/* The two implementations; comm_open() chooses. */
+/* The Comm for exchanges of memory of `be`'s device: `comm` itself, or one that speaks NCCL between GPUs and hands on to
+ * `comm` what is of the host. Collective. NULL and the reason where the build has no NCCL. Ended by close_on_device(),
+ * before be and comm are. */
+Comm *comm_on_device(Comm *comm, Backend *be, Error *error);
+void comm_close_on_device(Comm *on_device, Comm *comm);
+
+/* The implementations; comm_open() and comm_on_device() choose. */
 Comm *comm_open_single(void);
 Comm *comm_open_mpi(void);
+Comm *comm_open_nccl(Comm *comm, Backend *be, Error *error);
 
 EXTERN_C_END
 

@@ -6,14 +6,20 @@
 #include <unistd.h>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda/cuda_device.h"
 
-Backend *backend_open(const char *device, DType activation, int threads, Error *error) {
-    if (strcmp(device, "cpu") == 0) return cpu_backend_open(activation, threads, error);
-    error_set(error, "device '%s': this program was built without CUDA; use cpu", device);
+Backend *backend_open_with(const BackendOptions *options, Error *error) {
+    if (strcmp(options->device, "cpu") == 0) return cpu_backend_open(options->activation, options->threads, error);
+    if (strcmp(options->device, "cuda") == 0) return cuda_backend_open(options, error);
+    error_set(error, "there is no device '%s'; use cpu or cuda", options->device);
     return NULL;
 }
 
-const char *backend_auto_device(void) { return "cpu"; }
+Backend *backend_open(const char *device, DType activation, int threads, Error *error) {
+    return backend_open_with(&(BackendOptions){.device = device, .activation = activation, .threads = threads}, error);
+}
+
+const char *backend_auto_device(void) { return cuda_device_count() > 0 ? "cuda" : "cpu"; }
 
 int backend_default_threads(int processes) {
     int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), allowed = cores;
@@ -24,6 +30,6 @@ int backend_default_threads(int processes) {
 }
 
 DType backend_auto_precision(const char *device) {
-    (void)device; /* there is one so far */
+    if (strcmp(device, "cuda") == 0) return DTYPE_BFLOAT16;
     return cpu_has_fast_bfloat16() ? DTYPE_BFLOAT16 : DTYPE_FLOAT32;
 }

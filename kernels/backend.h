@@ -11,7 +11,9 @@
  * Numerics, the same everywhere: arithmetic and sums in float32, rounded once when a result is stored; parameter
  * gradients are float32. `accumulate` false overwrites a gradient, true adds to it, so the first micro-step of a
  * step needs no zeroing. Results are the same bits each time: no operation depends on the order of threads.
- * Operations may run asynchronously; synchronize() waits for all of them. Errors of a device end the program. */
+ *
+ * On a GPU operations are only asked for when a function returns; they run one behind the other, each seeing what those
+ * before it did. copy_to_host() and synchronize() wait. Errors of a device end the program. */
 #ifndef MARS_KERNELS_BACKEND_H
 #define MARS_KERNELS_BACKEND_H
 
@@ -34,10 +36,13 @@ typedef struct BatchedProduct {
 } BatchedProduct;
 
 struct Backend {
-    char name[32];    /* "cpu-float32" */
-    char device[128]; /* the processor's or GPU's name, for people */
-    DType activation; /* the type behind every void * below */
-    int threads;      /* CPU threads per process */
+    char name[32];     /* "cpu-float32" */
+    char device[128];  /* the processor's or GPU's name, for people */
+    DType activation;  /* the type behind every void * below */
+    int threads;       /* CPU threads per process */
+    bool on_gpu;       /* pointers are a GPU's, which the host cannot follow */
+    double peak_flops; /* FLOP/s of matrix products in the activation type as the maker states it; 0 = not known */
+    int logit_rows;    /* rows of logits that are best worked on at a time */
     /* Batched products of up to this many multiplications m n k for each matrix are worked on side by side, larger ones
      * one after the other. */
     int64_t side_by_side_work;
@@ -47,11 +52,25 @@ struct Backend {
     /* Device memory, aligned to 4096 bytes, zeroed; `what` names it in the message when there is not enough. */
     void *(*alloc)(Backend *be, size_t bytes, const char *what);
     void (*free)(Backend *be, void *memory);
+    /* What alloc() could still give, in bytes; 0 = not known. */
+    size_t (*memory_left)(Backend *be);
+    /* `host` may be used again on return. */
     void (*copy_from_host)(Backend *be, void *device, const void *host, size_t bytes);
     void (*copy_to_host)(Backend *be, void *host, const void *device, size_t bytes); /* returns when host holds it */
     void (*copy)(Backend *be, void *to, const void *from, size_t bytes);
     void (*zero)(Backend *be, void *memory, size_t bytes);
     void (*synchronize)(Backend *be);
+
+    /* The same as copy_from_host, but beside the operations that are asked for after it, behind those before it; those
+     * asked for behind await_uploads() see what came. For the next batch while this one is computed. */
+    void (*upload)(Backend *be, void *device, const void *host, size_t bytes);
+    void (*await_uploads)(Backend *be);
+
+    /* A stopwatch of the device's time: the sum of all intervals between a start and the next stop, taken as if these
+     * were operations. Reading it waits for them. */
+    void (*stopwatch_start)(Backend *be);
+    void (*stopwatch_stop)(Backend *be);
+    double (*stopwatch_seconds)(Backend *be);
 
     /* out[i] = in[i], rounded to the activation type. */
     void (*to_activation)(Backend *be, void *out, const float *in, size_t n);
@@ -132,12 +151,34 @@ struct Backend {
     /* Whether the device multiplies matrices of that type. */
     bool (*multiplies)(Backend *be, DType type);
 
+    /* ---- algorithms that are chosen by timing ---- */
+
+    /* Between tune(be, true) and tune(be, false) the first product of each shape tries the algorithms there are, of
+     * those that give the same bits each time, and the fastest is the choice for that shape. Outputs are undefined
+     * meanwhile where they are added to. A shape that was never tried gets the library's first proposal. */
+    void (*tune)(Backend *be, bool on);
+    /* The choices as text, which the caller frees; "" where nothing is chosen. Its first line names the device and the
+     * versions that they hold for. */
+    char *(*choices)(Backend *be);
+    /* Adds choices made elsewhere. False, and nothing is changed, where they are of another device or version. */
+    bool (*choose)(Backend *be, const char *text, Error *error);
+
     void (*close)(Backend *be);
 };
 
-/* Opens the table of `device` ("cpu" or "cuda") for activations of the given type. `threads` is the number of CPU
- * threads of this process. Returns NULL and the reason where the machine or the build cannot do it.
- * The caller ends it with be->close(be). */
+typedef struct BackendOptions {
+    const char *device; /* "cpu" or "cuda" */
+    DType activation;
+    int threads;     /* CPU threads of this process */
+    int local_rank;  /* which of the processes on this machine this is: GPUs are dealt out by it */
+    bool allow_tf32; /* GPU: float32 products may round their factors to 10 bits */
+} BackendOptions;
+
+/* Opens a table. Returns NULL and the reason where the machine or the build cannot do it. The caller ends it with
+ * be->close(be). */
+Backend *backend_open_with(const BackendOptions *options, Error *error);
+
+/* The same for a process that is alone. */
 Backend *backend_open(const char *device, DType activation, int threads, Error *error);
 
 /* "cuda" where this binary can use a GPU that is there, else "cpu". */

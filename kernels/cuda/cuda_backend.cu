@@ -1,0 +1,343 @@
+/* cuda_backend.cu: opening a CUDA table: the GPU, its memory, copies, uploads and the stopwatch, and the list of
+ * operations, which live in the files beside this one. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/device.cuh"
+
+/* ---- errors ---- */
+
+void cuda_check(cudaError_t status, const char *what) {
+    if (status == cudaSuccess) return;
+    die("CUDA: %s failed: %s (%s)", what, cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
+void cuda_check_launch(const char *kernel) {
+    cudaError_t status = cudaGetLastError();
+    if (status != cudaSuccess)
+        die("CUDA: cannot launch %s: %s (%s)", kernel, cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
+/* ---- memory ---- */
+
+static void *cuda_alloc(Backend *be, size_t bytes, const char *what) {
+    void *memory = NULL;
+    cudaError_t status = cudaMalloc(&memory, bytes ? bytes : 1);
+    if (status == cudaErrorMemoryAllocation) {
+        size_t left = be->memory_left(be);
+        die("out of memory on %s: %.2f GB for %s, %.2f GB are left; a smaller batch_size or recompute=\"block\" needs "
+            "less",
+            be->device, (double)bytes * 1e-9, what, (double)left * 1e-9);
+    }
+    cuda_check(status, "taking memory");
+    be->zero(be, memory, bytes);
+    return memory;
+}
+
+/* Waits for what may still use it. */
+static void cuda_free(Backend *be, void *memory) {
+    if (!memory) return;
+    be->synchronize(be);
+    cuda_check(cudaFree(memory), "giving memory back");
+}
+
+static size_t cuda_memory_left(Backend *be) {
+    (void)be;
+    size_t left = 0, total = 0;
+    cuda_check(cudaMemGetInfo(&left, &total), "asking for the memory that is left");
+    return left;
+}
+
+/* Host memory of callers is pageable: CUDA has copied it aside when the call returns. */
+static void cuda_copy_from_host(Backend *be, void *device, const void *host, size_t bytes) {
+    if (bytes == 0) return;
+    cuda_check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, cuda_stream(be)), "copying to the GPU");
+}
+
+static void cuda_copy_to_host(Backend *be, void *host, const void *device, size_t bytes) {
+    if (bytes > 0)
+        cuda_check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, cuda_stream(be)),
+                   "copying from the GPU");
+    be->synchronize(be);
+}
+
+static void cuda_copy(Backend *be, void *to, const void *from, size_t bytes) {
+    if (bytes == 0) return;
+    cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, cuda_stream(be)), "copying on the GPU");
+}
+
+static void cuda_zero(Backend *be, void *memory, size_t bytes) {
+    if (bytes == 0) return;
+    cuda_check(cudaMemsetAsync(memory, 0, bytes, cuda_stream(be)), "zeroing memory");
+}
+
+static void cuda_synchronize(Backend *be) {
+    cuda_check(cudaStreamSynchronize(cuda_stream(be)), "an operation on the GPU");
+}
+
+/* The library multiplies weights as they are: nothing is derived from them. */
+static void cuda_weights_changed(Backend *be) { (void)be; }
+
+void *cuda_scratch(Backend *be, size_t bytes) {
+    CudaBackend *cuda = cuda_backend(be);
+    if (cuda->scratch_bytes < bytes) {
+        cuda_free(be, cuda->scratch);
+        cuda->scratch = cuda_alloc(be, bytes, "working memory");
+        cuda->scratch_bytes = bytes;
+    }
+    return cuda->scratch;
+}
+
+/* ---- uploads: batches on a stream of their own, from pinned memory, which the GPU reads without the processor ---- */
+
+enum { UPLOAD_SLOTS = 8 };
+
+/* Host memory that one upload is staged in, until `done`. */
+typedef struct UploadSlot {
+    void *pinned;
+    size_t bytes;
+    cudaEvent_t done;
+} UploadSlot;
+
+struct CudaUploads {
+    cudaStream_t stream;
+    cudaEvent_t asked; /* operations asked for before an upload */
+    UploadSlot slots[UPLOAD_SLOTS];
+    int next;
+};
+
+static const unsigned NO_TIMING = cudaEventDisableTiming;
+
+static CudaUploads *uploads_open(void) {
+    CudaUploads *uploads = (CudaUploads *)checked_calloc(1, sizeof *uploads, "uploads");
+    cuda_check(cudaStreamCreateWithFlags(&uploads->stream, cudaStreamNonBlocking), "making a stream");
+    cuda_check(cudaEventCreateWithFlags(&uploads->asked, NO_TIMING), "making an event");
+    for (int i = 0; i < UPLOAD_SLOTS; i++)
+        cuda_check(cudaEventCreateWithFlags(&uploads->slots[i].done, NO_TIMING), "making an event");
+    return uploads;
+}
+
+static void uploads_close(CudaUploads *uploads) {
+    cuda_check(cudaStreamSynchronize(uploads->stream), "an upload");
+    for (int i = 0; i < UPLOAD_SLOTS; i++) {
+        cuda_check(cudaFreeHost(uploads->slots[i].pinned), "giving memory back");
+        cuda_check(cudaEventDestroy(uploads->slots[i].done), "ending an event");
+    }
+    cuda_check(cudaEventDestroy(uploads->asked), "ending an event");
+    cuda_check(cudaStreamDestroy(uploads->stream), "ending a stream");
+    free(uploads);
+}
+
+/* The slot whose last upload is the longest ago, when that has ended, with room for `bytes`. */
+static UploadSlot *free_slot(CudaUploads *uploads, size_t bytes) {
+    UploadSlot *slot = &uploads->slots[uploads->next];
+    uploads->next = (uploads->next + 1) % UPLOAD_SLOTS;
+    cuda_check(cudaEventSynchronize(slot->done), "an upload");
+    if (slot->bytes < bytes) {
+        cuda_check(cudaFreeHost(slot->pinned), "giving memory back");
+        cuda_check(cudaMallocHost(&slot->pinned, bytes), "taking pinned memory");
+        slot->bytes = bytes;
+    }
+    return slot;
+}
+
+static void cuda_upload(Backend *be, void *device, const void *host, size_t bytes) {
+    CudaUploads *uploads = cuda_backend(be)->uploads;
+    UploadSlot *slot = free_slot(uploads, bytes);
+    memcpy(slot->pinned, host, bytes);
+    cuda_check(cudaEventRecord(uploads->asked, cuda_stream(be)), "marking the operations so far");
+    cuda_check(cudaStreamWaitEvent(uploads->stream, uploads->asked, 0), "waiting for the operations so far");
+    cuda_check(cudaMemcpyAsync(device, slot->pinned, bytes, cudaMemcpyHostToDevice, uploads->stream), "an upload");
+    cuda_check(cudaEventRecord(slot->done, uploads->stream), "marking an upload");
+}
+
+/* Uploads run one behind the other, so the last one's end is that of all. */
+static void cuda_await_uploads(Backend *be) {
+    CudaUploads *uploads = cuda_backend(be)->uploads;
+    UploadSlot *last = &uploads->slots[(uploads->next + UPLOAD_SLOTS - 1) % UPLOAD_SLOTS];
+    cuda_check(cudaStreamWaitEvent(cuda_stream(be), last->done, 0), "waiting for an upload");
+}
+
+/* ---- stopwatch ---- */
+
+/* Pairs of events; where all are in use, their times are added up, which waits for the last of them. */
+enum { STOPWATCH_PAIRS = 64 };
+
+struct CudaStopwatch {
+    cudaEvent_t start[STOPWATCH_PAIRS], stop[STOPWATCH_PAIRS];
+    int pending;
+    double seconds; /* of the intervals before those */
+};
+
+static CudaStopwatch *stopwatch_open(void) {
+    CudaStopwatch *watch = (CudaStopwatch *)checked_calloc(1, sizeof *watch, "the stopwatch");
+    for (int i = 0; i < STOPWATCH_PAIRS; i++) {
+        cuda_check(cudaEventCreate(&watch->start[i]), "making an event");
+        cuda_check(cudaEventCreate(&watch->stop[i]), "making an event");
+    }
+    return watch;
+}
+
+static void stopwatch_close(CudaStopwatch *watch) {
+    for (int i = 0; i < STOPWATCH_PAIRS; i++) {
+        cuda_check(cudaEventDestroy(watch->start[i]), "ending an event");
+        cuda_check(cudaEventDestroy(watch->stop[i]), "ending an event");
+    }
+    free(watch);
+}
+
+static double cuda_stopwatch_seconds(Backend *be) {
+    CudaStopwatch *watch = cuda_backend(be)->stopwatch;
+    for (int i = 0; i < watch->pending; i++) {
+        float ms = 0.0f;
+        cuda_check(cudaEventSynchronize(watch->stop[i]), "an operation on the GPU");
+        cuda_check(cudaEventElapsedTime(&ms, watch->start[i], watch->stop[i]), "reading the stopwatch");
+        watch->seconds += 1e-3 * (double)ms;
+    }
+    watch->pending = 0;
+    return watch->seconds;
+}
+
+static void cuda_stopwatch_start(Backend *be) {
+    CudaStopwatch *watch = cuda_backend(be)->stopwatch;
+    if (watch->pending == STOPWATCH_PAIRS) cuda_stopwatch_seconds(be);
+    cuda_check(cudaEventRecord(watch->start[watch->pending], cuda_stream(be)), "starting the stopwatch");
+}
+
+static void cuda_stopwatch_stop(Backend *be) {
+    CudaStopwatch *watch = cuda_backend(be)->stopwatch;
+    cuda_check(cudaEventRecord(watch->stop[watch->pending], cuda_stream(be)), "stopping the stopwatch");
+    watch->pending++;
+}
+
+/* ---- rounding ---- */
+
+enum { ROUND_THREADS = 256 };
+
+/* Thread i converts pack i of 8; the few behind the last whole pack are done one by one. */
+static __global__ void __launch_bounds__(ROUND_THREADS) round_kernel(bf16 *out, const float *in, size_t n) {
+    size_t at = ((size_t)blockIdx.x * ROUND_THREADS + threadIdx.x) * Pack<bf16>::N;
+    if (at + Pack<bf16>::N <= n && is_pack_aligned(in) && is_pack_aligned(out)) {
+        Pack<float> low = load_pack(in + at), high = load_pack(in + at + Pack<float>::N);
+        Pack<bf16> rounded;
+#pragma unroll
+        for (int i = 0; i < Pack<float>::N; i++) {
+            rounded.x[i] = from_float<bf16>(low.x[i]);
+            rounded.x[i + Pack<float>::N] = from_float<bf16>(high.x[i]);
+        }
+        store_pack(out + at, rounded);
+        return;
+    }
+    for (size_t i = at; i < n && i < at + Pack<bf16>::N; i++) out[i] = from_float<bf16>(in[i]);
+}
+
+static void to_activation(Backend *be, void *out, const float *in, size_t n) {
+    if (be->activation == DTYPE_FLOAT32) {
+        cuda_copy(be, out, in, n * sizeof(float));
+        return;
+    }
+    if (n == 0) return;
+    unsigned blocks = (unsigned)ceil_div((int64_t)n, ROUND_THREADS * Pack<bf16>::N);
+    round_kernel<<<blocks, ROUND_THREADS, 0, cuda_stream(be)>>>((bf16 *)out, in, n);
+    cuda_check_launch("round_kernel");
+}
+
+/* ---- opening ---- */
+
+int cuda_device_count(void) {
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+/* FLOP/s without sparsity, from NVIDIA's data sheets; PCIe boards of a name are slower than these. */
+typedef struct Peak {
+    const char *name;
+    double bfloat16, float32;
+} Peak;
+
+static const Peak peaks[] = {{"H200", 989e12, 67e12}, {"H100", 989e12, 67e12}, {"H800", 989e12, 67e12},
+                             {"GH200", 989e12, 67e12}, {"B200", 2250e12, 75e12}, {"A100", 312e12, 19.5e12},
+                             {"A800", 312e12, 19.5e12}, {"L40S", 362e12, 91.6e12}, {"RTX 4090", 165e12, 82.6e12}};
+
+static double peak_flops(const char *name, DType type) {
+    for (size_t i = 0; i < ARRAY_LENGTH(peaks); i++)
+        if (strstr(name, peaks[i].name)) return type == DTYPE_BFLOAT16 ? peaks[i].bfloat16 : peaks[i].float32;
+    return 0.0;
+}
+
+static void cuda_close(Backend *be) {
+    CudaBackend *cuda = cuda_backend(be);
+    be->synchronize(be);
+    cuda_matmul_close(cuda->matmul);
+    uploads_close(cuda->uploads);
+    stopwatch_close(cuda->stopwatch);
+    cuda_free(be, cuda->scratch);
+    cuda_check(cudaStreamDestroy(cuda->stream), "ending a stream");
+    free(cuda);
+}
+
+static void enter_memory(Backend *be) {
+    be->alloc = cuda_alloc;
+    be->free = cuda_free;
+    be->memory_left = cuda_memory_left;
+    be->copy_from_host = cuda_copy_from_host;
+    be->copy_to_host = cuda_copy_to_host;
+    be->copy = cuda_copy;
+    be->zero = cuda_zero;
+    be->synchronize = cuda_synchronize;
+    be->upload = cuda_upload;
+    be->await_uploads = cuda_await_uploads;
+    be->stopwatch_start = cuda_stopwatch_start;
+    be->stopwatch_stop = cuda_stopwatch_stop;
+    be->stopwatch_seconds = cuda_stopwatch_seconds;
+    be->to_activation = to_activation;
+    be->weights_changed = cuda_weights_changed;
+    be->close = cuda_close;
+}
+
+/* Tensor cores multiply bfloat16, and cp.async copies, from compute capability 8.0 on. */
+enum { LEAST_MAJOR = 8 };
+
+Backend *cuda_backend_open(const BackendOptions *options, Error *error) {
+    int count = 0;
+    cudaError_t status = cudaGetDeviceCount(&count);
+    if (status != cudaSuccess || count == 0) {
+        error_set(error, "there is no GPU that CUDA can use: %s", cudaGetErrorString(status));
+        return NULL;
+    }
+    int gpu = options->local_rank % count;
+    cudaDeviceProp properties;
+    cuda_check(cudaGetDeviceProperties(&properties, gpu), "asking for the GPU's properties");
+    if (properties.major < LEAST_MAJOR) {
+        error_set(error, "%s has compute capability %d.%d; at least %d.0 is needed", properties.name, properties.major,
+                  properties.minor, LEAST_MAJOR);
+        return NULL;
+    }
+    cuda_check(cudaSetDevice(gpu), "choosing the GPU");
+    CudaBackend *cuda = (CudaBackend *)checked_calloc(1, sizeof *cuda, "the CUDA backend");
+    Backend *be = &cuda->base;
+    cuda->gpu = gpu;
+    cuda->processors = properties.multiProcessorCount;
+    cuda->allow_tf32 = options->allow_tf32;
+    snprintf(be->name, sizeof be->name, "cuda-%s", dtype_name(options->activation));
+    snprintf(be->device, sizeof be->device, "%s", properties.name);
+    be->activation = options->activation;
+    be->threads = options->threads;
+    be->on_gpu = true;
+    be->peak_flops = peak_flops(properties.name, options->activation);
+    be->logit_rows = 8192;
+    be->side_by_side_work = INT64_MAX;
+    cuda_check(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "making a stream");
+    cuda->uploads = uploads_open();
+    cuda->stopwatch = stopwatch_open();
+    cuda->matmul = cuda_matmul_open(cuda);
+    enter_memory(be);
+    cuda_enter_embedding(be);
+    cuda_enter_layernorm(be);
+    cuda_enter_loss(be);
+    cuda_enter_linear(be);
+    cuda_enter_attention(be);
+    return be;
+}

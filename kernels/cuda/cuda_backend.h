@@ -1,0 +1,61 @@
+/* cuda_backend.h: the inside of the CUDA tables: what the files of this folder, and those elsewhere that launch kernels
+ * (optim/multi_tensor.cu) or order work on the GPU (comm/nccl.c), share. It compiles as C; what kernels are made of is
+ * in device.cuh.
+ *
+ * Every operation of the table is launched on one stream, so they run one behind the other. Two more streams exist
+ * beside it: one brings batches from the host (cuda_backend.cu), one is NCCL's (comm/nccl.c); events tie them to the
+ * first. */
+#ifndef MARS_KERNELS_CUDA_CUDA_BACKEND_H
+#define MARS_KERNELS_CUDA_CUDA_BACKEND_H
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/cuda_device.h"
+
+typedef struct CudaMatmul CudaMatmul; /* matmul.cu */
+typedef struct CudaUploads CudaUploads;
+typedef struct CudaStopwatch CudaStopwatch;
+
+typedef struct CudaBackend {
+    Backend base; /* first, so that a Backend * is a CudaBackend * */
+    int gpu;      /* CUDA's number of it */
+    int processors; /* multiprocessors */
+    bool allow_tf32;
+    cudaStream_t stream; /* of all operations */
+    CudaMatmul *matmul;
+    CudaUploads *uploads;
+    CudaStopwatch *stopwatch;
+    void *scratch;
+    size_t scratch_bytes;
+} CudaBackend;
+
+static inline CudaBackend *cuda_backend(Backend *be) { return (CudaBackend *)be; }
+static inline cudaStream_t cuda_stream(Backend *be) { return ((CudaBackend *)be)->stream; }
+
+EXTERN_C_BEGIN
+
+/* Ends the program with CUDA's message where `status` is an error: `what` says what was tried. */
+void cuda_check(cudaError_t status, const char *what);
+
+/* After a kernel launch: the same for what the launch itself reports. */
+void cuda_check_launch(const char *kernel);
+
+/* At least `bytes` of working memory on the GPU, aligned to 256, for the kernels that one operation launches: the next
+ * operation gets the same memory. */
+void *cuda_scratch(Backend *be, size_t bytes);
+
+/* Each file of operations enters them in a table, for its activation type. */
+void cuda_enter_embedding(Backend *be);
+void cuda_enter_layernorm(Backend *be);
+void cuda_enter_loss(Backend *be);
+void cuda_enter_linear(Backend *be);    /* matmul_forward and its kind, batched_product, multiplies, tune, choices, choose */
+void cuda_enter_attention(Backend *be); /* attention.cu: chooses between the files of kernels */
+
+/* matmul.cu: one cuBLASLt handle and its workspace. */
+CudaMatmul *cuda_matmul_open(CudaBackend *cuda);
+void cuda_matmul_close(CudaMatmul *matmul);
+
+EXTERN_C_END
+
+#endif
