@@ -4,11 +4,14 @@
 #   make test            the tests (scripts/test.sh also installs what is missing and runs the sanitizers)
 #   make bench           speed of the 124M model on this machine, and of every optimizer on its parameters
 #   make lint            clang-format, cppcheck, clang-tidy, shellcheck
+#   make emu             programs and tests whose GPU is emulated on the CPU (dev/emu), under build/emu
+#   make cuda-report     registers and shared memory of every kernel on every architecture; fails where one spills
 #   make libmarsopt.a    the optimizers as a library; make marsopt-flags says how to link it, make examples shows its use
 #   make clean
 #
-# Options: MPI=0 and ONEDNN=0 build without these libraries, WERROR=1 makes warnings errors,
-# SANITIZE=address,undefined (or thread) instruments, ARCH=x86-64-v3 builds for other machines than this one.
+# Options: MPI=0, ONEDNN=0, CUDA=0 and NCCL=0 build without these libraries, EMU=1 with the emulator in the place of
+# CUDA and NCCL; WERROR=1 makes warnings errors, SANITIZE=address,undefined (or thread) instruments, ARCH=x86-64-v3 builds
+# for other processors than this one, CUDA_ARCHS="80 90a" for these GPUs (default: the one that is here, or all known).
 # A build with other options wants folders of its own: make BUILD=build/asan BIN=build/asan SANITIZE=address,undefined
 
 CC ?= gcc
@@ -18,6 +21,8 @@ ARCH ?= native
 OPTIMIZE ?= -O3
 WERROR ?= 0
 SANITIZE ?=
+EMU ?= 0
+PYTHON ?= python3
 
 # Commands are shown in short; V=1 shows them whole.
 quiet = $(if $(filter 1,$(V)),,@echo '  $(1)  $(if $(filter LINK,$(1)),$@,$<)'; )
@@ -26,13 +31,24 @@ quiet = $(if $(filter 1,$(V)),,@echo '  $(1)  $(if $(filter LINK,$(1)),$@,$<)'; 
 # works CODE,FLAGS: yes where a program of these lines compiles and links.
 works = $(shell printf '%b\nint main(void) { return 0; }\n' '$(1)' | $(CC) -x c - $(CPPFLAGS) $(LDFLAGS) -o /dev/null $(2) 2>/dev/null && echo yes)
 hash := \#
+comma := ,
+space := $(subst ,, )
 has_onednn := $(if $(filter 0,$(ONEDNN)),,$(call works,$(hash)include <oneapi/dnnl/dnnl.h>,-ldnnl))
 has_mpi := $(if $(filter 0,$(MPI)),,$(shell command -v mpicc >/dev/null 2>&1 && printf '$(hash)include <mpi.h>\nint main(void){return 0;}\n' | mpicc -x c - -o /dev/null 2>/dev/null && echo yes))
 has_cjson := $(call works,$(hash)include <cjson/cJSON.h>,-lcjson)
 has_xxhash := $(call works,$(hash)include <xxhash.h>)
 has_wide_vectors := $(shell $(CC) -march=$(ARCH) -mprefer-vector-width=512 -E -x c /dev/null >/dev/null 2>&1 && echo yes)
-has_nvcc := $(shell command -v nvcc 2>/dev/null)
-has_nccl := $(call works,$(hash)include <nccl.h>,-I$(or $(CUDA_HOME),/usr/local/cuda)/include)
+nvcc := $(if $(filter 0,$(CUDA)),,$(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc)))
+# What runs the CUDA sources: a GPU, the emulator, or nothing.
+cuda := $(if $(filter 1,$(EMU)),emu,$(if $(nvcc),nvcc))
+nvcc_release = $(shell $(nvcc) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
+CUDA_HOME ?= $(patsubst %/bin/,%,$(dir $(realpath $(nvcc))))
+cuda_include = $(if $(filter emu,$(cuda)),-Idev/emu/include,-isystem $(CUDA_HOME)/include)
+cuda_libraries = $(addprefix -L,$(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib)) -Wl,-rpath,$(CUDA_HOME)/lib64
+has_nccl := $(if $(filter 0,$(NCCL)),,$(if $(has_mpi),$(if $(filter emu,$(cuda)),yes,$(if $(cuda),\
+              $(call works,$(hash)include <nccl.h>,-isystem $(CUDA_HOME)/include $(cuda_libraries) -lnccl)))))
+here_arch := $(if $(filter nvcc,$(cuda)),$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .))
+CUDA_ARCHS ?= $(or $(patsubst 90,90a,$(here_arch)),80 90a 100)
 
 # ---- flags ----
 # -fno-math-errno and -fno-trapping-math let loops with square roots and roundings vectorise; neither changes a result.
@@ -41,31 +57,55 @@ CFLAGS_ALL = -std=gnu17 $(OPTIMIZE) -march=$(ARCH) $(if $(has_wide_vectors),-mpr
              $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all -Wno-format-truncation) \
              -D_GNU_SOURCE -I. -MMD -MP $(CPPFLAGS) $(CFLAGS)
 LINK = $(if $(has_mpi),OMPI_CC="$(CC)" MPICH_CC="$(CC)" mpicc,$(CC))
-LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson -lm \
+# nvcc reports what each kernel takes; -warn-spills with -Werror makes a spill an error.
+NVCC_FLAGS = -std=c++17 -O3 -I. -D_GNU_SOURCE $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+             -Xcompiler -Wall,-Wextra,-Wno-unused-parameter -Xptxas -v,-warn-spills \
+             $(if $(filter 1,$(WERROR)),-Werror all-warnings) $(CPPFLAGS) $(NVCCFLAGS)
+# The emulator's headers carry the names of CUDA's; the sources in $(BUILD)/emu_src are rewritten to be C++.
+CXXFLAGS_EMU = -std=gnu++17 $(OPTIMIZE) -march=$(ARCH) -g -pthread -fno-strict-aliasing -ffp-contract=off -Wall -Wextra \
+               -Wno-unused-parameter -Wno-unknown-pragmas $(if $(filter 1,$(WERROR)),-Werror) -DMARS_EMULATOR=1 -D_GNU_SOURCE \
+               -I$(BUILD)/emu_src -Idev/emu/include -I. -MMD -MP $(CPPFLAGS)
+sanitize_flags = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+device_libraries = $(if $(filter nvcc,$(cuda)),$(cuda_libraries) -lcublasLt $(if $(has_nccl),-lnccl) -lcudart_static -ldl -lrt) \
+                   $(if $(filter emu,$(cuda)),-lboost_context)
+LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson $(device_libraries) $(if $(cuda),-lstdc++) -lm \
             $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 
 # ---- sources ----
 programs = train_gpt2 prepare_data sample_gpt2
 typed = $(wildcard kernels/cpu/embedding.c kernels/cpu/layernorm.c kernels/cpu/linear.c kernels/cpu/attention.c kernels/cpu/loss.c)
-plain = $(filter-out data/prepare_data.c model/sample_gpt2.c, \
-          $(wildcard util/*.c kernels/*.c optim/*.c data/*.c config/*.c model/*.c report/*.c)) \
-        kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/product.c kernels/cpu/transpose.c \
-        kernels/cpu/matmul_$(if $(has_onednn),onednn,plain).c \
-        comm/comm.c comm/single.c comm/$(if $(has_mpi),mpi,no_mpi).c
-objects = $(plain:%.c=$(BUILD)/%.o) $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.o)
+cpu_plain = kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/product.c kernels/cpu/transpose.c \
+            kernels/cpu/matmul_$(if $(has_onednn),onednn,plain).c
+plain = $(filter-out data/prepare_data.c model/sample_gpt2.c %/no_cuda.c, \
+          $(wildcard util/*.c kernels/*.c optim/*.c data/*.c config/*.c model/*.c report/*.c)) $(cpu_plain) \
+        comm/comm.c comm/single.c $(if $(has_mpi),comm/mpi.c comm/heartbeat.c,comm/no_mpi.c) \
+        comm/$(if $(has_nccl),nccl,no_nccl).c
+# What needs CUDA's headers: kernels (.cu), and host code around its libraries.
+cuda_host = $(wildcard kernels/cuda/*.c) comm/nccl.c
+device_sources = $(wildcard kernels/cuda/*.cu optim/*.cu)
+emulator = $(filter-out $(if $(has_nccl),,dev/emu/nccl.cpp),$(wildcard dev/emu/*.cpp))
+device_objects = $(if $(cuda),$(device_sources:%=$(BUILD)/%.o) $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/cuda/*.c)), \
+                   $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/no_cuda.c optim/no_cuda.c))) \
+                 $(if $(filter emu,$(cuda)),$(emulator:%.cpp=$(BUILD)/%.o))
+cpu_objects = $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.o)
+objects = $(plain:%.c=$(BUILD)/%.o) $(cpu_objects) $(device_objects)
 library = $(BUILD)/libmars.a
+mpi_objects = $(patsubst %.c,$(BUILD)/%.o,comm/mpi.c comm/heartbeat.c)
+# What of the sanitizers the emulator's own code is told of.
+emulator_flags = $(if $(findstring address,$(SANITIZE)),-DEMU_ASAN=1) $(if $(findstring thread,$(SANITIZE)),-DEMU_TSAN=1)
+MPICXX = OMPI_CXX="$(CXX)" MPICH_CXX="$(CXX)" mpicxx
 # libmarsopt.a: the optimizers for one process on a CPU, whose table of operations brings GPT-2's with it.
 marsopt = $(BIN)/libmarsopt.a
-marsopt_sources = $(wildcard optim/*.c) $(filter kernels/cpu/%,$(plain)) kernels/backend.c comm/single.c \
-                  util/base.c util/tensor_table.c
-marsopt_objects = $(marsopt_sources:%.c=$(BUILD)/%.o) $(filter %.float32.o %.bfloat16.o,$(objects))
+marsopt_sources = $(wildcard optim/*.c kernels/*.c) $(cpu_plain) comm/single.c util/base.c util/tensor_table.c
+marsopt_objects = $(marsopt_sources:%.c=$(BUILD)/%.o) $(cpu_objects)
 marsopt_libraries = $(if $(has_onednn),-ldnnl) -lm -fopenmp $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 marsopt_flags = $(strip -I$(CURDIR) $(abspath $(marsopt)) $(marsopt_libraries))
 examples = $(patsubst dev/examples/%.c,$(BUILD)/examples/%,$(wildcard dev/examples/*.c))
-tests = $(patsubst dev/test/%.c,$(BUILD)/test/%,$(wildcard dev/test/test_*.c))
+tests = $(patsubst dev/test/%.c,$(BUILD)/test/%,$(wildcard dev/test/test_*.c)) \
+        $(if $(filter emu,$(cuda)),$(patsubst dev/emu/%.cu,$(BUILD)/test/%,$(wildcard dev/emu/test_*.cu)))
 test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out dev/test/test_%.c dev/test/fault_injection.c,$(wildcard dev/test/*.c)))
 
-.PHONY: all programs tests examples marsopt-flags test bench lint clean found
+.PHONY: all programs tests examples marsopt-flags test bench lint clean found emu cuda-report
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -80,8 +120,8 @@ found:
 	@echo "compiler   $(shell $(CC) --version | head -n 1), -march=$(ARCH)$(if $(SANITIZE), with -fsanitize=$(SANITIZE))"
 	@echo "oneDNN     $(if $(has_onednn),found,not found: matrix products by plain loops, float32 slow and bfloat16 slower (libdnnl-dev))"
 	@echo "MPI        $(if $(has_mpi),found,not found: one process (libopenmpi-dev openmpi-bin))"
-	@echo "nvcc       $(if $(has_nvcc),found; ,not found; )this version trains on the CPU"
-	@echo "NCCL       $(if $(has_nccl),found,not found)$(if $(has_nccl),; used only with a GPU)"
+	@echo "CUDA       $(if $(filter emu,$(cuda)),emulated on the CPU,$(if $(cuda),$(nvcc_release) for sm_$(subst $(space),$(comma) sm_,$(strip $(CUDA_ARCHS))),not found: training on the CPU (CUDA Toolkit 12.8 or newer)))"
+	@echo "NCCL       $(if $(has_nccl),$(if $(filter emu,$(cuda)),emulated over MPI,found),not found: one GPU (NCCL with its headers, and MPI))"
 
 # ---- rules ----
 $(BIN)/train_gpt2: $(BUILD)/train_gpt2.o $(library)
@@ -115,9 +155,43 @@ $(BUILD)/%.bfloat16.o: %.c
 	@mkdir -p $(@D)
 	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -DACTIVATION_BFLOAT16=1 -c $< -o $@
 
-$(BUILD)/comm/mpi.o: comm/mpi.c
+$(mpi_objects): $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(call quiet,CC)$(LINK) $(CFLAGS_ALL) -c $< -o $@
+
+$(cuda_host:%.c=$(BUILD)/%.o): CFLAGS_ALL += $(cuda_include)
+
+# ---- device code: by nvcc, whose report on each kernel is kept beside the object; or rewritten for the emulator ----
+ifeq ($(cuda),nvcc)
+$(BUILD)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(call quiet,NVCC)$(nvcc) $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@ >$(@:.o=.ptxas) 2>&1 || { cat $(@:.o=.ptxas); exit 1; }
+else
+emu_headers = $(patsubst %,$(BUILD)/emu_src/%,$(wildcard kernels/cuda/*.cuh optim/*.cuh))
+
+$(BUILD)/emu_src/%: % dev/emu/rewrite.py
+	@mkdir -p $(@D)
+	@$(PYTHON) dev/emu/rewrite.py $< $@
+
+$(BUILD)/%.cu.o: $(BUILD)/emu_src/%.cu $(emu_headers)
+	@mkdir -p $(@D)
+	$(call quiet,EMU)$(CXX) -x c++ $(CXXFLAGS_EMU) $(sanitize_flags) -c $< -o $@
+
+# The emulator itself is optimised and not sanitized: it keeps the sanitizers' hooks.
+$(BUILD)/dev/emu/%.o: dev/emu/%.cpp
+	@mkdir -p $(@D)
+	$(call quiet,CXX)$(if $(filter dev/emu/nccl.cpp,$<),$(MPICXX),$(CXX)) $(CXXFLAGS_EMU) $(emulator_flags) -c $< -o $@
+
+$(BUILD)/test/%: $(BUILD)/dev/emu/%.cu.o $(test_support) $(library)
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
+endif
+
+emu:
+	@$(MAKE) --no-print-directory EMU=1 BUILD=build/emu BIN=build/emu programs tests
+
+cuda-report: $(device_sources:%=$(BUILD)/%.o)
+	@$(PYTHON) dev/lint/cuda_report.py $(device_sources:%=$(BUILD)/%.ptxas)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
@@ -153,8 +227,9 @@ bench: found $(BUILD)/bench_train $(BUILD)/bench_optim
 	$(BUILD)/bench_optim --json=$(BUILD)/bench_optim.json
 	@echo "the same as JSON: $(BUILD)/bench_train.json, $(BUILD)/bench_optim.json"
 
-sources = $(wildcard *.cu *.h */*.c */*.h */*.cu kernels/*/*.c kernels/*/*.h dev/*/*.c dev/*/*.h)
-tidy_sources = $(filter-out comm/mpi.c dev/test/%,$(filter %.c,$(sources)))
+sources = $(wildcard *.cu *.h */*.c */*.h */*.cu kernels/*/*.c kernels/*/*.h kernels/*/*.cu kernels/*/*.cuh dev/*/*.c \
+            dev/*/*.h dev/*/*.cu dev/*/*.cuh dev/*/*.cpp)
+tidy_sources = $(filter-out $(mpi_objects:$(BUILD)/%.o=%.c) $(cuda_host) dev/test/% dev/emu/%,$(filter %.c,$(sources)))
 lint:
 	clang-format --dry-run --Werror $(sources)
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --error-exitcode=1 --inline-suppr \

@@ -9,8 +9,7 @@
 #include "model/gpt2.h"
 #include "util/philox.h"
 
-/* Logits are computed in pieces of at most this many rows: with 50,304 columns that is 100 MB in bfloat16. */
-enum { HEAD_ROWS = 1024, VOCAB_MULTIPLE = 64 };
+enum { VOCAB_MULTIPLE = 64 };
 
 /* Block of a tensor that belongs to none. */
 enum { NO_BLOCK = -1 };
@@ -140,7 +139,7 @@ void gpt2_create(GPT2 *model, const GPT2Config *config, Backend *be, int max_bat
     model->recompute = recompute;
     model->training = training;
     model->max_batch = max_batch;
-    model->head_rows = (int)min_i64(HEAD_ROWS, (int64_t)max_batch * config->block_size);
+    model->head_rows = (int)min_i64(be->logit_rows, (int64_t)max_batch * config->block_size);
     model->activations = checked_calloc((size_t)config->n_layer, sizeof *model->activations, "the activations");
     plan_weights(model);
     plan_activations(model);

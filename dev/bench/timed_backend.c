@@ -94,11 +94,32 @@ static bool pass_multiplies(Backend *be, DType type) {
     Backend *inner = ((TimedBackend *)be)->inner;
     return inner->multiplies(inner, type);
 }
+static size_t pass_memory_left(Backend *be) {
+    Backend *inner = ((TimedBackend *)be)->inner;
+    return inner->memory_left(inner);
+}
+static double pass_stopwatch_seconds(Backend *be) {
+    Backend *inner = ((TimedBackend *)be)->inner;
+    return inner->stopwatch_seconds(inner);
+}
+static char *pass_choices(Backend *be) {
+    Backend *inner = ((TimedBackend *)be)->inner;
+    return inner->choices(inner);
+}
+static bool pass_choose(Backend *be, const char *text, Error *error) {
+    Backend *inner = ((TimedBackend *)be)->inner;
+    return inner->choose(inner, text, error);
+}
 PASS(void, free, (Backend * be, void *memory), (inner, memory))
 PASS(void, copy_from_host, (Backend * be, void *device, const void *host, size_t bytes), (inner, device, host, bytes))
 PASS(void, copy_to_host, (Backend * be, void *host, const void *device, size_t bytes), (inner, host, device, bytes))
 PASS(void, copy, (Backend * be, void *to, const void *from, size_t bytes), (inner, to, from, bytes))
 PASS(void, zero, (Backend * be, void *memory, size_t bytes), (inner, memory, bytes))
+PASS(void, upload, (Backend * be, void *device, const void *host, size_t bytes), (inner, device, host, bytes))
+PASS(void, await_uploads, (Backend * be), (inner))
+PASS(void, stopwatch_start, (Backend * be), (inner))
+PASS(void, stopwatch_stop, (Backend * be), (inner))
+PASS(void, tune, (Backend * be, bool on), (inner, on))
 PASS(void, synchronize, (Backend * be), (inner))
 PASS(void, to_activation, (Backend * be, void *out, const float *in, size_t n), (inner, out, in, n))
 PASS(void, weights_changed, (Backend * be), (inner))
@@ -116,6 +137,15 @@ void timed_backend_open(TimedBackend *timed, Backend *inner) {
     be->copy = pass_copy;
     be->zero = pass_zero;
     be->synchronize = pass_synchronize;
+    be->memory_left = pass_memory_left;
+    be->upload = pass_upload;
+    be->await_uploads = pass_await_uploads;
+    be->stopwatch_start = pass_stopwatch_start;
+    be->stopwatch_stop = pass_stopwatch_stop;
+    be->stopwatch_seconds = pass_stopwatch_seconds;
+    be->tune = pass_tune;
+    be->choices = pass_choices;
+    be->choose = pass_choose;
     be->to_activation = pass_to_activation;
     be->weights_changed = pass_weights_changed;
     be->add_sum = pass_add_sum;

@@ -8,6 +8,9 @@
 
 #include "kernels/cpu/huge_memory.h"
 
+/* With 50,304 columns that is 100 MB in bfloat16. */
+enum { LOGIT_ROWS = 1024 };
+
 static void *zeroed(size_t bytes) {
     void *memory = huge_memory(bytes);
     if (memory) memset(memory, 0, bytes);
@@ -39,6 +42,30 @@ static void cpu_zero(Backend *be, void *memory, size_t bytes) {
 }
 
 static void cpu_synchronize(Backend *be) { (void)be; /* every operation has ended when it returns */ }
+
+/* Not known: what Linux calls free is little of what it would give. */
+static size_t cpu_memory_left(Backend *be) {
+    (void)be;
+    return 0;
+}
+
+static void cpu_await_uploads(Backend *be) { (void)be; /* a copy has ended when it returns */ }
+
+static void cpu_stopwatch_start(Backend *be) { cpu_backend(be)->started = seconds_now(); }
+static void cpu_stopwatch_stop(Backend *be) {
+    cpu_backend(be)->stopped_seconds += seconds_now() - cpu_backend(be)->started;
+}
+static double cpu_stopwatch_seconds(Backend *be) { return cpu_backend(be)->stopped_seconds; }
+
+/* The library chooses algorithms by itself, without timing any. */
+static void cpu_tune(Backend *be, bool on) { (void)be, (void)on; }
+static char *cpu_choices(Backend *be) {
+    (void)be;
+    return checked_strdup("");
+}
+static bool cpu_choose(Backend *be, const char *text, Error *error) {
+    return text[0] == 0 || error_set(error, "%s: nothing is chosen by timing here", be->name);
+}
 
 static void cpu_weights_changed(Backend *be) { matmul_weights_changed(cpu_backend(be)->matmul); }
 
@@ -92,13 +119,23 @@ Backend *cpu_backend_open(DType activation, int threads, Error *error) {
     read_processor_name(be->device, sizeof be->device);
     be->activation = activation;
     be->threads = threads;
+    be->logit_rows = LOGIT_ROWS;
     be->alloc = cpu_alloc;
     be->free = cpu_free;
+    be->memory_left = cpu_memory_left;
     be->copy_from_host = cpu_copy;
     be->copy_to_host = cpu_copy;
     be->copy = cpu_copy;
     be->zero = cpu_zero;
     be->synchronize = cpu_synchronize;
+    be->upload = cpu_copy;
+    be->await_uploads = cpu_await_uploads;
+    be->stopwatch_start = cpu_stopwatch_start;
+    be->stopwatch_stop = cpu_stopwatch_stop;
+    be->stopwatch_seconds = cpu_stopwatch_seconds;
+    be->tune = cpu_tune;
+    be->choices = cpu_choices;
+    be->choose = cpu_choose;
     be->weights_changed = cpu_weights_changed;
     be->close = cpu_close;
     cpu_enter_products(be);
