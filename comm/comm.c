@@ -1,4 +1,4 @@
-/* comm.c: which kind of Comm this process gets. */
+/* comm.c: which kind of Comm a process gets, for the host and for a device. */
 #include "comm/comm.h"
 
 #include <stdlib.h>
@@ -18,4 +18,13 @@ Comm *comm_open(void) {
         die("this process was started by an MPI launcher, but the program was built without MPI: install it and "
             "run make again, or start the program without mpirun");
     return comm;
+}
+
+Comm *comm_on_device(Comm *comm, Backend *be, Error *error) {
+    if (comm->size == 1 || !be->on_gpu) return comm;
+    return comm_open_nccl(comm, be, error);
+}
+
+void comm_close_on_device(Comm *on_device, Comm *comm) {
+    if (on_device != comm) comm_close_nccl(on_device);
 }

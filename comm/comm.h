@@ -38,6 +38,17 @@ static inline size_t partition_shard_length(const Partition *partition, int r) {
     return part->at + (part->end - part->begin);
 }
 
+/* What of a part lies in [begin, end); empty where its begin >= its end. */
+static inline Part part_within(const Part *part, size_t begin, size_t end) {
+    Part common = *part;
+    if (common.end > end) common.end = end;
+    if (common.begin < begin) {
+        common.begin = begin;
+        common.at += begin - part->begin;
+    }
+    return common;
+}
+
 typedef struct Comm Comm;
 struct Comm {
     int rank, size;             /* this process, and how many there are */
@@ -87,6 +98,7 @@ void comm_close_on_device(Comm *on_device, Comm *comm);
 Comm *comm_open_single(void);
 Comm *comm_open_mpi(void);
 Comm *comm_open_nccl(Comm *comm, Backend *be, Error *error);
+void comm_close_nccl(Comm *comm);
 
 EXTERN_C_END
 

@@ -1,8 +1,8 @@
 /* mpi.c: a Comm over MPI, for host memory.
  *
  * Sums are made here, in the order of the processes, not by MPI_Reduce: MPI leaves the order to the library, which may
- * choose it by timing. Buffers move in pieces of bounded size, so that the extra memory is bounded and counts fit
- * MPI's int. */
+ * choose it by timing; an element's sum is the same bits whatever range it is reduced with. Buffers move in pieces of
+ * bounded size, so that the extra memory is bounded and counts fit MPI's int. */
 #include <limits.h>
 #include <mpi.h>
 #include <stdio.h>
@@ -19,6 +19,7 @@ typedef struct MpiComm {
     Comm base;
     size_t piece;             /* elements of a shard that move at a time */
     float *staged, *received; /* (size, piece): for every process, and from every process */
+    int64_t exchanges;
 } MpiComm;
 
 static void check(int status, const char *what) {
@@ -58,84 +59,117 @@ static void barrier(Comm *comm) {
 
 /* ---- reductions ---- */
 
-static size_t largest_shard(const Comm *comm, const Partition *partition) {
-    size_t largest = 0;
-    for (int r = 0; r < comm->size; r++)
-        if (partition_shard_length(partition, r) > largest) largest = partition_shard_length(partition, r);
-    return largest;
+/* The elements [at, at + length) of a shard. */
+typedef struct Span {
+    size_t at, length;
+} Span;
+
+/* Where in r's shard the elements [begin, end) of the flat buffer lie. */
+static Span span_in_shard(const Partition *partition, int r, size_t begin, size_t end) {
+    Span span = {0, 0};
+    for (int i = partition->first[r]; i < partition->first[r + 1]; i++) {
+        Part common = part_within(&partition->parts[i], begin, end);
+        if (common.begin >= common.end) continue;
+        if (span.length == 0) span.at = common.at;
+        span.length = common.at + (common.end - common.begin) - span.at;
+    }
+    return span;
 }
 
-/* How many elements of shard r lie in the piece that starts `done` elements into it. */
-static int piece_length(const MpiComm *mpi, const Partition *partition, int r, size_t done) {
-    size_t length = partition_shard_length(partition, r);
-    return done >= length ? 0 : (int)min_i64((int64_t)mpi->piece, (int64_t)(length - done));
+/* The piece of a span that starts `done` elements into it. */
+static Span piece_of(const MpiComm *mpi, Span span, size_t done) {
+    if (done >= span.length) return (Span){span.at, 0};
+    return (Span){span.at + done, (size_t)min_i64((int64_t)mpi->piece, (int64_t)(span.length - done))};
 }
 
-/* Copies elements [from, from + n) of shard r out of the flat buffer, or where `back` into it. What lies between the
- * parts of a shard is nobody's: it is 0 on the way out. */
-static void copy_piece(float *piece, float *data, const Partition *partition, int r, size_t from, size_t n, bool back) {
-    if (!back) memset(piece, 0, n * sizeof *piece);
+/* Copies a piece of shard r out of the flat buffer, or where `back` into it. What lies between the parts of a shard is
+ * nobody's: it is 0 on the way out. */
+static void copy_piece(float *staged, float *data, const Partition *partition, int r, Span piece, bool back) {
+    size_t last = piece.at + piece.length;
+    if (!back) memset(staged, 0, piece.length * sizeof *staged);
     for (int i = partition->first[r]; i < partition->first[r + 1]; i++) {
         const Part *part = &partition->parts[i];
-        size_t first = part->at > from ? part->at : from, last = part->at + (part->end - part->begin);
-        if (last > from + n) last = from + n;
-        if (first >= last) continue;
-        float *inside = data + part->begin + (first - part->at);
-        memcpy(back ? inside : piece + (first - from), back ? piece + (first - from) : inside,
-               (last - first) * sizeof *piece);
+        size_t from = part->at > piece.at ? part->at : piece.at, to = part->at + (part->end - part->begin);
+        if (to > last) to = last;
+        if (from >= to) continue;
+        float *inside = data + part->begin + (from - part->at), *outside = staged + (from - piece.at);
+        memcpy(back ? inside : outside, back ? outside : inside, (to - from) * sizeof *staged);
     }
 }
 
 /* One piece: everybody sends each owner its part; the owner adds up what it received, process 0 first. */
-static void reduce_piece(MpiComm *mpi, float *data, const Partition *partition, float *shard, size_t done,
-                         int *layout) {
-    int size = mpi->base.size, rank = mpi->base.rank, own = piece_length(mpi, partition, rank, done);
+static void reduce_piece(MpiComm *mpi, float *data, const Partition *partition, float *shard, const Span *spans,
+                         size_t done, int *layout) {
+    int size = mpi->base.size, rank = mpi->base.rank;
     int *send_count = layout, *send_at = layout + size, *receive_count = layout + 2 * size;
     int *receive_at = layout + 3 * size;
+    Span own = piece_of(mpi, spans[rank], done);
     float *staged = mpi->staged;
     for (int r = 0, at = 0; r < size; r++) {
-        send_count[r] = piece_length(mpi, partition, r, done);
+        Span piece = piece_of(mpi, spans[r], done);
+        send_count[r] = (int)piece.length;
         send_at[r] = at;
-        copy_piece(staged + at, data, partition, r, done, (size_t)send_count[r], false);
+        copy_piece(staged + at, data, partition, r, piece, false);
         at += send_count[r];
-        receive_count[r] = own;
-        receive_at[r] = r * own;
+        receive_count[r] = (int)own.length;
+        receive_at[r] = r * (int)own.length;
     }
     check(MPI_Alltoallv(staged, send_count, send_at, MPI_FLOAT, mpi->received, receive_count, receive_at, MPI_FLOAT,
                         MPI_COMM_WORLD),
           "exchanging gradients");
-    float *RESTRICT sums = shard ? shard + done : staged;
+    float *RESTRICT sums = shard ? shard + own.at : staged;
     for (int r = 0; r < size; r++) {
         const float *RESTRICT part = mpi->received + (size_t)receive_at[r];
-        for (int i = 0; i < own; i++) sums[i] = (r > 0 ? sums[i] : 0.0f) + part[i];
+        for (size_t i = 0; i < own.length; i++) sums[i] = (r > 0 ? sums[i] : 0.0f) + part[i];
     }
-    if (!shard) copy_piece(sums, data, partition, rank, done, (size_t)own, true);
+    if (!shard) copy_piece(sums, data, partition, rank, own, true);
 }
 
-static void reduce_scatter(Comm *comm, float *data, const Partition *partition, float *shard) {
+static void reduce_scatter(Comm *comm, float *data, const Partition *partition, float *shard, size_t begin,
+                           size_t end) {
     MpiComm *mpi = (MpiComm *)comm;
+    mpi->exchanges++;
+    if (comm->size == 1) return;
     int *layout = checked_malloc(4 * (size_t)comm->size * sizeof *layout, "exchanging gradients");
-    size_t largest = largest_shard(comm, partition);
-    if (comm->size > 1)
-        for (size_t done = 0; done < largest; done += mpi->piece)
-            reduce_piece(mpi, data, partition, shard, done, layout);
+    Span *spans = checked_malloc((size_t)comm->size * sizeof *spans, "exchanging gradients");
+    size_t longest = 0;
+    for (int r = 0; r < comm->size; r++) {
+        spans[r] = span_in_shard(partition, r, begin, end);
+        if (spans[r].length > longest) longest = spans[r].length;
+    }
+    for (size_t done = 0; done < longest; done += mpi->piece)
+        reduce_piece(mpi, data, partition, shard, spans, done, layout);
+    free(spans);
     free(layout);
+}
+
+static void sum_on_device(Comm *comm, double *values, int n) {
+    ((MpiComm *)comm)->exchanges++;
+    sum(comm, values, n);
 }
 
 /* ---- moving what owners have ---- */
 
-static void all_gather(Comm *comm, void *data, size_t element_size, const Partition *partition) {
+static void all_gather(Comm *comm, void *data, size_t element_size, const Partition *partition, size_t begin,
+                       size_t end) {
     enum { BYTES = 1 << 22 };
+    ((MpiComm *)comm)->exchanges++;
     for (int r = 0; r < comm->size; r++)
         for (int i = partition->first[r]; i < partition->first[r + 1]; i++) {
-            char *range = (char *)data + partition->parts[i].begin * element_size;
-            size_t bytes = (partition->parts[i].end - partition->parts[i].begin) * element_size;
+            Part common = part_within(&partition->parts[i], begin, end);
+            if (common.begin >= common.end) continue;
+            char *range = (char *)data + common.begin * element_size;
+            size_t bytes = (common.end - common.begin) * element_size;
             for (size_t done = 0; done < bytes; done += BYTES)
                 check(
                     MPI_Bcast(range + done, (int)min_i64(BYTES, (int64_t)(bytes - done)), MPI_BYTE, r, MPI_COMM_WORLD),
                     "gathering weights");
         }
 }
+
+/* Exchanges have ended when they return. */
+static int64_t asked(Comm *comm) { return ((MpiComm *)comm)->exchanges; }
+static void await(Comm *comm, int64_t exchanges) { (void)comm, (void)exchanges; }
 
 static void collect(Comm *comm, int from, float *data, size_t n) {
     enum { TAG = 1 };
@@ -178,8 +212,11 @@ Comm *comm_open_mpi(void) {
                    .maximum = maximum,
                    .broadcast = broadcast,
                    .barrier = barrier,
+                   .sum_on_device = sum_on_device,
                    .reduce_scatter = reduce_scatter,
                    .all_gather = all_gather,
+                   .asked = asked,
+                   .await = await,
                    .collect = collect,
                    .close = close_mpi};
     check(MPI_Comm_rank(MPI_COMM_WORLD, &comm->rank), "asking for the rank");

@@ -8,13 +8,25 @@ static void maximum(Comm *comm, int *values, int n) { (void)comm, (void)values, 
 static void broadcast(Comm *comm, void *data, size_t bytes) { (void)comm, (void)data, (void)bytes; }
 static void barrier(Comm *comm) { (void)comm; }
 
-static void reduce_scatter(Comm *comm, float *data, const Partition *partition, float *shard) {
-    (void)comm, (void)data, (void)partition, (void)shard;
+static void sum_on_device(Comm *comm, double *values, int n) { (void)comm, (void)values, (void)n; }
+
+static void reduce_scatter(Comm *comm, float *data, const Partition *partition, float *shard, size_t begin,
+                           size_t end) {
+    (void)comm, (void)data, (void)partition, (void)shard, (void)begin, (void)end;
 }
 
-static void all_gather(Comm *comm, void *data, size_t element_size, const Partition *partition) {
-    (void)comm, (void)data, (void)element_size, (void)partition;
+static void all_gather(Comm *comm, void *data, size_t element_size, const Partition *partition, size_t begin,
+                       size_t end) {
+    (void)comm, (void)data, (void)element_size, (void)partition, (void)begin, (void)end;
 }
+
+/* Nothing is exchanged, and so nothing is waited for. */
+static int64_t asked(Comm *comm) {
+    (void)comm;
+    return 0;
+}
+
+static void await(Comm *comm, int64_t exchanges) { (void)comm, (void)exchanges; }
 
 static void collect(Comm *comm, int from, float *data, size_t n) { (void)comm, (void)from, (void)data, (void)n; }
 
@@ -32,8 +44,11 @@ Comm *comm_open_single(void) {
                    .maximum = maximum,
                    .broadcast = broadcast,
                    .barrier = barrier,
+                   .sum_on_device = sum_on_device,
                    .reduce_scatter = reduce_scatter,
                    .all_gather = all_gather,
+                   .asked = asked,
+                   .await = await,
                    .collect = collect,
                    .close = close_single};
     return comm;
