@@ -20,11 +20,23 @@
  *         optim_hold_gradient(o);
  *         gradient of batch t + 1    -> optim_gradients(o)        at the same weights
  *     }
- *     optim_step(o, rates); */
+ *     optim_step(o, rates);
+ *
+ * All that a step decides (the clip, whether a gradient is finite, each tensor's numbers) is decided on the device, in
+ * settle.h, so the host need not wait. A trainer on a GPU asks for steps ahead of their results and moves gradients and
+ * weights beside its own work:
+ *
+ *     while the last backward pass runs, from the end of the flat buffer to its beginning:
+ *         optim_gradient_ready(o, first element from which on the gradient is final)
+ *     optim_begin_step(o, rates);
+ *     before a forward pass touches weights [begin, end):
+ *         optim_await_weights(o, begin, end)
+ *     result = optim_end_step(o);                                 up to OPTIM_MOST_STEPS later */
 #ifndef MARS_OPTIM_OPTIM_H
 #define MARS_OPTIM_OPTIM_H
 
 #include "comm/comm.h"
+#include "kernels/arena.h"
 #include "kernels/backend.h"
 #include "optim/optim_config.h"
 #include "optim/schedule.h"
@@ -36,7 +48,7 @@ typedef struct Optim Optim;
 
 /* Flat device buffers of table.length elements, owned by the caller. */
 typedef struct OptimBuffers {
-    float *params; /* master weights; on return of a step, up to date in the owned range (everywhere for float32) */
+    float *params; /* master weights; behind a step, up to date in the owned range (everywhere for float32) */
     void *weights; /* their copy in the backend's activation type, or params itself; up to date everywhere */
     float *grads;  /* where optim_gradients() points to at first */
 } OptimBuffers;
@@ -64,26 +76,52 @@ OptimName optim_find(const char *name);
 /* A config with the defaults of the config file's table, and this rate for all that the optimizer updates. */
 OptimConfig optim_defaults(OptimName name, double learning_rate);
 
-/* All arguments must outlive the optimizer. State is zero. NULL and the reason where the device cannot do it. */
+/* All arguments must outlive the optimizer. `comm` is the one for be's device. State is zero. NULL and the reason where
+ * the device cannot do it. */
 Optim *optim_open(const OptimConfig *config, const TensorTable *table, OptimBuffers buffers, Backend *be, Comm *comm,
                   Error *error);
 void optim_close(Optim *optim);
+
+/* The same in two parts, for a program that plans all its memory before it takes any. optim_plan() lists what the
+ * optimizer needs in `arena`: its state in the group "optimizer", what a step works in in "workspace". Behind
+ * arena_allocate(), optim_start() makes it ready for a first step. The arena is freed by the caller, behind
+ * optim_close(). Where the device cannot do it, nothing was listed. */
+Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *be, Comm *comm, Arena *arena,
+                  Error *error);
+void optim_start(Optim *optim, OptimBuffers buffers);
 
 /* The rates at a 0-based step of a schedule. */
 OptimRates optim_rates(const OptimConfig *config, const ScheduleConfig *schedule, int64_t step);
 
 /* Where this process's own next gradient belongs: a flat buffer on the device, which holds undefined values. Asked anew
- * after each step, and after optim_hold_gradient(). */
+ * after each step was begun, and after optim_hold_gradient(). */
 float *optim_gradients(const Optim *optim);
+
+/* The gradient in optim_gradients() is final on this process from element `from` of the flat buffer on, to its end: what
+ * was not announced before begins to move to its owners. `from` falls from call to call, and is the same on every
+ * process. A step, or optim_hold_gradient(), moves what was never announced. Collective. */
+void optim_gradient_ready(Optim *optim, size_t from);
 
 /* True for the exact forms of MARS. optim_hold_gradient() (collective) sets the gradient of this step's batch aside. */
 bool optim_wants_next_gradient(const Optim *optim);
 void optim_hold_gradient(Optim *optim);
 
-/* One update with the gradient, or gradients, that were left in optim_gradients(). Collective. */
+/* One update with the gradient, or gradients, that were left in optim_gradients(). On return the device has done it, and
+ * all weights are there. Collective. */
 OptimResult optim_step(Optim *optim, OptimRates rates);
 
-/* Updates made so far: skipped steps do not count. */
+/* The same without waiting: optim_begin_step() asks the device for it, and optim_end_step() returns what the oldest step
+ * did that was begun and not ended, when that is known. Up to OPTIM_MOST_STEPS may be begun and not ended. A step behind
+ * one that was skipped goes on from where that one found things, like any other. */
+enum { OPTIM_MOST_STEPS = 2 };
+void optim_begin_step(Optim *optim, OptimRates rates);
+OptimResult optim_end_step(Optim *optim);
+
+/* What is asked of the device from here on finds elements [begin, end) of the weights as the last step that was begun
+ * left them. In a job of one process, and on CPUs, they always are. */
+void optim_await_weights(Optim *optim, size_t begin, size_t end);
+
+/* Updates made so far: skipped steps do not count. Waits for the steps that were begun, as all that follows does. */
 int64_t optim_updates(const Optim *optim);
 void optim_set_updates(Optim *optim, int64_t updates);
 
@@ -102,10 +140,12 @@ void optim_fetch(Optim *optim, int state, int tensor, float *host);
 void optim_store(Optim *optim, int state, int tensor, const float *host);
 
 /* State of one number per tensor ("snr"): how many kinds there are, their names, and table.count numbers of each, the
- * same on every process, to be read or set. */
+ * same on every process. optim_scalars() are host copies, up to date when it returns; setting is
+ * optim_store_scalars()'s business. */
 int optim_scalar_count(const Optim *optim);
 const char *const *optim_scalar_names(const Optim *optim);
 double *const *optim_scalars(Optim *optim);
+void optim_store_scalars(Optim *optim, int kind, const double *values);
 
 /* Bytes that this process holds: of state; and of what a step works in: further gradient buffers and Newton-Schulz's
  * workspace. */
