@@ -20,18 +20,32 @@ void arena_plan(Arena *arena, const char *group, const char *name, size_t bytes,
         arena->items = realloc(arena->items, (size_t)arena->capacity * sizeof *arena->items);
         if (!arena->items) die("out of memory: the memory plan");
     }
-    arena->items[arena->count++] = (ArenaItem){group, name, bytes, arena->bytes, pointer};
+    arena->items[arena->count++] = (ArenaItem){group, name, bytes, arena->bytes, pointer, NULL};
     arena->bytes += (size_t)round_up((int64_t)bytes + ARENA_ALIGNMENT, ARENA_ALIGNMENT);
 }
 
+/* The bytes between an item and the next. A GPU's own memory is not for this checker; an emulated one's is. */
+static void set_gap(const Arena *arena, const Backend *be, int i, bool poisoned) {
+#ifndef MARS_EMULATOR
+    if (be->on_gpu) return;
+#endif
+    (void)be;
+    const ArenaItem *item = &arena->items[i];
+    size_t end = i + 1 < arena->count ? arena->items[i + 1].offset : arena->bytes;
+    char *gap = (char *)item->address + item->bytes;
+    if (poisoned)
+        ASAN_POISON_MEMORY_REGION(gap, end - item->offset - item->bytes);
+    else
+        ASAN_UNPOISON_MEMORY_REGION(gap, end - item->offset - item->bytes);
+}
+
 void arena_allocate(Arena *arena, Backend *be) {
-    arena->memory = be->alloc(be, arena->bytes, "the model's weights, gradients and activations");
+    if (!arena->separate) arena->memory = be->alloc(be, arena->bytes, "weights, gradients, activations and states");
     for (int i = 0; i < arena->count; i++) {
         ArenaItem *item = &arena->items[i];
-        char *address = (char *)arena->memory + item->offset;
-        memcpy(item->pointer, &address, sizeof address);
-        size_t end = i + 1 < arena->count ? arena->items[i + 1].offset : arena->bytes;
-        ASAN_POISON_MEMORY_REGION(address + item->bytes, end - item->offset - item->bytes);
+        item->address = arena->separate ? be->alloc(be, item->bytes, item->name) : (char *)arena->memory + item->offset;
+        memcpy(item->pointer, &item->address, sizeof item->address);
+        if (!arena->separate) set_gap(arena, be, i, true);
     }
 }
 
@@ -43,10 +57,11 @@ size_t arena_group_bytes(const Arena *arena, const char *group) {
 }
 
 void arena_free(Arena *arena, Backend *be) {
-    if (arena->memory) {
-        ASAN_UNPOISON_MEMORY_REGION(arena->memory, arena->bytes);
-        be->free(be, arena->memory);
+    for (int i = 0; i < arena->count; i++) {
+        if (arena->memory) set_gap(arena, be, i, false);
+        if (arena->separate && arena->items[i].address) be->free(be, arena->items[i].address);
     }
+    if (arena->memory) be->free(be, arena->memory);
     free(arena->items);
     memset(arena, 0, sizeof *arena);
 }

@@ -2,7 +2,8 @@
  *
  * Whoever needs memory lists it with a group ("weights", "activations"), a name and the pointer that is to receive
  * it; one allocation then serves the whole list. The plan is known before anything is allocated, so it can be shown
- * and checked. One allocation hides overruns from checkers, so a build with AddressSanitizer poisons the gaps. */
+ * and checked. One allocation hides overruns from checkers, so a build with AddressSanitizer poisons the gaps, and
+ * `separate` takes an allocation for each item, which a GPU's checker can see. */
 #ifndef MARS_KERNELS_ARENA_H
 #define MARS_KERNELS_ARENA_H
 
@@ -14,13 +15,15 @@ typedef struct ArenaItem {
     const char *group, *name; /* not copied: string literals */
     size_t bytes, offset;
     void **pointer;
+    void *address; /* once allocated */
 } ArenaItem;
 
 typedef struct Arena {
     ArenaItem *items;
     int count, capacity;
     size_t bytes;
-    void *memory;
+    bool separate; /* to be set before arena_allocate() */
+    void *memory;  /* NULL where separate */
 } Arena;
 
 /* Adds `bytes` to the plan; arena_allocate() will store their address in *pointer, which may be any pointer type. */

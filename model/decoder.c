@@ -70,8 +70,9 @@ void decoder_feed(Decoder *d, int token) {
     if (d->position >= m->config.block_size) die("the decoder holds %d tokens and is full", d->position);
     int32_t input = token;
     size_t size = dtype_size(be->activation);
-    be->copy_from_host(be, m->inputs, &input, sizeof input);
-    be->embedding_forward(be, a->residual, m->inputs, gpt2_weight(m, m->wte),
+    int32_t *inputs = m->batches[0].inputs;
+    be->copy_from_host(be, inputs, &input, sizeof input);
+    be->embedding_forward(be, a->residual, inputs, gpt2_weight(m, m->wte),
                           (const char *)gpt2_weight(m, m->wpe) + (size_t)d->position * (size_t)C * size, 1, 1, C);
     be->layernorm_forward(be, a->ln_1, a->ln_1_statistics.mean, a->ln_1_statistics.rstd, a->residual,
                           gpt2_weight(m, m->blocks[0].ln_1.weight), gpt2_weight(m, m->blocks[0].ln_1.bias), 1, C);

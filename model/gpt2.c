@@ -4,10 +4,11 @@
 
 #include <math.h>
 
-/* The size of the batch that is being computed. */
-typedef struct BatchShape {
-    int B, T, N; /* N = B*T rows */
-} BatchShape;
+/* The batch that is being computed. */
+typedef struct Batch {
+    const int32_t *inputs, *targets; /* (B,T) */
+    int B, T, N;                     /* N = B*T rows */
+} Batch;
 
 float gpt2_attention_scale(const GPT2Config *config, int l) {
     int HS = config->n_embd / config->n_head;
@@ -54,7 +55,7 @@ static void norm_backward(GPT2 *m, void *dx, const void *dout, const void *x, GP
 
 /* ---- attention half of a block:  residual_middle = residual + c_proj(attention(c_attn(ln_1))),  ln_2 of it ---- */
 
-static void attention_half_forward(GPT2 *m, int l, BatchShape s) {
+static void attention_half_forward(GPT2 *m, int l, Batch s) {
     GPT2BlockTensors *t = &m->blocks[l];
     GPT2BlockActivations *a = &m->activations[l];
     linear_forward(m, a->qkv, a->ln_1, t->c_attn, s.N);
@@ -64,7 +65,7 @@ static void attention_half_forward(GPT2 *m, int l, BatchShape s) {
     residual_norm_forward(m, a->residual_middle, a->ln_2, a->ln_2_statistics, a->residual, m->branch, t->ln_2, s.N);
 }
 
-static void attention_half_backward(GPT2 *m, int l, BatchShape s, bool accumulate) {
+static void attention_half_backward(GPT2 *m, int l, Batch s, bool accumulate) {
     GPT2BlockTensors *t = &m->blocks[l];
     GPT2BlockActivations *a = &m->activations[l];
     void *dattention = m->dbranch, *dqkv = m->dhidden, *dln_1 = m->dbranch;
@@ -77,14 +78,14 @@ static void attention_half_backward(GPT2 *m, int l, BatchShape s, bool accumulat
 
 /* ---- MLP half:  next residual = residual_middle + c_proj(gelu(c_fc(ln_2))),  and the LayerNorm that follows ---- */
 
-static void mlp_hidden_forward(GPT2 *m, int l, BatchShape s) {
+static void mlp_hidden_forward(GPT2 *m, int l, Batch s) {
     GPT2Linear fc = m->blocks[l].c_fc;
     GPT2BlockActivations *a = &m->activations[l];
     m->be->matmul_gelu_forward(m->be, a->fc_gelu, a->fc, a->ln_2, gpt2_weight(m, fc.weight), gpt2_weight(m, fc.bias),
                                s.N, fc.in, fc.out);
 }
 
-static void mlp_half_forward(GPT2 *m, int l, BatchShape s) {
+static void mlp_half_forward(GPT2 *m, int l, Batch s) {
     GPT2BlockActivations *a = &m->activations[l], *next = &m->activations[l + 1];
     mlp_hidden_forward(m, l, s);
     linear_forward(m, m->branch, a->fc_gelu, m->blocks[l].mlp_c_proj, s.N);
@@ -96,7 +97,7 @@ static void mlp_half_forward(GPT2 *m, int l, BatchShape s) {
                               m->ln_f, s.N);
 }
 
-static void mlp_half_backward(GPT2 *m, int l, BatchShape s, bool accumulate) {
+static void mlp_half_backward(GPT2 *m, int l, Batch s, bool accumulate) {
     GPT2BlockTensors *t = &m->blocks[l];
     GPT2BlockActivations *a = &m->activations[l];
     void *dfc = m->dhidden, *dln_2 = m->dbranch;
@@ -107,19 +108,36 @@ static void mlp_half_backward(GPT2 *m, int l, BatchShape s, bool accumulate) {
 
 /* ---- all blocks ---- */
 
-static void blocks_forward(GPT2 *m, BatchShape s) {
+/* Elements of the flat buffers: each block's tensors lie together, the embeddings before them, ln_f behind. */
+static size_t block_begin(const GPT2 *m, int l) {
+    return m->table.tensors[l < m->config.n_layer ? m->blocks[l].ln_1.weight : m->ln_f.weight].offset;
+}
+
+static void need_weights(GPT2 *m, size_t begin, size_t end) {
+    if (m->hooks.weights_needed) m->hooks.weights_needed(m->hooks.context, begin, end);
+}
+
+static void wrote_gradients(GPT2 *m, size_t begin, size_t end) {
+    if (m->hooks.gradients_written) m->hooks.gradients_written(m->hooks.context, begin, end);
+}
+
+static void blocks_forward(GPT2 *m, Batch s) {
     GPT2BlockActivations *first = &m->activations[0];
-    m->be->embedding_forward(m->be, first->residual, m->inputs, gpt2_weight(m, m->wte), gpt2_weight(m, m->wpe), s.B,
-                             s.T, m->config.n_embd);
+    need_weights(m, 0, block_begin(m, 1));
+    m->be->embedding_forward(m->be, first->residual, s.inputs, gpt2_weight(m, m->wte), gpt2_weight(m, m->wpe), s.B, s.T,
+                             m->config.n_embd);
     norm_forward(m, first->ln_1, first->ln_1_statistics, first->residual, m->blocks[0].ln_1, s.N);
     for (int l = 0; l < m->config.n_layer; l++) {
         attention_half_forward(m, l, s);
+        bool last =
+            l + 1 == m->config.n_layer; /* an MLP half ends with the next block's norm, the last one's with ln_f */
+        need_weights(m, block_begin(m, l + 1), last ? m->table.length : block_begin(m, l + 2));
         mlp_half_forward(m, l, s);
     }
 }
 
 /* Computes again what the forward pass of block l did not keep. */
-static void recompute_block(GPT2 *m, int l, BatchShape s) {
+static void recompute_block(GPT2 *m, int l, Batch s) {
     GPT2BlockActivations *a = &m->activations[l];
     if (m->recompute == RECOMPUTE_BLOCK) {
         norm_forward(m, a->ln_1, a->ln_1_statistics, a->residual, m->blocks[l].ln_1, s.N);
@@ -129,27 +147,30 @@ static void recompute_block(GPT2 *m, int l, BatchShape s) {
 }
 
 /* From dbranch, the gradient of ln_f's output, down to the embeddings. */
-static void blocks_backward(GPT2 *m, BatchShape s, bool accumulate) {
+static void blocks_backward(GPT2 *m, Batch s, bool accumulate) {
     size_t bytes = (size_t)s.N * (size_t)m->config.n_embd * dtype_size(m->be->activation);
     m->be->zero(m->be, m->dresidual, bytes);
     norm_backward(m, m->dresidual, m->dbranch, m->residual_final, m->ln_f_statistics, m->ln_f, s.N, accumulate);
+    wrote_gradients(m, block_begin(m, m->config.n_layer), m->table.length);
     for (int l = m->config.n_layer - 1; l >= 0; l--) {
         recompute_block(m, l, s);
         mlp_half_backward(m, l, s, accumulate);
         attention_half_backward(m, l, s, accumulate);
+        wrote_gradients(m, block_begin(m, l), block_begin(m, l + 1));
     }
-    m->be->embedding_backward(m->be, gpt2_gradient(m, m->wte), gpt2_gradient(m, m->wpe), m->dresidual, m->inputs, s.B,
+    m->be->embedding_backward(m->be, gpt2_gradient(m, m->wte), gpt2_gradient(m, m->wpe), m->dresidual, s.inputs, s.B,
                               s.T, m->config.n_embd, m->config.vocab_size, accumulate);
     size_t used = (size_t)s.T * (size_t)m->config.n_embd, all = m->table.tensors[m->wpe].size;
     if (!accumulate) /* a short batch says nothing about later positions: their gradient is 0, not the last step's */
         m->be->zero(m->be, gpt2_gradient(m, m->wpe) + used, (all - used) * sizeof(float));
+    wrote_gradients(m, 0, block_begin(m, 0));
 }
 
 /* ---- the head: logits = ln_f . wte^T, their loss and, where asked, the gradients of both factors ---- */
 
 /* Logits of the whole batch would be the largest buffer of all, so rows go in groups: each group's logits, losses
  * and gradients are finished before the next group's logits take their place. */
-static void head(GPT2 *m, BatchShape s, float dloss, bool gradient, bool accumulate) {
+static void head(GPT2 *m, Batch s, float dloss, bool gradient, bool accumulate) {
     Backend *be = m->be;
     int C = m->config.n_embd, V = m->config.vocab_size, VP = m->padded_vocab;
     size_t row_bytes = (size_t)C * dtype_size(be->activation);
@@ -158,48 +179,80 @@ static void head(GPT2 *m, BatchShape s, float dloss, bool gradient, bool accumul
         int rows = (int)min_i64(m->head_rows, s.N - begin);
         const char *in = (const char *)m->ln_f_out + (size_t)begin * row_bytes;
         be->matmul_forward(be, m->logits, in, wte, NULL, rows, C, VP);
-        be->softmax_cross_entropy(be, m->losses + begin, m->logits, m->targets + begin, dloss, rows, V, VP, gradient);
+        be->softmax_cross_entropy(be, m->losses + begin, m->logits, s.targets + begin, dloss, rows, V, VP, gradient);
         if (!gradient) continue;
         be->matmul_backward_weight(be, gpt2_gradient(m, m->wte), NULL, m->logits, in, rows, C, VP,
                                    accumulate || begin > 0);
         be->matmul_backward_input(be, (char *)m->dbranch + (size_t)begin * row_bytes, m->logits, wte, NULL, rows, C,
                                   VP);
     }
+    if (m->ignores_loss) return;
     be->add_sum(be, m->loss_sum, m->losses, (size_t)s.N);
     m->loss_count += s.N;
 }
 
 /* ---- what callers see ---- */
 
-static BatchShape load_batch(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T) {
+static void await_uploads(GPT2 *m) {
+    m->be->await_uploads(m->be);
+    m->awaited = m->uploaded;
+}
+
+/* A pass that is asked for behind the next upload, over the batch before, is not to wait for it: so whatever was uploaded
+ * until now is awaited first. */
+void gpt2_upload(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T) {
     if (B > m->max_batch || T > m->config.block_size)
         die("a batch of %d x %d tokens does not fit a model made for %d x %d", B, T, m->max_batch,
             m->config.block_size);
-    BatchShape s = {B, T, B * T};
-    m->be->copy_from_host(m->be, m->inputs, inputs, (size_t)s.N * sizeof *inputs);
-    m->be->copy_from_host(m->be, m->targets, targets, (size_t)s.N * sizeof *targets);
-    return s;
+    if (m->uploaded - m->computed == GPT2_BATCHES) die("%d batches wait for a pass already", GPT2_BATCHES);
+    if (m->awaited < m->uploaded) await_uploads(m);
+    GPT2Batch *batch = &m->batches[m->uploaded++ % GPT2_BATCHES];
+    size_t bytes = (size_t)B * (size_t)T * sizeof *inputs;
+    m->be->upload(m->be, batch->inputs, inputs, bytes);
+    m->be->upload(m->be, batch->targets, targets, bytes);
+    batch->B = B, batch->T = T;
 }
 
-void gpt2_forward(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T) {
-    BatchShape s = load_batch(m, inputs, targets, B, T);
+static Batch next_batch(GPT2 *m) {
+    if (m->computed == m->uploaded) die("there is no batch for the next pass");
+    if (m->awaited <= m->computed) await_uploads(m);
+    const GPT2Batch *batch = &m->batches[m->computed++ % GPT2_BATCHES];
+    return (Batch){batch->inputs, batch->targets, batch->B, batch->T, batch->B * batch->T};
+}
+
+void gpt2_forward_uploaded(GPT2 *m) {
+    Batch s = next_batch(m);
     blocks_forward(m, s);
     head(m, s, 0.0f, false, false);
 }
 
-void gpt2_forward_backward(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T, float dloss,
-                           bool accumulate) {
-    BatchShape s = load_batch(m, inputs, targets, B, T);
+void gpt2_forward_backward_uploaded(GPT2 *m, float dloss, bool accumulate) {
+    Batch s = next_batch(m);
     blocks_forward(m, s);
     head(m, s, dloss, true, accumulate);
     blocks_backward(m, s, accumulate);
 }
 
+void gpt2_forward(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T) {
+    gpt2_upload(m, inputs, targets, B, T);
+    gpt2_forward_uploaded(m);
+}
+
+void gpt2_forward_backward(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T, float dloss,
+                           bool accumulate) {
+    gpt2_upload(m, inputs, targets, B, T);
+    gpt2_forward_backward_uploaded(m, dloss, accumulate);
+}
+
 double gpt2_take_loss(GPT2 *m, int64_t *count) {
     double sum;
     m->be->copy_to_host(m->be, &sum, m->loss_sum, sizeof sum);
-    m->be->zero(m->be, m->loss_sum, sizeof sum);
     *count = m->loss_count;
-    m->loss_count = 0;
+    gpt2_forget_loss(m);
     return sum;
+}
+
+void gpt2_forget_loss(GPT2 *m) {
+    m->be->zero(m->be, m->loss_sum, sizeof *m->loss_sum);
+    m->loss_count = 0;
 }

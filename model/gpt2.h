@@ -47,6 +47,25 @@ typedef struct GPT2BlockActivations {
     GPT2LayerNormStatistics ln_1_statistics, ln_2_statistics;
 } GPT2BlockActivations;
 
+/* A batch on the device. */
+typedef struct GPT2Batch {
+    int32_t *inputs, *targets; /* (B,T) */
+    int B, T;
+} GPT2Batch;
+
+/* Batches that can be on the device at a time: the one that is computed and the next one. */
+enum { GPT2_BATCHES = 2 };
+
+/* What others do beside the passes, on elements [begin, end) of the flat buffers. Both may be NULL. */
+typedef struct GPT2Hooks {
+    void *context;
+    /* Called before the first operation of a forward pass that reads these weights. */
+    void (*weights_needed)(void *context, size_t begin, size_t end);
+    /* Called behind the last operation of a backward pass that writes these gradients: from the end of the buffer to its
+     * beginning. */
+    void (*gradients_written)(void *context, size_t begin, size_t end);
+} GPT2Hooks;
+
 typedef struct GPT2 {
     GPT2Config config;
     Backend *be;
@@ -65,22 +84,31 @@ typedef struct GPT2 {
     void *weights; /* the same in the activation type, which the operations read; params itself for float32 */
     float *grads;  /* table.length floats; NULL where not training */
 
-    int32_t *inputs, *targets;         /* (B,T) */
+    GPT2Batch batches[GPT2_BATCHES];
+    int64_t uploaded, awaited, computed; /* batches so far; number i is in batches[i % GPT2_BATCHES] */
+    GPT2Hooks hooks;
+
     GPT2BlockActivations *activations; /* (L) */
     void *residual_final, *ln_f_out;   /* (N,C) */
     GPT2LayerNormStatistics ln_f_statistics;
     void *branch;     /* (N,C) output of the half block that is being computed */
     void *logits;     /* (head_rows, VP) */
     float *losses;    /* (N) */
-    double *loss_sum; /* of all tokens since gpt2_take_loss() */
+    double *loss_sum; /* of all tokens since gpt2_take_loss() or gpt2_forget_loss() */
     int64_t loss_count;
+    bool ignores_loss;                   /* passes leave the sum as it is */
     void *dresidual, *dbranch, *dhidden; /* (N,C) (N,C) (N,4C) gradients on their way down */
 
     Arena arena;
 } GPT2;
 
-/* Plans and allocates a model for batches of up to max_batch sequences of config->block_size tokens. Without
- * `training` there are no gradients, and one set of activations serves all blocks. Weights are zero. */
+/* Plans a model for batches of up to max_batch sequences of config->block_size tokens: model->arena lists its memory, to
+ * which others may add theirs before gpt2_allocate() takes it. Without `training` there are no gradients, and one set of
+ * activations serves all blocks. */
+void gpt2_plan(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch, Recompute recompute, bool training);
+/* Takes the memory. Weights are zero. */
+void gpt2_allocate(GPT2 *model);
+/* Both. */
 void gpt2_create(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch, Recompute recompute, bool training);
 void gpt2_free(GPT2 *model);
 
@@ -95,16 +123,27 @@ void gpt2_init_weights(GPT2 *model, uint64_t seed);
  * has another shape. */
 bool gpt2_load(GPT2 *model, const SafetensorsFile *file, Error *error);
 
-/* Forward pass over B sequences of T <= block_size tokens (host pointers, (B,T) each): adds to the loss sum. */
-void gpt2_forward(GPT2 *model, const int32_t *inputs, const int32_t *targets, int B, int T);
+/* Starts bringing a batch of B sequences of T <= block_size tokens (host pointers, (B,T) each) to the device, beside the
+ * pass that is asked for next where that is over an earlier batch. At most GPT2_BATCHES are on the device; passes take
+ * them in their order. */
+void gpt2_upload(GPT2 *model, const int32_t *inputs, const int32_t *targets, int B, int T);
 
-/* Forward and backward pass. The gradient of dloss * (sum of the token losses) overwrites grads, or is added where
- * `accumulate`. */
+/* Forward pass over the next batch: adds to the loss sum. */
+void gpt2_forward_uploaded(GPT2 *model);
+
+/* Forward and backward pass over the next batch. The gradient of dloss * (sum of the token losses) overwrites grads, or
+ * is added where `accumulate`. */
+void gpt2_forward_backward_uploaded(GPT2 *model, float dloss, bool accumulate);
+
+/* The same over a batch that is uploaded first. */
+void gpt2_forward(GPT2 *model, const int32_t *inputs, const int32_t *targets, int B, int T);
 void gpt2_forward_backward(GPT2 *model, const int32_t *inputs, const int32_t *targets, int B, int T, float dloss,
                            bool accumulate);
 
 /* Sum of the token losses since the last call, and how many they were; waits for the device. */
 double gpt2_take_loss(GPT2 *model, int64_t *count);
+/* The same without asking what it was. */
+void gpt2_forget_loss(GPT2 *model);
 
 /* Floating-point operations of one token's forward and backward pass, 6 N + 12 L C T (Chowdhery et al. 2022, app. B),
  * which counts attention as if it were not causal and recomputation not at all. */

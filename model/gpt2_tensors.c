@@ -119,8 +119,10 @@ static void plan_activations(GPT2 *model) {
     arena_plan(arena, "activations", "residual_final", rows * row_bytes, &model->residual_final);
     arena_plan(arena, "activations", "ln_f", rows * row_bytes, &model->ln_f_out);
     plan_statistics(model, rows, &model->ln_f_statistics);
-    arena_plan(arena, "activations", "tokens", rows * sizeof(int32_t), &model->inputs);
-    arena_plan(arena, "activations", "targets", rows * sizeof(int32_t), &model->targets);
+    for (int i = 0; i < GPT2_BATCHES; i++) {
+        arena_plan(arena, "activations", "inputs", rows * sizeof(int32_t), &model->batches[i].inputs);
+        arena_plan(arena, "activations", "targets", rows * sizeof(int32_t), &model->batches[i].targets);
+    }
     arena_plan(arena, "activations", "losses", rows * sizeof(float), &model->losses);
     arena_plan(arena, "activations", "loss sum", sizeof(double), &model->loss_sum);
     arena_plan(arena, "workspace", "branch", rows * row_bytes, &model->branch);
@@ -132,8 +134,7 @@ static void plan_activations(GPT2 *model) {
     arena_plan(arena, "workspace", "dhidden", rows * row_bytes * 4, &model->dhidden);
 }
 
-void gpt2_create(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch, Recompute recompute,
-                 bool training) {
+void gpt2_plan(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch, Recompute recompute, bool training) {
     gpt2_describe(model, config);
     model->be = be;
     model->recompute = recompute;
@@ -143,9 +144,18 @@ void gpt2_create(GPT2 *model, const GPT2Config *config, Backend *be, int max_bat
     model->activations = checked_calloc((size_t)config->n_layer, sizeof *model->activations, "the activations");
     plan_weights(model);
     plan_activations(model);
-    arena_allocate(&model->arena, be);
+}
+
+void gpt2_allocate(GPT2 *model) {
+    arena_allocate(&model->arena, model->be);
     share_activations(model);
     if (!model->weights) model->weights = model->params;
+}
+
+void gpt2_create(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch, Recompute recompute,
+                 bool training) {
+    gpt2_plan(model, config, be, max_batch, recompute, training);
+    gpt2_allocate(model);
 }
 
 void gpt2_free(GPT2 *model) {

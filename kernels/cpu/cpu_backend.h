@@ -18,7 +18,7 @@ typedef struct CpuScratch {
 typedef struct CpuBackend {
     Backend base; /* first, so that a Backend * is a CpuBackend * */
     Matmul *matmul;
-    CpuScratch *scratch; /* one for each thread, and one more, number base.threads, for what they share */
+    CpuScratch *scratch;             /* one for each thread, and one more, number base.threads, for what they share */
     double started, stopped_seconds; /* the stopwatch */
 } CpuBackend;
 

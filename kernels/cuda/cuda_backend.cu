@@ -257,8 +257,8 @@ typedef struct Peak {
     double bfloat16, float32;
 } Peak;
 
-static const Peak peaks[] = {{"H200", 989e12, 67e12}, {"H100", 989e12, 67e12}, {"H800", 989e12, 67e12},
-                             {"GH200", 989e12, 67e12}, {"B200", 2250e12, 75e12}, {"A100", 312e12, 19.5e12},
+static const Peak peaks[] = {{"H200", 989e12, 67e12},   {"H100", 989e12, 67e12},   {"H800", 989e12, 67e12},
+                             {"GH200", 989e12, 67e12},  {"B200", 2250e12, 75e12},  {"A100", 312e12, 19.5e12},
                              {"A800", 312e12, 19.5e12}, {"L40S", 362e12, 91.6e12}, {"RTX 4090", 165e12, 82.6e12}};
 
 static double peak_flops(const char *name, DType type) {

@@ -18,8 +18,8 @@ typedef struct CudaUploads CudaUploads;
 typedef struct CudaStopwatch CudaStopwatch;
 
 typedef struct CudaBackend {
-    Backend base; /* first, so that a Backend * is a CudaBackend * */
-    int gpu;      /* CUDA's number of it */
+    Backend base;   /* first, so that a Backend * is a CudaBackend * */
+    int gpu;        /* CUDA's number of it */
     int processors; /* multiprocessors */
     bool allow_tf32;
     cudaStream_t stream; /* of all operations */
@@ -49,7 +49,8 @@ void *cuda_scratch(Backend *be, size_t bytes);
 void cuda_enter_embedding(Backend *be);
 void cuda_enter_layernorm(Backend *be);
 void cuda_enter_loss(Backend *be);
-void cuda_enter_linear(Backend *be);    /* matmul_forward and its kind, batched_product, multiplies, tune, choices, choose */
+void cuda_enter_linear(
+    Backend *be); /* matmul_forward and its kind, batched_product, multiplies, tune, choices, choose */
 void cuda_enter_attention(Backend *be); /* attention.cu: chooses between the files of kernels */
 
 /* matmul.cu: one cuBLASLt handle and its workspace. */
