@@ -50,10 +50,12 @@ static inline Part part_within(const Part *part, size_t begin, size_t end) {
 }
 
 typedef struct Comm Comm;
+typedef struct Heartbeat Heartbeat; /* heartbeat.h */
 struct Comm {
     int rank, size;             /* this process, and how many there are */
     int local_rank, local_size; /* the same among the processes on this machine */
     char transport[64];         /* "Open MPI v4.1.4", or "none" */
+    Heartbeat *heartbeat;       /* notices where a process is gone; NULL in a job of one */
 
     void (*sum)(Comm *comm, double *values, int n);          /* values = sum over processes, on every process */
     void (*maximum)(Comm *comm, int *values, int n);         /* likewise the maximum */

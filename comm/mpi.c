@@ -5,11 +5,14 @@
  * bounded size, so that the extra memory is bounded and counts fit MPI's int. */
 #include <limits.h>
 #include <mpi.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "comm/comm.h"
+#include "comm/heartbeat.h"
 
 /* Elements that move at a time: of one buffer, and of all shards together in a reduction, of which each process keeps
  * two such buffers. A shard's piece is never smaller than LEAST_PIECE, or many processes would exchange crumbs. */
@@ -22,12 +25,15 @@ typedef struct MpiComm {
     int64_t exchanges;
 } MpiComm;
 
+static Comm *opened; /* for what is told no Comm: check() and quit() */
+
 static void check(int status, const char *what) {
     if (status == MPI_SUCCESS) return;
     char text[MPI_MAX_ERROR_STRING];
     int length = 0;
     MPI_Error_string(status, text, &length);
-    die("MPI: %s failed: %.*s", what, length, text);
+    char *why = format_string("MPI: %s failed: %.*s", what, length, text);
+    heartbeat_fail(opened ? opened->heartbeat : NULL, why);
 }
 
 static void sum(Comm *comm, double *values, int n) {
@@ -184,6 +190,7 @@ static void collect(Comm *comm, int from, float *data, size_t n) {
 }
 
 static void close_mpi(Comm *comm, int status) {
+    heartbeat_close(comm->heartbeat);
     free(((MpiComm *)comm)->staged);
     free(((MpiComm *)comm)->received);
     free(comm);
@@ -192,19 +199,24 @@ static void close_mpi(Comm *comm, int status) {
 }
 
 /* A wrong command line is found by every process, so the job can end in order; any other failure may be one process's
- * alone, and the others must not wait for it. */
+ * alone, and the others must not wait for it. Either way it ends in bounded time; of two threads that fail at once, one
+ * ends the job. */
 static void quit(int status) {
+    static atomic_flag ending = ATOMIC_FLAG_INIT;
+    while (atomic_flag_test_and_set(&ending)) pause();
+    heartbeat_end_in_time(status);
     if (status == EXIT_USAGE) {
+        heartbeat_close(opened->heartbeat);
         MPI_Finalize();
         exit(status);
     }
     MPI_Abort(MPI_COMM_WORLD, status);
-    exit(status);
+    _exit(status);
 }
 
 Comm *comm_open_mpi(void) {
     int provided;
-    check(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "starting");
+    check(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided), "starting");
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MpiComm *mpi = checked_calloc(1, sizeof *mpi, "the process table");
     Comm *comm = &mpi->base;
@@ -235,6 +247,8 @@ Comm *comm_open_mpi(void) {
     size_t bytes = (size_t)comm->size * mpi->piece * sizeof(float);
     mpi->staged = checked_malloc(bytes, "exchanging gradients");
     mpi->received = checked_malloc(bytes, "exchanging gradients");
+    opened = comm;
     base_set_process(comm->rank, comm->size, quit);
+    if (comm->size > 1) comm->heartbeat = heartbeat_open(comm->rank, comm->size, provided == MPI_THREAD_MULTIPLE);
     return comm;
 }

@@ -133,8 +133,8 @@ static void test_several_processes(void **state) {
     if (test_run("command -v mpicc && command -v mpirun")->status != 0) skip();
     const char *source = test_path("program.c");
     test_write_text(source, program);
-    const char *path =
-        compile("mpicc -std=gnu17 -Wall -Wextra -Werror -DOPEN_COMM=comm_open_mpi", source, "comm/mpi.c");
+    const char *path = compile("mpicc -std=gnu17 -Wall -Wextra -Werror -DOPEN_COMM=comm_open_mpi", source,
+                               "comm/mpi.c comm/heartbeat.c");
     /* Gradients are added up: sqrt(300 3^2 + 7 2^2). MPI libraries do not free all of their memory. */
     assert_run(test_run("ASAN_OPTIONS=\"$ASAN_OPTIONS:detect_leaks=0\" OMPI_ALLOW_RUN_AS_ROOT=1 "
                         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun -np 2 --oversubscribe --bind-to none '%s'",

@@ -1,0 +1,237 @@
+/* heartbeat.c: signs of life in a ring (see heartbeat.h): one message a second from each process, whatever their
+ * number.
+ *
+ * The first process behind one that is gone notices; where a whole machine is lost, the first one behind its last
+ * process does, and names that. A process that ends in good order says goodbye to the next one, which then no longer
+ * watches it, and hears the goodbye of the one before, so every message is received and every process is watched as
+ * long as it has not said goodbye. */
+#include "comm/heartbeat.h"
+
+#include <errno.h>
+#include <mpi.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const double BEAT_SECONDS = 1.0, SILENCE_SECONDS = 15.0;
+enum { BEATS_WITHIN_LIMIT = 15, END_SECONDS = 10 };
+/* How long a process that takes leave sleeps before it looks again whether the one before has done so. */
+static const double LEAVING_SECONDS = 0.002;
+
+enum { ALIVE = 'a', GOODBYE = 'g' };
+
+struct Heartbeat {
+    double limit, period; /* seconds: of silence that are too many, and between two signs of life */
+    bool beating;         /* there are signs of life at all */
+    pthread_t thread;
+
+    pthread_mutex_t mutex; /* of what follows, up to the next line */
+    pthread_cond_t changed;
+    bool leaving, has_failed;
+    bool (*failed)(void *context, Error *why);
+    void *context;
+    Error why;
+
+    /* The thread's own. */
+    MPI_Comm ring;
+    int before, behind;                    /* the neighbours */
+    char host[MPI_MAX_PROCESSOR_NAME + 1]; /* of the one before */
+    char sent, received;
+    MPI_Request sending, receiving;
+    double now, next_beat, silence, since_failure;
+    bool said_goodbye, heard_goodbye;
+};
+
+/* ---- threads ---- */
+
+/* Signals stay the main thread's: a thread inherits the mask that its creator has at that moment. */
+static bool start_thread(pthread_t *thread, void *(*run)(void *), void *argument) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool started = pthread_create(thread, NULL, run, argument) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return started;
+}
+
+static void *end_the_process(void *status) {
+    for (unsigned left = END_SECONDS; left > 0;) left = sleep(left);
+    _exit((int)(intptr_t)status);
+}
+
+void heartbeat_end_in_time(int status) {
+    pthread_t thread;
+    if (!start_thread(&thread, end_the_process, (void *)(intptr_t)status)) _exit(status);
+    pthread_detach(thread);
+}
+
+/* ---- signs of life ---- */
+
+static void check(const Heartbeat *h, int status) {
+    if (status == MPI_SUCCESS) return;
+    char text[MPI_MAX_ERROR_STRING];
+    int length = 0;
+    MPI_Error_string(status, text, &length);
+    die("MPI: signs of life between process %d on host %s, this one and process %d: %.*s", h->before, h->host,
+        h->behind, length, text);
+}
+
+static bool is_done(Heartbeat *h, MPI_Request *request) {
+    int done = 0;
+    check(h, MPI_Test(request, &done, MPI_STATUS_IGNORE)); /* true of MPI_REQUEST_NULL */
+    return done;
+}
+
+/* One message at a time is under way: the next process may be the one that is gone. */
+static void say(Heartbeat *h, char what) {
+    h->sent = what;
+    check(h, MPI_Isend(&h->sent, 1, MPI_CHAR, h->behind, 0, h->ring, &h->sending));
+}
+
+static void beat(Heartbeat *h, bool leaving) {
+    if (h->said_goodbye || !(leaving || h->now >= h->next_beat) || !is_done(h, &h->sending)) return;
+    say(h, leaving ? GOODBYE : ALIVE);
+    h->said_goodbye = leaving;
+    h->next_beat = h->now + h->period;
+}
+
+static void listen(Heartbeat *h) {
+    while (!h->heard_goodbye && is_done(h, &h->receiving)) {
+        h->silence = 0.0;
+        h->heard_goodbye = h->received == GOODBYE;
+        if (!h->heard_goodbye) check(h, MPI_Irecv(&h->received, 1, MPI_CHAR, h->before, 0, h->ring, &h->receiving));
+    }
+    if (h->heard_goodbye || h->silence <= h->limit) return;
+    heartbeat_end_in_time(EXIT_FAILED);
+    die("process %d on host %s has given no sign of life for %.0f s; ending the job", h->before, h->host, h->silence);
+}
+
+/* ---- failures that others report ---- */
+
+/* Under the mutex. */
+static void ask_for_failures(Heartbeat *h, double elapsed) {
+    if (!h->has_failed && h->failed) h->has_failed = h->failed(h->context, &h->why);
+    if (!h->has_failed) return;
+    double patience = h->beating ? h->limit + 2.0 * h->period : 0.0;
+    h->since_failure += elapsed;
+    if (h->since_failure < patience) return;
+    heartbeat_end_in_time(EXIT_FAILED);
+    die("%s", h->why.text);
+}
+
+void heartbeat_watch(Heartbeat *h, bool (*failed)(void *context, Error *why), void *context) {
+    if (!h) return;
+    pthread_mutex_lock(&h->mutex);
+    h->failed = failed;
+    h->context = context;
+    pthread_mutex_unlock(&h->mutex);
+}
+
+void heartbeat_fail(Heartbeat *h, const char *why) {
+    if (!h) die("%s", why);
+    pthread_mutex_lock(&h->mutex);
+    if (!h->has_failed) snprintf(h->why.text, sizeof h->why.text, "%s", why);
+    h->has_failed = true;
+    pthread_mutex_unlock(&h->mutex);
+    for (;;) pause();
+}
+
+/* ---- the thread ---- */
+
+/* Sleeps, under the mutex, until something is to be done. */
+static void sleep_a_while(Heartbeat *h) {
+    double until = h->leaving ? h->now + LEAVING_SECONDS : h->now + h->period;
+    struct timespec time = {(time_t)until, (long)((until - (double)(time_t)until) * 1e9)};
+    int status = 0;
+    bool was_leaving = h->leaving;
+    while (status != ETIMEDOUT && h->leaving == was_leaving)
+        status = pthread_cond_timedwait(&h->changed, &h->mutex, &time);
+}
+
+static void *run(void *argument) {
+    Heartbeat *h = argument;
+    for (;;) {
+        pthread_mutex_lock(&h->mutex);
+        sleep_a_while(h);
+        bool leaving = h->leaving;
+        double now = seconds_now(), elapsed = now - h->now;
+        if (elapsed > 2.0 * h->period) elapsed = 2.0 * h->period; /* this process itself was stopped */
+        h->now = now;
+        h->silence += elapsed;
+        ask_for_failures(h, elapsed);
+        pthread_mutex_unlock(&h->mutex);
+        if (h->beating) {
+            beat(h, leaving);
+            listen(h);
+        }
+        if (leaving && (!h->beating || (h->said_goodbye && h->heard_goodbye && is_done(h, &h->sending)))) return NULL;
+    }
+}
+
+/* The limit that process 0 was given, in all processes. */
+static double limit_of_job(int rank) {
+    double limit = SILENCE_SECONDS;
+    const char *text = getenv("MARS_HEARTBEAT_SECONDS");
+    if (rank == 0 && text) {
+        char *end;
+        double given = strtod(text, &end);
+        if (end != text && *end == 0 && given >= 0.0 && given < 1e6)
+            limit = given;
+        else
+            warn("MARS_HEARTBEAT_SECONDS: '%s' is not a number of seconds; the limit is %.0f", text, limit);
+    }
+    if (MPI_Bcast(&limit, 1, MPI_DOUBLE, 0, MPI_COMM_WORLD) != MPI_SUCCESS) die("MPI: a broadcast failed");
+    return limit;
+}
+
+/* Both neighbours' names of a ring of its own, whose messages meet no others. */
+static void join_ring(Heartbeat *h, int rank, int size) {
+    char name[sizeof h->host] = "";
+    int length = 0;
+    h->before = (rank + size - 1) % size;
+    h->behind = (rank + 1) % size;
+    check(h, MPI_Comm_dup(MPI_COMM_WORLD, &h->ring));
+    check(h, MPI_Get_processor_name(name, &length));
+    check(h, MPI_Sendrecv(name, sizeof name, MPI_CHAR, h->behind, 0, h->host, sizeof h->host, MPI_CHAR, h->before, 0,
+                          h->ring, MPI_STATUS_IGNORE));
+    check(h, MPI_Irecv(&h->received, 1, MPI_CHAR, h->before, 0, h->ring, &h->receiving));
+}
+
+Heartbeat *heartbeat_open(int rank, int size, bool threads) {
+    Heartbeat *h = checked_calloc(1, sizeof *h, "the heartbeat");
+    h->limit = limit_of_job(rank);
+    h->beating = threads && h->limit > 0.0;
+    h->period = h->limit > 0.0 ? h->limit / BEATS_WITHIN_LIMIT : BEAT_SECONDS;
+    if (h->period > BEAT_SECONDS) h->period = BEAT_SECONDS;
+    h->sending = h->receiving = MPI_REQUEST_NULL;
+    if (!threads)
+        warn("this MPI library cannot be called by two threads at once: a process that hangs, or a machine that is "
+             "lost, will not be noticed");
+    if (h->beating) join_ring(h, rank, size);
+    pthread_condattr_t clock;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&h->changed, &clock);
+    pthread_condattr_destroy(&clock);
+    pthread_mutex_init(&h->mutex, NULL);
+    h->now = seconds_now();
+    if (!start_thread(&h->thread, run, h)) die("cannot start a thread for the heartbeat");
+    return h;
+}
+
+void heartbeat_close(Heartbeat *h) {
+    if (!h) return;
+    pthread_mutex_lock(&h->mutex);
+    h->leaving = true;
+    pthread_cond_signal(&h->changed);
+    pthread_mutex_unlock(&h->mutex);
+    pthread_join(h->thread, NULL);
+    if (h->beating) MPI_Comm_free(&h->ring);
+    pthread_cond_destroy(&h->changed);
+    pthread_mutex_destroy(&h->mutex);
+    free(h);
+}
