@@ -6,7 +6,6 @@
  * This file is the whole run, top to bottom: read the config, open the processes, the device, the data, the model and
  * the optimizer, start or resume, then step, evaluate and save until done. How each of these works is in its own
  * folder. It compiles as C17 and as C++. */
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,57 +14,37 @@
 #include "config/config.h"
 #include "data/loader.h"
 #include "kernels/backend.h"
+#include "model/algorithms.h"
 #include "model/checkpoint_optim.h"
 #include "model/gpt2.h"
+#include "model/gpt2_memory.h"
 #include "optim/optim.h"
 #include "report/console.h"
 #include "report/metrics.h"
+#include "report/setup.h"
 #include "util/files.h"
+#include "util/stop_signal.h"
 
 typedef struct Trainer {
     Config config;
     char *config_json;
-    Comm *comm;
+    Comm *comm;        /* between hosts */
+    Comm *device_comm; /* between devices: the same on CPUs */
     Backend *be;
     GPT2 model;
     Optim *optim;
     Loader *train_data, *val_data;
     Metrics *metrics; /* on process 0 */
     Console console;
-    int64_t step;         /* updates asked for so far: the next step's number */
+    char *algorithms;     /* of matrix products, as a text that the next run can take up */
+    int64_t step;         /* steps begun so far: the next one's number */
+    int64_t steps_ended;  /* those whose outcome is known: a GPU's are known a step later */
     int64_t resumed_from; /* step of the checkpoint this run goes on from, or -1 */
     bool last_step_skipped;
     double logged_ms; /* time of the steps since the last report */
     int logged_steps;
     RunReport report;
 } Trainer;
-
-/* ---- stopping: a signal asks, the step is finished, a checkpoint is written ---- */
-
-static volatile sig_atomic_t stop_requested;
-
-static void request_stop(int signal_number) {
-    (void)signal_number;
-    stop_requested = 1;
-}
-
-static void listen_for_signals(void) {
-    struct sigaction action;
-    memset(&action, 0, sizeof action);
-    action.sa_handler = request_stop;
-    action.sa_flags = SA_RESTART;
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGUSR1, &action, NULL);
-    action.sa_flags |= SA_RESETHAND; /* a second Ctrl-C ends the program at once */
-    sigaction(SIGINT, &action, NULL);
-}
-
-/* All processes stop together as soon as one was asked to. */
-static bool agree_to_stop(Trainer *t) {
-    int stop = stop_requested;
-    t->comm->maximum(t->comm, &stop, 1);
-    return stop != 0;
-}
 
 /* ---- opening: config, device, data, model ---- */
 
@@ -112,9 +91,12 @@ static void open_device(Trainer *t) {
     if (train->allow_tf32 && strcmp(device, "cpu") == 0)
         die_usage("train.allow_tf32: TF32 is a mode of GPUs and the device is the CPU; leave it false");
     Error error;
-    t->be = backend_open(device, precision,
-                         train->threads ? train->threads : backend_default_threads(t->comm->local_size), &error);
+    BackendOptions options = {device, precision, train->threads, t->comm->local_rank, train->allow_tf32};
+    if (!options.threads) options.threads = backend_default_threads(t->comm->local_size);
+    t->be = backend_open_with(&options, &error);
     if (!t->be) die_usage("train.device, train.precision: %s", error.text);
+    t->device_comm = comm_on_device(t->comm, t->be, &error);
+    if (!t->device_comm) die_usage("%d processes: %s", t->comm->size, error.text);
 }
 
 static Loader *open_loader(Trainer *t, const char *pattern, DataOrder order, const char *key) {
@@ -137,14 +119,34 @@ static void open_data(Trainer *t) {
             (long long)windows, t->config.model.block_size);
 }
 
+/* Beside the passes: gradients start to move as soon as they are final, and a pass waits for the weights of the last
+ * step where it reads them, not before. */
+static void gradients_written(void *context, size_t begin, size_t end) {
+    (void)end;
+    optim_gradient_ready(((Trainer *)context)->optim, begin);
+}
+
+static void weights_needed(void *context, size_t begin, size_t end) {
+    optim_await_weights(((Trainer *)context)->optim, begin, end);
+}
+
+/* All memory is planned first and taken once: the model's and the optimizer's in one arena. */
 static void open_model(Trainer *t) {
     const TrainConfig *train = &t->config.train;
-    gpt2_create(&t->model, &t->config.model, t->be, train->batch_size, train->recompute, !train->eval_only);
-    if (train->eval_only) return;
+    bool training = !train->eval_only;
     Error error;
-    OptimBuffers buffers = {t->model.params, t->model.weights, t->model.grads};
-    t->optim = optim_open(&t->config.optimizer, &t->model.table, buffers, t->be, t->comm, &error);
-    if (!t->optim) die_usage("optimizer: %s", error.text);
+    gpt2_plan(&t->model, &t->config.model, t->be, train->batch_size, train->recompute, training);
+    if (training) {
+        t->optim = optim_plan(&t->config.optimizer, &t->model.table, t->be, t->device_comm, &t->model.arena, &error);
+        if (!t->optim) die_usage("optimizer: %s", error.text);
+    }
+    int sequences = train->total_batch_size / t->comm->size;
+    if (!gpt2_memory_fits(&t->model, sequences, &error)) die("%s", error.text);
+    t->model.arena.separate = train->debug_alloc;
+    gpt2_allocate(&t->model);
+    if (!training) return;
+    t->model.hooks = (GPT2Hooks){t, weights_needed, NULL};
+    optim_start(t->optim, (OptimBuffers){t->model.params, t->model.weights, t->model.grads});
     t->report.optimizer_state_bytes = (double)optim_state_bytes(t->optim);
     t->comm->sum(t->comm, &t->report.optimizer_state_bytes, 1);
 }
@@ -156,7 +158,8 @@ static void load_checkpoint(Trainer *t, const char *path) {
     Checkpoint checkpoint;
     if (!checkpoint_open(&checkpoint, path, &error)) die("%s", error.text);
     if (!gpt2_load(&t->model, &checkpoint.model, &error)) die("%s", error.text);
-    t->step = t->resumed_from = checkpoint.step;
+    t->step = t->steps_ended = t->resumed_from = checkpoint.step;
+    t->algorithms = checkpoint_read_algorithms(&checkpoint);
     if (t->optim && !checkpoint_into_optim(&checkpoint, &t->model.table, t->config.optimizer.name, t->optim, &error))
         die("%s", error.text);
     checkpoint_close(&checkpoint);
@@ -194,14 +197,6 @@ static void check_out_dir(Trainer *t) {
         train->out_dir);
 }
 
-/* Once nothing that is read at the start can fail any more, and no other run writes to the folder. */
-static void remove_old_checkpoints(Trainer *t) {
-    char *old = format_string("%s/checkpoints", t->config.train.out_dir);
-    Error error;
-    if (!files_remove_tree(old, &error)) die("train.out_dir: %s", error.text);
-    free(old);
-}
-
 static void start_or_resume(Trainer *t) {
     const char *from = t->config.train.init_from, *out_dir = t->config.train.out_dir;
     bool resume = strcmp(from, "resume") == 0, may_resume = resume || strcmp(from, "auto") == 0;
@@ -220,6 +215,12 @@ static void start_or_resume(Trainer *t) {
         load_weights(t, from);
 }
 
+static void choose_algorithms(Trainer *t) {
+    char *of_checkpoint = t->algorithms;
+    t->algorithms = algorithms_settle(&t->model, t->optim, t->comm, of_checkpoint);
+    free(of_checkpoint);
+}
+
 static void open_reports(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     t->comm->barrier(t->comm); /* every process has read what it needs */
@@ -228,52 +229,14 @@ static void open_reports(Trainer *t) {
     MetricsMode mode = train->eval_only ? METRICS_APPEND : t->resumed_from >= 0 ? METRICS_RESUME : METRICS_NEW;
     if (!files_make_folders(train->out_dir, &error)) die("train.out_dir: %s", error.text);
     if (!metrics_open(&t->metrics, train->out_dir, mode, t->resumed_from, &error)) die("train.out_dir: %s", error.text);
-    if (mode == METRICS_NEW) remove_old_checkpoints(t);
+    /* Now nothing that is read at the start can fail any more, and no other run writes to the folder. */
+    if (mode == METRICS_NEW && !checkpoint_remove_all(train->out_dir, &error)) die("train.out_dir: %s", error.text);
     metrics_start(t->metrics, t->config_json, t->model.table.parameters, t->be->device, dtype_name(t->be->activation),
                   t->comm->size, t->be->threads, t->resumed_from);
 }
 
 static int64_t tokens_per_step(const Trainer *t) {
     return (int64_t)t->config.train.total_batch_size * t->config.model.block_size;
-}
-
-static void print_setup(Trainer *t) {
-    const GPT2Config *m = &t->config.model;
-    const TrainConfig *train = &t->config.train;
-    Console *c = &t->console;
-    char parameters[32], tokens[32], val[32], step[32];
-    console_count((int64_t)t->model.table.parameters, parameters, sizeof parameters);
-    console_count(loader_token_count(t->train_data), tokens, sizeof tokens);
-    console_count(loader_token_count(t->val_data), val, sizeof val);
-    console_count(tokens_per_step(t), step, sizeof step);
-    console_line(c, "train_gpt2 (mars.c) %s", MARS_VERSION);
-    console_row(c, "model", "%d layers, %d heads, %d channels, %d tokens, vocabulary %d: %s parameters", m->n_layer,
-                m->n_head, m->n_embd, m->block_size, m->vocab_size, parameters);
-    console_row(c, "data", "%s training tokens in %d file(s), %s validation tokens", tokens,
-                loader_file_count(t->train_data), val);
-    console_row(c, "device", "%s: %s", t->be->name, t->be->device);
-    console_row(c, "processes", "%d x %d threads, message passing: %s", t->comm->size, t->be->threads,
-                t->comm->transport);
-    console_row(c, "step", "%d sequences (%s tokens) = %d x %d micro-steps x %d processes", train->total_batch_size,
-                step, train->batch_size, train->gradient_accumulation_steps, t->comm->size);
-    if (t->optim && optim_wants_next_gradient(t->optim))
-        console_row(c, "optimizer", "%s, exact: a second gradient each step, %.2f GB more and twice the time",
-                    optim_names[t->config.optimizer.name], (double)optim_exact_bytes(t->optim) * 1e-9);
-    else if (t->optim)
-        console_row(c, "optimizer", "%s", optim_names[t->config.optimizer.name]);
-    console_row(
-        c, "memory", "weights %.2f GB, gradients %.2f, optimizer %.2f, activations %.2f, workspace %.2f",
-        (double)arena_group_bytes(&t->model.arena, "weights") * 1e-9,
-        (double)arena_group_bytes(&t->model.arena, "gradients") * 1e-9,
-        t->optim ? (double)optim_state_bytes(t->optim) * 1e-9 : 0.0,
-        (double)arena_group_bytes(&t->model.arena, "activations") * 1e-9,
-        (double)(arena_group_bytes(&t->model.arena, "workspace") + (t->optim ? optim_workspace_bytes(t->optim) : 0)) *
-            1e-9);
-    if (t->resumed_from >= 0)
-        console_row(c, "output", "%s, resumed from step %lld", train->out_dir, (long long)t->resumed_from);
-    else
-        console_row(c, "output", "%s, started from %s", train->out_dir,
-                    strcmp(train->init_from, "auto") == 0 ? "scratch" : train->init_from);
 }
 
 /* ---- one step ---- */
@@ -295,19 +258,27 @@ static void next_batch(Trainer *t, int64_t step, int micro, const int32_t **inpu
                     train->batch_size);
 }
 
-/* This process's gradient of the mean loss over the batch of a step goes where the optimizer wants it. */
+/* Brings a micro-step's batch to the device. */
+static void upload_batch(Trainer *t, int64_t step, int micro) {
+    const int32_t *inputs, *targets;
+    next_batch(t, step, micro, &inputs, &targets);
+    gpt2_upload(&t->model, inputs, targets, t->config.train.batch_size, t->config.model.block_size);
+}
+
+/* This process's gradient of the mean loss over the batch of a step goes where the optimizer wants it. While a micro-step
+ * is computed the next one's batch is on its way. */
 static void compute_gradient(Trainer *t, int64_t step) {
-    const TrainConfig *train = &t->config.train;
+    int last = t->config.train.gradient_accumulation_steps - 1;
     t->model.grads = optim_gradients(t->optim);
-    for (int micro = 0; micro < train->gradient_accumulation_steps; micro++) {
-        const int32_t *inputs, *targets;
-        next_batch(t, step, micro, &inputs, &targets);
-        gpt2_forward_backward(&t->model, inputs, targets, train->batch_size, t->config.model.block_size,
-                              1.0f / (float)tokens_per_step(t), micro > 0);
+    upload_batch(t, step, 0);
+    for (int micro = 0; micro <= last; micro++) {
+        if (micro < last) upload_batch(t, step, micro + 1);
+        t->model.hooks.gradients_written = micro == last ? gradients_written : NULL;
+        gpt2_forward_backward_uploaded(&t->model, 1.0f / (float)tokens_per_step(t), micro > 0);
     }
 }
 
-/* Sums a loss over processes and divides by the number of tokens. */
+/* Sums a loss over processes and divides by the number of tokens. Waits for the device. */
 static double mean_loss(Trainer *t) {
     int64_t count;
     double sums[2];
@@ -319,10 +290,10 @@ static double mean_loss(Trainer *t) {
 
 /* A gradient that is not finite changes nothing, on any process; two in a row end the run. The second gradient of exact
  * MARS is no other than the next step's: it would count twice. */
-static void report_skipped(Trainer *t, const OptimResult *result) {
+static void report_skipped(Trainer *t, int64_t step, const OptimResult *result) {
     const char *name = t->model.table.tensors[result->nonfinite_tensor].name;
-    metrics_skipped(t->metrics, t->step, name);
-    console_line(&t->console, "step %6lld skipped: the gradient of %s is not finite", (long long)t->step, name);
+    metrics_skipped(t->metrics, step, name);
+    console_line(&t->console, "step %6lld skipped: the gradient of %s is not finite", (long long)step, name);
     if (!t->last_step_skipped || result->of_next_batch) return;
     if (t->comm->rank == 0)
         die("the gradient of %s is not finite for the second step in a row; nothing was saved. A lower "
@@ -331,45 +302,66 @@ static void report_skipped(Trainer *t, const OptimResult *result) {
     t->comm->barrier(t->comm); /* process 0 ends the job */
 }
 
+/* Takes note of how steps ended until `outstanding` are left whose outcome is not asked for. Returns the last one's. */
+static OptimResult end_steps(Trainer *t, int64_t outstanding) {
+    OptimResult result = {0.0, -1, false};
+    while (t->step - t->steps_ended > outstanding) {
+        result = optim_end_step(t->optim);
+        bool skipped = result.nonfinite_tensor >= 0;
+        if (skipped) report_skipped(t, t->steps_ended, &result);
+        t->last_step_skipped = skipped && !result.of_next_batch;
+        t->steps_ended++;
+    }
+    return result;
+}
+
+/* Of the step that was begun last. */
+static void log_step(Trainer *t, double loss, double learning_rate, double grad_norm) {
+    double ms = t->logged_ms / t->logged_steps, tokens_per_s = (double)tokens_per_step(t) / ms * 1e3;
+    double peak = t->be->peak_flops * t->comm->size;
+    StepReport report = {t->step - 1,
+                         loss,
+                         learning_rate,
+                         grad_norm,
+                         t->step * tokens_per_step(t),
+                         ms,
+                         tokens_per_s,
+                         peak > 0.0 ? gpt2_flops_per_token(&t->model) * tokens_per_s / peak : -1.0};
+    metrics_train(t->metrics, &report);
+    console_step(&t->console, report.step, t->config.train.max_iters, &report);
+    t->logged_ms = 0.0;
+    t->logged_steps = 0;
+}
+
+/* Nothing here waits for a GPU but the logging of a loss, and the outcome of the step before. */
 static void train_step(Trainer *t) {
     const TrainConfig *train = &t->config.train;
-    double begun = seconds_now();
+    double begun = seconds_now(), loss = 0.0;
+    bool logged = t->step % train->log_interval == 0 || t->step + 1 == train->max_iters;
     OptimRates rates = optim_rates(&t->config.optimizer, &t->config.schedule, t->step);
+    gpt2_forget_loss(&t->model);
     compute_gradient(t, t->step);
-    double loss = mean_loss(t);
     if (optim_wants_next_gradient(t->optim)) {
-        int64_t tokens;
         optim_hold_gradient(t->optim);
+        t->model.ignores_loss = true; /* it is the next step's to report, with its own weights */
         compute_gradient(t, t->step + 1);
-        gpt2_take_loss(&t->model, &tokens); /* it is the next step's to report, with its own weights */
+        t->model.ignores_loss = false;
     }
-    double computed = seconds_now();
-    OptimResult result = optim_step(t->optim, rates);
-    t->report.optimizer_seconds += seconds_now() - computed;
-    t->report.train_seconds += seconds_now() - begun;
-    t->report.train_tokens += tokens_per_step(t);
-    t->logged_ms += (seconds_now() - begun) * 1e3;
-    t->logged_steps++;
-    bool skipped = result.nonfinite_tensor >= 0, last = t->step + 1 == train->max_iters;
-    bool logged = !skipped && (t->step % train->log_interval == 0 || last);
-    double ms = t->logged_ms / t->logged_steps;
-    StepReport report = {t->step,
-                         loss,
-                         rates.learning_rate,
-                         result.grad_norm,
-                         (t->step + 1) * tokens_per_step(t),
-                         ms,
-                         (double)tokens_per_step(t) / ms * 1e3,
-                         -1.0};
-    if (skipped) report_skipped(t, &result);
-    if (logged) {
-        metrics_train(t->metrics, &report);
-        t->logged_ms = 0.0;
-        t->logged_steps = 0;
-    }
-    console_step(&t->console, t->step, train->max_iters, logged ? &report : NULL);
-    t->last_step_skipped = skipped && !result.of_next_batch;
+    t->be->stopwatch_start(t->be);
+    optim_begin_step(t->optim, rates);
+    t->be->stopwatch_stop(t->be);
     t->step++;
+    if (logged) loss = mean_loss(t);
+    OptimResult result = end_steps(t, logged || !t->be->on_gpu ? 0 : 1);
+    double seconds = seconds_now() - begun;
+    t->report.train_seconds += seconds;
+    t->report.train_tokens += tokens_per_step(t);
+    t->logged_ms += seconds * 1e3;
+    t->logged_steps++;
+    if (logged && result.nonfinite_tensor < 0)
+        log_step(t, loss, rates.learning_rate, result.grad_norm);
+    else
+        console_step(&t->console, t->step - 1, train->max_iters, NULL);
 }
 
 /* ---- validation and checkpoints ---- */
@@ -378,6 +370,7 @@ static void train_step(Trainer *t) {
 static void evaluate(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     int T = t->config.model.block_size;
+    gpt2_forget_loss(&t->model);
     int64_t total = train->eval_sequences ? train->eval_sequences : loader_window_count(t->val_data);
     int64_t batches = ceil_div(total, train->batch_size);
     for (int64_t i = t->comm->rank; i < batches; i += t->comm->size) {
@@ -408,6 +401,7 @@ static void save(Trainer *t) {
     source.config_json = t->config_json;
     checkpoint_from_optim(&source, t->config.optimizer.name, t->optim);
     source.tokens_folder = folder;
+    source.algorithms = t->algorithms;
     Error error;
     if (!checkpoint_save(&source, train->out_dir, train->keep_checkpoints, t->comm->rank == 0, path, &error))
         die("cannot save step %lld: %s", (long long)t->step, error.text);
@@ -416,6 +410,13 @@ static void save(Trainer *t) {
 }
 
 /* ---- the run ---- */
+
+/* All processes stop together as soon as one was asked to. */
+static bool agree_to_stop(Trainer *t) {
+    int stop = stop_signal_came();
+    t->comm->maximum(t->comm, &stop, 1);
+    return stop != 0;
+}
 
 static bool every(int interval, int64_t step) { return interval > 0 && step % interval == 0; }
 
@@ -429,9 +430,11 @@ static void train(Trainer *t) {
         bool done = t->step >= c->max_iters;
         /* A stop saves at once: whoever sent the signal may not be patient. A resumed run makes up for the validation.
          * */
+        bool saves = done || stopping || every(c->checkpoint_interval, t->step);
+        if (saves) end_steps(t, 0); /* a run that is about to end saves nothing */
         bool due = done || (!stopping && every(c->eval_interval, t->step));
         if (due && !(t->step == begin && validated)) evaluate(t);
-        if (t->step > begin && (done || stopping || every(c->checkpoint_interval, t->step))) save(t);
+        if (t->step > begin && saves) save(t);
         if (done || stopping) break;
         if (t->step == begin) console_start(&t->console, t->step);
         train_step(t);
@@ -441,7 +444,9 @@ static void train(Trainer *t) {
 
 static void run(Trainer *t) {
     double begun = seconds_now();
-    print_setup(t);
+    const SetupReport setup = {&t->config, t->comm,       t->be,       &t->model,
+                               t->optim,   t->train_data, t->val_data, t->resumed_from};
+    setup_print(&t->console, &setup);
     if (t->config.train.eval_only)
         evaluate(t);
     else
@@ -451,6 +456,7 @@ static void run(Trainer *t) {
     console_duration(seconds_now() - begun, time, sizeof time);
     t->report.reason = done ? "done" : "stopped";
     t->report.seconds = seconds_now() - begun;
+    t->report.optimizer_seconds = t->be->stopwatch_seconds(t->be);
     metrics_end(t->metrics, t->step, &t->report);
     if (done)
         console_line(&t->console, "done in %s; metrics in %s/metrics.jsonl", time, t->config.train.out_dir);
@@ -462,17 +468,19 @@ static void close_all(Trainer *t) {
     metrics_close(t->metrics);
     if (t->optim) optim_close(t->optim);
     gpt2_free(&t->model);
+    comm_close_on_device(t->device_comm, t->comm);
     loader_close(t->train_data);
     loader_close(t->val_data);
     t->be->close(t->be);
     free(t->config_json);
+    free(t->algorithms);
 }
 
 int main(int argc, char **argv) {
     static Trainer t;
     base_set_program("train_gpt2");
     answer_questions(argc, argv);
-    listen_for_signals();
+    stop_signal_listen();
     t.comm = comm_open();
     console_open(&t.console, t.comm->rank != 0, t.comm->size == 1);
     read_config(&t, argc, argv);
@@ -480,6 +488,7 @@ int main(int argc, char **argv) {
     open_data(&t);
     open_model(&t);
     start_or_resume(&t);
+    choose_algorithms(&t);
     open_reports(&t);
     run(&t);
     close_all(&t);

@@ -42,6 +42,7 @@ typedef struct TrainConfig {
     bool allow_tf32;
     int threads;
     Recompute recompute;
+    bool debug_alloc; /* an allocation for each buffer */
 } TrainConfig;
 
 typedef struct Config {

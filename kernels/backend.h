@@ -160,7 +160,8 @@ struct Backend {
     /* The choices as text, which the caller frees; "" where nothing is chosen. Its first line names the device and the
      * versions that they hold for. */
     char *(*choices)(Backend *be);
-    /* Adds choices made elsewhere. False, and nothing is changed, where they are of another device or version. */
+    /* Adds choices made elsewhere, for shapes that have none yet. False, and nothing is changed, where they are of another
+     * device or version. */
     bool (*choose)(Backend *be, const char *text, Error *error);
 
     void (*close)(Backend *be);

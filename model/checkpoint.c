@@ -196,12 +196,21 @@ static char *print_and_delete(cJSON *json) {
     return text;
 }
 
-static void save_model_config(Save *save) {
+static void save_listed_text(Save *save, const char *name, const char *text) {
     uint64_t bytes, checksum;
+    save_text(save, name, text, &bytes, &checksum);
+    if (save->good) list_file(save, name, bytes, checksum);
+}
+
+static void save_model_config(Save *save) {
     char *text = print_and_delete(model_config_json(&save->source->model));
-    save_text(save, CONFIG_FILE, text, &bytes, &checksum);
-    if (save->good) list_file(save, CONFIG_FILE, bytes, checksum);
+    save_listed_text(save, CONFIG_FILE, text);
     cJSON_free(text);
+}
+
+static void save_algorithms(Save *save) {
+    const char *text = save->source->algorithms;
+    if (text && text[0]) save_listed_text(save, ALGORITHMS_FILE, text);
 }
 
 /* Copies what says how to read the tokens: our description, and the vocabulary as GPT-2 and transformers name it. */
@@ -351,6 +360,7 @@ static void write_checkpoint(Save *save, int keep) {
     save_optimizer(save);
     if (!save->good) return;
     save_model_config(save);
+    save_algorithms(save);
     save_vocabulary(save);
     save_trainer(save);
     publish(save);
@@ -385,4 +395,11 @@ bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int ke
     free(save.host);
     free(save.transposed);
     return !writer || save.good;
+}
+
+bool checkpoint_remove_all(const char *out_dir, Error *error) {
+    char *checkpoints = format_string("%s/" CHECKPOINTS_FOLDER, out_dir);
+    bool good = files_remove_tree(checkpoints, error);
+    free(checkpoints);
+    return good;
 }

@@ -7,6 +7,7 @@
  *   optimizer.safetensors            "<state>.<tensor>" for each optimizer state, in the shapes of the tensor table
  *   trainer.json                     step, updates, config, optimizer and its state of one number per tensor, size
  *                                    and XXH3 checksum of each other file, and last its own checksum
+ *   algorithms.txt                   which algorithms multiply matrices, where the device chose them by timing
  *   tokens.json and vocabulary files copied from beside the training data, where they are there
  * out_dir/checkpoints/latest         symbolic link to the newest whole one
  * Everything is written under a temporary name, synced, then renamed; `latest` is replaced last. */
@@ -41,6 +42,7 @@ typedef struct CheckpointSource {
     const char *const *scalar_names;
     double *const *scalars;
     const char *tokens_folder; /* where tokens.json may lie; NULL for none */
+    const char *algorithms;    /* of matrix products (algorithms.h); NULL or "" for none */
 } CheckpointSource;
 
 /* Writes a checkpoint of `source` below out_dir, points `latest` at it and removes all but the newest `keep` (0: all
@@ -49,6 +51,9 @@ typedef struct CheckpointSource {
  * always get true: the caller tells them how it went. */
 bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int keep, bool writer,
                      char path[CHECKPOINT_PATH_LENGTH], Error *error);
+
+/* Removes every checkpoint below out_dir. */
+bool checkpoint_remove_all(const char *out_dir, Error *error);
 
 /* A checkpoint that has been opened and found whole. */
 typedef struct Checkpoint {
@@ -78,6 +83,9 @@ bool checkpoint_read_state(const Checkpoint *checkpoint, const TensorTable *tabl
 /* Reads the state of one number per tensor that is called `name` ("snr"), table->count numbers. */
 bool checkpoint_read_scalars(const Checkpoint *checkpoint, const TensorTable *table, const char *name, double *numbers,
                              Error *error);
+
+/* The algorithms of matrix products that the checkpoint's run used, as text which the caller frees; NULL for none. */
+char *checkpoint_read_algorithms(const Checkpoint *checkpoint);
 
 /* Whether the weights in `file` are those of a model with this table: every tensor there in the right shape, and
  * nothing that would be left out silently, such as further layers, biases other than 0 where the table has none, or

@@ -19,6 +19,7 @@ enum { TRAINER_JSON_VERSION = 1, CHECKPOINT_NAME_LENGTH = 40 };
 #define MODEL_FILE "model.safetensors"
 #define OPTIMIZER_FILE "optimizer.safetensors"
 #define CONFIG_FILE "config.json"
+#define ALGORITHMS_FILE "algorithms.txt"
 #define TRAINER_FILE "trainer.json"
 
 /* What transformers puts before every tensor's name. */

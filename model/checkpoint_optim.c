@@ -29,10 +29,14 @@ static bool read_states(const Checkpoint *checkpoint, const TensorTable *table, 
             if (!checkpoint_read_state(checkpoint, table, optim_state_names(optim)[s], i, host, error)) return false;
             optim_store(optim, s, i, host);
         }
-    for (int s = 0; s < optim_scalar_count(optim); s++)
-        if (!checkpoint_read_scalars(checkpoint, table, optim_scalar_names(optim)[s], optim_scalars(optim)[s], error))
-            return false;
-    return true;
+    double *numbers = checked_malloc((size_t)table->count * sizeof *numbers, "optimizer state");
+    bool good = true;
+    for (int s = 0; good && s < optim_scalar_count(optim); s++) {
+        good = checkpoint_read_scalars(checkpoint, table, optim_scalar_names(optim)[s], numbers, error);
+        if (good) optim_store_scalars(optim, s, numbers);
+    }
+    free(numbers);
+    return good;
 }
 
 bool checkpoint_into_optim(const Checkpoint *checkpoint, const TensorTable *table, OptimName name, Optim *optim,

@@ -392,3 +392,10 @@ bool checkpoint_read_model_config(GPT2Config *config, const char *path, Error *e
     free(file);
     return good;
 }
+
+char *checkpoint_read_algorithms(const Checkpoint *checkpoint) {
+    char *path = format_string("%s/" ALGORITHMS_FILE, checkpoint->path);
+    char *text = files_is_file(path) ? files_read(path, MAX_JSON_BYTES, NULL, NULL) : NULL;
+    free(path);
+    return text;
+}

@@ -38,11 +38,12 @@ static void test_round_trip(void **state) {
         char path[CHECKPOINT_PATH_LENGTH];
         Error error;
         small_start(&run, 1000, 1, bias);
+        run.source.algorithms = "a GPU\nshape 1\n";
         if (!small_save_run(&run, out_dir, 0, path, &error)) fail_msg("%s", error.text);
         assert_string_equal(path + strlen(out_dir), "/checkpoints/step_00001000");
         assert_string_equal(small_latest(out_dir), "step_00001000");
         assert_true(checkpoint_exists(out_dir));
-        assert_names(path, "config.json model.safetensors optimizer.safetensors trainer.json ");
+        assert_names(path, "algorithms.txt config.json model.safetensors optimizer.safetensors trainer.json ");
         assert_names(test_path("round/trip/%d/checkpoints", bias), "latest step_00001000 ");
         Checkpoint checkpoint;
         if (!checkpoint_open(&checkpoint, path, &error)) fail_msg("%s", error.text);
@@ -51,6 +52,9 @@ static void test_round_trip(void **state) {
         assert_string_equal(checkpoint.optimizer, "mars-adamw");
         assert_string_equal(checkpoint.path, path);
         assert_holds(&checkpoint, 1, bias);
+        char *algorithms = checkpoint_read_algorithms(&checkpoint);
+        assert_string_equal(algorithms, run.source.algorithms);
+        free(algorithms);
         float value;
         assert_false(checkpoint_read_state(&checkpoint, &run.table, "w", 0, &value, &error));
         assert_non_null(strstr(error.text, "'w.wte.weight'"));

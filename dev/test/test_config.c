@@ -28,7 +28,7 @@ static void test_defaults(void **state) {
               "\"eval_interval\":1000,\"eval_sequences\":0,\"eval_only\":false,\"log_interval\":10,"
               "\"checkpoint_interval\":1000,\"keep_checkpoints\":2,\"out_dir\":\"out\",\"overwrite\":false,"
               "\"init_from\":\"scratch\",\"seed\":5000,\"device\":\"auto\",\"precision\":\"auto\","
-              "\"allow_tf32\":false,\"threads\":0,\"recompute\":\"none\"}}");
+              "\"allow_tf32\":false,\"threads\":0,\"recompute\":\"none\",\"debug_alloc\":false}}");
     free(text);
     assert_int_equal(config.model.n_embd, 768);
     assert_true(config.model.scale_attn_by_inverse_layer_idx);
@@ -47,14 +47,17 @@ static void test_values_of_a_file(void **state) {
     assert_int_equal(c.schedule.name, SCHEDULE_EXP);
     assert_int_equal(c.schedule.warmup_iters, 10);
     assert_true(c.schedule.min_lr == 3e-5);
-    c = accepted(config_with("train", "\"gradient_scale\": 12, \"device\": \"cuda\", \"precision\": \"bfloat16\", "
-                                      "\"allow_tf32\": true, \"recompute\": \"block\", \"eval_interval\": 0"),
-                 NULL);
+    c = accepted(
+        config_with("train",
+                    "\"gradient_scale\": 12, \"device\": \"cuda\", \"precision\": \"bfloat16\", "
+                    "\"allow_tf32\": true, \"recompute\": \"block\", \"debug_alloc\": true, \"eval_interval\": 0"),
+        NULL);
     assert_true(c.optimizer.gradient_scale == 12);
     assert_int_equal(c.train.device, DEVICE_CUDA);
     assert_int_equal(c.train.precision, PRECISION_BFLOAT16);
     assert_int_equal(c.train.recompute, RECOMPUTE_BLOCK);
     assert_true(c.train.allow_tf32);
+    assert_true(c.train.debug_alloc);
     assert_int_equal(c.train.eval_interval, 0);
     c = accepted(config_with("data", "\"order\": \"shuffled\", \"seed\": 9007199254740991"), NULL);
     assert_int_equal(c.data.order, ORDER_SHUFFLED);
@@ -583,7 +586,7 @@ static void test_every_key_is_in_the_table(void **state) {
         "schedule name warmup_iters lr_decay_iters min_lr warmdown_iters;"
         "train max_iters total_batch_size gradient_accumulation_steps batch_size gradient_scale eval_interval "
         "eval_sequences eval_only log_interval checkpoint_interval keep_checkpoints out_dir overwrite init_from seed "
-        "device precision allow_tf32 threads recompute";
+        "device precision allow_tf32 threads recompute debug_alloc";
     char *list = checked_strdup(keys), *rest = list;
     for (char *line; (line = strsep(&rest, ";"));) {
         const char *section = strsep(&line, " ");

@@ -1,0 +1,64 @@
+/* setup.c: see setup.h. */
+#include "report/setup.h"
+
+#include <string.h>
+
+static void print_model(Console *c, const SetupReport *s) {
+    const GPT2Config *m = &s->config->model;
+    char parameters[32], tokens[32], val[32];
+    console_count((int64_t)s->model->table.parameters, parameters, sizeof parameters);
+    console_count(loader_token_count(s->train_data), tokens, sizeof tokens);
+    console_count(loader_token_count(s->val_data), val, sizeof val);
+    console_row(c, "model", "%d layers, %d heads, %d channels, %d tokens, vocabulary %d: %s parameters", m->n_layer,
+                m->n_head, m->n_embd, m->block_size, m->vocab_size, parameters);
+    console_row(c, "data", "%s training tokens in %d file(s), %s validation tokens", tokens,
+                loader_file_count(s->train_data), val);
+}
+
+static void print_machine(Console *c, const SetupReport *s) {
+    const TrainConfig *train = &s->config->train;
+    char step[32];
+    console_count((int64_t)train->total_batch_size * s->config->model.block_size, step, sizeof step);
+    console_row(c, "device", "%s: %s", s->be->name, s->be->device);
+    console_row(c, "processes", "%d x %d threads, message passing: %s", s->comm->size, s->be->threads,
+                s->comm->transport);
+    console_row(c, "step", "%d sequences (%s tokens) = %d x %d micro-steps x %d processes", train->total_batch_size,
+                step, train->batch_size, train->gradient_accumulation_steps, s->comm->size);
+}
+
+static void print_optimizer(Console *c, const SetupReport *s) {
+    if (!s->optim) return;
+    const char *name = optim_names[s->config->optimizer.name];
+    if (optim_wants_next_gradient(s->optim))
+        console_row(c, "optimizer", "%s, exact: a second gradient each step, %.2f GB more and twice the time", name,
+                    (double)optim_exact_bytes(s->optim) * 1e-9);
+    else
+        console_row(c, "optimizer", "%s", name);
+}
+
+/* Per process. The device's memory is named where it is known: what is left, and what was taken. */
+static void print_memory(Console *c, const SetupReport *s) {
+    const Arena *arena = &s->model->arena;
+    double taken = (double)arena->bytes * 1e-9, left = (double)s->be->memory_left(s->be) * 1e-9;
+    char device[64] = "";
+    if (left > 0.0) snprintf(device, sizeof device, " of %.2f", taken + left);
+    console_row(
+        c, "memory", "weights %.2f GB, gradients %.2f, optimizer %.2f, activations %.2f, workspace %.2f: %.2f%s",
+        (double)arena_group_bytes(arena, "weights") * 1e-9, (double)arena_group_bytes(arena, "gradients") * 1e-9,
+        (double)arena_group_bytes(arena, "optimizer") * 1e-9, (double)arena_group_bytes(arena, "activations") * 1e-9,
+        (double)arena_group_bytes(arena, "workspace") * 1e-9, taken, device);
+}
+
+void setup_print(Console *c, const SetupReport *s) {
+    const TrainConfig *train = &s->config->train;
+    console_line(c, "train_gpt2 (mars.c) %s", MARS_VERSION);
+    print_model(c, s);
+    print_machine(c, s);
+    print_optimizer(c, s);
+    print_memory(c, s);
+    if (s->resumed_from >= 0)
+        console_row(c, "output", "%s, resumed from step %lld", train->out_dir, (long long)s->resumed_from);
+    else
+        console_row(c, "output", "%s, started from %s", train->out_dir,
+                    strcmp(train->init_from, "auto") == 0 ? "scratch" : train->init_from);
+}

@@ -1,0 +1,29 @@
+/* setup.h: the table of a run's setup, which a person sees before it begins. */
+#ifndef MARS_REPORT_SETUP_H
+#define MARS_REPORT_SETUP_H
+
+#include "comm/comm.h"
+#include "config/config.h"
+#include "data/loader.h"
+#include "model/gpt2.h"
+#include "optim/optim.h"
+#include "report/console.h"
+
+EXTERN_C_BEGIN
+
+/* What a run is made of; optim is NULL where it only evaluates. */
+typedef struct SetupReport {
+    const Config *config;
+    const Comm *comm;
+    Backend *be;
+    const GPT2 *model;
+    const Optim *optim;
+    const Loader *train_data, *val_data;
+    int64_t resumed_from; /* step of the checkpoint it goes on from, or -1 */
+} SetupReport;
+
+void setup_print(Console *console, const SetupReport *setup);
+
+EXTERN_C_END
+
+#endif
