@@ -1,0 +1,410 @@
+/* engine.cpp: runs a grid: blocks one after the other, the threads of a block as fibers that change over where one must
+ * wait; barriers; shared memory. What the lanes of a warp do together is in warp.cpp. */
+#include "dev/emu/block.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "dev/emu/emu.h"
+#include "dev/emu/runtime.h"
+
+uint3 threadIdx, blockIdx;
+dim3 blockDim, gridDim;
+
+namespace emu {
+
+/* ---- the order ---- */
+
+enum class Order { FORWARD, REVERSE, NEWEST, MIX };
+static Order order = Order::FORWARD;
+static uint32_t seed = 1, random_state = 1;
+
+/* Marsaglia's xorshift. */
+static uint32_t random_number() {
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 17;
+    return random_state ^= random_state << 5;
+}
+
+static bool set_order(const char *name) {
+    if (!std::strcmp(name, "forward"))
+        order = Order::FORWARD;
+    else if (!std::strcmp(name, "reverse"))
+        order = Order::REVERSE;
+    else if (!std::strcmp(name, "newest"))
+        order = Order::NEWEST;
+    else if (!std::strcmp(name, "mix"))
+        order = Order::MIX, seed = 1;
+    else if (!std::strncmp(name, "mix:", 4))
+        order = Order::MIX, seed = std::strtoul(name + 4, nullptr, 10);
+    else
+        return false;
+    return true;
+}
+
+static void read_environment() {
+    static bool done = false;
+    if (done) return;
+    done = true;
+    const char *name = std::getenv("MARS_EMU_ORDER");
+    if (name && !set_order(name)) fatal({}, "MARS_EMU_ORDER is forward, reverse, newest or mix:SEED, not '%s'", name);
+}
+
+bool order_is_descending() { return read_environment(), order == Order::REVERSE || order == Order::NEWEST; }
+
+/* ---- the block and its queue of threads that can run ---- */
+
+struct Block {
+    Thread threads[MAX_THREADS];
+    Warp warps[MAX_WARPS];
+    unsigned size, alive, at_barrier;
+    uint64_t number;     /* counts all blocks of the program */
+    unsigned generation; /* counts barriers */
+    BarrierVote vote, result;
+    Thread *running;
+
+    Thread *queue[MAX_THREADS];
+    unsigned head, tail; /* counters, modulo MAX_THREADS; each thread is in the queue once at most */
+
+    void (*body)(const void *call);
+    const void *call;
+    Site site; /* of the launch */
+
+    char start_object, end_object, barrier_object[2]; /* ThreadSanitizer's */
+};
+/* Never destroyed: static destructors of the program may still launch. */
+static Block &block = *new Block{};
+
+Thread *running_thread() { return block.running; }
+bool running_in_kernel() { return block.running != nullptr; }
+
+static Thread *&queue_slot(unsigned position) { return block.queue[position % MAX_THREADS]; }
+
+void make_ready(Thread *const *threads, int count) {
+    for (int i = 0; i < count; i++) {
+        Thread *thread = threads[order == Order::REVERSE ? count - 1 - i : i];
+        thread->state = Thread::READY;
+        queue_slot(block.tail++) = thread;
+    }
+}
+
+static Thread *next_ready() {
+    if (block.head == block.tail) return nullptr;
+    if (order == Order::NEWEST || (order == Order::MIX && random_number() >> 8 & 15)) return queue_slot(--block.tail);
+    if (order == Order::MIX) {
+        unsigned chosen = block.head + random_number() % (block.tail - block.head);
+        std::swap(queue_slot(chosen), queue_slot(block.head));
+    }
+    return queue_slot(block.head++);
+}
+
+/* ---- fibers ----
+ * A thread gets a fiber when it first runs, and leaves it when it is done to the next that begins: threads that never
+ * wait run one after the other on one stack, without a switch. ThreadSanitizer knows threads by their fibers, so with it
+ * each thread has its own. */
+
+static std::vector<Fiber *> free_fibers;
+static Fiber *own_fiber[MAX_THREADS];
+
+static void fiber_entry();
+
+static Fiber *new_fiber(int number) {
+    Fiber *fiber = new Fiber;
+    fiber_make(*fiber, number, fiber_entry);
+    return fiber;
+}
+
+static Fiber *take_fiber(const Thread &thread) {
+    if (has_thread_sanitizer()) {
+        Fiber *&own = own_fiber[thread.number];
+        return own ? own : own = new_fiber(thread.number);
+    }
+    static int made = 0;
+    if (free_fibers.empty()) return new_fiber(made++);
+    Fiber *fiber = free_fibers.back();
+    free_fibers.pop_back();
+    return fiber;
+}
+
+static void give_fiber_back(Fiber *fiber) {
+    if (!has_thread_sanitizer()) free_fibers.push_back(fiber);
+}
+
+/* From here on `thread` is the one that runs; the caller switches to its fiber. */
+static void set_running(Thread *thread) {
+    block.running = thread;
+    threadIdx = thread->index;
+}
+
+static void switch_to_thread(Thread *thread) {
+    if (!thread->fiber) thread->fiber = take_fiber(*thread);
+    set_running(thread);
+    fiber_switch(*thread->fiber);
+}
+
+[[noreturn]] static void deadlock() {
+    block.running = nullptr;
+    note(block.site, "deadlock in block (%u,%u,%u) of the launch, %u threads wait:", blockIdx.x, blockIdx.y, blockIdx.z,
+         block.alive);
+    int shown = 0;
+    for (unsigned i = 0; i < block.size && shown < 8; i++) {
+        const Thread &t = block.threads[i];
+        if (t.state == Thread::DONE) continue;
+        shown++;
+        if (t.state == Thread::AT_BARRIER)
+            note(t.site, "  thread (%u,%u,%u) in a barrier", t.index.x, t.index.y, t.index.z);
+        else
+            note(t.site, "  thread (%u,%u,%u) for lanes %08x", t.index.x, t.index.y, t.index.z, t.mask);
+    }
+    std::abort();
+}
+
+void wait_for_turn() {
+    Thread *me = block.running, *next = next_ready();
+    if (!next) deadlock();
+    if (next != me) switch_to_thread(next);
+}
+
+static void release_barrier();
+
+static void thread_is_done(Thread &thread) {
+    thread.state = Thread::DONE;
+    thread.fiber = nullptr;
+    block.alive--;
+    thread.warp->alive &= ~(1u << thread.lane);
+    warp_lane_exited(*thread.warp, thread.lane);
+    release_barrier();
+}
+
+/* Runs the thread for which the fiber was taken, and then whoever can begin on it. */
+static void fiber_entry() {
+    for (;;) {
+        Thread &thread = *block.running;
+        Fiber *fiber = thread.fiber;
+        tsan_acquire(&block.start_object);
+        block.body(block.call);
+        tsan_release(&block.end_object);
+        thread_is_done(thread);
+
+        Thread *next = next_ready();
+        if (next && !next->fiber && !has_thread_sanitizer()) {
+            next->fiber = fiber;
+            set_running(next);
+            continue;
+        }
+        give_fiber_back(fiber);
+        if (next) {
+            switch_to_thread(next);
+        } else {
+            if (block.alive) deadlock();
+            block.running = nullptr;
+            fiber_switch(fiber_host());
+        }
+    }
+}
+
+/* ---- barriers ---- */
+
+/* Lets the threads go when all that have not exited are there, as CUDA does. */
+static void release_barrier() {
+    if (!block.at_barrier || block.at_barrier < block.alive) return;
+    Thread *threads[MAX_THREADS];
+    int count = 0;
+    for (unsigned i = 0; i < block.size; i++)
+        if (block.threads[i].state == Thread::AT_BARRIER) threads[count++] = &block.threads[i];
+    for (int i = 1; i < count; i++) {
+        Site one = threads[0]->site, other = threads[i]->site;
+        if (one.line == other.line && !std::strcmp(one.file, other.file)) continue;
+        report(other, "divergent barrier: thread (%u,%u,%u) waits here, thread (%u,%u,%u) at %s:%d",
+               threads[i]->index.x, threads[i]->index.y, threads[i]->index.z, threads[0]->index.x, threads[0]->index.y,
+               threads[0]->index.z, one.file, one.line);
+        break;
+    }
+    block.at_barrier = 0;
+    block.result = block.vote;
+    block.vote = {};
+    block.generation++;
+    make_ready(threads, count);
+}
+
+BarrierVote barrier(bool predicate, Site site) {
+    Thread *me = block.running;
+    if (!me) fatal(site, "a barrier outside of a kernel");
+    me->state = Thread::AT_BARRIER;
+    me->site = site;
+    block.at_barrier++;
+    block.vote.threads++;
+    block.vote.trues += predicate;
+    void *object = &block.barrier_object[block.generation & 1];
+    tsan_release(object);
+    release_barrier();
+    wait_for_turn();
+    tsan_acquire(object);
+    return block.result;
+}
+
+/* ---- shared memory ----
+ * One window for all blocks. Each block places its variables anew, with gaps between them that AddressSanitizer knows. */
+
+static const size_t window_bytes = 1 << 20, gap = 1024, static_limit = 48 << 10, opt_in_limit = 227 << 10;
+
+struct SharedWindow {
+    char *memory;
+    size_t used;          /* of the window, with gaps */
+    size_t static_bytes;  /* of __shared__ variables */
+    size_t dynamic_bytes; /* as the launch said */
+    bool opted_in;        /* the kernel may have more than 48 KiB */
+    void *dynamic;
+};
+static SharedWindow window;
+
+static void window_new_block() {
+    if (!window.memory) {
+        window.memory = static_cast<char *>(std::aligned_alloc(4096, window_bytes));
+        window.used = window_bytes;
+    }
+    asan_poison(window.memory, window.used);
+    window.used = gap;
+    window.static_bytes = 0;
+    window.dynamic = nullptr;
+}
+
+/* Aligned to `alignment` but not to twice that, at least 8: more would hide that a kernel needs more. Filled by stores
+ * that no sanitizer sees, which memset() would be, as the write of one thread. */
+static void *place(size_t bytes, size_t alignment) {
+    alignment = alignment < 8 ? 8 : alignment;
+    size_t offset = (window.used + 2 * alignment - 1) / (2 * alignment) * (2 * alignment) + alignment;
+    if (offset + bytes + gap > window_bytes) return nullptr;
+    window.used = offset + bytes + gap;
+    volatile uint64_t *words = reinterpret_cast<volatile uint64_t *>(window.memory + offset);
+    for (size_t i = 0; i < (bytes + 7) / 8; i++) words[i] = ~UINT64_C(0);
+    asan_unpoison(window.memory + offset, bytes);
+    return window.memory + offset;
+}
+
+static void check_shared_limits(Site site) {
+    if (window.static_bytes > static_limit)
+        fatal(site, "%zu bytes of __shared__ variables, %zu are the most", window.static_bytes, static_limit);
+    size_t limit = window.opted_in ? opt_in_limit : static_limit;
+    if (window.static_bytes + window.dynamic_bytes > limit)
+        fatal(site, "%zu bytes of __shared__ variables and %zu of dynamic shared memory, together %zu are the most",
+              window.static_bytes, window.dynamic_bytes, limit);
+}
+
+void *SharedVariable::get(size_t bytes, size_t alignment, Site site) {
+    if (block == emu::block.number) return memory;
+    block = emu::block.number;
+    window.static_bytes += bytes;
+    check_shared_limits(site);
+    memory = place(bytes, alignment);
+    if (!memory) fatal(site, "no room for shared memory aligned to %zu bytes", alignment);
+    return memory;
+}
+
+void *dynamic_shared(size_t alignment, Site site) {
+    if (!window.dynamic) window.dynamic = place(window.dynamic_bytes, alignment);
+    if (reinterpret_cast<uintptr_t>(window.dynamic) % alignment)
+        fatal(site, "two declarations of dynamic shared memory: the one reached first has a smaller alignment");
+    return window.dynamic;
+}
+
+bool is_shared(const void *memory, size_t bytes) {
+    const char *begin = static_cast<const char *>(memory);
+    return begin >= window.memory && begin + bytes <= window.memory + window_bytes;
+}
+
+/* ---- cp.async ---- */
+
+void async_copy_add(AsyncCopy copy) { block.running->copies.push_back({copy, block.running->group}); }
+
+void async_copy_commit() { block.running->group++; }
+
+bool async_copy_due(int pending, AsyncCopy *copy) {
+    Thread &me = *block.running;
+    if (me.copies_begin == me.copies.size()) {
+        me.copies.clear();
+        me.copies_begin = 0;
+        return false;
+    }
+    const Thread::GroupedCopy &oldest = me.copies[me.copies_begin];
+    if (oldest.group >= me.group - pending) return false;
+    *copy = oldest.copy;
+    me.copies_begin++;
+    return true;
+}
+
+/* ---- grids ---- */
+
+static void set_up_threads(dim3 shape) {
+    block.size = shape.x * shape.y * shape.z;
+    for (unsigned i = 0; i < block.size; i++) {
+        Thread &t = block.threads[i];
+        t.index = {i % shape.x, i / shape.x % shape.y, i / shape.x / shape.y};
+        t.number = i;
+        t.lane = i % WARP_SIZE;
+        t.warp = &block.warps[i / WARP_SIZE];
+        t.warp->lane[t.lane] = &t;
+    }
+}
+
+static void run_block() {
+    block.number++;
+    window_new_block();
+    block.alive = block.size;
+    block.at_barrier = 0;
+    block.vote = {};
+    block.head = block.tail = 0;
+    for (unsigned w = 0; w * WARP_SIZE < block.size; w++) {
+        unsigned lanes = block.size - w * WARP_SIZE;
+        block.warps[w].alive = lanes < WARP_SIZE ? (1u << lanes) - 1 : ~0u;
+        block.warps[w].waiting = 0;
+    }
+    Thread *all[MAX_THREADS];
+    for (unsigned i = 0; i < block.size; i++) {
+        all[i] = &block.threads[i];
+        all[i]->copies.clear();
+        all[i]->copies_begin = 0;
+        all[i]->group = 0;
+    }
+    make_ready(all, block.size);
+    tsan_release(&block.start_object);
+    switch_to_thread(next_ready());
+    tsan_acquire(&block.end_object);
+}
+
+static uint64_t greatest_common_divisor(uint64_t a, uint64_t b) { return b ? greatest_common_divisor(b, a % b) : a; }
+
+/* The block that runs as the `i`th: ascending, descending or, in a mix, in steps of a random number that has no divisor
+ * in common with the count, so that each has its turn. */
+static uint64_t block_at(uint64_t i, uint64_t count, uint64_t step) {
+    if (order == Order::REVERSE || order == Order::NEWEST) return count - 1 - i;
+    return order == Order::MIX ? (i + 1) * step % count : i;
+}
+
+void run_grid(const Config &config, const void *kernel, void (*body)(const void *call), const void *call) {
+    read_environment();
+    random_state = (seed * 2654435761u) | 1;
+    block.body = body;
+    block.call = call;
+    block.site = config.site;
+    blockDim = config.block;
+    gridDim = config.grid;
+    window.dynamic_bytes = config.dynamic_shared;
+    window.opted_in = kernel_shared_limit(kernel) > static_limit;
+    set_up_threads(config.block);
+    const uint64_t count = uint64_t(config.grid.x) * config.grid.y * config.grid.z;
+    uint64_t step = random_number() % count;
+    while (greatest_common_divisor(step, count) != 1) step++;
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t b = block_at(i, count, step);
+        blockIdx = {unsigned(b % config.grid.x), unsigned(b / config.grid.x % config.grid.y),
+                    unsigned(b / config.grid.x / config.grid.y)};
+        run_block();
+    }
+}
+
+} // namespace emu
+
+extern "C" bool emu_set_order(const char *name) { return emu::read_environment(), emu::set_order(name); }

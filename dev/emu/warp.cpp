@@ -1,0 +1,219 @@
+/* warp.cpp: what the lanes of a warp do together: __syncwarp(), shuffles, votes, mma and ldmatrix. Each lane brings what
+ * it has and waits; the last one to arrive computes for all. */
+#include "dev/emu/block.h"
+
+#include <cstring>
+
+namespace emu {
+
+unsigned lane_id() { return running_thread()->lane; }
+
+/* Completes the operation that the lanes of `mask` wait for, if all that are alive do. */
+static bool complete(Warp &warp, unsigned mask, WarpOperation operation) {
+    const unsigned lanes = mask & warp.alive;
+    if ((warp.waiting & lanes) != lanes) return false;
+    Thread *threads[WARP_SIZE];
+    int count = 0;
+    for (unsigned left = lanes; left; left &= left - 1) {
+        Thread *thread = warp.lane[__builtin_ctz(left)];
+        if (thread->mask != mask || thread->operation != operation) return false;
+        threads[count++] = thread;
+    }
+    operation(warp, lanes);
+    warp.waiting &= ~lanes;
+    make_ready(threads, count);
+    return true;
+}
+
+void warp_lane_exited(Warp &warp, unsigned lane) {
+    for (unsigned left = warp.waiting; left; left &= left - 1) {
+        const Thread *waiting = warp.lane[__builtin_ctz(left)];
+        if (waiting->mask >> lane & 1 && complete(warp, waiting->mask, waiting->operation)) left &= warp.waiting;
+        if (!left) break;
+    }
+}
+
+static void together(unsigned mask, WarpOperation operation, void *data, Site site) {
+    Thread *me = running_thread();
+    if (!me) fatal(site, "an operation of a warp outside of a kernel");
+    if (!(mask >> me->lane & 1)) fatal(site, "lane %u is not in the mask %08x that it gives", me->lane, mask);
+    me->state = Thread::IN_WARP;
+    me->site = site;
+    me->mask = mask;
+    me->operation = operation;
+    me->data = data;
+    me->warp->waiting |= 1u << me->lane;
+    complete(*me->warp, mask, operation);
+    wait_for_turn();
+}
+
+static void all_together(const char *what, WarpOperation operation, void *data, Site site) {
+    const Thread *me = running_thread();
+    if (me && me->warp->alive != ~0u)
+        fatal(site, "%s needs all 32 lanes of the warp, alive are %08x", what, me->warp->alive);
+    together(~0u, operation, data, site);
+}
+
+template <class T> static T &brought(const Warp &warp, unsigned lane) {
+    return *static_cast<T *>(warp.lane[lane]->data);
+}
+
+/* ---- __syncwarp ---- */
+
+static SyncGroup &group_of(Warp &warp, unsigned mask) {
+    for (SyncGroup &group : warp.groups)
+        if (group.mask == mask) return group;
+    warp.groups.push_front({mask, 0, {}});
+    return warp.groups.front();
+}
+
+static void meet(Warp &warp, unsigned lanes) {
+    if (has_thread_sanitizer()) group_of(warp, warp.lane[__builtin_ctz(lanes)]->mask).generation++;
+}
+
+void sync_warp(unsigned mask, Site site) {
+    if (!has_thread_sanitizer()) return together(mask, meet, nullptr, site);
+    SyncGroup &group = group_of(*running_thread()->warp, mask);
+    void *object = &group.object[group.generation & 1];
+    tsan_release(object);
+    together(mask, meet, nullptr, site);
+    tsan_acquire(object);
+}
+
+/* ---- shuffles and votes ---- */
+
+struct Shuffle {
+    uint64_t bits, result;
+    unsigned source;
+};
+
+static void exchange(Warp &warp, unsigned lanes) {
+    for (unsigned left = lanes; left; left &= left - 1) {
+        Shuffle &mine = brought<Shuffle>(warp, __builtin_ctz(left));
+        if (lanes >> mine.source & 1) {
+            mine.result = brought<Shuffle>(warp, mine.source).bits;
+            continue;
+        }
+        mine.result = ~UINT64_C(0);
+        report(warp.lane[__builtin_ctz(left)]->site,
+               "a shuffle: lane %d reads lane %u, which has exited or is not in the mask", __builtin_ctz(left),
+               mine.source);
+    }
+}
+
+uint64_t shuffle(unsigned mask, uint64_t bits, unsigned source, Site site) {
+    Shuffle mine = {bits, 0, source};
+    together(mask, exchange, &mine, site);
+    return mine.result;
+}
+
+struct Ballot {
+    bool predicate;
+    unsigned result;
+};
+
+static void count_votes(Warp &warp, unsigned lanes) {
+    unsigned result = 0;
+    for (unsigned left = lanes; left; left &= left - 1)
+        if (brought<Ballot>(warp, __builtin_ctz(left)).predicate) result |= left & -left;
+    for (unsigned left = lanes; left; left &= left - 1) brought<Ballot>(warp, __builtin_ctz(left)).result = result;
+}
+
+unsigned ballot(unsigned mask, bool predicate, Site site) {
+    Ballot mine = {predicate, 0};
+    together(mask, count_votes, &mine, site);
+    return mine.result;
+}
+
+/* ---- mma.sync.m16n8k16 ---- */
+
+struct Mma {
+    float *d;
+    const uint32_t *a, *b;
+};
+
+/* A register of two bfloat16: the low half comes first. */
+static float low_half(uint32_t bits) {
+    float number;
+    bits <<= 16;
+    std::memcpy(&number, &bits, sizeof number);
+    return number;
+}
+static float high_half(uint32_t bits) {
+    float number;
+    bits &= 0xFFFF0000u;
+    std::memcpy(&number, &bits, sizeof number);
+    return number;
+}
+
+typedef float Row __attribute__((vector_size(32)));
+
+static void multiply(Warp &warp, unsigned) {
+    float a[16][16];
+    union {
+        float number[16][8];
+        Row row[16];
+    } b, d;
+    for (int lane = 0; lane < WARP_SIZE; lane++) {
+        const Mma &m = brought<Mma>(warp, lane);
+        const int row = lane / 4, pair = lane % 4 * 2;
+        for (int i = 0; i < 4; i++) {
+            a[row + i % 2 * 8][pair + i / 2 * 8] = low_half(m.a[i]);
+            a[row + i % 2 * 8][pair + i / 2 * 8 + 1] = high_half(m.a[i]);
+        }
+        for (int i = 0; i < 2; i++) {
+            b.number[pair + i * 8][row] = low_half(m.b[i]);
+            b.number[pair + i * 8 + 1][row] = high_half(m.b[i]);
+            std::memcpy(&d.number[row + i * 8][pair], &m.d[2 * i], 2 * sizeof(float));
+        }
+    }
+    for (int i = 0; i < 16; i++)
+        for (int k = 0; k < 16; k++) d.row[i] += a[i][k] * b.row[k];
+    for (int lane = 0; lane < WARP_SIZE; lane++)
+        for (int i = 0; i < 2; i++)
+            std::memcpy(&brought<Mma>(warp, lane).d[2 * i], &d.number[lane / 4 + i * 8][lane % 4 * 2],
+                        2 * sizeof(float));
+}
+
+void mma_warp(float *d, const uint32_t *a, const uint32_t *b, Site site) {
+    Mma mine = {d, a, b};
+    all_together("mma", multiply, &mine, site);
+}
+
+/* ---- ldmatrix ---- */
+
+struct Load {
+    uint32_t *fragments;
+    const uint16_t *row;
+    int count;
+};
+
+/* Lane l receives elements 2(l%4) and 2(l%4) + 1 of row l/4. */
+static void load_rows(Warp &warp, unsigned) {
+    for (int lane = 0; lane < WARP_SIZE; lane++) {
+        Load &mine = brought<Load>(warp, lane);
+        for (int i = 0; i < mine.count; i++) {
+            const uint16_t *row = brought<Load>(warp, i * 8 + lane / 4).row;
+            std::memcpy(&mine.fragments[i], row + lane % 4 * 2, sizeof(uint32_t));
+        }
+    }
+}
+
+/* Lane l receives element l/4 of rows 2(l%4) and 2(l%4) + 1. */
+static void load_columns(Warp &warp, unsigned) {
+    for (int lane = 0; lane < WARP_SIZE; lane++) {
+        Load &mine = brought<Load>(warp, lane);
+        for (int i = 0; i < mine.count; i++) {
+            uint32_t low = brought<Load>(warp, i * 8 + lane % 4 * 2).row[lane / 4];
+            uint32_t high = brought<Load>(warp, i * 8 + lane % 4 * 2 + 1).row[lane / 4];
+            mine.fragments[i] = low | high << 16;
+        }
+    }
+}
+
+void load_matrices_warp(uint32_t *fragments, const uint16_t *row, int count, bool transpose, Site site) {
+    Load mine = {fragments, row, count};
+    all_together("ldmatrix", transpose ? load_columns : load_rows, &mine, site);
+}
+
+} // namespace emu
