@@ -18,6 +18,11 @@ static void remove_folder(void) {
     free(command);
 }
 
+const char *test_device(void) {
+    const char *device = getenv("MARS_TEST_DEVICE");
+    return device && device[0] ? device : "cpu";
+}
+
 const char *test_folder(void) {
     if (!folder[0]) {
         const char *parent = getenv("TMPDIR");

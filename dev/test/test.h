@@ -13,6 +13,9 @@
 
 EXTERN_C_BEGIN
 
+/* The device under test: $MARS_TEST_DEVICE, "cpu" where that is not set. */
+const char *test_device(void);
+
 /* A scratch folder of this test program, made on first use and removed when the program ends. */
 const char *test_folder(void);
 

@@ -144,7 +144,7 @@ static void check_bfloat16(const GoldenRun *run) {
 static void test_bfloat16(void **state) {
     (void)state;
     Error error;
-    Backend *be = backend_open("cpu", DTYPE_BFLOAT16, 1, &error);
+    Backend *be = backend_open(test_device(), DTYPE_BFLOAT16, 1, &error);
     if (!be) {
         print_message("bfloat16 is not tested: %s\n", error.text);
         skip();

@@ -38,6 +38,7 @@ const char *train_small_config(void) {
         "  \"eval_sequences\": 6, \"log_interval\": 1, \"checkpoint_interval\": 3, \"precision\": \"float32\","
         "  \"threads\": 1}}");
     assert_non_null(config);
+    cJSON_AddStringToObject(cJSON_GetObjectItemCaseSensitive(config, "train"), "device", test_device());
     return path = train_write_config(config);
 }
 
@@ -106,6 +107,7 @@ char *train_golden_config(const char *set, const cJSON *golden, const cJSON *gol
     cJSON_AddNumberToObject(train, "eval_sequences", integer_of(reference, "val_sequences"));
     cJSON_AddNumberToObject(train, "log_interval", 1);
     cJSON_AddNumberToObject(train, "threads", 1);
+    cJSON_AddStringToObject(train, "device", test_device());
     add_path(train, "init_from", set, "init.safetensors");
     return train_write_config(config);
 }

@@ -25,7 +25,7 @@ typedef struct Launch {
 /* Writes `config` (which it deletes) to a new scratch file. The caller frees the path. */
 char *train_write_config(cJSON *config);
 
-/* The config of a run of milliseconds: a model of one layer, 12 steps of 12 sequences, a validation every 4 steps and a
+/* The config of a run of milliseconds on the device under test: a model of one layer, 12 steps of 12 sequences, a validation every 4 steps and a
  * checkpoint every 3. The schedule does not depend on max_iters. */
 const char *train_small_config(void);
 
