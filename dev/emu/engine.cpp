@@ -105,7 +105,7 @@ static Thread *next_ready() {
  * wait run one after the other on one stack, without a switch. ThreadSanitizer knows threads by their fibers, so with it
  * each thread has its own. */
 
-static std::vector<Fiber *> free_fibers;
+static std::vector<Fiber *> &free_fibers = *new std::vector<Fiber *>;
 static Fiber *own_fiber[MAX_THREADS];
 
 static void fiber_entry();

@@ -24,7 +24,7 @@ Place place_of(const void *memory, size_t bytes, bool *fits) {
     if (next == allocations.begin()) return Place::PAGEABLE;
     const auto &[start, allocation] = *std::prev(next);
     const size_t offset = address - start;
-    if (offset > allocation.bytes) return Place::PAGEABLE;
+    if (offset > allocation.bytes || (offset == allocation.bytes && bytes > 0)) return Place::PAGEABLE;
     *fits = bytes <= allocation.bytes - offset;
     return allocation.place;
 }
