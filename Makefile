@@ -102,6 +102,7 @@ marsopt_libraries = $(if $(has_onednn),-ldnnl) -lm -fopenmp $(if $(SANITIZE),-fs
 marsopt_flags = $(strip -I$(CURDIR) $(abspath $(marsopt)) $(marsopt_libraries))
 examples = $(patsubst dev/examples/%.c,$(BUILD)/examples/%,$(wildcard dev/examples/*.c))
 tests = $(patsubst dev/test/%.c,$(BUILD)/test/%,$(wildcard dev/test/test_*.c)) \
+        $(if $(cuda),$(patsubst dev/test/%.cu,$(BUILD)/test/%,$(wildcard dev/test/test_*.cu))) \
         $(if $(filter emu,$(cuda)),$(patsubst dev/emu/%.cu,$(BUILD)/test/%,$(wildcard dev/emu/test_*.cu)))
 test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out dev/test/test_%.c dev/test/fault_injection.c,$(wildcard dev/test/*.c)))
 
@@ -186,6 +187,10 @@ $(BUILD)/test/%: $(BUILD)/dev/emu/%.cu.o $(test_support) $(library)
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
 endif
+
+$(BUILD)/test/%: $(BUILD)/dev/test/%.cu.o $(test_support) $(library)
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
 
 emu:
 	@$(MAKE) --no-print-directory EMU=1 BUILD=build/emu BIN=build/emu programs tests

@@ -2,6 +2,7 @@
 # install_deps.sh [--lint]: installs what the build, the tests and the plots need and this machine lacks.
 #
 #   --lint    also the tools of `make lint`
+#   --emu     also what the emulated GPU of the tests needs
 #
 # What is there already is found by trying it (does a program of two lines compile and link?), so libraries that were
 # installed by other means count. The rest comes from apt on Debian and Ubuntu, as root or through sudo; without
@@ -10,11 +11,13 @@
 set -euo pipefail
 
 lint=no
+emu=no
 for argument in "$@"; do
     case $argument in
         --lint) lint=yes ;;
+        --emu) emu=yes ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
-        *) echo "install_deps.sh: unknown argument $argument; the only option is --lint" >&2; exit 2 ;;
+        *) echo "install_deps.sh: unknown argument $argument; the options are --lint and --emu" >&2; exit 2 ;;
     esac
 done
 
@@ -33,6 +36,9 @@ links() {
     } | "$compiler" -x c - -o /dev/null "$@" >/dev/null 2>&1
 }
 
+links_cxx() { has_command "${CXX:-g++}" && echo "#include <$1>
+int main() {}" | "${CXX:-g++}" -x c++ - -o /dev/null "$2" >/dev/null 2>&1; }
+
 compiler=${CC:-gcc}
 
 has() {
@@ -41,6 +47,7 @@ has() {
         cjson) links "$compiler" cjson/cJSON.h -lcjson ;;
         xxhash) links "$compiler" xxhash.h -lxxhash ;;
         onednn) links "$compiler" oneapi/dnnl/dnnl.h -ldnnl ;;
+        boost-context) links_cxx boost/context/detail/fcontext.hpp -lboost_context ;;
         mpi) has_command mpirun && links mpicc mpi.h ;;
         cmocka) links "$compiler" "stdarg.h stddef.h stdint.h setjmp.h cmocka.h" -lcmocka ;;
         *) has_command "$1" ;;
@@ -50,6 +57,8 @@ has() {
 required=(compiler make cjson xxhash)
 optional=(onednn mpi cmocka g++ gnuplot curl)
 [ "$lint" = no ] || optional+=(clang-format clang-tidy cppcheck shellcheck)
+
+[ "$emu" = no ] || optional+=(python3 boost-context)
 
 declare -A packages=(
     [compiler]="gcc libc6-dev"
@@ -62,6 +71,8 @@ declare -A packages=(
     [g++]=g++
     [gnuplot]=gnuplot-nox
     [curl]="curl ca-certificates"
+    [python3]=python3
+    [boost-context]=libboost-context-dev
     [clang-format]=clang-format
     [clang-tidy]=clang-tidy
     [cppcheck]=cppcheck
@@ -74,6 +85,8 @@ declare -A without=(
     [g++]="a test fails that compiles the headers as C++"
     [gnuplot]="there are no plots"
     [curl]="the quickstart cannot download its text"
+    [python3]="CUDA code is not tested without a GPU"
+    [boost-context]="CUDA code is not tested without a GPU"
     [clang-format]="make lint fails"
     [clang-tidy]="make lint fails"
     [cppcheck]="make lint fails"

@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # test.sh [--all]: installs what is missing, builds, and tests in every way that a change must survive.
 #
-#   1. the build that users get, with warnings as errors, and all tests
-#   2. a build with the address and undefined-behaviour sanitizers, and all tests
-#   3. a build without oneDNN and without MPI, and the tests of what replaces them
-#   4. make lint, where its tools are installed (under CI=true they are installed)
+#   1. the build that users get, with warnings as errors, and all tests; where nvcc is there, every kernel for every
+#      architecture, with a table of their registers
+#   2. the same with the address and undefined-behaviour sanitizers, and with CUDA emulated on the CPU (dev/emu): all
+#      tests on the CPU, and the kernels' on the emulated GPU in six orders of its threads
+#   3. the emulated GPU without sanitizers: whole training runs, several processes, every optimizer
+#   4. the emulated GPU under the thread sanitizer: kernels at small sizes
+#   5. a build without oneDNN, MPI and CUDA, and the tests of what replaces them
+#   6. make lint, where its tools are installed (under CI=true they are installed)
 #
 #   --all    also the data loader under the thread sanitizer
 #
@@ -51,25 +55,64 @@ compile() {
     step "make-${folder//\//-}" make -j"$cores" BUILD="$folder" BIN="$folder" "$@" programs tests
 }
 
-# run_tests FOLDER PATTERN...: runs the tests whose sources match, and adds what dev/test/run_tests.sh counts.
-run_tests() {
-    local folder=$1 begun=$SECONDS log tests=() pattern source more_passed=0 more_failed=0
+# list_tests FOLDER PATTERN...: the tests whose sources match, as programs of that folder or scripts.
+list_tests() {
+    local folder=$1 pattern source
     shift
     for pattern in "$@"; do
-        for source in dev/test/$pattern; do
+        for source in dev/test/$pattern dev/emu/$pattern; do
             case $source in
-                *.c) tests+=("$folder/test/$(basename "$source" .c)") ;;
-                *) tests+=("$source") ;;
+                *\**) ;; # nothing matched
+                *.sh) echo "$source" ;;
+                *) [ -e "$source" ] && echo "$folder/test/$(basename "${source%.*}")" ;;
             esac
         done
     done
-    log=build/logs/test-${folder//\//-}.log
-    BUILD=$folder BIN=$folder bash dev/test/run_tests.sh "${tests[@]}" 2>&1 | tee "$log" | sed '$d' || true
-    read -r more_passed more_failed < <(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$log") ||
+}
+
+# count LOG FOLDER LABEL: adds what dev/test/run_tests.sh counted in a log to the totals.
+count() {
+    local more_passed=0 more_failed=0
+    read -r more_passed more_failed < <(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$1") ||
         more_failed=1
     passed=$((passed + more_passed))
     failed=$((failed + more_failed))
-    echo "tests in $folder: $more_passed passed, $more_failed failed ($((SECONDS - begun)) s)"
+    echo "tests in $2$3: $more_passed passed, $more_failed failed"
+}
+
+# run_tests FOLDER PATTERN...: runs the tests whose sources match, and adds what dev/test/run_tests.sh counts.
+run_tests() {
+    local folder=$1 begun=$SECONDS log tests
+    shift
+    mapfile -t tests < <(list_tests "$folder" "$@")
+    log=build/logs/test-${folder//\//-}.log
+    BUILD=$folder BIN=$folder bash dev/test/run_tests.sh "${tests[@]}" 2>&1 | tee "$log" | sed '$d' || true
+    count "$log" "$folder" " ($((SECONDS - begun)) s)"
+}
+
+# The emulated GPU runs on one core, so its tests run side by side, in lanes. lane NAME FOLDER [VARIABLE=VALUE...] --
+# PATTERN... starts when a core is free and keeps its output for wait_for_lanes.
+lanes=()
+lane() {
+    local name=$1 folder=$2 settings=() tests
+    shift 2
+    while [ "$1" != -- ]; do settings+=("$1") && shift; done
+    shift
+    mapfile -t tests < <(list_tests "$folder" "$@")
+    while [ "$(jobs -rp | wc -l)" -ge "$cores" ]; do wait -n || true; done
+    mkdir -p "build/logs/$name"
+    env "${settings[@]}" TEST_LOGS="build/logs/$name" BUILD="$folder" BIN="$folder" OMP_NUM_THREADS=1 \
+        bash dev/test/run_tests.sh "${tests[@]}" >"build/logs/$name.log" 2>&1 &
+    lanes+=("$name")
+}
+wait_for_lanes() {
+    local name
+    wait
+    for name in "${lanes[@]}"; do
+        sed '$d' "build/logs/$name.log"
+        count "build/logs/$name.log" "$name" ""
+    done
+    lanes=()
 }
 
 finish() {
@@ -80,33 +123,61 @@ finish() {
 }
 
 heading "what is needed"
-lint_tools=()
-if [ "${CI:-}" = true ]; then lint_tools=(--lint); fi
-if ! { bash scripts/install_deps.sh "${lint_tools[@]}" && make found; }; then
+options=(--emu)
+if [ "${CI:-}" = true ]; then options+=(--lint); fi
+if ! { bash scripts/install_deps.sh "${options[@]}" && make found; }; then
     failed=1
     finish
 fi
 
 heading "the build that users get"
-if compile build WERROR=1; then run_tests build 'test_*.c' 'test_*.sh'; fi
-
-heading "address and undefined-behaviour sanitizers"
-if compile build/asan SANITIZE=address,undefined OPTIMIZE=-O2; then
-    CI='' TEST_SECONDS=600 run_tests build/asan 'test_*.c'
+if compile build WERROR=1; then run_tests build 'test_*.c' 'test_*.cu' 'test_*.sh'; fi
+if command -v nvcc >/dev/null; then
+    if step cuda-report make --no-print-directory cuda-report WERROR=1; then cat build/logs/cuda-report.log; fi
+elif [ "${CI:-}" = true ]; then
+    echo "cuda-report: FAILED: there is no nvcc"
+    failed=$((failed + 1))
 fi
 
-heading "without oneDNN and MPI"
-if compile build/plain ONEDNN=0 MPI=0 WERROR=1; then
+# Tests of a backend table, which any device can be asked to pass.
+kernels='test_kernels*.c'
+orders='forward reverse newest mix:1 mix:2 mix:3'
+
+heading "address and undefined-behaviour sanitizers, CUDA emulated"
+if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O2; then
+    MARS_EMU_DEVICES=0 CI='' TEST_SECONDS=600 run_tests build/asan 'test_*.c'
+    for order in $orders; do
+        lane "asan-${order/:/-}" build/asan CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda MARS_EMU_ORDER="$order" -- \
+            "$kernels" test_newton_schulz.c test_optim_rules.c
+    done
+    lane asan-emulator build/asan CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- 'test_*.cu'
+    wait_for_lanes
+fi
+
+heading "an emulated GPU"
+if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O2; then
+    lane emu-golden build/emu CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- test_golden.c
+    lane emu-devices build/emu CI= TEST_SECONDS=600 -- test_devices.c
+    lane emu-optimizers build/emu CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- 'test_optim*.c' test_comm.c 'test_*.cu'
+    wait_for_lanes
+fi
+
+heading "an emulated GPU under the thread sanitizer"
+if compile build/tsan EMU=1 SANITIZE=thread OPTIMIZE=-O1; then
+    lane tsan-kernels build/tsan CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "$kernels"
+    lane tsan-emulator build/tsan CI= TEST_SECONDS=600 -- test_emulator.cu
+    wait_for_lanes
+fi
+
+heading "without oneDNN, MPI and CUDA"
+if compile build/plain ONEDNN=0 MPI=0 CUDA=0 WERROR=1; then
     CI='' run_tests build/plain 'test_kernels*.c' 'test_newton_schulz.c' 'test_optim_rules.c' 'test_gpt2*.c' 'test_golden.c' \
         'test_example.c'
 fi
 
 if [ $all = yes ]; then
-    heading "thread sanitizer"
-    if step make-build-tsan make -j"$cores" BUILD=build/tsan BIN=build/tsan SANITIZE=thread OPTIMIZE=-O1 \
-        build/tsan/test/test_data; then
-        CI='' TEST_SECONDS=600 run_tests build/tsan test_data.c
-    fi
+    heading "the data loader under the thread sanitizer"
+    CI='' TEST_SECONDS=600 run_tests build/tsan test_data.c
 fi
 
 if [ "${CI:-}" = true ] || { command -v clang-format && command -v clang-tidy && command -v cppcheck &&

@@ -7,7 +7,7 @@
 #
 # A program that does not end in a summary (a crash, a sanitizer's report, the time limit of TEST_SECONDS, default
 # 300) counts as one failed test. Where CI=true a skipped test is a failed one: there is nobody to notice it. What a
-# failing program printed is shown, and kept in $BUILD/test_logs. The last line is "N passed, N failed"; the exit
+# failing program printed is shown, and kept in $TEST_LOGS (default $BUILD/test_logs). The last line is "N passed, N failed"; the exit
 # status is 1 where anything failed.
 set -euo pipefail
 
@@ -20,7 +20,7 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 # Threads that wait by spinning make a busy machine ten times slower.
 export OMP_WAIT_POLICY=passive
 seconds_limit=${TEST_SECONDS:-300}
-logs=$BUILD/test_logs
+logs=${TEST_LOGS:-$BUILD/test_logs}
 shown_lines=200
 mkdir -p "$logs"
 

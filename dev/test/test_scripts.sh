@@ -206,6 +206,13 @@ test_install_of_the_lint_tools() {
     grep -q "install -y --no-install-recommends clang-format clang-tidy cppcheck shellcheck$" "$here/apt"
 }
 
+test_install_of_what_the_emulator_needs() {
+    machine "${all_libraries[@]}"
+    command_file "$here/bin/g++" <<<"grep -qx libboost-context-dev '$here/has'"
+    install_deps 0 --emu
+    grep -q "install -y --no-install-recommends python3 libboost-context-dev$" "$here/apt"
+}
+
 test_install_without_root() {
     machine gcc libdnnl-dev libcmocka-dev libopenmpi-dev
     echo 1000 >"$here/user"

@@ -322,7 +322,7 @@ Backend *cuda_backend_open(const BackendOptions *options, Error *error) {
     cuda->processors = properties.multiProcessorCount;
     cuda->allow_tf32 = options->allow_tf32;
     snprintf(be->name, sizeof be->name, "cuda-%s", dtype_name(options->activation));
-    snprintf(be->device, sizeof be->device, "%s", properties.name);
+    snprintf(be->device, sizeof be->device, "%.127s", properties.name);
     be->activation = options->activation;
     be->threads = options->threads;
     be->on_gpu = true;
