@@ -1,0 +1,256 @@
+/* nccl.c: a Comm over NCCL, for the memory of GPUs; what is of the host goes on to the Comm it stands on.
+ *
+ * Exchanges run on a stream of their own, of high priority, so that they share the GPU with the backward pass: each
+ * waits for an event of the operations' stream, recorded when it was asked for, and is followed by an event, which
+ * await() lets the operations' stream wait for. The host waits for neither.
+ *
+ * Parts have any length, so a reduction is not one ncclReduceScatter but a group of ncclReduce, one to each owner, and
+ * a gather is a group of ncclBroadcast, one from each; NCCL runs a group at once. Each goes once round a ring that ends,
+ * or begins, at the owner. Of n elements evenly shared out among P GPUs each GPU then sends n (P - 1)/P, of 4 bytes in a
+ * reduction, of element_size bytes in a gather: as much as with ncclReduceScatter and ncclAllGather.
+ *
+ * The same bits each time: NCCL promises nothing, but adds along rings (ncclReduce knows no other way) and trees, which
+ * it lays from the topology of the machine; which one, and how a buffer is cut up among them, follows from sizes and
+ * the topology by a model of costs, not by timing; nothing is added atomically. So the same library on the same GPUs,
+ * asked for the same exchanges, gives the same bits. Another cut of a buffer into ranges may give others, unlike
+ * mpi.c. Reductions inside of the switch (NVLS) do differ from run to run, as NCCL's authors say
+ * (github.com/NVIDIA/nccl/issues/1497); only the sums of a few numbers could be done there, and it is turned off. */
+#include <nccl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "comm/comm.h"
+#include "comm/heartbeat.h"
+#include "kernels/cuda/cuda_backend.h"
+
+/* Exchanges whose ends are known each; to await an older one is to await the oldest of these. */
+enum { ENDS = 256 };
+
+typedef struct NcclComm {
+    Comm base;
+    Comm *host;
+    Backend *be;
+    ncclComm_t nccl;
+    cudaStream_t stream;
+    cudaEvent_t operations; /* asked for before an exchange was */
+    cudaEvent_t end[ENDS];  /* of exchange i, counted from 0, in i % ENDS */
+    int64_t asked;
+} NcclComm;
+
+static NcclComm *nccl_comm(Comm *comm) { return (NcclComm *)comm; }
+static Comm *host_of(Comm *comm) { return nccl_comm(comm)->host; }
+
+/* ---- failures ---- */
+
+/* What was asked wrongly is said at once; of all else another process may be the cause. */
+static void check(const Comm *host, ncclResult_t status, const char *what) {
+    if (status == ncclSuccess) return;
+    char *why = format_string("NCCL: %s failed: %s (%s)", what, ncclGetErrorString(status), ncclGetLastError(NULL));
+    if (status == ncclInvalidArgument || status == ncclInvalidUsage) die("%s", why);
+    heartbeat_fail(host->heartbeat, why);
+}
+
+/* Of the heartbeat's thread: exchanges fail while nobody waits for them, or while somebody waits for ever. */
+static bool has_failed(void *context, Error *why) {
+    const NcclComm *nccl = context;
+    ncclResult_t state = ncclSuccess, asked = ncclCommGetAsyncError(nccl->nccl, &state);
+    if (asked != ncclSuccess) state = asked;
+    if (state == ncclSuccess || state == ncclInProgress) return false;
+    error_set(why, "NCCL: an exchange between GPUs failed: %s (%s)", ncclGetErrorString(state), ncclGetLastError(NULL));
+    return true;
+}
+
+/* ---- exchanges ---- */
+
+/* What is asked of NCCL between begin_exchange() and end_exchange() is one exchange. */
+static void begin_exchange(NcclComm *nccl) {
+    cuda_check(cudaEventRecord(nccl->operations, cuda_stream(nccl->be)), "marking the operations so far");
+    cuda_check(cudaStreamWaitEvent(nccl->stream, nccl->operations, 0), "waiting for the operations so far");
+    check(nccl->host, ncclGroupStart(), "beginning an exchange");
+}
+
+static void end_exchange(NcclComm *nccl, const char *what) {
+    check(nccl->host, ncclGroupEnd(), what);
+    cuda_check(cudaEventRecord(nccl->end[nccl->asked % ENDS], nccl->stream), "marking an exchange");
+    nccl->asked++;
+}
+
+static void sum_on_device(Comm *comm, double *values, int n) {
+    static const char what[] = "a sum over GPUs";
+    NcclComm *nccl = nccl_comm(comm);
+    begin_exchange(nccl);
+    check(nccl->host, ncclAllReduce(values, values, (size_t)n, ncclFloat64, ncclSum, nccl->nccl, nccl->stream), what);
+    end_exchange(nccl, what);
+}
+
+static void reduce_scatter(Comm *comm, float *data, const Partition *partition, float *shard, size_t begin,
+                           size_t end) {
+    static const char what[] = "exchanging gradients";
+    NcclComm *nccl = nccl_comm(comm);
+    begin_exchange(nccl);
+    for (int r = 0; r < comm->size; r++)
+        for (int i = partition->first[r]; i < partition->first[r + 1]; i++) {
+            Part part = part_within(&partition->parts[i], begin, end);
+            if (part.begin >= part.end) continue;
+            float *to = r != comm->rank ? NULL : shard ? shard + part.at : data + part.begin;
+            check(nccl->host,
+                  ncclReduce(data + part.begin, to, part.end - part.begin, ncclFloat32, ncclSum, r, nccl->nccl,
+                             nccl->stream),
+                  what);
+        }
+    end_exchange(nccl, what);
+}
+
+static void all_gather(Comm *comm, void *data, size_t element_size, const Partition *partition, size_t begin,
+                       size_t end) {
+    static const char what[] = "gathering weights";
+    NcclComm *nccl = nccl_comm(comm);
+    begin_exchange(nccl);
+    for (int r = 0; r < comm->size; r++)
+        for (int i = partition->first[r]; i < partition->first[r + 1]; i++) {
+            Part part = part_within(&partition->parts[i], begin, end);
+            if (part.begin >= part.end) continue;
+            char *range = (char *)data + part.begin * element_size;
+            check(nccl->host,
+                  ncclBroadcast(range, range, (part.end - part.begin) * element_size, ncclUint8, r, nccl->nccl,
+                                nccl->stream),
+                  what);
+        }
+    end_exchange(nccl, what);
+}
+
+static int64_t asked(Comm *comm) { return nccl_comm(comm)->asked; }
+
+/* Exchanges run one behind the other, so the last one's end is that of all. */
+static void await(Comm *comm, int64_t exchanges) {
+    NcclComm *nccl = nccl_comm(comm);
+    if (exchanges <= 0) return;
+    if (exchanges > nccl->asked)
+        die("await: of %lld exchanges %lld were asked for", (long long)exchanges, (long long)nccl->asked);
+    int64_t last = max_i64(exchanges - 1, nccl->asked - ENDS);
+    cuda_check(cudaStreamWaitEvent(cuda_stream(nccl->be), nccl->end[last % ENDS], 0), "waiting for an exchange");
+}
+
+/* ---- the host's ---- */
+
+static void sum(Comm *comm, double *values, int n) { host_of(comm)->sum(host_of(comm), values, n); }
+static void maximum(Comm *comm, int *values, int n) { host_of(comm)->maximum(host_of(comm), values, n); }
+static void broadcast(Comm *comm, void *data, size_t bytes) { host_of(comm)->broadcast(host_of(comm), data, bytes); }
+static void barrier(Comm *comm) { host_of(comm)->barrier(host_of(comm)); }
+static void collect(Comm *comm, int from, float *data, size_t n) {
+    host_of(comm)->collect(host_of(comm), from, data, n);
+}
+
+static void close_both(Comm *comm, int status) {
+    Comm *host = host_of(comm);
+    comm_close_nccl(comm);
+    host->close(host, status);
+}
+
+/* ---- which GPU is whose ---- */
+
+/* What processes tell each other of their GPUs: whole numbers that a double holds. */
+enum { GPU_HIGH, GPU_LOW, GPU_COUNT, GPU_PROCESSES, GPU_FACTS };
+
+/* The machine's name and the GPU's place on its bus as a number of 64 bits (FNV-1a): the same for no other GPU. */
+static uint64_t gpu_identity(const Comm *host, int gpu) {
+    char machine[256], bus[32];
+    cuda_check(cudaDeviceGetPCIBusId(bus, sizeof bus, gpu), "asking for the GPU's place");
+    if (gethostname(machine, sizeof machine) != 0) die("process %d cannot tell its machine's name", host->rank);
+    char *name = format_string("%.255s %s", machine, bus);
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (const char *c = name; *c; c++) hash = (hash ^ (unsigned char)*c) * 0x100000001b3u;
+    free(name);
+    return hash;
+}
+
+/* NCCL wants a GPU for each process, and may hang where two share one. */
+static bool gpus_differ(Comm *host, const CudaBackend *cuda, Error *error) {
+    size_t numbers = (size_t)host->size * GPU_FACTS;
+    double *all = checked_calloc(numbers, sizeof *all, "the table of GPUs"), *own = all + host->rank * GPU_FACTS;
+    uint64_t identity = gpu_identity(host, cuda->gpu);
+    own[GPU_HIGH] = (double)(identity >> 32);
+    own[GPU_LOW] = (double)(identity & 0xffffffffu);
+    own[GPU_COUNT] = cuda_device_count();
+    own[GPU_PROCESSES] = host->local_size;
+    host->sum(host, all, (int)numbers); /* of one number and zeros: each process's is in its place */
+    bool differ = true;
+    for (int a = 0; a < host->size && differ; a++)
+        for (int b = a + 1; b < host->size && differ; b++) {
+            const double *x = all + a * GPU_FACTS, *y = all + b * GPU_FACTS;
+            differ = x[GPU_HIGH] != y[GPU_HIGH] || x[GPU_LOW] != y[GPU_LOW];
+            if (!differ)
+                error_set(error,
+                          "processes %d and %d would share a GPU: of %.0f processes on their machine each sees %.0f "
+                          "GPU(s); start one process for each GPU",
+                          a, b, x[GPU_PROCESSES], x[GPU_COUNT]);
+        }
+    free(all);
+    return differ;
+}
+
+/* ---- opening ---- */
+
+/* The highest priority: an exchange that waits for room on the GPU holds up all others' too. */
+static void open_stream(NcclComm *nccl) {
+    int least, greatest;
+    cuda_check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities");
+    cuda_check(cudaStreamCreateWithPriority(&nccl->stream, cudaStreamNonBlocking, greatest), "making a stream");
+    cuda_check(cudaEventCreateWithFlags(&nccl->operations, cudaEventDisableTiming), "making an event");
+    for (int i = 0; i < ENDS; i++)
+        cuda_check(cudaEventCreateWithFlags(&nccl->end[i], cudaEventDisableTiming), "making an event");
+}
+
+static void open_nccl(NcclComm *nccl) {
+    Comm *host = nccl->host;
+    ncclUniqueId id;
+    memset(&id, 0, sizeof id);
+    setenv("NCCL_NVLS_ENABLE", "0", 0);
+    if (host->rank == 0) check(host, ncclGetUniqueId(&id), "beginning");
+    host->broadcast(host, &id, sizeof id);
+    check(host, ncclCommInitRank(&nccl->nccl, host->size, id, host->rank), "connecting the GPUs");
+}
+
+Comm *comm_open_nccl(Comm *host, Backend *be, Error *error) {
+    if (!gpus_differ(host, cuda_backend(be), error)) return NULL;
+    NcclComm *nccl = checked_calloc(1, sizeof *nccl, "NCCL");
+    nccl->host = host;
+    nccl->be = be;
+    open_stream(nccl);
+    open_nccl(nccl);
+    nccl->base = (Comm){.rank = host->rank,
+                        .size = host->size,
+                        .local_rank = host->local_rank,
+                        .local_size = host->local_size,
+                        .heartbeat = host->heartbeat,
+                        .sum = sum,
+                        .maximum = maximum,
+                        .broadcast = broadcast,
+                        .barrier = barrier,
+                        .sum_on_device = sum_on_device,
+                        .reduce_scatter = reduce_scatter,
+                        .all_gather = all_gather,
+                        .asked = asked,
+                        .await = await,
+                        .collect = collect,
+                        .close = close_both};
+    int version;
+    check(host, ncclGetVersion(&version), "asking for the version");
+    snprintf(nccl->base.transport, sizeof nccl->base.transport, "NCCL %d.%d.%d, %.40s", version / 10000,
+             version / 100 % 100, version % 100, host->transport);
+    heartbeat_watch(host->heartbeat, has_failed, nccl);
+    return &nccl->base;
+}
+
+void comm_close_nccl(Comm *comm) {
+    NcclComm *nccl = nccl_comm(comm);
+    cuda_check(cudaStreamSynchronize(nccl->stream), "an exchange between GPUs");
+    heartbeat_watch(comm->heartbeat, NULL, NULL);
+    check(nccl->host, ncclCommDestroy(nccl->nccl), "ending");
+    for (int i = 0; i < ENDS; i++) cuda_check(cudaEventDestroy(nccl->end[i]), "ending an event");
+    cuda_check(cudaEventDestroy(nccl->operations), "ending an event");
+    cuda_check(cudaStreamDestroy(nccl->stream), "ending a stream");
+    free(nccl);
+}

@@ -1,0 +1,346 @@
+/* nccl.cpp: NCCL for emulated GPUs, over MPI: sums in the order of the processes, and complaints where NCCL would hang
+ * or race.
+ *
+ * Calls are queued on the emulated stream, which runs late, in the host's thread; when a process comes to one, it waits
+ * there for the others. A real GPU goes on while its host waits for other processes; here the host would wait in MPI
+ * for a process that waits for an exchange that this one has only queued. So the functions of MPI in which comm/mpi.c
+ * waits are replaced, as MPI's profiling interface allows, by ones that first run all that is queued. */
+#define OMPI_SKIP_MPICXX 1 /* MPI's own C++ interface is gone since MPI-3 */
+#define MPICH_SKIP_MPICXX 1
+#include <mpi.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "dev/emu/include/nccl.h"
+#include "dev/emu/report.h"
+#include "dev/emu/runtime.h"
+#include "dev/emu/stream.h"
+
+struct ncclComm {
+    MPI_Comm mpi;
+    int rank, size;
+    bool has_failed; /* as a test asked for */
+};
+
+namespace emu {
+
+enum class Kind { REDUCE, BROADCAST, ALL_REDUCE };
+static const char *const kind_names[] = {"ncclReduce", "ncclBroadcast", "ncclAllReduce"};
+
+struct Call {
+    Kind kind;
+    const char *send;
+    char *receive;
+    size_t count;
+    ncclDataType_t type;
+    int root; /* -1: the call has none */
+    ncclComm_t comm;
+    cudaStream_t stream;
+};
+
+/* The group that is being asked for. */
+static int group_depth;
+static ncclResult_t group_result;
+static std::vector<Call> &group = *new std::vector<Call>;
+
+static size_t type_size(ncclDataType_t type) {
+    static const size_t sizes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
+    return sizes[type];
+}
+
+static void check(int status, const char *what) {
+    if (status != MPI_SUCCESS) fatal({}, "MPI failed in %s", what);
+}
+
+/* ---- running a call, in the order of the stream ---- */
+
+/* NCCL would hang, or mix up buffers, where processes ask for different things. */
+static void check_agreement(const Call &call) {
+    enum { FACTS = 4 };
+    int64_t own[FACTS] = {static_cast<int64_t>(call.kind), static_cast<int64_t>(call.count), call.type, call.root};
+    std::vector<int64_t> all(static_cast<size_t>(call.comm->size) * FACTS);
+    check(PMPI_Allgather(own, FACTS, MPI_INT64_T, all.data(), FACTS, MPI_INT64_T, call.comm->mpi), "a comparison");
+    for (int r = 0; r < call.comm->size; r++) {
+        const int64_t *other = &all[static_cast<size_t>(r) * FACTS];
+        if (!std::equal(own, own + FACTS, other))
+            fatal({},
+                  "NCCL: process %d asks for %s of %lld elements of type %lld, root %lld; process %d for %s of %lld of "
+                  "type %lld, root %lld",
+                  call.comm->rank, kind_names[own[0]], static_cast<long long>(own[1]), static_cast<long long>(own[2]),
+                  static_cast<long long>(own[3]), r, kind_names[other[0]], static_cast<long long>(other[1]),
+                  static_cast<long long>(other[2]), static_cast<long long>(other[3]));
+    }
+}
+
+/* receive[i] = the sum of parts[r n + i] over processes, process 0 first. */
+template <class T> static void add_up(T *receive, const T *parts, int n, int size) {
+    for (int i = 0; i < n; i++) {
+        T sum = 0;
+        for (int r = 0; r < size; r++) sum += parts[static_cast<size_t>(r) * n + i];
+        receive[i] = sum;
+    }
+}
+
+template <class T> static void run_sum(const Call &call, MPI_Datatype type) {
+    const size_t piece = 1 << 18;
+    const T *send = reinterpret_cast<const T *>(call.send);
+    T *receive = reinterpret_cast<T *>(call.receive);
+    ncclComm_t comm = call.comm;
+    bool to_all = call.root < 0;
+    std::vector<T> parts(std::min(piece, call.count) * static_cast<size_t>(comm->size));
+    for (size_t at = 0; at < call.count; at += piece) {
+        int n = static_cast<int>(std::min(piece, call.count - at));
+        check(to_all ? PMPI_Allgather(send + at, n, type, parts.data(), n, type, comm->mpi)
+                     : PMPI_Gather(send + at, n, type, parts.data(), n, type, call.root, comm->mpi),
+              "a sum");
+        if (to_all || call.root == comm->rank) add_up(receive + at, parts.data(), n, comm->size);
+    }
+}
+
+static void run_broadcast(const Call &call) {
+    const size_t piece = 1 << 20, bytes = call.count * type_size(call.type);
+    if (call.comm->rank == call.root && call.send != call.receive) std::memcpy(call.receive, call.send, bytes);
+    for (size_t at = 0; at < bytes; at += piece)
+        check(PMPI_Bcast(call.receive + at, static_cast<int>(std::min(piece, bytes - at)), MPI_BYTE, call.root,
+                         call.comm->mpi),
+              "a broadcast");
+}
+
+static void run(const Call &call) {
+    check_agreement(call);
+    if (call.kind == Kind::BROADCAST)
+        run_broadcast(call);
+    else if (call.type == ncclFloat32)
+        run_sum<float>(call, MPI_FLOAT);
+    else
+        run_sum<double>(call, MPI_DOUBLE);
+}
+
+/* ---- asking ---- */
+
+/* Memory that a call touches on this process. */
+struct Range {
+    const char *begin, *end;
+    bool meets(const Range &other) const { return begin < other.end && other.begin < end; }
+};
+
+static Range range_read(const Call &call) {
+    bool reads = call.kind != Kind::BROADCAST || call.root == call.comm->rank;
+    return {call.send, reads ? call.send + call.count * type_size(call.type) : call.send};
+}
+
+static Range range_written(const Call &call) {
+    bool in_place = call.send == call.receive;
+    bool writes = call.kind == Kind::ALL_REDUCE || (call.kind == Kind::REDUCE && call.root == call.comm->rank) ||
+                  (call.kind == Kind::BROADCAST && !(in_place && call.root == call.comm->rank));
+    return {call.receive, writes ? call.receive + call.count * type_size(call.type) : call.receive};
+}
+
+static void check_memory(const Call &call, const Range &range, const char *name) {
+    size_t bytes = static_cast<size_t>(range.end - range.begin);
+    bool fits = true;
+    if (bytes == 0) return;
+    if (place_of(range.begin, bytes, &fits) != Place::DEVICE)
+        fatal({}, "%s: %s is not memory of a GPU", kind_names[static_cast<int>(call.kind)], name);
+    if (!fits) fatal({}, "%s: %s goes past the end of its memory", kind_names[static_cast<int>(call.kind)], name);
+}
+
+/* Calls of a group run side by side, so none may write what another one touches. */
+static void check_group(const std::vector<Call> &calls) {
+    for (const Call &a : calls)
+        for (const Call &b : calls) {
+            Range written = range_written(a), read = range_read(b);
+            bool in_place = &a == &b && a.send == a.receive;
+            if ((written.meets(read) && !in_place) || (&a != &b && written.meets(range_written(b))))
+                fatal({}, "NCCL: a call writes memory that another one of its group uses, or its own out of place");
+            if (a.stream != b.stream) fatal({}, "NCCL: the emulator wants one stream for all calls of a group");
+        }
+}
+
+static ncclResult_t ask(const Call &call, ncclRedOp_t op) {
+    ncclComm_t comm = call.comm;
+    bool sums = call.kind != Kind::BROADCAST, has_root = call.kind != Kind::ALL_REDUCE;
+    if (!comm || call.type < ncclInt8 || call.type > ncclBfloat16) return ncclInvalidArgument;
+    if (has_root && (call.root < 0 || call.root >= comm->size)) return ncclInvalidArgument;
+    if (!stream_exists(call.stream)) return ncclInvalidArgument;
+    if (sums && (op != ncclSum || (call.type != ncclFloat32 && call.type != ncclFloat64)))
+        fatal({}, "NCCL: the emulator only sums, and only float32 and float64");
+    check_memory(call, range_read(call), "what is sent");
+    check_memory(call, range_written(call), "where it is received");
+    if (call.count > 0) group.push_back(call);
+    return ncclSuccess;
+}
+
+static ncclResult_t ask_in_group(const Call &call, ncclRedOp_t op) {
+    ncclGroupStart();
+    ncclResult_t result = ask(call, op);
+    if (result != ncclSuccess) group_result = result;
+    ncclResult_t ended = ncclGroupEnd();
+    return result != ncclSuccess ? result : ended;
+}
+
+} // namespace emu
+
+using namespace emu;
+
+ncclResult_t ncclGroupStart(void) {
+    if (group_depth++ == 0) group_result = ncclSuccess;
+    return ncclSuccess;
+}
+
+ncclResult_t ncclGroupEnd(void) {
+    if (group_depth == 0) return ncclInvalidUsage;
+    if (--group_depth > 0) return ncclSuccess;
+    std::vector<Call> calls = std::move(group);
+    group.clear();
+    if (group_result != ncclSuccess || calls.empty()) return group_result;
+    check_group(calls);
+    cudaStream_t stream = calls[0].stream;
+    enqueue(stream, [calls = std::move(calls)] {
+        for (const Call &call : calls) run(call);
+    });
+    return ncclSuccess;
+}
+
+ncclResult_t ncclReduce(const void *send, void *receive, size_t count, ncclDataType_t type, ncclRedOp_t op, int root,
+                        ncclComm_t comm, cudaStream_t stream) {
+    Call call = {Kind::REDUCE, static_cast<const char *>(send), static_cast<char *>(receive), count, type, root, comm,
+                 stream};
+    return ask_in_group(call, op);
+}
+
+ncclResult_t ncclBroadcast(const void *send, void *receive, size_t count, ncclDataType_t type, int root,
+                           ncclComm_t comm, cudaStream_t stream) {
+    Call call = {
+        Kind::BROADCAST, static_cast<const char *>(send), static_cast<char *>(receive), count, type, root, comm,
+        stream};
+    return ask_in_group(call, ncclSum);
+}
+
+ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, ncclDataType_t type, ncclRedOp_t op,
+                           ncclComm_t comm, cudaStream_t stream) {
+    Call call = {
+        Kind::ALL_REDUCE, static_cast<const char *>(send), static_cast<char *>(receive), count, type, -1, comm, stream};
+    return ask_in_group(call, op);
+}
+
+/* ---- communicators ---- */
+
+ncclResult_t ncclGetVersion(int *version) {
+    *version = NCCL_VERSION_CODE;
+    return ncclSuccess;
+}
+
+/* NCCL's holds an address to connect to. This one is only to be the same everywhere, and no other's. */
+ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
+    static unsigned number;
+    double now = PMPI_Wtime();
+    std::memset(id->internal, 0, sizeof id->internal);
+    std::memcpy(id->internal, &now, sizeof now);
+    std::memcpy(id->internal + sizeof now, &++number, sizeof number);
+    return ncclSuccess;
+}
+
+/* NCCL finds by itself when two processes use one GPU. */
+static bool shares_a_device(ncclComm_t comm) {
+    int own = current_device();
+    std::vector<int> devices(static_cast<size_t>(comm->size));
+    check(PMPI_Allgather(&own, 1, MPI_INT, devices.data(), 1, MPI_INT, comm->mpi), "connecting");
+    std::sort(devices.begin(), devices.end());
+    return std::adjacent_find(devices.begin(), devices.end()) != devices.end();
+}
+
+ncclResult_t ncclCommInitRank(ncclComm_t *result, int processes, ncclUniqueId id, int rank) {
+    if (!result || rank < 0 || rank >= processes) return ncclInvalidArgument;
+    run_all_streams();
+    ncclComm_t comm = new ncclComm{MPI_COMM_NULL, rank, processes, false};
+    int mpi_rank, mpi_size;
+    check(PMPI_Comm_dup(MPI_COMM_WORLD, &comm->mpi), "connecting");
+    check(PMPI_Comm_rank(comm->mpi, &mpi_rank), "connecting");
+    check(PMPI_Comm_size(comm->mpi, &mpi_size), "connecting");
+    if (mpi_rank != rank || mpi_size != processes) fatal({}, "NCCL: the emulator wants the ranks that MPI has");
+    ncclUniqueId first = id;
+    check(PMPI_Bcast(first.internal, sizeof first.internal, MPI_BYTE, 0, comm->mpi), "connecting");
+    if (std::memcmp(first.internal, id.internal, sizeof id.internal) != 0)
+        fatal({}, "NCCL: process %d has another ncclUniqueId than process 0: it would wait for ever", rank);
+    const char *failing = std::getenv("MARS_EMU_NCCL_ERROR");
+    comm->has_failed = failing && std::atoi(failing) == rank;
+    bool shares = shares_a_device(comm);
+    *result = comm;
+    if (!shares) return ncclSuccess;
+    *result = nullptr;
+    ncclCommDestroy(comm);
+    return ncclInvalidUsage;
+}
+
+ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+    if (!comm) return ncclInvalidArgument;
+    run_all_streams();
+    check(PMPI_Comm_free(&comm->mpi), "ending");
+    delete comm;
+    return ncclSuccess;
+}
+
+ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error) {
+    if (!comm || !error) return ncclInvalidArgument;
+    *error = comm->has_failed ? ncclRemoteError : ncclSuccess;
+    return ncclSuccess;
+}
+
+const char *ncclGetErrorString(ncclResult_t result) {
+    static const char *const texts[] = {"no error",
+                                        "unhandled cuda error",
+                                        "unhandled system error",
+                                        "internal error",
+                                        "invalid argument",
+                                        "invalid usage",
+                                        "remote process exited or there was a network error",
+                                        "operation in progress"};
+    return result >= ncclSuccess && result < ncclNumResults ? texts[result] : "unknown result code";
+}
+
+const char *ncclGetLastError(ncclComm_t) { return "emulated"; }
+
+/* ---- MPI, for the host: see above ---- */
+
+int MPI_Barrier(MPI_Comm comm) {
+    run_all_streams();
+    return PMPI_Barrier(comm);
+}
+
+int MPI_Bcast(void *data, int count, MPI_Datatype type, int root, MPI_Comm comm) {
+    run_all_streams();
+    return PMPI_Bcast(data, count, type, root, comm);
+}
+
+int MPI_Allgather(const void *send, int send_count, MPI_Datatype send_type, void *receive, int receive_count,
+                  MPI_Datatype receive_type, MPI_Comm comm) {
+    run_all_streams();
+    return PMPI_Allgather(send, send_count, send_type, receive, receive_count, receive_type, comm);
+}
+
+int MPI_Allreduce(const void *send, void *receive, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
+    run_all_streams();
+    return PMPI_Allreduce(send, receive, count, type, op, comm);
+}
+
+int MPI_Alltoallv(const void *send, const int *send_counts, const int *send_at, MPI_Datatype send_type, void *receive,
+                  const int *receive_counts, const int *receive_at, MPI_Datatype receive_type, MPI_Comm comm) {
+    run_all_streams();
+    return PMPI_Alltoallv(send, send_counts, send_at, send_type, receive, receive_counts, receive_at, receive_type,
+                          comm);
+}
+
+int MPI_Send(const void *data, int count, MPI_Datatype type, int to, int tag, MPI_Comm comm) {
+    run_all_streams();
+    return PMPI_Send(data, count, type, to, tag, comm);
+}
+
+int MPI_Recv(void *data, int count, MPI_Datatype type, int from, int tag, MPI_Comm comm, MPI_Status *status) {
+    run_all_streams();
+    return PMPI_Recv(data, count, type, from, tag, comm, status);
+}
