@@ -15,7 +15,7 @@
 
 #include "optim/rule_numbers.h"
 
-static inline float adamw_element(float x, float g, float last, float *state, const RuleNumbers *r) {
+RULE_FUNCTION float adamw_element(float x, float g, float last, float *state, const RuleNumbers *r) {
     (void)last;
     state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * g;
     state[1] = r->beta2 * state[1] + (1.0f - r->beta2) * g * g;

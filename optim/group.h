@@ -18,50 +18,64 @@ typedef struct GradientBuffers {
 typedef struct MatrixBatch {
     int64_t rows, columns;
     int first_chunk, chunk_count;
-    int matrix_count;
+    int first_matrix, matrix_count; /* counted over all batches */
 } MatrixBatch;
-
-typedef struct Group {
-    RuleName name;
-    const Rule *rule;
-    bool *chosen; /* (table.count) tensors of this group */
-    Partition partition;
-    Chunk *chunks; /* of what this process owns; by batch where there are batches */
-    int chunk_count;
-    size_t shard_length;
-    float *states[RULE_MAX_STATES]; /* shard_length elements each */
-    GradientBuffers shards;         /* where gradients are reduced into shards, else all NULL */
-    GradientSums *sums;             /* (chunk_count) */
-
-    /* matrix rules */
-    MatrixBatch *batches;
-    int batch_count;
-    NewtonSchulz *newton_schulz;
-    double *squares, *norms; /* (chunk_count), and one for each matrix of a batch */
-} Group;
 
 /* How a group is to be opened. */
 typedef struct GroupOptions {
     RuleName rule;
-    bool needs_shards;   /* several processes, and today's gradient outlives the buffer that it was made in */
-    bool exact;          /* a second gradient each step */
-    int ns_steps;        /* matrix rules */
-    DType ns_type;       /* matrix rules */
-    const double *taken; /* partition_evenly's */
+    bool needs_shards; /* several processes, and today's gradient outlives the buffer that it was made in */
+    bool exact;        /* a second gradient each step */
+    int ns_steps;      /* matrix rules */
+    DType ns_type;     /* matrix rules */
     int rank, processes;
 } GroupOptions;
 
-/* Opens a group of the tensors with chosen[i]; the group takes the array. False and the reason where the device cannot
- * do it; the group is to be closed then too. */
-bool group_open(Group *group, const TensorTable *table, bool *chosen, const GroupOptions *options, Backend *be,
-                Error *error);
-void group_close(Group *group, Backend *be);
+typedef struct Group {
+    GroupOptions options;
+    const Rule *rule;
+    const MultiTensorPasses *passes;
+    bool *chosen; /* (table.count) tensors of this group */
+    Partition partition;
+    size_t shard_length;
 
-/* Adds the sums over this process's part of each tensor to sums[tensor]. */
-void group_sums(Group *group, Backend *be, const float *gradient, const float *last, bool with_sum, GradientSums *sums);
+    /* of what this process owns: on the host, to be copied to the device */
+    Chunk *chunks; /* by batch where there are batches */
+    int chunk_count;
+    SumRange *tensors;  /* the chunks of each tensor of the group, none where another process owns it */
+    SumRange *matrices; /* the chunks of each matrix, in the order of batches; numbered inside its batch */
+    int tensor_count, matrix_count;
+    MatrixBatch *batches;
+    int batch_count;
+    NewtonSchulz *newton_schulz;
+
+    /* device memory */
+    Chunk *device_chunks;
+    SumRange *device_tensors, *device_matrices;
+    float *states[RULE_MAX_STATES]; /* shard_length elements each */
+    GradientBuffers shards;         /* where gradients are reduced into shards, else all NULL */
+    GradientSums *sums;             /* (chunk_count) */
+    double *squares, *norms;        /* (chunk_count) and (matrix_count), of matrix rules */
+} Group;
+
+/* Plans a group of the tensors with chosen[i]; the group takes the array. `taken` is partition_evenly()'s. What it needs is
+ * listed in the arena. False and the reason where the device cannot do it, and then nothing is listed; the group is to be
+ * closed then too. */
+bool group_plan(Group *group, const TensorTable *table, bool *chosen, const GroupOptions *options, const double *taken,
+                Backend *be, Arena *arena, Error *error);
+/* Behind arena_allocate(): copies to the device what it goes by. */
+void group_start(Group *group, Backend *be);
+void group_close(Group *group);
+
+/* sums[tensor] = the sums over this process's part of each tensor of the group. sum_at_first: multi_tensor.h. */
+void group_sums(Group *group, Backend *be, const float *gradient, const float *last, const StepOutcome *sum_at_first,
+                GradientSums *sums);
 
 /* The update. buffers.states are filled in here. */
-void group_update(Group *group, Backend *be, MultiTensorBuffers buffers, const RuleNumbers *numbers);
+void group_update(Group *group, Backend *be, MultiTensorBuffers buffers);
+
+/* multi_tensor.h, of all that the group owns. */
+void group_keep_last(Group *group, Backend *be, float *to, const float *from, const StepOutcome *outcome);
 
 /* Numbers of state that process r keeps: of the states and of g_last. */
 double group_numbers_kept(const Group *group, int r);

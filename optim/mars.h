@@ -20,7 +20,7 @@
 #include "optim/rule_numbers.h"
 
 /* c of one element, from its gradient after scaling and clipping and what the buffer of g_last holds. */
-static inline float mars_corrected(float g, float last, const RuleNumbers *r) {
+RULE_FUNCTION float mars_corrected(float g, float last, const RuleNumbers *r) {
     return r->c_factor * (g + r->k * (g - r->last_factor * last));
 }
 

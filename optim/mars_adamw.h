@@ -12,7 +12,7 @@
 #include "optim/adamw.h"
 #include "optim/mars.h"
 
-static inline float mars_adamw_element(float x, float g, float last, float *state, const RuleNumbers *r) {
+RULE_FUNCTION float mars_adamw_element(float x, float g, float last, float *state, const RuleNumbers *r) {
     return adamw_element(x, mars_corrected(g, last, r), 0.0f, state, r);
 }
 

@@ -10,7 +10,7 @@
 
 #include "optim/mars.h"
 
-static inline float mars_lion_element(float x, float g, float last, float *state, const RuleNumbers *r) {
+RULE_FUNCTION float mars_lion_element(float x, float g, float last, float *state, const RuleNumbers *r) {
     float m = state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * mars_corrected(g, last, r);
     float sign = m > 0.0f ? 1.0f : m < 0.0f ? -1.0f : 0.0f;
     return x - r->learning_rate * (r->weight_decay * x + sign);

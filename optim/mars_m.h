@@ -14,7 +14,7 @@
 #include "optim/mars.h"
 #include "optim/moonlight.h"
 
-static inline float mars_m_direction(float g, float last, float *state, const RuleNumbers *r) {
+RULE_FUNCTION float mars_m_direction(float g, float last, float *state, const RuleNumbers *r) {
     return state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * mars_corrected(g, last, r);
 }
 

@@ -12,7 +12,7 @@
 
 #include "optim/moonlight.h"
 
-static inline float mars_m_efficient_direction(float g, float last, float *state, const RuleNumbers *r) {
+RULE_FUNCTION float mars_m_efficient_direction(float g, float last, float *state, const RuleNumbers *r) {
     (void)last;
     state[0] = r->beta1 * state[0] + (1.0f - r->gamma) * (1.0f - r->beta1) / r->beta1 * g;
     return r->gamma * g + r->beta1 * state[0];

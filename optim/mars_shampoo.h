@@ -12,7 +12,7 @@
 #include "optim/mars.h"
 #include "optim/muon.h"
 
-static inline float mars_shampoo_direction(float g, float last, float *state, const RuleNumbers *r) {
+RULE_FUNCTION float mars_shampoo_direction(float g, float last, float *state, const RuleNumbers *r) {
     state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * mars_corrected(g, last, r);
     return state[0] / (1.0f - r->beta1);
 }

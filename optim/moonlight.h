@@ -12,7 +12,7 @@
 
 #include "optim/muon.h"
 
-static inline float moonlight_direction(float g, float last, float *state, const RuleNumbers *r) {
+RULE_FUNCTION float moonlight_direction(float g, float last, float *state, const RuleNumbers *r) {
     return muon_direction(g, last, state, r);
 }
 

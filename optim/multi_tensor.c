@@ -1,8 +1,10 @@
 /* multi_tensor.c: the passes of multi_tensor.h on the CPU. Each chunk is one thread's, and what it sums is added up in
- * the order of the chunks by the caller, so no result depends on the number of threads. */
+ * the order of the chunks, so no result depends on the number of threads. */
 #include "optim/multi_tensor.h"
 
+#include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 void multi_tensor_append_chunks(Chunk **chunks, int *count, const Part *part, int tensor, bool gradient_is_shard) {
     size_t length = part->end - part->begin;
@@ -43,12 +45,38 @@ static GradientSums chunk_sums(const float *RESTRICT g, const float *RESTRICT la
     return (GradientSums){squares, product, sum};
 }
 
-void multi_tensor_sums(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *last,
-                       bool with_sum, GradientSums *sums) {
+static void sums(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *last,
+                 const StepOutcome *sum_at_first, GradientSums *sums) {
+    bool with_sum = sum_at_first && sum_at_first->updates == 0;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++)
         sums[c] = chunk_sums(gradient + chunks[c].gradient, last ? last + chunks[c].gradient : NULL,
                              chunks[c].end - chunks[c].begin, with_sum);
+}
+
+static void add_up(Backend *be, const double *parts, int width, const SumRange *ranges, int count, double *sums) {
+    (void)be;
+    for (int i = 0; i < count; i++) {
+        const double *row = parts + (size_t)ranges[i].first * (size_t)width;
+        double *sum = sums + (size_t)ranges[i].to * (size_t)width;
+        for (int w = 0; w < width; w++) sum[w] = 0.0;
+        for (int j = 0; j < ranges[i].count; j++, row += width)
+            for (int w = 0; w < width; w++) sum[w] += row[w];
+    }
+}
+
+static double total_squares(const GradientSums *sums, int tensors) {
+    double total = 0.0;
+    for (int i = 0; i < tensors; i++) total += sums[i].squares;
+    return total;
+}
+
+static void settle(Backend *be, const Settlement *s) {
+    (void)be;
+    double second = s->exact ? total_squares(s->sums + s->tensors, s->tensors) : 0.0;
+    StepOutcome outcome = settle_outcome(s, total_squares(s->sums, s->tensors), second);
+    for (int i = 0; i < s->tensors && !outcome.skipped; i++) settle_tensor(s, &outcome, i);
+    *s->outcome = outcome;
 }
 
 /* ---- elementwise rules ---- */
@@ -85,12 +113,12 @@ ELEMENTWISE_RULES(DEFINE_UPDATE)
 #define UPDATE_LINE(rule, ...) [RULE_##rule] = rule##_update,
 static ChunkUpdate *const updates[RULE_COUNT] = {ELEMENTWISE_RULES(UPDATE_LINE)};
 
-void multi_tensor_update(Backend *be, RuleName rule, const Chunk *chunks, int count, MultiTensorBuffers buffers,
-                         const RuleNumbers *numbers) {
+static void update(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *b) {
+    if (b->outcome->skipped) return;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++) {
-        updates[rule](&chunks[c], &buffers, &numbers[chunks[c].tensor]);
-        copy_weights(&chunks[c], &buffers);
+        updates[rule](&chunks[c], b, &b->numbers[chunks[c].tensor]);
+        copy_weights(&chunks[c], b);
     }
 }
 
@@ -117,7 +145,7 @@ typedef void ChunkDirections(const Chunk *chunk, const MultiTensorBuffers *buffe
 MATRIX_RULES(DEFINE_DIRECTIONS)
 
 #define DIRECTIONS_LINE(rule, ...) [RULE_##rule] = rule##_directions,
-static ChunkDirections *const directions[RULE_COUNT] = {MATRIX_RULES(DIRECTIONS_LINE)};
+static ChunkDirections *const matrix_rules[RULE_COUNT] = {MATRIX_RULES(DIRECTIONS_LINE)};
 
 /* Rounds a chunk's directions to the type of the matrices, and sums the squares of what is stored. */
 static double store_directions(const float *RESTRICT out, size_t n, void *matrices, size_t at, DType type) {
@@ -141,12 +169,13 @@ static double store_directions(const float *RESTRICT out, size_t n, void *matric
     return squares;
 }
 
-void multi_tensor_directions(Backend *be, RuleName rule, const Chunk *chunks, int count, MultiTensorBuffers buffers,
-                             const RuleNumbers *numbers, void *matrices, DType type, double *squares) {
+static void directions(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *b,
+                       void *matrices, DType type, double *squares) {
+    if (b->outcome->skipped) return;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++) {
         float out[MULTI_TENSOR_CHUNK]; /* stays in the cache */
-        directions[rule](&chunks[c], &buffers, &numbers[chunks[c].tensor], out);
+        matrix_rules[rule](&chunks[c], b, &b->numbers[chunks[c].tensor], out);
         squares[c] = store_directions(out, chunks[c].end - chunks[c].begin, matrices, chunks[c].matrix, type);
     }
 }
@@ -161,17 +190,92 @@ static void apply_bfloat16(float *RESTRICT x, const bfloat16 *RESTRICT O, size_t
     for (size_t i = 0; i < n; i++) x[i] -= decay * x[i] + step * float_from_bfloat16(O[i]);
 }
 
-void multi_tensor_apply(Backend *be, const Chunk *chunks, int count, MultiTensorBuffers buffers,
-                        const RuleNumbers *numbers, const void *matrices, DType type) {
+static void apply(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *b, const void *matrices,
+                  DType type) {
+    if (b->outcome->skipped) return;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++) {
-        const RuleNumbers *r = &numbers[chunks[c].tensor];
-        float decay = r->learning_rate * r->weight_decay, *x = buffers.params + chunks[c].begin;
+        const RuleNumbers *r = &b->numbers[chunks[c].tensor];
+        float decay = r->learning_rate * r->weight_decay, *x = b->params + chunks[c].begin;
         size_t n = chunks[c].end - chunks[c].begin;
         if (type == DTYPE_FLOAT32)
             apply_float32(x, (const float *)matrices + chunks[c].matrix, n, decay, r->step);
         else
             apply_bfloat16(x, (const bfloat16 *)matrices + chunks[c].matrix, n, decay, r->step);
-        copy_weights(&chunks[c], &buffers);
+        copy_weights(&chunks[c], b);
     }
+}
+
+static void normalize(Backend *be, void *matrices, DType type, size_t size, int count, const double *square_norms,
+                      double eps) {
+    enum { BLOCK = 1 << 14 }; /* elements of one thread at a time */
+#pragma omp parallel for collapse(2) schedule(static) num_threads(be->threads)
+    for (int i = 0; i < count; i++)
+        for (size_t begin = 0; begin < size; begin += BLOCK) {
+            size_t n = size - begin < BLOCK ? size - begin : BLOCK, at = (size_t)i * size + begin;
+            float factor = (float)(1.0 / (sqrt(square_norms[i]) + eps));
+            float *RESTRICT x32 = (float *)matrices + at;
+            bfloat16 *RESTRICT x16 = (bfloat16 *)matrices + at;
+            if (type == DTYPE_FLOAT32)
+                for (size_t j = 0; j < n; j++) x32[j] *= factor;
+            else
+                for (size_t j = 0; j < n; j++) x16[j] = bfloat16_from_float(float_from_bfloat16(x16[j]) * factor);
+        }
+}
+
+/* ---- between steps ---- */
+
+static void keep_last(Backend *be, const Chunk *chunks, int count, float *to, const float *from,
+                      const StepOutcome *outcome) {
+    (void)be;
+    if (!outcome->skipped) return;
+    for (int c = 0; c < count; c++)
+        memcpy(to + chunks[c].gradient, from + chunks[c].gradient, (chunks[c].end - chunks[c].begin) * sizeof *to);
+}
+
+/* A ring: what was sent is there at once. */
+struct OutcomeQueue {
+    int capacity;
+    int64_t sent, received;
+    StepOutcome outcomes[];
+};
+
+static OutcomeQueue *open_queue(Backend *be, int capacity) {
+    (void)be;
+    OutcomeQueue *queue =
+        checked_calloc(1, sizeof *queue + (size_t)capacity * sizeof *queue->outcomes, "the steps' outcomes");
+    queue->capacity = capacity;
+    return queue;
+}
+
+static void send(Backend *be, OutcomeQueue *queue, const StepOutcome *outcome) {
+    (void)be;
+    queue->outcomes[queue->sent++ % queue->capacity] = *outcome;
+}
+
+static StepOutcome receive(Backend *be, OutcomeQueue *queue) {
+    (void)be;
+    return queue->outcomes[queue->received++ % queue->capacity];
+}
+
+static void close_queue(Backend *be, OutcomeQueue *queue) {
+    (void)be;
+    free(queue);
+}
+
+static const MultiTensorPasses cpu_passes = {.sums = sums,
+                                             .add_up = add_up,
+                                             .settle = settle,
+                                             .update = update,
+                                             .directions = directions,
+                                             .apply = apply,
+                                             .keep_last = keep_last,
+                                             .normalize = normalize,
+                                             .open_queue = open_queue,
+                                             .send = send,
+                                             .receive = receive,
+                                             .close_queue = close_queue};
+
+const MultiTensorPasses *multi_tensor_passes(const Backend *be) {
+    return be->on_gpu ? multi_tensor_cuda() : &cpu_passes;
 }

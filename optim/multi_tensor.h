@@ -1,11 +1,16 @@
 /* multi_tensor.h: passes over all tensors at once. The elements that a process owns are cut into chunks, each inside
- * one tensor; a pass is one loop over the chunks, whatever the number of tensors. */
+ * one tensor; a pass is one loop over the chunks, whatever the number of tensors. What passes go by (chunks, numbers, the
+ * step's outcome) and what they leave is in the device's memory.
+ *
+ * There are two tables of passes, of CPU loops (multi_tensor.c) and of CUDA kernels (multi_tensor.cu), made from the same
+ * rules. On a GPU a pass is only asked for when its function returns, and runs behind what was asked for before. */
 #ifndef MARS_OPTIM_MULTI_TENSOR_H
 #define MARS_OPTIM_MULTI_TENSOR_H
 
 #include "comm/comm.h"
 #include "kernels/backend.h"
 #include "optim/rules.h"
+#include "optim/settle.h"
 #include "util/tensor_table.h"
 
 EXTERN_C_BEGIN
@@ -21,40 +26,74 @@ typedef struct Chunk {
     int tensor;
 } Chunk;
 
-/* The buffers that a pass goes over, on the device. */
+/* Sum number `to` is that of rows [first, first + count). */
+typedef struct SumRange {
+    int first, count, to;
+} SumRange;
+
+/* The buffers that an update goes over. */
 typedef struct MultiTensorBuffers {
     float *params;
     void *weights;                /* the copy in the activation type; NULL where there is none apart from params */
     const float *gradient, *last; /* last is NULL for rules without g_last */
     float *states[RULE_MAX_STATES];
+    const RuleNumbers *numbers; /* one per tensor */
+    const StepOutcome *outcome; /* where it says that the step is skipped, nothing is written */
 } MultiTensorBuffers;
 
-/* Sums over elements, in double. */
-typedef struct GradientSums {
-    double squares; /* of g */
-    double product; /* of g times g_last, where there is one */
-    double sum;     /* of g, where asked for */
-} GradientSums;
+/* Outcomes on their way to the host. */
+typedef struct OutcomeQueue OutcomeQueue;
 
-/* The chunks of one part of a buffer, appended to *chunks, of which there are *count; parts lie inside one tensor. */
+typedef struct MultiTensorPasses {
+    /* ---- what a step decides by ---- */
+
+    /* sums[c] = the sums over chunk c, of the gradients as they are. `last` may be NULL. The plain sum is made where
+     * `sum_at_first` is given and says that no update was made yet; else it is 0. */
+    void (*sums)(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *last,
+                 const StepOutcome *sum_at_first, GradientSums *sums);
+    /* For each range: sums (., width) = the sum of its rows of parts (., width), in their order; width is 1 or 3. */
+    void (*add_up)(Backend *be, const double *parts, int width, const SumRange *ranges, int count, double *sums);
+    /* Outcome and numbers of the step (settle.h). */
+    void (*settle)(Backend *be, const Settlement *settlement);
+
+    /* ---- the update ---- */
+
+    /* Elementwise rules: one pass updates parameters, states and the weight copy. */
+    void (*update)(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *buffers);
+    /* Matrix rules: the pass before Newton-Schulz updates states and writes directions, rounded to `type`, to
+     * `matrices`; squares[c] = the sum of squares of what chunk c wrote. */
+    void (*directions)(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *buffers,
+                       void *matrices, DType type, double *squares);
+    /* And the pass behind it: x <- x - learning_rate weight_decay x - step O, where O are the orthogonal matrices. */
+    void (*apply)(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers, const void *matrices,
+                  DType type);
+    /* A step that is skipped keeps g_last, but the buffers change places all the same: then and only then, to = from. */
+    void (*keep_last)(Backend *be, const Chunk *chunks, int count, float *to, const float *from,
+                      const StepOutcome *outcome);
+    /* Newton-Schulz's: each of `count` matrices of `size` elements, one behind the other, times
+     * 1 / (sqrt(square_norms[i]) + eps). */
+    void (*normalize)(Backend *be, void *matrices, DType type, size_t size, int count, const double *square_norms,
+                      double eps);
+
+    /* ---- outcomes, to the host ---- */
+
+    /* send() copies one when the device gets there, without waiting; receive() waits for the oldest that was sent and not
+     * received, of which there are `capacity` at most. */
+    OutcomeQueue *(*open_queue)(Backend *be, int capacity);
+    void (*send)(Backend *be, OutcomeQueue *queue, const StepOutcome *outcome);
+    StepOutcome (*receive)(Backend *be, OutcomeQueue *queue);
+    void (*close_queue)(Backend *be, OutcomeQueue *queue);
+} MultiTensorPasses;
+
+/* The table for be's device. */
+const MultiTensorPasses *multi_tensor_passes(const Backend *be);
+
+/* CUDA's; NULL in a build without it. */
+const MultiTensorPasses *multi_tensor_cuda(void);
+
+/* The chunks of one part of a buffer, appended to *chunks (host memory), of which there are *count; parts lie inside one
+ * tensor. */
 void multi_tensor_append_chunks(Chunk **chunks, int *count, const Part *part, int tensor, bool gradient_is_shard);
-
-/* sums[c] = the sums over chunk c (host memory), of the gradients as they are. `last` may be NULL. */
-void multi_tensor_sums(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *last,
-                       bool with_sum, GradientSums *sums);
-
-/* Elementwise rules: one pass updates parameters, states and the weight copy. `numbers`: one per tensor. */
-void multi_tensor_update(Backend *be, RuleName rule, const Chunk *chunks, int count, MultiTensorBuffers buffers,
-                         const RuleNumbers *numbers);
-
-/* Matrix rules: the pass before Newton-Schulz updates states and writes directions, rounded to `type`, to `matrices`;
- * squares[c] = the sum of squares of what chunk c wrote (host memory). */
-void multi_tensor_directions(Backend *be, RuleName rule, const Chunk *chunks, int count, MultiTensorBuffers buffers,
-                             const RuleNumbers *numbers, void *matrices, DType type, double *squares);
-
-/* And the pass behind it: x <- x - learning_rate weight_decay x - step O, where O are the orthogonal matrices. */
-void multi_tensor_apply(Backend *be, const Chunk *chunks, int count, MultiTensorBuffers buffers,
-                        const RuleNumbers *numbers, const void *matrices, DType type);
 
 EXTERN_C_END
 

@@ -17,7 +17,7 @@
 
 #include "optim/rule_numbers.h"
 
-static inline float muon_direction(float g, float last, float *state, const RuleNumbers *r) {
+RULE_FUNCTION float muon_direction(float g, float last, float *state, const RuleNumbers *r) {
     (void)last;
     state[0] = r->momentum * state[0] + g;
     return r->nesterov ? g + r->momentum * state[0] : state[0];

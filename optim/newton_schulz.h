@@ -14,6 +14,7 @@
 #ifndef MARS_OPTIM_NEWTON_SCHULZ_H
 #define MARS_OPTIM_NEWTON_SCHULZ_H
 
+#include "kernels/arena.h"
 #include "kernels/backend.h"
 
 EXTERN_C_BEGIN
@@ -26,12 +27,13 @@ typedef struct NewtonSchulzShape {
     int count;
 } NewtonSchulzShape;
 
-/* Workspace for the given shapes, in `type`. NULL and the reason where the device cannot multiply that type. */
-NewtonSchulz *newton_schulz_open(Backend *be, DType type, int steps, const NewtonSchulzShape *shapes, int shape_count,
-                                 Error *error);
+/* Lists the workspace for the given shapes, in `type`, in the arena, which is to be allocated before the first run. NULL
+ * and the reason where the device cannot multiply that type; nothing is listed then. */
+NewtonSchulz *newton_schulz_plan(Backend *be, DType type, int steps, const NewtonSchulzShape *shapes, int shape_count,
+                                 Arena *arena, Error *error);
 void newton_schulz_close(NewtonSchulz *ns);
 
-/* Bytes of the workspace, on the device. */
+/* Bytes of the workspace. */
 size_t newton_schulz_bytes(const NewtonSchulz *ns);
 DType newton_schulz_type(const NewtonSchulz *ns);
 
@@ -42,7 +44,7 @@ int newton_schulz_batch(const Backend *be, const NewtonSchulzShape *shape);
  * workspace's type, before newton_schulz_run(). Device memory; the next run overwrites it. */
 void *newton_schulz_input(NewtonSchulz *ns);
 
-/* Works on `count` matrices of `rows` x `columns` that are in the input; square_norms[i] (host memory) is the sum of
+/* Works on `count` matrices of `rows` x `columns` that are in the input; square_norms[i] (device memory) is the sum of
  * squares of matrix i's elements. Returns where the results are, laid out as the input, until the next run. A matrix of
  * zeros stays zero. */
 const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, int count, const double *square_norms);

@@ -1,12 +1,14 @@
-/* optim.c: the sharded optimizer step (see optim.h). The arithmetic of each rule is in its own header, the loops are in
- * multi_tensor.c, who owns what in partition.c, and the tensors under one rule in group.c. */
+/* optim.c: the sharded optimizer step (see optim.h). The arithmetic of each rule is in its own header, what a step decides
+ * in settle.h, the loops are in multi_tensor.c and multi_tensor.cu, who owns what in partition.c, the tensors under one
+ * rule in group.c, and what moves between processes in traffic.c. */
 #include "optim/optim.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "optim/group.h"
+#include "optim/tensor_plan.h"
+#include "optim/traffic.h"
 
 enum { MAX_GROUPS = 2, MAX_STATES = MAX_GROUPS * RULE_MAX_STATES + 1, MAX_SCALARS = 3 };
 
@@ -19,21 +21,26 @@ struct Optim {
     OptimBuffers buffers;
     Backend *be;
     Comm *comm;
+    const MultiTensorPasses *passes;
+    Arena own_arena; /* of optim_open() */
     Group groups[MAX_GROUPS];
     int group_count;
+    Traffic traffic;
     GradientBuffers whole; /* a process that is alone: whole flat buffers, which change places */
-    float *own_buffers[2]; /* those of them that were allocated here */
     bool exact, uses_last;
-    bool held;            /* exact: the gradient of this step's batch is set aside */
-    GradientSums *sums;   /* (2, table->count): of today's gradient, and of the second one */
-    RuleNumbers *numbers; /* (table->count) */
-    int64_t updates;
+    bool held; /* exact: the gradient of this step's batch is set aside */
+    OutcomeQueue *queue;
+    int begun; /* steps that were begun and not ended */
+
+    /* device memory, to which the settlement points */
+    Settlement settlement;
+    TensorPlan *plans;
+    GradientSums *sums; /* (exact ? 2 : 1, table->count): of today's gradient, and of the second one */
 
     const char *state_names[MAX_STATES], *scalar_names[MAX_SCALARS];
     int state_count, scalar_count;
-    double *last_factor, *last_squares; /* (table->count) mars.h: gradient_factor and ||g_last||^2 of g_last */
-    double *snr;                        /* (table->count) sgd_sai.h */
-    double *scalars[MAX_SCALARS];       /* those that are in use, of the above */
+    double *scalars[MAX_SCALARS];         /* (table->count) copies on the host */
+    double **device_scalars[MAX_SCALARS]; /* which of the settlement's */
 };
 
 #define OPTIM_NAME(name, text) [OPTIM_##name] = text,
@@ -69,8 +76,10 @@ OptimConfig optim_defaults(OptimName name, double learning_rate) {
 static bool alone(const Optim *o) { return o->comm->size == 1; }
 static bool has_copy(const Optim *o) { return o->buffers.weights != (void *)o->buffers.params; }
 
+static bool has_shards(const Group *group) { return group->options.needs_shards; }
+
 /* Where the gradients of a group's elements lie. */
-static GradientBuffers *gradients_of(Optim *o, Group *group) { return group->shards.now ? &group->shards : &o->whole; }
+static GradientBuffers *gradients_of(Optim *o, Group *group) { return has_shards(group) ? &group->shards : &o->whole; }
 
 static int group_of(const Optim *o, int tensor) { return o->groups[0].chosen[tensor] ? 0 : 1; }
 static const Rule *rule_for(const Optim *o, int tensor) { return o->groups[group_of(o, tensor)].rule; }
@@ -82,8 +91,8 @@ static DType newton_schulz_dtype(const Optim *o) {
     return o->config.ns_dtype == NS_DTYPE_BFLOAT16 ? DTYPE_BFLOAT16 : DTYPE_FLOAT32;
 }
 
-/* Opens the group of the tensors that the main rule covers, or of those that it does not, where there are any. */
-static bool open_group(Optim *o, bool main, const double *taken, Error *error) {
+/* Plans the group of the tensors that the main rule covers, or of those that it does not, where there are any. */
+static bool plan_group(Optim *o, bool main, const double *taken, Arena *arena, Error *error) {
     int count = 0;
     bool *chosen = checked_calloc((size_t)o->table->count, sizeof *chosen, "the optimizer's groups");
     for (int i = 0; i < o->table->count; i++)
@@ -98,24 +107,19 @@ static bool open_group(Optim *o, bool main, const double *taken, Error *error) {
                             .exact = o->exact,
                             .ns_steps = o->config.ns_steps,
                             .ns_type = newton_schulz_dtype(o),
-                            .taken = taken,
                             .rank = o->comm->rank,
                             .processes = o->comm->size};
-    return group_open(&o->groups[o->group_count++], o->table, chosen, &options, o->be, error);
+    return group_plan(&o->groups[o->group_count++], o->table, chosen, &options, taken, o->be, arena, error);
 }
 
 /* The rest fills up what the main rule's whole matrices leave uneven. */
-static bool open_groups(Optim *o, Error *error) {
+static bool plan_groups(Optim *o, Arena *arena, Error *error) {
     double *taken = checked_calloc((size_t)o->comm->size, sizeof *taken, "the optimizer's groups");
-    bool good = open_group(o, true, NULL, error);
+    bool good = plan_group(o, true, NULL, arena, error);
     for (int r = 0; r < o->comm->size && o->group_count > 0; r++) taken[r] = group_numbers_kept(&o->groups[0], r);
-    good = good && open_group(o, false, taken, error);
+    good = good && plan_group(o, false, taken, arena, error);
     free(taken);
     return good;
-}
-
-static float *whole_buffer(const Optim *o) {
-    return o->be->alloc(o->be, o->table->length * sizeof(float), "the optimizer's gradients");
 }
 
 static void add_state_name(Optim *o, const char *name) {
@@ -130,47 +134,94 @@ static void list_states(Optim *o) {
     if (o->uses_last) add_state_name(o, last_name);
 }
 
-static double *add_scalars(Optim *o, const char *name) {
+static void add_scalars(Optim *o, const char *name, Arena *arena, double **device) {
+    size_t count = (size_t)o->table->count;
+    arena_plan(arena, "optimizer", name, count * sizeof **device, device);
     o->scalar_names[o->scalar_count] = name;
-    double *scalars = checked_calloc((size_t)o->table->count, sizeof *scalars, "the optimizer's numbers");
-    return o->scalars[o->scalar_count++] = scalars;
+    o->device_scalars[o->scalar_count] = device;
+    o->scalars[o->scalar_count++] = checked_calloc(count, sizeof **device, "the optimizer's numbers");
 }
 
-static void list_scalars(Optim *o) {
+static void list_scalars(Optim *o, Arena *arena) {
     if (o->uses_last) {
-        o->last_factor = add_scalars(o, "g_last_factor");
-        o->last_squares = add_scalars(o, "g_last_squares");
+        add_scalars(o, "g_last_factor", arena, &o->settlement.last_factor);
+        add_scalars(o, "g_last_squares", arena, &o->settlement.last_squares);
     }
-    if (o->optimizer.main == RULE_sgd_sai) o->snr = add_scalars(o, "snr");
+    if (o->optimizer.main == RULE_sgd_sai) add_scalars(o, "snr", arena, &o->settlement.snr);
+}
+
+/* What all groups share. */
+static void plan_memory(Optim *o, Arena *arena) {
+    size_t whole = o->table->length * sizeof(float), count = (size_t)o->table->count;
+    if (alone(o) && o->uses_last) arena_plan(arena, "optimizer", last_name, whole, &o->whole.last);
+    if (alone(o) && o->exact) arena_plan(arena, "workspace", "second gradients", whole, &o->whole.next);
+    arena_plan(arena, "workspace", "plans of tensors", count * sizeof *o->plans, &o->plans);
+    arena_plan(arena, "workspace", "numbers of tensors", count * sizeof(RuleNumbers), &o->settlement.numbers);
+    arena_plan(arena, "workspace", "sums of tensors", (o->exact ? 2 : 1) * count * sizeof *o->sums, &o->sums);
+    arena_plan(arena, "optimizer", "outcome", sizeof(StepOutcome), &o->settlement.outcome);
+}
+
+Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *be, Comm *comm, Arena *arena,
+                  Error *error) {
+    Optim *o = checked_calloc(1, sizeof *o, "the optimizer");
+    *o = (Optim){.config = *config, .table = table, .be = be, .comm = comm};
+    o->passes = multi_tensor_passes(be);
+    o->optimizer = rules_optimizer(config);
+    o->uses_last = rule_of(o->optimizer.main)->uses_last;
+    o->exact = o->uses_last && !config->is_approx;
+    o->traffic = traffic_open(comm, table->length);
+    if (!plan_groups(o, arena, error)) {
+        optim_close(o);
+        return NULL;
+    }
+    plan_memory(o, arena);
+    list_states(o);
+    list_scalars(o, arena);
+    return o;
+}
+
+static void upload_plans(Optim *o) {
+    size_t bytes = (size_t)o->table->count * sizeof *o->plans;
+    TensorPlan *plans = checked_malloc(bytes, "the optimizer's plans");
+    for (int i = 0; i < o->table->count; i++) plans[i] = tensor_plan(&o->config, &o->optimizer, &o->table->tensors[i]);
+    o->be->copy_from_host(o->be, o->plans, plans, bytes);
+    free(plans);
+}
+
+void optim_start(Optim *o, OptimBuffers buffers) {
+    Settlement *s = &o->settlement;
+    o->buffers = buffers;
+    o->whole.now = buffers.grads;
+    s->tensors = o->table->count;
+    s->exact = o->exact;
+    s->gradient_scale = o->config.gradient_scale;
+    s->grad_clip = o->config.grad_clip;
+    s->eps = o->config.eps;
+    s->k = tensor_plan_k(&o->config);
+    s->plans = o->plans;
+    s->sums = o->sums;
+    upload_plans(o);
+    for (int i = 0; i < o->group_count; i++) group_start(&o->groups[i], o->be);
+    o->queue = o->passes->open_queue(o->be, OPTIM_MOST_STEPS);
 }
 
 Optim *optim_open(const OptimConfig *config, const TensorTable *table, OptimBuffers buffers, Backend *be, Comm *comm,
                   Error *error) {
-    Optim *o = checked_calloc(1, sizeof *o, "the optimizer");
-    *o = (Optim){.config = *config, .table = table, .buffers = buffers, .be = be, .comm = comm};
-    o->optimizer = rules_optimizer(config);
-    o->uses_last = rule_of(o->optimizer.main)->uses_last;
-    o->exact = o->uses_last && !config->is_approx;
-    o->whole.now = buffers.grads;
-    if (alone(o) && o->uses_last) o->whole.last = o->own_buffers[0] = whole_buffer(o);
-    if (alone(o) && o->exact) o->whole.next = o->own_buffers[1] = whole_buffer(o);
-    o->sums = checked_calloc(2 * (size_t)table->count, sizeof *o->sums, "the optimizer's sums");
-    o->numbers = checked_calloc((size_t)table->count, sizeof *o->numbers, "the optimizer's numbers");
-    if (!open_groups(o, error)) {
-        optim_close(o);
-        return NULL;
-    }
-    list_states(o);
-    list_scalars(o);
+    Arena arena = {0};
+    Optim *o = optim_plan(config, table, be, comm, &arena, error);
+    if (!o) return NULL;
+    arena_allocate(&arena, be);
+    o->own_arena = arena;
+    optim_start(o, buffers);
     return o;
 }
 
 void optim_close(Optim *o) {
-    for (int i = 0; i < o->group_count; i++) group_close(&o->groups[i], o->be);
-    for (int i = 0; i < 2; i++) o->be->free(o->be, o->own_buffers[i]);
+    if (o->queue) o->passes->close_queue(o->be, o->queue);
+    for (int i = 0; i < o->group_count; i++) group_close(&o->groups[i]);
     for (int i = 0; i < o->scalar_count; i++) free(o->scalars[i]);
-    free(o->numbers);
-    free(o->sums);
+    traffic_close(&o->traffic);
+    arena_free(&o->own_arena, o->be);
     free(o);
 }
 
@@ -185,123 +236,33 @@ bool optim_wants_next_gradient(const Optim *o) { return o->exact; }
 
 float *optim_gradients(const Optim *o) { return alone(o) && o->held ? o->whole.next : o->whole.now; }
 
+void optim_gradient_ready(Optim *o, size_t from) {
+    if (!alone(o)) traffic_gradient_ready(&o->traffic, o->groups, o->group_count, o->whole.now, o->held, from);
+}
+
 /* Sums the processes' gradients in their owners: today's, or the second one. */
-static void reduce(Optim *o, bool second) {
-    for (int i = 0; i < o->group_count; i++) {
-        Group *group = &o->groups[i];
-        o->comm->reduce_scatter(o->comm, o->whole.now, &group->partition,
-                                second ? group->shards.next : group->shards.now);
-    }
+static void finish_gradient(Optim *o) {
+    if (!alone(o)) traffic_finish_gradient(&o->traffic, o->groups, o->group_count, o->whole.now, o->held);
 }
 
 void optim_hold_gradient(Optim *o) {
     if (!o->exact) die("optim_hold_gradient: only exact MARS takes a second gradient");
-    if (!alone(o)) reduce(o, false);
+    finish_gradient(o);
     o->held = true;
 }
 
 /* sums[i] of tensor i's reduced gradient, and in the exact form sums[count + i] of the second one, on every process. */
 static void sum_gradients(Optim *o) {
     int count = o->table->count, kinds = o->exact ? 2 : 1;
-    bool with_sum = o->snr && o->updates == 0;
-    memset(o->sums, 0, (size_t)(kinds * count) * sizeof *o->sums);
+    const StepOutcome *sum_at_first = o->settlement.snr ? o->settlement.outcome : NULL;
     for (int i = 0; i < o->group_count; i++) {
         Group *group = &o->groups[i];
         const GradientBuffers *g = gradients_of(o, group);
-        group_sums(group, o->be, g->now, group->rule->uses_last ? g->last : NULL, with_sum, o->sums);
-        if (o->exact) group_sums(group, o->be, g->next, NULL, false, o->sums + count);
+        group_sums(group, o->be, g->now, group->rule->uses_last ? g->last : NULL, sum_at_first, o->sums);
+        if (o->exact) group_sums(group, o->be, g->next, NULL, NULL, o->sums + count);
     }
-    o->comm->sum(o->comm, (double *)o->sums, kinds * count * (int)(sizeof *o->sums / sizeof(double)));
-}
-
-/* The norm of a gradient that has these sums, one for each tensor. */
-static OptimResult gradient_norm(const Optim *o, const GradientSums *sums) {
-    double total = 0.0;
-    for (int i = 0; i < o->table->count; i++) {
-        if (!isfinite(sums[i].squares)) return (OptimResult){.grad_norm = INFINITY, .nonfinite_tensor = i};
-        total += sums[i].squares;
-    }
-    return (OptimResult){.grad_norm = sqrt(total) * o->config.gradient_scale, .nonfinite_tensor = -1};
-}
-
-/* gradient_scale times the clip. The largest norm is 1 as torch.nn.utils.clip_grad_norm_ counts it, with 1e-6 added to
- * the norm. */
-static double gradient_factor(const Optim *o, double norm) {
-    double clip = o->config.grad_clip > 0.0 ? fmin(1.0, o->config.grad_clip / (norm + 1e-6)) : 1.0;
-    return o->config.gradient_scale * clip;
-}
-
-/* At the first step (sgd_sai.h). */
-static void set_snr(Optim *o, double factor) {
-    for (int i = 0; i < o->table->count; i++) {
-        double n = (double)o->table->tensors[i].size, sum = o->sums[i].sum, squares = o->sums[i].squares;
-        double spread = n > 1.0 ? sqrt(fmax(0.0, (squares - sum * sum / n) / (n - 1.0))) : 0.0;
-        o->snr[i] = n > 1.0 ? factor * sqrt(squares) / (factor * spread + o->config.eps) : 1.0;
-    }
-}
-
-/* mars.h: k, and the clip of tensor i's c, whose norm follows from the sums. */
-static void set_correction(const Optim *o, RuleNumbers *r, int i, double factor) {
-    double k = o->config.gamma * o->config.beta1 / (1.0 - o->config.beta1), last = o->last_factor[i];
-    double squares = (1.0 + k) * (1.0 + k) * factor * factor * o->sums[i].squares -
-                     2.0 * k * (1.0 + k) * factor * last * o->sums[i].product + k * k * o->last_squares[i];
-    double norm = sqrt(fmax(0.0, squares));
-    r->k = (float)k;
-    r->c_factor = norm > 1.0 ? (float)(1.0 / norm) : 1.0f;
-    r->last_factor = (float)last;
-}
-
-/* The corrections are those of the betas as floats, with which averages are made: 1 - 0.99999f is 0.14 % too large. */
-static void set_betas(RuleNumbers *r, double beta1, double beta2, int64_t updates) {
-    r->beta1 = (float)beta1;
-    r->beta2 = (float)beta2;
-    r->correction1 = (float)(1.0 / (1.0 - pow(r->beta1, (double)updates)));
-    r->correction2 = (float)(1.0 / (1.0 - pow(r->beta2, (double)updates)));
-}
-
-/* Rate, decay and betas of a tensor that the main rule covers, or that follows it in all numbers. */
-static void set_main_numbers(const Optim *o, RuleNumbers *r, int i, OptimRates rates) {
-    const OptimConfig *c = &o->config;
-    const Tensor *t = &o->table->tensors[i];
-    bool own_rate = o->optimizer.has_own_rate;
-    double rate = own_rate ? rates.muon_learning_rate : rates.learning_rate;
-    double decay = own_rate ? c->muon_weight_decay : t->role == ROLE_MATRIX ? c->weight_decay : 0.0;
-    const Rule *rule = rule_of(o->optimizer.main);
-    r->learning_rate = (float)rate;
-    r->weight_decay = (float)decay;
-    r->momentum = o->snr && o->updates == 1 ? 0.0f : (float)c->momentum; /* this is the first update */
-    r->nesterov = c->nesterov;
-    r->gamma = (float)c->gamma;
-    if (o->snr) r->snr = (float)o->snr[i];
-    if (rule->is_matrix) r->step = (float)(rate * rule->step_factor((double)t->rows, (double)t->columns));
-    set_betas(r, c->beta1, c->beta2, o->updates);
-}
-
-/* The same where another rule than the main one is for the tensor (rules.h). */
-static void set_rest_numbers(const Optim *o, RuleNumbers *r, int i, OptimRates rates) {
-    const OptimConfig *c = &o->config;
-    RestNumbers from = o->optimizer.rest_numbers;
-    if (from == REST_AS_MAIN) {
-        set_main_numbers(o, r, i, rates);
-        return;
-    }
-    double share = from == REST_AS_MARS ? c->lr_1d / c->learning_rate : 1.0;
-    r->learning_rate = (float)(share * rates.learning_rate);
-    r->weight_decay = (float)(from == REST_AS_MARS ? c->weight_decay_1d : c->weight_decay);
-    bool own_betas = from != REST_AS_MUON;
-    set_betas(r, own_betas ? c->betas_1d[0] : c->beta1, own_betas ? c->betas_1d[1] : c->beta2, o->updates);
-}
-
-static void set_numbers(Optim *o, OptimRates rates, double factor) {
-    for (int i = 0; i < o->table->count; i++) {
-        RuleNumbers *r = &o->numbers[i];
-        *r = (RuleNumbers){.gradient_factor = (float)factor, .eps = (float)o->config.eps};
-        if (o->optimizer.covers[o->table->tensors[i].role])
-            set_main_numbers(o, r, i, rates);
-        else
-            set_rest_numbers(o, r, i, rates);
-        if (rule_for(o, i)->uses_last) set_correction(o, r, i, factor);
-    }
+    o->comm->sum_on_device(o->comm, (double *)o->sums, kinds * count * (int)(sizeof *o->sums / sizeof(double)));
+    o->comm->await(o->comm, o->comm->asked(o->comm));
 }
 
 /* What was today's gradient, or the second one, is the next step's g_last. */
@@ -311,12 +272,12 @@ static void exchange(GradientBuffers *g, bool exact) {
     *newest = old;
 }
 
-static void keep_last(Optim *o, double factor) {
-    const GradientSums *sums = o->exact ? o->sums + o->table->count : o->sums;
-    for (int i = 0; i < o->table->count; i++) {
-        if (!rule_for(o, i)->uses_last) continue;
-        o->last_factor[i] = factor;
-        o->last_squares[i] = factor * factor * sums[i].squares;
+/* Buffers change places also where the device finds that the step is skipped, as the host does not know. */
+static void keep_last(Optim *o) {
+    for (int i = 0; i < o->group_count; i++) {
+        const GradientBuffers *g = gradients_of(o, &o->groups[i]);
+        if (o->groups[i].rule->uses_last)
+            group_keep_last(&o->groups[i], o->be, o->exact ? g->next : g->now, g->last, o->settlement.outcome);
     }
     if (alone(o)) exchange(&o->whole, o->exact);
     for (int i = 0; i < o->group_count; i++)
@@ -329,40 +290,61 @@ static void update(Optim *o) {
         MultiTensorBuffers buffers = {.params = o->buffers.params,
                                       .weights = has_copy(o) ? o->buffers.weights : NULL,
                                       .gradient = g->now,
-                                      .last = g->last};
-        group_update(&o->groups[i], o->be, buffers, o->numbers);
+                                      .last = g->last,
+                                      .numbers = o->settlement.numbers,
+                                      .outcome = o->settlement.outcome};
+        group_update(&o->groups[i], o->be, buffers);
     }
 }
 
-static void gather_weights(Optim *o) {
-    size_t size = has_copy(o) ? dtype_size(o->be->activation) : sizeof(float);
-    for (int i = 0; i < o->group_count; i++)
-        o->comm->all_gather(o->comm, o->buffers.weights, size, &o->groups[i].partition);
+void optim_begin_step(Optim *o, OptimRates rates) {
+    if (o->exact && !o->held) die("optim_begin_step: exact MARS needs two gradients; see optim.h");
+    if (o->begun == OPTIM_MOST_STEPS) die("optim_begin_step: %d steps are begun and not ended", o->begun);
+    finish_gradient(o);
+    o->held = false;
+    sum_gradients(o);
+    o->settlement.learning_rate = rates.learning_rate;
+    o->settlement.muon_learning_rate = rates.muon_learning_rate;
+    o->passes->settle(o->be, &o->settlement);
+    update(o);
+    if (o->uses_last) keep_last(o);
+    o->passes->send(o->be, o->queue, o->settlement.outcome);
+    o->begun++;
+    if (!alone(o))
+        traffic_gather(&o->traffic, o->groups, o->group_count, o->buffers.weights,
+                       has_copy(o) ? dtype_size(o->be->activation) : sizeof(float));
     o->be->weights_changed(o->be);
 }
 
+OptimResult optim_end_step(Optim *o) {
+    if (o->begun == 0) die("optim_end_step: no step is begun");
+    o->begun--;
+    StepOutcome outcome = o->passes->receive(o->be, o->queue);
+    return (OptimResult){outcome.grad_norm, outcome.nonfinite_tensor, outcome.of_next_batch};
+}
+
+void optim_await_weights(Optim *o, size_t begin, size_t end) {
+    if (!alone(o)) traffic_await_weights(&o->traffic, begin, end);
+}
+
 OptimResult optim_step(Optim *o, OptimRates rates) {
-    if (o->exact && !o->held) die("optim_step: exact MARS needs two gradients; see optim.h");
-    reduce(o, o->exact);
-    o->held = false;
-    sum_gradients(o);
-    OptimResult result = gradient_norm(o, o->sums), second = {.nonfinite_tensor = -1};
-    if (o->exact) second = gradient_norm(o, o->sums + o->table->count);
-    result.of_next_batch = result.nonfinite_tensor < 0 && second.nonfinite_tensor >= 0;
-    if (result.of_next_batch) result.nonfinite_tensor = second.nonfinite_tensor;
-    if (result.nonfinite_tensor >= 0) return result;
-    double factor = gradient_factor(o, result.grad_norm);
-    if (o->snr && o->updates == 0) set_snr(o, factor);
-    o->updates++;
-    set_numbers(o, rates, factor);
-    update(o);
-    if (o->uses_last) keep_last(o, o->exact ? gradient_factor(o, second.grad_norm) : factor);
-    gather_weights(o);
+    if (o->begun > 0) die("optim_step: a step is begun and not ended");
+    optim_begin_step(o, rates);
+    OptimResult result = optim_end_step(o);
+    optim_await_weights(o, 0, o->table->length);
     return result;
 }
 
-int64_t optim_updates(const Optim *o) { return o->updates; }
-void optim_set_updates(Optim *o, int64_t updates) { o->updates = updates; }
+int64_t optim_updates(const Optim *o) {
+    StepOutcome outcome;
+    o->be->copy_to_host(o->be, &outcome, o->settlement.outcome, sizeof outcome);
+    return outcome.updates;
+}
+
+void optim_set_updates(Optim *o, int64_t updates) {
+    StepOutcome outcome = {.updates = updates};
+    o->be->copy_from_host(o->be, o->settlement.outcome, &outcome, sizeof outcome);
+}
 
 /* ---- state in and out ---- */
 
@@ -370,7 +352,16 @@ int optim_state_count(const Optim *o) { return o->state_count; }
 const char *const *optim_state_names(const Optim *o) { return o->state_names; }
 int optim_scalar_count(const Optim *o) { return o->scalar_count; }
 const char *const *optim_scalar_names(const Optim *o) { return o->scalar_names; }
-double *const *optim_scalars(Optim *o) { return o->scalars; }
+
+double *const *optim_scalars(Optim *o) {
+    size_t bytes = (size_t)o->table->count * sizeof(double);
+    for (int i = 0; i < o->scalar_count; i++) o->be->copy_to_host(o->be, o->scalars[i], *o->device_scalars[i], bytes);
+    return o->scalars;
+}
+
+void optim_store_scalars(Optim *o, int kind, const double *values) {
+    o->be->copy_from_host(o->be, *o->device_scalars[kind], values, (size_t)o->table->count * sizeof *values);
+}
 
 bool optim_has_state(const Optim *o, int state, int tensor) {
     const Rule *rule = rule_for(o, tensor);
@@ -384,7 +375,7 @@ bool optim_has_state(const Optim *o, int state, int tensor) {
 static float *part_in(Optim *o, Group *group, int state, const Part *part) {
     if (state < 0) return o->buffers.params + part->begin;
     if (strcmp(o->state_names[state], last_name) == 0)
-        return gradients_of(o, group)->last + (group->shards.now ? part->at : part->begin);
+        return gradients_of(o, group)->last + (has_shards(group) ? part->at : part->begin);
     for (int s = 0; s < group->rule->states; s++)
         if (strcmp(group->rule->state_names[s], o->state_names[state]) == 0) return group->states[s] + part->at;
     die("tensors of this rule have no state %s", o->state_names[state]);
@@ -395,6 +386,7 @@ static bool is_inside(const Part *part, const Tensor *t) {
 }
 
 void optim_fetch(Optim *o, int state, int tensor, float *host) {
+    optim_await_weights(o, 0, o->table->length);
     const Tensor *t = &o->table->tensors[tensor];
     Group *group = &o->groups[group_of(o, tensor)];
     const Partition *p = &group->partition;
@@ -429,31 +421,31 @@ static size_t gradient_buffer_bytes(const Optim *o, const Group *group) {
 }
 
 size_t optim_state_bytes(const Optim *o) {
-    size_t bytes = o->whole.last ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
+    size_t bytes = alone(o) && o->uses_last ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
     for (int i = 0; i < o->group_count; i++) {
         const Group *group = &o->groups[i];
         bytes += (size_t)group->rule->states * group->shard_length * sizeof(float);
-        if (group->shards.last) bytes += gradient_buffer_bytes(o, group);
+        if (has_shards(group) && group->rule->uses_last) bytes += gradient_buffer_bytes(o, group);
     }
     return bytes;
 }
 
 size_t optim_workspace_bytes(const Optim *o) {
-    size_t bytes = o->whole.next ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
+    size_t bytes = alone(o) && o->exact ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
     for (int i = 0; i < o->group_count; i++) {
         const Group *group = &o->groups[i];
-        if (group->shards.now) bytes += gradient_buffer_bytes(o, group);
-        if (group->shards.next) bytes += gradient_buffer_bytes(o, group);
+        if (has_shards(group)) bytes += gradient_buffer_bytes(o, group) * (o->exact ? 2 : 1);
         if (group->newton_schulz) bytes += newton_schulz_bytes(group->newton_schulz);
     }
     return bytes;
 }
 
 size_t optim_exact_bytes(const Optim *o) {
-    size_t bytes = o->whole.next ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
-    for (int i = 0; i < o->group_count && o->exact; i++) {
+    if (!o->exact) return 0;
+    size_t bytes = alone(o) ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
+    for (int i = 0; i < o->group_count; i++) {
         const Group *group = &o->groups[i];
-        if (group->shards.next) bytes += gradient_buffer_bytes(o, group) * (group->rule->uses_last ? 1 : 2);
+        if (has_shards(group)) bytes += gradient_buffer_bytes(o, group) * (group->rule->uses_last ? 1 : 2);
     }
     return bytes;
 }

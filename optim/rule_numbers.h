@@ -1,9 +1,16 @@
-/* rule_numbers.h: the numbers that the update rules take. optim.c works them out once a step for each tensor, in
+/* rule_numbers.h: the numbers that the update rules take. settle.h works them out once a step for each tensor, in
  * double, so that the rules themselves are a few float operations per element. */
 #ifndef MARS_OPTIM_RULE_NUMBERS_H
 #define MARS_OPTIM_RULE_NUMBERS_H
 
 #include <stdbool.h>
+
+/* In front of what is written once for both devices: CPU loops and CUDA kernels are made of the same functions. */
+#ifdef __CUDACC__
+#define RULE_FUNCTION static inline __host__ __device__
+#else
+#define RULE_FUNCTION static inline
+#endif
 
 /* What is not of the rule's business is left 0. */
 typedef struct RuleNumbers {

@@ -17,7 +17,7 @@
 #include "optim/rule_numbers.h"
 
 /* r->momentum is 0 at the first step. */
-static inline float sgd_sai_element(float x, float g, float last, float *state, const RuleNumbers *r) {
+RULE_FUNCTION float sgd_sai_element(float x, float g, float last, float *state, const RuleNumbers *r) {
     (void)last;
     state[0] = r->momentum * state[0] + (1.0f - r->momentum) * g;
     return x - r->learning_rate * (r->weight_decay * x + r->snr * state[0]);

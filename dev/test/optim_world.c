@@ -58,7 +58,7 @@ World *open_world(TensorTable table, OptimConfig config, DType type, int threads
     w->table = table;
     w->config = config;
     w->comm = comm ? comm : comm_open_single();
-    w->be = backend_open("cpu", type, threads, &error);
+    w->be = backend_open(comm ? "cpu" : test_device(), type, threads, &error);
     if (!w->be) die("%s", error.text);
     size_t n = table.length;
     w->buffers.params = w->be->alloc(w->be, n * sizeof(float), "params");
@@ -66,12 +66,15 @@ World *open_world(TensorTable table, OptimConfig config, DType type, int threads
     w->buffers.weights = type == DTYPE_FLOAT32 ? (void *)w->buffers.params : w->be->alloc(w->be, n * 2, "weights");
     double **lists[] = {&w->x, &w->m, &w->v, &w->b, &w->last, &w->g, &w->next, &w->start, &w->unsure, &w->snr};
     for (size_t i = 0; i < ARRAY_LENGTH(lists); i++) *lists[i] = checked_calloc(n, sizeof(double), "reference");
+    w->params_copy = checked_calloc(n, sizeof(float), "a copy");
+    w->gradient_copy = checked_calloc(n, sizeof(float), "a copy");
+    w->weights_copy = checked_calloc(n, sizeof(float), "a copy");
     for (int i = 0; i < table.count; i++)
         for (size_t k = 0; k < table.tensors[i].size; k++) {
             size_t at = table.tensors[i].offset + k;
-            w->start[at] = w->x[at] = w->buffers.params[at] = (float)world_normal(0, at);
+            w->start[at] = w->x[at] = w->params_copy[at] = (float)world_normal(0, at);
         }
-    if (type == DTYPE_BFLOAT16) w->be->to_activation(w->be, w->buffers.weights, w->buffers.params, n);
+    set_params(w, w->params_copy);
     w->optim = optim_open(&w->config, &w->table, w->buffers, w->be, w->comm, &error);
     if (!w->optim) die("%s", error.text);
     return w;
@@ -86,15 +89,52 @@ void close_world(World *w) {
     free(w->comm);
     double *lists[] = {w->x, w->m, w->v, w->b, w->last, w->g, w->next, w->start, w->unsure, w->snr};
     for (size_t i = 0; i < ARRAY_LENGTH(lists); i++) free(lists[i]);
+    free(w->params_copy);
+    free(w->gradient_copy);
+    free(w->weights_copy);
     tensor_table_free(&w->table);
     free(w);
 }
 
+/* ---- the device's buffers ---- */
+
+const float *world_params(World *w) {
+    w->be->copy_to_host(w->be, w->params_copy, w->buffers.params, w->table.length * sizeof(float));
+    return w->params_copy;
+}
+
+const void *world_weights(World *w) {
+    w->be->copy_to_host(w->be, w->weights_copy, w->buffers.weights, w->table.length * dtype_size(w->be->activation));
+    return w->weights_copy;
+}
+
+const float *world_gradient(World *w) {
+    w->be->copy_to_host(w->be, w->gradient_copy, optim_gradients(w->optim), w->table.length * sizeof(float));
+    return w->gradient_copy;
+}
+
+void set_params(World *w, const float *params) {
+    w->be->copy_from_host(w->be, w->buffers.params, params, w->table.length * sizeof *params);
+    if (w->buffers.weights != (void *)w->buffers.params)
+        w->be->to_activation(w->be, w->buffers.weights, w->buffers.params, w->table.length);
+}
+
+void set_element(World *w, size_t at, float value) {
+    w->be->copy_from_host(w->be, optim_gradients(w->optim) + at, &value, sizeof value);
+}
+
+void fill_gradient(World *w, float value) {
+    for (size_t at = 0; at < w->table.length; at++) w->gradient_copy[at] = value;
+    w->be->copy_from_host(w->be, optim_gradients(w->optim), w->gradient_copy, w->table.length * sizeof value);
+}
+
 void set_gradient(World *w, float (*value)(uint32_t stream, size_t at), uint32_t stream) {
-    float *gradient = optim_gradients(w->optim);
+    float *gradient = w->gradient_copy;
     for (int i = 0; i < w->table.count; i++) {
         const Tensor *t = &w->table.tensors[i];
         for (size_t at = t->offset; at < t->offset + t->size; at++) gradient[at] = value(stream, at);
+        w->be->copy_from_host(w->be, optim_gradients(w->optim) + t->offset, gradient + t->offset,
+                              t->size * sizeof *gradient);
     }
 }
 
@@ -317,8 +357,8 @@ static bool has_last(const OptimConfig *o) {
 static bool is_exact(const OptimConfig *o) { return has_last(o) && !o->is_approx; }
 
 /* What was set for the optimizer. */
-static void read_gradient(const World *w, double *to) {
-    const float *gradient = optim_gradients(w->optim);
+static void read_gradient(World *w, double *to) {
+    const float *gradient = world_gradient(w);
     for (int i = 0; i < w->table.count; i++)
         for (size_t k = 0; k < w->table.tensors[i].size; k++)
             to[w->table.tensors[i].offset + k] = gradient[w->table.tensors[i].offset + k];
@@ -369,7 +409,7 @@ float *fetch_tensor(World *w, int state, int tensor) {
 }
 
 /* Numbers of which there is one per tensor. */
-static const double *scalars_named(const World *w, const char *name) {
+static const double *scalars_named(World *w, const char *name) {
     for (int i = 0; i < optim_scalar_count(w->optim); i++)
         if (strcmp(optim_scalar_names(w->optim)[i], name) == 0) return optim_scalars(w->optim)[i];
     fail_msg("%s has no %s", optim_names[w->config.name], name);
@@ -415,23 +455,25 @@ void assert_states(World *w, double limit) {
 }
 
 void assert_copies(World *w) {
+    const float *params = world_params(w);
     for (int i = 0; i < w->table.count; i++) {
         const Tensor *t = &w->table.tensors[i];
         float *host = fetch_tensor(w, -1, i);
-        assert_memory_equal(host, w->buffers.params + t->offset, t->size * sizeof *host);
+        assert_memory_equal(host, params + t->offset, t->size * sizeof *host);
         free(host);
     }
-    const bfloat16 *copy = w->buffers.weights;
+    const bfloat16 *copy = world_weights(w);
     for (size_t at = 0; w->be->activation == DTYPE_BFLOAT16 && at < w->table.length; at++)
-        assert_int_equal(copy[at].bits, bfloat16_from_float(w->buffers.params[at]).bits);
+        assert_int_equal(copy[at].bits, bfloat16_from_float(params[at]).bits);
 }
 
 void assert_params(World *w, double moved, double limit) {
     assert_copies(w);
+    const float *params = world_params(w);
     for (int i = 0; i < w->table.count; i++) {
         const Tensor *t = &w->table.tensors[i];
         for (size_t at = t->offset; at < t->offset + t->size; at++) {
-            double own = w->buffers.params[at], expected = w->x[at];
+            double own = params[at], expected = w->x[at];
             if (!(fabs(own - expected) <= 4e-7 * fabs(expected) + limit * moved))
                 fail_msg("%s, element %zu: %.9g, expected %.9g", t->name, at - t->offset, own, expected);
         }
@@ -441,12 +483,13 @@ void assert_params(World *w, double moved, double limit) {
 double assert_moved(World *w, double limit) {
     double worst = 0.0;
     assert_copies(w);
+    const float *params = world_params(w);
     for (int i = 0; i < w->table.count; i++) {
         const Tensor *t = &w->table.tensors[i];
         double wrong = 0.0, way = 0.0, size = 0.0;
         for (size_t at = t->offset; at < t->offset + t->size; at++) {
             if (w->unsure[at] != 0.0) continue;
-            wrong += pow(w->buffers.params[at] - w->x[at], 2.0);
+            wrong += pow(params[at] - w->x[at], 2.0);
             way += pow(w->x[at] - w->start[at], 2.0);
             size += w->x[at] * w->x[at];
         }
@@ -464,8 +507,8 @@ static void *copy_of(const void *data, size_t bytes) { return memcpy(checked_mal
 
 Snapshot take_snapshot(World *w) {
     size_t n = w->table.length, count = (size_t)w->table.count, scalars = (size_t)optim_scalar_count(w->optim);
-    Snapshot s = {.params = copy_of(w->buffers.params, n * sizeof(float)),
-                  .weights = copy_of(w->buffers.weights, n * dtype_size(w->be->activation)),
+    Snapshot s = {.params = copy_of(world_params(w), n * sizeof(float)),
+                  .weights = copy_of(world_weights(w), n * dtype_size(w->be->activation)),
                   .states = checked_calloc((size_t)optim_state_count(w->optim) * n, sizeof(float), "states"),
                   .scalars = checked_calloc(scalars * count + 1, sizeof(double), "scalars"),
                   .updates = optim_updates(w->optim)};

@@ -1,5 +1,6 @@
 /* optim_world.h: parameters, gradients and an optimizer over a table of odd tensors, with the same steps in float64
- * beside them: what the tests of optim/ share. Buffers are those of a CPU backend, so a test may look into them.
+ * beside them: what the tests of optim/ share. Buffers are those of the device under test (test_device()): a test sees
+ * copies of them, and changes them through what is here.
  *
  * The float64 steps are every optimizer's formulas as they are published, one tensor at a time and nothing worked out
  * beforehand: c is made element by element and its norm taken, Newton-Schulz transposes in memory. */
@@ -25,6 +26,9 @@ typedef struct World {
     double *start;  /* x before the first step */
     double *unsure; /* not 0 where x hangs on the sign of a number that is 0 but for rounding (mars-lion) */
     double *snr;    /* (table.count) */
+
+    float *params_copy, *gradient_copy; /* on the host */
+    void *weights_copy;
 } World;
 
 /* AdamW without clipping or scaling. */
@@ -34,9 +38,20 @@ extern const OptimConfig usual_config;
  * matrices that are one row, taller and wider than square, some of the same shape. */
 TensorTable odd_table(void);
 
-/* Takes the table. `comm` is NULL for a single process. Parameters are random, gradients and gaps zero. */
+/* Takes the table. `comm` is NULL for a single process; with one, which is between threads here, the device is a CPU.
+ * Parameters are random, gradients and gaps zero. */
 World *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm);
 void close_world(World *world);
+
+/* Copies of what is on the device: the whole buffer, until the next call. The gradient is the one in optim_gradients(). */
+const float *world_params(World *world);
+const void *world_weights(World *world);
+const float *world_gradient(World *world);
+
+/* Sets all parameters, gaps included, and their weight copies; one element of the gradient; or all of it, with gaps. */
+void set_params(World *world, const float *params);
+void set_element(World *world, size_t at, float value);
+void fill_gradient(World *world, float value);
 
 /* A normal number for (stream, index). */
 double world_normal(uint32_t stream, uint64_t index);

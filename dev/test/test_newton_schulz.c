@@ -59,17 +59,37 @@ static Batch batch_of_one(const Batch *batch, int i) {
     return one;
 }
 
-static NewtonSchulz *open_for(Fixture *f, const Batch *batch) {
+/* A Newton-Schulz with its memory. */
+typedef struct Workspace {
+    NewtonSchulz *ns;
+    Arena arena;
+    double *square_norms; /* (MOST_MATRICES) on the device */
+} Workspace;
+
+static Workspace *open_workspace(Fixture *f, DType type, int steps, const NewtonSchulzShape *shapes, int shape_count) {
     Error error;
+    Workspace *w = checked_calloc(1, sizeof *w, "a workspace");
+    arena_plan(&w->arena, "workspace", "norms", MOST_MATRICES * sizeof(double), &w->square_norms);
+    w->ns = newton_schulz_plan(f->be, type, steps, shapes, shape_count, &w->arena, &error);
+    if (!w->ns) fail_msg("%s", error.text);
+    arena_allocate(&w->arena, f->be);
+    return w;
+}
+
+static void close_workspace(Fixture *f, Workspace *w) {
+    newton_schulz_close(w->ns);
+    arena_free(&w->arena, f->be);
+    free(w);
+}
+
+static Workspace *open_for(Fixture *f, const Batch *batch) {
     NewtonSchulzShape shape = {batch->shape.rows, batch->shape.columns, batch->count};
     assert_int_equal(newton_schulz_batch(f->be, &shape), batch->count);
-    NewtonSchulz *ns = newton_schulz_open(f->be, batch->type, STEPS, &shape, 1, &error);
-    if (!ns) fail_msg("%s", error.text);
-    return ns;
+    return open_workspace(f, batch->type, STEPS, &shape, 1);
 }
 
 /* Runs the batch; the results as host_numbers(). */
-static double *run_batch(Fixture *f, NewtonSchulz *ns, const Batch *batch) {
+static double *run_batch(Fixture *f, Workspace *w, const Batch *batch) {
     size_t n = (size_t)batch->count * size_of(batch->shape), bytes = n * dtype_size(batch->type);
     void *host = checked_malloc(bytes, "a batch");
     for (size_t i = 0; i < n; i++)
@@ -77,8 +97,9 @@ static double *run_batch(Fixture *f, NewtonSchulz *ns, const Batch *batch) {
             ((float *)host)[i] = (float)batch->value[i];
         else
             ((bfloat16 *)host)[i] = bfloat16_from_float((float)batch->value[i]);
-    f->be->copy_from_host(f->be, newton_schulz_input(ns), host, bytes);
-    const void *x = newton_schulz_run(ns, batch->shape.rows, batch->shape.columns, batch->count, batch->square_norms);
+    f->be->copy_from_host(f->be, newton_schulz_input(w->ns), host, bytes);
+    f->be->copy_from_host(f->be, w->square_norms, batch->square_norms, (size_t)batch->count * sizeof(double));
+    const void *x = newton_schulz_run(w->ns, batch->shape.rows, batch->shape.columns, batch->count, w->square_norms);
     f->be->copy_to_host(f->be, host, x, bytes);
     double *result = host_numbers(f, n);
     for (size_t i = 0; i < n; i++)
@@ -88,12 +109,12 @@ static double *run_batch(Fixture *f, NewtonSchulz *ns, const Batch *batch) {
 }
 
 /* Everything in the workspace becomes NaN. */
-static void poison(Fixture *f, NewtonSchulz *ns, const Batch *batch) {
+static void poison(Fixture *f, Workspace *w, const Batch *batch) {
     Batch all_nan = *batch;
     size_t n = (size_t)batch->count * size_of(batch->shape);
     all_nan.value = host_numbers(f, n);
     for (size_t i = 0; i < n; i++) all_nan.value[i] = NAN;
-    assert_true(isnan(run_batch(f, ns, &all_nan)[n - 1]));
+    assert_true(isnan(run_batch(f, w, &all_nan)[n - 1]));
 }
 
 /* ---- the reference ---- */
@@ -164,10 +185,10 @@ static void test_against_reference(void **state) {
                 begin_case(f, "%d matrices %d x %d in %s", counts[c], shapes[s].rows, shapes[s].columns,
                            dtype_name(types[t]));
                 Batch batch = batch_make(f, types[t], shapes[s], counts[c], 0.02);
-                NewtonSchulz *ns = open_for(f, &batch);
-                poison(f, ns, &batch);
-                expect_reference(f, &batch, run_batch(f, ns, &batch), "result");
-                newton_schulz_close(ns);
+                Workspace *w = open_for(f, &batch);
+                poison(f, w, &batch);
+                expect_reference(f, &batch, run_batch(f, w, &batch), "result");
+                close_workspace(f, w);
             }
 }
 
@@ -180,12 +201,12 @@ static void test_larger_matrix(void **state) {
             if (!f->be->multiplies(f->be, types[t])) continue;
             begin_case(f, "%d x %d in %s", larger[s].rows, larger[s].columns, dtype_name(types[t]));
             Batch batch = batch_make(f, types[t], larger[s], 1, 1.0);
-            NewtonSchulz *ns = open_for(f, &batch);
-            const double *result = run_batch(f, ns, &batch);
+            Workspace *w = open_for(f, &batch);
+            const double *result = run_batch(f, w, &batch);
             const double *exact = reference(f, batch.value, larger[s], batch.square_norms[0], batch.type, store_exact);
             assert_error_below(relative_error(result, exact, size_of(larger[s])),
                                types[t] == DTYPE_FLOAT32 ? 1e-5 : 2e-2, f->where);
-            newton_schulz_close(ns);
+            close_workspace(f, w);
         }
 }
 
@@ -198,8 +219,8 @@ static void test_singular_values(void **state) {
         if (!f->be->multiplies(f->be, types[t])) continue;
         begin_case(f, "singular values in %s", dtype_name(types[t]));
         Batch batch = batch_make(f, types[t], shape, 1, 1.0);
-        NewtonSchulz *ns = open_for(f, &batch);
-        const double *x = run_batch(f, ns, &batch);
+        Workspace *w = open_for(f, &batch);
+        const double *x = run_batch(f, w, &batch);
         double square = 0, trace = 0;
         for (int i = 0; i < shape.columns; i++)
             for (int j = 0; j < shape.columns; j++) {
@@ -210,7 +231,7 @@ static void test_singular_values(void **state) {
             }
         assert_error_below(sqrt(square / shape.columns), 0.6, "||X^T X - I||");
         assert_error_below(fabs(trace / shape.columns - 1), 0.4, "the mean of the squared singular values, from 1");
-        newton_schulz_close(ns);
+        close_workspace(f, w);
     }
 }
 
@@ -223,9 +244,9 @@ static void test_sizes_of_norms(void **state) {
             if (!f->be->multiplies(f->be, types[t])) continue;
             begin_case(f, "numbers of size %g in %s", deviations[d], dtype_name(types[t]));
             Batch batch = batch_make(f, types[t], (Shape){17, 30}, 2, deviations[d]);
-            NewtonSchulz *ns = open_for(f, &batch);
-            expect_reference(f, &batch, run_batch(f, ns, &batch), "result");
-            newton_schulz_close(ns);
+            Workspace *w = open_for(f, &batch);
+            expect_reference(f, &batch, run_batch(f, w, &batch), "result");
+            close_workspace(f, w);
         }
 }
 
@@ -239,13 +260,13 @@ static void test_zero_stays_zero(void **state) {
             size_t size = size_of(batch.shape);
             for (size_t j = 0; j < size; j++) batch.value[size + j] = 0;
             batch.square_norms[1] = 0;
-            NewtonSchulz *ns = open_for(f, &batch);
-            poison(f, ns, &batch);
-            const double *result = run_batch(f, ns, &batch);
+            Workspace *w = open_for(f, &batch);
+            poison(f, w, &batch);
+            const double *result = run_batch(f, w, &batch);
             for (size_t j = 0; j < size; j++) assert_true(result[size + j] == 0);
             Batch last = batch_of_one(&batch, 2);
             expect_reference(f, &last, result + 2 * size, "the matrix behind it");
-            newton_schulz_close(ns);
+            close_workspace(f, w);
         }
 }
 
@@ -264,18 +285,17 @@ static void test_same_bits(void **state) {
             begin_case(f, "%d x %d in %s", shapes[s].rows, shapes[s].columns, dtype_name(types[t]));
             Batch batch = batch_make(f, types[t], shapes[s], 5, 0.02);
             size_t size = size_of(batch.shape);
-            NewtonSchulz *ns = open_for(f, &batch);
-            const double *first = run_batch(f, ns, &batch);
-            expect_equal(f, run_batch(f, ns, &batch), first, 5 * size, "the second run");
-            newton_schulz_close(ns);
+            Workspace *w = open_for(f, &batch);
+            const double *first = run_batch(f, w, &batch);
+            expect_equal(f, run_batch(f, w, &batch), first, 5 * size, "the second run");
+            close_workspace(f, w);
             const NewtonSchulzShape several[] = {{200, 300, 1}, {shapes[s].rows, shapes[s].columns, 1}, {300, 10, 2}};
-            ns = newton_schulz_open(f->be, types[t], STEPS, several, 3, NULL);
-            assert_non_null(ns);
+            w = open_workspace(f, types[t], STEPS, several, 3);
             for (int i = 4; i >= 0; i--) {
                 Batch one = batch_of_one(&batch, i);
-                expect_equal(f, run_batch(f, ns, &one), first + (size_t)i * size, size, "alone");
+                expect_equal(f, run_batch(f, w, &one), first + (size_t)i * size, size, "alone");
             }
-            newton_schulz_close(ns);
+            close_workspace(f, w);
         }
 }
 
@@ -285,14 +305,14 @@ static void test_number_of_steps(void **state) {
     begin_case(f, "one number");
     const NewtonSchulzShape shape = {1, 1, 1};
     for (int steps = 0; steps <= 6; steps++) {
-        NewtonSchulz *ns = newton_schulz_open(f->be, DTYPE_FLOAT32, steps, &shape, 1, NULL);
+        Workspace *w = open_workspace(f, DTYPE_FLOAT32, steps, &shape, 1);
         Batch batch = batch_make(f, DTYPE_FLOAT32, (Shape){1, 1}, 1, 1.0);
         batch.square_norms[0] = pow(batch.value[0] / 0.3 - 1e-7, 2); /* so that it starts from 0.3 or -0.3 */
         double expected = batch.value[0] / (sqrt(batch.square_norms[0]) + 1e-7);
         for (int step = 0; step < steps; step++)
             expected = 3.4445 * expected - 4.7750 * pow(expected, 3) + 2.0315 * pow(expected, 5);
-        assert_error_below(fabs(run_batch(f, ns, &batch)[0] - expected), 1e-5, "a number after so many steps");
-        newton_schulz_close(ns);
+        assert_error_below(fabs(run_batch(f, w, &batch)[0] - expected), 1e-5, "a number after so many steps");
+        close_workspace(f, w);
     }
 }
 
@@ -307,12 +327,13 @@ static void test_workspace(void **state) {
     assert_int_equal(newton_schulz_batch(&cpu, &(NewtonSchulzShape){768, 768, 12}), 1);
     assert_int_equal(newton_schulz_batch(&cpu, &(NewtonSchulzShape){256, 1024, 12}), 12);
     const NewtonSchulzShape several[] = {{64, 1000, 3}, {400, 400, 2}, {100, 3000, 1}};
-    NewtonSchulz *ns = newton_schulz_open(f->be, DTYPE_FLOAT32, STEPS, several, 3, NULL);
-    assert_non_null(ns);
+    Workspace *w = open_workspace(f, DTYPE_FLOAT32, STEPS, several, 3);
+    const NewtonSchulz *ns = w->ns;
     assert_int_equal(newton_schulz_type(ns), DTYPE_FLOAT32);
     size_t matrix = 400 * 400 * sizeof(float); /* two of them in each X, A and B */
     assert_in_range(newton_schulz_bytes(ns), 8 * matrix, 8 * matrix + 4 * 4096);
-    newton_schulz_close(ns);
+    assert_true(w->arena.bytes >= newton_schulz_bytes(ns));
+    close_workspace(f, w);
     newton_schulz_close(NULL);
     assert_true(newton_schulz_flops(768, 3072, 5) == 5 * (4.0 * 768 * 768 * 3072 + 2.0 * 768 * 768 * 768));
     assert_true(newton_schulz_flops(3072, 768, 5) == newton_schulz_flops(768, 3072, 5));
@@ -329,7 +350,9 @@ static void test_type_the_device_lacks(void **state) {
     without.multiplies = multiplies_nothing;
     const NewtonSchulzShape shape = {8, 8, 1};
     Error error;
-    assert_null(newton_schulz_open(&without, DTYPE_BFLOAT16, STEPS, &shape, 1, &error));
+    Arena arena = {0};
+    assert_null(newton_schulz_plan(&without, DTYPE_BFLOAT16, STEPS, &shape, 1, &arena, &error));
+    assert_int_equal(arena.count, 0);
     assert_non_null(strstr(error.text, "bfloat16"));
     assert_non_null(strstr(error.text, "ns_dtype"));
 }

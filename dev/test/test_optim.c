@@ -78,14 +78,15 @@ static void test_zero_gradient(void **state) {
     config.grad_clip = 1.0;
     World *w = open_world(odd_table(), config, DTYPE_BFLOAT16, 2, NULL);
     float *before = checked_malloc(w->table.length * sizeof *before, "params");
-    memcpy(before, w->buffers.params, w->table.length * sizeof *before);
+    memcpy(before, world_params(w), w->table.length * sizeof *before);
     set_gradient(w, zero, 0);
     assert_true(both_step(w, 0.5).grad_norm == 0.0);
+    const float *params = world_params(w);
     for (int i = 0; i < w->table.count; i++) {
         const Tensor *t = &w->table.tensors[i];
         float factor = t->role == ROLE_MATRIX ? 0.95f : 1.0f, limit = t->role == ROLE_MATRIX ? 2e-7f : 0.0f;
         for (size_t at = t->offset; at < t->offset + t->size; at++)
-            assert_true(fabsf(w->buffers.params[at] - factor * before[at]) <= limit * fabsf(before[at]));
+            assert_true(fabsf(params[at] - factor * before[at]) <= limit * fabsf(before[at]));
     }
     assert_params(w, 0.5, 0.0);
     free(before);
@@ -99,7 +100,8 @@ static void test_zero_rate(void **state) {
     set_gradient(w, random_gradient, 1);
     both_step(w, 0.0);
     assert_states(w, 5e-7);
-    for (size_t at = 0; at < w->table.length; at++) assert_true((double)w->buffers.params[at] == w->x[at]);
+    const float *params = world_params(w);
+    for (size_t at = 0; at < w->table.length; at++) assert_true((double)params[at] == w->x[at]);
     close_world(w);
 }
 
@@ -115,9 +117,9 @@ static void assert_factor(double grad_clip, double gradient_scale, double factor
     config.grad_clip = grad_clip;
     config.gradient_scale = gradient_scale;
     World *w = open_world(table, config, DTYPE_FLOAT32, 1, NULL);
-    float *a = &w->buffers.grads[w->table.tensors[0].offset], *b = &w->buffers.grads[w->table.tensors[1].offset], m[2];
-    *a = 3.0f;
-    *b = -4.0f;
+    float m[2];
+    set_element(w, w->table.tensors[0].offset, 3.0f);
+    set_element(w, w->table.tensors[1].offset, -4.0f);
     OptimResult result = optim_step(w->optim, (OptimRates){.learning_rate = 1e-3});
     assert_true(result.grad_norm == 5.0 * gradient_scale);
     optim_fetch(w->optim, 0, 0, &m[0]);
@@ -183,7 +185,7 @@ static void test_not_finite(void **state) {
             Snapshot before = take_snapshot(w);
             int64_t updates = optim_updates(w->optim);
             set_gradient(w, random_gradient, 5);
-            w->buffers.grads[t->offset + places[(round + i) % 3]] = bad[round];
+            set_element(w, t->offset + places[(round + i) % 3], bad[round]);
             assert_int_equal(optim_step(w->optim, (OptimRates){.learning_rate = 1e-3}).nonfinite_tensor, tensors[i]);
             assert_int_equal(optim_updates(w->optim), updates);
             assert_is(w, before);
@@ -201,9 +203,9 @@ static void test_first_of_several_is_named(void **state) {
     (void)state;
     World *w = usual_world(DTYPE_FLOAT32, 2);
     set_gradient(w, random_gradient, 1);
-    w->buffers.grads[w->table.tensors[9].offset] = NAN;
-    w->buffers.grads[w->table.tensors[7].offset + 40000] = INFINITY;
-    w->buffers.grads[w->table.tensors[30].offset] = -INFINITY;
+    set_element(w, w->table.tensors[9].offset, NAN);
+    set_element(w, w->table.tensors[7].offset + 40000, INFINITY);
+    set_element(w, w->table.tensors[30].offset, -INFINITY);
     assert_int_equal(optim_step(w->optim, (OptimRates){.learning_rate = 1e-3}).nonfinite_tensor, 7);
     close_world(w);
 }
@@ -223,7 +225,7 @@ static void assert_gaps(const World *w, const float *buffer, float expected) {
 static void test_gaps(void **state) {
     (void)state;
     World *w = usual_world(DTYPE_BFLOAT16, 2), *twin = usual_world(DTYPE_BFLOAT16, 2);
-    for (size_t at = 0; at < w->table.length; at++) w->buffers.grads[at] = NAN;
+    fill_gradient(w, NAN);
     for (uint32_t step = 1; step < 4; step++) {
         set_gradient(w, random_gradient, step);
         set_gradient(twin, random_gradient, step);
@@ -232,10 +234,10 @@ static void test_gaps(void **state) {
         assert_true(result.nonfinite_tensor == -1 && result.grad_norm == expected.grad_norm);
     }
     assert_is(w, take_snapshot(twin));
-    assert_gaps(w, w->buffers.params, 0.0f);
-    assert_gaps(twin, twin->buffers.params, 0.0f);
-    assert_gaps(twin, twin->buffers.grads, 0.0f);
-    assert_memory_equal(w->buffers.weights, twin->buffers.weights, w->table.length * sizeof(bfloat16));
+    assert_gaps(w, world_params(w), 0.0f);
+    assert_gaps(twin, world_params(twin), 0.0f);
+    assert_gaps(twin, world_gradient(twin), 0.0f);
+    assert_memory_equal(world_weights(w), world_weights(twin), w->table.length * sizeof(bfloat16));
     close_world(w);
     close_world(twin);
 }
@@ -282,8 +284,8 @@ static void test_resume(void **state) {
             if (s >= 0)
                 optim_store(new->optim, s, i, host);
             else
-                memcpy(new->buffers.params + new->table.tensors[i].offset, host,
-                       old->table.tensors[i].size * sizeof *host);
+                new->be->copy_from_host(new->be, new->buffers.params + new->table.tensors[i].offset, host,
+                                        old->table.tensors[i].size * sizeof *host);
             free(host);
         }
     optim_set_updates(new->optim, optim_updates(old->optim));
@@ -321,17 +323,17 @@ static void test_store_one(void **state) {
 static int changes;
 static void count_change(Backend *be) { (void)be, changes++; }
 
-/* The backend is told of new weights: after a step, not after a skipped one. */
+/* The backend is told of new weights. (Of those that a skipped step left as they were too: the host does not know.) */
 static void test_backend_is_told(void **state) {
     (void)state;
     World *w = usual_world(DTYPE_FLOAT32, 1);
     w->be->weights_changed = count_change;
     changes = 0;
-    optim_step(w->optim, (OptimRates){.learning_rate = 1e-3});
-    assert_int_equal(changes, 1);
-    w->buffers.grads[0] = NAN;
-    optim_step(w->optim, (OptimRates){.learning_rate = 1e-3});
-    assert_int_equal(changes, 1);
+    for (int step = 1; step < 4; step++) {
+        set_gradient(w, random_gradient, (uint32_t)step);
+        optim_step(w->optim, (OptimRates){.learning_rate = 1e-3});
+        assert_int_equal(changes, step);
+    }
     close_world(w);
 }
 
@@ -391,34 +393,64 @@ static void test_chunks(void **state) {
     tensor_table_free(&table);
 }
 
+static void *on_device(const World *w, const void *host, size_t bytes) {
+    void *device = w->be->alloc(w->be, bytes, "a list");
+    w->be->copy_from_host(w->be, device, host, bytes);
+    return device;
+}
+
+static void assert_sums(const GradientSums *sums, const Chunk *chunk, const float *g, const float *last,
+                        bool with_sum) {
+    GradientSums expected = {0};
+    for (size_t at = chunk->begin; at < chunk->end; at++) {
+        expected.squares += (double)g[at] * g[at];
+        expected.product += last ? (double)g[at] * last[at] : 0.0;
+        expected.sum += with_sum ? g[at] : 0.0;
+    }
+    double size = sqrt(expected.squares);
+    assert_error_below(fabs(sums->squares - expected.squares) / expected.squares, 1e-13, "squares");
+    assert_error_below(fabs(sums->product - expected.product) / size, 1e-12, "products");
+    assert_error_below(fabs(sums->sum - expected.sum) / size, 1e-12, "sums");
+}
+
+/* Each chunk's sums, and their sums over ranges of chunks: of one, of none, of several. */
 static void test_sums(void **state) {
     (void)state;
     World *w = usual_world(DTYPE_FLOAT32, 3);
+    const MultiTensorPasses *passes = multi_tensor_passes(w->be);
     set_gradient(w, random_gradient, 1);
-    for (int kind = 0; kind < 3; kind++) {
-        int count = 0;
-        Chunk *chunks = NULL;
-        const Tensor *t = &w->table.tensors[7];
-        Part part = {t->offset + 77, t->offset + 40000, 0};
-        multi_tensor_append_chunks(&chunks, &count, &part, 7, false);
-        GradientSums *sums = checked_calloc((size_t)count, sizeof *sums, "sums");
-        const float *g = w->buffers.grads, *last = kind == 1 ? w->buffers.params : NULL;
-        multi_tensor_sums(w->be, chunks, count, g, last, kind == 2, sums);
-        for (int c = 0; c < count; c++) {
-            GradientSums expected = {0};
-            for (size_t at = chunks[c].begin; at < chunks[c].end; at++) {
-                expected.squares += (double)g[at] * g[at];
-                expected.product += last ? (double)g[at] * last[at] : 0.0;
-                expected.sum += kind == 2 ? g[at] : 0.0;
-            }
-            double size = sqrt(expected.squares);
-            assert_error_below(fabs(sums[c].squares - expected.squares) / expected.squares, 1e-13, "squares");
-            assert_error_below(fabs(sums[c].product - expected.product) / size, 1e-12, "products");
-            assert_error_below(fabs(sums[c].sum - expected.sum) / size, 1e-12, "sums");
-        }
-        free(sums);
-        free(chunks);
+    const float *g = world_gradient(w), *x = world_params(w);
+    const Tensor *t = &w->table.tensors[7];
+    Part part = {t->offset + 77, t->offset + 40000, 0};
+    Chunk *chunks = NULL;
+    int count = 0;
+    multi_tensor_append_chunks(&chunks, &count, &part, 7, false);
+    assert_int_equal(count, 3);
+    const SumRange ranges[] = {{1, 1, 2}, {2, 0, 0}, {0, 3, 1}};
+    for (int kind = 0; kind < 4; kind++) {
+        StepOutcome outcome = {.updates = kind == 3};
+        GradientSums sums[3], totals[3];
+        memset(totals, 0xff, sizeof totals);
+        Chunk *device_chunks = on_device(w, chunks, 3 * sizeof *chunks);
+        SumRange *device_ranges = on_device(w, ranges, sizeof ranges);
+        StepOutcome *device_outcome = on_device(w, &outcome, sizeof outcome);
+        GradientSums *device_sums = on_device(w, totals, sizeof totals),
+                     *device_totals = on_device(w, totals, sizeof totals);
+        passes->sums(w->be, device_chunks, count, w->buffers.grads, kind == 1 ? w->buffers.params : NULL,
+                     kind >= 2 ? device_outcome : NULL, device_sums);
+        passes->add_up(w->be, (const double *)device_sums, 3, device_ranges, 3, (double *)device_totals);
+        w->be->copy_to_host(w->be, sums, device_sums, sizeof sums);
+        w->be->copy_to_host(w->be, totals, device_totals, sizeof totals);
+        for (int c = 0; c < count; c++) assert_sums(&sums[c], &chunks[c], g, kind == 1 ? x : NULL, kind == 2);
+        assert_memory_equal(&totals[2], &sums[1], sizeof *sums);
+        assert_true(totals[0].squares == 0.0 && totals[0].product == 0.0 && totals[0].sum == 0.0);
+        assert_true(totals[1].squares == sums[0].squares + sums[1].squares + sums[2].squares);
+        assert_true(totals[1].product == sums[0].product + sums[1].product + sums[2].product);
+        assert_true(totals[1].sum == sums[0].sum + sums[1].sum + sums[2].sum);
+        void *const lists[] = {device_chunks, device_ranges, device_outcome, device_sums, device_totals};
+        for (size_t i = 0; i < ARRAY_LENGTH(lists); i++) w->be->free(w->be, lists[i]);
     }
+    free(chunks);
     close_world(w);
 }
 

@@ -114,7 +114,7 @@ static OptimResult spoilt_step(World *w, uint32_t step, int tensor, bool in_seco
     for (int second = 0; second < 1 + optim_wants_next_gradient(w->optim); second++) {
         set_gradient(w, random_gradient, 2 * step + 1 + (uint32_t)second);
         const Tensor *t = &w->table.tensors[tensor < 0 ? 0 : tensor];
-        if (tensor >= 0 && second == in_second) optim_gradients(w->optim)[t->offset + t->size / 2] = bad;
+        if (tensor >= 0 && second == in_second) set_element(w, t->offset + t->size / 2, bad);
         if (second == 0 && optim_wants_next_gradient(w->optim)) optim_hold_gradient(w->optim);
     }
     return optim_step(w->optim, world_rates(w, rate_of(w, step)));
@@ -214,20 +214,30 @@ static OptimConfig golden_optimizer(const cJSON *one) {
 
 static World *golden_world(const cJSON *golden, const cJSON *one) {
     World *w = open_world(golden_table(golden), golden_optimizer(one), DTYPE_FLOAT32, 2, NULL);
+    float *params = checked_calloc(w->table.length, sizeof *params, "parameters");
     for (int i = 0; i < w->table.count; i++)
-        golden_tensor(w->buffers.params, &w->table.tensors[i], item(at_step(item(golden, "tensors"), i), "init"));
-    for (size_t at = 0; at < w->table.length; at++) w->start[at] = w->x[at] = w->buffers.params[at];
+        golden_tensor(params, &w->table.tensors[i], item(at_step(item(golden, "tensors"), i), "init"));
+    for (size_t at = 0; at < w->table.length; at++) w->start[at] = w->x[at] = params[at];
+    set_params(w, params);
+    free(params);
     return w;
+}
+
+static void set_golden_gradient(World *w, const cJSON *values) {
+    float *gradient = checked_calloc(w->table.length, sizeof *gradient, "a gradient");
+    golden_numbers(gradient, &w->table, values);
+    w->be->copy_from_host(w->be, optim_gradients(w->optim), gradient, w->table.length * sizeof *gradient);
+    free(gradient);
 }
 
 /* g_last of step t is the second gradient of step t - 1; behind the last step there is none to be had. */
 static void golden_step(World *w, const cJSON *golden, int step, int steps) {
     double scale = at_step(item(golden, "lr_scale"), step)->valuedouble;
-    golden_numbers(optim_gradients(w->optim), &w->table, at_step(item(golden, "grads"), step));
+    set_golden_gradient(w, at_step(item(golden, "grads"), step));
     if (optim_wants_next_gradient(w->optim)) {
         both_hold(w);
         const cJSON *exact = item(golden, "last_grad_exact");
-        golden_numbers(optim_gradients(w->optim), &w->table, at_step(exact, step + 1 < steps ? step + 1 : 0));
+        set_golden_gradient(w, at_step(exact, step + 1 < steps ? step + 1 : 0));
     }
     both_step(w, w->config.learning_rate * scale);
 }
@@ -251,11 +261,12 @@ typedef struct GoldenErrors {
 /* `same` are the case's own values; `precise` are those of Newton-Schulz in float32, NULL where this is that case. */
 static void compare_golden(World *w, const float *same, const float *precise, const char *what, GoldenErrors *errors) {
     float *start = checked_malloc(w->table.length * sizeof *start, "parameters");
+    const float *params = world_params(w);
     for (size_t at = 0; at < w->table.length; at++) start[at] = (float)w->start[at];
     for (int i = -1; i < w->table.count; i++) {
         const char *name = i < 0 ? "all tensors" : w->table.tensors[i].name;
         double way = distance(w, precise ? precise : same, start, i);
-        double off = distance(w, w->buffers.params, precise ? precise : same, i) / way;
+        double off = distance(w, params, precise ? precise : same, i) / way;
         double allowed = precise ? 1.6 * distance(w, same, precise, i) / way : 0.0;
         double *worst = i < 0 ? &errors->of_all : &errors->of_tensor;
         *worst = fmax(*worst, off);
@@ -357,7 +368,7 @@ static void run_against_float64(const Variant *variant, const OptimConfig *confi
     random_steps(copied, 0, 7);
     assert_states(w, 5e-7);
     double worst = assert_moved(w, limit_of(config->name));
-    assert_memory_equal(copied->buffers.params, w->buffers.params, w->table.length * sizeof(float));
+    assert_memory_equal(world_params(copied), world_params(w), w->table.length * sizeof(float));
     assert_copies(copied);
     if (shows())
         print_message("%-26s %s: %.2e of the way\n", variant->label, config->grad_clip > 0.0 ? "clipped" : "as it is",
@@ -457,12 +468,11 @@ static void test_snr(void **state) {
     OptimConfig config = config_of(&variants[VARIANTS - 1]);
     config.gradient_scale = 8.0;
     World *w = open_world(table, config, DTYPE_FLOAT32, 1, NULL);
-    float *g = w->buffers.grads;
     const Tensor *t = w->table.tensors;
-    g[t[0].offset] = -3.0f;
-    for (size_t k = 0; k < t[2].size; k++) g[t[2].offset + k] = 1.0f + 1e-3f * (float)world_normal(5, k);
-    g[t[3].offset] = 1.0f;
-    g[t[3].offset + 1] = 4.0f;
+    set_element(w, t[0].offset, -3.0f);
+    for (size_t k = 0; k < t[2].size; k++) set_element(w, t[2].offset + k, 1.0f + 1e-3f * (float)world_normal(5, k));
+    set_element(w, t[3].offset, 1.0f);
+    set_element(w, t[3].offset + 1, 4.0f);
     both_step(w, 0.1);
     const double *snr = optim_scalars(w->optim)[0];
     assert_string_equal(optim_scalar_names(w->optim)[0], "snr");
@@ -471,6 +481,7 @@ static void test_snr(void **state) {
     assert_error_below(fabs(snr[3] / (sqrt(17.0) / (3.0 / sqrt(2.0))) - 1.0), 1e-4, "of two elements");
     assert_states(w, 5e-7);
     for (uint32_t step = 1; step < 4; step++) both_random_step(w, step);
+    snr = optim_scalars(w->optim)[0];
     assert_true(snr[0] == 1.0 && snr[1] == 0.0);
     assert_states(w, 5e-7);
     assert_moved(w, 1e-6);
@@ -482,12 +493,10 @@ static void test_snr(void **state) {
 /* In either gradient: nothing changes, the tensor is named, and the next good step is a twin's that never saw it. */
 static void expect_skip(World *w, World *twin, uint32_t step, int tensor, bool in_second, float bad) {
     Snapshot before = take_snapshot(w);
-    const float *place = optim_gradients(w->optim);
     OptimResult result = spoilt_step(w, 100 + step, tensor, in_second, bad);
     assert_int_equal(result.nonfinite_tensor, tensor);
     assert_int_equal(result.of_next_batch, in_second);
     assert_is(w, before);
-    assert_ptr_equal(optim_gradients(w->optim), place);
     random_steps(w, step, step + 1);
     random_steps(twin, step, step + 1);
     assert_is(w, take_snapshot(twin));
@@ -520,13 +529,12 @@ static void test_undefined_numbers(void **state) {
         World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
         World *twin = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
         for (uint32_t step = 0; step < 5; step++) {
-            float *g = optim_gradients(w->optim);
-            for (size_t at = 0; at < w->table.length; at++) g[at] = NAN;
+            fill_gradient(w, NAN);
             random_steps(w, step, step + 1);
             random_steps(twin, step, step + 1);
         }
         assert_is(w, take_snapshot(twin));
-        assert_memory_equal(w->buffers.params, twin->buffers.params, w->table.length * sizeof(float)); /* gaps too */
+        assert_memory_equal(world_params(w), world_params(twin), w->table.length * sizeof(float)); /* gaps too */
         close_world(w);
         close_world(twin);
     }
@@ -605,7 +613,7 @@ static float *params_with(const Variant *variant, DType type, NsDtype ns_dtype, 
     else
         random_steps(w, 0, 3);
     float *params = checked_malloc(w->table.length * sizeof *params, "parameters");
-    memcpy(params, w->buffers.params, w->table.length * sizeof *params);
+    memcpy(params, world_params(w), w->table.length * sizeof *params);
     close_world(w);
     return params;
 }
@@ -659,7 +667,6 @@ static void test_threads(void **state) {
 /* ---- state ---- */
 
 static void copy_state(World *to, World *from) {
-    size_t count = (size_t)from->table.count;
     for (int i = 0; i < from->table.count; i++)
         for (int s = -1; s < optim_state_count(from->optim); s++) {
             if (s >= 0 && !optim_has_state(from->optim, s, i)) continue;
@@ -668,7 +675,7 @@ static void copy_state(World *to, World *from) {
             free(host);
         }
     for (int s = 0; s < optim_scalar_count(from->optim); s++)
-        memcpy(optim_scalars(to->optim)[s], optim_scalars(from->optim)[s], count * sizeof(double));
+        optim_store_scalars(to->optim, s, optim_scalars(from->optim)[s]);
     if (to->be->activation == DTYPE_BFLOAT16)
         to->be->to_activation(to->be, to->buffers.weights, to->buffers.params, to->table.length);
     optim_set_updates(to->optim, optim_updates(from->optim));

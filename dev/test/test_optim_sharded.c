@@ -80,9 +80,27 @@ typedef struct Hub {
     void *shown[MOST];
 } Hub;
 
+/* One that was asked for. */
+typedef struct Exchange Exchange;
+struct Exchange {
+    void (*make)(Comm *comm, const Exchange *exchange);
+    void *data;
+    size_t element_size;
+    const Partition *partition;
+    float *shard;
+    size_t begin, end; /* n of a sum is `end` */
+};
+
+enum { MOST_WAITING = 256 };
+
+/* Where late, exchanges are made when they are awaited, as late as may be: what is changed too soon, read too soon or
+ * never awaited comes out wrong. Else they are made when they are asked for. */
 typedef struct ThreadComm {
     Comm base;
     Hub *hub;
+    bool late;
+    Exchange waiting[MOST_WAITING];
+    int64_t asked, made;
 } ThreadComm;
 
 static void meet(Comm *comm) { pthread_barrier_wait(&((ThreadComm *)comm)->hub->barrier); }
@@ -94,52 +112,96 @@ static void **show(Comm *comm, void *data) {
     return hub->shown;
 }
 
-static void hub_sum(Comm *comm, double *values, int n) {
-    void **shown = show(comm, values);
-    double *sums = checked_calloc((size_t)n, sizeof *sums, "sums");
+static void hub_await(Comm *comm, int64_t exchanges) {
+    ThreadComm *hub = (ThreadComm *)comm;
+    for (; hub->made < exchanges; hub->made++) {
+        const Exchange *exchange = &hub->waiting[hub->made % MOST_WAITING];
+        exchange->make(comm, exchange);
+    }
+}
+
+static int64_t hub_asked(Comm *comm) { return ((ThreadComm *)comm)->asked; }
+
+static void ask(Comm *comm, Exchange exchange) {
+    ThreadComm *hub = (ThreadComm *)comm;
+    if (hub->asked - hub->made == MOST_WAITING) die("more than %d exchanges wait", MOST_WAITING);
+    hub->waiting[hub->asked++ % MOST_WAITING] = exchange;
+    if (!hub->late) hub_await(comm, hub->asked);
+}
+
+static void make_sum(Comm *comm, const Exchange *exchange) {
+    void **shown = show(comm, exchange->data);
+    size_t n = exchange->end;
+    double *sums = checked_calloc(n, sizeof *sums, "sums");
     for (int r = 0; r < comm->size; r++)
-        for (int i = 0; i < n; i++) sums[i] += ((double *)shown[r])[i];
+        for (size_t i = 0; i < n; i++) sums[i] += ((double *)shown[r])[i];
     meet(comm);
-    memcpy(values, sums, (size_t)n * sizeof *sums);
+    memcpy(exchange->data, sums, n * sizeof *sums);
     free(sums);
 }
 
-/* What a reduction leaves undefined: nobody may read it afterwards. */
-static void poison(Comm *comm, float *data, const Partition *partition, bool own_too) {
-    for (int r = 0; r < comm->size; r++)
-        for (int p = partition->first[r]; (r != comm->rank || own_too) && p < partition->first[r + 1]; p++)
-            for (size_t i = partition->parts[p].begin; i < partition->parts[p].end; i++) data[i] = NAN;
+static void hub_sum(Comm *comm, double *values, int n) {
+    ask(comm, (Exchange){make_sum, .data = values, .end = (size_t)n});
 }
 
-static void hub_reduce_scatter(Comm *comm, float *data, const Partition *partition, float *shard) {
+/* What a reduction leaves undefined, and what a gathering will bring: nobody may read it. */
+static void poison(Comm *comm, const Exchange *exchange, bool own_too) {
+    const Partition *partition = exchange->partition;
+    for (int r = 0; r < comm->size; r++)
+        for (int p = partition->first[r]; (r != comm->rank || own_too) && p < partition->first[r + 1]; p++) {
+            Part part = part_within(&partition->parts[p], exchange->begin, exchange->end);
+            if (part.begin < part.end)
+                memset((char *)exchange->data + part.begin * exchange->element_size, 0xff,
+                       (part.end - part.begin) * exchange->element_size);
+        }
+}
+
+static void make_reduction(Comm *comm, const Exchange *exchange) {
+    const Partition *partition = exchange->partition;
+    float *data = exchange->data, *shard = exchange->shard;
     void **shown = show(comm, data);
     size_t n = partition_shard_length(partition, comm->rank);
     float *sums = checked_calloc(n + 1, sizeof *sums, "sums");
     for (int p = partition->first[comm->rank]; p < partition->first[comm->rank + 1]; p++) {
-        const Part *part = &partition->parts[p];
+        Part part = part_within(&partition->parts[p], exchange->begin, exchange->end);
         for (int r = 0; r < comm->size; r++)
-            for (size_t i = 0; i < part->end - part->begin; i++)
-                sums[part->at + i] += ((float *)shown[r])[part->begin + i];
+            for (size_t at = part.begin; at < part.end; at++)
+                sums[part.at + (at - part.begin)] += ((float *)shown[r])[at];
     }
     meet(comm);
-    poison(comm, data, partition, shard != NULL);
+    poison(comm, exchange, shard != NULL);
     for (int p = partition->first[comm->rank]; p < partition->first[comm->rank + 1]; p++) {
-        const Part *part = &partition->parts[p];
-        memcpy(shard ? shard + part->at : data + part->begin, sums + part->at,
-               (part->end - part->begin) * sizeof *sums);
+        Part part = part_within(&partition->parts[p], exchange->begin, exchange->end);
+        if (part.begin < part.end)
+            memcpy(shard ? shard + part.at : data + part.begin, sums + part.at, (part.end - part.begin) * sizeof *sums);
     }
     free(sums);
 }
 
-static void hub_all_gather(Comm *comm, void *data, size_t element_size, const Partition *partition) {
-    void **shown = show(comm, data);
+static void hub_reduce_scatter(Comm *comm, float *data, const Partition *partition, float *shard, size_t begin,
+                               size_t end) {
+    ask(comm, (Exchange){make_reduction, data, sizeof *data, partition, shard, begin, end});
+}
+
+static void make_gathering(Comm *comm, const Exchange *exchange) {
+    const Partition *partition = exchange->partition;
+    size_t size = exchange->element_size;
+    void **shown = show(comm, exchange->data);
     for (int r = 0; r < comm->size; r++)
         for (int p = partition->first[r]; r != comm->rank && p < partition->first[r + 1]; p++) {
-            const Part *part = &partition->parts[p];
-            memcpy((char *)data + part->begin * element_size, (char *)shown[r] + part->begin * element_size,
-                   (part->end - part->begin) * element_size);
+            Part part = part_within(&partition->parts[p], exchange->begin, exchange->end);
+            if (part.begin < part.end)
+                memcpy((char *)exchange->data + part.begin * size, (char *)shown[r] + part.begin * size,
+                       (part.end - part.begin) * size);
         }
     meet(comm);
+}
+
+static void hub_all_gather(Comm *comm, void *data, size_t element_size, const Partition *partition, size_t begin,
+                           size_t end) {
+    Exchange exchange = {make_gathering, data, element_size, partition, NULL, begin, end};
+    poison(comm, &exchange, false);
+    ask(comm, exchange);
 }
 
 static void hub_collect(Comm *comm, int from, float *data, size_t n) {
@@ -148,15 +210,18 @@ static void hub_collect(Comm *comm, int from, float *data, size_t n) {
     meet(comm);
 }
 
-static Comm *open_hub_comm(Hub *hub, int rank, int size) {
+static Comm *open_hub_comm(Hub *hub, int rank, int size, bool late) {
     ThreadComm *comm = checked_calloc(1, sizeof *comm, "a comm");
     comm->base = (Comm){.rank = rank,
                         .size = size,
-                        .sum = hub_sum,
+                        .sum_on_device = hub_sum,
                         .reduce_scatter = hub_reduce_scatter,
                         .all_gather = hub_all_gather,
+                        .asked = hub_asked,
+                        .await = hub_await,
                         .collect = hub_collect};
     comm->hub = hub;
+    comm->late = late;
     return &comm->base;
 }
 
@@ -178,9 +243,14 @@ struct Process {
     DType type;
     const Memory *given; /* to begin with; NULL for nothing */
     bool stumbles;       /* a gradient that is not finite before each good one */
+    bool late;           /* exchanges are made as late as may be */
+    bool announces;      /* gradients are announced in pieces, from the end */
+    bool runs_ahead;     /* a step is begun before the last one's outcome is known */
     uint32_t begin, end; /* steps to take */
     World *world;
     OptimResult results[STEPS], stumbled[STEPS];
+    OptimResult *begun[OPTIM_MOST_STEPS]; /* where the outcomes belong of steps that are not ended, oldest first */
+    int begun_count;
     Memory at_begin, at_end; /* on process 0; at_begin only where something is given */
 };
 
@@ -217,19 +287,44 @@ static void spoil(Process *p, uint32_t step) {
     if (p->rank == (int)step % p->size) optim_gradients(p->world->optim)[at] = step % 2 ? NAN : -INFINITY;
 }
 
+/* In pieces of any size, some empty, some of a few elements; sometimes not to the beginning. */
+static void announce(Process *p, uint32_t step) {
+    size_t from = p->world->table.length, length = from;
+    for (uint32_t i = 0; p->announces && i < 20 + 7 * step && from > 0; i++) {
+        size_t piece = i % 3 == 0 ? length / 9 : i % 3 == 1 ? i : 0;
+        from = piece < from ? from - piece : 0;
+        optim_gradient_ready(p->world->optim, from);
+    }
+}
+
+static void end_oldest(Process *p) {
+    *p->begun[0] = optim_end_step(p->world->optim);
+    p->begun[0] = p->begun[1];
+    p->begun_count--;
+}
+
 /* `bad`: one process's gradient is spoiled; in the exact forms now the first one, now the second. */
-static OptimResult take_step(Process *p, uint32_t step, bool bad) {
+static void take_step(Process *p, uint32_t step, bool bad, OptimResult *result) {
     Optim *optim = p->world->optim;
     bool exact = optim_wants_next_gradient(optim), bad_second = exact && step % 2 == 0;
     set_own_gradient(p, step, false);
     if (bad && !bad_second) spoil(p, step);
+    announce(p, step);
     if (exact) {
         optim_hold_gradient(optim);
         set_own_gradient(p, step, true);
         if (bad && bad_second) spoil(p, step);
+        announce(p, step + 1);
     }
     double rate = 1e-3 * (step + 1);
-    return optim_step(optim, (OptimRates){.learning_rate = rate, .muon_learning_rate = 2.0 * rate});
+    OptimRates rates = {.learning_rate = rate, .muon_learning_rate = 2.0 * rate};
+    if (!p->runs_ahead) {
+        *result = optim_step(optim, rates);
+        return;
+    }
+    if (p->begun_count == OPTIM_MOST_STEPS) end_oldest(p);
+    optim_begin_step(optim, rates);
+    p->begun[p->begun_count++] = result;
 }
 
 static Memory fetch_all(Process *p) {
@@ -253,13 +348,12 @@ static Memory fetch_all(Process *p) {
 static void store_all(Process *p, const Memory *memory) {
     const TensorTable *table = &p->world->table;
     Optim *optim = p->world->optim;
-    memcpy(p->world->buffers.params, memory->lists[0], table->length * sizeof(float));
+    set_params(p->world, memory->lists[0]);
     for (int state = 0; state < optim_state_count(optim); state++)
         for (int i = 0; i < table->count; i++)
             if (optim_has_state(optim, state, i))
                 optim_store(optim, state, i, memory->lists[state + 1] + table->tensors[i].offset);
-    for (int s = 0; s < optim_scalar_count(optim); s++)
-        memcpy(optim_scalars(optim)[s], memory->scalars[s], (size_t)table->count * sizeof(double));
+    for (int s = 0; s < optim_scalar_count(optim); s++) optim_store_scalars(optim, s, memory->scalars[s]);
     optim_set_updates(optim, memory->updates);
 }
 
@@ -270,16 +364,17 @@ static void free_memory(Memory *memory) {
 
 static void *run_process(void *context) {
     Process *p = context;
-    p->world =
-        open_world(p->table(), p->config, p->type, 1, p->size > 1 ? open_hub_comm(p->hub, p->rank, p->size) : NULL);
+    p->world = open_world(p->table(), p->config, p->type, 1, open_hub_comm(p->hub, p->rank, p->size, p->late));
     if (p->given) {
         store_all(p, p->given);
         p->at_begin = fetch_all(p);
     }
     for (uint32_t step = p->begin; step < p->end; step++) {
-        if (p->stumbles) p->stumbled[step] = take_step(p, step, true);
-        p->results[step] = take_step(p, step, false);
+        if (p->stumbles) take_step(p, step, true, &p->stumbled[step]);
+        take_step(p, step, false, &p->results[step]);
     }
+    while (p->begun_count > 0) end_oldest(p);
+    optim_await_weights(p->world->optim, 0, p->world->table.length);
     p->at_end = fetch_all(p);
     return NULL;
 }
@@ -439,15 +534,20 @@ static void test_more_processes_than_parts(void **state) {
     }
 }
 
-/* Steps with a gradient that is not finite, of one process and of either batch, are as if they had not been. */
-static void assert_nothing_changed(const Variant *variant, int size) {
+/* Steps with a gradient that is not finite, of one process and of either batch, are as if they had not been; also where
+ * nobody knew of one yet when the next was begun. */
+static void assert_nothing_changed(const Variant *variant, int size, bool runs_ahead) {
     Process job[MOST], expected[MOST], model = model_of(variant, 1.0, size);
     run_job(expected, size, &model);
     model.stumbles = true;
+    model.runs_ahead = model.late = runs_ahead;
     run_job(job, size, &model);
     for (int r = 0; r < size; r++)
-        for (uint32_t step = 0; step < STEPS; step++)
+        for (uint32_t step = 0; step < STEPS; step++) {
             assert_int_equal(job[r].stumbled[step].nonfinite_tensor, tensor_table_find(&job[r].world->table, "long"));
+            assert_int_equal(job[r].stumbled[step].of_next_batch, variant->exact && step % 2 == 0);
+            assert_int_equal(job[r].results[step].nonfinite_tensor, -1);
+        }
     assert_of_one_mind(job, size);
     assert_near(variant->name, job->world, &job->at_end, &expected->at_end, 0.0);
     end_job(expected, size);
@@ -457,9 +557,33 @@ static void assert_nothing_changed(const Variant *variant, int size) {
 static void test_not_finite(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(variants); i++) {
-        assert_nothing_changed(&variants[i], 1);
-        assert_nothing_changed(&variants[i], 3);
+        for (int runs_ahead = 0; runs_ahead < 2; runs_ahead++) {
+            assert_nothing_changed(&variants[i], 1, runs_ahead);
+            assert_nothing_changed(&variants[i], 3, runs_ahead);
+        }
     }
+}
+
+/* However gradients were announced, and whenever exchanges are made, the same elements move once: the same bits. */
+static void test_exchanges_beside_the_passes(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(variants); i++)
+        for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
+            Process expected[3], job[3], model = model_of(&variants[i], 1.0, 3);
+            model.type = (DType)type;
+            run_job(expected, 3, &model);
+            for (int kind = 1; kind < 4; kind++) {
+                model.announces = kind & 1;
+                model.late = model.runs_ahead = kind & 2;
+                run_job(job, 3, &model);
+                assert_of_one_mind(job, 3);
+                assert_near(variants[i].name, job->world, &job->at_end, &expected->at_end, 0.0);
+                assert_memory_equal(job->world->buffers.weights, expected->world->buffers.weights,
+                                    job->world->table.length * dtype_size(model.type));
+                end_job(job, 3);
+            }
+            end_job(expected, 3);
+        }
 }
 
 /* The memory of a job goes into one of another number of processes, comes back out, and leads on as it would have. */
@@ -549,9 +673,13 @@ static void test_state_is_shared(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_optimizer), cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_weight_copies),   cmocka_unit_test(test_more_processes_than_parts),
-        cmocka_unit_test(test_not_finite),      cmocka_unit_test(test_moved_to_another_number),
+        cmocka_unit_test(test_every_optimizer),
+        cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_weight_copies),
+        cmocka_unit_test(test_more_processes_than_parts),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_exchanges_beside_the_passes),
+        cmocka_unit_test(test_moved_to_another_number),
         cmocka_unit_test(test_state_is_shared),
     };
     make_shares();
