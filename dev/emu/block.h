@@ -18,7 +18,7 @@ struct Warp;
 /* What the last lane to arrive does for all lanes in `lanes`, whose Thread::data is what each brought. */
 using WarpOperation = void (*)(Warp &warp, unsigned lanes);
 
-struct Thread {
+struct alignas(64) Thread {
     enum State { READY, AT_BARRIER, IN_WARP, DONE } state;
     Fiber *fiber; /* NULL until it first runs, and again when it is done */
     uint3 index;  /* its threadIdx */

@@ -64,6 +64,7 @@ struct Block {
     unsigned generation; /* counts barriers */
     BarrierVote vote, result;
     Thread *running;
+    bool has_copies; /* a thread has used cp.async */
 
     Thread *queue[MAX_THREADS];
     unsigned head, tail; /* counters, modulo MAX_THREADS; each thread is in the queue once at most */
@@ -90,6 +91,13 @@ void make_ready(Thread *const *threads, int count) {
     }
 }
 
+/* A block's stacks are more than the first cache holds: starts to fetch the top of the one that comes after the next. */
+static void fetch_stack(const Thread &thread) {
+    if (!thread.fiber) return;
+    const char *top = static_cast<const char *>(thread.fiber->context);
+    for (int line = 0; line < 4; line++) __builtin_prefetch(top + 64 * line);
+}
+
 static Thread *next_ready() {
     if (block.head == block.tail) return nullptr;
     if (order == Order::NEWEST || (order == Order::MIX && random_number() >> 8 & 15)) return queue_slot(--block.tail);
@@ -97,7 +105,9 @@ static Thread *next_ready() {
         unsigned chosen = block.head + random_number() % (block.tail - block.head);
         std::swap(queue_slot(chosen), queue_slot(block.head));
     }
-    return queue_slot(block.head++);
+    Thread *next = queue_slot(block.head++);
+    if (block.head != block.tail) fetch_stack(*queue_slot(block.head));
+    return next;
 }
 
 /* ---- fibers ----
@@ -200,7 +210,7 @@ static void fiber_entry() {
         } else {
             if (block.alive) deadlock();
             block.running = nullptr;
-            fiber_switch(fiber_host());
+            fiber_switch(fiber_host);
         }
     }
 }
@@ -216,7 +226,7 @@ static void release_barrier() {
         if (block.threads[i].state == Thread::AT_BARRIER) threads[count++] = &block.threads[i];
     for (int i = 1; i < count; i++) {
         Site one = threads[0]->site, other = threads[i]->site;
-        if (one.line == other.line && !std::strcmp(one.file, other.file)) continue;
+        if (one.line == other.line && (one.file == other.file || !std::strcmp(one.file, other.file))) continue;
         report(other, "divergent barrier: thread (%u,%u,%u) waits here, thread (%u,%u,%u) at %s:%d",
                threads[i]->index.x, threads[i]->index.y, threads[i]->index.z, threads[0]->index.x, threads[0]->index.y,
                threads[0]->index.z, one.file, one.line);
@@ -317,9 +327,24 @@ bool is_shared(const void *memory, size_t bytes) {
 
 /* ---- cp.async ---- */
 
-void async_copy_add(AsyncCopy copy) { block.running->copies.push_back({copy, block.running->group}); }
+void async_copy_add(AsyncCopy copy) {
+    block.has_copies = true;
+    block.running->copies.push_back({copy, block.running->group});
+}
 
-void async_copy_commit() { block.running->group++; }
+void async_copy_commit() {
+    block.has_copies = true;
+    block.running->group++;
+}
+
+static void forget_copies() {
+    for (Thread &thread : block.threads) {
+        thread.copies.clear();
+        thread.copies_begin = 0;
+        thread.group = 0;
+    }
+    block.has_copies = false;
+}
 
 bool async_copy_due(int pending, AsyncCopy *copy) {
     Thread &me = *block.running;
@@ -361,13 +386,9 @@ static void run_block() {
         block.warps[w].alive = lanes < WARP_SIZE ? (1u << lanes) - 1 : ~0u;
         block.warps[w].waiting = 0;
     }
+    if (block.has_copies) forget_copies();
     Thread *all[MAX_THREADS];
-    for (unsigned i = 0; i < block.size; i++) {
-        all[i] = &block.threads[i];
-        all[i]->copies.clear();
-        all[i]->copies_begin = 0;
-        all[i]->group = 0;
-    }
+    for (unsigned i = 0; i < block.size; i++) all[i] = &block.threads[i];
     make_ready(all, block.size);
     tsan_release(&block.start_object);
     switch_to_thread(next_ready());
