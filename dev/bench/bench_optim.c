@@ -1,44 +1,61 @@
-/* bench_optim: a step of every optimizer on the 124M parameters of GPT-2 small, without the model.
+/* bench_optim: a step of every optimizer on the parameters of a GPT-2, without the model.
  *
- *     build/bench_optim [--precision=bfloat16|float32] [--steps=5] [--threads=N] [--only=NAME] [--json=FILE]
+ *     build/bench_optim [--device=auto|cpu|cuda] [--model=tiny|small|medium|large|xl] [--optimizer=NAME]
+ *                       [--precision=auto|bfloat16|float32] [--steps=5] [--threads=N] [--json=FILE]
  *
  * Elementwise passes are measured by the bytes that they cannot do without (each rule's header counts them) over the
- * time they take, against a plain copy's bytes read and written; Newton-Schulz by its FLOP/s, against a plain library
- * product. Machines are shared and their speed drifts, so copy and product are timed beside each step, and the ratios'
- * medians are what counts. */
+ * time they take, against a plain copy's bytes read and written; Newton-Schulz by its FLOP/s, against a large product
+ * (measure.h). Machines are shared and their speed drifts, so copy and product are timed beside each measurement, and
+ * the ratios' medians are what counts. On a GPU a measurement is a run of steps that are asked for ahead.
+ *
+ * Beside it stands what the slowest of 8 processes would take: by each one's share of the bytes and of Newton-Schulz,
+ * at the speed measured here, exchanges between processes not counted. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "comm/comm.h"
 #include "dev/bench/measure.h"
-#include "dev/bench/timed_backend.h"
 #include "model/gpt2.h"
 #include "optim/newton_schulz.h"
 #include "optim/optim.h"
+#include "optim/partition.h"
 #include "optim/rules.h"
+
+/* What is to be reached on an H100 or H200, of the measured copy bandwidth. */
+static const double PASSES_TARGET = 0.85;
+
+/* Steps that a measurement takes on a GPU, and the processes that a step is thought to be shared by. */
+enum { STEPS_AHEAD = 8, PROCESSES = 8 };
 
 /* What one optimizer's steps took. */
 typedef struct Figures {
     char name[32];
-    double bytes; /* a step's floor */
-    double flops; /* of a step's Newton-Schulz */
-    double state; /* bytes */
-    int steps;
+    double bytes, flops;    /* a step's floor, and its Newton-Schulz */
+    double state;           /* bytes */
+    double slowest_seconds; /* of the process whose part of a step takes longest */
+    int measured;
     double seconds[MOST_MEASUREMENTS], product_seconds[MOST_MEASUREMENTS];
     double bandwidth_ratio[MOST_MEASUREMENTS], product_ratio[MOST_MEASUREMENTS];
 } Figures;
 
 typedef struct Bench {
     BenchOptions options;
-    TimedBackend timed;
+    Backend *be;
     GPT2 model; /* its table only */
     Comm *comm;
     float *params, *grads;
     void *weights;
-    PlainCopy copy;
-    PlainProduct product; /* of the type that Newton-Schulz runs in */
+    Rates rates; /* the product is of the type that Newton-Schulz runs in */
 } Bench;
+
+/* ---- counting ---- */
+
+/* Bytes and FLOPs of a step, or of one process's part of it. */
+typedef struct Work {
+    double bytes, flops;
+} Work;
 
 /* The least bytes that a rule's passes move for one parameter, as the rules' headers count them: with a copy of the
  * weights of `copy` bytes and matrices of `element` bytes, and for exact MARS the second gradient's norm. */
@@ -49,37 +66,139 @@ static double floor_bytes(const Rule *rule, size_t copy, size_t element, bool ex
     return 4.0 + update + (double)copy + last + second;
 }
 
-static void count_floor(const Bench *bench, const OptimConfig *config, Figures *f) {
-    Optimizer optimizer = rules_optimizer(config);
+static Work work_of(const Bench *bench, const OptimConfig *config, const Rule *rule, const Tensor *t, size_t elements) {
     size_t element = dtype_size(bench->options.precision), copy = bench->options.precision == DTYPE_BFLOAT16 ? 2 : 0;
+    double bytes = floor_bytes(rule, copy, element, !config->is_approx) * (double)elements;
+    return (Work){bytes, rule->is_matrix ? newton_schulz_flops(t->rows, t->columns, config->ns_steps) : 0.0};
+}
+
+static Work whole_work(const Bench *bench, const OptimConfig *config) {
+    Optimizer optimizer = rules_optimizer(config);
+    Work sum = {0.0, 0.0};
     for (int i = 0; i < bench->model.table.count; i++) {
         const Tensor *t = &bench->model.table.tensors[i];
         const Rule *rule = rule_of(optimizer.covers[t->role] ? optimizer.main : optimizer.rest);
-        f->bytes += floor_bytes(rule, copy, element, !config->is_approx) * (double)t->size;
-        if (rule->is_matrix) f->flops += newton_schulz_flops(t->rows, t->columns, config->ns_steps);
+        Work work = work_of(bench, config, rule, t, t->size);
+        sum.bytes += work.bytes, sum.flops += work.flops;
+    }
+    return sum;
+}
+
+/* Adds each process's part of the tensors under one rule to work[], and what state it keeps of them to taken[]. */
+static void share_out(const Bench *bench, const OptimConfig *config, const Rule *rule, const Partition *partition,
+                      Work *work, double *taken) {
+    const TensorTable *table = &bench->model.table;
+    for (int r = 0; r < PROCESSES; r++)
+        for (int i = partition->first[r]; i < partition->first[r + 1]; i++) {
+            const Part *part = &partition->parts[i];
+            Work more = work_of(bench, config, rule, &table->tensors[partition_tensor_of(table, part)],
+                                part->end - part->begin);
+            work[r].bytes += more.bytes, work[r].flops += more.flops;
+            taken[r] += (double)(part->end - part->begin) * (rule->states + rule->uses_last);
+        }
+}
+
+/* What each of PROCESSES processes would do of a step: the shares that optim.c gives them. */
+static void shared_work(const Bench *bench, const OptimConfig *config, Work *work) {
+    const TensorTable *table = &bench->model.table;
+    Optimizer optimizer = rules_optimizer(config);
+    bool *chosen = checked_calloc((size_t)table->count, sizeof *chosen, "groups");
+    double taken[PROCESSES] = {0.0};
+    memset(work, 0, PROCESSES * sizeof *work);
+    for (int rest = 0; rest < 2; rest++) {
+        const Rule *rule = rule_of(rest ? optimizer.rest : optimizer.main);
+        int count = 0;
+        for (int i = 0; i < table->count; i++) count += chosen[i] = optimizer.covers[table->tensors[i].role] == !rest;
+        if (count == 0) continue;
+        Partition partition = rule->is_matrix
+                                  ? partition_matrices(table, chosen, PROCESSES)
+                                  : partition_evenly(table, chosen, PROCESSES, taken, rule->states + rule->uses_last);
+        share_out(bench, config, rule, &partition, work, taken);
+        partition_free(&partition);
+    }
+    free(chosen);
+}
+
+/* ---- measuring ---- */
+
+/* While on, products of the table are timed by its stopwatch, which does not make the host wait. */
+static void (*plain_product)(Backend *, const BatchedProduct *, void *, const void *, const void *, const void *);
+
+static void watched_product(Backend *be, const BatchedProduct *product, void *d, const void *a, const void *b,
+                            const void *c) {
+    be->stopwatch_start(be);
+    plain_product(be, product, d, a, b, c);
+    be->stopwatch_stop(be);
+}
+
+static void watch_products(Backend *be, bool on) {
+    if (on) plain_product = be->batched_product;
+    be->batched_product = on ? watched_product : plain_product;
+}
+
+static void fill_gradients(Bench *bench, Optim *optim) {
+    float *to = optim_gradients(optim);
+    if (to != bench->grads) bench->be->copy(bench->be, to, bench->grads, bench->model.table.length * sizeof *to);
+}
+
+static void check(const Bench *bench, OptimResult result, const char *name) {
+    if (result.nonfinite_tensor >= 0)
+        die("%s: the gradient of %s is not finite", name, bench->model.table.tensors[result.nonfinite_tensor].name);
+}
+
+/* Asks for `steps` steps, and waits. Each finds random gradients: its own, or those of earlier steps. */
+static void make_steps(Bench *bench, Optim *optim, int steps, const char *name) {
+    for (int i = 0; i < steps; i++) {
+        if (optim_wants_next_gradient(optim)) optim_hold_gradient(optim);
+        optim_begin_step(optim, (OptimRates){1e-4, 1e-4});
+        if (i > 0) check(bench, optim_end_step(optim), name);
+    }
+    check(bench, optim_end_step(optim), name);
+    bench->be->synchronize(bench->be);
+}
+
+/* All buffers that gradients pass through get random numbers, and algorithms are chosen. */
+static void warm_up(Bench *bench, Optim *optim, const char *name) {
+    bench->be->tune(bench->be, true);
+    for (int i = 0; i < 3; i++) {
+        fill_gradients(bench, optim);
+        if (optim_wants_next_gradient(optim)) {
+            optim_hold_gradient(optim);
+            fill_gradients(bench, optim);
+        }
+        optim_begin_step(optim, (OptimRates){1e-4, 1e-4});
+        check(bench, optim_end_step(optim), name);
+        bench->be->tune(bench->be, false);
     }
 }
 
-/* One step, with copy and product beside. */
-static void measure_step(Bench *bench, Optim *optim, Figures *f) {
-    timed_backend_reset(&bench->timed);
-    double copy_rate = plain_copy_rate(&bench->copy), product_rate = plain_product_rate(&bench->product);
-    double begun = seconds_now();
-    OptimResult result = optim_step(optim, (OptimRates){1e-4, 1e-4});
-    double seconds = seconds_now() - begun;
-    if (result.nonfinite_tensor >= 0) die("%s: a gradient is not finite", f->name);
-    copy_rate = 0.5 * (copy_rate + plain_copy_rate(&bench->copy));
-    product_rate = 0.5 * (product_rate + plain_product_rate(&bench->product));
-    double products = bench->timed.count ? bench->timed.operations[0].seconds : 0.0;
-    f->seconds[f->steps] = seconds;
-    f->product_seconds[f->steps] = products;
-    f->bandwidth_ratio[f->steps] = f->bytes / (seconds - products) / copy_rate;
-    f->product_ratio[f->steps] = products > 0.0 && product_rate > 0.0 ? f->flops / products / product_rate : 0.0;
-    f->steps++;
+static void measure_steps(Bench *bench, Optim *optim, Figures *f) {
+    Backend *be = bench->be;
+    int n = f->measured++, steps = be->on_gpu ? STEPS_AHEAD : 1;
+    double copy = copy_rate(&bench->rates), product = matmul_rate(&bench->rates);
+    watch_products(be, true);
+    double watched = be->stopwatch_seconds(be), begun = seconds_now();
+    make_steps(bench, optim, steps, f->name);
+    double seconds = (seconds_now() - begun) / steps;
+    double products = (be->stopwatch_seconds(be) - watched) / steps;
+    watch_products(be, false);
+    copy = 0.5 * (copy + copy_rate(&bench->rates));
+    product = 0.5 * (product + matmul_rate(&bench->rates));
+    f->seconds[n] = seconds;
+    f->product_seconds[n] = products;
+    f->bandwidth_ratio[n] = f->bytes / (seconds - products) / copy;
+    f->product_ratio[n] = products > 0.0 && product > 0.0 ? f->flops / products / product : 0.0;
 }
 
-static void fill_gradients(Bench *bench, float *to) {
-    if (to != bench->grads) memcpy(to, bench->grads, bench->model.table.length * sizeof *to);
+static void find_slowest(Bench *bench, const OptimConfig *config, Figures *f) {
+    Work work[PROCESSES];
+    double products = median(f->product_seconds, f->measured), passes = median(f->seconds, f->measured) - products;
+    shared_work(bench, config, work);
+    for (int r = 0; r < PROCESSES; r++) {
+        double seconds =
+            passes * work[r].bytes / f->bytes + (f->flops > 0.0 ? products * work[r].flops / f->flops : 0.0);
+        f->slowest_seconds = fmax(f->slowest_seconds, seconds);
+    }
 }
 
 static void measure(Bench *bench, OptimName name, bool exact, Figures *f) {
@@ -87,105 +206,113 @@ static void measure(Bench *bench, OptimName name, bool exact, Figures *f) {
     Error error;
     config.is_approx = !exact;
     snprintf(f->name, sizeof f->name, "%s%s", optim_names[name], exact ? " exact" : "");
-    count_floor(bench, &config, f);
+    Work work = whole_work(bench, &config);
+    f->bytes = work.bytes, f->flops = work.flops;
     OptimBuffers buffers = {bench->params, bench->weights, bench->grads};
-    Optim *optim = optim_open(&config, &bench->model.table, buffers, &bench->timed.base, bench->comm, &error);
+    Optim *optim = optim_open(&config, &bench->model.table, buffers, bench->be, bench->comm, &error);
     if (!optim) die("%s: %s", f->name, error.text);
     f->state = (double)optim_state_bytes(optim);
-    for (int step = -1; step < bench->options.steps; step++) { /* the first one warms up */
-        fill_gradients(bench, optim_gradients(optim));
-        if (exact) {
-            optim_hold_gradient(optim);
-            fill_gradients(bench, optim_gradients(optim));
-        }
-        measure_step(bench, optim, f);
-        if (step < 0) f->steps = 0;
-    }
+    warm_up(bench, optim, f->name);
+    for (int i = 0; i < bench->options.steps; i++) measure_steps(bench, optim, f);
     optim_close(optim);
+    find_slowest(bench, &config, f);
 }
 
 /* ---- reporting ---- */
 
-static void print_line(const Bench *bench, const Figures *f) {
-    double parameters = (double)bench->model.table.parameters, ms = median(f->seconds, f->steps) * 1e3;
-    double product_ms = median(f->product_seconds, f->steps) * 1e3;
-    printf("%-20s %6.1f %8.1f %8.0f %10.2f", f->name, f->state / parameters, f->bytes / parameters, ms - product_ms,
-           median(f->bandwidth_ratio, f->steps));
-    if (f->flops > 0.0)
-        printf(" %10.0f %10.0f %10.2f", product_ms, f->flops / product_ms * 1e-6, median(f->product_ratio, f->steps));
-    printf("\n");
-    fflush(stdout);
+static void print_head(Bench *bench) {
+    printf("%s, %s, GPT-2 %s, %zu parameters: copy %.1f GB/s, matmul %.4g TFLOP/s\n", bench->be->device,
+           bench->be->name, bench->options.model->name, bench->model.table.parameters, copy_rate(&bench->rates) * 1e-9,
+           matmul_rate(&bench->rates) * 1e-12);
+    printf("%-20s %6s %7s %9s %10s %7s %9s %9s %8s %9s\n", "", "state", "floor", "passes", "over copy", "target",
+           "Newton-S.", "", "over", "one of 8");
+    printf("%-20s %6s %7s %9s %10s %7s %9s %9s %8s %9s\n", "optimizer", "B/par", "B/par", "ms", "bandwidth", "", "ms",
+           "TFLOP/s", "matmul", "ms");
 }
 
-static void write_json(FILE *file, const Bench *bench, const Figures *all, int count) {
-    const Backend *be = bench->timed.inner;
-    double parameters = (double)bench->model.table.parameters;
-    fprintf(file, "{\"machine\": \"%s\", \"table\": \"%s\", \"threads\": %d, \"parameters\": %.0f, \"optimizers\": [",
-            be->device, be->name, be->threads, parameters);
-    for (int i = 0; i < count; i++) {
-        const Figures *f = &all[i];
-        double ms = median(f->seconds, f->steps) * 1e3, product_ms = median(f->product_seconds, f->steps) * 1e3;
-        fprintf(file,
-                "%s\n  {\"name\": \"%s\", \"state bytes per parameter\": %.2f, \"floor bytes per parameter\": %.2f, "
-                "\"step, ms\": %.1f, \"passes, ms\": %.1f, \"passes over copy bandwidth\": %.3f, "
-                "\"Newton-Schulz GFLOP\": %.1f, \"its products, ms\": %.1f, \"products over plain matmul\": %.3f}",
-                i ? "," : "", f->name, f->state / parameters, f->bytes / parameters, ms, ms - product_ms,
-                median(f->bandwidth_ratio, f->steps), f->flops * 1e-9, product_ms, median(f->product_ratio, f->steps));
-    }
-    fprintf(file, "\n]}\n");
+static void report(const Bench *bench, const Figures *f, cJSON *list) {
+    int n = f->measured;
+    double parameters = (double)bench->model.table.parameters, ms = median(f->seconds, n) * 1e3;
+    double product_ms = median(f->product_seconds, n) * 1e3, over_copy = median(f->bandwidth_ratio, n);
+    const char *verdict = !bench->be->on_gpu ? "" : over_copy >= PASSES_TARGET ? "ok" : "below";
+    printf("%-20s %6.1f %7.1f %9.3f %10.2f %7s", f->name, f->state / parameters, f->bytes / parameters, ms - product_ms,
+           over_copy, verdict);
+    if (f->flops > 0.0)
+        printf(" %9.3f %9.4g %8.2f", product_ms, f->flops / product_ms * 1e-9, median(f->product_ratio, n));
+    else
+        printf(" %28s", "");
+    printf(" %9.3f\n", f->slowest_seconds * 1e3);
+    fflush(stdout);
+    cJSON *object = cJSON_CreateObject();
+    cJSON_AddItemToArray(list, object);
+    cJSON_AddStringToObject(object, "name", f->name);
+    add_figure(object, "state, bytes per parameter", f->state / parameters);
+    add_figure(object, "floor, bytes per parameter", f->bytes / parameters);
+    add_figure(object, "step, ms", ms);
+    add_figure(object, "passes, ms", ms - product_ms);
+    add_figure(object, "passes over copy", over_copy);
+    if (bench->be->on_gpu) add_figure(object, "target", PASSES_TARGET);
+    add_figure(object, "one of 8, ms", f->slowest_seconds * 1e3);
+    if (f->flops == 0.0) return;
+    add_figure(object, "Newton-Schulz GFLOP", f->flops * 1e-9);
+    add_figure(object, "its products, ms", product_ms);
+    add_figure(object, "products over matmul", median(f->product_ratio, n));
 }
 
 /* ---- the run ---- */
 
 static void bench_open(Bench *bench) {
-    Error error;
-    GPT2Config config = {.n_layer = 12, .n_head = 12, .n_embd = 768, .block_size = 1024, .vocab_size = 50304};
-    Backend *be = backend_open("cpu", bench->options.precision, bench->options.threads, &error);
-    if (!be) die("%s", error.text);
-    timed_backend_open(&bench->timed, be);
-    gpt2_describe(&bench->model, &config);
+    Backend *be = bench->be = bench_backend(&bench->options);
+    gpt2_describe(&bench->model, &bench->options.model->config);
     size_t n = bench->model.table.length;
     bench->comm = comm_open_single();
     bench->params = be->alloc(be, n * sizeof(float), "parameters");
     bench->grads = be->alloc(be, n * sizeof(float), "gradients");
-    float *random = random_numbers(n, DTYPE_FLOAT32, 3);
-    memcpy(bench->params, random, n * sizeof(float));
-    memcpy(bench->grads, random, n * sizeof(float));
-    free(random);
+    fill_random(be, bench->params, n, DTYPE_FLOAT32, 1.0f, 3);
+    fill_random(be, bench->grads, n, DTYPE_FLOAT32, 1.0f, 4);
     bench->weights = bench->params;
     if (bench->options.precision == DTYPE_BFLOAT16) bench->weights = be->alloc(be, n * 2, "weights");
-    plain_copy_open(&bench->copy, be);
-    plain_product_open(&bench->product, bench->options.precision, bench->options.threads);
+    rates_open(&bench->rates, be, bench->options.precision, bench->options.model->tiny);
 }
 
-int main(int argc, char **argv) {
-    static Bench bench;
-    static Figures all[2 * OPTIM_COUNT];
-    int count = 0;
-    base_set_program("bench_optim");
-    bench.options = bench_options(argc, argv, 5);
-    bench_open(&bench);
-    printf("%s, %s, %d threads, %zu parameters: copy %.1f GB/s, plain matmul %.0f GFLOP/s\n", bench.timed.inner->device,
-           bench.timed.inner->name, bench.options.threads, bench.model.table.parameters,
-           plain_copy_rate(&bench.copy) * 1e-9, plain_product_rate(&bench.product) * 1e-9);
-    printf("%-20s %6s %8s %8s %10s %10s %10s %10s\n", "", "state", "floor", "passes", "over copy", "Newton-S.", "",
-           "over plain");
-    printf("%-20s %6s %8s %8s %10s %10s %10s %10s\n", "optimizer", "B/par", "B/par", "ms", "bandwidth", "ms", "GFLOP/s",
-           "matmul");
+static void bench_close(Bench *bench) {
+    Backend *be = bench->be;
+    rates_close(&bench->rates);
+    if (bench->weights != (void *)bench->params) be->free(be, bench->weights);
+    be->free(be, bench->params);
+    be->free(be, bench->grads);
+    gpt2_free(&bench->model);
+    bench->comm->close(bench->comm, EXIT_DONE);
+    be->close(be);
+}
+
+static void measure_all(Bench *bench, cJSON *list) {
+    static Figures f;
     for (int name = 0; name < OPTIM_COUNT; name++)
         for (int exact = 0; exact < 2; exact++) {
             OptimConfig config = optim_defaults((OptimName)name, 1e-4);
             if (exact && !rule_of(rules_optimizer(&config).main)->uses_last) continue;
-            if (bench.options.only && strcmp(bench.options.only, optim_names[name]) != 0) continue;
-            measure(&bench, (OptimName)name, exact, &all[count]);
-            print_line(&bench, &all[count++]);
+            if (bench->options.optimizer != OPTIM_COUNT && (int)bench->options.optimizer != name) continue;
+            memset(&f, 0, sizeof f);
+            measure(bench, (OptimName)name, exact, &f);
+            report(bench, &f, list);
         }
-    if (count == 0) die_usage("--only=%s: there is no such optimizer", bench.options.only);
-    if (bench.options.json) {
-        FILE *file = fopen(bench.options.json, "w");
-        if (!file) die("cannot write %s", bench.options.json);
-        write_json(file, &bench, all, count);
-        if (fclose(file) != 0) die("cannot write %s", bench.options.json);
-    }
+}
+
+int main(int argc, char **argv) {
+    static Bench bench;
+    base_set_program("bench_optim");
+    bench.options = bench_options(argc, argv, 5, "optimizer");
+    bench_open(&bench);
+    print_head(&bench);
+    cJSON *figures = cJSON_CreateObject();
+    cJSON_AddStringToObject(figures, "machine", bench.be->device);
+    cJSON_AddStringToObject(figures, "table", bench.be->name);
+    cJSON_AddNumberToObject(figures, "threads", bench.be->threads);
+    cJSON_AddStringToObject(figures, "model", bench.options.model->name);
+    cJSON_AddNumberToObject(figures, "parameters", (double)bench.model.table.parameters);
+    measure_all(&bench, cJSON_AddArrayToObject(figures, "optimizers"));
+    write_figures(figures, bench.options.json);
+    bench_close(&bench);
     return EXIT_DONE;
 }

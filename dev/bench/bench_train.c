@@ -1,14 +1,17 @@
-/* bench_train: how fast the 124M-parameter GPT-2 trains on this machine's CPU, and where the time goes.
+/* bench_train: how fast a GPT-2 trains on this machine's GPU or CPU, and where the time goes.
  *
- *     build/bench_train [--precision=bfloat16|float32] [--steps=8] [--threads=N] [--json=FILE]
+ *     build/bench_train [--device=auto|cpu|cuda] [--model=tiny|small|medium|large|xl] [--batch=N] [--optimizer=NAME]
+ *                       [--recompute=none|mlp|block] [--precision=auto|bfloat16|float32] [--steps=8] [--threads=N]
+ *                       [--json=FILE]
  *
- * The measure is model FLOP/s (6 N + 12 L C T per token) over the rate of a plain row-major library product of the
- * model's own size, 4096 x 3072 x 768. Machines are shared and their speed drifts, so the product is timed between the
- * steps and the ratio is taken step by step; its median is what counts. */
+ * The measure is model FLOP/s (6 N + 12 L C T per token) over the rate of a large product on the same device (measure.h),
+ * which is timed between the steps, as clocks and neighbours change; medians are what counts. On a GPU a measurement is
+ * a run of steps that are asked for ahead, as the trainer does, with a wait only at its end. Then one more step is
+ * taken apart, its operations one by one. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "comm/comm.h"
 #include "dev/bench/measure.h"
@@ -17,129 +20,294 @@
 #include "optim/optim.h"
 #include "util/philox.h"
 
-enum { BATCH = 4, MOST_STEPS = MOST_MEASUREMENTS };
+/* Steps that a measurement takes on a GPU. */
+enum { STEPS_AHEAD = 4 };
 
-/* ---- one training step ---- */
+/* Where --batch is not given. On a GPU it is the largest power of two up to that with which all that is planned fits and
+ * this much is left to the libraries: 32 sequences keep an H100 busy at every size, and no model gains from more. */
+enum { CPU_BATCH = 4, TINY_BATCH = 2, LARGEST_GPU_BATCH = 32 };
+static const size_t LEFT_TO_LIBRARIES = (size_t)2 << 30;
 
 typedef struct Bench {
-    TimedBackend timed;
+    BenchOptions options;
+    Backend *be;
     Comm *comm;
+    Rates rates;
     GPT2 model;
     Optim *optim;
-    int32_t *tokens; /* (BATCH, T + 1) */
-    double model_seconds, optim_seconds;
+    int32_t *tokens; /* (batch, T) inputs, then as many targets */
+    int batch;
+    int steps_begun;
+    double memory_before;
 } Bench;
 
-static void bench_open(Bench *bench, Backend *be) {
-    GPT2Config config = {.n_layer = 12,
-                         .n_head = 12,
-                         .n_embd = 768,
-                         .block_size = 1024,
-                         .vocab_size = 50304,
-                         .scale_attn_by_inverse_layer_idx = true};
-    OptimConfig optim = optim_defaults(OPTIM_ADAMW, 6e-4);
+/* ---- the model, in steps ---- */
+
+static void plan(Bench *bench, int batch) {
+    OptimName name = bench->options.optimizer;
+    OptimConfig optim = optim_defaults(name == OPTIM_COUNT ? OPTIM_ADAMW : name, 6e-4);
+    GPT2Config config = bench->options.model->config;
+    config.scale_attn_by_inverse_layer_idx = true;
     Error error;
-    timed_backend_open(&bench->timed, be);
-    bench->comm = comm_open_single();
-    gpt2_create(&bench->model, &config, &bench->timed.base, BATCH, RECOMPUTE_NONE, true);
-    gpt2_init_weights(&bench->model, 1);
-    OptimBuffers buffers = {bench->model.params, bench->model.weights, bench->model.grads};
-    bench->optim = optim_open(&optim, &bench->model.table, buffers, &bench->timed.base, bench->comm, &error);
+    gpt2_plan(&bench->model, &config, bench->be, batch, bench->options.recompute, true);
+    bench->optim = optim_plan(&optim, &bench->model.table, bench->be, bench->comm, &bench->model.arena, &error);
     if (!bench->optim) die("%s", error.text);
-    size_t count = (size_t)BATCH * 1024 * 2;
-    bench->tokens = checked_malloc(count * sizeof *bench->tokens, "tokens");
-    for (size_t i = 0; i < count; i++)
-        bench->tokens[i] = (int32_t)philox_below(philox(2, PHILOX_DATA_OFFSET, 0, i), 50257);
+    bench->batch = batch;
 }
 
-static double bench_step(Bench *bench) {
-    double begun = seconds_now();
+static void plan_largest(Bench *bench) {
+    for (int batch = LARGEST_GPU_BATCH; batch >= 1; batch /= 2) {
+        plan(bench, batch);
+        size_t left = bench->be->memory_left(bench->be), needed = bench->model.arena.bytes + LEFT_TO_LIBRARIES;
+        if (left == 0 || needed <= left || batch == 1) return;
+        optim_close(bench->optim);
+        gpt2_free(&bench->model);
+    }
+}
+
+/* Weights as large as GPT-2's first ones, without the minute that a billion normal numbers take. */
+static void set_weights(GPT2 *m) {
+    Backend *be = m->be;
+    float deviation = 0.02f, uniform = 1.0f / sqrtf(12.0f);
+    fill_random(be, m->params, m->table.length, DTYPE_FLOAT32, deviation / uniform, 4);
+    for (int i = 0; i < m->table.count; i++) {
+        const Tensor *t = &m->table.tensors[i];
+        if (t->role != ROLE_VECTOR) continue;
+        float *ones = checked_malloc(t->size * sizeof *ones, "gains");
+        for (size_t j = 0; j < t->size; j++) ones[j] = 1.0f;
+        be->copy_from_host(be, m->params + t->offset, ones, t->size * sizeof *ones);
+        free(ones);
+    }
+    if (m->weights != (void *)m->params) be->to_activation(be, m->weights, m->params, m->table.length);
+    be->weights_changed(be);
+}
+
+static void upload(Bench *bench) {
     int T = bench->model.config.block_size;
-    gpt2_forward_backward(&bench->model, bench->tokens, bench->tokens + BATCH * T, BATCH, T, 1.0f / (float)(BATCH * T),
-                          false);
+    gpt2_upload(&bench->model, bench->tokens, bench->tokens + bench->batch * T, bench->batch, T);
+}
+
+static void bench_open(Bench *bench) {
+    const BenchOptions *o = &bench->options;
+    Backend *be = bench->be = bench_backend(o);
+    bench->comm = comm_open_single();
+    bench->memory_before = (double)be->memory_left(be);
+    rates_open(&bench->rates, be, be->activation, o->model->tiny);
+    if (o->batch || o->model->tiny || !be->on_gpu)
+        plan(bench, o->batch ? o->batch : o->model->tiny ? TINY_BATCH : CPU_BATCH);
+    else
+        plan_largest(bench);
+    gpt2_allocate(&bench->model);
+    optim_start(bench->optim, (OptimBuffers){bench->model.params, bench->model.weights, bench->model.grads});
+    set_weights(&bench->model);
+    size_t count = (size_t)bench->batch * (size_t)bench->model.config.block_size * 2;
+    bench->tokens = checked_malloc(count * sizeof *bench->tokens, "tokens");
+    for (size_t i = 0; i < count; i++)
+        bench->tokens[i] =
+            (int32_t)philox_below(philox(2, PHILOX_DATA_OFFSET, 0, i), (uint64_t)bench->model.config.vocab_size);
+    upload(bench);
+}
+
+static void bench_close(Bench *bench) {
+    optim_close(bench->optim);
+    gpt2_free(&bench->model);
+    rates_close(&bench->rates);
+    bench->comm->close(bench->comm, EXIT_DONE);
+    bench->be->close(bench->be);
+    free(bench->tokens);
+}
+
+static void ask_for_gradient(Bench *bench) {
+    GPT2 *model = &bench->model;
+    model->grads = optim_gradients(bench->optim);
+    upload(bench);
+    gpt2_forward_backward_uploaded(model, 1.0f / (float)(bench->batch * model->config.block_size), false);
+}
+
+/* Asks for a step, and waits for the one before it: the device always has something left to do. */
+static void ask_for_step(Bench *bench) {
+    Backend *be = bench->be;
+    ask_for_gradient(bench);
+    be->stopwatch_start(be);
+    optim_begin_step(bench->optim, (OptimRates){.learning_rate = 1e-4, .muon_learning_rate = 1e-4});
+    be->stopwatch_stop(be);
+    if (bench->steps_begun++ > 0) optim_end_step(bench->optim);
+}
+
+static OptimResult wait_for_steps(Bench *bench) {
+    OptimResult result = optim_end_step(bench->optim);
+    bench->steps_begun = 0;
+    bench->be->synchronize(bench->be);
+    return result;
+}
+
+/* A step that was skipped would be a fast one. */
+static void wait_for_good_steps(Bench *bench) {
+    int tensor = wait_for_steps(bench).nonfinite_tensor;
+    if (tensor >= 0) die("the gradient of %s is not finite", bench->model.table.tensors[tensor].name);
+}
+
+/* ---- measuring ---- */
+
+typedef struct Figures {
+    double seconds[MOST_MEASUREMENTS]; /* of a step */
+    double optimizer[MOST_MEASUREMENTS], matmul[MOST_MEASUREMENTS], copy[MOST_MEASUREMENTS], ratio[MOST_MEASUREMENTS];
+    TimedBackend apart;                                    /* one step's operations */
+    double apart_seconds, apart_gradient, apart_optimizer; /* all of it; its passes; the optimizer */
+    double memory;                                         /* bytes taken */
+} Figures;
+
+static double flops_per_step(const Bench *bench) {
+    return gpt2_flops_per_token(&bench->model) * bench->batch * bench->model.config.block_size;
+}
+
+static void measure(Bench *bench, Figures *f) {
+    Backend *be = bench->be;
+    int steps = be->on_gpu ? STEPS_AHEAD : 1;
+    double before = matmul_rate(&bench->rates);
+    for (int i = 0; i < bench->options.steps; i++) {
+        double optimizer = be->stopwatch_seconds(be), begun = seconds_now();
+        for (int step = 0; step < steps; step++) ask_for_step(bench);
+        wait_for_good_steps(bench);
+        f->seconds[i] = (seconds_now() - begun) / steps;
+        f->optimizer[i] = (be->stopwatch_seconds(be) - optimizer) / steps;
+        f->copy[i] = copy_rate(&bench->rates);
+        f->matmul[i] = matmul_rate(&bench->rates);
+        f->ratio[i] = flops_per_step(bench) / f->seconds[i] / (0.5 * (before + f->matmul[i]));
+        before = f->matmul[i];
+    }
+}
+
+/* One step whose operations are waited for one by one. */
+static void take_apart(Bench *bench, Figures *f) {
+    double begun = seconds_now();
+    timed_backend_begin(&f->apart, bench->be);
+    ask_for_gradient(bench);
+    bench->be->synchronize(bench->be);
+    timed_backend_end(&f->apart);
     double middle = seconds_now();
-    optim_step(bench->optim, (OptimRates){.learning_rate = 1e-4});
-    double end = seconds_now();
-    bench->model_seconds += middle - begun;
-    bench->optim_seconds += end - middle;
-    return end - begun;
+    optim_begin_step(bench->optim, (OptimRates){.learning_rate = 1e-4, .muon_learning_rate = 1e-4});
+    wait_for_good_steps(bench);
+    f->apart_seconds = seconds_now() - begun;
+    f->apart_gradient = middle - begun;
+    f->apart_optimizer = f->apart_seconds - f->apart_gradient;
+}
+
+/* The first steps choose algorithms and touch all memory. What they leave behind may be anything. */
+static void warm_up(Bench *bench) {
+    Backend *be = bench->be;
+    be->tune(be, true);
+    ask_for_step(bench);
+    wait_for_steps(bench);
+    be->tune(be, false);
+    set_weights(&bench->model);
+    ask_for_step(bench);
+    wait_for_good_steps(bench);
 }
 
 /* ---- reporting ---- */
 
-typedef struct Figures {
-    int steps;
-    double seconds[MOST_STEPS], bfloat16_rate[MOST_STEPS], float32_rate[MOST_STEPS], ratio[MOST_STEPS];
-} Figures;
+/* Names and values, for people and for the file. */
+typedef struct Row {
+    const char *name;
+    double value;
+} Row;
 
-static void print_breakdown(FILE *out, const Bench *bench, int steps, bool json) {
-    double total = bench->model_seconds + bench->optim_seconds, counted = bench->optim_seconds;
-    const char *row = json ? ",\n  \"%s, ms\": %.2f" : "  %-26s %8.1f ms  %5.1f %%\n";
-    for (int i = 0; i < bench->timed.count; i++) {
-        const OperationTime *operation = &bench->timed.operations[i];
-        counted += operation->seconds;
-        fprintf(out, row, operation->name, operation->seconds / steps * 1e3, operation->seconds / total * 100.0);
-    }
-    fprintf(out, row, "optimizer (adamw)", bench->optim_seconds / steps * 1e3, bench->optim_seconds / total * 100.0);
-    fprintf(out, row, "the rest", (total - counted) / steps * 1e3, (total - counted) / total * 100.0);
+static double planned_bytes(const Bench *bench, const char *group) {
+    return (double)arena_group_bytes(&bench->model.arena, group);
 }
 
-static void print_figures(FILE *out, const Bench *bench, const Figures *f, bool json) {
-    double seconds = median(f->seconds, f->steps), tokens = BATCH * 1024.0;
-    double flops = gpt2_flops_per_token(&bench->model) * tokens / seconds;
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    const Backend *be = bench->timed.inner;
-    const char *format =
-        json ? "{\n  \"machine\": \"%s\",\n  \"table\": \"%s\",\n  \"threads\": %d,\n  \"parameters\": %zu"
-             : "%s\n%s, %d threads, %zu parameters, batch 4 x 1024 (medians)\n";
-    fprintf(out, format, be->device, be->name, be->threads, bench->model.table.parameters);
-    const char *row = json ? ",\n  \"%s\": %.4g" : "  %-44s %10.4g\n";
-    fprintf(out, row, "step, ms", seconds * 1e3);
-    fprintf(out, row, "tokens/s", tokens / seconds);
-    fprintf(out, row, "model GFLOP/s", flops * 1e-9);
-    fprintf(out, row, "plain matmul bfloat16, GFLOP/s", median(f->bfloat16_rate, f->steps) * 1e-9);
-    fprintf(out, row, "plain matmul float32, GFLOP/s", median(f->float32_rate, f->steps) * 1e-9);
-    fprintf(out, row, "model over plain matmul, median of ratios", median(f->ratio, f->steps));
-    fprintf(out, row, "peak memory, GB", (double)usage.ru_maxrss * 1024e-9);
-    if (!json) fputs("\ntime of a step (means)\n", out);
-    print_breakdown(out, bench, f->steps, json);
-    if (json) fputs("\n}\n", out);
+static int list_rows(const Bench *bench, const Figures *f, Row *rows) {
+    int n = bench->options.steps, count = 0;
+    double seconds = median(f->seconds, n), flops = flops_per_step(bench) / seconds;
+    double peak = bench->be->peak_flops > 0.0 ? bench->be->peak_flops : NAN;
+    rows[count++] = (Row){"step, ms", seconds * 1e3};
+    rows[count++] = (Row){"tokens/s", bench->batch * bench->model.config.block_size / seconds};
+    rows[count++] = (Row){"model TFLOP/s", flops * 1e-12};
+    rows[count++] = (Row){"matmul TFLOP/s", median(f->matmul, n) * 1e-12};
+    rows[count++] = (Row){"copy GB/s", median(f->copy, n) * 1e-9};
+    rows[count++] = (Row){"model over matmul", median(f->ratio, n)};
+    rows[count++] = (Row){"MFU", flops / peak};
+    rows[count++] = (Row){"optimizer, ms", median(f->optimizer, n) * 1e3};
+    rows[count++] = (Row){"optimizer, share of the step", median(f->optimizer, n) / seconds};
+    rows[count++] = (Row){"memory, GB", f->memory * 1e-9};
+    rows[count++] = (Row){"of it weights and gradients",
+                          1e-9 * (planned_bytes(bench, "weights") + planned_bytes(bench, "gradients"))};
+    rows[count++] = (Row){"of it optimizer", 1e-9 * planned_bytes(bench, "optimizer")};
+    rows[count++] = (Row){"of it activations", 1e-9 * planned_bytes(bench, "activations")};
+    rows[count++] = (Row){"of it workspace", 1e-9 * planned_bytes(bench, "workspace")};
+    return count;
+}
+
+static int list_operations(const Figures *f, Row *rows) {
+    int count = 0;
+    double rest = f->apart_gradient;
+    for (int i = 0; i < f->apart.count; i++) {
+        rows[count++] = (Row){f->apart.operations[i].name, f->apart.operations[i].seconds * 1e3};
+        rest -= f->apart.operations[i].seconds;
+    }
+    rows[count++] = (Row){"optimizer", f->apart_optimizer * 1e3};
+    rows[count++] = (Row){"the rest", rest * 1e3};
+    return count;
+}
+
+enum { MOST_ROWS = 16 + TIMED_OPERATIONS };
+
+static const char *optimizer_name(const Bench *bench) {
+    return optim_names[bench->options.optimizer == OPTIM_COUNT ? OPTIM_ADAMW : bench->options.optimizer];
+}
+
+static void print_figures(const Bench *bench, const Figures *f) {
+    const Backend *be = bench->be;
+    Row rows[MOST_ROWS];
+    printf("%s\n%s, GPT-2 %s, %zu parameters, batch %d x %d, recompute %s, %s (medians)\n", be->device, be->name,
+           bench->options.model->name, bench->model.table.parameters, bench->batch, bench->model.config.block_size,
+           bench_recompute_name(bench->options.recompute), optimizer_name(bench));
+    int count = list_rows(bench, f, rows);
+    for (int i = 0; i < count; i++) printf("  %-32s %10.4g\n", rows[i].name, rows[i].value);
+    printf("\none step taken apart\n");
+    count = list_operations(f, rows);
+    for (int i = 0; i < count; i++)
+        printf("  %-26s %8.2f ms  %5.1f %%\n", rows[i].name, rows[i].value,
+               rows[i].value / f->apart_seconds * 1e-3 * 100.0);
+}
+
+static void add_rows(cJSON *object, const Row *rows, int count) {
+    for (int i = 0; i < count; i++) add_figure(object, rows[i].name, rows[i].value);
+}
+
+static void write_json(const Bench *bench, const Figures *f) {
+    const Backend *be = bench->be;
+    Row rows[MOST_ROWS];
+    cJSON *object = cJSON_CreateObject();
+    cJSON_AddStringToObject(object, "machine", be->device);
+    cJSON_AddStringToObject(object, "table", be->name);
+    cJSON_AddStringToObject(object, "model", bench->options.model->name);
+    cJSON_AddNumberToObject(object, "parameters", (double)bench->model.table.parameters);
+    cJSON_AddNumberToObject(object, "threads", be->threads);
+    cJSON_AddNumberToObject(object, "batch", bench->batch);
+    cJSON_AddNumberToObject(object, "tokens in a sequence", bench->model.config.block_size);
+    cJSON_AddStringToObject(object, "recompute", bench_recompute_name(bench->options.recompute));
+    cJSON_AddStringToObject(object, "optimizer", optimizer_name(bench));
+    add_rows(object, rows, list_rows(bench, f, rows));
+    add_rows(cJSON_AddObjectToObject(object, "one step taken apart, ms"), rows, list_operations(f, rows));
+    write_figures(object, bench->options.json);
 }
 
 int main(int argc, char **argv) {
-    base_set_program("bench_train");
-    BenchOptions o = bench_options(argc, argv, 8);
-    if (o.only) die_usage("--only: this benchmark measures one thing");
     static Bench bench;
     static Figures f;
-    PlainProduct bf16 = {0}, f32 = {0};
-    Error error;
-    Backend *be = backend_open("cpu", o.precision, o.threads, &error);
-    if (!be) die("%s", error.text);
-    bench_open(&bench, be);
-    plain_product_open(&bf16, DTYPE_BFLOAT16, o.threads);
-    plain_product_open(&f32, DTYPE_FLOAT32, o.threads);
-    plain_product_rate(&bf16), plain_product_rate(&f32), bench_step(&bench); /* warm up */
-    timed_backend_reset(&bench.timed);
-    bench.model_seconds = bench.optim_seconds = 0.0;
-    f.steps = o.steps;
-    double flops = gpt2_flops_per_token(&bench.model) * BATCH * 1024.0;
-    double before = plain_product_rate(o.precision == DTYPE_FLOAT32 ? &f32 : &bf16);
-    for (int i = 0; i < o.steps; i++) {
-        f.seconds[i] = bench_step(&bench);
-        f.bfloat16_rate[i] = plain_product_rate(&bf16);
-        f.float32_rate[i] = plain_product_rate(&f32);
-        double after = o.precision == DTYPE_FLOAT32 ? f.float32_rate[i] : f.bfloat16_rate[i];
-        f.ratio[i] = flops / f.seconds[i] / (0.5 * (before + after));
-        before = after;
-    }
-    print_figures(stdout, &bench, &f, false);
-    if (o.json) {
-        FILE *file = fopen(o.json, "w");
-        if (!file) die("cannot write %s", o.json);
-        print_figures(file, &bench, &f, true);
-        if (fclose(file) != 0) die("cannot write %s", o.json);
-    }
+    base_set_program("bench_train");
+    bench.options = bench_options(argc, argv, 8, "batch recompute optimizer");
+    bench_open(&bench);
+    warm_up(&bench);
+    measure(&bench, &f);
+    take_apart(&bench, &f);
+    /* A CPU's memory is not the table's to count. */
+    double left = (double)bench.be->memory_left(bench.be);
+    f.memory = left > 0.0 ? bench.memory_before - left : peak_memory_bytes();
+    print_figures(&bench, &f);
+    write_json(&bench, &f);
+    bench_close(&bench);
     return EXIT_DONE;
 }

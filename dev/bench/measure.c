@@ -1,13 +1,27 @@
 /* measure.c: see measure.h. */
 #include "dev/bench/measure.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/resource.h>
 
+#include "optim/optim.h"
 #include "util/philox.h"
 
-enum { MATMUL_M = 4096, MATMUL_N = 3072, MATMUL_K = 768, COPY_FLOATS = 1 << 27, COPY_PIECE = 1 << 18 };
+/* ---- options ---- */
+
+static const BenchModel models[] = {
+    {"tiny", {.n_layer = 2, .n_head = 2, .n_embd = 128, .block_size = 64, .vocab_size = 512}, true},
+    {"small", {.n_layer = 12, .n_head = 12, .n_embd = 768, .block_size = 1024, .vocab_size = 50304}, false},
+    {"medium", {.n_layer = 24, .n_head = 16, .n_embd = 1024, .block_size = 1024, .vocab_size = 50304}, false},
+    {"large", {.n_layer = 36, .n_head = 20, .n_embd = 1280, .block_size = 1024, .vocab_size = 50304}, false},
+    {"xl", {.n_layer = 48, .n_head = 25, .n_embd = 1600, .block_size = 1024, .vocab_size = 50304}, false}};
+
+static const char *const recompute_names[] = {"none", "mlp", "block"};
+
+const char *bench_recompute_name(Recompute recompute) { return recompute_names[recompute]; }
 
 /* What is behind "--NAME=", or NULL where the argument is another option. */
 static const char *value_of(const char *argument, const char *name) {
@@ -16,29 +30,90 @@ static const char *value_of(const char *argument, const char *name) {
     return same && argument[2 + length] == '=' ? argument + 3 + length : NULL;
 }
 
-BenchOptions bench_options(int argc, char **argv, int steps) {
-    BenchOptions o = {backend_auto_precision("cpu"), steps, (int)sysconf(_SC_NPROCESSORS_ONLN), NULL, NULL};
+static const BenchModel *find_model(const char *name) {
+    for (size_t i = 0; i < ARRAY_LENGTH(models); i++)
+        if (strcmp(models[i].name, name) == 0) return &models[i];
+    die_usage("--model=%s: there are tiny, small, medium, large and xl", name);
+}
+
+static Recompute find_recompute(const char *name) {
+    for (size_t i = 0; i < ARRAY_LENGTH(recompute_names); i++)
+        if (strcmp(recompute_names[i], name) == 0) return (Recompute)i;
+    die_usage("--recompute=%s: there are none, mlp and block", name);
+}
+
+static const char *find_device(const char *name) {
+    if (strcmp(name, "auto") == 0) return backend_auto_device();
+    if (strcmp(name, "cpu") != 0 && strcmp(name, "cuda") != 0)
+        die_usage("--device=%s: there are auto, cpu and cuda", name);
+    return name;
+}
+
+static DType find_precision(const char *name, const char *device) {
+    if (strcmp(name, "auto") == 0) return backend_auto_precision(device);
+    if (strcmp(name, "float32") != 0 && strcmp(name, "bfloat16") != 0)
+        die_usage("--precision=%s: there are auto, bfloat16 and float32", name);
+    return strcmp(name, "float32") == 0 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16;
+}
+
+static OptimName find_optimizer(const char *name) {
+    OptimName found = optim_find(name);
+    if (found == OPTIM_COUNT) die_usage("--optimizer=%s: there is no such optimizer", name);
+    return found;
+}
+
+static int number_in(const char *text, const char *option, int most) {
+    char *end;
+    long value = strtol(text, &end, 10);
+    if (*end || end == text || value < 1 || value > most)
+        die_usage("--%s=%s: a number from 1 to %d is expected", option, text, most);
+    return (int)value;
+}
+
+BenchOptions bench_options(int argc, char **argv, int steps, const char *more) {
+    BenchOptions o = {.steps = steps, .model = find_model("small"), .optimizer = OPTIM_COUNT};
+    const char *device = "auto", *precision = "auto", *value;
+    bool batch = strstr(more, "batch"), recompute = strstr(more, "recompute"), optimizer = strstr(more, "optimizer");
     for (int i = 1; i < argc; i++) {
-        const char *value;
-        if ((value = value_of(argv[i], "precision")) && (!strcmp(value, "float32") || !strcmp(value, "bfloat16")))
-            o.precision = strcmp(value, "float32") == 0 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16;
-        else if ((value = value_of(argv[i], "steps")))
-            o.steps = atoi(value);
-        else if ((value = value_of(argv[i], "threads")))
-            o.threads = atoi(value);
-        else if ((value = value_of(argv[i], "only")))
-            o.only = value;
-        else if ((value = value_of(argv[i], "json")))
+        const char *argument = argv[i];
+        if ((value = value_of(argument, "device")))
+            device = value;
+        else if ((value = value_of(argument, "precision")))
+            precision = value;
+        else if ((value = value_of(argument, "steps")))
+            o.steps = number_in(value, "steps", MOST_MEASUREMENTS);
+        else if ((value = value_of(argument, "threads")))
+            o.threads = number_in(value, "threads", 1 << 16);
+        else if ((value = value_of(argument, "model")))
+            o.model = find_model(value);
+        else if ((value = value_of(argument, "json")))
             o.json = value;
+        else if (batch && (value = value_of(argument, "batch")))
+            o.batch = number_in(value, "batch", 1 << 16);
+        else if (recompute && (value = value_of(argument, "recompute")))
+            o.recompute = find_recompute(value);
+        else if (optimizer && (value = value_of(argument, "optimizer")))
+            o.optimizer = find_optimizer(value);
         else
-            die_usage("unexpected argument '%s'; there are --precision=bfloat16|float32, --steps=N, --threads=N, "
-                      "--only=NAME and --json=FILE",
-                      argv[i]);
+            die_usage("unexpected argument '%s'; there are --device, --precision, --steps, --threads, --model, "
+                      "--json%s%s%s, each with =VALUE",
+                      argument, batch ? ", --batch" : "", recompute ? ", --recompute" : "",
+                      optimizer ? ", --optimizer" : "");
     }
-    if (o.steps < 1 || o.steps > MOST_MEASUREMENTS || o.threads < 1)
-        die_usage("--steps must be from 1 to %d, --threads at least 1", MOST_MEASUREMENTS);
+    o.device = find_device(device);
+    o.precision = find_precision(precision, o.device);
+    if (o.threads == 0) o.threads = backend_default_threads(1);
     return o;
 }
+
+Backend *bench_backend(const BenchOptions *o) {
+    Error error;
+    Backend *be = backend_open(o->device, o->precision, o->threads, &error);
+    if (!be) die("%s", error.text);
+    return be;
+}
+
+/* ---- numbers to work on ---- */
 
 void *random_numbers(size_t n, DType type, uint32_t stream) {
     float *numbers = checked_malloc(n * sizeof *numbers, "random numbers");
@@ -50,52 +125,105 @@ void *random_numbers(size_t n, DType type, uint32_t stream) {
     return numbers;
 }
 
-void plain_product_open(PlainProduct *p, DType type, int threads) {
-    Error error;
-    memset(p, 0, sizeof *p);
-    p->matmul = matmul_open(type, threads, &error);
-    if (!p->matmul) return;
-    MatmulShape shape = matmul_dense(MATMUL_M, MATMUL_N, MATMUL_K, false, false, type, type);
-    p->kernel = matmul_kernel(p->matmul, &shape);
-    p->a = random_numbers((size_t)MATMUL_M * MATMUL_K, type, 0);
-    p->b = random_numbers((size_t)MATMUL_K * MATMUL_N, type, 1);
-    p->c = random_numbers((size_t)MATMUL_M * MATMUL_N, type, 2);
+/* Odd, so that the rows of no matrix are the same. */
+enum { RANDOM_BLOCK = (1 << 20) - 1 };
+
+void fill_random(Backend *be, void *device, size_t n, DType type, float scale, uint32_t stream) {
+    size_t block = n < RANDOM_BLOCK ? n : RANDOM_BLOCK, size = dtype_size(type);
+    float *numbers = random_numbers(block, DTYPE_FLOAT32, stream);
+    for (size_t i = 0; i < block; i++) {
+        numbers[i] *= scale;
+        if (type == DTYPE_BFLOAT16) ((bfloat16 *)numbers)[i] = bfloat16_from_float(numbers[i]);
+    }
+    for (size_t at = 0; at < n; at += block)
+        be->copy_from_host(be, (char *)device + at * size, numbers, (n - at < block ? n - at : block) * size);
+    free(numbers);
 }
 
-double plain_product_rate(PlainProduct *p) {
-    if (!p->matmul) return 0.0;
+/* ---- the rates to compare with ---- */
+
+/* A measurement is as long as it takes to even out what a neighbour or a clock does in between. */
+static const double CPU_SECONDS = 0.2, GPU_SECONDS = 0.05;
+enum { COPY_BYTES = 1 << 29, COPY_PIECE = 1 << 20, TINY_COPY_BYTES = 1 << 20 };
+
+static const int64_t GPU_PRODUCT[3] = {8192, 8192, 8192}, CPU_PRODUCT[3] = {4096, 3072, 768};
+static const int64_t TINY_PRODUCT[3] = {128, 128, 128};
+
+void rates_open(Rates *r, Backend *be, DType type, bool tiny) {
+    const int64_t *size = tiny ? TINY_PRODUCT : be->on_gpu ? GPU_PRODUCT : CPU_PRODUCT;
+    memset(r, 0, sizeof *r);
+    r->be = be;
+    r->least_seconds = tiny ? 0.0 : be->on_gpu ? GPU_SECONDS : CPU_SECONDS;
+    r->copy_bytes = tiny ? TINY_COPY_BYTES : COPY_BYTES;
+    r->from = be->alloc(be, r->copy_bytes, "a copy");
+    r->to = be->alloc(be, r->copy_bytes, "a copy");
+    fill_random(be, r->from, r->copy_bytes / sizeof(float), DTYPE_FLOAT32, 1.0f, 0);
+    if (!be->multiplies(be, type)) return;
+    int64_t m = size[0], n = size[1], k = size[2];
+    r->product = (BatchedProduct){.type = type, .count = 1, .m = m, .n = n, .k = k, .alpha = 1.0f};
+    r->a = be->alloc(be, (size_t)(m * k) * dtype_size(type), "a product");
+    r->b = be->alloc(be, (size_t)(k * n) * dtype_size(type), "a product");
+    r->d = be->alloc(be, (size_t)(m * n) * dtype_size(type), "a product");
+    fill_random(be, r->a, (size_t)(m * k), type, 1.0f, 1);
+    fill_random(be, r->b, (size_t)(k * n), type, 1.0f, 2);
+    be->tune(be, true);
+    be->batched_product(be, &r->product, r->d, r->a, r->b, NULL);
+    be->tune(be, false);
+}
+
+void rates_close(Rates *r) {
+    void *memory[] = {r->from, r->to, r->a, r->b, r->d};
+    for (size_t i = 0; i < ARRAY_LENGTH(memory); i++) r->be->free(r->be, memory[i]);
+}
+
+/* Copies by all threads, one way or the other, and returns the time. */
+static double host_copy_seconds(Rates *r, bool by_loop) {
+    float *RESTRICT to = r->to;
+    const float *RESTRICT from = r->from;
+    int64_t n = (int64_t)(r->copy_bytes / sizeof(float)), piece = COPY_PIECE / sizeof(float);
     double begun = seconds_now();
-    int runs = 0;
+    if (by_loop) {
+#pragma omp parallel for simd schedule(static) num_threads(r->be->threads)
+        for (int64_t i = 0; i < n; i++) to[i] = from[i];
+    } else {
+#pragma omp parallel for schedule(static) num_threads(r->be->threads)
+        for (int64_t i = 0; i < n; i += piece) memcpy(to + i, from + i, (size_t)min_i64(piece, n - i) * sizeof *to);
+    }
+    return seconds_now() - begun;
+}
+
+/* Seconds of one call, from many between two waits: a device is asked in time for the next. */
+static double seconds_each(Rates *r, void (*call)(Rates *r)) {
+    Backend *be = r->be;
+    int calls = 0, round = 1;
+    call(r);
+    be->synchronize(be);
+    double begun = seconds_now(), seconds;
     do {
-        matmul_run(p->matmul, p->kernel, 0, p->a, p->b, p->c);
-        runs++;
-    } while (seconds_now() - begun < 0.2);
-    return 2.0 * MATMUL_M * MATMUL_N * MATMUL_K * runs / (seconds_now() - begun);
+        for (int i = 0; i < round; i++) call(r);
+        calls += round;
+        round = calls;
+        be->synchronize(be);
+        seconds = seconds_now() - begun;
+    } while (seconds < r->least_seconds);
+    return seconds / calls;
 }
 
-void plain_copy_open(PlainCopy *c, Backend *be) {
-    c->be = be;
-    c->from = be->alloc(be, COPY_FLOATS * sizeof(float), "a copy");
-    c->to = be->alloc(be, COPY_FLOATS * sizeof(float), "a copy");
+static void call_copy(Rates *r) { r->be->copy(r->be, r->to, r->from, r->copy_bytes); }
+static void call_product(Rates *r) { r->be->batched_product(r->be, &r->product, r->d, r->a, r->b, NULL); }
+
+double copy_rate(Rates *r) {
+    double seconds =
+        r->be->on_gpu ? seconds_each(r, call_copy) : fmin(host_copy_seconds(r, true), host_copy_seconds(r, false));
+    return 2.0 * (double)r->copy_bytes / seconds;
 }
 
-double plain_copy_rate(PlainCopy *c) {
-    float *RESTRICT to = c->to;
-    const float *RESTRICT from = c->from;
-    double begun = seconds_now();
-#pragma omp parallel for simd schedule(static) num_threads(c->be->threads)
-    for (int i = 0; i < COPY_FLOATS; i++) to[i] = from[i];
-    double middle = seconds_now();
-#pragma omp parallel for schedule(static) num_threads(c->be->threads)
-    for (int i = 0; i < COPY_FLOATS; i += COPY_PIECE) memcpy(to + i, from + i, COPY_PIECE * sizeof *to);
-    double end = seconds_now(), seconds = middle - begun < end - middle ? middle - begun : end - middle;
-    return 2.0 * COPY_FLOATS * sizeof(float) / seconds;
+double matmul_rate(Rates *r) {
+    if (!r->a) return 0.0;
+    return 2.0 * (double)r->product.m * (double)r->product.n * (double)r->product.k / seconds_each(r, call_product);
 }
 
-void plain_copy_close(PlainCopy *c) {
-    c->be->free(c->be, c->from);
-    c->be->free(c->be, c->to);
-}
+/* ---- figures ---- */
 
 static int by_value(const void *x, const void *y) {
     double a = *(const double *)x, b = *(const double *)y;
@@ -107,4 +235,27 @@ double median(const double *values, int n) {
     memcpy(sorted, values, (size_t)n * sizeof *sorted);
     qsort(sorted, (size_t)n, sizeof *sorted, by_value);
     return n % 2 ? sorted[n / 2] : 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]);
+}
+
+double peak_memory_bytes(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)usage.ru_maxrss * 1024.0;
+}
+
+void add_figure(cJSON *object, const char *key, double value) {
+    char digits[32];
+    snprintf(digits, sizeof digits, "%.5g", value);
+    if (isfinite(value))
+        cJSON_AddNumberToObject(object, key, strtod(digits, NULL));
+    else
+        cJSON_AddNullToObject(object, key);
+}
+
+void write_figures(cJSON *object, const char *path) {
+    char *text = cJSON_Print(object);
+    FILE *file = path ? fopen(path, "w") : NULL;
+    if (path && (!file || fprintf(file, "%s\n", text) < 0 || fclose(file) != 0)) die("cannot write %s", path);
+    cJSON_free(text);
+    cJSON_Delete(object);
 }

@@ -1,51 +1,91 @@
-/* measure.h: what the benchmarks share: the rates that results are compared with (a plain library product, a copy in
- * memory), random numbers to work on, and medians. */
+/* measure.h: what the benchmarks share: their options, the rates that results are compared with (a large product and a
+ * copy, on the same device and through the same table), random numbers to work on, medians, and JSON. */
 #ifndef MARS_DEV_BENCH_MEASURE_H
 #define MARS_DEV_BENCH_MEASURE_H
 
+#include <cjson/cJSON.h>
+
 #include "kernels/backend.h"
-#include "kernels/cpu/matmul.h"
+#include "model/gpt2_config.h"
+#include "optim/optim_config.h"
+
+/* ---- options ---- */
+
+/* A size of GPT-2. */
+typedef struct BenchModel {
+    const char *name;
+    GPT2Config config;
+    bool tiny; /* far too small to say anything about speed: for trying the programs out, in an emulator too */
+} BenchModel;
 
 /* What the command line of a benchmark says. */
 typedef struct BenchOptions {
+    const char *device; /* "cpu" or "cuda" */
     DType precision;
-    int steps, threads;
-    const char *only; /* one of the things measured; NULL = all */
-    const char *json; /* a file for the figures; NULL = none */
+    int steps;   /* measurements to take the median of */
+    int threads; /* of the CPU */
+    const BenchModel *model;
+    int batch; /* sequences; 0 where not given */
+    Recompute recompute;
+    OptimName optimizer; /* OPTIM_COUNT where not given */
+    const char *json;    /* a file for the figures; NULL = none */
 } BenchOptions;
 
-/* Reads --precision=bfloat16|float32, --steps=N (`steps` where not given), --threads=N, --only=NAME and --json=FILE. */
-BenchOptions bench_options(int argc, char **argv, int steps);
+/* Reads --device=auto|cpu|cuda, --precision=auto|bfloat16|float32, --steps=N (`steps` where not given), --threads=N,
+ * --model=tiny|small|medium|large|xl and --json=FILE, and those of --batch=N, --recompute=none|mlp|block and
+ * --optimizer=NAME that are words of `more`. Anything else ends the program, with a list of what there is. */
+BenchOptions bench_options(int argc, char **argv, int steps, const char *more);
 
-/* n random numbers in [-1/2, 1/2), as float or bfloat16. Untouched memory makes a product look 1.7 times faster than it
- * is. The caller frees them. */
+/* Opens the table that the options ask for, or ends the program with the reason. */
+Backend *bench_backend(const BenchOptions *options);
+
+const char *bench_recompute_name(Recompute recompute);
+
+/* ---- numbers to work on ---- */
+
+/* n random numbers in [-1/2, 1/2), as float or bfloat16. Products of zeros are faster than others on a GPU, which then
+ * draws less power, and on a CPU, whose untouched memory is all one page. The caller frees them. */
 void *random_numbers(size_t n, DType type, uint32_t stream);
 
-/* A plain row-major product of the model's own size, (m, n, k) = (4096, 3072, 768). */
-typedef struct PlainProduct {
-    Matmul *matmul; /* NULL where this machine has no such product */
-    MatmulKernel *kernel;
-    void *a, *b, *c;
-} PlainProduct;
+/* The same on the device, times `scale`: a block of them, again and again. */
+void fill_random(Backend *be, void *device, size_t n, DType type, float scale, uint32_t stream);
 
-void plain_product_open(PlainProduct *product, DType type, int threads);
-/* FLOP/s over at least a fifth of a second; 0 where there is no such product. */
-double plain_product_rate(PlainProduct *product);
+/* ---- the rates to compare with ---- */
 
-/* A copy between two buffers of 512 MB. */
-typedef struct PlainCopy {
+/* What the device reaches at what it does best, measured beside everything else, since clocks and neighbours change. */
+typedef struct Rates {
     Backend *be;
-    float *from, *to;
-} PlainCopy;
+    double least_seconds; /* that a measurement takes */
+    void *from, *to;
+    size_t copy_bytes;
+    BatchedProduct product; /* one square product in the type asked for; on a CPU, of the model's own size */
+    void *a, *b, *d;
+} Rates;
 
-void plain_copy_open(PlainCopy *copy, Backend *be);
-/* Bytes read and written per second: the better of a loop over floats and memcpy, by all threads. */
-double plain_copy_rate(PlainCopy *copy);
-void plain_copy_close(PlainCopy *copy);
+/* Takes the memory, and lets the device choose its algorithm. */
+void rates_open(Rates *rates, Backend *be, DType type, bool tiny);
+void rates_close(Rates *rates);
+
+/* Bytes read and written by a copy, per second: the table's on a GPU, the better of a loop and memcpy by all threads on a
+ * CPU. */
+double copy_rate(Rates *rates);
+/* FLOP/s of the product; 0 where the device does not multiply that type. */
+double matmul_rate(Rates *rates);
+
+/* ---- figures ---- */
 
 enum { MOST_MEASUREMENTS = 1000 };
 
 /* The median of up to MOST_MEASUREMENTS values. */
 double median(const double *values, int n);
+
+/* Largest resident memory of this process. */
+double peak_memory_bytes(void);
+
+/* Adds a number to a JSON object, with five digits; null where it is not finite. */
+void add_figure(cJSON *object, const char *key, double value);
+
+/* Writes `object` to a file, unless path is NULL, and frees it. */
+void write_figures(cJSON *object, const char *path);
 
 #endif

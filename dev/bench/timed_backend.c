@@ -40,7 +40,6 @@ static const char *product_label(int width, const char *hidden, const char *outp
     }
 
 TIMED(zero, "zeroing", (Backend * be, void *memory, size_t bytes), (be, memory, bytes))
-TIMED(to_activation, "rounding", (Backend * be, void *out, const float *in, size_t n), (be, out, in, n))
 TIMED(embedding_forward, "embedding forward",
       (Backend * be, void *out, const int32_t *tokens, const void *wte, const void *wpe, int B, int T, int C),
       (be, out, tokens, wte, wpe, B, T, C))
@@ -93,7 +92,6 @@ void timed_backend_begin(TimedBackend *timed, Backend *be) {
     timed->table = *be;
     active = timed;
     be->zero = timed_zero;
-    be->to_activation = timed_to_activation;
     be->embedding_forward = timed_embedding_forward;
     be->embedding_backward = timed_embedding_backward;
     be->layernorm_forward = timed_layernorm_forward;

@@ -1,4 +1,6 @@
-/* timed_backend.h: a Backend that passes every operation on to another one and keeps the time each takes. */
+/* timed_backend.h: how long each operation of a Backend takes: while the timing is on, the table's operations are
+ * replaced, in place, by ones that wait for the device before and behind. So nothing runs ahead, and a step takes longer
+ * than without: the parts are for finding out where time goes, not for adding up. */
 #ifndef MARS_DEV_BENCH_TIMED_BACKEND_H
 #define MARS_DEV_BENCH_TIMED_BACKEND_H
 
@@ -10,16 +12,17 @@ typedef struct OperationTime {
     long calls;
 } OperationTime;
 
-enum { TIMED_OPERATIONS = 16 };
+enum { TIMED_OPERATIONS = 24 };
 
 typedef struct TimedBackend {
-    Backend base; /* first, so that a Backend * is a TimedBackend *; ends with timed->inner, not by close() */
-    Backend *inner;
+    Backend *be;
+    Backend table; /* be as it was */
     OperationTime operations[TIMED_OPERATIONS];
     int count;
 } TimedBackend;
 
-void timed_backend_open(TimedBackend *timed, Backend *inner);
-void timed_backend_reset(TimedBackend *timed);
+/* One table at a time. `timed` must live until the end, and holds the times then too. */
+void timed_backend_begin(TimedBackend *timed, Backend *be);
+void timed_backend_end(TimedBackend *timed);
 
 #endif

@@ -1,0 +1,277 @@
+#!/usr/bin/env bash
+# gpu_check.sh [tests|sanitize|bench|torch|all]: checks and measures the CUDA backend on the NVIDIA GPU of this machine.
+# gpu_check.sh deps FOLDER [PACKAGE...]: fetches the libraries that a machine without network lacks (see DEPS).
+#
+#   tests      the tests of kernels, optimizers and whole runs, on the GPU
+#   sanitize   compute-sanitizer (memcheck, racecheck) on the kernels' tests, at small sizes
+#   bench      every kernel, every optimizer, and a step of every size of GPT-2
+#   torch      the same models in PyTorch, beside ours, in the same run
+#   all        one after the other, in under eight minutes (the default)
+#
+# It builds for this GPU alone, in build/gpu, and needs no network. The figures go to dev/results/GPU.json, where each part
+# replaces those of its last run, and a table for people goes to the terminal. Every command has a time limit; where one
+# fails or does not end in time that is reported, the others run all the same, and the exit status is 1. What cannot be
+# tried here (no compute-sanitizer, no PyTorch) is skipped, and said so. Exit status 2: no GPU, or a wrong argument.
+#
+# Environment:
+#   DEPS=FOLDER    libraries that are not installed, unpacked by `gpu_check.sh deps FOLDER` on a machine with a network
+#   CPPFLAGS, LDFLAGS, and anything else that make reads
+#   MODELS         sizes of GPT-2 (default "small medium large xl"); kernels and optimizers are measured at the first
+#   RESULTS        folder of GPU.json (default dev/results)
+#   BUILD          where to build (default build/gpu)
+#   PYTHON         the Python 3 that merges the figures, and has PyTorch where there is one (default python3)
+#   COMMIT         what to write as commit, where this is no git repository
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+BUILD=${BUILD:-build/gpu}
+RESULTS=${RESULTS:-dev/results}
+PYTHON=${PYTHON:-python3}
+read -ra models <<<"${MODELS:-small medium large xl}"
+work=$BUILD/gpu_check
+cores=$(nproc)
+
+# Seconds that parts may take: in `all`, whose sum is below eight minutes, and alone. What one leaves the next may use.
+declare -A limits=([build]=90 [tests]=80 [sanitize]=90 [bench]=110 [torch]=95)
+declare -A alone_limits=([build]=120 [tests]=175 [sanitize]=175 [bench]=175 [torch]=175)
+# PyTorch compiles a model for so long that another one is not begun with less than this left.
+torch_seconds=45
+
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
+complain() { echo "gpu_check.sh: $1" >&2; exit 2; }
+
+# ---- deps: packages of Debian or Ubuntu, unpacked in a folder ----
+
+fetch_deps() {
+    local folder=$1 downloads package packages=(libcjson1 libcjson-dev libcmocka0 libcmocka-dev libxxhash-dev)
+    shift
+    if ! command -v apt-get || ! command -v dpkg; then complain "deps: this machine has no apt-get"; fi >/dev/null
+    mkdir -p "$folder"
+    downloads=$(mktemp -d)
+    (cd "$downloads" && apt-get -q download "${packages[@]}" "$@") || complain "deps: apt-get download failed"
+    for package in "$downloads"/*.deb; do dpkg -x "$package" "$folder"; done
+    rm -rf "$downloads"
+    echo "unpacked in $folder; on the other machine: DEPS=$folder bash dev/gpu_check.sh"
+}
+
+# Sets the flags that find them; the libraries' folder is named after the machine.
+use_deps() {
+    [ -n "${DEPS:-}" ] || return 0
+    [ -d "$DEPS/usr/include" ] || complain "DEPS=$DEPS: there is no $DEPS/usr/include; make it with gpu_check.sh deps $DEPS"
+    local root libraries
+    root=$(realpath "$DEPS")/usr
+    libraries=$root/lib/$("${CC:-gcc}" -print-multiarch)
+    CPPFLAGS="-I$root/include ${CPPFLAGS:-}"
+    LDFLAGS="-L$libraries -Wl,-rpath,$libraries ${LDFLAGS:-}"
+}
+
+# ---- the machine ----
+
+ask_gpu() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -n 1; }
+
+# fact KEY VALUE: for the JSON file.
+fact() { [ -z "$2" ] || printf '%s\t%s\n' "$1" "$2" >>"$work/facts.tsv"; }
+
+find_gpu() {
+    command -v nvidia-smi >/dev/null || complain "there is no NVIDIA GPU here: nvidia-smi is not on the PATH"
+    gpu=$(ask_gpu name) || true
+    [ -n "$gpu" ] || complain "there is no NVIDIA GPU here: nvidia-smi finds none"
+    capability=$(ask_gpu compute_cap)
+    [[ $capability =~ ^[0-9]+\.[0-9]+$ ]] || complain "nvidia-smi does not tell the compute capability of $gpu"
+    arch=${capability/./}
+    if [ "$arch" = 90 ]; then arch=90a; fi
+    nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+    [ -x "$nvcc" ] || complain "there is no nvcc, neither on the PATH nor in /usr/local/cuda/bin"
+}
+
+write_facts() {
+    local commit=${COMMIT:-}
+    if [ -z "$commit" ]; then
+        commit=$(git rev-parse --short=12 HEAD 2>/dev/null) || commit=unknown
+        [ "$commit" = unknown ] || git diff --quiet HEAD 2>/dev/null || commit+=", changed"
+    fi
+    fact gpu "$gpu"
+    fact "compute capability" "$capability"
+    fact memory "$(ask_gpu memory.total)"
+    fact driver "$(ask_gpu driver_version)"
+    fact CUDA "$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')"
+    fact date "$(date -u +%Y-%m-%d)"
+    fact commit "$commit"
+    fact "clocks at the start" "SM $(ask_gpu clocks.sm), memory $(ask_gpu clocks.mem)"
+    fact "highest clocks" "SM $(ask_gpu clocks.max.sm), memory $(ask_gpu clocks.max.mem)"
+    fact "power limit" "$(ask_gpu power.limit)"
+}
+
+# ---- steps: commands with a log, a time limit and a verdict ----
+
+failed=0
+deadline=0
+part=
+
+begin_part() {
+    part=$1
+    deadline=$((deadline + limits[$part]))
+    printf '\n== %s\n' "$part"
+}
+
+seconds_left() { echo $((deadline - SECONDS)); }
+
+# note NAME good|FAILED|skipped SECONDS [WHY]
+note() {
+    printf '%s\t%s\t%s\t%s\n' "$part" "$1" "$2" "$3" >>"$work/steps.tsv"
+    echo "$1: $2 ($3 s)${4:+: $4}"
+    if [ "$2" = FAILED ]; then failed=1; fi
+}
+
+# step NAME SECONDS COMMAND...: the limit is that of the part where that is nearer. Its output is in $work/NAME.log.
+step() {
+    local name=$1 limit=$2 begun=$SECONDS status=0 left log
+    log=$work/${name// /_}.log
+    shift 2
+    left=$(seconds_left)
+    if [ "$left" -lt "$limit" ]; then limit=$left; fi
+    if [ "$limit" -lt 1 ]; then
+        note "$name" FAILED 0 "no time is left for it; run this part alone: gpu_check.sh $part"
+        return 1
+    fi
+    timeout -k 5 "$limit" "$@" >"$log" 2>&1 </dev/null || status=$?
+    if [ $status -eq 0 ]; then
+        note "$name" good $((SECONDS - begun))
+        return 0
+    fi
+    tail -n 40 "$log" | sed 's/^/    | /'
+    case $status in
+        124 | 137) note "$name" FAILED $((SECONDS - begun)) "it did not end within $limit seconds" ;;
+        *) note "$name" FAILED $((SECONDS - begun)) "exit status $status; all of it is in $log" ;;
+    esac
+    return 1
+}
+
+# ---- the parts ----
+
+device_tests=(test_kernels test_newton_schulz test_optim test_comm test_golden test_devices)
+sanitized_tests=(test_kernels test_newton_schulz test_optim_rules)
+
+# The tests whose names begin like one of the arguments, as programs.
+list_tests() {
+    local prefix source
+    for prefix in "$@"; do
+        for source in dev/test/"$prefix"*.c; do
+            if [ -e "$source" ]; then echo "$BUILD/test/$(basename "${source%.c}")"; fi
+        done
+    done
+}
+
+benchmarks=("$BUILD/bench_kernels" "$BUILD/bench_optim" "$BUILD/bench_train")
+
+targets_of() {
+    case $1 in
+        tests) echo "$BUILD/train_gpt2" && list_tests "${device_tests[@]}" ;;
+        sanitize) list_tests "${sanitized_tests[@]}" ;;
+        bench) printf '%s\n' "${benchmarks[@]}" ;;
+        torch) echo "$BUILD/bench_train" ;;
+    esac
+}
+
+# build PART...: what the parts need.
+build() {
+    local targets name
+    begin_part build
+    mapfile -t targets < <(for name in "$@"; do targets_of "$name"; done | sort -u)
+    step build 600 make -k -j"$cores" BUILD="$BUILD" BIN="$BUILD" CUDA_ARCHS="$arch" CPPFLAGS="${CPPFLAGS:-}" \
+        LDFLAGS="${LDFLAGS:-}" "${targets[@]}" || true
+}
+
+part_tests() {
+    local tests
+    mapfile -t tests < <(list_tests "${device_tests[@]}")
+    step tests 600 env MARS_TEST_DEVICE=cuda CI= TEST_SECONDS=60 BUILD="$BUILD" BIN="$BUILD" bash dev/test/run_tests.sh \
+        "${tests[@]}" || true
+    if [ -s "$work/tests.log" ]; then tail -n 1 "$work/tests.log"; fi
+}
+
+part_sanitize() {
+    local sanitizer tool test name
+    sanitizer=$(command -v compute-sanitizer || echo "$(dirname "$nvcc")/compute-sanitizer")
+    for tool in memcheck racecheck; do
+        if [ ! -x "$sanitizer" ]; then
+            note "$tool" skipped 0 "compute-sanitizer is not installed"
+            continue
+        fi
+        for test in $(list_tests "${sanitized_tests[@]}"); do
+            name=$(basename "$test")
+            step "$tool $name" 60 env MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 "$sanitizer" --tool "$tool" \
+                --error-exitcode 9 --print-limit 10 "$test" || true
+        done
+    done
+}
+
+part_bench() {
+    local model first=${models[0]}
+    step kernels 60 "$BUILD/bench_kernels" --device=cuda --model="$first" --json="$work/kernels.json" &&
+        cat "$work/kernels.log"
+    step optimizers 60 "$BUILD/bench_optim" --device=cuda --model="$first" --json="$work/optimizers.json" &&
+        cat "$work/optimizers.log"
+    for model in "${models[@]}"; do
+        step "train $model" 60 "$BUILD/bench_train" --device=cuda --model="$model" --steps=5 \
+            --json="$work/train_$model.json" && cat "$work/train_$model.log"
+    done
+    return 0
+}
+
+# The value of "batch" in a JSON file of ours, which has one on a line of its own.
+batch_of() { sed -n 's/^[[:space:]]*"batch":[[:space:]]*\([0-9]*\),*$/\1/p' "$1"; }
+
+part_torch() {
+    local model
+    if ! "$PYTHON" -c 'import torch; raise SystemExit(not torch.cuda.is_available())' >"$work/torch.log" 2>&1; then
+        note torch skipped 0 "$PYTHON has no PyTorch that finds the GPU"
+        return 0
+    fi
+    for model in "${models[@]}"; do
+        if [ "$(seconds_left)" -lt $torch_seconds ]; then
+            note "torch $model" skipped 0 "too little time is left; MODELS=$model gpu_check.sh torch measures it"
+            continue
+        fi
+        step "beside $model" 60 "$BUILD/bench_train" --device=cuda --model="$model" --steps=3 \
+            --json="$work/beside_$model.json" || continue
+        step "torch $model" 120 "$PYTHON" dev/bench/torch_gpt2.py --device=cuda --model="$model" \
+            --batch="$(batch_of "$work/beside_$model.json")" --out="$work/torch_$model.json" || true
+    done
+}
+
+# ---- the run ----
+
+run() {
+    local name result
+    find_gpu
+    use_deps
+    rm -rf "$work"
+    mkdir -p "$work"
+    write_facts
+    echo "$gpu (sm_$arch)"
+    build "$@"
+    for name in "$@"; do
+        begin_part "$name"
+        "part_$name"
+    done
+    result=$RESULTS/$(tr 'A-Z ' 'a-z-' <<<"$gpu" | tr -cd 'a-z0-9-').json
+    printf '\n'
+    "$PYTHON" dev/bench/gpu_report.py "$work" "$result" || { echo "cannot merge the figures in $work" >&2; exit 1; }
+    printf '\nall of it: %s (%d s)\n' "$result" $SECONDS
+    exit $failed
+}
+
+alone() {
+    local name
+    for name in "${!limits[@]}"; do limits[$name]=${alone_limits[$name]}; done
+    run "$1"
+}
+
+case ${1:-all} in
+    tests | sanitize | bench | torch) [ $# -eq 1 ] || complain "one part at a time, or all"; alone "$1" ;;
+    all) run tests sanitize bench torch ;;
+    deps) [ $# -ge 2 ] || complain "deps: give the folder to unpack in"; shift; fetch_deps "$@" ;;
+    -h | --help) usage ;;
+    *) complain "unknown argument $1; there are tests, sanitize, bench, torch, all and deps FOLDER" ;;
+esac
