@@ -347,9 +347,15 @@ static int run_table(const char *device, DType activation, int threads, const st
     return failed;
 }
 
+bool only_small_sizes(void) {
+    const char *small = getenv("MARS_TEST_SMALL");
+    return small && strcmp(small, "1") == 0;
+}
+
 int run_kernel_tests(int argc, char **argv, const struct CMUnitTest *tests, size_t count) {
-    const char *device = "cpu", *option = "--device=";
+    const char *device = getenv("MARS_TEST_DEVICE"), *option = "--device=";
     base_set_program(argv[0]);
+    if (!device || !*device) device = "cpu";
     for (int i = 1; i < argc; i++) {
         if (strncmp(argv[i], option, strlen(option)) != 0)
             die_usage("%s is no option here; the only one is --device=cpu or --device=cuda", argv[i]);

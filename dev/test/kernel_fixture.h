@@ -48,10 +48,14 @@ struct Fixture {
     struct HostNumbers *host_numbers; /* a list of what host_numbers() gave out */
 };
 
-/* Runs the tests once for each table: the CPU's by default, those of `--device=cuda` if the command line says so; each
- * for both activation types and, on the CPU, for 1, 2 and 3 threads. Tests of a table that cannot be opened are
- * skipped. Returns the number of failed tests. */
+/* Runs the tests once for each table: those of the device that `--device=cuda` or else the environment's
+ * MARS_TEST_DEVICE names, by default the CPU's; each for both activation types and, on the CPU, for 1, 2 and 3 threads.
+ * Tests of a table that cannot be opened are skipped. Returns the number of failed tests. */
 int run_kernel_tests(int argc, char **argv, const struct CMUnitTest *tests, size_t count);
+
+/* Whether MARS_TEST_SMALL=1 asks for the cases that are quick: under ThreadSanitizer an emulated GPU takes some 20 times
+ * longer. Each path through the code under test should have a case that is left. */
+bool only_small_sizes(void);
 
 /* The fixture of a test, or a skip with the reason where there is no such table here. */
 Fixture *fixture_of(void **state);

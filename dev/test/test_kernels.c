@@ -37,7 +37,7 @@ static void test_auto(void **state) {
     be->close(be);
 }
 
-/* Aligned and zeroed, also where the memory was used before. */
+/* Aligned and zeroed, also where the memory was used before. CUDA promises an alignment of 256. */
 static void test_alloc(void **state) {
     Fixture *f = fixture_of(state);
     Backend *be = f->be;
@@ -47,7 +47,7 @@ static void test_alloc(void **state) {
         for (int round = 0; round < 3; round++) {
             void *memory = be->alloc(be, sizes[i], "a test");
             assert_non_null(memory);
-            assert_int_equal((uintptr_t)memory % 4096, 0);
+            assert_int_equal((uintptr_t)memory % (be->on_gpu ? 256 : 4096), 0);
             be->copy_to_host(be, host, memory, sizes[i]);
             for (size_t k = 0; k < sizes[i]; k++) assert_int_equal(host[k], 0);
             memset(host, 0xff, sizes[i]);
@@ -128,9 +128,11 @@ typedef struct EmbeddingSize {
     int B, T, C, V, positions;
 } EmbeddingSize;
 
-/* With more tokens than words (each word many times) and fewer; with unused positions at the end of wpe. */
-static const EmbeddingSize embedding_sizes[] = {{1, 1, 1, 1, 1},      {2, 5, 3, 4, 5},        {3, 33, 17, 259, 64},
-                                                {2, 129, 64, 7, 129}, {1, 200, 100, 50, 256}, {3, 65, 384, 1000, 65}};
+/* With more tokens than words (each word many times, or one that is everywhere) and fewer; with unused positions at the
+ * end of wpe; with many sequences; with rows that a GPU's thread block takes in several rounds. */
+static const EmbeddingSize embedding_sizes[] = {
+    {1, 1, 1, 1, 1},        {2, 5, 3, 4, 5},    {3, 33, 17, 259, 64}, {2, 129, 64, 7, 129}, {1, 200, 100, 50, 256},
+    {3, 65, 384, 1000, 65}, {11, 7, 24, 11, 7}, {3, 301, 8, 1, 301},  {2, 9, 2056, 5, 9},   {1, 40, 301, 3, 64}};
 
 static void test_embedding_forward(void **state) {
     Fixture *f = fixture_of(state);
@@ -148,12 +150,14 @@ static void test_embedding_forward(void **state) {
     }
 }
 
-static void embedding_backward(Fixture *f, EmbeddingSize size, bool accumulate) {
+/* Given tokens, or random ones where they are NULL. */
+static void embedding_backward(Fixture *f, EmbeddingSize size, const double *given, bool accumulate) {
     Backend *be = f->be;
     int B = size.B, T = size.T, C = size.C, V = size.V;
-    begin_case(f, "B=%d T=%d C=%d V=%d, accumulate %d", B, T, C, V, accumulate);
+    begin_case(f, "B=%d T=%d C=%d V=%d, %s tokens, accumulate %d", B, T, C, V, given ? "given" : "random", accumulate);
     const double *dwpe_start;
-    Array *tokens = array_index(f, B, T, V), *dout = array_in(f, ACTIVATION, B * T, C, 1.0);
+    Array *tokens = given ? array_of(f, INDEX, B, T, given) : array_index(f, B, T, V),
+          *dout = array_in(f, ACTIVATION, B * T, C, 1.0);
     Array *dwte = array_in_out(f, FLOAT, V, C, 1.0), *dwpe = array_gradient(f, T, C, accumulate, &dwpe_start);
     double *expected_dwte = host_numbers(f, V * C), *expected_dwpe = host_numbers(f, T * C);
     RUN_TWICE(f, be->embedding_backward(be, dwte->device, dwpe->device, dout->device, tokens->device, B, T, C, V,
@@ -168,9 +172,35 @@ static void embedding_backward(Fixture *f, EmbeddingSize size, bool accumulate) 
 static void test_embedding_backward(void **state) {
     Fixture *f = fixture_of(state);
     for (size_t i = 0; i < ARRAY_LENGTH(embedding_sizes); i++) {
-        embedding_backward(f, embedding_sizes[i], false);
-        embedding_backward(f, embedding_sizes[i], true);
+        embedding_backward(f, embedding_sizes[i], NULL, false);
+        embedding_backward(f, embedding_sizes[i], NULL, true);
     }
+}
+
+/* Thousands of positions, and tokens of one byte, two and three: a GPU sorts them by a byte at a time. */
+static void test_embedding_backward_many_positions(void **state) {
+    Fixture *f = fixture_of(state);
+    const int words[] = {200, 3000, 70000};
+    for (size_t i = 0; i < ARRAY_LENGTH(words); i++) {
+        if (only_small_sizes() && i > 0) break;
+        embedding_backward(f, (EmbeddingSize){5, 900, 4, words[i], 900}, NULL, false);
+    }
+}
+
+/* Tokens that occur so and so often, each as often as `lengths` says: sums of sorted positions that are split into pieces
+ * of 32 have runs that end with a piece, begin with one, fill one, some, or part of one. Positions are those of a
+ * permutation, so that sorting has something to do. */
+static void test_embedding_backward_runs(void **state) {
+    Fixture *f = fixture_of(state);
+    const int lengths[] = {32, 32, 64, 1, 31, 33, 95, 1, 1, 30, 320, 5, 300, 20, 40, 20};
+    enum { COUNT = 1025, STEP = 311, C = 8 };
+    double tokens[COUNT];
+    int place = 0, words = (int)ARRAY_LENGTH(lengths);
+    for (int word = 0; word < words; word++)
+        for (int k = 0; k < lengths[word]; k++, place++) tokens[place * STEP % COUNT] = word;
+    assert_int_equal(place, COUNT);
+    embedding_backward(f, (EmbeddingSize){1, COUNT, C, words, COUNT}, tokens, false);
+    embedding_backward(f, (EmbeddingSize){1, COUNT, C + 1, words, COUNT}, tokens, true);
 }
 
 /* ---- loss ---- */
@@ -202,11 +232,13 @@ static void cross_entropy(Fixture *f, Array *logits, const Array *targets, int V
 /* VP = V, and padding of less and of more than a vector; what stands there is as large as the logits. */
 static void test_cross_entropy(void **state) {
     Fixture *f = fixture_of(state);
-    const int sizes[][3] = {{1, 1, 1},      {1, 1, 64},     {2, 3, 4},         {5, 17, 64},       {129, 100, 128},
-                            {33, 259, 259}, {33, 259, 320}, {3, 50257, 50304}, {2, 50304, 50304}, {1, 50257, 50257}};
+    const int sizes[][3] = {{1, 1, 1},         {1, 1, 64},        {2, 3, 4},        {5, 17, 64},
+                            {129, 100, 128},   {33, 259, 259},    {33, 259, 320},   {4, 3001, 3003},
+                            {3, 50257, 50304}, {2, 50304, 50304}, {1, 50257, 50257}};
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
         for (int gradient = 0; gradient < 2; gradient++) {
             int N = sizes[i][0], V = sizes[i][1], VP = sizes[i][2];
+            if (only_small_sizes() && V > 5000) continue;
             begin_case(f, "N=%d V=%d VP=%d, gradient %d", N, V, VP, gradient);
             Array *logits = array_in_out(f, ACTIVATION, N, VP, 3.0), *targets = array_index(f, N, 1, V);
             cross_entropy(f, logits, targets, V, 0.37f, gradient, 10);
@@ -247,6 +279,7 @@ static void test_cross_entropy_padding(void **state) {
     const int sizes[][3] = {{5, 259, 320}, {2, 50257, 50304}};
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
         int N = sizes[i][0], V = sizes[i][1], VP = sizes[i][2];
+        if (only_small_sizes() && V > 5000) continue;
         begin_case(f, "N=%d V=%d VP=%d", N, V, VP);
         Array *padded = array_in_out(f, ACTIVATION, N, VP, 3.0), *bare = array_in_out(f, ACTIVATION, N, V, 3.0);
         Array *targets = array_index(f, N, 1, V);
@@ -298,6 +331,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_to_activation_special),
         cmocka_unit_test(test_embedding_forward),
         cmocka_unit_test(test_embedding_backward),
+        cmocka_unit_test(test_embedding_backward_many_positions),
+        cmocka_unit_test(test_embedding_backward_runs),
         cmocka_unit_test(test_cross_entropy),
         cmocka_unit_test(test_cross_entropy_large_logits),
         cmocka_unit_test(test_cross_entropy_padding),

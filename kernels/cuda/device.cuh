@@ -17,36 +17,36 @@ constexpr unsigned ALL_LANES = 0xffffffffu;
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
 
-template <class T>
-__device__ __forceinline__ T from_float(float x);
-template <>
-__device__ __forceinline__ float from_float<float>(float x) {
-    return x;
-}
-template <>
-__device__ __forceinline__ bf16 from_float<bf16>(float x) {
-    return __float2bfloat16_rn(x);
-}
+template <class T> __device__ __forceinline__ T from_float(float x);
+template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) { return __float2bfloat16_rn(x); }
 
 /* ---- 16 bytes at a time ---- */
 
-/* 4 floats or 8 bf16: what one thread moves in one instruction. Addresses are multiples of 16. */
-template <class T>
-struct alignas(16) Pack {
-    static constexpr int N = 16 / (int)sizeof(T);
+/* What one thread moves at once: by default 16 bytes, which are 4 floats or 8 bf16 and one instruction. COUNT may also
+ * be a multiple of that, or 1: kernels that are templates on it have one body for rows that are aligned and for those
+ * that are not. Addresses of packs of more than one element are multiples of 16. */
+template <class T, int COUNT = 16 / (int)sizeof(T)> struct alignas(COUNT == 1 ? sizeof(T) : 16) Pack {
+    static constexpr int N = COUNT;
+    static constexpr int WORDS = COUNT * (int)sizeof(T) / 16; /* of 16 bytes; 0 for a single element */
+    static_assert(COUNT == 1 || COUNT * sizeof(T) % 16 == 0, "one element, or whole 16 bytes");
     T x[N];
 };
 
-template <class T>
-__device__ __forceinline__ Pack<T> load_pack(const T *from) {
-    Pack<T> pack;
-    *reinterpret_cast<uint4 *>(&pack) = *reinterpret_cast<const uint4 *>(from);
+template <int COUNT, class T> __device__ __forceinline__ Pack<T, COUNT> load_pack(const T *from) {
+    Pack<T, COUNT> pack;
+    if constexpr (COUNT == 1) pack.x[0] = *from;
+#pragma unroll
+    for (int i = 0; i < pack.WORDS; i++) reinterpret_cast<uint4 *>(&pack)[i] = reinterpret_cast<const uint4 *>(from)[i];
     return pack;
 }
 
-template <class T>
-__device__ __forceinline__ void store_pack(T *to, const Pack<T> &pack) {
-    *reinterpret_cast<uint4 *>(to) = *reinterpret_cast<const uint4 *>(&pack);
+template <class T> __device__ __forceinline__ Pack<T> load_pack(const T *from) { return load_pack<Pack<T>::N>(from); }
+
+template <class T, int COUNT> __device__ __forceinline__ void store_pack(T *to, const Pack<T, COUNT> &pack) {
+    if constexpr (COUNT == 1) *to = pack.x[0];
+#pragma unroll
+    for (int i = 0; i < pack.WORDS; i++) reinterpret_cast<uint4 *>(to)[i] = reinterpret_cast<const uint4 *>(&pack)[i];
 }
 
 /* Whether an address allows packs. */
@@ -55,8 +55,7 @@ __host__ __device__ inline bool is_pack_aligned(const void *p) { return ((uintpt
 /* ---- sums ---- */
 
 /* The sum over the 32 lanes of a warp, in every lane; always in the same order. */
-template <class T>
-__device__ __forceinline__ T warp_sum(T x) {
+template <class T> __device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll
     for (int offset = WARP / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(ALL_LANES, x, offset);
     return x;
@@ -69,8 +68,7 @@ __device__ __forceinline__ float warp_max(float x) {
 }
 
 /* The sum over a block of THREADS threads, in every thread. All of them call it; it may be called again at once. */
-template <int THREADS, class T>
-__device__ __forceinline__ T block_sum(T x) {
+template <int THREADS, class T> __device__ __forceinline__ T block_sum(T x) {
     static_assert(THREADS % WARP == 0, "whole warps");
     __shared__ T of_warp[THREADS / WARP];
     x = warp_sum(x);
@@ -83,8 +81,7 @@ __device__ __forceinline__ T block_sum(T x) {
     return total;
 }
 
-template <int THREADS>
-__device__ __forceinline__ float block_max(float x) {
+template <int THREADS> __device__ __forceinline__ float block_max(float x) {
     static_assert(THREADS % WARP == 0, "whole warps");
     __shared__ float of_warp[THREADS / WARP];
     x = warp_max(x);
