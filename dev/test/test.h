@@ -7,11 +7,12 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 
 #include "util/base.h"
 
 EXTERN_C_BEGIN
+
+#include <cmocka.h> /* which does not say itself that it is C */
 
 /* The device under test: $MARS_TEST_DEVICE, "cpu" where that is not set. */
 const char *test_device(void);

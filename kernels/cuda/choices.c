@@ -1,0 +1,155 @@
+/* choices.c: the algorithms that were chosen by timing, as text.
+ *
+ * A line of versions, a line for each product, and a last line, which shows that none is missing. A product is written
+ * as the numbers of its key, whether the algorithm does the epilogue's work, and the algorithm as hexadecimal words. The
+ * library reads these again where its version is the same. */
+#include "kernels/cuda/product_table.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALGORITHM_WORDS = sizeof(cublasLtMatmulAlgo_t) / sizeof(uint64_t), WORD_DIGITS = 16, LONGEST_LINE = 1024 };
+
+static const char LAST_LINE[] = "end";
+
+static void write_line(char line[LONGEST_LINE], const ProductKey *key, const ProductChoice *choice) {
+    int64_t numbers[KEY_NUMBERS];
+    memcpy(numbers, key, sizeof numbers);
+    int at = 0;
+    for (int i = 0; i < KEY_NUMBERS; i++)
+        at += snprintf(line + at, (size_t)(LONGEST_LINE - at), "%" PRId64 " ", numbers[i]);
+    at += snprintf(line + at, (size_t)(LONGEST_LINE - at), "%d ", choice->fused);
+    for (int i = 0; i < ALGORITHM_WORDS; i++)
+        at += snprintf(line + at, (size_t)(LONGEST_LINE - at), "%0*" PRIx64, WORD_DIGITS, choice->algorithm.data[i]);
+}
+
+char *cuda_choices(Backend *be) {
+    CudaMatmul *matmul = cuda_backend(be)->matmul;
+    char *text = NULL, line[LONGEST_LINE];
+    size_t bytes = 0;
+    int count = 0;
+    FILE *out = open_memstream(&text, &bytes);
+    if (!out) die("out of memory for the choices of matrix algorithms");
+    for (int i = 0; i < BUCKETS; i++)
+        for (const ProductEntry *entry = matmul->buckets[i]; entry; entry = entry->next) {
+            if (!entry->timed) continue;
+            if (count++ == 0) fprintf(out, "%s\n", matmul->versions);
+            write_line(line, &entry->key, &entry->choice);
+            fprintf(out, "%s\n", line);
+        }
+    if (count > 0) fprintf(out, "%s\n", LAST_LINE);
+    if (fclose(out) != 0) die("out of memory for the choices of matrix algorithms");
+    return text;
+}
+
+static bool is_flag(int64_t value) { return value == 0 || value == 1; }
+static bool is_size(int64_t value) { return value > 0 && value <= INT32_MAX; }
+static bool is_alignment(int64_t value) { return value > 0 && value <= MOST_ALIGNMENT && (value & (value - 1)) == 0; }
+
+/* Whether a product could have it. */
+static bool is_key(const ProductKey *key) {
+    static const int64_t without_bias[] = {CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_GELU,
+                                           CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_DGELU};
+    static const int64_t with_bias[] = {CUBLASLT_EPILOGUE_BIAS, CUBLASLT_EPILOGUE_GELU_BIAS,
+                                        CUBLASLT_EPILOGUE_GELU_AUX_BIAS};
+    bool has_bias = false, has_none = false;
+    for (size_t i = 0; i < ARRAY_LENGTH(with_bias); i++) has_bias |= key->epilogue == with_bias[i];
+    for (size_t i = 0; i < ARRAY_LENGTH(without_bias); i++) has_none |= key->epilogue == without_bias[i];
+    return is_flag(key->input) && is_flag(key->output) && is_flag(key->tf32) && is_flag(key->batched) &&
+           is_flag(key->transpose_a) && is_flag(key->transpose_b) && is_size(key->m) && is_size(key->n) &&
+           is_size(key->k) && is_alignment(key->align_a) && is_alignment(key->align_b) && is_alignment(key->align_d) &&
+           ((has_bias && is_alignment(key->align_bias)) || (has_none && key->align_bias == 0));
+}
+
+static int64_t read_number(const char **at) {
+    char *end;
+    int64_t number = strtoll(*at, &end, 10);
+    *at = end;
+    return number;
+}
+
+/* A line is right if what was read of it is written just so. */
+static bool read_line(const char *line, ProductKey *key, ProductChoice *choice) {
+    int64_t numbers[KEY_NUMBERS];
+    char again[LONGEST_LINE];
+    const char *at = line;
+    for (int i = 0; i < KEY_NUMBERS; i++) numbers[i] = read_number(&at);
+    choice->fused = read_number(&at) != 0;
+    if (strlen(at) != 1 + ALGORITHM_WORDS * WORD_DIGITS) return false;
+    at++;
+    for (int i = 0; i < ALGORITHM_WORDS; i++, at += WORD_DIGITS) {
+        char word[WORD_DIGITS + 1] = "";
+        memcpy(word, at, WORD_DIGITS);
+        choice->algorithm.data[i] = strtoull(word, NULL, 16);
+    }
+    memcpy(key, numbers, sizeof *key);
+    write_line(again, key, choice);
+    return strcmp(again, line) == 0 && is_key(key);
+}
+
+/* An entry for the line, not yet in the table; NULL and the reason where it does not suit this library. */
+static ProductEntry *entry_read(CudaMatmul *matmul, const char *line, int number, Error *error) {
+    ProductKey key;
+    ProductChoice choice;
+    if (!read_line(line, &key, &choice)) {
+        error_set(error, "line %d of the choices of matrix algorithms is damaged: '%.300s'", number, line);
+        return NULL;
+    }
+    ProductEntry *entry = product_create(&key);
+    if (!product_suits(matmul, entry, &choice)) {
+        error_set(error, "line %d of the choices of matrix algorithms: there is no such algorithm to multiply %s",
+                  number, product_name(&key).text);
+        product_free(entry);
+        return NULL;
+    }
+    product_take(entry, &choice, true);
+    return entry;
+}
+
+/* The text's entries as a list, as far as it is right. Cuts the text into lines. */
+static bool read_choices(CudaMatmul *matmul, char *text, ProductEntry **list, Error *error) {
+    int number = 1;
+    char *line = strsep(&text, "\n");
+    if (strcmp(line, matmul->versions) != 0)
+        return error_set(error, "choices of matrix algorithms for '%.300s' do not hold for '%s'", line,
+                         matmul->versions);
+    while ((line = strsep(&text, "\n")) && strcmp(line, LAST_LINE) != 0) {
+        if (!text) break; /* no end of line: cut off */
+        ProductEntry *entry = entry_read(matmul, line, ++number, error);
+        if (!entry) return false;
+        *list = entry;
+        list = &entry->next;
+    }
+    if (!line || !text || *text)
+        return error_set(error, "the choices of matrix algorithms are cut off behind line %d, or something follows",
+                         number);
+    return true;
+}
+
+/* What was chosen first stays. */
+static void insert(CudaMatmul *matmul, ProductEntry *entry) {
+    ProductEntry **place = product_place(matmul, &entry->key);
+    if (!*place) {
+        entry->next = NULL;
+        *place = entry;
+        return;
+    }
+    if (!(*place)->timed) product_take(*place, &entry->choice, true);
+    product_free(entry);
+}
+
+bool cuda_choose(Backend *be, const char *text, Error *error) {
+    CudaMatmul *matmul = cuda_backend(be)->matmul;
+    if (!*text) return true;
+    char *copy = checked_strdup(text);
+    ProductEntry *entries = NULL;
+    bool right = read_choices(matmul, copy, &entries, error);
+    for (ProductEntry *entry = entries, *next; entry; entry = next) {
+        next = entry->next;
+        right ? insert(matmul, entry) : product_free(entry);
+    }
+    free(copy);
+    return right;
+}

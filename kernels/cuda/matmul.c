@@ -1,0 +1,440 @@
+/* matmul.c: matrix products by cuBLASLt, and the choice of its algorithms. It launches no kernel, so it is C.
+ *
+ * Row-major. The library stores matrices by columns, and a row-major matrix that is read so is its own transpose. So it
+ * is asked for D^T = op(B)^T op(A)^T: its first factor is our b, its second our a, and nothing is copied. Its rows are
+ * our columns, which is also what its epilogues ask for: a bias has one element for each.
+ *
+ * Speed. Each shape has an entry in a table, with the library's descriptors and the algorithm, so that a call allocates
+ * nothing and never waits for the GPU. The library proposes algorithms, fastest first by its own estimate, for operands
+ * that are aligned as these are. While tuning, the proposals for a shape are timed, those with the epilogue in the
+ * product and those with a kernel behind it, which is faster on some GPUs.
+ *
+ * Determinism. Only algorithms that repeat bit for bit are taken: sums over k in one piece, or in parts that lie in the
+ * workspace as float32 and are added in order behind the product. The library's other two ways to add parts are left
+ * out: in the output itself, as the parts come, and by way of the output's type, which rounds more than once. A matrix
+ * of a batch is to have the bits that it has alone, so a batch's algorithm is the same however many matrices there are,
+ * and does not split sums, which would need a workspace for each. All work of a handle is on one stream, with one
+ * workspace: then equal calls give equal results on GPUs of the same kind (cuBLAS, "Results Reproducibility"). */
+#include "kernels/cuda/matmul.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/product_table.h"
+
+/* What the library recommends for Hopper; less leaves out some of its algorithms. */
+enum { WORKSPACE_BYTES = 32 << 20 };
+
+/* Algorithms that the library is asked for. */
+enum { PROPOSALS = 8 };
+
+/* Matrices in a batch for which proposals are asked, whatever their number: enough to fill a GPU. */
+enum { PROPOSED_BATCH = 8 };
+
+/* Each algorithm is timed in as many rounds, between which the others are, so that a clock that rises while they run
+ * favours none. The shortest round counts, of so many products. */
+enum { ROUNDS = 3, REPETITIONS = 4 };
+
+/* ---- messages ---- */
+
+ProductName product_name(const ProductKey *key) {
+    ProductName name;
+    snprintf(name.text, sizeof name.text,
+             "%s matrices %" PRId64 " x %" PRId64 "%s and %" PRId64 " x %" PRId64 "%s to %s%s, epilogue %" PRId64,
+             dtype_name((DType)key->input), key->m, key->k, key->transpose_a ? " (transposed)" : "", key->k, key->n,
+             key->transpose_b ? " (transposed)" : "", dtype_name((DType)key->output),
+             key->batched ? ", a batch of them" : "", key->epilogue);
+    return name;
+}
+
+static void check(cublasStatus_t status, const char *what) {
+    if (status != CUBLAS_STATUS_SUCCESS) die("cuBLASLt: %s failed: %s", what, cublasLtGetStatusString(status));
+}
+
+static void check_product(cublasStatus_t status, const char *what, const ProductKey *key) {
+    if (status == CUBLAS_STATUS_SUCCESS) return;
+    die("cuBLASLt: %s %s failed: %s", what, product_name(key).text, cublasLtGetStatusString(status));
+}
+
+/* ---- keys ---- */
+
+/* The largest power of two that divides all addresses whose bits `addresses` has. */
+static int64_t alignment(uintptr_t addresses) {
+    uintptr_t lowest_bit = addresses & (~addresses + 1);
+    return lowest_bit == 0 || lowest_bit > MOST_ALIGNMENT ? MOST_ALIGNMENT : (int64_t)lowest_bit;
+}
+
+static cublasLtEpilogue_t library_epilogue(const CudaProduct *p) {
+    cublasLtEpilogue_t gelu = p->pre ? CUBLASLT_EPILOGUE_GELU_AUX : CUBLASLT_EPILOGUE_GELU;
+    switch (p->epilogue) {
+    case CUDA_EPILOGUE_GELU:
+        return p->bias ? (cublasLtEpilogue_t)(gelu | CUBLASLT_EPILOGUE_BIAS) : gelu;
+    case CUDA_EPILOGUE_GELU_BACKWARD:
+        return CUBLASLT_EPILOGUE_DGELU;
+    default:
+        return p->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+    }
+}
+
+/* Whether the library keeps or reads what GELU is applied to. */
+static bool has_pre(const ProductKey *key) {
+    return key->epilogue == CUBLASLT_EPILOGUE_GELU_AUX || key->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS ||
+           key->epilogue == CUBLASLT_EPILOGUE_DGELU;
+}
+
+/* What a matrix of that size adds to the bits of an address: those of the other matrices of its batch. */
+static uintptr_t batch_bits(const CudaProduct *p, DType type, int64_t rows, int64_t columns) {
+    return p->batched ? (uintptr_t)(rows * columns) * dtype_size(type) : 0;
+}
+
+static ProductKey key_of(const CudaMatmul *matmul, const CudaProduct *p) {
+    uintptr_t a = (uintptr_t)p->a | batch_bits(p, p->input, p->m, p->k);
+    uintptr_t b = (uintptr_t)p->b | batch_bits(p, p->input, p->k, p->n);
+    uintptr_t d = (uintptr_t)p->d | (uintptr_t)p->pre | batch_bits(p, p->output, p->m, p->n);
+    if (p->beta != 0.0f) d |= (uintptr_t)p->c;
+    return (ProductKey){.input = p->input,
+                        .output = p->output,
+                        .tf32 = p->input == DTYPE_FLOAT32 && matmul->cuda->allow_tf32,
+                        .epilogue = library_epilogue(p),
+                        .batched = p->batched,
+                        .transpose_a = p->transpose_a,
+                        .transpose_b = p->transpose_b,
+                        .m = p->m,
+                        .n = p->n,
+                        .k = p->k,
+                        .align_a = alignment(a),
+                        .align_b = alignment(b),
+                        .align_d = alignment(d),
+                        .align_bias = p->bias ? alignment((uintptr_t)p->bias) : 0};
+}
+
+static ProductEntry **bucket_of(CudaMatmul *matmul, const ProductKey *key) {
+    int64_t numbers[KEY_NUMBERS];
+    memcpy(numbers, key, sizeof numbers);
+    uint64_t hash = 0;
+    for (int i = 0; i < KEY_NUMBERS; i++) hash = (hash ^ (uint64_t)numbers[i]) * 0x9e3779b97f4a7c15u;
+    return &matmul->buckets[hash >> 32 & (BUCKETS - 1)];
+}
+
+/* ---- entries ---- */
+
+static cudaDataType library_type(int64_t type) { return type == DTYPE_FLOAT32 ? CUDA_R_32F : CUDA_R_16BF; }
+
+static void set_operation(ProductEntry *entry, cublasLtMatmulDescAttributes_t attribute, const void *value,
+                          size_t bytes) {
+    check(cublasLtMatmulDescSetAttribute(entry->operation, attribute, value, bytes), "describing a product");
+}
+
+static void set_layout(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute, const void *value,
+                       size_t bytes) {
+    check(cublasLtMatrixLayoutSetAttribute(layout, attribute, value, bytes), "describing a matrix");
+}
+
+/* Of dense matrices that are stored row by row, one behind the other. */
+static cublasLtMatrixLayout_t layout_create(int64_t type, int64_t rows, int64_t columns) {
+    cublasLtMatrixLayout_t layout;
+    int64_t stride = rows * columns;
+    check(cublasLtMatrixLayoutCreate(&layout, library_type(type), (uint64_t)columns, (uint64_t)rows, columns),
+          "describing a matrix");
+    set_layout(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride);
+    return layout;
+}
+
+static void set_pointers(ProductEntry *entry, const void *bias, const void *pre) {
+    if (bias) set_operation(entry, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+    if (has_pre(&entry->key)) set_operation(entry, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &pre, sizeof pre);
+}
+
+/* Before there is a product, the library takes from the pointers of bias and pre how they are aligned, and nothing
+ * else: each alignment is such a pointer. */
+ProductEntry *product_create(const ProductKey *key) {
+    ProductEntry *entry = checked_calloc(1, sizeof *entry, "a matrix product");
+    entry->key = *key;
+    entry->a = layout_create(key->input, key->transpose_a ? key->k : key->m, key->transpose_a ? key->m : key->k);
+    entry->b = layout_create(key->input, key->transpose_b ? key->n : key->k, key->transpose_b ? key->k : key->n);
+    entry->d = layout_create(key->output, key->m, key->n);
+    check(cublasLtMatmulDescCreate(&entry->operation, key->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F,
+                                   CUDA_R_32F),
+          "describing a product");
+    cublasOperation_t first = key->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasOperation_t second = key->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
+    set_operation(entry, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first);
+    set_operation(entry, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second);
+    if (has_pre(key)) set_operation(entry, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &key->n, sizeof key->n);
+    set_pointers(entry, (const void *)(uintptr_t)key->align_bias, (const void *)(uintptr_t)key->align_d);
+    return entry;
+}
+
+void product_free(ProductEntry *entry) {
+    check(cublasLtMatmulDescDestroy(entry->operation), "freeing a description");
+    check(cublasLtMatrixLayoutDestroy(entry->a), "freeing a description");
+    check(cublasLtMatrixLayoutDestroy(entry->b), "freeing a description");
+    check(cublasLtMatrixLayoutDestroy(entry->d), "freeing a description");
+    free(entry);
+}
+
+ProductEntry **product_place(CudaMatmul *matmul, const ProductKey *key) {
+    ProductEntry **place = bucket_of(matmul, key);
+    while (*place && memcmp(&(*place)->key, key, sizeof *key) != 0) place = &(*place)->next;
+    return place;
+}
+
+static ProductEntry *entry_of(CudaMatmul *matmul, const CudaProduct *p) {
+    ProductKey key = key_of(matmul, p);
+    ProductEntry **place = product_place(matmul, &key);
+    if (!*place) *place = product_create(&key);
+    return *place;
+}
+
+static void set_epilogue(ProductEntry *entry, bool fused) {
+    uint32_t epilogue = fused ? (uint32_t)entry->key.epilogue : CUBLASLT_EPILOGUE_DEFAULT;
+    set_operation(entry, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+}
+
+static void set_count(ProductEntry *entry, int count) {
+    int32_t matrices = count;
+    set_layout(entry->a, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &matrices, sizeof matrices);
+    set_layout(entry->b, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &matrices, sizeof matrices);
+    set_layout(entry->d, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &matrices, sizeof matrices);
+}
+
+/* ---- algorithms ---- */
+
+/* The rules that GELU's kept values are under: rows of whole groups of 8, and 16-byte stores. */
+static bool may_fuse(const ProductKey *key) {
+    if (key->epilogue == CUBLASLT_EPILOGUE_DEFAULT) return false;
+    return !has_pre(key) || (key->n % 8 == 0 && key->align_d >= 16);
+}
+
+/* Whether it can run and repeats bit for bit. */
+static bool is_admissible(const ProductKey *key, const cublasLtMatmulHeuristicResult_t *result) {
+    if (result->state != CUBLAS_STATUS_SUCCESS || result->workspaceSize > WORKSPACE_BYTES) return false;
+    uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_NONE;
+    size_t written;
+    if (cublasLtMatmulAlgoConfigGetAttribute(&result->algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &reduction,
+                                             sizeof reduction, &written) != CUBLAS_STATUS_SUCCESS)
+        return false;
+    return reduction == CUBLASLT_REDUCTION_SCHEME_NONE ||
+           (reduction == CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE && !key->batched);
+}
+
+/* Whether the library has an algorithm, which came from elsewhere, for the layouts as they are set. */
+static bool is_right(CudaMatmul *matmul, ProductEntry *entry, const ProductChoice *choice) {
+    if (choice->fused && !may_fuse(&entry->key)) return false;
+    set_epilogue(entry, choice->fused);
+    cublasLtMatmulHeuristicResult_t result = {.algo = choice->algorithm};
+    cublasStatus_t status = cublasLtMatmulAlgoCheck(matmul->handle, entry->operation, entry->b, entry->a, entry->d,
+                                                    entry->d, &choice->algorithm, &result);
+    result.state = status;
+    return is_admissible(&entry->key, &result);
+}
+
+static void set_preference(CudaMatmul *matmul, cublasLtMatmulPreferenceAttributes_t attribute, const void *value,
+                           size_t bytes) {
+    check(cublasLtMatmulPreferenceSetAttribute(matmul->preference, attribute, value, bytes), "stating a preference");
+}
+
+static void set_alignment(CudaMatmul *matmul, cublasLtMatmulPreferenceAttributes_t attribute, int64_t bytes) {
+    uint32_t value = (uint32_t)bytes;
+    set_preference(matmul, attribute, &value, sizeof value);
+}
+
+/* The library's proposals for the layouts as they are set, fastest first; returns their number. */
+static int propose(CudaMatmul *matmul, ProductEntry *entry, bool fused, ProductChoice *proposals) {
+    const ProductKey *key = &entry->key;
+    if (fused && !may_fuse(key)) return 0;
+    set_epilogue(entry, fused);
+    set_alignment(matmul, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key->align_b);
+    set_alignment(matmul, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key->align_a);
+    set_alignment(matmul, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key->align_d);
+    set_alignment(matmul, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key->align_d);
+    cublasLtMatmulHeuristicResult_t results[PROPOSALS];
+    int found = 0, count = 0;
+    if (cublasLtMatmulAlgoGetHeuristic(matmul->handle, entry->operation, entry->b, entry->a, entry->d, entry->d,
+                                       matmul->preference, PROPOSALS, results, &found) != CUBLAS_STATUS_SUCCESS)
+        return 0;
+    for (int i = 0; i < found; i++)
+        if (is_admissible(key, &results[i])) proposals[count++] = (ProductChoice){results[i].algo, fused};
+    return count;
+}
+
+/* With the epilogue in the product first. */
+static int propose_all(CudaMatmul *matmul, ProductEntry *entry, ProductChoice proposals[2 * PROPOSALS]) {
+    int count = propose(matmul, entry, true, proposals);
+    count += propose(matmul, entry, false, proposals + count);
+    if (count == 0) die("cuBLASLt: no algorithm multiplies %s", product_name(&entry->key).text);
+    return count;
+}
+
+/* For batches of any size. */
+static void set_any_count(ProductEntry *entry) {
+    entry->count = 0;
+    set_count(entry, entry->key.batched ? PROPOSED_BATCH : 1);
+}
+
+bool product_suits(CudaMatmul *matmul, ProductEntry *entry, const ProductChoice *choice) {
+    set_any_count(entry);
+    return is_right(matmul, entry, choice);
+}
+
+void product_take(ProductEntry *entry, const ProductChoice *choice, bool timed) {
+    entry->choice = *choice;
+    entry->chosen = true;
+    entry->timed = timed;
+    entry->count = 0;
+}
+
+/* The algorithm for `count` matrices, for which the layouts are set. Where the chosen one cannot do so many, which no
+ * algorithm without a workspace should say, it is the first proposal for them. */
+static const ProductChoice *choice_for(CudaMatmul *matmul, ProductEntry *entry, int count) {
+    if (entry->count == count) return &entry->current;
+    set_count(entry, count);
+    entry->count = count;
+    entry->current = entry->choice;
+    if (!is_right(matmul, entry, &entry->current)) {
+        ProductChoice proposals[2 * PROPOSALS];
+        propose_all(matmul, entry, proposals);
+        entry->current = proposals[0];
+    }
+    return &entry->current;
+}
+
+/* ---- products ---- */
+
+static cublasStatus_t launch(CudaMatmul *matmul, ProductEntry *entry, const ProductChoice *choice,
+                             const CudaProduct *p) {
+    set_epilogue(entry, choice->fused);
+    if (choice->fused) set_pointers(entry, p->bias, p->pre);
+    bool is_kept = p->epilogue == CUDA_EPILOGUE_GELU && p->pre;
+    void *d = !choice->fused && is_kept ? p->pre : p->d;
+    const void *c = p->beta == 0.0f ? d : p->c;
+    Backend *be = &matmul->cuda->base;
+    cublasStatus_t status =
+        cublasLtMatmul(matmul->handle, entry->operation, &p->alpha, p->b, entry->b, p->a, entry->a, &p->beta, c,
+                       entry->d, d, entry->d, &choice->algorithm, matmul->workspace, WORKSPACE_BYTES, cuda_stream(be));
+    if (status == CUBLAS_STATUS_SUCCESS && !choice->fused && entry->key.epilogue != CUBLASLT_EPILOGUE_DEFAULT)
+        p->finish(be, p);
+    return status;
+}
+
+/* Milliseconds of one product; infinite where the algorithm does not run. */
+static float time_of(CudaMatmul *matmul, ProductEntry *entry, const ProductChoice *choice, const CudaProduct *p) {
+    cudaStream_t stream = cuda_stream(&matmul->cuda->base);
+    if (launch(matmul, entry, choice, p) != CUBLAS_STATUS_SUCCESS) return INFINITY; /* the first one warms up */
+    cuda_check(cudaEventRecord(matmul->start, stream), "timing a product");
+    for (int i = 0; i < REPETITIONS; i++) launch(matmul, entry, choice, p);
+    cuda_check(cudaEventRecord(matmul->stop, stream), "timing a product");
+    cuda_check(cudaEventSynchronize(matmul->stop), "a product");
+    float ms = 0.0f;
+    cuda_check(cudaEventElapsedTime(&ms, matmul->start, matmul->stop), "timing a product");
+    return ms / REPETITIONS;
+}
+
+static void choose_by_timing(CudaMatmul *matmul, ProductEntry *entry, const CudaProduct *p) {
+    ProductChoice proposals[2 * PROPOSALS];
+    float ms[2 * PROPOSALS];
+    set_any_count(entry);
+    int count = propose_all(matmul, entry, proposals), fastest = 0;
+    set_count(entry, p->count);
+    for (int i = 0; i < count; i++) ms[i] = INFINITY;
+    for (int round = 0; round < ROUNDS; round++)
+        for (int i = 0; i < count; i++) ms[i] = fminf(ms[i], time_of(matmul, entry, &proposals[i], p));
+    for (int i = 1; i < count; i++)
+        if (ms[i] < ms[fastest]) fastest = i;
+    product_take(entry, &proposals[fastest], true);
+}
+
+static void choose_first_proposal(CudaMatmul *matmul, ProductEntry *entry) {
+    ProductChoice proposals[2 * PROPOSALS];
+    set_any_count(entry);
+    propose_all(matmul, entry, proposals);
+    product_take(entry, &proposals[0], false);
+}
+
+void cuda_multiply(Backend *be, const CudaProduct *p) {
+    CudaMatmul *matmul = cuda_backend(be)->matmul;
+    ProductEntry *entry = entry_of(matmul, p);
+    if (matmul->tuning && !entry->timed) choose_by_timing(matmul, entry, p);
+    if (!entry->chosen) choose_first_proposal(matmul, entry);
+    check_product(launch(matmul, entry, choice_for(matmul, entry, p->count), p), "multiplying", &entry->key);
+}
+
+/* ---- dense products for optimizers ---- */
+
+static void batched_product(Backend *be, const BatchedProduct *p, void *d, const void *a, const void *b,
+                            const void *c) {
+    CudaProduct product = {.input = p->type,
+                           .output = p->type,
+                           .m = p->m,
+                           .n = p->n,
+                           .k = p->k,
+                           .transpose_a = p->transpose_a,
+                           .transpose_b = p->transpose_b,
+                           .alpha = p->alpha,
+                           .beta = p->beta,
+                           .d = d,
+                           .a = a,
+                           .b = b,
+                           .c = c,
+                           .batched = true,
+                           .count = p->count};
+    cuda_multiply(be, &product);
+}
+
+/* Of compute capability 8.0 on, which a table needs, tensor cores take either type. */
+static bool multiplies(Backend *be, DType type) {
+    (void)be, (void)type;
+    return true;
+}
+
+static void tune(Backend *be, bool on) { cuda_backend(be)->matmul->tuning = on; }
+
+void cuda_enter_products(Backend *be) {
+    be->batched_product = batched_product;
+    be->multiplies = multiplies;
+    be->tune = tune;
+    be->choices = cuda_choices;
+    be->choose = cuda_choose;
+}
+
+/* ---- opening ---- */
+
+static char *versions_of(const CudaBackend *cuda) {
+    int driver = 0;
+    cuda_check(cudaDriverGetVersion(&driver), "asking for the driver's version");
+    return format_string("%s, driver %d, cuBLASLt %zu", cuda->base.device, driver, cublasLtGetVersion());
+}
+
+CudaMatmul *cuda_matmul_open(CudaBackend *cuda) {
+    CudaMatmul *matmul = checked_calloc(1, sizeof *matmul, "cuBLASLt");
+    matmul->cuda = cuda;
+    matmul->versions = versions_of(cuda);
+    check(cublasLtCreate(&matmul->handle), "opening the library");
+    check(cublasLtMatmulPreferenceCreate(&matmul->preference), "stating preferences");
+    uint64_t bytes = WORKSPACE_BYTES;
+    uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    set_preference(matmul, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes);
+    set_preference(matmul, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions, sizeof reductions);
+    cuda_check(cudaMalloc(&matmul->workspace, WORKSPACE_BYTES), "taking cuBLASLt's workspace");
+    cuda_check(cudaEventCreate(&matmul->start), "making an event");
+    cuda_check(cudaEventCreate(&matmul->stop), "making an event");
+    return matmul;
+}
+
+void cuda_matmul_close(CudaMatmul *matmul) {
+    for (int i = 0; i < BUCKETS; i++)
+        for (ProductEntry *entry = matmul->buckets[i], *next; entry; entry = next) {
+            next = entry->next;
+            product_free(entry);
+        }
+    check(cublasLtMatmulPreferenceDestroy(matmul->preference), "closing the library");
+    check(cublasLtDestroy(matmul->handle), "closing the library");
+    cuda_check(cudaEventDestroy(matmul->start), "ending an event");
+    cuda_check(cudaEventDestroy(matmul->stop), "ending an event");
+    cuda_check(cudaFree(matmul->workspace), "giving cuBLASLt's workspace back");
+    free(matmul->versions);
+    free(matmul);
+}
