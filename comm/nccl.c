@@ -25,7 +25,7 @@
 #include "comm/heartbeat.h"
 #include "kernels/cuda/cuda_backend.h"
 
-/* Exchanges whose ends are known each; to await an older one is to await the oldest of these. */
+/* Exchanges whose ends are known; to await an older one is to await a later one, which has its event now. */
 enum { ENDS = 256 };
 
 typedef struct NcclComm {
@@ -129,8 +129,8 @@ static void await(Comm *comm, int64_t exchanges) {
     if (exchanges <= 0) return;
     if (exchanges > nccl->asked)
         die("await: of %lld exchanges %lld were asked for", (long long)exchanges, (long long)nccl->asked);
-    int64_t last = max_i64(exchanges - 1, nccl->asked - ENDS);
-    cuda_check(cudaStreamWaitEvent(cuda_stream(nccl->be), nccl->end[last % ENDS], 0), "waiting for an exchange");
+    cuda_check(cudaStreamWaitEvent(cuda_stream(nccl->be), nccl->end[(exchanges - 1) % ENDS], 0),
+               "waiting for an exchange");
 }
 
 /* ---- the host's ---- */
