@@ -3,7 +3,8 @@
 # gpu_check.sh deps FOLDER [PACKAGE...]: fetches the libraries that a machine without network lacks (see DEPS).
 #
 #   tests      the tests of kernels, optimizers and whole runs, on the GPU
-#   sanitize   compute-sanitizer (memcheck, racecheck) on the kernels' tests, at small sizes
+#   sanitize   compute-sanitizer (memcheck, racecheck) on the kernels' tests, at small sizes, and on a step of a tiny model
+#              whose buffers have allocations of their own
 #   bench      every kernel, every optimizer, and a step of every size of GPT-2
 #   torch      the same models in PyTorch, beside ours, in the same run
 #   all        one after the other, in under eight minutes (the default)
@@ -149,15 +150,16 @@ step() {
 
 # ---- the parts ----
 
-device_tests=(test_kernels test_newton_schulz test_optim test_comm test_golden test_devices)
-sanitized_tests=(test_kernels test_newton_schulz test_optim_rules)
+# Those that ask MARS_TEST_DEVICE which device to test, and those of CUDA alone.
+device_tests=('test_kernels*.c' test_newton_schulz.c 'test_optim*.c' test_comm.c test_golden.c test_devices.c 'test_*.cu')
+sanitized_tests=('test_kernels*.c' test_newton_schulz.c test_optim_rules.c)
 
-# The tests whose names begin like one of the arguments, as programs.
+# The tests whose sources match, as programs.
 list_tests() {
-    local prefix source
-    for prefix in "$@"; do
-        for source in dev/test/"$prefix"*.c; do
-            if [ -e "$source" ]; then echo "$BUILD/test/$(basename "${source%.c}")"; fi
+    local pattern source
+    for pattern in "$@"; do
+        for source in dev/test/$pattern; do
+            if [ -e "$source" ]; then echo "$BUILD/test/$(basename "${source%.*}")"; fi
         done
     done
 }
@@ -167,7 +169,7 @@ benchmarks=("$BUILD/bench_kernels" "$BUILD/bench_optim" "$BUILD/bench_train")
 targets_of() {
     case $1 in
         tests) echo "$BUILD/train_gpt2" && list_tests "${device_tests[@]}" ;;
-        sanitize) list_tests "${sanitized_tests[@]}" ;;
+        sanitize) echo "$BUILD/bench_train" && list_tests "${sanitized_tests[@]}" ;;
         bench) printf '%s\n' "${benchmarks[@]}" ;;
         torch) echo "$BUILD/bench_train" ;;
     esac
@@ -190,19 +192,24 @@ part_tests() {
     if [ -s "$work/tests.log" ]; then tail -n 1 "$work/tests.log"; fi
 }
 
+# sanitize NAME COMMAND...: under $tool.
+sanitize() {
+    local name="$tool $1"
+    shift
+    step "$name" 60 env MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 "$sanitizer" --tool "$tool" --error-exitcode 9 \
+        --print-limit 10 "$@" || true
+}
+
 part_sanitize() {
-    local sanitizer tool test name
+    local sanitizer tool test
     sanitizer=$(command -v compute-sanitizer || echo "$(dirname "$nvcc")/compute-sanitizer")
     for tool in memcheck racecheck; do
         if [ ! -x "$sanitizer" ]; then
             note "$tool" skipped 0 "compute-sanitizer is not installed"
             continue
         fi
-        for test in $(list_tests "${sanitized_tests[@]}"); do
-            name=$(basename "$test")
-            step "$tool $name" 60 env MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 "$sanitizer" --tool "$tool" \
-                --error-exitcode 9 --print-limit 10 "$test" || true
-        done
+        for test in $(list_tests "${sanitized_tests[@]}"); do sanitize "$(basename "$test")" "$test"; done
+        sanitize step "$BUILD/bench_train" --device=cuda --model=tiny --steps=1 --debug_alloc=true
     done
 }
 

@@ -209,7 +209,7 @@ static void report(Bench *bench, const Case *c, double seconds, double copy, dou
     const char *verdict = target == 0.0 ? "" : ratio >= target ? "ok" : "below";
     char target_text[16] = "";
     if (target > 0.0) snprintf(target_text, sizeof target_text, "%.2f", target);
-    printf("%-34s %-22s %10.1f %9.4g %-8s %6.2f %7s %s\n", c->name, c->sizes, seconds * 1e6,
+    printf("%-38s %-22s %9.1f %9.4g %-8s %6.2f %7s %s\n", c->name, c->sizes, seconds * 1e6,
            rate * (by_flops ? 1e-12 : 1e-9), by_flops ? "TFLOP/s" : "GB/s", ratio, target_text, verdict);
     fflush(stdout);
     cJSON *object = cJSON_CreateObject();
@@ -475,7 +475,7 @@ int main(int argc, char **argv) {
     double copy = copy_rate(&b.rates), matmul = matmul_rate(&b.rates);
     printf("%s, %s, GPT-2 %s at batch %d x %d: copy %.1f GB/s, matmul %.4g TFLOP/s\n", b.be->device, b.be->name,
            b.options.model->name, b.s.B, b.s.T, copy * 1e-9, matmul * 1e-12);
-    printf("%-34s %-22s %10s %18s %6s %7s\n", "operation", "sizes", "us", "", "of it", "target");
+    printf("%-38s %-22s %9s %18s %6s %7s\n", "operation", "sizes", "us", "", "of it", "target");
     bench_embedding(&b);
     bench_layernorm(&b);
     bench_softmax_and_rounding(&b);

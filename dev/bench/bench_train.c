@@ -2,7 +2,7 @@
  *
  *     build/bench_train [--device=auto|cpu|cuda] [--model=tiny|small|medium|large|xl] [--batch=N] [--optimizer=NAME]
  *                       [--recompute=none|mlp|block] [--precision=auto|bfloat16|float32] [--steps=8] [--threads=N]
- *                       [--json=FILE]
+ *                       [--json=FILE] [--debug_alloc=true]
  *
  * The measure is model FLOP/s (6 N + 12 L C T per token) over the rate of a large product on the same device (measure.h),
  * which is timed between the steps, as clocks and neighbours change; medians are what counts. On a GPU a measurement is
@@ -91,12 +91,13 @@ static void bench_open(Bench *bench) {
     const BenchOptions *o = &bench->options;
     Backend *be = bench->be = bench_backend(o);
     bench->comm = comm_open_single();
-    bench->memory_before = (double)be->memory_left(be);
     rates_open(&bench->rates, be, be->activation, o->model->tiny);
+    bench->memory_before = (double)be->memory_left(be);
     if (o->batch || o->model->tiny || !be->on_gpu)
         plan(bench, o->batch ? o->batch : o->model->tiny ? TINY_BATCH : CPU_BATCH);
     else
         plan_largest(bench);
+    bench->model.arena.separate = o->debug_alloc;
     gpt2_allocate(&bench->model);
     optim_start(bench->optim, (OptimBuffers){bench->model.params, bench->model.weights, bench->model.grads});
     set_weights(&bench->model);
@@ -264,7 +265,8 @@ static void print_figures(const Bench *bench, const Figures *f) {
            bench->options.model->name, bench->model.table.parameters, bench->batch, bench->model.config.block_size,
            bench_recompute_name(bench->options.recompute), optimizer_name(bench));
     int count = list_rows(bench, f, rows);
-    for (int i = 0; i < count; i++) printf("  %-32s %10.4g\n", rows[i].name, rows[i].value);
+    for (int i = 0; i < count; i++)
+        if (isfinite(rows[i].value)) printf("  %-32s %10.4g\n", rows[i].name, rows[i].value);
     printf("\none step taken apart\n");
     count = list_operations(f, rows);
     for (int i = 0; i < count; i++)
@@ -298,7 +300,7 @@ int main(int argc, char **argv) {
     static Bench bench;
     static Figures f;
     base_set_program("bench_train");
-    bench.options = bench_options(argc, argv, 8, "batch recompute optimizer");
+    bench.options = bench_options(argc, argv, 8, "batch, recompute, optimizer, debug_alloc");
     bench_open(&bench);
     warm_up(&bench);
     measure(&bench, &f);

@@ -70,10 +70,31 @@ static int number_in(const char *text, const char *option, int most) {
     return (int)value;
 }
 
+static bool is_true(const char *text, const char *option) {
+    if (strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
+        die_usage("--%s=%s: true or false is expected", option, text);
+    return strcmp(text, "true") == 0;
+}
+
+/* The options that only some benchmarks have. */
+static bool read_more(BenchOptions *o, const char *argument, const char *more) {
+    const char *value;
+    if (strstr(more, "batch") && (value = value_of(argument, "batch")))
+        o->batch = number_in(value, "batch", 1 << 16);
+    else if (strstr(more, "recompute") && (value = value_of(argument, "recompute")))
+        o->recompute = find_recompute(value);
+    else if (strstr(more, "optimizer") && (value = value_of(argument, "optimizer")))
+        o->optimizer = find_optimizer(value);
+    else if (strstr(more, "debug_alloc") && (value = value_of(argument, "debug_alloc")))
+        o->debug_alloc = is_true(value, "debug_alloc");
+    else
+        return false;
+    return true;
+}
+
 BenchOptions bench_options(int argc, char **argv, int steps, const char *more) {
     BenchOptions o = {.steps = steps, .model = find_model("small"), .optimizer = OPTIM_COUNT};
     const char *device = "auto", *precision = "auto", *value;
-    bool batch = strstr(more, "batch"), recompute = strstr(more, "recompute"), optimizer = strstr(more, "optimizer");
     for (int i = 1; i < argc; i++) {
         const char *argument = argv[i];
         if ((value = value_of(argument, "device")))
@@ -88,17 +109,10 @@ BenchOptions bench_options(int argc, char **argv, int steps, const char *more) {
             o.model = find_model(value);
         else if ((value = value_of(argument, "json")))
             o.json = value;
-        else if (batch && (value = value_of(argument, "batch")))
-            o.batch = number_in(value, "batch", 1 << 16);
-        else if (recompute && (value = value_of(argument, "recompute")))
-            o.recompute = find_recompute(value);
-        else if (optimizer && (value = value_of(argument, "optimizer")))
-            o.optimizer = find_optimizer(value);
-        else
-            die_usage("unexpected argument '%s'; there are --device, --precision, --steps, --threads, --model, "
-                      "--json%s%s%s, each with =VALUE",
-                      argument, batch ? ", --batch" : "", recompute ? ", --recompute" : "",
-                      optimizer ? ", --optimizer" : "");
+        else if (!read_more(&o, argument, more))
+            die_usage("unexpected argument '%s'; there are device, precision, steps, threads, model, json%s%s, each as "
+                      "--NAME=VALUE",
+                      argument, more[0] ? ", " : "", more);
     }
     o.device = find_device(device);
     o.precision = find_precision(precision, o.device);

@@ -28,12 +28,14 @@ typedef struct BenchOptions {
     int batch; /* sequences; 0 where not given */
     Recompute recompute;
     OptimName optimizer; /* OPTIM_COUNT where not given */
+    bool debug_alloc;    /* an allocation of its own for each buffer, which a checker of memory sees */
     const char *json;    /* a file for the figures; NULL = none */
 } BenchOptions;
 
 /* Reads --device=auto|cpu|cuda, --precision=auto|bfloat16|float32, --steps=N (`steps` where not given), --threads=N,
- * --model=tiny|small|medium|large|xl and --json=FILE, and those of --batch=N, --recompute=none|mlp|block and
- * --optimizer=NAME that are words of `more`. Anything else ends the program, with a list of what there is. */
+ * --model=tiny|small|medium|large|xl and --json=FILE, and those of --batch=N, --recompute=none|mlp|block,
+ * --optimizer=NAME and --debug_alloc=true|false that are words of `more`. Anything else ends the program, with a list of
+ * what there is. */
 BenchOptions bench_options(int argc, char **argv, int steps, const char *more);
 
 /* Opens the table that the options ask for, or ends the program with the reason. */

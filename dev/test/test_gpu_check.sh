@@ -274,7 +274,7 @@ test_bench_optim() {
 }
 
 test_bench_train() {
-    bench bench_train --steps=2 --recompute=mlp --batch=3 --optimizer=mars-adamw
+    bench bench_train --steps=2 --recompute=mlp --batch=3 --optimizer=mars-adamw --debug_alloc=true
     figures bench_train 'r["batch"] == 3 and r["tokens/s"] > 0 and r["optimizer"] == "mars-adamw" and r["MFU"] is None'
     figures bench_train 'abs(r["tokens/s"] * r["step, ms"] / 192e3 - 1) < 1e-3'
     figures bench_train 'r["one step taken apart, ms"]["attention backward"] > 0'
@@ -287,7 +287,7 @@ test_options_of_benchmarks() {
     run 2 "$BUILD/bench_train" --steps=0
     run 2 "$BUILD/bench_train" --optimizer=adam
     run 2 "$BUILD/bench_train" --depth=3
-    has "$here/output" "there are --device, --precision, --steps"
+    has "$here/output" "there are device, precision, steps, threads, model, json, batch, recompute"
 }
 
 run_script_tests "$@"
