@@ -180,6 +180,14 @@ void group_update(Group *g, Backend *be, MultiTensorBuffers buffers) {
         g->passes->update(be, g->options.rule, g->device_chunks, g->chunk_count, &buffers);
 }
 
+void group_tune(Group *g) {
+    for (int b = 0; b < g->batch_count; b++) {
+        const MatrixBatch *batch = &g->batches[b];
+        newton_schulz_run(g->newton_schulz, batch->rows, batch->columns, batch->matrix_count,
+                          g->norms + batch->first_matrix);
+    }
+}
+
 void group_keep_last(Group *g, Backend *be, float *to, const float *from, const StepOutcome *outcome) {
     g->passes->keep_last(be, g->device_chunks, g->chunk_count, to, from, outcome);
 }

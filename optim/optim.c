@@ -335,6 +335,10 @@ OptimResult optim_step(Optim *o, OptimRates rates) {
     return result;
 }
 
+void optim_tune(Optim *o) {
+    for (int i = 0; i < o->group_count; i++) group_tune(&o->groups[i]);
+}
+
 int64_t optim_updates(const Optim *o) {
     StepOutcome outcome;
     o->be->copy_to_host(o->be, &outcome, o->settlement.outcome, sizeof outcome);

@@ -121,6 +121,10 @@ OptimResult optim_end_step(Optim *optim);
  * left them. In a job of one process, and on CPUs, they always are. */
 void optim_await_weights(Optim *optim, size_t begin, size_t end);
 
+/* Goes once through this process's products of Newton-Schulz, on whatever the workspace holds, for be->tune(). Changes
+ * nothing that lasts. */
+void optim_tune(Optim *optim);
+
 /* Updates made so far: skipped steps do not count. Waits for the steps that were begun, as all that follows does. */
 int64_t optim_updates(const Optim *optim);
 void optim_set_updates(Optim *optim, int64_t updates);
