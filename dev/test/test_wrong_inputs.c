@@ -131,7 +131,7 @@ static void test_batch_sizes(void **state) {
                    "train.total_batch_size 11 cannot be shared evenly by 2 processes");
 }
 
-static void test_device(void **state) {
+static void test_missing_device(void **state) {
     (void)state;
     if (strcmp(backend_auto_device(), "cpu") != 0) {
         print_message("a missing device is not tested: there is a %s\n", backend_auto_device());
@@ -374,7 +374,7 @@ int main(void) {
         cmocka_unit_test(test_command_line),
         cmocka_unit_test(test_config_file),
         cmocka_unit_test(test_batch_sizes),
-        cmocka_unit_test(test_device),
+        cmocka_unit_test(test_missing_device),
         cmocka_unit_test(test_token_files),
         cmocka_unit_test(test_evaluation_larger_than_the_set),
         cmocka_unit_test(test_unknown_tokens),
