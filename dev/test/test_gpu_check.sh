@@ -3,11 +3,13 @@
 # passed, N failed" at its end.
 #
 # nvidia-smi, nvcc, make, compute-sanitizer and PyTorch are stand-ins, small commands in a folder of their own; the make
-# writes programs that print what the real ones would. The benchmarks themselves run on the CPU, with a tiny model.
+# writes programs that print what the real ones would. The benchmarks themselves run with a tiny model, on the CPU or on
+# the device that MARS_TEST_DEVICE names, which may be an emulated one.
 # shellcheck source=dev/test/script_fixture.sh
 source "$(dirname "$0")/script_fixture.sh"
 
 BUILD=$(realpath "${MARS_BUILD:-build}")
+device=${MARS_TEST_DEVICE:-cpu}
 unset CI DEPS CPPFLAGS LDFLAGS COMMIT
 
 # ---- a machine with a GPU ----
@@ -241,14 +243,14 @@ test_without_a_gpu() {
     [ ! -e "$here/results" ]
 }
 
-# ---- the benchmarks, on the CPU ----
+# ---- the benchmarks ----
 
 # bench PROGRAM ARGUMENT...: its figures are in $here/PROGRAM.json.
 bench() {
     local program=$1
     shift
     [ -x "$BUILD/$program" ] || make -s BUILD="$BUILD" "$BUILD/$program" >"$here/make" 2>&1 || { cat "$here/make"; return 1; }
-    run 0 env OMP_WAIT_POLICY=passive "$BUILD/$program" --device=cpu --model=tiny --json="$here/$program.json" "$@"
+    run 0 env OMP_WAIT_POLICY=passive "$BUILD/$program" --device="$device" --model=tiny --json="$here/$program.json" "$@"
 }
 
 figures() {
@@ -260,7 +262,7 @@ assert eval(sys.argv[2]), json.dumps(r, indent=1)' "$here/$1.json" "$2"
 test_bench_kernels() {
     bench bench_kernels --steps=1
     figures bench_kernels 'len(r["kernels"]) > 25 and all(k["us"] > 0 or "of the line above" in k["name"] for k in r["kernels"])'
-    figures bench_kernels 'r["table"].startswith("cpu-") and r["copy GB/s"] > 0'
+    figures bench_kernels 'r["table"].startswith("'"$device"'-") and r["copy GB/s"] > 0'
     has "$here/output" "residual + layernorm forward"
 }
 
@@ -275,7 +277,7 @@ test_bench_optim() {
 
 test_bench_train() {
     bench bench_train --steps=2 --recompute=mlp --batch=3 --optimizer=mars-adamw --debug_alloc=true
-    figures bench_train 'r["batch"] == 3 and r["tokens/s"] > 0 and r["optimizer"] == "mars-adamw" and r["MFU"] is None'
+    figures bench_train 'r["batch"] == 3 and r["tokens/s"] > 0 and r["optimizer"] == "mars-adamw"'
     figures bench_train 'abs(r["tokens/s"] * r["step, ms"] / 192e3 - 1) < 1e-3'
     figures bench_train 'r["one step taken apart, ms"]["attention backward"] > 0'
 }
