@@ -73,10 +73,11 @@ RULE_FUNCTION double settle_factor(const Settlement *s, double norm) {
 /* The step's outcome, from the sums of squares over all tensors: of today's gradient, and in the exact form of the
  * second one. */
 RULE_FUNCTION StepOutcome settle_outcome(const Settlement *s, double squares, double second_squares) {
-    StepOutcome outcome = {0};
+    StepOutcome outcome;
     outcome.grad_norm = sqrt(squares) * s->gradient_scale;
     outcome.nonfinite_tensor = settle_nonfinite(s->sums, s->tensors, squares);
     if (outcome.nonfinite_tensor >= 0) outcome.grad_norm = INFINITY;
+    outcome.of_next_batch = false;
     if (s->exact && outcome.nonfinite_tensor < 0) {
         outcome.nonfinite_tensor = settle_nonfinite(s->sums + s->tensors, s->tensors, second_squares);
         outcome.of_next_batch = outcome.nonfinite_tensor >= 0;

@@ -1,0 +1,525 @@
+/* multi_tensor.cu: the passes of multi_tensor.h as CUDA kernels, made from the same rules (rules.h) and the same decisions
+ * (settle.h) as the CPU's.
+ *
+ * All passes over elements are bound by memory: AdamW moves 34 bytes for each parameter with a bf16 copy of the weights
+ * and does a few dozen operations on them. So all that counts is that the bytes are moved once, coalesced, and that
+ * enough loads are in flight to cover the latency of memory: some 20 KB on each multiprocessor. A thread works on runs of
+ * 4 elements, 16 bytes of float and 8 of bf16, so that neighbours in a block are neighbours in memory in either type. It
+ * asks for a few runs of every operand, 64 to 160 bytes, before it uses the first, and 3 blocks of 256 threads fit a
+ * multiprocessor at least: 48 KB. Elements that no run fits, behind the last whole one or in a buffer that is not
+ * aligned, are worked on one by one.
+ *
+ * Blocks find their work in the list of chunks: a tile of a chunk in passes that only write elements, a whole chunk in
+ * those that also sum over it. Sums are in double, per thread, block and tensor in an order that is always the same.
+ *
+ * No pass waits for the host, or tells it anything but through the queue of outcomes: a step's numbers, and whether it is
+ * skipped, are read where settle_kernel left them. */
+#include <stdlib.h>
+
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/device.cuh"
+#include "optim/multi_tensor.h"
+
+constexpr int THREADS = 256;
+constexpr int RUN = 4;   /* elements */
+constexpr int AHEAD = 2; /* runs of each operand that a thread asks for at a time */
+constexpr int TILE = THREADS * RUN * AHEAD;
+constexpr int TILES = MULTI_TENSOR_CHUNK / TILE;
+static_assert(TILE * TILES == MULTI_TENSOR_CHUNK, "tiles fill chunks");
+
+/* ---- runs of elements ---- */
+
+template <size_t BYTES> struct Word;
+template <> struct Word<16> { typedef uint4 type; };
+template <> struct Word<8> { typedef uint2 type; };
+template <> struct Word<4> { typedef uint32_t type; };
+template <> struct Word<2> { typedef uint16_t type; };
+
+/* COUNT elements that move in one instruction; addresses are multiples of their size. */
+template <class T, int COUNT> struct alignas(COUNT * sizeof(T)) Run {
+    typedef typename Word<sizeof(T[COUNT])>::type Whole;
+    T x[COUNT];
+};
+
+template <class T, int COUNT> __device__ __forceinline__ void load_run(Run<T, COUNT> &run, const T *from) {
+    typedef typename Run<T, COUNT>::Whole Whole;
+    reinterpret_cast<Whole &>(run) = *reinterpret_cast<const Whole *>(from);
+}
+
+template <class T, int COUNT> __device__ __forceinline__ void store_run(T *to, const Run<T, COUNT> &run) {
+    typedef typename Run<T, COUNT>::Whole Whole;
+    *reinterpret_cast<Whole *>(to) = reinterpret_cast<const Whole &>(run);
+}
+
+/* Whether runs of RUN elements can begin at an address; also of an operand that is not there. */
+template <class T> __device__ __forceinline__ bool is_run_aligned(const T *p) {
+    return (uintptr_t)p % (RUN * sizeof(T)) == 0;
+}
+
+/* This thread's share of elements [0, n), of which work.runs<COUNT, N>(at) does N runs of COUNT, STRIDE<COUNT> apart.
+ * The loop over MANY at a time has no condition inside, so that its loads come before all else. */
+template <int COUNT> constexpr int STRIDE = (THREADS * COUNT);
+
+template <int MANY, class Work> __device__ __forceinline__ void for_elements(Work &work, int n) {
+    const int whole = work.takes_runs() ? n - n % RUN : 0;
+    int at = threadIdx.x * RUN;
+    for (; at + (MANY - 1) * STRIDE<RUN> < whole; at += MANY * STRIDE<RUN>) work.template runs<RUN, MANY>(at);
+#pragma unroll 1
+    for (; at < whole; at += STRIDE<RUN>) work.template runs<RUN, 1>(at);
+#pragma unroll 1
+    for (at = whole + threadIdx.x; at < n; at += STRIDE<1>) work.template runs<1, 1>(at);
+}
+
+/* ---- what a step decides by ---- */
+
+template <bool LAST> struct SumWork {
+    const float *g, *last;
+    bool with_sum;
+    double squares, product, sum; /* of this thread's elements */
+
+    __device__ bool takes_runs() const { return is_run_aligned(g) && is_run_aligned(last); }
+
+    template <int COUNT, int N> __device__ __forceinline__ void runs(int at) {
+        Run<float, COUNT> now[N], before[N];
+#pragma unroll
+        for (int r = 0; r < N; r++) {
+            load_run(now[r], g + at + r * STRIDE<COUNT>);
+            if (LAST) load_run(before[r], last + at + r * STRIDE<COUNT>);
+        }
+#pragma unroll
+        for (int r = 0; r < N; r++)
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) {
+                double x = (double)now[r].x[i];
+                squares += x * x;
+                if (LAST) product += x * (double)before[r].x[i];
+                if (with_sum) sum += x;
+            }
+    }
+};
+
+/* Block c sums over chunk c. Little is kept, so more loads can be in flight. */
+template <bool LAST>
+static __global__ void __launch_bounds__(THREADS, 4)
+    sums_kernel(const Chunk *chunks, const float *gradient, const float *last, const StepOutcome *sum_at_first,
+                GradientSums *out) {
+    const Chunk chunk = chunks[blockIdx.x];
+    const bool with_sum = sum_at_first && sum_at_first->updates == 0;
+    SumWork<LAST> work = {gradient + chunk.gradient, LAST ? last + chunk.gradient : NULL, with_sum, 0.0, 0.0, 0.0};
+    for_elements<2 * AHEAD>(work, (int)(chunk.end - chunk.begin));
+    GradientSums total = {block_sum<THREADS>(work.squares), LAST ? block_sum<THREADS>(work.product) : 0.0,
+                          with_sum ? block_sum<THREADS>(work.sum) : 0.0};
+    if (threadIdx.x == 0) out[blockIdx.x] = total;
+}
+
+static void sums(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *last,
+                 const StepOutcome *sum_at_first, GradientSums *out) {
+    if (count == 0) return;
+    if (last)
+        sums_kernel<true><<<count, THREADS, 0, cuda_stream(be)>>>(chunks, gradient, last, sum_at_first, out);
+    else
+        sums_kernel<false><<<count, THREADS, 0, cuda_stream(be)>>>(chunks, gradient, last, sum_at_first, out);
+    cuda_check_launch("sums_kernel");
+}
+
+/* Block i sums range i. */
+template <int WIDTH>
+static __global__ void __launch_bounds__(THREADS)
+    add_up_kernel(const double *parts, const SumRange *ranges, double *out) {
+    const SumRange range = ranges[blockIdx.x];
+    double sum[WIDTH] = {};
+    for (int row = threadIdx.x; row < range.count; row += THREADS)
+#pragma unroll
+        for (int w = 0; w < WIDTH; w++) sum[w] += parts[(size_t)(range.first + row) * WIDTH + w];
+#pragma unroll
+    for (int w = 0; w < WIDTH; w++) {
+        sum[w] = block_sum<THREADS>(sum[w]);
+        if (threadIdx.x == 0) out[(size_t)range.to * WIDTH + w] = sum[w];
+    }
+}
+
+static void add_up(Backend *be, const double *parts, int width, const SumRange *ranges, int count, double *out) {
+    if (count == 0) return;
+    if (width == 1)
+        add_up_kernel<1><<<count, THREADS, 0, cuda_stream(be)>>>(parts, ranges, out);
+    else
+        add_up_kernel<3><<<count, THREADS, 0, cuda_stream(be)>>>(parts, ranges, out);
+    cuda_check_launch("add_up_kernel");
+}
+
+static __device__ double total_squares(const GradientSums *sums, int tensors) {
+    double total = 0.0;
+    for (int i = threadIdx.x; i < tensors; i += THREADS) total += sums[i].squares;
+    return block_sum<THREADS>(total);
+}
+
+/* One block. All threads come to the same outcome; each settles some tensors. */
+static __global__ void __launch_bounds__(THREADS) settle_kernel(const Settlement s) {
+    const double squares = total_squares(s.sums, s.tensors);
+    const double second = s.exact ? total_squares(s.sums + s.tensors, s.tensors) : 0.0;
+    const StepOutcome outcome = settle_outcome(&s, squares, second);
+    __syncthreads(); /* all have read the last step's outcome */
+    if (threadIdx.x == 0) *s.outcome = outcome;
+    if (outcome.skipped) return;
+    for (int i = threadIdx.x; i < s.tensors; i += THREADS) settle_tensor(&s, &outcome, i);
+}
+
+static void settle(Backend *be, const Settlement *settlement) {
+    settle_kernel<<<1, THREADS, 0, cuda_stream(be)>>>(*settlement);
+    cuda_check_launch("settle_kernel");
+}
+
+/* ---- rules as types, for kernels to be made of ---- */
+
+#define ELEMENTWISE_TYPE(rule, uses_last, states, ...)                                                                 \
+    struct rule##_rule {                                                                                               \
+        static constexpr bool LAST = uses_last;                                                                        \
+        static constexpr int STATES = states;                                                                          \
+        static __device__ __forceinline__ float of(float x, float g, float last, float *state, const RuleNumbers *r) { \
+            return rule##_element(x, g, last, state, r);                                                               \
+        }                                                                                                              \
+    };
+ELEMENTWISE_RULES(ELEMENTWISE_TYPE)
+
+#define MATRIX_TYPE(rule, uses_last, states, ...)                                                             \
+    struct rule##_rule {                                                                                      \
+        static constexpr bool LAST = uses_last;                                                               \
+        static_assert(states == 1, "the kernel keeps one state");                                             \
+        static __device__ __forceinline__ float of(float g, float last, float *state, const RuleNumbers *r) { \
+            return rule##_direction(g, last, state, r);                                                       \
+        }                                                                                                     \
+    };
+MATRIX_RULES(MATRIX_TYPE)
+
+/* ---- elementwise rules ---- */
+
+template <class R> struct UpdateWork {
+    RuleNumbers numbers;
+    float *x, *states[R::STATES];
+    const float *g, *last;
+    bf16 *weights; /* NULL where there is no copy */
+
+    __device__ bool takes_runs() const {
+        return is_run_aligned(x) && is_run_aligned(states[0]) && is_run_aligned(states[R::STATES - 1]) &&
+               is_run_aligned(g) && is_run_aligned(last) && is_run_aligned(weights);
+    }
+
+    template <int COUNT, int N> __device__ __forceinline__ void runs(int first) {
+        Run<float, COUNT> value[N], now[N], before[N] = {}, state[N][R::STATES];
+#pragma unroll
+        for (int r = 0; r < N; r++) {
+            int at = first + r * STRIDE<COUNT>;
+            load_run(now[r], g + at);
+            if (R::LAST) load_run(before[r], last + at);
+#pragma unroll
+            for (int s = 0; s < R::STATES; s++) load_run(state[r][s], states[s] + at);
+            load_run(value[r], x + at);
+        }
+#pragma unroll
+        for (int r = 0; r < N; r++) {
+            int at = first + r * STRIDE<COUNT>;
+            Run<bf16, COUNT> rounded;
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) {
+                float kept[R::STATES];
+#pragma unroll
+                for (int s = 0; s < R::STATES; s++) kept[s] = state[r][s].x[i];
+                float gradient = now[r].x[i] * numbers.gradient_factor;
+                value[r].x[i] = R::of(value[r].x[i], gradient, before[r].x[i], kept, &numbers);
+                rounded.x[i] = from_float<bf16>(value[r].x[i]);
+#pragma unroll
+                for (int s = 0; s < R::STATES; s++) state[r][s].x[i] = kept[s];
+            }
+            store_run(x + at, value[r]);
+#pragma unroll
+            for (int s = 0; s < R::STATES; s++) store_run(states[s] + at, state[r][s]);
+            if (weights) store_run(weights + at, rounded);
+        }
+    }
+};
+
+/* Block b updates tile b % TILES of chunk b / TILES. */
+template <class R>
+static __global__ void __launch_bounds__(THREADS, 3) update_kernel(const Chunk *chunks, const MultiTensorBuffers b) {
+    if (b.outcome->skipped) return;
+    const Chunk chunk = chunks[blockIdx.x / TILES];
+    const size_t begin = blockIdx.x % TILES * TILE;
+    if (chunk.begin + begin >= chunk.end) return;
+    UpdateWork<R> work;
+    work.numbers = b.numbers[chunk.tensor];
+    work.x = b.params + chunk.begin + begin;
+#pragma unroll
+    for (int s = 0; s < R::STATES; s++) work.states[s] = b.states[s] + chunk.shard + begin;
+    work.g = b.gradient + chunk.gradient + begin;
+    work.last = R::LAST ? b.last + chunk.gradient + begin : NULL;
+    work.weights = b.weights ? (bf16 *)b.weights + chunk.begin + begin : NULL;
+    for_elements<AHEAD>(work, min((int)(chunk.end - chunk.begin - begin), TILE));
+}
+
+template <class R>
+static void launch_update(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers) {
+    update_kernel<R><<<(unsigned)count * TILES, THREADS, 0, cuda_stream(be)>>>(chunks, *buffers);
+}
+
+#define UPDATE_CASE(rule, ...)                                  \
+    case RULE_##rule:                                           \
+        launch_update<rule##_rule>(be, chunks, count, buffers); \
+        break;
+
+static void update(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *buffers) {
+    if (count == 0) return;
+    switch (rule) {
+        ELEMENTWISE_RULES(UPDATE_CASE)
+    default:
+        die("rule %d is not elementwise", (int)rule);
+    }
+    cuda_check_launch("update_kernel");
+}
+
+/* ---- matrix rules ---- */
+
+template <class R, class T> struct DirectionWork {
+    RuleNumbers numbers;
+    float *state;
+    const float *g, *last;
+    T *matrix;
+    double squares; /* of what this thread stored */
+
+    __device__ bool takes_runs() const {
+        return is_run_aligned(state) && is_run_aligned(g) && is_run_aligned(last) && is_run_aligned(matrix);
+    }
+
+    template <int COUNT, int N> __device__ __forceinline__ void runs(int first) {
+        Run<float, COUNT> now[N], before[N] = {}, kept[N];
+#pragma unroll
+        for (int r = 0; r < N; r++) {
+            int at = first + r * STRIDE<COUNT>;
+            load_run(now[r], g + at);
+            if (R::LAST) load_run(before[r], last + at);
+            load_run(kept[r], state + at);
+        }
+#pragma unroll
+        for (int r = 0; r < N; r++) {
+            int at = first + r * STRIDE<COUNT>;
+            Run<T, COUNT> out;
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) {
+                float gradient = now[r].x[i] * numbers.gradient_factor;
+                out.x[i] = from_float<T>(R::of(gradient, before[r].x[i], &kept[r].x[i], &numbers));
+                double stored = (double)to_float(out.x[i]);
+                squares += stored * stored;
+            }
+            store_run(state + at, kept[r]);
+            store_run(matrix + at, out);
+        }
+    }
+};
+
+/* Block c works on chunk c. */
+template <class R, class T>
+static __global__ void __launch_bounds__(THREADS, 3)
+    directions_kernel(const Chunk *chunks, const MultiTensorBuffers b, T *matrices, double *squares) {
+    if (b.outcome->skipped) return;
+    const Chunk chunk = chunks[blockIdx.x];
+    DirectionWork<R, T> work = {b.numbers[chunk.tensor],     b.states[0] + chunk.shard,
+                                b.gradient + chunk.gradient, R::LAST ? b.last + chunk.gradient : NULL,
+                                matrices + chunk.matrix,     0.0};
+    for_elements<AHEAD>(work, (int)(chunk.end - chunk.begin));
+    double sum = block_sum<THREADS>(work.squares);
+    if (threadIdx.x == 0) squares[blockIdx.x] = sum;
+}
+
+template <class R>
+static void launch_directions(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers,
+                              void *matrices, DType type, double *squares) {
+    cudaStream_t stream = cuda_stream(be);
+    if (type == DTYPE_FLOAT32)
+        directions_kernel<R, float><<<count, THREADS, 0, stream>>>(chunks, *buffers, (float *)matrices, squares);
+    else
+        directions_kernel<R, bf16><<<count, THREADS, 0, stream>>>(chunks, *buffers, (bf16 *)matrices, squares);
+}
+
+#define DIRECTIONS_CASE(rule, ...)                                                           \
+    case RULE_##rule:                                                                        \
+        launch_directions<rule##_rule>(be, chunks, count, buffers, matrices, type, squares); \
+        break;
+
+static void directions(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *buffers,
+                       void *matrices, DType type, double *squares) {
+    if (count == 0) return;
+    switch (rule) {
+        MATRIX_RULES(DIRECTIONS_CASE)
+    default:
+        die("rule %d is not for matrices", (int)rule);
+    }
+    cuda_check_launch("directions_kernel");
+}
+
+/* x <- x - decay x - step O, and the copy of the weights. */
+template <class T> struct ApplyWork {
+    float *x;
+    bf16 *weights;
+    const T *O;
+    float decay, step;
+
+    __device__ bool takes_runs() const { return is_run_aligned(x) && is_run_aligned(weights) && is_run_aligned(O); }
+
+    template <int COUNT, int N> __device__ __forceinline__ void runs(int first) {
+        Run<float, COUNT> value[N];
+        Run<T, COUNT> way[N];
+#pragma unroll
+        for (int r = 0; r < N; r++) {
+            load_run(way[r], O + first + r * STRIDE<COUNT>);
+            load_run(value[r], x + first + r * STRIDE<COUNT>);
+        }
+#pragma unroll
+        for (int r = 0; r < N; r++) {
+            int at = first + r * STRIDE<COUNT>;
+            Run<bf16, COUNT> rounded;
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) {
+                value[r].x[i] -= decay * value[r].x[i] + step * to_float(way[r].x[i]);
+                rounded.x[i] = from_float<bf16>(value[r].x[i]);
+            }
+            store_run(x + at, value[r]);
+            if (weights) store_run(weights + at, rounded);
+        }
+    }
+};
+
+/* Block b works on tile b % TILES of chunk b / TILES. */
+template <class T>
+static __global__ void __launch_bounds__(THREADS, 6)
+    apply_kernel(const Chunk *chunks, const MultiTensorBuffers b, const T *matrices) {
+    if (b.outcome->skipped) return;
+    const Chunk chunk = chunks[blockIdx.x / TILES];
+    const size_t begin = blockIdx.x % TILES * TILE;
+    if (chunk.begin + begin >= chunk.end) return;
+    const RuleNumbers *numbers = &b.numbers[chunk.tensor];
+    ApplyWork<T> work = {b.params + chunk.begin + begin, b.weights ? (bf16 *)b.weights + chunk.begin + begin : NULL,
+                         matrices + chunk.matrix + begin, numbers->learning_rate * numbers->weight_decay,
+                         numbers->step};
+    for_elements<AHEAD>(work, min((int)(chunk.end - chunk.begin - begin), TILE));
+}
+
+static void apply(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers, const void *matrices,
+                  DType type) {
+    if (count == 0) return;
+    const unsigned blocks = (unsigned)count * TILES;
+    if (type == DTYPE_FLOAT32)
+        apply_kernel<float><<<blocks, THREADS, 0, cuda_stream(be)>>>(chunks, *buffers, (const float *)matrices);
+    else
+        apply_kernel<bf16><<<blocks, THREADS, 0, cuda_stream(be)>>>(chunks, *buffers, (const bf16 *)matrices);
+    cuda_check_launch("apply_kernel");
+}
+
+template <class T> struct ScaleWork {
+    T *x;
+    float factor;
+
+    __device__ bool takes_runs() const { return is_run_aligned(x); }
+
+    template <int COUNT, int N> __device__ __forceinline__ void runs(int first) {
+        Run<T, COUNT> run[N];
+#pragma unroll
+        for (int r = 0; r < N; r++) load_run(run[r], x + first + r * STRIDE<COUNT>);
+#pragma unroll
+        for (int r = 0; r < N; r++) {
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) run[r].x[i] = from_float<T>(to_float(run[r].x[i]) * factor);
+            store_run(x + first + r * STRIDE<COUNT>, run[r]);
+        }
+    }
+};
+
+/* Block (b, i) works on tile b of matrix i, where tiles are twice as large as elsewhere: there is one operand. */
+template <class T>
+static __global__ void __launch_bounds__(THREADS)
+    normalize_kernel(T *matrices, size_t size, const double *square_norms, double eps) {
+    __shared__ float factor;
+    if (threadIdx.x == 0) factor = (float)(1.0 / (sqrt(square_norms[blockIdx.y]) + eps));
+    __syncthreads();
+    const size_t begin = (size_t)blockIdx.x * 2 * TILE;
+    ScaleWork<T> work = {matrices + blockIdx.y * size + begin, factor};
+    for_elements<2 * AHEAD>(work, (int)min(size - begin, (size_t)(2 * TILE)));
+}
+
+static void normalize(Backend *be, void *matrices, DType type, size_t size, int count, const double *square_norms,
+                      double eps) {
+    if (count == 0) return;
+    const dim3 blocks((unsigned)ceil_div((int64_t)size, 2 * TILE), (unsigned)count);
+    if (type == DTYPE_FLOAT32)
+        normalize_kernel<float><<<blocks, THREADS, 0, cuda_stream(be)>>>((float *)matrices, size, square_norms, eps);
+    else
+        normalize_kernel<bf16><<<blocks, THREADS, 0, cuda_stream(be)>>>((bf16 *)matrices, size, square_norms, eps);
+    cuda_check_launch("normalize_kernel");
+}
+
+/* ---- between steps ---- */
+
+/* Nearly always there is nothing to do: few blocks, each with many chunks. */
+static __global__ void __launch_bounds__(THREADS)
+    keep_last_kernel(const Chunk *chunks, int count, float *to, const float *from, const StepOutcome *outcome) {
+    if (!outcome->skipped) return;
+    for (int c = blockIdx.x; c < count; c += gridDim.x) {
+        const Chunk chunk = chunks[c];
+        const int n = (int)(chunk.end - chunk.begin);
+        for (int i = threadIdx.x; i < n; i += THREADS) to[chunk.gradient + i] = from[chunk.gradient + i];
+    }
+}
+
+static void keep_last(Backend *be, const Chunk *chunks, int count, float *to, const float *from,
+                      const StepOutcome *outcome) {
+    if (count == 0) return;
+    const int blocks = (int)min_i64(count, 4 * cuda_backend(be)->processors);
+    keep_last_kernel<<<blocks, THREADS, 0, cuda_stream(be)>>>(chunks, count, to, from, outcome);
+    cuda_check_launch("keep_last_kernel");
+}
+
+/* A ring in pinned memory, which the GPU writes to; an event for each outcome says when it is there. */
+struct OutcomeQueue {
+    int capacity;
+    int64_t sent, received;
+    StepOutcome *pinned;
+    cudaEvent_t *arrived;
+};
+
+static OutcomeQueue *open_queue(Backend *be, int capacity) {
+    (void)be;
+    OutcomeQueue *queue = (OutcomeQueue *)checked_calloc(1, sizeof *queue, "the steps' outcomes");
+    queue->capacity = capacity;
+    queue->arrived = (cudaEvent_t *)checked_calloc((size_t)capacity, sizeof *queue->arrived, "the steps' outcomes");
+    cuda_check(cudaMallocHost((void **)&queue->pinned, (size_t)capacity * sizeof *queue->pinned),
+               "taking pinned memory");
+    for (int i = 0; i < capacity; i++)
+        cuda_check(cudaEventCreateWithFlags(&queue->arrived[i], cudaEventDisableTiming), "making an event");
+    return queue;
+}
+
+static void send(Backend *be, OutcomeQueue *queue, const StepOutcome *outcome) {
+    const int i = (int)(queue->sent++ % queue->capacity);
+    cuda_check(cudaMemcpyAsync(&queue->pinned[i], outcome, sizeof *outcome, cudaMemcpyDeviceToHost, cuda_stream(be)),
+               "copying a step's outcome");
+    cuda_check(cudaEventRecord(queue->arrived[i], cuda_stream(be)), "marking a step's outcome");
+}
+
+static StepOutcome receive(Backend *be, OutcomeQueue *queue) {
+    (void)be;
+    const int i = (int)(queue->received++ % queue->capacity);
+    cuda_check(cudaEventSynchronize(queue->arrived[i]), "a step of the optimizer");
+    return queue->pinned[i];
+}
+
+static void close_queue(Backend *be, OutcomeQueue *queue) {
+    be->synchronize(be);
+    for (int i = 0; i < queue->capacity; i++) cuda_check(cudaEventDestroy(queue->arrived[i]), "ending an event");
+    cuda_check(cudaFreeHost(queue->pinned), "giving memory back");
+    free(queue->arrived);
+    free(queue);
+}
+
+/* In the order of the struct. */
+static const MultiTensorPasses cuda_passes = {sums,      add_up,    settle,     update, directions, apply,
+                                              keep_last, normalize, open_queue, send,   receive,    close_queue};
+
+const MultiTensorPasses *multi_tensor_cuda(void) { return &cuda_passes; }
