@@ -128,7 +128,7 @@ const ConfigKey config_keys[] = {
     KEY(train, allow_tf32, "false", ANY, "float32 on a GPU may use TF32 matrix products"),
     KEY(train, threads, "0", FROM_TO(0, 4096), "CPU threads per process; 0 = its share of the cores"),
     KEY(train, recompute, "none", ONE_OF(recompute_names), "what the backward pass computes again"),
-    KEY(train, debug_alloc, "false", ANY, "each buffer is an allocation of its own, so that checkers see writes past it"),
+    KEY(train, debug_alloc, "false", ANY, "an allocation for each buffer, for checkers"),
 };
 /* clang-format on */
 

@@ -139,7 +139,7 @@ static void test_missing_device(void **state) {
     }
     const Mistake mistakes[] = {
         {"--device=cuda", "train.device, train.precision: "},
-        {"--allow_tf32=true", "train.allow_tf32: TF32 is a mode of GPUs and the device is the CPU"},
+        {"--device=auto --allow_tf32=true", "train.allow_tf32: TF32 is a mode of GPUs and the device is the CPU"},
     };
     assert_each_refused(mistakes, ARRAY_LENGTH(mistakes), EXIT_USAGE);
 }
