@@ -126,11 +126,14 @@ static Fiber *new_fiber(int number) {
     return fiber;
 }
 
+/* ThreadSanitizer takes what a fiber's maker did before as known to the fiber: so the host makes them. */
+static void make_own_fibers(unsigned count) {
+    for (unsigned i = 0; i < count; i++)
+        if (!own_fiber[i]) own_fiber[i] = new_fiber(i);
+}
+
 static Fiber *take_fiber(const Thread &thread) {
-    if (has_thread_sanitizer()) {
-        Fiber *&own = own_fiber[thread.number];
-        return own ? own : own = new_fiber(thread.number);
-    }
+    if (has_thread_sanitizer()) return own_fiber[thread.number];
     static int made = 0;
     if (free_fibers.empty()) return new_fiber(made++);
     Fiber *fiber = free_fibers.back();
@@ -415,6 +418,7 @@ void run_grid(const Config &config, const void *kernel, void (*body)(const void 
     window.dynamic_bytes = config.dynamic_shared;
     window.opted_in = kernel_shared_limit(kernel) > static_limit;
     set_up_threads(config.block);
+    if (has_thread_sanitizer()) make_own_fibers(block.size);
     const uint64_t count = uint64_t(config.grid.x) * config.grid.y * config.grid.z;
     uint64_t step = random_number() % count;
     while (greatest_common_divisor(step, count) != 1) step++;

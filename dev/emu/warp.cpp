@@ -47,11 +47,10 @@ static void together(unsigned mask, WarpOperation operation, void *data, Site si
     wait_for_turn();
 }
 
-static void all_together(const char *what, WarpOperation operation, void *data, Site site) {
-    const Thread *me = running_thread();
-    if (me && me->warp->alive != ~0u)
-        fatal(site, "%s needs all 32 lanes of the warp, alive are %08x", what, me->warp->alive);
-    together(~0u, operation, data, site);
+/* For operations that CUDA leaves undefined in a warp of which lanes have exited, or that never had 32. */
+static void must_be_whole(const Warp &warp, unsigned lanes, const char *what) {
+    if (lanes == ~0u) return;
+    fatal(warp.lane[__builtin_ctz(lanes)]->site, "%s needs all 32 lanes of the warp, there are %08x", what, lanes);
 }
 
 template <class T> static T &brought(const Warp &warp, unsigned lane) {
@@ -148,7 +147,8 @@ static float high_half(uint32_t bits) {
 
 typedef float Row __attribute__((vector_size(32)));
 
-static void multiply(Warp &warp, unsigned) {
+static void multiply(Warp &warp, unsigned lanes) {
+    must_be_whole(warp, lanes, "mma");
     float a[16][16];
     union {
         float number[16][8];
@@ -177,7 +177,7 @@ static void multiply(Warp &warp, unsigned) {
 
 void mma_warp(float *d, const uint32_t *a, const uint32_t *b, Site site) {
     Mma mine = {d, a, b};
-    all_together("mma", multiply, &mine, site);
+    together(~0u, multiply, &mine, site);
 }
 
 /* ---- ldmatrix ---- */
@@ -189,7 +189,8 @@ struct Load {
 };
 
 /* Lane l receives elements 2(l%4) and 2(l%4) + 1 of row l/4. */
-static void load_rows(Warp &warp, unsigned) {
+static void load_rows(Warp &warp, unsigned lanes) {
+    must_be_whole(warp, lanes, "ldmatrix");
     for (int lane = 0; lane < WARP_SIZE; lane++) {
         Load &mine = brought<Load>(warp, lane);
         for (int i = 0; i < mine.count; i++) {
@@ -200,7 +201,8 @@ static void load_rows(Warp &warp, unsigned) {
 }
 
 /* Lane l receives element l/4 of rows 2(l%4) and 2(l%4) + 1. */
-static void load_columns(Warp &warp, unsigned) {
+static void load_columns(Warp &warp, unsigned lanes) {
+    must_be_whole(warp, lanes, "ldmatrix");
     for (int lane = 0; lane < WARP_SIZE; lane++) {
         Load &mine = brought<Load>(warp, lane);
         for (int i = 0; i < mine.count; i++) {
@@ -213,7 +215,7 @@ static void load_columns(Warp &warp, unsigned) {
 
 void load_matrices_warp(uint32_t *fragments, const uint16_t *row, int count, bool transpose, Site site) {
     Load mine = {fragments, row, count};
-    all_together("ldmatrix", transpose ? load_columns : load_rows, &mine, site);
+    together(~0u, transpose ? load_columns : load_rows, &mine, site);
 }
 
 } // namespace emu
