@@ -99,7 +99,7 @@ static void beat(Heartbeat *h, bool leaving) {
     h->next_beat = h->now + h->period;
 }
 
-static void listen(Heartbeat *h) {
+static void hear(Heartbeat *h) {
     while (!h->heard_goodbye && is_done(h, &h->receiving)) {
         h->silence = 0.0;
         h->heard_goodbye = h->received == GOODBYE;
@@ -166,7 +166,7 @@ static void *run(void *argument) {
         pthread_mutex_unlock(&h->mutex);
         if (h->beating) {
             beat(h, leaving);
-            listen(h);
+            hear(h);
         }
         if (leaving && (!h->beating || (h->said_goodbye && h->heard_goodbye && is_done(h, &h->sending)))) return NULL;
     }
