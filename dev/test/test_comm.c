@@ -383,8 +383,6 @@ static void play_host_memory(World *w) {
     sum_on_device(w, &value, 1);
 }
 
-static void play_past_the_end(World *w) { sum_on_device(w, w->be->alloc(w->be, 1000, "numbers"), 1000); }
-
 static void play_overlap(World *w) {
     Case c = make_case(w, "overlap", 100, 1, even_part);
     Buffer data = make_buffer(w, c.n);
@@ -409,7 +407,6 @@ static const Role roles[] = {{"exchanges", play_exchanges},
                              {"waiting", play_waiting},
                              {"disagreement", play_disagreement},
                              {"host_memory", play_host_memory},
-                             {"past_the_end", play_past_the_end},
                              {"overlap", play_overlap}};
 
 static int play(const char *name) {
@@ -588,7 +585,6 @@ static void test_faults_of_use(void **state) {
     need(2);
     assert_ends("", 2, "", "disagreement", "asks for ncclAllReduce of");
     assert_ends("", 2, "", "host_memory", "emulator: ncclAllReduce: what is sent is not memory of a GPU");
-    assert_ends("", 2, "", "past_the_end", "emulator: ncclAllReduce: what is sent goes past the end of its memory");
     assert_ends("", 2, "", "overlap", "emulator: NCCL: a call writes memory that another one of its group uses");
 }
 
