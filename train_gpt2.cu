@@ -444,8 +444,8 @@ static void train(Trainer *t) {
 
 static void run(Trainer *t) {
     double begun = seconds_now();
-    const SetupReport setup = {&t->config, t->comm,       t->be,       &t->model,
-                               t->optim,   t->train_data, t->val_data, t->resumed_from};
+    const SetupReport setup = {&t->config, t->device_comm, t->be,       &t->model,
+                               t->optim,   t->train_data,  t->val_data, t->resumed_from};
     setup_print(&t->console, &setup);
     if (t->config.train.eval_only)
         evaluate(t);
