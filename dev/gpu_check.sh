@@ -7,7 +7,7 @@
 #              whose buffers have allocations of their own
 #   bench      every kernel, every optimizer, and a step of every size of GPT-2
 #   torch      the same models in PyTorch, beside ours, in the same run
-#   all        one after the other, in under eight minutes (the default)
+#   all        one after the other, in under eight minutes (the default); a part alone takes about three at most
 #
 # It builds for this GPU alone, in build/gpu, and needs no network. The figures go to dev/results/GPU.json, where each part
 # replaces those of its last run, and a table for people goes to the terminal. Every command has a time limit; where one
@@ -34,7 +34,7 @@ cores=$(nproc)
 
 # Seconds that parts may take: in `all`, whose sum is below eight minutes, and alone. What one leaves the next may use.
 declare -A limits=([build]=90 [tests]=80 [sanitize]=90 [bench]=110 [torch]=95)
-declare -A alone_limits=([build]=120 [tests]=175 [sanitize]=175 [bench]=175 [torch]=175)
+declare -A alone_limits=([build]=120 [tests]=130 [sanitize]=150 [bench]=130 [torch]=180)
 # PyTorch compiles a model for so long that another one is not begun with less than this left.
 torch_seconds=45
 
@@ -68,7 +68,7 @@ use_deps() {
 
 # ---- the machine ----
 
-ask_gpu() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -n 1; }
+ask_gpu() { timeout 20 nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -n 1; }
 
 # fact KEY VALUE: for the JSON file.
 fact() { [ -z "$2" ] || printf '%s\t%s\n' "$1" "$2" >>"$work/facts.tsv"; }
@@ -231,7 +231,7 @@ batch_of() { sed -n 's/^[[:space:]]*"batch":[[:space:]]*\([0-9]*\),*$/\1/p' "$1"
 
 part_torch() {
     local model
-    if ! "$PYTHON" -c 'import torch; raise SystemExit(not torch.cuda.is_available())' >"$work/torch.log" 2>&1; then
+    if ! timeout 60 "$PYTHON" -c 'import torch; raise SystemExit(not torch.cuda.is_available())' >"$work/torch.log" 2>&1; then
         note torch skipped 0 "$PYTHON has no PyTorch that finds the GPU"
         return 0
     fi
@@ -264,7 +264,7 @@ run() {
     done
     result=$RESULTS/$(tr 'A-Z ' 'a-z-' <<<"$gpu" | tr -cd 'a-z0-9-').json
     printf '\n'
-    "$PYTHON" dev/bench/gpu_report.py "$work" "$result" || { echo "cannot merge the figures in $work" >&2; exit 1; }
+    timeout 60 "$PYTHON" dev/bench/gpu_report.py "$work" "$result" || { echo "cannot merge the figures in $work" >&2; exit 1; }
     printf '\nall of it: %s (%d s)\n' "$result" $SECONDS
     exit $failed
 }
