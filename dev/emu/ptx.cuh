@@ -5,6 +5,7 @@
 #ifndef MARS_EMU_PTX_CUH
 #define MARS_EMU_PTX_CUH
 
+#include <math.h>
 #include <string.h>
 
 #include "dev/emu/engine.h"
@@ -67,6 +68,11 @@ template <int N> void cp_async_wait() {
         memset(copy.to, 0, 16);
         if (copy.from) memcpy(copy.to, copy.from, 16);
     }
+}
+
+inline float exp2_approx(float x) {
+    float y = exp2f(x);
+    return y < 0x1p-126f ? 0.0f : y;
 }
 
 #endif

@@ -1,6 +1,6 @@
-/* ptx.cuh: the instructions of tensor cores and asynchronous copies that CUDA C++ has no functions for, one function
- * each. In the emulator's build the same functions come from dev/emu/ptx.cuh. Source: NVIDIA, Parallel Thread Execution
- * ISA, sections on mma, ldmatrix and cp.async. All need sm_80 or newer.
+/* ptx.cuh: the instructions of tensor cores and asynchronous copies, and exp2, that CUDA C++ has no functions for, one
+ * function each. In the emulator's build the same functions come from dev/emu/ptx.cuh. Source: NVIDIA, Parallel Thread
+ * Execution ISA, sections on mma, ldmatrix, cp.async and ex2. All need sm_80 or newer.
  *
  * Fragments. A matrix of bfloat16 is spread over the 32 lanes of a warp in 8x8 pieces. Lane l holds of each piece two
  * neighbours of one row, in one register: row l/4, columns 2(l%4) in the low half and 2(l%4)+1 in the high half:
@@ -96,6 +96,13 @@ __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commi
 /* Waits until no more than the newest N of this thread's groups are unfinished. */
 template <int N> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+/* 2^x to two units in the last place, and 0 where that is less than 2^-126: one instruction, where exp2f() takes four. */
+__device__ __forceinline__ float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 #endif

@@ -1,0 +1,239 @@
+/* attention_backward.cu: causal attention backward on tensor cores, bfloat16, head sizes 64 and 128. */
+#include <math.h>
+
+#include "kernels/cuda/attention.cuh"
+
+/* What both kernels need of a query: lse in powers of two, and delta = <dout, out>. For a query that does not exist lse
+ * is infinite, which makes its weights 0. */
+struct alignas(8) QueryStats {
+    float lse, delta;
+};
+
+/* Both kernels: a block has ROWS rows for good, and streams STREAMED at a time. */
+template <int HS> struct BackwardSizes {
+    static constexpr int M = HS == 64 ? 2 : 1; /* a warp has 16 M rows */
+    static constexpr int WARPS = HS == 64 ? 4 : 8, THREADS = WARPS * WARP, ROWS = WARPS * 16 * M;
+    static constexpr int BLOCKS = 8 / WARPS; /* per multiprocessor, which bounds the registers */
+    static constexpr int STREAMED = 64;
+    static constexpr int AT_ONCE = 16; /* streamed rows that a warp has scores of at a time */
+    static constexpr int QUERY_KEPT = HS / 16, DOUT_KEPT = HS / 16, KEY_KEPT = HS / 16, VALUE_KEPT = 1;
+    /* Shared memory, in elements: two tiles that stay, then two stages of two streamed tiles and their stats. */
+    static constexpr int SECOND = ROWS * HS, STAGES = 2 * ROWS * HS, TILE = STREAMED * HS;
+    static constexpr int STATS = STREAMED * (int)(sizeof(QueryStats) / sizeof(bf16)), STAGE = 2 * TILE + STATS;
+    static constexpr int BYTES = (STAGES + 2 * STAGE) * (int)sizeof(bf16);
+};
+
+/* ---- dQ ---- */
+
+/* The stats of a warp's queries, rows g and g + 8 of each 16, to registers and to memory. */
+template <int M, int HS, int KEPT>
+__device__ __forceinline__ void find_stats(QueryStats (&of_row)[M][2], QueryStats *stats, const bf16 *out,
+                                           const float *lse, const WarpRows<M, HS, KEPT> &dout, int C, int row,
+                                           int rows) {
+    int g = threadIdx.x % WARP / 4, q = threadIdx.x % 4;
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        float delta[2] = {0.0f, 0.0f};
+#pragma unroll
+        for (int k = 0; k < HS / 16; k++) {
+            uint32_t a[4];
+            dout.get(a, m, k);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int r = row + 16 * m + i % 2 * 8 + g;
+                if (r >= rows) continue;
+                const bf16 *o = out + (size_t)r * C + 16 * k + i / 2 * 8 + 2 * q, *d = reinterpret_cast<bf16 *>(&a[i]);
+                delta[i % 2] += to_float(o[0]) * to_float(d[0]) + to_float(o[1]) * to_float(d[1]);
+            }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int r = row + 16 * m + 8 * half + g;
+            of_row[m][half].lse = r < rows ? lse[r] * LOG2_E : INFINITY;
+            of_row[m][half].delta = row_sum(delta[half]);
+            if (q == 0) stats[r] = of_row[m][half];
+        }
+    }
+}
+
+/* dquery += dS K for 16 keys; `ahead` is by how much they are ahead of the first query. */
+template <int M, int HS, int KEPT, int KEPT2>
+__device__ __forceinline__ void add_keys(float (&dquery)[M][HS / 8][4], const WarpRows<M, HS, KEPT> &query,
+                                         const WarpRows<M, HS, KEPT2> &dout, const QueryStats (&stats)[M][2],
+                                         const bf16 *shared, int keys, int values, int at, int ahead, float scale) {
+    float s[M][2][4], dp[M][2][4];
+    multiply_transposed(s, query, shared, keys, at);
+    multiply_transposed(dp, dout, shared, values, at);
+    if (ahead + 15 > 0) mask_scores<false>(s, ahead);
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < 2; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float p = exp2_approx(fmaf(s[m][n][i], scale, -stats[m][i / 2].lse));
+                s[m][n][i] = p * (dp[m][n][i] - stats[m][i / 2].delta);
+            }
+    uint32_t ds[M][4];
+    round_scores(ds, s);
+    multiply_add<M, HS>(dquery, ds, shared, keys, at);
+}
+
+/* Grid (NH, blocks of ROWS queries, B). Also fills `stats` (B,NH,blocks x ROWS) for the other kernel. */
+template <int HS>
+__global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>::BLOCKS)
+    attention_dquery_kernel(bf16 *dqkv, QueryStats *stats, const bf16 *dout, const bf16 *qkv, const bf16 *out,
+                            const float *lse, AttentionSize size) {
+    typedef BackwardSizes<HS> S;
+    extern __shared__ __align__(128) unsigned char memory[];
+    bf16 *shared = reinterpret_cast<bf16 *>(memory);
+    int first = (gridDim.y - 1 - blockIdx.y) * S::ROWS, rows = size.T - first, C = size.C, pitch = 3 * C;
+    const bf16 *query = head_of_block<HS>(qkv, size.T, pitch);
+    dout = head_of_block<HS>(dout, size.T, C) + (size_t)first * C;
+    TileLoader<S::ROWS, HS, S::THREADS>(query + (size_t)first * pitch, pitch).load(shared, pitch, rows);
+    TileLoader<S::ROWS, HS, S::THREADS>(dout, C).load(shared + S::SECOND, C, rows);
+    cp_async_commit();
+    TileLoader<S::STREAMED, HS, S::THREADS> loader(query + C, pitch);
+    loader.load_pair(shared + S::STAGES, shared + S::STAGES + S::TILE, pitch, C, size.T);
+    cp_async_commit();
+    cp_async_wait<1>();
+    __syncthreads();
+
+    int row = threadIdx.x / WARP * 16 * S::M; /* the warp's first, in the block */
+    const WarpRows<S::M, HS, S::QUERY_KEPT> warp_query(shared, 0, row);
+    const WarpRows<S::M, HS, S::DOUT_KEPT> warp_dout(shared, S::SECOND, row);
+    QueryStats of_row[S::M][2];
+    find_stats(of_row, head_of_block(stats, gridDim.y * S::ROWS) + first,
+               head_of_block<HS>(out, size.T, C) + (size_t)first * C, head_of_block(lse, size.T) + first, warp_dout, C,
+               row, rows);
+    float dquery[S::M][HS / 8][4], scale = size.scale * LOG2_E;
+    set_zero(dquery);
+    int end = min(first + S::ROWS, size.T);
+    for (int key = 0; key < end; key += S::STREAMED) {
+        cp_async_wait<0>();
+        __syncthreads();
+        int next = key + S::STREAMED, keys = S::STAGES + key / S::STREAMED % 2 * S::STAGE;
+        if (next < end) {
+            bf16 *stage = shared + S::STAGES + next / S::STREAMED % 2 * S::STAGE;
+            loader.load_pair(stage, stage + S::TILE, pitch, C, size.T - next);
+            cp_async_commit();
+        }
+        int ahead = key - (first + row);
+#pragma unroll 1
+        for (int at = 0; at < S::STREAMED && ahead + at < 16 * S::M; at += S::AT_ONCE)
+            add_keys(dquery, warp_query, warp_dout, of_row, shared, keys, keys + S::TILE, at, ahead + at, scale);
+    }
+    store_rows<S::M, HS>(head_of_block<HS>(dqkv, size.T, pitch) + (size_t)first * pitch, pitch, row, rows, dquery,
+                         size.scale, shared);
+}
+
+/* ---- dK and dV ---- */
+
+/* dvalue += P^T dO and dkey += dS^T Q for 16 queries; `ahead` is by how much the first key is ahead of them. */
+template <int M, int HS, int KEPT, int KEPT2>
+__device__ __forceinline__ void add_queries(float (&dkey)[M][HS / 8][4], float (&dvalue)[M][HS / 8][4],
+                                            const WarpRows<M, HS, KEPT> &key, const WarpRows<M, HS, KEPT2> &value,
+                                            const QueryStats *stats, const bf16 *shared, int queries, int douts, int at,
+                                            int ahead, float scale) {
+    float s[M][2][4], dp[M][2][4];
+    multiply_transposed(s, key, shared, queries, at);
+    multiply_transposed(dp, value, shared, douts, at);
+    if (ahead + 16 * M - 1 > 0) mask_scores<true>(s, ahead);
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+        /* of the lane's two columns */
+        float4 two = *reinterpret_cast<const float4 *>(stats + at + 8 * n + threadIdx.x % 4 * 2);
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float p = exp2_approx(fmaf(s[m][n][i], scale, -(i % 2 ? two.z : two.x)));
+                s[m][n][i] = p;
+                dp[m][n][i] = p * (dp[m][n][i] - (i % 2 ? two.w : two.y));
+            }
+    }
+    uint32_t p[M][4], ds[M][4];
+    round_scores(p, s);
+    multiply_add<M, HS>(dvalue, p, shared, douts, at);
+    round_scores(ds, dp);
+    multiply_add<M, HS>(dkey, ds, shared, queries, at);
+}
+
+/* Grid (NH, blocks of ROWS keys, B). */
+template <int HS>
+__global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>::BLOCKS)
+    attention_dkey_dvalue_kernel(bf16 *dqkv, const QueryStats *stats, const bf16 *dout, const bf16 *qkv,
+                                 AttentionSize size) {
+    typedef BackwardSizes<HS> S;
+    extern __shared__ __align__(128) unsigned char memory[];
+    bf16 *shared = reinterpret_cast<bf16 *>(memory);
+    int first = blockIdx.y * S::ROWS, rows = size.T - first, C = size.C, pitch = 3 * C;
+    const bf16 *query = head_of_block<HS>(qkv, size.T, pitch) + (size_t)first * pitch;
+    TileLoader<S::ROWS, HS, S::THREADS>(query + C, pitch).load_pair(shared, shared + S::SECOND, pitch, C, rows);
+    cp_async_commit();
+    TileLoader<S::STREAMED, HS, S::THREADS> query_loader(query, pitch);
+    TileLoader<S::STREAMED, HS, S::THREADS> dout_loader(head_of_block<HS>(dout, size.T, C) + (size_t)first * C, C);
+    stats = head_of_block(stats, gridDim.y * S::ROWS) + first;
+    auto load_stage = [&](int at) {
+        bf16 *stage = shared + S::STAGES + at / S::STREAMED % 2 * S::STAGE;
+        query_loader.load(stage, pitch, rows - at);
+        dout_loader.load(stage + S::TILE, C, rows - at);
+        if (threadIdx.x < S::STATS / CHUNK)
+            cp_async_16(stage + 2 * S::TILE + threadIdx.x * CHUNK, stats + at + threadIdx.x * 2);
+        cp_async_commit();
+    };
+    load_stage(0);
+    cp_async_wait<1>();
+    __syncthreads();
+
+    int row = threadIdx.x / WARP * 16 * S::M; /* the warp's first, in the block */
+    const WarpRows<S::M, HS, S::KEY_KEPT> key(shared, 0, row);
+    const WarpRows<S::M, HS, S::VALUE_KEPT> value(shared, S::SECOND, row);
+    float dkey[S::M][HS / 8][4], dvalue[S::M][HS / 8][4], scale = size.scale * LOG2_E;
+    set_zero(dkey);
+    set_zero(dvalue);
+    for (int tile = 0; tile < rows; tile += S::STREAMED) {
+        cp_async_wait<0>();
+        __syncthreads();
+        if (tile + S::STREAMED < rows) load_stage(tile + S::STREAMED);
+        int queries = S::STAGES + tile / S::STREAMED % 2 * S::STAGE, douts = queries + S::TILE;
+        const QueryStats *tile_stats = reinterpret_cast<const QueryStats *>(shared + queries + 2 * S::TILE);
+        int ahead = row - tile;
+#pragma unroll 1
+        for (int at = max(0, ahead); at < S::STREAMED; at += S::AT_ONCE)
+            add_queries(dkey, dvalue, key, value, tile_stats, shared, queries, douts, at, ahead - at, scale);
+    }
+    bf16 *to = head_of_block<HS>(dqkv, size.T, pitch) + (size_t)first * pitch + C;
+    store_rows<S::M, HS>(to, pitch, row, rows, dkey, size.scale, shared);
+    store_rows<S::M, HS>(to + C, pitch, row, rows, dvalue, 1.0f, shared + S::SECOND);
+}
+
+/* ---- both ---- */
+
+template <int HS>
+static void backward(Backend *be, bf16 *dqkv, const bf16 *dout, const bf16 *qkv, const bf16 *out, const float *lse,
+                     AttentionSize size) {
+    typedef BackwardSizes<HS> S;
+    const char *what = "asking for shared memory";
+    cuda_check(cudaFuncSetAttribute(attention_dquery_kernel<HS>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES),
+               what);
+    cuda_check(
+        cudaFuncSetAttribute(attention_dkey_dvalue_kernel<HS>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES),
+        what);
+    dim3 grid((unsigned)size.NH, (unsigned)ceil_div(size.T, S::ROWS), (unsigned)size.B);
+    size_t count = (size_t)size.B * size.NH * grid.y * S::ROWS;
+    QueryStats *stats = (QueryStats *)cuda_scratch(be, count * sizeof *stats);
+    attention_dquery_kernel<HS>
+        <<<grid, S::THREADS, S::BYTES, cuda_stream(be)>>>(dqkv, stats, dout, qkv, out, lse, size);
+    cuda_check_launch("attention_dquery_kernel");
+    attention_dkey_dvalue_kernel<HS><<<grid, S::THREADS, S::BYTES, cuda_stream(be)>>>(dqkv, stats, dout, qkv, size);
+    cuda_check_launch("attention_dkey_dvalue_kernel");
+}
+
+void attention_backward_tensor(Backend *be, bf16 *dqkv, const bf16 *dout, const bf16 *qkv, const bf16 *out,
+                               const float *lse, AttentionSize size) {
+    if (size.C / size.NH == 64)
+        backward<64>(be, dqkv, dout, qkv, out, lse, size);
+    else
+        backward<128>(be, dqkv, dout, qkv, out, lse, size);
+}

@@ -1,0 +1,404 @@
+/* attention_plain.cu: causal attention for any head size and alignment, float32 or bfloat16, without tensor cores; and
+ * attention for one new token. The algorithm is that of FlashAttention (Dao et al. 2022), as in attention_forward.cu and
+ * attention_backward.cu; here a block of threads works on 64 rows (queries, or keys and values) against tiles of 64
+ * others, and on COLUMNS columns of the result.
+ *
+ * Products are by fused multiply-adds in float32, what bounds them: each of 256 threads keeps a 4 x 4 piece of a 64 x 64
+ * product in registers, so that 16 multiply-adds take 5 loads from shared memory. Factors come there in slices of 16
+ * columns. All of it fits 48 KB of shared memory whatever the head size, and where that is more than 64 each piece of 64
+ * columns of a result finds its scores anew: no thread ever has more than four such pieces in registers. */
+#include <math.h>
+
+#include "kernels/cuda/attention.cuh"
+
+constexpr int TILE = 64, SIDE = 16, PER_THREAD = TILE / SIDE; /* 16 x 16 threads, 4 x 4 elements each */
+constexpr int PLAIN_THREADS = SIDE * SIDE;
+constexpr int SLICE = 16;
+constexpr int PITCH = TILE + 4; /* of tiles in shared memory: a multiple of 16 bytes, but not of 32 banks */
+
+/* A thread's piece of a tile: rows 4 y to 4 y + 3, columns x, x + 16, x + 32, x + 48. */
+typedef float Piece[PER_THREAD][PER_THREAD];
+__device__ __forceinline__ int piece_x() { return threadIdx.x % SIDE; }
+__device__ __forceinline__ int piece_row(int i) { return threadIdx.x / SIDE * PER_THREAD + i; }
+__device__ __forceinline__ int piece_column(int j) { return piece_x() + SIDE * j; }
+
+__device__ __forceinline__ void set_zero(Piece &piece) {
+#pragma unroll
+    for (int i = 0; i < PER_THREAD; i++)
+#pragma unroll
+        for (int j = 0; j < PER_THREAD; j++) piece[i][j] = 0.0f;
+}
+
+/* Up to 64 rows of one head. */
+template <class T> struct Rows {
+    const T *first;
+    int count; /* rows there are; the others count as 0 */
+    size_t pitch;
+};
+
+/* piece += sum over k of a[k][row] b[k][column], for a slice. */
+__device__ __forceinline__ void multiply_slice(Piece &piece, const float (*a)[PITCH], const float (*b)[PITCH]) {
+#pragma unroll
+    for (int k = 0; k < SLICE; k++) {
+        float4 left = *reinterpret_cast<const float4 *>(&a[k][piece_row(0)]);
+        float of_row[PER_THREAD] = {left.x, left.y, left.z, left.w};
+#pragma unroll
+        for (int j = 0; j < PER_THREAD; j++) {
+            float right = b[k][piece_column(j)];
+#pragma unroll
+            for (int i = 0; i < PER_THREAD; i++) piece[i][j] = fmaf(of_row[i], right, piece[i][j]);
+        }
+    }
+}
+
+/* Columns [from, from + 16) of rows, transposed. */
+template <class T> __device__ __forceinline__ void load_columns(float (*slice)[PITCH], Rows<T> rows, int from, int HS) {
+    for (int i = threadIdx.x; i < TILE * SLICE; i += PLAIN_THREADS) {
+        int row = i / SLICE, c = i % SLICE;
+        bool exists = row < rows.count && from + c < HS;
+        slice[c][row] = exists ? to_float(rows.first[row * rows.pitch + from + c]) : 0.0f;
+    }
+}
+
+/* piece = A . B^T over all HS columns. */
+template <class T> __device__ __forceinline__ void multiply_transposed(Piece &piece, Rows<T> a, Rows<T> b, int HS) {
+    __shared__ __align__(16) float a_slice[SLICE][PITCH];
+    __shared__ __align__(16) float b_slice[SLICE][PITCH];
+    set_zero(piece);
+    for (int from = 0; from < HS; from += SLICE) {
+        __syncthreads();
+        load_columns(a_slice, a, from, HS);
+        load_columns(b_slice, b, from, HS);
+        __syncthreads();
+        multiply_slice(piece, a_slice, b_slice);
+    }
+}
+
+/* piece += W^T . B, columns [column, column + 64) of it. W is stored (row of B, row of the piece). */
+template <class T>
+__device__ __forceinline__ void multiply_add(Piece &piece, const float (*weights)[PITCH], Rows<T> b, int column,
+                                             int HS) {
+    __shared__ float slice[SLICE][PITCH];
+    for (int from = 0; from < TILE; from += SLICE) {
+        __syncthreads();
+        for (int i = threadIdx.x; i < SLICE * TILE; i += PLAIN_THREADS) {
+            int row = from + i / TILE, c = column + i % TILE;
+            bool exists = row < b.count && c < HS;
+            slice[i / TILE][i % TILE] = exists ? to_float(b.first[row * b.pitch + c]) : 0.0f;
+        }
+        __syncthreads();
+        multiply_slice(piece, weights + from, slice);
+    }
+}
+
+/* The piece as weights for multiply_add(). */
+__device__ __forceinline__ void store_weights(float (*weights)[PITCH], const Piece &piece) {
+#pragma unroll
+    for (int j = 0; j < PER_THREAD; j++)
+        *reinterpret_cast<float4 *>(&weights[piece_column(j)][piece_row(0)]) =
+            make_float4(piece[0][j], piece[1][j], piece[2][j], piece[3][j]);
+}
+
+/* to[row][column + c] = piece times `factor`, where there is such a place. */
+template <class T>
+__device__ __forceinline__ void store_piece(T *to, size_t pitch, int rows, int column, int HS, const Piece &piece,
+                                            const float (&factor)[PER_THREAD]) {
+#pragma unroll
+    for (int i = 0; i < PER_THREAD; i++)
+#pragma unroll
+        for (int j = 0; j < PER_THREAD; j++) {
+            int c = column + piece_column(j);
+            if (piece_row(i) < rows && c < HS) to[piece_row(i) * pitch + c] = from_float<T>(piece[i][j] * factor[i]);
+        }
+}
+
+/* Over the 16 threads that share rows. */
+__device__ __forceinline__ float shared_row_max(float x) {
+#pragma unroll
+    for (int offset = SIDE / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, offset));
+    return x;
+}
+
+__device__ __forceinline__ float shared_row_sum(float x) {
+#pragma unroll
+    for (int offset = SIDE / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(ALL_LANES, x, offset);
+    return x;
+}
+
+/* What a block of a grid (NH x pieces of 64 columns, blocks of 64 rows, B) works on. */
+struct Work {
+    int HS, head, column; /* column: the first one of the result, within the head */
+    size_t token, lse;    /* where the sequence begins in rows of qkv, and the head in lse */
+};
+
+__device__ __forceinline__ Work work_of_block(AttentionSize size) {
+    Work work;
+    work.HS = size.C / size.NH;
+    int pieces = gridDim.x / size.NH;
+    work.head = blockIdx.x / pieces;
+    work.column = blockIdx.x % pieces * TILE;
+    work.token = (size_t)blockIdx.z * size.T;
+    work.lse = ((size_t)blockIdx.z * size.NH + work.head) * size.T;
+    return work;
+}
+
+/* Rows [first, first + 64) of query, key or value (which = 0, 1, 2), or of an array (B,T,C). */
+template <class T>
+__device__ __forceinline__ Rows<T> rows_of_qkv(const T *qkv, int which, int first, Work work, AttentionSize size) {
+    size_t pitch = 3 * (size_t)size.C;
+    return {qkv + (work.token + first) * pitch + which * size.C + work.head * work.HS, size.T - first, pitch};
+}
+
+template <class T>
+__device__ __forceinline__ Rows<T> rows_of(const T *array, int first, Work work, AttentionSize size) {
+    size_t pitch = size.C;
+    return {array + (work.token + first) * pitch + work.head * work.HS, size.T - first, pitch};
+}
+
+/* ---- forward ---- */
+
+template <class T>
+__global__ void __launch_bounds__(PLAIN_THREADS)
+    attention_forward_plain_kernel(T *out, float *lse, const T *qkv, AttentionSize size) {
+    __shared__ __align__(16) float weights[TILE][PITCH];
+    Work work = work_of_block(size);
+    int first = (gridDim.y - 1 - blockIdx.y) * TILE;
+    Rows<T> queries = rows_of_qkv(qkv, 0, first, work, size);
+    float maximum[PER_THREAD], sum[PER_THREAD];
+    Piece o;
+    set_zero(o);
+    for (int i = 0; i < PER_THREAD; i++) maximum[i] = -INFINITY, sum[i] = 0.0f;
+    for (int key = 0; key <= first; key += TILE) {
+        Piece s;
+        multiply_transposed(s, queries, rows_of_qkv(qkv, 1, key, work, size), work.HS);
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++) {
+            float largest = maximum[i], added = 0.0f;
+#pragma unroll
+            for (int j = 0; j < PER_THREAD; j++) {
+                bool visible = key + piece_column(j) <= first + piece_row(i);
+                s[i][j] = visible ? s[i][j] * size.scale : -INFINITY;
+                largest = fmaxf(largest, s[i][j]);
+            }
+            largest = shared_row_max(largest);
+            float factor = expf(maximum[i] - largest);
+            maximum[i] = largest;
+#pragma unroll
+            for (int j = 0; j < PER_THREAD; j++) {
+                s[i][j] = expf(s[i][j] - largest);
+                added += s[i][j];
+                o[i][j] *= factor;
+            }
+            sum[i] = sum[i] * factor + shared_row_sum(added);
+        }
+        __syncthreads();
+        store_weights(weights, s);
+        multiply_add(o, weights, rows_of_qkv(qkv, 2, key, work, size), work.column, work.HS);
+    }
+    for (int i = 0; i < PER_THREAD; i++) {
+        int t = first + piece_row(i);
+        if (work.column == 0 && piece_x() == 0 && t < size.T) lse[work.lse + t] = maximum[i] + logf(sum[i]);
+        sum[i] = 1.0f / sum[i];
+    }
+    T *to = out + (work.token + first) * size.C + work.head * work.HS;
+    store_piece(to, size.C, size.T - first, work.column, work.HS, o, sum);
+}
+
+/* (NH x pieces of columns, blocks of rows, B) */
+static dim3 plain_grid(AttentionSize size) {
+    int64_t pieces = ceil_div(size.C / size.NH, TILE);
+    return dim3((unsigned)(size.NH * pieces), (unsigned)ceil_div(size.T, TILE), (unsigned)size.B);
+}
+
+template <class T> void attention_forward_plain(Backend *be, T *out, float *lse, const T *qkv, AttentionSize size) {
+    attention_forward_plain_kernel<T><<<plain_grid(size), PLAIN_THREADS, 0, cuda_stream(be)>>>(out, lse, qkv, size);
+    cuda_check_launch("attention_forward_plain_kernel");
+}
+
+/* ---- backward; the formulas are in attention_backward.cu ---- */
+
+constexpr int DELTA_WARPS = 8;
+
+/* delta (B,NH,T) = <dout, out>; a warp each. */
+template <class T>
+__global__ void __launch_bounds__(DELTA_WARPS *WARP)
+    attention_delta_kernel(float *delta, const T *dout, const T *out, AttentionSize size) {
+    int HS = size.C / size.NH, lane = threadIdx.x % WARP;
+    size_t at = (size_t)blockIdx.x * DELTA_WARPS + threadIdx.x / WARP, rows = (size_t)size.B * size.NH * size.T;
+    if (at >= rows) return;
+    size_t head = at / size.T, token = head / size.NH * size.T + at % size.T;
+    size_t row = token * size.C + head % size.NH * HS;
+    float sum = 0.0f;
+    for (int c = lane; c < HS; c += WARP) sum += to_float(dout[row + c]) * to_float(out[row + c]);
+    sum = warp_sum(sum);
+    if (lane == 0) delta[at] = sum;
+}
+
+template <class T>
+__global__ void __launch_bounds__(PLAIN_THREADS)
+    attention_dquery_plain_kernel(T *dqkv, const T *dout, const T *qkv, const float *lse, const float *delta,
+                                  AttentionSize size) {
+    __shared__ __align__(16) float weights[TILE][PITCH];
+    Work work = work_of_block(size);
+    int first = (gridDim.y - 1 - blockIdx.y) * TILE;
+    Rows<T> queries = rows_of_qkv(qkv, 0, first, work, size), douts = rows_of(dout, first, work, size);
+    float of_query[PER_THREAD], less[PER_THREAD], factor[PER_THREAD];
+    Piece dquery;
+    set_zero(dquery);
+    for (int i = 0; i < PER_THREAD; i++) {
+        int t = first + piece_row(i);
+        of_query[i] = t < size.T ? lse[work.lse + t] : INFINITY;
+        less[i] = t < size.T ? delta[work.lse + t] : 0.0f;
+        factor[i] = size.scale;
+    }
+    for (int key = 0; key <= first; key += TILE) {
+        Piece s, dp;
+        Rows<T> keys = rows_of_qkv(qkv, 1, key, work, size);
+        multiply_transposed(s, queries, keys, work.HS);
+        multiply_transposed(dp, douts, rows_of_qkv(qkv, 2, key, work, size), work.HS);
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++)
+#pragma unroll
+            for (int j = 0; j < PER_THREAD; j++) {
+                bool visible = key + piece_column(j) <= first + piece_row(i);
+                float p = visible ? expf(s[i][j] * size.scale - of_query[i]) : 0.0f;
+                s[i][j] = p * (dp[i][j] - less[i]);
+            }
+        __syncthreads();
+        store_weights(weights, s);
+        multiply_add(dquery, weights, keys, work.column, work.HS);
+    }
+    size_t pitch = 3 * (size_t)size.C;
+    T *to = dqkv + (work.token + first) * pitch + work.head * work.HS;
+    store_piece(to, pitch, size.T - first, work.column, work.HS, dquery, factor);
+}
+
+template <class T>
+__global__ void __launch_bounds__(PLAIN_THREADS)
+    attention_dkey_dvalue_plain_kernel(T *dqkv, const T *dout, const T *qkv, const float *lse, const float *delta,
+                                       AttentionSize size) {
+    __shared__ __align__(16) float p_weights[TILE][PITCH];
+    __shared__ __align__(16) float ds_weights[TILE][PITCH];
+    Work work = work_of_block(size);
+    int first = blockIdx.y * TILE;
+    Rows<T> keys = rows_of_qkv(qkv, 1, first, work, size), values = rows_of_qkv(qkv, 2, first, work, size);
+    Piece dkey, dvalue;
+    set_zero(dkey);
+    set_zero(dvalue);
+    for (int query = first; query < size.T; query += TILE) {
+        Piece s, dp;
+        Rows<T> queries = rows_of_qkv(qkv, 0, query, work, size), douts = rows_of(dout, query, work, size);
+        multiply_transposed(s, keys, queries, work.HS);
+        multiply_transposed(dp, values, douts, work.HS);
+#pragma unroll
+        for (int j = 0; j < PER_THREAD; j++) {
+            int t = query + piece_column(j);
+            float of_query = t < size.T ? lse[work.lse + t] : INFINITY, less = t < size.T ? delta[work.lse + t] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < PER_THREAD; i++) {
+                bool visible = first + piece_row(i) <= t;
+                s[i][j] = visible ? expf(s[i][j] * size.scale - of_query) : 0.0f;
+                dp[i][j] = s[i][j] * (dp[i][j] - less);
+            }
+        }
+        __syncthreads();
+        store_weights(p_weights, s);
+        store_weights(ds_weights, dp);
+        multiply_add(dvalue, p_weights, douts, work.column, work.HS);
+        multiply_add(dkey, ds_weights, queries, work.column, work.HS);
+    }
+    size_t pitch = 3 * (size_t)size.C;
+    T *to = dqkv + (work.token + first) * pitch + size.C + work.head * work.HS;
+    const float scale[PER_THREAD] = {size.scale, size.scale, size.scale, size.scale}, one[PER_THREAD] = {1, 1, 1, 1};
+    store_piece(to, pitch, size.T - first, work.column, work.HS, dkey, scale);
+    store_piece(to + size.C, pitch, size.T - first, work.column, work.HS, dvalue, one);
+}
+
+template <class T>
+void attention_backward_plain(Backend *be, T *dqkv, const T *dout, const T *qkv, const T *out, const float *lse,
+                              AttentionSize size) {
+    size_t rows = (size_t)size.B * size.NH * size.T;
+    float *delta = (float *)cuda_scratch(be, rows * sizeof *delta);
+    cudaStream_t stream = cuda_stream(be);
+    unsigned blocks = (unsigned)ceil_div((int64_t)rows, DELTA_WARPS);
+    attention_delta_kernel<T><<<blocks, DELTA_WARPS * WARP, 0, stream>>>(delta, dout, out, size);
+    cuda_check_launch("attention_delta_kernel");
+    dim3 grid = plain_grid(size);
+    attention_dquery_plain_kernel<T><<<grid, PLAIN_THREADS, 0, stream>>>(dqkv, dout, qkv, lse, delta, size);
+    cuda_check_launch("attention_dquery_plain_kernel");
+    attention_dkey_dvalue_plain_kernel<T><<<grid, PLAIN_THREADS, 0, stream>>>(dqkv, dout, qkv, lse, delta, size);
+    cuda_check_launch("attention_dkey_dvalue_plain_kernel");
+}
+
+/* ---- one new token ---- */
+
+constexpr int DECODE_WARPS = 8, DECODE_THREADS = DECODE_WARPS * WARP;
+
+/* Grid (NH, B). Keys and values are read once, which is all the time it takes; `scores` (B,NH,position + 1) is working
+ * memory. */
+template <class T>
+__global__ void __launch_bounds__(DECODE_THREADS)
+    attention_decode_kernel(T *out, T *keys, T *values, float *scores, const T *qkv, int position, int capacity,
+                            AttentionSize size) {
+    __shared__ float of_warp[DECODE_WARPS][WARP];
+    int HS = size.C / size.NH, C = size.C, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    size_t column = (size_t)blockIdx.x * HS, cache = (size_t)blockIdx.y * capacity * C + column;
+    const T *query = qkv + (size_t)blockIdx.y * 3 * C + column;
+    keys += cache, values += cache;
+    scores += ((size_t)blockIdx.y * size.NH + blockIdx.x) * (position + 1);
+    for (int c = threadIdx.x; c < HS; c += DECODE_THREADS) {
+        keys[(size_t)position * C + c] = query[C + c];
+        values[(size_t)position * C + c] = query[2 * C + c];
+    }
+    __syncthreads();
+
+    float largest = -INFINITY, sum = 0.0f;
+    for (int t = warp; t <= position; t += DECODE_WARPS) {
+        float dot = 0.0f;
+        for (int c = lane; c < HS; c += WARP) dot += to_float(query[c]) * to_float(keys[(size_t)t * C + c]);
+        dot = warp_sum(dot) * size.scale;
+        if (lane == 0) scores[t] = dot;
+        largest = fmaxf(largest, dot);
+    }
+    largest = block_max<DECODE_THREADS>(largest);
+    for (int t = threadIdx.x; t <= position; t += DECODE_THREADS) {
+        scores[t] = expf(scores[t] - largest);
+        sum += scores[t];
+    }
+    sum = block_sum<DECODE_THREADS>(sum);
+
+    for (int first = 0; first < HS; first += WARP) {
+        int c = first + lane;
+        float o = 0.0f;
+        if (c < HS)
+            for (int t = warp; t <= position; t += DECODE_WARPS) o += scores[t] * to_float(values[(size_t)t * C + c]);
+        of_warp[warp][lane] = o;
+        __syncthreads();
+        if (warp == 0 && c < HS) {
+            for (int w = 1; w < DECODE_WARPS; w++) o += of_warp[w][lane];
+            out[(size_t)blockIdx.y * C + column + c] = from_float<T>(o / sum);
+        }
+        __syncthreads();
+    }
+}
+
+template <class T>
+void attention_decode_plain(Backend *be, T *out, T *keys, T *values, const T *qkv, int position, int capacity,
+                            AttentionSize size) {
+    size_t count = (size_t)size.B * size.NH * ((size_t)position + 1);
+    float *scores = (float *)cuda_scratch(be, count * sizeof *scores);
+    dim3 grid((unsigned)size.NH, (unsigned)size.B);
+    attention_decode_kernel<T>
+        <<<grid, DECODE_THREADS, 0, cuda_stream(be)>>>(out, keys, values, scores, qkv, position, capacity, size);
+    cuda_check_launch("attention_decode_kernel");
+}
+
+template void attention_forward_plain<float>(Backend *, float *, float *, const float *, AttentionSize);
+template void attention_forward_plain<bf16>(Backend *, bf16 *, float *, const bf16 *, AttentionSize);
+template void attention_backward_plain<float>(Backend *, float *, const float *, const float *, const float *,
+                                              const float *, AttentionSize);
+template void attention_backward_plain<bf16>(Backend *, bf16 *, const bf16 *, const bf16 *, const bf16 *, const float *,
+                                             AttentionSize);
+template void attention_decode_plain<float>(Backend *, float *, float *, float *, const float *, int, int,
+                                            AttentionSize);
+template void attention_decode_plain<bf16>(Backend *, bf16 *, bf16 *, bf16 *, const bf16 *, int, int, AttentionSize);
