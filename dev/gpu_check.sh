@@ -3,16 +3,16 @@
 # gpu_check.sh deps FOLDER [PACKAGE...]: fetches the libraries that a machine without network lacks (see DEPS).
 #
 #   tests      the tests of kernels, optimizers and whole runs, on the GPU
-#   sanitize   compute-sanitizer (memcheck, racecheck) on the kernels' tests, at small sizes, and on a step of a tiny model
-#              whose buffers have allocations of their own
+#   sanitize   compute-sanitizer (memcheck, racecheck) on the kernels' tests, at small sizes, and on a step of a tiny
+#              model whose buffers have allocations of their own
 #   bench      every kernel, every optimizer, and a step of every size of GPT-2
 #   torch      the same models in PyTorch, beside ours, in the same run
 #   all        one after the other, in under eight minutes (the default); a part alone takes about three at most
 #
-# It builds for this GPU alone, in build/gpu, and needs no network. The figures go to dev/results/GPU.json, where each part
-# replaces those of its last run, and a table for people goes to the terminal. Every command has a time limit; where one
-# fails or does not end in time that is reported, the others run all the same, and the exit status is 1. What cannot be
-# tried here (no compute-sanitizer, no PyTorch) is skipped, and said so. Exit status 2: no GPU, or a wrong argument.
+# It builds for this GPU alone, in build/gpu, and needs no network. The figures go to dev/results/GPU.json, where each
+# part replaces those of its last run, and a table for people goes to the terminal. Every command has a time limit; where
+# one fails or does not end in time that is reported, the others run all the same, and the exit status is 1. What cannot
+# be tried here (no compute-sanitizer, no PyTorch) is skipped, and said so. Exit status 2: no GPU, or a wrong argument.
 #
 # Environment:
 #   DEPS=FOLDER    libraries that are not installed, unpacked by `gpu_check.sh deps FOLDER` on a machine with a network
@@ -58,7 +58,7 @@ fetch_deps() {
 # Sets the flags that find them; the libraries' folder is named after the machine.
 use_deps() {
     [ -n "${DEPS:-}" ] || return 0
-    [ -d "$DEPS/usr/include" ] || complain "DEPS=$DEPS: there is no $DEPS/usr/include; make it with gpu_check.sh deps $DEPS"
+    [ -d "$DEPS/usr/include" ] || complain "DEPS=$DEPS: no $DEPS/usr/include there; gpu_check.sh deps $DEPS makes it"
     local root libraries
     root=$(realpath "$DEPS")/usr
     libraries=$root/lib/$("${CC:-gcc}" -print-multiarch)
@@ -151,7 +151,8 @@ step() {
 # ---- the parts ----
 
 # Those that ask MARS_TEST_DEVICE which device to test, and those of CUDA alone.
-device_tests=('test_kernels*.c' test_newton_schulz.c 'test_optim*.c' test_comm.c test_golden.c test_devices.c 'test_*.cu')
+device_tests=('test_kernels*.c' test_newton_schulz.c 'test_optim*.c' test_comm.c test_golden.c test_devices.c
+    'test_*.cu')
 sanitized_tests=('test_kernels*.c' test_newton_schulz.c test_optim_rules.c)
 
 # The tests whose sources match, as programs.
@@ -187,8 +188,8 @@ build() {
 part_tests() {
     local tests
     mapfile -t tests < <(list_tests "${device_tests[@]}")
-    step tests 600 env MARS_TEST_DEVICE=cuda CI= TEST_SECONDS=60 BUILD="$BUILD" BIN="$BUILD" bash dev/test/run_tests.sh \
-        "${tests[@]}" || true
+    step tests 600 env MARS_TEST_DEVICE=cuda CI= TEST_SECONDS=60 BUILD="$BUILD" BIN="$BUILD" \
+        bash dev/test/run_tests.sh "${tests[@]}" || true
     if [ -s "$work/tests.log" ]; then tail -n 1 "$work/tests.log"; fi
 }
 
@@ -231,7 +232,8 @@ batch_of() { sed -n 's/^[[:space:]]*"batch":[[:space:]]*\([0-9]*\),*$/\1/p' "$1"
 
 part_torch() {
     local model
-    if ! timeout 60 "$PYTHON" -c 'import torch; raise SystemExit(not torch.cuda.is_available())' >"$work/torch.log" 2>&1; then
+    if ! timeout 60 "$PYTHON" -c 'import torch; raise SystemExit(not torch.cuda.is_available())' \
+        >"$work/torch.log" 2>&1; then
         note torch skipped 0 "$PYTHON has no PyTorch that finds the GPU"
         return 0
     fi
@@ -264,7 +266,8 @@ run() {
     done
     result=$RESULTS/$(tr 'A-Z ' 'a-z-' <<<"$gpu" | tr -cd 'a-z0-9-').json
     printf '\n'
-    timeout 60 "$PYTHON" dev/bench/gpu_report.py "$work" "$result" || { echo "cannot merge the figures in $work" >&2; exit 1; }
+    timeout 60 "$PYTHON" dev/bench/gpu_report.py "$work" "$result" ||
+        { echo "gpu_check.sh: cannot merge the figures in $work" >&2 && exit 1; }
     printf '\nall of it: %s (%d s)\n' "$result" $SECONDS
     exit $failed
 }

@@ -4,10 +4,10 @@
  *     build/bench_kernels [--device=auto|cpu|cuda] [--model=tiny|small|medium|large|xl] [--batch=N] [--steps=8]
  *                         [--precision=auto|bfloat16|float32] [--threads=N] [--json=FILE]
  *
- * Operations that memory bounds are measured by the bytes that they cannot do without (each input read once, each output
- * written once, of an embedding the rows that occur) over the bandwidth of a copy; products and attention by their
- * FLOP/s over those of a large product (measure.h). Attention is counted causal: 2 B NH T^2 HS forward, 2.5 times that
- * backward. A measurement is many calls between two waits; each works on the next of several sets of buffers, so that
+ * Operations that memory bounds are measured by the bytes that they cannot do without (each input read once, each
+ * output written once, of an embedding the rows that occur) over the bandwidth of a copy; products and attention by
+ * their FLOP/s over those of a large product (measure.h). Attention is counted causal: 2 B NH T^2 HS forward, 2.5 times
+ * that backward. A measurement is many calls between two waits; each works on the next of several sets of buffers, so that
  * nothing is found in a cache that would not be there in training. The rates to compare with are taken before each
  * operation, as clocks change. */
 #include <math.h>

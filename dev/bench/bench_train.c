@@ -4,10 +4,10 @@
  *                       [--recompute=none|mlp|block] [--precision=auto|bfloat16|float32] [--steps=8] [--threads=N]
  *                       [--json=FILE] [--debug_alloc=true]
  *
- * The measure is model FLOP/s (6 N + 12 L C T per token) over the rate of a large product on the same device (measure.h),
- * which is timed between the steps, as clocks and neighbours change; medians are what counts. On a GPU a measurement is
- * a run of steps that are asked for ahead, as the trainer does, with a wait only at its end. Then one more step is
- * taken apart, its operations one by one. */
+ * The measure is model FLOP/s (6 N + 12 L C T per token) over the rate of a large product on the same device
+ * (measure.h), which is timed between the steps, as clocks and neighbours change; medians are what counts. On a GPU a
+ * measurement is a run of steps that are asked for ahead, as the trainer does, with a wait only at its end. Then one
+ * more step is taken apart, its operations one by one. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,8 +23,8 @@
 /* Steps that a measurement takes on a GPU. */
 enum { STEPS_AHEAD = 4 };
 
-/* Where --batch is not given. On a GPU it is the largest power of two up to that with which all that is planned fits and
- * this much is left to the libraries: 32 sequences keep an H100 busy at every size, and no model gains from more. */
+/* Where --batch is not given. On a GPU it is the largest power of two up to 32 with which all that is planned fits and
+ * this much is left to the libraries: so it is 32 for the sizes up to large, and for XL what memory allows. */
 enum { CPU_BATCH = 4, TINY_BATCH = 2, LARGEST_GPU_BATCH = 32 };
 static const size_t LEFT_TO_LIBRARIES = (size_t)2 << 30;
 

@@ -1,5 +1,6 @@
-"""gpu_report.py WORK RESULT: merges what the parts of gpu_check.sh left in the folder WORK into the JSON file RESULT, and
-prints a short Markdown table of all that RESULT then holds. Parts that did not run keep their figures of an earlier run.
+"""gpu_report.py WORK RESULT: merges what the parts of gpu_check.sh left in the folder WORK into the JSON file RESULT,
+and prints a short Markdown table of all that RESULT then holds. Parts that did not run keep their figures of an earlier
+run.
 
 WORK holds facts.tsv (key, value), steps.tsv (part, step, good|FAILED|skipped, seconds), tests.log, and the benchmarks'
 JSON files: kernels.json, optimizers.json, train_MODEL.json, beside_MODEL.json (bench_train in the part "torch") and
@@ -57,16 +58,16 @@ def beside_torch(work):
 
 
 def muon_share(training, optimizers):
-    """Muon's share of a step of 480 sequences over 8 GPUs: what the slowest of them does of it, beside its 60 sequences.
-    Both were measured on one GPU; exchanges between GPUs are not in it."""
+    """Muon's share of a step of 480 sequences over 8 GPUs: what the slowest of them does of it, beside its 60
+    sequences. Both were measured on one GPU; exchanges between GPUs are not in it."""
     muon = next((o for o in (optimizers or {}).get("optimizers", []) if o["name"] == "muon"), None)
     small = training.get("small")
     if not muon or not small:
         return None
     passes = (small["step, ms"] - small["optimizer, ms"]) / small["batch"] * MUON_SEQUENCES / MUON_GPUS
     share = muon["one of 8, ms"] / (passes + muon["one of 8, ms"])
-    return {"slowest of 8, ms": muon["one of 8, ms"], "forward and backward, ms": round(passes, 3), "share": round(share, 5),
-            "target": MUON_TARGET}
+    return {"slowest of 8, ms": muon["one of 8, ms"], "forward and backward, ms": round(passes, 3),
+            "share": round(share, 5), "target": MUON_TARGET}
 
 
 def collect(work, part):
@@ -123,8 +124,8 @@ def training_rows(bench, torch):
         other = beside.get("torch", {})
         smaller = f" at batch {other['batch']}" if other and other["batch"] != beside.get("ours, batch") else ""
         has_target = model == "small" and f["batch"] == 32 and f["table"].endswith("bfloat16")
-        yield (f"{model}, {f['parameters'] * 1e-6:.0f}M", f["batch"], number(f["tokens/s"], 0), number(f["step, ms"], 1),
-               number(f["model over matmul"]), verdict(f["model over matmul"], has_target and MODEL_TARGET),
+        yield (f"{model}, {f['parameters'] * 1e-6:.0f}M", f["batch"], number(f["tokens/s"], 0),
+               number(f["step, ms"], 1), number(f["model over matmul"]), verdict(f["model over matmul"], has_target and MODEL_TARGET),
                number(f["MFU"]), f"{100 * f['optimizer, share of the step']:.1f} %", number(f["memory, GB"], 1),
                number(other.get("tokens/s"), 0) + smaller, number(beside.get("ours over torch")))
 
@@ -163,7 +164,8 @@ def print_result(result):
     print_checks(parts)
     kernels = (bench or {}).get("kernels")
     if kernels:
-        print(f"\nMeasured copy {kernels['copy GB/s']:,.0f} GB/s, bfloat16 product {kernels['matmul TFLOP/s']:,.4g} TFLOP/s.")
+        copy, matmul = kernels["copy GB/s"], kernels["matmul TFLOP/s"]
+        print(f"\nMeasured copy {copy:,.0f} GB/s, bfloat16 product {matmul:,.4g} TFLOP/s.")
     print_table(("GPT-2", "batch", "tokens/s", "ms", "of matmul", "", "MFU", "optimizer", "GB", "PyTorch", "ratio"),
                 list(training_rows(bench, torch)))
     print_table(("operation", "sizes", "µs", "reached", "of copy or matmul", ""), list(kernel_rows(bench)))

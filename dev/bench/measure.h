@@ -34,8 +34,8 @@ typedef struct BenchOptions {
 
 /* Reads --device=auto|cpu|cuda, --precision=auto|bfloat16|float32, --steps=N (`steps` where not given), --threads=N,
  * --model=tiny|small|medium|large|xl and --json=FILE, and those of --batch=N, --recompute=none|mlp|block,
- * --optimizer=NAME and --debug_alloc=true|false that are words of `more`. Anything else ends the program, with a list of
- * what there is. */
+ * --optimizer=NAME and --debug_alloc=true|false that are words of `more`. Anything else ends the program, with a list
+ * of what there is. */
 BenchOptions bench_options(int argc, char **argv, int steps, const char *more);
 
 /* Opens the table that the options ask for, or ends the program with the reason. */
@@ -68,8 +68,8 @@ typedef struct Rates {
 void rates_open(Rates *rates, Backend *be, DType type, bool tiny);
 void rates_close(Rates *rates);
 
-/* Bytes read and written by a copy, per second: the table's on a GPU, the better of a loop and memcpy by all threads on a
- * CPU. */
+/* Bytes read and written by a copy, per second: the table's on a GPU, the better of a loop and memcpy by all threads on
+ * a CPU. */
 double copy_rate(Rates *rates);
 /* FLOP/s of the product; 0 where the device does not multiply that type. */
 double matmul_rate(Rates *rates);

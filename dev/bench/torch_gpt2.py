@@ -5,9 +5,8 @@
 
 A GPT-2 as nanoGPT trains it: bfloat16 autocast over float32 weights, torch.compile of the whole model, flash attention
 through scaled_dot_product_attention, fused AdamW with the global norm clipped at 1, the output matrix tied to the token
-embedding, a vocabulary of 50304, no biases, no dropout. Shapes, attention scale and GELU are those of bench_train. Where the
-batch does not fit the GPU's memory it is halved until it does. Prints one JSON object, and
-writes it to FILE.
+embedding, a vocabulary of 50304, no biases, no dropout. Shapes, attention scale and GELU are those of bench_train. Where
+the batch does not fit the GPU's memory it is halved until it does. Prints one JSON object, and writes it to FILE.
 """
 import argparse
 import json

@@ -75,7 +75,8 @@ END
     command_file "$here/stubs/bench_kernels" <<'END'
 cat >"${!#/--json=/}" <<'JSON'
 {"machine": "GPU", "table": "cuda-bfloat16", "copy GB/s": 3000, "matmul TFLOP/s": 700,
- "kernels": [{"name": "layernorm forward", "sizes": "32768 x 768", "us": 40, "GB/s": 2600, "over copy": 0.87, "target": 0.85},
+ "kernels": [{"name": "layernorm forward", "sizes": "32768 x 768", "us": 40, "GB/s": 2600, "over copy": 0.87,
+              "target": 0.85},
              {"name": "attention forward, head size 64", "sizes": "32 x 12 x 1024", "us": 300, "TFLOP/s": 175,
               "over matmul": 0.25, "target": 0.28}]}
 JSON
@@ -84,7 +85,8 @@ END
 cat >"${!#/--json=/}" <<'JSON'
 {"machine": "GPU", "table": "cuda-bfloat16", "optimizers": [
  {"name": "adamw", "step, ms": 1.5, "passes over copy": 0.9, "target": 0.85, "one of 8, ms": 0.2},
- {"name": "muon", "step, ms": 7, "passes over copy": 0.8, "target": 0.85, "one of 8, ms": 2.0, "products over matmul": 0.5}]}
+ {"name": "muon", "step, ms": 7, "passes over copy": 0.8, "target": 0.85, "one of 8, ms": 2.0,
+  "products over matmul": 0.5}]}
 JSON
 END
     command_file "$here/stubs/bench_train" <<'END'
@@ -142,7 +144,8 @@ test_table_for_people() {
     pretend
     check 0
     has "$here/output" "### NVIDIA H100 80GB HBM3"
-    has "$here/output" "| small, 124M | 32 | 409,600 | 80.0 | 0.62 | ≥ 0.6: ok | 0.35 | 2.5 % | 15.5 | 250,000 at batch 16 | 1.64 |"
+    has "$here/output" "| small, 124M | 32 | 409,600 | 80.0 | 0.62 | ≥ 0.6: ok | 0.35 | 2.5 % | 15.5 |"
+    has "$here/output" "| 250,000 at batch 16 | 1.64 |"
     has "$here/output" "| layernorm forward | 32768 x 768 | 40.0 | 2,600 GB/s | 0.87 | ≥ 0.85: ok |"
     has "$here/output" "| attention forward, head size 64 | 32 x 12 x 1024 | 300.0 | 175 TFLOP/s | 0.25 | ≥ 0.28: below |"
     has "$here/output" "| muon | 7.00 | 0.80 | ≥ 0.85: below | 0.50 | 2.00 |"
@@ -249,8 +252,9 @@ test_without_a_gpu() {
 bench() {
     local program=$1
     shift
-    [ -x "$BUILD/$program" ] || make -s BUILD="$BUILD" "$BUILD/$program" >"$here/make" 2>&1 || { cat "$here/make"; return 1; }
-    run 0 env OMP_WAIT_POLICY=passive "$BUILD/$program" --device="$device" --model=tiny --json="$here/$program.json" "$@"
+    [ -x "$BUILD/$program" ] || run 0 make -s BUILD="$BUILD" "$BUILD/$program"
+    run 0 env OMP_WAIT_POLICY=passive "$BUILD/$program" --device="$device" --model=tiny --json="$here/$program.json" \
+        "$@"
 }
 
 figures() {
@@ -261,7 +265,8 @@ assert eval(sys.argv[2]), json.dumps(r, indent=1)' "$here/$1.json" "$2"
 
 test_bench_kernels() {
     bench bench_kernels --steps=1
-    figures bench_kernels 'len(r["kernels"]) > 25 and all(k["us"] > 0 or "of the line above" in k["name"] for k in r["kernels"])'
+    figures bench_kernels 'len(r["kernels"]) > 25'
+    figures bench_kernels 'all(k["us"] > 0 or "of the line above" in k["name"] for k in r["kernels"])'
     figures bench_kernels 'r["table"].startswith("'"$device"'-") and r["copy GB/s"] > 0'
     has "$here/output" "residual + layernorm forward"
 }
