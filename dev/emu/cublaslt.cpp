@@ -145,12 +145,14 @@ static bool sizes_of(const Operation *operation, const Layout *a, const Layout *
            a->count == d->count && b->count == d->count && c->count == d->count && is_epilogue(operation->epilogue);
 }
 
-/* Whether there are algorithms with this epilogue. */
-static bool has_epilogue(const Operation *operation, const Layout *d, bool *is_wrong) {
-    *is_wrong = has_aux(operation) && (operation->aux_ld % 8 != 0 || operation->aux_ld < d->rows ||
-                                       reinterpret_cast<uintptr_t>(operation->aux) % 16 != 0);
+/* Whether there are algorithms with this epilogue. What GELU keeps must be laid out as the library wants it. */
+static bool has_epilogue(const Operation *operation, const Layout *d) {
+    if (has_aux(operation) && (operation->aux_ld % 8 != 0 || operation->aux_ld < d->rows ||
+                               reinterpret_cast<uintptr_t>(operation->aux) % 16 != 0))
+        fatal({}, "cuBLASLt: for GELU %p, with columns %lld elements apart, must be aligned to 16 bytes and 8 elements",
+              operation->aux, (long long)operation->aux_ld);
     if (operation->epilogue == CUBLASLT_EPILOGUE_DEFAULT) return true;
-    if (*is_wrong || d->rows % 4 != 0 || d->count != 1) return false;
+    if (d->rows % 4 != 0 || d->count != 1) return false;
     return operation->epilogue == CUBLASLT_EPILOGUE_BIAS || d->type == CUDA_R_16BF;
 }
 
@@ -483,11 +485,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
                                               cublasLtMatmulPreference_t preference, int requested,
                                               cublasLtMatmulHeuristicResult_t results[], int *returned) {
     Sizes sizes;
-    bool is_wrong;
     *returned = 0;
     if (!handle || requested < 1 || !sizes_of(operation, a, b, c, d, &sizes)) return CUBLAS_STATUS_INVALID_VALUE;
-    if (!has_epilogue(operation, d, &is_wrong))
-        return is_wrong ? CUBLAS_STATUS_INVALID_VALUE : CUBLAS_STATUS_NOT_SUPPORTED;
+    if (!has_epilogue(operation, d)) return CUBLAS_STATUS_NOT_SUPPORTED;
     for (int i = 0; i < algorithm_count && *returned < requested; i++) {
         const Algorithm &algorithm = algorithms[i];
         if (i > 0 && (algorithm.reduction & preference->reductions) != algorithm.reduction) continue;
@@ -514,10 +514,9 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDe
                                        cublasLtMatrixLayout_t d, const cublasLtMatmulAlgo_t *algorithm,
                                        cublasLtMatmulHeuristicResult_t *result) {
     Sizes sizes;
-    bool is_wrong;
     Words words = words_of(algorithm);
     if (!handle || !sizes_of(operation, a, b, c, d, &sizes) || !is_algorithm(words)) return CUBLAS_STATUS_INVALID_VALUE;
-    if (!has_epilogue(operation, d, &is_wrong)) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (!has_epilogue(operation, d)) return CUBLAS_STATUS_NOT_SUPPORTED;
     result->workspaceSize = workspace_of(algorithms[words.number], d);
     result->state = CUBLAS_STATUS_SUCCESS;
     result->wavesCount = 1.0f;

@@ -136,11 +136,13 @@ static void test_backward_weight(void **state) {
         for (int variant = 0; variant < 4; variant++) backward_weight(f, sizes[i], variant & 1, variant & 2);
 }
 
-/* More rows than a block of column sums has. */
+/* More rows than a block of column sums has, and more columns, in whole packs and not. */
 static void test_backward_weight_many_rows(void **state) {
     Fixture *f = fixture_of(state);
     backward_weight(f, (Size){1025, 33, 17}, true, false);
     backward_weight(f, (Size){2048, 16, 65}, true, true);
+    backward_weight(f, (Size){769, 9, 136}, true, false);
+    backward_weight(f, (Size){513, 8, 200}, true, true);
 }
 
 /* ---- a weight is what its pointer holds ---- */
@@ -226,15 +228,11 @@ typedef struct ProductSize {
     int m, n, k;
 } ProductSize;
 
-static const ProductSize product_sizes[] = {{1, 1, 1},    {1, 17, 3},     {17, 1, 5},   {33, 65, 129},
-                                            {64, 64, 64}, {100, 40, 200}, {3, 5, 1601}, {65, 33, 800}};
+static const ProductSize product_sizes[] = {{1, 1, 1},    {1, 17, 3},    {17, 1, 5},   {33, 65, 29},
+                                            {64, 64, 16}, {100, 40, 48}, {3, 5, 1601}, {17, 33, 800}};
 
 /* From c where beta is not 0: apart from d (where d holds NaN before), or d itself. */
 typedef enum Start { APART, IN_PLACE } Start;
-
-static double element_of(const double *matrix, bool transposed, int rows, int columns, int i, int j) {
-    return transposed ? matrix[j * rows + i] : matrix[i * columns + j];
-}
 
 /* What d should be; c may be NULL. */
 static double *product_reference(Fixture *f, const BatchedProduct *p, const double *a, const double *b,
@@ -245,9 +243,10 @@ static double *product_reference(Fixture *f, const BatchedProduct *p, const doub
         for (int i = 0; i < m; i++)
             for (int j = 0; j < n; j++) {
                 int at = (matrix * m + i) * n + j;
+                const double *x = a + (p->transpose_a ? i : i * k), *y = b + (p->transpose_b ? j * k : j);
+                int x_step = p->transpose_a ? m : 1, y_step = p->transpose_b ? 1 : n;
                 double sum = 0;
-                for (int l = 0; l < k; l++)
-                    sum += element_of(a, p->transpose_a, m, k, i, l) * element_of(b, p->transpose_b, k, n, l, j);
+                for (int l = 0; l < k; l++) sum += x[l * x_step] * y[l * y_step];
                 d[at] = (double)p->alpha * sum + (c ? (double)p->beta * c[at] : 0);
             }
     return d;

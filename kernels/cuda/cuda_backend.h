@@ -13,7 +13,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda_device.h"
 
-typedef struct CudaMatmul CudaMatmul; /* matmul.cu */
+typedef struct CudaMatmul CudaMatmul; /* matmul.c */
 typedef struct CudaUploads CudaUploads;
 typedef struct CudaStopwatch CudaStopwatch;
 
@@ -53,7 +53,7 @@ void cuda_enter_linear(
     Backend *be); /* matmul_forward and its kind, batched_product, multiplies, tune, choices, choose */
 void cuda_enter_attention(Backend *be); /* attention.cu: chooses between the files of kernels */
 
-/* matmul.cu: one cuBLASLt handle and its workspace. */
+/* matmul.c: one cuBLASLt handle and its workspace. */
 CudaMatmul *cuda_matmul_open(CudaBackend *cuda);
 void cuda_matmul_close(CudaMatmul *matmul);
 

@@ -121,25 +121,27 @@ static ProductEntry **bucket_of(CudaMatmul *matmul, const ProductKey *key) {
 
 /* ---- entries ---- */
 
+static const char describing[] = "describing a product of";
+
 static cudaDataType library_type(int64_t type) { return type == DTYPE_FLOAT32 ? CUDA_R_32F : CUDA_R_16BF; }
 
 static void set_operation(ProductEntry *entry, cublasLtMatmulDescAttributes_t attribute, const void *value,
                           size_t bytes) {
-    check(cublasLtMatmulDescSetAttribute(entry->operation, attribute, value, bytes), "describing a product");
+    check_product(cublasLtMatmulDescSetAttribute(entry->operation, attribute, value, bytes), describing, &entry->key);
 }
 
-static void set_layout(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute, const void *value,
-                       size_t bytes) {
-    check(cublasLtMatrixLayoutSetAttribute(layout, attribute, value, bytes), "describing a matrix");
+static void set_layout(const ProductEntry *entry, cublasLtMatrixLayout_t layout,
+                       cublasLtMatrixLayoutAttribute_t attribute, const void *value, size_t bytes) {
+    check_product(cublasLtMatrixLayoutSetAttribute(layout, attribute, value, bytes), describing, &entry->key);
 }
 
 /* Of dense matrices that are stored row by row, one behind the other. */
-static cublasLtMatrixLayout_t layout_create(int64_t type, int64_t rows, int64_t columns) {
+static cublasLtMatrixLayout_t layout_create(const ProductEntry *entry, int64_t type, int64_t rows, int64_t columns) {
     cublasLtMatrixLayout_t layout;
     int64_t stride = rows * columns;
-    check(cublasLtMatrixLayoutCreate(&layout, library_type(type), (uint64_t)columns, (uint64_t)rows, columns),
-          "describing a matrix");
-    set_layout(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride);
+    check_product(cublasLtMatrixLayoutCreate(&layout, library_type(type), (uint64_t)columns, (uint64_t)rows, columns),
+                  describing, &entry->key);
+    set_layout(entry, layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride);
     return layout;
 }
 
@@ -153,12 +155,11 @@ static void set_pointers(ProductEntry *entry, const void *bias, const void *pre)
 ProductEntry *product_create(const ProductKey *key) {
     ProductEntry *entry = checked_calloc(1, sizeof *entry, "a matrix product");
     entry->key = *key;
-    entry->a = layout_create(key->input, key->transpose_a ? key->k : key->m, key->transpose_a ? key->m : key->k);
-    entry->b = layout_create(key->input, key->transpose_b ? key->n : key->k, key->transpose_b ? key->k : key->n);
-    entry->d = layout_create(key->output, key->m, key->n);
-    check(cublasLtMatmulDescCreate(&entry->operation, key->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F,
-                                   CUDA_R_32F),
-          "describing a product");
+    entry->a = layout_create(entry, key->input, key->transpose_a ? key->k : key->m, key->transpose_a ? key->m : key->k);
+    entry->b = layout_create(entry, key->input, key->transpose_b ? key->n : key->k, key->transpose_b ? key->k : key->n);
+    entry->d = layout_create(entry, key->output, key->m, key->n);
+    cublasComputeType_t compute = key->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    check_product(cublasLtMatmulDescCreate(&entry->operation, compute, CUDA_R_32F), describing, key);
     cublasOperation_t first = key->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
     cublasOperation_t second = key->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
     set_operation(entry, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first);
@@ -196,9 +197,9 @@ static void set_epilogue(ProductEntry *entry, bool fused) {
 
 static void set_count(ProductEntry *entry, int count) {
     int32_t matrices = count;
-    set_layout(entry->a, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &matrices, sizeof matrices);
-    set_layout(entry->b, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &matrices, sizeof matrices);
-    set_layout(entry->d, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &matrices, sizeof matrices);
+    set_layout(entry, entry->a, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &matrices, sizeof matrices);
+    set_layout(entry, entry->b, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &matrices, sizeof matrices);
+    set_layout(entry, entry->d, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &matrices, sizeof matrices);
 }
 
 /* ---- algorithms ---- */
@@ -209,27 +210,25 @@ static bool may_fuse(const ProductKey *key) {
     return !has_pre(key) || (key->n % 8 == 0 && key->align_d >= 16);
 }
 
-/* Whether it can run and repeats bit for bit. */
-static bool is_admissible(const ProductKey *key, const cublasLtMatmulHeuristicResult_t *result) {
-    if (result->state != CUBLAS_STATUS_SUCCESS || result->workspaceSize > WORKSPACE_BYTES) return false;
-    uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_NONE;
+/* Whether it repeats bit for bit. */
+static bool repeats(const ProductKey *key, const cublasLtMatmulAlgo_t *algorithm) {
+    uint32_t reduction;
     size_t written;
-    if (cublasLtMatmulAlgoConfigGetAttribute(&result->algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &reduction,
+    if (cublasLtMatmulAlgoConfigGetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &reduction,
                                              sizeof reduction, &written) != CUBLAS_STATUS_SUCCESS)
         return false;
     return reduction == CUBLASLT_REDUCTION_SCHEME_NONE ||
            (reduction == CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE && !key->batched);
 }
 
-/* Whether the library has an algorithm, which came from elsewhere, for the layouts as they are set. */
-static bool is_right(CudaMatmul *matmul, ProductEntry *entry, const ProductChoice *choice) {
+/* Whether an algorithm can be taken for the layouts as they are set. */
+static bool is_admissible(CudaMatmul *matmul, ProductEntry *entry, const ProductChoice *choice) {
     if (choice->fused && !may_fuse(&entry->key)) return false;
     set_epilogue(entry, choice->fused);
     cublasLtMatmulHeuristicResult_t result = {.algo = choice->algorithm};
-    cublasStatus_t status = cublasLtMatmulAlgoCheck(matmul->handle, entry->operation, entry->b, entry->a, entry->d,
-                                                    entry->d, &choice->algorithm, &result);
-    result.state = status;
-    return is_admissible(&entry->key, &result);
+    return cublasLtMatmulAlgoCheck(matmul->handle, entry->operation, entry->b, entry->a, entry->d, entry->d,
+                                   &choice->algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
+           result.workspaceSize <= WORKSPACE_BYTES && repeats(&entry->key, &choice->algorithm);
 }
 
 static void set_preference(CudaMatmul *matmul, cublasLtMatmulPreferenceAttributes_t attribute, const void *value,
@@ -256,8 +255,11 @@ static int propose(CudaMatmul *matmul, ProductEntry *entry, bool fused, ProductC
     if (cublasLtMatmulAlgoGetHeuristic(matmul->handle, entry->operation, entry->b, entry->a, entry->d, entry->d,
                                        matmul->preference, PROPOSALS, results, &found) != CUBLAS_STATUS_SUCCESS)
         return 0;
-    for (int i = 0; i < found; i++)
-        if (is_admissible(key, &results[i])) proposals[count++] = (ProductChoice){results[i].algo, fused};
+    for (int i = 0; i < found; i++) {
+        ProductChoice proposal = {results[i].algo, fused};
+        if (results[i].state == CUBLAS_STATUS_SUCCESS && is_admissible(matmul, entry, &proposal))
+            proposals[count++] = proposal;
+    }
     return count;
 }
 
@@ -277,7 +279,7 @@ static void set_any_count(ProductEntry *entry) {
 
 bool product_suits(CudaMatmul *matmul, ProductEntry *entry, const ProductChoice *choice) {
     set_any_count(entry);
-    return is_right(matmul, entry, choice);
+    return is_admissible(matmul, entry, choice);
 }
 
 void product_take(ProductEntry *entry, const ProductChoice *choice, bool timed) {
@@ -287,14 +289,14 @@ void product_take(ProductEntry *entry, const ProductChoice *choice, bool timed) 
     entry->count = 0;
 }
 
-/* The algorithm for `count` matrices, for which the layouts are set. Where the chosen one cannot do so many, which no
- * algorithm without a workspace should say, it is the first proposal for them. */
+/* The algorithm for `count` matrices, for which the layouts are set. It is the first proposal for them where the chosen
+ * one cannot do so many, although none should say so that has no workspace. */
 static const ProductChoice *choice_for(CudaMatmul *matmul, ProductEntry *entry, int count) {
     if (entry->count == count) return &entry->current;
     set_count(entry, count);
     entry->count = count;
     entry->current = entry->choice;
-    if (!is_right(matmul, entry, &entry->current)) {
+    if (entry->key.batched && !is_admissible(matmul, entry, &entry->current)) {
         ProductChoice proposals[2 * PROPOSALS];
         propose_all(matmul, entry, proposals);
         entry->current = proposals[0];
