@@ -6,15 +6,15 @@
  *
  * Speed. Each shape has an entry in a table, with the library's descriptors and the algorithm, so that a call allocates
  * nothing and never waits for the GPU. The library proposes algorithms, fastest first by its own estimate, for operands
- * that are aligned as these are. While tuning, the proposals for a shape are timed, those with the epilogue in the
- * product and those with a kernel behind it, which is faster on some GPUs.
+ * that are aligned as these are. While tuning, the proposals for a shape are timed: those with the epilogue in the
+ * product, and those with a kernel behind it.
  *
  * Determinism. Only algorithms that repeat bit for bit are taken: sums over k in one piece, or in parts that lie in the
  * workspace as float32 and are added in order behind the product. The library's other two ways to add parts are left
- * out: in the output itself, as the parts come, and by way of the output's type, which rounds more than once. A matrix
- * of a batch is to have the bits that it has alone, so a batch's algorithm is the same however many matrices there are,
- * and does not split sums, which would need a workspace for each. All work of a handle is on one stream, with one
- * workspace: then equal calls give equal results on GPUs of the same kind (cuBLAS, "Results Reproducibility"). */
+ * out: in the output itself, in an order that is not documented, and in the output's type, which rounds more than once.
+ * A matrix of a batch is to have the bits that it has alone, so a batch's algorithm is the same however many matrices
+ * there are, and does not split sums, which would need a workspace for each. All work of a handle is on one stream, with
+ * one workspace: then equal calls give equal results on GPUs of the same kind (cuBLAS, "Results Reproducibility"). */
 #include "kernels/cuda/matmul.h"
 
 #include <inttypes.h>
