@@ -133,11 +133,14 @@ bool group_plan(Group *g, const TensorTable *table, bool *chosen, const GroupOpt
     return true;
 }
 
+static void upload(Backend *be, void *device, const void *host, size_t bytes) {
+    if (bytes > 0) be->copy_from_host(be, device, host, bytes);
+}
+
 void group_start(Group *g, Backend *be) {
-    be->copy_from_host(be, g->device_chunks, g->chunks, (size_t)g->chunk_count * sizeof *g->chunks);
-    be->copy_from_host(be, g->device_tensors, g->tensors, (size_t)g->tensor_count * sizeof *g->tensors);
-    if (g->rule->is_matrix)
-        be->copy_from_host(be, g->device_matrices, g->matrices, (size_t)g->matrix_count * sizeof *g->matrices);
+    upload(be, g->device_chunks, g->chunks, (size_t)g->chunk_count * sizeof *g->chunks);
+    upload(be, g->device_tensors, g->tensors, (size_t)g->tensor_count * sizeof *g->tensors);
+    upload(be, g->device_matrices, g->matrices, (size_t)g->matrix_count * sizeof *g->matrices);
 }
 
 void group_close(Group *g) {

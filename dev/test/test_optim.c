@@ -1,6 +1,7 @@
 /* test_optim.c: one process's optimizer steps, as AdamW takes them: against a float64 loop, the clip, gradients that
- * are not finite, state in and out, and how flat buffers are cut into chunks. The other rules, and PyTorch's numbers,
- * are in test_optim_rules.c, steps that several processes share in test_optim_sharded.c. */
+ * are not finite, steps that are begun ahead, memory that is planned, state in and out. The other rules, and PyTorch's
+ * numbers, are in test_optim_rules.c, passes by themselves in test_multi_tensor.c, steps that several processes share in
+ * test_optim_sharded.c. */
 #include "dev/test/test.h"
 
 #include <float.h>
@@ -9,7 +10,6 @@
 #include <string.h>
 
 #include "dev/test/optim_world.h"
-#include "optim/multi_tensor.h"
 
 static World *usual_world(DType type, int threads) {
     return open_world(odd_table(), usual_config, type, threads, NULL);
@@ -210,6 +210,102 @@ static void test_first_of_several_is_named(void **state) {
     close_world(w);
 }
 
+/* ---- steps that are begun ahead ---- */
+
+/* Good and bad steps, of which nobody asks for the outcome before the next is begun: outcomes come in order, and all is
+ * as with a twin who never saw the bad ones. */
+static void test_ahead(void **state) {
+    (void)state;
+    World *w = usual_world(DTYPE_BFLOAT16, 2), *twin = usual_world(DTYPE_BFLOAT16, 2);
+    const int bad_tensors[] = {-1, 7, 9, -1, -1, 0, -1, 3};
+    double norms[ARRAY_LENGTH(bad_tensors)] = {0};
+    for (uint32_t step = 0, ended = 0; ended < ARRAY_LENGTH(bad_tensors); ended++) {
+        for (; step < ended + OPTIM_MOST_STEPS && step < ARRAY_LENGTH(bad_tensors); step++) {
+            int bad = bad_tensors[step];
+            set_gradient(w, random_gradient, step + 1);
+            if (bad >= 0) set_element(w, w->table.tensors[bad].offset, step % 2 ? NAN : INFINITY);
+            optim_begin_step(w->optim, (OptimRates){.learning_rate = 1e-3 * step});
+            if (bad >= 0) continue;
+            set_gradient(twin, random_gradient, step + 1);
+            norms[step] = optim_step(twin->optim, (OptimRates){.learning_rate = 1e-3 * step}).grad_norm;
+        }
+        OptimResult result = optim_end_step(w->optim);
+        assert_int_equal(result.nonfinite_tensor, bad_tensors[ended]);
+        assert_true(result.grad_norm == (bad_tensors[ended] < 0 ? norms[ended] : INFINITY));
+    }
+    assert_int_equal(optim_updates(w->optim), 4);
+    assert_is(w, take_snapshot(twin));
+    close_world(w);
+    close_world(twin);
+}
+
+static void begin(void *world) { optim_begin_step(((World *)world)->optim, (OptimRates){.learning_rate = 1e-3}); }
+static void end(void *world) { optim_end_step(((World *)world)->optim); }
+static void step(void *world) { optim_step(((World *)world)->optim, (OptimRates){.learning_rate = 1e-3}); }
+
+static void test_begun_and_ended(void **state) {
+    (void)state;
+    World *w = usual_world(DTYPE_FLOAT32, 1);
+    assert_dies(end, w, "no step is begun");
+    begin(w);
+    assert_dies(step, w, "begun and not ended");
+    begin(w);
+    assert_dies(begin, w, "2 steps are begun");
+    end(w);
+    end(w);
+    step(w);
+    assert_int_equal(optim_updates(w->optim), 3);
+    close_world(w);
+}
+
+/* ---- memory ---- */
+
+/* What is planned is what the sizes say, nothing is taken before, and the optimizer works in the caller's arena. */
+static void test_planned_memory(void **state) {
+    (void)state;
+    World *w = usual_world(DTYPE_FLOAT32, 1);
+    OptimConfig config = optim_defaults(OPTIM_MARS_M, 1e-3);
+    config.is_approx = false;
+    Arena arena = {0};
+    float *params, *grads;
+    size_t bytes = w->table.length * sizeof(float);
+    arena_plan(&arena, "weights", "params", bytes, &params);
+    arena_plan(&arena, "gradients", "grads", bytes, &grads);
+    Optim *optim = optim_plan(&config, &w->table, w->be, w->comm, &arena, NULL);
+    assert_non_null(optim);
+    size_t state_bytes = arena_group_bytes(&arena, "optimizer"), work_bytes = arena_group_bytes(&arena, "workspace");
+    size_t lists = (size_t)w->table.count * 512;
+    assert_in_range(state_bytes, optim_state_bytes(optim), optim_state_bytes(optim) + lists);
+    assert_in_range(work_bytes, optim_workspace_bytes(optim), optim_workspace_bytes(optim) + lists);
+    assert_null(arena.memory);
+    arena_allocate(&arena, w->be);
+    w->be->copy_from_host(w->be, params, world_params(w), bytes);
+    optim_start(optim, (OptimBuffers){params, params, grads});
+    float *gradient = checked_malloc(bytes, "a gradient"), *moved = checked_malloc(bytes, "parameters");
+    Optim *own = optim_open(&config, &w->table, w->buffers, w->be, w->comm, NULL);
+    assert_non_null(own);
+    for (uint32_t i = 0; i < 6; i++) {
+        const Optim *both[] = {own, optim};
+        for (size_t at = 0; at < w->table.length; at++) gradient[at] = random_gradient(i + 1, at);
+        for (int k = 0; k < 2; k++) w->be->copy_from_host(w->be, optim_gradients(both[k]), gradient, bytes);
+        if (i % 2 == 0) {
+            optim_hold_gradient(own);
+            optim_hold_gradient(optim);
+            continue;
+        }
+        OptimResult expected = optim_step(own, (OptimRates){.learning_rate = 1e-3});
+        assert_true(optim_step(optim, (OptimRates){.learning_rate = 1e-3}).grad_norm == expected.grad_norm);
+    }
+    w->be->copy_to_host(w->be, moved, params, bytes);
+    assert_memory_equal(moved, world_params(w), bytes);
+    free(gradient);
+    free(moved);
+    optim_close(own);
+    optim_close(optim);
+    arena_free(&arena, w->be);
+    close_world(w);
+}
+
 /* ---- gaps, threads ---- */
 
 static void assert_gaps(const World *w, const float *buffer, float expected) {
@@ -337,134 +433,18 @@ static void test_backend_is_told(void **state) {
     close_world(w);
 }
 
-/* ---- chunks ---- */
-
-/* Chunks of parts that begin `at` into a shard: in order, each inside one tensor and not too long, together all of the
- * tensors' elements in [begin, end) once each. Counts them in `covered`. */
-static void cover(const TensorTable *table, size_t begin, size_t end, unsigned char *covered) {
-    int count = 0;
-    Chunk *chunks = NULL;
-    size_t last = begin;
-    for (int i = 0; i < table->count; i++) {
-        const Tensor *t = &table->tensors[i];
-        Part part = {t->offset > begin ? t->offset : begin, t->offset + t->size < end ? t->offset + t->size : end, 77};
-        if (part.begin >= part.end) continue;
-        int before = count;
-        multi_tensor_append_chunks(&chunks, &count, &part, i, i % 2 == 0);
-        for (int c = before; c < count; c++) {
-            assert_true(chunks[c].tensor == i && chunks[c].shard == part.at + (chunks[c].begin - part.begin));
-            assert_true(chunks[c].gradient == (i % 2 == 0 ? chunks[c].shard : chunks[c].begin));
-        }
-    }
-    for (int c = 0; c < count; c++) {
-        const Tensor *t = &table->tensors[chunks[c].tensor];
-        assert_true(chunks[c].begin >= last && chunks[c].begin < chunks[c].end && chunks[c].end <= end);
-        assert_true(chunks[c].begin >= t->offset && chunks[c].end <= t->offset + t->size);
-        assert_true(chunks[c].end - chunks[c].begin <= MULTI_TENSOR_CHUNK);
-        for (size_t at = chunks[c].begin; at < chunks[c].end; at++) covered[at]++;
-        last = chunks[c].end;
-    }
-    free(chunks);
-}
-
-static void assert_covered(const TensorTable *table, unsigned char *covered) {
-    for (int i = 0; i < table->count; i++)
-        for (size_t k = 0; k < table->tensors[i].size; k++) {
-            unsigned char *times = &covered[table->tensors[i].offset + k];
-            if (*times != 1) fail_msg("%s, element %zu: in %d chunks", table->tensors[i].name, k, *times);
-            *times = 0;
-        }
-    for (size_t at = 0; at < table->length; at++) assert_int_equal(covered[at], 0); /* the gaps */
-}
-
-static void test_chunks(void **state) {
-    (void)state;
-    TensorTable table = odd_table();
-    unsigned char *covered = checked_calloc(table.length, 1, "counts");
-    for (size_t parts = 1; parts <= 17; parts++) {
-        for (size_t p = 0; p < parts; p++)
-            cover(&table, table.length * p / parts, table.length * (p + 1) / parts, covered);
-        assert_covered(&table, covered);
-    }
-    size_t cuts[] = {0, 1, 2, 128, 129, 627, 628, 629, 6528, 6535, 30000, 30000, 30001, table.length - 1, table.length};
-    for (size_t c = 0; c + 1 < ARRAY_LENGTH(cuts); c++) cover(&table, cuts[c], cuts[c + 1], covered);
-    assert_covered(&table, covered);
-    free(covered);
-    tensor_table_free(&table);
-}
-
-static void *on_device(const World *w, const void *host, size_t bytes) {
-    void *device = w->be->alloc(w->be, bytes, "a list");
-    w->be->copy_from_host(w->be, device, host, bytes);
-    return device;
-}
-
-static void assert_sums(const GradientSums *sums, const Chunk *chunk, const float *g, const float *last,
-                        bool with_sum) {
-    GradientSums expected = {0};
-    for (size_t at = chunk->begin; at < chunk->end; at++) {
-        expected.squares += (double)g[at] * g[at];
-        expected.product += last ? (double)g[at] * last[at] : 0.0;
-        expected.sum += with_sum ? g[at] : 0.0;
-    }
-    double size = sqrt(expected.squares);
-    assert_error_below(fabs(sums->squares - expected.squares) / expected.squares, 1e-13, "squares");
-    assert_error_below(fabs(sums->product - expected.product) / size, 1e-12, "products");
-    assert_error_below(fabs(sums->sum - expected.sum) / size, 1e-12, "sums");
-}
-
-/* Each chunk's sums, and their sums over ranges of chunks: of one, of none, of several. */
-static void test_sums(void **state) {
-    (void)state;
-    World *w = usual_world(DTYPE_FLOAT32, 3);
-    const MultiTensorPasses *passes = multi_tensor_passes(w->be);
-    set_gradient(w, random_gradient, 1);
-    const float *g = world_gradient(w), *x = world_params(w);
-    const Tensor *t = &w->table.tensors[7];
-    Part part = {t->offset + 77, t->offset + 40000, 0};
-    Chunk *chunks = NULL;
-    int count = 0;
-    multi_tensor_append_chunks(&chunks, &count, &part, 7, false);
-    assert_int_equal(count, 3);
-    const SumRange ranges[] = {{1, 1, 2}, {2, 0, 0}, {0, 3, 1}};
-    for (int kind = 0; kind < 4; kind++) {
-        StepOutcome outcome = {.updates = kind == 3};
-        GradientSums sums[3], totals[3];
-        memset(totals, 0xff, sizeof totals);
-        Chunk *device_chunks = on_device(w, chunks, 3 * sizeof *chunks);
-        SumRange *device_ranges = on_device(w, ranges, sizeof ranges);
-        StepOutcome *device_outcome = on_device(w, &outcome, sizeof outcome);
-        GradientSums *device_sums = on_device(w, totals, sizeof totals),
-                     *device_totals = on_device(w, totals, sizeof totals);
-        passes->sums(w->be, device_chunks, count, w->buffers.grads, kind == 1 ? w->buffers.params : NULL,
-                     kind >= 2 ? device_outcome : NULL, device_sums);
-        passes->add_up(w->be, (const double *)device_sums, 3, device_ranges, 3, (double *)device_totals);
-        w->be->copy_to_host(w->be, sums, device_sums, sizeof sums);
-        w->be->copy_to_host(w->be, totals, device_totals, sizeof totals);
-        for (int c = 0; c < count; c++) assert_sums(&sums[c], &chunks[c], g, kind == 1 ? x : NULL, kind == 2);
-        assert_memory_equal(&totals[2], &sums[1], sizeof *sums);
-        assert_true(totals[0].squares == 0.0 && totals[0].product == 0.0 && totals[0].sum == 0.0);
-        assert_true(totals[1].squares == sums[0].squares + sums[1].squares + sums[2].squares);
-        assert_true(totals[1].product == sums[0].product + sums[1].product + sums[2].product);
-        assert_true(totals[1].sum == sums[0].sum + sums[1].sum + sums[2].sum);
-        void *const lists[] = {device_chunks, device_ranges, device_outcome, device_sums, device_totals};
-        for (size_t i = 0; i < ARRAY_LENGTH(lists); i++) w->be->free(w->be, lists[i]);
-    }
-    free(chunks);
-    close_world(w);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_steps),          cmocka_unit_test(test_betas_near_one),
-        cmocka_unit_test(test_no_memory),      cmocka_unit_test(test_zero_gradient),
-        cmocka_unit_test(test_zero_rate),      cmocka_unit_test(test_clip),
-        cmocka_unit_test(test_gradient_scale), cmocka_unit_test(test_huge_gradient),
-        cmocka_unit_test(test_not_finite),     cmocka_unit_test(test_first_of_several_is_named),
-        cmocka_unit_test(test_gaps),           cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_names),          cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_store_one),      cmocka_unit_test(test_backend_is_told),
-        cmocka_unit_test(test_chunks),         cmocka_unit_test(test_sums),
+        cmocka_unit_test(test_steps),           cmocka_unit_test(test_betas_near_one),
+        cmocka_unit_test(test_no_memory),       cmocka_unit_test(test_zero_gradient),
+        cmocka_unit_test(test_zero_rate),       cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_gradient_scale),  cmocka_unit_test(test_huge_gradient),
+        cmocka_unit_test(test_not_finite),      cmocka_unit_test(test_first_of_several_is_named),
+        cmocka_unit_test(test_ahead),           cmocka_unit_test(test_begun_and_ended),
+        cmocka_unit_test(test_planned_memory),  cmocka_unit_test(test_gaps),
+        cmocka_unit_test(test_threads),         cmocka_unit_test(test_names),
+        cmocka_unit_test(test_resume),          cmocka_unit_test(test_store_one),
+        cmocka_unit_test(test_backend_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -110,14 +110,19 @@ static void both_random_step(World *w, uint32_t step) {
 }
 
 /* The optimizer's alone, with `bad` somewhere in a tensor of the first or the second gradient, where tensor >= 0. */
-static OptimResult spoilt_step(World *w, uint32_t step, int tensor, bool in_second, float bad) {
+static void begin_spoilt_step(World *w, uint32_t step, int tensor, bool in_second, float bad) {
     for (int second = 0; second < 1 + optim_wants_next_gradient(w->optim); second++) {
         set_gradient(w, random_gradient, 2 * step + 1 + (uint32_t)second);
         const Tensor *t = &w->table.tensors[tensor < 0 ? 0 : tensor];
         if (tensor >= 0 && second == in_second) set_element(w, t->offset + t->size / 2, bad);
         if (second == 0 && optim_wants_next_gradient(w->optim)) optim_hold_gradient(w->optim);
     }
-    return optim_step(w->optim, world_rates(w, rate_of(w, step)));
+    optim_begin_step(w->optim, world_rates(w, rate_of(w, step)));
+}
+
+static OptimResult spoilt_step(World *w, uint32_t step, int tensor, bool in_second, float bad) {
+    begin_spoilt_step(w, step, tensor, in_second, bad);
+    return optim_end_step(w->optim);
 }
 
 static void random_steps(World *w, uint32_t begin, uint32_t end) {
@@ -519,7 +524,53 @@ static void test_not_finite(void **state) {
     }
 }
 
+/* The same where each next step is begun before the outcome of the last is known. */
+static void test_not_finite_ahead(void **state) {
+    (void)state;
+    for (int v = 0; v < VARIANTS; v++) {
+        OptimConfig config = config_of(&variants[v]);
+        config.ns_dtype = NS_DTYPE_AUTO;
+        World *w = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
+        World *twin = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
+        int tensors = w->table.count;
+        for (uint32_t step = 0; step < 6; step++) {
+            bool in_second = variants[v].form == EXACT && step % 2 == 1;
+            begin_spoilt_step(w, 100 + step, (int)step % tensors, in_second, step % 3 ? NAN : INFINITY);
+            if (step > 0) assert_int_equal(optim_end_step(w->optim).nonfinite_tensor, -1);
+            begin_spoilt_step(w, step, -1, false, 0.0f);
+            OptimResult result = optim_end_step(w->optim);
+            assert_int_equal(result.nonfinite_tensor, step % (uint32_t)tensors);
+            assert_int_equal(result.of_next_batch, in_second);
+        }
+        assert_int_equal(optim_end_step(w->optim).nonfinite_tensor, -1);
+        random_steps(twin, 0, 6);
+        assert_is(w, take_snapshot(twin));
+        close_world(w);
+        close_world(twin);
+    }
+}
+
 /* ---- buffers ---- */
+
+/* Every weight's copy is written in each step. */
+static void test_copies_are_written(void **state) {
+    (void)state;
+    for (int v = 0; v < VARIANTS; v++) {
+        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_BFLOAT16, 1, NULL);
+        size_t bytes = w->table.length * sizeof(bfloat16);
+        void *poison = checked_malloc(bytes, "weights");
+        memset(poison, 0xff, bytes);
+        w->be->copy_from_host(w->be, w->buffers.weights, poison, bytes);
+        random_steps(w, 0, 1);
+        const float *params = world_params(w);
+        const bfloat16 *weights = world_weights(w);
+        for (int i = 0; i < w->table.count; i++)
+            for (size_t k = 0, at = w->table.tensors[i].offset; k < w->table.tensors[i].size; k++, at++)
+                assert_int_equal(weights[at].bits, bfloat16_from_float(params[at]).bits);
+        free(poison);
+        close_world(w);
+    }
+}
 
 /* Gradients are read where optim_gradients() says, which is now one buffer and now another, and nowhere else; gaps,
  * whatever they hold, change nothing. */
@@ -781,6 +832,8 @@ int main(void) {
         cmocka_unit_test(test_gamma_zero),
         cmocka_unit_test(test_snr),
         cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_not_finite_ahead),
+        cmocka_unit_test(test_copies_are_written),
         cmocka_unit_test(test_undefined_numbers),
         cmocka_unit_test(test_exchange),
         cmocka_unit_test(test_exchange_exact),
