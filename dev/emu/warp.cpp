@@ -131,48 +131,50 @@ struct Mma {
     const uint32_t *a, *b;
 };
 
-/* A register of two bfloat16: the low half comes first. */
-static float low_half(uint32_t bits) {
-    float number;
-    bits <<= 16;
-    std::memcpy(&number, &bits, sizeof number);
-    return number;
-}
-static float high_half(uint32_t bits) {
-    float number;
-    bits &= 0xFFFF0000u;
-    std::memcpy(&number, &bits, sizeof number);
-    return number;
-}
-
+/* Eight registers of two bfloat16 each, of which the low halves come first; and eight float32. */
+typedef uint32_t Pairs __attribute__((vector_size(32)));
 typedef float Row __attribute__((vector_size(32)));
 
+static Row low_halves(Pairs pairs) { return reinterpret_cast<Row>(pairs << 16); }
+static Row high_halves(Pairs pairs) { return reinterpret_cast<Row>(pairs & 0xFFFF0000u); }
+
+static float *number_of(Row &row, int i) { return reinterpret_cast<float *>(&row) + i; }
+
+/* Four rows at a time, which do not wait for each other. */
+static void multiply_rows(Row *d, const Pairs *a, const Row *b) {
+    Row sum[4] = {d[0], d[1], d[2], d[3]};
+    for (int k = 0; k < 8; k++)
+        for (int r = 0; r < 4; r++) {
+            sum[r] += low_halves(a[r])[k] * b[2 * k];
+            sum[r] += high_halves(a[r])[k] * b[2 * k + 1];
+        }
+    for (int r = 0; r < 4; r++) d[r] = sum[r];
+}
+
+/* Gathers a by rows, b by columns and d by rows; b's columns are turned to rows, of which each row of d is a sum. */
 static void multiply(Warp &warp, unsigned lanes) {
     must_be_whole(warp, lanes, "mma");
-    float a[16][16];
-    union {
-        float number[16][8];
-        Row row[16];
-    } b, d;
+    Pairs a[16], b[8];
+    Row d[16], b_row[16];
     for (int lane = 0; lane < WARP_SIZE; lane++) {
         const Mma &m = brought<Mma>(warp, lane);
-        const int row = lane / 4, pair = lane % 4 * 2;
-        for (int i = 0; i < 4; i++) {
-            a[row + i % 2 * 8][pair + i / 2 * 8] = low_half(m.a[i]);
-            a[row + i % 2 * 8][pair + i / 2 * 8 + 1] = high_half(m.a[i]);
-        }
-        for (int i = 0; i < 2; i++) {
-            b.number[pair + i * 8][row] = low_half(m.b[i]);
-            b.number[pair + i * 8 + 1][row] = high_half(m.b[i]);
-            std::memcpy(&d.number[row + i * 8][pair], &m.d[2 * i], 2 * sizeof(float));
-        }
+        const int row = lane / 4, pair = lane % 4;
+        a[row][pair] = m.a[0], a[row][pair + 4] = m.a[2];
+        a[row + 8][pair] = m.a[1], a[row + 8][pair + 4] = m.a[3];
+        b[row][pair] = m.b[0], b[row][pair + 4] = m.b[1];
+        std::memcpy(number_of(d[row], 2 * pair), &m.d[0], 2 * sizeof(float));
+        std::memcpy(number_of(d[row + 8], 2 * pair), &m.d[2], 2 * sizeof(float));
     }
-    for (int i = 0; i < 16; i++)
-        for (int k = 0; k < 16; k++) d.row[i] += a[i][k] * b.row[k];
-    for (int lane = 0; lane < WARP_SIZE; lane++)
-        for (int i = 0; i < 2; i++)
-            std::memcpy(&brought<Mma>(warp, lane).d[2 * i], &d.number[lane / 4 + i * 8][lane % 4 * 2],
-                        2 * sizeof(float));
+    for (int n = 0; n < 8; n++) {
+        const Row even = low_halves(b[n]), odd = high_halves(b[n]);
+        for (int i = 0; i < 8; i++) b_row[2 * i][n] = even[i], b_row[2 * i + 1][n] = odd[i];
+    }
+    for (int row = 0; row < 16; row += 4) multiply_rows(d + row, a + row, b_row);
+    for (int lane = 0; lane < WARP_SIZE; lane++) {
+        float *result = brought<Mma>(warp, lane).d;
+        std::memcpy(&result[0], number_of(d[lane / 4], lane % 4 * 2), 2 * sizeof(float));
+        std::memcpy(&result[2], number_of(d[lane / 4 + 8], lane % 4 * 2), 2 * sizeof(float));
+    }
 }
 
 void mma_warp(float *d, const uint32_t *a, const uint32_t *b, Site site) {
