@@ -53,7 +53,7 @@ struct Fixture {
  * Tests of a table that cannot be opened are skipped. Returns the number of failed tests. */
 int run_kernel_tests(int argc, char **argv, const struct CMUnitTest *tests, size_t count);
 
-/* Whether MARS_TEST_SMALL=1 asks for the cases that are quick: under ThreadSanitizer an emulated GPU takes some 20 times
+/* Whether MARS_TEST_SMALL=1 asks for the quick cases alone: under ThreadSanitizer an emulated GPU takes some 20 times
  * longer. Each path through the code under test should have a case that is left. */
 bool only_small_sizes(void);
 

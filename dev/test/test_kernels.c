@@ -187,9 +187,9 @@ static void test_embedding_backward_many_positions(void **state) {
     }
 }
 
-/* Tokens that occur so and so often, each as often as `lengths` says: sums of sorted positions that are split into pieces
- * of 32 have runs that end with a piece, begin with one, fill one, some, or part of one. Positions are those of a
- * permutation, so that sorting has something to do. */
+/* Each token as often as `lengths` says: where sorted positions are summed 32 at a time, runs of a token end with such
+ * a piece, begin with one, fill one, several, or part of one. A permutation of the positions gives a sort something to
+ * do. */
 static void test_embedding_backward_runs(void **state) {
     Fixture *f = fixture_of(state);
     const int lengths[] = {32, 32, 64, 1, 31, 33, 95, 1, 1, 30, 320, 5, 300, 20, 40, 20};

@@ -8,7 +8,7 @@
 static const int sizes[][2] = {{1, 1},    {3, 1},     {1, 3},    {2, 17},   {5, 64},   {33, 100}, {129, 64}, {33, 384},
                                {3, 1000}, {129, 384}, {257, 17}, {65, 768}, {7, 1600}, {5, 3584}, {2, 3585}, {3, 4096}};
 
-enum { SMALL = 20000 }; /* elements */
+enum { SMALL = 8000 }; /* elements */
 
 static bool too_large(int N, int C) { return only_small_sizes() && N * C > SMALL; }
 
@@ -158,7 +158,7 @@ static void test_backward(void **state) {
 static void test_backward_many_rows(void **state) {
     Fixture *f = fixture_of(state);
     backward(f, 1025, 100, true, false, 0.5);
-    backward(f, 1000, 16, true, true, 0.5);
+    backward(f, 150, 16, true, true, 0.5);
     backward(f, 2048, 33, true, true, 0.5);
 }
 

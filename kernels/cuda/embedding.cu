@@ -2,21 +2,22 @@
  *
  * All of it is bound by memory. Bytes per element of out or dout that cannot be avoided, with bf16 activations:
  *
- *     forward     2 to write out, and each row of wte and wpe that occurs once: a thread keeps its pack of wpe[t] for a
- *                 few sequences, and rows of frequent tokens stay in the cache
- *     backward    2 to read dout, and for each token that occurs 8 C to read and write its row of dwte. dwte and dwpe sum
- *                 over different rows of dout, so it is read twice: 4
+ *     forward     2 to write out, and each row of wte and wpe that occurs, once: a thread keeps its pack of wpe[t] for
+ *                 a few sequences, and rows of frequent tokens stay in the cache
+ *     backward    2 to read dout, and for each token that occurs 8 C to read and write its row of dwte. dwte and dwpe
+ *                 sum over different rows of dout, so it is read twice: 4
  *
- * dwte[v] sums the rows of dout whose token is v. With atomics the order of that sum, and so its last bits, would change
- * from run to run. Here positions are sorted by token, stably, and each token's rows are summed in the order of their
- * positions:
+ * dwte[v] sums the rows of dout whose token is v. With atomics the order of that sum, and so its last bits, would
+ * change from run to run. Here positions are sorted by token, stably, and each token's rows are summed in the order of
+ * their positions:
  *
  *     1. count_digits, place_by_digit: a radix sort, 8 bits at a time from the lowest (two passes for 50304 tokens).
  *        It moves 4-byte positions, not rows of dout.
  *     2. sum_windows: a block sums WINDOW sorted positions, which are one token's or many tokens'. The sum of a run of
- *        equal tokens that begins and ends there is added to dwte. A run that crosses the window's ends leaves a piece.
- *     3. add_pieces: the pieces of such a run are added up and the sum goes to dwte. So a token that is everywhere costs
- *        as much as any other rows do: its windows are summed side by side, and then there is one piece for each.
+ *        equal tokens that begins and ends there is added to dwte. A run that crosses an end of the window leaves a
+ *        piece.
+ *     3. add_pieces: the pieces of such a run are added up and the sum goes to dwte. So a token that is everywhere
+ *        costs as much as any other rows do: its windows are summed side by side, and then there is one piece for each.
  *
  * Each row of dwte is added to by one block, once. */
 #include "kernels/cuda/cuda_backend.h"
@@ -76,7 +77,7 @@ static __device__ __forceinline__ int position_at(const int *order, int i) { ret
 
 static __device__ __forceinline__ int digit_of(int token, int shift) { return token >> shift & (DIGITS - 1); }
 
-/* counts (tiles, DIGITS): how often each digit occurs in a tile. Integers, so the order of the atomics does not show. */
+/* counts (tiles, DIGITS): how often each digit occurs in a tile. Integers: the order of the atomics does not show. */
 static __global__ void __launch_bounds__(SORT_THREADS)
     count_digits_kernel(int *counts, const int32_t *tokens, const int *order, int shift, int N) {
     __shared__ int count[DIGITS];
@@ -116,8 +117,8 @@ static __device__ __forceinline__ unsigned lanes_alike(int digit, unsigned among
 }
 
 /* Moves the positions of a tile to their places by digit: behind all smaller digits, and behind the same digit in the
- * tiles before, in the warps before (each has ROUNDS x 32 positions that follow each other), in the rounds before and in
- * the lanes before. */
+ * tiles before, in the warps before (each has ROUNDS x 32 positions that follow each other), in the rounds before and
+ * in the lanes before. */
 static __global__ void __launch_bounds__(SORT_THREADS)
     place_by_digit_kernel(int *sorted, const int *counts, const int32_t *tokens, const int *order, int shift, int N) {
     __shared__ int place[SORT_WARPS][DIGITS]; /* how many a warp has of a digit; then where its first one goes */
@@ -167,8 +168,8 @@ static __global__ void __launch_bounds__(SORT_THREADS)
 constexpr int WINDOW = 32; /* sorted positions of a block */
 constexpr int BATCH = 4;   /* rows that a thread loads before it adds them */
 
-/* Pieces (windows, 2, C) are sums of runs that cross an end of a window: 0, of the run that the window before began; 1, of
- * the run that goes on in the next window and began in this one. */
+/* Pieces (windows, 2, C) are sums of runs that cross an end of a window: 0, of the run that a window before began; 1,
+ * of the run that began in this window and goes on in the next. */
 static __device__ __forceinline__ float *piece_of(float *pieces, int window, int which, int C) {
     return pieces + ((size_t)2 * window + which) * C;
 }

@@ -14,8 +14,9 @@
  * over it, the statistics and the result. A thread holds one pack, 16 bytes, of each of a few rows in registers, and as
  * many threads as a row has packs stand side by side: 96 for 768 channels of bf16, 200 for 1600. That takes no more
  * registers for long rows than for short ones, each thread meets only one pack of weight and bias, and in the backward
- * pass it can sum dweight and dbias of its channels in registers over all rows it sees. A few rows at a time keep enough
- * loads in flight, and share the barriers of their sums.
+ * pass it can sum dweight and dbias of its channels in registers over all rows it sees. With up to 72 registers a
+ * thread, a multiprocessor can have 30 kB of loads in flight in the forward pass and 36 kB and more in the others; an
+ * H100's 3.35 TB/s at a latency of some 0.7 us, shared by 132 of them, asks for 18 kB.
  *
  * Rows that are not a multiple of 16 bytes, or longer than 448 packs, take the kernels at the end, which read a row
  * again for each pass over it, one element at a time. */
@@ -27,7 +28,9 @@ constexpr float EPS = 1e-5f;
 /* Threads of a block: a multiple of the 224 that a row of 1600 bf16 takes, and as many packs as a row that is held in
  * registers can have. Two such blocks on a multiprocessor leave each thread 72 registers. */
 constexpr int MAX_THREADS = 448;
-constexpr int FORWARD_ROWS = 2; /* held at a time by one thread */
+
+/* Rows that a thread of the forward pass holds at a time: as many as sum_over_warps() takes sums. */
+constexpr int FORWARD_ROWS = 2;
 
 /* ---- sums over a row ---- */
 
@@ -50,19 +53,49 @@ static __device__ __forceinline__ void sum_over_warps(float &a, float &b, float2
 
 /* ---- forward ---- */
 
+template <class T> static __device__ __forceinline__ Pack<T> sum_of(const Pack<T> &a, const Pack<T> &b) {
+    Pack<T> sum;
+#pragma unroll
+    for (int i = 0; i < Pack<T>::N; i++) sum.x[i] = from_float<T>(to_float(a.x[i]) + to_float(b.x[i]));
+    return sum;
+}
+
+template <class T> static __device__ __forceinline__ float total(const Pack<T> &x) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < Pack<T>::N; i++) sum += to_float(x.x[i]);
+    return sum;
+}
+
+template <class T> static __device__ __forceinline__ float square_total(const Pack<T> &x, float mean) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < Pack<T>::N; i++) sum += (to_float(x.x[i]) - mean) * (to_float(x.x[i]) - mean);
+    return sum;
+}
+
+template <class T>
+static __device__ __forceinline__ Pack<T> normalized(const Pack<T> &x, float mean, float rstd, const Pack<T> &weight,
+                                                     const Pack<T> &bias) {
+    Pack<T> out;
+#pragma unroll
+    for (int i = 0; i < Pack<T>::N; i++)
+        out.x[i] = from_float<T>((to_float(x.x[i]) - mean) * rstd * to_float(weight.x[i]) + to_float(bias.x[i]));
+    return out;
+}
+
 /* A row is x, or x + delta rounded to T, which is stored to `sum` (x or delta itself perhaps: each thread stores only
  * where it has read). Mean and variance are taken one after the other from the row in registers, not from sums of x and
  * x^2, whose difference loses the variance of rows that lie far from 0.
  *
- * Block b takes FORWARD_ROWS rows from b FORWARD_ROWS on; thread i pack i of each. */
+ * Block b takes rows 2b and 2b + 1; thread i pack i of each. What has no row or is behind its end counts as zeros. */
 template <class T, bool RESIDUAL>
 static __global__ void __launch_bounds__(MAX_THREADS, 2)
     forward_kernel(T *sum, T *out, float *mean_out, float *rstd_out, const T *x, const T *delta, const T *weight,
                    const T *bias, int N, int C) {
     __shared__ WarpSums of_warp[2];
-    constexpr int VEC = Pack<T>::N;
     const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
-    const int c = threadIdx.x * VEC, first_row = blockIdx.x * FORWARD_ROWS;
+    const int c = threadIdx.x * Pack<T>::N, first_row = blockIdx.x * FORWARD_ROWS;
     const float per_channel = 1.0f / (float)C;
     const bool in_row = c < C;
     const int rows = in_row ? min(FORWARD_ROWS, N - first_row) : 0; /* of this thread */
@@ -75,34 +108,19 @@ static __global__ void __launch_bounds__(MAX_THREADS, 2)
             row[r] = load_pack(x + at + (size_t)r * C);
             if (RESIDUAL) added[r] = load_pack(delta + at + (size_t)r * C);
         }
-    if (RESIDUAL) {
 #pragma unroll
-        for (int r = 0; r < FORWARD_ROWS; r++)
-            if (r < rows) {
-#pragma unroll
-                for (int i = 0; i < VEC; i++)
-                    row[r].x[i] = from_float<T>(to_float(row[r].x[i]) + to_float(added[r].x[i]));
-                store_pack(sum + at + (size_t)r * C, row[r]);
-            }
-    }
+    for (int r = 0; r < FORWARD_ROWS; r++)
+        if (RESIDUAL && r < rows) {
+            row[r] = sum_of(row[r], added[r]);
+            store_pack(sum + at + (size_t)r * C, row[r]);
+        }
 
-    float mean[FORWARD_ROWS], rstd[FORWARD_ROWS];
-#pragma unroll
-    for (int r = 0; r < FORWARD_ROWS; r++) {
-        mean[r] = 0.0f;
-#pragma unroll
-        for (int i = 0; i < VEC; i++) mean[r] += to_float(row[r].x[i]); /* zeros where there is no row */
-    }
+    float mean[FORWARD_ROWS] = {total(row[0]), total(row[1])}, rstd[FORWARD_ROWS] = {};
     sum_over_warps(mean[0], mean[1], of_warp[0], warp, 0, warps);
 #pragma unroll
     for (int r = 0; r < FORWARD_ROWS; r++) {
         mean[r] *= per_channel;
-        rstd[r] = 0.0f;
-#pragma unroll
-        for (int i = 0; i < VEC; i++) {
-            float centered = in_row ? to_float(row[r].x[i]) - mean[r] : 0.0f;
-            rstd[r] += centered * centered;
-        }
+        if (r < rows) rstd[r] = square_total(row[r], mean[r]);
     }
     sum_over_warps(rstd[0], rstd[1], of_warp[1], warp, 0, warps);
 
@@ -113,20 +131,34 @@ static __global__ void __launch_bounds__(MAX_THREADS, 2)
     for (int r = 0; r < FORWARD_ROWS; r++)
         if (r < rows) {
             rstd[r] = rsqrtf(rstd[r] * per_channel + EPS);
-#pragma unroll
-            for (int i = 0; i < VEC; i++)
-                row[r].x[i] =
-                    from_float<T>((to_float(row[r].x[i]) - mean[r]) * rstd[r] * to_float(w.x[i]) + to_float(b.x[i]));
-            store_pack(out + at + (size_t)r * C, row[r]);
+            store_pack(out + at + (size_t)r * C, normalized(row[r], mean[r], rstd[r], w, b));
             if (c == 0) mean_out[first_row + r] = mean[r], rstd_out[first_row + r] = rstd[r];
         }
 }
 
 /* ---- backward ---- */
 
-/* A block has blockDim.y teams of blockDim.x threads; a team takes one row at a time, thread i of it pack i. The grid is
- * no larger than what runs at once, and strides over the rows: each block leaves a partial sum of dweight and dbias in
- * `parts` (blocks, 1 or 2, C), and these should be few beside the rows.
+/* Adds up what the teams of a block have of `sum`, (C) over the threads of a team, one team after the other, and stores
+ * the last one's total. `so_far` is shared memory (C); unused where there is one team. All threads call it. */
+template <int VEC>
+static __device__ __forceinline__ void store_sum_of_teams(float *to, float *so_far, Pack<float, VEC> sum, int c,
+                                                          int C) {
+    const int teams = blockDim.y;
+    for (int team = 0; team < teams; team++) {
+        if (team > 0) __syncthreads();
+        if ((int)threadIdx.y != team || c >= C) continue;
+        if (team > 0) {
+            Pack<float, VEC> before = load_pack<VEC>(so_far + c);
+#pragma unroll
+            for (int i = 0; i < VEC; i++) sum.x[i] += before.x[i];
+        }
+        store_pack((team + 1 == teams ? to : so_far) + c, sum);
+    }
+}
+
+/* A block has blockDim.y teams of blockDim.x threads; a team takes one row at a time, thread i of it pack i. The grid
+ * is no larger than what runs at once, and strides over the rows: each block leaves a partial sum of dweight and dbias
+ * in `parts` (blocks, 1 or 2, C), and these should be few beside the rows.
  *
  * Dynamic shared memory: 2 C floats where there are several teams. */
 template <class T>
@@ -176,20 +208,9 @@ static __global__ void __launch_bounds__(MAX_THREADS, 2)
         store_pack(dx + at, result);
     }
 
-    /* Teams add theirs one after the other; the last one's sum is the block's. */
-    for (int team = 0; team < (int)blockDim.y; team++) {
-        if (team > 0) __syncthreads();
-        if ((int)threadIdx.y != team || !in_row) continue;
-        if (team > 0) {
-            Pack<float, VEC> before = load_pack<VEC>(of_teams + c), bias_before = load_pack<VEC>(of_teams + C + c);
-#pragma unroll
-            for (int i = 0; i < VEC; i++) dweight.x[i] += before.x[i], dbias.x[i] += bias_before.x[i];
-        }
-        const bool last = team + 1 == (int)blockDim.y;
-        float *to = last ? parts + (size_t)blockIdx.x * (has_bias ? 2 : 1) * C : of_teams;
-        store_pack(to + c, dweight);
-        if (has_bias || !last) store_pack(to + C + c, dbias);
-    }
+    parts += (size_t)blockIdx.x * (has_bias ? 2 : 1) * C;
+    store_sum_of_teams(parts, of_teams, dweight, c, C);
+    if (has_bias) store_sum_of_teams(parts + C, of_teams + C, dbias, c, C);
 }
 
 /* ---- the sum of the parts ---- */

@@ -7,12 +7,12 @@
  * needed twice, for m and s and then for the gradient. One block works on one row, 50304 logits being 100 kB, and few
  * rows are in work at a time: 2 on each multiprocessor, 26 MB on 132 of them. So the second reading finds the row in
  * the second-level cache, and much of it in the first. It goes backwards, since what was read last is still nearest.
- * m and s come out of one pass (online softmax: Milakov, Gimelshein 2018): whenever the largest number so far grows, the
- * sum so far shrinks to fit.
+ * m and s come out of one pass (online softmax: Milakov, Gimelshein 2018): whenever the largest number so far grows,
+ * the sum so far shrinks to fit.
  *
- * Accuracy: x - m is exact or nearly so, and __expf is then off by about 2^-22 + 2^-24 |x - m| relative. Taking exp(x - m)/s
- * and not exp(x - log-sum-exp) leaves out the rounding of a log-sum-exp as large as the logits. The target's gradient, p_t
- * - 1, is expm1(-loss): p_t near 1 loses no digits. */
+ * Accuracy: x - m is exact or nearly so, and __expf is then off by about 2^-22 + 2^-24 |x - m| relative. Taking
+ * exp(x - m)/s and not exp(x - log-sum-exp) leaves out the rounding of a log-sum-exp as large as the logits. The
+ * target's gradient, p_t - 1, is expm1(-loss), since p_t near 1 would lose digits in a difference. */
 #include <float.h>
 
 #include "kernels/cuda/cuda_backend.h"
@@ -20,13 +20,13 @@
 
 /* ---- cross-entropy ---- */
 
-/* Threads of a row: a long one wants all that two blocks on a multiprocessor leave it, a short one would leave them
- * idle. */
-constexpr int LONG_THREADS = 1024, SHORT_THREADS = 128;
+/* Threads of a row: two blocks of a long one fill the 1536 places that every multiprocessor since 8.0 has at least;
+ * most of them would be idle in a short one. */
+constexpr int PLACES = 1536, LONG_THREADS = PLACES / 2, SHORT_THREADS = 128;
 constexpr int SHORT_ROW = 2048;
 
-/* The largest number and sum of exp(x - largest) of what was seen so far. -FLT_MAX and not -infinity stands for nothing, so
- * that no difference is infinity - infinity. */
+/* The largest number and the sum of exp(x - largest) of what was seen so far. -FLT_MAX and not -infinity stands for
+ * nothing, so that no difference is infinity - infinity. */
 typedef struct OnlineSum {
     float largest, sum;
 } OnlineSum;
@@ -41,50 +41,77 @@ template <int N> static __device__ __forceinline__ void take_in(OnlineSum &seen,
     seen.largest = largest;
 }
 
-/* Rows of odd lengths begin anywhere. Thread i takes the packs i, i + THREADS, ... of the aligned 16 bytes that the row
- * lies in, whose first may begin before it: column -1, say. Packs that are not wholly in [0, V) go one by one. */
+/* How a row lies in memory: `head` columns, then `packs` whole packs on addresses that allow them, then the rest. Rows
+ * of odd lengths begin anywhere. */
+typedef struct Layout {
+    int head, packs;
+} Layout;
+
+template <class T> static __device__ __forceinline__ Layout layout_of(const T *row, int V) {
+    const int past_pack = (int)((uintptr_t)row % 16 / sizeof(T));
+    const int head = min(past_pack > 0 ? Pack<T>::N - past_pack : 0, V);
+    return {head, (V - head) / Pack<T>::N};
+}
+
+/* The i-th column that is in none of the packs. */
+template <class T> static __device__ __forceinline__ int loose_column(Layout layout, int i) {
+    return i < layout.head ? i : i + layout.packs * Pack<T>::N;
+}
+
+/* This thread's part of a row: every THREADS-th pack and loose column. */
 template <class T, int THREADS>
-static __global__ void __launch_bounds__(THREADS, 2048 / THREADS)
+static __device__ __forceinline__ OnlineSum sum_of_part(const T *row, Layout layout, int V) {
+    constexpr int VEC = Pack<T>::N;
+    OnlineSum seen = {-FLT_MAX, 0.0f};
+#pragma unroll 2
+    for (int p = threadIdx.x; p < layout.packs; p += THREADS) {
+        Pack<T> pack = load_pack(row + layout.head + p * VEC);
+        float x[VEC];
+#pragma unroll
+        for (int i = 0; i < VEC; i++) x[i] = to_float(pack.x[i]);
+        take_in(seen, x);
+    }
+    for (int i = threadIdx.x; i < V - layout.packs * VEC; i += THREADS) {
+        float x[1] = {to_float(row[loose_column<T>(layout, i)])};
+        take_in(seen, x);
+    }
+    return seen;
+}
+
+/* The same part: scale exp(x - largest), and 0 in columns V to VP. */
+template <class T, int THREADS>
+static __device__ __forceinline__ void scale_part(T *row, Layout layout, int V, int VP, float scale, float largest) {
+    constexpr int VEC = Pack<T>::N;
+    const int rounds = (layout.packs - (int)threadIdx.x + THREADS - 1) / THREADS;
+#pragma unroll 2
+    for (int p = threadIdx.x + (rounds - 1) * THREADS; p >= 0; p -= THREADS) {
+        Pack<T> pack = load_pack(row + layout.head + p * VEC);
+#pragma unroll
+        for (int i = 0; i < VEC; i++) pack.x[i] = from_float<T>(scale * __expf(to_float(pack.x[i]) - largest));
+        store_pack(row + layout.head + p * VEC, pack);
+    }
+    for (int i = threadIdx.x; i < VP - layout.packs * VEC; i += THREADS) {
+        const int v = loose_column<T>(layout, i);
+        row[v] = from_float<T>(v < V ? scale * __expf(to_float(row[v]) - largest) : 0.0f);
+    }
+}
+
+template <class T, int THREADS>
+static __global__ void __launch_bounds__(THREADS, PLACES / THREADS)
     cross_entropy_kernel(float *losses, T *logits, const int32_t *targets, float dloss, int V, int VP, bool gradient) {
-    constexpr int VEC = Pack<T>::N, STRIDE = THREADS * VEC;
     T *row = logits + (size_t)blockIdx.x * VP;
     const int target = targets[blockIdx.x];
     const float target_logit = to_float(row[target]);
-    const int begin = -(int)((uintptr_t)row % 16 / sizeof(T)) + (int)threadIdx.x * VEC;
-
-    OnlineSum seen = {-FLT_MAX, 0.0f};
-    for (int v = begin; v < V; v += STRIDE) {
-        if (v >= 0 && v + VEC <= V) {
-            Pack<T> pack = load_pack(row + v);
-            float x[VEC];
-#pragma unroll
-            for (int i = 0; i < VEC; i++) x[i] = to_float(pack.x[i]);
-            take_in(seen, x);
-        } else
-            for (int i = max(v, 0); i < min(v + VEC, V); i++) {
-                float x[1] = {to_float(row[i])};
-                take_in(seen, x);
-            }
-    }
-    const float largest = block_max<THREADS>(seen.largest);
-    const float sum = block_sum<THREADS>(seen.sum * __expf(seen.largest - largest));
+    const Layout layout = layout_of(row, V);
+    const OnlineSum part = sum_of_part<T, THREADS>(row, layout, V);
+    const float largest = block_max<THREADS>(part.largest);
+    const float sum = block_sum<THREADS>(part.sum * __expf(part.largest - largest));
     const float loss = logf(sum) - (target_logit - largest);
     if (threadIdx.x == 0) losses[blockIdx.x] = loss;
     if (!gradient) return;
-
-    const float scale = dloss / sum;
-    const int packs = (VP - begin + STRIDE - 1) / STRIDE;
-    for (int v = begin + (packs - 1) * STRIDE; v >= begin; v -= STRIDE) {
-        if (v >= 0 && v + VEC <= V) {
-            Pack<T> pack = load_pack(row + v);
-#pragma unroll
-            for (int i = 0; i < VEC; i++) pack.x[i] = from_float<T>(scale * __expf(to_float(pack.x[i]) - largest));
-            store_pack(row + v, pack);
-        } else
-            for (int i = max(v, 0); i < min(v + VEC, VP); i++)
-                row[i] = from_float<T>(i < V ? scale * __expf(to_float(row[i]) - largest) : 0.0f);
-        if (v <= target && target < v + VEC) row[target] = from_float<T>(dloss * expm1f(-loss));
-    }
+    scale_part<T, THREADS>(row, layout, V, VP, dloss / sum, largest);
+    __syncthreads();
+    if (threadIdx.x == 0) row[target] = from_float<T>(dloss * expm1f(-loss));
 }
 
 template <class T, int THREADS>
