@@ -36,6 +36,13 @@ void check_argument(const Config &config, int number, const void *pointer);
 /* Runs the grid now: body(call) once for each thread of each block. */
 void run_grid(const Config &config, const void *kernel, void (*body)(const void *call), const void *call);
 
+/* What __launch_bounds__() promised of the block that runs. The second and third bound are for the compiler alone. */
+inline void check_launch_bounds(unsigned threads, unsigned = 0, unsigned = 0, Site site = EMU_SITE) {
+    if (blockDim.x * blockDim.y * blockDim.z > threads)
+        fatal(site, "a block of %u threads for a kernel with __launch_bounds__(%u)",
+              blockDim.x * blockDim.y * blockDim.z, threads);
+}
+
 /* ---- shared memory ---- */
 
 /* One __shared__ declaration. Its memory is new in each block, full of NaN, at the declared alignment and no better. */

@@ -5,6 +5,7 @@
                                                                        ::emu::Config(grid, block, bytes, stream))(a, b)
     __shared__ T x[N], y;                                becomes   references into the block's shared memory
     extern __shared__ T x[];                             becomes   a pointer to the launch's dynamic shared memory
+    __launch_bounds__(n, ...) kernel(...) {              gets a check behind the brace
     #pragma unroll                                       goes
 
 Lines stay where they are, and a #line directive names IN, so that compilers, sanitizers and the emulator's reports speak
@@ -102,6 +103,26 @@ def static_shared(code):
         yield m.start(), m.end(), text.rstrip().replace('\n', ' ') + '\n' * m.group().count('\n')
 
 
+def closing(code, opening):
+    """The position behind the parenthesis that closes the one at `opening`."""
+    depth = 0
+    for i in range(opening, len(code)):
+        depth += {'(': 1, ')': -1}.get(code[i], 0)
+        if depth == 0:
+            return i + 1
+    raise SyntaxError(f'line {line_of(code, opening)}: ( without )')
+
+
+def launch_bounds(code):
+    for m in re.finditer(r'__launch_bounds__\s*\(', code):
+        end = closing(code, m.end() - 1)
+        parameters = re.compile(r'[^;{(]*\w\s*\(').match(code, end)
+        body = parameters and re.compile(r'\s*\{').match(code, closing(code, parameters.end() - 1))
+        if body:  # else it is a declaration
+            bounds = ' '.join(code[m.end():end - 1].split())
+            yield body.end(), body.end(), f' ::emu::check_launch_bounds({bounds});'
+
+
 def unrolls(code):
     for m in re.finditer(r'^[ \t]*#[ \t]*pragma[ \t]+unroll\b[^\n]*', code, re.MULTILINE):
         yield m.start(), m.end(), ''
@@ -109,7 +130,8 @@ def unrolls(code):
 
 def rewrite(text, path):
     code = HIDDEN.sub(blank, text)
-    edits = [*launches(code), *dynamic_shared(code), *static_shared(code), *unrolls(code)]
+    edits = [*launches(code), *dynamic_shared(code), *static_shared(code), *launch_bounds(code),
+             *unrolls(code)]
     pieces = [f'#line 1 "{path}"\n']
     position = 0
     for start, end, replacement in sorted(edits, key=lambda edit: edit[:2]):

@@ -656,6 +656,17 @@ static void test_launch_error_that_nobody_asks_for_is_reported(void **) {
     assert_null(strstr(outcome->output, "never asked"));
 }
 
+template <int N> __global__ void __launch_bounds__(N, 2) bounded(float *x) { x[threadIdx.x] = 1.0f; }
+template <int threads> static bool run_bounded() {
+    DeviceArray<float> x(threads);
+    bounded<64><<<1, threads>>>(x);
+    return x.values()[threads - 1] == 1.0f;
+}
+static void test_block_larger_than_launch_bounds_is_reported(void **) {
+    assert_right_in_all_orders(run_bounded<64>);
+    assert_reported(run_bounded<96>, "a block of 96 threads for a kernel with __launch_bounds__(64)");
+}
+
 static bool run_keep_going() {
     setenv("MARS_EMU_KEEP_GOING", "1", 1);
     DeviceArray<float> out(32);
@@ -706,6 +717,7 @@ int main(void) {
         cmocka_unit_test(test_pinned_buffer_used_again_too_early_is_wrong),
         cmocka_unit_test(test_launch_on_destroyed_stream_is_reported),
         cmocka_unit_test(test_launch_error_that_nobody_asks_for_is_reported),
+        cmocka_unit_test(test_block_larger_than_launch_bounds_is_reported),
         cmocka_unit_test(test_reports_can_be_told_not_to_end_the_program),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
