@@ -13,6 +13,7 @@
  *   warp.cpp             what the 32 threads of a warp do together
  *   stream.*             streams and events, which run as late as CUDA allows
  *   memory.*, device.cpp allocations and copies; devices, errors, kernel attributes
+ *   cublaslt.cpp         matrix products
  *   report.*             how a fault that is found ends the program
  *
  * The .cpp files are always compiled with optimisation and never with sanitizers, which would slow them down several
