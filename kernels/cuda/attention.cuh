@@ -2,18 +2,25 @@
  * tensor-core kernels of attention_forward.cu and attention_backward.cu are made of.
  *
  * Such a kernel gives each warp 16 M rows of one array for good (queries; or keys and values) and streams the rows of
- * another through shared memory. All its products are then of two kinds, A being the warp's rows and B the streamed:
+ * another through shared memory, STEP = 16 of them at a time. All its products are then of two kinds, A being the
+ * warp's rows and B the streamed ones:
  *     S = A B^T    multiply_transposed(): Q K^T, dO V^T; K Q^T, V dO^T
  *     O += P B     multiply_add():        P V, dS K;     P^T dO, dS^T Q
- * The tensor core leaves S in the registers where it wants the first factor P of the second kind, so P, made from S
- * element by element, never goes through memory (Dao 2023, FlashAttention-2). ptx.cuh describes these fragments; in a
- * lane's number 4 g + q, g is its row, q its pair of columns.
+ * The tensor core leaves S in the registers where it wants the first factor of the second kind, so P, made from S
+ * element by element, never goes through memory (Dao 2023, FlashAttention-2). ptx.cuh describes these fragments: with
+ * g = lane / 4 and q = lane % 4, a lane holds rows g and g + 8 of S, columns 2 q and 2 q + 1 of each 8.
  *
- * Why 32 rows per warp: B comes from shared memory for each warp anew. With 16 rows the four processors of a
- * multiprocessor ask for 64 bytes of B per multiplication m16n8k16, which at 128 bytes a clock is as fast as
- * mma.sync consumes them on Hopper; with 32 rows they ask for half of that. */
+ * Why M = 2 where the registers allow: B comes from shared memory for each warp anew, 128 bytes for each m16n8k16 with
+ * M = 2, 256 with M = 1. On Hopper the four tensor cores of a multiprocessor could do one each in 4 clocks, in which
+ * shared memory gives 512 bytes: just enough with M = 2, half of that with M = 1.
+ *
+ * Why steps of 16: scores then take 8 M registers, and most of the others can be accumulators and first factors. A step
+ * that the causal mask hides from a warp is left out and only those on the diagonal are masked, so that at T = 1024 and
+ * M = 2 no more than 3 % is computed beyond the T (T + 1) / 2 pairs that count. */
 #ifndef MARS_KERNELS_CUDA_ATTENTION_CUH
 #define MARS_KERNELS_CUDA_ATTENTION_CUH
+
+#include <math.h>
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device.cuh"
@@ -57,6 +64,9 @@ template <class Element> __device__ __forceinline__ Element *head_of_block(Eleme
     return array + ((size_t)blockIdx.z * gridDim.x + blockIdx.x) * n;
 }
 
+/* Streamed rows that a warp has scores of at a time. */
+constexpr int STEP = 16;
+
 /* ---- tiles: rows of one head in shared memory ---- */
 
 constexpr int CHUNK = 8; /* elements in 16 bytes, which ldmatrix and cp.async move at a time */
@@ -70,68 +80,70 @@ template <int HS> __device__ __forceinline__ int place_in_tile(int row, int chun
 
 /* Copies an array of rows tile by tile. Rows that the array does not have become 0. */
 template <int ROWS, int HS, int THREADS> struct TileLoader {
-    static constexpr int CHUNKS = HS / CHUNK, STEP = THREADS / CHUNKS;
-    static_assert(THREADS % CHUNKS == 0 && STEP % 8 == 0 && ROWS % STEP == 0, "rows STEP apart have the same XOR");
+    static constexpr int CHUNKS = HS / CHUNK, AT_ONCE = THREADS / CHUNKS;
+    static_assert(THREADS % CHUNKS == 0 && AT_ONCE % 8 == 0 && ROWS % AT_ONCE == 0, "rows AT_ONCE apart share an XOR");
     const bf16 *from; /* the calling thread's first chunk of the next tile */
 
     __device__ __forceinline__ TileLoader(const bf16 *array, int pitch) {
         from = array + (size_t)(threadIdx.x / CHUNKS) * pitch + threadIdx.x % CHUNKS * CHUNK;
     }
     /* Starts copying the next ROWS rows, of which there are `rows`. */
-    __device__ __forceinline__ void load(bf16 *tile, int pitch, int rows) { copy(tile, nullptr, pitch, 0, rows); }
-    /* The same for a second array, which lies `apart` elements behind the first. */
-    __device__ __forceinline__ void load_pair(bf16 *tile, bf16 *second, int pitch, int apart, int rows) {
-        copy(tile, second, pitch, apart, rows);
+    __device__ __forceinline__ void load(bf16 *tile, int pitch, int rows) { copy<false>(tile, pitch, rows, 0); }
+    /* The same, and behind that tile one of a second array, which lies `apart` elements behind the first. */
+    __device__ __forceinline__ void load_pair(bf16 *tile, int pitch, int rows, int apart) {
+        copy<true>(tile, pitch, rows, apart);
     }
-    __device__ __forceinline__ void copy(bf16 *tile, bf16 *second, int pitch, int apart, int rows) {
-        int row = threadIdx.x / CHUNKS, place = place_in_tile<HS>(row, threadIdx.x % CHUNKS);
+    template <bool PAIR> __device__ __forceinline__ void copy(bf16 *tile, int pitch, int rows, int apart) {
+        int row = threadIdx.x / CHUNKS;
+        tile += place_in_tile<HS>(row, threadIdx.x % CHUNKS);
 #pragma unroll
-        for (int i = 0; i < ROWS; i += STEP) {
-            cp_async_16_or_zero(tile + place + i * HS, from, row + i < rows);
-            if (second) cp_async_16_or_zero(second + place + i * HS, from + apart, row + i < rows);
-            from += (size_t)STEP * pitch;
+        for (int i = 0; i < ROWS; i += AT_ONCE) {
+            cp_async_16_or_zero(tile + i * HS, from, row + i < rows);
+            if (PAIR) cp_async_16_or_zero(tile + (ROWS + i) * HS, from + apart, row + i < rows);
+            from += (size_t)AT_ONCE * pitch;
         }
     }
 };
 
-/* ---- fragments; shared memory is given as its start and places in it, counted in elements ---- */
+/* ---- fragments ---- */
 
-/* What ldmatrix_x4 makes of 16 rows and 16 columns depends on the order in which the lanes name its four pieces. In this
- * one: a first factor (16,16); transposed: two second factors (16,8), whose rows are the tile's rows. */
-template <int HS> __device__ __forceinline__ int lane_by_rows(int tile) {
-    int lane = threadIdx.x % WARP;
-    return tile + place_in_tile<HS>(lane % 16, lane / 16);
-}
+/* What ldmatrix_x4 makes of 16 rows and 16 columns of a tile depends on the order in which the lanes name its 8 x 8
+ * pieces. `by_rows` is for a first factor (16,16); and, transposed, for two second factors (16,8) whose rows are the
+ * tile's. `by_columns` is for two second factors whose columns are the tile's rows. Places are in bytes. */
+template <int HS> struct TileFragments {
+    const char *shared;
+    int by_rows, by_columns;
 
-/* In this one: two second factors (16,8), whose columns are the tile's rows. */
-template <int HS> __device__ __forceinline__ int lane_by_columns(int tile) {
-    int lane = threadIdx.x % WARP;
-    return tile + place_in_tile<HS>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
-}
-
-/* From what these return, the lane's place for rows from `row`, a multiple of 8, and columns from 16 k on. Tiles begin
- * at multiples of 64 elements, so that XOR acts on the chunk alone: one instruction, whatever the number of rows. */
-template <int HS> __device__ __forceinline__ int fragment(int lane, int row, int k) {
-    return (lane ^ 16 * k) + row * HS;
-}
+    /* Of the tile that begins `tile` elements behind `shared`, where shared memory begins. */
+    __device__ __forceinline__ TileFragments(const bf16 *shared, int tile) {
+        int lane = threadIdx.x % WARP;
+        this->shared = reinterpret_cast<const char *>(shared);
+        by_rows = (tile + place_in_tile<HS>(lane % 16, lane / 16)) * (int)sizeof(bf16);
+        by_columns = (tile + place_in_tile<HS>(lane / 16 * 8 + lane % 8, lane / 8 % 2)) * (int)sizeof(bf16);
+    }
+    /* The lane's place for rows from `row`, a multiple of 8, and columns from 16 k on. Tiles begin at multiples of 128
+     * bytes, so that XOR acts on the chunk alone: one instruction, however many rows. */
+    __device__ __forceinline__ const char *at(int place, int row, int k) const {
+        return shared + ((place ^ 32 * k) + row * HS * (int)sizeof(bf16));
+    }
+};
 
 /* A warp's 16 M rows of a tile, from `row` on, as first factors. The first 16 KEPT columns stay in registers; where
  * there are too few of these, the others are read again at each use. */
 template <int M, int HS, int KEPT> struct WarpRows {
     uint32_t kept[M][KEPT][4];
-    const bf16 *shared;
-    int lane, row;
+    TileFragments<HS> tile;
+    int row;
 
-    __device__ __forceinline__ WarpRows(const bf16 *shared, int tile, int row)
-        : shared(shared), lane(lane_by_rows<HS>(tile)), row(row) {
+    __device__ __forceinline__ WarpRows(TileFragments<HS> tile, int row) : tile(tile), row(row) {
 #pragma unroll
         for (int m = 0; m < M; m++)
 #pragma unroll
-            for (int k = 0; k < KEPT; k++) ldmatrix_x4(kept[m][k], shared + fragment<HS>(lane, row + 16 * m, k));
+            for (int k = 0; k < KEPT; k++) ldmatrix_x4(kept[m][k], tile.at(tile.by_rows, row + 16 * m, k));
     }
     /* Rows from 16 m and columns from 16 k on. */
     __device__ __forceinline__ void get(uint32_t (&a)[4], int m, int k) const {
-        if (k >= KEPT) return ldmatrix_x4(a, shared + fragment<HS>(lane, row + 16 * m, k));
+        if (k >= KEPT) return ldmatrix_x4(a, tile.at(tile.by_rows, row + 16 * m, k));
 #pragma unroll
         for (int i = 0; i < 4; i++) a[i] = kept[m][k][i];
     }
@@ -148,39 +160,33 @@ template <int M, int N> __device__ __forceinline__ void set_zero(float (&x)[M][N
             for (int i = 0; i < 4; i++) x[m][n][i] = 0.0f;
 }
 
-/* s (16 M, 8 N) = A (16 M, HS) . B^T, B being the rows of a tile from `row` on. */
-template <int M, int N, int HS, int KEPT>
-__device__ __forceinline__ void multiply_transposed(float (&s)[M][N][4], const WarpRows<M, HS, KEPT> &rows,
-                                                    const bf16 *shared, int tile, int row) {
-    int lane = lane_by_columns<HS>(tile);
+/* s (16 M, STEP) = A (16 M, HS) . B^T, B being STEP rows of a tile from `row` on. */
+template <int M, int HS, int KEPT>
+__device__ __forceinline__ void multiply_transposed(float (&s)[M][2][4], const WarpRows<M, HS, KEPT> &rows,
+                                                    const TileFragments<HS> &tile, int row) {
     set_zero(s);
 #pragma unroll
     for (int k = 0; k < HS / 16; k++) {
-        uint32_t a[M][4];
+        uint32_t b[4];
+        ldmatrix_x4(b, tile.at(tile.by_columns, row, k));
 #pragma unroll
-        for (int m = 0; m < M; m++) rows.get(a[m], m, k);
-#pragma unroll
-        for (int n = 0; n < N; n += 2) {
-            uint32_t b[4];
-            ldmatrix_x4(b, shared + fragment<HS>(lane, row + 8 * n, k));
-#pragma unroll
-            for (int m = 0; m < M; m++) {
-                mma_m16n8k16(s[m][n], a[m], {b[0], b[1]});
-                mma_m16n8k16(s[m][n + 1], a[m], {b[2], b[3]});
-            }
+        for (int m = 0; m < M; m++) {
+            uint32_t a[4];
+            rows.get(a, m, k);
+            mma_m16n8k16(s[m][0], a, {b[0], b[1]});
+            mma_m16n8k16(s[m][1], a, {b[2], b[3]});
         }
     }
 }
 
-/* o (16 M, HS) += p (16 M, 16) . B, B being the 16 rows of a tile from `row` on. */
+/* o (16 M, HS) += p (16 M, STEP) . B, B being STEP rows of a tile from `row` on. */
 template <int M, int HS>
-__device__ __forceinline__ void multiply_add(float (&o)[M][HS / 8][4], const uint32_t (&p)[M][4], const bf16 *shared,
-                                             int tile, int row) {
-    int lane = lane_by_rows<HS>(tile);
+__device__ __forceinline__ void multiply_add(float (&o)[M][HS / 8][4], const uint32_t (&p)[M][4],
+                                             const TileFragments<HS> &tile, int row) {
 #pragma unroll
     for (int n = 0; n < HS / 8; n += 2) {
         uint32_t b[4];
-        ldmatrix_x4_trans(b, shared + fragment<HS>(lane, row, n / 2));
+        ldmatrix_x4_trans(b, tile.at(tile.by_rows, row, n / 2));
 #pragma unroll
         for (int m = 0; m < M; m++) {
             mma_m16n8k16(o[m][n], p[m], {b[0], b[1]});
@@ -194,7 +200,7 @@ __device__ __forceinline__ uint32_t pack_pair(float low, float high) {
     return *reinterpret_cast<uint32_t *>(&pair);
 }
 
-/* 16 columns of s, rounded, as first factors. */
+/* s, rounded, as first factors. */
 template <int M> __device__ __forceinline__ void round_scores(uint32_t (&p)[M][4], const float (&s)[M][2][4]) {
 #pragma unroll
     for (int m = 0; m < M; m++)
@@ -203,18 +209,17 @@ template <int M> __device__ __forceinline__ void round_scores(uint32_t (&p)[M][4
 }
 
 /* Makes scores -infinity where the key is behind the query. `ahead`: by how much the first key is. */
-template <bool ROWS_ARE_KEYS, int M, int N>
-__device__ __forceinline__ void mask_scores(float (&s)[M][N][4], int ahead) {
+template <bool ROWS_ARE_KEYS, int M> __device__ __forceinline__ void mask_scores(float (&s)[M][2][4], int ahead) {
     int row = threadIdx.x % WARP / 4, column = threadIdx.x % 4 * 2;
     ahead += ROWS_ARE_KEYS ? row - column : column - row;
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int n = 0; n < N; n++)
+        for (int n = 0; n < 2; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                int key_minus_query = 8 * n + i % 2 - (16 * m + i / 2 * 8);
-                if (ahead + (ROWS_ARE_KEYS ? -key_minus_query : key_minus_query) > 0) s[m][n][i] = -INFINITY;
+                int down = 16 * m + i / 2 * 8, right = 8 * n + i % 2;
+                if (ahead > (ROWS_ARE_KEYS ? right - down : down - right)) s[m][n][i] = -INFINITY;
             }
 }
 

@@ -1,22 +1,36 @@
-/* attention_backward.cu: causal attention backward on tensor cores, bfloat16, head sizes 64 and 128. */
-#include <math.h>
-
+/* attention_backward.cu: causal attention backward on tensor cores, bfloat16, head sizes 64 and 128: FlashAttention-2
+ * (Dao 2023), but in two kernels, so that every sum has one owner and one order.
+ *     P = exp(scale S - lse), S = Q K^T;    dV = P^T dO;    dP = dO V^T;    delta = rowsum(dO out);
+ *     dS = P (dP - delta);    dQ = scale dS K;    dK = scale dS^T Q
+ *
+ * FlashAttention-2 has one kernel with a block for each block of keys, which makes five products and adds its parts of dQ
+ * to memory with atomics: in any order. Here a first kernel has a block for each block of queries and makes S, dP and dQ;
+ * a second has one for each block of keys and makes S, dP, dV and dK: seven products. At T = 1024, HS = 64 the two more
+ * are 138 MFLOP for each head. The other way to a fixed order, parts of dQ in float32 that are added up afterwards, is to
+ * write and read 36 parts of 32 KB, 2.4 MB for each head, in whose time an H100 could do 690 MFLOP. The two kernels
+ * together move 1.5 MB (12 x 128 KB) where tensors are, and read 2.4 MB more from the level 2 cache, where the order of
+ * the grid keeps it.
+ *
+ * The first kernel also computes delta, as it has dO in registers anyway, which spares a kernel and a reading of dO.
+ *
+ * Registers decide the rest. With HS = 64 and 32 keys for each warp, the second kernel needs 128 for dK and dV, 32 for K,
+ * and 32 for scores and their gradients; so V, but for 8, is read from shared memory at each step. Two blocks of 4 warps
+ * fit a multiprocessor. With HS = 128 a warp has 16 rows, and one block of 8 warps fits. */
 #include "kernels/cuda/attention.cuh"
 
-/* What both kernels need of a query: lse in powers of two, and delta = <dout, out>. For a query that does not exist lse
- * is infinite, which makes its weights 0. */
+/* What both kernels need of a query: lse in powers of two, and delta. For a query that does not exist lse is infinite,
+ * which makes its weights 0. */
 struct alignas(8) QueryStats {
     float lse, delta;
 };
 
-/* Both kernels: a block has ROWS rows for good, and streams STREAMED at a time. */
+/* Of both kernels: a block has ROWS rows for good, and streams tiles of STREAMED. */
 template <int HS> struct BackwardSizes {
     static constexpr int M = HS == 64 ? 2 : 1; /* a warp has 16 M rows */
     static constexpr int WARPS = HS == 64 ? 4 : 8, THREADS = WARPS * WARP, ROWS = WARPS * 16 * M;
-    static constexpr int BLOCKS = 8 / WARPS; /* per multiprocessor, which bounds the registers */
-    static constexpr int STREAMED = 64;
-    static constexpr int AT_ONCE = 16; /* streamed rows that a warp has scores of at a time */
-    static constexpr int QUERY_KEPT = HS / 16, DOUT_KEPT = HS / 16, KEY_KEPT = HS / 16, VALUE_KEPT = 1;
+    static constexpr int BLOCKS = 8 / WARPS;                 /* on a multiprocessor, which bounds the registers */
+    static constexpr int STREAMED = HS == 64 ? 64 : 32;      /* 99 KB of shared memory are all that some GPUs have */
+    static constexpr int ALL_KEPT = HS / 16, VALUE_KEPT = 1; /* see WarpRows */
     /* Shared memory, in elements: two tiles that stay, then two stages of two streamed tiles and their stats. */
     static constexpr int SECOND = ROWS * HS, STAGES = 2 * ROWS * HS, TILE = STREAMED * HS;
     static constexpr int STATS = STREAMED * (int)(sizeof(QueryStats) / sizeof(bf16)), STAGE = 2 * TILE + STATS;
@@ -25,7 +39,8 @@ template <int HS> struct BackwardSizes {
 
 /* ---- dQ ---- */
 
-/* The stats of a warp's queries, rows g and g + 8 of each 16, to registers and to memory. */
+/* The stats of a warp's queries, rows g and g + 8 of each 16, to registers and to memory. A lane multiplies the elements
+ * of dO that it holds as a first factor. */
 template <int M, int HS, int KEPT>
 __device__ __forceinline__ void find_stats(QueryStats (&of_row)[M][2], QueryStats *stats, const bf16 *out,
                                            const float *lse, const WarpRows<M, HS, KEPT> &dout, int C, int row,
@@ -42,8 +57,10 @@ __device__ __forceinline__ void find_stats(QueryStats (&of_row)[M][2], QueryStat
             for (int i = 0; i < 4; i++) {
                 int r = row + 16 * m + i % 2 * 8 + g;
                 if (r >= rows) continue;
-                const bf16 *o = out + (size_t)r * C + 16 * k + i / 2 * 8 + 2 * q, *d = reinterpret_cast<bf16 *>(&a[i]);
-                delta[i % 2] += to_float(o[0]) * to_float(d[0]) + to_float(o[1]) * to_float(d[1]);
+                const bf16 *at = out + (size_t)r * C + 16 * k + i / 2 * 8 + 2 * q;
+                __nv_bfloat162 o = *reinterpret_cast<const __nv_bfloat162 *>(at);
+                __nv_bfloat162 d = *reinterpret_cast<__nv_bfloat162 *>(&a[i]);
+                delta[i % 2] += to_float(o.x) * to_float(d.x) + to_float(o.y) * to_float(d.y);
             }
         }
 #pragma unroll
@@ -56,15 +73,16 @@ __device__ __forceinline__ void find_stats(QueryStats (&of_row)[M][2], QueryStat
     }
 }
 
-/* dquery += dS K for 16 keys; `ahead` is by how much they are ahead of the first query. */
-template <int M, int HS, int KEPT, int KEPT2>
+/* One step of dquery += dS K: the keys from row `at` of their tile on, which are `ahead` of the warp's first query. */
+template <int M, int HS, int KEPT>
 __device__ __forceinline__ void add_keys(float (&dquery)[M][HS / 8][4], const WarpRows<M, HS, KEPT> &query,
-                                         const WarpRows<M, HS, KEPT2> &dout, const QueryStats (&stats)[M][2],
-                                         const bf16 *shared, int keys, int values, int at, int ahead, float scale) {
+                                         const WarpRows<M, HS, KEPT> &dout, const QueryStats (&stats)[M][2],
+                                         const TileFragments<HS> &keys, const TileFragments<HS> &values, int at,
+                                         int ahead, float scale) {
     float s[M][2][4], dp[M][2][4];
-    multiply_transposed(s, query, shared, keys, at);
-    multiply_transposed(dp, dout, shared, values, at);
-    if (ahead + 15 > 0) mask_scores<false>(s, ahead);
+    multiply_transposed(s, query, keys, at);
+    multiply_transposed(dp, dout, values, at);
+    if (ahead + STEP > 1) mask_scores<false>(s, ahead);
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
@@ -76,7 +94,7 @@ __device__ __forceinline__ void add_keys(float (&dquery)[M][HS / 8][4], const Wa
             }
     uint32_t ds[M][4];
     round_scores(ds, s);
-    multiply_add<M, HS>(dquery, ds, shared, keys, at);
+    multiply_add(dquery, ds, keys, at);
 }
 
 /* Grid (NH, blocks of ROWS queries, B). Also fills `stats` (B,NH,blocks x ROWS) for the other kernel. */
@@ -94,14 +112,14 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
     TileLoader<S::ROWS, HS, S::THREADS>(dout, C).load(shared + S::SECOND, C, rows);
     cp_async_commit();
     TileLoader<S::STREAMED, HS, S::THREADS> loader(query + C, pitch);
-    loader.load_pair(shared + S::STAGES, shared + S::STAGES + S::TILE, pitch, C, size.T);
+    loader.load_pair(shared + S::STAGES, pitch, size.T, C);
     cp_async_commit();
     cp_async_wait<1>();
     __syncthreads();
 
     int row = threadIdx.x / WARP * 16 * S::M; /* the warp's first, in the block */
-    const WarpRows<S::M, HS, S::QUERY_KEPT> warp_query(shared, 0, row);
-    const WarpRows<S::M, HS, S::DOUT_KEPT> warp_dout(shared, S::SECOND, row);
+    const WarpRows<S::M, HS, S::ALL_KEPT> warp_query(TileFragments<HS>(shared, 0), row);
+    const WarpRows<S::M, HS, S::ALL_KEPT> warp_dout(TileFragments<HS>(shared, S::SECOND), row);
     QueryStats of_row[S::M][2];
     find_stats(of_row, head_of_block(stats, gridDim.y * S::ROWS) + first,
                head_of_block<HS>(out, size.T, C) + (size_t)first * C, head_of_block(lse, size.T) + first, warp_dout, C,
@@ -112,16 +130,16 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
     for (int key = 0; key < end; key += S::STREAMED) {
         cp_async_wait<0>();
         __syncthreads();
-        int next = key + S::STREAMED, keys = S::STAGES + key / S::STREAMED % 2 * S::STAGE;
+        int next = key + S::STREAMED, tile = S::STAGES + key / S::STREAMED % 2 * S::STAGE;
         if (next < end) {
-            bf16 *stage = shared + S::STAGES + next / S::STREAMED % 2 * S::STAGE;
-            loader.load_pair(stage, stage + S::TILE, pitch, C, size.T - next);
+            loader.load_pair(shared + S::STAGES + next / S::STREAMED % 2 * S::STAGE, pitch, size.T - next, C);
             cp_async_commit();
         }
+        const TileFragments<HS> keys(shared, tile), values(shared, tile + S::TILE);
         int ahead = key - (first + row);
 #pragma unroll 1
-        for (int at = 0; at < S::STREAMED && ahead + at < 16 * S::M; at += S::AT_ONCE)
-            add_keys(dquery, warp_query, warp_dout, of_row, shared, keys, keys + S::TILE, at, ahead + at, scale);
+        for (int at = 0; at < S::STREAMED && ahead + at < 16 * S::M; at += STEP)
+            add_keys(dquery, warp_query, warp_dout, of_row, keys, values, at, ahead + at, scale);
     }
     store_rows<S::M, HS>(head_of_block<HS>(dqkv, size.T, pitch) + (size_t)first * pitch, pitch, row, rows, dquery,
                          size.scale, shared);
@@ -129,16 +147,17 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
 
 /* ---- dK and dV ---- */
 
-/* dvalue += P^T dO and dkey += dS^T Q for 16 queries; `ahead` is by how much the first key is ahead of them. */
-template <int M, int HS, int KEPT, int KEPT2>
+/* One step of dvalue += P^T dO and dkey += dS^T Q: the queries from row `at` of their tile on; the warp's first key is
+ * `ahead` of them. */
+template <int M, int HS, int KEPT, int VALUE_KEPT>
 __device__ __forceinline__ void add_queries(float (&dkey)[M][HS / 8][4], float (&dvalue)[M][HS / 8][4],
-                                            const WarpRows<M, HS, KEPT> &key, const WarpRows<M, HS, KEPT2> &value,
-                                            const QueryStats *stats, const bf16 *shared, int queries, int douts, int at,
-                                            int ahead, float scale) {
+                                            const WarpRows<M, HS, KEPT> &key, const WarpRows<M, HS, VALUE_KEPT> &value,
+                                            const QueryStats *stats, const TileFragments<HS> &queries,
+                                            const TileFragments<HS> &douts, int at, int ahead, float scale) {
     float s[M][2][4], dp[M][2][4];
-    multiply_transposed(s, key, shared, queries, at);
-    multiply_transposed(dp, value, shared, douts, at);
-    if (ahead + 16 * M - 1 > 0) mask_scores<true>(s, ahead);
+    multiply_transposed(s, key, queries, at);
+    multiply_transposed(dp, value, douts, at);
+    if (ahead + 16 * M > 1) mask_scores<true>(s, ahead);
 #pragma unroll
     for (int n = 0; n < 2; n++) {
         /* of the lane's two columns */
@@ -154,9 +173,9 @@ __device__ __forceinline__ void add_queries(float (&dkey)[M][HS / 8][4], float (
     }
     uint32_t p[M][4], ds[M][4];
     round_scores(p, s);
-    multiply_add<M, HS>(dvalue, p, shared, douts, at);
+    multiply_add(dvalue, p, douts, at);
     round_scores(ds, dp);
-    multiply_add<M, HS>(dkey, ds, shared, queries, at);
+    multiply_add(dkey, ds, queries, at);
 }
 
 /* Grid (NH, blocks of ROWS keys, B). */
@@ -169,7 +188,7 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
     bf16 *shared = reinterpret_cast<bf16 *>(memory);
     int first = blockIdx.y * S::ROWS, rows = size.T - first, C = size.C, pitch = 3 * C;
     const bf16 *query = head_of_block<HS>(qkv, size.T, pitch) + (size_t)first * pitch;
-    TileLoader<S::ROWS, HS, S::THREADS>(query + C, pitch).load_pair(shared, shared + S::SECOND, pitch, C, rows);
+    TileLoader<S::ROWS, HS, S::THREADS>(query + C, pitch).load_pair(shared, pitch, rows, C);
     cp_async_commit();
     TileLoader<S::STREAMED, HS, S::THREADS> query_loader(query, pitch);
     TileLoader<S::STREAMED, HS, S::THREADS> dout_loader(head_of_block<HS>(dout, size.T, C) + (size_t)first * C, C);
@@ -187,8 +206,8 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
     __syncthreads();
 
     int row = threadIdx.x / WARP * 16 * S::M; /* the warp's first, in the block */
-    const WarpRows<S::M, HS, S::KEY_KEPT> key(shared, 0, row);
-    const WarpRows<S::M, HS, S::VALUE_KEPT> value(shared, S::SECOND, row);
+    const WarpRows<S::M, HS, S::ALL_KEPT> key(TileFragments<HS>(shared, 0), row);
+    const WarpRows<S::M, HS, S::VALUE_KEPT> value(TileFragments<HS>(shared, S::SECOND), row);
     float dkey[S::M][HS / 8][4], dvalue[S::M][HS / 8][4], scale = size.scale * LOG2_E;
     set_zero(dkey);
     set_zero(dvalue);
@@ -196,12 +215,12 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
         cp_async_wait<0>();
         __syncthreads();
         if (tile + S::STREAMED < rows) load_stage(tile + S::STREAMED);
-        int queries = S::STAGES + tile / S::STREAMED % 2 * S::STAGE, douts = queries + S::TILE;
-        const QueryStats *tile_stats = reinterpret_cast<const QueryStats *>(shared + queries + 2 * S::TILE);
-        int ahead = row - tile;
+        int stage = S::STAGES + tile / S::STREAMED % 2 * S::STAGE, ahead = row - tile;
+        const TileFragments<HS> queries(shared, stage), douts(shared, stage + S::TILE);
+        const QueryStats *tile_stats = reinterpret_cast<const QueryStats *>(shared + stage + 2 * S::TILE);
 #pragma unroll 1
-        for (int at = max(0, ahead); at < S::STREAMED; at += S::AT_ONCE)
-            add_queries(dkey, dvalue, key, value, tile_stats, shared, queries, douts, at, ahead - at, scale);
+        for (int at = max(0, ahead); at < S::STREAMED; at += STEP)
+            add_queries(dkey, dvalue, key, value, tile_stats, queries, douts, at, ahead - at, scale);
     }
     bf16 *to = head_of_block<HS>(dqkv, size.T, pitch) + (size_t)first * pitch + C;
     store_rows<S::M, HS>(to, pitch, row, rows, dkey, size.scale, shared);

@@ -1,23 +1,38 @@
 /* attention_forward.cu: causal attention forward on tensor cores, bfloat16, head sizes 64 and 128: FlashAttention-2
- * (Dao 2023), with the online softmax of Milakov and Gimelshein (2018). */
-#include <math.h>
-
+ * (Dao 2023), with the online softmax of Milakov and Gimelshein (2018).
+ *
+ * A block of 4 warps has 128 queries, each warp 32 of them with their outputs in registers, and goes over the keys from
+ * the first to its own, two stages of a tile of keys and one of values in shared memory: one in use, one on its way. One
+ * barrier per tile.
+ *
+ * Bytes and operations, for one head at T = 1024, HS = 64. Q, K, V and out are 512 KB; the scores, 2 MB if they were
+ * stored in bfloat16, are not. Blocks read 1.2 MB of keys and values, which the order of the grid keeps in the level 2
+ * cache. Both products take 138 MFLOP, 34 thousand clocks of one multiprocessor of Hopper at the full rate of its tensor
+ * cores (4096 a clock; mma.sync does not reach it); the 0.54 million exponentials take as many at 16 a clock. So what
+ * counts is that warps do one while others do the other: three blocks, 12 warps, fit a multiprocessor with 168 registers
+ * a thread. And that little else is left to do: beside an exponential there are a multiply-add, an addition and half a
+ * rounding per score.
+ *
+ * For that, the row maximum is not looked for at each step. Any reference that keeps exponentials from overflow gives the
+ * same result in floating point, so the largest score of the first step serves until a sum of exponentials is large;
+ * float32 and bfloat16, of the same range, bear that. Then the step is done again with the reference raised to the
+ * largest score so far. (FlashAttention-4, Dao et al. 2025, lets the reference lag too, but looks for the maximum.) */
 #include "kernels/cuda/attention.cuh"
 
 template <int HS> struct ForwardSizes {
     static constexpr int M = 2; /* a warp has 16 M queries */
     static constexpr int WARPS = 4, THREADS = WARPS * WARP, QUERIES = WARPS * 16 * M;
-    static constexpr int BLOCKS = HS == 64 ? 3 : 2; /* per multiprocessor, which bounds the registers */
-    static constexpr int KEPT = 4;                  /* of HS / 16 */
+    static constexpr int BLOCKS = HS == 64 ? 3 : 2; /* on a multiprocessor, which bounds the registers */
+    static constexpr int KEPT = 4;                  /* see WarpRows; for HS = 128 there are no registers for more */
     static constexpr int KEYS = 64;                 /* in a tile */
-    static constexpr int AT_ONCE = 16;              /* keys whose scores a warp has at a time */
     /* Shared memory, in elements: queries, then two stages of a tile of keys and one of values. */
     static constexpr int TILE = KEYS * HS, STAGES = QUERIES * HS, STAGE = 2 * TILE;
     static constexpr int BYTES = (STAGES + 2 * STAGE) * (int)sizeof(bf16);
 };
 
-/* Sums of exponentials above this make the reference follow. */
-constexpr float SUM_LIMIT = 4294967296.0f;
+/* The reference is raised where the sum of a step is above this, 2^32. Even T / STEP such sums, of values of 2^40, stay
+ * far below the 2^128 of float32. */
+constexpr float LARGE_SUM = 4294967296.0f;
 
 /* The online softmax of a warp's queries, rows g and g + 8 of each 16:
  *     o = sum over the keys so far of exp2(score - reference) value,    sum = the same without the value
@@ -74,25 +89,25 @@ __device__ __forceinline__ void take_exponentials(float (&s)[M][2][4], float (&s
     }
 }
 
-/* Whether any exponential of the warp may come near to overflow. */
+/* Whether a sum of the warp is large. */
 template <int M> __device__ __forceinline__ bool is_large(const float (&sum)[M][2]) {
     float largest = 0.0f;
 #pragma unroll
     for (int m = 0; m < M; m++) largest = fmaxf(largest, fmaxf(sum[m][0], sum[m][1]));
-    return __any_sync(ALL_LANES, largest > SUM_LIMIT);
+    return __any_sync(ALL_LANES, largest > LARGE_SUM);
 }
 
-/* One more step: 16 keys, from `key` on in the tile at `keys`; `ahead` by how much they are ahead of the first query. */
+/* One step: the keys from row `at` of their tile on, which are `ahead` of the warp's first query. */
 template <int M, int HS, int KEPT>
 __device__ __forceinline__ void attend(Softmax<M, HS> &softmax, const WarpRows<M, HS, KEPT> &queries,
-                                       const bf16 *shared, int keys, int values, int key, int ahead, bool first,
-                                       float scale) {
+                                       const TileFragments<HS> &keys, const TileFragments<HS> &values, int at,
+                                       int ahead, bool first, float scale) {
     uint32_t p[M][4];
     float sum[M][2];
     for (bool raise = first;; raise = true) {
         float s[M][2][4];
-        multiply_transposed(s, queries, shared, keys, key);
-        if (ahead + 15 > 0) mask_scores<false>(s, ahead);
+        multiply_transposed(s, queries, keys, at);
+        if (ahead + STEP > 1) mask_scores<false>(s, ahead);
         if (raise) raise_reference(softmax, s, scale);
         take_exponentials(s, sum, softmax, scale);
         round_scores(p, s);
@@ -103,7 +118,7 @@ __device__ __forceinline__ void attend(Softmax<M, HS> &softmax, const WarpRows<M
         softmax.sum[m][0] += sum[m][0];
         softmax.sum[m][1] += sum[m][1];
     }
-    multiply_add<M, HS>(softmax.o, p, shared, values, key);
+    multiply_add(softmax.o, p, values, at);
 }
 
 template <int M, int HS>
@@ -137,29 +152,29 @@ __global__ void __launch_bounds__(ForwardSizes<HS>::THREADS, ForwardSizes<HS>::B
     TileLoader<S::QUERIES, HS, S::THREADS>(query + (size_t)first * pitch, pitch).load(shared, pitch, rows);
     cp_async_commit();
     TileLoader<S::KEYS, HS, S::THREADS> loader(query + size.C, pitch);
-    loader.load_pair(shared + S::STAGES, shared + S::STAGES + S::TILE, pitch, size.C, size.T);
+    loader.load_pair(shared + S::STAGES, pitch, size.T, size.C);
     cp_async_commit();
     cp_async_wait<1>();
     __syncthreads();
 
     int row = threadIdx.x / WARP * 16 * S::M; /* the warp's first, in the block */
-    const WarpRows<S::M, HS, S::KEPT> queries(shared, 0, row);
+    const WarpRows<S::M, HS, S::KEPT> queries(TileFragments<HS>(shared, 0), row);
     Softmax<S::M, HS> softmax;
     float scale = size.scale * LOG2_E;
     int end = min(first + S::QUERIES, size.T);
     for (int key = 0; key < end; key += S::KEYS) {
         cp_async_wait<0>();
         __syncthreads();
-        int next = key + S::KEYS, keys = S::STAGES + key / S::KEYS % 2 * S::STAGE;
+        int next = key + S::KEYS, tile = S::STAGES + key / S::KEYS % 2 * S::STAGE;
         if (next < end) {
-            bf16 *stage = shared + S::STAGES + next / S::KEYS % 2 * S::STAGE;
-            loader.load_pair(stage, stage + S::TILE, pitch, size.C, size.T - next);
+            loader.load_pair(shared + S::STAGES + next / S::KEYS % 2 * S::STAGE, pitch, size.T - next, size.C);
             cp_async_commit();
         }
+        const TileFragments<HS> keys(shared, tile), values(shared, tile + S::TILE);
         int ahead = key - (first + row);
 #pragma unroll 1
-        for (int at = 0; at < S::KEYS && ahead + at < 16 * S::M; at += S::AT_ONCE)
-            attend(softmax, queries, shared, keys, keys + S::TILE, at, ahead + at, key + at == 0, scale);
+        for (int at = 0; at < S::KEYS && ahead + at < 16 * S::M; at += STEP)
+            attend(softmax, queries, keys, values, at, ahead + at, key + at == 0, scale);
     }
     finish(head_of_block<HS>(out, size.T, size.C) + (size_t)first * size.C, head_of_block(lse, size.T) + first, softmax,
            size.C, row, rows, shared);
