@@ -31,7 +31,7 @@ struct alignas(64) Thread {
     WarpOperation operation;
     void *data;
 
-    /* cp.async: copies and the group each belongs to, oldest first; those before copies_begin are done. */
+    /* cp.async: copies and the group that each is in, oldest first; those before copies_begin are done. */
     struct GroupedCopy {
         AsyncCopy copy;
         int group;
@@ -63,6 +63,10 @@ void wait_for_turn();
 
 /* Makes threads ready, `count` of them in ascending order. */
 void make_ready(Thread *const *threads, int count);
+
+/* shared.cpp: what follows has shared memory of its own. */
+void shared_new_launch(size_t dynamic_bytes, bool opted_in);
+void shared_new_block();
 
 /* In a warp of which a lane has just exited, completes what waited for that lane alone. */
 void warp_lane_exited(Warp &warp, unsigned lane);

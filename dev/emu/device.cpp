@@ -13,7 +13,7 @@ namespace emu {
 
 static cudaError_t last_error = cudaSuccess;
 
-/* A launch that was refused and whose error nobody has asked for yet: the program goes on with what it has not computed. */
+/* A launch that was refused and whose error nobody has asked for yet: the program goes on with what is not computed. */
 static Site refused_launch;
 
 cudaError_t remember(cudaError_t error) {
@@ -57,7 +57,7 @@ static ErrorText text_of(cudaError_t error) {
 
 /* ---- devices ---- */
 
-static const size_t shared_default = 48 << 10, shared_opt_in = 227 << 10, shared_of_processor = 228 << 10;
+static const size_t shared_of_processor = 228 << 10;
 static const int threads_of_block = 1024, threads_of_processor = 2048, blocks_of_processor = 32;
 
 /* A positive whole number from the environment. */
@@ -82,7 +82,7 @@ static std::map<const void *, size_t> &shared_limits = *new std::map<const void 
 
 size_t kernel_shared_limit(const void *kernel) {
     auto found = shared_limits.find(kernel);
-    return found == shared_limits.end() ? shared_default : found->second;
+    return found == shared_limits.end() ? SHARED_BYTES : found->second;
 }
 
 static bool refuse(const Config &config, cudaError_t error, const char *reason) {
@@ -148,8 +148,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int d) {
     std::memset(p, 0, sizeof *p);
     std::snprintf(p->name, sizeof p->name, "emulated GPU");
     p->totalGlobalMem = device_memory();
-    p->sharedMemPerBlock = shared_default;
-    p->sharedMemPerBlockOptin = shared_opt_in;
+    p->sharedMemPerBlock = SHARED_BYTES;
+    p->sharedMemPerBlockOptin = SHARED_BYTES_OPT_IN;
     p->sharedMemPerMultiprocessor = shared_of_processor;
     p->reservedSharedMemPerBlock = 1024;
     p->totalConstMem = 64 << 10;
@@ -247,7 +247,7 @@ cudaError_t cudaDeviceReset() { return run_all_streams(), cudaSuccess; }
 
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value) {
     if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
-    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || size_t(value) > shared_opt_in)
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || size_t(value) > SHARED_BYTES_OPT_IN)
         return remember(cudaErrorInvalidValue);
     shared_limits[kernel] = value;
     return cudaSuccess;

@@ -1,11 +1,10 @@
 /* engine.cpp: runs a grid: blocks one after the other, the threads of a block as fibers that change over where one must
- * wait; barriers; shared memory. What the lanes of a warp do together is in warp.cpp. */
+ * wait; barriers. Shared memory is in shared.cpp, what the lanes of a warp do together in warp.cpp. */
 #include "dev/emu/block.h"
 
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
+#include <utility>
 
 #include "dev/emu/emu.h"
 #include "dev/emu/runtime.h"
@@ -60,7 +59,6 @@ struct Block {
     Thread threads[MAX_THREADS];
     Warp warps[MAX_WARPS];
     unsigned size, alive, at_barrier;
-    uint64_t number;     /* counts all blocks of the program */
     unsigned generation; /* counts barriers */
     BarrierVote vote, result;
     Thread *running;
@@ -112,9 +110,9 @@ static Thread *next_ready() {
 }
 
 /* ---- fibers ----
- * A thread gets a fiber when it first runs, and leaves it when it is done to the next that begins: threads that never
- * wait run one after the other on one stack, without a switch. ThreadSanitizer knows threads by their fibers, so with it
- * each thread has its own. */
+ * A thread gets a fiber when it first runs. When it is done, it leaves it to the next that begins: threads that never
+ * wait run one after the other on one stack, without a switch. ThreadSanitizer knows threads by their fibers, so with
+ * it each thread has its own. */
 
 static std::vector<Fiber *> &free_fibers = *new std::vector<Fiber *>;
 static Fiber *own_fiber[MAX_THREADS];
@@ -133,8 +131,7 @@ static void make_own_fibers(unsigned count) {
         if (!own_fiber[i]) own_fiber[i] = new_fiber(i);
 }
 
-/* Not inlined: what changes of threads keep on the stack is short without it. */
-__attribute__((noinline)) static Fiber *take_fiber(const Thread &thread) {
+static Fiber *take_fiber(const Thread &thread) {
     if (has_thread_sanitizer()) return own_fiber[thread.number];
     static int made = 0;
     if (free_fibers.empty()) return new_fiber(made++);
@@ -230,11 +227,10 @@ static void release_barrier() {
     for (unsigned i = 0; i < block.size; i++)
         if (block.threads[i].state == Thread::AT_BARRIER) threads[count++] = &block.threads[i];
     for (int i = 1; i < count; i++) {
-        Site one = threads[0]->site, other = threads[i]->site;
-        if (one.line == other.line && (one.file == other.file || !std::strcmp(one.file, other.file))) continue;
-        report(other, "divergent barrier: thread (%u,%u,%u) waits here, thread (%u,%u,%u) at %s:%d",
-               threads[i]->index.x, threads[i]->index.y, threads[i]->index.z, threads[0]->index.x, threads[0]->index.y,
-               threads[0]->index.z, one.file, one.line);
+        const Thread &one = *threads[0], &other = *threads[i];
+        if (is_same(one.site, other.site)) continue;
+        report(other.site, "divergent barrier: thread (%u,%u,%u) waits here, thread (%u,%u,%u) at %s:%d", other.index.x,
+               other.index.y, other.index.z, one.index.x, one.index.y, one.index.z, one.site.file, one.site.line);
         break;
     }
     block.at_barrier = 0;
@@ -258,76 +254,6 @@ BarrierVote barrier(bool predicate, Site site) {
     wait_for_turn();
     tsan_acquire(object);
     return block.result;
-}
-
-/* ---- shared memory ----
- * One window for all blocks. Each block places its variables anew, with gaps between them that AddressSanitizer knows. */
-
-static const size_t window_bytes = 1 << 20, gap = 1024, static_limit = 48 << 10, opt_in_limit = 227 << 10;
-
-struct SharedWindow {
-    char *memory;
-    size_t used;          /* of the window, with gaps */
-    size_t static_bytes;  /* of __shared__ variables */
-    size_t dynamic_bytes; /* as the launch said */
-    bool opted_in;        /* the kernel may have more than 48 KiB */
-    void *dynamic;
-};
-static SharedWindow window;
-
-static void window_new_block() {
-    if (!window.memory) {
-        window.memory = static_cast<char *>(std::aligned_alloc(4096, window_bytes));
-        window.used = window_bytes;
-    }
-    asan_poison(window.memory, window.used);
-    window.used = gap;
-    window.static_bytes = 0;
-    window.dynamic = nullptr;
-}
-
-/* Aligned to `alignment` but not to twice that, at least 8: more would hide that a kernel needs more. Filled by stores
- * that no sanitizer sees, which memset() would be, as the write of one thread. */
-static void *place(size_t bytes, size_t alignment) {
-    alignment = alignment < 8 ? 8 : alignment;
-    size_t offset = (window.used + 2 * alignment - 1) / (2 * alignment) * (2 * alignment) + alignment;
-    if (offset + bytes + gap > window_bytes) return nullptr;
-    window.used = offset + bytes + gap;
-    volatile uint64_t *words = reinterpret_cast<volatile uint64_t *>(window.memory + offset);
-    for (size_t i = 0; i < (bytes + 7) / 8; i++) words[i] = ~UINT64_C(0);
-    asan_unpoison(window.memory + offset, bytes);
-    return window.memory + offset;
-}
-
-static void check_shared_limits(Site site) {
-    if (window.static_bytes > static_limit)
-        fatal(site, "%zu bytes of __shared__ variables, %zu are the most", window.static_bytes, static_limit);
-    size_t limit = window.opted_in ? opt_in_limit : static_limit;
-    if (window.static_bytes + window.dynamic_bytes > limit)
-        fatal(site, "%zu bytes of __shared__ variables and %zu of dynamic shared memory, together %zu are the most",
-              window.static_bytes, window.dynamic_bytes, limit);
-}
-
-void *SharedVariable::get(size_t bytes, size_t alignment, Site site) {
-    if (block == emu::block.number) return memory;
-    block = emu::block.number;
-    window.static_bytes += bytes;
-    check_shared_limits(site);
-    memory = place(bytes, alignment);
-    if (!memory) fatal(site, "no room for shared memory aligned to %zu bytes", alignment);
-    return memory;
-}
-
-void *dynamic_shared(size_t alignment, Site site) {
-    if (!window.dynamic) window.dynamic = place(window.dynamic_bytes, alignment);
-    if (reinterpret_cast<uintptr_t>(window.dynamic) % alignment)
-        fatal(site, "two declarations of dynamic shared memory: the one reached first has a smaller alignment");
-    return window.dynamic;
-}
-
-bool is_shared(const void *memory, size_t bytes) {
-    const char *begin = static_cast<const char *>(memory);
-    return begin >= window.memory && begin + bytes <= window.memory + window_bytes;
 }
 
 /* ---- cp.async ---- */
@@ -380,8 +306,7 @@ static void set_up_threads(dim3 shape) {
 }
 
 static void run_block() {
-    block.number++;
-    window_new_block();
+    shared_new_block();
     block.alive = block.size;
     block.at_barrier = 0;
     block.vote = {};
@@ -417,8 +342,7 @@ void run_grid(const Config &config, const void *kernel, void (*body)(const void 
     block.site = config.site;
     blockDim = config.block;
     gridDim = config.grid;
-    window.dynamic_bytes = config.dynamic_shared;
-    window.opted_in = kernel_shared_limit(kernel) > static_limit;
+    shared_new_launch(config.dynamic_shared, kernel_shared_limit(kernel) > SHARED_BYTES);
     set_up_threads(config.block);
     if (has_thread_sanitizer()) make_own_fibers(block.size);
     const uint64_t count = uint64_t(config.grid.x) * config.grid.y * config.grid.z;

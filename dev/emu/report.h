@@ -13,6 +13,10 @@ struct Site {
 #define EMU_SITE \
     { __builtin_FILE(), __builtin_LINE() }
 
+inline bool is_same(Site a, Site b) {
+    return a.line == b.line && (a.file == b.file || !__builtin_strcmp(a.file, b.file));
+}
+
 /* Prints "emulator: MESSAGE at FILE:LINE, block (x,y,z), thread (x,y,z)", without the last two where no kernel runs.
  * note() returns, report() aborts unless MARS_EMU_KEEP_GOING=1, fatal() aborts. */
 void note(Site site, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -10,6 +10,9 @@
 
 namespace emu {
 
+/* Shared memory of a block, and of one whose kernel asked for more by cudaFuncSetAttribute(). */
+static const size_t SHARED_BYTES = 48 << 10, SHARED_BYTES_OPT_IN = 227 << 10;
+
 /* ---- device.cpp ---- */
 
 /* Returns `error`, after making it what cudaGetLastError() returns next; success changes nothing. */
@@ -33,7 +36,7 @@ Place place_of(const void *memory, size_t bytes, bool *fits);
 
 bool stream_exists(cudaStream_t stream);
 
-/* Runs everything that is queued, on all devices. */
+/* Runs everything that is queued on the current device. */
 void run_all_streams();
 
 /* ---- engine.cpp ---- */

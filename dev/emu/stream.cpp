@@ -1,6 +1,7 @@
 /* stream.cpp: queues of work, events, copies. A stream is run up to a moment that something waits for, and no further. */
 #include "dev/emu/stream.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <deque>
@@ -18,11 +19,10 @@ struct Moment;
 struct CUstream_st {
     int device;
     bool blocking; /* it and the default stream wait for each other */
-    int priority;
-    std::deque<std::function<void()>> queue;
-    uint64_t queued;       /* all work that was ever queued here, without waiting for others and recording of moments */
-    uint64_t default_seen; /* `queued` of the default stream when this stream last had to wait for it */
-    int refusals;          /* how often cudaStreamQuery() said no in a row */
+    std::deque<std::function<void()>> queue = {};
+    uint64_t queued = 0;       /* all work that was ever queued, but for waits and the recording of moments */
+    uint64_t default_seen = 0; /* `queued` of the default stream when this stream last had to wait for it */
+    int refusals = 0;          /* how often cudaStreamQuery() said no since work was queued */
 };
 
 struct CUevent_st {
@@ -50,7 +50,7 @@ static std::set<CUevent_st *> &events = *new std::set<CUevent_st *>;
 
 static CUstream_st *default_stream(int device) {
     while (static_cast<int>(default_streams.size()) <= device)
-        default_streams.push_back(new CUstream_st{static_cast<int>(default_streams.size()), true, 0, {}, 0, 0, 0});
+        default_streams.push_back(new CUstream_st{static_cast<int>(default_streams.size()), true});
     return default_streams[device];
 }
 
@@ -102,8 +102,9 @@ void run_all_streams() {
     must_be_host();
     std::vector<CUstream_st *> all = default_streams;
     all.insert(all.end(), streams.begin(), streams.end());
-    if (order_is_descending()) all.assign(all.rbegin(), all.rend());
-    for (CUstream_st *stream : all) run_stream(stream);
+    if (order_is_descending()) std::reverse(all.begin(), all.end());
+    for (CUstream_st *stream : all)
+        if (stream->device == current_device()) run_stream(stream);
 }
 
 /* ---- queueing ---- */
@@ -182,7 +183,8 @@ static void queue_copy(CUstream_st *stream, void *to, const void *from, size_t b
         [to, staged = std::vector<char>(start, start + bytes)] { std::memcpy(to, staged.data(), staged.size()); });
 }
 
-/* `wait`: as cudaMemcpy() does. A copy to pageable memory always returns when it is done. */
+/* What is done when a copy returns. A copy to pageable memory always is. cudaMemcpy() between pinned and device memory
+ * is, but not one inside the device; of one from pageable memory only the reading is, behind all earlier work. */
 static cudaError_t copy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t handle, bool wait) {
     CUstream_st *stream = stream_of(handle);
     if (!stream) return remember(cudaErrorInvalidResourceHandle);
@@ -191,9 +193,11 @@ static cudaError_t copy(void *to, const void *from, size_t bytes, cudaMemcpyKind
     bool to_fits, from_fits;
     Place to_place = place_of(to, bytes, &to_fits), from_place = place_of(from, bytes, &from_fits);
     if (!to_fits || !from_fits || !kind_is_true(kind, to_place, from_place)) return remember(cudaErrorInvalidValue);
+    bool on_device = to_place == Place::DEVICE && from_place == Place::DEVICE, staged = from_place == Place::PAGEABLE;
+    must_be_host();
+    if (wait && staged) run_stream(stream);
     queue_copy(stream, to, from, bytes, from_place);
-    bool on_device = to_place == Place::DEVICE && from_place == Place::DEVICE;
-    if (to_place == Place::PAGEABLE || (wait && !on_device)) run_stream(stream);
+    if (to_place == Place::PAGEABLE || (wait && !on_device && !staged)) run_stream(stream);
     return cudaSuccess;
 }
 
@@ -209,11 +213,9 @@ static cudaError_t set(void *memory, int value, size_t bytes, cudaStream_t handl
 
 /* ---- streams ---- */
 
-static cudaError_t stream_create(cudaStream_t *stream, unsigned flags, int priority) {
+static cudaError_t stream_create(cudaStream_t *stream, unsigned flags) {
     if (!stream || flags > cudaStreamNonBlocking) return remember(cudaErrorInvalidValue);
-    CUstream_st *zero = default_stream(current_device());
-    *stream = new CUstream_st{current_device(), flags != cudaStreamNonBlocking, priority, {}, 0, 0, 0};
-    (void)zero;
+    *stream = new CUstream_st{current_device(), flags != cudaStreamNonBlocking};
     streams.push_back(*stream);
     return cudaSuccess;
 }
@@ -254,10 +256,10 @@ cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t 
     return set(memory, value, bytes, stream);
 }
 
-cudaError_t cudaStreamCreate(cudaStream_t *stream) { return stream_create(stream, cudaStreamDefault, 0); }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) { return stream_create(stream, flags, 0); }
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int priority) {
-    return stream_create(stream, flags, priority);
+cudaError_t cudaStreamCreate(cudaStream_t *stream) { return stream_create(stream, cudaStreamDefault); }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) { return stream_create(stream, flags); }
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int) {
+    return stream_create(stream, flags);
 }
 cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
     if (least) *least = 0;

@@ -1,5 +1,5 @@
-/* warp.cpp: what the lanes of a warp do together: __syncwarp(), shuffles, votes, mma and ldmatrix. Each lane brings what
- * it has and waits; the last one to arrive computes for all. */
+/* warp.cpp: what the lanes of a warp do together: __syncwarp(), shuffles, votes, mma and ldmatrix. Each lane brings
+ * what it has and waits; the last one to arrive computes for all. */
 #include "dev/emu/block.h"
 
 #include <cstring>
@@ -8,28 +8,33 @@ namespace emu {
 
 unsigned lane_id() { return running_thread()->lane; }
 
+/* __syncwarp(), the one operation for which lanes may meet in different lines. */
+static void meet(Warp &warp, unsigned lanes);
+
 /* Completes the operation that the lanes of `mask` wait for, if all that are alive do. */
-static bool complete(Warp &warp, unsigned mask, WarpOperation operation) {
+static void complete(Warp &warp, unsigned mask, WarpOperation operation) {
     const unsigned lanes = mask & warp.alive;
-    if ((warp.waiting & lanes) != lanes) return false;
+    if ((warp.waiting & lanes) != lanes) return;
     Thread *threads[WARP_SIZE];
     int count = 0;
     for (unsigned left = lanes; left; left &= left - 1) {
         Thread *thread = warp.lane[__builtin_ctz(left)];
-        if (thread->mask != mask || thread->operation != operation) return false;
+        if (thread->mask != mask || thread->operation != operation) return;
         threads[count++] = thread;
+        Site first = threads[0]->site;
+        if (!is_same(thread->site, first) && operation != meet)
+            report(thread->site, "lane %u of a warp is here, lane %u at %s:%d: they cannot do this together",
+                   thread->lane, threads[0]->lane, first.file, first.line);
     }
     operation(warp, lanes);
     warp.waiting &= ~lanes;
     make_ready(threads, count);
-    return true;
 }
 
 void warp_lane_exited(Warp &warp, unsigned lane) {
     for (unsigned left = warp.waiting; left; left &= left - 1) {
-        const Thread *waiting = warp.lane[__builtin_ctz(left)];
-        if (waiting->mask >> lane & 1 && complete(warp, waiting->mask, waiting->operation)) left &= warp.waiting;
-        if (!left) break;
+        const Thread &thread = *warp.lane[__builtin_ctz(left)];
+        if (thread.state == Thread::IN_WARP && thread.mask >> lane & 1) complete(warp, thread.mask, thread.operation);
     }
 }
 
