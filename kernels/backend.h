@@ -49,7 +49,7 @@ struct Backend {
 
     /* ---- memory ---- */
 
-    /* Device memory, aligned to 4096 bytes, zeroed; `what` names it in the message when there is not enough. */
+    /* Device memory, aligned to 256 bytes (on CPUs 4096), zeroed; `what` names it in the message when there is not enough. */
     void *(*alloc)(Backend *be, size_t bytes, const char *what);
     void (*free)(Backend *be, void *memory);
     /* What alloc() could still give, in bytes; 0 = not known. */
