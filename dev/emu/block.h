@@ -41,8 +41,8 @@ struct alignas(64) Thread {
     int group; /* the one that is being filled */
 };
 
-/* Lanes that meet in __syncwarp() with one mask. ThreadSanitizer orders what is before and after by an object; there are
- * two, as a fast lane may be in the next meeting before a slow one has left this. */
+/* Lanes that meet in __syncwarp() with one mask. ThreadSanitizer orders what is before and after by an object; there
+ * are two, as a fast lane may be in the next meeting before a slow one has left this. */
 struct SyncGroup {
     unsigned mask;
     unsigned generation;

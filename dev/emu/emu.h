@@ -1,20 +1,23 @@
 /* emu.h: the CUDA emulator: .cu files, compiled by g++, run on the CPU, under sanitizers where the build has them. This
  * is the map of dev/emu, and the controls that tests use.
  *
- * A kernel launch runs its blocks one after the other; the threads of a block are fibers, which change over at barriers,
- * shuffles and other warp operations, and nowhere else. The order in which threads that could run do run, and the order
- * of blocks, is chosen: a kernel that is right gives the same result in each.
+ * A kernel launch runs its blocks one after the other; the threads of a block are fibers, which change over at
+ * barriers, shuffles and other warp operations, and nowhere else. The order in which threads that could run do run, and
+ * the order of blocks, is chosen: a kernel that is right gives the same result in each. All of it is one thread of the
+ * process: CUDA may be called from one only.
  *
  *   rewrite.py           launches and __shared__ to C++; the emulator's build runs every .cu and .cuh through it
  *   include/             headers with CUDA's names: the runtime for C and C++, and all that kernels use
  *   ptx.cuh              mma, ldmatrix and cp.async, for kernels/cuda/ptx.cuh
  *   fiber.*              stacks, and the change from one to another, which sanitizers are told of
- *   engine.*, block.h    a grid, its blocks and threads, barriers, shared memory
+ *   engine.*, block.h    a grid, its blocks and threads, barriers
+ *   shared.cpp           shared memory
  *   warp.cpp             what the 32 threads of a warp do together
  *   stream.*             streams and events, which run as late as CUDA allows
  *   memory.*, device.cpp allocations and copies; devices, errors, kernel attributes
  *   cublaslt.cpp         matrix products
  *   report.*             how a fault that is found ends the program
+ *   cublaslt.*, nccl.*   the libraries, as far as the project uses them, on oneDNN and MPI
  *
  * The .cpp files are always compiled with optimisation and never with sanitizers, which would slow them down several
  * times; they find out at run time which sanitizer the program has, and tell it what it needs to know. Kernels, the

@@ -1,5 +1,5 @@
-/* engine.h: what a compiled kernel and its launch call: a grid to run, the block's barriers and shared memory, what lanes
- * of a warp do together. include/cuda_runtime.h and ptx.cuh put CUDA's names on it. */
+/* engine.h: what a compiled kernel and its launch call: a grid to run, the block's barriers and shared memory, what
+ * lanes of a warp do together. include/cuda_runtime.h and ptx.cuh put CUDA's names on it. */
 #ifndef MARS_EMU_ENGINE_H
 #define MARS_EMU_ENGINE_H
 #ifdef __cplusplus

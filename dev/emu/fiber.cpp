@@ -9,9 +9,9 @@
 
 #include "dev/emu/report.h"
 
-/* Between call and return, the six registers that functions must keep are on the stack that rests. As threads rest in the
- * same functions nearly always, the processor predicts all returns that follow. After Boost.Context's jump, which serves
- * other processors and does not end in a return, it predicts none, and a change takes more than twice as long. */
+/* Between call and return, the six registers that functions must keep are on the stack that rests. As threads rest in
+ * the same functions nearly always, the processor predicts all returns that follow. After Boost.Context's jump, which
+ * serves other processors and does not end in a return, it predicts none, and a change takes twice as long. */
 #ifdef __x86_64__
 asm(R"(
     .text

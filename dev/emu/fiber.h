@@ -1,5 +1,5 @@
-/* fiber.h: fibers: stacks of their own, and the change from one to another, of which AddressSanitizer and ThreadSanitizer
- * are told where the program has them. Nothing here knows of CUDA.
+/* fiber.h: fibers: stacks of their own, and the change from one to another, of which AddressSanitizer and
+ * ThreadSanitizer are told where the program has them. Nothing here knows of CUDA.
  *
  * Sanitizers' functions are declared weak: where the program is linked without the sanitizer they are null. So the
  * engine, which is never instrumented itself, is the same in every build. */

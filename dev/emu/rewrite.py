@@ -8,15 +8,16 @@
     __launch_bounds__(n, ...) kernel(...) {              gets a check behind the brace
     #pragma unroll                                       goes
 
-Lines stay where they are, and a #line directive names IN, so that compilers, sanitizers and the emulator's reports speak
-of the source as it was written. What is not recognised stays, and does not compile: __shared__ is a macro that says so.
+Lines stay where they are, and a #line directive names IN, so that compilers, sanitizers and the emulator's reports
+speak of the source as it was written. What is not recognised stays, and does not compile: __shared__ is a macro that
+says so.
 """
 import re
 import sys
 
 # Comments and literals. Everything is looked for in a copy of the text that has blanks in their place.
-HIDDEN = re.compile(r'''//[^\n]*|/\*.*?\*/|R"(\w*)\(.*?\)\1"|"(?:\\.|[^"\\\n])*"|(?<![0-9a-fA-F])'(?:\\.|[^'\\\n])+\'''',
-                    re.DOTALL)
+HIDDEN = re.compile(r'//[^\n]*|/\*.*?\*/|R"(\w*)\(.*?\)\1"|"(?:\\.|[^"\\\n])*"'
+                    r"|(?<![0-9a-fA-F])'(?:\\.|[^'\\\n])+'", re.DOTALL)
 ALIGNMENT = r'((?:__align__|alignas)\s*\([^()]*\)\s*)?'
 TYPE = r'((?:(?:const|unsigned|struct)\s+)*[\w:]+(?:\s*<[^;\[]*>)?(?:\s*\*)*)'
 DYNAMIC = re.compile(r'extern\s+__shared__\s+' + ALIGNMENT + TYPE + r'\s*' + ALIGNMENT + r'\b(\w+)\s*\[\s*\]\s*;')

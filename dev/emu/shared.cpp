@@ -1,5 +1,5 @@
-/* shared.cpp: shared memory: one window for all blocks, in which each block places its variables anew, with gaps between
- * them that AddressSanitizer knows. */
+/* shared.cpp: shared memory: one window for all blocks, in which each block places its variables anew, with gaps
+ * between them that AddressSanitizer knows. */
 #include <cstdlib>
 
 #include "dev/emu/block.h"

@@ -1,4 +1,4 @@
-/* stream.cpp: queues of work, events, copies. A stream is run up to a moment that something waits for, and no further. */
+/* stream.cpp: queues of work, events, copies. A stream runs up to a moment that something waits for, and no further. */
 #include "dev/emu/stream.h"
 
 #include <algorithm>

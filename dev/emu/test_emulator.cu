@@ -1,5 +1,5 @@
-/* test_emulator.cu: kernels and programs that are right, in all orders of threads and under all sanitizers: CUDA's words
- * mean here what they mean there. What the emulator finds in faulty ones is tested by test_faults.cu. */
+/* test_emulator.cu: kernels and programs that are right, in all orders of threads and under all sanitizers: CUDA's
+ * words mean here what they mean there. What the emulator finds in faulty ones is tested by test_faults.cu. */
 #include "dev/emu/test_support.cuh"
 
 #include <cuda_bf16.h>

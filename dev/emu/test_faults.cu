@@ -251,6 +251,21 @@ static void test_lane_outside_of_its_own_mask_is_reported(void **) {
     assert_reported(run_shuffle_without_itself, "is not in the mask");
 }
 
+__global__ void shuffle_on_two_ways(float *out) {
+    if (threadIdx.x % 2)
+        out[threadIdx.x] = __shfl_sync(0xFFFFFFFFu, 1.0f, 0);
+    else
+        out[threadIdx.x] = __shfl_sync(0xFFFFFFFFu, 2.0f, 1);
+}
+static bool run_shuffle_on_two_ways() {
+    DeviceArray<float> out(32);
+    shuffle_on_two_ways<<<1, 32>>>(out);
+    return cudaDeviceSynchronize() == cudaSuccess;
+}
+static void test_shuffle_on_two_ways_is_reported(void **) {
+    assert_reported(run_shuffle_on_two_ways, "they cannot do this together");
+}
+
 __global__ void mma_of_part_of_a_warp(float *out) {
     if (threadIdx.x >= 24) return;
     float d[4] = {};
@@ -604,6 +619,20 @@ static void test_default_stream_does_not_wait_for_nonblocking_streams(void **) {
     assert_wrong(run_default_stream_is_no_barrier, "forward");
 }
 
+/* cudaMemcpy() from pageable memory returns when the numbers are read; streams that do not block must still wait. */
+template <bool waits> static bool run_use_of_what_is_staged() {
+    TwoStreams s;
+    DeviceArray<float> x(std::vector<float>(8, 1.0f));
+    if (waits) must(cudaDeviceSynchronize());
+    add_one<<<1, 8, 0, s.first>>>(x, 8);
+    must(cudaStreamSynchronize(s.first));
+    return x.values()[0] == 2.0f;
+}
+static void test_use_of_copied_numbers_on_another_stream_without_wait_is_wrong(void **) {
+    assert_right_in_all_orders(run_use_of_what_is_staged<true>);
+    for (const char *order : all_orders) assert_wrong(run_use_of_what_is_staged<false>, order);
+}
+
 /* The host puts the next numbers into a buffer that a copy still reads. */
 template <bool pinned, bool waits> static bool run_reuse_of_host_buffer() {
     TwoStreams s;
@@ -694,6 +723,7 @@ int main(void) {
         cmocka_unit_test(test_shuffle_from_exited_lane_is_reported),
         cmocka_unit_test(test_shuffle_from_lane_outside_of_mask_is_reported),
         cmocka_unit_test(test_lane_outside_of_its_own_mask_is_reported),
+        cmocka_unit_test(test_shuffle_on_two_ways_is_reported),
         cmocka_unit_test(test_mma_without_all_lanes_is_reported),
         cmocka_unit_test(test_write_outside_of_shared_array_is_found_by_address_sanitizer),
         cmocka_unit_test(test_read_outside_of_dynamic_shared_memory_is_found_by_address_sanitizer),
@@ -714,6 +744,7 @@ int main(void) {
         cmocka_unit_test(test_missing_wait_for_another_stream_is_wrong),
         cmocka_unit_test(test_result_read_before_synchronisation_is_wrong),
         cmocka_unit_test(test_default_stream_does_not_wait_for_nonblocking_streams),
+        cmocka_unit_test(test_use_of_copied_numbers_on_another_stream_without_wait_is_wrong),
         cmocka_unit_test(test_pinned_buffer_used_again_too_early_is_wrong),
         cmocka_unit_test(test_launch_on_destroyed_stream_is_reported),
         cmocka_unit_test(test_launch_error_that_nobody_asks_for_is_reported),

@@ -1,5 +1,5 @@
-/* cuda_runtime.h: what a .cu file uses without including anything else: the runtime, and in C++ the words, variables and
- * functions of kernels, and what rewrite.py makes of launches. For C it is the runtime alone.
+/* cuda_runtime.h: what a .cu file uses without including anything else: the runtime, and in C++ the words, variables
+ * and functions of kernels, and what rewrite.py makes of launches. For C it is the runtime alone.
  *
  * It has what the project's kernels use, not all of CUDA. __noinline__ stays undefined, as the C++ library uses that
  * word; __activemask() too, as there is no right answer to it. */
@@ -89,7 +89,7 @@ inline void __threadfence() { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
 inline void __threadfence_block() { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
 
 /* ---- shuffles and votes ----
- * `width` splits the warp into groups of lanes that are numbered from 0; a source outside of the group is the own lane. */
+ * `width` splits the warp into groups of lanes that are numbered from 0. Whose source is outside gets its own value. */
 
 namespace emu {
 
