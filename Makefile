@@ -101,157 +101,6 @@ marsopt_objects = $(marsopt_sources:%.c=$(BUILD)/%.o) $(cpu_objects)
 marsopt_libraries = $(if $(has_onednn),-ldnnl) -lm -fopenmp $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 marsopt_flags = $(strip -I$(CURDIR) $(abspath $(marsopt)) $(marsopt_libraries))
 benches = $(patsubst dev/bench/%.c,$(BUILD)/%,$(wildcard dev/bench/bench_*.c))
-examples = $(patsubst dev/examples/%.c,$(BUILD)/examples/%,$(wildcard dev/examples/*.c))
-tests = $(patsubst dev/test/%.c,$(BUILD)/test/%,$(wildcard dev/test/test_*.c)) \
-        $(if $(cuda),$(patsubst dev/test/%.cu,$(BUILD)/test/%,$(wildcard dev/test/test_*.cu))) \
-        $(if $(filter emu,$(cuda)),$(patsubst dev/emu/%.cu,$(BUILD)/test/%,$(wildcard dev/emu/test_*.cu)))
-test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out dev/test/test_%.c dev/test/fault_injection.c,$(wildcard dev/test/*.c)))
-
-.PHONY: all programs tests examples marsopt-flags test bench lint clean found emu cuda-report
-.DELETE_ON_ERROR:
-.SECONDARY:
-
-all: found programs $(marsopt)
-programs: $(programs:%=$(BIN)/%)
-tests: $(tests) $(BUILD)/test/fault_injection.so examples $(benches)
-examples: $(examples) $(marsopt)
-
-found:
-	@$(if $(has_cjson),:,echo "cJSON is missing: install libcjson-dev, or run bash scripts/install_deps.sh" >&2; exit 1)
-	@$(if $(has_xxhash),:,echo "xxHash is missing: install libxxhash-dev, or run bash scripts/install_deps.sh" >&2; exit 1)
-	@echo "compiler   $(shell $(CC) --version | head -n 1), -march=$(ARCH)$(if $(SANITIZE), with -fsanitize=$(SANITIZE))"
-	@echo "oneDNN     $(if $(has_onednn),found,not found: matrix products by plain loops, float32 slow and bfloat16 slower (libdnnl-dev))"
-	@echo "MPI        $(if $(has_mpi),found,not found: one process (libopenmpi-dev openmpi-bin))"
-	@echo "CUDA       $(if $(filter emu,$(cuda)),emulated on the CPU,$(if $(cuda),$(nvcc_release) for sm_$(subst $(space),$(comma) sm_,$(strip $(CUDA_ARCHS))),not found: training on the CPU (CUDA Toolkit 12.8 or newer)))"
-	@echo "NCCL       $(if $(has_nccl),$(if $(filter emu,$(cuda)),emulated over MPI,found),not found: one GPU (NCCL with its headers, and MPI))"
-
-# ---- rules ----
-$(BIN)/train_gpt2: $(BUILD)/train_gpt2.o $(library)
-$(BIN)/prepare_data: $(BUILD)/data/prepare_data.o $(library)
-$(BIN)/sample_gpt2: $(BUILD)/model/sample_gpt2.o $(library)
-$(programs:%=$(BIN)/%):
-	@mkdir -p $(@D)
-	$(call quiet,LINK)$(LINK) -o $@ $^ $(LIBRARIES)
-
-# An archive is made anew, so that an object whose source is gone does not stay in it.
-$(library): $(objects)
-$(marsopt): $(marsopt_objects)
-$(library) $(marsopt):
-	@mkdir -p $(@D)
-	@rm -f $@
-	@$(AR) rcs $@ $^
-
-marsopt-flags:
-	@echo '$(marsopt_flags)'
-
-# The one source that is both C and C++; without CUDA kernels it is compiled as C.
-$(BUILD)/train_gpt2.o: train_gpt2.cu
-	@mkdir -p $(@D)
-	$(call quiet,CC)$(CC) -x c $(CFLAGS_ALL) -c $< -o $@
-
-$(BUILD)/%.float32.o: %.c
-	@mkdir -p $(@D)
-	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -DACTIVATION_BFLOAT16=0 -c $< -o $@
-
-$(BUILD)/%.bfloat16.o: %.c
-	@mkdir -p $(@D)
-	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -DACTIVATION_BFLOAT16=1 -c $< -o $@
-
-$(mpi_objects): $(BUILD)/%.o: %.c
-	@mkdir -p $(@D)
-	$(call quiet,CC)$(LINK) $(CFLAGS_ALL) -c $< -o $@
-
-$(cuda_host:%.c=$(BUILD)/%.o): CFLAGS_ALL += $(cuda_include)
-
-# ---- device code: by nvcc, whose report on each kernel is kept beside the object; or rewritten for the emulator ----
-ifeq ($(cuda),nvcc)
-$(BUILD)/%.cu.o: %.cu
-	@mkdir -p $(@D)
-	$(call quiet,NVCC)$(nvcc) $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@ >$(@:.o=.ptxas) 2>&1 || { cat $(@:.o=.ptxas); exit 1; }
-else
-emu_headers = $(patsubst %,$(BUILD)/emu_src/%,$(wildcard kernels/cuda/*.cuh optim/*.cuh))
-
-$(BUILD)/emu_src/%: % dev/emu/rewrite.py
-	@mkdir -p $(@D)
-	@$(PYTHON) dev/emu/rewrite.py $< $@
-
-$(BUILD)/%.cu.o: $(BUILD)/emu_src/%.cu $(emu_headers)
-	@mkdir -p $(@D)
-	$(call quiet,EMU)$(CXX) -x c++ $(CXXFLAGS_EMU) $(sanitize_flags) -c $< -o $@
-
-# The emulator itself is optimised and not sanitized: it keeps the sanitizers' hooks.
-$(BUILD)/dev/emu/%.o: dev/emu/%.cpp
-	@mkdir -p $(@D)
-	$(call quiet,CXX)$(if $(filter dev/emu/nccl.cpp,$<),$(MPICXX),$(CXX)) $(CXXFLAGS_EMU) $(emulator_flags) -c $< -o $@
-
-$(BUILD)/test/%: $(BUILD)/dev/emu/%.cu.o $(test_support) $(library)
-	@mkdir -p $(@D)
-	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
-endif
-
-$(BUILD)/test/%: $(BUILD)/dev/test/%.cu.o $(test_support) $(library)
-	@mkdir -p $(@D)
-	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
-
-emu:
-	@$(MAKE) --no-print-directory EMU=1 BUILD=build/emu BIN=build/emu programs tests
-
-cuda-report: $(device_sources:%=$(BUILD)/%.o)
-	@$(PYTHON) dev/lint/cuda_report.py $(device_sources:%=$(BUILD)/%.ptxas)
-
-$(BUILD)/%.o: %.c
-	@mkdir -p $(@D)
-	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -c $< -o $@
-
-$(BUILD)/test/%: $(BUILD)/dev/test/%.o $(test_support) $(library)
-	@mkdir -p $(@D)
-	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
-
-# The test links programs by the same line as strangers.
-$(BUILD)/dev/test/test_example.o: CFLAGS_ALL += -DMARSOPT_FLAGS='"$(marsopt_flags)"'
-
-$(BUILD)/examples/%: $(BUILD)/dev/examples/%.o $(marsopt)
-	@mkdir -p $(@D)
-	$(call quiet,LINK)$(CC) -o $@ $^ $(marsopt_libraries)
-
-$(BUILD)/test/fault_injection.so: dev/test/fault_injection.c
-	@mkdir -p $(@D)
-	$(call quiet,CC)$(CC) -std=gnu17 -O2 -Wall -Wextra -Werror -I. -shared -fPIC -o $@ $< -ldl
-
-$(benches): $(BUILD)/bench_%: $(BUILD)/dev/bench/bench_%.o $(BUILD)/dev/bench/measure.o $(BUILD)/dev/bench/timed_backend.o $(library)
-	$(call quiet,LINK)$(LINK) -o $@ $^ $(LIBRARIES)
-
-# Sources of the table of found libraries must come before the compiler complains about them.
-$(objects): | found
-
-# ---- checks ----
-test: programs tests
-	@BUILD=$(BUILD) BIN=$(BIN) bash dev/test/run_tests.sh $(tests)
-
-bench: found $(benches)
-	$(BUILD)/bench_kernels --json=$(BUILD)/bench_kernels.json
-	$(BUILD)/bench_optim --json=$(BUILD)/bench_optim.json
-	$(BUILD)/bench_train --json=$(BUILD)/bench_train.json
-	@echo "the same as JSON: $(BUILD)/bench_kernels.json, $(BUILD)/bench_optim.json, $(BUILD)/bench_train.json"
-
-sources = $(wildcard kernels/cuda/*.cu optim/*.cu)
-emulator = $(filter-out $(if $(has_nccl),,dev/emu/nccl.cpp),$(wildcard dev/emu/*.cpp))
-device_objects = $(if $(cuda),$(device_sources:%=$(BUILD)/%.o) $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/cuda/*.c)), \
-                   $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/no_cuda.c optim/no_cuda.c))) \
-                 $(if $(filter emu,$(cuda)),$(emulator:%.cpp=$(BUILD)/%.o))
-cpu_objects = $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.o)
-objects = $(plain:%.c=$(BUILD)/%.o) $(cpu_objects) $(device_objects)
-library = $(BUILD)/libmars.a
-mpi_objects = $(patsubst %.c,$(BUILD)/%.o,comm/mpi.c comm/heartbeat.c)
-# What of the sanitizers the emulator's own code is told of.
-emulator_flags = $(if $(findstring address,$(SANITIZE)),-DEMU_ASAN=1) $(if $(findstring thread,$(SANITIZE)),-DEMU_TSAN=1)
-MPICXX = OMPI_CXX="$(CXX)" MPICH_CXX="$(CXX)" mpicxx
-# libmarsopt.a: the optimizers for one process on a CPU, whose table of operations brings GPT-2's with it.
-marsopt = $(BIN)/libmarsopt.a
-marsopt_sources = $(wildcard optim/*.c kernels/*.c) $(cpu_plain) comm/single.c util/base.c util/tensor_table.c
-marsopt_objects = $(marsopt_sources:%.c=$(BUILD)/%.o) $(cpu_objects)
-marsopt_libraries = $(if $(has_onednn),-ldnnl) -lm -fopenmp $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
-marsopt_flags = $(strip -I$(CURDIR) $(abspath $(marsopt)) $(marsopt_libraries))
 benches = $(patsubst dev/bench/%.c,$(BUILD)/%,$(wildcard dev/bench/bench_*.c))
 examples = $(patsubst dev/examples/%.c,$(BUILD)/examples/%,$(wildcard dev/examples/*.c))
 tests = $(patsubst dev/test/%.c,$(BUILD)/test/%,$(wildcard dev/test/test_*.c)) \
@@ -370,7 +219,313 @@ $(BUILD)/test/fault_injection.so: dev/test/fault_injection.c
 	@mkdir -p $(@D)
 	$(call quiet,CC)$(CC) -std=gnu17 -O2 -Wall -Wextra -Werror -I. -shared -fPIC -o $@ $< -ldl
 
-$(benches): $(BUILD)/bench_%: $(BUILD)/dev/bench/bench_%.o $(BUILD)/dev/bench/measure.o $(BUILD)/dev/bench/timed_backend.o $(library)
+$(benches): $(benches): $(BUILD)/bench_%: $(BUILD)/dev/bench/bench_%.o $(BUILD)/dev/bench/measure.o $(BUILD)/dev/bench/timed_backend.o $(library)
+	$(call quiet,LINK)$(LINK) -o $@ $^ $(LIBRARIES)
+
+# Sources of the table of found libraries must come before the compiler complains about them.
+$(objects): | found
+
+# ---- checks ----
+test: programs tests
+	@BUILD=$(BUILD) BIN=$(BIN) bash dev/test/run_tests.sh $(tests)
+
+bench: found $(benches)
+	$(BUILD)/bench_kernels --json=$(BUILD)/bench_kernels.json
+	$(BUILD)/bench_optim --json=$(BUILD)/bench_optim.json
+	$(BUILD)/bench_train --json=$(BUILD)/bench_train.json
+	@echo "the same as JSON: $(BUILD)/bench_kernels.json, $(BUILD)/bench_optim.json, $(BUILD)/bench_train.json"
+
+sources = $(wildcard kernels/cuda/*.cu optim/*.cu)
+emulator = $(filter-out $(if $(has_nccl),,dev/emu/nccl.cpp),$(wildcard dev/emu/*.cpp))
+device_objects = $(if $(cuda),$(device_sources:%=$(BUILD)/%.o) $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/cuda/*.c)), \
+                   $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/no_cuda.c optim/no_cuda.c))) \
+                 $(if $(filter emu,$(cuda)),$(emulator:%.cpp=$(BUILD)/%.o))
+cpu_objects = $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.o)
+objects = $(plain:%.c=$(BUILD)/%.o) $(cpu_objects) $(device_objects)
+library = $(BUILD)/libmars.a
+mpi_objects = $(patsubst %.c,$(BUILD)/%.o,comm/mpi.c comm/heartbeat.c)
+# What of the sanitizers the emulator's own code is told of.
+emulator_flags = $(if $(findstring address,$(SANITIZE)),-DEMU_ASAN=1) $(if $(findstring thread,$(SANITIZE)),-DEMU_TSAN=1)
+MPICXX = OMPI_CXX="$(CXX)" MPICH_CXX="$(CXX)" mpicxx
+# libmarsopt.a: the optimizers for one process on a CPU, whose table of operations brings GPT-2's with it.
+marsopt = $(BIN)/libmarsopt.a
+marsopt_sources = $(wildcard optim/*.c kernels/*.c) $(cpu_plain) comm/single.c util/base.c util/tensor_table.c
+marsopt_objects = $(marsopt_sources:%.c=$(BUILD)/%.o) $(cpu_objects)
+marsopt_libraries = $(if $(has_onednn),-ldnnl) -lm -fopenmp $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
+marsopt_flags = $(strip -I$(CURDIR) $(abspath $(marsopt)) $(marsopt_libraries))
+benches = $(patsubst dev/bench/%.c,$(BUILD)/%,$(wildcard dev/bench/bench_*.c))
+benches = $(patsubst dev/bench/%.c,$(BUILD)/%,$(wildcard dev/bench/bench_*.c))
+examples = $(patsubst dev/examples/%.c,$(BUILD)/examples/%,$(wildcard dev/examples/*.c))
+tests = $(patsubst dev/test/%.c,$(BUILD)/test/%,$(wildcard dev/test/test_*.c)) \
+        $(if $(cuda),$(patsubst dev/test/%.cu,$(BUILD)/test/%,$(wildcard dev/test/test_*.cu))) \
+        $(if $(filter emu,$(cuda)),$(patsubst dev/emu/%.cu,$(BUILD)/test/%,$(wildcard dev/emu/test_*.cu)))
+test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out dev/test/test_%.c dev/test/fault_injection.c,$(wildcard dev/test/*.c)))
+
+.PHONY: all programs tests examples marsopt-flags test bench lint clean found emu cuda-report
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: found programs $(marsopt)
+programs: $(programs:%=$(BIN)/%)
+tests: $(tests) $(BUILD)/test/fault_injection.so examples $(benches)
+examples: $(examples) $(marsopt)
+
+found:
+	@$(if $(has_cjson),:,echo "cJSON is missing: install libcjson-dev, or run bash scripts/install_deps.sh" >&2; exit 1)
+	@$(if $(has_xxhash),:,echo "xxHash is missing: install libxxhash-dev, or run bash scripts/install_deps.sh" >&2; exit 1)
+	@echo "compiler   $(shell $(CC) --version | head -n 1), -march=$(ARCH)$(if $(SANITIZE), with -fsanitize=$(SANITIZE))"
+	@echo "oneDNN     $(if $(has_onednn),found,not found: matrix products by plain loops, float32 slow and bfloat16 slower (libdnnl-dev))"
+	@echo "MPI        $(if $(has_mpi),found,not found: one process (libopenmpi-dev openmpi-bin))"
+	@echo "CUDA       $(if $(filter emu,$(cuda)),emulated on the CPU,$(if $(cuda),$(nvcc_release) for sm_$(subst $(space),$(comma) sm_,$(strip $(CUDA_ARCHS))),not found: training on the CPU (CUDA Toolkit 12.8 or newer)))"
+	@echo "NCCL       $(if $(has_nccl),$(if $(filter emu,$(cuda)),emulated over MPI,found),not found: one GPU (NCCL with its headers, and MPI))"
+
+# ---- rules ----
+$(BIN)/train_gpt2: $(BUILD)/train_gpt2.o $(library)
+$(BIN)/prepare_data: $(BUILD)/data/prepare_data.o $(library)
+$(BIN)/sample_gpt2: $(BUILD)/model/sample_gpt2.o $(library)
+$(programs:%=$(BIN)/%):
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(LINK) -o $@ $^ $(LIBRARIES)
+
+# An archive is made anew, so that an object whose source is gone does not stay in it.
+$(library): $(objects)
+$(marsopt): $(marsopt_objects)
+$(library) $(marsopt):
+	@mkdir -p $(@D)
+	@rm -f $@
+	@$(AR) rcs $@ $^
+
+marsopt-flags:
+	@echo '$(marsopt_flags)'
+
+# The one source that is both C and C++; without CUDA kernels it is compiled as C.
+$(BUILD)/train_gpt2.o: train_gpt2.cu
+	@mkdir -p $(@D)
+	$(call quiet,CC)$(CC) -x c $(CFLAGS_ALL) -c $< -o $@
+
+$(BUILD)/%.float32.o: %.c
+	@mkdir -p $(@D)
+	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -DACTIVATION_BFLOAT16=0 -c $< -o $@
+
+$(BUILD)/%.bfloat16.o: %.c
+	@mkdir -p $(@D)
+	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -DACTIVATION_BFLOAT16=1 -c $< -o $@
+
+$(mpi_objects): $(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(call quiet,CC)$(LINK) $(CFLAGS_ALL) -c $< -o $@
+
+$(cuda_host:%.c=$(BUILD)/%.o): CFLAGS_ALL += $(cuda_include)
+
+# ---- device code: by nvcc, whose report on each kernel is kept beside the object; or rewritten for the emulator ----
+ifeq ($(cuda),nvcc)
+$(BUILD)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(call quiet,NVCC)$(nvcc) $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@ >$(@:.o=.ptxas) 2>&1 || { cat $(@:.o=.ptxas); exit 1; }
+else
+emu_headers = $(patsubst %,$(BUILD)/emu_src/%,$(wildcard kernels/cuda/*.cuh optim/*.cuh))
+
+$(BUILD)/emu_src/%: % dev/emu/rewrite.py
+	@mkdir -p $(@D)
+	@$(PYTHON) dev/emu/rewrite.py $< $@
+
+$(BUILD)/%.cu.o: $(BUILD)/emu_src/%.cu $(emu_headers)
+	@mkdir -p $(@D)
+	$(call quiet,EMU)$(CXX) -x c++ $(CXXFLAGS_EMU) $(sanitize_flags) -c $< -o $@
+
+# The emulator itself is optimised and not sanitized: it keeps the sanitizers' hooks.
+$(BUILD)/dev/emu/%.o: dev/emu/%.cpp
+	@mkdir -p $(@D)
+	$(call quiet,CXX)$(if $(filter dev/emu/nccl.cpp,$<),$(MPICXX),$(CXX)) $(CXXFLAGS_EMU) $(emulator_flags) -c $< -o $@
+
+$(BUILD)/test/%: $(BUILD)/dev/emu/%.cu.o $(test_support) $(library)
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
+endif
+
+$(BUILD)/test/%: $(BUILD)/dev/test/%.cu.o $(test_support) $(library)
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
+
+emu:
+	@$(MAKE) --no-print-directory EMU=1 BUILD=build/emu BIN=build/emu programs tests
+
+cuda-report: $(device_sources:%=$(BUILD)/%.o)
+	@$(PYTHON) dev/lint/cuda_report.py $(device_sources:%=$(BUILD)/%.ptxas)
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -c $< -o $@
+
+$(BUILD)/test/%: $(BUILD)/dev/test/%.o $(test_support) $(library)
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
+
+# The test links programs by the same line as strangers.
+$(BUILD)/dev/test/test_example.o: CFLAGS_ALL += -DMARSOPT_FLAGS='"$(marsopt_flags)"'
+
+$(BUILD)/examples/%: $(BUILD)/dev/examples/%.o $(marsopt)
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(CC) -o $@ $^ $(marsopt_libraries)
+
+$(BUILD)/test/fault_injection.so: dev/test/fault_injection.c
+	@mkdir -p $(@D)
+	$(call quiet,CC)$(CC) -std=gnu17 -O2 -Wall -Wextra -Werror -I. -shared -fPIC -o $@ $< -ldl
+
+$(benches): $(benches): $(BUILD)/bench_%: $(BUILD)/dev/bench/bench_%.o $(BUILD)/dev/bench/measure.o $(BUILD)/dev/bench/timed_backend.o $(library)
+	$(call quiet,LINK)$(LINK) -o $@ $^ $(LIBRARIES)
+
+# Sources of the table of found libraries must come before the compiler complains about them.
+$(objects): | found
+
+# ---- checks ----
+test: programs tests
+	@BUILD=$(BUILD) BIN=$(BIN) bash dev/test/run_tests.sh $(tests)
+
+bench: found $(benches)
+	$(BUILD)/bench_kernels --json=$(BUILD)/bench_kernels.json
+	$(BUILD)/bench_optim --json=$(BUILD)/bench_optim.json
+	$(BUILD)/bench_train --json=$(BUILD)/bench_train.json
+	@echo "the same as JSON: $(BUILD)/bench_kernels.json, $(BUILD)/bench_optim.json, $(BUILD)/bench_train.json"
+
+sources = $(wildcard kernels/cuda/*.cu optim/*.cu)
+emulator = $(filter-out $(if $(has_nccl),,dev/emu/nccl.cpp),$(wildcard dev/emu/*.cpp))
+device_objects = $(if $(cuda),$(device_sources:%=$(BUILD)/%.o) $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/cuda/*.c)), \
+                   $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/no_cuda.c optim/no_cuda.c))) \
+                 $(if $(filter emu,$(cuda)),$(emulator:%.cpp=$(BUILD)/%.o))
+cpu_objects = $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.o)
+objects = $(plain:%.c=$(BUILD)/%.o) $(cpu_objects) $(device_objects)
+library = $(BUILD)/libmars.a
+mpi_objects = $(patsubst %.c,$(BUILD)/%.o,comm/mpi.c comm/heartbeat.c)
+# What of the sanitizers the emulator's own code is told of.
+emulator_flags = $(if $(findstring address,$(SANITIZE)),-DEMU_ASAN=1) $(if $(findstring thread,$(SANITIZE)),-DEMU_TSAN=1)
+MPICXX = OMPI_CXX="$(CXX)" MPICH_CXX="$(CXX)" mpicxx
+# libmarsopt.a: the optimizers for one process on a CPU, whose table of operations brings GPT-2's with it.
+marsopt = $(BIN)/libmarsopt.a
+marsopt_sources = $(wildcard optim/*.c kernels/*.c) $(cpu_plain) comm/single.c util/base.c util/tensor_table.c
+marsopt_objects = $(marsopt_sources:%.c=$(BUILD)/%.o) $(cpu_objects)
+marsopt_libraries = $(if $(has_onednn),-ldnnl) -lm -fopenmp $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
+marsopt_flags = $(strip -I$(CURDIR) $(abspath $(marsopt)) $(marsopt_libraries))
+benches = $(patsubst dev/bench/%.c,$(BUILD)/%,$(wildcard dev/bench/bench_*.c))
+benches = $(patsubst dev/bench/%.c,$(BUILD)/%,$(wildcard dev/bench/bench_*.c))
+examples = $(patsubst dev/examples/%.c,$(BUILD)/examples/%,$(wildcard dev/examples/*.c))
+tests = $(patsubst dev/test/%.c,$(BUILD)/test/%,$(wildcard dev/test/test_*.c)) \
+        $(if $(cuda),$(patsubst dev/test/%.cu,$(BUILD)/test/%,$(wildcard dev/test/test_*.cu))) \
+        $(if $(filter emu,$(cuda)),$(patsubst dev/emu/%.cu,$(BUILD)/test/%,$(wildcard dev/emu/test_*.cu)))
+test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out dev/test/test_%.c dev/test/fault_injection.c,$(wildcard dev/test/*.c)))
+
+.PHONY: all programs tests examples marsopt-flags test bench lint clean found emu cuda-report
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: found programs $(marsopt)
+programs: $(programs:%=$(BIN)/%)
+tests: $(tests) $(BUILD)/test/fault_injection.so examples $(benches)
+examples: $(examples) $(marsopt)
+
+found:
+	@$(if $(has_cjson),:,echo "cJSON is missing: install libcjson-dev, or run bash scripts/install_deps.sh" >&2; exit 1)
+	@$(if $(has_xxhash),:,echo "xxHash is missing: install libxxhash-dev, or run bash scripts/install_deps.sh" >&2; exit 1)
+	@echo "compiler   $(shell $(CC) --version | head -n 1), -march=$(ARCH)$(if $(SANITIZE), with -fsanitize=$(SANITIZE))"
+	@echo "oneDNN     $(if $(has_onednn),found,not found: matrix products by plain loops, float32 slow and bfloat16 slower (libdnnl-dev))"
+	@echo "MPI        $(if $(has_mpi),found,not found: one process (libopenmpi-dev openmpi-bin))"
+	@echo "CUDA       $(if $(filter emu,$(cuda)),emulated on the CPU,$(if $(cuda),$(nvcc_release) for sm_$(subst $(space),$(comma) sm_,$(strip $(CUDA_ARCHS))),not found: training on the CPU (CUDA Toolkit 12.8 or newer)))"
+	@echo "NCCL       $(if $(has_nccl),$(if $(filter emu,$(cuda)),emulated over MPI,found),not found: one GPU (NCCL with its headers, and MPI))"
+
+# ---- rules ----
+$(BIN)/train_gpt2: $(BUILD)/train_gpt2.o $(library)
+$(BIN)/prepare_data: $(BUILD)/data/prepare_data.o $(library)
+$(BIN)/sample_gpt2: $(BUILD)/model/sample_gpt2.o $(library)
+$(programs:%=$(BIN)/%):
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(LINK) -o $@ $^ $(LIBRARIES)
+
+# An archive is made anew, so that an object whose source is gone does not stay in it.
+$(library): $(objects)
+$(marsopt): $(marsopt_objects)
+$(library) $(marsopt):
+	@mkdir -p $(@D)
+	@rm -f $@
+	@$(AR) rcs $@ $^
+
+marsopt-flags:
+	@echo '$(marsopt_flags)'
+
+# The one source that is both C and C++; without CUDA kernels it is compiled as C.
+$(BUILD)/train_gpt2.o: train_gpt2.cu
+	@mkdir -p $(@D)
+	$(call quiet,CC)$(CC) -x c $(CFLAGS_ALL) -c $< -o $@
+
+$(BUILD)/%.float32.o: %.c
+	@mkdir -p $(@D)
+	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -DACTIVATION_BFLOAT16=0 -c $< -o $@
+
+$(BUILD)/%.bfloat16.o: %.c
+	@mkdir -p $(@D)
+	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -DACTIVATION_BFLOAT16=1 -c $< -o $@
+
+$(mpi_objects): $(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(call quiet,CC)$(LINK) $(CFLAGS_ALL) -c $< -o $@
+
+$(cuda_host:%.c=$(BUILD)/%.o): CFLAGS_ALL += $(cuda_include)
+
+# ---- device code: by nvcc, whose report on each kernel is kept beside the object; or rewritten for the emulator ----
+ifeq ($(cuda),nvcc)
+$(BUILD)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	$(call quiet,NVCC)$(nvcc) $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@ >$(@:.o=.ptxas) 2>&1 || { cat $(@:.o=.ptxas); exit 1; }
+else
+emu_headers = $(patsubst %,$(BUILD)/emu_src/%,$(wildcard kernels/cuda/*.cuh optim/*.cuh))
+
+$(BUILD)/emu_src/%: % dev/emu/rewrite.py
+	@mkdir -p $(@D)
+	@$(PYTHON) dev/emu/rewrite.py $< $@
+
+$(BUILD)/%.cu.o: $(BUILD)/emu_src/%.cu $(emu_headers)
+	@mkdir -p $(@D)
+	$(call quiet,EMU)$(CXX) -x c++ $(CXXFLAGS_EMU) $(sanitize_flags) -c $< -o $@
+
+# The emulator itself is optimised and not sanitized: it keeps the sanitizers' hooks.
+$(BUILD)/dev/emu/%.o: dev/emu/%.cpp
+	@mkdir -p $(@D)
+	$(call quiet,CXX)$(if $(filter dev/emu/nccl.cpp,$<),$(MPICXX),$(CXX)) $(CXXFLAGS_EMU) $(emulator_flags) -c $< -o $@
+
+$(BUILD)/test/%: $(BUILD)/dev/emu/%.cu.o $(test_support) $(library)
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
+endif
+
+$(BUILD)/test/%: $(BUILD)/dev/test/%.cu.o $(test_support) $(library)
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
+
+emu:
+	@$(MAKE) --no-print-directory EMU=1 BUILD=build/emu BIN=build/emu programs tests
+
+cuda-report: $(device_sources:%=$(BUILD)/%.o)
+	@$(PYTHON) dev/lint/cuda_report.py $(device_sources:%=$(BUILD)/%.ptxas)
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -c $< -o $@
+
+$(BUILD)/test/%: $(BUILD)/dev/test/%.o $(test_support) $(library)
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
+
+# The test links programs by the same line as strangers.
+$(BUILD)/dev/test/test_example.o: CFLAGS_ALL += -DMARSOPT_FLAGS='"$(marsopt_flags)"'
+
+$(BUILD)/examples/%: $(BUILD)/dev/examples/%.o $(marsopt)
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(CC) -o $@ $^ $(marsopt_libraries)
+
+$(BUILD)/test/fault_injection.so: dev/test/fault_injection.c
+	@mkdir -p $(@D)
+	$(call quiet,CC)$(CC) -std=gnu17 -O2 -Wall -Wextra -Werror -I. -shared -fPIC -o $@ $< -ldl
+
+$(benches): $(benches): $(BUILD)/bench_%: $(BUILD)/dev/bench/bench_%.o $(BUILD)/dev/bench/measure.o $(BUILD)/dev/bench/timed_backend.o $(library)
 	$(call quiet,LINK)$(LINK) -o $@ $^ $(LIBRARIES)
 
 # Sources of the table of found libraries must come before the compiler complains about them.
