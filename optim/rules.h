@@ -1,9 +1,10 @@
 /* rules.h: the update rules, each an inline function of one element in a small header of its own, and which optimizer
  * applies which rule to which tensors.
  *
- * A rule is written once. The lists below name all of them, and loops are made out of the lists (multi_tensor.c). A new
- * elementwise optimizer is one header, a line in ELEMENTWISE_RULES, one in the table of optimizers (rules.c), and its
- * name in optim_config.h; numbers that no other rule has are a field of RuleNumbers and a key of the config. */
+ * A rule is written once. The lists below name all of them, and the loops of both devices are made out of the lists
+ * (multi_tensor.c, multi_tensor.cu). A new elementwise optimizer is one header, a line in ELEMENTWISE_RULES, one in the
+ * table of optimizers (rules.c), and its name in optim_config.h; numbers that no other rule has are a field of RuleNumbers,
+ * set in tensor_plan.c or settle.h, and a key of the config. */
 #ifndef MARS_OPTIM_RULES_H
 #define MARS_OPTIM_RULES_H
 

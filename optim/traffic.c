@@ -8,7 +8,8 @@
 enum { LEAST_PIECE = 1 << 14, LARGEST_PIECE = 1 << 23, PIECES = 16 };
 
 Traffic traffic_open(Comm *comm, size_t length) {
-    int64_t piece = min_i64(LARGEST_PIECE, max_i64(LEAST_PIECE, ceil_div((int64_t)length, PIECES)));
+    int64_t piece = round_up(ceil_div((int64_t)length, PIECES), TENSOR_ALIGNMENT);
+    piece = min_i64(LARGEST_PIECE, max_i64(LEAST_PIECE, piece));
     size_t pieces = (size_t)ceil_div((int64_t)length, piece) + 1;
     return (Traffic){.comm = comm,
                      .length = length,
@@ -47,5 +48,7 @@ void traffic_gather(Traffic *t, const Group *groups, int group_count, void *weig
 
 /* Pieces come in order, so the last one's coming is that of all. */
 void traffic_await_weights(Traffic *t, size_t begin, size_t end) {
-    if (begin < end) t->comm->await(t->comm, t->gathered[(end - 1) / t->piece]);
+    if (begin >= end || t->gathered[(end - 1) / t->piece] <= t->awaited) return;
+    t->awaited = t->gathered[(end - 1) / t->piece];
+    t->comm->await(t->comm, t->awaited);
 }

@@ -14,6 +14,7 @@ typedef struct Traffic {
     size_t piece;
     size_t moving;     /* the gradient is on its way to its owners from this element on */
     int64_t *gathered; /* for each piece of the weights: how many exchanges had been asked for with it */
+    int64_t awaited;   /* how many of them the device waits for already */
 } Traffic;
 
 Traffic traffic_open(Comm *comm, size_t length);

@@ -586,6 +586,41 @@ static void test_exchanges_beside_the_passes(void **state) {
         }
 }
 
+static unsigned char moved[LONGEST];
+static int reductions;
+
+static void count_reduction(Comm *comm, float *data, const Partition *partition, float *shard, size_t begin,
+                            size_t end) {
+    (void)comm, (void)data, (void)partition, (void)shard;
+    for (size_t at = begin; at < end; at++) moved[at]++;
+    reductions++;
+}
+
+static void announce_again(void *optim) { optim_gradient_ready(optim, 5); }
+
+/* Every element moves once for each group, in several exchanges, before the gradient is finished. */
+static void test_pieces(void **state) {
+    (void)state;
+    Error error;
+    TensorTable table = odd_table();
+    Backend *be = backend_open("cpu", DTYPE_FLOAT32, 1, &error);
+    Comm comm = {.size = 2, .reduce_scatter = count_reduction};
+    OptimConfig config = optim_defaults(OPTIM_MOONLIGHT, 1e-3);
+    Optim *optim = optim_open(&config, &table, (OptimBuffers){0}, be, &comm, &error);
+    assert_non_null(optim);
+    optim_gradient_ready(optim, table.length);
+    optim_gradient_ready(optim, table.length - 100);
+    assert_int_equal(reductions, 0); /* not worth it */
+    for (size_t from = table.length - 100; from > 100; from -= 100) optim_gradient_ready(optim, from);
+    assert_in_range(reductions, 4, 32);
+    optim_gradient_ready(optim, 0);
+    for (size_t at = 0; at < table.length; at++) assert_int_equal(moved[at], 2);
+    assert_dies(announce_again, optim, "was said to be final");
+    optim_close(optim);
+    be->close(be);
+    tensor_table_free(&table);
+}
+
 /* The memory of a job goes into one of another number of processes, comes back out, and leads on as it would have. */
 static void assert_moves(const Variant *variant, int from, int to) {
     Process source[3], straight[3], job[3], model = model_of(variant, 1.0, 3);
@@ -673,13 +708,10 @@ static void test_state_is_shared(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_optimizer),
-        cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_weight_copies),
-        cmocka_unit_test(test_more_processes_than_parts),
-        cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_exchanges_beside_the_passes),
-        cmocka_unit_test(test_moved_to_another_number),
+        cmocka_unit_test(test_every_optimizer), cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_weight_copies),   cmocka_unit_test(test_more_processes_than_parts),
+        cmocka_unit_test(test_not_finite),      cmocka_unit_test(test_exchanges_beside_the_passes),
+        cmocka_unit_test(test_pieces),          cmocka_unit_test(test_moved_to_another_number),
         cmocka_unit_test(test_state_is_shared),
     };
     make_shares();
