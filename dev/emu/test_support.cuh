@@ -174,14 +174,4 @@ static inline void assert_reported(Case run, const char *text) {
     }
 }
 
-/* Faults for one sanitizer. */
-static inline void assert_address_sanitizer_reports(Case run) {
-    if (!has_asan) skip();
-    assert_reported(run, "AddressSanitizer");
-}
-static inline void assert_thread_sanitizer_reports(Case run) {
-    if (!has_tsan) skip();
-    assert_reported(run, "ThreadSanitizer: data race");
-}
-
 #endif
