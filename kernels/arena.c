@@ -41,6 +41,7 @@ static void set_gap(const Arena *arena, const Backend *be, int i, bool poisoned)
 
 void arena_allocate(Arena *arena, Backend *be) {
     if (!arena->separate) arena->memory = be->alloc(be, arena->bytes, "weights, gradients, activations and states");
+    be->synchronize(be); /* the memory has been zeroed: gaps may be closed */
     for (int i = 0; i < arena->count; i++) {
         ArenaItem *item = &arena->items[i];
         item->address = arena->separate ? be->alloc(be, item->bytes, item->name) : (char *)arena->memory + item->offset;
