@@ -67,7 +67,7 @@ CXXFLAGS_EMU = -std=gnu++17 $(OPTIMIZE) -march=$(ARCH) -g -pthread -fno-strict-a
                -I$(BUILD)/emu_src -Idev/emu/include -I. -MMD -MP $(CPPFLAGS)
 sanitize_flags = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 device_libraries = $(if $(filter nvcc,$(cuda)),$(cuda_libraries) -lcublasLt $(if $(has_nccl),-lnccl) -lcudart_static -ldl -lrt) \
-                   $(if $(filter emu,$(cuda)),-lboost_context)
+                   $(if $(filter emu,$(cuda)),$(if $(filter x86_64,$(shell uname -m)),,-lboost_context))
 LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson $(device_libraries) $(if $(cuda),-lstdc++) -lm \
             $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 
@@ -91,8 +91,6 @@ cpu_objects = $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.
 objects = $(plain:%.c=$(BUILD)/%.o) $(cpu_objects) $(device_objects)
 library = $(BUILD)/libmars.a
 mpi_objects = $(patsubst %.c,$(BUILD)/%.o,comm/mpi.c comm/heartbeat.c)
-# What of the sanitizers the emulator's own code is told of.
-emulator_flags = $(if $(findstring address,$(SANITIZE)),-DEMU_ASAN=1) $(if $(findstring thread,$(SANITIZE)),-DEMU_TSAN=1)
 MPICXX = OMPI_CXX="$(CXX)" MPICH_CXX="$(CXX)" mpicxx
 # libmarsopt.a: the optimizers for one process on a CPU, whose table of operations brings GPT-2's with it.
 marsopt = $(BIN)/libmarsopt.a
@@ -179,10 +177,10 @@ $(BUILD)/%.cu.o: $(BUILD)/emu_src/%.cu $(emu_headers)
 	@mkdir -p $(@D)
 	$(call quiet,EMU)$(CXX) -x c++ $(CXXFLAGS_EMU) $(sanitize_flags) -c $< -o $@
 
-# The emulator itself is optimised and not sanitized: it keeps the sanitizers' hooks.
+# The emulator itself is optimised and never sanitized: it finds out at run time what to tell which sanitizer.
 $(BUILD)/dev/emu/%.o: dev/emu/%.cpp
 	@mkdir -p $(@D)
-	$(call quiet,CXX)$(if $(filter dev/emu/nccl.cpp,$<),$(MPICXX),$(CXX)) $(CXXFLAGS_EMU) $(emulator_flags) -c $< -o $@
+	$(call quiet,CXX)$(if $(filter dev/emu/nccl.cpp,$<),$(MPICXX),$(CXX)) $(CXXFLAGS_EMU) -O3 -c $< -o $@
 
 $(BUILD)/test/%: $(BUILD)/dev/emu/%.cu.o $(test_support) $(library)
 	@mkdir -p $(@D)

@@ -58,7 +58,10 @@ required=(compiler make cjson xxhash)
 optional=(onednn mpi cmocka g++ gnuplot curl)
 [ "$lint" = no ] || optional+=(clang-format clang-tidy cppcheck shellcheck)
 
-[ "$emu" = no ] || optional+=(python3 boost-context)
+if [ "$emu" = yes ]; then
+    optional+=(python3)
+    [ "$(uname -m)" = x86_64 ] || optional+=(boost-context) # the emulator changes stacks by itself on x86_64 alone
+fi
 
 declare -A packages=(
     [compiler]="gcc libc6-dev"

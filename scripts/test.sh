@@ -163,9 +163,10 @@ if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O2; then
 fi
 
 heading "an emulated GPU under the thread sanitizer"
+export TSAN_OPTIONS=atexit_sleep_ms=0 # a second for each of many processes, else
 if compile build/tsan EMU=1 SANITIZE=thread OPTIMIZE=-O1; then
     lane tsan-kernels build/tsan CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "$kernels"
-    lane tsan-emulator build/tsan CI= TEST_SECONDS=600 -- test_emulator.cu
+    lane tsan-emulator build/tsan CI= TEST_SECONDS=600 -- test_emulator.cu test_faults.cu
     wait_for_lanes
 fi
 

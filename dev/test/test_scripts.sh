@@ -209,6 +209,7 @@ test_install_of_the_lint_tools() {
 test_install_of_what_the_emulator_needs() {
     machine "${all_libraries[@]}"
     command_file "$here/bin/g++" <<<"grep -qx libboost-context-dev '$here/has'"
+    command_file "$here/bin/uname" <<<"echo riscv64"
     install_deps 0 --emu
     grep -q "install -y --no-install-recommends python3 libboost-context-dev$" "$here/apt"
 }
