@@ -58,9 +58,9 @@ typedef struct Group {
     double *squares, *norms;        /* (chunk_count) and (matrix_count), of matrix rules */
 } Group;
 
-/* Plans a group of the tensors with chosen[i]; the group takes the array. `taken` is partition_evenly()'s. What it needs is
- * listed in the arena. False and the reason where the device cannot do it, and then nothing is listed; the group is to be
- * closed then too. */
+/* Plans a group of the tensors with chosen[i]; the group takes the array. `taken` is partition_evenly()'s. What it
+ * needs is listed in the arena. False and the reason where the device cannot do it, and then nothing is listed; the
+ * group is to be closed then too. */
 bool group_plan(Group *group, const TensorTable *table, bool *chosen, const GroupOptions *options, const double *taken,
                 Backend *be, Arena *arena, Error *error);
 /* Behind arena_allocate(): copies to the device what it goes by. */

@@ -1,19 +1,19 @@
-/* multi_tensor.cu: the passes of multi_tensor.h as CUDA kernels, made from the same rules (rules.h) and the same decisions
- * (settle.h) as the CPU's.
+/* multi_tensor.cu: the passes of multi_tensor.h as CUDA kernels, made from the same rules (rules.h) and the same
+ * decisions (settle.h) as the CPU's.
  *
  * All passes over elements are bound by memory: AdamW moves 34 bytes for each parameter with a bf16 copy of the weights
  * and does a few dozen operations on them. So all that counts is that the bytes are moved once, coalesced, and that
- * enough loads are in flight to cover the latency of memory: some 20 KB on each multiprocessor. A thread works on runs of
- * 4 elements, 16 bytes of float and 8 of bf16, so that neighbours in a block are neighbours in memory in either type. It
- * asks for a few runs of every operand, 64 to 160 bytes, before it uses the first, and 3 blocks of 256 threads fit a
- * multiprocessor at least: 48 KB. Elements that no run fits, behind the last whole one or in a buffer that is not
+ * enough loads are in flight to cover the latency of memory: some 20 KB on each multiprocessor. A thread works on runs
+ * of 4 elements, 16 bytes of float and 8 of bf16, so that neighbours in a block are neighbours in memory in either
+ * type. It asks for a few runs of every operand, 64 to 160 bytes, before it uses the first, and 3 blocks of 256 threads
+ * fit a multiprocessor at least: 48 KB. Elements that no run fits, behind the last whole one or in a buffer that is not
  * aligned, are worked on one by one.
  *
  * Blocks find their work in the list of chunks: a tile of a chunk in passes that only write elements, a whole chunk in
  * those that also sum over it. Sums are in double, per thread, block and tensor in an order that is always the same.
  *
- * No pass waits for the host, or tells it anything but through the queue of outcomes: a step's numbers, and whether it is
- * skipped, are read where settle_kernel left them. */
+ * No pass waits for the host, or tells it anything but through the queue of outcomes: a step's numbers, and whether it
+ * is skipped, are read where settle_kernel left them. */
 #include <stdlib.h>
 
 #include "kernels/cuda/cuda_backend.h"

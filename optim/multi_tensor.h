@@ -1,9 +1,10 @@
 /* multi_tensor.h: passes over all tensors at once. The elements that a process owns are cut into chunks, each inside
- * one tensor; a pass is one loop over the chunks, whatever the number of tensors. What passes go by (chunks, numbers, the
- * step's outcome) and what they leave is in the device's memory.
+ * one tensor; a pass is one loop over the chunks, whatever the number of tensors. What passes go by (chunks, numbers,
+ * the step's outcome) and what they leave is in the device's memory.
  *
- * There are two tables of passes, of CPU loops (multi_tensor.c) and of CUDA kernels (multi_tensor.cu), made from the same
- * rules. On a GPU a pass is only asked for when its function returns, and runs behind what was asked for before. */
+ * There are two tables of passes, of CPU loops (multi_tensor.c) and of CUDA kernels (multi_tensor.cu), made from the
+ * same rules. On a GPU a pass is only asked for when its function returns, and runs behind what was asked for
+ * before. */
 #ifndef MARS_OPTIM_MULTI_TENSOR_H
 #define MARS_OPTIM_MULTI_TENSOR_H
 
@@ -67,7 +68,8 @@ typedef struct MultiTensorPasses {
     /* And the pass behind it: x <- x - learning_rate weight_decay x - step O, where O are the orthogonal matrices. */
     void (*apply)(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers, const void *matrices,
                   DType type);
-    /* A step that is skipped keeps g_last, but the buffers change places all the same: then and only then, to = from. */
+    /* A step that is skipped keeps g_last, but the buffers change places all the same: then, and only then,
+     * to = from. */
     void (*keep_last)(Backend *be, const Chunk *chunks, int count, float *to, const float *from,
                       const StepOutcome *outcome);
     /* Newton-Schulz's: each of `count` matrices of `size` elements, one behind the other, times
@@ -77,8 +79,8 @@ typedef struct MultiTensorPasses {
 
     /* ---- outcomes, to the host ---- */
 
-    /* send() copies one when the device gets there, without waiting; receive() waits for the oldest that was sent and not
-     * received, of which there are `capacity` at most. */
+    /* send() copies one when the device gets there, without waiting; receive() waits for the oldest that was sent and
+     * not received, of which there are `capacity` at most. */
     OutcomeQueue *(*open_queue)(Backend *be, int capacity);
     void (*send)(Backend *be, OutcomeQueue *queue, const StepOutcome *outcome);
     StepOutcome (*receive)(Backend *be, OutcomeQueue *queue);
@@ -91,8 +93,8 @@ const MultiTensorPasses *multi_tensor_passes(const Backend *be);
 /* CUDA's; NULL in a build without it. */
 const MultiTensorPasses *multi_tensor_cuda(void);
 
-/* The chunks of one part of a buffer, appended to *chunks (host memory), of which there are *count; parts lie inside one
- * tensor. */
+/* The chunks of one part of a buffer, appended to *chunks (host memory), of which there are *count; parts lie inside
+ * one tensor. */
 void multi_tensor_append_chunks(Chunk **chunks, int *count, const Part *part, int tensor, bool gradient_is_shard);
 
 EXTERN_C_END

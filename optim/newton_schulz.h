@@ -27,8 +27,8 @@ typedef struct NewtonSchulzShape {
     int count;
 } NewtonSchulzShape;
 
-/* Lists the workspace for the given shapes, in `type`, in the arena, which is to be allocated before the first run. NULL
- * and the reason where the device cannot multiply that type; nothing is listed then. */
+/* Lists the workspace for the given shapes, in `type`, in the arena, which is to be allocated before the first run.
+ * NULL and the reason where the device cannot multiply that type; nothing is listed then. */
 NewtonSchulz *newton_schulz_plan(Backend *be, DType type, int steps, const NewtonSchulzShape *shapes, int shape_count,
                                  Arena *arena, Error *error);
 void newton_schulz_close(NewtonSchulz *ns);

@@ -1,6 +1,6 @@
-/* optim.c: the sharded optimizer step (see optim.h). The arithmetic of each rule is in its own header, what a step decides
- * in settle.h, the loops are in multi_tensor.c and multi_tensor.cu, who owns what in partition.c, the tensors under one
- * rule in group.c, and what moves between processes in traffic.c. */
+/* optim.c: the sharded optimizer step (see optim.h). The arithmetic of each rule is in its own header, what a step
+ * decides in settle.h, the loops are in multi_tensor.c and multi_tensor.cu, who owns what in partition.c, the tensors
+ * under one rule in group.c, and what moves between processes in traffic.c. */
 #include "optim/optim.h"
 
 #include <stdlib.h>

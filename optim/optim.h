@@ -97,8 +97,8 @@ OptimRates optim_rates(const OptimConfig *config, const ScheduleConfig *schedule
  * after each step was begun, and after optim_hold_gradient(). */
 float *optim_gradients(const Optim *optim);
 
-/* The gradient in optim_gradients() is final on this process from element `from` of the flat buffer on, to its end: what
- * was not announced before begins to move to its owners. `from` falls from call to call, and is the same on every
+/* The gradient in optim_gradients() is final on this process from element `from` of the flat buffer on, to its end:
+ * what was not announced before begins to move to its owners. `from` falls from call to call, and is the same on every
  * process. A step, or optim_hold_gradient(), moves what was never announced. Collective. */
 void optim_gradient_ready(Optim *optim, size_t from);
 
@@ -106,13 +106,13 @@ void optim_gradient_ready(Optim *optim, size_t from);
 bool optim_wants_next_gradient(const Optim *optim);
 void optim_hold_gradient(Optim *optim);
 
-/* One update with the gradient, or gradients, that were left in optim_gradients(). On return the device has done it, and
- * all weights are there. Collective. */
+/* One update with the gradient, or gradients, that were left in optim_gradients(). On return the device has done it,
+ * and all weights are there. Collective. */
 OptimResult optim_step(Optim *optim, OptimRates rates);
 
-/* The same without waiting: optim_begin_step() asks the device for it, and optim_end_step() returns what the oldest step
- * did that was begun and not ended, when that is known. Up to OPTIM_MOST_STEPS may be begun and not ended. A step behind
- * one that was skipped goes on from where that one found things, like any other. */
+/* The same without waiting: optim_begin_step() asks the device for it, and optim_end_step() returns what the oldest
+ * step did that was begun and not ended, when that is known. Up to OPTIM_MOST_STEPS may be begun and not ended. A step
+ * behind one that was skipped goes on from where that one found things, like any other. */
 enum { OPTIM_MOST_STEPS = 2 };
 void optim_begin_step(Optim *optim, OptimRates rates);
 OptimResult optim_end_step(Optim *optim);

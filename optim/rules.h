@@ -3,8 +3,8 @@
  *
  * A rule is written once. The lists below name all of them, and the loops of both devices are made out of the lists
  * (multi_tensor.c, multi_tensor.cu). A new elementwise optimizer is one header, a line in ELEMENTWISE_RULES, one in the
- * table of optimizers (rules.c), and its name in optim_config.h; numbers that no other rule has are a field of RuleNumbers,
- * set in tensor_plan.c or settle.h, and a key of the config. */
+ * table of optimizers (rules.c), and its name in optim_config.h; numbers that no other rule has are a field of
+ * RuleNumbers, set in tensor_plan.c or settle.h, and a key of the config. */
 #ifndef MARS_OPTIM_RULES_H
 #define MARS_OPTIM_RULES_H
 

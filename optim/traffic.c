@@ -3,8 +3,8 @@
 
 #include <stdlib.h>
 
-/* Elements that move at a time: many enough that an exchange is bound by bandwidth (32 MB of gradients), few enough that
- * the last one, which nothing hides, is a small part of all. */
+/* Elements that move at a time: many enough that an exchange is bound by bandwidth (32 MB of gradients), few enough
+ * that the last one, which nothing hides, is a small part of all. */
 enum { LEAST_PIECE = 1 << 14, LARGEST_PIECE = 1 << 23, PIECES = 16 };
 
 Traffic traffic_open(Comm *comm, size_t length) {

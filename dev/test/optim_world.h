@@ -43,7 +43,8 @@ TensorTable odd_table(void);
 World *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm);
 void close_world(World *world);
 
-/* Copies of what is on the device: the whole buffer, until the next call. The gradient is the one in optim_gradients(). */
+/* Copies of what is on the device: the whole buffer, until the next call. The gradient is the one in
+ * optim_gradients(). */
 const float *world_params(World *world);
 const void *world_weights(World *world);
 const float *world_gradient(World *world);

@@ -1,6 +1,6 @@
-/* test_multi_tensor.c: each pass of optim/multi_tensor.h by itself, on the device under test, against plain loops over
- * the same rules: over chunks of any length at any address, with outputs that are not numbers before, and elements around
- * them that must stay; and how flat buffers are cut into chunks. */
+/* test_optim_passes.c: each pass of optim/multi_tensor.h by itself, on the device under test, against plain loops over
+ * the same rules: over chunks of any length at any address, with outputs that are not numbers before, and elements
+ * around them that must stay; and how flat buffers are cut into chunks. */
 #include "dev/test/test.h"
 
 #include <math.h>
@@ -144,7 +144,8 @@ static void expect_floats(const float *own, const float *expected, const char *w
             fail_msg("%s, shift %d: %s[%zu] is %.9g, expected %.9g", rule, shift, what, i, own[i], expected[i]);
 }
 
-/* Within a unit of bfloat16's last place, or of what expect_floats() allows; NaN, which nobody wrote, must be the same. */
+/* Within a unit of bfloat16's last place, or of what expect_floats() allows; NaN, which nobody wrote, must be the
+ * same. */
 static void expect_bfloat16(const bfloat16 *own, const bfloat16 *expected, const char *what, const char *rule,
                             int shift) {
     for (size_t i = 0; i < LENGTH; i++) {
