@@ -148,7 +148,7 @@ if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O2; then
     MARS_EMU_DEVICES=0 CI='' TEST_SECONDS=600 run_tests build/asan 'test_*.c'
     for order in $orders; do
         lane "asan-${order/:/-}" build/asan CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda MARS_EMU_ORDER="$order" -- \
-            "$kernels" test_newton_schulz.c test_optim_rules.c
+            "$kernels" test_newton_schulz.c test_optim_passes.c
     done
     lane asan-emulator build/asan CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- 'test_*.cu'
     wait_for_lanes
