@@ -16,7 +16,7 @@
  * For that, the row maximum is not looked for at each step. Any reference that keeps exponentials from overflow gives the
  * same result in floating point, so the largest score of the first step serves until a sum of exponentials is large;
  * float32 and bfloat16, of the same range, bear that. Then the step is done again with the reference raised to the
- * largest score so far. (FlashAttention-4, Dao et al. 2025, lets the reference lag too, but looks for the maximum.) */
+ * largest score so far. (FlashAttention-4 lets the reference lag too, by up to 2^8, but looks for the maximum.) */
 #include "kernels/cuda/attention.cuh"
 
 template <int HS> struct ForwardSizes {

@@ -1,12 +1,12 @@
 /* attention_plain.cu: causal attention for any head size and alignment, float32 or bfloat16, without tensor cores; and
- * attention for one new token. The algorithm is that of FlashAttention (Dao et al. 2022), as in attention_forward.cu and
- * attention_backward.cu; here a block of threads works on 64 rows (queries, or keys and values) against tiles of 64
- * others, and on COLUMNS columns of the result.
+ * attention for one new token. The algorithm is that of FlashAttention (Dao et al. 2022), and its two halves are those of
+ * attention_forward.cu and attention_backward.cu: a block of threads has 64 rows (queries, or keys and values), and takes
+ * the others in tiles of 64.
  *
- * Products are by fused multiply-adds in float32, what bounds them: each of 256 threads keeps a 4 x 4 piece of a 64 x 64
- * product in registers, so that 16 multiply-adds take 5 loads from shared memory. Factors come there in slices of 16
- * columns. All of it fits 48 KB of shared memory whatever the head size, and where that is more than 64 each piece of 64
- * columns of a result finds its scores anew: no thread ever has more than four such pieces in registers. */
+ * Products are multiply-adds in float32, which are what bounds them: each of 256 threads keeps a 4 x 4 piece of a 64 x 64
+ * product in registers, so that 16 of them take 5 loads from shared memory, where factors come in slices of 16 columns.
+ * A block makes no more than 64 columns of a result. A larger head takes several blocks, each of which finds the scores
+ * anew; so registers and the 48 KB of shared memory suffice for any head size. */
 #include <math.h>
 
 #include "kernels/cuda/attention.cuh"
@@ -91,7 +91,8 @@ __device__ __forceinline__ void multiply_add(Piece &piece, const float (*weights
     }
 }
 
-/* The piece as weights for multiply_add(). */
+/* The piece as weights for multiply_add(). Whoever still reads those of the last tile has not passed a barrier of
+ * multiply_transposed(), which lies between. */
 __device__ __forceinline__ void store_weights(float (*weights)[PITCH], const Piece &piece) {
 #pragma unroll
     for (int j = 0; j < PER_THREAD; j++)
@@ -102,13 +103,13 @@ __device__ __forceinline__ void store_weights(float (*weights)[PITCH], const Pie
 /* to[row][column + c] = piece times `factor`, where there is such a place. */
 template <class T>
 __device__ __forceinline__ void store_piece(T *to, size_t pitch, int rows, int column, int HS, const Piece &piece,
-                                            const float (&factor)[PER_THREAD]) {
+                                            float factor) {
 #pragma unroll
     for (int i = 0; i < PER_THREAD; i++)
 #pragma unroll
         for (int j = 0; j < PER_THREAD; j++) {
             int c = column + piece_column(j);
-            if (piece_row(i) < rows && c < HS) to[piece_row(i) * pitch + c] = from_float<T>(piece[i][j] * factor[i]);
+            if (piece_row(i) < rows && c < HS) to[piece_row(i) * pitch + c] = from_float<T>(piece[i][j] * factor);
         }
 }
 
@@ -125,34 +126,34 @@ __device__ __forceinline__ float shared_row_sum(float x) {
     return x;
 }
 
-/* What a block of a grid (NH x pieces of 64 columns, blocks of 64 rows, B) works on. */
-struct Work {
+/* What a block of a grid (NH x parts of 64 columns, blocks of 64 rows, B) makes. */
+struct HeadPart {
     int HS, head, column; /* column: the first one of the result, within the head */
     size_t token, lse;    /* where the sequence begins in rows of qkv, and the head in lse */
 };
 
-__device__ __forceinline__ Work work_of_block(AttentionSize size) {
-    Work work;
-    work.HS = size.C / size.NH;
-    int pieces = gridDim.x / size.NH;
-    work.head = blockIdx.x / pieces;
-    work.column = blockIdx.x % pieces * TILE;
-    work.token = (size_t)blockIdx.z * size.T;
-    work.lse = ((size_t)blockIdx.z * size.NH + work.head) * size.T;
-    return work;
+__device__ __forceinline__ HeadPart part_of_block(AttentionSize size) {
+    HeadPart part;
+    part.HS = size.C / size.NH;
+    int parts = gridDim.x / size.NH;
+    part.head = blockIdx.x / parts;
+    part.column = blockIdx.x % parts * TILE;
+    part.token = (size_t)blockIdx.z * size.T;
+    part.lse = ((size_t)blockIdx.z * size.NH + part.head) * size.T;
+    return part;
 }
 
 /* Rows [first, first + 64) of query, key or value (which = 0, 1, 2), or of an array (B,T,C). */
 template <class T>
-__device__ __forceinline__ Rows<T> rows_of_qkv(const T *qkv, int which, int first, Work work, AttentionSize size) {
+__device__ __forceinline__ Rows<T> rows_of_qkv(const T *qkv, int which, int first, HeadPart part, AttentionSize size) {
     size_t pitch = 3 * (size_t)size.C;
-    return {qkv + (work.token + first) * pitch + which * size.C + work.head * work.HS, size.T - first, pitch};
+    return {qkv + (part.token + first) * pitch + which * size.C + part.head * part.HS, size.T - first, pitch};
 }
 
 template <class T>
-__device__ __forceinline__ Rows<T> rows_of(const T *array, int first, Work work, AttentionSize size) {
+__device__ __forceinline__ Rows<T> rows_of(const T *array, int first, HeadPart part, AttentionSize size) {
     size_t pitch = size.C;
-    return {array + (work.token + first) * pitch + work.head * work.HS, size.T - first, pitch};
+    return {array + (part.token + first) * pitch + part.head * part.HS, size.T - first, pitch};
 }
 
 /* ---- forward ---- */
@@ -161,16 +162,16 @@ template <class T>
 __global__ void __launch_bounds__(PLAIN_THREADS)
     attention_forward_plain_kernel(T *out, float *lse, const T *qkv, AttentionSize size) {
     __shared__ __align__(16) float weights[TILE][PITCH];
-    Work work = work_of_block(size);
+    HeadPart part = part_of_block(size);
     int first = (gridDim.y - 1 - blockIdx.y) * TILE;
-    Rows<T> queries = rows_of_qkv(qkv, 0, first, work, size);
+    Rows<T> queries = rows_of_qkv(qkv, 0, first, part, size);
     float maximum[PER_THREAD], sum[PER_THREAD];
     Piece o;
     set_zero(o);
     for (int i = 0; i < PER_THREAD; i++) maximum[i] = -INFINITY, sum[i] = 0.0f;
     for (int key = 0; key <= first; key += TILE) {
         Piece s;
-        multiply_transposed(s, queries, rows_of_qkv(qkv, 1, key, work, size), work.HS);
+        multiply_transposed(s, queries, rows_of_qkv(qkv, 1, key, part, size), part.HS);
 #pragma unroll
         for (int i = 0; i < PER_THREAD; i++) {
             float largest = maximum[i], added = 0.0f;
@@ -191,23 +192,22 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
             }
             sum[i] = sum[i] * factor + shared_row_sum(added);
         }
-        __syncthreads();
         store_weights(weights, s);
-        multiply_add(o, weights, rows_of_qkv(qkv, 2, key, work, size), work.column, work.HS);
+        multiply_add(o, weights, rows_of_qkv(qkv, 2, key, part, size), part.column, part.HS);
     }
+#pragma unroll
     for (int i = 0; i < PER_THREAD; i++) {
         int t = first + piece_row(i);
-        if (work.column == 0 && piece_x() == 0 && t < size.T) lse[work.lse + t] = maximum[i] + logf(sum[i]);
-        sum[i] = 1.0f / sum[i];
+        if (part.column == 0 && piece_x() == 0 && t < size.T) lse[part.lse + t] = maximum[i] + logf(sum[i]);
+        for (int j = 0; j < PER_THREAD; j++) o[i][j] /= sum[i];
     }
-    T *to = out + (work.token + first) * size.C + work.head * work.HS;
-    store_piece(to, size.C, size.T - first, work.column, work.HS, o, sum);
+    T *to = out + (part.token + first) * size.C + part.head * part.HS;
+    store_piece(to, size.C, size.T - first, part.column, part.HS, o, 1.0f);
 }
 
-/* (NH x pieces of columns, blocks of rows, B) */
 static dim3 plain_grid(AttentionSize size) {
-    int64_t pieces = ceil_div(size.C / size.NH, TILE);
-    return dim3((unsigned)(size.NH * pieces), (unsigned)ceil_div(size.T, TILE), (unsigned)size.B);
+    int64_t parts = ceil_div(size.C / size.NH, TILE);
+    return dim3((unsigned)(size.NH * parts), (unsigned)ceil_div(size.T, TILE), (unsigned)size.B);
 }
 
 template <class T> void attention_forward_plain(Backend *be, T *out, float *lse, const T *qkv, AttentionSize size) {
@@ -239,23 +239,22 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
     attention_dquery_plain_kernel(T *dqkv, const T *dout, const T *qkv, const float *lse, const float *delta,
                                   AttentionSize size) {
     __shared__ __align__(16) float weights[TILE][PITCH];
-    Work work = work_of_block(size);
+    HeadPart part = part_of_block(size);
     int first = (gridDim.y - 1 - blockIdx.y) * TILE;
-    Rows<T> queries = rows_of_qkv(qkv, 0, first, work, size), douts = rows_of(dout, first, work, size);
-    float of_query[PER_THREAD], less[PER_THREAD], factor[PER_THREAD];
+    Rows<T> queries = rows_of_qkv(qkv, 0, first, part, size), douts = rows_of(dout, first, part, size);
+    float of_query[PER_THREAD], less[PER_THREAD];
     Piece dquery;
     set_zero(dquery);
     for (int i = 0; i < PER_THREAD; i++) {
         int t = first + piece_row(i);
-        of_query[i] = t < size.T ? lse[work.lse + t] : INFINITY;
-        less[i] = t < size.T ? delta[work.lse + t] : 0.0f;
-        factor[i] = size.scale;
+        of_query[i] = t < size.T ? lse[part.lse + t] : INFINITY;
+        less[i] = t < size.T ? delta[part.lse + t] : 0.0f;
     }
     for (int key = 0; key <= first; key += TILE) {
         Piece s, dp;
-        Rows<T> keys = rows_of_qkv(qkv, 1, key, work, size);
-        multiply_transposed(s, queries, keys, work.HS);
-        multiply_transposed(dp, douts, rows_of_qkv(qkv, 2, key, work, size), work.HS);
+        Rows<T> keys = rows_of_qkv(qkv, 1, key, part, size);
+        multiply_transposed(s, queries, keys, part.HS);
+        multiply_transposed(dp, douts, rows_of_qkv(qkv, 2, key, part, size), part.HS);
 #pragma unroll
         for (int i = 0; i < PER_THREAD; i++)
 #pragma unroll
@@ -264,13 +263,12 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
                 float p = visible ? expf(s[i][j] * size.scale - of_query[i]) : 0.0f;
                 s[i][j] = p * (dp[i][j] - less[i]);
             }
-        __syncthreads();
         store_weights(weights, s);
-        multiply_add(dquery, weights, keys, work.column, work.HS);
+        multiply_add(dquery, weights, keys, part.column, part.HS);
     }
     size_t pitch = 3 * (size_t)size.C;
-    T *to = dqkv + (work.token + first) * pitch + work.head * work.HS;
-    store_piece(to, pitch, size.T - first, work.column, work.HS, dquery, factor);
+    T *to = dqkv + (part.token + first) * pitch + part.head * part.HS;
+    store_piece(to, pitch, size.T - first, part.column, part.HS, dquery, size.scale);
 }
 
 template <class T>
@@ -279,21 +277,21 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
                                        AttentionSize size) {
     __shared__ __align__(16) float p_weights[TILE][PITCH];
     __shared__ __align__(16) float ds_weights[TILE][PITCH];
-    Work work = work_of_block(size);
+    HeadPart part = part_of_block(size);
     int first = blockIdx.y * TILE;
-    Rows<T> keys = rows_of_qkv(qkv, 1, first, work, size), values = rows_of_qkv(qkv, 2, first, work, size);
+    Rows<T> keys = rows_of_qkv(qkv, 1, first, part, size), values = rows_of_qkv(qkv, 2, first, part, size);
     Piece dkey, dvalue;
     set_zero(dkey);
     set_zero(dvalue);
     for (int query = first; query < size.T; query += TILE) {
         Piece s, dp;
-        Rows<T> queries = rows_of_qkv(qkv, 0, query, work, size), douts = rows_of(dout, query, work, size);
-        multiply_transposed(s, keys, queries, work.HS);
-        multiply_transposed(dp, values, douts, work.HS);
+        Rows<T> queries = rows_of_qkv(qkv, 0, query, part, size), douts = rows_of(dout, query, part, size);
+        multiply_transposed(s, keys, queries, part.HS);
+        multiply_transposed(dp, values, douts, part.HS);
 #pragma unroll
         for (int j = 0; j < PER_THREAD; j++) {
             int t = query + piece_column(j);
-            float of_query = t < size.T ? lse[work.lse + t] : INFINITY, less = t < size.T ? delta[work.lse + t] : 0.0f;
+            float of_query = t < size.T ? lse[part.lse + t] : INFINITY, less = t < size.T ? delta[part.lse + t] : 0.0f;
 #pragma unroll
             for (int i = 0; i < PER_THREAD; i++) {
                 bool visible = first + piece_row(i) <= t;
@@ -301,17 +299,15 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
                 dp[i][j] = s[i][j] * (dp[i][j] - less);
             }
         }
-        __syncthreads();
         store_weights(p_weights, s);
         store_weights(ds_weights, dp);
-        multiply_add(dvalue, p_weights, douts, work.column, work.HS);
-        multiply_add(dkey, ds_weights, queries, work.column, work.HS);
+        multiply_add(dvalue, p_weights, douts, part.column, part.HS);
+        multiply_add(dkey, ds_weights, queries, part.column, part.HS);
     }
     size_t pitch = 3 * (size_t)size.C;
-    T *to = dqkv + (work.token + first) * pitch + size.C + work.head * work.HS;
-    const float scale[PER_THREAD] = {size.scale, size.scale, size.scale, size.scale}, one[PER_THREAD] = {1, 1, 1, 1};
-    store_piece(to, pitch, size.T - first, work.column, work.HS, dkey, scale);
-    store_piece(to + size.C, pitch, size.T - first, work.column, work.HS, dvalue, one);
+    T *to = dqkv + (part.token + first) * pitch + size.C + part.head * part.HS;
+    store_piece(to, pitch, size.T - first, part.column, part.HS, dkey, size.scale);
+    store_piece(to + size.C, pitch, size.T - first, part.column, part.HS, dvalue, 1.0f);
 }
 
 template <class T>
@@ -334,7 +330,7 @@ void attention_backward_plain(Backend *be, T *dqkv, const T *dout, const T *qkv,
 
 constexpr int DECODE_WARPS = 8, DECODE_THREADS = DECODE_WARPS * WARP;
 
-/* Grid (NH, B). Keys and values are read once, which is all the time it takes; `scores` (B,NH,position + 1) is working
+/* Grid (NH, B). Keys and values are read once, which is all the time it takes; `scores` (B,NH,capacity) is working
  * memory. */
 template <class T>
 __global__ void __launch_bounds__(DECODE_THREADS)
@@ -345,7 +341,7 @@ __global__ void __launch_bounds__(DECODE_THREADS)
     size_t column = (size_t)blockIdx.x * HS, cache = (size_t)blockIdx.y * capacity * C + column;
     const T *query = qkv + (size_t)blockIdx.y * 3 * C + column;
     keys += cache, values += cache;
-    scores += ((size_t)blockIdx.y * size.NH + blockIdx.x) * (position + 1);
+    scores += ((size_t)blockIdx.y * size.NH + blockIdx.x) * capacity;
     for (int c = threadIdx.x; c < HS; c += DECODE_THREADS) {
         keys[(size_t)position * C + c] = query[C + c];
         values[(size_t)position * C + c] = query[2 * C + c];
@@ -385,7 +381,7 @@ __global__ void __launch_bounds__(DECODE_THREADS)
 template <class T>
 void attention_decode_plain(Backend *be, T *out, T *keys, T *values, const T *qkv, int position, int capacity,
                             AttentionSize size) {
-    size_t count = (size_t)size.B * size.NH * ((size_t)position + 1);
+    size_t count = (size_t)size.B * size.NH * capacity; /* not one more for each token: growing takes time */
     float *scores = (float *)cuda_scratch(be, count * sizeof *scores);
     dim3 grid((unsigned)size.NH, (unsigned)size.B);
     attention_decode_kernel<T>
