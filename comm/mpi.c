@@ -149,9 +149,10 @@ static void reduce_scatter(Comm *comm, float *data, const Partition *partition, 
     free(layout);
 }
 
+/* A single process on a GPU has no other Comm for its device, whose memory MPI must not touch. */
 static void sum_on_device(Comm *comm, double *values, int n) {
     ((MpiComm *)comm)->exchanges++;
-    sum(comm, values, n);
+    if (comm->size > 1) sum(comm, values, n);
 }
 
 /* ---- moving what owners have ---- */
@@ -160,6 +161,7 @@ static void all_gather(Comm *comm, void *data, size_t element_size, const Partit
                        size_t end) {
     enum { BYTES = 1 << 22 };
     ((MpiComm *)comm)->exchanges++;
+    if (comm->size == 1) return;
     for (int r = 0; r < comm->size; r++)
         for (int i = partition->first[r]; i < partition->first[r + 1]; i++) {
             Part common = part_within(&partition->parts[i], begin, end);

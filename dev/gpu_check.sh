@@ -153,7 +153,7 @@ step() {
 # Those that ask MARS_TEST_DEVICE which device to test, and those of CUDA alone.
 device_tests=('test_kernels*.c' test_newton_schulz.c 'test_optim*.c' test_comm.c test_golden.c test_devices.c
     'test_*.cu')
-sanitized_tests=('test_kernels*.c' test_newton_schulz.c test_optim_rules.c)
+sanitized_tests=('test_kernels*.c' test_newton_schulz.c test_optim_passes.c)
 
 # The tests whose sources match, as programs.
 list_tests() {

@@ -546,6 +546,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
     if (!algorithm ||
         cublasLtMatmulAlgoCheck(handle, operation, a, b, c, d, algorithm, &result) != CUBLAS_STATUS_SUCCESS)
         return CUBLAS_STATUS_INVALID_VALUE;
+    if (operation->bias && !has_bias(operation)) return CUBLAS_STATUS_INVALID_VALUE; /* so does version 13 */
     Words words = words_of(algorithm);
     p.algorithm = &algorithms[words.number];
     if (p.algorithm->reduction == CUBLASLT_REDUCTION_SCHEME_INPLACE)

@@ -1,7 +1,7 @@
 """cuda_report.py FILE.ptxas...: what every kernel takes, from the reports that nvcc left beside the objects.
 
 Prints a table: kernel, and for each architecture its registers and static shared memory. Ends with status 1 where a
-kernel spills registers to memory, or where a report holds no kernel at all."""
+kernel spills registers to memory, or where a file is not such a report."""
 import re
 import subprocess
 import sys
@@ -13,11 +13,13 @@ SHARED = re.compile(r"(\d+) bytes smem")
 
 
 def read_report(path, kernels):
-    """Adds the file's kernels to kernels[(source, name)][architecture] = (registers, shared, spilled bytes)."""
+    """Adds the file's kernels, if it has any, to kernels[(source, name)][architecture] = (registers, shared, spilled
+    bytes). Tells whether it is a report."""
     entry = None
-    found = 0
+    is_report = False
     with open(path, encoding="utf-8") as file:
         for line in file:
+            is_report = is_report or "ptxas info" in line
             if match := ENTRY.search(line):
                 entry, spilled = match, 0
             elif match := SPILL.search(line):
@@ -27,8 +29,8 @@ def read_report(path, kernels):
                 figures = (int(match[1]), int(shared[1]) if shared else 0, spilled)
                 source = re.sub(r"^.*?((kernels|optim|comm)/.*)\.cu\.ptxas$", r"\1", path)
                 kernels.setdefault((source, entry[1]), {})[entry[2]] = figures
-                entry, found = None, found + 1
-    return found
+                entry = None
+    return is_report
 
 
 def demangle(names):
@@ -40,8 +42,10 @@ def demangle(names):
 def main():
     kernels = {}
     for path in sys.argv[1:]:
-        if read_report(path, kernels) == 0:
-            sys.exit(f"cuda_report: {path} names no kernel; build without it, or with nvcc's -Xptxas -v")
+        if not read_report(path, kernels):
+            sys.exit(f"cuda_report: {path} is no report on kernels; nvcc writes one with -Xptxas -v")
+    if not kernels:
+        sys.exit("cuda_report: no kernel in any report")
     architectures = sorted({a for figures in kernels.values() for a in figures}, key=lambda a: int(re.findall(r"\d+", a)[0]))
     keys = sorted(kernels)
     names = dict(zip(keys, demangle([name for _, name in keys])))

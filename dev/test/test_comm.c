@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "comm/comm.h"
@@ -256,6 +257,20 @@ static void play_exchanges(World *w) {
         die("sums on the device: %g %g", sums[0], sums[1]);
 }
 
+/* A process that is alone exchanges nothing, so it touches nothing: the host cannot touch the memory of a real GPU. */
+static void play_untouched(World *w) {
+    enum { BYTES = 4096, COUNT = BYTES / sizeof(double) };
+    void *memory = mmap(NULL, BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) die("no memory");
+    Case c = make_case(w, "untouched", COUNT, 1, even_part);
+    w->on_device->reduce_scatter(w->on_device, memory, &c.partition, NULL, 0, COUNT);
+    w->on_device->all_gather(w->on_device, memory, sizeof(float), &c.partition, 0, COUNT);
+    w->on_device->sum_on_device(w->on_device, memory, COUNT);
+    w->on_device->await(w->on_device, w->on_device->asked(w->on_device));
+    free_case(&c);
+    munmap(memory, BYTES);
+}
+
 /* Shards of more elements than move at a time. */
 static void play_large(World *w) {
     Case c = make_case(w, "large", (size_t)5 << 20, 1, even_part);
@@ -396,6 +411,7 @@ typedef struct Role {
 } Role;
 
 static const Role roles[] = {{"exchanges", play_exchanges},
+                             {"untouched", play_untouched},
                              {"large", play_large},
                              {"order", play_order},
                              {"host", play_host},
@@ -482,10 +498,16 @@ static void test_alone(void **state) {
     free(w.comm);
 }
 
+static void test_alone_under_mpirun(void **state) {
+    (void)state;
+    need(1);
+    assert_plays("exchanges", 1);
+    assert_plays("untouched", 1);
+}
+
 static void test_exchanges(void **state) {
     (void)state;
     need(2);
-    assert_plays("exchanges", 1);
     assert_plays("exchanges", 2);
     if (processes_possible() >= 3) assert_plays("exchanges", 3);
 }
@@ -594,6 +616,7 @@ int main(int argc, char **argv) {
     setenv("MARS_EMU_DEVICES", "4", 1); /* PROCESSES_MOST of them, for the processes too */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_alone),
+        cmocka_unit_test(test_alone_under_mpirun),
         cmocka_unit_test(test_exchanges),
         cmocka_unit_test(test_large),
         cmocka_unit_test(test_order),

@@ -384,7 +384,7 @@ static void test_algorithms_that_are_refused(void **state) {
     need_gpu();
     Backend *be = table(DTYPE_BFLOAT16, false), *fresh = table(DTYPE_BFLOAT16, false);
     run(be, BACKWARD_WEIGHT, results.first);
-    ProductChoice choice;
+    ProductChoice choice = {};
     const uint32_t reductions[] = {CUBLASLT_REDUCTION_SCHEME_INPLACE, CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE};
     for (uint32_t reduction : reductions) {
         if (!proposal_with(be, only_entry(be), reduction, &choice)) {

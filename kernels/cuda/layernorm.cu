@@ -29,26 +29,32 @@ constexpr float EPS = 1e-5f;
  * registers can have. Two such blocks on a multiprocessor leave each thread 72 registers. */
 constexpr int MAX_THREADS = 448;
 
-/* Rows that a thread of the forward pass holds at a time: as many as sum_over_warps() takes sums. */
+/* Rows that a thread of the forward pass holds at a time. */
 constexpr int FORWARD_ROWS = 2;
 
 /* ---- sums over a row ---- */
 
-/* Where the sums of each warp of a block meet: two numbers each, which share a barrier. */
-typedef float2 WarpSums[MAX_THREADS / WARP];
+/* COUNT sums that are taken side by side, and so share a barrier. */
+template <int COUNT> struct Sums {
+    float x[COUNT];
+};
 
-/* Sums a and b over the `warps` warps from `first` on, in all their threads. All threads of the block call it; the next
- * call takes another `of_warp`, since threads may read this one until they come to the next barrier. */
-static __device__ __forceinline__ void sum_over_warps(float &a, float &b, float2 *of_warp, int warp, int first,
+/* Where the sums of each warp of a block meet. */
+template <int COUNT> using WarpSums = Sums<COUNT>[MAX_THREADS / WARP];
+
+/* Adds up the sums of the `warps` warps from `first` on, in all their threads. All threads of the block call it; the
+ * next call takes another `of_warp`, since threads may read this one until they come to the next barrier. */
+template <int COUNT>
+static __device__ __forceinline__ void sum_over_warps(Sums<COUNT> &sums, Sums<COUNT> *of_warp, int warp, int first,
                                                       int warps) {
-    a = warp_sum(a), b = warp_sum(b);
-    if (threadIdx.x % WARP == 0) of_warp[warp] = make_float2(a, b);
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) sums.x[i] = warp_sum(sums.x[i]);
+    if (threadIdx.x % WARP == 0) of_warp[warp] = sums;
     __syncthreads();
-    a = b = 0.0f;
-    for (int w = first; w < first + warps; w++) {
-        float2 sums = of_warp[w];
-        a += sums.x, b += sums.y;
-    }
+    sums = of_warp[first];
+    for (int w = first + 1; w < first + warps; w++)
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) sums.x[i] += of_warp[w].x[i];
 }
 
 /* ---- forward ---- */
@@ -88,12 +94,13 @@ static __device__ __forceinline__ Pack<T> normalized(const Pack<T> &x, float mea
  * where it has read). Mean and variance are taken one after the other from the row in registers, not from sums of x and
  * x^2, whose difference loses the variance of rows that lie far from 0.
  *
- * Block b takes rows 2b and 2b + 1; thread i pack i of each. What has no row or is behind its end counts as zeros. */
+ * Block b takes FORWARD_ROWS rows from b FORWARD_ROWS on; thread i pack i of each. What has no row or is behind its end
+ * counts as zeros. */
 template <class T, bool RESIDUAL>
 static __global__ void __launch_bounds__(MAX_THREADS, 2)
     forward_kernel(T *sum, T *out, float *mean_out, float *rstd_out, const T *x, const T *delta, const T *weight,
                    const T *bias, int N, int C) {
-    __shared__ WarpSums of_warp[2];
+    __shared__ WarpSums<FORWARD_ROWS> of_warp[2];
     const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     const int c = threadIdx.x * Pack<T>::N, first_row = blockIdx.x * FORWARD_ROWS;
     const float per_channel = 1.0f / (float)C;
@@ -115,14 +122,16 @@ static __global__ void __launch_bounds__(MAX_THREADS, 2)
             store_pack(sum + at + (size_t)r * C, row[r]);
         }
 
-    float mean[FORWARD_ROWS] = {total(row[0]), total(row[1])}, rstd[FORWARD_ROWS] = {};
-    sum_over_warps(mean[0], mean[1], of_warp[0], warp, 0, warps);
+    Sums<FORWARD_ROWS> mean, rstd;
+#pragma unroll
+    for (int r = 0; r < FORWARD_ROWS; r++) mean.x[r] = total(row[r]);
+    sum_over_warps(mean, of_warp[0], warp, 0, warps);
 #pragma unroll
     for (int r = 0; r < FORWARD_ROWS; r++) {
-        mean[r] *= per_channel;
-        if (r < rows) rstd[r] = square_total(row[r], mean[r]);
+        mean.x[r] *= per_channel;
+        rstd.x[r] = r < rows ? square_total(row[r], mean.x[r]) : 0.0f;
     }
-    sum_over_warps(rstd[0], rstd[1], of_warp[1], warp, 0, warps);
+    sum_over_warps(rstd, of_warp[1], warp, 0, warps);
 
     if (!in_row) return;
     Pack<T> w = load_pack(weight + c), b = {};
@@ -130,9 +139,9 @@ static __global__ void __launch_bounds__(MAX_THREADS, 2)
 #pragma unroll
     for (int r = 0; r < FORWARD_ROWS; r++)
         if (r < rows) {
-            rstd[r] = rsqrtf(rstd[r] * per_channel + EPS);
-            store_pack(out + at + (size_t)r * C, normalized(row[r], mean[r], rstd[r], w, b));
-            if (c == 0) mean_out[first_row + r] = mean[r], rstd_out[first_row + r] = rstd[r];
+            rstd.x[r] = rsqrtf(rstd.x[r] * per_channel + EPS);
+            store_pack(out + at + (size_t)r * C, normalized(row[r], mean.x[r], rstd.x[r], w, b));
+            if (c == 0) mean_out[first_row + r] = mean.x[r], rstd_out[first_row + r] = rstd.x[r];
         }
 }
 
@@ -157,15 +166,15 @@ static __device__ __forceinline__ void store_sum_of_teams(float *to, float *so_f
 }
 
 /* A block has blockDim.y teams of blockDim.x threads; a team takes one row at a time, thread i of it pack i. The grid
- * is no larger than what runs at once, and strides over the rows: each block leaves a partial sum of dweight and dbias
- * in `parts` (blocks, 1 or 2, C), and these should be few beside the rows.
+ * is no larger than what runs at once, and strides over the rows: each block leaves a partial sum of dweight, and with
+ * BIAS of dbias, in `parts` (blocks, 1 or 2, C), and these should be few beside the rows.
  *
  * Dynamic shared memory: 2 C floats where there are several teams. */
-template <class T>
+template <class T, bool BIAS>
 static __global__ void __launch_bounds__(MAX_THREADS, 2)
     backward_kernel(T *dx, float *parts, const T *dout, const T *x, const T *weight, const float *mean,
-                    const float *rstd, int N, int C, bool has_bias) {
-    __shared__ WarpSums of_warp[2];
+                    const float *rstd, int N, int C) {
+    __shared__ WarpSums<2> of_warp[2];
     extern __shared__ __align__(16) float of_teams[]; /* (2, C) */
     constexpr int VEC = Pack<T>::N;
     const int warps = blockDim.x / WARP, first_warp = threadIdx.y * warps, warp = first_warp + threadIdx.x / WARP;
@@ -188,18 +197,18 @@ static __global__ void __launch_bounds__(MAX_THREADS, 2)
             in = load_pack(x + at), dy = load_pack(dout + at), result = load_pack(dx + at);
             row_mean = mean[row], row_rstd = rstd[row];
         }
-        float d_mean = 0.0f, dn_mean = 0.0f;
+        Sums<2> means = {};
 #pragma unroll
         for (int i = 0; i < VEC; i++) {
             float g = to_float(dy.x[i]), n = (to_float(in.x[i]) - row_mean) * row_rstd, d = g * to_float(w.x[i]);
-            d_mean += d;
-            dn_mean += d * n;
+            means.x[0] += d;
+            means.x[1] += d * n;
             dweight.x[i] += g * n;
-            dbias.x[i] += g;
+            if (BIAS) dbias.x[i] += g;
         }
-        sum_over_warps(d_mean, dn_mean, of_warp[buffer], warp, first_warp, warps);
+        sum_over_warps(means, of_warp[buffer], warp, first_warp, warps);
         if (!active) continue;
-        d_mean *= per_channel, dn_mean *= per_channel;
+        const float d_mean = means.x[0] * per_channel, dn_mean = means.x[1] * per_channel;
 #pragma unroll
         for (int i = 0; i < VEC; i++) {
             float n = (to_float(in.x[i]) - row_mean) * row_rstd, d = to_float(dy.x[i]) * to_float(w.x[i]);
@@ -208,9 +217,9 @@ static __global__ void __launch_bounds__(MAX_THREADS, 2)
         store_pack(dx + at, result);
     }
 
-    parts += (size_t)blockIdx.x * (has_bias ? 2 : 1) * C;
+    parts += (size_t)blockIdx.x * (BIAS ? 2 : 1) * C;
     store_sum_of_teams(parts, of_teams, dweight, c, C);
-    if (has_bias) store_sum_of_teams(parts + C, of_teams + C, dbias, c, C);
+    if (BIAS) store_sum_of_teams(parts + C, of_teams + C, dbias, c, C);
 }
 
 /* ---- the sum of the parts ---- */
@@ -250,23 +259,24 @@ template <class T, bool RESIDUAL>
 static __global__ void __launch_bounds__(ANY_THREADS)
     forward_any_kernel(T *sum, T *out, float *mean_out, float *rstd_out, const T *x, const T *delta, const T *weight,
                        const T *bias, int C) {
-    __shared__ WarpSums of_warp[2];
+    __shared__ WarpSums<1> of_warp[2];
     const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     const size_t at = (size_t)blockIdx.x * C;
     if (RESIDUAL)
         for (int c = threadIdx.x; c < C; c += blockDim.x)
             sum[at + c] = from_float<T>(to_float(x[at + c]) + to_float(delta[at + c]));
     const T *row = (RESIDUAL ? sum : x) + at;
-    float mean = 0.0f, square_sum = 0.0f, nothing = 0.0f;
-    for (int c = threadIdx.x; c < C; c += blockDim.x) mean += to_float(row[c]);
-    sum_over_warps(mean, nothing, of_warp[0], warp, 0, warps);
-    mean /= (float)C;
+    Sums<1> sums = {};
+    for (int c = threadIdx.x; c < C; c += blockDim.x) sums.x[0] += to_float(row[c]);
+    sum_over_warps(sums, of_warp[0], warp, 0, warps);
+    const float mean = sums.x[0] / (float)C;
+    sums.x[0] = 0.0f;
     for (int c = threadIdx.x; c < C; c += blockDim.x) {
         float centered = to_float(row[c]) - mean;
-        square_sum += centered * centered;
+        sums.x[0] += centered * centered;
     }
-    sum_over_warps(square_sum, nothing, of_warp[1], warp, 0, warps);
-    const float rstd = rsqrtf(square_sum / (float)C + EPS);
+    sum_over_warps(sums, of_warp[1], warp, 0, warps);
+    const float rstd = rsqrtf(sums.x[0] / (float)C + EPS);
     for (int c = threadIdx.x; c < C; c += blockDim.x)
         out[at + c] =
             from_float<T>((to_float(row[c]) - mean) * rstd * to_float(weight[c]) + (bias ? to_float(bias[c]) : 0.0f));
@@ -278,17 +288,17 @@ template <class T>
 static __global__ void __launch_bounds__(ANY_THREADS)
     backward_any_kernel(T *dx, const T *dout, const T *x, const T *weight, const float *mean, const float *rstd,
                         int C) {
-    __shared__ WarpSums of_warp;
+    __shared__ WarpSums<2> of_warp;
     const size_t at = (size_t)blockIdx.x * C;
     const float row_mean = mean[blockIdx.x], row_rstd = rstd[blockIdx.x];
-    float d_mean = 0.0f, dn_mean = 0.0f;
+    Sums<2> means = {};
     for (int c = threadIdx.x; c < C; c += blockDim.x) {
         float d = to_float(dout[at + c]) * to_float(weight[c]), n = (to_float(x[at + c]) - row_mean) * row_rstd;
-        d_mean += d;
-        dn_mean += d * n;
+        means.x[0] += d;
+        means.x[1] += d * n;
     }
-    sum_over_warps(d_mean, dn_mean, of_warp, threadIdx.x / WARP, 0, blockDim.x / WARP);
-    d_mean /= (float)C, dn_mean /= (float)C;
+    sum_over_warps(means, of_warp, threadIdx.x / WARP, 0, blockDim.x / WARP);
+    const float d_mean = means.x[0] / (float)C, dn_mean = means.x[1] / (float)C;
     for (int c = threadIdx.x; c < C; c += blockDim.x) {
         float d = to_float(dout[at + c]) * to_float(weight[c]), n = (to_float(x[at + c]) - row_mean) * row_rstd;
         dx[at + c] = from_float<T>(to_float(dx[at + c]) + row_rstd * (d - d_mean - n * dn_mean));
@@ -369,8 +379,9 @@ static void layernorm_backward(Backend *be, void *dx, float *dweight, float *dbi
         count = (int)min_i64(ceil_div(N, teams), processors * blocks_on_processor);
         parts = (float *)cuda_scratch(be, count * part_bytes);
         size_t shared = teams > 1 ? 2 * (size_t)C * sizeof(float) : 0;
-        backward_kernel<T><<<(unsigned)count, dim3(width, teams), shared, cuda_stream(be)>>>(
-            (T *)dx, parts, (const T *)dout, (const T *)x, (const T *)weight, mean, rstd, N, C, dbias != NULL);
+        auto *kernel = dbias ? backward_kernel<T, true> : backward_kernel<T, false>;
+        kernel<<<(unsigned)count, dim3(width, teams), shared, cuda_stream(be)>>>(
+            (T *)dx, parts, (const T *)dout, (const T *)x, (const T *)weight, mean, rstd, N, C);
     } else {
         const unsigned threads = threads_of_any_row(C);
         count = (int)min_i64(N, processors);
