@@ -165,6 +165,23 @@ static __device__ __forceinline__ void store_sum_of_teams(float *to, float *so_f
     }
 }
 
+/* What a thread holds of a row for the sums: zeros where there is no row, or where the thread is behind its end. */
+template <class T> struct BackwardRow {
+    Pack<T> dout, x;
+    float mean, rstd;
+};
+
+template <class T>
+static __device__ __forceinline__ BackwardRow<T> load_row(const T *dout, const T *x, const float *mean,
+                                                          const float *rstd, int row, int c, int N, int C) {
+    BackwardRow<T> held = {};
+    if (row >= N || c >= C) return held;
+    const size_t at = (size_t)row * C + c;
+    held.x = load_pack(x + at), held.dout = load_pack(dout + at);
+    held.mean = mean[row], held.rstd = rstd[row];
+    return held;
+}
+
 /* A block has blockDim.y teams of blockDim.x threads; a team takes one row at a time, thread i of it pack i. The grid
  * is no larger than what runs at once, and strides over the rows: each block leaves a partial sum of dweight, and with
  * BIAS of dbias, in `parts` (blocks, 1 or 2, C), and these should be few beside the rows.
@@ -186,21 +203,18 @@ static __global__ void __launch_bounds__(MAX_THREADS, 2)
     if (in_row) w = load_pack(weight + c);
     Pack<float, VEC> dweight = {}, dbias = {};
 
-    int buffer = 0;
-    for (int block_row = blockIdx.x * blockDim.y; block_row < N; block_row += gridDim.x * blockDim.y, buffer ^= 1) {
-        const int row = block_row + threadIdx.y;
-        const size_t at = (size_t)row * C + c;
+    const int stride = gridDim.x * blockDim.y;
+    int row = blockIdx.x * blockDim.y + threadIdx.y, buffer = 0;
+    for (int block_row = blockIdx.x * blockDim.y; block_row < N; block_row += stride, row += stride, buffer ^= 1) {
+        const BackwardRow<T> now = load_row(dout, x, mean, rstd, row, c, N, C);
         const bool active = in_row && row < N;
-        Pack<T> in = {}, dy = {}, result = {};
-        float row_mean = 0.0f, row_rstd = 0.0f;
-        if (active) {
-            in = load_pack(x + at), dy = load_pack(dout + at), result = load_pack(dx + at);
-            row_mean = mean[row], row_rstd = rstd[row];
-        }
+        const size_t at = (size_t)row * C + c;
+        Pack<T> result = {};
+        if (active) result = load_pack(dx + at);
         Sums<2> means = {};
 #pragma unroll
         for (int i = 0; i < VEC; i++) {
-            float g = to_float(dy.x[i]), n = (to_float(in.x[i]) - row_mean) * row_rstd, d = g * to_float(w.x[i]);
+            float g = to_float(now.dout.x[i]), n = (to_float(now.x.x[i]) - now.mean) * now.rstd, d = g * to_float(w.x[i]);
             means.x[0] += d;
             means.x[1] += d * n;
             dweight.x[i] += g * n;
@@ -211,8 +225,8 @@ static __global__ void __launch_bounds__(MAX_THREADS, 2)
         const float d_mean = means.x[0] * per_channel, dn_mean = means.x[1] * per_channel;
 #pragma unroll
         for (int i = 0; i < VEC; i++) {
-            float n = (to_float(in.x[i]) - row_mean) * row_rstd, d = to_float(dy.x[i]) * to_float(w.x[i]);
-            result.x[i] = from_float<T>(to_float(result.x[i]) + row_rstd * (d - d_mean - n * dn_mean));
+            float n = (to_float(now.x.x[i]) - now.mean) * now.rstd, d = to_float(now.dout.x[i]) * to_float(w.x[i]);
+            result.x[i] = from_float<T>(to_float(result.x[i]) + now.rstd * (d - d_mean - n * dn_mean));
         }
         store_pack(dx + at, result);
     }
