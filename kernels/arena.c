@@ -24,19 +24,20 @@ void arena_plan(Arena *arena, const char *group, const char *name, size_t bytes,
     arena->bytes += (size_t)round_up((int64_t)bytes + ARENA_ALIGNMENT, ARENA_ALIGNMENT);
 }
 
-/* The bytes between an item and the next. A GPU's own memory is not for this checker; an emulated one's is. */
-static void set_gap(const Arena *arena, const Backend *be, int i, bool poisoned) {
+/* The bytes between an item and the next; none where they are a GPU's own, which this checker does not watch. */
+typedef struct Gap {
+    char *begin;
+    size_t bytes;
+} Gap;
+
+static Gap gap_behind(const Arena *arena, const Backend *be, int i) {
 #ifndef MARS_EMULATOR
-    if (be->on_gpu) return;
+    if (be->on_gpu) return (Gap){NULL, 0};
 #endif
     (void)be;
     const ArenaItem *item = &arena->items[i];
     size_t end = i + 1 < arena->count ? arena->items[i + 1].offset : arena->bytes;
-    char *gap = (char *)item->address + item->bytes;
-    if (poisoned)
-        ASAN_POISON_MEMORY_REGION(gap, end - item->offset - item->bytes);
-    else
-        ASAN_UNPOISON_MEMORY_REGION(gap, end - item->offset - item->bytes);
+    return (Gap){(char *)item->address + item->bytes, end - item->offset - item->bytes};
 }
 
 void arena_allocate(Arena *arena, Backend *be) {
@@ -46,7 +47,9 @@ void arena_allocate(Arena *arena, Backend *be) {
         ArenaItem *item = &arena->items[i];
         item->address = arena->separate ? be->alloc(be, item->bytes, item->name) : (char *)arena->memory + item->offset;
         memcpy(item->pointer, &item->address, sizeof item->address);
-        if (!arena->separate) set_gap(arena, be, i, true);
+        if (arena->separate) continue;
+        Gap gap = gap_behind(arena, be, i);
+        ASAN_POISON_MEMORY_REGION(gap.begin, gap.bytes);
     }
 }
 
@@ -59,7 +62,8 @@ size_t arena_group_bytes(const Arena *arena, const char *group) {
 
 void arena_free(Arena *arena, Backend *be) {
     for (int i = 0; i < arena->count; i++) {
-        if (arena->memory) set_gap(arena, be, i, false);
+        Gap gap = arena->memory ? gap_behind(arena, be, i) : (Gap){NULL, 0};
+        ASAN_UNPOISON_MEMORY_REGION(gap.begin, gap.bytes);
         if (arena->separate && arena->items[i].address) be->free(be, arena->items[i].address);
     }
     if (arena->memory) be->free(be, arena->memory);

@@ -615,16 +615,11 @@ int main(int argc, char **argv) {
     if (argc == 2 && strncmp(argv[1], option, strlen(option)) == 0) return play(argv[1] + strlen(option));
     setenv("MARS_EMU_DEVICES", "4", 1); /* PROCESSES_MOST of them, for the processes too */
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_alone),
-        cmocka_unit_test(test_alone_under_mpirun),
-        cmocka_unit_test(test_exchanges),
-        cmocka_unit_test(test_large),
-        cmocka_unit_test(test_order),
-        cmocka_unit_test(test_host),
-        cmocka_unit_test(test_stopped_process),
-        cmocka_unit_test(test_killed_process),
-        cmocka_unit_test(test_slow_processes),
-        cmocka_unit_test(test_failures_end_the_job),
+        cmocka_unit_test(test_alone),           cmocka_unit_test(test_alone_under_mpirun),
+        cmocka_unit_test(test_exchanges),       cmocka_unit_test(test_large),
+        cmocka_unit_test(test_order),           cmocka_unit_test(test_host),
+        cmocka_unit_test(test_stopped_process), cmocka_unit_test(test_killed_process),
+        cmocka_unit_test(test_slow_processes),  cmocka_unit_test(test_failures_end_the_job),
         cmocka_unit_test(test_wrong_heartbeat),
     };
     const struct CMUnitTest of_gpus[] = {cmocka_unit_test(test_one_gpu_for_two)};

@@ -422,20 +422,27 @@ END
     export PATH=$here/bin:$PATH
 }
 
+# Once for each build and lane.
 test_all_builds_are_tested() {
+    local order
     make_tree
     export CI=true
     run 0 bash "$here/scripts/test.sh"
-    last_line_is "12 passed, 0 failed"
-    has "$here/calls" "install --lint"
+    last_line_is "56 passed, 0 failed"
+    has "$here/calls" "install --emu --lint"
     has "$here/calls" "tests build build ci=true build/test/test_kernels build/test/test_one dev/test/test_two.sh"
+    has "$here/calls" "make --no-print-directory cuda-report"
     has "$here/calls" "tests build/asan build/asan ci= build/asan/test/test_kernels build/asan/test/test_one"
+    for order in forward reverse newest mix:1 mix:2 mix:3; do
+        has "$here/calls" "tests build/asan build/asan ci= cuda $order build/asan/test/test_kernels"
+    done
+    has "$here/calls" "tests build/emu build/emu ci= build/emu/test/test_devices"
+    has "$here/calls" "tests build/tsan build/tsan ci= cuda build/tsan/test/test_kernels"
     has "$here/calls" "tests build/plain build/plain ci= build/plain/test/test_kernels"
     has "$here/calls" "make lint"
-    lacks "$here/calls" "SANITIZE=thread"
     run 0 bash "$here/scripts/test.sh" --all
-    last_line_is "16 passed, 0 failed"
-    has "$here/calls" "SANITIZE=thread"
+    last_line_is "60 passed, 0 failed"
+    has "$here/calls" "tests build/tsan build/tsan ci= build/tsan/test/test_data"
     run 2 bash "$here/scripts/test.sh" --wrong
 }
 
@@ -444,18 +451,21 @@ test_a_failing_stage_is_a_failure() {
     export CI=true
     echo lint >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "12 passed, 1 failed"
+    last_line_is "56 passed, 1 failed"
     has "$here/output" "error: it does not compile"
     echo build/asan >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "8 passed, 1 failed"
+    last_line_is "24 passed, 1 failed"
+    echo cuda-report >"$here/make_fails"
+    run 1 bash "$here/scripts/test.sh"
+    last_line_is "56 passed, 1 failed"
     echo found >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
     last_line_is "0 passed, 1 failed"
     rm "$here/make_fails"
     touch "$here/test_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "12 passed, 3 failed"
+    last_line_is "56 passed, 14 failed"
 }
 
 # ---- quickstart.sh ----

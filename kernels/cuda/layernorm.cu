@@ -35,9 +35,7 @@ constexpr int FORWARD_ROWS = 2;
 /* ---- sums over a row ---- */
 
 /* COUNT sums that are taken side by side, and so share a barrier. */
-template <int COUNT> struct Sums {
-    float x[COUNT];
-};
+template <int COUNT> struct Sums { float x[COUNT]; };
 
 /* Where the sums of each warp of a block meet. */
 template <int COUNT> using WarpSums = Sums<COUNT>[MAX_THREADS / WARP];
@@ -214,7 +212,8 @@ static __global__ void __launch_bounds__(MAX_THREADS, 2)
         Sums<2> means = {};
 #pragma unroll
         for (int i = 0; i < VEC; i++) {
-            float g = to_float(now.dout.x[i]), n = (to_float(now.x.x[i]) - now.mean) * now.rstd, d = g * to_float(w.x[i]);
+            float g = to_float(now.dout.x[i]), n = (to_float(now.x.x[i]) - now.mean) * now.rstd,
+                  d = g * to_float(w.x[i]);
             means.x[0] += d;
             means.x[1] += d * n;
             dweight.x[i] += g * n;
