@@ -82,13 +82,15 @@ count() {
     echo "tests in $2$3: $more_passed passed, $more_failed failed"
 }
 
-# run_tests FOLDER PATTERN...: runs the tests whose sources match, and adds what dev/test/run_tests.sh counts.
+# run_tests FOLDER PATTERN...: runs the tests whose sources match, and adds what dev/test/run_tests.sh counts. Those on
+# the CPU often wait, for processes to start or to fall silent, so there is one more of them at a time than there are
+# cores.
 run_tests() {
     local folder=$1 begun=$SECONDS log tests
     shift
     mapfile -t tests < <(list_tests "$folder" "$@")
     log=build/logs/test-${folder//\//-}.log
-    BUILD=$folder BIN=$folder bash dev/test/run_tests.sh "${tests[@]}" 2>&1 | tee "$log" | sed '$d' || true
+    BUILD=$folder BIN=$folder TEST_JOBS=$((cores + 1)) bash dev/test/run_tests.sh "${tests[@]}" 2>&1 | tee "$log" | sed '$d' || true
     count "$log" "$folder" " ($((SECONDS - begun)) s)"
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run_tests.sh TEST...: runs test programs one after the other and counts their tests.
+# run_tests.sh TEST...: runs test programs, TEST_JOBS of them (default 1) side by side, and counts their tests.
 #
 # A test is a cmocka program, whose own summaries are counted, or a shell script (*.sh) that ends by printing
 # "N passed, N failed". The environment says where things are: BUILD (default build) holds what was compiled, BIN
@@ -53,11 +53,9 @@ why_no_summary() {
     esac
 }
 
-total_passed=0
-total_failed=0
-
+# run_one TEST COUNTED: prints what people see of a test, and into file COUNTED how many passed and failed.
 run_one() {
-    local test=$1 name log status=0 begun ms counts passed failed skipped note=
+    local test=$1 counted=$2 name log status=0 begun ms counts passed failed skipped note=
     name=$(basename "$test" .sh)
     log=$logs/$name.log
     begun=$(date +%s%N)
@@ -92,8 +90,7 @@ run_one() {
     printf '%-28s %4d passed, %d failed%s  (%d.%d s)\n' "$name" "$passed" "$failed" "$note" \
         $((ms / 1000)) $((ms / 100 % 10))
     if [ "$failed" -gt 0 ]; then show_failure "$log"; fi
-    total_passed=$((total_passed + passed))
-    total_failed=$((total_failed + failed))
+    echo "$passed $failed" >"$counted"
 }
 
 # What a failing program printed, without the tests that passed in silence.
@@ -106,6 +103,33 @@ show_failure() {
     echo "    | (the whole of it is in $1)"
 }
 
-for test in "$@"; do run_one "$test"; done
+# What a test prints appears when it has ended, and those before it have.
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+printed=0
+print_ended() {
+    while [ $printed -lt $1 ] && [ -e "$results/ended_$printed" ]; do
+        cat "$results/shown_$printed"
+        printed=$((printed + 1))
+    done
+}
+
+number=0
+for test in "$@"; do
+    while [ "$(jobs -rp | wc -l)" -ge "${TEST_JOBS:-1}" ]; do wait -n || true; done
+    print_ended $number
+    {
+        run_one "$test" "$results/counted_$number" >"$results/shown_$number" || true
+        touch "$results/ended_$number"
+    } &
+    number=$((number + 1))
+done
+wait
+print_ended $number
+
+# A test that was not counted is one that failed.
+counts=$(cat "$results"/counted_* 2>/dev/null || true)
+total_passed=$(awk '{ sum += $1 } END { print sum + 0 }' <<<"$counts")
+total_failed=$(awk -v tests=$# 'NF { sum += $2; tests-- } END { print sum + tests }' <<<"$counts")
 echo "$total_passed passed, $total_failed failed"
-[ $total_failed -eq 0 ]
+[ "$total_failed" -eq 0 ]

@@ -388,6 +388,26 @@ test_counting_shell_tests() {
     last_line_is "15 passed, 2 failed"
 }
 
+# Each of them waits for the other; what they print comes in the order they were given.
+test_side_by_side() {
+    local name
+    for name in first second; do
+        {
+            echo "touch $here/$name"
+            echo "while ! [ -e $here/first ] || ! [ -e $here/second ]; do sleep 0.01; done"
+            if [ $name = first ]; then echo "sleep 0.3"; fi
+            cmocka 2 0 0
+        } | program "$name"
+    done
+    export TEST_JOBS=2 TEST_SECONDS=20
+    run_tests 0 first second
+    last_line_is "4 passed, 0 failed"
+    [ "$(cut -d ' ' -f 1 "$here/output" | head -n 2 | tr '\n' ' ')" = "first second " ]
+    cmocka 1 1 0 | program third
+    run_tests 1 first third second
+    last_line_is "5 passed, 1 failed"
+}
+
 # shellcheck disable=SC2016 # the variables are the program's
 test_environment_of_tests() {
     {
@@ -407,7 +427,9 @@ test_environment_of_tests() {
 make_tree() {
     mkdir -p "$here/scripts" "$here/dev/test" "$here/bin"
     cp scripts/test.sh "$here/scripts"
-    touch "$here/dev/test/test_one.c" "$here/dev/test/test_kernels.c" "$here/dev/test/test_two.sh"
+    mkdir -p "$here/dev/emu"
+    touch "$here"/dev/test/{test_one.c,test_kernels.c,test_golden.c,test_devices.c,test_gpu.cu,test_two.sh} \
+        "$here/dev/emu/test_emulator.cu"
     echo "echo install \"\$@\" >>'$here/calls'" >"$here/scripts/install_deps.sh"
     command_file "$here/bin/make" <<END
 echo "make \$*" >>'$here/calls'
@@ -415,7 +437,7 @@ echo "make \$*" >>'$here/calls'
 if [[ "\$*" == *\$(cat '$here/make_fails')* ]]; then echo "error: it does not compile"; exit 2; fi
 END
     cat >"$here/dev/test/run_tests.sh" <<END
-echo "tests \$BUILD \$BIN ci=\${CI:-} \$*" >>'$here/calls'
+echo "tests \$BUILD \$BIN ci=\${CI:-} \${MARS_TEST_DEVICE:-}\${MARS_EMU_ORDER:-} \$*" >>'$here/calls'
 echo "\$BUILD: fine"
 echo "4 passed, \$(if [ -e '$here/test_fails' ]; then echo 1; else echo 0; fi) failed"
 END
@@ -428,21 +450,24 @@ test_all_builds_are_tested() {
     make_tree
     export CI=true
     run 0 bash "$here/scripts/test.sh"
-    last_line_is "56 passed, 0 failed"
+    last_line_is "60 passed, 0 failed"
     has "$here/calls" "install --emu --lint"
-    has "$here/calls" "tests build build ci=true build/test/test_kernels build/test/test_one dev/test/test_two.sh"
+    has "$here/calls" "tests build build ci=true  build/test/test_golden build/test/test_kernels build/test/test_one"
+    lacks "$here/calls" "build/test/test_devices"
+    lacks "$here/calls" "build/test/test_gpu"
     has "$here/calls" "make --no-print-directory cuda-report"
-    has "$here/calls" "tests build/asan build/asan ci= build/asan/test/test_kernels build/asan/test/test_one"
+    has "$here/calls" "tests build/asan build/asan ci=  build/asan/test/test_golden build/asan/test/test_kernels"
     for order in forward reverse newest mix:1 mix:2 mix:3; do
-        has "$here/calls" "tests build/asan build/asan ci= cuda $order build/asan/test/test_kernels"
+        has "$here/calls" "tests build/asan build/asan ci= cuda$order build/asan/test/test_kernels"
     done
-    has "$here/calls" "tests build/emu build/emu ci= build/emu/test/test_devices"
+    has "$here/calls" "tests build/asan build/asan ci= cuda build/asan/test/test_gpu build/asan/test/test_emulator"
+    has "$here/calls" "tests build/emu build/emu ci= cuda build/emu/test/test_golden"
+    has "$here/calls" "tests build/emu build/emu ci=  build/emu/test/test_devices"
     has "$here/calls" "tests build/tsan build/tsan ci= cuda build/tsan/test/test_kernels"
-    has "$here/calls" "tests build/plain build/plain ci= build/plain/test/test_kernels"
+    has "$here/calls" "tests build/plain build/plain ci=  build/plain/test/test_kernels"
     has "$here/calls" "make lint"
     run 0 bash "$here/scripts/test.sh" --all
-    last_line_is "60 passed, 0 failed"
-    has "$here/calls" "tests build/tsan build/tsan ci= build/tsan/test/test_data"
+    last_line_is "64 passed, 0 failed"
     run 2 bash "$here/scripts/test.sh" --wrong
 }
 
@@ -451,21 +476,21 @@ test_a_failing_stage_is_a_failure() {
     export CI=true
     echo lint >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "56 passed, 1 failed"
+    last_line_is "60 passed, 1 failed"
     has "$here/output" "error: it does not compile"
     echo build/asan >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "24 passed, 1 failed"
+    last_line_is "28 passed, 1 failed"
     echo cuda-report >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "56 passed, 1 failed"
+    last_line_is "60 passed, 1 failed"
     echo found >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
     last_line_is "0 passed, 1 failed"
     rm "$here/make_fails"
     touch "$here/test_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "56 passed, 14 failed"
+    last_line_is "60 passed, 15 failed"
 }
 
 # ---- quickstart.sh ----
