@@ -153,9 +153,9 @@ step() {
 # Those that ask MARS_TEST_DEVICE which device to test, and those of CUDA alone.
 device_tests=('test_kernels*.c' test_newton_schulz.c 'test_optim*.c' test_comm.c test_golden.c test_devices.c
     'test_*.cu')
-# Attention is the last one, as racecheck takes minutes for it.
-sanitized_tests=(test_kernels.c test_kernels_norm.c test_optim_passes.c test_newton_schulz.c test_kernels_matmul.c
-    test_kernels_attention.c)
+memchecked_tests=('test_kernels*.c' test_newton_schulz.c test_optim_passes.c)
+# racecheck takes minutes for all tests of attention; the step has it look at those kernels, too.
+racechecked_tests=(test_kernels.c test_kernels_norm.c test_kernels_matmul.c test_optim_passes.c)
 
 # The tests whose sources match, as programs.
 list_tests() {
@@ -172,7 +172,7 @@ benchmarks=("$BUILD/bench_kernels" "$BUILD/bench_optim" "$BUILD/bench_train")
 targets_of() {
     case $1 in
         tests) echo "$BUILD/train_gpt2" && list_tests "${device_tests[@]}" ;;
-        sanitize) echo "$BUILD/bench_train" && list_tests "${sanitized_tests[@]}" ;;
+        sanitize) echo "$BUILD/bench_train" && list_tests "${memchecked_tests[@]}" ;;
         bench) printf '%s\n' "${benchmarks[@]}" ;;
         torch) echo "$BUILD/bench_train" ;;
     esac
@@ -212,7 +212,8 @@ part_sanitize() {
             continue
         fi
         sanitize step "$BUILD/bench_train" --device=cuda --model=tiny --steps=1 --debug_alloc=true
-        for test in $(list_tests "${sanitized_tests[@]}"); do sanitize "$(basename "$test")" "$test"; done
+        local -n tests=${tool}ed_tests
+        for test in $(list_tests "${tests[@]}"); do sanitize "$(basename "$test")" "$test"; done
     done
 }
 
