@@ -204,7 +204,7 @@ sanitize() {
 }
 
 part_sanitize() {
-    local sanitizer tool test
+    local sanitizer tool test tests
     sanitizer=$(command -v compute-sanitizer || echo "$(dirname "$nvcc")/compute-sanitizer")
     for tool in memcheck racecheck; do
         if [ ! -x "$sanitizer" ]; then
@@ -212,7 +212,8 @@ part_sanitize() {
             continue
         fi
         sanitize step "$BUILD/bench_train" --device=cuda --model=tiny --steps=1 --debug_alloc=true
-        local -n tests=${tool}ed_tests
+        tests=("${memchecked_tests[@]}")
+        if [ "$tool" = racecheck ]; then tests=("${racechecked_tests[@]}"); fi
         for test in $(list_tests "${tests[@]}"); do sanitize "$(basename "$test")" "$test"; done
     done
 }
