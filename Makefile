@@ -242,7 +242,7 @@ lint:
 	  -j$$(nproc) $(filter %.c,$(sources))
 	printf '%s\n' $(tidy_sources) | xargs -P$$(nproc) -n4 sh -c 'clang-tidy --quiet --warnings-as-errors="*" "$$@" -- \
 	  -std=gnu17 -D_GNU_SOURCE -I. -Idev/emu/include -DACTIVATION_BFLOAT16=1 -fopenmp 2>/dev/null' clang-tidy
-	shellcheck scripts/*.sh dev/*.sh dev/*/*.sh .ci/run
+	shellcheck scripts/*.sh data/*.sh data/*/*.sh dev/*.sh dev/*/*.sh .ci/run
 
 clean:
 	rm -rf $(BUILD) $(programs:%=$(BIN)/%) $(marsopt)

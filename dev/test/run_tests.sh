@@ -108,7 +108,7 @@ results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 printed=0
 print_ended() {
-    while [ $printed -lt $1 ] && [ -e "$results/ended_$printed" ]; do
+    while [ $printed -lt "$1" ] && [ -e "$results/ended_$printed" ]; do
         cat "$results/shown_$printed"
         printed=$((printed + 1))
     done
