@@ -40,6 +40,7 @@ typedef struct Job {
     int64_t *sizes; /* bytes of each input */
     int64_t bytes, train_bytes;
     Tokenizer *tokenizer;
+    Encoder *encoder;
     ShardWriter *train, *val;
     char *chunk;        /* CHUNK_BYTES of text */
     TokenBuffer tokens; /* of the chunk */
@@ -171,7 +172,7 @@ static bool convert_part(Job *job, int file, const char *path, int64_t bytes, Sh
         if (got == 0) return error_set(error, "%s was cut while it was read", path);
         bytes -= got;
         size_t have = left + (size_t)got;
-        size_t used = tokenizer_encode(job->tokenizer, job->chunk, have, bytes == 0, &job->tokens);
+        size_t used = encoder_encode(job->encoder, job->chunk, have, bytes == 0, &job->tokens);
         left = have - used;
         memmove(job->chunk, job->chunk + used, left);
         bool ok = shard_writer_append(writer, job->tokens.tokens, job->tokens.count, error);
@@ -311,6 +312,7 @@ int main(int argc, char **argv) {
     Error error;
     Job job = {.options = parse_command_line(argc, argv)};
     if (!tokenizer_open(&job.tokenizer, job.options.tokenizer, NULL, &error)) die_usage("%s", error.text);
+    job.encoder = encoder_open(job.tokenizer);
     job.sizes = checked_calloc((size_t)job.options.input_count, sizeof *job.sizes, "the sizes of the inputs");
     job.chunk = checked_malloc(CHUNK_BYTES, "text");
     double start = seconds_now();
@@ -322,6 +324,7 @@ int main(int argc, char **argv) {
 
     shard_writer_close(job.train);
     shard_writer_close(job.val);
+    encoder_close(job.encoder);
     tokenizer_close(job.tokenizer);
     token_buffer_free(&job.tokens);
     free(job.chunk);

@@ -90,9 +90,21 @@ int tokenizer_vocab_size(const Tokenizer *tokenizer) { return tokenizer->vocab_s
 
 int tokenizer_end_of_text(const Tokenizer *tokenizer) { return tokenizer->end_of_text; }
 
+struct Encoder {
+    const Tokenizer *tokenizer;
+};
+
+Encoder *encoder_open(const Tokenizer *tokenizer) {
+    Encoder *encoder = checked_calloc(1, sizeof *encoder, "an encoder");
+    encoder->tokenizer = tokenizer;
+    return encoder;
+}
+
+void encoder_close(Encoder *encoder) { free(encoder); }
+
 /* A byte's token depends on nothing else, so none is ever left. */
-size_t tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t bytes, bool is_end, TokenBuffer *out) {
-    (void)tokenizer, (void)is_end;
+size_t encoder_encode(Encoder *encoder, const char *text, size_t bytes, bool is_end, TokenBuffer *out) {
+    (void)encoder, (void)is_end;
     token_buffer_reserve(out, bytes);
     for (size_t i = 0; i < bytes; i++) out->tokens[out->count + i] = (unsigned char)text[i];
     out->count += bytes;

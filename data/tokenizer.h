@@ -8,9 +8,9 @@
 
 #include "util/base.h"
 
-/* tokenizer_encode leaves at most this many bytes for later, so that whoever reads a text in pieces knows how much
- * room to keep. */
-enum { TOKENIZER_MAX_LEFT = 65536 };
+/* encoder_encode leaves at most this many bytes for later, so that whoever reads a text in pieces knows how much room
+ * to keep. */
+enum { TOKENIZER_MAX_LEFT = 1 << 20 };
 
 EXTERN_C_BEGIN
 
@@ -37,14 +37,20 @@ int tokenizer_vocab_size(const Tokenizer *tokenizer);
 /* The token that stands between documents, or -1 where there is none. */
 int tokenizer_end_of_text(const Tokenizer *tokenizer);
 
-/* Appends the tokens of the text to `out` and returns how many of its bytes they cover. These are all bytes where
- * is_end; else the last ones may be left, since what follows may change their tokens: pass them again, in front of
- * what follows. In whatever pieces a text is passed, the tokens are the same. */
-size_t tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t bytes, bool is_end, TokenBuffer *out);
-
 /* The bytes of one token, owned by the tokenizer, without a 0 behind them; NULL for a number that is no token, as a
  * model with a padded vocabulary may produce. */
 const char *tokenizer_decode(const Tokenizer *tokenizer, int token, size_t *bytes);
+
+/* What one thread needs to encode. Any number of them share a tokenizer, which must outlive them. NULL where the
+ * tokenizer can only decode (see tokenizer_open). */
+typedef struct Encoder Encoder;
+Encoder *encoder_open(const Tokenizer *tokenizer);
+void encoder_close(Encoder *encoder);
+
+/* Appends the tokens of the text to `out` and returns how many of its bytes they cover. These are all bytes where
+ * is_end; else the last ones may be left, since what follows may change their tokens: pass them again, in front of
+ * what follows. In whatever pieces a text is passed, the tokens are the same. */
+size_t encoder_encode(Encoder *encoder, const char *text, size_t bytes, bool is_end, TokenBuffer *out);
 
 EXTERN_C_END
 

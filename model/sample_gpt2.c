@@ -139,7 +139,10 @@ static void write_token(const Tokenizer *tokenizer, int token) {
 static void write_text(GPT2 *model, const Tokenizer *tokenizer, const Options *o) {
     int T = model->config.block_size, V = model->config.vocab_size;
     TokenBuffer text = {0};
-    tokenizer_encode(tokenizer, o->prompt, strlen(o->prompt), true, &text);
+    Encoder *encoder = encoder_open(tokenizer);
+    if (!encoder) die("the tokenizer %s of %s can only decode", tokenizer_name(tokenizer), o->folder);
+    encoder_encode(encoder, o->prompt, strlen(o->prompt), true, &text);
+    encoder_close(encoder);
     for (size_t i = 0; i < text.count; i++)
         if (text.tokens[i] >= V)
             die("the prompt has token %d, but the model's vocabulary has %d: is --tokenizer the one it was trained "

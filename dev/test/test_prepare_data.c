@@ -104,10 +104,11 @@ static void test_bytes_are_tokens(void **state) {
     assert_string_equal(tokenizer_name(tokenizer), "bytes");
     assert_int_equal(tokenizer_vocab_size(tokenizer), 256);
     assert_int_equal(tokenizer_end_of_text(tokenizer), -1);
+    Encoder *encoder = encoder_open(tokenizer);
     for (int i = 0; i < 256; i++) text[i] = (char)i;
-    assert_int_equal(tokenizer_encode(tokenizer, text, 256, false, &out), 256);
-    assert_int_equal(tokenizer_encode(tokenizer, text, 0, true, &out), 0);
-    for (int i = 0; i < 1000; i++) assert_int_equal(tokenizer_encode(tokenizer, text + 200, 3, true, &out), 3);
+    assert_int_equal(encoder_encode(encoder, text, 256, false, &out), 256);
+    assert_int_equal(encoder_encode(encoder, text, 0, true, &out), 0);
+    for (int i = 0; i < 1000; i++) assert_int_equal(encoder_encode(encoder, text + 200, 3, true, &out), 3);
     assert_int_equal(out.count, 3256);
     for (int i = 0; i < 3256; i++) assert_int_equal(out.tokens[i], i < 256 ? i : 200 + (i - 256) % 3);
     for (int i = 0; i < 256; i++) {
@@ -122,6 +123,8 @@ static void test_bytes_are_tokens(void **state) {
     assert_null(tokenizer_decode(tokenizer, -1, &bytes));
     token_buffer_free(&out);
     assert_null(out.tokens);
+    encoder_close(encoder);
+    encoder_close(NULL);
     tokenizer_close(tokenizer);
     tokenizer_close(NULL);
 }
