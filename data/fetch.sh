@@ -50,7 +50,7 @@ fetch_size() { stat -L -c %s "$1" 2>/dev/null || echo 0; }
 # fetch_try URL FILE [CURL_OPTION...]: one request; its status is curl's. The words for a failure are in fetch_reason;
 # fetch_lasting is yes where another try could not help, and fetch_wait has the seconds that the server asked for.
 fetch_try() {
-    local url=$1 file=$2 status=0 http errors=$fetch_scratch/errors progress=-sS
+    local url=$1 file=$2 status=0 errors=$fetch_scratch/errors progress=-sS
     shift 2
     if [ -t 2 ]; then
         errors=/dev/stderr
@@ -58,7 +58,7 @@ fetch_try() {
     fi
     : >"$fetch_scratch/headers"
     : >"$fetch_scratch/errors"
-    http=$(curl -fL "$progress" --connect-timeout 20 --speed-limit 1000 --speed-time 30 -w '%{http_code}' \
+    fetch_http=$(curl -fL "$progress" --connect-timeout 20 --speed-limit 1000 --speed-time 30 -w '%{http_code}' \
         -D "$fetch_scratch/headers" -o "$file" "$@" "$url" 2>"$errors") || status=$?
     fetch_lasting=no
     case $status in
@@ -66,8 +66,8 @@ fetch_try() {
         7) fetch_reason="No connection to the host." ;;
         18 | 56 | 92) fetch_reason="The transfer broke." ;;
         22)
-            fetch_reason="The host answers with HTTP status $http."
-            case $http in 408 | 425 | 429 | 5??) ;; *) fetch_lasting=yes ;; esac
+            fetch_reason="The host answers with HTTP status $fetch_http."
+            case $fetch_http in 408 | 425 | 429 | 5??) ;; *) fetch_lasting=yes ;; esac
             ;;
         23) fetch_reason="It cannot be written here; is the disk full?" fetch_lasting=yes ;;
         28) fetch_reason="Nothing comes from the host." ;;
@@ -120,8 +120,8 @@ fetch_one() {
         before=$(fetch_size "$part") status=0
         if [ "$before" -lt "$bytes" ]; then fetch_try "$url" "$part" -C - || status=$?; fi
         now=$(fetch_size "$part")
-        # The host sent all of it, or has nothing behind what is here.
-        if [ "$now" -ge "$bytes" ] || { [ $status -eq 0 ] && [ "$now" -eq "$before" ]; }; then
+        # All of it has come, or the host has nothing behind what is here (416).
+        if [ "$now" -ge "$bytes" ] || [ "$status $fetch_http" = "22 416" ]; then
             problem=$(fetch_problem "$part" "$bytes" "$sum")
             if [ -z "$problem" ]; then break; fi
             rm -f "$part"
@@ -163,25 +163,27 @@ fetch_add() {
 # The Hub's list of files comes in pages; a header names the next one.
 fetch_hub() {
     fetch_repository=$1
-    local page=$fetch_scratch/page url="$HF_ENDPOINT/api/datasets/$1/tree/main${2:+/$2}" try
-    : >"$fetch_scratch/hub"
+    local url="$HF_ENDPOINT/api/datasets/$1/tree/main${2:+/$2}" page=$fetch_scratch/page pages=() try
     while [ -n "$url" ]; do
         for ((try = 1; ; try++)); do
-            if fetch_try "$url" "$page"; then break; fi
+            if fetch_try "$url" "$page${#pages[@]}"; then break; fi
             if [ "$fetch_lasting" = yes ] || [ $try -ge "$FETCH_TRIES" ]; then
                 fetch_give_up "$url" "the list of files" "$fetch_reason"
             fi
             fetch_rest $try
         done
-        python3 -c '
-import json, sys
-for entry in json.load(sys.stdin):
-    if entry["type"] == "file":
-        print(entry["size"], (entry.get("lfs") or {}).get("oid", "-"), entry["path"])' <"$page" >>"$fetch_scratch/hub" \
-            2>"$fetch_scratch/errors" ||
-            fetch_fail "$url does not answer with a list of files: $(tail -n 1 "$fetch_scratch/errors")"
-        url=$(sed -n 's/^link: *<\([^>]*\)>; *rel="next".*/\1/Ip' "$fetch_scratch/headers" | tail -n 1)
+        pages+=("$page${#pages[@]}")
+        url=$(sed -n 's/^link: *<\([^>]*\)>; *rel="next".*/\1/Ip' "$fetch_scratch/headers")
     done
+    python3 -S -c '
+import json, sys
+for page in sys.argv[1:]:
+    with open(page) as file:
+        for entry in json.load(file):
+            if entry["type"] == "file":
+                print(entry["size"], (entry.get("lfs") or {}).get("oid", "-"), entry["path"])' \
+        "${pages[@]}" >"$fetch_scratch/hub" 2>"$fetch_scratch/errors" ||
+        fetch_fail "$HF_ENDPOINT/api/datasets/$1 does not give a list of files: $(tail -n 1 "$fetch_scratch/errors")"
 }
 
 fetch_add_hub() {
