@@ -6,6 +6,7 @@
 # shellcheck source=dev/test/script_fixture.sh
 source "$(dirname "$0")/script_fixture.sh"
 
+root=$PWD
 coproc SERVER { exec python3 -S dev/test/file_server.py "$scratch"; }
 trap 'kill $SERVER_PID; rm -rf "$scratch"' EXIT
 read -r port <&"${SERVER[0]}"
@@ -32,7 +33,7 @@ faults() {
 
 # requests NAME: the requests of a file: where each began, and the status.
 requests() {
-    sed -n "/ 302$/d;s|^/[^ ]*/$1 \(.*\)|\1|p" "$here/web/requests" | paste -sd ' '
+    sed -nE "/ 302$/d;s|^/([^ ]*/)?$1 (.*)|\\2|p" "$here/web/requests" | paste -sd ' '
 }
 
 # shard FILE TOKENS: a token shard of llm.c's format, with tokens that differ.
@@ -60,35 +61,167 @@ fineweb() {
 is_whole() {
     local name
     for name in "$@"; do cmp "$hub/$name" "$shards/$name"; done
-    if [ -n "$(find data -name '*.part')" ]; then ls -R data; return 1; fi
+    [ -z "$(find data -name '*.part')" ]
 }
 
-# ---- downloads ----
+# ---- fetch.sh ----
 
-test_shards_are_downloaded_and_described() {
+# get NAME...: downloads these files of the site into $here/repo/got, with the checks of a script that knows them.
+get() {
+    bash -c '
+        source data/fetch.sh
+        fetch_into got
+        for name; do
+            sum=$(sha256sum <"$WEB/$name")
+            fetch_add "$HF_ENDPOINT/$name" "$(fetch_size "$WEB/$name")" "${sum%% *}" "$name"
+        done
+        fetch_all Files "${MORE:-0}"' data/get.sh "$@"
+}
+
+# site NAME...: files of 3000 bytes that differ.
+site() {
+    local name
+    serve
+    export WEB=$here/web
+    for name in "$@"; do
+        head -c 3000 /dev/urandom >"$WEB/$name"
+    done
+}
+
+came() {
+    local name
+    for name in "$@"; do cmp "$WEB/$name" "got/$name"; done
+    [ -z "$(find got -name '*.part')" ]
+}
+
+test_downloads_survive_what_passes() {
+    site broken busy other whole killed full mine
+    faults broken "break 100" "status 503" "break 500" "break 0" fine
+    faults busy "status 429 1" "status 500" fine
+    faults other "other 3000" fine
+    faults whole "break 1000" whole whole
+    mkdir got
+    head -c 1500 "$WEB/killed" >got/killed.part # of a run that was killed
+    cp "$WEB/full" got/full.part
+    echo "no download" >got/mine
+    SECONDS=0
+    run 0 get broken busy other whole killed full mine
+    [ $SECONDS -ge 1 ] # as the host asked
+    came broken busy other whole killed full mine
+    [ "$(requests broken)" = "0 200 100 503 100 206 600 206 600 206" ]
+    [ "$(requests busy)" = "0 429 0 500 0 200" ]
+    [ "$(requests other)" = "0 200 0 200" ]
+    has "$here/output" "should be $(sha256sum <"$WEB/other" | cut -c 1-64): once more from its beginning"
+    [ "$(requests whole)" = "0 200 1000 200 0 200" ]
+    [ "$(requests killed)" = "1500 206" ]
+    [ "$(requests full)" = "" ]
+    # Now there is nothing to do.
+    rm "$WEB/requests"
+    run 0 get broken busy other whole killed full mine
+    has "$here/output" "Files: 7 files, 21.0 kB, in got"
+    has "$here/output" "all are here"
+    [ ! -e "$WEB/requests" ]
+}
+
+test_downloads_say_what_they_will_do() {
+    site a b c d e
+    run 0 get a
+    run 0 get a b c d e
+    cat >"$here/expected" <<EOF
+Files: 5 files, 15.0 kB, in got
+  $HF_ENDPOINT/b  3.0 kB
+  $HF_ENDPOINT/c  3.0 kB
+  $HF_ENDPOINT/d  3.0 kB
+  $HF_ENDPOINT/e  3.0 kB
+  to download: 4 files, 12.0 kB; free on that disk: 
+[1/4] b  3.0 kB
+[2/4] c  3.0 kB
+[3/4] d  3.0 kB
+[4/4] e  3.0 kB
+EOF
+    sed 's/disk: .*/disk: /' "$here/output" | diff "$here/expected" -
+}
+
+test_downloads_that_stay_broken_go_on_later() {
+    site a b
+    faults a "break 700" "break 0" "break 0" "break 0" fine
+    run 1 get a b
+    has "$here/output" "data/get.sh: cannot download got/a"
+    has "$here/output" "from $HF_ENDPOINT/a"
+    has "$here/output" "The transfer broke."
+    has "$here/output" "Start the same command again to go on"
+    [ "$(find got -type f)" = got/a.part ]
+    run 0 get a b
+    has "$here/output" "to download: 2 files, 5.3 kB"
+    [ "$(requests a)" = "0 200 700 206 700 206 700 206 700 206" ]
+    came a b
+}
+
+# refused FAULT... TEXT: what comes with this fault in every request ends the program with the text, and gets no name.
+refused() {
+    local text=${*: -1}
+    faults a "${@:1:$#-1}"
+    : >"$WEB/requests"
+    run 1 get a
+    has "$here/output" "cannot download got/a"
+    has "$here/output" "from $HF_ENDPOINT/a"
+    has "$here/output" "$text"
+    [ ! -e got/a ]
+}
+
+test_downloads_refuse_what_is_not_the_file() {
+    site a
+    refused "other 3000" "other 3000" "What the host sends is not the file: its SHA-256 is"
+    refused "other 90" "other 90" "other 90" "other 90" "What the host sends is not the file: it has 90 bytes and should have 3000"
+    refused "other 9000" "other 9000" "What the host sends is not the file: it has 9000 bytes and should have 3000"
+    [ -z "$(ls got)" ]
+    refused "status 404" "The host answers with HTTP status 404."
+    [ "$(requests a)" = "0 404" ] # asking again would not help
+    refused "status 500" "status 500" "status 500" "The host answers with HTTP status 500."
+    HF_ENDPOINT=http://127.0.0.1:1 refused fine "No connection to the host."
+    # A beginning of something else is no obstacle.
+    head -c 1500 /dev/zero >got/a.part
+    rm "$WEB/faults/a"
+    run 0 get a
+    came a
+}
+
+test_downloads_need_room_and_the_folder_for_themselves() {
+    site a b
+    mkdir "$here/bin" got
+    printf 'echo file system; echo disk 100 93 7 93%% /\n' | command_file "$here/bin/df"
+    PATH=$here/bin:$PATH MORE=1500 run 1 get a b
+    has "$here/output" "got needs 7.5 kB and its disk has 7.2 kB"
+    has "$here/output" "1.5 kB of it are for what is made of the files"
+    PATH=$here/bin:$PATH MORE=1000 run 0 get a b
+    run 1 flock got bash -c "$(declare -f get); get a b"
+    has "$here/output" "another program downloads into got"
+    FETCH_TRIES=none run 2 get a
+    FETCH_PAUSE=-1 run 2 get a
+}
+
+# ---- FineWeb ----
+
+test_fineweb_shards() {
     fineweb
+    faults tree "status 502" fine
     run 0 bash data/fineweb/download.sh 2
     is_whole fineweb_val_000000.bin fineweb_train_000001.bin fineweb_train_000002.bin
     [ "$(find $shards -type f | wc -l)" -eq 3 ]
-    has "$here/output" "3 files, 7.5 kB, in data/fineweb/10B"
+    has "$here/output" "FineWeb 10B (kjj0/fineweb10B-gpt2): 3 files, 7.5 kB, in data/fineweb/10B"
     has "$here/output" "$HF_ENDPOINT/datasets/kjj0/fineweb10B-gpt2/resolve/main/fineweb_train_000002.bin  2.8 kB"
-    has "$here/output" "to download: 3 files, 7.5 kB"
     has "$here/output" "training: 1900 tokens in 2 files; validation: 300 tokens"
     has "$here/output" "--data.train='data/fineweb/10B/fineweb_train_*.bin' --data.val='data/fineweb/10B/fineweb_val_*.bin'"
-    # What is here is left alone, and what is missing comes.
-    touch -d '2001-01-01' $shards/*
     run 0 bash data/fineweb/download.sh
     is_whole fineweb_val_000000.bin fineweb_train_00000{1,2,3}.bin
     [ "$(requests fineweb_train_000001.bin)" = "0 200" ]
-    [ "$(find $shards -type f -newermt 2002-01-01 | wc -l)" -eq 1 ]
     has "$here/output" "to download: 1 files, 2.6 kB"
-    rm "$here/web/requests"
-    run 0 bash data/fineweb/download.sh 3
-    has "$here/output" "all are here"
-    if grep resolve "$here/web/requests"; then return 1; fi
+    has "$here/output" "training: 2700 tokens in 3 files"
+    run 2 bash data/fineweb/download.sh 4
+    has "$here/output" "has only 3 files fineweb_train_*.bin, not 4"
 }
 
-test_other_fineweb_sets_have_their_folders() {
+test_fineweb_edu() {
     serve
     shard "$here/web/kjj0/finewebedu10B-gpt2/finewebedu_val_000000.bin" 10
     shard "$here/web/kjj0/finewebedu10B-gpt2/finewebedu_train_000001.bin" 20
@@ -98,136 +231,36 @@ test_other_fineweb_sets_have_their_folders() {
     has "$here/output" "--data.train='data/fineweb/edu10B/finewebedu_train_*.bin'"
     run 0 bash data/fineweb/download.sh --edu100
     has "$here/output" "training: 40 tokens in 1 files; validation: 30 tokens"
-    # The folders are those of the published configs.
-    has "$OLDPWD/config/small_mars_fw.json" '"data/fineweb/edu100B/edu_fineweb_train_*.bin"'
+    # The folder is that of the published configs.
+    has "$root/config/small_mars_m_fw.json" '"data/fineweb/edu100B/edu_fineweb_train_*.bin"'
     [ -f data/fineweb/edu100B/edu_fineweb_train_000001.bin ]
 }
 
-test_a_broken_transfer_goes_on_where_it_stopped() {
-    fineweb
-    faults fineweb_train_000001.bin "break 100" "status 503" "break 500" "break 0" fine
-    run 0 bash data/fineweb/download.sh 1
-    is_whole fineweb_val_000000.bin fineweb_train_000001.bin
-    [ "$(requests fineweb_train_000001.bin)" = "0 200 100 503 100 206 600 206 600 206" ]
-}
-
-test_a_file_that_stays_broken_ends_it_and_the_next_run_goes_on() {
-    fineweb
-    faults fineweb_train_000001.bin "break 700" "break 0" "break 0" "break 0" fine
-    run 1 bash data/fineweb/download.sh 1
-    has "$here/output" "cannot download data/fineweb/10B/fineweb_train_000001.bin"
-    has "$here/output" "from $HF_ENDPOINT/datasets/kjj0/fineweb10B-gpt2/resolve/main/fineweb_train_000001.bin"
-    has "$here/output" "The transfer broke."
-    has "$here/output" "Start the same command again to go on"
-    [ ! -e $shards/fineweb_train_000001.bin ]
-    [ "$(wc -c <$shards/fineweb_train_000001.bin.part)" -eq 700 ]
-    run 0 bash data/fineweb/download.sh 1
-    has "$here/output" "to download: 1 files, 2.3 kB"
-    [ "$(requests fineweb_train_000001.bin)" = "0 200 700 206 700 206 700 206 700 206" ]
-    is_whole fineweb_val_000000.bin fineweb_train_000001.bin
-}
-
-test_a_killed_download_goes_on() {
-    fineweb
-    mkdir -p $shards
-    head -c 1500 "$hub/fineweb_train_000001.bin" >$shards/fineweb_train_000001.bin.part
-    cp "$hub/fineweb_train_000002.bin" $shards/fineweb_train_000002.bin.part
-    run 0 bash data/fineweb/download.sh
-    is_whole fineweb_train_00000{1,2,3}.bin
-    [ "$(requests fineweb_train_000001.bin)" = "1500 206" ]
-    [ -z "$(requests fineweb_train_000002.bin)" ]
-}
-
-test_errors_of_the_host_pass_or_last() {
-    fineweb
-    faults fineweb_val_000000.bin "status 429 1" "status 500" fine
-    faults tree "status 502" fine
-    SECONDS=0
-    run 0 bash data/fineweb/download.sh 1
-    [ $SECONDS -ge 1 ] # as the host asked
-    [ "$(requests fineweb_val_000000.bin)" = "0 429 0 500 0 200" ]
-    faults fineweb_train_000002.bin "status 404"
-    run 1 bash data/fineweb/download.sh 2
-    [ "$(requests fineweb_train_000002.bin)" = "0 404" ] # asking again would not help
-    has "$here/output" "The host answers with HTTP status 404."
-    [ "$(find $shards -name '*_000002*' | wc -l)" -eq 0 ]
-    faults fineweb_train_000002.bin "status 500" "status 500" "status 500"
-    run 1 bash data/fineweb/download.sh 2
-    has "$here/output" "The host answers with HTTP status 500."
-    has "$here/output" "resolve/main/fineweb_train_000002.bin"
-    faults tree "status 401"
-    run 1 bash data/fineweb/download.sh 2
-    has "$here/output" "cannot download the list of files"
-    has "$here/output" "from $HF_ENDPOINT/api/datasets/kjj0/fineweb10B-gpt2/tree/main"
-    HF_ENDPOINT=http://127.0.0.1:1 run 1 bash data/fineweb/download.sh 2
-    has "$here/output" "No connection to the host."
-}
-
-test_what_is_not_the_file_gets_no_name() {
-    fineweb
-    # As long, but other bytes; the second time right.
-    faults fineweb_val_000000.bin "other 1624" fine
-    run 0 bash data/fineweb/download.sh 1
-    has "$here/output" "should be $(sha256sum <"$hub/fineweb_val_000000.bin" | cut -c 1-64): once more from its beginning"
-    is_whole fineweb_val_000000.bin
-    # Wrong each time; too short; too long.
-    for fault in "other 2824" "other 90" "other 9000"; do
-        faults fineweb_train_000002.bin "$fault" "$fault" "$fault" "$fault"
-        run 1 bash data/fineweb/download.sh 2
-        has "$here/output" "What the host sends is not the file: it"
-        [ "$(find $shards -name '*_000002*' | wc -l)" -eq 0 ]
-    done
-    rm "$here/web/faults/fineweb_train_000002.bin"
-    # A beginning of another version of the file.
-    head -c 1500 /dev/zero >$shards/fineweb_train_000002.bin.part
-    run 0 bash data/fineweb/download.sh 2
-    is_whole fineweb_train_000002.bin
-    # A server that sends files only whole.
-    faults fineweb_train_000003.bin "break 1000" whole whole
-    run 0 bash data/fineweb/download.sh 3
-    is_whole fineweb_train_000003.bin
-    # What is here in another size is not the shard.
-    echo mine >$shards/fineweb_train_000003.bin
-    run 0 bash data/fineweb/download.sh
-    is_whole fineweb_train_000003.bin
-}
-
-test_a_shard_has_a_true_header() {
+test_fineweb_headers() {
     fineweb
     printf 'two' >>"$hub/fineweb_train_000001.bin"
-    head -c 3000 /dev/zero >"$hub/fineweb_train_000002.bin"
     run 1 bash data/fineweb/download.sh 1
     has "$here/output" "its header promises 1000 tokens, which is 3024 bytes, and it has 3027"
-    shard "$hub/fineweb_train_000001.bin" 1000
-    run 1 bash data/fineweb/download.sh 2
+    head -c 3000 /dev/zero >"$hub/fineweb_train_000001.bin"
+    run 1 bash data/fineweb/download.sh 1
     has "$here/output" "it does not begin with the header of a token shard"
-    [ -f $shards/fineweb_train_000001.bin ]
-    [ ! -e $shards/fineweb_train_000002.bin ]
+    [ "$(ls $shards)" = fineweb_val_000000.bin ]
 }
 
-test_downloads_refuse_what_they_cannot_do() {
-    fineweb
+test_fineweb_wrong_arguments() {
+    serve
     run 2 bash data/fineweb/download.sh 0
     run 2 bash data/fineweb/download.sh 1 2
     run 2 bash data/fineweb/download.sh --edu1000
     has "$here/output" "unexpected argument --edu1000"
-    run 2 bash data/fineweb/download.sh 4
-    has "$here/output" "has only 3 files fineweb_train_*.bin, not 4"
-    run 1 bash data/fineweb/download.sh --edu
-    has "$here/output" "HTTP status 404"
-    FETCH_TRIES=none run 2 bash data/fineweb/download.sh 1
-    FETCH_PAUSE=-1 run 2 bash data/fineweb/download.sh 1
     run 0 bash data/fineweb/download.sh --help
     has "$here/output" "download.sh [N] [--edu | --edu100]"
-    # No room: nothing is begun.
-    mkdir "$here/bin"
-    printf 'echo file system; echo disk 100 93 7 93%% /\n' | command_file "$here/bin/df"
-    PATH=$here/bin:$PATH run 1 bash data/fineweb/download.sh
-    has "$here/output" "data/fineweb/10B needs 10.1 kB and its disk has 7.2 kB"
-    [ -z "$(ls $shards)" ]
-    # Another one at work in the same folder.
-    run 1 flock $shards bash data/fineweb/download.sh
-    has "$here/output" "another program downloads into data/fineweb/10B"
+    [ ! -e data/fineweb/10B ]
+    # No such data set there.
+    run 1 bash data/fineweb/download.sh --edu
+    has "$here/output" "cannot download the list of files"
+    has "$here/output" "from $HF_ENDPOINT/api/datasets/kjj0/finewebedu10B-gpt2/tree/main"
+    has "$here/output" "HTTP status 404"
 }
 
 run_script_tests "$@"
