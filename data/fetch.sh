@@ -15,10 +15,12 @@
 # within a run and from run to run.
 #
 #   HF_ENDPOINT=https://huggingface.co    where data sets come from, as Python's huggingface_hub has it; a mirror, say
+#   GITHUB_RAW=https://raw.githubusercontent.com    the same for files of repositories on GitHub
 #   FETCH_TRIES=6                         tries in a row that bring nothing, until a file is given up
 #   FETCH_PAUSE=1                         seconds before the second try; each pause after it is twice as long, to a minute
 
 HF_ENDPOINT=${HF_ENDPOINT:-https://huggingface.co}
+GITHUB_RAW=${GITHUB_RAW:-https://raw.githubusercontent.com}
 FETCH_TRIES=${FETCH_TRIES:-6}
 FETCH_PAUSE=${FETCH_PAUSE:-1}
 fetch_check=
@@ -89,7 +91,7 @@ fetch_give_up() {
   from $1
   $3
   Start the same command again to go on: what is complete or begun is kept. Where the host cannot be reached from
-  here, HF_ENDPOINT names another for the data sets of Hugging Face."
+  here, HF_ENDPOINT names another for the data sets of Hugging Face, and GITHUB_RAW for files on GitHub."
 }
 
 # ---- one file ----
