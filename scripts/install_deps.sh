@@ -55,13 +55,11 @@ has() {
 }
 
 required=(compiler make cjson xxhash)
-optional=(onednn mpi cmocka g++ gnuplot curl)
+optional=(onednn mpi cmocka g++ gnuplot curl python3)
 [ "$lint" = no ] || optional+=(clang-format clang-tidy cppcheck shellcheck)
 
-if [ "$emu" = yes ]; then
-    optional+=(python3)
-    [ "$(uname -m)" = x86_64 ] || optional+=(boost-context) # the emulator changes stacks by itself on x86_64 alone
-fi
+# The emulator changes stacks by itself on x86_64 alone.
+if [ "$emu" = yes ] && [ "$(uname -m)" != x86_64 ]; then optional+=(boost-context); fi
 
 declare -A packages=(
     [compiler]="gcc libc6-dev"
@@ -87,8 +85,8 @@ declare -A without=(
     [cmocka]="the tests cannot be built"
     [g++]="a test fails that compiles the headers as C++"
     [gnuplot]="there are no plots"
-    [curl]="the quickstart cannot download its text"
-    [python3]="CUDA code is not tested without a GPU"
+    [curl]="texts and data sets cannot be downloaded"
+    [python3]="data sets cannot be downloaded, and CUDA code is not tested without a GPU"
     [boost-context]="CUDA code is not tested without a GPU"
     [clang-format]="make lint fails"
     [clang-tidy]="make lint fails"
