@@ -263,4 +263,144 @@ test_fineweb_wrong_arguments() {
     has "$here/output" "HTTP status 404"
 }
 
+# ---- what makes tokens ----
+
+# A site with small data sets in the layout of the true ones, and a vocabulary of the size of GPT-2's: its merges are the
+# first 50000 pairs of bytes, so that every token is one or two bytes.
+texts() {
+    serve
+    export GITHUB_RAW=$HF_ENDPOINT BIN
+    cat >data/gpt2/download.sh <<<'[ -f data/gpt2/encoder.json ]'
+    python3 -S - data/gpt2 <<'END'
+import itertools
+import json
+import sys
+
+printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+others = [byte for byte in range(256) if byte not in printable]
+letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
+pairs = list(itertools.islice(itertools.product(letters, repeat=2), 50000))
+tokens = letters + [left + right for left, right in pairs] + ["<|endoftext|>"]
+with open(sys.argv[1] + "/encoder.json", "w") as file:
+    json.dump({token: number for number, token in enumerate(tokens)}, file)
+with open(sys.argv[1] + "/vocab.bpe", "w", encoding="utf-8") as file:
+    file.write("#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in pairs))
+END
+}
+
+# text_of FILE: the text of a file of tokens, in either format.
+text_of() {
+    python3 -S - "$1" data/gpt2/encoder.json <<'END'
+import json
+import struct
+import sys
+
+with open(sys.argv[1], "rb") as file:
+    data = file.read()
+if data[:4] == struct.pack("<i", 20240520):
+    data = data[1024:]
+with open(sys.argv[2]) as file:
+    names = {number: name for name, number in json.load(file).items()}
+printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+others = [byte for byte in range(256) if byte not in printable]
+byte_of = {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+for (token,) in struct.iter_unpack("<H", data):
+    sys.stdout.buffer.write(bytes(byte_of[letter] for letter in names[token]))
+END
+}
+
+# ---- OpenWebText ----
+
+# parquet FILE TEXT...: a parquet file with these texts. Where Python has no pyarrow, it is a stand-in that a stand-in of
+# pyarrow reads: JSON, from which errors come as from the real one.
+parquet() {
+    local file=$1
+    shift
+    mkdir -p "${file%/*}"
+    if python3 -c 'import pyarrow' 2>/dev/null && [ ! -d "$here/python" ]; then
+        python3 -c '
+import sys, pyarrow, pyarrow.parquet
+pyarrow.parquet.write_table(pyarrow.table({"text": sys.argv[2:]}), sys.argv[1], row_group_size=2)' "$file" "$@"
+        return
+    fi
+    mkdir -p "$here/python/pyarrow"
+    export PYTHONPATH=$here/python
+    cat >"$here/python/pyarrow/__init__.py" <<'END'
+class ArrowException(Exception):
+    pass
+END
+    cat >"$here/python/pyarrow/parquet.py" <<'END'
+import json
+import types
+
+import pyarrow
+
+
+class ParquetFile:
+    def __init__(self, path):
+        with open(path) as file:
+            try:
+                self.rows = json.load(file)
+            except ValueError as error:
+                raise pyarrow.ArrowException("this is not a parquet file") from error
+        self.schema_arrow = types.SimpleNamespace(names=["text"])
+        self.metadata = types.SimpleNamespace(num_rows=len(self.rows))
+
+    def iter_batches(self, batch_size, columns):
+        assert columns == ["text"]
+        for i in range(0, len(self.rows), 2):
+            column = types.SimpleNamespace(to_pylist=lambda: self.rows[i : i + 2])
+            yield types.SimpleNamespace(column=lambda number: column)
+END
+    python3 -S -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@" >"$file"
+}
+
+convert() { python3 data/openwebtext/parquet_to_jsonl.py "$@"; }
+
+test_parquet_becomes_json_lines() {
+    serve
+    parquet "$here/1.parquet" one $'two "quoted" \\ lines\n\tand a tab' "three: caf$(printf '\303\251')"
+    parquet "$here/2.parquet" '' five
+    convert "$here/1.parquet" "$here/2.parquet" >"$here/lines"
+    printf '%s\n' '{"text": "one"}' '{"text": "two \"quoted\" \\ lines\n\tand a tab"}' '{"text": "three: café"}' \
+        '{"text": ""}' '{"text": "five"}' | diff - "$here/lines"
+    printf '%s\n' '# of 5 documents' 0 3 >"$here/list"
+    convert --hold_out="$here/list" --held_out="$here/held_out" "$here/1.parquet" "$here/2.parquet" | diff - <(sed -n '2p;3p;5p' "$here/lines")
+    diff "$here/held_out" <(sed -n '1p;4p' "$here/lines")
+}
+
+test_parquet_errors() {
+    serve
+    parquet "$here/1.parquet" one two three
+    echo "no parquet" >"$here/2.parquet"
+    run 1 convert "$here/1.parquet" "$here/2.parquet"
+    has "$here/output" "cannot read $here/2.parquet: "
+    run 1 convert "$here/3.parquet"
+    has "$here/output" "cannot read $here/3.parquet: "
+    run 1 convert --column=story "$here/1.parquet"
+    has "$here/output" "has no column story; it has text"
+    printf '%s\n' '# of 4 documents' 0 >"$here/list"
+    run 1 convert --hold_out="$here/list" --held_out="$here/held_out" "$here/1.parquet"
+    has "$here/output" "$here/list is about 4 documents, and these files have 3"
+    printf '%s\n' '# of 3 documents' zero >"$here/list"
+    run 1 convert --hold_out="$here/list" --held_out="$here/held_out" "$here/1.parquet"
+    has "$here/output" "$here/list, line 2: there should be the number of a document"
+    run 2 convert --hold_out="$here/list" "$here/1.parquet"
+    run 1 bash -c "python3 data/openwebtext/parquet_to_jsonl.py '$here/1.parquet' >/dev/full"
+    has "$here/output" "cannot write: "
+    PYTHONPATH='' run 1 python3 -S -I data/openwebtext/parquet_to_jsonl.py "$here/1.parquet"
+    has "$here/output" "-m pip install pyarrow"
+}
+
+test_documents_of_nanogpt() {
+    # 4007 of 8013769, in order, none twice.
+    grep -v '^#' data/openwebtext/nanogpt_validation.list >"$here/numbers"
+    has data/openwebtext/nanogpt_validation.list '# of 8013769 documents'
+    sort -nuc "$here/numbers"
+    [ "$(wc -l <"$here/numbers")" -eq 4007 ]
+    [ "$(tail -n 1 "$here/numbers")" -lt 8013769 ]
+    # As numpy 1.23, 1.24 and 2.4 draw them.
+    [ "$(head -c -1 "$here/numbers" | sha256sum | cut -c 1-16)" = c9b5c7746e00f1a0 ]
+}
+
 run_script_tests "$@"
