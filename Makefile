@@ -9,9 +9,10 @@
 #   make libmarsopt.a    the optimizers as a library; make marsopt-flags says how to link it, make examples shows its use
 #   make clean
 #
-# Options: MPI=0, ONEDNN=0, CUDA=0 and NCCL=0 build without these libraries, EMU=1 with the emulator in the place of
-# CUDA and NCCL; WERROR=1 makes warnings errors, SANITIZE=address,undefined (or thread) instruments, ARCH=x86-64-v3 builds
-# for other processors than this one, CUDA_ARCHS="80 90a" for these GPUs (default: the one that is here, or all known).
+# Options: MPI=0, ONEDNN=0, UTF8PROC=0, CUDA=0 and NCCL=0 build without these libraries, EMU=1 with the emulator in the
+# place of CUDA and NCCL; WERROR=1 makes warnings errors, SANITIZE=address,undefined (or thread) instruments,
+# ARCH=x86-64-v3 builds for other processors than this one, CUDA_ARCHS="80 90a" for these GPUs (default: the one that
+# is here, or all known).
 # A build with other options wants folders of its own: make BUILD=build/asan BIN=build/asan SANITIZE=address,undefined
 
 CC ?= gcc
@@ -37,6 +38,7 @@ has_onednn := $(if $(filter 0,$(ONEDNN)),,$(call works,$(hash)include <oneapi/dn
 has_mpi := $(if $(filter 0,$(MPI)),,$(shell command -v mpicc >/dev/null 2>&1 && printf '$(hash)include <mpi.h>\nint main(void){return 0;}\n' | mpicc -x c - -o /dev/null 2>/dev/null && echo yes))
 has_cjson := $(call works,$(hash)include <cjson/cJSON.h>,-lcjson)
 has_xxhash := $(call works,$(hash)include <xxhash.h>)
+has_utf8proc := $(if $(filter 0,$(UTF8PROC)),,$(call works,$(hash)include <utf8proc.h>,-lutf8proc))
 has_wide_vectors := $(shell $(CC) -march=$(ARCH) -mprefer-vector-width=512 -E -x c /dev/null >/dev/null 2>&1 && echo yes)
 nvcc := $(if $(filter 0,$(CUDA)),,$(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc)))
 # What runs the CUDA sources: a GPU, the emulator, or nothing.
@@ -68,7 +70,7 @@ CXXFLAGS_EMU = -std=gnu++17 $(OPTIMIZE) -march=$(ARCH) -g -pthread -fno-strict-a
 sanitize_flags = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 device_libraries = $(if $(filter nvcc,$(cuda)),$(cuda_libraries) -lcublasLt $(if $(has_nccl),-lnccl) -lcudart_static -ldl -lrt) \
                    $(if $(filter emu,$(cuda)),$(if $(filter x86_64,$(shell uname -m)),,-lboost_context))
-LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson $(device_libraries) $(if $(cuda),-lstdc++) -lm \
+LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson $(if $(has_utf8proc),-lutf8proc) $(device_libraries) $(if $(cuda),-lstdc++) -lm \
             $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 
 # ---- sources ----
@@ -76,8 +78,9 @@ programs = train_gpt2 prepare_data sample_gpt2
 typed = $(wildcard kernels/cpu/embedding.c kernels/cpu/layernorm.c kernels/cpu/linear.c kernels/cpu/attention.c kernels/cpu/loss.c)
 cpu_plain = kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/product.c kernels/cpu/transpose.c \
             kernels/cpu/matmul_$(if $(has_onednn),onednn,plain).c
-plain = $(filter-out data/prepare_data.c model/sample_gpt2.c %/no_cuda.c, \
+plain = $(filter-out data/prepare_data.c model/sample_gpt2.c %/no_cuda.c data/char_class_%.c, \
           $(wildcard util/*.c kernels/*.c optim/*.c data/*.c config/*.c model/*.c report/*.c)) $(cpu_plain) \
+        data/char_class_$(if $(has_utf8proc),utf8proc,none).c \
         comm/comm.c comm/single.c $(if $(has_mpi),comm/mpi.c comm/heartbeat.c,comm/no_mpi.c) \
         comm/$(if $(has_nccl),nccl,no_nccl).c
 # What needs CUDA's headers: kernels (.cu), and host code around its libraries.
@@ -119,6 +122,7 @@ found:
 	@$(if $(has_xxhash),:,echo "xxHash is missing: install libxxhash-dev, or run bash scripts/install_deps.sh" >&2; exit 1)
 	@echo "compiler   $(shell $(CC) --version | head -n 1), -march=$(ARCH)$(if $(SANITIZE), with -fsanitize=$(SANITIZE))"
 	@echo "oneDNN     $(if $(has_onednn),found,not found: matrix products by plain loops, float32 slow and bfloat16 slower (libdnnl-dev))"
+	@echo "utf8proc   $(if $(has_utf8proc),found,not found: no gpt2 tokenizer (libutf8proc-dev))"
 	@echo "MPI        $(if $(has_mpi),found,not found: one process (libopenmpi-dev openmpi-bin))"
 	@echo "CUDA       $(if $(filter emu,$(cuda)),emulated on the CPU,$(if $(cuda),$(nvcc_release) for sm_$(subst $(space),$(comma) sm_,$(strip $(CUDA_ARCHS))),not found: training on the CPU (CUDA Toolkit 12.8 or newer)))"
 	@echo "NCCL       $(if $(has_nccl),$(if $(filter emu,$(cuda)),emulated over MPI,found),not found: one GPU (NCCL with its headers, and MPI))"

@@ -2,17 +2,29 @@
 #include "data/tokenizer.h"
 
 #include <cjson/cJSON.h>
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { BYTE_TOKENS = 256 };
+#include "data/char_class.h"
+#include "data/gpt2_encoder.h"
+#include "data/vocabulary.h"
+#include "data/words.h"
+#include "util/files.h"
+
+_Static_assert((int)TOKENIZER_MAX_LEFT == (int)WORD_MAX_BYTES, "what is left is a word");
+
+enum {
+    BYTE_TOKENS = 256,
+    JSON_LIMIT = 1 << 26 /* bytes of tokens.json, which may name many sources */
+};
 
 struct Tokenizer {
     const char *name;
     int vocab_size, end_of_text;
     char bytes[BYTE_TOKENS]; /* byte i at index i, so that decoding has an address to return */
+    bool is_gpt2;
+    Vocabulary vocabulary; /* of gpt2 */
+    uint8_t *classes;      /* of all characters; NULL where nothing is encoded */
 };
 
 void token_buffer_reserve(TokenBuffer *buffer, size_t more) {
@@ -30,26 +42,9 @@ void token_buffer_free(TokenBuffer *buffer) {
     *buffer = (TokenBuffer){0};
 }
 
-/* The whole file as a string, which the caller frees; NULL where it cannot be read. */
-static char *read_text(const char *path, Error *error) {
-    FILE *file = fopen(path, "rb");
-    long length = -1;
-    if (file && fseek(file, 0, SEEK_END) == 0) length = ftell(file);
-    char *text = length >= 0 ? checked_malloc((size_t)length + 1, path) : NULL;
-    bool ok = text && fseek(file, 0, SEEK_SET) == 0 && fread(text, 1, (size_t)length, file) == (size_t)length;
-    if (!ok) error_set(error, "cannot read %s: %s", path, strerror(errno));
-    if (file) fclose(file);
-    if (ok) {
-        text[length] = 0;
-        return text;
-    }
-    free(text);
-    return NULL;
-}
-
 /* The value of "tokenizer" in the file, which the caller frees; NULL where there is none. */
 static char *name_in_file(const char *path, Error *error) {
-    char *text = read_text(path, error);
+    char *text = files_read(path, JSON_LIMIT, NULL, error);
     if (!text) return NULL;
     cJSON *json = cJSON_Parse(text);
     const char *value = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "tokenizer"));
@@ -69,20 +64,48 @@ static bool open_by_folder(Tokenizer **tokenizer, const char *folder, Error *err
     return ok;
 }
 
+static void open_bytes(Tokenizer *tokenizer) {
+    tokenizer->name = "bytes";
+    tokenizer->vocab_size = BYTE_TOKENS;
+    tokenizer->end_of_text = -1;
+    for (int i = 0; i < BYTE_TOKENS; i++) tokenizer->bytes[i] = (char)i;
+}
+
+static bool open_gpt2(Tokenizer *tokenizer, const char *folder, Error *error) {
+    tokenizer->name = "gpt2";
+    tokenizer->is_gpt2 = true;
+    if (!vocabulary_open(&tokenizer->vocabulary, folder ? folder : TOKENIZER_GPT2_FOLDER, error)) return false;
+    tokenizer->vocab_size = tokenizer->vocabulary.token_count;
+    tokenizer->end_of_text = tokenizer->vocabulary.end_of_text;
+    if (!tokenizer->vocabulary.has_merges) return true;
+    tokenizer->classes = checked_malloc(UTF8_CODES, "the classes of characters");
+    return char_class_fill(tokenizer->classes, error);
+}
+
 bool tokenizer_open(Tokenizer **tokenizer, const char *name, const char *folder, Error *error) {
     if (!name && !folder) return error_set(error, "a tokenizer is opened by its name or by a folder with tokens.json");
     if (!name) return open_by_folder(tokenizer, folder, error);
-    if (strcmp(name, "bytes") != 0) return error_set(error, "unknown tokenizer '%s'; there is: bytes", name);
     Tokenizer *opened = checked_calloc(1, sizeof *opened, "a tokenizer");
-    opened->name = "bytes";
-    opened->vocab_size = BYTE_TOKENS;
-    opened->end_of_text = -1;
-    for (int i = 0; i < BYTE_TOKENS; i++) opened->bytes[i] = (char)i;
-    *tokenizer = opened;
-    return true;
+    bool ok = true;
+    if (strcmp(name, "bytes") == 0)
+        open_bytes(opened);
+    else if (strcmp(name, "gpt2") == 0)
+        ok = open_gpt2(opened, folder, error);
+    else
+        ok = error_set(error, "unknown tokenizer '%s'; there are: bytes, gpt2", name);
+    if (ok)
+        *tokenizer = opened;
+    else
+        tokenizer_close(opened);
+    return ok;
 }
 
-void tokenizer_close(Tokenizer *tokenizer) { free(tokenizer); }
+void tokenizer_close(Tokenizer *tokenizer) {
+    if (!tokenizer) return;
+    vocabulary_close(&tokenizer->vocabulary);
+    free(tokenizer->classes);
+    free(tokenizer);
+}
 
 const char *tokenizer_name(const Tokenizer *tokenizer) { return tokenizer->name; }
 
@@ -90,29 +113,35 @@ int tokenizer_vocab_size(const Tokenizer *tokenizer) { return tokenizer->vocab_s
 
 int tokenizer_end_of_text(const Tokenizer *tokenizer) { return tokenizer->end_of_text; }
 
+const char *tokenizer_decode(const Tokenizer *tokenizer, int token, size_t *bytes) {
+    if (token < 0 || token >= tokenizer->vocab_size) return NULL;
+    if (tokenizer->is_gpt2) return vocabulary_bytes(&tokenizer->vocabulary, token, bytes);
+    *bytes = 1;
+    return &tokenizer->bytes[token];
+}
+
+/* ---- encoding ---- */
+
 struct Encoder {
-    const Tokenizer *tokenizer;
+    Gpt2Encoder *gpt2; /* NULL: a byte is a token */
 };
 
 Encoder *encoder_open(const Tokenizer *tokenizer) {
+    if (tokenizer->is_gpt2 && !tokenizer->classes) return NULL;
     Encoder *encoder = checked_calloc(1, sizeof *encoder, "an encoder");
-    encoder->tokenizer = tokenizer;
+    if (tokenizer->is_gpt2) encoder->gpt2 = gpt2_encoder_open(&tokenizer->vocabulary, tokenizer->classes);
     return encoder;
 }
 
-void encoder_close(Encoder *encoder) { free(encoder); }
+void encoder_close(Encoder *encoder) {
+    if (encoder) gpt2_encoder_close(encoder->gpt2);
+    free(encoder);
+}
 
-/* A byte's token depends on nothing else, so none is ever left. */
 size_t encoder_encode(Encoder *encoder, const char *text, size_t bytes, bool is_end, TokenBuffer *out) {
-    (void)encoder, (void)is_end;
+    if (encoder->gpt2) return gpt2_encode(encoder->gpt2, text, bytes, is_end, out);
     token_buffer_reserve(out, bytes);
     for (size_t i = 0; i < bytes; i++) out->tokens[out->count + i] = (unsigned char)text[i];
     out->count += bytes;
     return bytes;
-}
-
-const char *tokenizer_decode(const Tokenizer *tokenizer, int token, size_t *bytes) {
-    if (token < 0 || token >= tokenizer->vocab_size) return NULL;
-    *bytes = 1;
-    return &tokenizer->bytes[token];
 }

@@ -1,16 +1,21 @@
 /* tokenizer.h: text to tokens and back.
  *
- * A tokenizer is known by a name, "bytes" (a token is a byte), and some need vocabulary files from a folder. Text is
- * bytes: nothing here requires it to be UTF-8, and every text can be encoded. Reading text files and writing token
- * files is the business of prepare_data. */
+ * A tokenizer is known by a name: "bytes", where a token is a byte, or "gpt2", the byte-pair encoding of GPT-2, whose
+ * vocabulary files lie in a folder. Text is bytes: nothing here requires it to be UTF-8, and every text can be encoded.
+ * Decoding gives back what was encoded, except that gpt2 reads what is no UTF-8 as U+FFFD, as Python's
+ * errors="replace" does. Reading text files and writing token files is the business of prepare_data. */
 #ifndef MARS_DATA_TOKENIZER_H
 #define MARS_DATA_TOKENIZER_H
 
 #include "util/base.h"
 
 /* encoder_encode leaves at most this many bytes for later, so that whoever reads a text in pieces knows how much room
- * to keep. */
+ * to keep. That is also where gpt2 cuts a longer word (of letters only, say), to bound its memory: up to 30 times
+ * that while it encodes one, 90 times where the word is no UTF-8. */
 enum { TOKENIZER_MAX_LEFT = 1 << 20 };
+
+/* Where data/gpt2/download.sh puts GPT-2's vocabulary, seen from the folder of the repository. */
+#define TOKENIZER_GPT2_FOLDER "data/gpt2"
 
 EXTERN_C_BEGIN
 
@@ -27,8 +32,9 @@ void token_buffer_reserve(TokenBuffer *buffer, size_t more);
 void token_buffer_free(TokenBuffer *buffer);
 
 /* Opens the tokenizer `name`, or with NULL the one that folder/tokens.json names (prepare_data writes that file, and
- * checkpoints keep a copy). Its vocabulary files, if it has any, are read from `folder`; NULL will do for "bytes".
- * Fails for an unknown name and for files that are missing or wrong. */
+ * checkpoints keep a copy). gpt2 reads encoder.json and vocab.bpe from `folder`, NULL: TOKENIZER_GPT2_FOLDER;
+ * vocab.json and merges.txt are other names for them, and llm.c's gpt2_tokenizer.bin will do for decoding alone. Fails
+ * for an unknown name, for files that are missing or wrong, and for gpt2 in a build without utf8proc. */
 bool tokenizer_open(Tokenizer **tokenizer, const char *name, const char *folder, Error *error);
 void tokenizer_close(Tokenizer *tokenizer);
 

@@ -47,6 +47,7 @@ has() {
         cjson) links "$compiler" cjson/cJSON.h -lcjson ;;
         xxhash) links "$compiler" xxhash.h -lxxhash ;;
         onednn) links "$compiler" oneapi/dnnl/dnnl.h -ldnnl ;;
+        utf8proc) links "$compiler" utf8proc.h -lutf8proc ;;
         boost-context) links_cxx boost/context/detail/fcontext.hpp -lboost_context ;;
         mpi) has_command mpirun && links mpicc mpi.h ;;
         cmocka) links "$compiler" "stdarg.h stddef.h stdint.h setjmp.h cmocka.h" -lcmocka ;;
@@ -55,7 +56,7 @@ has() {
 }
 
 required=(compiler make cjson xxhash)
-optional=(onednn mpi cmocka g++ gnuplot curl python3)
+optional=(onednn utf8proc mpi cmocka g++ gnuplot curl python3)
 [ "$lint" = no ] || optional+=(clang-format clang-tidy cppcheck shellcheck)
 
 # The emulator changes stacks by itself on x86_64 alone.
@@ -67,6 +68,7 @@ declare -A packages=(
     [cjson]=libcjson-dev
     [xxhash]=libxxhash-dev
     [onednn]=libdnnl-dev
+    [utf8proc]=libutf8proc-dev
     [mpi]="libopenmpi-dev openmpi-bin"
     [cmocka]=libcmocka-dev
     [g++]=g++
@@ -81,6 +83,7 @@ declare -A packages=(
 )
 declare -A without=(
     [onednn]="matrix products run as plain loops, which is slow"
+    [utf8proc]="there is no gpt2 tokenizer"
     [mpi]="training runs in one process"
     [cmocka]="the tests cannot be built"
     [g++]="a test fails that compiles the headers as C++"

@@ -134,7 +134,7 @@ static void test_tokenizer_by_folder(void **state) {
     char *folder = make_folder("vocabulary");
     Tokenizer *tokenizer = NULL;
     Error error = {""};
-    const char *wrong[][2] = {{NULL, "cannot read"},
+    const char *wrong[][2] = {{NULL, "cannot open"},
                               {"", "key \"tokenizer\""},
                               {"{\"tokenizer\": 3}", "key \"tokenizer\""},
                               {"{\"tokenizer\": \"bytes\"", "key \"tokenizer\""},
@@ -145,7 +145,7 @@ static void test_tokenizer_by_folder(void **state) {
         assert_mentions(&error, wrong[i][1]);
     }
     assert_false(tokenizer_open(&tokenizer, "Bytes", folder, &error));
-    assert_mentions(&error, "there is: bytes");
+    assert_mentions(&error, "there are: bytes, gpt2");
     assert_false(tokenizer_open(&tokenizer, NULL, NULL, &error));
     assert_mentions(&error, "by its name or by a folder");
     assert_null(tokenizer);

@@ -166,6 +166,7 @@ case "\$*" in
     *-lcjson*) grep -qx libcjson-dev '$here/has' ;;
     *-lxxhash*) grep -qx libxxhash-dev '$here/has' ;;
     *-ldnnl*) grep -qx libdnnl-dev '$here/has' ;;
+    *-lutf8proc*) grep -qx libutf8proc-dev '$here/has' ;;
     *-lcmocka*) grep -qx libcmocka-dev '$here/has' ;;
 esac
 END
@@ -181,7 +182,7 @@ END
 
 install_deps() { run "$1" env PATH="$here/bin" bash scripts/install_deps.sh "${@:2}"; }
 
-all_libraries=(gcc libcjson-dev libxxhash-dev libdnnl-dev libcmocka-dev libopenmpi-dev)
+all_libraries=(gcc libcjson-dev libxxhash-dev libdnnl-dev libutf8proc-dev libcmocka-dev libopenmpi-dev)
 
 test_install_leaves_a_complete_machine_alone() {
     machine "${all_libraries[@]}"
@@ -191,7 +192,7 @@ test_install_leaves_a_complete_machine_alone() {
 }
 
 test_install_installs_only_what_is_missing() {
-    machine gcc libxxhash-dev libcmocka-dev libopenmpi-dev
+    machine gcc libxxhash-dev libcmocka-dev libopenmpi-dev libutf8proc-dev
     install_deps 0
     last_line_is "everything needed is installed"
     has "$here/output" "installing libcjson-dev libdnnl-dev"
@@ -215,7 +216,7 @@ test_install_of_what_the_emulator_needs() {
 }
 
 test_install_without_root() {
-    machine gcc libdnnl-dev libcmocka-dev libopenmpi-dev
+    machine gcc libdnnl-dev libcmocka-dev libopenmpi-dev libutf8proc-dev
     echo 1000 >"$here/user"
     install_deps 1
     has "$here/output" "apt-get update && apt-get install -y --no-install-recommends libcjson-dev libxxhash-dev"
@@ -227,7 +228,7 @@ test_install_without_root_goes_on_where_it_can() {
     machine gcc libcjson-dev libxxhash-dev
     echo 1000 >"$here/user"
     install_deps 0
-    has "$here/output" "apt-get install -y --no-install-recommends libdnnl-dev libopenmpi-dev openmpi-bin libcmocka-dev"
+    has "$here/output" "apt-get install -y --no-install-recommends libdnnl-dev libutf8proc-dev libopenmpi-dev openmpi-bin libcmocka-dev"
     [ ! -e "$here/apt" ]
 }
 

@@ -1,0 +1,24 @@
+/* char_class.h: which characters are letters, numbers and white space, as GPT-2's pattern of words asks.
+ *
+ * \p{L} and \p{N} are general categories of Unicode, and come from utf8proc: 2.8, which Debian 12 has, knows those of
+ * Unicode 15.0; char_class_version() tells. A character that is younger than the library is no letter to it. \s is the
+ * property White_Space, which has not changed since Unicode 6.3 (2013). */
+#ifndef MARS_DATA_CHAR_CLASS_H
+#define MARS_DATA_CHAR_CLASS_H
+
+#include "data/utf8.h"
+#include "util/base.h"
+
+typedef enum CharClass { CLASS_OTHER, CLASS_LETTER, CLASS_NUMBER, CLASS_SPACE } CharClass;
+
+EXTERN_C_BEGIN
+
+/* Fills in the CharClass of every code point. Fails where the program was built without utf8proc. */
+bool char_class_fill(uint8_t classes[UTF8_CODES], Error *error);
+
+/* The version of Unicode, such as "15.0.0". */
+const char *char_class_version(void);
+
+EXTERN_C_END
+
+#endif

@@ -1,0 +1,146 @@
+/* gpt2_encoder.c: see gpt2_encoder.h. The table of words has a fixed size, as most words of a text are few; a new word
+ * takes the place of another. A slot is one line of the processor's cache, and looking a word up reads one or two. */
+#include "data/gpt2_encoder.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "data/bpe.h"
+#include "data/words.h"
+
+enum {
+    SLOT_BITS = 16,  /* 65536 slots of 64 bytes */
+    WORD_BYTES = 31, /* the longest word that is kept */
+    WORD_TOKENS = 15 /* the most tokens of one that is kept */
+};
+
+/* A word, 0 behind it, in the last byte its length: equal only if words are, and quickly compared. */
+typedef uint64_t WordKey __attribute__((vector_size(WORD_BYTES + 1)));
+
+typedef struct WordSlot {
+    WordKey key;
+    uint16_t tokens[WORD_TOKENS];
+    uint16_t count; /* of tokens; 0 with an empty slot, whose key no word has */
+} WordSlot;
+
+struct Gpt2Encoder {
+    const Vocabulary *vocabulary;
+    const uint8_t *classes;
+    WordSlot *slots;
+    Bpe bpe;
+    char *repaired; /* a word whose errors are replaced */
+    size_t repaired_capacity;
+};
+
+Gpt2Encoder *gpt2_encoder_open(const Vocabulary *vocabulary, const uint8_t *classes) {
+    Gpt2Encoder *encoder = checked_calloc(1, sizeof *encoder, "an encoder");
+    size_t bytes = sizeof(WordSlot) << SLOT_BITS;
+    encoder->vocabulary = vocabulary;
+    encoder->classes = classes;
+    encoder->slots = aligned_alloc(sizeof(WordSlot), bytes);
+    if (!encoder->slots) die("out of memory: %zu bytes for an encoder's words", bytes);
+    memset(encoder->slots, 0, bytes);
+    return encoder;
+}
+
+void gpt2_encoder_close(Gpt2Encoder *encoder) {
+    if (!encoder) return;
+    bpe_free(&encoder->bpe);
+    free(encoder->slots);
+    free(encoder->repaired);
+    free(encoder);
+}
+
+/* Of `bytes` readable ones, the first `length` are the word. */
+static inline WordKey key_of(const char *word, size_t length, size_t bytes) {
+    static const unsigned char ones[2 * WORD_BYTES + 2] = {255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+                                                           255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+                                                           255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
+    WordKey key = {0}, mask;
+    if (bytes >= sizeof key) {
+        memcpy(&key, word, sizeof key);
+        memcpy(&mask, ones + sizeof key - length, sizeof mask);
+        key &= mask;
+    } else {
+        memcpy(&key, word, length);
+    }
+    ((unsigned char *)&key)[WORD_BYTES] = (unsigned char)length;
+    return key;
+}
+
+static inline bool is_equal(const WordKey *a, const WordKey *b) {
+    WordKey difference = *a ^ *b;
+    return (difference[0] | difference[1] | difference[2] | difference[3]) == 0;
+}
+
+/* The upper bits of a sum of products with odd numbers depend on all bits of the key. */
+static inline size_t slot_of(const WordKey *key) {
+    uint64_t sum = (*key)[0] * 0x9e3779b97f4a7c15u + (*key)[1] * 0xc2b2ae3d27d4eb4fu + (*key)[2] * 0x165667b19e3779f9u +
+                   (*key)[3] * 0xd6e8feb86659fd93u;
+    return (size_t)((sum ^ sum >> 32) * 0x9e3779b97f4a7c15u >> (64 - SLOT_BITS));
+}
+
+static void encode_any(Gpt2Encoder *encoder, const char *word, size_t length, TokenBuffer *out) {
+    token_buffer_reserve(out, length);
+    out->count += bpe_encode(&encoder->bpe, encoder->vocabulary, word, length, out->tokens + out->count);
+}
+
+/* Encodes a word that the table does not have and puts it there. A pair of slots has the word that came last in its
+ * first and one that came before in its second. */
+static void encode_new(Gpt2Encoder *encoder, const char *word, size_t length, const WordKey *key, WordSlot *pair,
+                       TokenBuffer *out) {
+    size_t before = out->count;
+    encode_any(encoder, word, length, out);
+    size_t count = out->count - before;
+    if (count > WORD_TOKENS) return;
+    pair[1] = pair[0];
+    pair[0].key = *key;
+    pair[0].count = (uint16_t)count;
+    memcpy(pair[0].tokens, out->tokens + before, count * sizeof *out->tokens);
+}
+
+static inline void encode_word(Gpt2Encoder *encoder, const char *word, size_t length, size_t bytes, TokenBuffer *out) {
+    WordKey key = key_of(word, length, bytes);
+    WordSlot *pair = &encoder->slots[slot_of(&key) & ~(size_t)1], *slot = pair;
+    if (!is_equal(&slot->key, &key) && !is_equal(&(++slot)->key, &key)) {
+        encode_new(encoder, word, length, &key, pair, out);
+        return;
+    }
+    if (out->capacity - out->count < WORD_TOKENS) token_buffer_reserve(out, WORD_TOKENS);
+    memcpy(out->tokens + out->count, slot->tokens, sizeof slot->tokens); /* always all, which is faster */
+    out->count += slot->count;
+}
+
+/* Encodes a word with U+FFFD in the place of what is no UTF-8. */
+static void encode_damaged(Gpt2Encoder *encoder, const char *word, size_t length, TokenBuffer *out) {
+    size_t count = 0, most = length * strlen(UTF8_REPLACEMENT);
+    if (most > encoder->repaired_capacity) {
+        free(encoder->repaired);
+        encoder->repaired = checked_malloc(most, "a word");
+        encoder->repaired_capacity = most;
+    }
+    for (size_t at = 0, width; at < length; at += width) {
+        bool is_error = utf8_next(word + at, length - at, &width) < 0;
+        size_t bytes = is_error ? strlen(UTF8_REPLACEMENT) : width;
+        memcpy(encoder->repaired + count, is_error ? UTF8_REPLACEMENT : word + at, bytes);
+        count += bytes;
+    }
+    encode_any(encoder, encoder->repaired, count, out);
+}
+
+size_t gpt2_encode(Gpt2Encoder *encoder, const char *text, size_t bytes, bool is_end, TokenBuffer *out) {
+    size_t at = 0;
+    while (at < bytes) {
+        bool is_damaged;
+        size_t length = word_length(encoder->classes, text + at, bytes - at, is_end, &is_damaged);
+        if (length == 0) break;
+        if (is_damaged)
+            encode_damaged(encoder, text + at, length, out);
+        else if (length <= WORD_BYTES)
+            encode_word(encoder, text + at, length, bytes - at, out);
+        else
+            encode_any(encoder, text + at, length, out);
+        at += length;
+    }
+    return at;
+}

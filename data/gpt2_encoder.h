@@ -1,0 +1,18 @@
+/* gpt2_encoder.h: text to GPT-2's tokens. Words (words.h) are encoded (bpe.h) one by one, and a table of words that
+ * were seen before gives most of them without. Special tokens such as <|endoftext|> are ordinary text here. */
+#ifndef MARS_DATA_GPT2_ENCODER_H
+#define MARS_DATA_GPT2_ENCODER_H
+
+#include "data/tokenizer.h"
+#include "data/vocabulary.h"
+
+typedef struct Gpt2Encoder Gpt2Encoder;
+
+/* The vocabulary has merges, and `classes` are those of char_class_fill(); both must outlive the encoder. */
+Gpt2Encoder *gpt2_encoder_open(const Vocabulary *vocabulary, const uint8_t *classes);
+void gpt2_encoder_close(Gpt2Encoder *encoder);
+
+/* As encoder_encode(). */
+size_t gpt2_encode(Gpt2Encoder *encoder, const char *text, size_t bytes, bool is_end, TokenBuffer *out);
+
+#endif

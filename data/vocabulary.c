@@ -1,0 +1,317 @@
+/* vocabulary.c: reading GPT-2's vocabulary files (see vocabulary.h), and every way in which they may be damaged. */
+#include "data/vocabulary.h"
+
+#include <cjson/cJSON.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "data/utf8.h"
+#include "util/files.h"
+
+enum {
+    FILE_LIMIT = 1 << 26,    /* bytes; the published files have one million and less */
+    LETTERS = 256 + 68,      /* code points that stand for bytes are below; 68 bytes are not printable */
+    NAME_SLOTS = 1 << 17,    /* of the table of tokens by their bytes */
+    BIN_MAGIC = 20240328,    /* of gpt2_tokenizer.bin */
+    BIN_HEADER_BYTES = 1024, /* 256 uint32: magic, version, token count, from version 2 on the end of a text */
+};
+
+static const char end_of_text[] = "<|endoftext|>";
+
+/* What is only needed to read the files. */
+typedef struct Reader {
+    Vocabulary *vocabulary;
+    const char *encoder_path, *merges_path;
+    int16_t byte_of_letter[LETTERS]; /* -1: of no byte */
+    uint32_t *names;                 /* NAME_SLOTS of a hash table: token + 1 by its bytes, 0 where there is none */
+    Error *error;
+} Reader;
+
+static void set_letters(Reader *reader) {
+    int others = 0;
+    memset(reader->byte_of_letter, -1, sizeof reader->byte_of_letter);
+    for (int byte = 0; byte < 256; byte++) {
+        bool is_printable = (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte != 0xad);
+        reader->byte_of_letter[is_printable ? byte : 256 + others++] = (int16_t)byte;
+    }
+}
+
+/* The bytes that `letters` stand for; returns how many, or -1 with the error set where there is another character. */
+static int bytes_of_letters(const Reader *reader, const char *letters, size_t length, char *bytes, const char *place) {
+    int count = 0;
+    for (size_t at = 0, width; at < length; at += width) {
+        int32_t letter = utf8_next(letters + at, length - at, &width);
+        int byte = letter >= 0 && letter < LETTERS ? reader->byte_of_letter[letter] : -1;
+        if (byte < 0) {
+            error_set(reader->error,
+                      "%s: the character at byte %zu of '%.*s' stands for no byte in GPT-2's way to write them", place,
+                      at, (int)(length < 100 ? length : 100), letters);
+            return -1;
+        }
+        bytes[count++] = (char)byte;
+    }
+    return count;
+}
+
+/* The slot that holds the token with these bytes, or that it would go to. */
+static uint32_t *find_name(const Reader *reader, const char *bytes, size_t count) {
+    uint64_t slot = files_checksum_memory(bytes, count) % NAME_SLOTS;
+    for (; reader->names[slot]; slot = (slot + 1) % NAME_SLOTS) {
+        size_t length;
+        const char *name = vocabulary_bytes(reader->vocabulary, (int)reader->names[slot] - 1, &length);
+        if (length == count && memcmp(name, bytes, count) == 0) break;
+    }
+    return &reader->names[slot];
+}
+
+/* ---- encoder.json ---- */
+
+/* Puts each entry where its number says. */
+static bool order_entries(const Reader *reader, const cJSON *json, const cJSON **entries) {
+    const cJSON *entry;
+    cJSON_ArrayForEach(entry, json) {
+        double number = cJSON_IsNumber(entry) ? entry->valuedouble : -1;
+        if (!(number >= 0 && number < VOCABULARY_TOKENS && number == (int)number))
+            return error_set(reader->error, "%s: the number of '%.100s' should be a whole one from 0 to %d",
+                             reader->encoder_path, entry->string, VOCABULARY_END);
+        int token = (int)number;
+        if (entries[token])
+            return error_set(reader->error, "%s: '%.100s' and '%.100s' have the same number, %d", reader->encoder_path,
+                             entries[token]->string, entry->string, token);
+        entries[token] = entry;
+    }
+    for (int token = 0; token < VOCABULARY_TOKENS; token++)
+        if (!entries[token])
+            return error_set(reader->error, "%s has %d tokens and none with the number %d; GPT-2 has %d",
+                             reader->encoder_path, cJSON_GetArraySize(json), token, VOCABULARY_TOKENS);
+    return true;
+}
+
+static bool add_token(const Reader *reader, const char *letters, int token) {
+    Vocabulary *v = reader->vocabulary;
+    char *bytes = v->bytes + v->starts[token];
+    int count = bytes_of_letters(reader, letters, strlen(letters), bytes, reader->encoder_path);
+    if (count < 0) return false;
+    if (count == 0) return error_set(reader->error, "%s: token %d is empty", reader->encoder_path, token);
+    v->starts[token + 1] = v->starts[token] + (uint32_t)count;
+    uint32_t *name = find_name(reader, bytes, (size_t)count);
+    if (*name)
+        return error_set(reader->error, "%s: tokens %u and %d are both '%.100s'", reader->encoder_path, *name - 1,
+                         token, letters);
+    *name = (uint32_t)token + 1;
+    return true;
+}
+
+static bool find_bytes(const Reader *reader) {
+    for (int byte = 0; byte < 256; byte++) {
+        uint32_t name = *find_name(reader, &(char){(char)byte}, 1);
+        if (!name) return error_set(reader->error, "%s has no token for the byte 0x%02x", reader->encoder_path, byte);
+        reader->vocabulary->byte_tokens[byte] = (uint16_t)(name - 1);
+    }
+    if (*find_name(reader, end_of_text, strlen(end_of_text)) != VOCABULARY_END + 1)
+        return error_set(reader->error, "%s: token %d should be %s", reader->encoder_path, VOCABULARY_END, end_of_text);
+    return true;
+}
+
+static bool read_entries(const Reader *reader, const cJSON *json, size_t file_bytes) {
+    Vocabulary *v = reader->vocabulary;
+    if (!cJSON_IsObject(json))
+        return error_set(reader->error, "%s should be a JSON object of tokens and their numbers", reader->encoder_path);
+    const cJSON **entries = checked_calloc(VOCABULARY_TOKENS, sizeof(const cJSON *), "GPT-2's tokens");
+    v->token_count = VOCABULARY_TOKENS;
+    v->end_of_text = VOCABULARY_END;
+    v->bytes = checked_malloc(file_bytes, "GPT-2's tokens"); /* no letter is shorter than its byte */
+    v->starts = checked_calloc(VOCABULARY_TOKENS + 1, sizeof *v->starts, "GPT-2's tokens");
+    bool ok = order_entries(reader, json, entries);
+    for (int token = 0; ok && token < VOCABULARY_TOKENS; token++) ok = add_token(reader, entries[token]->string, token);
+    free(entries);
+    return ok && find_bytes(reader);
+}
+
+static bool read_encoder(const Reader *reader) {
+    size_t bytes;
+    char *text = files_read(reader->encoder_path, FILE_LIMIT, &bytes, reader->error);
+    if (!text) return false;
+    const char *end = text;
+    cJSON *json = cJSON_ParseWithLengthOpts(text, bytes + 1, &end, true);
+    bool ok = json ? read_entries(reader, json, bytes)
+                   : error_set(reader->error, "%s is no JSON from byte %td on: is the file whole?",
+                               reader->encoder_path, end - text);
+    cJSON_Delete(json);
+    free(text);
+    return ok;
+}
+
+/* ---- vocab.bpe ---- */
+
+/* The token written as `letters`, or -1 with the error set. */
+static int token_of_letters(const Reader *reader, const char *letters, size_t length, int below, const char *place) {
+    char bytes[256];
+    if (length == 0 || length > sizeof bytes) {
+        error_set(reader->error, "%s should be two tokens with a space between", place);
+        return -1;
+    }
+    int count = bytes_of_letters(reader, letters, length, bytes, place);
+    if (count < 0) return -1;
+    int token = (int)*find_name(reader, bytes, (size_t)count) - 1;
+    if (token < 0)
+        error_set(reader->error, "%s: '%.*s' is no token of %s", place, (int)length, letters, reader->encoder_path);
+    else if (token >= below)
+        error_set(reader->error, "%s: '%.*s' is merged before its own merge, which comes later", place, (int)length,
+                  letters);
+    return token < below ? token : -1;
+}
+
+static void add_merge(Vocabulary *v, int left, int right, int token) {
+    uint32_t slot = vocabulary_pair_slot((unsigned)left, (unsigned)right);
+    while (v->merges[slot].token != VOCABULARY_NO_TOKEN) slot = (slot + 1) % VOCABULARY_PAIR_SLOTS;
+    v->merges[slot] = (MergeSlot){(uint16_t)left, (uint16_t)right, (uint16_t)token};
+}
+
+static bool read_merge(const Reader *reader, const char *line, size_t length, int token, const char *place) {
+    Vocabulary *v = reader->vocabulary;
+    const char *space = memchr(line, ' ', length);
+    size_t left_length = space ? (size_t)(space - line) : length, right_length = space ? length - left_length - 1 : 0;
+    int left = token_of_letters(reader, line, left_length, token, place);
+    int right = left < 0 ? -1 : token_of_letters(reader, line + left_length + 1, right_length, token, place);
+    if (right < 0) return false;
+    size_t bytes, left_bytes, right_bytes;
+    const char *merged = vocabulary_bytes(v, token, &bytes), *left_text = vocabulary_bytes(v, left, &left_bytes),
+               *right_text = vocabulary_bytes(v, right, &right_bytes);
+    if (bytes != left_bytes + right_bytes || memcmp(merged, left_text, left_bytes) != 0 ||
+        memcmp(merged + left_bytes, right_text, right_bytes) != 0)
+        return error_set(reader->error, "%s: '%.*s' should make token %d, which is another one in %s", place,
+                         (int)length, line, token, reader->encoder_path);
+    add_merge(v, left, right, token);
+    return true;
+}
+
+static bool read_merge_lines(const Reader *reader, const char *text, size_t bytes) {
+    int line_number = 1, token = 256;
+    bool ok = true;
+    for (const char *line = text, *end = text + bytes; ok && line < end; line_number++) {
+        const char *newline = memchr(line, '\n', (size_t)(end - line));
+        size_t length = (size_t)((newline ? newline : end) - line);
+        if (line_number > 1 || line[0] != '#') { /* the first line names a version */
+            char *place = format_string("%s line %d", reader->merges_path, line_number);
+            ok = token < VOCABULARY_END
+                     ? read_merge(reader, line, length, token, place)
+                     : error_set(reader->error, "%s: GPT-2 has only %d merges", place, VOCABULARY_MERGES);
+            free(place);
+            token++;
+        }
+        line += length + 1;
+    }
+    if (ok && token < VOCABULARY_END)
+        return error_set(reader->error, "%s ends after %d merges; GPT-2 has %d: is the file whole?",
+                         reader->merges_path, token - 256, VOCABULARY_MERGES);
+    return ok;
+}
+
+static bool read_merges(const Reader *reader) {
+    Vocabulary *v = reader->vocabulary;
+    size_t bytes;
+    char *text = files_read(reader->merges_path, FILE_LIMIT, &bytes, reader->error);
+    if (!text) return false;
+    v->merges = checked_malloc(VOCABULARY_PAIR_SLOTS * sizeof *v->merges, "GPT-2's merges");
+    memset(v->merges, 0xff, VOCABULARY_PAIR_SLOTS * sizeof *v->merges); /* no token anywhere */
+    bool ok = read_merge_lines(reader, text, bytes);
+    v->has_merges = ok;
+    free(text);
+    return ok;
+}
+
+static bool read_published(Vocabulary *vocabulary, const char *encoder_path, const char *merges_path, Error *error) {
+    Reader reader = {
+        .vocabulary = vocabulary, .encoder_path = encoder_path, .merges_path = merges_path, .error = error};
+    set_letters(&reader);
+    reader.names = checked_calloc(NAME_SLOTS, sizeof *reader.names, "GPT-2's tokens");
+    bool ok = read_encoder(&reader) && read_merges(&reader);
+    free(reader.names);
+    return ok;
+}
+
+/* ---- gpt2_tokenizer.bin ---- */
+
+static bool read_bin_header(Vocabulary *v, const char *path, const char *data, size_t bytes, Error *error) {
+    uint32_t header[4];
+    if (bytes < BIN_HEADER_BYTES) return error_set(error, "%s has no whole header of %d bytes", path, BIN_HEADER_BYTES);
+    memcpy(header, data, sizeof header);
+    if (header[0] != BIN_MAGIC || header[1] < 1 || header[1] > 2)
+        return error_set(error, "%s is no tokenizer file of llm.c of version 1 or 2", path);
+    if (header[2] < 1 || header[2] > UINT16_MAX)
+        return error_set(error, "%s: %" PRIu32 " tokens; expected 1 to %d", path, header[2], UINT16_MAX);
+    uint32_t end = header[1] == 1 ? VOCABULARY_END : header[3];
+    if (header[1] == 2 && end >= header[2])
+        return error_set(error, "%s: the end of a text is token %" PRIu32 ", but there are only %" PRIu32, path, end,
+                         header[2]);
+    v->token_count = (int)header[2];
+    v->end_of_text = end < header[2] ? (int)end : -1;
+    return true;
+}
+
+/* Each token is a byte with its length and then its bytes. */
+static bool read_bin_tokens(Vocabulary *v, const char *path, const char *data, size_t bytes, Error *error) {
+    size_t at = BIN_HEADER_BYTES;
+    v->bytes = checked_malloc(bytes, "tokens");
+    v->starts = checked_calloc((size_t)v->token_count + 1, sizeof *v->starts, "tokens");
+    for (int token = 0; token < v->token_count; token++) {
+        size_t length = at < bytes ? (unsigned char)data[at] : 0;
+        if (at >= bytes || length > bytes - at - 1)
+            return error_set(error, "%s ends in token %d of %d: is the file whole?", path, token, v->token_count);
+        if (length == 0) return error_set(error, "%s: token %d at byte %zu is empty", path, token, at);
+        memcpy(v->bytes + v->starts[token], data + at + 1, length);
+        v->starts[token + 1] = v->starts[token] + (uint32_t)length;
+        at += length + 1;
+    }
+    return at == bytes || error_set(error, "%s goes on at byte %zu, behind its last token", path, at);
+}
+
+static bool read_bin(Vocabulary *vocabulary, const char *path, Error *error) {
+    size_t bytes;
+    char *data = files_read(path, FILE_LIMIT, &bytes, error);
+    if (!data) return false;
+    bool ok =
+        read_bin_header(vocabulary, path, data, bytes, error) && read_bin_tokens(vocabulary, path, data, bytes, error);
+    free(data);
+    return ok;
+}
+
+/* ---- open and close ---- */
+
+static bool read_folder(Vocabulary *v, const char *folder, Error *error) {
+    static const char *const names[][2] = {{"encoder.json", "vocab.bpe"}, {"vocab.json", "merges.txt"}};
+    bool is_found = false, ok = false;
+    for (size_t i = 0; !is_found && i < ARRAY_LENGTH(names); i++) {
+        char *encoder_path = format_string("%s/%s", folder, names[i][0]);
+        char *merges_path = format_string("%s/%s", folder, names[i][1]);
+        is_found = files_is_file(encoder_path) || files_is_file(merges_path);
+        if (is_found) ok = read_published(v, encoder_path, merges_path, error);
+        free(encoder_path);
+        free(merges_path);
+    }
+    if (is_found) return ok;
+    char *path = format_string("%s/gpt2_tokenizer.bin", folder);
+    ok = files_is_file(path) ? read_bin(v, path, error)
+                             : error_set(error,
+                                         "GPT-2's vocabulary, encoder.json and vocab.bpe, is not in %s; bash "
+                                         "data/gpt2/download.sh fetches it into data/gpt2",
+                                         folder);
+    free(path);
+    return ok;
+}
+
+bool vocabulary_open(Vocabulary *vocabulary, const char *folder, Error *error) {
+    *vocabulary = (Vocabulary){.end_of_text = -1};
+    bool ok = read_folder(vocabulary, folder, error);
+    if (!ok) vocabulary_close(vocabulary);
+    return ok;
+}
+
+void vocabulary_close(Vocabulary *vocabulary) {
+    free(vocabulary->bytes);
+    free(vocabulary->starts);
+    free(vocabulary->merges);
+    *vocabulary = (Vocabulary){0};
+}
