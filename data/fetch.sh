@@ -26,12 +26,17 @@ FETCH_PAUSE=${FETCH_PAUSE:-1}
 fetch_check=
 
 fetch_folder=. fetch_urls=() fetch_sizes=() fetch_sums=() fetch_names=()
+fetch_curl= # the process, while there is one
 fetch_scratch=$(mktemp -d)
-trap 'rm -rf "$fetch_scratch"' EXIT
+fetch_end() {
+    [ -z "$fetch_curl" ] || kill "$fetch_curl" 2>/dev/null || true
+    rm -rf "$fetch_scratch"
+}
+trap fetch_end EXIT
 
 # fetch_fail TEXT [STATUS]
 fetch_fail() {
-    echo "data/${0#*data/}: $1" >&2
+    echo "$(basename "$(dirname "$0")")/${0##*/}: $1" >&2
     exit "${2:-1}"
 }
 
@@ -60,8 +65,16 @@ fetch_try() {
     fi
     : >"$fetch_scratch/headers"
     : >"$fetch_scratch/errors"
-    fetch_http=$(curl -fL "$progress" --connect-timeout 20 --speed-limit 1000 --speed-time 30 -w '%{http_code}' \
-        -D "$fetch_scratch/headers" -o "$file" "$@" "$url" 2>"$errors") || status=$?
+    # In the background, so that whoever stops this script stops the transfer too.
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    curl -fL "$progress" --connect-timeout 20 --speed-limit 1000 --speed-time 30 -w '%{http_code}' \
+        -D "$fetch_scratch/headers" -o "$file" "$@" "$url" >"$fetch_scratch/http" 2>"$errors" &
+    fetch_curl=$!
+    wait $fetch_curl || status=$?
+    fetch_curl=
+    trap - INT TERM HUP
+    fetch_http=$(<"$fetch_scratch/http")
     fetch_lasting=no
     case $status in
         6) fetch_reason="The host is not found." ;;
@@ -232,13 +245,15 @@ fetch_plan() {
   free$([ "$more" -eq 0 ] || echo "; $(fetch_human "$more") of it are for what is made of the files"). Make room there, or put a link to a larger disk in its place."
 }
 
-fetch_all() (
+fetch_all() {
+    local i number=0
+    exec 9<"$fetch_folder"
     flock -n 9 || fetch_fail "another program downloads into $fetch_folder; wait for it, or stop it"
     fetch_plan "$1" "${2:-0}"
-    done=0
     for i in "${fetch_missing[@]}"; do
-        done=$((done + 1))
-        echo "[$done/${#fetch_missing[@]}] ${fetch_names[i]}  $(fetch_human "${fetch_sizes[i]}")"
+        number=$((number + 1))
+        echo "[$number/${#fetch_missing[@]}] ${fetch_names[i]}  $(fetch_human "${fetch_sizes[i]}")"
         fetch_one "${fetch_urls[i]}" "${fetch_sizes[i]}" "${fetch_sums[i]}" "$fetch_folder/${fetch_names[i]}"
     done
-) 9<"$fetch_folder"
+    exec 9<&-
+}

@@ -9,6 +9,7 @@ Serves ranges. Misbehaves as SITE/faults/NAME says, one line for each request of
     fine              no fault
     status 429 2      this status, asking for a pause of 2 seconds if there is a number
     break 100         sends 100 bytes of what it should and closes the connection
+    hold 100          sends 100 bytes and then nothing
     other 100         sends 100 other bytes, as a whole file
     whole             ignores that only a part was asked for
 
@@ -111,8 +112,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         part = data[first:]
         headers = [("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")] if first else []
-        if fault[0] == "break":
+        if fault[0] in ("break", "hold"):
             self.answer(206 if first else 200, part[: int(fault[1])], headers, len(part))
+            if fault[0] == "hold":
+                self.wfile.flush()
+                self.connection.recv(1)  # until the other side ends
             self.close_connection = True
             return
         self.answer(206 if first else 200, part, headers)

@@ -17,10 +17,7 @@ serve() {
     mkdir -p "$here/web/faults" "$here/repo"
     ln -s "$here/web" "$scratch/web_${here##*/}"
     export HF_ENDPOINT=http://127.0.0.1:$port/web_${here##*/}
-    (cd data && find . -name '*.sh' -o -name '*.py' -o -name '*.list') | while read -r file; do
-        mkdir -p "$here/repo/data/${file%/*}"
-        cp "data/$file" "$here/repo/data/$file"
-    done
+    cp --parents data/*.sh data/*/*.sh data/*/*.py data/*/*.list "$here/repo"
     cd "$here/repo"
 }
 
@@ -36,49 +33,34 @@ requests() {
     sed -nE "/ 302$/d;s|^/([^ ]*/)?$1 (.*)|\\2|p" "$here/web/requests" | paste -sd ' '
 }
 
-# shard FILE TOKENS: a token shard of llm.c's format, with tokens that differ.
-shard() {
-    mkdir -p "${1%/*}"
-    python3 -c '
+# shards FOLDER NAME=TOKENS...: token shards of llm.c's format, with tokens that differ.
+shards() {
+    mkdir -p "$1"
+    python3 -S -c '
 import struct, sys
-tokens = int(sys.argv[2])
-with open(sys.argv[1], "wb") as file:
-    file.write(struct.pack("<256i", 20240520, 1, tokens, *[0] * 253))
-    file.write(struct.pack(f"<{tokens}H", *[i * 7 % 50257 for i in range(tokens)]))' "$1" "$2"
+for name, tokens in (word.split("=") for word in sys.argv[2:]):
+    with open(f"{sys.argv[1]}/{name}.bin", "wb") as file:
+        file.write(struct.pack("<256i", 20240520, 1, int(tokens), *[0] * 253))
+        file.write(struct.pack(f"<{tokens}H", *[i * 7 % 50257 for i in range(int(tokens))]))' "$@"
 }
 
 # A small FineWeb: a validation shard and three to train on.
 fineweb() {
     serve
-    hub=$here/web/kjj0/fineweb10B-gpt2 shards=data/fineweb/10B
-    shard "$hub/fineweb_val_000000.bin" 300
-    shard "$hub/fineweb_train_000001.bin" 1000
-    shard "$hub/fineweb_train_000002.bin" 900
-    shard "$hub/fineweb_train_000003.bin" 800
+    hub=$here/web/kjj0/fineweb10B-gpt2 folder=data/fineweb/10B
+    shards "$hub" fineweb_val_000000=300 fineweb_train_00000{1=1000,2=900,3=800}
     echo "about it" >"$hub/README.md"
 }
 
 is_whole() {
     local name
-    for name in "$@"; do cmp "$hub/$name" "$shards/$name"; done
+    for name in "$@"; do cmp "$hub/$name" "$folder/$name"; done
     [ -z "$(find data -name '*.part')" ]
 }
 
 # ---- fetch.sh ----
 
-# get NAME...: downloads these files of the site into $here/repo/got, with the checks of a script that knows them.
-get() {
-    bash -c '
-        source data/fetch.sh
-        fetch_into got
-        for name; do
-            sum=$(sha256sum <"$WEB/$name")
-            fetch_add "$HF_ENDPOINT/$name" "$(fetch_size "$WEB/$name")" "${sum%% *}" "$name"
-        done
-        fetch_all Files "${MORE:-0}"' data/get.sh "$@"
-}
-
-# site NAME...: files of 3000 bytes that differ.
+# site NAME...: files of 3000 bytes that differ, and a script data/get.sh NAME... that downloads them into got.
 site() {
     local name
     serve
@@ -86,7 +68,18 @@ site() {
     for name in "$@"; do
         head -c 3000 /dev/urandom >"$WEB/$name"
     done
+    cat >data/get.sh <<'END'
+set -euo pipefail
+source data/fetch.sh
+fetch_into got
+for name; do
+    sum=$(sha256sum <"$WEB/$name")
+    fetch_add "$HF_ENDPOINT/$name" "$(fetch_size "$WEB/$name")" "${sum%% *}" "$name"
+done
+fetch_all Files "${MORE:-0}"
+END
 }
+get() { bash data/get.sh "$@"; }
 
 came() {
     local name
@@ -157,6 +150,18 @@ test_downloads_that_stay_broken_go_on_later() {
     came a b
 }
 
+test_downloads_stop_when_told() {
+    site a
+    faults a "hold 700" fine
+    bash data/get.sh a &
+    until [ -s "$WEB/requests" ]; do sleep 0.01; done
+    kill $!
+    wait $! && return 1
+    [ ! -e got/a ]
+    run 0 get a # nothing is at work in the folder any more
+    came a
+}
+
 # refused FAULT... TEXT: what comes with this fault in every request ends the program with the text, and gets no name.
 refused() {
     local text=${*: -1}
@@ -194,7 +199,7 @@ test_downloads_need_room_and_the_folder_for_themselves() {
     has "$here/output" "got needs 7.5 kB and its disk has 7.2 kB"
     has "$here/output" "1.5 kB of it are for what is made of the files"
     PATH=$here/bin:$PATH MORE=1000 run 0 get a b
-    run 1 flock got bash -c "$(declare -f get); get a b"
+    run 1 flock got bash data/get.sh a b
     has "$here/output" "another program downloads into got"
     FETCH_TRIES=none run 2 get a
     FETCH_PAUSE=-1 run 2 get a
@@ -207,7 +212,7 @@ test_fineweb_shards() {
     faults tree "status 502" fine
     run 0 bash data/fineweb/download.sh 2
     is_whole fineweb_val_000000.bin fineweb_train_000001.bin fineweb_train_000002.bin
-    [ "$(find $shards -type f | wc -l)" -eq 3 ]
+    [ "$(find $folder -type f | wc -l)" -eq 3 ]
     has "$here/output" "FineWeb 10B (kjj0/fineweb10B-gpt2): 3 files, 7.5 kB, in data/fineweb/10B"
     has "$here/output" "$HF_ENDPOINT/datasets/kjj0/fineweb10B-gpt2/resolve/main/fineweb_train_000002.bin  2.8 kB"
     has "$here/output" "training: 1900 tokens in 2 files; validation: 300 tokens"
@@ -223,10 +228,8 @@ test_fineweb_shards() {
 
 test_fineweb_edu() {
     serve
-    shard "$here/web/kjj0/finewebedu10B-gpt2/finewebedu_val_000000.bin" 10
-    shard "$here/web/kjj0/finewebedu10B-gpt2/finewebedu_train_000001.bin" 20
-    shard "$here/web/karpathy/fineweb-edu-100B-gpt2-token-shards/edu_fineweb_val_000000.bin" 30
-    shard "$here/web/karpathy/fineweb-edu-100B-gpt2-token-shards/edu_fineweb_train_000001.bin" 40
+    shards "$here/web/kjj0/finewebedu10B-gpt2" finewebedu_val_000000=10 finewebedu_train_000001=20
+    shards "$here/web/karpathy/fineweb-edu-100B-gpt2-token-shards" edu_fineweb_val_000000=30 edu_fineweb_train_000001=40
     run 0 bash data/fineweb/download.sh --edu 1
     has "$here/output" "--data.train='data/fineweb/edu10B/finewebedu_train_*.bin'"
     run 0 bash data/fineweb/download.sh --edu100
@@ -244,7 +247,7 @@ test_fineweb_headers() {
     head -c 3000 /dev/zero >"$hub/fineweb_train_000001.bin"
     run 1 bash data/fineweb/download.sh 1
     has "$here/output" "it does not begin with the header of a token shard"
-    [ "$(ls $shards)" = fineweb_val_000000.bin ]
+    [ "$(ls $folder)" = fineweb_val_000000.bin ]
 }
 
 test_fineweb_wrong_arguments() {
