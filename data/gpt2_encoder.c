@@ -9,9 +9,10 @@
 #include "data/words.h"
 
 enum {
-    SLOT_BITS = 16,  /* 65536 slots of 64 bytes */
-    WORD_BYTES = 31, /* the longest word that is kept */
-    WORD_TOKENS = 15 /* the most tokens of one that is kept */
+    SLOT_BITS = 16,   /* 65536 slots of 64 bytes */
+    WORD_BYTES = 31,  /* the longest word that is kept */
+    WORD_TOKENS = 15, /* the most tokens of one that is kept */
+    FOUND_WORDS = 32
 };
 
 /* A word, 0 behind it, in the last byte its length: equal only if words are, and quickly compared. */
@@ -22,6 +23,14 @@ typedef struct WordSlot {
     uint16_t tokens[WORD_TOKENS];
     uint16_t count; /* of tokens; 0 with an empty slot, whose key no word has */
 } WordSlot;
+
+/* A word of the text whose tokens are to be looked up. */
+typedef struct FoundWord {
+    WordKey key;
+    const char *text;
+    uint32_t length, pair; /* the first of two slots */
+    bool is_damaged;
+} FoundWord;
 
 struct Gpt2Encoder {
     const Vocabulary *vocabulary;
@@ -53,10 +62,10 @@ void gpt2_encoder_close(Gpt2Encoder *encoder) {
 
 /* Of `bytes` readable ones, the first `length` are the word. */
 static inline WordKey key_of(const char *word, size_t length, size_t bytes) {
-    static const unsigned char ones[2 * WORD_BYTES + 2] = {255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-                                                           255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-                                                           255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
-    WordKey key = {0}, mask;
+    static const unsigned char ones[2 * sizeof(WordKey)] = {255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+                                                            255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
+                                                            255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
+    WordKey key = {0}, mask, last = {0, 0, 0, (uint64_t)length << 56};
     if (bytes >= sizeof key) {
         memcpy(&key, word, sizeof key);
         memcpy(&mask, ones + sizeof key - length, sizeof mask);
@@ -64,8 +73,7 @@ static inline WordKey key_of(const char *word, size_t length, size_t bytes) {
     } else {
         memcpy(&key, word, length);
     }
-    ((unsigned char *)&key)[WORD_BYTES] = (unsigned char)length;
-    return key;
+    return key | last;
 }
 
 static inline bool is_equal(const WordKey *a, const WordKey *b) {
@@ -74,10 +82,10 @@ static inline bool is_equal(const WordKey *a, const WordKey *b) {
 }
 
 /* The upper bits of a sum of products with odd numbers depend on all bits of the key. */
-static inline size_t slot_of(const WordKey *key) {
+static inline uint32_t pair_of(const WordKey *key) {
     uint64_t sum = (*key)[0] * 0x9e3779b97f4a7c15u + (*key)[1] * 0xc2b2ae3d27d4eb4fu + (*key)[2] * 0x165667b19e3779f9u +
                    (*key)[3] * 0xd6e8feb86659fd93u;
-    return (size_t)((sum ^ sum >> 32) * 0x9e3779b97f4a7c15u >> (64 - SLOT_BITS));
+    return (uint32_t)((sum ^ sum >> 32) * 0x9e3779b97f4a7c15u >> (64 - SLOT_BITS)) & ~1u;
 }
 
 static void encode_any(Gpt2Encoder *encoder, const char *word, size_t length, TokenBuffer *out) {
@@ -99,11 +107,10 @@ static void encode_new(Gpt2Encoder *encoder, const char *word, size_t length, co
     memcpy(pair[0].tokens, out->tokens + before, count * sizeof *out->tokens);
 }
 
-static inline void encode_word(Gpt2Encoder *encoder, const char *word, size_t length, size_t bytes, TokenBuffer *out) {
-    WordKey key = key_of(word, length, bytes);
-    WordSlot *pair = &encoder->slots[slot_of(&key) & ~(size_t)1], *slot = pair;
-    if (!is_equal(&slot->key, &key) && !is_equal(&(++slot)->key, &key)) {
-        encode_new(encoder, word, length, &key, pair, out);
+static void encode_known(Gpt2Encoder *encoder, const FoundWord *found, TokenBuffer *out) {
+    WordSlot *pair = &encoder->slots[found->pair], *slot = pair;
+    if (!is_equal(&slot->key, &found->key) && !is_equal(&(++slot)->key, &found->key)) {
+        encode_new(encoder, found->text, found->length, &found->key, pair, out);
         return;
     }
     if (out->capacity - out->count < WORD_TOKENS) token_buffer_reserve(out, WORD_TOKENS);
@@ -128,19 +135,38 @@ static void encode_damaged(Gpt2Encoder *encoder, const char *word, size_t length
     encode_any(encoder, encoder->repaired, count, out);
 }
 
-size_t gpt2_encode(Gpt2Encoder *encoder, const char *text, size_t bytes, bool is_end, TokenBuffer *out) {
-    size_t at = 0;
-    while (at < bytes) {
-        bool is_damaged;
-        size_t length = word_length(encoder->classes, text + at, bytes - at, is_end, &is_damaged);
+/* Finds the next words of the text, at most FOUND_WORDS, and asks for their slots, so that these come from memory
+ * while other words are found. Returns how many there are; *at is where the next one begins. */
+static int find_words(const Gpt2Encoder *encoder, const char *text, size_t bytes, bool is_end, size_t *at,
+                      FoundWord *found) {
+    int count = 0;
+    for (; count < FOUND_WORDS && *at < bytes; count++) {
+        FoundWord *word = &found[count];
+        size_t length = word_length(encoder->classes, text + *at, bytes - *at, is_end, &word->is_damaged);
         if (length == 0) break;
-        if (is_damaged)
-            encode_damaged(encoder, text + at, length, out);
-        else if (length <= WORD_BYTES)
-            encode_word(encoder, text + at, length, bytes - at, out);
-        else
-            encode_any(encoder, text + at, length, out);
-        at += length;
+        word->text = text + *at;
+        word->length = (uint32_t)length;
+        if (length <= WORD_BYTES) {
+            word->key = key_of(word->text, length, bytes - *at);
+            word->pair = pair_of(&word->key);
+            __builtin_prefetch(&encoder->slots[word->pair]);
+        }
+        *at += length;
     }
+    return count;
+}
+
+size_t gpt2_encode(Gpt2Encoder *encoder, const char *text, size_t bytes, bool is_end, TokenBuffer *out) {
+    FoundWord found[FOUND_WORDS];
+    size_t at = 0;
+    for (int count; (count = find_words(encoder, text, bytes, is_end, &at, found)) > 0;)
+        for (int i = 0; i < count; i++) {
+            if (found[i].is_damaged)
+                encode_damaged(encoder, found[i].text, found[i].length, out);
+            else if (found[i].length <= WORD_BYTES)
+                encode_known(encoder, &found[i], out);
+            else
+                encode_any(encoder, found[i].text, found[i].length, out);
+        }
     return at;
 }
