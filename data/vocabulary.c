@@ -23,6 +23,7 @@ static const char end_of_text[] = "<|endoftext|>";
 typedef struct Reader {
     Vocabulary *vocabulary;
     const char *encoder_path, *merges_path;
+    int end;                         /* the token <|endoftext|>, which is the last one */
     int16_t byte_of_letter[LETTERS]; /* -1: of no byte */
     uint32_t *names;                 /* NAME_SLOTS of a hash table: token + 1 by its bytes, 0 where there is none */
     Error *error;
@@ -72,19 +73,19 @@ static bool order_entries(const Reader *reader, const cJSON *json, const cJSON *
     const cJSON *entry;
     cJSON_ArrayForEach(entry, json) {
         double number = cJSON_IsNumber(entry) ? entry->valuedouble : -1;
-        if (!(number >= 0 && number < VOCABULARY_TOKENS && number == (int)number))
+        if (!(number >= 0 && number <= reader->end && number == (int)number))
             return error_set(reader->error, "%s: the number of '%.100s' should be a whole one from 0 to %d",
-                             reader->encoder_path, entry->string, VOCABULARY_END);
+                             reader->encoder_path, entry->string, reader->end);
         int token = (int)number;
         if (entries[token])
             return error_set(reader->error, "%s: '%.100s' and '%.100s' have the same number, %d", reader->encoder_path,
                              entries[token]->string, entry->string, token);
         entries[token] = entry;
     }
-    for (int token = 0; token < VOCABULARY_TOKENS; token++)
+    for (int token = 0; token <= reader->end; token++)
         if (!entries[token])
             return error_set(reader->error, "%s has %d tokens and none with the number %d; GPT-2 has %d",
-                             reader->encoder_path, cJSON_GetArraySize(json), token, VOCABULARY_TOKENS);
+                             reader->encoder_path, cJSON_GetArraySize(json), token, reader->end + 1);
     return true;
 }
 
@@ -109,8 +110,8 @@ static bool find_bytes(const Reader *reader) {
         if (!name) return error_set(reader->error, "%s has no token for the byte 0x%02x", reader->encoder_path, byte);
         reader->vocabulary->byte_tokens[byte] = (uint16_t)(name - 1);
     }
-    if (*find_name(reader, end_of_text, strlen(end_of_text)) != VOCABULARY_END + 1)
-        return error_set(reader->error, "%s: token %d should be %s", reader->encoder_path, VOCABULARY_END, end_of_text);
+    if (*find_name(reader, end_of_text, strlen(end_of_text)) != (uint32_t)reader->end + 1)
+        return error_set(reader->error, "%s: token %d should be %s", reader->encoder_path, reader->end, end_of_text);
     return true;
 }
 
@@ -118,13 +119,13 @@ static bool read_entries(const Reader *reader, const cJSON *json, size_t file_by
     Vocabulary *v = reader->vocabulary;
     if (!cJSON_IsObject(json))
         return error_set(reader->error, "%s should be a JSON object of tokens and their numbers", reader->encoder_path);
-    const cJSON **entries = checked_calloc(VOCABULARY_TOKENS, sizeof(const cJSON *), "GPT-2's tokens");
-    v->token_count = VOCABULARY_TOKENS;
-    v->end_of_text = VOCABULARY_END;
+    v->token_count = reader->end + 1;
+    v->end_of_text = reader->end;
+    const cJSON **entries = checked_calloc((size_t)v->token_count, sizeof(const cJSON *), "GPT-2's tokens");
     v->bytes = checked_malloc(file_bytes, "GPT-2's tokens"); /* no letter is shorter than its byte */
-    v->starts = checked_calloc(VOCABULARY_TOKENS + 1, sizeof *v->starts, "GPT-2's tokens");
+    v->starts = checked_calloc((size_t)v->token_count + 1, sizeof *v->starts, "GPT-2's tokens");
     bool ok = order_entries(reader, json, entries);
-    for (int token = 0; ok && token < VOCABULARY_TOKENS; token++) ok = add_token(reader, entries[token]->string, token);
+    for (int token = 0; ok && token < v->token_count; token++) ok = add_token(reader, entries[token]->string, token);
     free(entries);
     return ok && find_bytes(reader);
 }
@@ -195,17 +196,17 @@ static bool read_merge_lines(const Reader *reader, const char *text, size_t byte
         size_t length = (size_t)((newline ? newline : end) - line);
         if (line_number > 1 || line[0] != '#') { /* the first line names a version */
             char *place = format_string("%s line %d", reader->merges_path, line_number);
-            ok = token < VOCABULARY_END
+            ok = token < reader->end
                      ? read_merge(reader, line, length, token, place)
-                     : error_set(reader->error, "%s: GPT-2 has only %d merges", place, VOCABULARY_MERGES);
+                     : error_set(reader->error, "%s: GPT-2 has only %d merges", place, reader->end - 256);
             free(place);
             token++;
         }
         line += length + 1;
     }
-    if (ok && token < VOCABULARY_END)
+    if (ok && token < reader->end)
         return error_set(reader->error, "%s ends after %d merges; GPT-2 has %d: is the file whole?",
-                         reader->merges_path, token - 256, VOCABULARY_MERGES);
+                         reader->merges_path, token - 256, reader->end - 256);
     return ok;
 }
 
@@ -222,9 +223,13 @@ static bool read_merges(const Reader *reader) {
     return ok;
 }
 
-static bool read_published(Vocabulary *vocabulary, const char *encoder_path, const char *merges_path, Error *error) {
-    Reader reader = {
-        .vocabulary = vocabulary, .encoder_path = encoder_path, .merges_path = merges_path, .error = error};
+static bool read_published(Vocabulary *vocabulary, const char *encoder_path, const char *merges_path, int merges,
+                           Error *error) {
+    Reader reader = {.vocabulary = vocabulary,
+                     .encoder_path = encoder_path,
+                     .merges_path = merges_path,
+                     .end = 256 + merges,
+                     .error = error};
     set_letters(&reader);
     reader.names = checked_calloc(NAME_SLOTS, sizeof *reader.names, "GPT-2's tokens");
     bool ok = read_encoder(&reader) && read_merges(&reader);
@@ -280,14 +285,14 @@ static bool read_bin(Vocabulary *vocabulary, const char *path, Error *error) {
 
 /* ---- open and close ---- */
 
-static bool read_folder(Vocabulary *v, const char *folder, Error *error) {
+static bool read_folder(Vocabulary *v, const char *folder, int merges, Error *error) {
     static const char *const names[][2] = {{"encoder.json", "vocab.bpe"}, {"vocab.json", "merges.txt"}};
     bool is_found = false, ok = false;
     for (size_t i = 0; !is_found && i < ARRAY_LENGTH(names); i++) {
         char *encoder_path = format_string("%s/%s", folder, names[i][0]);
         char *merges_path = format_string("%s/%s", folder, names[i][1]);
         is_found = files_is_file(encoder_path) || files_is_file(merges_path);
-        if (is_found) ok = read_published(v, encoder_path, merges_path, error);
+        if (is_found) ok = read_published(v, encoder_path, merges_path, merges, error);
         free(encoder_path);
         free(merges_path);
     }
@@ -303,8 +308,12 @@ static bool read_folder(Vocabulary *v, const char *folder, Error *error) {
 }
 
 bool vocabulary_open(Vocabulary *vocabulary, const char *folder, Error *error) {
+    return vocabulary_open_sized(vocabulary, folder, VOCABULARY_MERGES, error);
+}
+
+bool vocabulary_open_sized(Vocabulary *vocabulary, const char *folder, int merges, Error *error) {
     *vocabulary = (Vocabulary){.end_of_text = -1};
-    bool ok = read_folder(vocabulary, folder, error);
+    bool ok = read_folder(vocabulary, folder, merges, error);
     if (!ok) vocabulary_close(vocabulary);
     return ok;
 }

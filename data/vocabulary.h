@@ -39,6 +39,8 @@ EXTERN_C_BEGIN
  * merges. Fails where files are missing or are not what they should be; the message says where.
  * vocabulary_close() frees it. */
 bool vocabulary_open(Vocabulary *vocabulary, const char *folder, Error *error);
+/* The same with `merges` merges, at most GPT-2's, and as many tokens as that gives: files that tests can write. */
+bool vocabulary_open_sized(Vocabulary *vocabulary, const char *folder, int merges, Error *error);
 void vocabulary_close(Vocabulary *vocabulary);
 
 EXTERN_C_END
