@@ -12,11 +12,14 @@ enum {
     SLOT_BITS = 16,   /* 65536 slots of 64 bytes */
     WORD_BYTES = 31,  /* the longest word that is kept */
     WORD_TOKENS = 15, /* the most tokens of one that is kept */
-    FOUND_WORDS = 32
+    KEY_PARTS = 4,
+    FOUND_WORDS = 32 /* words that are looked up together */
 };
 
 /* A word, 0 behind it, in the last byte its length: equal only if words are, and quickly compared. */
-typedef uint64_t WordKey __attribute__((vector_size(WORD_BYTES + 1)));
+typedef struct WordKey {
+    uint64_t parts[KEY_PARTS];
+} WordKey;
 
 typedef struct WordSlot {
     WordKey key;
@@ -62,30 +65,33 @@ void gpt2_encoder_close(Gpt2Encoder *encoder) {
 
 /* Of `bytes` readable ones, the first `length` are the word. */
 static inline WordKey key_of(const char *word, size_t length, size_t bytes) {
-    static const unsigned char ones[2 * sizeof(WordKey)] = {255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-                                                            255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255,
-                                                            255, 255, 255, 255, 255, 255, 255, 255, 255, 255};
-    WordKey key = {0}, mask, last = {0, 0, 0, (uint64_t)length << 56};
+    static const unsigned char ones[2 * sizeof(WordKey)] = {[0 ... sizeof(WordKey) - 1] = 255};
+    enum { LAST_BYTE = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 56 : 0 };
+    WordKey key = {0}, mask;
     if (bytes >= sizeof key) {
         memcpy(&key, word, sizeof key);
         memcpy(&mask, ones + sizeof key - length, sizeof mask);
-        key &= mask;
+        for (int i = 0; i < KEY_PARTS; i++) key.parts[i] &= mask.parts[i];
     } else {
         memcpy(&key, word, length);
     }
-    return key | last;
+    key.parts[KEY_PARTS - 1] |= (uint64_t)length << LAST_BYTE;
+    return key;
 }
 
 static inline bool is_equal(const WordKey *a, const WordKey *b) {
-    WordKey difference = *a ^ *b;
-    return (difference[0] | difference[1] | difference[2] | difference[3]) == 0;
+    uint64_t difference = 0;
+    for (int i = 0; i < KEY_PARTS; i++) difference |= a->parts[i] ^ b->parts[i];
+    return difference == 0;
 }
 
 /* The upper bits of a sum of products with odd numbers depend on all bits of the key. */
 static inline uint32_t pair_of(const WordKey *key) {
-    uint64_t sum = (*key)[0] * 0x9e3779b97f4a7c15u + (*key)[1] * 0xc2b2ae3d27d4eb4fu + (*key)[2] * 0x165667b19e3779f9u +
-                   (*key)[3] * 0xd6e8feb86659fd93u;
-    return (uint32_t)((sum ^ sum >> 32) * 0x9e3779b97f4a7c15u >> (64 - SLOT_BITS)) & ~1u;
+    static const uint64_t odd[KEY_PARTS] = {0x9e3779b97f4a7c15u, 0xc2b2ae3d27d4eb4fu, 0x165667b19e3779f9u,
+                                            0xd6e8feb86659fd93u};
+    uint64_t sum = 0;
+    for (int i = 0; i < KEY_PARTS; i++) sum += key->parts[i] * odd[i];
+    return (uint32_t)((sum ^ sum >> 32) * odd[0] >> (64 - SLOT_BITS)) & ~1u;
 }
 
 static void encode_any(Gpt2Encoder *encoder, const char *word, size_t length, TokenBuffer *out) {

@@ -74,7 +74,13 @@ static void open_bytes(Tokenizer *tokenizer) {
 static bool open_gpt2(Tokenizer *tokenizer, const char *folder, Error *error) {
     tokenizer->name = "gpt2";
     tokenizer->is_gpt2 = true;
-    if (!vocabulary_open(&tokenizer->vocabulary, folder ? folder : TOKENIZER_GPT2_FOLDER, error)) return false;
+    bool is_there = folder && vocabulary_is_in(folder);
+    if (!is_there && !vocabulary_is_in(TOKENIZER_GPT2_FOLDER))
+        return error_set(error,
+                         "GPT-2's vocabulary, encoder.json and vocab.bpe, is %s%s%s in " TOKENIZER_GPT2_FOLDER
+                         "; bash data/gpt2/download.sh fetches it",
+                         folder ? "neither in " : "not", folder ? folder : "", folder ? " nor" : "");
+    if (!vocabulary_open(&tokenizer->vocabulary, is_there ? folder : TOKENIZER_GPT2_FOLDER, error)) return false;
     tokenizer->vocab_size = tokenizer->vocabulary.token_count;
     tokenizer->end_of_text = tokenizer->vocabulary.end_of_text;
     if (!tokenizer->vocabulary.has_merges) return true;

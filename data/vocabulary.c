@@ -285,25 +285,32 @@ static bool read_bin(Vocabulary *vocabulary, const char *path, Error *error) {
 
 /* ---- open and close ---- */
 
-static bool read_folder(Vocabulary *v, const char *folder, int merges, Error *error) {
-    static const char *const names[][2] = {{"encoder.json", "vocab.bpe"}, {"vocab.json", "merges.txt"}};
-    bool is_found = false, ok = false;
-    for (size_t i = 0; !is_found && i < ARRAY_LENGTH(names); i++) {
-        char *encoder_path = format_string("%s/%s", folder, names[i][0]);
-        char *merges_path = format_string("%s/%s", folder, names[i][1]);
-        is_found = files_is_file(encoder_path) || files_is_file(merges_path);
-        if (is_found) ok = read_published(v, encoder_path, merges_path, merges, error);
-        free(encoder_path);
-        free(merges_path);
-    }
-    if (is_found) return ok;
-    char *path = format_string("%s/gpt2_tokenizer.bin", folder);
-    ok = files_is_file(path) ? read_bin(v, path, error)
-                             : error_set(error,
-                                         "GPT-2's vocabulary, encoder.json and vocab.bpe, is not in %s; bash "
-                                         "data/gpt2/download.sh fetches it into data/gpt2",
-                                         folder);
+static const char *const published_names[][2] = {{"encoder.json", "vocab.bpe"}, {"vocab.json", "merges.txt"}};
+static const char bin_name[] = "gpt2_tokenizer.bin";
+
+static bool is_in(const char *folder, const char *name) {
+    char *path = format_string("%s/%s", folder, name);
+    bool is_file = files_is_file(path);
     free(path);
+    return is_file;
+}
+
+/* Which names the published files have in the folder; NULL: it has neither. */
+static const char *const *published_in(const char *folder) {
+    for (size_t i = 0; i < ARRAY_LENGTH(published_names); i++)
+        if (is_in(folder, published_names[i][0]) || is_in(folder, published_names[i][1])) return published_names[i];
+    return NULL;
+}
+
+bool vocabulary_is_in(const char *folder) { return published_in(folder) || is_in(folder, bin_name); }
+
+static bool read_folder(Vocabulary *v, const char *folder, int merges, Error *error) {
+    const char *const *names = published_in(folder);
+    char *first = format_string("%s/%s", folder, names ? names[0] : bin_name);
+    char *second = format_string("%s/%s", folder, names ? names[1] : "");
+    bool ok = names ? read_published(v, first, second, merges, error) : read_bin(v, first, error);
+    free(first);
+    free(second);
     return ok;
 }
 

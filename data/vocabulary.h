@@ -35,6 +35,9 @@ typedef struct Vocabulary {
 
 EXTERN_C_BEGIN
 
+/* Whether the folder has any of the files. */
+bool vocabulary_is_in(const char *folder);
+
 /* Reads what the folder has: encoder.json and vocab.bpe, by either name, or else gpt2_tokenizer.bin, which gives no
  * merges. Fails where files are missing or are not what they should be; the message says where.
  * vocabulary_close() frees it. */
