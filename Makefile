@@ -3,6 +3,7 @@
 #   make                 the programs
 #   make test            the tests (scripts/test.sh also installs what is missing and runs the sanitizers)
 #   make bench           speed of the 124M model on this machine, and of every optimizer on its parameters
+#   make fuzz            programs that feed libFuzzer's inputs to every parser (dev/fuzz), under build/fuzz; dev/fuzz/run.sh
 #   make lint            clang-format, cppcheck, clang-tidy, shellcheck
 #   make emu             programs and tests whose GPU is emulated on the CPU (dev/emu), under build/emu
 #   make cuda-report     registers and shared memory of every kernel on every architecture; fails where one spills
@@ -106,9 +107,18 @@ examples = $(patsubst dev/examples/%.c,$(BUILD)/examples/%,$(wildcard dev/exampl
 tests = $(patsubst dev/test/%.c,$(BUILD)/test/%,$(wildcard dev/test/test_*.c)) \
         $(if $(cuda),$(patsubst dev/test/%.cu,$(BUILD)/test/%,$(wildcard dev/test/test_*.cu))) \
         $(if $(filter emu,$(cuda)),$(patsubst dev/emu/%.cu,$(BUILD)/test/%,$(wildcard dev/emu/test_*.cu)))
+# Fuzz targets, and what they reach: compiled by Clang, which has libFuzzer, for `make fuzz`; linked into one test, too.
+FUZZ_CC ?= clang
+fuzz_targets = $(patsubst dev/fuzz/%.c,%,$(wildcard dev/fuzz/fuzz_*.c))
+fuzz_support = dev/fuzz/fuzz.c dev/fuzz/small_vocabulary.c
+fuzz_sources = $(filter util/% config/% data/%,$(plain)) model/safetensors.c model/checkpoint_read.c model/checkpoint_layout.c
+fuzz_objects = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(fuzz_sources) $(fuzz_support))
+fuzz_sanitizers = address,undefined
+fuzz_flags = -std=gnu17 -O1 -march=$(ARCH) -g -fno-omit-frame-pointer -fno-sanitize-recover=all -Wall -Wextra -Wno-psabi \
+             $(if $(filter 1,$(WERROR)),-Werror) -D_GNU_SOURCE -I. $(CPPFLAGS)
 test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out dev/test/test_%.c dev/test/fault_injection.c,$(wildcard dev/test/*.c)))
 
-.PHONY: all programs tests examples marsopt-flags test bench lint clean found emu cuda-report
+.PHONY: all programs tests examples marsopt-flags test bench fuzz lint clean found emu cuda-report
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -206,6 +216,28 @@ $(BUILD)/%.o: %.c
 	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -c $< -o $@
 
 $(BUILD)/test/%: $(BUILD)/dev/test/%.o $(test_support) $(library)
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
+
+# ---- fuzzing: libFuzzer's entry has another name in each target of the test that repeats the kept inputs ----
+fuzz: $(fuzz_targets:%=$(BUILD)/fuzz/%)
+
+$(BUILD)/fuzz/%.o: %.c
+	@mkdir -p $(@D)
+	$(call quiet,FUZZ)$(FUZZ_CC) $(fuzz_flags) -fsanitize=fuzzer-no-link,$(fuzz_sanitizers) -MMD -MP -c $< -o $@
+
+$(BUILD)/fuzz/libfuzzed.a: $(fuzz_objects)
+	@rm -f $@
+	@$(AR) rcs $@ $^
+
+$(fuzz_targets:%=$(BUILD)/fuzz/%): $(BUILD)/fuzz/%: $(BUILD)/fuzz/dev/fuzz/%.o $(BUILD)/fuzz/libfuzzed.a
+	$(call quiet,LINK)$(FUZZ_CC) -fsanitize=fuzzer,$(fuzz_sanitizers) -o $@ $^ -pthread -lcjson \
+	  $(if $(has_utf8proc),-lutf8proc) -lm $(LDFLAGS)
+
+$(BUILD)/dev/fuzz/fuzz_%.o: CFLAGS_ALL += -DLLVMFuzzerTestOneInput=$(*F)
+
+$(BUILD)/test/test_fuzz_corpus: $(BUILD)/dev/test/test_fuzz_corpus.o $(fuzz_targets:%=$(BUILD)/dev/fuzz/%.o) \
+                                $(fuzz_support:%.c=$(BUILD)/%.o) $(test_support) $(library)
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
 

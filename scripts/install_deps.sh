@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# install_deps.sh [--lint]: installs what the build, the tests and the plots need and this machine lacks.
+# install_deps.sh [--lint] [--emu] [--fuzz]: installs what the build, the tests and the plots need and this machine lacks.
 #
 #   --lint    also the tools of `make lint`
 #   --emu     also what the emulated GPU of the tests needs
+#   --fuzz    also what `make fuzz` needs
 #
 # What is there already is found by trying it (does a program of two lines compile and link?), so libraries that were
 # installed by other means count. The rest comes from apt on Debian and Ubuntu, as root or through sudo; without
@@ -12,12 +13,14 @@ set -euo pipefail
 
 lint=no
 emu=no
+fuzz=no
 for argument in "$@"; do
     case $argument in
         --lint) lint=yes ;;
         --emu) emu=yes ;;
+        --fuzz) fuzz=yes ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
-        *) echo "install_deps.sh: unknown argument $argument; the options are --lint and --emu" >&2; exit 2 ;;
+        *) echo "install_deps.sh: unknown argument $argument; the options are --lint, --emu and --fuzz" >&2; exit 2 ;;
     esac
 done
 
@@ -39,6 +42,10 @@ links() {
 links_cxx() { has_command "${CXX:-g++}" && echo "#include <$1>
 int main() {}" | "${CXX:-g++}" -x c++ - -o /dev/null "$2" >/dev/null 2>&1; }
 
+# A sanitizer's runtime is a package of its own.
+has_fuzzer() { has_command clang && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
+    clang -x c - -o /dev/null -fsanitize=fuzzer,address,undefined >/dev/null 2>&1; }
+
 compiler=${CC:-gcc}
 
 has() {
@@ -51,6 +58,7 @@ has() {
         boost-context) links_cxx boost/context/detail/fcontext.hpp -lboost_context ;;
         mpi) has_command mpirun && links mpicc mpi.h ;;
         cmocka) links "$compiler" "stdarg.h stddef.h stdint.h setjmp.h cmocka.h" -lcmocka ;;
+        libfuzzer) has_fuzzer ;;
         *) has_command "$1" ;;
     esac
 }
@@ -58,6 +66,7 @@ has() {
 required=(compiler make cjson xxhash)
 optional=(onednn utf8proc mpi cmocka g++ gnuplot curl python3)
 [ "$lint" = no ] || optional+=(clang-format clang-tidy cppcheck shellcheck)
+[ "$fuzz" = no ] || optional+=(libfuzzer llvm-symbolizer)
 
 # The emulator changes stacks by itself on x86_64 alone.
 if [ "$emu" = yes ] && [ "$(uname -m)" != x86_64 ]; then optional+=(boost-context); fi
@@ -76,6 +85,8 @@ declare -A packages=(
     [curl]="curl ca-certificates"
     [python3]=python3
     [boost-context]=libboost-context-dev
+    [libfuzzer]="clang libclang-rt-dev"
+    [llvm-symbolizer]=llvm
     [clang-format]=clang-format
     [clang-tidy]=clang-tidy
     [cppcheck]=cppcheck
@@ -91,6 +102,8 @@ declare -A without=(
     [curl]="texts and data sets cannot be downloaded"
     [python3]="data sets cannot be downloaded, and CUDA code is not tested without a GPU"
     [boost-context]="CUDA code is not tested without a GPU"
+    [libfuzzer]="make fuzz fails"
+    [llvm-symbolizer]="a fuzzer's findings name no lines"
     [clang-format]="make lint fails"
     [clang-tidy]="make lint fails"
     [cppcheck]="make lint fails"

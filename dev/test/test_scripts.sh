@@ -215,6 +215,17 @@ test_install_of_what_the_emulator_needs() {
     grep -q "install -y --no-install-recommends libboost-context-dev$" "$here/apt"
 }
 
+test_install_of_what_fuzzing_needs() {
+    machine "${all_libraries[@]}"
+    install_deps 0 --fuzz
+    grep -q "install -y --no-install-recommends clang libclang-rt-dev llvm$" "$here/apt"
+    has "$here/output" "missing: clang libclang-rt-dev (optional; without it, make fuzz fails)"
+    command_file "$here/bin/clang" <<<"[[ \"\$*\" == *-fsanitize=fuzzer* ]]"
+    command_file "$here/bin/llvm-symbolizer" <<<"exit 0"
+    install_deps 0 --fuzz
+    last_line_is "everything needed is installed"
+}
+
 test_install_without_root() {
     machine gcc libdnnl-dev libcmocka-dev libopenmpi-dev libutf8proc-dev
     echo 1000 >"$here/user"

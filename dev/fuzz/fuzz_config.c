@@ -1,0 +1,106 @@
+/* fuzz_config.c: the config parser. The input is a config file and then, behind a line "%%", arguments of a command
+ * line, one a line. What is accepted lies within the ranges of the table of keys and comes back from its own JSON. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/config_keys.h"
+#include "dev/fuzz/fuzz.h"
+
+enum { MOST_OVERRIDES = 8 };
+
+static bool in_range(const ConfigKey *key, double value) {
+    return (key->above_minimum ? value > key->minimum : value >= key->minimum) &&
+           (key->below_maximum ? value < key->maximum : value <= key->maximum);
+}
+
+static bool is_choice(const ConfigKey *key, unsigned value) {
+    unsigned count = 0;
+    while (key->choices[count]) count++;
+    return value < count;
+}
+
+static bool is_valid(const Config *config, const ConfigKey *key) {
+    const void *field = (const char *)config + key->offset;
+    const double *pair = field;
+    switch (key->type) {
+    case CONFIG_BOOL:
+        return *(const unsigned char *)field <= 1;
+    case CONFIG_INT:
+        return in_range(key, *(const int *)field);
+    case CONFIG_SEED:
+        return true;
+    case CONFIG_NUMBER:
+        return in_range(key, *pair);
+    case CONFIG_PAIR:
+        return in_range(key, pair[0]) && in_range(key, pair[1]);
+    case CONFIG_STRING:
+        return memchr(field, 0, CONFIG_STRING_LENGTH) && in_range(key, (double)strlen(field));
+    default:
+        return is_choice(key, *(const unsigned *)field);
+    }
+}
+
+static void check_round_trip(const Config *config) {
+    Config again;
+    Error error = {""};
+    char *json = config_to_json(config);
+    const char *path = fuzz_file("again.json", json, strlen(json));
+    FUZZ_CHECK(config_load(&again, path, 0, NULL, &error), "%s, which is %s", error.text, json);
+    FUZZ_CHECK(memcmp(&again, config, sizeof again) == 0, "another config comes back from %s", json);
+    free(json);
+}
+
+static void check_settled(const Config *config, int processes) {
+    Config settled = *config;
+    const TrainConfig *train = &settled.train;
+    Error error = {""};
+    if (config_settle(&settled, processes, &error))
+        FUZZ_CHECK(train->total_batch_size > 0 &&
+                       (int64_t)train->batch_size * processes * train->gradient_accumulation_steps ==
+                           train->total_batch_size,
+                   "%d processes x %d x %d is not %d", processes, train->batch_size, train->gradient_accumulation_steps,
+                   train->total_batch_size);
+    else
+        FUZZ_CHECK(error.text[0], "no reason");
+}
+
+/* The lines of `text`, as strings; returns how many. */
+static int split_lines(FuzzInput text, char *lines[MOST_OVERRIDES]) {
+    int count = 0;
+    while (text.bytes > 0 && count < MOST_OVERRIDES) {
+        const uint8_t *newline = memchr(text.data, '\n', text.bytes);
+        FuzzInput line = fuzz_piece(&text, newline ? (size_t)(newline - text.data) : text.bytes);
+        lines[count] = checked_calloc(line.bytes + 1, 1, "a line");
+        if (line.bytes > 0) memcpy(lines[count], line.data, line.bytes);
+        count++;
+        fuzz_piece(&text, 1);
+    }
+    return count;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
+    static const char separator[] = "\n%%\n";
+    FuzzInput overrides = {data, bytes};
+    const uint8_t *found = bytes > 0 ? memmem(data, bytes, separator, strlen(separator)) : NULL;
+    FuzzInput file = fuzz_piece(&overrides, found ? (size_t)(found - data) : bytes);
+    fuzz_piece(&overrides, strlen(separator));
+
+    char *lines[MOST_OVERRIDES];
+    int count = split_lines(overrides, lines);
+    const char *path = fuzz_file("config.json", file.data, file.bytes);
+    Config config;
+    Error error = {""};
+    base_set_process(1, 2, NULL); /* only process 0 prints warnings */
+    if (config_load(&config, path, count, lines, &error)) {
+        for (int i = 0; i < config_key_count; i++)
+            FUZZ_CHECK(is_valid(&config, &config_keys[i]), "%s.%s is out of range", config_keys[i].section,
+                       config_keys[i].name);
+        check_round_trip(&config);
+        for (int processes = 1; processes <= 8; processes++) check_settled(&config, processes);
+    } else {
+        FUZZ_CHECK(strncmp(error.text, path, strlen(path)) == 0 || strncmp(error.text, "command line", 12) == 0,
+                   "the message does not say where: %s", error.text);
+    }
+    for (int i = 0; i < count; i++) free(lines[i]);
+    return 0;
+}
