@@ -1,5 +1,6 @@
-/* fuzz_checkpoint.c: the JSON files of a checkpoint, trainer.json and config.json. The first byte says which of them
- * the input is, and whether trainer.json gets a right seal; the other files of the checkpoint are always the same. */
+/* fuzz_checkpoint.c: the JSON of a checkpoint: trainer.json, config.json and the header of model.safetensors. The first
+ * byte says which of them the input is, and whether trainer.json gets a right seal; the other files of the checkpoint
+ * are always the same. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -8,7 +9,7 @@
 #include "model/checkpoint.h"
 #include "model/checkpoint_layout.h"
 
-enum { TRAINER_AS_IT_IS, TRAINER_SEALED, CONFIG, KINDS };
+enum { TRAINER_AS_IT_IS, TRAINER_SEALED, CONFIG, WEIGHTS, KINDS };
 
 static const char weights[] = "{\"wte\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}";
 
@@ -16,6 +17,18 @@ static void write_weights(void) {
     uint8_t file[sizeof(uint64_t) + sizeof weights - 1 + 8] = {sizeof weights - 1};
     memcpy(file + sizeof(uint64_t), weights, sizeof weights - 1);
     fuzz_file(MODEL_FILE, file, sizeof file);
+}
+
+/* The input is the header; the data are small numbers. */
+static void write_header(FuzzInput header, size_t data_bytes) {
+    uint64_t length = header.bytes;
+    size_t before = sizeof length + header.bytes;
+    uint8_t *file = checked_calloc(before + data_bytes, 1, MODEL_FILE);
+    memcpy(file, &length, sizeof length);
+    if (header.bytes > 0) memcpy(file + sizeof length, header.data, header.bytes);
+    for (size_t i = 0; i < data_bytes; i++) file[before + i] = i % 4 == 3 ? 0x40 : 0;
+    fuzz_file(MODEL_FILE, file, before + data_bytes);
+    free(file);
 }
 
 static void write_trainer(FuzzInput input, bool is_sealed) {
@@ -50,6 +63,27 @@ static void check_open(void) {
     checkpoint_close(&checkpoint);
 }
 
+/* What passes the check can be read, all of it. */
+static void check_weights(void) {
+    SafetensorsFile file;
+    Error error = {""};
+    if (!checkpoint_open_weights(&file, fuzz_folder(), &error)) return; /* fuzz_safetensors.c's business */
+    TensorTable table = {0};
+    tensor_table_add(&table, "wte.weight", ROLE_EMBEDDING, 3, 2, 3);
+    tensor_table_add(&table, "h.0.ln_1.weight", ROLE_VECTOR, 1, 2, 1);
+    tensor_table_add(&table, "h.0.mlp.c_fc.weight", ROLE_MATRIX, 4, 2, 4);
+    if (!checkpoint_check_weights(&file, &table, &error))
+        FUZZ_CHECK(strstr(error.text, fuzz_folder()), "the message does not name the file: %s", error.text);
+    else
+        for (int i = 0; i < table.count; i++) {
+            float *host = checked_malloc(table.tensors[i].size * sizeof *host, "weights");
+            FUZZ_CHECK(checkpoint_read_weights(&file, &table, i, host, &error), "%s", error.text);
+            free(host);
+        }
+    tensor_table_free(&table);
+    safetensors_close(&file);
+}
+
 static void check_config(void) {
     GPT2Config config;
     Error error = {""};
@@ -65,14 +99,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     static const char config[] = "{\"n_layer\":1,\"n_head\":2,\"n_embd\":8,\"n_positions\":4,\"vocab_size\":64}";
     FuzzInput input = {data, bytes};
     int kind = (int)(fuzz_number(&input, 1) % KINDS);
+    if (kind == WEIGHTS) {
+        size_t data_bytes = fuzz_number(&input, 1);
+        write_header(input, data_bytes);
+        check_weights();
+        return 0;
+    }
     write_weights();
     unlink(fuzz_path(TRAINER_FILE));
-    if (kind == CONFIG)
+    if (kind == CONFIG) {
         fuzz_file(CONFIG_FILE, input.data, input.bytes);
-    else
+    } else {
         fuzz_file(CONFIG_FILE, config, strlen(config));
-    if (kind != CONFIG) write_trainer(input, kind == TRAINER_SEALED);
-    if (kind != CONFIG) check_open();
+        write_trainer(input, kind == TRAINER_SEALED);
+        check_open();
+    }
     check_config();
     return 0;
 }
