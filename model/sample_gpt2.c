@@ -1,9 +1,9 @@
 /* sample_gpt2: writes text with a trained model.
  *
- *     ./sample_gpt2 CHECKPOINT_DIR [--tokenizer=bytes] --prompt="..." [--max_new_tokens=200 --temperature=0.8
+ *     ./sample_gpt2 CHECKPOINT_DIR [--tokenizer=bytes|gpt2] --prompt="..." [--max_new_tokens=200 --temperature=0.8
  *                   --top_k=200 --seed=1]
  *
- * The tokenizer is the one whose tokens.json the trainer copied into the checkpoint. Each new token is drawn from the
+ * The tokenizer is the one whose tokens.json and vocabulary the trainer copied into the checkpoint. Each new token is drawn from the
  * softmax of logits/temperature over the top_k likeliest; temperature 0 takes the likeliest. Keys and values are
  * cached. Position embeddings are absolute, so when the context is full it cannot slide: the cache is filled again with
  * as much of the text's end as half a context holds, which makes room for as many tokens again. */
@@ -26,13 +26,15 @@ typedef struct Options {
     uint64_t seed;
 } Options;
 
-static const char usage[] = "usage: sample_gpt2 CHECKPOINT_DIR --prompt=\"...\" [options]\n"
-                            "  --prompt=TEXT          what the text begins with (required, not empty)\n"
-                            "  --max_new_tokens=200   tokens to write\n"
-                            "  --temperature=0.8      0 takes the likeliest token each time\n"
-                            "  --top_k=200            draw from that many likeliest tokens only; 0 = all\n"
-                            "  --seed=1               the same seed writes the same text\n"
-                            "  --tokenizer=bytes      default: the one that tokens.json in the checkpoint names\n";
+static const char usage[] =
+    "usage: sample_gpt2 CHECKPOINT_DIR --prompt=\"...\" [options]\n"
+    "  --prompt=TEXT          what the text begins with (required, not empty)\n"
+    "  --max_new_tokens=200   tokens to write\n"
+    "  --temperature=0.8      0 takes the likeliest token each time\n"
+    "  --top_k=200            draw from that many likeliest tokens only; 0 = all\n"
+    "  --seed=1               the same seed writes the same text\n"
+    "  --tokenizer=NAME       bytes or gpt2; default: the one that tokens.json in the checkpoint names.\n"
+    "                         gpt2's vocabulary is read from the checkpoint, or else from data/gpt2\n";
 
 static double number(const char *key, const char *text, double least, double most, bool whole) {
     char *end;

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "data/tokenizer.h"
+#include "dev/test/gpt2_fixture.h"
 #include "dev/test/reference_gpt2.h"
 #include "model/checkpoint.h"
 #include "model/decoder.h"
@@ -441,6 +443,50 @@ static void test_tokenizer(void **state) {
     free(unknown);
 }
 
+/* The trainer takes GPT-2's vocabulary along, so that the checkpoint is enough, wherever it is used. */
+static void test_gpt2_tokenizer(void **state) {
+    (void)state;
+    if (!gpt2_has_tokenizer()) skip();
+    Error error;
+    Tokenizer *tokenizer;
+    char *folder = checked_strdup(test_folder());
+    assert_run(test_run("cp -r '%s' %s/bpe_data && cp dev/golden/tiny_*.bin %s/bpe_data && "
+                        "echo '{\"tokenizer\": \"gpt2\"}' > %s/bpe_data/tokens.json",
+                        gpt2_folder(), folder, folder, folder),
+               0, "");
+    assert_run(test_run("%s/train_gpt2 %s --data.train=%s/bpe_data/tiny_train.bin --data.val=%s/bpe_data/tiny_val.bin "
+                        "--out_dir=%s/bpe --vocab_size=50257 --max_iters=2",
+                        bin(), test_path("config.json"), folder, folder, folder),
+               0, "done in");
+    size_t bytes, length;
+    char *text = sample("bpe", "--prompt='Hello world' --temperature=0 --max_new_tokens=3", &bytes);
+    Trained t;
+    open_trained(&t, "bpe");
+    if (!tokenizer_open(&tokenizer, "gpt2", gpt2_folder(), &error)) fail_msg("%s", error.text);
+    char *expected = checked_strdup("Hello world");
+    decoder_feed(&t.decoder, 15496); /* "Hello" */
+    decoder_feed(&t.decoder, 995);   /* " world" */
+    for (int i = 0; i < 3; i++) {
+        int token = likeliest(t.decoder.logits, 50257, -1);
+        const char *decoded = tokenizer_decode(tokenizer, token, &length);
+        char *longer = format_string("%s%.*s", expected, (int)length, decoded);
+        free(expected);
+        expected = longer;
+        decoder_feed(&t.decoder, token);
+    }
+    assert_int_equal(bytes, strlen(expected) + 1);
+    assert_memory_equal(text, expected, bytes - 1);
+    assert_run(test_run("%s/sample_gpt2 %s/bpe/checkpoints/latest --tokenizer=gpt2 --prompt=A", bin(), folder), 0, "A");
+    assert_run(test_run("rm %s/bpe/checkpoints/latest/vocab.bpe", folder), 0, "");
+    assert_run(test_run("%s/sample_gpt2 %s/bpe/checkpoints/latest --prompt=A", bin(), folder), EXIT_FAILED,
+               "vocab.bpe: No such file");
+    tokenizer_close(tokenizer);
+    close_trained(&t);
+    free(expected);
+    free(text);
+    free(folder);
+}
+
 static void test_full_disk(void **state) {
     (void)state;
     const char *folder = test_folder();
@@ -466,6 +512,7 @@ int main(void) {
         cmocka_unit_test(test_missing_checkpoint),
         cmocka_unit_test(test_damaged_checkpoint),
         cmocka_unit_test(test_tokenizer),
+        cmocka_unit_test(test_gpt2_tokenizer),
         cmocka_unit_test(test_full_disk),
     };
     int failed = cmocka_run_group_tests(decoder_tests, NULL, NULL);
