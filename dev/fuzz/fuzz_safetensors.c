@@ -20,9 +20,12 @@ static const char *write_header(FuzzInput *input) {
     return path;
 }
 
+static int64_t element_bytes(const SafetensorsEntry *entry) {
+    return entry->type == DTYPE_FLOAT32 && !entry->is_float16 ? 4 : 2;
+}
+
 static void check_entry(const SafetensorsFile *file, const SafetensorsEntry *entry) {
     int64_t elements = 1;
-    int element_bytes = entry->type == DTYPE_FLOAT32 && !entry->is_float16 ? 4 : 2;
     FUZZ_CHECK(entry->dimensions >= 0 && entry->dimensions <= SAFETENSORS_MAX_DIMENSIONS, "%d dimensions",
                entry->dimensions);
     for (int d = 0; d < entry->dimensions; d++) {
@@ -31,9 +34,15 @@ static void check_entry(const SafetensorsFile *file, const SafetensorsEntry *ent
     }
     FUZZ_CHECK(elements == entry->elements, "%lld elements", (long long)entry->elements);
     const uint8_t *begin = entry->data, *first = file->mapping;
-    FUZZ_CHECK(begin >= first && elements <= (int64_t)(file->bytes - (size_t)(begin - first)) / element_bytes,
+    FUZZ_CHECK(begin >= first && elements <= (int64_t)(file->bytes - (size_t)(begin - first)) / element_bytes(entry),
                "the data of '%s' leaves the file", entry->name);
     FUZZ_CHECK(safetensors_find(file, entry->name) == entry, "the name '%s' finds another tensor", entry->name);
+}
+
+/* Entries are in the order of their data. */
+static void check_order(const SafetensorsEntry *entry, const SafetensorsEntry *next) {
+    const uint8_t *end = (const uint8_t *)entry->data + entry->elements * element_bytes(entry);
+    FUZZ_CHECK(end <= (const uint8_t *)next->data, "'%s' and '%s' overlap", entry->name, next->name);
 }
 
 static float *read_entry(const SafetensorsEntry *entry) {
@@ -87,6 +96,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
         return 0;
     }
     for (int i = 0; i < file.count; i++) check_entry(&file, &file.entries[i]);
+    for (int i = 1; i < file.count; i++) check_order(&file.entries[i - 1], &file.entries[i]);
     check_round_trip(&file);
     safetensors_close(&file);
     return 0;
