@@ -295,6 +295,76 @@ test_install_knows_its_options() {
     has "$here/output" "--lint"
 }
 
+# ---- dev/fuzz/run.sh ----
+
+# A tree with two targets, which stand-ins run: they find what $here/finding_TARGET exists for, and merge by copying.
+fuzz_tree() {
+    local target
+    mkdir -p "$here/bin" "$here/tree/dev/fuzz/corpus" "$here/tree/build/fuzz"
+    cp dev/fuzz/run.sh "$here/tree/dev/fuzz"
+    command_file "$here/bin/make" <<<"echo \"\$*\" >'$here/made'"
+    for target in shard config; do
+        touch "$here/tree/dev/fuzz/fuzz_$target.c"
+        command_file "$here/tree/build/fuzz/fuzz_$target" <<END
+echo "\$*" >>'$here/calls'
+if [[ \$1 == -merge=1 ]]; then cp "\$3"/a "\$2"; exit; fi
+if [ -e '$here/finding_$target' ]; then echo "fuzz_$target.c:7: it is wrong"; exit 77; fi
+echo "#5 DONE   cov: 9 ft: 8 corp: 3/6b lim: 4 exec/s: 0 rss: 1Mb" >&2
+echo "Done 5 runs in 2 second(s)" >&2
+END
+    done
+    export PATH=$here/bin:$PATH BUILD=build
+}
+
+test_fuzzing_runs_every_target() {
+    fuzz_tree
+    run 0 bash "$here/tree/dev/fuzz/run.sh" 2
+    has "$here/made" fuzz
+    has "$here/output" "shard: 5 inputs in 2 s, 3 of them differ in where they go"
+    has "$here/output" "config: 5 inputs"
+    has "$here/calls" "-max_total_time=2 "
+    last_line_is "2 targets, 0 with a finding"
+    run 0 bash "$here/tree/dev/fuzz/run.sh" 2 shard
+    last_line_is "1 targets, 0 with a finding"
+}
+
+test_fuzzing_fails_on_a_finding() {
+    fuzz_tree
+    touch "$here/finding_config"
+    run 1 env FUZZ_JOBS=1 bash "$here/tree/dev/fuzz/run.sh" 2
+    has "$here/output" "fuzz_config.c:7: it is wrong"
+    has "$here/output" "config: FAILED with status 77"
+    has "$here/output" "shard: 5 inputs"
+    last_line_is "2 targets, 1 with a finding"
+}
+
+test_fuzzing_keeps_inputs() {
+    fuzz_tree
+    mkdir -p "$here/tree/build/fuzz/inputs/shard" "$here/unpacked"
+    (cd "$here/tree/build/fuzz/inputs/shard" && touch a b found_c)
+    run 0 bash "$here/tree/dev/fuzz/run.sh" --keep 2 shard
+    has "$here/output" "shard: 2 inputs kept"
+    cp "$here/tree/dev/fuzz/corpus/shard.tar.gz" "$here/first.tar.gz"
+    run 0 bash "$here/tree/dev/fuzz/run.sh" --keep 2 shard
+    cmp "$here/tree/dev/fuzz/corpus/shard.tar.gz" "$here/first.tar.gz"
+    tar -xzf "$here/first.tar.gz" -C "$here/unpacked"
+    [ "$(ls "$here/unpacked")" = "a
+found_c" ]
+}
+
+test_fuzzing_knows_its_options() {
+    fuzz_tree
+    run 2 bash "$here/tree/dev/fuzz/run.sh" --wrong
+    has "$here/output" "unknown option --wrong"
+    for seconds in 0 soon -1 1.5; do run 2 bash "$here/tree/dev/fuzz/run.sh" "$seconds"; done
+    has "$here/output" "'1.5' is no number of seconds, from 1"
+    run 2 bash "$here/tree/dev/fuzz/run.sh" 2 nothing
+    has "$here/output" "there is no dev/fuzz/fuzz_nothing.c"
+    run 0 bash "$here/tree/dev/fuzz/run.sh" --help
+    has "$here/output" "--keep"
+    [ ! -e "$here/made" ]
+}
+
 # ---- run_tests.sh ----
 
 # program NAME: a test program that prints standard input and ends as its last line says.
