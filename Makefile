@@ -3,6 +3,7 @@
 #   make                 the programs
 #   make test            the tests (scripts/test.sh also installs what is missing and runs the sanitizers)
 #   make bench           speed of the 124M model on this machine, and of every optimizer on its parameters
+#   make bench-data      speed of GPT-2's tokenizer on English text, beside tiktoken where $(PYTHON) has it
 #   make fuzz            programs that feed libFuzzer's inputs to every parser (dev/fuzz), under build/fuzz; dev/fuzz/run.sh
 #   make lint            clang-format, cppcheck, clang-tidy, shellcheck
 #   make emu             programs and tests whose GPU is emulated on the CPU (dev/emu), under build/emu
@@ -10,7 +11,7 @@
 #   make libmarsopt.a    the optimizers as a library; make marsopt-flags says how to link it, make examples shows its use
 #   make clean
 #
-# Options: MPI=0, ONEDNN=0, UTF8PROC=0, CUDA=0 and NCCL=0 build without these libraries, EMU=1 with the emulator in the
+# Options: MPI=0, ONEDNN=0, UTF8PROC=0, ZLIB=0, ZSTD=0, LZMA=0, CUDA=0 and NCCL=0 build without these libraries, EMU=1 with the emulator in the
 # place of CUDA and NCCL; WERROR=1 makes warnings errors, SANITIZE=address,undefined (or thread) instruments,
 # ARCH=x86-64-v3 builds for other processors than this one, CUDA_ARCHS="80 90a" for these GPUs (default: the one that
 # is here, or all known).
@@ -40,6 +41,9 @@ has_mpi := $(if $(filter 0,$(MPI)),,$(shell command -v mpicc >/dev/null 2>&1 && 
 has_cjson := $(call works,$(hash)include <cjson/cJSON.h>,-lcjson)
 has_xxhash := $(call works,$(hash)include <xxhash.h>)
 has_utf8proc := $(if $(filter 0,$(UTF8PROC)),,$(call works,$(hash)include <utf8proc.h>,-lutf8proc))
+has_zlib := $(if $(filter 0,$(ZLIB)),,$(call works,$(hash)include <zlib.h>,-lz))
+has_zstd := $(if $(filter 0,$(ZSTD)),,$(call works,$(hash)include <zstd.h>,-lzstd))
+has_lzma := $(if $(filter 0,$(LZMA)),,$(call works,$(hash)include <lzma.h>,-llzma))
 has_wide_vectors := $(shell $(CC) -march=$(ARCH) -mprefer-vector-width=512 -E -x c /dev/null >/dev/null 2>&1 && echo yes)
 nvcc := $(if $(filter 0,$(CUDA)),,$(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc)))
 # What runs the CUDA sources: a GPU, the emulator, or nothing.
@@ -71,7 +75,8 @@ CXXFLAGS_EMU = -std=gnu++17 $(OPTIMIZE) -march=$(ARCH) -g -pthread -fno-strict-a
 sanitize_flags = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 device_libraries = $(if $(filter nvcc,$(cuda)),$(cuda_libraries) -lcublasLt $(if $(has_nccl),-lnccl) -lcudart_static -ldl -lrt) \
                    $(if $(filter emu,$(cuda)),$(if $(filter x86_64,$(shell uname -m)),,-lboost_context))
-LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson $(if $(has_utf8proc),-lutf8proc) $(device_libraries) $(if $(cuda),-lstdc++) -lm \
+unpack_libraries = $(if $(has_zlib),-lz) $(if $(has_zstd),-lzstd) $(if $(has_lzma),-llzma)
+LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson $(if $(has_utf8proc),-lutf8proc) $(unpack_libraries) $(device_libraries) $(if $(cuda),-lstdc++) -lm \
             $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 
 # ---- sources ----
@@ -118,7 +123,7 @@ fuzz_flags = -std=gnu17 -O1 -march=$(ARCH) -g -fno-omit-frame-pointer -fno-sanit
              $(if $(filter 1,$(WERROR)),-Werror) -D_GNU_SOURCE -I. $(CPPFLAGS)
 test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out dev/test/test_%.c dev/test/fault_injection.c,$(wildcard dev/test/*.c)))
 
-.PHONY: all programs tests examples marsopt-flags test bench fuzz lint clean found emu cuda-report
+.PHONY: all programs tests examples marsopt-flags test bench bench-data fuzz lint clean found emu cuda-report
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -133,6 +138,7 @@ found:
 	@echo "compiler   $(shell $(CC) --version | head -n 1), -march=$(ARCH)$(if $(SANITIZE), with -fsanitize=$(SANITIZE))"
 	@echo "oneDNN     $(if $(has_onednn),found,not found: matrix products by plain loops, float32 slow and bfloat16 slower (libdnnl-dev))"
 	@echo "utf8proc   $(if $(has_utf8proc),found,not found: no gpt2 tokenizer (libutf8proc-dev))"
+	@echo "unpacking  $(or $(strip $(if $(has_zlib),.gz) $(if $(has_zstd),.zst) $(if $(has_lzma),.xz)),nothing)$(if $(and $(has_zlib),$(has_zstd),$(has_lzma)),, (zlib1g-dev libzstd-dev liblzma-dev: .gz .zst .xz))"
 	@echo "MPI        $(if $(has_mpi),found,not found: one process (libopenmpi-dev openmpi-bin))"
 	@echo "CUDA       $(if $(filter emu,$(cuda)),emulated on the CPU,$(if $(cuda),$(nvcc_release) for sm_$(subst $(space),$(comma) sm_,$(strip $(CUDA_ARCHS))),not found: training on the CPU (CUDA Toolkit 12.8 or newer)))"
 	@echo "NCCL       $(if $(has_nccl),$(if $(filter emu,$(cuda)),emulated over MPI,found),not found: one GPU (NCCL with its headers, and MPI))"
@@ -174,6 +180,7 @@ $(mpi_objects): $(BUILD)/%.o: %.c
 	$(call quiet,CC)$(LINK) $(CFLAGS_ALL) -c $< -o $@
 
 $(cuda_host:%.c=$(BUILD)/%.o): CFLAGS_ALL += $(cuda_include)
+$(BUILD)/data/unpack.o: CFLAGS_ALL += $(if $(has_zlib),-DMARS_HAS_ZLIB=1) $(if $(has_zstd),-DMARS_HAS_ZSTD=1) $(if $(has_lzma),-DMARS_HAS_LZMA=1)
 
 # ---- device code: by nvcc, whose report on each kernel is kept beside the object; or rewritten for the emulator ----
 ifeq ($(cuda),nvcc)
@@ -267,6 +274,17 @@ bench: found $(benches)
 	$(BUILD)/bench_optim --json=$(BUILD)/bench_optim.json
 	$(BUILD)/bench_train --json=$(BUILD)/bench_train.json
 	@echo "the same as JSON: $(BUILD)/bench_kernels.json, $(BUILD)/bench_optim.json, $(BUILD)/bench_train.json"
+
+# The text is fetched from Debian's packages, the vocabulary by data/gpt2/download.sh.
+BENCH_TEXT ?= $(BUILD)/english.txt
+VOCAB ?= data/gpt2
+bench-data: found $(BUILD)/bench_data $(BENCH_TEXT)
+	$(BUILD)/bench_data $(BENCH_TEXT) --vocab=$(VOCAB) --python=$(PYTHON) --json=$(BUILD)/bench_data.json
+	@echo "the same as JSON: $(BUILD)/bench_data.json"
+
+$(BUILD)/english.txt: dev/bench/english_text.sh
+	@mkdir -p $(@D)
+	bash dev/bench/english_text.sh $@
 
 sources = $(wildcard *.cu *.h */*.c */*.h */*.cu kernels/*/*.c kernels/*/*.h kernels/*/*.cu kernels/*/*.cuh dev/*/*.c \
             dev/*/*.h dev/*/*.cu dev/*/*.cuh dev/*/*.cpp)

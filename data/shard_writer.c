@@ -1,4 +1,4 @@
-/* shard_writer.c: writing a stream of tokens as llm.c shards (see shard_writer.h; shard.c reads them). */
+/* shard_writer.c: writing a stream of tokens (see shard_writer.h; shard.c reads them). */
 #include "data/shard_writer.h"
 
 #include <dirent.h>
@@ -12,6 +12,7 @@
 
 struct ShardWriter {
     char *folder, *split;
+    ShardFormat format;
     int64_t shard_tokens;
     FILE *file; /* of the shard that is being written, or NULL */
     int64_t in_file, tokens;
@@ -19,11 +20,12 @@ struct ShardWriter {
     int published; /* of these, how many have their own name */
 };
 
-ShardWriter *shard_writer_open(const char *folder, const char *split, int64_t shard_tokens) {
+ShardWriter *shard_writer_open(const char *folder, const char *split, ShardFormat format, int64_t shard_tokens) {
     ShardWriter *writer = checked_calloc(1, sizeof *writer, "a writer of shards");
     writer->folder = checked_strdup(folder);
     writer->split = checked_strdup(split);
-    writer->shard_tokens = shard_tokens;
+    writer->format = format;
+    writer->shard_tokens = format == SHARD_NANOGPT ? INT64_MAX : shard_tokens;
     return writer;
 }
 
@@ -32,10 +34,12 @@ int64_t shard_writer_token_count(const ShardWriter *writer) { return writer->tok
 int shard_writer_file_count(const ShardWriter *writer) { return writer->files; }
 
 static char *final_path(const ShardWriter *writer, int index) {
+    if (writer->format == SHARD_NANOGPT) return format_string("%s/%s.bin", writer->folder, writer->split);
     return format_string("%s/%s_%06d.bin", writer->folder, writer->split, index);
 }
 
 static char *temporary_path(const ShardWriter *writer, int index) {
+    if (writer->format == SHARD_NANOGPT) return format_string("%s/.%s.bin.tmp", writer->folder, writer->split);
     return format_string("%s/.%s_%06d.bin.tmp", writer->folder, writer->split, index);
 }
 
@@ -57,16 +61,18 @@ static bool begin_file(ShardWriter *writer, Error *error) {
     writer->file = fopen(path, "wb");
     free(path);
     writer->in_file = 0;
-    if (!writer->file || fwrite(no_header, sizeof no_header, 1, writer->file) != 1) return write_failed(writer, error);
-    return true;
+    if (!writer->file) return write_failed(writer, error);
+    bool has_header = writer->format == SHARD_LLMC;
+    return !has_header || fwrite(no_header, sizeof no_header, 1, writer->file) == 1 || write_failed(writer, error);
 }
 
 static bool end_file(ShardWriter *writer, Error *error) {
     int32_t header[SHARD_HEADER_INTS] = {SHARD_MAGIC, SHARD_VERSION, (int32_t)writer->in_file};
     FILE *file = writer->file;
     writer->file = NULL;
-    bool ok = fseek(file, 0, SEEK_SET) == 0 && fwrite(header, sizeof header, 1, file) == 1 && fflush(file) == 0 &&
-              fsync(fileno(file)) == 0;
+    bool ok = writer->format == SHARD_NANOGPT ||
+              (fseek(file, 0, SEEK_SET) == 0 && fwrite(header, sizeof header, 1, file) == 1);
+    ok = ok && fflush(file) == 0 && fsync(fileno(file)) == 0;
     if (!ok) write_failed(writer, error); /* before fclose() hides the reason */
     if (fclose(file) != 0 && ok) ok = write_failed(writer, error);
     return ok;
@@ -88,13 +94,26 @@ bool shard_writer_append(ShardWriter *writer, const uint16_t *tokens, size_t cou
 
 bool shard_writer_finish(ShardWriter *writer, Error *error) { return !writer->file || end_file(writer, error); }
 
-/* The number in a name of the form SPLIT_NNNNNN followed by `ending`, or -1 for any other name. */
-static int number_in_name(const char *name, const char *split, const char *ending) {
+/* The number in a name of the form SPLIT_NNNNNN.bin, 0 for SPLIT.bin, or -1 for any other name. */
+static int number_in_name(const char *name, const char *split, ShardFormat format, const char *ending) {
     size_t length = strlen(split);
-    if (strncmp(name, split, length) != 0 || name[length] != '_') return -1;
+    if (strncmp(name, split, length) != 0) return -1;
+    if (format == SHARD_NANOGPT) return strcmp(name + length, ending) == 0 ? 0 : -1;
+    if (name[length] != '_') return -1;
     const char *digits = name + length + 1;
     if (strspn(digits, "0123456789") != 6 || strcmp(digits + 6, ending) != 0) return -1;
     return atoi(digits);
+}
+
+/* A file that an earlier writer left, and this one has not replaced. */
+static bool is_left_over(const ShardWriter *writer, const char *name) {
+    const ShardFormat formats[] = {SHARD_LLMC, SHARD_NANOGPT};
+    for (size_t i = 0; i < ARRAY_LENGTH(formats); i++) {
+        int files = formats[i] == writer->format ? writer->files : 0;
+        if (number_in_name(name, writer->split, formats[i], ".bin") >= files) return true;
+        if (name[0] == '.' && number_in_name(name + 1, writer->split, formats[i], ".bin.tmp") >= 0) return true;
+    }
+    return false;
 }
 
 static bool remove_leftovers(const ShardWriter *writer, Error *error) {
@@ -103,9 +122,7 @@ static bool remove_leftovers(const ShardWriter *writer, Error *error) {
     bool ok = true;
     for (struct dirent *entry; ok && (entry = readdir(folder));) {
         const char *name = entry->d_name;
-        bool is_stale = number_in_name(name, writer->split, ".bin") >= writer->files;
-        bool is_temporary = name[0] == '.' && number_in_name(name + 1, writer->split, ".bin.tmp") >= 0;
-        if ((is_stale || is_temporary) && unlinkat(dirfd(folder), name, 0) != 0)
+        if (is_left_over(writer, name) && unlinkat(dirfd(folder), name, 0) != 0)
             ok = error_set(error, "cannot remove the old %s/%s: %s", writer->folder, name, strerror(errno));
     }
     closedir(folder);

@@ -1,8 +1,9 @@
-/* shard_writer.h: writing a stream of tokens as llm.c shards.
+/* shard_writer.h: writing a stream of tokens, as llm.c's shards or as nanoGPT's one file.
  *
- * The shards are FOLDER/SPLIT_000000.bin, SPLIT_000001.bin, ..., so that SPLIT_*.bin names them all in order. While
- * they are written they have hidden temporary names, which no such pattern matches; only shard_writer_publish() gives
- * them their own. So a set that could not be completed never shows, and one that was there before stays. */
+ * Shards are FOLDER/SPLIT_000000.bin, SPLIT_000001.bin, ..., so that SPLIT_*.bin names them all in order; the one file is
+ * FOLDER/SPLIT.bin. While they are written they have hidden temporary names, which no such pattern matches; only
+ * shard_writer_publish() gives them their own. So a set that could not be completed never shows, and one that was there
+ * before stays. */
 #ifndef MARS_DATA_SHARD_WRITER_H
 #define MARS_DATA_SHARD_WRITER_H
 
@@ -13,10 +14,15 @@ enum { SHARD_WRITER_MAX_FILES = 1000000 };
 
 EXTERN_C_BEGIN
 
+typedef enum ShardFormat {
+    SHARD_LLMC,   /* a header (see shard.h) and uint16 */
+    SHARD_NANOGPT /* uint16 alone, all in one file */
+} ShardFormat;
+
 typedef struct ShardWriter ShardWriter;
 
-/* Nothing is written yet. `shard_tokens`, from 1 to INT32_MAX, is the size of each file but the last. */
-ShardWriter *shard_writer_open(const char *folder, const char *split, int64_t shard_tokens);
+/* Nothing is written yet. `shard_tokens`, from 1 to INT32_MAX, is the size of each shard but the last. */
+ShardWriter *shard_writer_open(const char *folder, const char *split, ShardFormat format, int64_t shard_tokens);
 
 bool shard_writer_append(ShardWriter *writer, const uint16_t *tokens, size_t count, Error *error);
 
@@ -24,7 +30,8 @@ bool shard_writer_append(ShardWriter *writer, const uint16_t *tokens, size_t cou
 bool shard_writer_finish(ShardWriter *writer, Error *error);
 
 /* After finish: renames the files, then removes whatever else an earlier writer of this split left in the folder:
- * shards of higher numbers, temporary files of one that was killed. The caller syncs the folder. */
+ * shards of higher numbers, files of the other format, temporary files of one that was killed. The caller syncs the
+ * folder. */
 bool shard_writer_publish(ShardWriter *writer, Error *error);
 
 /* Frees the writer, and removes its temporary files where it was not published. */

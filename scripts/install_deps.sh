@@ -55,6 +55,9 @@ has() {
         xxhash) links "$compiler" xxhash.h -lxxhash ;;
         onednn) links "$compiler" oneapi/dnnl/dnnl.h -ldnnl ;;
         utf8proc) links "$compiler" utf8proc.h -lutf8proc ;;
+        zlib) links "$compiler" zlib.h -lz ;;
+        zstd) links "$compiler" zstd.h -lzstd ;;
+        lzma) links "$compiler" lzma.h -llzma ;;
         boost-context) links_cxx boost/context/detail/fcontext.hpp -lboost_context ;;
         mpi) has_command mpirun && links mpicc mpi.h ;;
         cmocka) links "$compiler" "stdarg.h stddef.h stdint.h setjmp.h cmocka.h" -lcmocka ;;
@@ -64,7 +67,7 @@ has() {
 }
 
 required=(compiler make cjson xxhash)
-optional=(onednn utf8proc mpi cmocka g++ gnuplot curl python3)
+optional=(onednn utf8proc zlib zstd lzma mpi cmocka g++ gnuplot curl python3)
 [ "$lint" = no ] || optional+=(clang-format clang-tidy cppcheck shellcheck)
 [ "$fuzz" = no ] || optional+=(libfuzzer llvm-symbolizer)
 
@@ -78,6 +81,9 @@ declare -A packages=(
     [xxhash]=libxxhash-dev
     [onednn]=libdnnl-dev
     [utf8proc]=libutf8proc-dev
+    [zlib]=zlib1g-dev
+    [zstd]=libzstd-dev
+    [lzma]=liblzma-dev
     [mpi]="libopenmpi-dev openmpi-bin"
     [cmocka]=libcmocka-dev
     [g++]=g++
@@ -95,6 +101,9 @@ declare -A packages=(
 declare -A without=(
     [onednn]="matrix products run as plain loops, which is slow"
     [utf8proc]="there is no gpt2 tokenizer"
+    [zlib]="prepare_data cannot read .gz"
+    [zstd]="prepare_data cannot read .zst"
+    [lzma]="prepare_data cannot read .xz"
     [mpi]="training runs in one process"
     [cmocka]="the tests cannot be built"
     [g++]="a test fails that compiles the headers as C++"

@@ -162,14 +162,14 @@ static void test_writer_shows_nothing_before_it_is_told(void **state) {
     (void)state;
     char *folder = make_folder("writer");
     const uint16_t tokens[] = {'a', 'b', 'c', 'd', 'e', 'f', 'g'};
-    ShardWriter *writer = shard_writer_open(folder, "train", 3);
+    ShardWriter *writer = shard_writer_open(folder, "train", SHARD_LLMC, 3);
     assert_true(shard_writer_append(writer, tokens, 5, NULL));
     assert_true(shard_writer_append(writer, tokens + 5, 2, NULL));
     assert_files(folder, ".train_000000.bin.tmp .train_000001.bin.tmp .train_000002.bin.tmp ");
     shard_writer_close(writer);
     assert_files(folder, "");
 
-    writer = shard_writer_open(folder, "train", 3);
+    writer = shard_writer_open(folder, "train", SHARD_LLMC, 3);
     assert_true(shard_writer_append(writer, tokens, 6, NULL)); /* the last file is just full */
     assert_true(shard_writer_finish(writer, NULL));
     assert_int_equal(shard_writer_file_count(writer), 2);
@@ -190,7 +190,7 @@ static void test_writer_removes_only_its_own(void **state) {
                            "train_0000001.bin", "train_000002.bin.bak", "val_000005.bin",        ".val_000005.bin.tmp",
                            "xtrain_000009.bin", "trainx000009.bin",     "train_12.bin"};
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++) test_write_text(test_path("leftovers/%s", names[i]), "old");
-    ShardWriter *writer = shard_writer_open(folder, "train", 3);
+    ShardWriter *writer = shard_writer_open(folder, "train", SHARD_LLMC, 3);
     assert_true(shard_writer_append(writer, (const uint16_t[]){1}, 1, NULL));
     assert_true(shard_writer_finish(writer, NULL));
     assert_true(shard_writer_publish(writer, NULL));
@@ -203,11 +203,11 @@ static void test_writer_removes_only_its_own(void **state) {
 static void test_writer_needs_its_folder(void **state) {
     (void)state;
     Error error = {""};
-    ShardWriter *writer = shard_writer_open(test_path("no_such_folder"), "val", 3);
+    ShardWriter *writer = shard_writer_open(test_path("no_such_folder"), "val", SHARD_LLMC, 3);
     assert_false(shard_writer_append(writer, (const uint16_t[]){1}, 1, &error));
     assert_mentions(&error, "no_such_folder/val_000000.bin: No such file");
     shard_writer_close(writer);
-    writer = shard_writer_open(test_path("no_such_folder"), "val", 3);
+    writer = shard_writer_open(test_path("no_such_folder"), "val", SHARD_LLMC, 3);
     assert_true(shard_writer_finish(writer, &error));
     assert_false(shard_writer_publish(writer, &error));
     assert_mentions(&error, "cannot list");

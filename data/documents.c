@@ -1,0 +1,414 @@
+/* documents.c: see documents.h. */
+#include "data/documents.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What is being read, and how it has ended. */
+typedef struct Reading {
+    TextFile *file;
+    const DocumentFormat *format;
+    const DocumentSink *sink;
+    int64_t line; /* the one that is being read, from 1 */
+    Error *error;
+    bool failed; /* and error says why */
+} Reading;
+
+/* ---- bytes ---- */
+
+enum { END_OF_TEXT = -1 }; /* also after a failure */
+
+/* The next byte, which is left. */
+static inline int peek(Reading *r) {
+    if (r->file->at == r->file->end && (r->failed || !text_file_read(r->file, &r->failed, r->error)))
+        return END_OF_TEXT;
+    return (unsigned char)*r->file->at;
+}
+
+static inline void take(Reading *r) { r->file->at++; }
+
+static bool give_text(Reading *r, const char *text, size_t bytes) {
+    if (bytes > 0 && !r->sink->text(r->sink->context, text, bytes, r->error)) r->failed = true;
+    return !r->failed;
+}
+
+static bool give_end(Reading *r) {
+    if (!r->sink->end(r->sink->context, r->error)) r->failed = true;
+    return !r->failed;
+}
+
+/* Hands on what has been read of the line and what is still to come of it; the end of the line is left. */
+static bool give_line(Reading *r) {
+    for (int c; (c = peek(r)) != END_OF_TEXT && c != '\n';) {
+        const char *begin = r->file->at, *newline = memchr(begin, '\n', (size_t)(r->file->end - begin));
+        r->file->at = newline ? newline : r->file->end;
+        if (!give_text(r, begin, (size_t)(r->file->at - begin))) return false;
+    }
+    return !r->failed;
+}
+
+/* ---- a file is a document ---- */
+
+static bool read_whole(Reading *r) {
+    while (peek(r) != END_OF_TEXT) {
+        const char *begin = r->file->at;
+        r->file->at = r->file->end;
+        if (!give_text(r, begin, (size_t)(r->file->end - begin))) return false;
+    }
+    return !r->failed && give_end(r);
+}
+
+/* ---- lines that separate ---- */
+
+/* Takes as much of the line as the separator begins with; whether that is all of the line, and of the separator. */
+static bool is_separator(Reading *r, size_t *taken) {
+    const char *separator = r->format->separator;
+    size_t length = strlen(separator);
+    *taken = 0;
+    while (*taken < length && peek(r) == (unsigned char)separator[*taken]) {
+        take(r);
+        ++*taken;
+    }
+    int c = peek(r);
+    return *taken == length && (c == '\n' || c == END_OF_TEXT);
+}
+
+static bool read_separated(Reading *r) {
+    bool has_text = false, after_line = false; /* in the document: any text; the end of a line, not handed on yet */
+    while (peek(r) != END_OF_TEXT) {
+        size_t taken;
+        bool ends = is_separator(r, &taken);
+        if (ends) {
+            if (has_text && !give_end(r)) return false;
+            has_text = after_line = false;
+        } else {
+            if (after_line && !give_text(r, "\n", 1)) return false;
+            has_text = has_text || after_line || taken > 0 || peek(r) != '\n';
+            if (!give_text(r, r->format->separator, taken) || !give_line(r)) return false;
+            after_line = true;
+        }
+        if (peek(r) == '\n') take(r);
+    }
+    return !r->failed && (!has_text || give_end(r));
+}
+
+/* ---- JSON Lines ---- */
+
+/* The text of a field, as far as it is held. */
+typedef struct Held {
+    char *text;
+    size_t bytes, capacity;
+    bool handed_on; /* its beginning is with the sink already */
+} Held;
+
+/* The state of a line. After the first problem everything is false. */
+typedef struct Json {
+    Reading *reading;
+    Held *held;
+    bool found; /* the field has been read */
+    char problem[160];
+} Json;
+
+enum { DEEPEST = 500, LONGEST_KEY = 256 };
+
+static bool PRINTF_LIKE(2, 3) bad(Json *json, const char *format, ...) {
+    if (json->problem[0]) return false;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(json->problem, sizeof json->problem, format, arguments);
+    va_end(arguments);
+    return false;
+}
+
+static bool unexpected(Json *json, const char *wanted) {
+    int c = peek(json->reading);
+    if (c == END_OF_TEXT || c == '\n') return bad(json, "the line ends where %s should be", wanted);
+    if (c < 0x20 || c >= 0x7f) return bad(json, "the byte 0x%02x where %s should be", (unsigned)c, wanted);
+    return bad(json, "'%c' where %s should be", c, wanted);
+}
+
+static void skip_spaces(Json *json) {
+    for (int c; (c = peek(json->reading)) == ' ' || c == '\t' || c == '\r';) take(json->reading);
+}
+
+static bool expect(Json *json, char c, const char *wanted) {
+    skip_spaces(json);
+    if (peek(json->reading) != c) return unexpected(json, wanted);
+    take(json->reading);
+    return true;
+}
+
+/* Where the bytes of a string go: nowhere, a key, or the field. */
+typedef struct Target {
+    char *key; /* of LONGEST_KEY bytes; what is longer is cut */
+    size_t key_bytes;
+    Held *field;
+} Target;
+
+static void hold(Held *held, const char *text, size_t bytes) {
+    if (held->bytes + bytes > held->capacity) {
+        held->capacity = 2 * held->capacity + bytes + 4096;
+        held->text = realloc(held->text, held->capacity);
+        if (!held->text) die("out of memory: the text of a document");
+    }
+    memcpy(held->text + held->bytes, text, bytes);
+    held->bytes += bytes;
+}
+
+static bool put(Json *json, Target *target, const char *text, size_t bytes) {
+    for (size_t i = 0; target->key && i < bytes && target->key_bytes + 1 < LONGEST_KEY; i++)
+        target->key[target->key_bytes++] = text[i];
+    Held *held = target->field;
+    if (!held) return true;
+    hold(held, text, bytes);
+    if (held->bytes < DOCUMENT_BYTES_HELD) return true;
+    held->handed_on = true;
+    size_t all = held->bytes;
+    held->bytes = 0;
+    return give_text(json->reading, held->text, all);
+}
+
+/* A code point as UTF-8; half of a surrogate pair, which has none, as U+FFFD. */
+static bool put_code_point(Json *json, Target *target, uint32_t c) {
+    if (c >= 0xd800 && c < 0xe000) c = 0xfffd;
+    char utf8[4];
+    size_t bytes = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    static const unsigned char first[] = {0, 0, 0xc0, 0xe0, 0xf0};
+    for (size_t i = bytes - 1; i > 0; i--, c >>= 6) utf8[i] = (char)(0x80 | (c & 0x3f));
+    utf8[0] = (char)(first[bytes] | c);
+    return put(json, target, utf8, bytes);
+}
+
+static bool read_hex4(Json *json, uint32_t *value) {
+    *value = 0;
+    for (int i = 0; i < 4; i++) {
+        int c = peek(json->reading);
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
+        if (digit < 0) return unexpected(json, "one of four hexadecimal digits");
+        *value = *value << 4 | (uint32_t)digit;
+        take(json->reading);
+    }
+    return true;
+}
+
+static bool read_escape(Json *json, Target *target);
+
+/* Half of a pair without the other one is U+FFFD, and what follows stands for itself. */
+static bool put_unit(Json *json, Target *target, uint32_t c) {
+    uint32_t low;
+    while (c >= 0xd800 && c < 0xdc00 && peek(json->reading) == '\\') {
+        take(json->reading);
+        if (peek(json->reading) != 'u') return put_code_point(json, target, c) && read_escape(json, target);
+        take(json->reading);
+        if (!read_hex4(json, &low)) return false;
+        if (low >= 0xdc00 && low < 0xe000)
+            return put_code_point(json, target, 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00));
+        if (!put_code_point(json, target, c)) return false;
+        c = low;
+    }
+    return put_code_point(json, target, c);
+}
+
+/* What stands behind a backslash. */
+static bool read_escape(Json *json, Target *target) {
+    static const char names[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
+    int c = peek(json->reading);
+    const char *name = c > 0 ? strchr(names, c) : NULL;
+    uint32_t unit;
+    if (!name && c != 'u') return unexpected(json, "one of \"\\/bfnrtu, behind a backslash,");
+    take(json->reading);
+    if (name) return put(json, target, &meanings[name - names], 1);
+    return read_hex4(json, &unit) && put_unit(json, target, unit);
+}
+
+static const char *end_of_plain(const char *at, const char *end) {
+    while (at < end && *at != '"' && *at != '\\' && (unsigned char)*at >= 0x20) at++;
+    return at;
+}
+
+/* Behind its first quotation mark. */
+static bool read_string(Json *json, Target *target) {
+    TextFile *file = json->reading->file;
+    for (int c; (c = peek(json->reading)) != '"';) {
+        if (c == END_OF_TEXT || c < 0x20) return unexpected(json, "the end of a string");
+        if (c == '\\') {
+            take(json->reading);
+            if (!read_escape(json, target)) return false;
+            continue;
+        }
+        const char *begin = file->at;
+        file->at = end_of_plain(begin, file->end);
+        if (!put(json, target, begin, (size_t)(file->at - begin))) return false;
+    }
+    take(json->reading);
+    return true;
+}
+
+static bool skip_word(Json *json, const char *word) {
+    for (; *word; word++, take(json->reading))
+        if (peek(json->reading) != (unsigned char)*word) return unexpected(json, "true, false or null");
+    return true;
+}
+
+static bool skip_digits(Json *json) {
+    int c = peek(json->reading);
+    if (c < '0' || c > '9') return unexpected(json, "a digit");
+    for (; c >= '0' && c <= '9'; c = peek(json->reading)) take(json->reading);
+    return true;
+}
+
+static bool skip_number(Json *json) {
+    Reading *r = json->reading;
+    if (peek(r) == '-') take(r);
+    if (peek(r) == '0')
+        take(r);
+    else if (!skip_digits(json))
+        return false;
+    if (peek(r) == '.') {
+        take(r);
+        if (!skip_digits(json)) return false;
+    }
+    if (peek(r) == 'e' || peek(r) == 'E') {
+        take(r);
+        if (peek(r) == '+' || peek(r) == '-') take(r);
+        return skip_digits(json);
+    }
+    return true;
+}
+
+static bool read_object(Json *json, const char *field, int depth);
+static bool skip_array(Json *json, int depth);
+
+static bool skip_value(Json *json, int depth) {
+    static const Target nowhere;
+    Target target = nowhere;
+    skip_spaces(json);
+    int c = peek(json->reading);
+    if (depth == DEEPEST) return bad(json, "more than %d arrays and objects in each other", DEEPEST);
+    switch (c) {
+    case '"':
+        take(json->reading);
+        return read_string(json, &target);
+    case '{':
+        return read_object(json, NULL, depth + 1);
+    case '[':
+        return skip_array(json, depth + 1);
+    case 't':
+        return skip_word(json, "true");
+    case 'f':
+        return skip_word(json, "false");
+    case 'n':
+        return skip_word(json, "null");
+    default:
+        return c == '-' || (c >= '0' && c <= '9') ? skip_number(json) : unexpected(json, "a value");
+    }
+}
+
+static bool skip_array(Json *json, int depth) {
+    take(json->reading);
+    skip_spaces(json);
+    for (bool first = true; peek(json->reading) != ']'; first = false) {
+        if (!first && !expect(json, ',', "',' or ']'")) return false;
+        if (!skip_value(json, depth)) return false;
+        skip_spaces(json);
+    }
+    take(json->reading);
+    return true;
+}
+
+/* The last one counts where there are several of its name, as in other readers of JSON. */
+static bool read_field(Json *json, const char *field) {
+    Target target = {.field = json->held};
+    skip_spaces(json);
+    if (peek(json->reading) != '"') return bad(json, "\"%.100s\" is not a string", field);
+    if (json->held->handed_on) return bad(json, "\"%.100s\" stands there twice, and is long", field);
+    take(json->reading);
+    json->held->bytes = 0;
+    json->found = true;
+    return read_string(json, &target);
+}
+
+static bool read_member(Json *json, const char *field, int depth) {
+    char key[LONGEST_KEY];
+    Target target = {.key = key};
+    if (!expect(json, '"', "a name in quotation marks") || !read_string(json, &target)) return false;
+    key[target.key_bytes] = 0;
+    if (!expect(json, ':', "':'")) return false;
+    bool is_it = field && strlen(field) == target.key_bytes && strcmp(key, field) == 0;
+    return is_it ? read_field(json, field) : skip_value(json, depth);
+}
+
+/* An object whose member `field`, if that is not NULL, is kept. */
+static bool read_object(Json *json, const char *field, int depth) {
+    take(json->reading);
+    skip_spaces(json);
+    for (bool first = true; peek(json->reading) != '}'; first = false) {
+        if (!first && !expect(json, ',', "',' or '}'")) return false;
+        if (!read_member(json, field, depth)) return false;
+        skip_spaces(json);
+    }
+    take(json->reading);
+    return true;
+}
+
+static bool read_line(Json *json, const char *field) {
+    skip_spaces(json);
+    if (peek(json->reading) != '{') return unexpected(json, "a JSON object");
+    if (!read_object(json, field, 0)) return false;
+    skip_spaces(json);
+    int c = peek(json->reading);
+    if (c != '\n' && c != END_OF_TEXT) return unexpected(json, "the end of the line");
+    return json->found || bad(json, "there is no \"%.100s\" in it", field);
+}
+
+static void skip_line(Reading *r) {
+    for (int c; (c = peek(r)) != END_OF_TEXT && c != '\n';) {
+        const char *newline = memchr(r->file->at, '\n', (size_t)(r->file->end - r->file->at));
+        r->file->at = newline ? newline : r->file->end;
+    }
+}
+
+/* A line with nothing but spaces is none. */
+static bool read_json_line(Reading *r, Held *held, int64_t *bad_lines) {
+    Json json = {.reading = r, .held = held};
+    held->bytes = 0;
+    held->handed_on = false;
+    skip_spaces(&json);
+    if (peek(r) == '\n' || peek(r) == END_OF_TEXT) return !r->failed;
+    bool right = read_line(&json, r->format->field);
+    if (r->failed) return false;
+    if (right) return give_text(r, held->text, held->bytes) && give_end(r);
+    if (!r->format->skip_bad_lines || held->handed_on) {
+        r->failed = true;
+        return error_set(r->error, "%s: line %" PRId64 ": %s%s", r->file->path, r->line, json.problem,
+                         held->handed_on ? "; it is too long to be passed over" : "");
+    }
+    ++*bad_lines;
+    skip_line(r);
+    return !r->failed;
+}
+
+static bool read_json_lines(Reading *r, int64_t *bad_lines) {
+    Held held = {0};
+    bool ok = true;
+    while (ok && peek(r) != END_OF_TEXT) {
+        r->line++;
+        ok = read_json_line(r, &held, bad_lines);
+        if (ok && peek(r) == '\n') take(r);
+    }
+    free(held.text);
+    return ok && !r->failed;
+}
+
+bool documents_read(TextFile *file, const DocumentFormat *format, const DocumentSink *sink, int64_t *bad_lines,
+                    Error *error) {
+    Reading reading = {.file = file, .format = format, .sink = sink, .error = error};
+    if (format->field) return read_json_lines(&reading, bad_lines);
+    return format->separator ? read_separated(&reading) : read_whole(&reading);
+}

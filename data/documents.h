@@ -1,0 +1,37 @@
+/* documents.h: where documents begin and end in a text file: the whole file is one, or a line separates them, or each is
+ * a field of a line of JSON Lines. They are handed on in pieces, so that memory does not depend on their length. What
+ * becomes of them is the business of pipeline.c. */
+#ifndef MARS_DATA_DOCUMENTS_H
+#define MARS_DATA_DOCUMENTS_H
+
+#include "data/text_source.h"
+
+/* At most one of separator and field is set. */
+typedef struct DocumentFormat {
+    const char *separator; /* a line that stands between documents and belongs to none; nor does the end of the line
+                              before it. What has no byte between two such lines is no document. */
+    const char *field;     /* a line is a JSON object, whose member of this name, a string, is the document */
+    bool skip_bad_lines;   /* of JSON Lines: count them instead of failing */
+} DocumentFormat;
+
+/* Takes documents: pieces of text, then their end. Either may fail, which ends the reading. */
+typedef struct DocumentSink {
+    void *context;
+    bool (*text)(void *context, const char *text, size_t bytes, Error *error);
+    bool (*end)(void *context, Error *error);
+} DocumentSink;
+
+/* A line of JSON is known to be right when all of it has been read, so that its field is held until then, up to this
+ * many bytes. A longer one is handed on before; if its line turns out to be bad then, that cannot be passed over. */
+enum { DOCUMENT_BYTES_HELD = 64 << 20 };
+
+EXTERN_C_BEGIN
+
+/* Reads the file to its end. A bad line of JSON is an error that names the file, the line and what is wrong, or is added
+ * to *bad_lines. */
+bool documents_read(TextFile *file, const DocumentFormat *format, const DocumentSink *sink, int64_t *bad_lines,
+                    Error *error);
+
+EXTERN_C_END
+
+#endif

@@ -1,0 +1,406 @@
+/* pipeline.c: see pipeline.h.
+ *
+ * The caller's thread reads, some threads encode, one writes. Between them go items, each a piece of text of about a
+ * million bytes, in a ring: the reader fills the next one that is free, the encoders take them in their order, and the
+ * writer waits for each in turn. An item has whole documents, many or a part of one: a long one is cut where both parts
+ * have the tokens that they have together, between a line and the next or before the space in front of a word. Where two
+ * million bytes have no such place the reader encodes them itself, as a stream. */
+#include "data/pipeline.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/philox.h"
+#include "util/stop_signal.h"
+
+/* An item is passed on at the end of a document from ITEM_BYTES on, and holds no more than ITEM_MOST. */
+enum { ITEM_BYTES = 1 << 20, ITEM_MOST = TOKENIZER_MAX_LEFT + (1 << 20), SEGMENTS_MOST = 1 << 14, ITEMS_MOST = 72 };
+
+/* Text that is encoded by itself: a document or a part of one. */
+typedef struct Segment {
+    size_t begin, end; /* within the item's text */
+    size_t tokens_end; /* within the item's tokens, once they are there */
+    bool document_begins, document_ends, is_val;
+} Segment;
+
+typedef enum ItemState { ITEM_FREE, ITEM_FILLED, ITEM_ENCODED } ItemState;
+
+typedef struct Item {
+    ItemState state;
+    char *text; /* ITEM_MOST */
+    size_t bytes;
+    Segment *segments; /* SEGMENTS_MOST */
+    int segment_count;
+    bool has_tokens; /* the reader has encoded it */
+    TokenBuffer tokens;
+} Item;
+
+typedef struct Pipeline {
+    const PipelineOptions *options;
+    ShardWriter *train, *val;
+    PipelineCounts *counts;
+    Encoder *reader_encoder;
+    TextFile file;
+
+    Item *items;
+    int item_count;
+    Item *filling;        /* by the reader; NULL between items */
+    bool in_document;     /* the reader is within one */
+    bool is_val;          /* that document, or what is left of the text */
+    int64_t bytes_before; /* of the files on the disk that were read */
+    double next_progress;
+
+    pthread_mutex_t lock; /* guards the rest, and the items' states */
+    pthread_cond_t changed;
+    int64_t filled, taken, written; /* items so far, in their order */
+    int64_t tokens;
+    bool is_last; /* nothing will be filled any more */
+    bool failed;  /* error says why; nobody waits any more */
+    Error error;
+} Pipeline;
+
+static const double PROGRESS_SECONDS = 0.2;
+
+/* ---- cutting ---- */
+
+static bool is_visible(unsigned char c) { return c > ' ' && c < 0x7f; }
+static bool is_letter(unsigned char c) { return (c | 0x20) >= 'a' && (c | 0x20) <= 'z'; }
+
+/* Whether a character of three bytes, as UTF-8 has them, is none of the spaces among these: the rest of East Asia. */
+static bool is_east_asian(const unsigned char *c) {
+    return (c[0] >= 0xe4 && c[0] <= 0xed) || (c[0] == 0xe3 && (c[1] != 0x80 || c[2] != 0x80));
+}
+
+/* GPT-2's words are runs of letters, digits or other signs, with the one space before them if there is one, and runs of
+ * spaces, of which the last one stands by itself before anything else. So no word goes past a visible character that a
+ * space follows, and that space belongs to the letter behind it. And the end of a line between two visible characters is
+ * a word. */
+size_t pipeline_cut(const char *text, size_t bytes) {
+    const unsigned char *t = (const unsigned char *)text;
+    for (size_t at = bytes > 0 ? bytes - 1 : 0; at > 1; at--) {
+        if (t[at] == ' ' && is_visible(t[at - 1]) && at + 1 < bytes && is_letter(t[at + 1])) return at;
+        if (t[at - 1] != '\n') continue;
+        bool before = is_visible(t[at - 2]) || (at >= 4 && is_east_asian(t + at - 4));
+        bool behind = is_visible(t[at]) || (at + 3 <= bytes && is_east_asian(t + at));
+        if (before && behind) return at;
+    }
+    return 0;
+}
+
+/* ---- the ring ---- */
+
+/* The first failure is kept. */
+static void fail(Pipeline *p, const Error *error) {
+    pthread_mutex_lock(&p->lock);
+    if (!p->failed) p->error = *error;
+    p->failed = true;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static Item *item_at(const Pipeline *p, int64_t number) { return &p->items[number % p->item_count]; }
+
+/* The item of that number, empty, for the reader; NULL after a failure. */
+static Item *await_free(Pipeline *p, int64_t number) {
+    pthread_mutex_lock(&p->lock);
+    Item *item = item_at(p, number);
+    while (item->state != ITEM_FREE && !p->failed) pthread_cond_wait(&p->changed, &p->lock);
+    bool failed = p->failed;
+    pthread_mutex_unlock(&p->lock);
+    if (failed) return NULL;
+    item->bytes = 0, item->segment_count = 0, item->tokens.count = 0, item->has_tokens = false;
+    return item;
+}
+
+static void pass_on(Pipeline *p) {
+    pthread_mutex_lock(&p->lock);
+    p->filling->state = ITEM_FILLED;
+    p->filled++;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+    p->filling = NULL;
+}
+
+/* The next item that is to be encoded, for a thread; NULL at the end. */
+static Item *take_item(Pipeline *p) {
+    Item *item = NULL;
+    pthread_mutex_lock(&p->lock);
+    while (!p->failed && p->taken == p->filled && !p->is_last) pthread_cond_wait(&p->changed, &p->lock);
+    if (!p->failed && p->taken < p->filled) item = item_at(p, p->taken++);
+    pthread_mutex_unlock(&p->lock);
+    return item;
+}
+
+static void set_state(Pipeline *p, Item *item, ItemState state) {
+    pthread_mutex_lock(&p->lock);
+    item->state = state;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* ---- encoding ---- */
+
+static void append_document_token(const Pipeline *p, TokenBuffer *tokens, DocumentToken where) {
+    if (p->options->document_token != where) return;
+    token_buffer_reserve(tokens, 1);
+    tokens->tokens[tokens->count++] = (uint16_t)tokenizer_end_of_text(p->options->tokenizer);
+}
+
+static void encode_item(const Pipeline *p, Encoder *encoder, Item *item) {
+    for (int i = 0; i < item->segment_count; i++) {
+        Segment *s = &item->segments[i];
+        if (s->document_begins) append_document_token(p, &item->tokens, TOKEN_AT_BEGIN);
+        encoder_encode(encoder, item->text + s->begin, s->end - s->begin, true, &item->tokens);
+        if (s->document_ends) append_document_token(p, &item->tokens, TOKEN_AT_END);
+        s->tokens_end = item->tokens.count;
+    }
+}
+
+static void *encode_items(void *context) {
+    Pipeline *p = context;
+    Encoder *encoder = encoder_open(p->options->tokenizer);
+    for (Item *item; (item = take_item(p));) {
+        if (!item->has_tokens) encode_item(p, encoder, item);
+        set_state(p, item, ITEM_ENCODED);
+    }
+    encoder_close(encoder);
+    return NULL;
+}
+
+/* ---- writing ---- */
+
+static bool write_tokens(Pipeline *p, const uint16_t *tokens, size_t count, bool is_val, Error *error) {
+    if (p->options->split == SPLIT_FIRST_SHARD) {
+        int64_t room = p->options->shard_tokens - shard_writer_token_count(p->val);
+        size_t first = (size_t)min_i64(room, (int64_t)count);
+        return shard_writer_append(p->val, tokens, first, error) &&
+               shard_writer_append(p->train, tokens + first, count - first, error);
+    }
+    return shard_writer_append(is_val ? p->val : p->train, tokens, count, error);
+}
+
+static bool write_item(Pipeline *p, const Item *item, Error *error) {
+    size_t begin = 0;
+    for (int i = 0; i < item->segment_count; i++) {
+        const Segment *s = &item->segments[i];
+        if (!write_tokens(p, item->tokens.tokens + begin, s->tokens_end - begin, s->is_val, error)) return false;
+        begin = s->tokens_end;
+    }
+    return true;
+}
+
+static Item *await_encoded(Pipeline *p) {
+    pthread_mutex_lock(&p->lock);
+    Item *item = item_at(p, p->written);
+    while (!p->failed && item->state != ITEM_ENCODED && !(p->is_last && p->written == p->filled))
+        pthread_cond_wait(&p->changed, &p->lock);
+    bool ended = p->failed || item->state != ITEM_ENCODED;
+    pthread_mutex_unlock(&p->lock);
+    return ended ? NULL : item;
+}
+
+static void *write_items(void *context) {
+    Pipeline *p = context;
+    Error error;
+    for (Item *item; (item = await_encoded(p));) {
+        if (!write_item(p, item, &error)) {
+            fail(p, &error);
+            break;
+        }
+        pthread_mutex_lock(&p->lock);
+        p->tokens += (int64_t)item->tokens.count;
+        p->written++;
+        pthread_mutex_unlock(&p->lock);
+        set_state(p, item, ITEM_FREE);
+    }
+    return NULL;
+}
+
+/* ---- reading ---- */
+
+static Segment *last_segment(const Pipeline *p) { return &p->filling->segments[p->filling->segment_count - 1]; }
+
+static void begin_segment(Pipeline *p, bool document_begins) {
+    Item *item = p->filling;
+    item->segments[item->segment_count++] =
+        (Segment){.begin = item->bytes, .end = item->bytes, .document_begins = document_begins, .is_val = p->is_val};
+}
+
+/* Encodes an item that is one segment, as far as that can be done without what follows, and returns how far. */
+static size_t encode_beginning(Pipeline *p, Item *item) {
+    Segment *s = &item->segments[0];
+    if (s->document_begins) append_document_token(p, &item->tokens, TOKEN_AT_BEGIN);
+    s->end = encoder_encode(p->reader_encoder, item->text, item->bytes, false, &item->tokens);
+    s->tokens_end = item->tokens.count;
+    item->has_tokens = true;
+    return s->end;
+}
+
+/* Passes on a full item, whose last segment goes on in the next. */
+static bool go_on_in_next(Pipeline *p) {
+    Item *full = p->filling, *next = await_free(p, p->filled + 1);
+    if (!next) return false;
+    Segment *s = last_segment(p);
+    size_t cut = s->begin + pipeline_cut(full->text + s->begin, full->bytes - s->begin);
+    bool moves = cut == s->begin && s->begin > 0, document_begins = moves && s->document_begins;
+    if (moves)
+        full->segment_count--;
+    else
+        s->end = cut = cut > s->begin ? cut : encode_beginning(p, full);
+    size_t rest = full->bytes - cut;
+    memcpy(next->text, full->text + cut, rest);
+    full->bytes = cut;
+    pass_on(p);
+    p->filling = next;
+    begin_segment(p, document_begins);
+    next->bytes = last_segment(p)->end = rest;
+    return true;
+}
+
+static bool begins_with_validation(const Pipeline *p) {
+    const PipelineOptions *o = p->options;
+    if (o->split == SPLIT_TEXT_END) return p->counts->text_bytes >= o->train_bytes;
+    if (o->split != SPLIT_DOCUMENTS) return false;
+    Philox4 random = philox(o->split_seed, PHILOX_DATA_SPLIT, 0, (uint64_t)p->counts->documents);
+    return ((uint64_t)random.word[0] << 21 | random.word[1] >> 11) * 0x1p-53 < o->val_fraction;
+}
+
+/* A document without text is one, too. */
+static bool begin_document(Pipeline *p) {
+    if (p->in_document) return true;
+    if (!p->filling) p->filling = await_free(p, p->filled);
+    if (!p->filling) return false;
+    p->in_document = true;
+    p->is_val = begins_with_validation(p);
+    begin_segment(p, true);
+    p->counts->documents++;
+    p->counts->val_documents += p->is_val;
+    return true;
+}
+
+/* How many of the bytes go to the same part as the last ones; behind the last one for training, the others begin. A
+ * character of UTF-8 is not cut, except into tokens that are bytes. */
+static size_t bytes_of_part(Pipeline *p, const char *text, size_t bytes) {
+    const PipelineOptions *o = p->options;
+    if (o->split != SPLIT_TEXT_END || p->is_val) return bytes;
+    int64_t left = o->train_bytes - p->counts->text_bytes;
+    if (left > 0) return (size_t)min_i64(left, (int64_t)bytes);
+    if ((*text & 0xc0) == 0x80 && tokenizer_end_of_text(o->tokenizer) >= 0) return 1;
+    p->is_val = true;
+    begin_segment(p, false);
+    return bytes;
+}
+
+static bool copy_failure(Pipeline *p, Error *error) {
+    pthread_mutex_lock(&p->lock);
+    *error = p->error;
+    pthread_mutex_unlock(&p->lock);
+    return false;
+}
+
+static bool report_progress(Pipeline *p, Error *error) {
+    if (stop_signal_came()) return error_set(error, "stopped by a signal; nothing was written");
+    double now = seconds_now();
+    if (!p->options->progress || now < p->next_progress) return true;
+    p->next_progress = now + PROGRESS_SECONDS;
+    pthread_mutex_lock(&p->lock);
+    int64_t tokens = p->tokens;
+    pthread_mutex_unlock(&p->lock);
+    p->options->progress(p->options->progress_context, p->bytes_before + p->file.bytes_taken, tokens);
+    return true;
+}
+
+static bool take_text(void *context, const char *text, size_t bytes, Error *error) {
+    Pipeline *p = context;
+    if (!begin_document(p)) return copy_failure(p, error);
+    while (bytes > 0) {
+        if (p->filling->bytes == ITEM_MOST && !go_on_in_next(p)) return copy_failure(p, error);
+        size_t part = bytes_of_part(p, text, bytes);
+        part = (size_t)min_i64((int64_t)part, (int64_t)(ITEM_MOST - p->filling->bytes));
+        memcpy(p->filling->text + p->filling->bytes, text, part);
+        p->filling->bytes += part;
+        last_segment(p)->end = p->filling->bytes;
+        p->counts->text_bytes += (int64_t)part;
+        text += part, bytes -= part;
+    }
+    return report_progress(p, error);
+}
+
+static bool take_end(void *context, Error *error) {
+    Pipeline *p = context;
+    if (!begin_document(p)) return copy_failure(p, error);
+    last_segment(p)->document_ends = true;
+    p->in_document = false;
+    /* A document may add two segments: of both parts. */
+    if (p->filling->bytes >= ITEM_BYTES || p->filling->segment_count > SEGMENTS_MOST - 2) pass_on(p);
+    return true;
+}
+
+static bool read_files(Pipeline *p, const TextFiles *files, const DocumentFormat *format, Error *error) {
+    DocumentSink sink = {p, take_text, take_end};
+    for (int i = 0; i < files->count; i++) {
+        if (!text_file_open(&p->file, files->paths[i], error)) return false;
+        bool ok = documents_read(&p->file, format, &sink, &p->counts->bad_lines, error);
+        p->bytes_before += p->file.bytes_taken;
+        text_file_close(&p->file);
+        if (!ok) return false;
+    }
+    if (p->filling) pass_on(p);
+    return true;
+}
+
+/* ---- all of it ---- */
+
+static void make_items(Pipeline *p) {
+    p->item_count = (int)min_i64(2 * p->options->threads + 2, ITEMS_MOST);
+    p->items = checked_calloc((size_t)p->item_count, sizeof *p->items, "text");
+    for (int i = 0; i < p->item_count; i++) {
+        p->items[i].text = checked_malloc(ITEM_MOST, "text");
+        p->items[i].segments = checked_malloc(SEGMENTS_MOST * sizeof(Segment), "text");
+    }
+}
+
+static void free_items(Pipeline *p) {
+    for (int i = 0; i < p->item_count; i++) {
+        free(p->items[i].text);
+        free(p->items[i].segments);
+        token_buffer_free(&p->items[i].tokens);
+    }
+    free(p->items);
+}
+
+static void start(pthread_t *thread, void *(*run)(void *), Pipeline *p) {
+    if (pthread_create(thread, NULL, run, p) != 0) die("cannot start a thread; try fewer with --threads");
+}
+
+static void let_all_end(Pipeline *p) {
+    pthread_mutex_lock(&p->lock);
+    p->is_last = true;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+bool pipeline_run(const PipelineOptions *options, const TextFiles *files, const DocumentFormat *format,
+                  ShardWriter *train, ShardWriter *val, PipelineCounts *counts, Error *error) {
+    Pipeline p = {.options = options, .train = train, .val = val, .counts = counts};
+    pthread_t writer, *encoders = checked_calloc((size_t)options->threads, sizeof *encoders, "threads");
+    pthread_mutex_init(&p.lock, NULL);
+    pthread_cond_init(&p.changed, NULL);
+    p.reader_encoder = encoder_open(options->tokenizer);
+    make_items(&p);
+    start(&writer, write_items, &p);
+    for (int i = 0; i < options->threads; i++) start(&encoders[i], encode_items, &p);
+    Error reason;
+    if (!read_files(&p, files, format, &reason)) fail(&p, &reason);
+    let_all_end(&p);
+    for (int i = 0; i < options->threads; i++) pthread_join(encoders[i], NULL);
+    pthread_join(writer, NULL);
+    if (p.failed) *error = p.error;
+    encoder_close(p.reader_encoder);
+    free_items(&p);
+    free(encoders);
+    pthread_cond_destroy(&p.changed);
+    pthread_mutex_destroy(&p.lock);
+    return !p.failed;
+}
