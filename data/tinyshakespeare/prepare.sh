@@ -35,7 +35,7 @@ options=("--tokenizer=$tokenizer" --val_fraction=0.1 --out="$folder")
 expected=$text_bytes vocabulary=256
 if [ "$tokenizer" = gpt2 ]; then
     bash data/gpt2/download.sh
-    options+=(--vocab=data/gpt2)
+    options+=(--vocab=data/gpt2 --document_token=none)
     expected=338025 vocabulary=50257
 fi
 "$BIN/prepare_data" "${options[@]}" $folder/input.txt

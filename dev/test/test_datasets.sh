@@ -268,48 +268,40 @@ test_fineweb_wrong_arguments() {
 
 # ---- what makes tokens ----
 
-# A site with small data sets in the layout of the true ones, and a vocabulary of the size of GPT-2's: its merges are the
-# first 50000 pairs of bytes, so that every token is one or two bytes.
+# A site for texts, with a vocabulary of GPT-2's form and size: its merges are the first 50000 pairs of bytes, so that
+# each token is one byte or two.
 texts() {
     serve
-    export GITHUB_RAW=$HF_ENDPOINT BIN
-    cat >data/gpt2/download.sh <<<'[ -f data/gpt2/encoder.json ]'
-    python3 -S - data/gpt2 <<'END'
-import itertools
-import json
-import sys
-
+    export BIN GITHUB_RAW=$HF_ENDPOINT
+    mkdir -p data/gpt2
+    echo '[ -f data/gpt2/encoder.json ]' >data/gpt2/download.sh
+    python3 -S -c "$letters"'
+pairs = [left + " " + right for left in letters for right in letters][:50000]
+tokens = letters + [pair.replace(" ", "") for pair in pairs] + ["<|endoftext|>"]
+with open("data/gpt2/encoder.json", "w") as file:
+    json.dump({token: number for number, token in enumerate(tokens)}, file)
+with open("data/gpt2/vocab.bpe", "w", encoding="utf-8") as file:
+    file.write("\n".join(["#version: 0.2", *pairs, ""]))'
+}
+letters='
+import json, struct, sys
 printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
 others = [byte for byte in range(256) if byte not in printable]
 letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
-pairs = list(itertools.islice(itertools.product(letters, repeat=2), 50000))
-tokens = letters + [left + right for left, right in pairs] + ["<|endoftext|>"]
-with open(sys.argv[1] + "/encoder.json", "w") as file:
-    json.dump({token: number for number, token in enumerate(tokens)}, file)
-with open(sys.argv[1] + "/vocab.bpe", "w", encoding="utf-8") as file:
-    file.write("#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in pairs))
-END
-}
+'
 
 # text_of FILE: the text of a file of tokens, in either format.
 text_of() {
-    python3 -S - "$1" data/gpt2/encoder.json <<'END'
-import json
-import struct
-import sys
-
+    python3 -S -c "$letters"'
+with open("data/gpt2/encoder.json") as file:
+    names = list(json.load(file))
+byte_of = dict(zip(letters, printable + others))
 with open(sys.argv[1], "rb") as file:
     data = file.read()
 if data[:4] == struct.pack("<i", 20240520):
     data = data[1024:]
-with open(sys.argv[2]) as file:
-    names = {number: name for name, number in json.load(file).items()}
-printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-others = [byte for byte in range(256) if byte not in printable]
-byte_of = {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 for (token,) in struct.iter_unpack("<H", data):
-    sys.stdout.buffer.write(bytes(byte_of[letter] for letter in names[token]))
-END
+    sys.stdout.buffer.write(bytes(byte_of[letter] for letter in names[token]))' "$1"
 }
 
 # ---- OpenWebText ----
@@ -404,6 +396,85 @@ test_documents_of_nanogpt() {
     [ "$(tail -n 1 "$here/numbers")" -lt 8013769 ]
     # As numpy 1.23, 1.24 and 2.4 draw them.
     [ "$(head -c -1 "$here/numbers" | sha256sum | cut -c 1-16)" = c9b5c7746e00f1a0 ]
+}
+
+# A small OpenWebText, of two files with three documents each.
+openwebtext() {
+    texts
+    hub=$here/web/Skylion007/openwebtext/plain_text
+    parquet "$hub/train-00000-of-00002.parquet" zero one "two, the third"
+    parquet "$hub/train-00001-of-00002.parquet" "three" "four: caf$(printf '\303\251')" five
+    printf '%s\n' '# of 6 documents' 1 4 >data/openwebtext/nanogpt_validation.list
+}
+
+test_openwebtext() {
+    openwebtext
+    run 0 bash data/openwebtext/prepare.sh
+    has "$here/output" "OpenWebText (Skylion007/openwebtext): 2 files, "
+    has "$here/output" "resolve/main/plain_text/train-00001-of-00002.parquet"
+    [ "$(text_of data/openwebtext/train.bin)" = 'zero<|endoftext|>two, the third<|endoftext|>three<|endoftext|>five<|endoftext|>' ]
+    [ "$(text_of data/openwebtext/val.bin)" = 'one<|endoftext|>four: café<|endoftext|>' ]
+    has "$here/output" "$(printf 'val.bin %17s tokens; nanoGPT:      4,434,897' "$(($(stat -c %s data/openwebtext/val.bin) / 2))")"
+    has "$here/output" "tokens; nanoGPT:  9,035,582,198"
+    [ ! -e data/openwebtext/unfinished ]
+    # A file that does not hold what it should: the tokens that are there stay, and nothing new looks like tokens.
+    echo "no parquet" >"$hub/train-00001-of-00002.parquet"
+    touch -d 2001-01-01 data/openwebtext/*.bin
+    run 1 bash data/openwebtext/prepare.sh
+    has "$here/output" "cannot read data/openwebtext/parquet/train-00001-of-00002.parquet"
+    [ "$(find data/openwebtext -name '*.bin' ! -newermt 2002-01-01 | wc -l)" -eq 2 ]
+    # A part of the files: prepare_data divides the documents.
+    run 1 bash data/openwebtext/prepare.sh --files=1
+    has "$here/output" "OpenWebText (Skylion007/openwebtext): 1 files, "
+}
+
+test_openwebtext_needs_things() {
+    openwebtext
+    run 2 bash data/openwebtext/prepare.sh --files=all
+    run 2 bash data/openwebtext/prepare.sh --file=1
+    run 0 bash data/openwebtext/prepare.sh --help
+    has "$here/output" "prepare.sh [--files=N] [--repository=NAME]"
+    PYTHON=nopython run 1 bash data/openwebtext/prepare.sh
+    has "$here/output" "PYTHON=nopython is no program"
+    BIN=data run 1 bash data/openwebtext/prepare.sh
+    has "$here/output" "prepare_data is not built; run make"
+    command_file "$here/plain_python" <<<'exec python3 -S -I "$@"'
+    PYTHON=$here/plain_python run 1 bash data/openwebtext/prepare.sh --files=1
+    has "$here/output" "data/openwebtext/venv/bin/pip install pyarrow"
+    has "$here/output" "PYTHON=data/openwebtext/venv/bin/python data/openwebtext/prepare.sh --files=1"
+    run 2 bash data/openwebtext/prepare.sh --files=3
+    has "$here/output" "has only 2 files train-*.parquet, not 3"
+    run 1 bash data/openwebtext/prepare.sh --repository=mine/openwebtext
+    has "$here/output" "api/datasets/mine/openwebtext/tree/main/plain_text"
+    [ -z "$(find data/openwebtext -name '*.bin')" ]
+}
+
+# ---- the smaller texts ----
+
+test_tinystories() {
+    texts
+    hub=$here/web/roneneldan/TinyStories
+    mkdir -p "$hub"
+    printf 'Once there was\na cat.\n<|endoftext|>\nThe end.\n' >"$hub/TinyStoriesV2-GPT4-train.txt"
+    printf 'A dog.\n<|endoftext|>\n' >"$hub/TinyStoriesV2-GPT4-valid.txt"
+    echo other >"$hub/TinyStories-train.txt"
+    run 0 bash data/tinystories/prepare.sh
+    has "$here/output" "TinyStories (roneneldan/TinyStories): 2 files, 66 bytes, in data/tinystories"
+    [ "$(text_of data/tinystories/train_000000.bin)" = $'<|endoftext|>Once there was\na cat.<|endoftext|>The end.' ]
+    [ "$(text_of data/tinystories/val_000000.bin)" = '<|endoftext|>A dog.' ]
+    [ "$(find data/tinystories -name '*.bin' -o -name '*.json' | wc -l)" -eq 2 ]
+    run 2 bash data/tinystories/prepare.sh 1
+}
+
+test_tinyshakespeare() {
+    texts
+    hub=$here/web/karpathy/char-rnn/master/data/tinyshakespeare
+    mkdir -p "$hub"
+    echo "Speak, speak." >"$hub/input.txt"
+    run 1 bash data/tinyshakespeare/prepare.sh
+    has "$here/output" "What the host sends is not the file: it has 14 bytes and should have 1115394"
+    [ -z "$(find data/tinyshakespeare -name 'input*')" ]
+    run 2 bash data/tinyshakespeare/prepare.sh --tokenizer=words
 }
 
 run_script_tests "$@"
