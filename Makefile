@@ -180,7 +180,7 @@ $(mpi_objects): $(BUILD)/%.o: %.c
 	$(call quiet,CC)$(LINK) $(CFLAGS_ALL) -c $< -o $@
 
 $(cuda_host:%.c=$(BUILD)/%.o): CFLAGS_ALL += $(cuda_include)
-$(BUILD)/data/unpack.o: CFLAGS_ALL += $(if $(has_zlib),-DMARS_HAS_ZLIB=1) $(if $(has_zstd),-DMARS_HAS_ZSTD=1) $(if $(has_lzma),-DMARS_HAS_LZMA=1)
+$(BUILD)/data/unpack.o $(BUILD)/dev/test/test_documents.o: CFLAGS_ALL += $(if $(has_zlib),-DMARS_HAS_ZLIB=1) $(if $(has_zstd),-DMARS_HAS_ZSTD=1) $(if $(has_lzma),-DMARS_HAS_LZMA=1)
 
 # ---- device code: by nvcc, whose report on each kernel is kept beside the object; or rewritten for the emulator ----
 ifeq ($(cuda),nvcc)

@@ -58,7 +58,7 @@ static char *name_in_file(const char *path, Error *error) {
 static bool open_by_folder(Tokenizer **tokenizer, const char *folder, Error *error) {
     char *path = format_string("%s/tokens.json", folder);
     char *name = name_in_file(path, error);
-    bool ok = name && tokenizer_open(tokenizer, name, folder, error);
+    bool ok = name && tokenizer_open(tokenizer, name, vocabulary_is_in(folder) ? folder : NULL, error);
     free(name);
     free(path);
     return ok;
@@ -74,13 +74,13 @@ static void open_bytes(Tokenizer *tokenizer) {
 static bool open_gpt2(Tokenizer *tokenizer, const char *folder, Error *error) {
     tokenizer->name = "gpt2";
     tokenizer->is_gpt2 = true;
-    bool is_there = folder && vocabulary_is_in(folder);
-    if (!is_there && !vocabulary_is_in(TOKENIZER_GPT2_FOLDER))
+    const char *from = folder ? folder : TOKENIZER_GPT2_FOLDER;
+    if (!vocabulary_is_in(from))
         return error_set(error,
-                         "GPT-2's vocabulary, encoder.json and vocab.bpe, is %s%s%s in " TOKENIZER_GPT2_FOLDER
-                         "; bash data/gpt2/download.sh fetches it",
-                         folder ? "neither in " : "not", folder ? folder : "", folder ? " nor" : "");
-    if (!vocabulary_open(&tokenizer->vocabulary, is_there ? folder : TOKENIZER_GPT2_FOLDER, error)) return false;
+                         "GPT-2's vocabulary, encoder.json and vocab.bpe, is not in %s; bash data/gpt2/download.sh "
+                         "fetches it into " TOKENIZER_GPT2_FOLDER,
+                         from);
+    if (!vocabulary_open(&tokenizer->vocabulary, from, error)) return false;
     tokenizer->vocab_size = tokenizer->vocabulary.token_count;
     tokenizer->end_of_text = tokenizer->vocabulary.end_of_text;
     if (!tokenizer->vocabulary.has_merges) return true;

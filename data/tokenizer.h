@@ -32,10 +32,10 @@ void token_buffer_reserve(TokenBuffer *buffer, size_t more);
 void token_buffer_free(TokenBuffer *buffer);
 
 /* Opens the tokenizer `name`, or with NULL the one that folder/tokens.json names (prepare_data writes that file, and
- * checkpoints keep a copy). gpt2 reads encoder.json and vocab.bpe from `folder`, or from TOKENIZER_GPT2_FOLDER where that
- * is NULL or has none; vocab.json and merges.txt are other names for them, and llm.c's gpt2_tokenizer.bin will do for
- * decoding alone. Fails for an unknown name, for files that are missing or wrong, and for gpt2 in a build without
- * utf8proc. */
+ * checkpoints keep a copy). gpt2 reads encoder.json and vocab.bpe from `folder`; from TOKENIZER_GPT2_FOLDER where that
+ * is NULL, or where it has a tokens.json and no vocabulary. vocab.json and merges.txt are other names for them, and
+ * llm.c's gpt2_tokenizer.bin will do for decoding alone. Fails for an unknown name, for files that are missing or
+ * wrong, and for gpt2 in a build without utf8proc. */
 bool tokenizer_open(Tokenizer **tokenizer, const char *name, const char *folder, Error *error);
 void tokenizer_close(Tokenizer *tokenizer);
 

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "data/tokenizer.h"
+#include "data/vocabulary.h"
 #include "model/checkpoint.h"
 #include "model/decoder.h"
 #include "util/philox.h"
@@ -182,7 +183,8 @@ int main(int argc, char **argv) {
     SafetensorsFile file;
     GPT2 model;
     if (!checkpoint_read_model_config(&config, options.folder, &error)) die("%s", error.text);
-    if (!tokenizer_open(&tokenizer, options.tokenizer, options.folder, &error)) {
+    const char *folder = options.tokenizer && !vocabulary_is_in(options.folder) ? NULL : options.folder;
+    if (!tokenizer_open(&tokenizer, options.tokenizer, folder, &error)) {
         if (options.tokenizer) die_usage("--tokenizer=%s: %s", options.tokenizer, error.text);
         die("%s; --tokenizer=NAME says which one it is", error.text);
     }

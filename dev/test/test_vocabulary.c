@@ -120,17 +120,20 @@ static void test_where_files_are_looked_for(void **state) {
     tokenizer_close(tokenizer);
 
     assert_int_equal(chdir(empty), 0);
-    assert_refused(empty, "is neither in ");
-    assert_refused(empty, "nor in data/gpt2; bash data/gpt2/download.sh fetches it");
-    assert_refused(NULL, "encoder.json and vocab.bpe, is not in data/gpt2; bash data/gpt2/download.sh fetches it");
+    assert_refused(empty, "vocab.bpe, is not in /");
+    assert_refused(NULL, "vocab.bpe, is not in data/gpt2; bash data/gpt2/download.sh fetches it into data/gpt2");
+    test_write_text("tokens.json", "{\"tokenizer\": \"gpt2\"}");
+    assert_false(tokenizer_open(&tokenizer, NULL, empty, &error));
     assert_int_equal(mkdir("data", 0777), 0);
     assert_int_equal(symlink(gpt2_folder(), "data/gpt2"), 0);
-    for (int i = 0; i < 2; i++) {
-        if (!tokenizer_open(&tokenizer, "gpt2", i == 0 ? NULL : empty, &error)) fail_msg("%s", error.text);
-        tokenizer_close(tokenizer);
-    }
-    test_write_text("encoder.json", "{}"); /* what the folder has comes first, whatever it is */
+    if (!tokenizer_open(&tokenizer, "gpt2", NULL, &error)) fail_msg("%s", error.text);
+    tokenizer_close(tokenizer);
+    if (!tokenizer_open(&tokenizer, NULL, empty, &error)) fail_msg("%s", error.text);
+    tokenizer_close(tokenizer);
+    assert_refused(empty, "vocab.bpe, is not in /"); /* that was for tokens.json */
+    test_write_text("encoder.json", "{}");           /* what the folder has comes first, whatever it is */
     assert_refused(empty, "encoder.json has 0 tokens");
+    assert_false(tokenizer_open(&tokenizer, NULL, empty, &error));
     assert_int_equal(chdir(before), 0);
     free(before);
     free(folder);
