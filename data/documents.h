@@ -23,7 +23,7 @@ typedef struct DocumentSink {
 
 /* A line of JSON is known to be right when all of it has been read, so that its field is held until then, up to this
  * many bytes. A longer one is handed on before; if its line turns out to be bad then, that cannot be passed over. */
-enum { DOCUMENT_BYTES_HELD = 64 << 20 };
+enum { DOCUMENT_BYTES_HELD = 16 << 20 };
 
 EXTERN_C_BEGIN
 

@@ -388,6 +388,7 @@ bool pipeline_run(const PipelineOptions *options, const TextFiles *files, const 
     pthread_mutex_init(&p.lock, NULL);
     pthread_cond_init(&p.changed, NULL);
     p.reader_encoder = encoder_open(options->tokenizer);
+    p.next_progress = seconds_now() + PROGRESS_SECONDS;
     make_items(&p);
     start(&writer, write_items, &p);
     for (int i = 0; i < options->threads; i++) start(&encoders[i], encode_items, &p);

@@ -26,6 +26,9 @@
 /* More would not be kept busy by one reader, and each takes memory. */
 enum { MOST_THREADS = 32 };
 
+/* Of progress, where there is no terminal. */
+enum { SECONDS_BETWEEN_LINES = 30 };
+
 typedef struct Options {
     const char *tokenizer, *vocabulary, *out;
     ShardFormat format;
@@ -276,7 +279,6 @@ static void print_time(char *text, size_t bytes, double seconds) {
 
 /* On a terminal a line that is written again and again; elsewhere, in a log, a line now and then. */
 static void show_progress(void *context, int64_t bytes, int64_t tokens) {
-    enum { SECONDS_BETWEEN_LINES = 30 };
     Job *job = context;
     double now = seconds_now(), passed = now - job->begun;
     bool on_terminal = isatty(STDERR_FILENO);
@@ -391,6 +393,9 @@ static bool publish(Job *job, int folder, const char *temporary, const char *des
 }
 
 static bool check_result(const Job *job, Error *error) {
+    if (job->pipeline.split == SPLIT_TEXT_END && job->counts.text_bytes != job->files.bytes)
+        return error_set(error, "the input changed while it was read: it had %" PRId64 " bytes, and then %" PRId64,
+                         job->files.bytes, job->counts.text_bytes);
     if (shard_writer_token_count(job->train) > 0) return true;
     if (job->counts.documents == 0) return error_set(error, "there is no document in the input");
     return error_set(error, "nothing is left to train on: all %" PRId64 " tokens are for validation; give more text",
@@ -447,7 +452,8 @@ static bool prepare(Job *job, Error *error) {
     if (!settle_split(job, error) || !check_file_count(job, error)) return false;
     int folder = open_folder(o->out, error);
     if (folder < 0) return false;
-    job->begun = job->next_line = seconds_now();
+    job->begun = seconds_now();
+    job->next_line = job->begun + SECONDS_BETWEEN_LINES;
     bool ok = write_output(job, folder, error);
     if (ok) print_summary(job);
     close(folder);

@@ -110,12 +110,10 @@ static const char *xz_reason(lzma_ret status) {
     switch (status) {
     case LZMA_MEMLIMIT_ERROR:
         return "it needs more memory than 256 MB to be unpacked";
-    case LZMA_FORMAT_ERROR:
-        return "something follows that is not xz's";
     case LZMA_MEM_ERROR:
         return "out of memory";
     default:
-        return "damaged";
+        return "damaged, or something follows that is not xz's";
     }
 }
 

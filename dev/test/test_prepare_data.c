@@ -236,7 +236,10 @@ static void test_one_document(void **state) {
     const cJSON *source = cJSON_GetObjectItemCaseSensitive(json, "source");
     assert_int_equal(cJSON_GetArraySize(source), 1);
     assert_string_equal(cJSON_GetStringValue(cJSON_GetArrayItem(source, 0)), test_path("one.txt"));
-    assert_int_equal(cJSON_GetArraySize(json), 7);
+    assert_text(json, "format", "llmc");
+    assert_text(json, "document_token", "none");
+    assert_text(json, "val_from", "end");
+    assert_int_equal(cJSON_GetArraySize(json), 10);
     cJSON_Delete(json);
     free(text);
 }
@@ -364,7 +367,7 @@ static void test_failures_leave_the_old_files(void **state) {
         {1, "tiny.txt", "old/train_000000.bin: File too large"},
         {100, "--shard_tokens=80000 --val_fraction=0.99 large.txt", "old/val_000000.bin: File too large"},
         {3, "--shard_tokens=9 $(for i in $(seq 300); do echo tiny.txt; done)", "tokens.json.tmp: File too large"},
-        {9999, "tiny.txt /sys/kernel/mm/transparent_hugepage/enabled", "enabled was cut while it was read"},
+        {9999, "tiny.txt /sys/kernel/mm/transparent_hugepage/enabled", "the input changed while it was read: it had"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         if (strstr(cases[i].arguments, "/sys/") && access("/sys/kernel/mm/transparent_hugepage/enabled", R_OK))
@@ -405,26 +408,30 @@ static void test_one_run_at_a_time(void **state) {
     free(path);
 }
 
-/* A text of 60 MB in 30 MB of address space. */
+/* A text of 150 MB in 100 MB of address space, most of which libraries and stacks take. */
 static void test_memory_is_bounded(void **state) {
     (void)state;
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     skip(); /* they reserve terabytes */
 #endif
     test_write_text(test_path("sparse.txt"), "a");
-    assert_int_equal(truncate(test_path("sparse.txt"), 60000000), 0);
-    assert_run(test_run("ulimit -v 30000; '%s' --tokenizer=bytes --out='%s' '%s'", program, test_path("sparse"),
-                        test_path("sparse.txt")),
-               0, "54000000 tokens in 1 file");
+    assert_int_equal(truncate(test_path("sparse.txt"), 150000000), 0);
+    assert_run(test_run("ulimit -v 100000; '%s' --tokenizer=bytes --threads=1 --out='%s' '%s'", program,
+                        test_path("sparse"), test_path("sparse.txt")),
+               0, "135000000 tokens in 2 files");
     assert_run(test_run("rm -r '%s'", test_path("sparse")), 0, "");
 }
 
 static void test_help_and_version(void **state) {
     (void)state;
     CommandResult *result = test_run("'%s' --help", program);
-    const char *mentioned[] = {
-        "usage: prepare_data",         "--tokenizer=", "--out=", "--val_fraction=", "--shard_tokens=", "--version",
-        "the last X of the whole text"};
+    const char *mentioned[] = {"usage: prepare_data",
+                               "--tokenizer=",
+                               "--out=",
+                               "--val_fraction=",
+                               "--shard_tokens=",
+                               "--version",
+                               "the last val_fraction of the whole text"};
     for (size_t i = 0; i < ARRAY_LENGTH(mentioned); i++) assert_run(result, 0, mentioned[i]);
     assert_run(test_run("'%s' --version", program), 0, "prepare_data " MARS_VERSION "\n");
     assert_run(test_run("'%s' --help > /dev/full", program), 1, "cannot write to standard output");
@@ -433,7 +440,7 @@ static void test_help_and_version(void **state) {
 static void test_wrong_command_lines(void **state) {
     (void)state;
     const char *const cases[][2] = {
-        {"ok.txt", "no tokenizer: say --tokenizer=bytes"},
+        {"ok.txt", "no tokenizer: say --tokenizer=gpt2 or --tokenizer=bytes"},
         {"", "no tokenizer"},
         {"--tokenizer=bytes", "no input"},
         {"--tokenizer=klingon ok.txt", "unknown tokenizer 'klingon'"},
@@ -444,7 +451,23 @@ static void test_wrong_command_lines(void **state) {
         {"ok.txt --tokenizer", "--tokenizer needs a value"},
         {"--tokenizer=bytes ok.txt --out", "--out needs a value"},
         {"--tokenizer=bytes --out= ok.txt", "--out should name a folder"},
-        {"--tokenizer=bytes - < ok.txt", "standard input cannot be read"},
+        {"--tokenizer=bytes --val_from=end - < ok.txt", "--val_from=end is for files that are plain text"},
+        {"--tokenizer=bytes --val_from=end --separator=x ok.txt", "--val_from=end is for files that are plain text"},
+        {"--tokenizer=bytes --val_from=start ok.txt", "one of: end documents first_shard; not 'start'"},
+        {"--tokenizer=bytes --val_from= ok.txt", "one of: end documents first_shard; not ''"},
+        {"--tokenizer=bytes --format=llm ok.txt", "--format should be one of: llmc nanogpt; not 'llm'"},
+        {"--tokenizer=bytes --document_token=middle ok.txt", "one of: none begin end; not 'middle'"},
+        {"--tokenizer=bytes --document_token=begin ok.txt", "tokenizer bytes has no token that stands between"},
+        {"--tokenizer=bytes --separator= ok.txt", "--separator should be one line, not empty"},
+        {"--tokenizer=bytes --separator=x --field=y ok.txt", "give one"},
+        {"--tokenizer=bytes --skip_bad_lines ok.txt", "--skip_bad_lines goes with --field"},
+        {"--tokenizer=bytes --split_seed=-1 ok.txt", "--split_seed should be a whole number from 0"},
+        {"--tokenizer=bytes --threads=0 ok.txt", "--threads should be a whole number from 1 to 32, not '0'"},
+        {"--tokenizer=bytes --threads=33 ok.txt", "not '33'"},
+        {"--tokenizer=gpt2 --vocab=nowhere ok.txt", "nowhere"},
+        {"--tokenizer=bytes --at=1 ok.txt", "--at goes with --inspect"},
+        {"--inspect", "--inspect: name at least one token file"},
+        {"--inspect --at=-1 ok.txt", "--at should be a whole number from 0"},
         {"--tokenizer=bytes --val_fraction=1 ok.txt", "--val_fraction should be a number from 0 to below 1, not '1'"},
         {"--tokenizer=bytes --val_fraction=-0.1 ok.txt", "--val_fraction should be"},
         {"--tokenizer=bytes --val_fraction=nan ok.txt", "--val_fraction should be"},
@@ -475,23 +498,24 @@ static void test_wrong_inputs(void **state) {
     test_write_text(test_path("inputs/empty.txt"), "");
     test_write_text(test_path("inputs/large.txt"), "");
     assert_int_equal(truncate(test_path("inputs/large.txt"), 1000001), 0);
+    free(make_folder("inputs/nothing_here"));
     const char *const cases[][2] = {
         {"missing.txt", "cannot read missing.txt: No such file"},
         {"ok.txt missing.txt", "cannot read missing.txt: No such file"},
         {"ok.txt empty.txt", "empty.txt is empty"},
-        {".", ". is a folder"},
-        {"/dev/null", "/dev/null is a pipe or a device"},
+        {"nothing_here", "there is no file in nothing_here"},
+        {"/dev/null", "nothing is left to train on"},
         {"--val_fraction=1e-20 ok.txt", "of 10 bytes leaves nothing to validate on"},
         {"--val_fraction=0.95 ok.txt", "of 10 bytes leaves nothing to train on"},
         {"--shard_tokens=1 large.txt", "1000001 bytes into more than 1000000 files; give at least 2"},
-        {"--out=ok.txt ok.txt", "cannot open the folder ok.txt: Not a directory"},
-        {"--out=ok.txt/sub ok.txt", "cannot make the folder ok.txt/sub: Not a directory"},
+        {"--out=ok.txt ok.txt", "cannot make the folder ok.txt: File exists"},
+        {"--out=ok.txt/sub ok.txt", "cannot make the folder ok.txt: File exists"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         const CommandResult *result = test_run("cd '%s' && '%s' --tokenizer=bytes %s", folder, program, cases[i][0]);
         assert_run(result, 1, "prepare_data: error: ");
         assert_run(result, 1, cases[i][1]);
-        assert_files(folder, "empty.txt large.txt ok.txt ");
+        assert_files(folder, "empty.txt large.txt nothing_here ok.txt ");
     }
     free(folder);
 }
