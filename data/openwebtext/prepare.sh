@@ -20,6 +20,8 @@ export LC_ALL=C
 
 # shellcheck source=data/fetch.sh
 source "$(dirname "$0")/../fetch.sh"
+# shellcheck source=data/publish.sh
+source "$(dirname "$0")/../publish.sh"
 
 files='' repository=Skylion007/openwebtext
 for argument in "$@"; do
@@ -51,8 +53,6 @@ for size in "${fetch_sizes[@]}"; do bytes=$((bytes + size)); done
 fetch_all "OpenWebText ($repository)" $((bytes * 3 / 4))
 parquet=("${fetch_names[@]/#/$fetch_folder/}")
 
-# In a folder of its own, until the last step has succeeded: where the converter fails, prepare_data sees an end of its
-# input like any other.
 new=$folder/unfinished
 rm -rf $new
 mkdir $new
@@ -62,15 +62,12 @@ prepare() {
 convert() { "$python" $folder/parquet_to_jsonl.py "$@"; }
 if [ -z "$files" ]; then
     convert --hold_out=$folder/nanogpt_validation.list --held_out=$new/val.jsonl "${parquet[@]}" |
-        prepare --val_fraction=0 --out=$new -
+        prepare --val_fraction=0 --out=$new/train -
     prepare --val_fraction=0 --out=$new/val $new/val.jsonl
-    mv $new/val/train.bin $new/val.bin
 else
-    convert "${parquet[@]}" | prepare --val_fraction=0.0005 --split_seed=2357 --val_from=documents --out=$new -
+    convert "${parquet[@]}" | prepare --val_from=documents --val_fraction=0.0005 --split_seed=2357 --out=$new/train -
 fi
-rm -f $folder/train.bin $folder/val.bin $folder/tokens.json
-mv $new/train.bin $new/val.bin $folder
-rm -rf $new
+publish $folder "$repository"
 
 # commas NUMBER: as in 9,035,582,198.
 commas() { sed ':a;s/\B[0-9]\{3\}\>/,&/;ta' <<<"$1"; }

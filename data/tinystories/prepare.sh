@@ -13,6 +13,8 @@ export LC_ALL=C
 
 # shellcheck source=data/fetch.sh
 source "$(dirname "$0")/../fetch.sh"
+# shellcheck source=data/publish.sh
+source "$(dirname "$0")/../publish.sh"
 
 case ${1-} in
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
@@ -30,7 +32,6 @@ fetch_add_hub TinyStoriesV2-GPT4-valid.txt
 fetch_add_hub TinyStoriesV2-GPT4-train.txt
 fetch_all "TinyStories ($repository)" $((fetch_sizes[0] + fetch_sizes[1]))
 
-# In a folder of their own until both are complete.
 new=$folder/unfinished
 rm -rf $new
 prepare() {
@@ -38,8 +39,5 @@ prepare() {
 }
 prepare --out=$new/val $folder/TinyStoriesV2-GPT4-valid.txt
 prepare --out=$new/train $folder/TinyStoriesV2-GPT4-train.txt
-rm -f $folder/train_*.bin $folder/val_*.bin $folder/tokens.json
-mv $new/val/train_000000.bin $folder/val_000000.bin
-mv $new/train/train_*.bin $folder
-rm -rf $new
+publish $folder $repository
 echo "to train on them: --data.train='$folder/train_*.bin' --data.val=$folder/val_000000.bin"

@@ -212,7 +212,8 @@ test_fineweb_shards() {
     faults tree "status 502" fine
     run 0 bash data/fineweb/download.sh 2
     is_whole fineweb_val_000000.bin fineweb_train_000001.bin fineweb_train_000002.bin
-    [ "$(find $folder -type f | wc -l)" -eq 3 ]
+    has $folder/tokens.json '"tokenizer": "gpt2"'
+    [ "$(find $folder -type f | wc -l)" -eq 4 ]
     has "$here/output" "FineWeb 10B (kjj0/fineweb10B-gpt2): 3 files, 7.5 kB, in data/fineweb/10B"
     has "$here/output" "$HF_ENDPOINT/datasets/kjj0/fineweb10B-gpt2/resolve/main/fineweb_train_000002.bin  2.8 kB"
     has "$here/output" "training: 1900 tokens in 2 files; validation: 300 tokens"
@@ -399,6 +400,21 @@ test_documents_of_nanogpt() {
     [ "$(head -c -1 "$here/numbers" | sha256sum | cut -c 1-16)" = c9b5c7746e00f1a0 ]
 }
 
+# described FOLDER TEXT...: its tokens.json holds these, and right numbers of tokens; the vocabulary lies beside it.
+described() {
+    local folder=$1 text half header
+    shift
+    tr -d '\n\t' <"$folder/tokens.json" >"$here/tokens.json"
+    header=$(if [ -f "$folder/train.bin" ]; then echo 0; else echo 1024; fi)
+    for half in train val; do
+        text="\"${half}_tokens\": $((($(cat "$folder/$half"*.bin | wc -c) - header) / 2)),"
+        has "$here/tokens.json" "$text"
+    done
+    for text; do has "$here/tokens.json" "$text"; done
+    cmp data/gpt2/encoder.json "$folder/encoder.json"
+    cmp data/gpt2/vocab.bpe "$folder/vocab.bpe"
+}
+
 # A small OpenWebText, of two files with three documents each.
 openwebtext() {
     texts
@@ -418,15 +434,18 @@ test_openwebtext() {
     has "$here/output" "$(printf 'val.bin %17s tokens; nanoGPT:      4,434,897' "$(($(stat -c %s data/openwebtext/val.bin) / 2))")"
     has "$here/output" "tokens; nanoGPT:  9,035,582,198"
     [ ! -e data/openwebtext/unfinished ]
+    described data/openwebtext '"val_from": "source"' '"documents": 6' '"source": ["Skylion007/openwebtext"]'
     # A file that does not hold what it should: the tokens that are there stay, and nothing new looks like tokens.
     echo "no parquet" >"$hub/train-00001-of-00002.parquet"
-    touch -d 2001-01-01 data/openwebtext/*.bin
+    cp data/openwebtext/train.bin "$here"
     run 1 bash data/openwebtext/prepare.sh
     has "$here/output" "cannot read data/openwebtext/parquet/train-00001-of-00002.parquet"
-    [ "$(find data/openwebtext -name '*.bin' ! -newermt 2002-01-01 | wc -l)" -eq 2 ]
+    cmp data/openwebtext/train.bin "$here/train.bin"
     # A part of the files: prepare_data divides the documents.
     run 1 bash data/openwebtext/prepare.sh --files=1
     has "$here/output" "OpenWebText (Skylion007/openwebtext): 1 files, "
+    has "$here/output" "too few documents in data/openwebtext to draw any for validation"
+    cmp data/openwebtext/train.bin "$here/train.bin"
 }
 
 test_openwebtext_needs_things() {
@@ -463,7 +482,8 @@ test_tinystories() {
     has "$here/output" "TinyStories (roneneldan/TinyStories): 2 files, 66 bytes, in data/tinystories"
     [ "$(text_of data/tinystories/train_000000.bin)" = $'<|endoftext|>Once there was\na cat.<|endoftext|>The end.' ]
     [ "$(text_of data/tinystories/val_000000.bin)" = '<|endoftext|>A dog.' ]
-    [ "$(find data/tinystories -name '*.bin' -o -name '*.json' | wc -l)" -eq 2 ]
+    described data/tinystories '"val_from": "source"' '"documents": 3' '"source": ["roneneldan/TinyStories"]'
+    [ "$(find data/tinystories -name '*.bin' | wc -l)" -eq 2 ]
     run 2 bash data/tinystories/prepare.sh 1
 }
 

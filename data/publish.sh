@@ -1,0 +1,38 @@
+# shellcheck shell=bash
+# publish.sh: puts the tokens of a data set in place when all are complete, for the scripts that prepare data sets.
+# Sourced, not run, behind fetch.sh.
+#
+#   publish FOLDER SOURCE    FOLDER/unfinished/train holds the output of prepare_data. Where the data set comes divided into
+#                            training and validation, that is its training half, made with --val_fraction=0, and
+#                            FOLDER/unfinished/val holds the other half, made in the same way. Both go to FOLDER in place of
+#                            what was there, with a tokens.json that names SOURCE.
+#
+# Until then nothing of the new tokens is in FOLDER: a converter that fails looks to prepare_data like an end of its input.
+
+publish() {
+    local folder=$1 source=$2 train=$1/unfinished/train val=$1/unfinished/val file
+    if [ -d "$val" ]; then
+        for file in "$val"/train*.bin; do mv "$file" "$train/val${file#"$val"/train}"; done
+    fi
+    compgen -G "$train/val*.bin" >/dev/null ||
+        fetch_fail "there are too few documents in $folder to draw any for validation; take more files"
+    python3 -S -c '
+import json, os, sys
+train, val, source = sys.argv[1:]
+with open(f"{train}/tokens.json") as file:
+    tokens = json.load(file)
+tokens["source"] = [source]
+if os.path.isdir(val):
+    with open(f"{val}/tokens.json") as file:
+        half = json.load(file)
+    tokens["val_from"] = "source"
+    tokens["val_tokens"] = half["train_tokens"]
+    tokens["documents"] += half["documents"]
+with open(f"{train}/tokens.json", "w") as file:
+    json.dump(tokens, file, indent="\t")' "$train" "$val" "$source"
+    # Token files beside a tokens.json belong to it, so it goes first and comes last.
+    rm -f "$folder"/tokens.json "$folder"/train*.bin "$folder"/val*.bin
+    mv "$train"/*.bin "$train"/encoder.json "$train"/vocab.bpe "$folder"
+    mv "$train"/tokens.json "$folder"
+    rm -rf "$folder/unfinished"
+}
