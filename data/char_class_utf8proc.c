@@ -29,7 +29,7 @@ bool char_class_fill(uint8_t classes[UTF8_CODES], Error *error) {
                                          {0x205f, 0x205f}, {0x3000, 0x3000}};
     for (int32_t code = 0; code < UTF8_CODES; code++) classes[code] = (uint8_t)class_of(code);
     for (size_t i = 0; i < ARRAY_LENGTH(spaces); i++)
-        memset(classes + spaces[i][0], CLASS_SPACE, (size_t)(spaces[i][1] - spaces[i][0] + 1));
+        memset(classes + spaces[i][0], CLASS_SPACE, (size_t)spaces[i][1] - spaces[i][0] + 1);
     return true;
 }
 

@@ -134,11 +134,11 @@ static void *encode_share(void *argument) {
 
 static void measure(const Bench *b, int threads, Speed *speed) {
     pthread_t others[MOST_THREADS];
-    Share shares[MOST_THREADS];
+    Share shares[MOST_THREADS] = {{.bench = b, .first = 0, .step = (size_t)threads}};
     double begin = seconds_now();
-    for (int i = 0; i < threads; i++) {
-        shares[i] = (Share){b, (size_t)i, (size_t)threads, 0};
-        int problem = i == 0 ? 0 : pthread_create(&others[i], NULL, encode_share, &shares[i]);
+    for (int i = 1; i < threads; i++) {
+        shares[i] = (Share){.bench = b, .first = (size_t)i, .step = (size_t)threads};
+        int problem = pthread_create(&others[i], NULL, encode_share, &shares[i]);
         if (problem) die("cannot start a thread: %s", strerror(problem));
     }
     encode_share(&shares[0]);
