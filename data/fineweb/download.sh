@@ -77,7 +77,7 @@ fetch_check=shard_problem
 fetch_all "FineWeb $part ($repository)"
 
 # What the trainer passes on to sample_gpt2 with a checkpoint.
-printf '{"tokenizer": "gpt2", "vocab_size": 50257, "source": ["%s"]}\n' $repository >"$folder/tokens.json"
+printf '{"tokenizer": "gpt2", "vocab_size": 50257, "source": ["%s"]}\n' "$repository" >"$folder/tokens.json"
 train=("$folder/${name}"_train_*.bin) val=("$folder/${name}"_val_*.bin)
 echo "training: $(tokens_of "${train[@]}") tokens in ${#train[@]} files; validation: $(tokens_of "${val[@]}") tokens"
 echo "to train on them: --data.train='$folder/${name}_train_*.bin' --data.val='$folder/${name}_val_*.bin'"
