@@ -167,6 +167,8 @@ case "\$*" in
     *-lxxhash*) grep -qx libxxhash-dev '$here/has' ;;
     *-ldnnl*) grep -qx libdnnl-dev '$here/has' ;;
     *-lutf8proc*) grep -qx libutf8proc-dev '$here/has' ;;
+    *-lz*) grep -qx "\$(case "\$*" in *-lzstd*) echo libzstd-dev ;; *) echo zlib1g-dev ;; esac)" '$here/has' ;;
+    *-llzma*) grep -qx liblzma-dev '$here/has' ;;
     *-lcmocka*) grep -qx libcmocka-dev '$here/has' ;;
 esac
 END
@@ -182,7 +184,8 @@ END
 
 install_deps() { run "$1" env PATH="$here/bin" bash scripts/install_deps.sh "${@:2}"; }
 
-all_libraries=(gcc libcjson-dev libxxhash-dev libdnnl-dev libutf8proc-dev libcmocka-dev libopenmpi-dev)
+unpacking=(zlib1g-dev libzstd-dev liblzma-dev)
+all_libraries=(gcc libcjson-dev libxxhash-dev libdnnl-dev libutf8proc-dev "${unpacking[@]}" libcmocka-dev libopenmpi-dev)
 
 test_install_leaves_a_complete_machine_alone() {
     machine "${all_libraries[@]}"
@@ -192,7 +195,7 @@ test_install_leaves_a_complete_machine_alone() {
 }
 
 test_install_installs_only_what_is_missing() {
-    machine gcc libxxhash-dev libcmocka-dev libopenmpi-dev libutf8proc-dev
+    machine gcc libxxhash-dev libcmocka-dev libopenmpi-dev libutf8proc-dev "${unpacking[@]}"
     install_deps 0
     last_line_is "everything needed is installed"
     has "$here/output" "installing libcjson-dev libdnnl-dev"
@@ -227,7 +230,7 @@ test_install_of_what_fuzzing_needs() {
 }
 
 test_install_without_root() {
-    machine gcc libdnnl-dev libcmocka-dev libopenmpi-dev libutf8proc-dev
+    machine gcc libdnnl-dev libcmocka-dev libopenmpi-dev libutf8proc-dev "${unpacking[@]}"
     echo 1000 >"$here/user"
     install_deps 1
     has "$here/output" "apt-get update && apt-get install -y --no-install-recommends libcjson-dev libxxhash-dev"
@@ -239,7 +242,7 @@ test_install_without_root_goes_on_where_it_can() {
     machine gcc libcjson-dev libxxhash-dev
     echo 1000 >"$here/user"
     install_deps 0
-    has "$here/output" "apt-get install -y --no-install-recommends libdnnl-dev libutf8proc-dev libopenmpi-dev openmpi-bin libcmocka-dev"
+    has "$here/output" "apt-get install -y --no-install-recommends libdnnl-dev libutf8proc-dev ${unpacking[*]} libopenmpi-dev openmpi-bin libcmocka-dev"
     [ ! -e "$here/apt" ]
 }
 
