@@ -97,19 +97,20 @@ bool text_files_are_plain(const TextFiles *files) {
 
 typedef struct TextReader {
     int descriptor;
+    size_t block_bytes;
     bool is_at_end;
     Unpacker *unpacker;              /* NULL where the file is not packed */
     const char *packed, *packed_end; /* within block, where there is an unpacker */
-    char block[BLOCK_BYTES];         /* from the file */
-    char text[BLOCK_BYTES];          /* unpacked */
+    char *block;                     /* from the file */
+    char *text;                      /* unpacked; NULL where the file is not packed */
 } TextReader;
 
 /* Fills the block, but for the end of the file. */
 static bool read_block(TextFile *file, size_t *bytes, Error *error) {
     TextReader *reader = file->reader;
     *bytes = 0;
-    while (*bytes < BLOCK_BYTES && !reader->is_at_end) {
-        ssize_t got = read(reader->descriptor, reader->block + *bytes, BLOCK_BYTES - *bytes);
+    while (*bytes < reader->block_bytes && !reader->is_at_end) {
+        ssize_t got = read(reader->descriptor, reader->block + *bytes, reader->block_bytes - *bytes);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return error_set(error, "cannot read %s: %s", file->path, strerror(errno));
         if (got == 0) reader->is_at_end = true;
@@ -131,20 +132,25 @@ static bool begin(TextFile *file, Error *error) {
         return true;
     }
     reader->packed = reader->block, reader->packed_end = reader->block + bytes;
+    reader->text = checked_malloc(reader->block_bytes, "unpacking text");
     return unpacker_open(&reader->unpacker, packing, &reason) ||
            error_set(error, "%s: %.900s", file->path, reason.text);
 }
 
 bool text_file_open(TextFile *file, const char *path, Error *error) {
+    return text_file_open_sized(file, path, BLOCK_BYTES, error);
+}
+
+bool text_file_open_sized(TextFile *file, const char *path, size_t block_bytes, Error *error) {
     bool is_standard = strcmp(path, "-") == 0;
     *file = (TextFile){.path = is_standard ? "standard input" : path};
     int descriptor = is_standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) return error_set(error, "cannot read %s: %s", path, strerror(errno));
     posix_fadvise(descriptor, 0, 0, POSIX_FADV_SEQUENTIAL);
-    file->reader = checked_malloc(sizeof *file->reader, "reading text");
+    file->reader = checked_calloc(1, sizeof *file->reader, "reading text");
     file->reader->descriptor = descriptor;
-    file->reader->is_at_end = false;
-    file->reader->unpacker = NULL;
+    file->reader->block_bytes = block_bytes;
+    file->reader->block = checked_malloc(block_bytes, "reading text");
     if (begin(file, error)) return true;
     text_file_close(file);
     return false;
@@ -154,6 +160,8 @@ void text_file_close(TextFile *file) {
     if (!file->reader) return;
     unpacker_close(file->reader->unpacker);
     if (file->reader->descriptor != STDIN_FILENO) close(file->reader->descriptor);
+    free(file->reader->block);
+    free(file->reader->text);
     free(file->reader);
     *file = (TextFile){0};
 }
@@ -161,7 +169,7 @@ void text_file_close(TextFile *file) {
 /* Until there is text, or nothing more can come. */
 static bool unpack_more(TextFile *file, Error *error) {
     TextReader *reader = file->reader;
-    char *out = reader->text, *out_end = reader->text + BLOCK_BYTES;
+    char *out = reader->text, *out_end = reader->text + reader->block_bytes;
     bool was_at_end = false;
     while (out == reader->text && !was_at_end) {
         size_t bytes;

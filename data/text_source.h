@@ -37,6 +37,8 @@ typedef struct TextFile {
 
 /* The path is not copied. */
 bool text_file_open(TextFile *file, const char *path, Error *error);
+/* The same, reading and unpacking `block_bytes` at a time, from PACKING_BYTES to one MiB: for tests of where blocks end. */
+bool text_file_open_sized(TextFile *file, const char *path, size_t block_bytes, Error *error);
 void text_file_close(TextFile *file);
 
 /* Reads on, where at == end: true and at < end, or false at the end of the text (*failed is false) and after an error. */
