@@ -120,7 +120,7 @@ fuzz_sources = $(filter util/% config/% data/%,$(plain)) model/safetensors.c mod
 fuzz_objects = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(fuzz_sources) $(fuzz_support))
 fuzz_sanitizers = address,undefined
 fuzz_flags = -std=gnu17 -O1 -march=$(ARCH) -g -fno-omit-frame-pointer -fno-sanitize-recover=all -Wall -Wextra -Wno-psabi \
-             $(if $(filter 1,$(WERROR)),-Werror) -D_GNU_SOURCE -I. $(CPPFLAGS)
+             $(if $(filter 1,$(WERROR)),-Werror) -D_GNU_SOURCE $(unpack_flags) -I. $(CPPFLAGS)
 test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out dev/test/test_%.c dev/test/fault_injection.c,$(wildcard dev/test/*.c)))
 
 .PHONY: all programs tests examples marsopt-flags test bench bench-data fuzz lint clean found emu cuda-report
@@ -180,7 +180,8 @@ $(mpi_objects): $(BUILD)/%.o: %.c
 	$(call quiet,CC)$(LINK) $(CFLAGS_ALL) -c $< -o $@
 
 $(cuda_host:%.c=$(BUILD)/%.o): CFLAGS_ALL += $(cuda_include)
-$(BUILD)/data/unpack.o $(BUILD)/dev/test/test_documents.o: CFLAGS_ALL += $(if $(has_zlib),-DMARS_HAS_ZLIB=1) $(if $(has_zstd),-DMARS_HAS_ZSTD=1) $(if $(has_lzma),-DMARS_HAS_LZMA=1)
+unpack_flags = $(if $(has_zlib),-DMARS_HAS_ZLIB=1) $(if $(has_zstd),-DMARS_HAS_ZSTD=1) $(if $(has_lzma),-DMARS_HAS_LZMA=1)
+$(BUILD)/data/unpack.o $(BUILD)/dev/test/test_documents.o: CFLAGS_ALL += $(unpack_flags)
 
 # ---- device code: by nvcc, whose report on each kernel is kept beside the object; or rewritten for the emulator ----
 ifeq ($(cuda),nvcc)
@@ -239,7 +240,7 @@ $(BUILD)/fuzz/libfuzzed.a: $(fuzz_objects)
 
 $(fuzz_targets:%=$(BUILD)/fuzz/%): $(BUILD)/fuzz/%: $(BUILD)/fuzz/dev/fuzz/%.o $(BUILD)/fuzz/libfuzzed.a
 	$(call quiet,LINK)$(FUZZ_CC) -fsanitize=fuzzer,$(fuzz_sanitizers) -o $@ $^ -pthread -lcjson \
-	  $(if $(has_utf8proc),-lutf8proc) -lm $(LDFLAGS)
+	  $(if $(has_utf8proc),-lutf8proc) $(unpack_libraries) -lm $(LDFLAGS)
 
 $(BUILD)/dev/fuzz/fuzz_%.o: CFLAGS_ALL += -DLLVMFuzzerTestOneInput=$(*F)
 

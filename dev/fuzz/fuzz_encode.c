@@ -1,11 +1,12 @@
 /* fuzz_encode.c: text to GPT-2's tokens, whatever its bytes. Behind four bytes that say where the text is cut, the
  * input is the text. Its tokens must be those of the definitions, written here once more without a thought of speed: UTF-8
  * by the numbers, words by trying the pattern's alternatives, merges pass by pass. They must be the same in whatever
- * pieces the text comes, and decode to the text with U+FFFD in the place of what is no UTF-8. */
+ * pieces the text comes, and where the pipeline cuts it, and decode to the text with U+FFFD in the place of what is no UTF-8. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "data/gpt2_encoder.h"
+#include "data/pipeline.h"
 #include "data/words.h"
 #include "dev/fuzz/fuzz.h"
 #include "dev/fuzz/small_vocabulary.h"
@@ -157,6 +158,17 @@ static void check_equal(const TokenBuffer *found, const TokenBuffer *expected, c
                    expected->tokens[i]);
 }
 
+/* Where the pipeline cuts a long document, for threads to share. */
+static void check_cut(const char *text, size_t bytes, const TokenBuffer *expected) {
+    TokenBuffer parts = {0};
+    size_t cut = pipeline_cut(text, bytes);
+    FUZZ_CHECK(cut <= bytes, "a cut at %zu of %zu bytes", cut, bytes);
+    gpt2_encode(encoder, text, cut, true, &parts);
+    gpt2_encode(encoder, text + cut, bytes - cut, true, &parts);
+    check_equal(&parts, expected, "cut in two");
+    token_buffer_free(&parts);
+}
+
 static void check_decoded(const TokenBuffer *tokens, const Characters *text) {
     static char expected[3 * MOST_TEXT]; /* no byte becomes more than the three of U+FFFD */
     size_t bytes = 0, at = 0, length;
@@ -210,6 +222,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     char *copy = memcpy(checked_malloc(text.bytes, "the text"), text.data, text.bytes);
     FUZZ_CHECK(gpt2_encode(encoder, copy, text.bytes, true, &whole) == text.bytes, "not all is encoded");
     check_equal(&whole, &expected, "in one piece");
+    check_cut(copy, text.bytes, &expected);
     free(copy);
     token_buffer_free(&expected);
     token_buffer_free(&whole);

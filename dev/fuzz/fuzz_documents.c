@@ -1,0 +1,230 @@
+/* fuzz_documents.c: documents in text files: JSON Lines above all, lines that separate, and packed files. The first byte
+ * of the input says where documents are, the second how much is read at a time, the rest is the file. However much is
+ * read at a time, the documents must be the same. Those of a plain file must be what another reading says: the lines
+ * joined again, or what cJSON reads; and what cJSON writes, which is JSON without doubt, must be read. */
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "data/documents.h"
+#include "data/unpack.h"
+#include "dev/fuzz/fuzz.h"
+
+enum { BLOCK_BYTES = 1 << 14, MOST_BRACKETS = 400, MOST_PACKED = 1024 };
+
+static const DocumentFormat formats[] = {
+    {.field = "text"},   {.field = "text", .skip_bad_lines = true},   {0}, {.separator = "%%"}, {.separator = ""},
+    {.separator = "aa"}, {.field = "text_of_the\"document\n\xc3\xa9"}};
+
+/* ---- documents as they come ---- */
+
+typedef struct Buffer {
+    char *data;
+    size_t bytes;
+} Buffer;
+
+static void append(Buffer *buffer, const void *data, size_t bytes) {
+    buffer->data = realloc(buffer->data, buffer->bytes + bytes + 1);
+    if (!buffer->data) die("out of memory: documents");
+    if (bytes > 0) memcpy(buffer->data + buffer->bytes, data, bytes);
+    buffer->bytes += bytes;
+}
+
+/* All documents behind each other, and where each ends, as size_t. */
+typedef struct Documents {
+    bool ok;
+    int64_t bad_lines;
+    Buffer text, ends;
+    Error error;
+} Documents;
+
+static bool take_text(void *context, const char *text, size_t bytes, Error *error) {
+    (void)error;
+    FUZZ_CHECK(bytes > 0, "a piece without text");
+    append(&((Documents *)context)->text, text, bytes);
+    return true;
+}
+
+static bool take_end(void *context, Error *error) {
+    (void)error;
+    Documents *documents = context;
+    append(&documents->ends, &documents->text.bytes, sizeof documents->text.bytes);
+    return true;
+}
+
+static void free_documents(Documents *documents) {
+    free(documents->text.data);
+    free(documents->ends.data);
+}
+
+static Documents read_documents(const char *path, const DocumentFormat *format, size_t block_bytes) {
+    Documents documents = {0};
+    DocumentSink sink = {&documents, take_text, take_end};
+    TextFile file;
+    if (!text_file_open_sized(&file, path, block_bytes, &documents.error)) return documents;
+    documents.ok = documents_read(&file, format, &sink, &documents.bad_lines, &documents.error);
+    FUZZ_CHECK(documents.ok || strstr(documents.error.text, path), "the message does not name the file: %s",
+               documents.error.text);
+    FUZZ_CHECK(!documents.ok || file.bytes_taken >= 0, "%lld bytes taken", (long long)file.bytes_taken);
+    text_file_close(&file);
+    return documents;
+}
+
+static void check_equal(const Documents *a, const Documents *b, const char *what) {
+    FUZZ_CHECK(a->ends.bytes == b->ends.bytes, "%s: %zu documents and %zu", what, a->ends.bytes / sizeof(size_t),
+               b->ends.bytes / sizeof(size_t));
+    FUZZ_CHECK(a->ends.bytes == 0 || memcmp(a->ends.data, b->ends.data, a->ends.bytes) == 0, "%s: they end elsewhere",
+               what);
+    FUZZ_CHECK(a->text.bytes == b->text.bytes &&
+                   (a->text.bytes == 0 || memcmp(a->text.data, b->text.data, a->text.bytes) == 0),
+               "%s: other text", what);
+}
+
+/* ---- lines ---- */
+
+/* The next line, without its end. */
+static FuzzInput next_line(FuzzInput *text) {
+    const uint8_t *newline = memchr(text->data, '\n', text->bytes);
+    FuzzInput line = fuzz_piece(text, newline ? (size_t)(newline - text->data) : text->bytes);
+    fuzz_piece(text, 1);
+    return line;
+}
+
+static void end_document(Documents *documents, size_t begin) {
+    if (documents->text.bytes > begin) take_end(documents, NULL);
+}
+
+/* What stands between separators, its lines joined again, if that is any byte at all. */
+static Documents split(FuzzInput text, const char *separator) {
+    Documents documents = {.ok = true};
+    size_t begin = 0;
+    bool is_first = true;
+    while (text.bytes > 0) {
+        FuzzInput line = next_line(&text);
+        if (line.bytes == strlen(separator) && memcmp(line.data, separator, line.bytes) == 0) {
+            end_document(&documents, begin);
+            begin = documents.text.bytes;
+            is_first = true;
+        } else {
+            if (!is_first) append(&documents.text, "\n", 1);
+            append(&documents.text, line.data, line.bytes);
+            is_first = false;
+        }
+    }
+    end_document(&documents, begin);
+    return documents;
+}
+
+/* ---- JSON ---- */
+
+/* The text of the line as cJSON reads it; NULL where it does not, or there is none, or two. */
+static const char *field_text(const cJSON *json, const char *field) {
+    const char *text = NULL;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, json) {
+        if (strcmp(item->string, field) != 0) continue;
+        if (text || !cJSON_IsString(item)) return NULL;
+        text = item->valuestring;
+    }
+    return text;
+}
+
+/* cJSON has no strings with a 0 in them. */
+static cJSON *parse(FuzzInput line) {
+    char *text = checked_calloc(line.bytes + 1, 1, "a line");
+    if (line.bytes > 0) memcpy(text, line.data, line.bytes);
+    bool is_comparable = strlen(text) == line.bytes && !strstr(text, "\\u0000");
+    cJSON *json = is_comparable ? cJSON_ParseWithOpts(text, NULL, true) : NULL;
+    free(text);
+    if (cJSON_IsObject(json)) return json;
+    cJSON_Delete(json);
+    return NULL;
+}
+
+static bool is_deep(const char *text) {
+    int brackets = 0;
+    for (; *text; text++) brackets += *text == '{' || *text == '[';
+    return brackets > MOST_BRACKETS;
+}
+
+/* A line that cJSON has read is read by us when cJSON has written it again, and has the same text. */
+static void check_written_again(const cJSON *json, const char *text, const DocumentFormat *format, size_t block_bytes) {
+    char *again = cJSON_PrintUnformatted(json);
+    if (!again) die("out of memory: a line");
+    if (!is_deep(again)) {
+        const char *path = fuzz_file("again.jsonl", again, strlen(again));
+        Documents documents = read_documents(path, format, block_bytes), expected = {0};
+        FUZZ_CHECK(documents.ok && documents.bad_lines == 0, "%s: %s", documents.error.text, again);
+        append(&expected.text, text, strlen(text));
+        take_end(&expected, NULL);
+        check_equal(&documents, &expected, again);
+        free_documents(&documents);
+        free_documents(&expected);
+    }
+    free(again);
+}
+
+/* A line by itself: if both read it, they read the same. */
+static void check_line(FuzzInput line, const DocumentFormat *format, size_t block_bytes) {
+    cJSON *json = parse(line);
+    const char *text = field_text(json, format->field);
+    if (text) {
+        Documents documents = read_documents(fuzz_file("line.jsonl", line.data, line.bytes), format, block_bytes);
+        if (documents.ok && documents.ends.bytes > 0) {
+            Documents expected = {0};
+            append(&expected.text, text, strlen(text));
+            take_end(&expected, NULL);
+            check_equal(&documents, &expected, "a line");
+            free_documents(&expected);
+        }
+        free_documents(&documents);
+        check_written_again(json, text, format, block_bytes);
+    }
+    cJSON_Delete(json);
+}
+
+static void check_plain(const Documents *found, FuzzInput file, const DocumentFormat *format, size_t block_bytes) {
+    if (format->field) {
+        int64_t lines = 0;
+        for (; file.bytes > 0; lines++) check_line(next_line(&file), format, block_bytes);
+        FUZZ_CHECK((int64_t)(found->ends.bytes / sizeof(size_t)) + found->bad_lines <= lines,
+                   "more documents than lines");
+        return;
+    }
+    FUZZ_CHECK(found->ok, "%s", found->error.text);
+    Documents expected = {0};
+    if (format->separator) {
+        expected = split(file, format->separator);
+    } else {
+        append(&expected.text, file.data, file.bytes);
+        take_end(&expected, NULL);
+    }
+    check_equal(found, &expected, "another reading");
+    free_documents(&expected);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
+    FuzzInput input = {data, bytes};
+    const DocumentFormat *format = &formats[fuzz_number(&input, 1) % ARRAY_LENGTH(formats)];
+    size_t block_bytes = fuzz_number(&input, 1) % 64;
+    if (input.bytes == 0) return 0;
+    bool is_packed = packing_of(input.data, input.bytes) != PACKED_NOT;
+    if (is_packed && input.bytes > MOST_PACKED) return 0; /* a few bytes may become many, and take long */
+    block_bytes = PACKING_BYTES + block_bytes * (is_packed ? 16 : 1);
+    const char *path = fuzz_file("documents", input.data, input.bytes);
+    Documents small = read_documents(path, format, block_bytes), large = read_documents(path, format, BLOCK_BYTES);
+    FUZZ_CHECK(small.ok == large.ok, "in blocks of %zu bytes: '%s', else '%s'", block_bytes, small.error.text,
+               large.error.text);
+    FUZZ_CHECK(small.bad_lines == large.bad_lines || !small.ok, "%lld and %lld bad lines", (long long)small.bad_lines,
+               (long long)large.bad_lines);
+    if (small.ok) check_equal(&small, &large, "blocks");
+    if (!is_packed) {
+        FUZZ_CHECK(strcmp(small.error.text, large.error.text) == 0, "'%s' and '%s'", small.error.text,
+                   large.error.text);
+        check_plain(&large, input, format, block_bytes);
+    }
+    free_documents(&small);
+    free_documents(&large);
+    return 0;
+}
