@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,10 +112,11 @@ static void divide(Bench *b) {
 
 /* ---- encoding ---- */
 
-/* One thread's share: every documents[first + i * step]. */
+/* One thread's part: whichever documents no other has taken. */
 typedef struct Share {
     const Bench *bench;
-    size_t first, step, tokens;
+    atomic_size_t *next;
+    size_t tokens;
 } Share;
 
 static void *encode_share(void *argument) {
@@ -122,7 +124,7 @@ static void *encode_share(void *argument) {
     const Bench *b = share->bench;
     Encoder *encoder = encoder_open(b->tokenizer);
     TokenBuffer out = {0};
-    for (size_t i = share->first; i < b->document_count; i += share->step) {
+    for (size_t i; (i = atomic_fetch_add(share->next, 1)) < b->document_count;) {
         out.count = 0;
         encoder_encode(encoder, b->documents[i].text, b->documents[i].bytes, true, &out);
         share->tokens += out.count;
@@ -134,10 +136,11 @@ static void *encode_share(void *argument) {
 
 static void measure(const Bench *b, int threads, Speed *speed) {
     pthread_t others[MOST_THREADS];
-    Share shares[MOST_THREADS] = {{.bench = b, .first = 0, .step = (size_t)threads}};
+    atomic_size_t next = 0;
+    Share shares[MOST_THREADS] = {{.bench = b, .next = &next}};
     double begin = seconds_now();
     for (int i = 1; i < threads; i++) {
-        shares[i] = (Share){.bench = b, .first = (size_t)i, .step = (size_t)threads};
+        shares[i] = (Share){.bench = b, .next = &next};
         int problem = pthread_create(&others[i], NULL, encode_share, &shares[i]);
         if (problem) die("cannot start a thread: %s", strerror(problem));
     }
