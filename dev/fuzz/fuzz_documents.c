@@ -1,7 +1,8 @@
 /* fuzz_documents.c: documents in text files: JSON Lines above all, lines that separate, and packed files. The first byte
  * of the input says where documents are, the second how much is read at a time, the rest is the file. However much is
  * read at a time, the documents must be the same. Those of a plain file must be what another reading says: the lines
- * joined again, or what cJSON reads; and what cJSON writes, which is JSON without doubt, must be read. */
+ * joined again, or what cJSON reads; and what cJSON writes, which is JSON without doubt, must be read. One kind of input
+ * is no file but UTF-16, for the escapes of JSON. */
 #include <cjson/cJSON.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,7 @@
 #include "data/unpack.h"
 #include "dev/fuzz/fuzz.h"
 
-enum { BLOCK_BYTES = 1 << 14, MOST_BRACKETS = 400, MOST_PACKED = 1024 };
+enum { BLOCK_BYTES = 1 << 14, MOST_BRACKETS = 400, MOST_PACKED = 1024, MOST_UNITS = 256 };
 
 static const DocumentFormat formats[] = {
     {.field = "text"},   {.field = "text", .skip_bad_lines = true},   {0}, {.separator = "%%"}, {.separator = ""},
@@ -184,6 +185,45 @@ static void check_line(FuzzInput line, const DocumentFormat *format, size_t bloc
     cJSON_Delete(json);
 }
 
+/* Half of a surrogate pair is U+FFFD. */
+static void append_utf16(Buffer *buffer, uint32_t unit, uint32_t next, bool *takes_next) {
+    bool is_high = unit >= 0xd800 && unit < 0xdc00, is_low = unit >= 0xdc00 && unit < 0xe000;
+    *takes_next = is_high && next >= 0xdc00 && next < 0xe000;
+    uint32_t c = *takes_next ? 0x10000 + (unit - 0xd800) * 0x400 + (next - 0xdc00) : is_high || is_low ? 0xfffd : unit;
+    uint8_t one[] = {(uint8_t)c}, two[] = {(uint8_t)(0xc0 + c / 64), 0x80 + c % 64},
+            three[] = {(uint8_t)(0xe0 + c / 4096), 0x80 + c / 64 % 64, 0x80 + c % 64},
+            four[] = {(uint8_t)(0xf0 + c / 262144), 0x80 + c / 4096 % 64, 0x80 + c / 64 % 64, 0x80 + c % 64};
+    const uint8_t *bytes = c < 0x80 ? one : c < 0x800 ? two : c < 0x10000 ? three : four;
+    append(buffer, bytes, c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4);
+}
+
+/* The input is UTF-16, all of which is written as escapes; odd numbers stand for surrogates, to have more of them. */
+static void check_escapes(FuzzInput input, size_t block_bytes) {
+    Documents expected = {0};
+    Buffer line = {0};
+    size_t count = 0;
+    uint32_t units[MOST_UNITS + 1] = {0};
+    append(&line, "{\"text\":\"", 9);
+    for (; input.bytes > 0 && count < MOST_UNITS; count++) {
+        uint32_t number = (uint32_t)fuzz_number(&input, 2);
+        char escape[8];
+        units[count] = number % 2 ? 0xd800 | (number >> 1 & 0x7ff) : number;
+        append(&line, escape,
+               (size_t)snprintf(escape, sizeof escape, number % 4 ? "\\u%04x" : "\\u%04X", units[count]));
+    }
+    append(&line, "\"}", 2);
+    bool takes_next;
+    for (size_t i = 0; i < count; i += 1 + takes_next)
+        append_utf16(&expected.text, units[i], units[i + 1], &takes_next);
+    take_end(&expected, NULL);
+    Documents documents = read_documents(fuzz_file("escapes.jsonl", line.data, line.bytes), &formats[0], block_bytes);
+    FUZZ_CHECK(documents.ok, "%s", documents.error.text);
+    check_equal(&documents, &expected, "escapes");
+    free_documents(&documents);
+    free_documents(&expected);
+    free(line.data);
+}
+
 static void check_plain(const Documents *found, FuzzInput file, const DocumentFormat *format, size_t block_bytes) {
     if (format->field) {
         int64_t lines = 0;
@@ -206,9 +246,13 @@ static void check_plain(const Documents *found, FuzzInput file, const DocumentFo
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     FuzzInput input = {data, bytes};
-    const DocumentFormat *format = &formats[fuzz_number(&input, 1) % ARRAY_LENGTH(formats)];
-    size_t block_bytes = fuzz_number(&input, 1) % 64;
+    size_t kind = fuzz_number(&input, 1) % (ARRAY_LENGTH(formats) + 1), block_bytes = fuzz_number(&input, 1) % 64;
     if (input.bytes == 0) return 0;
+    if (kind == ARRAY_LENGTH(formats)) {
+        check_escapes(input, PACKING_BYTES + block_bytes);
+        return 0;
+    }
+    const DocumentFormat *format = &formats[kind];
     bool is_packed = packing_of(input.data, input.bytes) != PACKED_NOT;
     if (is_packed && input.bytes > MOST_PACKED) return 0; /* a few bytes may become many, and take long */
     block_bytes = PACKING_BYTES + block_bytes * (is_packed ? 16 : 1);
