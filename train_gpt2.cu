@@ -16,8 +16,9 @@
 #include "kernels/backend.h"
 #include "model/algorithms.h"
 #include "model/checkpoint_optim.h"
-#include "model/gpt2.h"
+#include "model/evaluate.h"
 #include "model/gpt2_memory.h"
+#include "model/hellaswag.h"
 #include "optim/optim.h"
 #include "report/console.h"
 #include "report/metrics.h"
@@ -34,6 +35,7 @@ typedef struct Trainer {
     GPT2 model;
     Optim *optim;
     Loader *train_data, *val_data;
+    Hellaswag *hellaswag; /* NULL where it is not asked for */
     Metrics *metrics; /* on process 0 */
     Console console;
     char *algorithms;     /* of matrix products, as a text that the next run can take up */
@@ -117,6 +119,9 @@ static void open_data(Trainer *t) {
     if (t->config.train.eval_sequences > windows)
         die("train.eval_sequences: the validation set %s has only %lld sequences of %d tokens", data->val,
             (long long)windows, t->config.model.block_size);
+    Error error;
+    if (data->hellaswag[0] && !hellaswag_open(&t->hellaswag, data->hellaswag, t->config.model.vocab_size, &error))
+        die("data.hellaswag: %s", error.text);
 }
 
 /* Beside the passes: gradients start to move as soon as they are final, and a pass waits for the weights of the last
@@ -278,16 +283,6 @@ static void compute_gradient(Trainer *t, int64_t step) {
     }
 }
 
-/* Sums a loss over processes and divides by the number of tokens. Waits for the device. */
-static double mean_loss(Trainer *t) {
-    int64_t count;
-    double sums[2];
-    sums[0] = gpt2_take_loss(&t->model, &count);
-    sums[1] = (double)count;
-    t->comm->sum(t->comm, sums, 2);
-    return sums[0] / sums[1];
-}
-
 /* A gradient that is not finite changes nothing, on any process; two in a row end the run. The second gradient of exact
  * MARS is no other than the next step's: it would count twice. */
 static void report_skipped(Trainer *t, int64_t step, const OptimResult *result) {
@@ -351,7 +346,7 @@ static void train_step(Trainer *t) {
     optim_begin_step(t->optim, rates);
     t->be->stopwatch_stop(t->be);
     t->step++;
-    if (logged) loss = mean_loss(t);
+    if (logged) loss = evaluate_mean_loss(&t->model, t->comm);
     OptimResult result = end_steps(t, logged || !t->be->on_gpu ? 0 : 1);
     double seconds = seconds_now() - begun;
     t->report.train_seconds += seconds;
@@ -366,27 +361,23 @@ static void train_step(Trainer *t) {
 
 /* ---- validation and checkpoints ---- */
 
-/* Mean loss over the first eval_sequences windows of the validation set (0: all), batches dealt out to processes. */
+/* Mean loss over the first eval_sequences windows of the validation set (0: all), and HellaSwag. */
 static void evaluate(Trainer *t) {
     const TrainConfig *train = &t->config.train;
-    int T = t->config.model.block_size;
-    gpt2_forget_loss(&t->model);
+    long long step = (long long)t->step;
     int64_t total = train->eval_sequences ? train->eval_sequences : loader_window_count(t->val_data);
-    int64_t batches = ceil_div(total, train->batch_size);
-    for (int64_t i = t->comm->rank; i < batches; i += t->comm->size) {
-        int64_t first = i * train->batch_size;
-        const int32_t *inputs, *targets;
-        Error error;
-        int count = (int)min_i64(train->batch_size, total - first);
-        if (!loader_batch(t->val_data, first, count, &inputs, &targets, &error)) die("data.val: %s", error.text);
-        int64_t next = first + (int64_t)t->comm->size * train->batch_size;
-        if (next < total) loader_prefetch(t->val_data, next, (int)min_i64(train->batch_size, total - next));
-        gpt2_forward(&t->model, inputs, targets, count, T);
-    }
-    double loss = mean_loss(t);
+    double loss;
+    Error error;
+    if (!evaluate_sequences(&t->model, t->val_data, total, train->batch_size, t->comm, &loss, &error))
+        die("data.val: %s", error.text);
     metrics_validation(t->metrics, t->step, loss, t->step * tokens_per_step(t));
-    console_line(&t->console, "step %6lld/%d | validation loss %.4f (%lld sequences)", (long long)t->step,
-                 train->max_iters, loss, (long long)total);
+    console_line(&t->console, "step %6lld/%d | validation loss %.4f (%lld sequences)", step, train->max_iters, loss,
+                 (long long)total);
+    if (!t->hellaswag) return;
+    HellaswagScore score = hellaswag_score(&t->model, t->hellaswag, train->batch_size, t->comm);
+    metrics_hellaswag(t->metrics, t->step, score.accuracy, score.accuracy_norm, score.examples);
+    console_line(&t->console, "step %6lld/%d | HellaSwag %.4f (%lld examples; %.4f without regard to length)", step,
+                 train->max_iters, score.accuracy_norm, (long long)score.examples, score.accuracy);
 }
 
 static void save(Trainer *t) {
@@ -471,6 +462,7 @@ static void close_all(Trainer *t) {
     comm_close_on_device(t->device_comm, t->comm);
     loader_close(t->train_data);
     loader_close(t->val_data);
+    hellaswag_close(t->hellaswag);
     t->be->close(t->be);
     free(t->config_json);
     free(t->algorithms);

@@ -383,8 +383,6 @@ static bool check_model(const Config *config, const char *where, Error *error) {
     if (model->dropout != 0)
         return error_set(error, "%s: model.dropout is %g; this version has no dropout: set it to 0", where,
                          model->dropout);
-    if (config->data.hellaswag[0])
-        return error_set(error, "%s: data.hellaswag: this version cannot evaluate on HellaSwag: leave it empty", where);
     return true;
 }
 

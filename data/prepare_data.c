@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "data/hellaswag.h"
 #include "data/inspect.h"
 #include "data/pipeline.h"
 #include "util/files.h"
@@ -39,7 +40,7 @@ typedef struct Options {
     double val_fraction;
     uint64_t split_seed;
     int threads;
-    bool inspects;
+    bool inspects, is_hellaswag;
     int64_t at;
     const char **inputs;
     int input_count;
@@ -58,6 +59,7 @@ typedef struct Job {
 static const char usage[] =
     "usage: prepare_data --tokenizer=NAME [options] INPUT [...]\n"
     "       prepare_data --inspect [--at=POSITION] TOKENS.bin [...]\n"
+    "       prepare_data --hellaswag --tokenizer=NAME [--vocab=DIR] [--out=DIR] hellaswag_val.jsonl\n"
     "\n"
     "Turns text into token files for training, and DIR/tokens.json, which says how they were made. An INPUT is a file, "
     "a\n"
@@ -86,6 +88,7 @@ static const char usage[] =
     "  --val_fraction=X        0 <= X < 1 (default 0.1)\n"
     "  --split_seed=N          (default 2357)\n"
     "  --threads=N             that encode (default: one for each core)\n"
+    "  --hellaswag             makes DIR/hellaswag.bin of HellaSwag's published JSON Lines, for data.hellaswag\n"
     "  --inspect               verifies token files and prints what is in them, with --at the text around a token\n"
     "  --help, --version       print this, or the version, and exit\n";
 
@@ -141,6 +144,7 @@ static bool parse_flag(Options *options, const char *argument) {
     if (strcmp(argument, "--version") == 0) print_and_exit("prepare_data " MARS_VERSION "\n");
     if (strcmp(argument, "--skip_bad_lines") == 0) return options->documents.skip_bad_lines = true;
     if (strcmp(argument, "--inspect") == 0) return options->inspects = true;
+    if (strcmp(argument, "--hellaswag") == 0) return options->is_hellaswag = true;
     return false;
 }
 
@@ -186,6 +190,8 @@ static void check_options(const Options *o) {
     const char *separator = o->documents.separator;
     if (!o->inspects && o->at >= 0) die_usage("--at goes with --inspect");
     if (o->inspects && o->input_count == 0) die_usage("--inspect: name at least one token file");
+    if (o->inspects && o->is_hellaswag) die_usage("--inspect looks into token files, which hellaswag.bin is none of");
+    if (o->is_hellaswag && o->input_count != 1) die_usage("--hellaswag: name the one file of JSON Lines");
     if (o->inspects) return;
     if (!o->tokenizer) die_usage("no tokenizer: say --tokenizer=gpt2 or --tokenizer=bytes; see prepare_data --help");
     if (!*o->out) die_usage("--out should name a folder; leave it out for the current one");
@@ -396,6 +402,12 @@ static bool check_result(const Job *job, Error *error) {
     if (job->pipeline.split == SPLIT_TEXT_END && job->counts.text_bytes != job->files.bytes)
         return error_set(error, "the input changed while it was read: it had %" PRId64 " bytes, and then %" PRId64,
                          job->files.bytes, job->counts.text_bytes);
+    bool wants_val = job->options.val_fraction > 0 || job->pipeline.split == SPLIT_FIRST_SHARD;
+    if (wants_val && shard_writer_token_count(job->val) == 0 && job->counts.documents > 0)
+        return error_set(error,
+                         "none of the %" PRId64 " documents was drawn for validation; give more text, another "
+                         "--split_seed, or --val_fraction=0 for no validation set",
+                         job->counts.documents);
     if (shard_writer_token_count(job->train) > 0) return true;
     if (job->counts.documents == 0) return error_set(error, "there is no document in the input");
     return error_set(error, "nothing is left to train on: all %" PRId64 " tokens are for validation; give more text",
@@ -435,7 +447,7 @@ static int open_folder(const char *path, Error *error) {
     return folder;
 }
 
-/* ---- both things that the program does ---- */
+/* ---- what the program does ---- */
 
 static bool prepare(Job *job, Error *error) {
     const Options *o = &job->options;
@@ -460,6 +472,18 @@ static bool prepare(Job *job, Error *error) {
     return ok;
 }
 
+static bool prepare_hellaswag(Job *job, Error *error) {
+    const Options *o = &job->options;
+    if (!tokenizer_open(&job->tokenizer, o->tokenizer, o->vocabulary, error)) die_usage("%s", error->text);
+    if (!files_make_folders(o->out, error)) return false;
+    char *path = format_string("%s/hellaswag.bin", o->out);
+    int examples;
+    bool ok = hellaswag_prepare(o->inputs[0], job->tokenizer, path, &examples, error);
+    if (ok) printf("%d examples in %s\n", examples, path);
+    free(path);
+    return ok;
+}
+
 int main(int argc, char **argv) {
     base_set_program("prepare_data");
     signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is then a write that fails, like a full disk */
@@ -469,6 +493,8 @@ int main(int argc, char **argv) {
     bool ok;
     if (o->inspects) {
         ok = inspect(&(InspectOptions){o->inputs, o->input_count, o->tokenizer, o->vocabulary, o->at}, &error);
+    } else if (o->is_hellaswag) {
+        ok = prepare_hellaswag(&job, &error);
     } else {
         stop_signal_listen();
         ok = prepare(&job, &error);

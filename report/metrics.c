@@ -172,6 +172,15 @@ void metrics_validation(Metrics *metrics, int64_t step, double loss, int64_t tok
     finish_line(metrics);
 }
 
+void metrics_hellaswag(Metrics *metrics, int64_t step, double accuracy, double accuracy_norm, int64_t examples) {
+    if (!metrics) return;
+    begin_line(metrics, "hellaswag", step);
+    put_number(metrics, "accuracy", accuracy);
+    put_number(metrics, "accuracy_norm", accuracy_norm);
+    fprintf(metrics->file, ",\"examples\":%lld", (long long)examples);
+    finish_line(metrics);
+}
+
 void metrics_checkpoint(Metrics *metrics, int64_t step, const char *path) {
     if (!metrics) return;
     begin_line(metrics, "checkpoint", step);

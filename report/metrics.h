@@ -55,6 +55,8 @@ void metrics_start(Metrics *metrics, const char *config_json, size_t parameters,
                    const char *precision, int processes, int threads, int64_t resumed_from);
 void metrics_train(Metrics *metrics, const StepReport *report);
 void metrics_validation(Metrics *metrics, int64_t step, double loss, int64_t tokens);
+/* Shares of right answers: by likelihood, and by the mean over an ending's tokens. */
+void metrics_hellaswag(Metrics *metrics, int64_t step, double accuracy, double accuracy_norm, int64_t examples);
 void metrics_checkpoint(Metrics *metrics, int64_t step, const char *path);
 void metrics_skipped(Metrics *metrics, int64_t step, const char *tensor);
 void metrics_end(Metrics *metrics, int64_t step, const RunReport *report);

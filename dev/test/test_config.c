@@ -429,7 +429,6 @@ static void test_model_rules(void **state) {
     (void)state;
     refuse_together("--n_head=7", "model.n_embd 768 must be a multiple of model.n_head 7");
     refuse_together("--dropout=0.1", "model.dropout is 0.1|no dropout: set it to 0");
-    refuse_together("--hellaswag=h.bin", "data.hellaswag|leave it empty");
     refuse_together("--batch_size=2097152", "train.batch_size 2097152 x model.block_size 1024 is more than");
     assert_int_equal(accepted(valid_config(), "--batch_size=2097151").train.batch_size, 2097151);
     refuse_by(NULL, "--n_head=7", "command line: ", "data.train is missing");

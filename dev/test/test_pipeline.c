@@ -292,11 +292,12 @@ static void test_bad_lines(void **state) {
 static void test_stopped_and_started_again(void **state) {
     (void)state;
     char *folder = checked_strdup(test_path("stopped"));
-    for (int signal = 9; signal <= 15; signal += 6) {
-        assert_run(test_run("yes 'some text' | '%s' --tokenizer=bytes --separator=x --val_fraction=0 "
-                            "--shard_tokens=100000 --out='%s' - 2>/dev/null & sleep 0.2; kill -%d $!; wait; cd '%s' && "
-                            "ls *.bin tokens.json 2>/dev/null | wc -l",
-                            program, folder, signal, folder),
+    for (int signal = 15; signal >= 9; signal -= 6) {
+        assert_run(test_run("cd '%s' && rm -f endless && mkfifo endless && { yes 'some text' >endless & } && "
+                            "{ exec '%s' --tokenizer=bytes --separator=x --val_fraction=0 --shard_tokens=100000 "
+                            "--out=stopped endless 2>/dev/null & } && sleep 0.2 && kill -%d $! && { wait; "
+                            "ls stopped/*.bin stopped/tokens.json 2>/dev/null | wc -l; }",
+                            test_folder(), program, signal),
                    0, "0");
         if (signal == 15) assert_run(test_run("ls -A '%s' | wc -l", folder), 0, "0");
     }

@@ -1,0 +1,40 @@
+/* hellaswag.h: HellaSwag (Zellers et al. 2019: "HellaSwag: Can a Machine Really Finish Your Sentence?") as tokens: a
+ * context and four endings, one of which is right. What a model makes of them is model/hellaswag.c's business.
+ *
+ * The file, little-endian: 8 int32, which are HELLASWAG_MAGIC, HELLASWAG_VERSION, the vocabulary's size, the number n of
+ * examples, and 0; then 6 int32 for each example, which are the number of the right ending (0 to 3), how many tokens the
+ * context has, and how many each of the four endings; then all these tokens in that order, as uint16. */
+#ifndef MARS_DATA_HELLASWAG_H
+#define MARS_DATA_HELLASWAG_H
+
+#include "data/tokenizer.h"
+
+enum { HELLASWAG_MAGIC = 20190519, HELLASWAG_VERSION = 1, HELLASWAG_ENDINGS = 4 };
+
+typedef struct HellaswagExample {
+    int label;
+    int context_count, ending_counts[HELLASWAG_ENDINGS]; /* at least one token each */
+    const uint16_t *context, *endings[HELLASWAG_ENDINGS];
+} HellaswagExample;
+
+EXTERN_C_BEGIN
+
+typedef struct Hellaswag Hellaswag;
+
+/* Reads the file. Fails, with its name, where it is none, is cut off, or holds a label or token that cannot be: tokens are
+ * below vocab_size, which the file's vocabulary must not exceed. */
+bool hellaswag_open(Hellaswag **set, const char *path, int vocab_size, Error *error);
+void hellaswag_close(Hellaswag *set);
+
+int hellaswag_count(const Hellaswag *set);
+/* Example i, which points into the set. */
+HellaswagExample hellaswag_example(const Hellaswag *set, int i);
+
+/* Makes such a file of the published JSON Lines, of which it takes "ctx", "endings" and "label". An ending's tokens are
+ * those of a space and its text. Fails, with file and line, where a line is no such example. */
+bool hellaswag_prepare(const char *json_lines, const Tokenizer *tokenizer, const char *path, int *examples,
+                       Error *error);
+
+EXTERN_C_END
+
+#endif

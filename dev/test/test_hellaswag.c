@@ -1,0 +1,311 @@
+/* test_hellaswag.c: HellaSwag from its published form to the lines of metrics.jsonl: the file, what is wrong with one, the
+ * score against one row at a time, and the trainer with any number of processes. */
+#include "dev/test/train_fixture.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "data/hellaswag.h"
+#include "dev/test/reference_gpt2.h"
+#include "model/hellaswag.h"
+#include "util/philox.h"
+
+/* ---- the file ---- */
+
+static const char good_line[] = "{\"ind\": 4, \"activity_label\": \"x\", \"ctx\": \"A man sits\", \"endings\": "
+                                "[\"down.\", \"up\", \"\", \"on a roof\"], "
+                                "\"label\": 3, \"split\": \"val\"}\n";
+
+static Tokenizer *bytes_tokenizer(void) {
+    Tokenizer *tokenizer;
+    Error error;
+    if (!tokenizer_open(&tokenizer, "bytes", NULL, &error)) fail_msg("%s", error.text);
+    return tokenizer;
+}
+
+static bool prepare(const char *text, int *examples, Error *error) {
+    Tokenizer *tokenizer = bytes_tokenizer();
+    test_write_text(test_path("hellaswag.jsonl"), text);
+    bool ok = hellaswag_prepare(test_path("hellaswag.jsonl"), tokenizer, test_path("hellaswag.bin"), examples, error);
+    tokenizer_close(tokenizer);
+    return ok;
+}
+
+static void assert_tokens_are(const uint16_t *tokens, int count, const char *text) {
+    assert_int_equal(count, strlen(text));
+    for (int i = 0; i < count; i++) assert_int_equal(tokens[i], (unsigned char)text[i]);
+}
+
+static void test_from_json_lines(void **state) {
+    (void)state;
+    int examples;
+    Error error;
+    char *text = format_string("%s\n%s", good_line,
+                               "{\"ctx\":\"B\",\"endings\":[\"1\",\"2\",\"3\",\"\\u00e9\"],\"label\":\"0\"}");
+    if (!prepare(text, &examples, &error)) fail_msg("%s", error.text);
+    free(text);
+    assert_int_equal(examples, 2);
+    Hellaswag *set;
+    if (!hellaswag_open(&set, test_path("hellaswag.bin"), 256, &error)) fail_msg("%s", error.text);
+    assert_int_equal(hellaswag_count(set), 2);
+    HellaswagExample first = hellaswag_example(set, 0), second = hellaswag_example(set, 1);
+    static const char *const endings[] = {" down.", " up", " ", " on a roof"};
+    assert_int_equal(first.label, 3);
+    assert_tokens_are(first.context, first.context_count, "A man sits");
+    for (int k = 0; k < 4; k++) assert_tokens_are(first.endings[k], first.ending_counts[k], endings[k]);
+    assert_int_equal(second.label, 0);
+    assert_tokens_are(second.context, second.context_count, "B");
+    assert_tokens_are(second.endings[3], second.ending_counts[3], " \xc3\xa9");
+    hellaswag_close(set);
+}
+
+static void test_bad_lines(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"nonsense", "line 2 is no JSON object"},
+        {"[]", "line 2 is no JSON object"},
+        {"{\"endings\":[\"1\",\"2\",\"3\",\"4\"],\"label\":0}", "line 2 has no \"ctx\""},
+        {"{\"ctx\":\"\",\"endings\":[\"1\",\"2\",\"3\",\"4\"],\"label\":0}", "line 2 has no \"ctx\""},
+        {"{\"ctx\":\"a\",\"endings\":[\"1\",\"2\",\"3\"],\"label\":0}", "\"endings\" that is an array of four"},
+        {"{\"ctx\":\"a\",\"endings\":[\"1\",\"2\",\"3\",4],\"label\":0}", "an ending that is not a string"},
+        {"{\"ctx\":\"a\",\"endings\":[\"1\",\"2\",\"3\",\"4\"]}", "no \"label\" from 0 to 3"},
+        {"{\"ctx\":\"a\",\"endings\":[\"1\",\"2\",\"3\",\"4\"],\"label\":4}", "no \"label\" from 0 to 3"},
+        {"{\"ctx\":\"a\",\"endings\":[\"1\",\"2\",\"3\",\"4\"],\"label\":1.5}", "no \"label\" from 0 to 3"},
+        {"{\"ctx\":\"a\",\"endings\":[\"1\",\"2\",\"3\",\"4\"],\"label\":\"\"}", "no \"label\" from 0 to 3"},
+    };
+    Error error;
+    int examples;
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        char *text = format_string("%s%s\n", good_line, cases[i][0]);
+        assert_false(prepare(text, &examples, &error));
+        if (!strstr(error.text, "hellaswag.jsonl") || !strstr(error.text, cases[i][1]))
+            fail_msg("'%s' does not say '%s'", error.text, cases[i][1]);
+        free(text);
+    }
+    assert_false(prepare("\n \n", &examples, &error));
+    assert_non_null(strstr(error.text, "holds no example"));
+}
+
+/* Cut off at any byte, too long, and any number of the file another one. */
+static void test_damaged_files(void **state) {
+    (void)state;
+    int examples;
+    Error error;
+    Hellaswag *set;
+    assert_true(prepare(good_line, &examples, &error));
+    size_t bytes;
+    char *file = test_read_file(test_path("hellaswag.bin"), &bytes), *path = checked_strdup(test_path("damaged.bin"));
+    for (size_t cut = 0; cut < bytes; cut++) {
+        test_write_file(path, file, cut);
+        if (hellaswag_open(&set, path, 256, &error)) fail_msg("%zu bytes of %zu are accepted", cut, bytes);
+        assert_non_null(strstr(error.text, path));
+    }
+    test_write_file(path, file, bytes + 1);
+    assert_false(hellaswag_open(&set, path, 256, &error));
+    const struct {
+        size_t number; /* of the int32 */
+        int32_t value;
+        const char *because;
+    } cases[] = {{0, 20240520, "no HellaSwag file"},
+                 {1, 2, "version 2"},
+                 {2, 257, "a vocabulary of 257"},
+                 {2, 0, "a vocabulary of 0"},
+                 {3, 0, "0 examples"},
+                 {3, 2, "damaged"},
+                 {3, INT32_MAX, "damaged"},
+                 {8, 4, "ending 4"},
+                 {8, -1, "ending -1"},
+                 {9, 0, "a part of 0"},
+                 {10, -5, "a part of -5"},
+                 {11, 1000, "a part of 1000"},
+                 {12, INT32_MAX, "a part of"},
+                 {13, 1, "its examples have"}};
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        char *other = checked_malloc(bytes, "a file");
+        memcpy(other, file, bytes);
+        memcpy(other + cases[i].number * sizeof(int32_t), &cases[i].value, sizeof(int32_t));
+        test_write_file(path, other, bytes);
+        assert_false(hellaswag_open(&set, path, 256, &error));
+        if (!strstr(error.text, cases[i].because)) fail_msg("'%s' does not say '%s'", error.text, cases[i].because);
+        free(other);
+    }
+    test_write_file(path, file, bytes);
+    assert_false(hellaswag_open(&set, path, 255, &error));
+    file[bytes - 1] = 1;
+    test_write_file(path, file, bytes);
+    assert_false(hellaswag_open(&set, path, 256, &error));
+    assert_non_null(strstr(error.text, "vocab_size is 256"));
+    free(file), free(path);
+}
+
+/* ---- the score ---- */
+
+/* Examples of random bytes, some longer than a block; returns their JSON Lines. */
+static char *random_examples(int count) {
+    char *text = checked_strdup("");
+    for (int i = 0; i < count; i++) {
+        char parts[5][64];
+        for (int k = 0; k < 5; k++) {
+            Philox4 random = philox(5, PHILOX_SAMPLE_TOKEN, (uint32_t)k, (uint64_t)i);
+            int length = 1 + (int)(random.word[0] % (k == 0 ? 30 : i % 9 == 0 ? 40 : 12));
+            for (int j = 0; j < length; j++)
+                parts[k][j] =
+                    (char)('a' + philox(6, PHILOX_SAMPLE_TOKEN, (uint32_t)(64 * k + j), (uint64_t)i).word[0] % 26);
+            parts[k][length] = 0;
+        }
+        char *more = format_string("%s{\"ctx\":\"%s\",\"endings\":[\"%s\",\"%s\",\"%s\",\"%s\"],\"label\":%d}\n", text,
+                                   parts[0], parts[1], parts[2], parts[3], parts[4], i % 4);
+        free(text);
+        text = more;
+    }
+    return text;
+}
+
+/* Sum and number of the losses of an ending, its row alone in a batch and without padding. */
+static double loss_alone(GPT2 *model, const HellaswagExample *e, int k, int *count) {
+    int32_t tokens[256];
+    float losses[256];
+    int n = 0, block = model->config.block_size;
+    for (int i = 0; i < e->context_count; i++) tokens[n++] = e->context[i];
+    for (int i = 0; i < e->ending_counts[k]; i++) tokens[n++] = e->endings[k][i];
+    int skipped = n > block + 1 ? n - block - 1 : 0, T = n - skipped - 1;
+    gpt2_forward(model, tokens + skipped, tokens + skipped + 1, 1, T);
+    model->be->copy_to_host(model->be, losses, model->losses, (size_t)T * sizeof *losses);
+    *count = e->ending_counts[k] < T ? e->ending_counts[k] : T;
+    double sum = 0.0;
+    for (int t = T - *count; t < T; t++) sum += (double)losses[t];
+    return sum;
+}
+
+static HellaswagScore score_alone(GPT2 *model, const Hellaswag *set) {
+    HellaswagScore score = {hellaswag_count(set), 0.0, 0.0};
+    for (int i = 0; i < hellaswag_count(set); i++) {
+        HellaswagExample e = hellaswag_example(set, i);
+        int best = 0, best_mean = 0;
+        double least = INFINITY, least_mean = INFINITY;
+        for (int k = 0; k < HELLASWAG_ENDINGS; k++) {
+            int count;
+            double loss = loss_alone(model, &e, k, &count);
+            if (loss < least) least = loss, best = k;
+            if (loss / count < least_mean) least_mean = loss / count, best_mean = k;
+        }
+        score.accuracy += best == e.label;
+        score.accuracy_norm += best_mean == e.label;
+    }
+    score.accuracy /= (double)score.examples;
+    score.accuracy_norm /= (double)score.examples;
+    return score;
+}
+
+/* Batches of any size, rows that are cut, the loss sum untouched. */
+static void test_score(void **state) {
+    (void)state;
+    enum { EXAMPLES = 50 };
+    GPT2Config config = {.n_layer = 2, .n_head = 2, .n_embd = 16, .block_size = 40, .vocab_size = 256};
+    Backend *be = open_cpu(DTYPE_FLOAT32, 2);
+    GPT2 model;
+    gpt2_create(&model, &config, be, 7, RECOMPUTE_NONE, false);
+    double *params = random_weights(&model.table, DTYPE_FLOAT32, 3);
+    set_weights(&model, params);
+    int examples;
+    Error error;
+    char *text = random_examples(EXAMPLES);
+    if (!prepare(text, &examples, &error)) fail_msg("%s", error.text);
+    Hellaswag *set;
+    if (!hellaswag_open(&set, test_path("hellaswag.bin"), 256, &error)) fail_msg("%s", error.text);
+    HellaswagScore expected = score_alone(&model, set);
+    int64_t count;
+    gpt2_forget_loss(&model);
+    Comm *comm = comm_open_single();
+    for (int batch = 1; batch <= 7; batch += 2) {
+        HellaswagScore score = hellaswag_score(&model, set, batch, comm);
+        assert_int_equal(score.examples, EXAMPLES);
+        if (score.accuracy != expected.accuracy || score.accuracy_norm != expected.accuracy_norm)
+            fail_msg("batches of %d: %g and %g, not %g and %g", batch, score.accuracy, score.accuracy_norm,
+                     expected.accuracy, expected.accuracy_norm);
+    }
+    gpt2_take_loss(&model, &count);
+    assert_int_equal(count, 0);
+    assert_true(expected.accuracy > 0.0 && expected.accuracy < 1.0);
+    assert_true(expected.accuracy != expected.accuracy_norm); /* length counts in some */
+    free(comm), free(text), free(params);
+    hellaswag_close(set);
+    gpt2_free(&model);
+    be->close(be);
+}
+
+/* ---- the trainer ---- */
+
+static cJSON *run(const char *name, int processes, const char *arguments) {
+    Launch launch = {.config = train_small_config(), .processes = processes};
+    train(&launch, name, "--data.hellaswag=%s %s", test_path("hellaswag.bin"), arguments);
+    return train_log(name);
+}
+
+/* As many lines as validations, of the same steps; the same with two processes, and when resumed. */
+static void test_trainer(void **state) {
+    (void)state;
+    int examples, lines, validations, count = -1;
+    Error error;
+    char *text = random_examples(25);
+    if (!prepare(text, &examples, &error)) fail_msg("%s", error.text);
+    free(text);
+    cJSON *log = run("whole", 0, "");
+    lines = validations = -1;
+    double *scores = log_numbers(log, "hellaswag", "accuracy_norm", &lines);
+    double *steps = log_numbers(log, "hellaswag", "step", &count),
+           *of_val = log_numbers(log, "val", "step", &validations);
+    assert_int_equal(lines, validations);
+    for (int i = 0; i < lines; i++) {
+        assert_true(steps[i] == of_val[i]);
+        assert_true(scores[i] >= 0.0 && scores[i] <= 1.0 && fabs(scores[i] * 25 - round(scores[i] * 25)) < 1e-9);
+    }
+    cJSON_Delete(run("part", 0, "--max_iters=6 --eval_interval=4"));
+    cJSON *resumed = run("part", 0, "--init_from=resume");
+    lines = -1;
+    double *again = log_numbers(resumed, "hellaswag", "accuracy_norm", &lines);
+    cJSON_Delete(resumed);
+    free(again);
+    if (train_has_mpi()) {
+        cJSON *two = run("two", 2, "--batch_size=3");
+        lines = -1;
+        double *of_two = log_numbers(two, "hellaswag", "accuracy_norm", &lines);
+        assert_true(of_two[0] == scores[0]); /* before the first step: the same weights to the last bit */
+        free(of_two);
+        cJSON_Delete(two);
+    }
+    free(scores), free(steps), free(of_val);
+    cJSON_Delete(log);
+}
+
+static void test_trainer_refuses(void **state) {
+    (void)state;
+    Launch launch = {.config = train_small_config()};
+    assert_run(train_run(&launch, "refused", "--data.hellaswag=%s", test_path("no_such.bin")), 1, "data.hellaswag: ");
+    assert_run(train_run(&launch, "refused", "--data.hellaswag=README.md"), 1,
+               "data.hellaswag: README.md is no HellaSwag file");
+}
+
+static void test_program(void **state) {
+    (void)state;
+    const char *bin = getenv("MARS_BIN");
+    if (!bin) bin = ".";
+    test_write_text(test_path("val.jsonl"), good_line);
+    assert_run(test_run("'%s/prepare_data' --hellaswag --tokenizer=bytes --out='%s' '%s'", bin, test_path("made"),
+                        test_path("val.jsonl")),
+               0, "1 examples in ");
+    assert_run(test_run("'%s/prepare_data' --hellaswag --tokenizer=bytes a b", bin), 2, "name the one file");
+    assert_run(test_run("'%s/prepare_data' --hellaswag --inspect a", bin), 2, "which hellaswag.bin is none of");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_from_json_lines), cmocka_unit_test(test_bad_lines),
+        cmocka_unit_test(test_damaged_files),   cmocka_unit_test(test_score),
+        cmocka_unit_test(test_trainer),         cmocka_unit_test(test_trainer_refuses),
+        cmocka_unit_test(test_program),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

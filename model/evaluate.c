@@ -1,0 +1,27 @@
+/* evaluate.c: see evaluate.h. */
+#include "model/evaluate.h"
+
+double evaluate_mean_loss(GPT2 *model, Comm *comm) {
+    int64_t count;
+    double sums[2];
+    sums[0] = gpt2_take_loss(model, &count);
+    sums[1] = (double)count;
+    comm->sum(comm, sums, 2);
+    return sums[0] / sums[1];
+}
+
+bool evaluate_sequences(GPT2 *model, Loader *loader, int64_t sequences, int batch, Comm *comm, double *loss,
+                        Error *error) {
+    gpt2_forget_loss(model);
+    int64_t batches = ceil_div(sequences, batch);
+    for (int64_t i = comm->rank; i < batches; i += comm->size) {
+        const int32_t *inputs, *targets;
+        int64_t first = i * batch, next = first + (int64_t)comm->size * batch;
+        int count = (int)min_i64(batch, sequences - first);
+        if (!loader_batch(loader, first, count, &inputs, &targets, error)) return false;
+        if (next < sequences) loader_prefetch(loader, next, (int)min_i64(batch, sequences - next));
+        gpt2_forward(model, inputs, targets, count, model->config.block_size);
+    }
+    *loss = evaluate_mean_loss(model, comm);
+    return true;
+}

@@ -1,0 +1,24 @@
+/* hellaswag.h: how well a model finishes sentences: HellaSwag's examples (data/hellaswag.h) by likelihood. */
+#ifndef MARS_MODEL_HELLASWAG_H
+#define MARS_MODEL_HELLASWAG_H
+
+#include "comm/comm.h"
+#include "data/hellaswag.h"
+#include "model/gpt2.h"
+
+typedef struct HellaswagScore {
+    int64_t examples;
+    double accuracy;      /* share of examples whose right ending is the most likely: least sum of its tokens' losses */
+    double accuracy_norm; /* the same by the mean over its tokens, so that length does not count; the figure that is
+                             usually given of GPT-2, as by the script of Karpathy's llm.c */
+} HellaswagScore;
+
+EXTERN_C_BEGIN
+
+/* All examples, dealt out to processes, `batch` (at most the model's) endings at a time. What is longer than the model's
+ * block_size loses its beginning. The model's loss sum stays as it is. */
+HellaswagScore hellaswag_score(GPT2 *model, const Hellaswag *set, int batch, Comm *comm);
+
+EXTERN_C_END
+
+#endif
