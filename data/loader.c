@@ -142,6 +142,7 @@ static bool open_stream(Loader *loader, const char *pattern, Error *error) {
                          "more as the last target",
                          pattern, loader->tokens, (int64_t)options->block_size + 1, options->block_size);
     loader->windows = (loader->tokens - 1) / options->block_size;
+    shards_advise(loader->shards, options->order == ORDER_SEQUENTIAL);
     size_t T = (size_t)options->block_size, tokens = (size_t)options->max_sequences * T;
     for (int i = 0; i < 2; i++) {
         loader->batches[i].inputs = checked_malloc(tokens * sizeof(int32_t), "a batch of tokens");

@@ -6,8 +6,9 @@
  * process may hold descriptors. The set never changes after opening, so threads may read from it at once.
  *
  * Reading from a map has no error return: the kernel answers with SIGBUS. Each read therefore first asks whether the
- * file still has its size. What remains possible is a file cut between that question and the copy a moment later, a
- * disk that fails to deliver, and a network file system that takes a removed file away from those who map it. */
+ * file is still there, the same one and of its size: also because a run must not go on over files that are gone or that
+ * somebody is replacing, though the map would keep the old ones alive. What remains possible is a file cut between that
+ * question and the copy a moment later, and a disk that fails to deliver. */
 #include "data/shard.h"
 
 #include <errno.h>
@@ -28,7 +29,7 @@ typedef struct Shard {
     char *path;
     void *map; /* the whole file; NULL until it is mapped */
     size_t bytes;
-    dev_t device; /* with inode: tells a file that was cut from one that was replaced */
+    dev_t device; /* with inode: tells whether it was replaced */
     ino_t inode;
     const uint16_t *tokens; /* within the map */
     int64_t first, count;   /* tokens[0..count) = stream[first..first + count) */
@@ -157,6 +158,13 @@ void shards_close(ShardSet *set) {
     free(set);
 }
 
+void shards_advise(const ShardSet *set, bool in_order) {
+    int64_t memory = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+    if (set->tokens < memory / (int64_t)sizeof(uint16_t)) return;
+    for (int i = 0; i < set->count; i++)
+        madvise(set->shards[i].map, set->shards[i].bytes, in_order ? MADV_SEQUENTIAL : MADV_RANDOM);
+}
+
 int64_t shards_token_count(const ShardSet *set) { return set->tokens; }
 
 int shards_file_count(const ShardSet *set) { return set->count; }
@@ -174,14 +182,15 @@ static const Shard *find_shard(const ShardSet *set, int64_t position) {
     return &set->shards[low];
 }
 
-/* A path that is gone or leads to another file now is no concern: the map keeps the old file alive. */
 static bool still_whole(const Shard *shard, Error *error) {
     struct stat status;
-    if (stat(shard->path, &status) != 0) return true;
-    if (status.st_dev != shard->device || status.st_ino != shard->inode) return true;
-    if ((size_t)status.st_size >= shard->bytes) return true;
-    return error_set(error, "%s shrank from %zu to %" PRId64 " bytes since it was opened", shard->path, shard->bytes,
-                     (int64_t)status.st_size);
+    if (stat(shard->path, &status) != 0)
+        return error_set(error, "%s cannot be read any more since it was opened: %s", shard->path, strerror(errno));
+    if (status.st_dev != shard->device || status.st_ino != shard->inode)
+        return error_set(error, "%s was replaced by another file since it was opened", shard->path);
+    if ((size_t)status.st_size == shard->bytes) return true;
+    return error_set(error, "%s %s from %zu to %" PRId64 " bytes since it was opened", shard->path,
+                     (size_t)status.st_size < shard->bytes ? "shrank" : "grew", shard->bytes, (int64_t)status.st_size);
 }
 
 /* Copies first and looks for the largest token on the way, so that the loop has no branch and vectorises. */

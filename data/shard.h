@@ -19,11 +19,17 @@ typedef struct ShardSet ShardSet;
 bool shards_open(ShardSet **set, const char *pattern, Error *error);
 void shards_close(ShardSet *set);
 
+/* Says how the set will be read: in the order of the stream, or all over it. Where it is larger than the memory, the
+ * system then reads no neighbours of what is asked for that would push out what is still needed, or gives up what has been
+ * read; smaller sets come into the memory as a whole, sooner or later. */
+void shards_advise(const ShardSet *set, bool in_order);
+
 int64_t shards_token_count(const ShardSet *set);
 int shards_file_count(const ShardSet *set);
 
 /* tokens[0..count) = stream[position..position + count), which may cross files. A token >= vocab_size is an error
- * that names the file and the token's position in it; so is a file that shrank since it was opened. */
+ * that names the file and the token's position in it; so is a file that is gone, was replaced or has another size since
+ * it was opened. */
 bool shards_read(const ShardSet *set, int64_t position, int64_t count, int vocab_size, int32_t *tokens, Error *error);
 
 EXTERN_C_END

@@ -3,6 +3,7 @@
  * file: test_prepare_data.c. */
 #include "dev/test/test.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -201,19 +202,64 @@ static void test_a_file_that_shrinks_is_an_error(void **state) {
     shards_close(set);
 }
 
-/* Neither hurts: the map holds on to the file that was opened. */
-static void test_a_file_may_be_removed_or_replaced(void **state) {
+/* A run must not go on over a data set that somebody removes or changes. */
+static void test_a_file_that_is_gone_or_another_is_an_error(void **state) {
     (void)state;
-    write_counting(test_path("gone_0.bin"), true, 0, 5000);
-    write_counting(test_path("gone_1.bin"), true, 5000, 5000);
+    for (int i = 0; i < 4; i++) write_counting(test_path("gone_%d.bin", i), true, 5000 * i, 5000);
     ShardSet *set = open_set(test_path("gone_?.bin"));
-    write_counting(test_path("gone_new"), true, 7, 3);
-    int32_t tokens[10000];
+    write_counting(test_path("gone_new"), true, 0, 5000);
+    int32_t tokens[100];
+    Error error = {""};
     assert_int_equal(rename(test_path("gone_new"), test_path("gone_0.bin")), 0);
     assert_int_equal(unlink(test_path("gone_1.bin")), 0);
-    assert_true(shards_read(set, 0, 10000, BIG_VOCAB, tokens, NULL));
-    for (int i = 0; i < 10000; i++) assert_int_equal(tokens[i], i);
+    assert_int_equal(truncate(test_path("gone_2.bin"), 20000), 0);
+    static const char *const expected[] = {"gone_0.bin was replaced by another file",
+                                           "gone_1.bin cannot be read any more",
+                                           "gone_2.bin grew from 10000 to 20000 bytes"};
+    for (int i = 0; i < 3; i++) {
+        assert_false(shards_read(set, 5000 * i + 50, 100, BIG_VOCAB, tokens, &error));
+        assert_mentions(&error, expected[i]);
+    }
+    assert_true(shards_read(set, 15000, 100, BIG_VOCAB, tokens, &error));
     shards_close(set);
+}
+
+/* 275 billion tokens, in sparse files. */
+static void test_a_set_that_is_larger_than_any_memory(void **state) {
+    (void)state;
+    const int64_t file_tokens = INT64_C(1) << 37, at = file_tokens + (INT64_C(1) << 36) + 12345;
+    for (int i = 0; i < 2; i++) {
+        test_write_file(test_path("huge_%d.bin", i), "", 0);
+        if (truncate(test_path("huge_%d.bin", i), 2 * file_tokens) != 0) fail_msg("no file system for large files");
+    }
+    int file = open(test_path("huge_1.bin"), O_WRONLY);
+    const uint16_t marks[3] = {7, 8, 9};
+    assert_int_equal(pwrite(file, marks, sizeof marks, 2 * (at - file_tokens)), sizeof marks);
+    close(file);
+    ShardSet *set = open_set(test_path("huge_?.bin"));
+    assert_int_equal(shards_token_count(set), 2 * file_tokens);
+    int32_t tokens[5];
+    assert_true(shards_read(set, at - 1, 5, 10, tokens, NULL));
+    const int32_t expected[5] = {0, 7, 8, 9, 0};
+    assert_memory_equal(tokens, expected, sizeof expected);
+    assert_true(shards_read(set, file_tokens - 2, 5, 10, tokens, NULL)); /* across the files */
+    shards_close(set);
+    static const DataOrder orders[] = {ORDER_RANDOM, ORDER_SHUFFLED, ORDER_SEQUENTIAL};
+    for (size_t i = 0; i < ARRAY_LENGTH(orders); i++) {
+        LoaderOptions options = {
+            .order = orders[i], .seed = 1, .block_size = 1024, .vocab_size = 10, .max_sequences = 4};
+        Loader *loader;
+        Error error;
+        const int32_t *inputs, *targets;
+        double begun = seconds_now();
+        if (!loader_open(&loader, test_path("huge_?.bin"), &options, &error)) fail_msg("%s", error.text);
+        assert_true(seconds_now() - begun < 1.0);
+        assert_int_equal(loader_window_count(loader), (2 * file_tokens - 1) / 1024);
+        for (int64_t first = 0; first < INT64_C(1) << 40; first = 3 * first + 1)
+            if (!loader_batch(loader, first, 4, &inputs, &targets, &error)) fail_msg("%s", error.text);
+        loader_close(loader);
+    }
+    for (int i = 0; i < 2; i++) unlink(test_path("huge_%d.bin", i));
 }
 
 static void test_a_token_beyond_the_vocabulary_is_named(void **state) {
@@ -622,7 +668,8 @@ int main(void) {
         cmocka_unit_test(test_wrong_files_are_named),
         cmocka_unit_test(test_things_that_are_no_files),
         cmocka_unit_test(test_a_file_that_shrinks_is_an_error),
-        cmocka_unit_test(test_a_file_may_be_removed_or_replaced),
+        cmocka_unit_test(test_a_file_that_is_gone_or_another_is_an_error),
+        cmocka_unit_test(test_a_set_that_is_larger_than_any_memory),
         cmocka_unit_test(test_a_token_beyond_the_vocabulary_is_named),
         cmocka_unit_test(test_more_files_than_descriptors),
         cmocka_unit_test(test_orders_are_what_they_say),
