@@ -52,6 +52,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_HEAD(self):
+        path = sys.argv[1] + self.path
+        self.send_response(200 if os.path.isfile(path) else 404)
+        self.send_header("Content-Length", str(os.path.getsize(path) if os.path.isfile(path) else 0))
+        self.end_headers()
+
     def do_GET(self):
         wanted = re.match(r"bytes=(\d+)-$", self.headers.get("Range", ""))
         self.first = int(wanted[1]) if wanted else 0

@@ -498,4 +498,20 @@ test_tinyshakespeare() {
     run 2 bash data/tinyshakespeare/prepare.sh --tokenizer=words
 }
 
+test_hellaswag() {
+    texts
+    hub=$here/web/rowanz/hellaswag/master/data
+    mkdir -p "$hub"
+    run 1 bash data/hellaswag/prepare.sh
+    has "$here/output" "The host does not say how large it is."
+    echo '{"ctx": "A man", "endings": ["sits", "runs", "is", "was"], "label": 1}' >"$hub/hellaswag_val.jsonl"
+    faults hellaswag_val.jsonl "break 20"
+    run 0 bash data/hellaswag/prepare.sh
+    has "$here/output" "HellaSwag, validation (rowanz/hellaswag): 1 files, 71 bytes, in data/hellaswag"
+    has "$here/output" "1 examples in data/hellaswag/hellaswag.bin"
+    [ "$(requests hellaswag_val.jsonl)" = "0 200 20 206" ]
+    [ "$(($(wc -c <data/hellaswag/hellaswag.bin) % 2))" -eq 0 ]
+    run 2 bash data/hellaswag/prepare.sh 1
+}
+
 run_script_tests "$@"

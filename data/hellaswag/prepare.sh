@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# prepare.sh: HellaSwag's validation set (10,042 examples; Zellers et al. 2019) as tokens, data/hellaswag/hellaswag.bin,
+# for --data.hellaswag: the trainer then prints the share of sentences that the model finishes rightly.
+#
+#   BIN=.                                            where prepare_data is
+#   GITHUB_RAW=https://raw.githubusercontent.com     where the file comes from
+set -euo pipefail
+export LC_ALL=C
+# shellcheck source=data/fetch.sh
+source "$(dirname "$0")/../fetch.sh"
+
+case ${1-} in
+    -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
+esac
+[ $# -eq 0 ] || fetch_fail "unexpected argument $1; there are no options" 2
+BIN=$(realpath "${BIN:-$(dirname "$0")/../..}") # the caller's path; from here the folder is the repository's root
+cd "$(dirname "$0")/../.."
+
+folder=data/hellaswag url=$GITHUB_RAW/rowanz/hellaswag/master/data/hellaswag_val.jsonl
+[ -x "$BIN/prepare_data" ] || fetch_fail "$BIN/prepare_data is not built; run make"
+bash data/gpt2/download.sh
+fetch_into $folder
+# The server says how large it is; a transfer that is cut off does not pass for all of it.
+bytes=$(curl -fsSIL --connect-timeout 20 "$url" | sed -n 's/^content-length: *\([0-9]*\).*/\1/Ip' | tail -n 1) ||
+    fetch_give_up "$url" hellaswag_val.jsonl "The host does not say how large it is."
+[[ $bytes =~ ^[1-9][0-9]*$ ]] || fetch_give_up "$url" hellaswag_val.jsonl "The host does not say how large it is."
+fetch_add "$url" "$bytes" - hellaswag_val.jsonl
+fetch_all "HellaSwag, validation (rowanz/hellaswag)" "$bytes"
+
+"$BIN/prepare_data" --hellaswag --tokenizer=gpt2 --vocab=data/gpt2 --out=$folder $folder/hellaswag_val.jsonl
+echo "(the published set has 10042); to evaluate on them: --data.hellaswag=$folder/hellaswag.bin"
