@@ -112,7 +112,7 @@ typedef struct Json {
     char problem[160];
 } Json;
 
-enum { DEEPEST = 500, LONGEST_KEY = 256 };
+enum { DEEPEST = 500 };
 
 static bool PRINTF_LIKE(2, 3) bad(Json *json, const char *format, ...) {
     if (json->problem[0]) return false;
@@ -141,10 +141,9 @@ static bool expect(Json *json, char c, const char *wanted) {
     return true;
 }
 
-/* Where the bytes of a string go: nowhere, a key, or the field. */
+/* Where the bytes of a string go: nowhere, into a comparison with a name, or to the field. */
 typedef struct Target {
-    char *key; /* of LONGEST_KEY bytes; what is longer is cut */
-    size_t key_bytes;
+    const char *name; /* what is still to come of it; NULL once they differ */
     Held *field;
 } Target;
 
@@ -159,8 +158,8 @@ static void hold(Held *held, const char *text, size_t bytes) {
 }
 
 static bool put(Json *json, Target *target, const char *text, size_t bytes) {
-    for (size_t i = 0; target->key && i < bytes && target->key_bytes + 1 < LONGEST_KEY; i++)
-        target->key[target->key_bytes++] = text[i];
+    for (size_t i = 0; target->name && i < bytes; i++)
+        target->name = *target->name && *target->name == text[i] ? target->name + 1 : NULL;
     Held *held = target->field;
     if (!held) return true;
     hold(held, text, bytes);
@@ -236,7 +235,7 @@ static const char *end_of_plain(const char *at, const char *end) {
 static bool read_string(Json *json, Target *target) {
     TextFile *file = json->reading->file;
     for (int c; (c = peek(json->reading)) != '"';) {
-        if (c == END_OF_TEXT || c < 0x20) return unexpected(json, "the end of a string");
+        if (c < 0x20) return unexpected(json, "the end of a string"); /* END_OF_TEXT too */
         if (c == '\\') {
             take(json->reading);
             if (!read_escape(json, target)) return false;
@@ -335,12 +334,10 @@ static bool read_field(Json *json, const char *field) {
 }
 
 static bool read_member(Json *json, const char *field, int depth) {
-    char key[LONGEST_KEY];
-    Target target = {.key = key};
+    Target target = {.name = field};
     if (!expect(json, '"', "a name in quotation marks") || !read_string(json, &target)) return false;
-    key[target.key_bytes] = 0;
     if (!expect(json, ':', "':'")) return false;
-    bool is_it = field && strlen(field) == target.key_bytes && strcmp(key, field) == 0;
+    bool is_it = target.name && !*target.name;
     return is_it ? read_field(json, field) : skip_value(json, depth);
 }
 
