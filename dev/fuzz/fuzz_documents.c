@@ -14,9 +14,14 @@
 
 enum { BLOCK_BYTES = 1 << 14, MOST_BRACKETS = 400, MOST_PACKED = 1024, MOST_UNITS = 256 };
 
-static const DocumentFormat formats[] = {
-    {.field = "text"},   {.field = "text", .skip_bad_lines = true},   {0}, {.separator = "%%"}, {.separator = ""},
-    {.separator = "aa"}, {.field = "text_of_the\"document\n\xc3\xa9"}};
+#define X50 "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+static const DocumentFormat formats[] = {{.field = "text"},
+                                         {.field = "text", .skip_bad_lines = true},
+                                         {0},
+                                         {.separator = "%%"},
+                                         {.separator = ""},
+                                         {.separator = "aa"},
+                                         {.field = "text\"\n\xc3\xa9" X50 X50 X50 X50 X50 X50}};
 
 /* ---- documents as they come ---- */
 
