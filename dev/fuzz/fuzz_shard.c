@@ -1,5 +1,5 @@
-/* fuzz_shard.c: token files. The input says what one to three files hold, where to read, and how short one of the
- * files is then cut. A second reading of the files' bytes says what the stream must be. */
+/* fuzz_shard.c: token files. The input says what one to three files hold, where to read, and what then becomes of
+ * one of them. A second reading of the files' bytes says what the stream must be. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,16 +82,21 @@ static void check_read(const ShardSet *set, const File *files, int count, FuzzIn
     }
 }
 
-/* A file that shrinks is an error that names it, not a signal. */
-static void check_cut(const ShardSet *set, const File *files, int count, FuzzInput *input) {
-    int cut = (int)(fuzz_number(input, 1) % (unsigned)count);
-    size_t bytes = fuzz_number(input, 2) % files[cut].bytes;
-    if (truncate(fuzz_path(names[cut]), (off_t)bytes) != 0) die("cannot cut %s", names[cut]);
+/* What may happen to a file of an open set. */
+enum { STAYS, IS_CUT, IS_GONE, GROWS, CHANGES };
+
+/* A file that changes is an error that names it, not a signal. */
+static void check_changed(const ShardSet *set, const File *files, int count, int change, FuzzInput *input) {
+    int changed = (int)(fuzz_number(input, 1) % (unsigned)count);
+    size_t bytes = fuzz_number(input, 2) % files[changed].bytes;
+    const char *path = fuzz_path(names[changed]);
+    if (change == GROWS) bytes = files[changed].bytes + 1 + bytes;
+    if ((change == IS_GONE ? unlink(path) : truncate(path, (off_t)bytes)) != 0) die("cannot change %s", path);
     int64_t total = shards_token_count(set);
     int32_t *tokens = checked_malloc((size_t)total * sizeof *tokens, "tokens");
     Error error = {""};
-    FUZZ_CHECK(!shards_read(set, 0, total, UINT16_MAX + 1, tokens, &error), "%s was cut and read", names[cut]);
-    FUZZ_CHECK(strstr(error.text, names[cut]), "the message does not name %s: %s", names[cut], error.text);
+    FUZZ_CHECK(!shards_read(set, 0, total, UINT16_MAX + 1, tokens, &error), "%s was changed and read", path);
+    FUZZ_CHECK(strstr(error.text, path), "the message does not name %s: %s", path, error.text);
     free(tokens);
 }
 
@@ -113,7 +118,8 @@ static void check_set(const char *pattern, File *files, int count, FuzzInput *in
     FUZZ_CHECK(shards_token_count(set) == tokens && shards_file_count(set) == count, "%lld tokens in %d files",
                (long long)shards_token_count(set), shards_file_count(set));
     for (int i = 0; i < 3; i++) check_read(set, files, count, input);
-    if (fuzz_number(input, 1) % 2) check_cut(set, files, count, input);
+    int change = (int)(fuzz_number(input, 1) % CHANGES);
+    if (change != STAYS) check_changed(set, files, count, change, input);
     shards_close(set);
 }
 
