@@ -22,7 +22,7 @@ static uint32_t next_random(uint32_t *state) {
     return *state >> 16;
 }
 
-/* Words, numbers, signs, spaces of all kinds, lines, letters of several alphabets; a 0 behind it. */
+/* Words, numbers, signs, spaces of all kinds, lines, letters of several alphabets, and what is no UTF-8; a 0 behind it. */
 static char *make_text(size_t bytes, uint32_t seed) {
     static const char *const parts[] = {" the",
                                         " a",
@@ -47,7 +47,9 @@ static char *make_text(size_t bytes, uint32_t seed) {
                                         "\n\xe3\x81\x82",
                                         " x",
                                         "X",
-                                        "\xf0\x9f\x98\x80"};
+                                        "\xf0\x9f\x98\x80",
+                                        "\xe4z\n\n",
+                                        "\xff"};
     char *text = checked_malloc(bytes + 16, "text");
     size_t count = 0;
     while (count < bytes) {
@@ -218,6 +220,29 @@ static void test_threads_and_formats(void **state) {
     tokenizer_close(gpt2);
 }
 
+/* What has no place to be cut, as the first text of its item, with and without empty documents before it. */
+static void test_a_document_in_one_piece(void **state) {
+    (void)state;
+    enum { BYTES = 2500000 };
+    char *text = checked_malloc(BYTES, "text");
+    memset(text, 'a', BYTES);
+    text[0] = 'b', text[BYTES - 1] = 'c';
+    for (int empty = 0; empty < 3; empty++) {
+        FILE *file = fopen(test_path("piece.jsonl"), "wb");
+        for (int i = 0; i < empty; i++) fputs("{\"text\":\"\"}\n", file);
+        fprintf(file, "{\"text\":\"%.*s\"}\n{\"text\":\"d\"}\n", BYTES, text);
+        fclose(file);
+        assert_run(test_run("'%s' --tokenizer=bytes --field=text --val_fraction=0 --out='%s' '%s'", program,
+                            test_path("piece"), test_path("piece.jsonl")),
+                   0, "2500001 tokens");
+        TokenBuffer found = read_tokens(test_path("piece/train_*.bin"));
+        for (size_t i = 0; i < BYTES; i++) assert_int_equal(found.tokens[i], text[i]);
+        assert_int_equal(found.tokens[BYTES], 'd');
+        token_buffer_free(&found);
+    }
+    free(text);
+}
+
 /* Every document is in one of the parts, whole and in order; how many are drawn is what is asked for. */
 static void test_documents_are_drawn(void **state) {
     (void)state;
@@ -344,6 +369,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cuts),
         cmocka_unit_test(test_threads_and_formats),
+        cmocka_unit_test(test_a_document_in_one_piece),
         cmocka_unit_test(test_documents_are_drawn),
         cmocka_unit_test(test_end_of_text),
         cmocka_unit_test(test_bad_lines),
