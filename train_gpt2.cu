@@ -36,7 +36,7 @@ typedef struct Trainer {
     Optim *optim;
     Loader *train_data, *val_data;
     Hellaswag *hellaswag; /* NULL where it is not asked for */
-    Metrics *metrics; /* on process 0 */
+    Metrics *metrics;     /* on process 0 */
     Console console;
     char *algorithms;     /* of matrix products, as a text that the next run can take up */
     int64_t step;         /* steps begun so far: the next one's number */
