@@ -1,8 +1,8 @@
 /* shard.h: token files on disk as one stream.
  *
  * Two formats, recognised by content: llm.c shards (256 int32 of header: 20240520, 1, token count; then uint16
- * tokens) and nanoGPT's bare uint16. Files are memory-mapped and only their headers are read on opening, so a
- * thousand shards open at once in no time. What order tokens are visited in is the loader's business. */
+ * tokens) and nanoGPT's bare uint16. Only the beginning of each file is read on opening, so a thousand shards open in
+ * some milliseconds, and none stays open between reads. What order tokens are visited in is the loader's business. */
 #ifndef MARS_DATA_SHARD_H
 #define MARS_DATA_SHARD_H
 
@@ -19,17 +19,16 @@ typedef struct ShardSet ShardSet;
 bool shards_open(ShardSet **set, const char *pattern, Error *error);
 void shards_close(ShardSet *set);
 
-/* Says how the set will be read: in the order of the stream, or all over it. Where it is larger than the memory, the
- * system then reads no neighbours of what is asked for that would push out what is still needed, or gives up what has been
- * read; smaller sets come into the memory as a whole, sooner or later. */
-void shards_advise(const ShardSet *set, bool in_order);
+/* Says whether the set will be read in the order of the stream. Where it is larger than the machine's memory, what was
+ * read then makes room at once for what the machine will need again. To be called before any thread reads. */
+void shards_advise(ShardSet *set, bool in_order);
 
 int64_t shards_token_count(const ShardSet *set);
 int shards_file_count(const ShardSet *set);
 
 /* tokens[0..count) = stream[position..position + count), which may cross files. A token >= vocab_size is an error
- * that names the file and the token's position in it; so is a file that is gone, was replaced or has another size since
- * it was opened. */
+ * that names the file and the token's position in it; so is a file that is gone, cannot be read, was replaced, or has
+ * another size or header than when it was opened. */
 bool shards_read(const ShardSet *set, int64_t position, int64_t count, int vocab_size, int32_t *tokens, Error *error);
 
 EXTERN_C_END
