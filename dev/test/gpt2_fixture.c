@@ -59,7 +59,7 @@ const char *gpt2_folder(void) {
     if (folder[0]) return folder;
     snprintf(folder, sizeof folder, "%s/gpt2", test_folder());
     size_t bytes;
-    char *merges = test_read_file("dev/golden/vocab.bpe", &bytes);
+    char *merges = test_read_file("dev/golden/gpt2/vocab.bpe", &bytes);
     assert_int_equal(mkdir(folder, 0777), 0);
     test_write_file(test_path("gpt2/vocab.bpe"), merges, bytes);
     write_encoder(test_path("gpt2/encoder.json"), merges);

@@ -1,4 +1,4 @@
-/* gpt2_fixture.h: GPT-2's vocabulary for tests. The repository has vocab.bpe (dev/golden, as published), from which the
+/* gpt2_fixture.h: GPT-2's vocabulary for tests. The repository has vocab.bpe (dev/golden/gpt2, as published), from which the
  * other file follows. */
 #ifndef MARS_DEV_TEST_GPT2_FIXTURE_H
 #define MARS_DEV_TEST_GPT2_FIXTURE_H

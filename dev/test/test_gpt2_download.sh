@@ -12,7 +12,7 @@ read -r port <&"${SERVER[0]}"
 export FETCH_PAUSE=0 FETCH_TRIES=3 no_proxy=127.0.0.1
 vocabulary=$scratch/vocabulary
 mkdir "$vocabulary"
-cp dev/golden/vocab.bpe "$vocabulary"
+cp dev/golden/gpt2/vocab.bpe "$vocabulary"
 
 # encoder.json follows from the other file: bytes in the order of the characters they are written as, merges, the end.
 python3 -S -c '
