@@ -3,8 +3,12 @@
  * the pairs in a heap. */
 #include "data/bpe.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* A very long word takes up to 90 MB for a moment: one thread at a time does, so that memory does not grow with them. */
+static pthread_mutex_t very_long_word = PTHREAD_MUTEX_INITIALIZER;
 
 enum {
     SHORT_WORD = 64,        /* bytes */
@@ -115,7 +119,11 @@ static size_t encode_long(Bpe *bpe, const Vocabulary *v, const char *word, uint3
 
 size_t bpe_encode(Bpe *bpe, const Vocabulary *vocabulary, const char *word, size_t bytes, uint16_t *tokens) {
     if (bytes <= SHORT_WORD) return encode_short(vocabulary, word, bytes, tokens);
-    return encode_long(bpe, vocabulary, word, (uint32_t)bytes, tokens);
+    if (bytes <= KEPT_CAPACITY) return encode_long(bpe, vocabulary, word, (uint32_t)bytes, tokens);
+    pthread_mutex_lock(&very_long_word);
+    size_t count = encode_long(bpe, vocabulary, word, (uint32_t)bytes, tokens);
+    pthread_mutex_unlock(&very_long_word);
+    return count;
 }
 
 void bpe_free(Bpe *bpe) {

@@ -13,7 +13,8 @@ enum {
     WORD_BYTES = 31,  /* the longest word that is kept */
     WORD_TOKENS = 15, /* the most tokens of one that is kept */
     KEY_PARTS = 4,
-    FOUND_WORDS = 32 /* words that are looked up together */
+    FOUND_WORDS = 32,       /* words that are looked up together */
+    KEPT_REPAIRED = 1 << 16 /* bytes of a repaired word whose memory is kept for the next */
 };
 
 /* A word, 0 behind it, in the last byte its length: equal only if words are, and quickly compared. */
@@ -139,6 +140,9 @@ static void encode_damaged(Gpt2Encoder *encoder, const char *word, size_t length
         count += bytes;
     }
     encode_any(encoder, encoder->repaired, count, out);
+    if (encoder->repaired_capacity <= KEPT_REPAIRED) return;
+    free(encoder->repaired);
+    encoder->repaired = NULL, encoder->repaired_capacity = 0;
 }
 
 /* Finds the next words of the text, at most FOUND_WORDS, and asks for their slots, so that these come from memory

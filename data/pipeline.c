@@ -15,7 +15,10 @@
 #include "util/stop_signal.h"
 
 /* An item is passed on at the end of a document from ITEM_BYTES on, and holds no more than ITEM_MOST. */
-enum { ITEM_BYTES = 1 << 20, ITEM_MOST = TOKENIZER_MAX_LEFT + (1 << 20), SEGMENTS_MOST = 1 << 14, ITEMS_MOST = 72 };
+enum { ITEM_BYTES = 1 << 20, ITEM_MOST = TOKENIZER_MAX_LEFT + (1 << 20), SEGMENTS_MOST = 1 << 14 };
+
+/* Items beyond one for each encoder, so that neither these nor the writer wait for the reader; at most 12 MB each. */
+enum { ITEMS_WAITING_MOST = 8 };
 
 /* Text that is encoded by itself: a document or a part of one. */
 typedef struct Segment {
@@ -356,7 +359,7 @@ static bool read_files(Pipeline *p, const TextFiles *files, const DocumentFormat
 /* ---- all of it ---- */
 
 static void make_items(Pipeline *p) {
-    p->item_count = (int)min_i64(2 * p->options->threads + 2, ITEMS_MOST);
+    p->item_count = p->options->threads + (int)min_i64(p->options->threads, ITEMS_WAITING_MOST) + 2;
     p->items = checked_calloc((size_t)p->item_count, sizeof *p->items, "text");
     for (int i = 0; i < p->item_count; i++) {
         p->items[i].text = checked_malloc(ITEM_MOST, "text");
