@@ -419,8 +419,7 @@ static void train(Trainer *t) {
     int64_t begin = t->step;
     for (;;) {
         bool done = t->step >= c->max_iters;
-        /* A stop saves at once: whoever sent the signal may not be patient. A resumed run makes up for the validation.
-         * */
+        /* A stop saves at once: whoever sent the signal may not be patient. A resumed run makes up for the validation. */
         bool saves = done || stopping || every(c->checkpoint_interval, t->step);
         if (saves) end_steps(t, 0); /* a run that is about to end saves nothing */
         bool due = done || (!stopping && every(c->eval_interval, t->step));

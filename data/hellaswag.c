@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "util/files.h"
 
@@ -172,12 +173,13 @@ static void add_example(Preparation *p, const cJSON *json) {
         *numbers++ = encode(p, " ", cJSON_GetStringValue(cJSON_GetArrayItem(endings, k)));
 }
 
-static bool read_lines(Preparation *p, const char *path, char *text, Error *error) {
+static bool read_lines(Preparation *p, const char *path, char *text, size_t bytes, Error *error) {
     int number = 0;
+    if (strlen(text) < bytes) return error_set(error, "%s is no text: its byte %zu is 0", path, strlen(text));
     for (char *line; (line = strsep(&text, "\n"));) {
         number++;
         if (line[strspn(line, " \t\r")] == 0) continue;
-        cJSON *json = cJSON_Parse(line);
+        cJSON *json = cJSON_ParseWithOpts(line, NULL, true); /* nothing may follow */
         const char *problem = problem_of(json);
         if (problem) {
             cJSON_Delete(json);
@@ -200,18 +202,22 @@ static bool write_file(const Preparation *p, int vocab_size, const char *path, E
         file_writer_append(writer, p->tokens.tokens, p->tokens.count * sizeof *p->tokens.tokens, error);
         ok = file_writer_close(writer, NULL, NULL, error);
     }
-    if (ok && rename(temporary, path) != 0)
+    if (ok && rename(temporary, path) != 0) {
         ok = error_set(error, "cannot rename %s to %s: %s", temporary, path, strerror(errno));
+        unlink(temporary);
+    }
     free(temporary);
     return ok;
 }
 
 bool hellaswag_prepare(const char *json_lines, const Tokenizer *tokenizer, const char *path, int *examples,
                        Error *error) {
-    char *text = files_read(json_lines, LARGEST_FILE, NULL, error);
+    size_t bytes;
+    char *text = files_read(json_lines, LARGEST_FILE, &bytes, error);
     if (!text) return false;
     Preparation p = {.encoder = encoder_open(tokenizer)};
-    bool ok = read_lines(&p, json_lines, text, error) && write_file(&p, tokenizer_vocab_size(tokenizer), path, error);
+    bool ok =
+        read_lines(&p, json_lines, text, bytes, error) && write_file(&p, tokenizer_vocab_size(tokenizer), path, error);
     *examples = p.count;
     encoder_close(p.encoder);
     token_buffer_free(&p.tokens);

@@ -66,6 +66,7 @@ static void test_bad_lines(void **state) {
     static const char *const cases[][2] = {
         {"nonsense", "line 2 is no JSON object"},
         {"[]", "line 2 is no JSON object"},
+        {"{\"ctx\":\"a\",\"endings\":[\"1\",\"2\",\"3\",\"4\"],\"label\":0} {}", "line 2 is no JSON object"},
         {"{\"endings\":[\"1\",\"2\",\"3\",\"4\"],\"label\":0}", "line 2 has no \"ctx\""},
         {"{\"ctx\":\"\",\"endings\":[\"1\",\"2\",\"3\",\"4\"],\"label\":0}", "line 2 has no \"ctx\""},
         {"{\"ctx\":\"a\",\"endings\":[\"1\",\"2\",\"3\"],\"label\":0}", "\"endings\" that is an array of four"},
@@ -86,6 +87,15 @@ static void test_bad_lines(void **state) {
     }
     assert_false(prepare("\n \n", &examples, &error));
     assert_non_null(strstr(error.text, "holds no example"));
+    Tokenizer *tokenizer = bytes_tokenizer();
+    test_write_file(test_path("hellaswag.jsonl"), good_line, sizeof good_line); /* its last byte is 0 */
+    assert_false(hellaswag_prepare(test_path("hellaswag.jsonl"), tokenizer, test_path("x.bin"), &examples, &error));
+    assert_non_null(strstr(error.text, "hellaswag.jsonl is no text: its byte "));
+    test_write_text(test_path("hellaswag.jsonl"), good_line);
+    assert_false(hellaswag_prepare(test_path("hellaswag.jsonl"), tokenizer, test_folder(), &examples, &error));
+    assert_non_null(strstr(error.text, "cannot rename "));
+    assert_run(test_run("ls '%s.tmp'", test_folder()), 2, "");
+    tokenizer_close(tokenizer);
 }
 
 /* Cut off at any byte, too long, and any number of the file another one. */
@@ -236,6 +246,60 @@ static void test_score(void **state) {
     be->close(be);
 }
 
+/* A model that looks at one token, and expects more letters of the same half of the alphabet: logits 4 for its 13
+ * letters, -4 for the other 13 and 0 for the other 230 bytes; behind these all alike. So a letter of the same half costs
+ * log(940.1) - 4 = 2.85, one of the other half 10.85, a space behind a letter 6.85, and a letter behind a space
+ * log(256) = 5.55. */
+static void set_halves(GPT2 *model) {
+    const TensorTable *table = &model->table;
+    int C = model->config.n_embd;
+    double *params = checked_calloc(table->length, sizeof *params, "weights");
+    for (int i = 0; i < C; i++) params[table->tensors[model->ln_f.weight].offset + (size_t)i] = 1.0;
+    for (int letter = 'a'; letter <= 'z'; letter++)
+        for (int i = 0; i < C; i++) {
+            double sign = (letter < 'n') == (i % 2 == 0) ? 1.0 : -1.0;
+            params[table->tensors[model->wte].offset + (size_t)(letter * C + i)] = sign * 4.0 / C;
+        }
+    set_weights(model, params);
+    free(params);
+}
+
+/* The answers are known: by the mean, endings of one half; by the sum, the shortest. */
+static void test_known_answers(void **state) {
+    (void)state;
+    static const char text[] =
+        "{\"ctx\":\"a\",\"endings\":[\"an\",\"abcabcabc\",\"azbycxd\",\"nanana\"],\"label\":1}\n"   /* mean */
+        "{\"ctx\":\"z\",\"endings\":[\"zyxwzyxw\",\"za\",\"ananan\",\"zaza\"],\"label\":0}\n"       /* mean */
+        "{\"ctx\":\"b\",\"endings\":[\"anan\",\"naan\",\"zyza\",\"qrst\"],\"label\":3}\n"           /* both */
+        "{\"ctx\":\"c\",\"endings\":[\"abcdabcdabcd\",\"az\",\"nanana\",\"azazaz\"],\"label\":1}\n" /* sum */
+        "{\"ctx\":\"d\",\"endings\":[\"abcd\",\"azaz\",\"nana\",\"zazb\"],\"label\":2}\n";          /* none */
+    GPT2Config config = {.n_layer = 1, .n_head = 1, .n_embd = 16, .block_size = 16, .vocab_size = 256};
+    Backend *be = open_cpu(DTYPE_FLOAT32, 1);
+    GPT2 model;
+    gpt2_create(&model, &config, be, 3, RECOMPUTE_NONE, false);
+    set_halves(&model);
+    int examples;
+    Error error;
+    Hellaswag *set;
+    if (!prepare(text, &examples, &error)) fail_msg("%s", error.text);
+    if (!hellaswag_open(&set, test_path("hellaswag.bin"), 256, &error)) fail_msg("%s", error.text);
+    HellaswagExample first = hellaswag_example(set, 0);
+    int count;
+    double same = log(13 * exp(4) + 13 * exp(-4) + 230) - 4, begin = same + 4 + log(256);
+    assert_float_equal(loss_alone(&model, &first, 0, &count), begin + same + 8, 1e-3);
+    assert_float_equal(loss_alone(&model, &first, 1, &count), begin + 8 * same, 1e-3);
+    assert_int_equal(count, 10);
+    Comm *comm = comm_open_single();
+    HellaswagScore score = hellaswag_score(&model, set, 3, comm);
+    assert_int_equal(score.examples, 5);
+    assert_float_equal(score.accuracy, 2.0 / 5, 1e-12);
+    assert_float_equal(score.accuracy_norm, 3.0 / 5, 1e-12);
+    free(comm);
+    hellaswag_close(set);
+    gpt2_free(&model);
+    be->close(be);
+}
+
 /* ---- the trainer ---- */
 
 static cJSON *run(const char *name, int processes, const char *arguments) {
@@ -244,39 +308,62 @@ static cJSON *run(const char *name, int processes, const char *arguments) {
     return train_log(name);
 }
 
-/* As many lines as validations, of the same steps; the same with two processes, and when resumed. */
+/* The steps of the lines, or their scores. */
+static double *lines_of(const cJSON *log, const char *event, const char *key, int *count) {
+    *count = -1;
+    return log_numbers(log, event, key, count);
+}
+
+static void assert_same_lines(const cJSON *log, const cJSON *expected) {
+    static const char *const keys[] = {"step", "accuracy", "accuracy_norm", "examples"};
+    for (size_t k = 0; k < ARRAY_LENGTH(keys); k++) {
+        int count, wanted;
+        double *numbers = lines_of(log, "hellaswag", keys[k], &count);
+        double *others = lines_of(expected, "hellaswag", keys[k], &wanted);
+        assert_int_equal(count, wanted);
+        assert_memory_equal(numbers, others, (size_t)count * sizeof *numbers);
+        free(numbers), free(others);
+    }
+}
+
+/* A line wherever there is one of a validation. */
+static void check_lines(const cJSON *log, int examples) {
+    int lines, validations;
+    double *steps = lines_of(log, "hellaswag", "step", &lines), *others = lines_of(log, "val", "step", &validations);
+    double *scores = lines_of(log, "hellaswag", "accuracy_norm", &lines);
+    assert_int_equal(lines, 4); /* before the first step, every fourth, and behind the last */
+    assert_int_equal(validations, lines);
+    assert_memory_equal(steps, others, (size_t)lines * sizeof *steps);
+    for (int i = 0; i < lines; i++) {
+        double right = scores[i] * examples;
+        assert_true(right >= 0.0 && right <= examples && fabs(right - round(right)) < 1e-6);
+    }
+    free(steps), free(others), free(scores);
+}
+
+/* The same lines from a run that was stopped behind a checkpoint and resumed, and from two processes. */
 static void test_trainer(void **state) {
     (void)state;
-    int examples, lines, validations, count = -1;
+    enum { EXAMPLES = 25 };
+    int examples;
     Error error;
-    char *text = random_examples(25);
+    char *text = random_examples(EXAMPLES);
     if (!prepare(text, &examples, &error)) fail_msg("%s", error.text);
     free(text);
     cJSON *log = run("whole", 0, "");
-    lines = validations = -1;
-    double *scores = log_numbers(log, "hellaswag", "accuracy_norm", &lines);
-    double *steps = log_numbers(log, "hellaswag", "step", &count),
-           *of_val = log_numbers(log, "val", "step", &validations);
-    assert_int_equal(lines, validations);
-    for (int i = 0; i < lines; i++) {
-        assert_true(steps[i] == of_val[i]);
-        assert_true(scores[i] >= 0.0 && scores[i] <= 1.0 && fabs(scores[i] * 25 - round(scores[i] * 25)) < 1e-9);
-    }
-    cJSON_Delete(run("part", 0, "--max_iters=6 --eval_interval=4"));
+    check_lines(log, EXAMPLES);
+    cJSON_Delete(run("part", 0, "--max_iters=8"));
+    assert_run(
+        test_run("cd '%s' && rm -r step_00000008 && ln -sfn step_00000006 latest", test_path("part/checkpoints")), 0,
+        "");
     cJSON *resumed = run("part", 0, "--init_from=resume");
-    lines = -1;
-    double *again = log_numbers(resumed, "hellaswag", "accuracy_norm", &lines);
+    assert_same_lines(resumed, log);
     cJSON_Delete(resumed);
-    free(again);
     if (train_has_mpi()) {
         cJSON *two = run("two", 2, "--batch_size=3");
-        lines = -1;
-        double *of_two = log_numbers(two, "hellaswag", "accuracy_norm", &lines);
-        assert_true(of_two[0] == scores[0]); /* before the first step: the same weights to the last bit */
-        free(of_two);
+        assert_same_lines(two, log);
         cJSON_Delete(two);
     }
-    free(scores), free(steps), free(of_val);
     cJSON_Delete(log);
 }
 
@@ -304,8 +391,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_from_json_lines), cmocka_unit_test(test_bad_lines),
         cmocka_unit_test(test_damaged_files),   cmocka_unit_test(test_score),
-        cmocka_unit_test(test_trainer),         cmocka_unit_test(test_trainer_refuses),
-        cmocka_unit_test(test_program),
+        cmocka_unit_test(test_known_answers),   cmocka_unit_test(test_trainer),
+        cmocka_unit_test(test_trainer_refuses), cmocka_unit_test(test_program),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -80,18 +80,21 @@ static void write_step(Metrics *metrics, int64_t step) {
                          .tokens_per_s = 2000.0,
                          .mfu = -1.0};
     metrics_validation(metrics, step, 3.25, 64);
+    metrics_hellaswag(metrics, step, 0.25, 0.375, 8);
     metrics_checkpoint(metrics, step, "c");
     metrics_train(metrics, &report);
     metrics_skipped(metrics, step, "wte.weight");
 }
 
 #define VAL_LINE(step) "{\"event\":\"val\",\"step\":" #step ",\"loss\":3.25,\"tokens\":64}\n"
+#define HELLASWAG_LINE(step) \
+    "{\"event\":\"hellaswag\",\"step\":" #step ",\"accuracy\":0.25,\"accuracy_norm\":0.375,\"examples\":8}\n"
 #define CHECKPOINT_LINE(step) "{\"event\":\"checkpoint\",\"step\":" #step ",\"path\":\"c\"}\n"
 #define TRAIN_LINE(step)                                                                                       \
     "{\"event\":\"train\",\"step\":" #step ",\"loss\":2.5,\"lr\":0.5,\"grad_norm\":1.5,\"tokens\":8,\"ms\":4," \
     "\"tokens_per_s\":2000,\"mfu\":null}\n"
 #define SKIPPED_LINE(step) "{\"event\":\"skipped\",\"step\":" #step ",\"tensor\":\"wte.weight\"}\n"
-#define STEP_LINES(step) VAL_LINE(step) CHECKPOINT_LINE(step) TRAIN_LINE(step) SKIPPED_LINE(step)
+#define STEP_LINES(step) VAL_LINE(step) HELLASWAG_LINE(step) CHECKPOINT_LINE(step) TRAIN_LINE(step) SKIPPED_LINE(step)
 #define START_LINE(from)                                                                                               \
     "{\"event\":\"start\",\"config\":{\"a\":1},\"parameters\":7,\"device\":\"d\",\"precision\":\"p\",\"processes\":2," \
     "\"threads\":3,\"version\":\"" MARS_VERSION "\",\"resumed_from\":" #from "}\n"
@@ -213,14 +216,14 @@ static void test_resume(void **state) {
     write_run(&folder);
     Metrics *metrics = open_metrics(&folder, METRICS_RESUME, 2);
     assert_true(metrics_has_validation(metrics));
-    assert_file(&folder, START_LINE(null) STEP_LINES(0) STEP_LINES(1) VAL_LINE(2) CHECKPOINT_LINE(2));
+    assert_file(&folder, START_LINE(null) STEP_LINES(0) STEP_LINES(1) VAL_LINE(2) HELLASWAG_LINE(2) CHECKPOINT_LINE(2));
     write_start(metrics, 2);
     write_step(metrics, 2);
     metrics_close(metrics);
     metrics = open_metrics(&folder, METRICS_RESUME, 0); /* start lines stay, wherever they are */
     assert_true(metrics_has_validation(metrics));
     metrics_close(metrics);
-    assert_file(&folder, START_LINE(null) VAL_LINE(0) CHECKPOINT_LINE(0) START_LINE(2));
+    assert_file(&folder, START_LINE(null) VAL_LINE(0) HELLASWAG_LINE(0) CHECKPOINT_LINE(0) START_LINE(2));
 }
 
 static void test_resume_past_everything(void **state) {
