@@ -214,7 +214,7 @@ static void test_score(void **state) {
     (void)state;
     enum { EXAMPLES = 50 };
     GPT2Config config = {.n_layer = 2, .n_head = 2, .n_embd = 16, .block_size = 40, .vocab_size = 256};
-    Backend *be = open_cpu(DTYPE_FLOAT32, 2);
+    Backend *be = open_cpu(DTYPE_FLOAT32, 1);
     GPT2 model;
     gpt2_create(&model, &config, be, 7, RECOMPUTE_NONE, false);
     double *params = random_weights(&model.table, DTYPE_FLOAT32, 3);
