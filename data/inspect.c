@@ -1,6 +1,7 @@
 /* inspect.c: see inspect.h. */
 #include "data/inspect.h"
 
+#include <glob.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,6 +78,18 @@ static bool count_file(Inspection *in, const char *path, Error *error) {
     return ok;
 }
 
+/* A pattern, as the trainer takes them, stands for the files that match. */
+static bool count_files(Inspection *in, const char *path, Error *error) {
+    if (files_is_file(path)) return count_file(in, path, error);
+    glob_t matches;
+    if (glob(path, GLOB_ERR | GLOB_NOCHECK, NULL, &matches) != 0)
+        return error_set(error, "cannot list the files that match '%s'", path);
+    bool ok = true;
+    for (size_t i = 0; i < matches.gl_pathc && ok; i++) ok = count_file(in, matches.gl_pathv[i], error);
+    globfree(&matches);
+    return ok;
+}
+
 /* ---- printing ---- */
 
 static int64_t length_at(const Inspection *in, int64_t rank) {
@@ -86,7 +99,7 @@ static int64_t length_at(const Inspection *in, int64_t rank) {
 }
 
 /* Documents that a token begins: the last one ends with the text. One that a token would end and that none ends is cut
- * off, and is told apart. */
+ * off, and is told apart. Where the tokens neither begin nor end with it, they may be the middle of something. */
 static void print_documents(Inspection *in) {
     if (in->separator < 0 || (in->documents == 0 && !in->begins_with_separator && !in->ends_with_separator)) {
         printf("no token between documents\n");
@@ -95,8 +108,11 @@ static void print_documents(Inspection *in) {
     bool is_cut = !in->begins_with_separator && in->in_document > 0;
     if (in->begins_with_separator) end_document(in);
     int64_t separators = in->documents, between = in->tokens - separators - (is_cut ? in->in_document : 0);
-    printf("%14" PRId64 " documents, token %d at the %s of each%s\n", in->documents, in->separator,
-           in->begins_with_separator ? "beginning" : "end", is_cut ? ", and one that is cut off" : "");
+    const char *where = in->begins_with_separator ? "at the beginning of each"
+                        : in->ends_with_separator ? "at the end of each"
+                                                  : "between them";
+    printf("%14" PRId64 " documents, token %d %s%s\n", in->documents, in->separator, where,
+           is_cut ? ", and one that is cut off" : "");
     printf("their lengths, without it: least %" PRId64 ", median %" PRId64 ", mean %.1f, most %" PRId64 "\n",
            length_at(in, 0), length_at(in, (in->documents - 1) / 2), (double)between / (double)in->documents,
            in->longest);
@@ -131,14 +147,14 @@ static bool open_tokenizer(Inspection *in, Error *error) {
     bool is_described = files_is_file(description);
     free(description);
     if (o->tokenizer) return tokenizer_open(&in->tokenizer, o->tokenizer, o->vocabulary, error);
-    if (is_described) return tokenizer_open(&in->tokenizer, NULL, folder, error);
+    if (is_described && !o->vocabulary) return tokenizer_open(&in->tokenizer, NULL, folder, error);
     return tokenizer_open(&in->tokenizer, "gpt2", o->vocabulary, error);
 }
 
 static bool inspect_files(Inspection *in, Error *error) {
     const InspectOptions *o = in->options;
     for (int i = 0; i < o->count; i++)
-        if (!count_file(in, o->paths[i], error)) return false;
+        if (!count_files(in, o->paths[i], error)) return false;
     if (o->at >= in->tokens)
         return error_set(error, "--at=%" PRId64 " lies behind the last of the %" PRId64 " tokens", o->at, in->tokens);
     printf("%14" PRId64 " tokens in all, each below %d (%s)\n", in->tokens, tokenizer_vocab_size(in->tokenizer),

@@ -1,5 +1,5 @@
-/* prepare_data.c: the program that turns text into token files for training: its options, its output folder, and what it
- * tells people. The work is pipeline.c's; looking into token files is inspect.c's.
+/* prepare_data.c: the program that turns text into token files for training: what its options mean for an input, its
+ * output folder, and what it tells people. The work is pipeline.c's; looking into token files is inspect.c's.
  *
  * A run writes under temporary names, and renames only when all is on the disk. While it renames, tokens.json is
  * missing: token files beside a tokens.json belong to it. A run that was stopped leaves nothing that another program would
@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,33 +20,15 @@
 #include "data/hellaswag.h"
 #include "data/inspect.h"
 #include "data/pipeline.h"
+#include "data/prepare_options.h"
 #include "util/files.h"
 #include "util/stop_signal.h"
-
-/* More would not be kept busy by one reader, and each takes memory. */
-enum { MOST_THREADS = 32 };
 
 /* Of progress, where there is no terminal. */
 enum { SECONDS_BETWEEN_LINES = 30 };
 
-typedef struct Options {
-    const char *tokenizer, *vocabulary, *out;
-    ShardFormat format;
-    int64_t shard_tokens;
-    DocumentFormat documents;
-    int document_token; /* a DocumentToken, or -1: as the format has it */
-    int val_from;       /* a ValidationSplit, or -1: by what the input is */
-    double val_fraction;
-    uint64_t split_seed;
-    int threads;
-    bool inspects, is_hellaswag;
-    int64_t at;
-    const char **inputs;
-    int input_count;
-} Options;
-
 typedef struct Job {
-    Options options;
+    PrepareOptions options;
     TextFiles files;
     Tokenizer *tokenizer;
     PipelineOptions pipeline;
@@ -56,181 +37,11 @@ typedef struct Job {
     double begun, next_line;
 } Job;
 
-static const char usage[] =
-    "usage: prepare_data --tokenizer=NAME [options] INPUT [...]\n"
-    "       prepare_data --inspect [--at=POSITION] TOKENS.bin [...]\n"
-    "       prepare_data --hellaswag --tokenizer=NAME [--vocab=DIR] [--out=DIR] hellaswag_val.jsonl\n"
-    "\n"
-    "Turns text into token files for training, and DIR/tokens.json, which says how they were made. An INPUT is a file, "
-    "a\n"
-    "folder (all files below it, by name) or - for standard input; .gz, .zst and .xz are unpacked. Each file is a\n"
-    "document, unless --separator or --field says otherwise; documents follow each other in the order given. Files "
-    "that an\n"
-    "earlier run left in DIR are replaced when all new ones are complete.\n"
-    "\n"
-    "  --tokenizer=NAME        bytes: each byte is a token (vocab_size 256); gpt2: GPT-2's (vocab_size 50257)\n"
-    "  --vocab=DIR             where encoder.json and vocab.bpe of gpt2 are (default data/gpt2)\n"
-    "  --out=DIR               where to write; made if missing (default: the current folder)\n"
-    "  --format=llmc|nanogpt   shards train_000000.bin, ..., val_000000.bin, ... as llm.c reads them (the default), "
-    "or\n"
-    "                          one train.bin and one val.bin as nanoGPT does; train_gpt2 takes both\n"
-    "  --shard_tokens=N        tokens per shard (default 100000000)\n"
-    "  --separator=LINE        documents are what stands between lines that are just this\n"
-    "  --field=NAME            JSON Lines: each line is an object, and this member of it, a string, a document\n"
-    "  --skip_bad_lines        pass over lines that are no such objects, and count them\n"
-    "  --document_token=WHERE  begin, end or none: where token 50256 stands in each document (default: begin for llmc, "
-    "end\n"
-    "                          for nanogpt; none for bytes, which have no such token)\n"
-    "  --val_from=WHAT         end: validation is the last val_fraction of the whole text, all documents joined;\n"
-    "                          documents: each is drawn with that probability, by --split_seed; first_shard: the "
-    "first\n"
-    "                          shard_tokens tokens (default: end for plain files, else documents)\n"
-    "  --val_fraction=X        0 <= X < 1 (default 0.1)\n"
-    "  --split_seed=N          (default 2357)\n"
-    "  --threads=N             that encode (default: one for each core)\n"
-    "  --hellaswag             makes DIR/hellaswag.bin of HellaSwag's published JSON Lines, for data.hellaswag\n"
-    "  --inspect               verifies token files and prints what is in them, with --at the text around a token\n"
-    "  --help, --version       print this, or the version, and exit\n";
-
-/* ---- the command line ---- */
-
-/* The value of option `name` where argv[*i] is that option, as "--name=value" or "--name value"; else NULL. */
-static const char *option_value(const char *name, int argc, char **argv, int *i) {
-    const char *argument = argv[*i];
-    size_t length = strlen(name);
-    if (!argument || strncmp(argument, name, length) != 0) return NULL;
-    if (argument[length] == '=') return argument + length + 1;
-    if (argument[length] != 0) return NULL;
-    if (*i + 1 >= argc) die_usage("%s needs a value; see prepare_data --help", name);
-    return argv[++*i];
-}
-
-static double parse_fraction(const char *text) {
-    char *end;
-    double value = strtod(text, &end);
-    if (end == text || *end || !(value >= 0 && value < 1))
-        die_usage("--val_fraction should be a number from 0 to below 1, not '%s'", text);
-    return value;
-}
-
-static int64_t parse_whole(const char *name, const char *text, int64_t least, int64_t most) {
-    char *end;
-    errno = 0;
-    long long value = strtoll(text, &end, 10);
-    if (end == text || *end || errno || value < least || value > most)
-        die_usage("%s should be a whole number from %" PRId64 " to %" PRId64 ", not '%s'", name, least, most, text);
-    return value;
-}
-
-/* The place of `text` among `words`, which are one string with spaces between them. */
-static int parse_word(const char *name, const char *text, const char *words) {
-    size_t length = strlen(text);
-    int index = 0;
-    for (const char *word = words; *word; index++) {
-        size_t word_length = strcspn(word, " ");
-        if (length == word_length && strncmp(text, word, length) == 0) return index;
-        word += word_length + strspn(word + word_length, " ");
-    }
-    die_usage("%s should be one of: %s; not '%s'", name, words, text);
-}
-
-static void print_and_exit(const char *text) {
-    if (fputs(text, stdout) == EOF || fflush(stdout) != 0) die("cannot write to standard output: %s", strerror(errno));
-    exit(EXIT_DONE);
-}
-
-static bool parse_flag(Options *options, const char *argument) {
-    if (strcmp(argument, "--help") == 0) print_and_exit(usage);
-    if (strcmp(argument, "--version") == 0) print_and_exit("prepare_data " MARS_VERSION "\n");
-    if (strcmp(argument, "--skip_bad_lines") == 0) return options->documents.skip_bad_lines = true;
-    if (strcmp(argument, "--inspect") == 0) return options->inspects = true;
-    if (strcmp(argument, "--hellaswag") == 0) return options->is_hellaswag = true;
-    return false;
-}
-
-static void parse_option(Options *options, int argc, char **argv, int *i) {
-    const char *value;
-    if (parse_flag(options, argv[*i])) return;
-    if ((value = option_value("--tokenizer", argc, argv, i)))
-        options->tokenizer = value;
-    else if ((value = option_value("--vocab", argc, argv, i)))
-        options->vocabulary = value;
-    else if ((value = option_value("--out", argc, argv, i)))
-        options->out = value;
-    else if ((value = option_value("--format", argc, argv, i)))
-        options->format = (ShardFormat)parse_word("--format", value, "llmc nanogpt");
-    else if ((value = option_value("--shard_tokens", argc, argv, i)))
-        options->shard_tokens = parse_whole("--shard_tokens", value, 1, INT32_MAX);
-    else if ((value = option_value("--separator", argc, argv, i)))
-        options->documents.separator = value;
-    else if ((value = option_value("--field", argc, argv, i)))
-        options->documents.field = value;
-    else if ((value = option_value("--document_token", argc, argv, i)))
-        options->document_token = parse_word("--document_token", value, "none begin end");
-    else if ((value = option_value("--val_from", argc, argv, i)))
-        options->val_from = parse_word("--val_from", value, "end documents first_shard");
-    else if ((value = option_value("--val_fraction", argc, argv, i)))
-        options->val_fraction = parse_fraction(value);
-    else if ((value = option_value("--split_seed", argc, argv, i)))
-        options->split_seed = (uint64_t)parse_whole("--split_seed", value, 0, INT64_MAX);
-    else if ((value = option_value("--threads", argc, argv, i)))
-        options->threads = (int)parse_whole("--threads", value, 1, MOST_THREADS);
-    else if ((value = option_value("--at", argc, argv, i)))
-        options->at = parse_whole("--at", value, 0, INT64_MAX);
-    else
-        die_usage("unknown option '%s'; see prepare_data --help", argv[*i]);
-}
-
-static int cores(void) {
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-}
-
-static void check_options(const Options *o) {
-    const char *separator = o->documents.separator;
-    if (!o->inspects && o->at >= 0) die_usage("--at goes with --inspect");
-    if (o->inspects && o->input_count == 0) die_usage("--inspect: name at least one token file");
-    if (o->inspects && o->is_hellaswag) die_usage("--inspect looks into token files, which hellaswag.bin is none of");
-    if (o->is_hellaswag && o->input_count != 1) die_usage("--hellaswag: name the one file of JSON Lines");
-    if (o->inspects) return;
-    if (!o->tokenizer) die_usage("no tokenizer: say --tokenizer=gpt2 or --tokenizer=bytes; see prepare_data --help");
-    if (!*o->out) die_usage("--out should name a folder; leave it out for the current one");
-    if (o->input_count == 0) die_usage("no input: name at least one text file; see prepare_data --help");
-    if (separator && o->documents.field)
-        die_usage("--separator is for plain text and --field for JSON Lines; give one");
-    if (separator && (!*separator || strchr(separator, '\n'))) die_usage("--separator should be one line, not empty");
-    if (o->documents.skip_bad_lines && !o->documents.field) die_usage("--skip_bad_lines goes with --field");
-}
-
-/* options.inputs point into argv. */
-static Options parse_command_line(int argc, char **argv) {
-    Options options = {.out = ".",
-                       .shard_tokens = 100000000,
-                       .document_token = -1,
-                       .val_from = -1,
-                       .val_fraction = 0.1,
-                       .split_seed = 2357,
-                       .threads = (int)min_i64(cores(), MOST_THREADS),
-                       .at = -1};
-    options.inputs = checked_calloc((size_t)argc, sizeof *options.inputs, "the list of inputs");
-    bool only_inputs = false; /* after "--" */
-    for (int i = 1; i < argc; i++) {
-        if (only_inputs || argv[i][0] != '-' || argv[i][1] == 0)
-            options.inputs[options.input_count++] = argv[i];
-        else if (strcmp(argv[i], "--") == 0)
-            only_inputs = true;
-        else
-            parse_option(&options, argc, argv, &i);
-    }
-    check_options(&options);
-    return options;
-}
-
 /* ---- what the options mean for this input ---- */
 
 /* Where the text ends is known before it is read only of plain files. */
 static bool settle_split(Job *job, Error *error) {
-    const Options *o = &job->options;
+    const PrepareOptions *o = &job->options;
     bool whole_files = !o->documents.separator && !o->documents.field;
     bool knows_end = whole_files && job->files.bytes >= 0 && text_files_are_plain(&job->files);
     PipelineOptions *p = &job->pipeline;
@@ -252,8 +63,20 @@ static bool settle_split(Job *job, Error *error) {
     return true;
 }
 
+/* An option that changes nothing is a misunderstanding. */
+static void check_effects(const Job *job) {
+    const PrepareOptions *o = &job->options;
+    bool is_shard = job->pipeline.split == SPLIT_FIRST_SHARD;
+    if (o->has_val_fraction && is_shard)
+        die_usage("--val_fraction has no effect with --val_from=first_shard; --shard_tokens says how much that is");
+    if (o->has_split_seed && job->pipeline.split != SPLIT_DOCUMENTS)
+        die_usage("--split_seed is for documents that are drawn; say --val_from=documents");
+    if (o->has_shard_tokens && o->format == SHARD_NANOGPT && !is_shard)
+        die_usage("--shard_tokens is for --format=llmc, or --val_from=first_shard; nanogpt has one train.bin");
+}
+
 static void settle_document_token(Job *job) {
-    const Options *o = &job->options;
+    const PrepareOptions *o = &job->options;
     bool has_token = tokenizer_end_of_text(job->tokenizer) >= 0;
     int chosen = o->document_token;
     if (chosen > TOKEN_NOWHERE && !has_token)
@@ -307,7 +130,7 @@ static void end_progress(void) {
     if (isatty(STDERR_FILENO)) fprintf(stderr, "\r\033[K");
 }
 
-static void print_part(const Options *options, const char *split, const ShardWriter *writer) {
+static void print_part(const PrepareOptions *options, const char *split, const ShardWriter *writer) {
     int files = shard_writer_file_count(writer);
     printf("%-5s %12" PRId64 " tokens in %d file%s %s/%s%s.bin\n", split, shard_writer_token_count(writer), files,
            files == 1 ? " " : "s", options->out, split, options->format == SHARD_LLMC ? "_*" : "");
@@ -329,7 +152,7 @@ static void print_summary(const Job *job) {
 static bool add_texts(cJSON *json, const Job *job) {
     static const char *const tokens[] = {"none", "begin", "end"};
     static const char *const splits[] = {"end", "documents", "first_shard"};
-    const Options *o = &job->options;
+    const PrepareOptions *o = &job->options;
     return cJSON_AddStringToObject(json, "tokenizer", tokenizer_name(job->tokenizer)) &&
            cJSON_AddNumberToObject(json, "vocab_size", tokenizer_vocab_size(job->tokenizer)) &&
            cJSON_AddStringToObject(json, "format", o->format == SHARD_LLMC ? "llmc" : "nanogpt") &&
@@ -339,7 +162,7 @@ static bool add_texts(cJSON *json, const Job *job) {
 
 /* The text of tokens.json, which the caller frees; NULL where memory runs out. */
 static char *describe(const Job *job) {
-    const Options *options = &job->options;
+    const PrepareOptions *options = &job->options;
     cJSON *json = cJSON_CreateObject(), *source = cJSON_CreateStringArray(options->inputs, options->input_count);
     bool ok = add_texts(json, job) && cJSON_AddNumberToObject(json, "documents", (double)job->counts.documents) &&
               cJSON_AddNumberToObject(json, "train_tokens", (double)shard_writer_token_count(job->train)) &&
@@ -366,7 +189,7 @@ static bool write_description(const Job *job, const char *path, Error *error) {
 /* The vocabulary lies beside tokens.json, as what reads one needs the other. */
 static bool copy_vocabulary(const Job *job, Error *error) {
     static const char *const names[] = {"encoder.json", "vocab.bpe", "vocab.json", "merges.txt"};
-    const Options *o = &job->options;
+    const PrepareOptions *o = &job->options;
     if (strcmp(o->tokenizer, "gpt2") != 0) return true;
     bool ok = true;
     for (size_t i = 0; i < ARRAY_LENGTH(names) && ok; i++) {
@@ -402,6 +225,8 @@ static bool check_result(const Job *job, Error *error) {
     if (job->pipeline.split == SPLIT_TEXT_END && job->counts.text_bytes != job->files.bytes)
         return error_set(error, "the input changed while it was read: it had %" PRId64 " bytes, and then %" PRId64,
                          job->files.bytes, job->counts.text_bytes);
+    if (job->counts.documents > 0 && job->counts.text_bytes == 0)
+        return error_set(error, "there is no text in the input");
     bool wants_val = job->options.val_fraction > 0 || job->pipeline.split == SPLIT_FIRST_SHARD;
     if (wants_val && shard_writer_token_count(job->val) == 0 && job->counts.documents > 0)
         return error_set(error,
@@ -416,7 +241,7 @@ static bool check_result(const Job *job, Error *error) {
 
 /* From the inputs to the finished folder, whose descriptor is `folder`. */
 static bool write_output(Job *job, int folder, Error *error) {
-    const Options *o = &job->options;
+    const PrepareOptions *o = &job->options;
     char *description = format_string("%s/tokens.json", o->out);
     char *temporary = format_string("%s/.tokens.json.tmp", o->out);
     job->train = shard_writer_open(o->out, "train", o->format, o->shard_tokens);
@@ -447,10 +272,37 @@ static int open_folder(const char *path, Error *error) {
     return folder;
 }
 
+/* The true path of the folder, or of the nearest one above it that is there; the caller frees. */
+static char *nearest_folder(const char *path) {
+    char nearest[4096], above[4096], *real;
+    snprintf(nearest, sizeof nearest, "%s", path);
+    while (!(real = realpath(nearest, NULL)) && errno == ENOENT) {
+        files_folder_of(nearest, above, sizeof above);
+        memcpy(nearest, above, sizeof nearest);
+    }
+    return real;
+}
+
+/* Within a folder of texts, what this run writes would be text for the next one. */
+static bool check_folders(const PrepareOptions *o, Error *error) {
+    char *out = nearest_folder(o->out);
+    bool ok = true;
+    for (int i = 0; i < o->input_count && ok; i++) {
+        char *in = files_is_folder(o->inputs[i]) ? realpath(o->inputs[i], NULL) : NULL;
+        size_t length = in ? strlen(in) : 0;
+        if (in && out && strncmp(out, in, length) == 0 && (out[length] == 0 || out[length] == '/' || length == 1))
+            ok = error_set(error, "the output folder %s lies within the input folder %s; choose another with --out",
+                           o->out, o->inputs[i]);
+        free(in);
+    }
+    free(out);
+    return ok;
+}
+
 /* ---- what the program does ---- */
 
 static bool prepare(Job *job, Error *error) {
-    const Options *o = &job->options;
+    const PrepareOptions *o = &job->options;
     if (!tokenizer_open(&job->tokenizer, o->tokenizer, o->vocabulary, error)) die_usage("%s", error->text);
     job->pipeline = (PipelineOptions){.tokenizer = job->tokenizer,
                                       .threads = o->threads,
@@ -462,6 +314,8 @@ static bool prepare(Job *job, Error *error) {
     settle_document_token(job);
     if (!text_files_list(&job->files, o->inputs, o->input_count, error)) return false;
     if (!settle_split(job, error) || !check_file_count(job, error)) return false;
+    check_effects(job);
+    if (!check_folders(o, error)) return false;
     int folder = open_folder(o->out, error);
     if (folder < 0) return false;
     job->begun = seconds_now();
@@ -473,7 +327,7 @@ static bool prepare(Job *job, Error *error) {
 }
 
 static bool prepare_hellaswag(Job *job, Error *error) {
-    const Options *o = &job->options;
+    const PrepareOptions *o = &job->options;
     if (!tokenizer_open(&job->tokenizer, o->tokenizer, o->vocabulary, error)) die_usage("%s", error->text);
     if (!files_make_folders(o->out, error)) return false;
     char *path = format_string("%s/hellaswag.bin", o->out);
@@ -488,14 +342,17 @@ int main(int argc, char **argv) {
     base_set_program("prepare_data");
     signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is then a write that fails, like a full disk */
     Error error;
-    Job job = {.options = parse_command_line(argc, argv)};
-    const Options *o = &job.options;
+    Job job = {.options = prepare_options_parse(argc, argv)};
+    const PrepareOptions *o = &job.options;
     bool ok;
-    if (o->inspects) {
+    switch (o->task) {
+    case TASK_INSPECT:
         ok = inspect(&(InspectOptions){o->inputs, o->input_count, o->tokenizer, o->vocabulary, o->at}, &error);
-    } else if (o->is_hellaswag) {
+        break;
+    case TASK_HELLASWAG:
         ok = prepare_hellaswag(&job, &error);
-    } else {
+        break;
+    default:
         stop_signal_listen();
         ok = prepare(&job, &error);
     }
@@ -503,7 +360,7 @@ int main(int argc, char **argv) {
     shard_writer_close(job.val);
     tokenizer_close(job.tokenizer);
     text_files_free(&job.files);
-    free(job.options.inputs);
+    prepare_options_free(&job.options);
     if (!ok) die("%s", error.text);
     return EXIT_DONE;
 }

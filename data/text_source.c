@@ -4,15 +4,19 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "data/unpack.h"
+#include "util/stop_signal.h"
 
 /* Of a read, and of what is unpacked at a time. */
 enum { BLOCK_BYTES = 1 << 20 };
+
+enum { POLL_MILLISECONDS = 100 };
 
 /* ---- which files ---- */
 
@@ -105,11 +109,21 @@ typedef struct TextReader {
     char *text;                      /* unpacked; NULL where the file is not packed */
 } TextReader;
 
+/* Of a pipe, whose next bytes may be long in coming: waits for them or for a signal to stop. */
+static bool await_bytes(const TextFile *file, Error *error) {
+    struct pollfd wanted = {.fd = file->reader->descriptor, .events = POLLIN};
+    int ready;
+    while ((ready = poll(&wanted, 1, POLL_MILLISECONDS)) == 0 || (ready < 0 && errno == EINTR))
+        if (stop_signal_came()) return error_set(error, "stopped by a signal while waiting for %s", file->path);
+    return true;
+}
+
 /* Fills the block, but for the end of the file. */
 static bool read_block(TextFile *file, size_t *bytes, Error *error) {
     TextReader *reader = file->reader;
     *bytes = 0;
     while (*bytes < reader->block_bytes && !reader->is_at_end) {
+        if (!await_bytes(file, error)) return false;
         ssize_t got = read(reader->descriptor, reader->block + *bytes, reader->block_bytes - *bytes);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return error_set(error, "cannot read %s: %s", file->path, strerror(errno));

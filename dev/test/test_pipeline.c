@@ -326,6 +326,12 @@ static void test_stopped_and_started_again(void **state) {
                    0, "0");
         if (signal == 15) assert_run(test_run("ls -A '%s' | wc -l", folder), 0, "0");
     }
+    /* Told to stop while it waits for text that does not come. */
+    assert_run(test_run("cd '%s' && mkfifo silent && { sleep 60 >silent & writer=$!; } && "
+                        "{ exec '%s' --tokenizer=bytes --out=stopped silent & } && reader=$! && sleep 0.1 && "
+                        "kill -TERM $reader && { wait $reader; status=$?; kill $writer; exit $status; }",
+                        test_folder(), program),
+               1, "stopped by a signal while waiting for silent");
     test_write_text(test_path("text.txt"), "0123456789");
     assert_run(
         test_run("'%s' --tokenizer=bytes --val_fraction=0 --out='%s' '%s'", program, folder, test_path("text.txt")), 0,
@@ -354,6 +360,12 @@ static void test_inspect(void **state) {
         assert_run(result, 0, "least 0, median 2, mean 2.0, most 4");
         assert_run(result, 0, "[[one]] two<|endoftext|>");
     }
+    /* By a pattern, and without the beginning: what is in the middle is neither. */
+    CommandResult *result = test_run("'%s' --inspect '%s'", program, test_path("three/train_*.bin"));
+    assert_run(result, 0, "             9 tokens in all");
+    assert_run(result, 0, "             4 tokens  llm.c    ");
+    result = test_run("'%s' --inspect --vocab='%s' '%s'", program, gpt2_folder(), test_path("three/train_000000.bin"));
+    assert_run(result, 0, "2 documents, token 50256 between them, and one that is cut off");
     const char *file = test_path("three/train_000000.bin");
     assert_run(test_run("'%s' --inspect --at=5 '%s'", program, file), 1, "lies behind the last of the 5 tokens");
     assert_run(test_run("'%s' --inspect --tokenizer=bytes '%s'", program, file), 1, "vocab_size is 256");

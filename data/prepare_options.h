@@ -1,0 +1,37 @@
+/* prepare_options.h: the command line of prepare_data. What the options mean for a certain input is known to
+ * prepare_data.c. */
+#ifndef MARS_DATA_PREPARE_OPTIONS_H
+#define MARS_DATA_PREPARE_OPTIONS_H
+
+#include "data/documents.h"
+#include "data/shard_writer.h"
+
+/* What the program is asked to do: bits, as an option may go with several. */
+typedef enum PrepareTask { TASK_PREPARE = 1, TASK_INSPECT = 2, TASK_HELLASWAG = 4 } PrepareTask;
+
+typedef struct PrepareOptions {
+    PrepareTask task;
+    const char *tokenizer, *vocabulary, *out;
+    ShardFormat format;
+    int64_t shard_tokens;
+    DocumentFormat documents;
+    int document_token; /* a DocumentToken, or -1: as the format has it */
+    int val_from;       /* a ValidationSplit, or -1: by what the input is */
+    double val_fraction;
+    uint64_t split_seed;
+    int threads;
+    int64_t at;
+    bool has_shard_tokens, has_val_fraction, has_split_seed; /* given, not the default */
+    const char **inputs;                                     /* point into argv; prepare_options_free() ends the list */
+    int input_count;
+} PrepareOptions;
+
+EXTERN_C_BEGIN
+
+/* Ends the program for a wrong command line, and for --help and --version. */
+PrepareOptions prepare_options_parse(int argc, char **argv);
+void prepare_options_free(PrepareOptions *options);
+
+EXTERN_C_END
+
+#endif
