@@ -86,13 +86,12 @@ static bool recognise(Shard *shard, Error *error) {
 /* As many of the bytes from `at` on as there are; -1, and errno, where they cannot be read. */
 static ssize_t read_at(int file, void *data, size_t bytes, int64_t at) {
     size_t done = 0;
-    while (done < bytes) {
-        ssize_t got = pread(file, (char *)data + done, bytes - done, at + (int64_t)done);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return -1;
-        if (got == 0) break;
-        done += (size_t)got;
-    }
+    ssize_t got;
+    do {
+        got = pread(file, (char *)data + done, bytes - done, at + (int64_t)done);
+        if (got < 0 && errno != EINTR) return -1;
+        if (got > 0) done += (size_t)got;
+    } while (got != 0 && done < bytes);
     return (ssize_t)done;
 }
 

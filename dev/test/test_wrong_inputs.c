@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "data/shard.h"
 #include "kernels/backend.h"
@@ -195,6 +196,28 @@ static void test_token_files(void **state) {
     assert_run(train_run(&launch, "refused", "--data.val=nowhere.bin"), EXIT_FAILED, "nothing is named or matches");
 }
 
+/* While a run reads them. */
+static void test_token_files_that_change(void **state) {
+    (void)state;
+    static const char *const messages[] = {"moving_1.bin cannot be read any more since it was opened: No such file",
+                                           "moving_1.bin shrank from "};
+    for (int i = 0; i < 2; i++) {
+        const char *name = i == 0 ? "gone" : "cut";
+        for (int k = 0; k < 2; k++)
+            assert_run(test_run("cp dev/golden/tiny_train.bin '%s'", test_path("moving_%d.bin", k)), 0, "");
+        Launch launch = small_run();
+        pid_t process = train_start(&launch, name, "--data.train='%s' --max_iters=1000000000 --checkpoint_interval=0",
+                                    test_path("moving_?.bin"));
+        train_await(process, name, "train", 2);
+        assert_int_equal(i == 0 ? unlink(test_path("moving_1.bin")) : truncate(test_path("moving_1.bin"), 2000), 0);
+        assert_int_equal(train_wait(process), EXIT_FAILED);
+        char *output = test_read_file(test_path("%s.txt", name), NULL);
+        if (!strstr(output, "error: data.train: ") || !strstr(output, messages[i]))
+            fail_msg("no '%s' in:\n%s", messages[i], output);
+        free(output);
+    }
+}
+
 static void test_evaluation_larger_than_the_set(void **state) {
     (void)state;
     Launch launch = small_run();
@@ -375,6 +398,7 @@ int main(void) {
         cmocka_unit_test(test_batch_sizes),
         cmocka_unit_test(test_missing_device),
         cmocka_unit_test(test_token_files),
+        cmocka_unit_test(test_token_files_that_change),
         cmocka_unit_test(test_evaluation_larger_than_the_set),
         cmocka_unit_test(test_unknown_tokens),
         cmocka_unit_test(test_weights_that_are_no_safetensors),
