@@ -74,7 +74,7 @@ const ConfigKey config_keys[] = {
 
     KEY(data, train, REQUIRED, NOT_EMPTY, "tokens to train on: a file, or a glob of shards"),
     KEY(data, val, REQUIRED, NOT_EMPTY, "tokens to evaluate on, likewise"),
-    KEY(data, hellaswag, "", MAY_BE_EMPTY, "HellaSwag, as prepare_data makes it: a file; empty = none"),
+    KEY(data, hellaswag, "", MAY_BE_EMPTY, "HellaSwag from prepare_data: a file; empty = none"),
     KEY(data, order, "random", ONE_OF(order_names), "how training sequences are drawn"),
     KEY(data, seed, "5000", ANY, "for the order of the sequences"),
 
