@@ -152,7 +152,8 @@ test_plot_says_what_is_wrong() {
 # ---- install_deps.sh ----
 
 # A machine of stand-ins: PATH has only these. $here/has names what is "installed": a compiler's libraries and headers
-# by the packages they come from; apt-get writes down how it is called and adds to it.
+# by the packages they come from; apt-get writes down how it is called and adds to it. Compilers read all of the program,
+# as real ones do: whoever writes it to one that does not may be ended by a signal.
 machine() {
     local tool
     mkdir "$here/bin"
@@ -161,6 +162,7 @@ machine() {
     echo 0 >"$here/user"
     command_file "$here/bin/id" <<<"cat '$here/user'"
     command_file "$here/bin/gcc" <<END
+cat >/dev/null
 grep -qx gcc '$here/has' || exit 1
 case "\$*" in
     *-lcjson*) grep -qx libcjson-dev '$here/has' ;;
@@ -172,7 +174,7 @@ case "\$*" in
     *-lcmocka*) grep -qx libcmocka-dev '$here/has' ;;
 esac
 END
-    command_file "$here/bin/mpicc" <<<"grep -qx libopenmpi-dev '$here/has'"
+    command_file "$here/bin/mpicc" <<<"cat >/dev/null; grep -qx libopenmpi-dev '$here/has'"
     for tool in make mpirun g++ gnuplot curl python3; do command_file "$here/bin/$tool" <<<"exit 0"; done
     command_file "$here/bin/apt-cache" <<<"! grep -qx -- \"\${!#}\" '$here/not_in_this_release' 2>/dev/null"
     command_file "$here/bin/apt-get" <<END
@@ -212,7 +214,7 @@ test_install_of_the_lint_tools() {
 
 test_install_of_what_the_emulator_needs() {
     machine "${all_libraries[@]}"
-    command_file "$here/bin/g++" <<<"grep -qx libboost-context-dev '$here/has'"
+    command_file "$here/bin/g++" <<<"cat >/dev/null; grep -qx libboost-context-dev '$here/has'"
     command_file "$here/bin/uname" <<<"echo riscv64"
     install_deps 0 --emu
     grep -q "install -y --no-install-recommends libboost-context-dev$" "$here/apt"
@@ -223,7 +225,7 @@ test_install_of_what_fuzzing_needs() {
     install_deps 0 --fuzz
     grep -q "install -y --no-install-recommends clang libclang-rt-dev llvm$" "$here/apt"
     has "$here/output" "missing: clang libclang-rt-dev (optional; without it, make fuzz fails)"
-    command_file "$here/bin/clang" <<<"[[ \"\$*\" == *-fsanitize=fuzzer* ]]"
+    command_file "$here/bin/clang" <<<"cat >/dev/null; [[ \"\$*\" == *-fsanitize=fuzzer* ]]"
     command_file "$here/bin/llvm-symbolizer" <<<"exit 0"
     install_deps 0 --fuzz
     last_line_is "everything needed is installed"
