@@ -29,7 +29,10 @@ bool files_is_folder(const char *path) {
 
 void files_folder_of(const char *path, char *folder, size_t bytes) {
     const char *slash = strrchr(path, '/');
-    snprintf(folder, bytes, "%.*s", slash > path ? (int)(slash - path) : 1, slash ? path : ".");
+    if (!slash)
+        snprintf(folder, bytes, ".");
+    else
+        snprintf(folder, bytes, "%.*s", slash == path ? 1 : (int)(slash - path), path);
 }
 
 bool files_sync_folder(const char *path, Error *error) {

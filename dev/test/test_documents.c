@@ -99,7 +99,9 @@ static char *read_all(const char *path, size_t *bytes, Error *error) {
     bool failed = false;
     while (file.at < file.end || text_file_read(&file, &failed, error)) {
         size_t more = (size_t)(file.end - file.at);
-        text = realloc(text, *bytes + more + 1);
+        char *longer = realloc(text, *bytes + more + 1);
+        if (!longer) die("out of memory: the text of a file");
+        text = longer;
         memcpy(text + *bytes, file.at, more);
         *bytes += more;
         file.at = file.end;
