@@ -138,13 +138,6 @@ static Item *take_item(Pipeline *p) {
     return item;
 }
 
-static void set_state(Pipeline *p, Item *item, ItemState state) {
-    pthread_mutex_lock(&p->lock);
-    item->state = state;
-    pthread_cond_broadcast(&p->changed);
-    pthread_mutex_unlock(&p->lock);
-}
-
 /* ---- encoding ---- */
 
 static void append_document_token(const Pipeline *p, TokenBuffer *tokens, DocumentToken where) {
@@ -168,7 +161,10 @@ static void *encode_items(void *context) {
     Encoder *encoder = encoder_open(p->options->tokenizer);
     for (Item *item; (item = take_item(p));) {
         if (!item->has_tokens) encode_item(p, encoder, item);
-        set_state(p, item, ITEM_ENCODED);
+        pthread_mutex_lock(&p->lock);
+        item->state = ITEM_ENCODED;
+        pthread_cond_broadcast(&p->changed);
+        pthread_mutex_unlock(&p->lock);
     }
     encoder_close(encoder);
     return NULL;
@@ -217,8 +213,9 @@ static void *write_items(void *context) {
         pthread_mutex_lock(&p->lock);
         p->tokens += (int64_t)item->tokens.count;
         p->written++;
+        item->state = ITEM_FREE;
+        pthread_cond_broadcast(&p->changed);
         pthread_mutex_unlock(&p->lock);
-        set_state(p, item, ITEM_FREE);
     }
     return NULL;
 }

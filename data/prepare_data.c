@@ -30,6 +30,7 @@ enum { SECONDS_BETWEEN_LINES = 30 };
 typedef struct Job {
     PrepareOptions options;
     TextFiles files;
+    bool knows_bytes; /* of text, before it is read: nothing is packed, nothing a pipe */
     Tokenizer *tokenizer;
     PipelineOptions pipeline;
     PipelineCounts counts;
@@ -43,7 +44,7 @@ typedef struct Job {
 static bool settle_split(Job *job, Error *error) {
     const PrepareOptions *o = &job->options;
     bool whole_files = !o->documents.separator && !o->documents.field;
-    bool knows_end = whole_files && job->files.bytes >= 0 && text_files_are_plain(&job->files);
+    bool knows_end = whole_files && job->knows_bytes;
     PipelineOptions *p = &job->pipeline;
     p->split = o->val_from >= 0 ? (ValidationSplit)o->val_from : knows_end ? SPLIT_TEXT_END : SPLIT_DOCUMENTS;
     if (o->val_fraction == 0 && p->split == SPLIT_TEXT_END) p->split = SPLIT_DOCUMENTS; /* none is drawn */
@@ -88,7 +89,7 @@ static void settle_document_token(Job *job) {
 /* A token is at least a byte, so this is the most files that there can be; found out now, not after a million. */
 static bool check_file_count(const Job *job, Error *error) {
     int64_t bytes = job->files.bytes, tokens = job->options.shard_tokens;
-    if (job->options.format == SHARD_NANOGPT || bytes < 0 || !text_files_are_plain(&job->files)) return true;
+    if (job->options.format == SHARD_NANOGPT || !job->knows_bytes) return true;
     if (ceil_div(bytes, tokens) <= SHARD_WRITER_MAX_FILES) return true;
     return error_set(error,
                      "--shard_tokens=%" PRId64 " would cut %" PRId64 " bytes into more than %d files; give at least "
@@ -313,6 +314,7 @@ static bool prepare(Job *job, Error *error) {
                                       .progress_context = job};
     settle_document_token(job);
     if (!text_files_list(&job->files, o->inputs, o->input_count, error)) return false;
+    job->knows_bytes = job->files.bytes >= 0 && text_files_are_plain(&job->files);
     if (!settle_split(job, error) || !check_file_count(job, error)) return false;
     check_effects(job);
     if (!check_folders(o, error)) return false;

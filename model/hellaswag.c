@@ -8,19 +8,20 @@
 /* Batches have a length that is a multiple of this: few shapes of matrix products, and whole tiles. */
 enum { LENGTH_UNIT = 64 };
 
+/* An ending that is to be scored, behind its context: targets [begin, end) of the row are the ending's, and the first
+ * `skipped` tokens of the context are left out. */
 typedef struct Row {
-    int begin, end; /* targets [begin, end) are the ending's */
+    int example, ending, begin, end, skipped;
 } Row;
 
 typedef struct Scorer {
     GPT2 *model;
     const Hellaswag *set;
-    int batch, row_count, longest;                           /* rows so far, targets of the longest */
+    int batch, row_count;                                    /* rows so far */
     Row *rows;                                               /* (batch) */
-    int32_t *inputs, *targets;                               /* (batch, block_size), later packed to (batch, T) */
+    int32_t *inputs, *targets;                               /* (batch, T) */
     float *losses;                                           /* (batch, T) */
     double loss[HELLASWAG_ENDINGS], mean[HELLASWAG_ENDINGS]; /* of the example whose rows come */
-    int ending, example, example_step;                       /* of the next row that is scored */
     double sums[3];                                          /* examples, right by loss, right by mean */
 } Scorer;
 
@@ -31,68 +32,65 @@ static int least(const double *values) {
     return index;
 }
 
-/* The next row in order is scored; behind an example's last one the example is. */
+/* Rows come in order; with an example's last one the example is scored. */
 static void score_row(Scorer *s, const Row *row, const float *losses) {
     double sum = 0.0;
     for (int t = row->begin; t < row->end; t++) sum += (double)losses[t];
-    s->loss[s->ending] = sum;
-    s->mean[s->ending] = sum / (row->end - row->begin);
-    if (++s->ending < HELLASWAG_ENDINGS) return;
-    int label = hellaswag_example(s->set, s->example).label;
+    s->loss[row->ending] = sum;
+    s->mean[row->ending] = sum / (row->end - row->begin);
+    if (row->ending < HELLASWAG_ENDINGS - 1) return;
+    int label = hellaswag_example(s->set, row->example).label;
     s->sums[0] += 1.0;
     s->sums[1] += least(s->loss) == label;
     s->sums[2] += least(s->mean) == label;
-    s->ending = 0;
-    s->example += s->example_step;
 }
 
-static void pack(int32_t *tokens, int rows, int from, int to) {
-    for (int r = 1; r < rows; r++)
-        memmove(tokens + (size_t)r * to, tokens + (size_t)r * from, (size_t)to * sizeof *tokens);
+/* The row's tokens without the last one as inputs, without the first one as targets. */
+static void fill_row(const Scorer *s, const Row *row, int32_t *inputs, int32_t *targets) {
+    HellaswagExample e = hellaswag_example(s->set, row->example);
+    for (int t = 0; t <= row->end; t++) {
+        int i = row->skipped + t;
+        int32_t token = i < e.context_count ? e.context[i] : e.endings[row->ending][i - e.context_count];
+        if (t < row->end) inputs[t] = token;
+        if (t > 0) targets[t - 1] = token;
+    }
 }
 
 static void run_batch(Scorer *s) {
     if (s->row_count == 0) return;
     GPT2 *m = s->model;
-    int block = m->config.block_size, T = (int)min_i64(round_up(s->longest, LENGTH_UNIT), block);
-    pack(s->inputs, s->batch, block, T);
-    pack(s->targets, s->batch, block, T);
+    int longest = 0;
+    for (int r = 0; r < s->row_count; r++) longest = (int)max_i64(longest, s->rows[r].end);
+    size_t T = (size_t)min_i64(round_up(longest, LENGTH_UNIT), m->config.block_size), tokens = (size_t)s->batch * T;
+    memset(s->inputs, 0, tokens * sizeof *s->inputs);
+    memset(s->targets, 0, tokens * sizeof *s->targets);
+    for (size_t r = 0; r < (size_t)s->row_count; r++) fill_row(s, &s->rows[r], s->inputs + r * T, s->targets + r * T);
     bool ignored = m->ignores_loss;
     m->ignores_loss = true;
-    gpt2_forward(m, s->inputs, s->targets, s->batch, T);
+    gpt2_forward(m, s->inputs, s->targets, s->batch, (int)T);
     m->ignores_loss = ignored;
-    m->be->copy_to_host(m->be, s->losses, m->losses, (size_t)s->batch * (size_t)T * sizeof *s->losses);
-    for (int r = 0; r < s->row_count; r++) score_row(s, &s->rows[r], s->losses + (size_t)r * T);
-    s->row_count = s->longest = 0;
+    m->be->copy_to_host(m->be, s->losses, m->losses, tokens * sizeof *s->losses);
+    for (size_t r = 0; r < (size_t)s->row_count; r++) score_row(s, &s->rows[r], s->losses + r * T);
+    s->row_count = 0;
 }
 
-static void add_row(Scorer *s, const HellaswagExample *e, int ending) {
-    int block = s->model->config.block_size;
-    if (s->row_count == 0) memset(s->inputs, 0, (size_t)s->batch * block * sizeof *s->inputs);
-    if (s->row_count == 0) memset(s->targets, 0, (size_t)s->batch * block * sizeof *s->targets);
-    int32_t *inputs = s->inputs + (size_t)s->row_count * block, *targets = s->targets + (size_t)s->row_count * block;
-    int count = e->context_count + e->ending_counts[ending], skipped = (int)max_i64(0, count - block - 1);
-    for (int i = skipped; i < count; i++) {
-        int32_t token = i < e->context_count ? e->context[i] : e->endings[ending][i - e->context_count];
-        if (i + 1 < count) inputs[i - skipped] = token;
-        if (i > skipped) targets[i - skipped - 1] = token;
-    }
-    int end = count - skipped - 1;
-    s->rows[s->row_count++] = (Row){(int)max_i64(0, end - e->ending_counts[ending]), end};
-    s->longest = (int)max_i64(s->longest, end);
+static void add_row(Scorer *s, int example, const HellaswagExample *e, int ending) {
+    int count = e->context_count + e->ending_counts[ending];
+    int skipped = (int)max_i64(0, count - s->model->config.block_size - 1), end = count - skipped - 1;
+    s->rows[s->row_count++] = (Row){example, ending, (int)max_i64(0, end - e->ending_counts[ending]), end, skipped};
     if (s->row_count == s->batch) run_batch(s);
 }
 
 HellaswagScore hellaswag_score(GPT2 *model, const Hellaswag *set, int batch, Comm *comm) {
     size_t positions = (size_t)batch * (size_t)model->config.block_size;
-    Scorer s = {.model = model, .set = set, .batch = batch, .example = comm->rank, .example_step = comm->size};
+    Scorer s = {.model = model, .set = set, .batch = batch};
     s.rows = checked_calloc((size_t)batch, sizeof *s.rows, "HellaSwag");
     s.inputs = checked_calloc(positions, sizeof *s.inputs, "HellaSwag");
     s.targets = checked_calloc(positions, sizeof *s.targets, "HellaSwag");
     s.losses = checked_calloc(positions, sizeof *s.losses, "HellaSwag");
     for (int i = comm->rank; i < hellaswag_count(set); i += comm->size) {
         HellaswagExample example = hellaswag_example(set, i);
-        for (int k = 0; k < HELLASWAG_ENDINGS; k++) add_row(&s, &example, k);
+        for (int k = 0; k < HELLASWAG_ENDINGS; k++) add_row(&s, i, &example, k);
     }
     run_batch(&s);
     comm->sum(comm, s.sums, 3);
