@@ -179,10 +179,13 @@ static char *describe(const Job *job) {
 static bool write_description(const Job *job, const char *path, Error *error) {
     char *text = describe(job);
     if (!text) return error_set(error, "out of memory for the text of tokens.json");
-    FILE *file = fopen(path, "wb");
-    bool ok = file && fprintf(file, "%s\n", text) > 0 && fflush(file) == 0 && fsync(fileno(file)) == 0;
-    if (!ok) error_set(error, "cannot write %s: %s", path, strerror(errno));
-    if (file && fclose(file) != 0 && ok) ok = error_set(error, "cannot write %s: %s", path, strerror(errno));
+    FileWriter *writer;
+    bool ok = file_writer_open(&writer, path, error);
+    if (ok) {
+        file_writer_append(writer, text, strlen(text), error);
+        file_writer_append(writer, "\n", 1, error);
+        ok = file_writer_close(writer, NULL, NULL, error);
+    }
     free(text);
     return ok;
 }

@@ -187,7 +187,8 @@ static ProductEntry *entry_of(CudaMatmul *matmul, const CudaProduct *p) {
 static void set_epilogue(ProductEntry *entry, bool fused, const void *bias, const void *pre) {
     uint32_t epilogue = fused ? (uint32_t)entry->key.epilogue : CUBLASLT_EPILOGUE_DEFAULT;
     set_operation(entry, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
-    if (!fused) bias = pre = NULL;
+    if (!fused) bias = NULL;
+    if (!fused || !has_pre(&entry->key)) pre = NULL;
     set_operation(entry, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
     set_operation(entry, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &pre, sizeof pre);
 }
@@ -196,8 +197,7 @@ static void set_epilogue(ProductEntry *entry, bool fused, const void *bias, cons
  * else: each alignment is such a pointer. */
 static void set_epilogue_alone(ProductEntry *entry, bool fused) {
     const ProductKey *key = &entry->key;
-    set_epilogue(entry, fused, (const void *)(uintptr_t)key->align_bias,
-                 has_pre(key) ? (const void *)(uintptr_t)key->align_d : NULL);
+    set_epilogue(entry, fused, (const void *)(uintptr_t)key->align_bias, (const void *)(uintptr_t)key->align_d);
 }
 
 static void set_count(ProductEntry *entry, int count) {
@@ -315,7 +315,7 @@ static const ProductChoice *choice_for(CudaMatmul *matmul, ProductEntry *entry, 
 
 static cublasStatus_t launch(CudaMatmul *matmul, ProductEntry *entry, const ProductChoice *choice,
                              const CudaProduct *p) {
-    set_epilogue(entry, choice->fused, p->bias, has_pre(&entry->key) ? p->pre : NULL);
+    set_epilogue(entry, choice->fused, p->bias, p->pre);
     bool is_kept = p->epilogue == CUDA_EPILOGUE_GELU && p->pre;
     void *d = !choice->fused && is_kept ? p->pre : p->d;
     const void *c = p->beta == 0.0f ? d : p->c;
