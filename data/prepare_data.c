@@ -21,6 +21,7 @@
 #include "data/inspect.h"
 #include "data/pipeline.h"
 #include "data/prepare_options.h"
+#include "report/console.h"
 #include "util/files.h"
 #include "util/stop_signal.h"
 
@@ -99,14 +100,6 @@ static bool check_file_count(const Job *job, Error *error) {
 
 /* ---- for people ---- */
 
-static void print_time(char *text, size_t bytes, double seconds) {
-    long left = lround(seconds);
-    if (left >= 3600)
-        snprintf(text, bytes, "%ldh %02ldm", left / 3600, left / 60 % 60);
-    else
-        snprintf(text, bytes, "%ldm %02lds", left / 60, left % 60);
-}
-
 /* On a terminal a line that is written again and again; elsewhere, in a log, a line now and then. */
 static void show_progress(void *context, int64_t bytes, int64_t tokens) {
     Job *job = context;
@@ -118,7 +111,7 @@ static void show_progress(void *context, int64_t bytes, int64_t tokens) {
     if (job->files.bytes > 0 && bytes > 0) {
         double done = (double)bytes / (double)job->files.bytes;
         char time[32];
-        print_time(time, sizeof time, passed * (1 / done - 1));
+        console_duration(passed * (1 / done - 1), time, sizeof time);
         snprintf(share, sizeof share, "%5.1f %% | ", 100 * done);
         snprintf(left, sizeof left, " | %s left", time);
     }

@@ -46,6 +46,14 @@ const char *test_path(const char *format, ...) {
     return buffer;
 }
 
+char *test_program(const char *name) {
+    const char *folder = getenv("MARS_BIN");
+    char *path = format_string("%s/%s", folder ? folder : ".", name), *program = realpath(path, NULL);
+    if (!program) die("%s is missing: build it, or name its folder in MARS_BIN", path);
+    free(path);
+    return program;
+}
+
 void test_write_file(const char *path, const void *data, size_t bytes) {
     FILE *file = fopen(path, "wb");
     if (!file) fail_msg("cannot write %s", path);

@@ -23,6 +23,10 @@ const char *test_folder(void);
 /* Path of a file in the scratch folder. One of 16 rotating buffers: copy it to keep it for long. */
 const char *test_path(const char *format, ...) PRINTF_LIKE(1, 2);
 
+/* The true path of a program of the folder $MARS_BIN (default: the repository's root), which the caller frees; ends this
+ * one where it is missing. */
+char *test_program(const char *name);
+
 void test_write_file(const char *path, const void *data, size_t bytes);
 void test_write_text(const char *path, const char *text);
 /* The file's content with a 0 byte behind it; the caller frees. Fails the test where the file cannot be read. */

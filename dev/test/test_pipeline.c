@@ -13,7 +13,7 @@
 #include "data/tokenizer.h"
 #include "dev/test/gpt2_fixture.h"
 
-static char program[4096];
+static char *program;
 
 /* ---- texts ---- */
 
@@ -380,10 +380,7 @@ static void test_inspect(void **state) {
 }
 
 int main(void) {
-    const char *folder = getenv("MARS_BIN");
-    char *path = format_string("%s/prepare_data", folder ? folder : ".");
-    if (!realpath(path, program)) die("%s is missing: build it, or name its folder in MARS_BIN", path);
-    free(path);
+    program = test_program("prepare_data");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cuts),
         cmocka_unit_test(test_threads_and_formats),
@@ -394,5 +391,7 @@ int main(void) {
         cmocka_unit_test(test_stopped_and_started_again),
         cmocka_unit_test(test_inspect),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    free(program);
+    return failed;
 }

@@ -17,7 +17,7 @@
 #include "data/shard_writer.h"
 #include "data/tokenizer.h"
 
-static char program[4096];
+static char *program;
 
 /* ---- helpers ---- */
 
@@ -530,10 +530,7 @@ static void test_wrong_inputs(void **state) {
 }
 
 int main(void) {
-    const char *folder = getenv("MARS_BIN");
-    char *path = format_string("%s/prepare_data", folder ? folder : ".");
-    if (!realpath(path, program)) die("%s is missing: build it, or name its folder in MARS_BIN", path);
-    free(path);
+    program = test_program("prepare_data");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bytes_are_tokens),
         cmocka_unit_test(test_tokenizer_by_folder),
@@ -553,5 +550,7 @@ int main(void) {
         cmocka_unit_test(test_wrong_command_lines),
         cmocka_unit_test(test_wrong_inputs),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    free(program);
+    return failed;
 }
