@@ -375,16 +375,16 @@ static void test_trainer_refuses(void **state) {
                "data.hellaswag: README.md is no HellaSwag file");
 }
 
-static void test_program(void **state) {
+static void test_prepares(void **state) {
     (void)state;
-    const char *bin = getenv("MARS_BIN");
-    if (!bin) bin = ".";
+    char *program = test_program("prepare_data");
     test_write_text(test_path("val.jsonl"), good_line);
-    assert_run(test_run("'%s/prepare_data' --hellaswag --tokenizer=bytes --out='%s' '%s'", bin, test_path("made"),
+    assert_run(test_run("'%s' --hellaswag --tokenizer=bytes --out='%s' '%s'", program, test_path("made"),
                         test_path("val.jsonl")),
                0, "1 examples in ");
-    assert_run(test_run("'%s/prepare_data' --hellaswag --tokenizer=bytes a b", bin), 2, "name the one file");
-    assert_run(test_run("'%s/prepare_data' --hellaswag --inspect a", bin), 2, "which hellaswag.bin is none of");
+    assert_run(test_run("'%s' --hellaswag --tokenizer=bytes a b", program), 2, "name the one file");
+    assert_run(test_run("'%s' --hellaswag --inspect a", program), 2, "which hellaswag.bin is none of");
+    free(program);
 }
 
 int main(void) {
@@ -392,7 +392,7 @@ int main(void) {
         cmocka_unit_test(test_from_json_lines), cmocka_unit_test(test_bad_lines),
         cmocka_unit_test(test_damaged_files),   cmocka_unit_test(test_score),
         cmocka_unit_test(test_known_answers),   cmocka_unit_test(test_trainer),
-        cmocka_unit_test(test_trainer_refuses), cmocka_unit_test(test_program),
+        cmocka_unit_test(test_trainer_refuses), cmocka_unit_test(test_prepares),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
