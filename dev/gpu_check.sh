@@ -151,8 +151,8 @@ step() {
 # ---- the parts ----
 
 # Those that ask MARS_TEST_DEVICE which device to test, and those of CUDA alone.
-device_tests=('test_kernels*.c' test_newton_schulz.c 'test_optim*.c' test_comm.c test_golden.c test_devices.c
-    'test_*.cu')
+device_tests=('test_kernels*.c' test_newton_schulz.c 'test_optim*.c' test_comm.c test_golden.c test_hellaswag.c
+    test_devices.c 'test_*.cu')
 memchecked_tests=('test_kernels*.c' test_newton_schulz.c test_optim_passes.c)
 # racecheck takes minutes for all tests of attention; the step has it look at those kernels, too.
 racechecked_tests=(test_kernels.c test_kernels_norm.c test_kernels_matmul.c test_optim_passes.c)
@@ -171,7 +171,7 @@ benchmarks=("$BUILD/bench_kernels" "$BUILD/bench_optim" "$BUILD/bench_train")
 
 targets_of() {
     case $1 in
-        tests) echo "$BUILD/train_gpt2" && list_tests "${device_tests[@]}" ;;
+        tests) printf '%s\n' "$BUILD/train_gpt2" "$BUILD/prepare_data" && list_tests "${device_tests[@]}" ;;
         sanitize) echo "$BUILD/bench_train" && list_tests "${memchecked_tests[@]}" ;;
         bench) printf '%s\n' "${benchmarks[@]}" ;;
         torch) echo "$BUILD/bench_train" ;;

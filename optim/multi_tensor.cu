@@ -387,13 +387,15 @@ template <class T> struct ApplyWork {
     }
 };
 
-/* Block b works on tile b % TILES of chunk b / TILES. */
+/* Block b works on tile b % TILES of chunk b / TILES, counted from the end: of what Newton-Schulz wrote, the end is in the
+ * level 2 cache. */
 template <class T>
 static __global__ void __launch_bounds__(THREADS, 6)
     apply_kernel(const Chunk *chunks, const MultiTensorBuffers b, const T *matrices) {
     if (b.outcome->skipped) return;
-    const Chunk chunk = chunks[blockIdx.x / TILES];
-    const size_t begin = blockIdx.x % TILES * TILE;
+    const unsigned block = gridDim.x - 1 - blockIdx.x;
+    const Chunk chunk = chunks[block / TILES];
+    const size_t begin = block % TILES * TILE;
     if (chunk.begin + begin >= chunk.end) return;
     const RuleNumbers *numbers = &b.numbers[chunk.tensor];
     ApplyWork<T> work = {b.params + chunk.begin + begin, b.weights ? (bf16 *)b.weights + chunk.begin + begin : NULL,
@@ -432,15 +434,17 @@ template <class T> struct ScaleWork {
     }
 };
 
-/* Block (b, i) works on tile b of matrix i, where tiles are twice as large as elsewhere: there is one operand. */
+/* Block (b, i) works on tile b of matrix i, both counted from the end: the directions just written there are in the level
+ * 2 cache. Tiles are twice as large as elsewhere: there is one operand. */
 template <class T>
 static __global__ void __launch_bounds__(THREADS)
     normalize_kernel(T *matrices, size_t size, const double *square_norms, double eps) {
     __shared__ float factor;
-    if (threadIdx.x == 0) factor = (float)(1.0 / (sqrt(square_norms[blockIdx.y]) + eps));
+    const unsigned tile = gridDim.x - 1 - blockIdx.x, matrix = gridDim.y - 1 - blockIdx.y;
+    if (threadIdx.x == 0) factor = (float)(1.0 / (sqrt(square_norms[matrix]) + eps));
     __syncthreads();
-    const size_t begin = (size_t)blockIdx.x * 2 * TILE;
-    ScaleWork<T> work = {matrices + blockIdx.y * size + begin, factor};
+    const size_t begin = (size_t)tile * 2 * TILE;
+    ScaleWork<T> work = {matrices + matrix * size + begin, factor};
     for_elements<2 * AHEAD>(work, (int)min(size - begin, (size_t)(2 * TILE)));
 }
 

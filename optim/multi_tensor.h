@@ -16,7 +16,7 @@
 
 EXTERN_C_BEGIN
 
-enum { MULTI_TENSOR_CHUNK = 16384 };
+enum { MULTI_TENSOR_CHUNK = 8192 };
 
 /* Elements [begin, end) of the flat buffers, and where the first of them is in buffers that are laid out otherwise. */
 typedef struct Chunk {

@@ -19,6 +19,8 @@
 
 EXTERN_C_BEGIN
 
+enum { NEWTON_SCHULZ_PRODUCTS = 3 }; /* batched products of an iteration */
+
 typedef struct NewtonSchulz NewtonSchulz;
 
 /* Matrices of one shape that are to be worked on. */

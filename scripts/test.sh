@@ -162,6 +162,7 @@ heading "an emulated GPU"
 if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O2; then
     lane emu-golden build/emu CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- test_golden.c
     lane emu-devices build/emu CI= TEST_SECONDS=600 -- test_devices.c
+    lane emu-hellaswag build/emu CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- test_hellaswag.c
     lane emu-optimizers build/emu CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- 'test_optim*.c' test_comm.c 'test_*.cu'
     wait_for_lanes
 fi

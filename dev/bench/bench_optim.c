@@ -3,8 +3,9 @@
  *     build/bench_optim [--device=auto|cpu|cuda] [--model=tiny|small|medium|large|xl] [--optimizer=NAME]
  *                       [--precision=auto|bfloat16|float32] [--steps=5] [--threads=N] [--json=FILE]
  *
- * Elementwise passes are measured by the bytes that they cannot do without (each rule's header counts them) over the
- * time they take, against a plain copy's bytes read and written; Newton-Schulz by its FLOP/s, against a large product
+ * Elementwise passes are measured by the bytes that they cannot do without (each rule's header counts them; on a GPU,
+ * where no cache holds a batch of matrices, Newton-Schulz reads and writes them once more to scale them) over the time
+ * they take, against a plain copy's bytes read and written; Newton-Schulz by its FLOP/s, against a large product
  * (measure.h). Machines are shared and their speed drifts, so copy and product are timed beside each measurement, and
  * the ratios' medians are what counts. On a GPU a measurement is a run of steps that are asked for ahead.
  *
@@ -58,17 +59,18 @@ typedef struct Work {
 } Work;
 
 /* The least bytes that a rule's passes move for one parameter, as the rules' headers count them: with a copy of the
- * weights of `copy` bytes and matrices of `element` bytes, and for exact MARS the second gradient's norm. */
-static double floor_bytes(const Rule *rule, size_t copy, size_t element, bool exact) {
+ * weights of `copy` bytes and matrices of `element` bytes, which go through memory twice more where they are `scaled`
+ * there, and for exact MARS the second gradient's norm. */
+static double floor_bytes(const Rule *rule, size_t copy, size_t element, bool scaled, bool exact) {
     double last = rule->uses_last ? 8.0 : 0.0, second = exact ? 4.0 : 0.0;
-    double update =
-        rule->is_matrix ? 4.0 + 8.0 * rule->states + 2.0 * (double)element + 8.0 : 4.0 + 8.0 * rule->states + 8.0;
+    double matrices = rule->is_matrix ? (scaled ? 4.0 : 2.0) * (double)element : 0.0;
+    double update = 4.0 + 8.0 * rule->states + matrices + 8.0;
     return 4.0 + update + (double)copy + last + second;
 }
 
 static Work work_of(const Bench *bench, const OptimConfig *config, const Rule *rule, const Tensor *t, size_t elements) {
     size_t element = dtype_size(bench->options.precision), copy = bench->options.precision == DTYPE_BFLOAT16 ? 2 : 0;
-    double bytes = floor_bytes(rule, copy, element, !config->is_approx) * (double)elements;
+    double bytes = floor_bytes(rule, copy, element, bench->be->on_gpu, !config->is_approx) * (double)elements;
     return (Work){bytes, rule->is_matrix ? newton_schulz_flops(t->rows, t->columns, config->ns_steps) : 0.0};
 }
 
@@ -121,20 +123,26 @@ static void shared_work(const Bench *bench, const OptimConfig *config, Work *wor
 
 /* ---- measuring ---- */
 
-/* While on, products of the table are timed by its stopwatch, which does not make the host wait. */
+/* While on, the products of Newton-Schulz are timed by the table's stopwatch: all of a run's at once, since each mark takes
+ * a GPU time, and when the stopwatch has no room for more it waits for the GPU, which then falls idle. */
 static void (*plain_product)(Backend *, const BatchedProduct *, void *, const void *, const void *, const void *);
+static int products_of_run, products_seen;
 
 static void watched_product(Backend *be, const BatchedProduct *product, void *d, const void *a, const void *b,
                             const void *c) {
-    be->stopwatch_start(be);
+    if (products_seen++ % products_of_run == 0) be->stopwatch_start(be);
     plain_product(be, product, d, a, b, c);
-    be->stopwatch_stop(be);
+    if (products_seen % products_of_run == 0) be->stopwatch_stop(be);
 }
 
-static void watch_products(Backend *be, bool on) {
-    if (on) plain_product = be->batched_product;
-    be->batched_product = on ? watched_product : plain_product;
+static void watch_products(Backend *be, const OptimConfig *config) {
+    products_of_run = config->ns_steps * NEWTON_SCHULZ_PRODUCTS;
+    products_seen = 0;
+    plain_product = be->batched_product;
+    be->batched_product = watched_product;
 }
+
+static void stop_watching(Backend *be) { be->batched_product = plain_product; }
 
 static void fill_gradients(Bench *bench, Optim *optim) {
     float *to = optim_gradients(optim);
@@ -172,16 +180,16 @@ static void warm_up(Bench *bench, Optim *optim, const char *name) {
     }
 }
 
-static void measure_steps(Bench *bench, Optim *optim, Figures *f) {
+static void measure_steps(Bench *bench, const OptimConfig *config, Optim *optim, Figures *f) {
     Backend *be = bench->be;
     int n = f->measured++, steps = be->on_gpu ? STEPS_AHEAD : 1;
     double copy = copy_rate(&bench->rates), product = matmul_rate(&bench->rates);
-    watch_products(be, true);
+    watch_products(be, config);
     double watched = be->stopwatch_seconds(be), begun = seconds_now();
     make_steps(bench, optim, steps, f->name);
     double seconds = (seconds_now() - begun) / steps;
     double products = (be->stopwatch_seconds(be) - watched) / steps;
-    watch_products(be, false);
+    stop_watching(be);
     copy = 0.5 * (copy + copy_rate(&bench->rates));
     product = 0.5 * (product + matmul_rate(&bench->rates));
     f->seconds[n] = seconds;
@@ -213,7 +221,7 @@ static void measure(Bench *bench, OptimName name, bool exact, Figures *f) {
     if (!optim) die("%s: %s", f->name, error.text);
     f->state = (double)optim_state_bytes(optim);
     warm_up(bench, optim, f->name);
-    for (int i = 0; i < bench->options.steps; i++) measure_steps(bench, optim, f);
+    for (int i = 0; i < bench->options.steps; i++) measure_steps(bench, &config, optim, f);
     optim_close(optim);
     find_slowest(bench, &config, f);
 }

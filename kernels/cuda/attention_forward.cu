@@ -9,29 +9,33 @@
  * stored in bfloat16, are not. Blocks read 1.2 MB of keys and values, which the order of the grid keeps in the level 2
  * cache. Both products take 138 MFLOP, 34 thousand clocks of one multiprocessor of Hopper at the full rate of its tensor
  * cores (4096 a clock; mma.sync does not reach it); the 0.54 million exponentials take as many at 16 a clock. So what
- * counts is that warps do one while others do the other: three blocks, 12 warps, fit a multiprocessor with 168 registers
- * a thread. And that little else is left to do: beside an exponential there are a multiply-add, an addition and half a
- * rounding per score.
+ * counts is that one is done while the other is: three blocks, 12 warps, fit a multiprocessor with 168 registers a thread,
+ * and a warp makes two steps together, so that it takes the exponentials of one while its scores of the other are being
+ * made. Steps on the diagonal, two for each warp, are made one by one, since the mask takes registers too. And what counts
+ * is that little else is left to do: beside an exponential there are a multiply-add, an addition and half a rounding per
+ * score.
  *
- * For that, the row maximum is not looked for at each step. Any reference that keeps exponentials from overflow gives the
- * same result in floating point, so the largest score of the first step serves until a sum of exponentials is large;
- * float32 and bfloat16, of the same range, bear that. Then the step is done again with the reference raised to the
- * largest score so far. (FlashAttention-4 lets the reference lag too, by up to 2^8, but looks for the maximum.) */
+ * For that, the row maximum is not looked for. Any reference that keeps exponentials from overflow gives the same result in
+ * floating point, so the largest score of the first steps serves until a sum of exponentials is large; float32 and
+ * bfloat16, of the same range, bear that. Then the steps are done again with the reference raised to the largest score so
+ * far. (FlashAttention-4 lets the reference lag too, by up to 2^8, but looks for the maximum.) */
 #include "kernels/cuda/attention.cuh"
 
 template <int HS> struct ForwardSizes {
     static constexpr int M = 2; /* a warp has 16 M queries */
     static constexpr int WARPS = 4, THREADS = WARPS * WARP, QUERIES = WARPS * 16 * M;
     static constexpr int BLOCKS = HS == 64 ? 3 : 2; /* on a multiprocessor, which bounds the registers */
-    static constexpr int KEPT = 4;                  /* see WarpRows; for HS = 128 there are no registers for more */
+    static constexpr int KEPT = HS == 64 ? 4 : 3;   /* see WarpRows; for HS = 128 there are no registers for more */
     static constexpr int KEYS = 64;                 /* in a tile */
+    static constexpr int STEPS = 2;                 /* made together before the diagonal */
+    static_assert(STEPS * STEP == 16 * M && KEYS % (16 * M) == 0, "the diagonal begins where a group of steps does");
     /* Shared memory, in elements: queries, then two stages of a tile of keys and one of values. */
     static constexpr int TILE = KEYS * HS, STAGES = QUERIES * HS, STAGE = 2 * TILE;
     static constexpr int BYTES = (STAGES + 2 * STAGE) * (int)sizeof(bf16);
 };
 
-/* The reference is raised where the sum of a step is above this, 2^32. Even T / STEP such sums, of values of 2^40, stay
- * far below the 2^128 of float32. */
+/* The reference is raised where the sum of the steps made together is above this, 2^32. Even T / STEP such sums, of values
+ * of 2^40, stay far below the 2^128 of float32. */
 constexpr float LARGE_SUM = 4294967296.0f;
 
 /* The online softmax of a warp's queries, rows g and g + 8 of each 16:
@@ -52,14 +56,20 @@ template <int M, int HS> struct Softmax {
 };
 
 /* Makes the reference the largest score so far. */
-template <int M, int HS>
-__device__ __forceinline__ void raise_reference(Softmax<M, HS> &softmax, const float (&s)[M][2][4], float scale) {
+template <int STEPS, int M, int HS>
+__device__ __forceinline__ void raise_reference(Softmax<M, HS> &softmax, const float (&s)[STEPS][M][2][4],
+                                                float scale) {
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int i = 2 * half;
-            float largest = row_max(fmaxf(fmaxf(s[m][0][i], s[m][0][i + 1]), fmaxf(s[m][1][i], s[m][1][i + 1])));
+            float largest = -INFINITY;
+#pragma unroll
+            for (int step = 0; step < STEPS; step++)
+#pragma unroll
+                for (int n = 0; n < 2; n++) largest = fmaxf(largest, fmaxf(s[step][m][n][i], s[step][m][n][i + 1]));
+            largest = row_max(largest);
             float raised = fmaxf(softmax.reference[m][half], largest * scale);
             float factor = exp2_approx(softmax.reference[m][half] - raised);
             softmax.reference[m][half] = raised;
@@ -78,7 +88,6 @@ __device__ __forceinline__ void take_exponentials(float (&s)[M][2][4], float (&s
                                                   const Softmax<M, HS> &softmax, float scale) {
 #pragma unroll
     for (int m = 0; m < M; m++) {
-        sum[m][0] = sum[m][1] = 0.0f;
 #pragma unroll
         for (int n = 0; n < 2; n++)
 #pragma unroll
@@ -97,20 +106,28 @@ template <int M> __device__ __forceinline__ bool is_large(const float (&sum)[M][
     return __any_sync(ALL_LANES, largest > LARGE_SUM);
 }
 
-/* One step: the keys from row `at` of their tile on, which are `ahead` of the warp's first query. */
-template <int M, int HS, int KEPT>
+/* Some steps: the keys from row `at` of their tile on. Where MASKED, they are `ahead` of the warp's first query. */
+template <int STEPS, bool MASKED, int M, int HS, int KEPT>
 __device__ __forceinline__ void attend(Softmax<M, HS> &softmax, const WarpRows<M, HS, KEPT> &queries,
                                        const TileFragments<HS> &keys, const TileFragments<HS> &values, int at,
                                        int ahead, bool first, float scale) {
-    uint32_t p[M][4];
+    uint32_t p[STEPS][M][4];
     float sum[M][2];
     for (bool raise = first;; raise = true) {
-        float s[M][2][4];
-        multiply_transposed(s, queries, keys, at);
-        if (ahead + STEP > 1) mask_scores<false>(s, ahead);
+        float s[STEPS][M][2][4];
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) {
+            multiply_transposed(s[step], queries, keys, at + step * STEP);
+            if (MASKED) mask_scores<false>(s[step], ahead + step * STEP);
+        }
         if (raise) raise_reference(softmax, s, scale);
-        take_exponentials(s, sum, softmax, scale);
-        round_scores(p, s);
+#pragma unroll
+        for (int m = 0; m < M; m++) sum[m][0] = sum[m][1] = 0.0f;
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) {
+            take_exponentials(s[step], sum, softmax, scale);
+            round_scores(p[step], s[step]);
+        }
         if (raise || !is_large(sum)) break;
     }
 #pragma unroll
@@ -118,7 +135,8 @@ __device__ __forceinline__ void attend(Softmax<M, HS> &softmax, const WarpRows<M
         softmax.sum[m][0] += sum[m][0];
         softmax.sum[m][1] += sum[m][1];
     }
-    multiply_add(softmax.o, p, values, at);
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) multiply_add(softmax.o, p[step], values, at + step * STEP);
 }
 
 template <int M, int HS>
@@ -171,10 +189,13 @@ __global__ void __launch_bounds__(ForwardSizes<HS>::THREADS, ForwardSizes<HS>::B
             cp_async_commit();
         }
         const TileFragments<HS> keys(shared, tile), values(shared, tile + S::TILE);
-        int ahead = key - (first + row);
+        int diagonal = first + row - key, at = 0; /* the key that is the warp's first query */
 #pragma unroll 1
-        for (int at = 0; at < S::KEYS && ahead + at < 16 * S::M; at += STEP)
-            attend(softmax, queries, keys, values, at, ahead + at, key + at == 0, scale);
+        for (; at < min(S::KEYS, diagonal); at += S::STEPS * STEP)
+            attend<S::STEPS, false>(softmax, queries, keys, values, at, 0, key + at == 0, scale);
+#pragma unroll 1
+        for (; at - diagonal < 16 * S::M && at < S::KEYS; at += STEP)
+            attend<1, true>(softmax, queries, keys, values, at, at - diagonal, key + at == 0, scale);
     }
     finish(head_of_block<HS>(out, size.T, size.C) + (size_t)first * size.C, head_of_block(lse, size.T) + first, softmax,
            size.C, row, rows, shared);
