@@ -72,6 +72,7 @@ echo "[  PASSED  ] $((3 - failed)) test(s)." >&2
 exit $failed
 END
     command_file "$here/stubs/train_gpt2" </dev/null
+    command_file "$here/stubs/prepare_data" </dev/null
     command_file "$here/stubs/bench_kernels" <<'END'
 cat >"${!#/--json=/}" <<'JSON'
 {"machine": "GPU", "table": "cuda-bfloat16", "copy GB/s": 3000, "matmul TFLOP/s": 700,
@@ -242,7 +243,7 @@ test_without_a_gpu() {
     run 2 bash dev/gpu_check.sh everything
     has "$here/output" "unknown argument everything; there are tests, sanitize, bench, torch, all"
     run 0 bash dev/gpu_check.sh --help
-    has "$here/output" "compute-sanitizer (memcheck, racecheck)"
+    has "$here/output" "compute-sanitizer on the kernels"
     [ ! -e "$here/results" ]
 }
 
