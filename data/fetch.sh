@@ -4,6 +4,7 @@
 #
 #   fetch_into FOLDER                     where the files go; it is made
 #   fetch_add URL BYTES SHA256 NAME       one more file to have; SHA256 is "-" where nobody publishes it
+#   fetch_add_sized URL NAME              the same where the host has to be asked for the size
 #   fetch_hub REPOSITORY [FOLDER]         reads which files a folder of a data set on Hugging Face has, then
 #   fetch_add_hub PATTERN [N]             adds those whose names match, in their order, or only the first N
 #   fetch_all TITLE [MORE]                says what is downloaded and how large it is, then does it; MORE bytes of the
@@ -107,6 +108,19 @@ fetch_give_up() {
   here, HF_ENDPOINT names another for the data sets of Hugging Face, and GITHUB_RAW for files on GitHub."
 }
 
+# fetch_again WHAT URL FILE [CURL_OPTION...]: fetch_try, until it succeeds or there is no hope.
+fetch_again() {
+    local what=$1 try
+    shift
+    for ((try = 1; ; try++)); do
+        if fetch_try "$@"; then return; fi
+        if [ "$fetch_lasting" = yes ] || [ $try -ge "$FETCH_TRIES" ]; then
+            fetch_give_up "$1" "$what" "$fetch_reason"
+        fi
+        fetch_rest $try
+    done
+}
+
 # ---- one file ----
 
 # fetch_problem FILE BYTES SHA256: what is wrong with it; nothing where it is right.
@@ -175,18 +189,20 @@ fetch_add() {
     fetch_urls+=("$1") fetch_sizes+=("$2") fetch_sums+=("$3") fetch_names+=("$4")
 }
 
+fetch_add_sized() {
+    local bytes
+    fetch_again "$2" "$1" "$fetch_scratch/answer" -I
+    bytes=$(sed -n 's/^content-length: *\([1-9][0-9]*\)[^0-9]*$/\1/Ip' "$fetch_scratch/headers" | tail -n 1)
+    [ -n "$bytes" ] || fetch_give_up "$1" "$2" "The host does not say how large it is."
+    fetch_add "$1" "$bytes" - "$2"
+}
+
 # The Hub's list of files comes in pages; a header names the next one.
 fetch_hub() {
     fetch_repository=$1
-    local url="$HF_ENDPOINT/api/datasets/$1/tree/main${2:+/$2}" page=$fetch_scratch/page pages=() try
+    local url="$HF_ENDPOINT/api/datasets/$1/tree/main${2:+/$2}" page=$fetch_scratch/page pages=()
     while [ -n "$url" ]; do
-        for ((try = 1; ; try++)); do
-            if fetch_try "$url" "$page${#pages[@]}"; then break; fi
-            if [ "$fetch_lasting" = yes ] || [ $try -ge "$FETCH_TRIES" ]; then
-                fetch_give_up "$url" "the list of files" "$fetch_reason"
-            fi
-            fetch_rest $try
-        done
+        fetch_again "the list of files" "$url" "$page${#pages[@]}"
         pages+=("$page${#pages[@]}")
         url=$(sed -n 's/^link: *<\([^>]*\)>; *rel="next".*/\1/Ip' "$fetch_scratch/headers")
     done

@@ -21,6 +21,7 @@
 #include "data/inspect.h"
 #include "data/pipeline.h"
 #include "data/prepare_options.h"
+#include "data/vocabulary.h"
 #include "report/console.h"
 #include "util/files.h"
 #include "util/stop_signal.h"
@@ -144,14 +145,12 @@ static void print_summary(const Job *job) {
 /* ---- the output folder ---- */
 
 static bool add_texts(cJSON *json, const Job *job) {
-    static const char *const tokens[] = {"none", "begin", "end"};
-    static const char *const splits[] = {"end", "documents", "first_shard"};
     const PrepareOptions *o = &job->options;
     return cJSON_AddStringToObject(json, "tokenizer", tokenizer_name(job->tokenizer)) &&
            cJSON_AddNumberToObject(json, "vocab_size", tokenizer_vocab_size(job->tokenizer)) &&
-           cJSON_AddStringToObject(json, "format", o->format == SHARD_LLMC ? "llmc" : "nanogpt") &&
-           cJSON_AddStringToObject(json, "document_token", tokens[job->pipeline.document_token]) &&
-           cJSON_AddStringToObject(json, "val_from", splits[job->pipeline.split]);
+           cJSON_AddStringToObject(json, "format", prepare_format_names[o->format]) &&
+           cJSON_AddStringToObject(json, "document_token", prepare_token_names[job->pipeline.document_token]) &&
+           cJSON_AddStringToObject(json, "val_from", prepare_split_names[job->pipeline.split]);
 }
 
 /* The text of tokens.json, which the caller frees; NULL where memory runs out. */
@@ -185,13 +184,13 @@ static bool write_description(const Job *job, const char *path, Error *error) {
 
 /* The vocabulary lies beside tokens.json, as what reads one needs the other. */
 static bool copy_vocabulary(const Job *job, Error *error) {
-    static const char *const names[] = {"encoder.json", "vocab.bpe", "vocab.json", "merges.txt"};
     const PrepareOptions *o = &job->options;
     if (strcmp(o->tokenizer, "gpt2") != 0) return true;
     bool ok = true;
-    for (size_t i = 0; i < ARRAY_LENGTH(names) && ok; i++) {
-        char *from = format_string("%s/%s", o->vocabulary ? o->vocabulary : TOKENIZER_GPT2_FOLDER, names[i]);
-        char *to = format_string("%s/%s", o->out, names[i]), *temporary = format_string("%s/.%s.tmp", o->out, names[i]);
+    for (int i = 0; i < VOCABULARY_FILES && ok; i++) {
+        const char *name = vocabulary_files[i];
+        char *from = format_string("%s/%s", o->vocabulary ? o->vocabulary : TOKENIZER_GPT2_FOLDER, name);
+        char *to = format_string("%s/%s", o->out, name), *temporary = format_string("%s/.%s.tmp", o->out, name);
         struct stat source, target;
         bool is_there = stat(from, &source) == 0;
         bool is_same = stat(to, &target) == 0 && source.st_ino == target.st_ino && source.st_dev == target.st_dev;

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "data/pipeline.h"
+
 /* More would not be kept busy by one reader, and each takes memory. */
 enum { MOST_THREADS = 32 };
 
@@ -16,36 +18,37 @@ static const char usage[] =
     "       prepare_data --inspect [--at=POSITION] TOKENS.bin [...]\n"
     "       prepare_data --hellaswag --tokenizer=NAME [--vocab=DIR] [--out=DIR] hellaswag_val.jsonl\n"
     "\n"
-    "Turns text into token files for training, and DIR/tokens.json, which says how they were made. An INPUT is a file, "
-    "a\n"
-    "folder (all files below it, by name) or - for standard input; .gz, .zst and .xz are unpacked. Each file is a\n"
-    "document, unless --separator or --field says otherwise; documents follow each other in the order given. Files "
-    "that an\n"
-    "earlier run left in DIR are replaced when all new ones are complete.\n"
+    "Turns text into token files for training, and DIR/tokens.json, which says how they were made. An INPUT is\n"
+    "a file, a folder (all files below it, by name) or - for standard input; .gz, .zst and .xz are unpacked. Each\n"
+    "file is a document, unless --separator or --field says otherwise; documents follow each other in the order\n"
+    "given. Files that an earlier run left in DIR are replaced when all new ones are complete.\n"
     "\n"
     "  --tokenizer=NAME        bytes: each byte is a token (vocab_size 256); gpt2: GPT-2's (vocab_size 50257)\n"
     "  --vocab=DIR             where encoder.json and vocab.bpe of gpt2 are (default data/gpt2)\n"
     "  --out=DIR               where to write; made if missing (default: the current folder)\n"
-    "  --format=llmc|nanogpt   shards train_000000.bin, ..., val_000000.bin, ... as llm.c reads them (the default), "
-    "or\n"
-    "                          one train.bin and one val.bin as nanoGPT does; train_gpt2 takes both\n"
+    "  --format=llmc|nanogpt   shards train_000000.bin, ..., val_000000.bin, ... as llm.c reads them (the\n"
+    "                          default), or one train.bin and one val.bin as nanoGPT does; train_gpt2 takes both\n"
     "  --shard_tokens=N        tokens per shard (default 100000000)\n"
     "  --separator=LINE        documents are what stands between lines that are just this\n"
     "  --field=NAME            JSON Lines: each line is an object, and this member of it, a string, a document\n"
     "  --skip_bad_lines        pass over lines that are no such objects, and count them\n"
-    "  --document_token=WHERE  begin, end or none: where token 50256 stands in each document (default: begin for llmc, "
-    "end\n"
-    "                          for nanogpt; none for bytes, which have no such token)\n"
+    "  --document_token=WHERE  begin, end or none: where token 50256 stands in each document (default: begin for\n"
+    "                          llmc, end for nanogpt; none for bytes, which have no such token)\n"
     "  --val_from=WHAT         end: validation is the last val_fraction of the whole text, all documents joined;\n"
-    "                          documents: each is drawn with that probability, by --split_seed; first_shard: the "
-    "first\n"
-    "                          shard_tokens tokens (default: end for plain files, else documents)\n"
+    "                          documents: each is drawn with that probability, by --split_seed; first_shard: the\n"
+    "                          first shard_tokens tokens (default: end for plain files, else documents)\n"
     "  --val_fraction=X        0 <= X < 1 (default 0.1)\n"
     "  --split_seed=N          (default 2357)\n"
     "  --threads=N             that encode (default: one for each core)\n"
     "  --hellaswag             makes DIR/hellaswag.bin of HellaSwag's published JSON Lines, for data.hellaswag\n"
     "  --inspect               verifies token files and prints what is in them, with --at the text around a token\n"
     "  --help, --version       print this, or the version, and exit\n";
+
+const char *const prepare_format_names[] = {[SHARD_LLMC] = "llmc", [SHARD_NANOGPT] = "nanogpt", NULL};
+const char *const prepare_token_names[] = {
+    [TOKEN_NOWHERE] = "none", [TOKEN_AT_BEGIN] = "begin", [TOKEN_AT_END] = "end", NULL};
+const char *const prepare_split_names[] = {
+    [SPLIT_TEXT_END] = "end", [SPLIT_DOCUMENTS] = "documents", [SPLIT_FIRST_SHARD] = "first_shard", NULL};
 
 /* ---- values ---- */
 
@@ -66,16 +69,15 @@ static int64_t parse_whole(const char *name, const char *text, int64_t least, in
     return value;
 }
 
-/* The place of `text` among `words`, which are one string with spaces between them. */
-static int parse_word(const char *name, const char *text, const char *words) {
-    size_t length = strlen(text);
-    int index = 0;
-    for (const char *word = words; *word; index++) {
-        size_t word_length = strcspn(word, " ");
-        if (length == word_length && strncmp(text, word, length) == 0) return index;
-        word += word_length + strspn(word + word_length, " ");
+/* The place of `text` among `words`. */
+static int parse_word(const char *name, const char *text, const char *const *words) {
+    char listed[256] = "";
+    for (int i = 0; words[i]; i++) {
+        if (strcmp(text, words[i]) == 0) return i;
+        size_t length = strlen(listed);
+        snprintf(listed + length, sizeof listed - length, "%s%s", i > 0 ? " " : "", words[i]);
     }
-    die_usage("%s should be one of: %s; not '%s'", name, words, text);
+    die_usage("%s should be one of: %s; not '%s'", name, listed, text);
 }
 
 static void print_and_exit(const char *text) {
@@ -163,7 +165,7 @@ static void set_value(PrepareOptions *options, OptionName option, const char *va
         options->out = value;
         break;
     case OPTION_FORMAT:
-        options->format = (ShardFormat)parse_word(name, value, "llmc nanogpt");
+        options->format = (ShardFormat)parse_word(name, value, prepare_format_names);
         break;
     case OPTION_SHARD_TOKENS:
         options->shard_tokens = parse_whole(name, value, 1, INT32_MAX);
@@ -175,10 +177,10 @@ static void set_value(PrepareOptions *options, OptionName option, const char *va
         options->documents.field = value;
         break;
     case OPTION_DOCUMENT_TOKEN:
-        options->document_token = parse_word(name, value, "none begin end");
+        options->document_token = parse_word(name, value, prepare_token_names);
         break;
     case OPTION_VAL_FROM:
-        options->val_from = parse_word(name, value, "end documents first_shard");
+        options->val_from = parse_word(name, value, prepare_split_names);
         break;
     case OPTION_VAL_FRACTION:
         options->val_fraction = parse_fraction(name, value);

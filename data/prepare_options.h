@@ -28,6 +28,10 @@ typedef struct PrepareOptions {
 
 EXTERN_C_BEGIN
 
+/* The words for --format, --document_token and --val_from, by ShardFormat, DocumentToken and ValidationSplit; NULL ends
+ * each list. */
+extern const char *const prepare_format_names[], *const prepare_token_names[], *const prepare_split_names[];
+
 /* Ends the program for a wrong command line, and for --help and --version. */
 PrepareOptions prepare_options_parse(int argc, char **argv);
 void prepare_options_free(PrepareOptions *options);

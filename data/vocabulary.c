@@ -285,7 +285,7 @@ static bool read_bin(Vocabulary *vocabulary, const char *path, Error *error) {
 
 /* ---- open and close ---- */
 
-static const char *const published_names[][2] = {{"encoder.json", "vocab.bpe"}, {"vocab.json", "merges.txt"}};
+const char *const vocabulary_files[VOCABULARY_FILES] = {"encoder.json", "vocab.bpe", "vocab.json", "merges.txt"};
 static const char bin_name[] = "gpt2_tokenizer.bin";
 
 static bool is_in(const char *folder, const char *name) {
@@ -297,8 +297,8 @@ static bool is_in(const char *folder, const char *name) {
 
 /* Which names the published files have in the folder; NULL: it has neither. */
 static const char *const *published_in(const char *folder) {
-    for (size_t i = 0; i < ARRAY_LENGTH(published_names); i++)
-        if (is_in(folder, published_names[i][0]) || is_in(folder, published_names[i][1])) return published_names[i];
+    for (int i = 0; i < VOCABULARY_FILES; i += 2)
+        if (is_in(folder, vocabulary_files[i]) || is_in(folder, vocabulary_files[i + 1])) return vocabulary_files + i;
     return NULL;
 }
 

@@ -35,6 +35,10 @@ typedef struct Vocabulary {
 
 EXTERN_C_BEGIN
 
+/* What the two published files are called, by OpenAI and by transformers. */
+enum { VOCABULARY_FILES = 4 };
+extern const char *const vocabulary_files[VOCABULARY_FILES];
+
 /* Whether the folder has any of the files. */
 bool vocabulary_is_in(const char *folder);
 

@@ -20,12 +20,8 @@ folder=data/hellaswag url=$GITHUB_RAW/rowanz/hellaswag/master/data/hellaswag_val
 [ -x "$BIN/prepare_data" ] || fetch_fail "$BIN/prepare_data is not built; run make"
 bash data/gpt2/download.sh
 fetch_into $folder
-# The server says how large it is; a transfer that is cut off does not pass for all of it.
-bytes=$(curl -fsSIL --connect-timeout 20 "$url" | sed -n 's/^content-length: *\([0-9]*\).*/\1/Ip' | tail -n 1) ||
-    fetch_give_up "$url" hellaswag_val.jsonl "The host does not say how large it is."
-[[ $bytes =~ ^[1-9][0-9]*$ ]] || fetch_give_up "$url" hellaswag_val.jsonl "The host does not say how large it is."
-fetch_add "$url" "$bytes" - hellaswag_val.jsonl
-fetch_all "HellaSwag, validation (rowanz/hellaswag)" "$bytes"
+fetch_add_sized "$url" hellaswag_val.jsonl
+fetch_all "HellaSwag, validation (rowanz/hellaswag)" "${fetch_sizes[0]}"
 
 "$BIN/prepare_data" --hellaswag --tokenizer=gpt2 --vocab=data/gpt2 --out=$folder $folder/hellaswag_val.jsonl
 echo "(the published set has 10042); to evaluate on them: --data.hellaswag=$folder/hellaswag.bin"

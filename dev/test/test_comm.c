@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "comm/comm.h"
+#include "dev/test/test_gpu.h"
 #include "kernels/cuda/cuda_device.h"
 
 /* Seconds of silence that end a job here, and a pause that is longer. */
@@ -46,8 +47,6 @@ static NO_RETURN void close_world(World *w) {
 
 static void pause_for(double seconds) { usleep((useconds_t)(seconds * 1e6)); }
 
-static bool is_emulated(const World *w) { return strstr(w->be->device, "emulated") != NULL; }
-
 /* A number for each element and process. NCCL adds in an order of its own: on real GPUs the sums are exact in any. */
 static float number_of(const World *w, int rank, size_t i) {
     uint32_t bits = (uint32_t)(i + 1) * 2654435761u ^ (uint32_t)(rank + 1) * 2246822519u;
@@ -55,7 +54,7 @@ static float number_of(const World *w, int rank, size_t i) {
     bits *= 2654435761u;
     bits ^= bits >> 13;
     float whole = (float)(int)(bits % 2001) - 1000.0f;
-    return w->be->on_gpu && !is_emulated(w) ? whole : whole * (float)(1 << (bits >> 20) % 24) / 3.0f;
+    return w->be->on_gpu && !is_emulated(w->be) ? whole : whole * (float)(1 << (bits >> 20) % 24) / 3.0f;
 }
 
 static float sum_of(const World *w, size_t i) {
@@ -466,13 +465,6 @@ static int processes_possible(void) {
     return answer;
 }
 
-static bool gpus_are_emulated(void) {
-    World w = {.be = backend_open(test_device(), DTYPE_FLOAT32, 1, NULL)};
-    bool emulated = w.be && is_emulated(&w);
-    if (w.be) w.be->close(w.be);
-    return emulated;
-}
-
 static void assert_plays(const char *part, int processes) {
     CommandResult *result = run_part("", processes, "", part);
     assert_run(result, EXIT_DONE, "");
@@ -628,6 +620,6 @@ int main(int argc, char **argv) {
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (strcmp(test_device(), "cpu") == 0) return failed;
     failed += cmocka_run_group_tests(of_gpus, NULL, NULL);
-    if (gpus_are_emulated()) failed += cmocka_run_group_tests(of_emulated_gpus, NULL, NULL);
+    if (device_is_emulated(test_device())) failed += cmocka_run_group_tests(of_emulated_gpus, NULL, NULL);
     return failed;
 }

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/backend.h"
+#include "dev/test/test_gpu.h"
 #include "util/files.h"
 
 /* Rounding alone: sums in another order. */
@@ -22,23 +22,8 @@ static int setup(void **state) {
     return 0;
 }
 
-static void need_gpu(void) {
-    if (strcmp(backend_auto_device(), "cuda") == 0) return;
-    print_message("there is no GPU, not even an emulated one\n");
-    skip();
-}
-
-static bool is_emulated(void) {
-    Error error;
-    Backend *be = backend_open("cuda", DTYPE_FLOAT32, 1, &error);
-    if (!be) fail_msg("%s", error.text);
-    bool emulated = strstr(be->device, "emulated") != NULL;
-    be->close(be);
-    return emulated;
-}
-
 /* Real GPUs are few: several processes are tried where there are several. */
-static bool has_gpus(int count) { return is_emulated() || count == 1; }
+static bool has_gpus(int count) { return device_is_emulated("cuda") || count == 1; }
 
 static cJSON *run(const char *name, const char *device, int processes, const char *arguments) {
     Launch launch = {.config = train_small_config(), .processes = processes};
@@ -54,7 +39,7 @@ static void test_same_curve_as_the_cpu(void **state) {
     cJSON_Delete(log);
     log = run("auto", "auto", 0, "");
     const char *device = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(cJSON_GetArrayItem(log, 0), "device"));
-    if (is_emulated()) assert_string_equal(device, "emulated GPU");
+    if (device_is_emulated("cuda")) assert_string_equal(device, "emulated GPU");
     cJSON_Delete(log);
     cJSON_Delete(expected);
 }
@@ -165,7 +150,7 @@ static void test_skipped_steps(void **state) {
 static void test_memory(void **state) {
     (void)state;
     need_gpu();
-    if (!is_emulated()) skip();
+    if (!device_is_emulated("cuda")) skip();
     setenv("MARS_EMU_MEMORY", "40000000", 1);
     Launch launch = {.config = train_small_config()};
     CommandResult *result = train_run(&launch, "large",

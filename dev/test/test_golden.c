@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/backend.h"
+#include "dev/test/test_gpu.h"
 #include "optim/optim.h"
 #include "util/files.h"
 
@@ -145,12 +145,7 @@ static bool is_enough(const GoldenRun *run) {
  * are the same, test_devices.c tests with a smaller model. */
 static bool is_slow_device(void) {
     static int answer = -1;
-    if (answer >= 0) return answer;
-    Error error;
-    Backend *be = backend_open(test_device(), DTYPE_FLOAT32, 1, &error);
-    if (!be) fail_msg("%s", error.text);
-    answer = strstr(be->device, "emulated") != NULL;
-    be->close(be);
+    if (answer < 0) answer = device_is_emulated(test_device());
     return answer;
 }
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "dev/test/test.h"
+#include "dev/test/test_gpu.h"
 #include "kernels/cuda/product_table.h"
 
 static const DType types[] = {DTYPE_FLOAT32, DTYPE_BFLOAT16};
@@ -22,14 +22,6 @@ static Backend *table(DType type, bool allow_tf32) {
     if (!be) fail_msg("%s", error.text);
     return be;
 }
-
-static void need_gpu(void) {
-    if (strcmp(backend_auto_device(), "cuda") == 0) return;
-    print_message("there is no GPU, not even an emulated one\n");
-    skip();
-}
-
-static bool is_emulated(const Backend *be) { return strstr(be->device, "emulated") != NULL; }
 
 /* ---- products: one of each kind, of one set of arrays ---- */
 
