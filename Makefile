@@ -11,10 +11,10 @@
 #   make libmarsopt.a    the optimizers as a library; make marsopt-flags says how to link it, make examples shows its use
 #   make clean
 #
-# Options: MPI=0, ONEDNN=0, UTF8PROC=0, ZLIB=0, ZSTD=0, LZMA=0, CUDA=0 and NCCL=0 build without these libraries, EMU=1 with the emulator in the
-# place of CUDA and NCCL; WERROR=1 makes warnings errors, SANITIZE=address,undefined (or thread) instruments,
-# ARCH=x86-64-v3 builds for other processors than this one, CUDA_ARCHS="80 90a" for these GPUs (default: the one that
-# is here, or all known).
+# Options: MPI=0, ONEDNN=0, UTF8PROC=0, ZLIB=0, ZSTD=0, LZMA=0, CUDA=0 and NCCL=0 build without these libraries, EMU=1
+# with the emulator in the place of CUDA and NCCL; WERROR=1 makes warnings errors, SANITIZE=address,undefined
+# (or thread) instruments, ARCH=x86-64-v3 builds for other processors than this one, CUDA_ARCHS="80 90a" for these GPUs
+# (default: the one that is here, or all known).
 # A build with other options wants folders of its own: make BUILD=build/asan BIN=build/asan SANITIZE=address,undefined
 
 CC ?= gcc

@@ -515,7 +515,7 @@ make_tree() {
     mkdir -p "$here/scripts" "$here/dev/test" "$here/bin"
     cp scripts/test.sh "$here/scripts"
     mkdir -p "$here/dev/emu"
-    touch "$here"/dev/test/{test_one.c,test_kernels.c,test_golden.c,test_devices.c,test_gpu.cu,test_two.sh} \
+    touch "$here"/dev/test/{test_one.c,test_kernels.c,test_golden.c,test_hellaswag.c,test_devices.c,test_gpu.cu,test_two.sh} \
         "$here/dev/emu/test_emulator.cu"
     echo "echo install \"\$@\" >>'$here/calls'" >"$here/scripts/install_deps.sh"
     command_file "$here/bin/make" <<END
@@ -537,24 +537,25 @@ test_all_builds_are_tested() {
     make_tree
     export CI=true
     run 0 bash "$here/scripts/test.sh"
-    last_line_is "60 passed, 0 failed"
+    last_line_is "64 passed, 0 failed"
     has "$here/calls" "install --emu --lint"
-    has "$here/calls" "tests build build ci=true  build/test/test_golden build/test/test_kernels build/test/test_one"
+    has "$here/calls" "tests build build ci=true  build/test/test_golden build/test/test_hellaswag build/test/test_kernels"
     lacks "$here/calls" "build/test/test_devices"
     lacks "$here/calls" "build/test/test_gpu"
     has "$here/calls" "make --no-print-directory cuda-report"
-    has "$here/calls" "tests build/asan build/asan ci=  build/asan/test/test_golden build/asan/test/test_kernels"
+    has "$here/calls" "tests build/asan build/asan ci=  build/asan/test/test_golden build/asan/test/test_hellaswag"
     for order in forward reverse newest mix:1 mix:2 mix:3; do
         has "$here/calls" "tests build/asan build/asan ci= cuda$order build/asan/test/test_kernels"
     done
     has "$here/calls" "tests build/asan build/asan ci= cuda build/asan/test/test_gpu build/asan/test/test_emulator"
     has "$here/calls" "tests build/emu build/emu ci= cuda build/emu/test/test_golden"
+    has "$here/calls" "tests build/emu build/emu ci= cuda build/emu/test/test_hellaswag"
     has "$here/calls" "tests build/emu build/emu ci=  build/emu/test/test_devices"
     has "$here/calls" "tests build/tsan build/tsan ci= cuda build/tsan/test/test_kernels"
     has "$here/calls" "tests build/plain build/plain ci=  build/plain/test/test_kernels"
     has "$here/calls" "make lint"
     run 0 bash "$here/scripts/test.sh" --all
-    last_line_is "64 passed, 0 failed"
+    last_line_is "68 passed, 0 failed"
     run 2 bash "$here/scripts/test.sh" --wrong
 }
 
@@ -563,21 +564,21 @@ test_a_failing_stage_is_a_failure() {
     export CI=true
     echo lint >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "60 passed, 1 failed"
+    last_line_is "64 passed, 1 failed"
     has "$here/output" "error: it does not compile"
     echo build/asan >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "28 passed, 1 failed"
+    last_line_is "32 passed, 1 failed"
     echo cuda-report >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "60 passed, 1 failed"
+    last_line_is "64 passed, 1 failed"
     echo found >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
     last_line_is "0 passed, 1 failed"
     rm "$here/make_fails"
     touch "$here/test_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "60 passed, 15 failed"
+    last_line_is "64 passed, 16 failed"
 }
 
 # ---- quickstart.sh ----
