@@ -230,7 +230,7 @@ int main(int argc, char **argv) {
         }
         if (half == 0) tiktoken = measure_tiktoken(&b);
     }
-    if (!tiktoken) printf("%s has no tiktoken to compare with\n", b.python);
+    if (!tiktoken) printf("%s measured no tiktoken; is it installed there?\n", b.python);
     if (tiktoken && figure(tiktoken, "tokens") != (double)one.tokens)
         die("tiktoken finds %.0f tokens and mars.c %zu; is the text UTF-8?", figure(tiktoken, "tokens"), one.tokens);
     report(&b, &one, &all, tiktoken);

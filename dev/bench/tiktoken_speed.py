@@ -6,6 +6,7 @@ or NumPy arrays where it can); the fastest of RUNS counts. Its vocabulary comes 
 folder, as it would download others.
 """
 
+import importlib.util
 import json
 import sys
 import time
@@ -41,7 +42,7 @@ def main():
     size = len(text.encode())
     documents = [text[i : i + 1_000_000] for i in range(0, len(text), 1_000_000)]
     one, tokens = fastest(lambda: [encoding.encode_ordinary(document) for document in documents])
-    if hasattr(encoding, "encode_to_numpy"):
+    if hasattr(encoding, "encode_to_numpy") and importlib.util.find_spec("numpy"):
         one = min(one, fastest(lambda: [encoding.encode_to_numpy(d, disallowed_special=()) for d in documents])[0])
     every, _ = fastest(lambda: encoding.encode_ordinary_batch(documents, num_threads=threads))
     figures = {
