@@ -82,7 +82,7 @@ __device__ __forceinline__ void raise_reference(Softmax<M, HS> &softmax, const f
         }
 }
 
-/* s = exp2(s scale - reference), and its sums. */
+/* s = exp2(s scale - reference), which is added to the sums. */
 template <int M, int HS>
 __device__ __forceinline__ void take_exponentials(float (&s)[M][2][4], float (&sum)[M][2],
                                                   const Softmax<M, HS> &softmax, float scale) {
