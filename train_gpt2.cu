@@ -111,6 +111,22 @@ static Loader *open_loader(Trainer *t, const char *pattern, DataOrder order, con
     return loader;
 }
 
+/* Numbers of another tokenizer are below vocab_size, too, and mean nothing to the model. */
+static void open_hellaswag(Trainer *t) {
+    const DataConfig *data = &t->config.data;
+    char folder[CONFIG_STRING_LENGTH];
+    Error error;
+    if (!hellaswag_open(&t->hellaswag, data->hellaswag, t->config.model.vocab_size, &error))
+        die("data.hellaswag: %s", error.text);
+    files_folder_of(data->train, folder, sizeof folder);
+    int size = hellaswag_vocab_size(t->hellaswag), trained = tokenizer_recorded_size(folder);
+    if (trained > 0 && size != trained)
+        die("data.hellaswag: the tokens of %s are those of a vocabulary of %d, and of %d in %s/tokens.json; make it "
+            "with "
+            "the tokenizer of the training data",
+            data->hellaswag, size, trained, folder);
+}
+
 static void open_data(Trainer *t) {
     const DataConfig *data = &t->config.data;
     t->train_data = open_loader(t, data->train, data->order, "data.train");
@@ -119,9 +135,7 @@ static void open_data(Trainer *t) {
     if (t->config.train.eval_sequences > windows)
         die("train.eval_sequences: the validation set %s has only %lld sequences of %d tokens", data->val,
             (long long)windows, t->config.model.block_size);
-    Error error;
-    if (data->hellaswag[0] && !hellaswag_open(&t->hellaswag, data->hellaswag, t->config.model.vocab_size, &error))
-        die("data.hellaswag: %s", error.text);
+    if (data->hellaswag[0]) open_hellaswag(t);
 }
 
 /* Beside the passes: gradients start to move as soon as they are final, and a pass waits for the weights of the last

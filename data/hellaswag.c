@@ -107,6 +107,12 @@ void hellaswag_close(Hellaswag *set) {
 
 int hellaswag_count(const Hellaswag *set) { return set->count; }
 
+int hellaswag_vocab_size(const Hellaswag *set) {
+    int32_t size;
+    memcpy(&size, set->file + 2 * sizeof size, sizeof size);
+    return size;
+}
+
 HellaswagExample hellaswag_example(const Hellaswag *set, int i) {
     int32_t numbers[EXAMPLE_INTS];
     read_numbers(set, i, numbers);

@@ -27,6 +27,8 @@ bool hellaswag_open(Hellaswag **set, const char *path, int vocab_size, Error *er
 void hellaswag_close(Hellaswag *set);
 
 int hellaswag_count(const Hellaswag *set);
+/* Of the tokenizer that the file was made with. */
+int hellaswag_vocab_size(const Hellaswag *set);
 /* Example i, which points into the set. */
 HellaswagExample hellaswag_example(const Hellaswag *set, int i);
 

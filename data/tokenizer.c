@@ -64,6 +64,18 @@ static bool open_by_folder(Tokenizer **tokenizer, const char *folder, Error *err
     return ok;
 }
 
+int tokenizer_recorded_size(const char *folder) {
+    Error error;
+    char *path = format_string("%s/tokens.json", folder), *text = files_read(path, JSON_LIMIT, NULL, &error);
+    cJSON *json = text ? cJSON_Parse(text) : NULL;
+    const cJSON *size = cJSON_GetObjectItemCaseSensitive(json, "vocab_size");
+    int recorded = cJSON_IsNumber(size) ? size->valueint : 0;
+    cJSON_Delete(json);
+    free(text);
+    free(path);
+    return recorded;
+}
+
 static void open_bytes(Tokenizer *tokenizer) {
     tokenizer->name = "bytes";
     tokenizer->vocab_size = BYTE_TOKENS;

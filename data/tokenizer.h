@@ -37,6 +37,8 @@ void token_buffer_free(TokenBuffer *buffer);
  * llm.c's gpt2_tokenizer.bin will do for decoding alone. Fails for an unknown name, for files that are missing or
  * wrong, and for gpt2 in a build without utf8proc. */
 bool tokenizer_open(Tokenizer **tokenizer, const char *name, const char *folder, Error *error);
+/* The vocab_size that folder/tokens.json records; 0 where it records none, or is not there. */
+int tokenizer_recorded_size(const char *folder);
 void tokenizer_close(Tokenizer *tokenizer);
 
 const char *tokenizer_name(const Tokenizer *tokenizer);

@@ -373,6 +373,20 @@ static void test_trainer_refuses(void **state) {
     assert_run(train_run(&launch, "refused", "--data.hellaswag=%s", test_path("no_such.bin")), 1, "data.hellaswag: ");
     assert_run(train_run(&launch, "refused", "--data.hellaswag=README.md"), 1,
                "data.hellaswag: README.md is no HellaSwag file");
+    /* Data of another tokenizer, which says so beside it. */
+    size_t bytes;
+    char *tokens = test_read_file("dev/golden/tiny_train.bin", &bytes);
+    test_write_file(test_path("train.bin"), tokens, bytes);
+    free(tokens);
+    int examples;
+    Error error;
+    if (!prepare(good_line, &examples, &error)) fail_msg("%s", error.text);
+    test_write_text(test_path("tokens.json"), "{\"tokenizer\": \"gpt2\", \"vocab_size\": 50257}");
+    assert_run(train_run(&launch, "refused", "--data.hellaswag=%s --data.train=%s", test_path("hellaswag.bin"),
+                         test_path("train.bin")),
+               1, "are those of a vocabulary of 256, and of 50257 in ");
+    test_write_text(test_path("tokens.json"), "{\"vocab_size\": \"many\"");
+    assert_int_equal(tokenizer_recorded_size(test_folder()), 0);
 }
 
 static void test_prepares(void **state) {
