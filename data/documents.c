@@ -150,8 +150,7 @@ typedef struct Target {
 static void hold(Held *held, const char *text, size_t bytes) {
     if (held->bytes + bytes > held->capacity) {
         held->capacity = 2 * held->capacity + bytes + 4096;
-        held->text = realloc(held->text, held->capacity);
-        if (!held->text) die("out of memory: the text of a document");
+        held->text = checked_realloc(held->text, held->capacity, "the text of a document");
     }
     memcpy(held->text + held->bytes, text, bytes);
     held->bytes += bytes;

@@ -2,7 +2,6 @@
 #include "data/hellaswag.h"
 
 #include <cjson/cJSON.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -168,8 +167,7 @@ static const char *problem_of(const cJSON *json) {
 static void add_example(Preparation *p, const cJSON *json) {
     if (p->count == p->capacity) {
         p->capacity = p->capacity ? 2 * p->capacity : 1024;
-        p->numbers = realloc(p->numbers, (size_t)p->capacity * EXAMPLE_INTS * sizeof *p->numbers);
-        if (!p->numbers) die("out of memory: HellaSwag");
+        p->numbers = checked_realloc(p->numbers, (size_t)p->capacity * EXAMPLE_INTS * sizeof *p->numbers, "HellaSwag");
     }
     int32_t *numbers = p->numbers + (size_t)p->count++ * EXAMPLE_INTS;
     const cJSON *endings = cJSON_GetObjectItemCaseSensitive(json, "endings");
@@ -208,9 +206,9 @@ static bool write_file(const Preparation *p, int vocab_size, const char *path, E
         file_writer_append(writer, p->tokens.tokens, p->tokens.count * sizeof *p->tokens.tokens, error);
         ok = file_writer_close(writer, NULL, NULL, error);
     }
-    if (ok && rename(temporary, path) != 0) {
-        ok = error_set(error, "cannot rename %s to %s: %s", temporary, path, strerror(errno));
+    if (ok && !files_rename(temporary, path, error)) {
         unlink(temporary);
+        ok = false;
     }
     free(temporary);
     return ok;

@@ -194,11 +194,8 @@ static bool copy_vocabulary(const Job *job, Error *error) {
         struct stat source, target;
         bool is_there = stat(from, &source) == 0;
         bool is_same = stat(to, &target) == 0 && source.st_ino == target.st_ino && source.st_dev == target.st_dev;
-        if (is_there && !is_same) {
-            ok = files_copy(from, temporary, NULL, NULL, error);
-            if (ok && rename(temporary, to) != 0)
-                ok = error_set(error, "cannot rename %s to %s: %s", temporary, to, strerror(errno));
-        }
+        if (is_there && !is_same)
+            ok = files_copy(from, temporary, NULL, NULL, error) && files_rename(temporary, to, error);
         free(from);
         free(to);
         free(temporary);
@@ -206,15 +203,12 @@ static bool copy_vocabulary(const Job *job, Error *error) {
     return ok;
 }
 
-static bool publish(Job *job, int folder, const char *temporary, const char *description, Error *error) {
+static bool publish(Job *job, const char *temporary, const char *description, Error *error) {
     if (unlink(description) != 0 && errno != ENOENT)
         return error_set(error, "cannot replace %s: %s", description, strerror(errno));
     if (!shard_writer_publish(job->train, error) || !shard_writer_publish(job->val, error)) return false;
-    if (!copy_vocabulary(job, error)) return false;
-    if (rename(temporary, description) != 0)
-        return error_set(error, "cannot rename %s to %s: %s", temporary, description, strerror(errno));
-    if (fsync(folder) != 0) return error_set(error, "cannot sync %s: %s", job->options.out, strerror(errno));
-    return true;
+    if (!copy_vocabulary(job, error) || !files_rename(temporary, description, error)) return false;
+    return files_sync_folder(job->options.out, error);
 }
 
 static bool check_result(const Job *job, Error *error) {
@@ -235,8 +229,8 @@ static bool check_result(const Job *job, Error *error) {
                      shard_writer_token_count(job->val));
 }
 
-/* From the inputs to the finished folder, whose descriptor is `folder`. */
-static bool write_output(Job *job, int folder, Error *error) {
+/* From the inputs to the finished folder. */
+static bool write_output(Job *job, Error *error) {
     const PrepareOptions *o = &job->options;
     char *description = format_string("%s/tokens.json", o->out);
     char *temporary = format_string("%s/.tokens.json.tmp", o->out);
@@ -246,16 +240,16 @@ static bool write_output(Job *job, int folder, Error *error) {
     end_progress();
     ok = ok && check_result(job, error) && shard_writer_finish(job->train, error) &&
          shard_writer_finish(job->val, error) && write_description(job, temporary, error) &&
-         publish(job, folder, temporary, description, error);
+         publish(job, temporary, description, error);
     if (!ok) unlink(temporary);
     free(description);
     free(temporary);
     return ok;
 }
 
-/* The output folder's descriptor, or -1. Two runs at once would write into each other's temporary files, hence the
- * lock, which ends with the process; where the file system has none, the run goes on without. */
-static int open_folder(const char *path, Error *error) {
+/* Makes the output folder and returns a descriptor that keeps others out, or -1: two runs at once would write into each
+ * other's temporary files. Such a lock ends with the process; where the file system has none, the run goes on without. */
+static int lock_folder(const char *path, Error *error) {
     if (!files_make_folders(path, error)) return -1;
     int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (folder < 0) {
@@ -313,11 +307,11 @@ static bool prepare(Job *job, Error *error) {
     if (!settle_split(job, error) || !check_file_count(job, error)) return false;
     check_effects(job);
     if (!check_folders(o, error)) return false;
-    int folder = open_folder(o->out, error);
+    int folder = lock_folder(o->out, error);
     if (folder < 0) return false;
     job->begun = seconds_now();
     job->next_line = job->begun + SECONDS_BETWEEN_LINES;
-    bool ok = write_output(job, folder, error);
+    bool ok = write_output(job, error);
     if (ok) print_summary(job);
     close(folder);
     return ok;

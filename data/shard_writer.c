@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "data/shard.h"
+#include "util/files.h"
 
 struct ShardWriter {
     char *folder, *split;
@@ -132,8 +133,7 @@ static bool remove_leftovers(const ShardWriter *writer, Error *error) {
 bool shard_writer_publish(ShardWriter *writer, Error *error) {
     for (; writer->published < writer->files; writer->published++) {
         char *from = temporary_path(writer, writer->published), *to = final_path(writer, writer->published);
-        bool ok = rename(from, to) == 0;
-        if (!ok) error_set(error, "cannot rename %s to %s: %s", from, to, strerror(errno));
+        bool ok = files_rename(from, to, error);
         free(from);
         free(to);
         if (!ok) return false;

@@ -23,8 +23,8 @@ enum { POLL_MILLISECONDS = 100 };
 static void add_file(TextFiles *files, const char *path, int64_t size) {
     if (files->count == files->capacity) {
         files->capacity = files->capacity ? 2 * files->capacity : 64;
-        files->paths = realloc(files->paths, (size_t)files->capacity * sizeof *files->paths);
-        if (!files->paths) die("out of memory: the list of text files");
+        files->paths =
+            checked_realloc(files->paths, (size_t)files->capacity * sizeof *files->paths, "the list of text files");
     }
     files->paths[files->count++] = checked_strdup(path);
     files->bytes = size < 0 || files->bytes < 0 ? -1 : files->bytes + size;

@@ -29,12 +29,8 @@ struct Tokenizer {
 
 void token_buffer_reserve(TokenBuffer *buffer, size_t more) {
     if (more <= buffer->capacity - buffer->count) return;
-    size_t capacity = buffer->count + more + buffer->capacity / 2; /* in proportion, so that appending is linear */
-    uint16_t *tokens = checked_malloc(capacity * sizeof *tokens, "tokens");
-    if (buffer->count > 0) memcpy(tokens, buffer->tokens, buffer->count * sizeof *tokens);
-    free(buffer->tokens);
-    buffer->tokens = tokens;
-    buffer->capacity = capacity;
+    buffer->capacity = buffer->count + more + buffer->capacity / 2; /* in proportion, so that appending is linear */
+    buffer->tokens = checked_realloc(buffer->tokens, buffer->capacity * sizeof *buffer->tokens, "tokens");
 }
 
 void token_buffer_free(TokenBuffer *buffer) {

@@ -17,8 +17,7 @@ enum { ARENA_ALIGNMENT = 4096 };
 void arena_plan(Arena *arena, const char *group, const char *name, size_t bytes, void *pointer) {
     if (arena->count == arena->capacity) {
         arena->capacity = arena->capacity ? 2 * arena->capacity : 64;
-        arena->items = realloc(arena->items, (size_t)arena->capacity * sizeof *arena->items);
-        if (!arena->items) die("out of memory: the memory plan");
+        arena->items = checked_realloc(arena->items, (size_t)arena->capacity * sizeof *arena->items, "the memory plan");
     }
     arena->items[arena->count++] = (ArenaItem){group, name, bytes, arena->bytes, pointer, NULL};
     arena->bytes += (size_t)round_up((int64_t)bytes + ARENA_ALIGNMENT, ARENA_ALIGNMENT);

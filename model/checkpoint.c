@@ -291,17 +291,13 @@ static void begin(Save *save) {
     save->good = files_remove_tree(save->temporary, save->error) && files_make_folders(save->temporary, save->error);
 }
 
-static bool rename_to(const char *from, const char *to, Error *error) {
-    return rename(from, to) == 0 || error_set(error, "cannot rename %s to %s: %s", from, to, strerror(errno));
-}
-
 /* Makes `latest` name `name`, in one step: a link cannot be rewritten, but a new one can be renamed over it. */
 static bool point_latest(const char *checkpoints, const char *name, Error *error) {
     char *link = format_string("%s/%s", checkpoints, LATEST_LINK);
     char *temporary = format_string("%s/" TEMPORARY_PREFIX "%s", checkpoints, LATEST_LINK);
     bool good =
         symlink(name, temporary) == 0 || error_set(error, "cannot make the link %s: %s", temporary, strerror(errno));
-    good = good && rename_to(temporary, link, error);
+    good = good && files_rename(temporary, link, error);
     if (!good) unlink(temporary);
     free(link);
     free(temporary);
@@ -313,10 +309,10 @@ static void publish(Save *save) {
     save->good = save->good && files_sync_folder(save->temporary, save->error);
     if (!save->good) return;
     bool replaces = files_is_folder(save->final);
-    save->good =
-        !replaces || (files_remove_tree(save->aside, save->error) && rename_to(save->final, save->aside, save->error));
+    save->good = !replaces ||
+                 (files_remove_tree(save->aside, save->error) && files_rename(save->final, save->aside, save->error));
     if (!save->good) return;
-    bool placed = rename_to(save->temporary, save->final, save->error);
+    bool placed = files_rename(save->temporary, save->final, save->error);
     save->good = placed && files_sync_folder(save->checkpoints, save->error) &&
                  point_latest(save->checkpoints, strrchr(save->final, '/') + 1, save->error);
     if (!save->good) {
@@ -334,7 +330,7 @@ static void remove_checkpoint(const char *checkpoints, const char *name) {
     Error error;
     char *path = format_string("%s/%s", checkpoints, name);
     char *temporary = format_string("%s/" TEMPORARY_PREFIX "%s", checkpoints, name);
-    if (!rename_to(path, temporary, &error) || !files_remove_tree(temporary, &error))
+    if (!files_rename(path, temporary, &error) || !files_remove_tree(temporary, &error))
         warn("an old checkpoint stays: %s", error.text);
     free(path);
     free(temporary);

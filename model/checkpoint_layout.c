@@ -39,9 +39,7 @@ CheckpointFolder *checkpoint_folders(const char *checkpoints, int *count) {
     struct dirent *entry;
     while ((entry = readdir(directory))) {
         if (!parse_folder_name(&folder, entry->d_name)) continue;
-        CheckpointFolder *grown = realloc(folders, (size_t)(*count + 1) * sizeof *folders);
-        if (!grown) die("out of memory: the list of checkpoints in %s", checkpoints);
-        folders = grown;
+        folders = checked_realloc(folders, (size_t)(*count + 1) * sizeof *folders, "the list of checkpoints");
         folders[(*count)++] = folder;
     }
     closedir(directory);

@@ -9,8 +9,7 @@
 void multi_tensor_append_chunks(Chunk **chunks, int *count, const Part *part, int tensor, bool gradient_is_shard) {
     size_t length = part->end - part->begin;
     size_t more = (length + MULTI_TENSOR_CHUNK - 1) / MULTI_TENSOR_CHUNK;
-    Chunk *grown = realloc(*chunks, ((size_t)*count + more + 1) * sizeof *grown);
-    if (!grown) die("out of memory: the optimizer's chunks");
+    Chunk *grown = checked_realloc(*chunks, ((size_t)*count + more + 1) * sizeof *grown, "the optimizer's chunks");
     *chunks = grown;
     for (size_t done = 0; done < length; done += MULTI_TENSOR_CHUNK) {
         size_t end = done + MULTI_TENSOR_CHUNK < length ? done + MULTI_TENSOR_CHUNK : length;

@@ -79,6 +79,12 @@ void *checked_calloc(size_t count, size_t bytes, const char *what) {
     return memory;
 }
 
+void *checked_realloc(void *memory, size_t bytes, const char *what) {
+    memory = realloc(memory, bytes ? bytes : 1);
+    if (!memory) die("out of memory: %zu bytes for %s", bytes, what);
+    return memory;
+}
+
 char *checked_strdup(const char *text) {
     size_t bytes = strlen(text) + 1;
     return (char *)memcpy(checked_malloc(bytes, "a string"), text, bytes);

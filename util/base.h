@@ -62,10 +62,11 @@ void base_set_process(int rank, int processes, void (*quit)(int status));
 /* The name before the colon in messages; a program's main() sets it. The string is not copied. */
 void base_set_program(const char *name);
 
-/* malloc, calloc and strdup that die() when memory runs out; `what` names the thing in the message. The caller frees.
- * */
+/* malloc, calloc, realloc and strdup that die() when memory runs out; `what` names the thing in the message. The caller
+ * frees. */
 void *checked_malloc(size_t bytes, const char *what);
 void *checked_calloc(size_t count, size_t bytes, const char *what);
+void *checked_realloc(void *memory, size_t bytes, const char *what);
 char *checked_strdup(const char *text);
 
 /* snprintf into a new string of just the right size, which the caller frees. */

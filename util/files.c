@@ -35,6 +35,10 @@ void files_folder_of(const char *path, char *folder, size_t bytes) {
         snprintf(folder, bytes, "%.*s", slash == path ? 1 : (int)(slash - path), path);
 }
 
+bool files_rename(const char *from, const char *to, Error *error) {
+    return rename(from, to) == 0 || error_set(error, "cannot rename %s to %s: %s", from, to, strerror(errno));
+}
+
 bool files_sync_folder(const char *path, Error *error) {
     int descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (descriptor < 0) return error_set(error, "cannot open the folder %s: %s", path, strerror(errno));
@@ -287,9 +291,9 @@ bool files_write_text(const char *path, const char *text, Error *error) {
         file_writer_append(writer, text, strlen(text), NULL); /* close reports what went wrong here */
         good = file_writer_close(writer, NULL, NULL, error);
     }
-    if (good && rename(temporary, path) != 0) {
-        good = error_set(error, "cannot rename %s to %s: %s", temporary, path, strerror(errno));
+    if (good && !files_rename(temporary, path, error)) {
         unlink(temporary);
+        good = false;
     }
     good = good && sync_parent(path, error);
     free(temporary);

@@ -22,6 +22,9 @@ bool files_make_folders(const char *path, Error *error);
 /* Removes a file, a link (not what it points to) or a folder with everything in it. Nothing there is no error. */
 bool files_remove_tree(const char *path, Error *error);
 
+/* rename(), with a message. */
+bool files_rename(const char *from, const char *to, Error *error);
+
 /* Syncs the names in a folder. */
 bool files_sync_folder(const char *path, Error *error);
 

@@ -8,9 +8,8 @@
 int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int64_t rows, int64_t columns,
                      int64_t padded_rows) {
     if (strlen(name) >= TENSOR_NAME_LENGTH) die("the tensor name '%s' is too long", name);
-    Tensor *tensors = realloc(table->tensors, (size_t)(table->count + 1) * sizeof *tensors);
-    if (!tensors) die("out of memory: the tensor table");
-    Tensor *tensor = &tensors[table->count];
+    table->tensors = checked_realloc(table->tensors, (size_t)(table->count + 1) * sizeof(Tensor), "the tensor table");
+    Tensor *tensor = &table->tensors[table->count];
     memset(tensor, 0, sizeof *tensor);
     snprintf(tensor->name, sizeof tensor->name, "%s", name);
     tensor->role = role;
@@ -18,7 +17,6 @@ int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int6
     tensor->columns = columns;
     tensor->offset = table->length;
     tensor->size = (size_t)(rows * columns);
-    table->tensors = tensors;
     table->parameters += tensor->size;
     table->length += (size_t)round_up(padded_rows * columns, TENSOR_ALIGNMENT);
     return table->count++;

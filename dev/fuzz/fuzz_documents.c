@@ -31,8 +31,7 @@ typedef struct Buffer {
 } Buffer;
 
 static void append(Buffer *buffer, const void *data, size_t bytes) {
-    buffer->data = realloc(buffer->data, buffer->bytes + bytes + 1);
-    if (!buffer->data) die("out of memory: documents");
+    buffer->data = checked_realloc(buffer->data, buffer->bytes + bytes + 1, "documents");
     if (bytes > 0) memcpy(buffer->data + buffer->bytes, data, bytes);
     buffer->bytes += bytes;
 }

@@ -99,9 +99,7 @@ static char *read_all(const char *path, size_t *bytes, Error *error) {
     bool failed = false;
     while (file.at < file.end || text_file_read(&file, &failed, error)) {
         size_t more = (size_t)(file.end - file.at);
-        char *longer = realloc(text, *bytes + more + 1);
-        if (!longer) die("out of memory: the text of a file");
-        text = longer;
+        text = checked_realloc(text, *bytes + more + 1, "the text of a file");
         memcpy(text + *bytes, file.at, more);
         *bytes += more;
         file.at = file.end;
@@ -164,7 +162,7 @@ static void test_damaged_files(void **state) {
             test_write_file(path, packed.data, cut);
             assert_fails(packings[k].name, path, "cut off");
         }
-        packed.data = realloc(packed.data, packed.count + 16);
+        packed.data = checked_realloc(packed.data, packed.count + 16, "packed text");
         memcpy(packed.data + packed.count, "nonsense, indeed", 16);
         test_write_file(path, packed.data, packed.count + 16);
         assert_fails(packings[k].name, path, "something follows");
@@ -224,7 +222,7 @@ typedef struct Came {
 static bool came_text(void *context, const char *text, size_t bytes, Error *error) {
     (void)error;
     Came *came = context;
-    came->text = realloc(came->text, came->bytes + bytes + 2);
+    came->text = checked_realloc(came->text, came->bytes + bytes + 2, "documents");
     memcpy(came->text + came->bytes, text, bytes);
     came->bytes += bytes;
     came->text[came->bytes] = 0;
