@@ -122,8 +122,7 @@ static void open_hellaswag(Trainer *t) {
     int size = hellaswag_vocab_size(t->hellaswag), trained = tokenizer_recorded_size(folder);
     if (trained > 0 && size != trained)
         die("data.hellaswag: the tokens of %s are those of a vocabulary of %d, and of %d in %s/tokens.json; make it "
-            "with "
-            "the tokenizer of the training data",
+            "with the tokenizer of the training data",
             data->hellaswag, size, trained, folder);
 }
 

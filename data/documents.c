@@ -40,12 +40,12 @@ static bool give_end(Reading *r) {
     return !r->failed;
 }
 
-/* Hands on what has been read of the line and what is still to come of it; the end of the line is left. */
-static bool give_line(Reading *r) {
+/* Takes what is still to come of the line, and hands it on where it is text; the end of the line is left. */
+static bool take_line(Reading *r, bool is_text) {
     for (int c; (c = peek(r)) != END_OF_TEXT && c != '\n';) {
         const char *begin = r->file->at, *newline = memchr(begin, '\n', (size_t)(r->file->end - begin));
         r->file->at = newline ? newline : r->file->end;
-        if (!give_text(r, begin, (size_t)(r->file->at - begin))) return false;
+        if (is_text && !give_text(r, begin, (size_t)(r->file->at - begin))) return false;
     }
     return !r->failed;
 }
@@ -87,7 +87,7 @@ static bool read_separated(Reading *r) {
         } else {
             if (after_line && !give_text(r, "\n", 1)) return false;
             has_text = has_text || after_line || taken > 0 || peek(r) != '\n';
-            if (!give_text(r, r->format->separator, taken) || !give_line(r)) return false;
+            if (!give_text(r, r->format->separator, taken) || !take_line(r, true)) return false;
             after_line = true;
         }
         if (peek(r) == '\n') take(r);
@@ -363,13 +363,6 @@ static bool read_line(Json *json, const char *field) {
     return json->found || bad(json, "there is no \"%.100s\" in it", field);
 }
 
-static void skip_line(Reading *r) {
-    for (int c; (c = peek(r)) != END_OF_TEXT && c != '\n';) {
-        const char *newline = memchr(r->file->at, '\n', (size_t)(r->file->end - r->file->at));
-        r->file->at = newline ? newline : r->file->end;
-    }
-}
-
 /* A line with nothing but spaces is none. */
 static bool read_json_line(Reading *r, Held *held, int64_t *bad_lines) {
     Json json = {.reading = r, .held = held};
@@ -386,8 +379,7 @@ static bool read_json_line(Reading *r, Held *held, int64_t *bad_lines) {
                          held->handed_on ? "; it is too long to be passed over" : "");
     }
     ++*bad_lines;
-    skip_line(r);
-    return !r->failed;
+    return take_line(r, false);
 }
 
 static bool read_json_lines(Reading *r, int64_t *bad_lines) {

@@ -17,7 +17,7 @@ static const size_t LARGEST_FILE = (size_t)1 << 30;
 
 struct Hellaswag {
     char *file;
-    int count;
+    int count, vocab_size;
     const uint16_t **tokens; /* of each example */
 };
 
@@ -29,18 +29,20 @@ static void read_numbers(const Hellaswag *set, int i, int32_t numbers[EXAMPLE_IN
     memcpy(numbers, set->file + at * sizeof(int32_t), EXAMPLE_INTS * sizeof(int32_t));
 }
 
-static bool check_header(const char *file, size_t bytes, const char *path, int vocab_size, int *count, Error *error) {
+/* Takes the file's own numbers from its header. */
+static bool read_header(Hellaswag *set, size_t bytes, const char *path, int vocab_size, Error *error) {
     int32_t header[HEADER_INTS];
-    if (bytes < sizeof header || (memcpy(header, file, sizeof header), header[0] != HELLASWAG_MAGIC))
+    if (bytes < sizeof header || (memcpy(header, set->file, sizeof header), header[0] != HELLASWAG_MAGIC))
         return error_set(error, "%s is no HellaSwag file; prepare_data --hellaswag makes one", path);
     if (header[1] != HELLASWAG_VERSION)
         return error_set(error, "%s has version %d; only version %d can be read", path, header[1], HELLASWAG_VERSION);
     if (header[2] < 1 || header[2] > vocab_size)
         return error_set(error, "%s is made of tokens of a vocabulary of %d, but vocab_size is %d", path, header[2],
                          vocab_size);
-    *count = header[3];
-    if (*count < 1 || (size_t)*count > (bytes - sizeof header) / (EXAMPLE_INTS * sizeof(int32_t)))
-        return error_set(error, "%s is damaged: its header says %d examples, and it has %zu bytes", path, *count,
+    set->vocab_size = header[2];
+    set->count = header[3];
+    if (set->count < 1 || (size_t)set->count > (bytes - sizeof header) / (EXAMPLE_INTS * sizeof(int32_t)))
+        return error_set(error, "%s is damaged: its header says %d examples, and it has %zu bytes", path, set->count,
                          bytes);
     return true;
 }
@@ -49,6 +51,7 @@ static bool check_header(const char *file, size_t bytes, const char *path, int v
 static bool find_tokens(Hellaswag *set, size_t bytes, const char *path, Error *error) {
     size_t begin = (HEADER_INTS + (size_t)set->count * EXAMPLE_INTS) * sizeof(int32_t);
     size_t at = 0, most = (bytes - begin) / sizeof(uint16_t);
+    set->tokens = checked_calloc((size_t)set->count, sizeof *set->tokens, "HellaSwag");
     for (int i = 0; i < set->count; i++) {
         int32_t numbers[EXAMPLE_INTS];
         read_numbers(set, i, numbers);
@@ -78,18 +81,12 @@ static bool check_tokens(const Hellaswag *set, size_t bytes, int vocab_size, con
 
 bool hellaswag_open(Hellaswag **set, const char *path, int vocab_size, Error *error) {
     size_t bytes;
-    int count;
     char *file = files_read(path, LARGEST_FILE, &bytes, error);
     if (!file) return false;
-    if (!check_header(file, bytes, path, vocab_size, &count, error)) {
-        free(file);
-        return false;
-    }
     Hellaswag *opened = checked_calloc(1, sizeof *opened, "HellaSwag");
     opened->file = file;
-    opened->count = count;
-    opened->tokens = checked_calloc((size_t)count, sizeof *opened->tokens, "HellaSwag");
-    if (find_tokens(opened, bytes, path, error) && check_tokens(opened, bytes, vocab_size, path, error)) {
+    if (read_header(opened, bytes, path, vocab_size, error) && find_tokens(opened, bytes, path, error) &&
+        check_tokens(opened, bytes, vocab_size, path, error)) {
         *set = opened;
         return true;
     }
@@ -106,11 +103,7 @@ void hellaswag_close(Hellaswag *set) {
 
 int hellaswag_count(const Hellaswag *set) { return set->count; }
 
-int hellaswag_vocab_size(const Hellaswag *set) {
-    int32_t size;
-    memcpy(&size, set->file + 2 * sizeof size, sizeof size);
-    return size;
-}
+int hellaswag_vocab_size(const Hellaswag *set) { return set->vocab_size; }
 
 HellaswagExample hellaswag_example(const Hellaswag *set, int i) {
     int32_t numbers[EXAMPLE_INTS];

@@ -55,14 +55,6 @@ static void count_block(Inspection *in, int64_t count) {
     if (count > 0) in->ends_with_separator = in->block[count - 1] == in->separator;
 }
 
-static bool has_header(const char *path) {
-    int32_t magic = 0;
-    FILE *file = fopen(path, "rb");
-    bool has = file && fread(&magic, sizeof magic, 1, file) == 1 && magic == SHARD_MAGIC;
-    if (file) fclose(file);
-    return has;
-}
-
 static bool count_file(Inspection *in, const char *path, Error *error) {
     ShardSet *set;
     if (!shards_open(&set, path, error)) return false;
@@ -73,7 +65,7 @@ static bool count_file(Inspection *in, const char *path, Error *error) {
         ok = shards_read(set, done, count, tokenizer_vocab_size(in->tokenizer), in->block, error);
         if (ok) count_block(in, count);
     }
-    if (ok) printf("%14" PRId64 " tokens  %s  %s\n", tokens, has_header(path) ? "llm.c  " : "nanoGPT", path);
+    if (ok) printf("%14" PRId64 " tokens  %s  %s\n", tokens, shards_has_header(set) ? "llm.c  " : "nanoGPT", path);
     shards_close(set);
     return ok;
 }

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "data/utf8.h"
 #include "util/philox.h"
 #include "util/stop_signal.h"
 
@@ -70,11 +71,9 @@ static const double PROGRESS_SECONDS = 0.2;
 static bool is_visible(unsigned char c) { return c > ' ' && c < 0x7f; }
 static bool is_letter(unsigned char c) { return (c | 0x20) >= 'a' && (c | 0x20) <= 'z'; }
 
-static bool is_continuation(unsigned char c) { return (c & 0xc0) == 0x80; }
-
 /* Whether these are the three bytes of a character from U+3001 on: the rest of East Asia, none of them a space. */
 static bool is_east_asian(const unsigned char *c) {
-    if (!is_continuation(c[1]) || !is_continuation(c[2])) return false;
+    if (!utf8_continues((char)c[1]) || !utf8_continues((char)c[2])) return false;
     return (c[0] >= 0xe4 && c[0] <= 0xed) || (c[0] == 0xe3 && (c[1] != 0x80 || c[2] != 0x80));
 }
 
@@ -289,7 +288,7 @@ static size_t bytes_of_part(Pipeline *p, const char *text, size_t bytes) {
     if (o->split != SPLIT_TEXT_END || p->is_val) return bytes;
     int64_t left = o->train_bytes - p->counts->text_bytes;
     if (left > 0) return (size_t)min_i64(left, (int64_t)bytes);
-    if (is_continuation((unsigned char)*text) && tokenizer_end_of_text(o->tokenizer) >= 0) return 1;
+    if (utf8_continues(*text) && tokenizer_end_of_text(o->tokenizer) >= 0) return 1;
     p->is_val = true;
     begin_segment(p, false);
     return bytes;

@@ -179,6 +179,8 @@ int64_t shards_token_count(const ShardSet *set) { return set->tokens; }
 
 int shards_file_count(const ShardSet *set) { return set->count; }
 
+bool shards_has_header(const ShardSet *set) { return set->shards[0].header_bytes > 0; }
+
 /* ---- reading ---- */
 
 /* The last shard whose first token is at or before `position`. */

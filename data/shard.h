@@ -25,6 +25,8 @@ void shards_advise(ShardSet *set, bool in_order);
 
 int64_t shards_token_count(const ShardSet *set);
 int shards_file_count(const ShardSet *set);
+/* Whether the first file has llm.c's header. */
+bool shards_has_header(const ShardSet *set);
 
 /* tokens[0..count) = stream[position..position + count), which may cross files. A token >= vocab_size is an error
  * that names the file and the token's position in it; so is a file that is gone, cannot be read, was replaced, or has

@@ -38,37 +38,34 @@ void token_buffer_free(TokenBuffer *buffer) {
     *buffer = (TokenBuffer){0};
 }
 
-/* The value of "tokenizer" in the file, which the caller frees; NULL where there is none. */
-static char *name_in_file(const char *path, Error *error) {
-    char *text = files_read(path, JSON_LIMIT, NULL, error);
-    if (!text) return NULL;
-    cJSON *json = cJSON_Parse(text);
-    const char *value = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "tokenizer"));
-    char *name = value ? checked_strdup(value) : NULL;
-    if (!name) error_set(error, "%s should be a JSON object with a key \"tokenizer\", such as \"bytes\"", path);
-    cJSON_Delete(json);
+/* What folder/tokens.json holds, or null where that is no JSON; NULL where there is no file to read. */
+static cJSON *read_description(const char *folder, Error *error) {
+    char *path = format_string("%s/tokens.json", folder), *text = files_read(path, JSON_LIMIT, NULL, error);
+    cJSON *json = text ? cJSON_Parse(text) : NULL;
+    if (text && !json) json = cJSON_CreateNull();
     free(text);
-    return name;
+    free(path);
+    return json;
 }
 
 static bool open_by_folder(Tokenizer **tokenizer, const char *folder, Error *error) {
-    char *path = format_string("%s/tokens.json", folder);
-    char *name = name_in_file(path, error);
-    bool ok = name && tokenizer_open(tokenizer, name, vocabulary_is_in(folder) ? folder : NULL, error);
-    free(name);
-    free(path);
+    cJSON *json = read_description(folder, error);
+    if (!json) return false;
+    const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "tokenizer"));
+    bool ok =
+        name ? tokenizer_open(tokenizer, name, vocabulary_is_in(folder) ? folder : NULL, error)
+             : error_set(error, "%s/tokens.json should be a JSON object with a key \"tokenizer\", such as \"bytes\"",
+                         folder);
+    cJSON_Delete(json);
     return ok;
 }
 
 int tokenizer_recorded_size(const char *folder) {
     Error error;
-    char *path = format_string("%s/tokens.json", folder), *text = files_read(path, JSON_LIMIT, NULL, &error);
-    cJSON *json = text ? cJSON_Parse(text) : NULL;
+    cJSON *json = read_description(folder, &error);
     const cJSON *size = cJSON_GetObjectItemCaseSensitive(json, "vocab_size");
     int recorded = cJSON_IsNumber(size) ? size->valueint : 0;
     cJSON_Delete(json);
-    free(text);
-    free(path);
     return recorded;
 }
 

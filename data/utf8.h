@@ -4,6 +4,7 @@
 #ifndef MARS_DATA_UTF8_H
 #define MARS_DATA_UTF8_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,6 +15,9 @@ enum {
 };
 
 #define UTF8_REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
+
+/* Whether a byte is of the form 10xxxxxx: no character begins with it. */
+static inline bool utf8_continues(char byte) { return ((unsigned char)byte & 0xc0) == 0x80; }
 
 /* Of a character that begins with byte `lead`: how many bytes follow (-1: none begins with it), and between which
  * values the first of them lies, which rules out surrogates, numbers that are too large, and detours. */

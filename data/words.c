@@ -70,7 +70,7 @@ static size_t run_end(Text *t, size_t at, CharClass class) {
 /* White space before something else leaves its last character to that, if it is not all there is. */
 static size_t without_last_space(const char *text, size_t end) {
     size_t last = end - 1;
-    while (last > 0 && ((unsigned char)text[last] & 0xc0) == 0x80) last--;
+    while (last > 0 && utf8_continues(text[last])) last--;
     return last > 0 ? last : end;
 }
 

@@ -3,10 +3,10 @@
  *     ./sample_gpt2 CHECKPOINT_DIR [--tokenizer=bytes|gpt2] --prompt="..." [--max_new_tokens=200 --temperature=0.8
  *                   --top_k=200 --seed=1]
  *
- * The tokenizer is the one whose tokens.json and vocabulary the trainer copied into the checkpoint. Each new token is drawn from the
- * softmax of logits/temperature over the top_k likeliest; temperature 0 takes the likeliest. Keys and values are
- * cached. Position embeddings are absolute, so when the context is full it cannot slide: the cache is filled again with
- * as much of the text's end as half a context holds, which makes room for as many tokens again. */
+ * The tokenizer is the one whose tokens.json and vocabulary the trainer copied into the checkpoint. Each new token is
+ * drawn from the softmax of logits/temperature over the top_k likeliest; temperature 0 takes the likeliest. Keys and
+ * values are cached. Position embeddings are absolute, so when the context is full it cannot slide: the cache is filled
+ * again with as much of the text's end as half a context holds, which makes room for as many tokens again. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>

@@ -90,7 +90,8 @@ run_tests() {
     shift
     mapfile -t tests < <(list_tests "$folder" "$@")
     log=build/logs/test-${folder//\//-}.log
-    BUILD=$folder BIN=$folder TEST_JOBS=$((cores + 1)) bash dev/test/run_tests.sh "${tests[@]}" 2>&1 | tee "$log" | sed '$d' || true
+    BUILD=$folder BIN=$folder TEST_JOBS=$((cores + 1)) bash dev/test/run_tests.sh "${tests[@]}" 2>&1 |
+        tee "$log" | sed '$d' || true
     count "$log" "$folder" " ($((SECONDS - begun)) s)"
 }
 

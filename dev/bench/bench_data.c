@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "data/tokenizer.h"
+#include "data/utf8.h"
 #include "dev/bench/measure.h"
 #include "util/files.h"
 
@@ -96,12 +97,11 @@ static void read_options(Bench *b, int argc, char **argv) {
 
 /* ---- the text ---- */
 
-/* Characters begin with bytes that are not of the form 10xxxxxx, in UTF-8. */
 static void divide(Bench *b) {
     b->documents = checked_calloc(b->bytes / DOCUMENT_CHARACTERS + 1, sizeof *b->documents, "documents");
     size_t begin = 0, characters = 0;
     for (size_t at = 0; at < b->bytes; at++) {
-        if (((unsigned char)b->text[at] & 0xc0) == 0x80) continue;
+        if (utf8_continues(b->text[at])) continue;
         if (characters++ < DOCUMENT_CHARACTERS) continue;
         b->documents[b->document_count++] = (Document){b->text + begin, at - begin};
         begin = at;
