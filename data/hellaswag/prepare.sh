@@ -6,18 +6,16 @@
 #   GITHUB_RAW=https://raw.githubusercontent.com     where the file comes from
 set -euo pipefail
 export LC_ALL=C
-# shellcheck source=data/fetch.sh
-source "$(dirname "$0")/../fetch.sh"
+# shellcheck source=data/dataset.sh
+source "$(dirname "$0")/../dataset.sh"
 
 case ${1-} in
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
 esac
 [ $# -eq 0 ] || fetch_fail "unexpected argument $1; there are no options" 2
-BIN=$(realpath "${BIN:-$(dirname "$0")/../..}") # the caller's path; from here the folder is the repository's root
-cd "$(dirname "$0")/../.."
+enter_repository
 
 folder=data/hellaswag url=$GITHUB_RAW/rowanz/hellaswag/master/data/hellaswag_val.jsonl
-[ -x "$BIN/prepare_data" ] || fetch_fail "$BIN/prepare_data is not built; run make"
 bash data/gpt2/download.sh
 fetch_into $folder
 fetch_add_sized "$url" hellaswag_val.jsonl

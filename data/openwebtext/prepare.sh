@@ -18,10 +18,8 @@
 set -euo pipefail
 export LC_ALL=C
 
-# shellcheck source=data/fetch.sh
-source "$(dirname "$0")/../fetch.sh"
-# shellcheck source=data/publish.sh
-source "$(dirname "$0")/../publish.sh"
+# shellcheck source=data/dataset.sh
+source "$(dirname "$0")/../dataset.sh"
 
 files='' repository=Skylion007/openwebtext
 for argument in "$@"; do
@@ -35,11 +33,10 @@ done
 [[ $files =~ ^([1-9][0-9]{0,3})?$ ]] || fetch_fail "--files=$files: give a number of files" 2
 # From here the working directory is the repository's root; paths that were given are the caller's.
 python=$(type -P "${PYTHON:-python3}") || fetch_fail "PYTHON=${PYTHON:-python3} is no program"
-python=$(realpath -s "$python") BIN=$(realpath "${BIN:-$(dirname "$0")/../..}")
-cd "$(dirname "$0")/../.."
+python=$(realpath -s "$python")
+enter_repository
 
 folder=data/openwebtext
-[ -x "$BIN/prepare_data" ] || fetch_fail "$BIN/prepare_data is not built; run make"
 "$python" -c 'import pyarrow.parquet' 2>/dev/null || fetch_fail "$python has no pyarrow, which reads the data set's files. To have it:
   python3 -m venv $folder/venv && $folder/venv/bin/pip install pyarrow
   PYTHON=$folder/venv/bin/python $0${*:+ $*}"

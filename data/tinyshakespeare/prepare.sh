@@ -10,8 +10,8 @@
 set -euo pipefail
 export LC_ALL=C
 
-# shellcheck source=data/fetch.sh
-source "$(dirname "$0")/../fetch.sh"
+# shellcheck source=data/dataset.sh
+source "$(dirname "$0")/../dataset.sh"
 
 tokenizer=gpt2
 for argument in "$@"; do
@@ -21,11 +21,9 @@ for argument in "$@"; do
         *) fetch_fail "unknown argument $argument; give --tokenizer=gpt2 or --tokenizer=bytes" 2 ;;
     esac
 done
-BIN=$(realpath "${BIN:-$(dirname "$0")/../..}") # the caller's path; from here the folder is the repository's root
-cd "$(dirname "$0")/../.."
+enter_repository
 
 folder=data/tinyshakespeare text_bytes=1115394
-[ -x "$BIN/prepare_data" ] || fetch_fail "$BIN/prepare_data is not built; run make"
 fetch_into $folder
 fetch_add "$GITHUB_RAW/karpathy/char-rnn/master/data/tinyshakespeare/input.txt" $text_bytes \
     86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed input.txt

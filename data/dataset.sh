@@ -1,13 +1,24 @@
 # shellcheck shell=bash
-# publish.sh: puts the tokens of a data set in place when all are complete, for the scripts that prepare data sets.
-# Sourced, not run, behind fetch.sh.
+# dataset.sh: what the scripts share that make tokens of a data set with prepare_data. Sourced, not run; downloads are
+# fetch.sh's, which it sources.
 #
+#   enter_repository         goes to the repository's root, and sets BIN, where prepare_data is: what the caller's BIN names,
+#                            or else the root
 #   publish FOLDER SOURCE    FOLDER/unfinished/train holds the output of prepare_data. Where the data set comes divided into
 #                            training and validation, that is its training half, made with --val_fraction=0, and
 #                            FOLDER/unfinished/val holds the other half, made in the same way. Both go to FOLDER in place of
 #                            what was there, with a tokens.json that names SOURCE.
 #
 # Until then nothing of the new tokens is in FOLDER: a converter that fails looks to prepare_data like an end of its input.
+
+# shellcheck source=data/fetch.sh
+source "$(dirname "${BASH_SOURCE[0]}")/fetch.sh"
+
+enter_repository() {
+    BIN=$(realpath "${BIN:-$(dirname "$0")/../..}")
+    cd "$(dirname "$0")/../.." || exit
+    [ -x "$BIN/prepare_data" ] || fetch_fail "$BIN/prepare_data is not built; run make"
+}
 
 publish() {
     local folder=$1 source=$2 train=$1/unfinished/train val=$1/unfinished/val file
