@@ -291,9 +291,20 @@ static bool check_folders(const PrepareOptions *o, Error *error) {
 
 /* ---- what the program does ---- */
 
+static void open_tokenizer(Job *job) {
+    const PrepareOptions *o = &job->options;
+    Error error;
+    if (!tokenizer_open(&job->tokenizer, o->tokenizer, o->vocabulary, &error)) die_usage("%s", error.text);
+    if (!tokenizer_encodes(job->tokenizer))
+        die_usage(
+            "--vocab: %s has no merges, without which the tokenizer %s can only decode; bash data/gpt2/download.sh "
+            "fetches them into " TOKENIZER_GPT2_FOLDER,
+            o->vocabulary ? o->vocabulary : TOKENIZER_GPT2_FOLDER, o->tokenizer);
+}
+
 static bool prepare(Job *job, Error *error) {
     const PrepareOptions *o = &job->options;
-    if (!tokenizer_open(&job->tokenizer, o->tokenizer, o->vocabulary, error)) die_usage("%s", error->text);
+    open_tokenizer(job);
     job->pipeline = (PipelineOptions){.tokenizer = job->tokenizer,
                                       .threads = o->threads,
                                       .val_fraction = o->val_fraction,
@@ -319,7 +330,7 @@ static bool prepare(Job *job, Error *error) {
 
 static bool prepare_hellaswag(Job *job, Error *error) {
     const PrepareOptions *o = &job->options;
-    if (!tokenizer_open(&job->tokenizer, o->tokenizer, o->vocabulary, error)) die_usage("%s", error->text);
+    open_tokenizer(job);
     if (!files_make_folders(o->out, error)) return false;
     char *path = format_string("%s/hellaswag.bin", o->out);
     int examples;

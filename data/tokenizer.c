@@ -137,8 +137,10 @@ struct Encoder {
     Gpt2Encoder *gpt2; /* NULL: a byte is a token */
 };
 
+bool tokenizer_encodes(const Tokenizer *tokenizer) { return !tokenizer->is_gpt2 || tokenizer->classes; }
+
 Encoder *encoder_open(const Tokenizer *tokenizer) {
-    if (tokenizer->is_gpt2 && !tokenizer->classes) return NULL;
+    if (!tokenizer_encodes(tokenizer)) return NULL;
     Encoder *encoder = checked_calloc(1, sizeof *encoder, "an encoder");
     if (tokenizer->is_gpt2) encoder->gpt2 = gpt2_encoder_open(&tokenizer->vocabulary, tokenizer->classes);
     return encoder;

@@ -50,8 +50,11 @@ int tokenizer_end_of_text(const Tokenizer *tokenizer);
  * model with a padded vocabulary may produce. */
 const char *tokenizer_decode(const Tokenizer *tokenizer, int token, size_t *bytes);
 
+/* False where it can only decode (see tokenizer_open). */
+bool tokenizer_encodes(const Tokenizer *tokenizer);
+
 /* What one thread needs to encode. Any number of them share a tokenizer, which must outlive them. NULL where the
- * tokenizer can only decode (see tokenizer_open). */
+ * tokenizer does not encode. */
 typedef struct Encoder Encoder;
 Encoder *encoder_open(const Tokenizer *tokenizer);
 void encoder_close(Encoder *encoder);

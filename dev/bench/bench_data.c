@@ -221,6 +221,7 @@ int main(int argc, char **argv) {
     read_options(&b, argc, argv);
     b.text = files_read(b.path, MOST_TEXT, &b.bytes, &error);
     if (!b.text || !tokenizer_open(&b.tokenizer, "gpt2", b.folder, &error)) die("%s", error.text);
+    if (!tokenizer_encodes(b.tokenizer)) die("the vocabulary in %s has no merges", b.folder);
     divide(&b);
     cJSON *tiktoken = NULL;
     for (int half = 0; half < 2; half++) {

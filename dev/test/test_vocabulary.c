@@ -180,9 +180,23 @@ static void test_bin(void **state) {
             assert_memory_equal(text, tokens[i], bytes);
         }
         assert_null(tokenizer_decode(tokenizer, 4, &(size_t){0}));
+        assert_false(tokenizer_encodes(tokenizer));
         assert_null(encoder_open(tokenizer));
         tokenizer_close(tokenizer);
     }
+    free(folder);
+}
+
+static void test_bin_has_no_merges(void **state) {
+    (void)state;
+    char data[1100], *folder = make_folder("decodes"), *program = test_program("prepare_data");
+    test_write_file(test_path("decodes/gpt2_tokenizer.bin"), data, bin_file(data, 2, 3));
+    const char *const tasks[] = {"", "--hellaswag"};
+    for (size_t i = 0; i < ARRAY_LENGTH(tasks); i++)
+        assert_run(test_run("'%s' %s --tokenizer=gpt2 --vocab='%s' --out='%s/out' README.md", program, tasks[i], folder,
+                            folder),
+                   2, "decodes has no merges, without which the tokenizer gpt2 can only decode");
+    free(program);
     free(folder);
 }
 
@@ -229,6 +243,7 @@ int main(void) {
         cmocka_unit_test(test_damaged_merges),
         cmocka_unit_test(test_where_files_are_looked_for),
         cmocka_unit_test(test_bin),
+        cmocka_unit_test(test_bin_has_no_merges),
         cmocka_unit_test(test_damaged_bin),
     };
     return cmocka_run_group_tests(tests, make_vocabulary, NULL);
