@@ -212,8 +212,8 @@ static void check_escapes(FuzzInput input, size_t block_bytes) {
         uint32_t number = (uint32_t)fuzz_number(&input, 2);
         char escape[8];
         units[count] = number % 2 ? 0xd800 | (number >> 1 & 0x7ff) : number;
-        append(&line, escape,
-               (size_t)snprintf(escape, sizeof escape, number % 4 ? "\\u%04x" : "\\u%04X", units[count]));
+        int bytes = snprintf(escape, sizeof escape, number % 4 ? "\\u%04x" : "\\u%04X", units[count]);
+        append(&line, escape, (size_t)bytes);
     }
     append(&line, "\"}", 2);
     bool takes_next;
