@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "util/files.h"
 
@@ -197,11 +196,7 @@ static bool write_file(const Preparation *p, int vocab_size, const char *path, E
         file_writer_append(writer, header, sizeof header, error);
         file_writer_append(writer, p->numbers, (size_t)p->count * EXAMPLE_INTS * sizeof *p->numbers, error);
         file_writer_append(writer, p->tokens.tokens, p->tokens.count * sizeof *p->tokens.tokens, error);
-        ok = file_writer_close(writer, NULL, NULL, error);
-    }
-    if (ok && !files_rename(temporary, path, error)) {
-        unlink(temporary);
-        ok = false;
+        ok = file_writer_close(writer, NULL, NULL, error) && files_put_in_place(temporary, path, error);
     }
     free(temporary);
     return ok;

@@ -182,6 +182,10 @@ static bool write_description(const Job *job, const char *path, Error *error) {
     return ok;
 }
 
+static const char *vocabulary_folder(const PrepareOptions *o) {
+    return o->vocabulary ? o->vocabulary : TOKENIZER_GPT2_FOLDER;
+}
+
 /* The vocabulary lies beside tokens.json, as what reads one needs the other. */
 static bool copy_vocabulary(const Job *job, Error *error) {
     const PrepareOptions *o = &job->options;
@@ -189,7 +193,7 @@ static bool copy_vocabulary(const Job *job, Error *error) {
     bool ok = true;
     for (int i = 0; i < VOCABULARY_FILES && ok; i++) {
         const char *name = vocabulary_files[i];
-        char *from = format_string("%s/%s", o->vocabulary ? o->vocabulary : TOKENIZER_GPT2_FOLDER, name);
+        char *from = format_string("%s/%s", vocabulary_folder(o), name);
         char *to = format_string("%s/%s", o->out, name), *temporary = format_string("%s/.%s.tmp", o->out, name);
         struct stat source, target;
         bool is_there = stat(from, &source) == 0;
@@ -299,7 +303,7 @@ static void open_tokenizer(Job *job) {
         die_usage(
             "--vocab: %s has no merges, without which the tokenizer %s can only decode; bash data/gpt2/download.sh "
             "fetches them into " TOKENIZER_GPT2_FOLDER,
-            o->vocabulary ? o->vocabulary : TOKENIZER_GPT2_FOLDER, o->tokenizer);
+            vocabulary_folder(o), o->tokenizer);
 }
 
 static bool prepare(Job *job, Error *error) {

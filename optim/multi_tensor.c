@@ -9,15 +9,14 @@
 void multi_tensor_append_chunks(Chunk **chunks, int *count, const Part *part, int tensor, bool gradient_is_shard) {
     size_t length = part->end - part->begin;
     size_t more = (length + MULTI_TENSOR_CHUNK - 1) / MULTI_TENSOR_CHUNK;
-    Chunk *grown = checked_realloc(*chunks, ((size_t)*count + more + 1) * sizeof *grown, "the optimizer's chunks");
-    *chunks = grown;
+    *chunks = checked_realloc(*chunks, ((size_t)*count + more + 1) * sizeof **chunks, "the optimizer's chunks");
     for (size_t done = 0; done < length; done += MULTI_TENSOR_CHUNK) {
         size_t end = done + MULTI_TENSOR_CHUNK < length ? done + MULTI_TENSOR_CHUNK : length;
-        grown[(*count)++] = (Chunk){.begin = part->begin + done,
-                                    .end = part->begin + end,
-                                    .gradient = (gradient_is_shard ? part->at : part->begin) + done,
-                                    .shard = part->at + done,
-                                    .tensor = tensor};
+        (*chunks)[(*count)++] = (Chunk){.begin = part->begin + done,
+                                        .end = part->begin + end,
+                                        .gradient = (gradient_is_shard ? part->at : part->begin) + done,
+                                        .shard = part->at + done,
+                                        .tensor = tensor};
     }
 }
 

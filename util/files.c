@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,12 +52,15 @@ bool files_sync_folder(const char *path, Error *error) {
 
 /* Syncs the folder that holds `path`. */
 static bool sync_parent(const char *path, Error *error) {
-    const char *slash = strrchr(path, '/');
-    if (!slash) return files_sync_folder(".", error);
-    char *parent = format_string("%.*s", slash == path ? 1 : (int)(slash - path), path);
-    bool good = files_sync_folder(parent, error);
-    free(parent);
-    return good;
+    char parent[PATH_MAX];
+    files_folder_of(path, parent, sizeof parent);
+    return files_sync_folder(parent, error);
+}
+
+bool files_put_in_place(const char *temporary, const char *path, Error *error) {
+    if (files_rename(temporary, path, error)) return sync_parent(path, error);
+    unlink(temporary);
+    return false;
 }
 
 bool files_make_folders(const char *path, Error *error) {
@@ -289,13 +293,8 @@ bool files_write_text(const char *path, const char *text, Error *error) {
     bool good = file_writer_open(&writer, temporary, error);
     if (good) {
         file_writer_append(writer, text, strlen(text), NULL); /* close reports what went wrong here */
-        good = file_writer_close(writer, NULL, NULL, error);
+        good = file_writer_close(writer, NULL, NULL, error) && files_put_in_place(temporary, path, error);
     }
-    if (good && !files_rename(temporary, path, error)) {
-        unlink(temporary);
-        good = false;
-    }
-    good = good && sync_parent(path, error);
     free(temporary);
     return good;
 }

@@ -28,6 +28,9 @@ bool files_rename(const char *from, const char *to, Error *error);
 /* Syncs the names in a folder. */
 bool files_sync_folder(const char *path, Error *error);
 
+/* Gives a finished, synced file its name in the same folder, and syncs that; where it cannot have it, it is removed. */
+bool files_put_in_place(const char *temporary, const char *path, Error *error);
+
 /* The whole file with a 0 byte behind it, which the caller frees; NULL where it cannot be read, is no regular file or
  * is longer than `limit` bytes. *bytes may be NULL. */
 char *files_read(const char *path, size_t limit, size_t *bytes, Error *error);
