@@ -82,7 +82,7 @@ LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson $(if $(has_utf8
 # ---- sources ----
 programs = train_gpt2 prepare_data sample_gpt2
 typed = $(wildcard kernels/cpu/embedding.c kernels/cpu/layernorm.c kernels/cpu/linear.c kernels/cpu/attention.c kernels/cpu/loss.c)
-cpu_plain = kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/product.c kernels/cpu/transpose.c \
+cpu_plain = kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/product.c kernels/cpu/transpose.c kernels/cpu/widen.c \
             kernels/cpu/matmul_$(if $(has_onednn),onednn,plain).c
 plain = $(filter-out data/prepare_data.c model/sample_gpt2.c %/no_cuda.c data/char_class_%.c, \
           $(wildcard util/*.c kernels/*.c optim/*.c data/*.c config/*.c model/*.c report/*.c)) $(cpu_plain) \

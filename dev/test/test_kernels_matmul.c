@@ -8,10 +8,11 @@ typedef struct Size {
     int N, IC, OC;
 } Size;
 
-/* From a single number, through sizes that fit no vector or block, to the shapes of a small model. */
-static const Size sizes[] = {{1, 1, 1},      {1, 3, 17},     {2, 17, 3},     {5, 64, 64},
-                             {1, 100, 384},  {33, 100, 64},  {129, 64, 100}, {33, 384, 259},
-                             {64, 384, 128}, {257, 48, 144}, {7, 200, 1000}};
+/* From a single number, through sizes that fit no vector or block, to the shapes of a small model. The last two have more
+ * rows or columns than one kernel of widened bfloat16 matrices takes (kernels/cpu/matmul_onednn.c). */
+static const Size sizes[] = {{1, 1, 1},      {1, 3, 17},     {2, 17, 3},     {5, 64, 64},    {1, 100, 384},
+                             {33, 100, 64},  {129, 64, 100}, {33, 384, 259}, {64, 384, 128}, {257, 48, 144},
+                             {7, 200, 1000}, {2100, 5, 7},   {3, 40, 4200}};
 
 /* A layer's two roundings in bfloat16 (pre, then GELU of it) cost up to 1e-2 instead of 4e-3. */
 static const double two_roundings = 2.5;

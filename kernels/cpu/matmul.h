@@ -21,7 +21,7 @@ typedef struct MatmulShape {
     float alpha, beta;     /* 1 and 0: C = A.B;  1 and 1: C += A.B;  C is not read where beta is 0 */
     bool weights;          /* B changes only when matmul_weights_changed() says so: a packed copy may be kept */
     bool pack_b;           /* B is large and stored by rows: worth a packed copy even for one product */
-    bool one_thread;       /* runs inside a parallel region, on the calling thread alone */
+    bool one_thread;       /* runs inside a parallel region, on the calling thread alone; packs nothing */
 } MatmulShape;
 
 typedef struct Matmul Matmul;

@@ -4,9 +4,15 @@
  * done for speed. A weight matrix is first packed into the layout that the kernel asks for, once after each change
  * of the weights, not at each product: row-major weights cost 15 %. A bfloat16 A that is stored transposed is first
  * laid out row by row (transpose.h), and its B packed: the product itself then runs twice as fast. And each thread
- * has its own memory objects and working memory, so that attention can run many small products side by side. */
+ * has its own memory objects and working memory, so that attention can run many small products side by side.
+ *
+ * On processors without bfloat16 instructions oneDNN multiplies bfloat16 matrices three to hundreds of times more slowly
+ * than float32 ones, or not at all. There such a kernel widens: it converts A and B to float32,
+ * multiplies those, and rounds the result once (widen.h). The float32 copies of a large product are made block by
+ * block, so that they take little memory. */
 #include "kernels/cpu/matmul.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +22,11 @@
 
 #include "kernels/cpu/huge_memory.h"
 #include "kernels/cpu/transpose.h"
+#include "kernels/cpu/widen.h"
+
+/* The most rows and columns of C that one kernel computes from widened factors: enough for the full speed of a float32
+ * product, and few enough that its copies stay at tens of megabytes. */
+enum { WIDENED_BLOCK = 2048 };
 
 /* A memory layout is a struct in oneDNN 2 and a pointer to one in 3; as a pointer both read the same. */
 #if DNNL_VERSION_MAJOR >= 3
@@ -45,14 +56,21 @@ typedef struct Packing {
     size_t bytes;
 } Packing;
 
+/* What a kernel copies before or after its product, apart from kept weights. */
+typedef enum Copy { COPY_OF_A, COPY_OF_B, PACKED_B, COPY_OF_C, COPIES } Copy;
+
 struct MatmulKernel {
     MatmulShape shape;
     dnnl_primitive_t product;
-    bool straighten_a; /* A is stored (k,m) and is laid out as (m,k) first */
+    char implementation[48]; /* oneDNN's name of it */
+    bool in_blocks;          /* this kernel has no product: kernels of its blocks compute C (see WIDENED_BLOCK) */
+    bool widens;             /* A and B are bfloat16, the product is of float32 copies of them */
+    bool straighten_a;       /* A is stored (k,m) and is laid out as (m,k) first */
     Packing pack_b;
     Packed *packed; /* copies of B that are kept, for weights */
     size_t scratch_bytes;
-    Arguments *arguments; /* one per thread that may run it */
+    size_t copies_at[COPIES]; /* offsets of widened copies in a thread's scratch, if the kernel runs on one thread */
+    Arguments *arguments;     /* one per thread that may run it */
     int argument_count;
     struct MatmulKernel *next;
 };
@@ -63,8 +81,8 @@ struct Matmul {
     dnnl_stream_t *streams; /* one per thread */
     void **scratch;         /* one per thread, scratch_bytes each */
     size_t scratch_bytes;
-    void *factors[2]; /* A and B as one product takes them, factor_bytes each */
-    size_t factor_bytes[2];
+    void *copies[COPIES]; /* of kernels that run on all threads, copy_bytes each */
+    size_t copy_bytes[COPIES];
     uint64_t generation; /* of the weights' contents */
     MatmulKernel *kernels;
 };
@@ -202,11 +220,25 @@ static void grow_scratch(Matmul *matmul, size_t bytes) {
     }
 }
 
+/* Reserves memory for so many floats at *end; returns where it begins. */
+static size_t reserve(size_t *end, int64_t count) {
+    size_t begin = (size_t)round_up((int64_t)*end, 64);
+    *end = begin + (size_t)count * sizeof(float);
+    return begin;
+}
+
+static const char *implementation_of(const_dnnl_primitive_desc_t description) {
+    const char *name = NULL;
+    check(dnnl_primitive_desc_query(description, dnnl_query_impl_info_str, 0, (void *)&name), "naming a product");
+    return name;
+}
+
 /* The kernel of a product that has been described; b is the layout that B is stored in. */
 static MatmulKernel *kernel_from(Matmul *matmul, const MatmulShape *shape, dnnl_primitive_desc_t description,
                                  ConstLayout b, ConstLayout c) {
     MatmulKernel *kernel = checked_calloc(1, sizeof *kernel, "a matrix product");
     kernel->shape = *shape;
+    snprintf(kernel->implementation, sizeof kernel->implementation, "%s", implementation_of(description));
     check(dnnl_primitive_create(&kernel->product, description), "creating a matrix product");
     ConstLayout a_taken = dnnl_primitive_desc_query_md(description, dnnl_query_src_md, 0);
     ConstLayout b_taken = dnnl_primitive_desc_query_md(description, dnnl_query_weights_md, 0);
@@ -223,8 +255,22 @@ static MatmulKernel *kernel_from(Matmul *matmul, const MatmulShape *shape, dnnl_
     return kernel;
 }
 
-/* NULL where oneDNN cannot multiply such matrices on this machine. */
-static MatmulKernel *kernel_create(Matmul *matmul, const MatmulShape *shape) {
+static bool isa_includes(dnnl_cpu_isa_t isa) { return ((int)dnnl_get_effective_cpu_isa() & (int)isa) == (int)isa; }
+
+/* Whether oneDNN multiplies these bfloat16 matrices more slowly than float32 copies of them: by scalar loops, or by
+ * integer instructions that stand in for missing bfloat16 ones (at a tenth to a third of the float32 rate). */
+static bool is_slow_bfloat16(const_dnnl_primitive_desc_t description) {
+    if (strncmp(implementation_of(description), "ref", 3) == 0) return true;
+#if defined(__x86_64__)
+    return !isa_includes(dnnl_cpu_isa_avx512_core_bf16);
+#else
+    return false;
+#endif
+}
+
+/* A kernel that runs oneDNN on the matrices as they are. NULL where oneDNN has no implementation for this machine, or a
+ * slow one of bfloat16. */
+static MatmulKernel *direct_kernel(Matmul *matmul, const MatmulShape *shape) {
     MatmulKernel *kernel = NULL;
     bool straighten = shape->transpose_a && shape->input == DTYPE_BFLOAT16 && !shape->one_thread;
     Layout a = straighten ? layout_create(shape->m, shape->k, shape->input, shape->k, false)
@@ -236,13 +282,49 @@ static MatmulKernel *kernel_create(Matmul *matmul, const MatmulShape *shape) {
     dnnl_primitive_desc_t description;
     omp_set_num_threads(shape->one_thread ? 1 : matmul->threads);
     if (describe(&description, matmul->engine, a, b_wanted, c, shape->alpha, shape->beta) == dnnl_success) {
-        kernel = kernel_from(matmul, shape, description, b, c);
-        kernel->straighten_a = straighten;
+        if (shape->input == DTYPE_FLOAT32 || !is_slow_bfloat16(description)) {
+            kernel = kernel_from(matmul, shape, description, b, c);
+            kernel->straighten_a = straighten;
+        }
         check(dnnl_primitive_desc_destroy(description), "freeing a description");
     }
     omp_set_num_threads(matmul->threads);
     if (b_wanted != b) layout_free(b_wanted);
     layout_free(a), layout_free(b), layout_free(c);
+    return kernel;
+}
+
+/* A kernel of bfloat16 matrices that multiplies float32 copies of them. */
+static MatmulKernel *widening_kernel(Matmul *matmul, const MatmulShape *shape) {
+    MatmulShape wide = *shape;
+    wide.input = wide.output = DTYPE_FLOAT32;
+    wide.lda = shape->transpose_a ? shape->m : shape->k;
+    wide.ldb = shape->transpose_b ? shape->k : shape->n;
+    if (shape->output == DTYPE_BFLOAT16) wide.ldc = shape->n, wide.beta = 0.0f; /* added when C is rounded */
+    MatmulKernel *kernel = direct_kernel(matmul, &wide);
+    if (!kernel) return NULL;
+    kernel->shape = *shape;
+    kernel->widens = true;
+    if (shape->one_thread) {
+        size_t end = kernel->scratch_bytes;
+        kernel->copies_at[COPY_OF_A] = reserve(&end, shape->m * shape->k);
+        kernel->copies_at[COPY_OF_B] = reserve(&end, shape->k * shape->n);
+        kernel->copies_at[COPY_OF_C] = reserve(&end, shape->output == DTYPE_BFLOAT16 ? shape->m * shape->n : 0);
+        grow_scratch(matmul, end);
+    }
+    return kernel;
+}
+
+/* NULL where oneDNN cannot multiply such matrices on this machine. */
+static MatmulKernel *kernel_create(Matmul *matmul, const MatmulShape *shape) {
+    assert(!(shape->one_thread && (shape->weights || shape->pack_b))); /* threads share what is packed */
+    MatmulKernel *kernel = direct_kernel(matmul, shape);
+    if (kernel || shape->input == DTYPE_FLOAT32) return kernel;
+    if (shape->one_thread || (shape->m <= WIDENED_BLOCK && shape->n <= WIDENED_BLOCK))
+        return widening_kernel(matmul, shape);
+    kernel = checked_calloc(1, sizeof *kernel, "a matrix product");
+    kernel->shape = *shape;
+    kernel->in_blocks = true;
     return kernel;
 }
 
@@ -258,7 +340,7 @@ static void kernel_free(MatmulKernel *kernel) {
         free(packed);
     }
     packing_free(&kernel->pack_b);
-    dnnl_primitive_destroy(kernel->product);
+    if (!kernel->in_blocks) dnnl_primitive_destroy(kernel->product);
     free(kernel->arguments);
     free(kernel);
 }
@@ -291,8 +373,7 @@ void matmul_close(Matmul *matmul) {
         free(matmul->scratch[i]);
     }
     dnnl_engine_destroy(matmul->engine);
-    free(matmul->factors[0]);
-    free(matmul->factors[1]);
+    for (int i = 0; i < COPIES; i++) free(matmul->copies[i]);
     free(matmul->streams);
     free(matmul->scratch);
     free(matmul);
@@ -305,10 +386,7 @@ const char *matmul_library(void) {
     return name;
 }
 
-bool matmul_has_fast_bfloat16(void) {
-    int amx = dnnl_cpu_isa_avx512_core_amx;
-    return ((int)dnnl_get_effective_cpu_isa() & amx) == amx;
-}
+bool matmul_has_fast_bfloat16(void) { return isa_includes(dnnl_cpu_isa_avx512_core_amx); }
 
 /* The kernel of the list, or a new one; NULL where this machine has none. */
 static MatmulKernel *kernel_or_null(Matmul *matmul, const MatmulShape *shape) {
@@ -335,6 +413,40 @@ bool matmul_multiplies(Matmul *matmul, DType input) {
     return kernel_or_null(matmul, &trial) != NULL;
 }
 
+/* Memory for one of a kernel's copies: the thread's own, if the kernel runs on one thread. */
+static void *copy_memory(Matmul *matmul, const MatmulKernel *kernel, int thread, Copy which, size_t bytes) {
+    if (kernel->shape.one_thread) return (char *)matmul->scratch[thread] + kernel->copies_at[which];
+    if (bytes > matmul->copy_bytes[which]) {
+        free(matmul->copies[which]);
+        matmul->copies[which] = buffer_of(bytes);
+        matmul->copy_bytes[which] = bytes;
+    }
+    return matmul->copies[which];
+}
+
+static int threads_of(const Matmul *matmul, const MatmulKernel *kernel) {
+    return kernel->shape.one_thread ? 1 : matmul->threads;
+}
+
+static size_t widened_b_bytes(const MatmulShape *s) { return (size_t)(s->k * s->n) * sizeof(float); }
+
+static void widen_b(Matmul *matmul, const MatmulKernel *kernel, float *to, const void *b) {
+    const MatmulShape *s = &kernel->shape;
+    widen_matrix(to, b, s->transpose_b ? s->n : s->k, s->transpose_b ? s->k : s->n, s->ldb, threads_of(matmul, kernel));
+}
+
+/* Writes B, widened and packed as the kernel needs it, to `to`. */
+static void fill_packed(Matmul *matmul, MatmulKernel *kernel, const void *b, void *to) {
+    if (kernel->widens) {
+        bool packs = kernel->pack_b.reorder;
+        float *wide = packs ? copy_memory(matmul, kernel, 0, COPY_OF_B, widened_b_bytes(&kernel->shape)) : to;
+        widen_b(matmul, kernel, wide, b);
+        if (!packs) return;
+        b = wide;
+    }
+    packing_run(&kernel->pack_b, matmul, b, to);
+}
+
 /* The packed copy of the weights at b, made anew if the weights have changed since. A copy that a whole generation
  * passed by is reused: its matrix is no longer multiplied. */
 static void *packed_weights(Matmul *matmul, MatmulKernel *kernel, const void *b) {
@@ -349,43 +461,46 @@ static void *packed_weights(Matmul *matmul, MatmulKernel *kernel, const void *b)
     }
     if (!found) {
         found = checked_malloc(sizeof *found, "packed weights");
-        found->memory = buffer_of(kernel->pack_b.bytes);
+        found->memory = buffer_of(kernel->pack_b.reorder ? kernel->pack_b.bytes : widened_b_bytes(&kernel->shape));
         found->next = kernel->packed;
         kernel->packed = found;
     }
     found->source = b;
     found->generation = matmul->generation;
-    packing_run(&kernel->pack_b, matmul, b, found->memory);
+    fill_packed(matmul, kernel, b, found->memory);
     return found->memory;
 }
 
-/* Memory for factor 0 (A) or 1 (B) in the layout that one product takes. */
-static void *factor_memory(Matmul *matmul, int factor, size_t bytes) {
-    if (bytes > matmul->factor_bytes[factor]) {
-        free(matmul->factors[factor]);
-        matmul->factors[factor] = buffer_of(bytes);
-        matmul->factor_bytes[factor] = bytes;
+/* A as the product takes it. */
+static const void *taken_a(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a) {
+    const MatmulShape *s = &kernel->shape;
+    size_t size = (size_t)(s->m * s->k);
+    if (kernel->straighten_a) {
+        void *straight = copy_memory(matmul, kernel, thread, COPY_OF_A, size * sizeof(bfloat16));
+        transpose_16bit(straight, a, s->k, s->m, s->lda, matmul->threads);
+        return straight;
     }
-    return matmul->factors[factor];
+    if (kernel->widens) {
+        float *wide = copy_memory(matmul, kernel, thread, COPY_OF_A, size * sizeof(float));
+        widen_matrix(wide, a, s->transpose_a ? s->k : s->m, s->transpose_a ? s->m : s->k, s->lda,
+                     threads_of(matmul, kernel));
+        return wide;
+    }
+    return a;
 }
 
-static const void *straightened_a(Matmul *matmul, const MatmulShape *shape, const void *a) {
-    void *straight = factor_memory(matmul, 0, (size_t)(shape->m * shape->k) * sizeof(bfloat16));
-    transpose_16bit(straight, a, shape->k, shape->m, shape->lda, matmul->threads);
-    return straight;
+/* B as the product takes it. */
+static const void *taken_b(Matmul *matmul, MatmulKernel *kernel, int thread, const void *b) {
+    if (!kernel->pack_b.reorder && !kernel->widens) return b;
+    if (kernel->shape.weights) return packed_weights(matmul, kernel, b);
+    void *copy = kernel->pack_b.reorder
+                     ? copy_memory(matmul, kernel, thread, PACKED_B, kernel->pack_b.bytes)
+                     : copy_memory(matmul, kernel, thread, COPY_OF_B, widened_b_bytes(&kernel->shape));
+    fill_packed(matmul, kernel, b, copy);
+    return copy;
 }
 
-static const void *packed_b(Matmul *matmul, MatmulKernel *kernel, const void *b) {
-    void *packed = factor_memory(matmul, 1, kernel->pack_b.bytes);
-    packing_run(&kernel->pack_b, matmul, b, packed);
-    return packed;
-}
-
-void matmul_run(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a, const void *b, void *c) {
-    if (!kernel->shape.one_thread) omp_set_num_threads(matmul->threads); /* another table may have changed it */
-    if (kernel->straighten_a) a = straightened_a(matmul, &kernel->shape, a);
-    if (kernel->pack_b.reorder)
-        b = kernel->shape.weights ? packed_weights(matmul, kernel, b) : packed_b(matmul, kernel, b);
+static void run_product(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a, const void *b, void *c) {
     Arguments *own = &kernel->arguments[thread];
     check(dnnl_memory_set_data_handle(own->a, (void *)(uintptr_t)a), "setting an argument");
     check(dnnl_memory_set_data_handle(own->b, (void *)(uintptr_t)b), "setting an argument");
@@ -397,6 +512,40 @@ void matmul_run(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a,
                                    {DNNL_ARG_SCRATCHPAD, own->scratch}};
     check(dnnl_primitive_execute(kernel->product, matmul->streams[thread], 4, arguments), "a matrix product");
     check(dnnl_stream_wait(matmul->streams[thread]), "a matrix product");
+}
+
+/* The length of the equal parts, each at most `limit`, that a dimension is split into. */
+static int64_t even_part(int64_t size, int64_t limit) { return round_up(ceil_div(size, ceil_div(size, limit)), 64); }
+
+/* Each block of C by a kernel of its own, so that the widened copies stay small. */
+static void run_in_blocks(Matmul *matmul, const MatmulShape *s, const bfloat16 *a, const bfloat16 *b, char *c) {
+    int64_t rows = even_part(s->m, WIDENED_BLOCK), columns = even_part(s->n, WIDENED_BLOCK);
+    for (int64_t column = 0; column < s->n; column += columns)
+        for (int64_t row = 0; row < s->m; row += rows) {
+            MatmulShape block = *s;
+            block.m = min_i64(rows, s->m - row), block.n = min_i64(columns, s->n - column);
+            matmul_run(matmul, matmul_kernel(matmul, &block), 0, a + row * (s->transpose_a ? 1 : s->lda),
+                       b + column * (s->transpose_b ? s->ldb : 1),
+                       c + (size_t)(row * s->ldc + column) * dtype_size(s->output));
+        }
+}
+
+void matmul_run(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a, const void *b, void *c) {
+    const MatmulShape *s = &kernel->shape;
+    if (kernel->in_blocks) {
+        run_in_blocks(matmul, s, a, b, c);
+        return;
+    }
+    if (!s->one_thread) omp_set_num_threads(matmul->threads); /* another table may have changed it */
+    a = taken_a(matmul, kernel, thread, a);
+    b = taken_b(matmul, kernel, thread, b);
+    if (kernel->widens && s->output == DTYPE_BFLOAT16) {
+        float *sums = copy_memory(matmul, kernel, thread, COPY_OF_C, (size_t)(s->m * s->n) * sizeof *sums);
+        run_product(matmul, kernel, thread, a, b, sums);
+        narrow_matrix(c, sums, s->m, s->n, s->ldc, s->beta, threads_of(matmul, kernel));
+    } else {
+        run_product(matmul, kernel, thread, a, b, c);
+    }
 }
 
 void matmul_weights_changed(Matmul *matmul) { matmul->generation++; }
