@@ -24,6 +24,7 @@
 #include "report/metrics.h"
 #include "report/setup.h"
 #include "util/files.h"
+#include "util/program.h"
 #include "util/stop_signal.h"
 
 typedef struct Trainer {
@@ -482,7 +483,7 @@ static void close_all(Trainer *t) {
 
 int main(int argc, char **argv) {
     static Trainer t;
-    base_set_program("train_gpt2");
+    program_start("train_gpt2", argv);
     answer_questions(argc, argv);
     stop_signal_listen();
     t.comm = comm_open();

@@ -24,6 +24,7 @@
 #include "data/vocabulary.h"
 #include "report/console.h"
 #include "util/files.h"
+#include "util/program.h"
 #include "util/stop_signal.h"
 
 /* Of progress, where there is no terminal. */
@@ -345,7 +346,7 @@ static bool prepare_hellaswag(Job *job, Error *error) {
 }
 
 int main(int argc, char **argv) {
-    base_set_program("prepare_data");
+    program_start("prepare_data", argv);
     signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is then a write that fails, like a full disk */
     Error error;
     Job job = {.options = prepare_options_parse(argc, argv)};

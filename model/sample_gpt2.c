@@ -19,6 +19,7 @@
 #include "model/checkpoint.h"
 #include "model/decoder.h"
 #include "util/philox.h"
+#include "util/program.h"
 
 typedef struct Options {
     const char *folder, *tokenizer, *prompt;
@@ -175,7 +176,7 @@ static void write_text(GPT2 *model, const Tokenizer *tokenizer, const Options *o
 }
 
 int main(int argc, char **argv) {
-    base_set_program("sample_gpt2");
+    program_start("sample_gpt2", argv);
     Options options = read_options(argc, argv);
     Error error;
     GPT2Config config;

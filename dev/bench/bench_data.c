@@ -21,6 +21,7 @@
 #include "data/utf8.h"
 #include "dev/bench/measure.h"
 #include "util/files.h"
+#include "util/program.h"
 
 /* What is to be reached: MB/s of a core, and times tiktoken's speed. */
 static const double CORE_TARGET = 40, TIKTOKEN_TARGET = 5;
@@ -213,7 +214,7 @@ static void report(const Bench *b, const Speed *one, const Speed *all, cJSON *ti
 }
 
 int main(int argc, char **argv) {
-    base_set_program("bench_data");
+    program_start("bench_data", argv);
     static Speed one, all;
     Bench b = {.folder = TOKENIZER_GPT2_FOLDER, .python = "python3", .runs = 3};
     Error error;

@@ -17,6 +17,7 @@
 
 #include "dev/bench/measure.h"
 #include "util/philox.h"
+#include "util/program.h"
 
 /* Sequences where --batch is not given. */
 enum { GPU_BATCH = 32, CPU_BATCH = 4, TINY_BATCH = 2 };
@@ -469,7 +470,7 @@ static void bench_close(Bench *b, double copy, double matmul) {
 
 int main(int argc, char **argv) {
     static Bench b;
-    base_set_program("bench_kernels");
+    program_start("bench_kernels", argv);
     b.options = bench_options(argc, argv, 8, "batch");
     bench_open(&b);
     double copy = copy_rate(&b.rates), matmul = matmul_rate(&b.rates);

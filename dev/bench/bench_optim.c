@@ -23,6 +23,7 @@
 #include "optim/optim.h"
 #include "optim/partition.h"
 #include "optim/rules.h"
+#include "util/program.h"
 
 /* What is to be reached on an H100 or H200, of the measured copy bandwidth. */
 static const double PASSES_TARGET = 0.85;
@@ -309,7 +310,7 @@ static void measure_all(Bench *bench, cJSON *list) {
 
 int main(int argc, char **argv) {
     static Bench bench;
-    base_set_program("bench_optim");
+    program_start("bench_optim", argv);
     bench.options = bench_options(argc, argv, 5, "optimizer");
     bench_open(&bench);
     print_head(&bench);

@@ -19,6 +19,7 @@
 #include "model/gpt2.h"
 #include "optim/optim.h"
 #include "util/philox.h"
+#include "util/program.h"
 
 /* Steps that a measurement takes on a GPU. */
 enum { STEPS_AHEAD = 4 };
@@ -299,7 +300,7 @@ static void write_json(const Bench *bench, const Figures *f) {
 int main(int argc, char **argv) {
     static Bench bench;
     static Figures f;
-    base_set_program("bench_train");
+    program_start("bench_train", argv);
     bench.options = bench_options(argc, argv, 8, "batch, recompute, optimizer, debug_alloc");
     bench_open(&bench);
     warm_up(&bench);

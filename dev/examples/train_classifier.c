@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "optim/optim.h"
+#include "util/program.h"
 
 enum { LAYERS = 3, TENSORS = 2 * LAYERS, ARMS = 3, WIDEST = 32, POINTS = 1500, TESTS = 900, BATCH = 50, STEPS = 1000 };
 
@@ -96,7 +97,7 @@ static OptimConfig read_arguments(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
-    base_set_program("train_classifier");
+    program_start("train_classifier", argv);
     OptimConfig config = read_arguments(argc, argv);
     ScheduleConfig schedule = {SCHEDULE_COSINE, .warmup_iters = 50, .lr_decay_iters = STEPS, .max_iters = STEPS};
 
