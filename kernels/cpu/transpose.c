@@ -11,12 +11,12 @@ enum { TILE = 8, GROUP = 32, AHEAD = 2 * GROUP };
 
 typedef uint16_t Vector __attribute__((vector_size(16)));
 
-/* The first or last halves of a and b, element by element in turn. */
+/* The first or last halves of a and b, element by element in turn: compilers make one instruction of each. */
 static inline Vector interleave_low(Vector a, Vector b) {
-    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+    return (Vector){a[0], b[0], a[1], b[1], a[2], b[2], a[3], b[3]};
 }
 static inline Vector interleave_high(Vector a, Vector b) {
-    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+    return (Vector){a[4], b[4], a[5], b[5], a[6], b[6], a[7], b[7]};
 }
 
 /* Interleaving row i with row i + 4, three times over, moves bit by bit of the row number into the column number: a
