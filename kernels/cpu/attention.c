@@ -70,20 +70,20 @@ static QueryBlock *query_blocks(Backend *be, Heads h, bool backward, int *count)
 
 /* to (rows,HS) = from, whose rows lie `distance` elements apart. */
 static void gather_head(act *RESTRICT to, const act *RESTRICT from, int rows, int HS, int distance) {
-    for (int r = 0; r < rows; r++) memcpy(to + (size_t)r * HS, from + (size_t)r * distance, (size_t)HS * sizeof *to);
+    for (int r = 0; r < rows; r++) memcpy(to + (int64_t)r * HS, from + (int64_t)r * distance, (size_t)HS * sizeof *to);
 }
 
 /* The other way. */
 static void scatter_head(act *RESTRICT to, const act *RESTRICT from, int rows, int HS, int distance) {
-    for (int r = 0; r < rows; r++) memcpy(to + (size_t)r * distance, from + (size_t)r * HS, (size_t)HS * sizeof *to);
+    for (int r = 0; r < rows; r++) memcpy(to + (int64_t)r * distance, from + (int64_t)r * HS, (size_t)HS * sizeof *to);
 }
 
 /* The other way, rounding float sums. */
 static void scatter_sums(act *RESTRICT to, const float *RESTRICT sums, int rows, int HS, int distance) {
     for (int r = 0; r < rows; r++) {
-        act *RESTRICT row = to + (size_t)r * distance;
+        act *RESTRICT row = to + (int64_t)r * distance;
 #pragma omp simd
-        for (int c = 0; c < HS; c++) row[c] = act_store(sums[(size_t)r * HS + c]);
+        for (int c = 0; c < HS; c++) row[c] = act_store(sums[(int64_t)r * HS + c]);
     }
 }
 
@@ -143,9 +143,14 @@ static HeadScratch open_head(Backend *be, Heads h, const act *qkv) {
 
 /* p[0..visible) = exp(scale (s - maximum)), the rest 0. Returns the sum; *lse is the log-sum-exp of scale s. */
 static float softmax_row(act *RESTRICT p, float *lse, const float *RESTRICT s, int visible, int keys, float scale) {
-    float maximum = -INFINITY, sum = 0.0f;
-#pragma omp simd reduction(max : maximum)
-    for (int j = 0; j < visible; j++) maximum = s[j] * scale > maximum ? s[j] * scale : maximum;
+    int32_t largest = ordered_from_float(-INFINITY);
+    float sum = 0.0f;
+#pragma omp simd reduction(max : largest)
+    for (int j = 0; j < visible; j++) {
+        int32_t score = ordered_from_float(s[j] * scale);
+        largest = score > largest ? score : largest;
+    }
+    float maximum = float_from_ordered(largest);
 #pragma omp simd reduction(+ : sum)
     for (int j = 0; j < visible; j++) {
         float e = vector_exp(s[j] * scale - maximum);
@@ -160,14 +165,14 @@ static float softmax_row(act *RESTRICT p, float *lse, const float *RESTRICT s, i
 static void forward_block(Backend *be, Heads h, const QueryBlock *q, HeadScratch w, act *out, float *lse) {
     Matmul *matmul = cpu_backend(be)->matmul;
     int thread = omp_get_thread_num();
-    matmul_run(matmul, q->scores, thread, w.query + (size_t)q->first * h.HS, w.key, w.s);
+    matmul_run(matmul, q->scores, thread, w.query + (int64_t)q->first * h.HS, w.key, w.s);
     for (int r = 0; r < q->rows; r++)
-        w.sums[r] = softmax_row(w.p + (size_t)r * q->keys, &lse[q->first + r], w.s + (size_t)r * q->keys,
+        w.sums[r] = softmax_row(w.p + (int64_t)r * q->keys, &lse[q->first + r], w.s + (int64_t)r * q->keys,
                                 q->first + r + 1, q->keys, h.scale);
     matmul_run(matmul, q->output, thread, w.p, w.value, w.output);
     for (int r = 0; r < q->rows; r++) {
-        act *RESTRICT row = out + (size_t)(q->first + r) * h.C;
-        const float *RESTRICT o = w.output + (size_t)r * h.HS;
+        act *RESTRICT row = out + (int64_t)(q->first + r) * h.C;
+        const float *RESTRICT o = w.output + (int64_t)r * h.HS;
         float inverse = 1.0f / w.sums[r];
 #pragma omp simd
         for (int c = 0; c < h.HS; c++) row[c] = act_store(o[c] * inverse);
@@ -181,10 +186,10 @@ static void attention_forward(Backend *be, void *out, float *lse, const void *qk
     QueryBlock *blocks = query_blocks(be, h, false, &count);
 #pragma omp parallel for schedule(dynamic) num_threads(be->threads)
     for (int head = 0; head < B * NH; head++) {
-        size_t row = (size_t)(head / NH) * T, column = (size_t)(head % NH) * h.HS;
+        int64_t row = (int64_t)(head / NH) * T, column = head % NH * h.HS;
         HeadScratch w = open_head(be, h, (const act *)qkv + row * 3 * C + column);
         for (int i = 0; i < count; i++)
-            forward_block(be, h, &blocks[i], w, (act *)out + row * C + column, lse + (size_t)head * T);
+            forward_block(be, h, &blocks[i], w, (act *)out + row * C + column, lse + (int64_t)head * T);
     }
     free(blocks);
 }
@@ -215,19 +220,19 @@ static void backward_block(Backend *be, Heads h, const QueryBlock *q, HeadScratc
                            const float *lse) {
     Matmul *matmul = cpu_backend(be)->matmul;
     int thread = omp_get_thread_num();
-    const act *query = w.query + (size_t)q->first * h.HS, *dout = w.dout + (size_t)q->first * h.HS;
+    const act *query = w.query + (int64_t)q->first * h.HS, *dout = w.dout + (int64_t)q->first * h.HS;
     matmul_run(matmul, q->scores, thread, query, w.key, w.s);
     matmul_run(matmul, q->scores, thread, dout, w.value, w.dp);
     for (int r = 0; r < q->rows; r++) {
         int t = q->first + r;
-        size_t row = (size_t)r * q->keys;
-        float delta = dot_row(dout + (size_t)r * h.HS, out + (size_t)t * h.C, h.HS);
+        int64_t row = (int64_t)r * q->keys;
+        float delta = dot_row(dout + (int64_t)r * h.HS, out + (int64_t)t * h.C, h.HS);
         backward_row(w.p + row, w.ds + row, w.s + row, w.dp + row, lse[t], delta, t + 1, q->keys, h.scale);
     }
     matmul_run(matmul, q->dkeys, thread, w.p, dout, w.dvalue);
     matmul_run(matmul, q->dkeys, thread, w.ds, query, w.dkey);
     matmul_run(matmul, q->dquery, thread, w.ds, w.key, w.dquery);
-    scatter_head(dqkv + (size_t)q->first * 3 * h.C, w.dquery, q->rows, h.HS, 3 * h.C);
+    scatter_head(dqkv + (int64_t)q->first * 3 * h.C, w.dquery, q->rows, h.HS, 3 * h.C);
 }
 
 static void attention_backward(Backend *be, void *dqkv_, const void *dout, const void *qkv, const void *out,
@@ -237,12 +242,12 @@ static void attention_backward(Backend *be, void *dqkv_, const void *dout, const
     QueryBlock *blocks = query_blocks(be, h, true, &count);
 #pragma omp parallel for schedule(dynamic) num_threads(be->threads)
     for (int head = 0; head < B * NH; head++) {
-        size_t row = (size_t)(head / NH) * T, column = (size_t)(head % NH) * h.HS;
+        int64_t row = (int64_t)(head / NH) * T, column = head % NH * h.HS;
         act *dqkv = (act *)dqkv_ + row * 3 * C + column;
         HeadScratch w = open_head(be, h, (const act *)qkv + row * 3 * C + column);
         gather_head(w.dout, (const act *)dout + row * C + column, T, h.HS, C);
         for (int i = count - 1; i >= 0; i--)
-            backward_block(be, h, &blocks[i], w, dqkv, (const act *)out + row * C + column, lse + (size_t)head * T);
+            backward_block(be, h, &blocks[i], w, dqkv, (const act *)out + row * C + column, lse + (int64_t)head * T);
         scatter_sums(dqkv + C, w.dkey, T, h.HS, 3 * C);
         scatter_sums(dqkv + 2 * C, w.dvalue, T, h.HS, 3 * C);
     }
@@ -255,7 +260,7 @@ static void decode_head(act *out, const act *query, const act *keys, const act *
                         int HS, float scale) {
     float maximum = -INFINITY, sum = 0.0f;
     for (int t = 0; t <= position; t++) {
-        p[t] = scale * dot_row(query, keys + (size_t)t * C, HS);
+        p[t] = scale * dot_row(query, keys + (int64_t)t * C, HS);
         maximum = p[t] > maximum ? p[t] : maximum;
     }
     for (int t = 0; t <= position; t++) {
@@ -264,7 +269,7 @@ static void decode_head(act *out, const act *query, const act *keys, const act *
     }
     for (int c = 0; c < HS; c++) {
         float o = 0.0f;
-        for (int t = 0; t <= position; t++) o += p[t] * act_load(values[(size_t)t * C + c]);
+        for (int t = 0; t <= position; t++) o += p[t] * act_load(values[(int64_t)t * C + c]);
         out[c] = act_store(o / sum);
     }
 }
@@ -275,15 +280,15 @@ static void attention_decode(Backend *be, void *out, void *keys_, void *values_,
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int head = 0; head < B * NH; head++) {
         int b = head / NH, column = head % NH * HS;
-        const act *query = (const act *)qkv + (size_t)b * 3 * C + column;
-        act *keys = (act *)keys_ + (size_t)b * capacity * C + column;
-        act *values = (act *)values_ + (size_t)b * capacity * C + column;
+        const act *query = (const act *)qkv + (int64_t)b * 3 * C + column;
+        act *keys = (act *)keys_ + (int64_t)b * capacity * C + column;
+        act *values = (act *)values_ + (int64_t)b * capacity * C + column;
         for (int c = 0; c < HS; c++) {
-            keys[(size_t)position * C + c] = query[C + c];
-            values[(size_t)position * C + c] = query[2 * C + c];
+            keys[(int64_t)position * C + c] = query[C + c];
+            values[(int64_t)position * C + c] = query[2 * C + c];
         }
         float *p = cpu_scratch(be, omp_get_thread_num(), ((size_t)position + 1) * sizeof *p);
-        decode_head((act *)out + (size_t)b * C + column, query, keys, values, p, position, C, HS, scale);
+        decode_head((act *)out + (int64_t)b * C + column, query, keys, values, p, position, C, HS, scale);
     }
 }
 

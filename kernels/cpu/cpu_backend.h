@@ -22,6 +22,9 @@ typedef struct CpuBackend {
     double started, stopped_seconds; /* the stopwatch */
 } CpuBackend;
 
+/* Elementwise loops over whole arrays give each thread this many elements at a time. */
+enum { ELEMENT_BLOCK = 4096 };
+
 static inline CpuBackend *cpu_backend(Backend *be) { return (CpuBackend *)be; }
 
 EXTERN_C_BEGIN

@@ -1,10 +1,16 @@
 /* embedding.c: token and position embeddings, and rounding weights to the activation type. */
 #include "kernels/cpu/activation.h"
 
-static void to_activation(Backend *be, void *out_, const float *in, size_t n) {
-    act *out = out_;
-#pragma omp parallel for simd schedule(static) num_threads(be->threads)
-    for (size_t i = 0; i < n; i++) out[i] = act_store(in[i]);
+static void round_elements(act *RESTRICT out, const float *RESTRICT in, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) out[i] = act_store(in[i]);
+}
+
+static void to_activation(Backend *be, void *out, const float *in, size_t count) {
+    int64_t n = (int64_t)count;
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int64_t begin = 0; begin < n; begin += ELEMENT_BLOCK)
+        round_elements((act *)out + begin, in + begin, min_i64(ELEMENT_BLOCK, n - begin));
 }
 
 static void embedding_forward(Backend *be, void *out_, const int32_t *tokens, const void *wte_, const void *wpe_, int B,
@@ -12,8 +18,8 @@ static void embedding_forward(Backend *be, void *out_, const int32_t *tokens, co
     const act *wte = wte_, *wpe = wpe_;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int row = 0; row < B * T; row++) {
-        act *RESTRICT out = (act *)out_ + (size_t)row * C;
-        const act *token = wte + (size_t)tokens[row] * C, *position = wpe + (size_t)(row % T) * C;
+        act *RESTRICT out = (act *)out_ + (int64_t)row * C;
+        const act *token = wte + (int64_t)tokens[row] * C, *position = wpe + (int64_t)(row % T) * C;
 #pragma omp simd
         for (int c = 0; c < C; c++) out[c] = act_store(act_load(token[c]) + act_load(position[c]));
     }
@@ -30,17 +36,17 @@ static void embedding_backward(Backend *be, float *dwte, float *dwpe, const void
     for (int begin = 0; begin < C; begin += slice) {
         int end = (int)min_i64(begin + slice, C);
         for (int row = 0; row < B * T; row++) {
-            float *RESTRICT dtoken = dwte + (size_t)tokens[row] * C;
-            const act *dx = dout + (size_t)row * C;
+            float *RESTRICT dtoken = dwte + (int64_t)tokens[row] * C;
+            const act *dx = dout + (int64_t)row * C;
 #pragma omp simd
             for (int c = begin; c < end; c++) dtoken[c] += act_load(dx[c]);
         }
     }
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int t = 0; t < T; t++) {
-        float *RESTRICT dposition = dwpe + (size_t)t * C;
+        float *RESTRICT dposition = dwpe + (int64_t)t * C;
         for (int b = 0; b < B; b++) {
-            const act *dx = dout + ((size_t)b * T + t) * C;
+            const act *dx = dout + ((int64_t)b * T + t) * C;
             bool keep = accumulate || b > 0;
 #pragma omp simd
             for (int c = 0; c < C; c++) dposition[c] = (keep ? dposition[c] : 0.0f) + act_load(dx[c]);

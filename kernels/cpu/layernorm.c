@@ -37,7 +37,7 @@ static void layernorm_forward(Backend *be, void *out, float *mean, float *rstd, 
                               const void *bias, int N, int C) {
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int row = 0; row < N; row++)
-        normalize_row((act *)out + (size_t)row * C, &mean[row], &rstd[row], (const act *)x + (size_t)row * C, weight,
+        normalize_row((act *)out + (int64_t)row * C, &mean[row], &rstd[row], (const act *)x + (int64_t)row * C, weight,
                       bias, C);
 }
 
@@ -45,11 +45,11 @@ static void residual_layernorm_forward(Backend *be, void *sum_, void *out, float
                                        const void *delta_, const void *weight, const void *bias, int N, int C) {
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int row = 0; row < N; row++) {
-        act *sum = (act *)sum_ + (size_t)row * C; /* not RESTRICT: it may be x or delta */
-        const act *x = (const act *)x_ + (size_t)row * C, *delta = (const act *)delta_ + (size_t)row * C;
+        act *sum = (act *)sum_ + (int64_t)row * C; /* not RESTRICT: it may be x or delta */
+        const act *x = (const act *)x_ + (int64_t)row * C, *delta = (const act *)delta_ + (int64_t)row * C;
 #pragma omp simd
         for (int c = 0; c < C; c++) sum[c] = act_store(act_load(x[c]) + act_load(delta[c]));
-        normalize_row((act *)out + (size_t)row * C, &mean[row], &rstd[row], sum, weight, bias, C);
+        normalize_row((act *)out + (int64_t)row * C, &mean[row], &rstd[row], sum, weight, bias, C);
     }
 }
 
@@ -79,18 +79,19 @@ static void layernorm_backward(Backend *be, void *dx, float *dweight, float *dbi
                                const void *weight, const float *mean, const float *rstd, int N, int C,
                                bool accumulate) {
     int threads = be->threads;
-    float *partial = cpu_scratch(be, threads, (size_t)threads * 2 * C * sizeof *partial);
+    int64_t count = (int64_t)2 * C; /* numbers of one thread: its dweight, then its dbias */
+    float *partial = cpu_scratch(be, threads, (size_t)(threads * count) * sizeof *partial);
 #pragma omp parallel num_threads(threads)
     {
-        float *dweight_part = partial + (size_t)omp_get_thread_num() * 2 * C, *dbias_part = dweight_part + C;
-        memset(dweight_part, 0, 2 * (size_t)C * sizeof *dweight_part);
+        float *dweight_part = partial + omp_get_thread_num() * count, *dbias_part = dweight_part + C;
+        memset(dweight_part, 0, (size_t)count * sizeof *dweight_part);
 #pragma omp for schedule(static)
         for (int row = 0; row < N; row++)
-            backward_row((act *)dx + (size_t)row * C, dweight_part, dbias_part, (const act *)dout + (size_t)row * C,
-                         (const act *)x + (size_t)row * C, weight, mean[row], rstd[row], C);
+            backward_row((act *)dx + (int64_t)row * C, dweight_part, dbias_part, (const act *)dout + (int64_t)row * C,
+                         (const act *)x + (int64_t)row * C, weight, mean[row], rstd[row], C);
     }
     for (int t = 0; t < threads; t++) {
-        const float *dweight_part = partial + (size_t)t * 2 * C, *dbias_part = dweight_part + C;
+        const float *dweight_part = partial + t * count, *dbias_part = dweight_part + C;
         bool keep = accumulate || t > 0;
         for (int c = 0; c < C; c++) dweight[c] = (keep ? dweight[c] : 0.0f) + dweight_part[c];
         if (!dbias) continue;

@@ -22,13 +22,14 @@ static void matmul_no_bias(Backend *be, void *out, const void *in, const void *w
     multiply(be, &shape, in, weight, out);
 }
 
-static void add_bias(Backend *be, act *out, const act *RESTRICT bias, int N, int OC) {
-#pragma omp parallel for schedule(static) num_threads(be->threads)
-    for (int row = 0; row < N; row++) {
-        act *RESTRICT x = out + (size_t)row * OC;
+static void add_bias_to_row(act *RESTRICT x, const act *RESTRICT bias, int OC) {
 #pragma omp simd
-        for (int o = 0; o < OC; o++) x[o] = act_store(act_load(x[o]) + act_load(bias[o]));
-    }
+    for (int o = 0; o < OC; o++) x[o] = act_store(act_load(x[o]) + act_load(bias[o]));
+}
+
+static void add_bias(Backend *be, act *out, const act *bias, int N, int OC) {
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int row = 0; row < N; row++) add_bias_to_row(out + (int64_t)row * OC, bias, OC);
 }
 
 static void matmul_forward(Backend *be, void *out, const void *in, const void *weight, const void *bias, int N, int IC,
@@ -38,54 +39,71 @@ static void matmul_forward(Backend *be, void *out, const void *in, const void *w
 }
 
 /* out may be pre itself. */
-static void gelu_forward(Backend *be, act *out, const act *pre, size_t n) {
-#pragma omp parallel for simd schedule(static) num_threads(be->threads)
-    for (size_t i = 0; i < n; i++) out[i] = act_store(gelu(act_load(pre[i])));
+static void gelu_of_elements(act *out, const act *pre, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) out[i] = act_store(gelu(act_load(pre[i])));
 }
 
-static void matmul_gelu_forward(Backend *be, void *out, void *pre_, const void *in, const void *weight,
-                                const void *bias_, int N, int IC, int OC) {
-    matmul_no_bias(be, pre_, in, weight, N, IC, OC);
-    if (!bias_) {
-        gelu_forward(be, out, pre_, (size_t)N * OC);
+static void gelu_forward(Backend *be, act *out, const act *pre, int64_t n) {
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int64_t begin = 0; begin < n; begin += ELEMENT_BLOCK)
+        gelu_of_elements(out + begin, pre + begin, min_i64(ELEMENT_BLOCK, n - begin));
+}
+
+/* Bias and GELU in one pass; out may be pre itself. */
+static void bias_gelu_row(act *out, act *pre, const act *RESTRICT bias, int OC) {
+#pragma omp simd
+    for (int o = 0; o < OC; o++) {
+        act x = act_store(act_load(pre[o]) + act_load(bias[o]));
+        pre[o] = x;
+        out[o] = act_store(gelu(act_load(x)));
+    }
+}
+
+static void matmul_gelu_forward(Backend *be, void *out, void *pre, const void *in, const void *weight, const void *bias,
+                                int N, int IC, int OC) {
+    matmul_no_bias(be, pre, in, weight, N, IC, OC);
+    if (!bias) {
+        gelu_forward(be, out, pre, (int64_t)N * OC);
         return;
     }
-    const act *RESTRICT bias = bias_;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
-    for (int row = 0; row < N; row++) { /* bias and GELU in one pass */
-        act *pre = (act *)pre_ + (size_t)row * OC, *y = (act *)out + (size_t)row * OC;
+    for (int row = 0; row < N; row++)
+        bias_gelu_row((act *)out + (int64_t)row * OC, (act *)pre + (int64_t)row * OC, bias, OC);
+}
+
+/* din *= GELU'(pre) */
+static void gelu_gradient_of_elements(act *RESTRICT din, const act *RESTRICT pre, int64_t n) {
 #pragma omp simd
-        for (int o = 0; o < OC; o++) {
-            act x = act_store(act_load(pre[o]) + act_load(bias[o]));
-            pre[o] = x;
-            y[o] = act_store(gelu(act_load(x)));
-        }
-    }
+    for (int64_t i = 0; i < n; i++) din[i] = act_store(act_load(din[i]) * gelu_derivative(act_load(pre[i])));
+}
+
+static void gelu_backward(Backend *be, act *din, const act *pre, int64_t n) {
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int64_t begin = 0; begin < n; begin += ELEMENT_BLOCK)
+        gelu_gradient_of_elements(din + begin, pre + begin, min_i64(ELEMENT_BLOCK, n - begin));
 }
 
 static void matmul_backward_input(Backend *be, void *din_, const void *dout, const void *weight, const void *gelu_pre,
                                   int N, int IC, int OC) {
-    size_t n = (size_t)N * IC;
+    int64_t n = (int64_t)N * IC;
     act *din = din_;
     MatmulShape shape = matmul_dense(N, IC, OC, false, false, ACT_DTYPE, ACT_DTYPE);
     shape.weights = true;
     if (OC <= LONGEST_INNER) {
         multiply(be, &shape, dout, weight, din);
     } else {
-        float *sums = cpu_scratch(be, be->threads, n * sizeof *sums);
+        float *sums = cpu_scratch(be, be->threads, (size_t)n * sizeof *sums);
         int parts = (int)ceil_div(OC, LONGEST_INNER), length = (int)round_up(ceil_div(OC, parts), 64);
         shape.output = DTYPE_FLOAT32;
         for (int begin = 0; begin < OC; begin += length) {
             shape.k = min_i64(length, OC - begin);
             shape.beta = begin > 0 ? 1.0f : 0.0f;
-            multiply(be, &shape, (const act *)dout + begin, (const act *)weight + (size_t)begin * IC, sums);
+            multiply(be, &shape, (const act *)dout + begin, (const act *)weight + (int64_t)begin * IC, sums);
         }
-        be->to_activation(be, din, sums, n);
+        be->to_activation(be, din, sums, (size_t)n);
     }
-    if (!gelu_pre) return;
-    const act *pre = gelu_pre;
-#pragma omp parallel for simd schedule(static) num_threads(be->threads)
-    for (size_t i = 0; i < n; i++) din[i] = act_store(act_load(din[i]) * gelu_derivative(act_load(pre[i])));
+    if (gelu_pre) gelu_backward(be, din, gelu_pre, n);
 }
 
 /* Threads split the columns; each adds up the rows of its own in order. */
@@ -97,7 +115,7 @@ static void bias_gradient(Backend *be, float *dbias, const act *dout, int N, int
         if (!accumulate)
             for (int o = begin; o < end; o++) dbias[o] = 0.0f;
         for (int row = 0; row < N; row++) {
-            const act *dy = dout + (size_t)row * OC;
+            const act *dy = dout + (int64_t)row * OC;
 #pragma omp simd
             for (int o = begin; o < end; o++) dbias[o] += act_load(dy[o]);
         }
@@ -110,7 +128,7 @@ static void matmul_backward_weight(Backend *be, float *dweight, float *dbias, co
         int rows = (int)min_i64(WEIGHT_ROWS, N - begin);
         MatmulShape shape = matmul_dense(OC, IC, rows, true, false, ACT_DTYPE, DTYPE_FLOAT32);
         shape.beta = accumulate || begin > 0 ? 1.0f : 0.0f;
-        multiply(be, &shape, (const act *)dout + (size_t)begin * OC, (const act *)in + (size_t)begin * IC, dweight);
+        multiply(be, &shape, (const act *)dout + (int64_t)begin * OC, (const act *)in + (int64_t)begin * IC, dweight);
     }
     if (dbias) bias_gradient(be, dbias, dout, N, OC, accumulate);
 }

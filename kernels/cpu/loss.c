@@ -6,12 +6,14 @@
 
 /* The row's maximum, then log of the sum of exp(x - maximum), returned with the maximum added. */
 static float log_sum_exp(const act *RESTRICT logits, int V) {
-    float maximum = -INFINITY, sum = 0.0f;
-#pragma omp simd reduction(max : maximum)
+    int32_t largest = ordered_from_float(-INFINITY);
+    float sum = 0.0f;
+#pragma omp simd reduction(max : largest)
     for (int v = 0; v < V; v++) {
-        float x = act_load(logits[v]);
-        maximum = x > maximum ? x : maximum;
+        int32_t x = ordered_from_float(act_load(logits[v]));
+        largest = x > largest ? x : largest;
     }
+    float maximum = float_from_ordered(largest);
 #pragma omp simd reduction(+ : sum)
     for (int v = 0; v < V; v++) sum += vector_exp(act_load(logits[v]) - maximum);
     return maximum + logf(sum);
@@ -21,7 +23,7 @@ static void softmax_cross_entropy(Backend *be, float *losses, void *logits_, con
                                   int V, int VP, bool gradient) {
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int row = 0; row < N; row++) {
-        act *RESTRICT logits = (act *)logits_ + (size_t)row * VP;
+        act *RESTRICT logits = (act *)logits_ + (int64_t)row * VP;
         float lse = log_sum_exp(logits, V), target = act_load(logits[targets[row]]);
         losses[row] = lse - target;
         if (!gradient) continue;

@@ -44,21 +44,29 @@ static void multiply_whole(Backend *be, const BatchedProduct *p, void *d, const 
     multiply(be, &shape, a, b, d);
 }
 
-/* d = alpha sums + beta c; c is NULL where beta is 0. */
+/* d = alpha sums + beta c, of n elements; c is NULL where beta is 0, and may be d. */
+static void store_float32(float *d, const float *RESTRICT sums, const float *c, float alpha, float beta, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) d[i] = alpha * sums[i] + (c ? beta * c[i] : 0.0f);
+}
+
+static void store_bfloat16(bfloat16 *d, const float *RESTRICT sums, const bfloat16 *c, float alpha, float beta,
+                           int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        d[i] = bfloat16_from_float(alpha * sums[i] + (c ? beta * float_from_bfloat16(c[i]) : 0.0f));
+}
+
 static void store_sums(Backend *be, const BatchedProduct *p, void *d, const float *sums, const void *c) {
     int64_t size = p->m * p->n;
-    float alpha = p->alpha, beta = p->beta;
-    if (p->type == DTYPE_FLOAT32) {
-        float *out = d;
-        const float *start = c;
-#pragma omp parallel for simd schedule(static) num_threads(be->threads)
-        for (int64_t i = 0; i < size; i++) out[i] = alpha * sums[i] + (start ? beta * start[i] : 0.0f);
-    } else {
-        bfloat16 *out = d;
-        const bfloat16 *start = c;
-#pragma omp parallel for simd schedule(static) num_threads(be->threads)
-        for (int64_t i = 0; i < size; i++)
-            out[i] = bfloat16_from_float(alpha * sums[i] + (start ? beta * float_from_bfloat16(start[i]) : 0.0f));
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int64_t begin = 0; begin < size; begin += ELEMENT_BLOCK) {
+        int64_t n = min_i64(ELEMENT_BLOCK, size - begin);
+        if (p->type == DTYPE_FLOAT32)
+            store_float32((float *)d + begin, sums + begin, c ? (const float *)c + begin : NULL, p->alpha, p->beta, n);
+        else
+            store_bfloat16((bfloat16 *)d + begin, sums + begin, c ? (const bfloat16 *)c + begin : NULL, p->alpha,
+                           p->beta, n);
     }
 }
 

@@ -1,10 +1,26 @@
-/* vector_math.h: exp and what is made of it, without branches or calls, so that loops of it vectorise. */
+/* vector_math.h: exp, functions made of it, and the order of floats, without branches or calls, so that loops of them
+ * vectorise. */
 #ifndef MARS_KERNELS_CPU_VECTOR_MATH_H
 #define MARS_KERNELS_CPU_VECTOR_MATH_H
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+
+/* A float as an integer of the same order, and back. Clang vectorises the maximum of integers, but not that of floats,
+ * because NaN has no place in their order. */
+static inline int32_t ordered_from_float(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits ^ ((bits >> 31) & INT32_MAX);
+}
+
+static inline float float_from_ordered(int32_t ordered) {
+    int32_t bits = ordered ^ ((ordered >> 31) & INT32_MAX);
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
 
 /* e^x to about 1e-7 relative; 0 below the smallest normal result, the largest finite float's neighbourhood above
  * 88. x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial for e^r is that of expf in Cephes (Moshier). */
