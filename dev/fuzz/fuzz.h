@@ -11,9 +11,8 @@
 
 #include "util/base.h"
 
-#if defined LLVMFuzzerTestOneInput /* the tests' name for it */
+/* What a target defines. Always returns 0. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
-#endif
 
 /* Aborts where `condition` does not hold, with a printf-like reason. */
 #define FUZZ_CHECK(condition, ...)                                    \
