@@ -38,7 +38,7 @@ static size_t element_size(const Fixture *f, Element element) {
     }
 }
 
-static void store(const Fixture *f, Element element, void *bytes, size_t i, double value) {
+static void store(const Fixture *f, Element element, void *bytes, int64_t i, double value) {
     switch (stored_as(f, element)) {
     case ACTIVATION:
         ((bfloat16 *)bytes)[i] = bfloat16_from_float((float)value);
@@ -55,7 +55,7 @@ static void store(const Fixture *f, Element element, void *bytes, size_t i, doub
     }
 }
 
-static double load(const Fixture *f, Element element, const void *bytes, size_t i) {
+static double load(const Fixture *f, Element element, const void *bytes, int64_t i) {
     switch (stored_as(f, element)) {
     case ACTIVATION:
         return float_from_bfloat16(((const bfloat16 *)bytes)[i]);
@@ -68,9 +68,9 @@ static double load(const Fixture *f, Element element, const void *bytes, size_t 
     }
 }
 
-void round_to_element(const Fixture *f, Element element, double *values, size_t n) {
+void round_to_element(const Fixture *f, Element element, double *values, int64_t n) {
     double place = 0.0; /* room for the widest type */
-    for (size_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n; i++) {
         store(f, element, &place, 0, values[i]);
         values[i] = load(f, element, &place, 0);
     }
@@ -81,8 +81,8 @@ typedef struct HostNumbers {
     double numbers[];
 } HostNumbers;
 
-double *host_numbers(Fixture *f, size_t n) {
-    HostNumbers *block = checked_calloc(1, sizeof *block + n * sizeof(double), "host numbers");
+double *host_numbers(Fixture *f, int64_t n) {
+    HostNumbers *block = checked_calloc(1, sizeof *block + (size_t)n * sizeof(double), "host numbers");
     block->next = f->host_numbers;
     f->host_numbers = block;
     return block->numbers;
@@ -90,11 +90,11 @@ double *host_numbers(Fixture *f, size_t n) {
 
 /* ---- arrays ---- */
 
-static size_t count_of(const Array *a) { return a->rows * a->columns; }
-static size_t bytes_of(const Array *a) { return count_of(a) * element_size(a->fixture, a->element); }
+static int64_t count_of(const Array *a) { return a->rows * a->columns; }
+static size_t bytes_of(const Array *a) { return (size_t)count_of(a) * element_size(a->fixture, a->element); }
 static size_t bytes_with_guards(const Array *a) { return bytes_of(a) + 2 * GUARD; }
 
-static Array *make(Fixture *f, Element element, size_t rows, size_t columns, const double *values, bool written) {
+static Array *make(Fixture *f, Element element, int64_t rows, int64_t columns, const double *values, bool written) {
     if (f->array_count == ARRAY_LENGTH(f->arrays)) die("too many arrays in %s", f->where);
     Array *a = f->arrays[f->array_count++] = checked_calloc(1, sizeof *a, "an array");
     *a = (Array){.element = element, .rows = rows, .columns = columns, .fixture = f, .written = written};
@@ -115,60 +115,57 @@ static Array *make(Fixture *f, Element element, size_t rows, size_t columns, con
 }
 
 void array_rewrite(Array *a, const double *values) {
-    size_t n = count_of(a);
-    if (!a->value) a->value = checked_malloc(n * sizeof *a->value, "an array's values");
-    memcpy(a->value, values, n * sizeof *values);
+    int64_t n = count_of(a);
+    size_t bytes = (size_t)n * sizeof *values;
+    if (!a->value) a->value = checked_malloc(bytes, "an array's values");
+    memcpy(a->value, values, bytes);
     round_to_element(a->fixture, a->element, a->value, n);
-    for (size_t i = 0; i < n; i++) store(a->fixture, a->element, a->before + GUARD, i, values[i]);
+    for (int64_t i = 0; i < n; i++) store(a->fixture, a->element, a->before + GUARD, i, values[i]);
     a->fixture->be->copy_from_host(a->fixture->be, a->memory, a->before, bytes_with_guards(a));
 }
 
-static Array *make_random(Fixture *f, Element element, size_t rows, size_t columns, double deviation, bool written) {
-    size_t n = rows * columns;
-    double *values = checked_malloc(n * sizeof *values, "random numbers");
+static Array *make_random(Fixture *f, Element element, int64_t rows, int64_t columns, double deviation, bool written) {
+    int64_t n = rows * columns;
+    double *values = host_numbers(f, n);
     uint32_t stream = f->stream++;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t word = philox(1, PHILOX_INIT_WEIGHTS, stream, i / 4).word[i % 4];
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t word = philox(1, PHILOX_INIT_WEIGHTS, stream, (uint64_t)i / 4).word[i % 4];
         values[i] = deviation * sqrt(3) * (2 * philox_uniform(word) - 1);
     }
-    Array *a = make(f, element, rows, columns, values, written);
-    free(values);
-    return a;
+    return make(f, element, rows, columns, values, written);
 }
 
-Array *array_in(Fixture *f, Element element, size_t rows, size_t columns, double deviation) {
+Array *array_in(Fixture *f, Element element, int64_t rows, int64_t columns, double deviation) {
     return make_random(f, element, rows, columns, deviation, false);
 }
 
-Array *array_in_out(Fixture *f, Element element, size_t rows, size_t columns, double deviation) {
+Array *array_in_out(Fixture *f, Element element, int64_t rows, int64_t columns, double deviation) {
     return make_random(f, element, rows, columns, deviation, true);
 }
 
-Array *array_out(Fixture *f, Element element, size_t rows, size_t columns) {
+Array *array_out(Fixture *f, Element element, int64_t rows, int64_t columns) {
     return make(f, element, rows, columns, NULL, true);
 }
 
-Array *array_gradient(Fixture *f, size_t rows, size_t columns, bool accumulate, const double **start) {
+Array *array_gradient(Fixture *f, int64_t rows, int64_t columns, bool accumulate, const double **start) {
     Array *a = accumulate ? array_in_out(f, FLOAT, rows, columns, 1.0) : array_out(f, FLOAT, rows, columns);
     *start = accumulate ? a->value : host_numbers(f, rows * columns);
     return a;
 }
 
-Array *array_of(Fixture *f, Element element, size_t rows, size_t columns, const double *values) {
+Array *array_of(Fixture *f, Element element, int64_t rows, int64_t columns, const double *values) {
     return make(f, element, rows, columns, values, false);
 }
 
-Array *array_index(Fixture *f, size_t rows, size_t columns, int bound) {
-    size_t n = rows * columns;
-    double *values = checked_malloc(n * sizeof *values, "random indices");
+Array *array_index(Fixture *f, int64_t rows, int64_t columns, int bound) {
+    int64_t n = rows * columns;
+    double *values = host_numbers(f, n);
     uint32_t stream = f->stream++;
-    for (size_t i = 0; i < n; i++)
-        values[i] = (double)philox_below(philox(1, PHILOX_INIT_WEIGHTS, stream, i), (uint64_t)bound);
+    for (int64_t i = 0; i < n; i++)
+        values[i] = (double)philox_below(philox(1, PHILOX_INIT_WEIGHTS, stream, (uint64_t)i), (uint64_t)bound);
     values[n - 1] = 0;
     values[0] = bound - 1;
-    Array *a = make(f, INDEX, rows, columns, values, false);
-    free(values);
-    return a;
+    return make(f, INDEX, rows, columns, values, false);
 }
 
 static void free_case(Fixture *f) {
@@ -199,11 +196,11 @@ void begin_case(Fixture *f, const char *format, ...) {
 
 double *fetch(Array *a) {
     Fixture *f = a->fixture;
-    size_t n = count_of(a);
+    int64_t n = count_of(a);
     double *values = host_numbers(f, n);
     unsigned char *bytes = checked_malloc(bytes_of(a) + 1, "an array's bytes");
     f->be->copy_to_host(f->be, bytes, a->device, bytes_of(a));
-    for (size_t i = 0; i < n; i++) values[i] = load(f, a->element, bytes, i);
+    for (int64_t i = 0; i < n; i++) values[i] = load(f, a->element, bytes, i);
     free(bytes);
     return values;
 }
@@ -214,7 +211,8 @@ double *fetch(Array *a) {
 static void describe(const Array *a, char *text, size_t size) {
     size_t number = 0;
     while (a->fixture->arrays[number] != a) number++;
-    snprintf(text, size, "%s: array %zu of the test, %zu x %zu", a->fixture->where, number + 1, a->rows, a->columns);
+    snprintf(text, size, "%s: array %zu of the test, %lld x %lld", a->fixture->where, number + 1, (long long)a->rows,
+             (long long)a->columns);
 }
 
 /* Fails where bytes [from, to) differ; `zone` says what they are. */
@@ -226,7 +224,7 @@ static void expect_bytes(const Array *a, const unsigned char *got, const unsigne
     char name[400];
     describe(a, name, sizeof name);
     long element = ((long)i - GUARD) / (long)element_size(a->fixture, a->element);
-    fail_msg("%s: %s changed, first near element %ld of %zu", name, zone, element, count_of(a));
+    fail_msg("%s: %s changed, first near element %ld of %lld", name, zone, element, (long long)count_of(a));
 }
 
 static void expect_guards(const Array *a, const unsigned char *got) {
@@ -259,50 +257,52 @@ static double limit_of(const Array *a) {
     return stored_as(a->fixture, a->element) == ACTIVATION ? bfloat16_limit : float_limit;
 }
 
-static double norm(const double *x, size_t n) {
+static double norm(const double *x, int64_t n) {
     double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += x[i] * x[i];
+    for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
     return sqrt(sum);
 }
 
 void expect_near(Array *a, const double *expected, double slack, const char *what) {
     const double *got = fetch(a);
-    size_t n = count_of(a), columns = a->columns;
-    double limit = slack * limit_of(a), error = relative_error(got, expected, n);
+    int64_t n = count_of(a), columns = a->columns;
+    double limit = slack * limit_of(a), error = relative_error(got, expected, (size_t)n);
     double typical = norm(expected, n) / sqrt((double)a->rows);
-    for (size_t row = 0; row < a->rows; row++) {
+    for (int64_t row = 0; row < a->rows; row++) {
         const double *here = expected + row * columns;
         double room = 4 * limit * (norm(here, columns) + typical), difference = 0;
-        for (size_t c = 0; c < columns; c++) difference += pow(got[row * columns + c] - here[c], 2);
+        for (int64_t c = 0; c < columns; c++) difference += pow(got[row * columns + c] - here[c], 2);
         if (sqrt(difference) <= room || typical == 0) continue;
-        fail_msg("%s: %s: row %zu of %zu is off by %.3g, allowed %.3g; it starts with %.9g, not %.9g; relative error "
+        fail_msg("%s: %s: row %lld of %lld is off by %.3g, allowed %.3g; it starts with %.9g, not %.9g; relative error "
                  "of all rows %.3g",
-                 a->fixture->where, what, row, a->rows, sqrt(difference), room, got[row * columns], here[0], error);
+                 a->fixture->where, what, (long long)row, (long long)a->rows, sqrt(difference), room,
+                 got[row * columns], here[0], error);
     }
     char name[400];
     snprintf(name, sizeof name, "%s: %s", a->fixture->where, what);
     assert_error_below(error, limit, name);
 }
 
-static void fail_element(const Array *a, size_t i, double got, double expected, const char *what) {
-    fail_msg("%s: %s: element %zu (row %zu, column %zu) is %.9g, not %.9g", a->fixture->where, what, i, i / a->columns,
-             i % a->columns, got, expected);
+static void fail_element(const Array *a, int64_t i, double got, double expected, const char *what) {
+    fail_msg("%s: %s: element %lld (row %lld, column %lld) is %.9g, not %.9g", a->fixture->where, what, (long long)i,
+             (long long)(i / a->columns), (long long)(i % a->columns), got, expected);
 }
 
 void expect_each(Array *a, const double *expected, double slack, double smallest, const char *what) {
     const double *got = fetch(a);
     double limit = slack * limit_of(a);
-    for (size_t i = 0; i < count_of(a); i++)
+    for (int64_t i = 0; i < count_of(a); i++)
         if (!(fabs(got[i] - expected[i]) <= limit * fabs(expected[i]) + smallest))
             fail_element(a, i, got[i], expected[i], what);
 }
 
 void expect_exact(Array *a, const double *expected, const char *what) {
     const double *got = fetch(a);
-    double *rounded = host_numbers(a->fixture, count_of(a));
-    memcpy(rounded, expected, count_of(a) * sizeof *expected);
-    round_to_element(a->fixture, a->element, rounded, count_of(a));
-    for (size_t i = 0; i < count_of(a); i++) {
+    int64_t n = count_of(a);
+    double *rounded = host_numbers(a->fixture, n);
+    memcpy(rounded, expected, (size_t)n * sizeof *expected);
+    round_to_element(a->fixture, a->element, rounded, n);
+    for (int64_t i = 0; i < n; i++) {
         bool both_nan = isnan(got[i]) && isnan(rounded[i]);
         bool equal = got[i] == rounded[i] && signbit(got[i]) == signbit(rounded[i]);
         if (!both_nan && !equal) fail_element(a, i, got[i], rounded[i], what);

@@ -27,7 +27,7 @@ typedef struct Array {
     double *value;        /* rows x columns: what it was filled with, after rounding to its type; NULL for array_out */
     const int32_t *index; /* the same for INDEX */
     Element element;
-    size_t rows, columns;
+    int64_t rows, columns;
     Fixture *fixture;
     bool written;          /* an operation may write here */
     void *memory;          /* the device memory around `device`, guard zones included */
@@ -66,24 +66,24 @@ void begin_case(Fixture *f, const char *format, ...) PRINTF_LIKE(2, 3);
 /* ---- arrays; freed by the next begin_case or at the end of the test ---- */
 
 /* Random numbers, uniform with mean 0 and the given standard deviation. No operation may change it. */
-Array *array_in(Fixture *f, Element element, size_t rows, size_t columns, double deviation);
+Array *array_in(Fixture *f, Element element, int64_t rows, int64_t columns, double deviation);
 /* The same, to be written to: a gradient that is added to, a buffer that is updated in place. */
-Array *array_in_out(Fixture *f, Element element, size_t rows, size_t columns, double deviation);
+Array *array_in_out(Fixture *f, Element element, int64_t rows, int64_t columns, double deviation);
 /* Full of NaN, so that what is not written, or read too early, shows. */
-Array *array_out(Fixture *f, Element element, size_t rows, size_t columns);
+Array *array_out(Fixture *f, Element element, int64_t rows, int64_t columns);
 /* array_in_out where `accumulate`, else array_out. *start is what the result is added to: the values or zeros. */
-Array *array_gradient(Fixture *f, size_t rows, size_t columns, bool accumulate, const double **start);
+Array *array_gradient(Fixture *f, int64_t rows, int64_t columns, bool accumulate, const double **start);
 /* Given numbers, rounded to the type. */
-Array *array_of(Fixture *f, Element element, size_t rows, size_t columns, const double *values);
+Array *array_of(Fixture *f, Element element, int64_t rows, int64_t columns, const double *values);
 /* rows x columns random numbers in [0, bound), 0 and bound - 1 among them where there is room. */
-Array *array_index(Fixture *f, size_t rows, size_t columns, int bound);
+Array *array_index(Fixture *f, int64_t rows, int64_t columns, int bound);
 /* New contents for an array_in, at the same address. Does not call weights_changed. */
 void array_rewrite(Array *array, const double *values);
 
 /* n zeros on the host, freed with the arrays. */
-double *host_numbers(Fixture *f, size_t n);
+double *host_numbers(Fixture *f, int64_t n);
 /* n numbers rounded to what `element` stores, in place. */
-void round_to_element(const Fixture *f, Element element, double *values, size_t n);
+void round_to_element(const Fixture *f, Element element, double *values, int64_t n);
 
 /* ---- running ---- */
 

@@ -17,7 +17,7 @@ static void add_scaled(double *y, double a, const double *x, int n) {
     for (int i = 0; i < n; i++) y[i] += a * x[i];
 }
 
-static void set_zero(double *x, size_t n) { memset(x, 0, n * sizeof *x); }
+static void set_zero(double *x, int64_t n) { memset(x, 0, (size_t)n * sizeof *x); }
 
 /* log(sum(exp(x))), safe for any finite x because the largest exponent is 0. */
 static double log_sum_exp(const double *x, int n) {
@@ -38,8 +38,8 @@ void reference_embedding_forward(double *out, const int32_t *tokens, const doubl
 
 void reference_embedding_backward(double *dwte, double *dwpe, const double *dout, const int32_t *tokens, int B, int T,
                                   int C, int V) {
-    set_zero(dwte, (size_t)V * C);
-    set_zero(dwpe, (size_t)T * C);
+    set_zero(dwte, (int64_t)V * C);
+    set_zero(dwpe, (int64_t)T * C);
     for (int b = 0; b < B; b++)
         for (int t = 0; t < T; t++)
             for (int c = 0; c < C; c++) {
@@ -98,14 +98,14 @@ void reference_matmul_forward(double *out, const double *in, const double *weigh
 }
 
 void reference_matmul_backward_input(double *din, const double *dout, const double *weight, int N, int IC, int OC) {
-    set_zero(din, (size_t)N * IC);
+    set_zero(din, (int64_t)N * IC);
     for (int n = 0; n < N; n++)
         for (int o = 0; o < OC; o++) add_scaled(din + n * IC, dout[n * OC + o], weight + o * IC, IC);
 }
 
 void reference_matmul_backward_weight(double *dweight, double *dbias, const double *dout, const double *in, int N,
                                       int IC, int OC) {
-    set_zero(dweight, (size_t)OC * IC);
+    set_zero(dweight, (int64_t)OC * IC);
     set_zero(dbias, OC);
     for (int n = 0; n < N; n++)
         for (int o = 0; o < OC; o++) {
@@ -117,15 +117,15 @@ void reference_matmul_backward_weight(double *dweight, double *dbias, const doub
 static const double gelu_root = 0.79788456080286535588; /* sqrt(2/pi) */
 static const double gelu_cube = 0.044715;
 
-void reference_gelu_forward(double *out, const double *pre, size_t n) {
-    for (size_t i = 0; i < n; i++) {
+void reference_gelu_forward(double *out, const double *pre, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
         double x = pre[i];
         out[i] = 0.5 * x * (1 + tanh(gelu_root * (x + gelu_cube * x * x * x)));
     }
 }
 
-void reference_gelu_backward(double *dpre, const double *dout, const double *pre, size_t n) {
-    for (size_t i = 0; i < n; i++) {
+void reference_gelu_backward(double *dpre, const double *dout, const double *pre, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
         double x = pre[i], t = tanh(gelu_root * (x + gelu_cube * x * x * x));
         double dt = (1 - t * t) * gelu_root * (1 + 3 * gelu_cube * x * x);
         dpre[i] = dout[i] * (0.5 * (1 + t) + 0.5 * x * dt);
@@ -144,7 +144,7 @@ void reference_attention_forward(double *out, double *lse, const double *qkv, in
                                  double scale) {
     int HS = C / NH;
     double *scores = checked_malloc((size_t)T * sizeof *scores, "attention scores");
-    set_zero(out, (size_t)B * T * C);
+    set_zero(out, (int64_t)B * T * C);
     for (int b = 0; b < B; b++)
         for (int h = 0; h < NH; h++)
             for (int t = 0; t < T; t++) {
@@ -177,7 +177,7 @@ void reference_attention_backward(double *dqkv, const double *dout, const double
                                   double scale) {
     int HS = C / NH;
     double *scores = checked_malloc((size_t)T * sizeof *scores, "attention scores");
-    set_zero(dqkv, (size_t)B * T * 3 * C);
+    set_zero(dqkv, (int64_t)B * T * 3 * C);
     for (int b = 0; b < B; b++)
         for (int h = 0; h < NH; h++)
             for (int t = 0; t < T; t++) {
@@ -197,7 +197,7 @@ void reference_cross_entropy_forward(double *losses, const double *logits, const
 
 void reference_cross_entropy_backward(double *dlogits, double dloss, const double *logits, const int32_t *targets,
                                       int N, int V, int VP) {
-    set_zero(dlogits, (size_t)N * VP);
+    set_zero(dlogits, (int64_t)N * VP);
     for (int n = 0; n < N; n++) {
         double lse = log_sum_exp(logits + n * VP, V);
         for (int v = 0; v < V; v++)

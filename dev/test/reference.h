@@ -43,9 +43,9 @@ void reference_matmul_backward_weight(double *dweight, double *dbias, const doub
                                       int IC, int OC);
 
 /* GELU(x) = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), Hendrycks and Gimpel 2016 */
-void reference_gelu_forward(double *out, const double *pre, size_t n);
+void reference_gelu_forward(double *out, const double *pre, int64_t n);
 /* dpre = dout * GELU'(pre); dpre may be dout */
-void reference_gelu_backward(double *dpre, const double *dout, const double *pre, size_t n);
+void reference_gelu_backward(double *dpre, const double *dout, const double *pre, int64_t n);
 
 /* out (B,T,C), lse (B,NH,T) from qkv (B,T,3C): causal attention, head h in columns [h*HS, (h+1)*HS) of each part */
 void reference_attention_forward(double *out, double *lse, const double *qkv, int B, int T, int C, int NH,

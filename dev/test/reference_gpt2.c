@@ -9,7 +9,7 @@
 #include "dev/test/reference.h"
 #include "util/philox.h"
 
-static double *numbers(size_t n) { return checked_calloc(n, sizeof(double), "reference numbers"); }
+static double *numbers(int64_t n) { return checked_calloc((size_t)n, sizeof(double), "reference numbers"); }
 
 /* The weights of a tensor by its name in Hugging Face's GPT-2; NULL where the model has no such bias. */
 static const double *weights(const TensorTable *table, const double *params, const char *name) {
@@ -32,9 +32,9 @@ static void block_forward(double *x, const GPT2Config *config, const TensorTable
                           int B, int T) {
     int C = config->n_embd, NH = config->n_head, N = B * T;
     double scale = 1.0 / sqrt((double)C / NH) / (config->scale_attn_by_inverse_layer_idx ? l + 1 : 1);
-    size_t size = (size_t)N * C;
+    int64_t size = (int64_t)N * C;
     double *norm = numbers(size), *qkv = numbers(3 * size), *attended = numbers(size), *branch = numbers(size);
-    double *hidden = numbers(4 * size), *statistics = numbers(2 * (size_t)N), *lse = numbers((size_t)N * NH);
+    double *hidden = numbers(4 * size), *statistics = numbers(2 * N), *lse = numbers((int64_t)N * NH);
     reference_layernorm_forward(norm, statistics, statistics + N, x, BLOCK_WEIGHTS("ln_1.weight"),
                                 BLOCK_WEIGHTS("ln_1.bias"), N, C);
     reference_matmul_forward(qkv, norm, BLOCK_WEIGHTS("attn.c_attn.weight"), BLOCK_WEIGHTS("attn.c_attn.bias"), N, C,
@@ -42,7 +42,7 @@ static void block_forward(double *x, const GPT2Config *config, const TensorTable
     reference_attention_forward(attended, lse, qkv, B, T, C, NH, scale);
     reference_matmul_forward(branch, attended, BLOCK_WEIGHTS("attn.c_proj.weight"), BLOCK_WEIGHTS("attn.c_proj.bias"),
                              N, C, C);
-    for (size_t i = 0; i < size; i++) x[i] += branch[i];
+    for (int64_t i = 0; i < size; i++) x[i] += branch[i];
     reference_layernorm_forward(norm, statistics, statistics + N, x, BLOCK_WEIGHTS("ln_2.weight"),
                                 BLOCK_WEIGHTS("ln_2.bias"), N, C);
     reference_matmul_forward(hidden, norm, BLOCK_WEIGHTS("mlp.c_fc.weight"), BLOCK_WEIGHTS("mlp.c_fc.bias"), N, C,
@@ -50,7 +50,7 @@ static void block_forward(double *x, const GPT2Config *config, const TensorTable
     reference_gelu_forward(hidden, hidden, 4 * size);
     reference_matmul_forward(branch, hidden, BLOCK_WEIGHTS("mlp.c_proj.weight"), BLOCK_WEIGHTS("mlp.c_proj.bias"), N,
                              4 * C, C);
-    for (size_t i = 0; i < size; i++) x[i] += branch[i];
+    for (int64_t i = 0; i < size; i++) x[i] += branch[i];
     free(norm), free(qkv), free(attended), free(branch), free(hidden), free(statistics), free(lse);
 }
 
@@ -58,7 +58,7 @@ void reference_gpt2_logits(double *logits, const GPT2Config *config, const Tenso
                            const int32_t *inputs, int B, int T) {
     int C = config->n_embd, N = B * T;
     const double *wte = WEIGHTS("wte.weight");
-    double *x = numbers((size_t)N * C), *norm = numbers((size_t)N * C), *statistics = numbers(2 * (size_t)N);
+    double *x = numbers((int64_t)N * C), *norm = numbers((int64_t)N * C), *statistics = numbers(2 * N);
     reference_embedding_forward(x, inputs, wte, WEIGHTS("wpe.weight"), B, T, C);
     for (int l = 0; l < config->n_layer; l++) block_forward(x, config, table, params, l, B, T);
     reference_layernorm_forward(norm, statistics, statistics + N, x, WEIGHTS("ln_f.weight"), WEIGHTS("ln_f.bias"), N,
@@ -70,7 +70,7 @@ void reference_gpt2_logits(double *logits, const GPT2Config *config, const Tenso
 double reference_gpt2_losses(double *losses, const GPT2Config *config, const TensorTable *table, const double *params,
                              const int32_t *inputs, const int32_t *targets, int B, int T) {
     int N = B * T, V = config->vocab_size;
-    double *logits = numbers((size_t)N * V), *each = numbers(N), sum = 0.0;
+    double *logits = numbers((int64_t)N * V), *each = numbers(N), sum = 0.0;
     reference_gpt2_logits(logits, config, table, params, inputs, B, T);
     reference_cross_entropy_forward(each, logits, targets, N, V, V);
     for (int n = 0; n < N; n++) sum += each[n];
@@ -80,7 +80,7 @@ double reference_gpt2_losses(double *losses, const GPT2Config *config, const Ten
 }
 
 double *random_weights(const TensorTable *table, DType type, uint64_t seed) {
-    double *params = numbers(table->length);
+    double *params = numbers((int64_t)table->length);
     for (int i = 0; i < table->count; i++) {
         const Tensor *tensor = &table->tensors[i];
         bool gain = tensor->role == ROLE_VECTOR && strstr(tensor->name, "ln_") && strstr(tensor->name, ".weight");

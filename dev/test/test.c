@@ -47,8 +47,8 @@ const char *test_path(const char *format, ...) {
 }
 
 char *test_program(const char *name) {
-    const char *folder = getenv("MARS_BIN");
-    char *path = format_string("%s/%s", folder ? folder : ".", name), *program = realpath(path, NULL);
+    const char *bin = getenv("MARS_BIN");
+    char *path = format_string("%s/%s", bin ? bin : ".", name), *program = realpath(path, NULL);
     if (!program) die("%s is missing: build it, or name its folder in MARS_BIN", path);
     free(path);
     return program;

@@ -176,7 +176,7 @@ static void free_buffer(const World *w, Buffer *b) {
 }
 
 static void check_sums(const World *w, const Case *c, const Cuts *cuts, const Buffer *data, const Buffer *shard) {
-    size_t begin = cut_at(cuts, 0, c->n), end = cut_at(cuts, cuts->count - 1, c->n), at;
+    size_t begin = cut_at(cuts, 0, c->n), end = cut_at(cuts, cuts->count - 1, c->n), at = 0;
     for (size_t i = 0; i < c->n; i++) {
         int owner = owner_of(&c->partition, i, &at);
         bool exchanged = i >= begin && i < end && owner >= 0, own = owner == w->comm->rank;
@@ -210,7 +210,7 @@ static void reduce(const World *w, const Case *c, const Cuts *cuts, bool into_sh
 
 /* Elements are `width` floats, to stand for other sizes: a gather does not look inside. */
 static void gather(const World *w, const Case *c, const Cuts *cuts, size_t width) {
-    size_t begin = cut_at(cuts, 0, c->n), end = cut_at(cuts, cuts->count - 1, c->n), at;
+    size_t begin = cut_at(cuts, 0, c->n), end = cut_at(cuts, cuts->count - 1, c->n), at = 0;
     Buffer data = make_buffer(w, c->n * width);
     for (size_t i = 0; i < data.n; i++) data.host[i] = number_of(w, w->comm->rank, i);
     to_device(w, &data);

@@ -557,7 +557,7 @@ static void test_shards_do_not_change_sequences(void **state) {
     write_counting(test_path("part_1.bin"), true, 101, 37);
     write_counting(test_path("part_2.bin"), false, 138, 255);
     const int lengths[] = {1, 5, 64, 150, 392};
-    for (int order = ORDER_RANDOM; order <= ORDER_SHUFFLED; order++)
+    for (DataOrder order = ORDER_RANDOM; order <= ORDER_SHUFFLED; order++)
         for (size_t k = 0; k < ARRAY_LENGTH(lengths); k++) {
             Loader *whole = open_loader(test_path("whole.bin"), order, 7, lengths[k], 1);
             Loader *parts = open_loader(test_path("part_*.bin"), order, 7, lengths[k], 1);
@@ -585,7 +585,7 @@ static void test_random_offsets_cover_their_range(void **state) {
 static void test_streams_of_about_one_sequence(void **state) {
     (void)state;
     write_counting(test_path("nine.bin"), false, 0, 9);
-    for (int order = ORDER_RANDOM; order <= ORDER_SHUFFLED; order++) {
+    for (DataOrder order = ORDER_RANDOM; order <= ORDER_SHUFFLED; order++) {
         Loader *loader = open_loader(test_path("nine.bin"), order, 3, 8, 1); /* n - T - 1 = 0 */
         assert_int_equal(loader_window_count(loader), 1);
         for (int s = 0; s < 50; s++) assert_int_equal(where(loader, s, 8), 0);
@@ -730,7 +730,7 @@ static void test_batches_do_not_change_sequences(void **state) {
     (void)state;
     enum { T = 7, COUNT = 12 };
     write_counting(test_path("batch.bin"), true, 0, 500);
-    for (int order = ORDER_RANDOM; order <= ORDER_SHUFFLED; order++) {
+    for (DataOrder order = ORDER_RANDOM; order <= ORDER_SHUFFLED; order++) {
         Loader *loader = open_loader(test_path("batch.bin"), order, 9, T, COUNT);
         for (int64_t first = 0; first < 200; first += 37) {
             const int32_t *inputs, *targets;

@@ -97,12 +97,12 @@ static void test_synchronize(void **state) {
 static void test_to_activation(void **state) {
     Fixture *f = fixture_of(state);
     Backend *be = f->be;
-    const size_t sizes[] = {1, 3, 15, 16, 17, 63, 1000, 4097, 100003};
+    const int sizes[] = {1, 3, 15, 16, 17, 63, 1000, 4097, 100003};
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
-        size_t n = sizes[i];
-        begin_case(f, "n=%zu", n);
+        int n = sizes[i];
+        begin_case(f, "n=%d", n);
         Array *in = array_in(f, FLOAT, 1, n, 3.0), *out = array_out(f, ACTIVATION, 1, n);
-        RUN_TWICE(f, be->to_activation(be, out->device, in->device, n));
+        RUN_TWICE(f, be->to_activation(be, out->device, in->device, (size_t)n));
         expect_exact(out, in->value, "rounded");
     }
 }
@@ -115,10 +115,10 @@ static void test_to_activation_special(void **state) {
         0.0,         -0.0,        1 + 0x1p-8, 1 + 0x3p-8,     1 + 0x1p-8 + 0x1p-20, 1 + 0x1p-9, -1 - 0x1p-8,
         -1 - 0x3p-8, 2 - 0x1p-23, 0x1p-126,   0x1.fffffep127, -0x1.fffffep127,      0x1.fep127, INFINITY,
         -INFINITY,   NAN,         -NAN,       3.14159265};
-    size_t n = ARRAY_LENGTH(values);
+    int n = (int)ARRAY_LENGTH(values);
     begin_case(f, "special values");
     Array *in = array_of(f, FLOAT, 1, n, values), *out = array_out(f, ACTIVATION, 1, n);
-    RUN_TWICE(f, be->to_activation(be, out->device, in->device, n));
+    RUN_TWICE(f, be->to_activation(be, out->device, in->device, (size_t)n));
     expect_exact(out, in->value, "rounded");
 }
 
@@ -304,16 +304,16 @@ static void test_cross_entropy_padding(void **state) {
 static void test_add_sum(void **state) {
     Fixture *f = fixture_of(state);
     Backend *be = f->be;
-    const size_t sizes[] = {1, 2, 3, 17, 64, 1000, 4099, 100003};
+    const int sizes[] = {1, 2, 3, 17, 64, 1000, 4099, 100003};
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
-        size_t n = sizes[i];
-        begin_case(f, "n=%zu", n);
+        int n = sizes[i];
+        begin_case(f, "n=%d", n);
         const double start = 1e8 + 0.125;
         double expected = start, got;
         Array *values = array_in(f, FLOAT, 1, n, 5.0), *total = array_in_out(f, DOUBLE, 1, 1, 1.0);
         array_rewrite(total, &start);
-        for (size_t k = 0; k < n; k++) expected += values->value[k];
-        RUN_TWICE(f, be->add_sum(be, total->device, values->device, n));
+        for (int k = 0; k < n; k++) expected += values->value[k];
+        RUN_TWICE(f, be->add_sum(be, total->device, values->device, (size_t)n));
         got = *fetch(total);
         if (!(fabs(got - expected) < 1e-5)) fail_msg("%s: the sum is %.16g, not %.16g", f->where, got, expected);
     }

@@ -16,7 +16,7 @@ static const Size sizes[] = {{1, 1, 1, 1},    {2, 2, 3, 3},    {1, 5, 2, 1},    
                              {2, 65, 5, 16},  {1, 127, 1, 80}, {1, 128, 2, 64}, {2, 129, 3, 64}, {1, 200, 1, 128},
                              {1, 257, 2, 64}, {2, 33, 4, 17},  {1, 129, 1, 3},  {1, 1, 5, 64},   {1, 65, 1, 128}};
 
-static const float scale = 0.3f;
+static const float usual_scale = 0.3f;
 
 /* What is left has a case of each path through the kernels. */
 static bool too_large(Size s) { return only_small_sizes() && s.B * s.T * s.NH * s.HS > 8400; }
@@ -50,7 +50,7 @@ static void test_forward(void **state) {
     Fixture *f = fixture_of(state);
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
         begin_size(f, sizes[i], "forward");
-        forward(f, sizes[i], scale, 1.0, slack);
+        forward(f, sizes[i], usual_scale, 1.0, slack);
     }
 }
 
@@ -61,7 +61,7 @@ static void test_forward_large_scores(void **state) {
     const Size large[] = {{1, 65, 2, 64}, {2, 129, 1, 16}};
     for (size_t i = 0; i < ARRAY_LENGTH(large); i++) {
         begin_size(f, large[i], "large scores");
-        forward(f, large[i], scale, 25.0, f->activation == DTYPE_FLOAT32 ? 100 : slack);
+        forward(f, large[i], usual_scale, 25.0, f->activation == DTYPE_FLOAT32 ? 100 : slack);
     }
 }
 
@@ -80,7 +80,7 @@ static void expect_parts(Fixture *f, Array *dqkv, const double *expected, Size s
         }
         char name[400];
         snprintf(name, sizeof name, "%s: %s", f->where, names[which]);
-        assert_error_below(relative_error(a, b, part), f->activation == DTYPE_FLOAT32 ? 2.5e-5 : 1e-2, name);
+        assert_error_below(relative_error(a, b, (size_t)part), f->activation == DTYPE_FLOAT32 ? 2.5e-5 : 1e-2, name);
     }
 }
 
@@ -105,8 +105,8 @@ static void backward(Fixture *f, Size s, float scale, bool by_part) {
 
 static void test_backward(void **state) {
     Fixture *f = fixture_of(state);
-    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) backward(f, sizes[i], scale, false);
-    backward(f, (Size){2, 70, 3, 16}, scale, true);
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) backward(f, sizes[i], usual_scale, false);
+    backward(f, (Size){2, 70, 3, 16}, usual_scale, true);
 }
 
 /* ---- the edges of tiles ---- */
@@ -133,7 +133,7 @@ static void test_tile_edges(void **state) {
  * large part of some element. Query t, key s and dout of t are 1 (times a factor) in one column, t or s mod HS, and
  * the factor of the queries is so small that each key has a weight of nearly 1/(t + 1):
  * with values that are 1 in one column, out[t][column] counts the keys of that column among the first t + 1;
- * with values of -1 and 1, the gradients count the same way, in units of scale, scale * small and 1. */
+ * with values of -1 and 1, the gradients count the same way, in units of usual_scale, usual_scale * small and 1. */
 static const double small = 0x1p-10;
 
 static Array *counting_qkv(Fixture *f, Size s, bool alternating_values) {
@@ -158,8 +158,8 @@ static void count_forward(Fixture *f, Size s) {
     Array *qkv = counting_qkv(f, s, false), *out = array_out(f, ACTIVATION, B * T, C);
     Array *lse = array_out(f, FLOAT, B * NH, T);
     double *expected = host_numbers(f, B * T * C), *expected_lse = host_numbers(f, B * NH * T);
-    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, scale));
-    reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, scale);
+    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale));
+    reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, usual_scale);
     expect_each(out, expected, slack, 1e-6, "out");
     expect_each(lse, expected_lse, 1, 1e-5, "lse");
 }
@@ -177,11 +177,11 @@ static void count_backward(Fixture *f, Size s) {
     Array *qkv = counting_qkv(f, s, true), *dout = array_of(f, ACTIVATION, B * T, C, values);
     Array *out = array_out(f, ACTIVATION, B * T, C), *lse = array_out(f, FLOAT, B * NH, T);
     Array *dqkv = array_out(f, ACTIVATION, B * T, 3 * C);
-    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, scale));
+    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale));
     RUN_TWICE(f, be->attention_backward(be, dqkv->device, dout->device, qkv->device, out->device, lse->device, B, T, C,
-                                        NH, scale));
-    reference_attention_backward(expected, dout->value, qkv->value, B, T, C, NH, scale);
-    const double *got = fetch(dqkv), unit[] = {scale, scale * small, 1};
+                                        NH, usual_scale));
+    reference_attention_backward(expected, dout->value, qkv->value, B, T, C, NH, usual_scale);
+    const double *got = fetch(dqkv), unit[] = {usual_scale, usual_scale * small, 1};
     const char *names[] = {"dquery", "dkey", "dvalue"};
     for (int i = 0; i < B * T * 3 * C; i++) {
         int part = i / C % 3;
@@ -206,7 +206,7 @@ static void test_every_pair(void **state) {
 /* Row `position` of each of B sequences of T rows of C numbers. */
 static double *rows_at(Fixture *f, const double *sequences, int position, int B, int T, int C) {
     double *rows = host_numbers(f, B * C);
-    for (int b = 0; b < B; b++) memcpy(rows + b * C, sequences + (b * T + position) * C, C * sizeof *rows);
+    for (int b = 0; b < B; b++) memcpy(rows + b * C, sequences + (b * T + position) * C, (size_t)C * sizeof *rows);
     return rows;
 }
 
@@ -232,14 +232,14 @@ static void decode(Fixture *f, Size s, int capacity) {
     Array *whole = array_out(f, ACTIVATION, B * T, C), *lse = array_out(f, FLOAT, B * NH, T);
     Array *keys = array_out(f, ACTIVATION, B * capacity, C), *values = array_out(f, ACTIVATION, B * capacity, C);
     double *expected = host_numbers(f, B * T * C), *expected_lse = host_numbers(f, B * NH * T);
-    RUN_TWICE(f, be->attention_forward(be, whole->device, lse->device, qkv->device, B, T, C, NH, scale));
-    reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, scale);
+    RUN_TWICE(f, be->attention_forward(be, whole->device, lse->device, qkv->device, B, T, C, NH, usual_scale));
+    reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, usual_scale);
     const double *same_table = fetch(whole);
     Array *out = array_out(f, ACTIVATION, B * NH, s.HS);
     for (int t = 0; t < T; t++) {
         array_rewrite(token, rows_at(f, qkv->value, t, B, T, 3 * C));
         RUN_TWICE(f, be->attention_decode(be, out->device, keys->device, values->device, token->device, B, t, capacity,
-                                          C, NH, scale));
+                                          C, NH, usual_scale));
         expect_near(out, rows_at(f, expected, t, B, T, C), slack, "decoded, against the reference");
         expect_near(out, rows_at(f, same_table, t, B, T, C), slack, "decoded, against attention_forward");
     }

@@ -174,7 +174,7 @@ static void test_weight_contents_change(void **state) {
     array_rewrite(weight, second->value);
     be->weights_changed(be);
     expect_weight_used(f, weight->device, second->value, s, "contents copied from the host");
-    be->copy(be, weight->device, third->device, s.OC * s.IC * dtype_size(f->activation));
+    be->copy(be, weight->device, third->device, (size_t)(s.OC * s.IC) * dtype_size(f->activation));
     array_rewrite(weight, third->value); /* the fixture must know, too; the same bytes again */
     be->weights_changed(be);
     expect_weight_used(f, weight->device, third->value, s, "contents copied on the device");
@@ -188,7 +188,7 @@ static void test_weight_written_by_kernel(void **state) {
     begin_case(f, "weight written on the device");
     Array *weight = array_in_out(f, ACTIVATION, s.OC, s.IC, 1.0), *master = array_in(f, FLOAT, s.OC, s.IC, 1.0);
     expect_weight_used(f, weight->device, weight->value, s, "the first contents");
-    RUN_TWICE(f, be->to_activation(be, weight->device, master->device, s.OC * s.IC));
+    RUN_TWICE(f, be->to_activation(be, weight->device, master->device, (size_t)(s.OC * s.IC)));
     be->weights_changed(be);
     expect_weight_used(f, weight->device, fetch(weight), s, "contents written by a kernel");
 }
@@ -198,11 +198,12 @@ static void test_weight_memory_reused(void **state) {
     Fixture *f = fixture_of(state);
     Backend *be = f->be;
     const Size shapes[] = {{5, 64, 100}, {5, 100, 64}, {5, 64, 100}, {5, 32, 200}, {5, 64, 100}};
-    size_t count = 64 * 100, bytes = count * dtype_size(f->activation);
+    enum { COUNT = 64 * 100 };
+    size_t bytes = COUNT * dtype_size(f->activation);
     for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++) {
         begin_case(f, "weight %zu of those that share memory", i);
         f->stream = (uint32_t)(100 * i); /* other numbers each time */
-        Array *values = array_in(f, ACTIVATION, 1, count, 1.0);
+        Array *values = array_in(f, ACTIVATION, 1, COUNT, 1.0);
         void *weight = be->alloc(be, bytes, "a weight");
         be->copy(be, weight, values->device, bytes);
         be->weights_changed(be);
@@ -239,7 +240,7 @@ typedef enum Start { APART, IN_PLACE } Start;
 static double *product_reference(Fixture *f, const BatchedProduct *p, const double *a, const double *b,
                                  const double *c) {
     int m = (int)p->m, n = (int)p->n, k = (int)p->k;
-    double *d = host_numbers(f, (size_t)(p->count * m * n));
+    double *d = host_numbers(f, p->count * m * n);
     for (int matrix = 0; matrix < p->count; matrix++, a += m * k, b += k * n)
         for (int i = 0; i < m; i++)
             for (int j = 0; j < n; j++) {
@@ -263,8 +264,8 @@ static void begin_product(Fixture *f, const BatchedProduct *p, const char *what)
 static void batched_product(Fixture *f, const BatchedProduct *p, Start start) {
     Backend *be = f->be;
     begin_product(f, p, start == APART ? "c apart" : "c in place");
-    size_t rows = (size_t)(p->count * p->m), n = (size_t)p->n, inner = (size_t)(p->count * p->k);
-    Array *a = array_in(f, ACTIVATION, rows, (size_t)p->k, 1.0), *b = array_in(f, ACTIVATION, inner, n, 1.0);
+    int64_t rows = p->count * p->m, n = p->n, inner = p->count * p->k;
+    Array *a = array_in(f, ACTIVATION, rows, p->k, 1.0), *b = array_in(f, ACTIVATION, inner, n, 1.0);
     bool in_place = start == IN_PLACE && p->beta != 0;
     Array *d = in_place ? array_in_out(f, ACTIVATION, rows, n, 3.0) : array_out(f, ACTIVATION, rows, n);
     Array *c = in_place ? d : p->beta != 0 ? array_in(f, ACTIVATION, rows, n, 3.0) : array_out(f, ACTIVATION, rows, n);

@@ -30,7 +30,7 @@ typedef struct Batch {
     double square_norms[MOST_MATRICES];
 } Batch;
 
-static size_t size_of(Shape shape) { return (size_t)shape.rows * (size_t)shape.columns; }
+static int64_t size_of(Shape shape) { return (int64_t)shape.rows * shape.columns; }
 
 static double rounded(DType type, double x) {
     return type == DTYPE_FLOAT32 ? (float)x : float_from_bfloat16(bfloat16_from_float((float)x));
@@ -38,13 +38,13 @@ static double rounded(DType type, double x) {
 
 static Batch batch_make(Fixture *f, DType type, Shape shape, int count, double deviation) {
     Batch batch = {.type = type, .shape = shape, .count = count};
-    size_t size = size_of(shape);
-    batch.value = host_numbers(f, (size_t)count * size);
+    int64_t size = size_of(shape);
+    batch.value = host_numbers(f, count * size);
     for (int i = 0; i < count; i++)
-        for (size_t j = 0; j < size; j++) {
-            uint32_t word = philox(1, PHILOX_INIT_WEIGHTS, f->stream + (uint32_t)i, j).word[0];
+        for (int64_t j = 0; j < size; j++) {
+            uint32_t word = philox(1, PHILOX_INIT_WEIGHTS, f->stream + (uint32_t)i, (uint64_t)j).word[0];
             double x = rounded(type, deviation * sqrt(3) * (2 * philox_uniform(word) - 1));
-            batch.value[(size_t)i * size + j] = x;
+            batch.value[i * size + j] = x;
             batch.square_norms[i] += x * x;
         }
     f->stream += (uint32_t)count;
@@ -54,7 +54,7 @@ static Batch batch_make(Fixture *f, DType type, Shape shape, int count, double d
 /* Matrix i alone. */
 static Batch batch_of_one(const Batch *batch, int i) {
     Batch one = {.type = batch->type, .shape = batch->shape, .count = 1};
-    one.value = batch->value + (size_t)i * size_of(batch->shape);
+    one.value = batch->value + i * size_of(batch->shape);
     one.square_norms[0] = batch->square_norms[i];
     return one;
 }
@@ -66,11 +66,11 @@ typedef struct Workspace {
     double *square_norms; /* (MOST_MATRICES) on the device */
 } Workspace;
 
-static Workspace *open_workspace(Fixture *f, DType type, int steps, const NewtonSchulzShape *shapes, int shape_count) {
+static Workspace *open_workspace(Fixture *f, DType type, int steps, const NewtonSchulzShape *planned, int count) {
     Error error;
     Workspace *w = checked_calloc(1, sizeof *w, "a workspace");
     arena_plan(&w->arena, "workspace", "norms", MOST_MATRICES * sizeof(double), &w->square_norms);
-    w->ns = newton_schulz_plan(f->be, type, steps, shapes, shape_count, &w->arena, &error);
+    w->ns = newton_schulz_plan(f->be, type, steps, planned, count, &w->arena, &error);
     if (!w->ns) fail_msg("%s", error.text);
     arena_allocate(&w->arena, f->be);
     return w;
@@ -90,9 +90,10 @@ static Workspace *open_for(Fixture *f, const Batch *batch) {
 
 /* Runs the batch; the results as host_numbers(). */
 static double *run_batch(Fixture *f, Workspace *w, const Batch *batch) {
-    size_t n = (size_t)batch->count * size_of(batch->shape), bytes = n * dtype_size(batch->type);
+    int64_t n = batch->count * size_of(batch->shape);
+    size_t bytes = (size_t)n * dtype_size(batch->type);
     void *host = checked_malloc(bytes, "a batch");
-    for (size_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n; i++)
         if (batch->type == DTYPE_FLOAT32)
             ((float *)host)[i] = (float)batch->value[i];
         else
@@ -102,7 +103,7 @@ static double *run_batch(Fixture *f, Workspace *w, const Batch *batch) {
     const void *x = newton_schulz_run(w->ns, batch->shape.rows, batch->shape.columns, batch->count, w->square_norms);
     f->be->copy_to_host(f->be, host, x, bytes);
     double *result = host_numbers(f, n);
-    for (size_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n; i++)
         result[i] = batch->type == DTYPE_FLOAT32 ? ((float *)host)[i] : float_from_bfloat16(((bfloat16 *)host)[i]);
     free(host);
     return result;
@@ -111,9 +112,9 @@ static double *run_batch(Fixture *f, Workspace *w, const Batch *batch) {
 /* Everything in the workspace becomes NaN. */
 static void poison(Fixture *f, Workspace *w, const Batch *batch) {
     Batch all_nan = *batch;
-    size_t n = (size_t)batch->count * size_of(batch->shape);
+    int64_t n = batch->count * size_of(batch->shape);
     all_nan.value = host_numbers(f, n);
-    for (size_t i = 0; i < n; i++) all_nan.value[i] = NAN;
+    for (int64_t i = 0; i < n; i++) all_nan.value[i] = NAN;
     assert_true(isnan(run_batch(f, w, &all_nan)[n - 1]));
 }
 
@@ -142,7 +143,7 @@ static double *reference(Fixture *f, const double *g, Shape shape, double square
     bool tall = shape.rows > shape.columns;
     int m = tall ? shape.columns : shape.rows, n = tall ? shape.rows : shape.columns;
     double *x = host_numbers(f, size_of(shape)), *next = host_numbers(f, size_of(shape));
-    double *a = host_numbers(f, (size_t)(m * m)), *b = host_numbers(f, (size_t)(m * m));
+    double *a = host_numbers(f, m * m), *b = host_numbers(f, m * m);
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j++)
             x[i * n + j] = store((tall ? g[j * m + i] : g[i * n + j]) / (sqrt(square_norm) + 1e-7));
@@ -150,7 +151,7 @@ static double *reference(Fixture *f, const double *g, Shape shape, double square
         multiply(a, x, x, NULL, 1, 0, m, m, n, true, store);
         multiply(b, a, a, a, quintic, cubic, m, m, m, false, store);
         multiply(next, b, x, x, 1, linear, m, n, m, false, store);
-        memcpy(x, next, size_of(shape) * sizeof *x);
+        memcpy(x, next, (size_t)size_of(shape) * sizeof *x);
     }
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j++) next[tall ? j * m + i : i * n + j] = x[i * n + j];
@@ -161,14 +162,14 @@ static double *reference(Fixture *f, const double *g, Shape shape, double square
  * By how much, in the type at hand, the reference says when it rounds whatever it stores: an implementation may be as
  * far from the exact result as that, and half as far again; and for float32, whose sums round as well, by 1e-5. */
 static void expect_reference(Fixture *f, const Batch *batch, const double *result, const char *what) {
-    size_t size = size_of(batch->shape);
+    int64_t size = size_of(batch->shape);
     for (int i = 0; i < batch->count; i++) {
-        const double *g = batch->value + (size_t)i * size;
+        const double *g = batch->value + i * size;
         const double *exact = reference(f, g, batch->shape, batch->square_norms[i], batch->type, store_exact);
         const double *typical = reference(f, g, batch->shape, batch->square_norms[i], batch->type,
                                           batch->type == DTYPE_FLOAT32 ? store_float32 : store_bfloat16);
-        double room = 1.5 * relative_error(typical, exact, size) + 1e-5;
-        double error = relative_error(result + (size_t)i * size, exact, size);
+        double room = 1.5 * relative_error(typical, exact, (size_t)size) + 1e-5;
+        double error = relative_error(result + i * size, exact, (size_t)size);
         if (!(error <= room))
             fail_msg("%s: %s, matrix %d: relative error %.3g, allowed %.3g", f->where, what, i, error, room);
     }
@@ -204,7 +205,7 @@ static void test_larger_matrix(void **state) {
             Workspace *w = open_for(f, &batch);
             const double *result = run_batch(f, w, &batch);
             const double *exact = reference(f, batch.value, larger[s], batch.square_norms[0], batch.type, store_exact);
-            assert_error_below(relative_error(result, exact, size_of(larger[s])),
+            assert_error_below(relative_error(result, exact, (size_t)size_of(larger[s])),
                                types[t] == DTYPE_FLOAT32 ? 1e-5 : 2e-2, f->where);
             close_workspace(f, w);
         }
@@ -257,21 +258,21 @@ static void test_zero_stays_zero(void **state) {
             if (!f->be->multiplies(f->be, types[t])) continue;
             begin_case(f, "a matrix of zeros in %s", dtype_name(types[t]));
             Batch batch = batch_make(f, types[t], tall ? (Shape){19, 7} : (Shape){7, 19}, 3, 1.0);
-            size_t size = size_of(batch.shape);
-            for (size_t j = 0; j < size; j++) batch.value[size + j] = 0;
+            int64_t size = size_of(batch.shape);
+            for (int64_t j = 0; j < size; j++) batch.value[size + j] = 0;
             batch.square_norms[1] = 0;
             Workspace *w = open_for(f, &batch);
             poison(f, w, &batch);
             const double *result = run_batch(f, w, &batch);
-            for (size_t j = 0; j < size; j++) assert_true(result[size + j] == 0);
+            for (int64_t j = 0; j < size; j++) assert_true(result[size + j] == 0);
             Batch last = batch_of_one(&batch, 2);
             expect_reference(f, &last, result + 2 * size, "the matrix behind it");
             close_workspace(f, w);
         }
 }
 
-static void expect_equal(const Fixture *f, const double *got, const double *expected, size_t n, const char *what) {
-    for (size_t i = 0; i < n; i++)
+static void expect_equal(const Fixture *f, const double *got, const double *expected, int64_t n, const char *what) {
+    for (int64_t i = 0; i < n; i++)
         if (got[i] != expected[i])
             fail_msg("%s: %s: element %zu is %.9g, not %.9g", f->where, what, i, got[i], expected[i]);
 }
@@ -284,7 +285,7 @@ static void test_same_bits(void **state) {
             if (!f->be->multiplies(f->be, types[t])) continue;
             begin_case(f, "%d x %d in %s", shapes[s].rows, shapes[s].columns, dtype_name(types[t]));
             Batch batch = batch_make(f, types[t], shapes[s], 5, 0.02);
-            size_t size = size_of(batch.shape);
+            int64_t size = size_of(batch.shape);
             Workspace *w = open_for(f, &batch);
             const double *first = run_batch(f, w, &batch);
             expect_equal(f, run_batch(f, w, &batch), first, 5 * size, "the second run");
@@ -293,7 +294,7 @@ static void test_same_bits(void **state) {
             w = open_workspace(f, types[t], STEPS, several, 3);
             for (int i = 4; i >= 0; i--) {
                 Batch one = batch_of_one(&batch, i);
-                expect_equal(f, run_batch(f, w, &one), first + (size_t)i * size, size, "alone");
+                expect_equal(f, run_batch(f, w, &one), first + i * size, size, "alone");
             }
             close_workspace(f, w);
         }

@@ -127,8 +127,8 @@ static void make_chunks(Chunk chunks[CHUNKS], int shift) {
     for (int c = 0; c < CHUNKS; c++) {
         chunks[c] = (Chunk){.begin = at + (shift == SHIFT_FLAT),
                             .end = at + (shift == SHIFT_FLAT) + lengths[c],
-                            .gradient = at + (shift == SHIFT_GRADIENT) * 3,
-                            .shard = at + (shift == SHIFT_SHARD) * 2,
+                            .gradient = at + (shift == SHIFT_GRADIENT ? 3 : 0),
+                            .shard = at + (shift == SHIFT_SHARD ? 2 : 0),
                             .matrix = at + (shift == SHIFT_MATRIX),
                             .tensor = c % TENSORS};
         at += (size_t)round_up((int64_t)lengths[c], 4) + 16;

@@ -661,11 +661,12 @@ static StateSize state_size(const Variant *variant, const TensorTable *table, co
     StateSize size = {0};
     for (int i = 0; i < table->count; i++) {
         const Tensor *t = &table->tensors[i];
-        for (int s = 0; s < optim_state_count(optim); s++) size.numbers += optim_has_state(optim, s, i) ? t->size : 0;
+        for (int s = 0; s < optim_state_count(optim); s++)
+            if (optim_has_state(optim, s, i)) size.numbers += (double)t->size;
         bool whole =
             t->role == ROLE_MATRIX || (t->role == ROLE_EMBEDDING &&
                                        (variant->optimizer == OPTIM_MUON || variant->optimizer == OPTIM_MARS_SHAMPOO));
-        if (variant->is_matrix && whole) size.largest = fmax(size.largest, (double)(variant->numbers * t->size));
+        if (variant->is_matrix && whole) size.largest = fmax(size.largest, variant->numbers * (double)t->size);
     }
     return size;
 }

@@ -22,30 +22,30 @@ typedef struct Case {
     const double *dout;
     const int32_t *tokens;
     int B, T, C, NH, N, IC, OC, V, VP;
-    size_t out_count;
+    int64_t out_count;
     void (*forward)(struct Case *c);
 } Case;
 
-static double *random_numbers(size_t n, uint32_t stream) {
-    double *x = checked_malloc(n * sizeof *x, "random numbers");
-    for (size_t i = 0; i < n; i++) x[i] = philox_normal(philox(7, PHILOX_INIT_WEIGHTS, stream, i));
+static double *zeros(int64_t n) { return checked_calloc((size_t)n, sizeof(double), "zeros"); }
+
+static double *random_numbers(int64_t n, uint32_t stream) {
+    double *x = zeros(n);
+    for (int64_t i = 0; i < n; i++) x[i] = philox_normal(philox(7, PHILOX_INIT_WEIGHTS, stream, (uint64_t)i));
     return x;
 }
-
-static double *zeros(size_t n) { return checked_calloc(n, sizeof(double), "zeros"); }
 
 /* The scalar whose gradient a backward function returns: <dout, out>. */
 static double loss(Case *c) {
     double sum = 0;
     c->forward(c);
-    for (size_t i = 0; i < c->out_count; i++) sum += c->dout[i] * c->out[i];
+    for (int64_t i = 0; i < c->out_count; i++) sum += c->dout[i] * c->out[i];
     return sum;
 }
 
 /* Compares `gradient` of n numbers with the slopes of the loss along each coordinate of x, one of c's inputs. */
-static void assert_is_gradient(Case *c, const double *gradient, double *x, size_t n, const char *what) {
+static void assert_is_gradient(Case *c, const double *gradient, double *x, int64_t n, const char *what) {
     double *slope = zeros(n);
-    for (size_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n; i++) {
         double middle = x[i];
         x[i] = middle + step;
         double above = loss(c);
@@ -54,7 +54,7 @@ static void assert_is_gradient(Case *c, const double *gradient, double *x, size_
         x[i] = middle;
         slope[i] = (above - below) / (2 * step);
     }
-    assert_error_below(relative_error(gradient, slope, n), limit, what);
+    assert_error_below(relative_error(gradient, slope, (size_t)n), limit, what);
     free(slope);
 }
 

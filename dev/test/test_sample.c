@@ -63,7 +63,7 @@ static void assert_decodes(Case *c, double limit) {
         assert_int_equal(c->decoder.position, t);
         decoder_feed(&c->decoder, c->tokens[t]);
         for (int v = 0; v < V; v++) own[v] = c->decoder.logits[v];
-        assert_error_below(relative_error(own, expected + (size_t)t * V, (size_t)V), limit, "logits");
+        assert_error_below(relative_error(own, expected + (int64_t)t * V, (size_t)V), limit, "logits");
         double loss = log_sum_exp(c->decoder.logits, V) - c->decoder.logits[c->tokens[t + 1]];
         assert_error_below(fabs(loss - losses[t]) / fmax(1.0, losses[t]), limit, "a loss");
     }
