@@ -265,7 +265,8 @@ static bool begins_with_validation(const Pipeline *p) {
     if (o->split == SPLIT_TEXT_END) return p->counts->text_bytes >= o->train_bytes;
     if (o->split != SPLIT_DOCUMENTS) return false;
     Philox4 random = philox(o->split_seed, PHILOX_DATA_SPLIT, 0, (uint64_t)p->counts->documents);
-    return ((uint64_t)random.word[0] << 21 | random.word[1] >> 11) * 0x1p-53 < o->val_fraction;
+    uint64_t bits = (uint64_t)random.word[0] << 21 | random.word[1] >> 11; /* 53, as many as a double holds */
+    return (double)bits * 0x1p-53 < o->val_fraction;
 }
 
 /* A document without text is one, too. */

@@ -91,9 +91,10 @@ static SafetensorsWriter *create_model_file(Save *save) {
 }
 
 static bool write_zeros(SafetensorsWriter *writer, int64_t elements, Error *error) {
-    static const float zeros[1024];
-    for (int64_t done = 0; done < elements; done += ARRAY_LENGTH(zeros))
-        if (!safetensors_write(writer, zeros, min_i64(elements - done, ARRAY_LENGTH(zeros)), error)) return false;
+    enum { COUNT = 1024 };
+    static const float zeros[COUNT];
+    for (int64_t done = 0; done < elements; done += COUNT)
+        if (!safetensors_write(writer, zeros, min_i64(elements - done, COUNT), error)) return false;
     return true;
 }
 

@@ -158,7 +158,7 @@ bool checkpoint_open_newest(Checkpoint *checkpoint, const char *out_dir, Error *
         warn("%s/%s names no checkpoint that is there: looking for the highest step", checkpoints, LATEST_LINK);
     Error reason, all = {""};
     bool good = false;
-    for (int i = max_i64(latest, 0); i < count && !good; i++) {
+    for (int i = latest < 0 ? 0 : latest; i < count && !good; i++) {
         char *path = format_string("%s/%s", checkpoints, folders[i].name);
         good = checkpoint_open(checkpoint, path, &reason);
         if (!good) {
