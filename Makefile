@@ -17,7 +17,14 @@
 # (default: the one that is here, or all known).
 # A build with other options wants folders of its own: make BUILD=build/asan BIN=build/asan SANITIZE=address,undefined
 
-CC ?= gcc
+# ---- options ----
+# make predefines CC and CXX, so ?= would never set them.
+ifeq ($(origin CC),default)
+CC = gcc
+endif
+ifeq ($(origin CXX),default)
+CXX = g++
+endif
 BUILD ?= build
 BIN ?= .
 ARCH ?= native
@@ -31,53 +38,95 @@ PYTHON ?= python3
 quiet = $(if $(filter 1,$(V)),,@echo '  $(1)  $(if $(filter LINK,$(1)),$@,$<)'; )
 
 # ---- what this machine has ----
-# works CODE,FLAGS: yes where a program of these lines compiles and links.
-works = $(shell printf '%b\nint main(void) { return 0; }\n' '$(1)' | $(CC) -x c - $(CPPFLAGS) $(LDFLAGS) -o /dev/null $(2) 2>/dev/null && echo yes)
 hash := \#
 comma := ,
 space := $(subst ,, )
-has_onednn := $(if $(filter 0,$(ONEDNN)),,$(call works,$(hash)include <oneapi/dnnl/dnnl.h>,-ldnnl))
-has_mpi := $(if $(filter 0,$(MPI)),,$(shell command -v mpicc >/dev/null 2>&1 && printf '$(hash)include <mpi.h>\nint main(void){return 0;}\n' | mpicc -x c - -o /dev/null 2>/dev/null && echo yes))
-has_cjson := $(call works,$(hash)include <cjson/cJSON.h>,-lcjson)
-has_xxhash := $(call works,$(hash)include <xxhash.h>)
-has_utf8proc := $(if $(filter 0,$(UTF8PROC)),,$(call works,$(hash)include <utf8proc.h>,-lutf8proc))
-has_zlib := $(if $(filter 0,$(ZLIB)),,$(call works,$(hash)include <zlib.h>,-lz))
-has_zstd := $(if $(filter 0,$(ZSTD)),,$(call works,$(hash)include <zstd.h>,-lzstd))
-has_lzma := $(if $(filter 0,$(LZMA)),,$(call works,$(hash)include <lzma.h>,-llzma))
-has_wide_vectors := $(shell $(CC) -march=$(ARCH) -mprefer-vector-width=512 -E -x c /dev/null >/dev/null 2>&1 && echo yes)
-nvcc := $(if $(filter 0,$(CUDA)),,$(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc)))
-# What runs the CUDA sources: a GPU, the emulator, or nothing.
-cuda := $(if $(filter 1,$(EMU)),emu,$(if $(nvcc),nvcc))
-nvcc_release = $(shell $(nvcc) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
+includes = $(foreach header,$(1),$(hash)include <$(header)>\n)
+# works COMPILER,HEADERS,FLAGS: yes if a program that includes these headers compiles and links.
+works = $(shell printf '$(call includes,$(2))int main(void) { return 0; }\n' | \
+          $(1) -x c - $(CPPFLAGS) $(LDFLAGS) -o /dev/null $(3) 2>/dev/null && echo yes)
+# find OPTION,HEADERS,FLAGS: the same of the C compiler, unless OPTION is 0.
+find = $(if $(filter 0,$($(1))),,$(call works,$(CC),$(2),$(3)))
+# accepts FLAG: the flag itself, if the C compiler knows it.
+accepts = $(shell $(CC) -march=$(ARCH) $(1) -E -x c /dev/null >/dev/null 2>&1 && echo $(1))
+
+has_cjson := $(call works,$(CC),cjson/cJSON.h,-lcjson)
+has_xxhash := $(call works,$(CC),xxhash.h)
+has_openmp := $(call works,$(CC),omp.h,-fopenmp)
+has_onednn := $(call find,ONEDNN,oneapi/dnnl/dnnl.h,-ldnnl)
+has_utf8proc := $(call find,UTF8PROC,utf8proc.h,-lutf8proc)
+has_zlib := $(call find,ZLIB,zlib.h,-lz)
+has_zstd := $(call find,ZSTD,zstd.h,-lzstd)
+has_lzma := $(call find,LZMA,lzma.h,-llzma)
+machine := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+
+# Open MPI and MPICH each take the compiler from a variable of their own.
+MPICC = OMPI_CC="$(CC)" MPICH_CC="$(CC)" mpicc
+MPICXX = OMPI_CXX="$(CXX)" MPICH_CXX="$(CXX)" mpicxx
+ifneq ($(MPI),0)
+has_mpi := $(call works,$(MPICC),mpi.h)
+endif
+
+# What runs the CUDA sources: nvcc for GPUs, the emulator (emu), or nothing.
+ifeq ($(EMU),1)
+cuda = emu
+else ifneq ($(CUDA),0)
+nvcc := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+cuda := $(if $(nvcc),nvcc)
+endif
+
+ifeq ($(cuda),nvcc)
 CUDA_HOME ?= $(patsubst %/bin/,%,$(dir $(realpath $(nvcc))))
-cuda_include = $(if $(filter emu,$(cuda)),-Idev/emu/include,-isystem $(CUDA_HOME)/include)
+cuda_include = -isystem $(CUDA_HOME)/include
 cuda_libraries = $(addprefix -L,$(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib)) -Wl,-rpath,$(CUDA_HOME)/lib64
-has_nccl := $(if $(filter 0,$(NCCL)),,$(if $(has_mpi),$(if $(filter emu,$(cuda)),yes,$(if $(cuda),\
-              $(call works,$(hash)include <nccl.h>,-isystem $(CUDA_HOME)/include $(cuda_libraries) -lnccl)))))
-here_arch := $(if $(filter nvcc,$(cuda)),$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .))
-CUDA_ARCHS ?= $(or $(patsubst 90,90a,$(here_arch)),80 90a 100)
+nvcc_release = $(shell $(nvcc) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
+gpu_arch := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .)
+else ifeq ($(cuda),emu)
+cuda_include = -Idev/emu/include
+endif
+CUDA_ARCHS ?= $(or $(patsubst 90,90a,$(gpu_arch)),80 90a 100)
+
+# NCCL needs MPI, to start with; the emulator brings its own.
+ifneq ($(NCCL),0)
+ifeq ($(cuda)$(has_mpi),nvccyes)
+has_nccl := $(call works,$(CC),nccl.h,$(cuda_include) $(cuda_libraries) -lnccl)
+else ifeq ($(cuda)$(has_mpi),emuyes)
+has_nccl = yes
+endif
+endif
 
 # ---- flags ----
+warnings = -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wmissing-prototypes -Wstrict-prototypes
+werror = $(if $(filter 1,$(WERROR)),-Werror)
+sanitize = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+arch := $(if $(ARCH),-march=$(ARCH) $(call accepts,-mprefer-vector-width=512))
 # -fno-math-errno and -fno-trapping-math let loops with square roots and roundings vectorise; neither changes a result.
-CFLAGS_ALL = -std=gnu17 $(OPTIMIZE) -march=$(ARCH) $(if $(has_wide_vectors),-mprefer-vector-width=512) -fno-math-errno \
-             -fno-trapping-math -g -fopenmp -pthread -Wall -Wextra $(if $(filter 1,$(WERROR)),-Werror) \
-             $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all -Wno-format-truncation) \
-             $(if $(filter 1,$(EMU)),-DMARS_EMULATOR=1) -D_GNU_SOURCE -I. -MMD -MP $(CPPFLAGS) $(CFLAGS)
-LINK = $(if $(has_mpi),OMPI_CC="$(CC)" MPICH_CC="$(CC)" mpicc,$(CC))
+CFLAGS_ALL = -std=gnu17 $(OPTIMIZE) $(arch) -fno-math-errno -fno-trapping-math -g -fopenmp -pthread $(warnings) \
+             $(werror) $(sanitize) $(if $(SANITIZE),-Wno-format-truncation) $(if $(filter emu,$(cuda)),-DMARS_EMULATOR=1) \
+             -D_GNU_SOURCE -I. -MMD -MP $(CPPFLAGS) $(CFLAGS)
+LINK = $(if $(has_mpi),$(MPICC),$(CC))
 # nvcc reports what each kernel takes; -warn-spills with -Werror makes a spill an error.
 NVCC_FLAGS = -std=c++17 -O3 -I. -D_GNU_SOURCE $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
              -Xcompiler -Wall,-Wextra,-Wno-unused-parameter -Xptxas -v,-warn-spills \
              $(if $(filter 1,$(WERROR)),-Werror all-warnings) $(CPPFLAGS) $(NVCCFLAGS)
 # The emulator's headers carry the names of CUDA's; the sources in $(BUILD)/emu_src are rewritten to be C++.
-CXXFLAGS_EMU = -std=gnu++17 $(OPTIMIZE) -march=$(ARCH) -g -pthread -fno-strict-aliasing -ffp-contract=off -Wall -Wextra \
-               -Wno-unused-parameter -Wno-unknown-pragmas $(if $(filter 1,$(WERROR)),-Werror) -DMARS_EMULATOR=1 -D_GNU_SOURCE \
+CXXFLAGS_EMU = -std=gnu++17 $(OPTIMIZE) $(addprefix -march=,$(ARCH)) -g -pthread -fno-strict-aliasing -ffp-contract=off \
+               -Wall -Wextra -Wno-unused-parameter -Wno-unknown-pragmas $(werror) -DMARS_EMULATOR=1 -D_GNU_SOURCE \
                -I$(BUILD)/emu_src -Idev/emu/include -I. -MMD -MP $(CPPFLAGS)
-sanitize_flags = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
-device_libraries = $(if $(filter nvcc,$(cuda)),$(cuda_libraries) -lcublasLt $(if $(has_nccl),-lnccl) -lcudart_static -ldl -lrt) \
-                   $(if $(filter emu,$(cuda)),$(if $(filter x86_64,$(shell uname -m)),,-lboost_context))
+unpack_flags = $(if $(has_zlib),-DMARS_HAS_ZLIB=1) $(if $(has_zstd),-DMARS_HAS_ZSTD=1) $(if $(has_lzma),-DMARS_HAS_LZMA=1)
 unpack_libraries = $(if $(has_zlib),-lz) $(if $(has_zstd),-lzstd) $(if $(has_lzma),-llzma)
-LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson $(if $(has_utf8proc),-lutf8proc) $(unpack_libraries) $(device_libraries) $(if $(cuda),-lstdc++) -lm \
-            $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
+ifeq ($(cuda),nvcc)
+device_libraries = $(cuda_libraries) -lcublasLt $(if $(has_nccl),-lnccl) -lcudart_static -ldl -lrt -lstdc++
+else ifeq ($(cuda),emu)
+device_libraries = $(if $(filter x86_64,$(machine)),,-lboost_context) -lstdc++
+endif
+LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson $(if $(has_utf8proc),-lutf8proc) $(unpack_libraries) \
+            $(device_libraries) -lm $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
+
+# ---- the options of the last build, in a file on which every object depends: other options make other objects ----
+options = $(BUILD)/options
+options_now := $(strip $(shell $(CC) --version | head -n 1) $(CC) $(CXX) $(CFLAGS_ALL) $(CXXFLAGS_EMU) $(unpack_flags) \
+                 $(if $(cuda),$(nvcc) $(NVCC_FLAGS) $(cuda_include)) $(LINK) $(LIBRARIES))
 
 # ---- sources ----
 programs = train_gpt2 prepare_data sample_gpt2
@@ -100,7 +149,6 @@ cpu_objects = $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.
 objects = $(plain:%.c=$(BUILD)/%.o) $(cpu_objects) $(device_objects)
 library = $(BUILD)/libmars.a
 mpi_objects = $(patsubst %.c,$(BUILD)/%.o,comm/mpi.c comm/heartbeat.c)
-MPICXX = OMPI_CXX="$(CXX)" MPICH_CXX="$(CXX)" mpicxx
 # libmarsopt.a: the optimizers for one process on a CPU, whose table of operations brings GPT-2's with it.
 marsopt = $(BIN)/libmarsopt.a
 marsopt_sources = $(wildcard optim/*.c kernels/*.c) $(cpu_plain) comm/single.c util/base.c util/program.c util/tensor_table.c
@@ -123,7 +171,7 @@ fuzz_flags = -std=gnu17 -O1 -march=$(ARCH) -g -fno-omit-frame-pointer -fno-sanit
              $(if $(filter 1,$(WERROR)),-Werror) -D_GNU_SOURCE $(unpack_flags) -I. $(CPPFLAGS)
 test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out dev/test/test_%.c dev/test/fault_injection.c,$(wildcard dev/test/*.c)))
 
-.PHONY: all programs tests examples marsopt-flags test bench bench-data fuzz lint clean found emu cuda-report
+.PHONY: all programs tests examples marsopt-flags test bench bench-data fuzz lint clean found emu cuda-report FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -135,6 +183,7 @@ examples: $(examples) $(marsopt)
 found:
 	@$(if $(has_cjson),:,echo "cJSON is missing: install libcjson-dev, or run bash scripts/install_deps.sh" >&2; exit 1)
 	@$(if $(has_xxhash),:,echo "xxHash is missing: install libxxhash-dev, or run bash scripts/install_deps.sh" >&2; exit 1)
+	@$(if $(has_openmp),:,echo "$(CC) -fopenmp does not work: install libgomp (GCC) or libomp-dev (Clang)" >&2; exit 1)
 	@echo "compiler   $(shell $(CC) --version | head -n 1), -march=$(ARCH)$(if $(SANITIZE), with -fsanitize=$(SANITIZE))"
 	@echo "oneDNN     $(if $(has_onednn),found,not found: matrix products by plain loops, float32 slow and bfloat16 slower (libdnnl-dev))"
 	@echo "utf8proc   $(if $(has_utf8proc),found,not found: no gpt2 tokenizer (libutf8proc-dev))"
@@ -144,6 +193,11 @@ found:
 	@echo "NCCL       $(if $(has_nccl),$(if $(filter emu,$(cuda)),emulated over MPI,found),not found: one GPU (NCCL with its headers, and MPI))"
 
 # ---- rules ----
+# The file stays as it is, and as old as it is, if the options do.
+$(options): FORCE
+	$(shell mkdir -p $(@D))$(file >$@.now,$(options_now))
+	@cmp -s $@.now $@ && rm $@.now || mv $@.now $@
+
 $(BIN)/train_gpt2: $(BUILD)/train_gpt2.o $(library)
 $(BIN)/prepare_data: $(BUILD)/data/prepare_data.o $(library)
 $(BIN)/sample_gpt2: $(BUILD)/model/sample_gpt2.o $(library)
@@ -163,29 +217,28 @@ marsopt-flags:
 	@echo '$(marsopt_flags)'
 
 # The one source that is both C and C++; without CUDA kernels it is compiled as C.
-$(BUILD)/train_gpt2.o: train_gpt2.cu
+$(BUILD)/train_gpt2.o: train_gpt2.cu $(options)
 	@mkdir -p $(@D)
 	$(call quiet,CC)$(CC) -x c $(CFLAGS_ALL) -c $< -o $@
 
-$(BUILD)/%.float32.o: %.c
+$(BUILD)/%.float32.o: %.c $(options)
 	@mkdir -p $(@D)
 	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -DACTIVATION_BFLOAT16=0 -c $< -o $@
 
-$(BUILD)/%.bfloat16.o: %.c
+$(BUILD)/%.bfloat16.o: %.c $(options)
 	@mkdir -p $(@D)
 	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -DACTIVATION_BFLOAT16=1 -c $< -o $@
 
-$(mpi_objects): $(BUILD)/%.o: %.c
+$(mpi_objects): $(BUILD)/%.o: %.c $(options)
 	@mkdir -p $(@D)
 	$(call quiet,CC)$(LINK) $(CFLAGS_ALL) -c $< -o $@
 
 $(cuda_host:%.c=$(BUILD)/%.o): CFLAGS_ALL += $(cuda_include)
-unpack_flags = $(if $(has_zlib),-DMARS_HAS_ZLIB=1) $(if $(has_zstd),-DMARS_HAS_ZSTD=1) $(if $(has_lzma),-DMARS_HAS_LZMA=1)
 $(BUILD)/data/unpack.o $(BUILD)/dev/test/test_documents.o: CFLAGS_ALL += $(unpack_flags)
 
 # ---- device code: by nvcc, whose report on each kernel is kept beside the object; or rewritten for the emulator ----
 ifeq ($(cuda),nvcc)
-$(BUILD)/%.cu.o: %.cu
+$(BUILD)/%.cu.o: %.cu $(options)
 	@mkdir -p $(@D)
 	$(call quiet,NVCC)$(nvcc) $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@ >$(@:.o=.ptxas) 2>&1 || { cat $(@:.o=.ptxas); exit 1; }
 else
@@ -195,12 +248,12 @@ $(BUILD)/emu_src/%: % dev/emu/rewrite.py
 	@mkdir -p $(@D)
 	@$(PYTHON) dev/emu/rewrite.py $< $@
 
-$(BUILD)/%.cu.o: $(BUILD)/emu_src/%.cu $(emu_headers)
+$(BUILD)/%.cu.o: $(BUILD)/emu_src/%.cu $(emu_headers) $(options)
 	@mkdir -p $(@D)
-	$(call quiet,EMU)$(CXX) -x c++ $(CXXFLAGS_EMU) $(sanitize_flags) -c $< -o $@
+	$(call quiet,EMU)$(CXX) -x c++ $(CXXFLAGS_EMU) $(sanitize) -c $< -o $@
 
 # The emulator itself is optimised and never sanitized: it finds out at run time what to tell which sanitizer.
-$(BUILD)/dev/emu/%.o: dev/emu/%.cpp
+$(BUILD)/dev/emu/%.o: dev/emu/%.cpp $(options)
 	@mkdir -p $(@D)
 	$(call quiet,CXX)$(if $(filter dev/emu/nccl.cpp,$<),$(MPICXX),$(CXX)) $(CXXFLAGS_EMU) -O3 -c $< -o $@
 
@@ -219,7 +272,7 @@ emu:
 cuda-report: $(device_sources:%=$(BUILD)/%.o)
 	@$(PYTHON) dev/lint/cuda_report.py $(device_sources:%=$(BUILD)/%.ptxas)
 
-$(BUILD)/%.o: %.c
+$(BUILD)/%.o: %.c $(options)
 	@mkdir -p $(@D)
 	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -c $< -o $@
 
@@ -230,7 +283,7 @@ $(BUILD)/test/%: $(BUILD)/dev/test/%.o $(test_support) $(library)
 # ---- fuzzing: libFuzzer's entry has another name in each target of the test that repeats the kept inputs ----
 fuzz: $(fuzz_targets:%=$(BUILD)/fuzz/%)
 
-$(BUILD)/fuzz/%.o: %.c
+$(BUILD)/fuzz/%.o: %.c $(options)
 	@mkdir -p $(@D)
 	$(call quiet,FUZZ)$(FUZZ_CC) $(fuzz_flags) -fsanitize=fuzzer-no-link,$(fuzz_sanitizers) -MMD -MP -c $< -o $@
 
@@ -256,7 +309,7 @@ $(BUILD)/examples/%: $(BUILD)/dev/examples/%.o $(marsopt)
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(CC) -o $@ $^ $(marsopt_libraries)
 
-$(BUILD)/test/fault_injection.so: dev/test/fault_injection.c
+$(BUILD)/test/fault_injection.so: dev/test/fault_injection.c $(options)
 	@mkdir -p $(@D)
 	$(call quiet,CC)$(CC) -std=gnu17 -O2 -Wall -Wextra -Werror -I. -shared -fPIC -o $@ $< -ldl
 
