@@ -99,9 +99,10 @@ endif
 warnings = -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wmissing-prototypes -Wstrict-prototypes
 werror = $(if $(filter 1,$(WERROR)),-Werror)
 sanitize = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+debug = $(if $(SANITIZE),-g1,-g)
 arch := $(if $(ARCH),-march=$(ARCH) $(call accepts,-mprefer-vector-width=512))
 # -fno-math-errno and -fno-trapping-math let loops with square roots and roundings vectorise; neither changes a result.
-CFLAGS_ALL = -std=gnu17 $(OPTIMIZE) $(arch) -fno-math-errno -fno-trapping-math -g -fopenmp -pthread $(warnings) \
+CFLAGS_ALL = -std=gnu17 $(OPTIMIZE) $(arch) -fno-math-errno -fno-trapping-math $(debug) -fopenmp -pthread $(warnings) \
              $(werror) $(sanitize) $(if $(SANITIZE),-Wno-format-truncation) $(if $(filter emu,$(cuda)),-DMARS_EMULATOR=1) \
              -D_GNU_SOURCE -I. -MMD -MP $(CPPFLAGS) $(CFLAGS)
 LINK = $(if $(has_mpi),$(MPICC),$(CC))
@@ -110,7 +111,7 @@ NVCC_FLAGS = -std=c++17 -O3 -I. -D_GNU_SOURCE $(foreach a,$(CUDA_ARCHS),-gencode
              -Xcompiler -Wall,-Wextra,-Wno-unused-parameter -Xptxas -v,-warn-spills \
              $(if $(filter 1,$(WERROR)),-Werror all-warnings) $(CPPFLAGS) $(NVCCFLAGS)
 # The emulator's headers carry the names of CUDA's; the sources in $(BUILD)/emu_src are rewritten to be C++.
-CXXFLAGS_EMU = -std=gnu++17 $(OPTIMIZE) $(addprefix -march=,$(ARCH)) -g -pthread -fno-strict-aliasing -ffp-contract=off \
+CXXFLAGS_EMU = -std=gnu++17 $(OPTIMIZE) $(addprefix -march=,$(ARCH)) $(debug) -pthread -fno-strict-aliasing -ffp-contract=off \
                -Wall -Wextra -Wno-unused-parameter -Wno-unknown-pragmas $(werror) -DMARS_EMULATOR=1 -D_GNU_SOURCE \
                -I$(BUILD)/emu_src -Idev/emu/include -I. -MMD -MP $(CPPFLAGS)
 unpack_flags = $(if $(has_zlib),-DMARS_HAS_ZLIB=1) $(if $(has_zstd),-DMARS_HAS_ZSTD=1) $(if $(has_lzma),-DMARS_HAS_LZMA=1)
@@ -167,8 +168,8 @@ fuzz_support = dev/fuzz/fuzz.c dev/fuzz/small_vocabulary.c
 fuzz_sources = $(filter util/% config/% data/%,$(plain)) model/safetensors.c model/checkpoint_read.c model/checkpoint_layout.c
 fuzz_objects = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(fuzz_sources) $(fuzz_support))
 fuzz_sanitizers = address,undefined
-fuzz_flags = -std=gnu17 -O1 -march=$(ARCH) -g -fno-omit-frame-pointer -fno-sanitize-recover=all -Wall -Wextra -Wno-psabi \
-             $(if $(filter 1,$(WERROR)),-Werror) -D_GNU_SOURCE $(unpack_flags) -I. $(CPPFLAGS)
+fuzz_flags = -std=gnu17 -O1 -march=$(ARCH) -g -fno-omit-frame-pointer -fno-sanitize-recover=all $(warnings) -Wno-psabi \
+             $(werror) -D_GNU_SOURCE $(unpack_flags) -I. $(CPPFLAGS)
 test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out dev/test/test_%.c dev/test/fault_injection.c,$(wildcard dev/test/*.c)))
 
 .PHONY: all programs tests examples marsopt-flags test bench bench-data fuzz lint clean found emu cuda-report FORCE
@@ -311,7 +312,7 @@ $(BUILD)/examples/%: $(BUILD)/dev/examples/%.o $(marsopt)
 
 $(BUILD)/test/fault_injection.so: dev/test/fault_injection.c $(options)
 	@mkdir -p $(@D)
-	$(call quiet,CC)$(CC) -std=gnu17 -O2 -Wall -Wextra -Werror -I. -shared -fPIC -o $@ $< -ldl
+	$(call quiet,CC)$(CC) -std=gnu17 -O2 $(warnings) -Werror -I. -shared -fPIC -o $@ $< -ldl
 
 $(benches): $(BUILD)/bench_%: $(BUILD)/dev/bench/bench_%.o $(BUILD)/dev/bench/measure.o $(BUILD)/dev/bench/timed_backend.o $(library)
 	$(call quiet,LINK)$(LINK) -o $@ $^ $(LIBRARIES)

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# install_deps.sh [--lint] [--emu] [--fuzz]: installs what the build, the tests and the plots need and this machine lacks.
+# install_deps.sh [--lint] [--compilers] [--emu] [--fuzz]: installs what the build, the tests and the plots need and this machine lacks.
 #
-#   --lint    also the tools of `make lint`
-#   --emu     also what the emulated GPU of the tests needs
-#   --fuzz    also what `make fuzz` needs
+#   --lint        also the tools of `make lint`
+#   --compilers   also the other compilers that the tests try: GCC 11, Clang, and one for aarch64 with qemu-user
+#   --emu         also what the emulated GPU of the tests needs
+#   --fuzz        also what `make fuzz` needs
 #
 # What is there already is found by trying it (does a program of two lines compile and link?), so libraries that were
 # installed by other means count. The rest comes from apt on Debian and Ubuntu, as root or through sudo; without
@@ -12,15 +13,17 @@
 set -euo pipefail
 
 lint=no
+compilers=no
 emu=no
 fuzz=no
 for argument in "$@"; do
     case $argument in
         --lint) lint=yes ;;
+        --compilers) compilers=yes ;;
         --emu) emu=yes ;;
         --fuzz) fuzz=yes ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
-        *) echo "install_deps.sh: unknown argument $argument; the options are --lint, --emu and --fuzz" >&2; exit 2 ;;
+        *) echo "install_deps.sh: unknown argument $argument; the options are --lint, --compilers, --emu and --fuzz" >&2; exit 2 ;;
     esac
 done
 
@@ -61,6 +64,7 @@ has() {
         boost-context) links_cxx boost/context/detail/fcontext.hpp -lboost_context ;;
         mpi) has_command mpirun && links mpicc mpi.h ;;
         cmocka) links "$compiler" "stdarg.h stddef.h stdint.h setjmp.h cmocka.h" -lcmocka ;;
+        clang) links clang omp.h -fopenmp ;;
         libfuzzer) has_fuzzer ;;
         *) has_command "$1" ;;
     esac
@@ -69,6 +73,7 @@ has() {
 required=(compiler make cjson xxhash)
 optional=(onednn utf8proc zlib zstd lzma mpi cmocka g++ gnuplot curl python3)
 [ "$lint" = no ] || optional+=(clang-format clang-tidy cppcheck shellcheck)
+[ "$compilers" = no ] || optional+=(gcc-11 clang aarch64-linux-gnu-gcc qemu-aarch64)
 [ "$fuzz" = no ] || optional+=(libfuzzer llvm-symbolizer)
 
 # The emulator changes stacks by itself on x86_64 alone.
@@ -91,6 +96,10 @@ declare -A packages=(
     [curl]="curl ca-certificates"
     [python3]=python3
     [boost-context]=libboost-context-dev
+    [gcc-11]="gcc-11"
+    [clang]="clang libomp-dev"
+    [aarch64-linux-gnu-gcc]="gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+    [qemu-aarch64]="qemu-user"
     [libfuzzer]="clang libclang-rt-dev"
     [llvm-symbolizer]=llvm
     [clang-format]=clang-format
@@ -111,6 +120,10 @@ declare -A without=(
     [curl]="texts and data sets cannot be downloaded"
     [python3]="data sets cannot be downloaded, and CUDA code is not tested without a GPU"
     [boost-context]="CUDA code is not tested without a GPU"
+    [gcc-11]="the tests do not try this compiler"
+    [clang]="the tests do not try this compiler"
+    [aarch64-linux-gnu-gcc]="the tests do not try this processor"
+    [qemu-aarch64]="the tests run nothing on this processor"
     [libfuzzer]="make fuzz fails"
     [llvm-symbolizer]="a fuzzer's findings name no lines"
     [clang-format]="make lint fails"

@@ -1,20 +1,28 @@
 #!/usr/bin/env bash
 # test.sh [--all]: installs what is missing, builds, and tests in every way that a change must survive.
 #
-#   1. the build that users get, with warnings as errors, and all tests; where nvcc is there, every kernel for every
-#      architecture, with a table of their registers
-#   2. the same with the address and undefined-behaviour sanitizers, and with CUDA emulated on the CPU (dev/emu): all
-#      tests on the CPU, and the kernels' on the emulated GPU in six orders of its threads
-#   3. the emulated GPU without sanitizers: whole training runs, several processes, every optimizer
-#   4. the emulated GPU under the thread sanitizer: kernels at small sizes
-#   5. a build without oneDNN, MPI and CUDA, and the tests of what replaces them
-#   6. make lint, where its tools are installed (under CI=true they are installed)
+# Cheap checks come first, so that a warning shows within a minute or two.
 #
-#   --all    also the data loader under the thread sanitizer
+#   lint       clang-format, cppcheck, clang-tidy, shellcheck
+#   compilers  all host code by GCC 11, Clang and the cross compiler for aarch64 with and without oneDNN, with warnings
+#              as errors
+#   build      the build that users get, and all tests; where nvcc is there, every kernel for every architecture, with a
+#              table of their registers
+#   cpus       what depends on the processor, as on others: oneDNN without bfloat16 and without AVX-512, and loops
+#              compiled for x86-64-v3 (by GCC 11)
+#   plain      a build without oneDNN, MPI and CUDA (by Clang), and the tests of what replaces them
+#   asan       the address and undefined-behaviour sanitizers, with CUDA emulated on the CPU (dev/emu): all tests on the
+#              CPU, and the kernels' on the emulated GPU in six orders of its threads
+#   emu        the emulated GPU without sanitizers: whole training runs, several ranks, every optimizer
+#   tsan       the emulated GPU under the thread sanitizer: kernels at small sizes
+#
+#   --all    also the data loader under the thread sanitizer; and tests of kernels, optimizers, tokenizer and
+#            checkpoints as aarch64 programs, by qemu-user
 #
 # Everything lies under build/, so that ./train_gpt2 stays as it is. The last line is "N passed, N failed", over all of
-# it; a build or a lint that fails counts as one failure. Where CI=true, a test of the first build that is skipped
-# counts as failed; the other builds skip what they cannot test, which the first one has tested.
+# it; a build or a lint that fails counts as one failure. A part whose tools are not installed is skipped by name. Where
+# CI=true, all tools are installed first, a skipped part counts as failed, and so does a test of the build that users get
+# if it is skipped; the other builds skip what they cannot test, which that build has tested.
 set -euo pipefail
 
 all=no
@@ -48,11 +56,23 @@ step() {
     return 1
 }
 
-# compile FOLDER [OPTION...]: programs and tests, both in that folder.
+# compile FOLDER [OPTION...] [-- TEST_PATTERN...]: programs and tests, both in that folder; only the tests that match.
 compile() {
-    local folder=$1
+    local folder=$1 options=() targets=(tests)
     shift
-    step "make-${folder//\//-}" make -j"$cores" BUILD="$folder" BIN="$folder" "$@" programs tests
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do options+=("$1") && shift; done
+    if [ $# -gt 0 ]; then
+        shift
+        mapfile -t targets < <(list_tests "$folder" "$@" | grep -v '\.sh$')
+    fi
+    step "make-${folder//\//-}" make -j"$cores" BUILD="$folder" BIN="$folder" "${options[@]}" programs "${targets[@]}"
+}
+
+# host_cuda COMPILER: compiles the host code that needs the headers of CUDA or NCCL, which the emulator has, too.
+host_cuda() {
+    local folder=build/cuda-$1
+    step "make-${folder//\//-}" make BUILD="$folder" BIN="$folder" WERROR=1 CC="$1" EMU=1 "$folder/comm/nccl.o" \
+        "$folder"/kernels/cuda/{choices,matmul}.o || true
 }
 
 # list_tests FOLDER PATTERN...: the tests whose sources match, as programs of that folder or scripts; those of GPUs
@@ -127,26 +147,100 @@ finish() {
     exit
 }
 
+# has_tools PART COMMAND...: whether these are installed; says so if not.
+has_tools() {
+    local part=$1 command
+    shift
+    for command in "$@"; do
+        command -v "$command" >/dev/null && continue
+        if [ "${CI:-}" = true ]; then
+            echo "$part: FAILED: there is no $command"
+            failed=$((failed + 1))
+        else
+            echo "$part: skipped: there is no $command"
+        fi
+        return 1
+    done
+}
+
+# Whether this processor, as Linux describes it, has all of these features.
+cpu_has() {
+    local feature
+    for feature in "$@"; do grep -qw -m1 "$feature" /proc/cpuinfo || return 1; done
+}
+
 heading "what is needed"
 options=(--emu)
-if [ "${CI:-}" = true ]; then options+=(--lint); fi
+if [ "${CI:-}" = true ]; then options+=(--lint --compilers); fi
 if ! { bash scripts/install_deps.sh "${options[@]}" && make found; }; then
     failed=1
     finish
 fi
 
-heading "the build that users get"
-if compile build WERROR=1; then run_tests build 'test_*.c' 'test_*.sh'; fi
-if command -v nvcc >/dev/null; then
-    if step cuda-report make --no-print-directory cuda-report WERROR=1; then cat build/logs/cuda-report.log; fi
-elif [ "${CI:-}" = true ]; then
-    echo "cuda-report: FAILED: there is no nvcc"
-    failed=$((failed + 1))
+heading "lint"
+if has_tools lint clang-format clang-tidy cppcheck shellcheck; then step lint make lint || true; fi
+
+heading "compilers"
+v3=no
+if has_tools gcc-11 gcc-11; then
+    # A processor of another family has other names for its levels.
+    if [ "$(uname -m)" = x86_64 ]; then level=ARCH=x86-64-v3; else level=ARCH=native; fi
+    if compile build/v3 WERROR=1 CC=gcc-11 CUDA=0 "$level"; then v3=yes; fi
+    host_cuda gcc-11
+fi
+plain=no
+if has_tools clang clang; then
+    if compile build/plain WERROR=1 CC=clang ONEDNN=0 MPI=0 CUDA=0; then plain=yes; fi
+    step make-build-clang make -j"$cores" BUILD=build/clang BIN=build/clang WERROR=1 CC=clang CUDA=0 programs || true
+    host_cuda clang
+fi
+aarch64=no
+if has_tools aarch64 aarch64-linux-gnu-gcc && step aarch64-libraries bash dev/aarch64.sh sysroot build/aarch64-libraries; then
+    aarch64=yes
+    targets=(programs)
+    if [ $all = yes ]; then targets+=(tests); fi
+    for onednn in 1 0; do
+        folder=build/aarch64-onednn-$onednn
+        step "make-${folder//\//-}" bash dev/aarch64.sh make build/aarch64-libraries -j"$cores" BUILD=$folder BIN=$folder \
+            WERROR=1 ONEDNN=$onednn "${targets[@]}" || aarch64=no
+    done
 fi
 
 # Tests of a backend table, which any device can be asked to pass.
 kernels='test_kernels*.c'
 orders='forward reverse newest mix:1 mix:2 mix:3'
+
+heading "the build that users get"
+native=no
+if compile build WERROR=1; then
+    native=yes
+    run_tests build 'test_*.c' 'test_*.sh'
+fi
+if has_tools cuda-report nvcc; then
+    if step cuda-report make --no-print-directory cuda-report WERROR=1; then cat build/logs/cuda-report.log; fi
+fi
+
+heading "other processors"
+by_isa=(test_kernels_matmul.c test_kernels_attention.c test_newton_schulz.c test_golden.c)
+if [ $v3 = yes ]; then
+    lane cpu-avx2 build/v3 CI= TEST_SECONDS=600 ONEDNN_MAX_CPU_ISA=AVX2 -- test_kernels.c test_kernels_norm.c "${by_isa[@]}"
+fi
+if [ $native = no ]; then
+    :
+elif cpu_has avx512bw avx512vl avx512dq && ! cpu_has avx512_bf16; then
+    echo "cpu-avx512: this is such a processor, and the tests above ran on it"
+elif cpu_has avx512bw avx512vl avx512dq; then
+    lane cpu-avx512 build CI= TEST_SECONDS=600 ONEDNN_MAX_CPU_ISA=AVX512_CORE -- "${by_isa[@]}"
+else
+    echo "cpu-avx512: skipped: this processor has no AVX-512"
+fi
+wait_for_lanes
+
+heading "without oneDNN, MPI and CUDA"
+if [ $plain = yes ]; then
+    CI='' run_tests build/plain 'test_kernels*.c' 'test_newton_schulz.c' 'test_optim_rules.c' 'test_gpt2*.c' 'test_golden.c' \
+        'test_example.c'
+fi
 
 heading "address and undefined-behaviour sanitizers, CUDA emulated"
 if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O2; then
@@ -160,7 +254,8 @@ if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O2; then
 fi
 
 heading "an emulated GPU"
-if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O2; then
+emulated=(test_golden.c test_devices.c test_hellaswag.c 'test_optim*.c' test_comm.c 'test_*.cu')
+if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O2 -- "${emulated[@]}"; then
     lane emu-golden build/emu CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- test_golden.c
     lane emu-devices build/emu CI= TEST_SECONDS=600 -- test_devices.c
     lane emu-hellaswag build/emu CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- test_hellaswag.c
@@ -170,27 +265,26 @@ fi
 
 heading "an emulated GPU under the thread sanitizer"
 export TSAN_OPTIONS=atexit_sleep_ms=0 # a second for each of many processes, else
-if compile build/tsan EMU=1 SANITIZE=thread OPTIMIZE=-O1; then
+threads=("$kernels" test_emulator.cu test_faults.cu)
+if [ $all = yes ]; then threads+=(test_data.c); fi
+if compile build/tsan EMU=1 SANITIZE=thread OPTIMIZE=-O1 -- "${threads[@]}"; then
     lane tsan-kernels build/tsan CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "$kernels"
     lane tsan-emulator build/tsan CI= TEST_SECONDS=600 -- test_emulator.cu test_faults.cu
     wait_for_lanes
 fi
 
-heading "without oneDNN, MPI and CUDA"
-if compile build/plain ONEDNN=0 MPI=0 CUDA=0 WERROR=1; then
-    CI='' run_tests build/plain 'test_kernels*.c' 'test_newton_schulz.c' 'test_optim_rules.c' 'test_gpt2*.c' 'test_golden.c' \
-        'test_example.c'
-fi
-
 if [ $all = yes ]; then
     heading "the data loader under the thread sanitizer"
     CI='' TEST_SECONDS=600 run_tests build/tsan test_data.c
-fi
-
-if [ "${CI:-}" = true ] || { command -v clang-format && command -v clang-tidy && command -v cppcheck &&
-    command -v shellcheck; } >/dev/null; then
-    heading "lint"
-    step lint make lint || true
+    heading "aarch64, emulated"
+    if [ $aarch64 = yes ] && has_tools aarch64 qemu-aarch64; then
+        for onednn in 1 0; do
+            lane aarch64-onednn-$onednn build/aarch64-onednn-$onednn CI= TEST_SECONDS=3600 \
+                TEST_COMMAND="bash dev/aarch64.sh run build/aarch64-libraries" -- "$kernels" test_newton_schulz.c \
+                test_optim.c test_optim_rules.c test_optim_passes.c test_tokenizer.c test_vocabulary.c 'test_checkpoint*.c'
+        done
+        wait_for_lanes
+    fi
 fi
 
 finish

@@ -5,6 +5,8 @@
 # "N passed, N failed". The environment says where things are: BUILD (default build) holds what was compiled, BIN
 # (default .) the programs under test; the tests find them as MARS_BUILD and MARS_BIN.
 #
+# TEST_COMMAND is put before each program, such as that of an emulator.
+#
 # A program that does not end in a summary (a crash, a sanitizer's report, the time limit of TEST_SECONDS, default
 # 300) counts as one failed test. Where CI=true a skipped test is a failed one: there is nobody to notice it. What a
 # failing program printed is shown, and kept in $TEST_LOGS (default $BUILD/test_logs). The last line is "N passed, N failed"; the exit
@@ -20,6 +22,7 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 # Threads that wait by spinning make a busy machine ten times slower.
 export OMP_WAIT_POLICY=passive
 seconds_limit=${TEST_SECONDS:-300}
+read -ra runner <<<"${TEST_COMMAND:-}"
 logs=${TEST_LOGS:-$BUILD/test_logs}
 shown_lines=200
 mkdir -p "$logs"
@@ -59,11 +62,11 @@ run_one() {
     name=$(basename "$test" .sh)
     log=$logs/$name.log
     begun=$(date +%s%N)
-    local command=("$test")
+    local command
     case $test in
         *.sh) command=(bash "$test") ;;
-        */*) ;;
-        *) command=("./$test") ;;
+        */*) command=("${runner[@]}" "$test") ;;
+        *) command=("${runner[@]}" "./$test") ;;
     esac
     timeout -k 10 "$seconds_limit" "${command[@]}" </dev/null >"$log" 2>&1 || status=$?
     case $test in
