@@ -347,11 +347,6 @@ static int run_table(const char *device, DType activation, int threads, const st
     return failed;
 }
 
-bool only_small_sizes(void) {
-    const char *small = getenv("MARS_TEST_SMALL");
-    return small && strcmp(small, "1") == 0;
-}
-
 int run_kernel_tests(int argc, char **argv, const struct CMUnitTest *tests, size_t count) {
     const char *device = getenv("MARS_TEST_DEVICE"), *option = "--device=";
     base_set_program(argv[0]);

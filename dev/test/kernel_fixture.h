@@ -53,10 +53,6 @@ struct Fixture {
  * Tests of a table that cannot be opened are skipped. Returns the number of failed tests. */
 int run_kernel_tests(int argc, char **argv, const struct CMUnitTest *tests, size_t count);
 
-/* Whether MARS_TEST_SMALL=1 asks for the quick cases alone: under ThreadSanitizer an emulated GPU takes some 20 times
- * longer. Each path through the code under test should have a case that is left. */
-bool only_small_sizes(void);
-
 /* The fixture of a test, or a skip with the reason where there is no such table here. */
 Fixture *fixture_of(void **state);
 

@@ -23,6 +23,11 @@ const char *test_device(void) {
     return device && device[0] ? device : "cpu";
 }
 
+bool only_small_sizes(void) {
+    const char *small = getenv("MARS_TEST_SMALL");
+    return small && strcmp(small, "1") == 0;
+}
+
 const char *test_folder(void) {
     if (!folder[0]) {
         const char *parent = getenv("TMPDIR");

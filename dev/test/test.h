@@ -17,6 +17,10 @@ EXTERN_C_BEGIN
 /* The device under test: $MARS_TEST_DEVICE, "cpu" where that is not set. */
 const char *test_device(void);
 
+/* Whether MARS_TEST_SMALL=1 limits the tests to their quick cases: sanitizers and an emulated GPU make them 2 to 20 times
+ * slower. Each path through the code under test should have a case that is left. */
+bool only_small_sizes(void);
+
 /* A scratch folder of this test program, made on first use and removed when the program ends. */
 const char *test_folder(void);
 

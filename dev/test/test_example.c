@@ -31,6 +31,7 @@ static double test_accuracy(const CommandResult *result) {
 static void test_every_optimizer_learns(void **state) {
     (void)state;
     for (int i = 0; i < OPTIM_COUNT; i++) {
+        if (only_small_sizes() && i != OPTIM_MARS_ADAMW && i != OPTIM_MUON) continue;
         const CommandResult *result = test_run("'%s' %s", example(), optim_names[i]);
         double percent = test_accuracy(result);
         if (!(percent >= 95.0)) fail_msg("%s: only %g %% right:\n%s", optim_names[i], percent, result->output);

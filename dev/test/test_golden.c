@@ -141,16 +141,16 @@ static bool is_enough(const GoldenRun *run) {
     return strcmp(run->name, "adamw") == 0 || strcmp(run->name, "mars-adamw-exact") == 0;
 }
 
-/* An emulated GPU takes a second or more for each run. What it computes shows in float32; that other ways of running
- * are the same, test_devices.c tests with a smaller model. */
-static bool is_slow_device(void) {
+/* Under a sanitizer or on an emulated GPU a run takes a second or more. What is computed shows in float32; that other
+ * ways of running are the same, the build without sanitizers tests, and test_devices.c on the emulated GPU. */
+static bool has_time_for_little(void) {
     static int answer = -1;
-    if (answer < 0) answer = device_is_emulated(test_device());
+    if (answer < 0) answer = only_small_sizes() || device_is_emulated(test_device());
     return answer;
 }
 
 static void check_bfloat16(const GoldenRun *run) {
-    if (is_slow_device() && !is_enough(run)) return;
+    if (has_time_for_little() && !is_enough(run)) return;
     cJSON *log = run_case(run, "bfloat16", "--precision=bfloat16");
     assert_golden(run, log, 5e-3, false);
     cJSON_Delete(log);
@@ -189,7 +189,7 @@ static void check_raw_tokens(const GoldenRun *run) {
 
 static void test_raw_tokens(void **state) {
     (void)state;
-    if (is_slow_device()) skip();
+    if (has_time_for_little()) skip();
     for_every_case(check_raw_tokens);
 }
 
@@ -201,7 +201,7 @@ static void check_recompute(const GoldenRun *run) {
 
 static void test_recompute(void **state) {
     (void)state;
-    if (is_slow_device()) skip();
+    if (has_time_for_little()) skip();
     for_every_case(check_recompute);
 }
 
@@ -226,7 +226,7 @@ static void check_micro_steps(const GoldenRun *run) {
 
 static void test_micro_steps(void **state) {
     (void)state;
-    if (is_slow_device()) skip();
+    if (has_time_for_little()) skip();
     for_every_case(check_micro_steps);
 }
 
