@@ -1,24 +1,21 @@
 /* prepare_data.c: the program that turns text into token files for training: what its options mean for an input, its
  * output folder, and what it tells people. The work is pipeline.c's; looking into token files is inspect.c's.
  *
- * A run writes under temporary names, and renames only when all is on the disk. While it renames, tokens.json is
- * missing: token files beside a tokens.json belong to it. A run that was stopped leaves nothing that another program would
- * take for its output, and the next one starts over. */
+ * A run writes under temporary names, and renames only when all is on the disk (output_folder.h). A run that was stopped
+ * leaves nothing that another program would take for its output, and the next one starts over. */
 #include <cjson/cJSON.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "data/hellaswag.h"
 #include "data/inspect.h"
+#include "data/output_folder.h"
 #include "data/pipeline.h"
 #include "data/prepare_options.h"
 #include "data/vocabulary.h"
@@ -37,6 +34,7 @@ typedef struct Job {
     Tokenizer *tokenizer;
     PipelineOptions pipeline;
     PipelineCounts counts;
+    OutputFolder *folder;
     ShardWriter *train, *val;
     double begun, next_line;
 } Job;
@@ -154,8 +152,8 @@ static bool add_texts(cJSON *json, const Job *job) {
            cJSON_AddStringToObject(json, "val_from", prepare_split_names[job->pipeline.split]);
 }
 
-/* The text of tokens.json, which the caller frees; NULL where memory runs out. */
-static char *describe(const Job *job) {
+/* What tokens.json says, but for the list of files; the caller frees. NULL where memory runs out. */
+static cJSON *describe(const Job *job) {
     const PrepareOptions *options = &job->options;
     cJSON *json = cJSON_CreateObject(), *source = cJSON_CreateStringArray(options->inputs, options->input_count);
     bool ok = add_texts(json, job) && cJSON_AddNumberToObject(json, "documents", (double)job->counts.documents) &&
@@ -163,57 +161,13 @@ static char *describe(const Job *job) {
               cJSON_AddNumberToObject(json, "val_tokens", (double)shard_writer_token_count(job->val)) &&
               cJSON_AddItemToObject(json, "source", source) &&
               cJSON_AddStringToObject(json, "created_by", "prepare_data " MARS_VERSION);
-    char *text = ok ? cJSON_Print(json) : NULL;
+    if (ok) return json;
     cJSON_Delete(json);
-    return text;
-}
-
-/* tokens.json under its temporary name, on the disk. */
-static bool write_description(const Job *job, const char *path, Error *error) {
-    char *text = describe(job);
-    if (!text) return error_set(error, "out of memory for the text of tokens.json");
-    FileWriter *writer;
-    bool ok = file_writer_open(&writer, path, error);
-    if (ok) {
-        file_writer_append(writer, text, strlen(text), error);
-        file_writer_append(writer, "\n", 1, error);
-        ok = file_writer_close(writer, NULL, NULL, error);
-    }
-    free(text);
-    return ok;
+    return NULL;
 }
 
 static const char *vocabulary_folder(const PrepareOptions *o) {
     return o->vocabulary ? o->vocabulary : TOKENIZER_GPT2_FOLDER;
-}
-
-/* The vocabulary lies beside tokens.json, as what reads one needs the other. */
-static bool copy_vocabulary(const Job *job, Error *error) {
-    const PrepareOptions *o = &job->options;
-    if (strcmp(o->tokenizer, "gpt2") != 0) return true;
-    bool ok = true;
-    for (int i = 0; i < VOCABULARY_FILES && ok; i++) {
-        const char *name = vocabulary_files[i];
-        char *from = format_string("%s/%s", vocabulary_folder(o), name);
-        char *to = format_string("%s/%s", o->out, name), *temporary = format_string("%s/.%s.tmp", o->out, name);
-        struct stat source, target;
-        bool is_there = stat(from, &source) == 0;
-        bool is_same = stat(to, &target) == 0 && source.st_ino == target.st_ino && source.st_dev == target.st_dev;
-        if (is_there && !is_same)
-            ok = files_copy(from, temporary, NULL, NULL, error) && files_rename(temporary, to, error);
-        free(from);
-        free(to);
-        free(temporary);
-    }
-    return ok;
-}
-
-static bool publish(Job *job, const char *temporary, const char *description, Error *error) {
-    if (unlink(description) != 0 && errno != ENOENT)
-        return error_set(error, "cannot replace %s: %s", description, strerror(errno));
-    if (!shard_writer_publish(job->train, error) || !shard_writer_publish(job->val, error)) return false;
-    if (!copy_vocabulary(job, error) || !files_rename(temporary, description, error)) return false;
-    return files_sync_folder(job->options.out, error);
 }
 
 static bool check_result(const Job *job, Error *error) {
@@ -234,37 +188,23 @@ static bool check_result(const Job *job, Error *error) {
                      shard_writer_token_count(job->val));
 }
 
+static bool publish(Job *job, Error *error) {
+    cJSON *description = describe(job);
+    if (!description) return error_set(error, "out of memory for the text of tokens.json");
+    bool ok = output_folder_publish(job->folder, description, job->train, job->val, error);
+    cJSON_Delete(description);
+    return ok;
+}
+
 /* From the inputs to the finished folder. */
 static bool write_output(Job *job, Error *error) {
     const PrepareOptions *o = &job->options;
-    char *description = format_string("%s/tokens.json", o->out);
-    char *temporary = format_string("%s/.tokens.json.tmp", o->out);
     job->train = shard_writer_open(o->out, "train", o->format, o->shard_tokens);
     job->val = shard_writer_open(o->out, "val", o->format, o->shard_tokens);
     bool ok = pipeline_run(&job->pipeline, &job->files, &o->documents, job->train, job->val, &job->counts, error);
     end_progress();
-    ok = ok && check_result(job, error) && shard_writer_finish(job->train, error) &&
-         shard_writer_finish(job->val, error) && write_description(job, temporary, error) &&
-         publish(job, temporary, description, error);
-    if (!ok) unlink(temporary);
-    free(description);
-    free(temporary);
-    return ok;
-}
-
-/* Makes the output folder and returns a descriptor that keeps others out, or -1: two runs at once would write into each
- * other's temporary files. Such a lock ends with the process; where the file system has none, the run goes on without. */
-static int lock_folder(const char *path, Error *error) {
-    if (!files_make_folders(path, error)) return -1;
-    int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (folder < 0) {
-        error_set(error, "cannot open the folder %s: %s", path, strerror(errno));
-    } else if (flock(folder, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-        error_set(error, "another prepare_data is writing to %s", path);
-        close(folder);
-        folder = -1;
-    }
-    return folder;
+    return ok && check_result(job, error) && shard_writer_finish(job->train, error) &&
+           shard_writer_finish(job->val, error) && publish(job, error);
 }
 
 /* The true path of the folder, or of the nearest one above it that is there; the caller frees. */
@@ -292,6 +232,17 @@ static bool check_folders(const PrepareOptions *o, Error *error) {
     }
     free(out);
     return ok;
+}
+
+static bool open_folder(Job *job, Error *error) {
+    const PrepareOptions *o = &job->options;
+    bool has_vocabulary = strcmp(o->tokenizer, "gpt2") == 0;
+    if (!output_folder_open(&job->folder, o->out, has_vocabulary ? vocabulary_folder(o) : NULL, error)) return false;
+    for (int i = 0; i < o->input_count; i++)
+        if (output_folder_owns(job->folder, o->inputs[i]))
+            return error_set(error, "%s is an input, and a file in %s that new ones replace; give another --out",
+                             o->inputs[i], o->out);
+    return true;
 }
 
 /* ---- what the program does ---- */
@@ -322,14 +273,11 @@ static bool prepare(Job *job, Error *error) {
     job->knows_bytes = job->files.bytes >= 0 && text_files_are_plain(&job->files);
     if (!settle_split(job, error) || !check_file_count(job, error)) return false;
     check_effects(job);
-    if (!check_folders(o, error)) return false;
-    int folder = lock_folder(o->out, error);
-    if (folder < 0) return false;
+    if (!check_folders(o, error) || !open_folder(job, error)) return false;
     job->begun = seconds_now();
     job->next_line = job->begun + SECONDS_BETWEEN_LINES;
     bool ok = write_output(job, error);
     if (ok) print_summary(job);
-    close(folder);
     return ok;
 }
 
@@ -365,6 +313,7 @@ int main(int argc, char **argv) {
     }
     shard_writer_close(job.train);
     shard_writer_close(job.val);
+    output_folder_close(job.folder);
     tokenizer_close(job.tokenizer);
     text_files_free(&job.files);
     prepare_options_free(&job.options);

@@ -14,18 +14,18 @@
 enum { MOST_THREADS = 32 };
 
 static const char usage[] =
-    "usage: prepare_data --tokenizer=NAME [options] INPUT [...]\n"
+    "usage: prepare_data --tokenizer=NAME --out=DIR [options] INPUT [...]\n"
     "       prepare_data --inspect [--at=POSITION] TOKENS.bin [...]\n"
-    "       prepare_data --hellaswag --tokenizer=NAME [--vocab=DIR] [--out=DIR] hellaswag_val.jsonl\n"
+    "       prepare_data --hellaswag --tokenizer=NAME [--vocab=DIR] --out=DIR hellaswag_val.jsonl\n"
     "\n"
     "Turns text into token files for training, and DIR/tokens.json, which says how they were made. An INPUT is\n"
     "a file, a folder (all files below it, by name) or - for standard input; .gz, .zst and .xz are unpacked. Each\n"
     "file is a document, unless --separator or --field says otherwise; documents follow each other in the order\n"
-    "given. Files that an earlier run left in DIR are replaced when all new ones are complete.\n"
+    "given. Files that an earlier run made in DIR are replaced when all new ones are complete.\n"
     "\n"
     "  --tokenizer=NAME        bytes: each byte is a token (vocab_size 256); gpt2: GPT-2's (vocab_size 50257)\n"
     "  --vocab=DIR             where encoder.json and vocab.bpe of gpt2 are (default data/gpt2)\n"
-    "  --out=DIR               where to write; made if missing (default: the current folder)\n"
+    "  --out=DIR               where to write; made if missing. Only files that tokens.json there lists are replaced\n"
     "  --format=llmc|nanogpt   shards train_000000.bin, ..., val_000000.bin, ... as llm.c reads them (the\n"
     "                          default), or one train.bin and one val.bin as nanoGPT does; train_gpt2 takes both\n"
     "  --shard_tokens=N        tokens per shard (default 100000000)\n"
@@ -238,7 +238,7 @@ static void check_values(const PrepareOptions *o) {
         die_usage("--vocab is for --tokenizer=gpt2; leave it out");
     if (o->task == TASK_INSPECT) return;
     if (!o->tokenizer) die_usage("no tokenizer: say --tokenizer=gpt2 or --tokenizer=bytes; see prepare_data --help");
-    if (!*o->out) die_usage("--out should name a folder; leave it out for the current one");
+    if (!o->out || !*o->out) die_usage("no output folder: name one with --out=DIR; see prepare_data --help");
     if (o->input_count == 0) die_usage("no input: name at least one text file; see prepare_data --help");
     if (separator && o->documents.field)
         die_usage("--separator is for plain text and --field for JSON Lines; give one");
@@ -253,7 +253,6 @@ static int cores(void) {
 
 PrepareOptions prepare_options_parse(int argc, char **argv) {
     PrepareOptions options = {.task = TASK_PREPARE,
-                              .out = ".",
                               .shard_tokens = 100000000,
                               .document_token = -1,
                               .val_from = -1,

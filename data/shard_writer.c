@@ -34,14 +34,27 @@ int64_t shard_writer_token_count(const ShardWriter *writer) { return writer->tok
 
 int shard_writer_file_count(const ShardWriter *writer) { return writer->files; }
 
+char *shard_writer_file_name(const ShardWriter *writer, int index) {
+    if (writer->format == SHARD_NANOGPT) return format_string("%s.bin", writer->split);
+    return format_string("%s_%06d.bin", writer->split, index);
+}
+
+int64_t shard_writer_file_bytes(const ShardWriter *writer, int index) {
+    bool is_last = index == writer->files - 1;
+    int64_t header = writer->format == SHARD_LLMC ? SHARD_HEADER_INTS * (int64_t)sizeof(int32_t) : 0;
+    return header + (int64_t)sizeof(uint16_t) * (is_last ? writer->in_file : writer->shard_tokens);
+}
+
 static char *final_path(const ShardWriter *writer, int index) {
-    if (writer->format == SHARD_NANOGPT) return format_string("%s/%s.bin", writer->folder, writer->split);
-    return format_string("%s/%s_%06d.bin", writer->folder, writer->split, index);
+    char *name = shard_writer_file_name(writer, index), *path = format_string("%s/%s", writer->folder, name);
+    free(name);
+    return path;
 }
 
 static char *temporary_path(const ShardWriter *writer, int index) {
-    if (writer->format == SHARD_NANOGPT) return format_string("%s/.%s.bin.tmp", writer->folder, writer->split);
-    return format_string("%s/.%s_%06d.bin.tmp", writer->folder, writer->split, index);
+    char *name = shard_writer_file_name(writer, index), *path = format_string("%s/.%s.tmp", writer->folder, name);
+    free(name);
+    return path;
 }
 
 static bool write_failed(const ShardWriter *writer, Error *error) {
@@ -95,26 +108,13 @@ bool shard_writer_append(ShardWriter *writer, const uint16_t *tokens, size_t cou
 
 bool shard_writer_finish(ShardWriter *writer, Error *error) { return !writer->file || end_file(writer, error); }
 
-/* The number in a name of the form SPLIT_NNNNNN.bin, 0 for SPLIT.bin, or -1 for any other name. */
-static int number_in_name(const char *name, const char *split, ShardFormat format, const char *ending) {
-    size_t length = strlen(split);
-    if (strncmp(name, split, length) != 0) return -1;
-    if (format == SHARD_NANOGPT) return strcmp(name + length, ending) == 0 ? 0 : -1;
-    if (name[length] != '_') return -1;
-    const char *digits = name + length + 1;
-    if (strspn(digits, "0123456789") != 6 || strcmp(digits + 6, ending) != 0) return -1;
-    return atoi(digits);
-}
-
-/* A file that an earlier writer left, and this one has not replaced. */
+/* Whether the name is that of a temporary file of this split, which a run that was killed left. */
 static bool is_left_over(const ShardWriter *writer, const char *name) {
-    const ShardFormat formats[] = {SHARD_LLMC, SHARD_NANOGPT};
-    for (size_t i = 0; i < ARRAY_LENGTH(formats); i++) {
-        int files = formats[i] == writer->format ? writer->files : 0;
-        if (number_in_name(name, writer->split, formats[i], ".bin") >= files) return true;
-        if (name[0] == '.' && number_in_name(name + 1, writer->split, formats[i], ".bin.tmp") >= 0) return true;
-    }
-    return false;
+    size_t length = strlen(writer->split);
+    if (name[0] != '.' || strncmp(name + 1, writer->split, length) != 0) return false;
+    const char *ending = name + 1 + length;
+    if (strcmp(ending, ".bin.tmp") == 0) return true;
+    return ending[0] == '_' && strspn(ending + 1, "0123456789") == 6 && strcmp(ending + 7, ".bin.tmp") == 0;
 }
 
 static bool remove_leftovers(const ShardWriter *writer, Error *error) {

@@ -29,9 +29,8 @@ bool shard_writer_append(ShardWriter *writer, const uint16_t *tokens, size_t cou
 /* Completes the last file. All tokens are on the disk afterwards, under temporary names. */
 bool shard_writer_finish(ShardWriter *writer, Error *error);
 
-/* After finish: renames the files, then removes whatever else an earlier writer of this split left in the folder:
- * shards of higher numbers, files of the other format, temporary files of one that was killed. The caller syncs the
- * folder. */
+/* After finish: gives the files their names, in place of any that have them, and removes temporary files of this split
+ * that a writer which was killed left in the folder. The caller syncs the folder. */
 bool shard_writer_publish(ShardWriter *writer, Error *error);
 
 /* Frees the writer, and removes its temporary files where it was not published. */
@@ -39,6 +38,9 @@ void shard_writer_close(ShardWriter *writer);
 
 int64_t shard_writer_token_count(const ShardWriter *writer);
 int shard_writer_file_count(const ShardWriter *writer);
+/* The name within the folder, which the caller frees, and after finish the size of file 0 <= index < file_count. */
+char *shard_writer_file_name(const ShardWriter *writer, int index);
+int64_t shard_writer_file_bytes(const ShardWriter *writer, int index);
 
 EXTERN_C_END
 

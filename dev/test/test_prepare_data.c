@@ -16,6 +16,7 @@
 #include "data/shard.h"
 #include "data/shard_writer.h"
 #include "data/tokenizer.h"
+#include "dev/test/gpt2_fixture.h"
 
 static char *program;
 
@@ -182,21 +183,22 @@ static void test_writer_shows_nothing_before_it_is_told(void **state) {
     free(folder);
 }
 
-/* Removed: higher numbers and temporary files of the same split. Kept: everything else that looks a little like it. */
+/* Removed: temporary files of the same split. Kept: everything else, with whatever name. */
 static void test_writer_removes_only_its_own(void **state) {
     (void)state;
     char *folder = make_folder("leftovers");
-    const char *names[] = {"train_000001.bin",  "train_000007.bin",     ".train_000003.bin.tmp", "train_00000a.bin",
-                           "train_0000001.bin", "train_000002.bin.bak", "val_000005.bin",        ".val_000005.bin.tmp",
-                           "xtrain_000009.bin", "trainx000009.bin",     "train_12.bin"};
+    const char *names[] = {"train_000001.bin", ".train_000003.bin.tmp", ".train.bin.tmp",      ".train_00003.bin.tmp",
+                           "train.bin",        ".val_000005.bin.tmp",   ".train_000003.bin.t", "xtrain_000009.bin"};
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++) test_write_text(test_path("leftovers/%s", names[i]), "old");
     ShardWriter *writer = shard_writer_open(folder, "train", SHARD_LLMC, 3);
-    assert_true(shard_writer_append(writer, (const uint16_t[]){1}, 1, NULL));
+    assert_true(shard_writer_append(writer, (const uint16_t[]){1, 2, 3, 4}, 4, NULL));
     assert_true(shard_writer_finish(writer, NULL));
+    assert_int_equal(shard_writer_file_bytes(writer, 0), 1024 + 6);
+    assert_int_equal(shard_writer_file_bytes(writer, 1), 1024 + 2);
     assert_true(shard_writer_publish(writer, NULL));
     shard_writer_close(writer);
-    assert_files(folder, ".val_000005.bin.tmp train_000000.bin train_0000001.bin train_000002.bin.bak train_00000a.bin "
-                         "train_12.bin trainx000009.bin val_000005.bin xtrain_000009.bin ");
+    assert_files(folder, ".train_000003.bin.t .train_00003.bin.tmp .val_000005.bin.tmp train.bin train_000000.bin "
+                         "train_000001.bin xtrain_000009.bin ");
     free(folder);
 }
 
@@ -239,7 +241,11 @@ static void test_one_document(void **state) {
     assert_text(json, "format", "llmc");
     assert_text(json, "document_token", "none");
     assert_text(json, "val_from", "end");
-    assert_int_equal(cJSON_GetArraySize(json), 10);
+    const cJSON *files = cJSON_GetObjectItemCaseSensitive(json, "files");
+    assert_int_equal(cJSON_GetArraySize(files), 2);
+    assert_number(files, "train_000000.bin", 1024 + 2 * 2111110);
+    assert_number(files, "val_000000.bin", 1024 + 2 * 234568);
+    assert_int_equal(cJSON_GetArraySize(json), 11);
     cJSON_Delete(json);
     free(text);
 }
@@ -291,12 +297,12 @@ static void test_no_validation(void **state) {
     cJSON_Delete(json);
 }
 
-/* The default folder is the current one, and nothing is written anywhere else. */
-static void test_default_folder_and_dashes(void **state) {
+/* Nothing is written anywhere but into --out. */
+static void test_folders_and_dashes(void **state) {
     (void)state;
     char *folder = make_folder("here");
     test_write_text(test_path("here/-x.txt"), "0123456789");
-    assert_run(test_run("cd '%s' && '%s' --tokenizer=bytes -- -x.txt", folder, program), 0, "");
+    assert_run(test_run("cd '%s' && '%s' --tokenizer=bytes --out=. -- -x.txt", folder, program), 0, "");
     assert_files(folder, "-x.txt tokens.json train_000000.bin val_000000.bin ");
     assert_run(test_run("cd '%s' && mkdir sub && '%s' --tokenizer=bytes --out=sub/a/ -- -x.txt", folder, program), 0,
                "");
@@ -381,17 +387,152 @@ static void test_failures_leave_the_old_files(void **state) {
     free(folder);
 }
 
-/* Files that the program cannot replace: the message says which, and tokens.json no longer vouches for the rest. */
-static void test_a_failure_to_rename_is_told(void **state) {
-    (void)state;
-    char *folder = make_folder("blocked"), *inside = make_folder("blocked/train_000000.bin");
-    test_write_text(test_path("blocked/tokens.json"), "{}");
+/* ---- files of others in the output folder ---- */
+
+/* Runs over ten bytes into the folder "others", which holds the files named (NULL ends them), each with `content`. */
+static CommandResult *run_into_others(const char *const *names, const char *content, const char *options) {
+    assert_run(test_run("rm -rf '%s'", test_path("others")), 0, "");
+    free(make_folder("others"));
+    for (; *names; names++) test_write_text(test_path("others/%s", *names), content);
     test_write_text(test_path("ten.txt"), "0123456789");
-    assert_run(test_run("'%s' --tokenizer=bytes --out='%s' '%s'", program, folder, test_path("ten.txt")), 1,
-               "train_000000.bin: Is a directory");
-    assert_files(folder, "train_000000.bin ");
-    free(inside);
-    free(folder);
+    return test_run("'%s' --tokenizer=bytes --out='%s' %s '%s'", program, test_path("others"), options,
+                    test_path("ten.txt"));
+}
+
+/* Whatever patterns for token files match, and tokens.json. All of it stays, and nothing is added. */
+static void test_files_of_others_are_in_the_way(void **state) {
+    (void)state;
+    const char *names[] = {"train.bin", "val.bin", "train_000000.bin", "val_000099.bin", "train_12.bin", "tokens.json"};
+    const char *options[] = {"", "--format=nanogpt", "--val_fraction=0"};
+    for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
+        for (size_t k = 0; k < ARRAY_LENGTH(options); k++) {
+            char *message = format_string("others/%s is in the way: ", names[i]);
+            const char *one[] = {names[i], NULL};
+            const CommandResult *result = run_into_others(one, "{\"tokenizer\": \"gpt2\"}", options[k]);
+            assert_run(result, 1, message);
+            assert_run(result, 1, "; move it away, or give another folder with --out");
+            char *list = format_string("%s ", names[i]),
+                 *content = test_read_file(test_path("others/%s", names[i]), NULL);
+            assert_files(test_path("others"), list);
+            assert_string_equal(content, "{\"tokenizer\": \"gpt2\"}");
+            free(message), free(list), free(content);
+        }
+    const char *several[] = {"val.bin", "train.bin", "train_1.bin", NULL};
+    assert_run(run_into_others(several, "x", ""), 1, "others/train.bin is in the way, and so are 2 more: there is no");
+    const char *harmless[] = {"train.txt", "xtrain.bin", "hellaswag.bin", "vocab.bpe", NULL};
+    assert_run(run_into_others(harmless, "x", ""), 0, "");
+    assert_files(test_path("others"),
+                 "hellaswag.bin tokens.json train.txt train_000000.bin val_000000.bin vocab.bpe xtrain.bin ");
+}
+
+/* A list makes a file own only with its size, and only with a name that token files have. */
+static void test_what_a_list_makes_own(void **state) {
+    (void)state;
+    const char *none[] = {NULL};
+    const char *again = "'%s' --tokenizer=bytes --out='%s' '%s'";
+    assert_run(run_into_others(none, "", ""), 0, "");
+    test_write_text(test_path("others/train_000000.bin"), "somebody's");
+    assert_run(test_run(again, program, test_path("others"), test_path("ten.txt")), 1,
+               "it has 10 bytes, and tokens.json there lists it with 1042");
+    assert_int_equal(unlink(test_path("others/train_000000.bin")), 0);
+    free(make_folder("others/train_000000.bin"));
+    assert_run(test_run(again, program, test_path("others"), test_path("ten.txt")), 1, "it is no regular file");
+    assert_int_equal(rmdir(test_path("others/train_000000.bin")), 0);
+    assert_run(test_run(again, program, test_path("others"), test_path("ten.txt")), 0, "");
+    test_write_text(test_path("others/train_000001.bin"), "somebody's");
+    assert_run(test_run(again, program, test_path("others"), test_path("ten.txt")), 1,
+               "others/train_000001.bin is in the way: tokens.json there does not list it");
+
+    test_write_text(test_path("precious"), "12345");
+    assert_run(run_into_others(none, "", ""), 0, "");
+    test_write_text(test_path("others/notes"), "12345");
+    test_write_text(test_path("others/tokens.json"),
+                    "{\"created_by\": \"prepare_data 9\", \"files\": {\"../precious\": 5, \"notes\": 5, "
+                    "\"train_000000.bin\": 1042, \"val_000000.bin\": 1026}}");
+    assert_run(test_run(again, program, test_path("others"), test_path("ten.txt")), 0, "");
+    assert_int_equal(access(test_path("precious"), F_OK), 0);
+    assert_files(test_path("others"), "notes tokens.json train_000000.bin val_000000.bin ");
+}
+
+/* As version 0.1.0 wrote it: the files of its format are own if they hold the tokens that it records. */
+static void test_a_description_without_a_list(void **state) {
+    (void)state;
+    const char *none[] = {NULL}, *formats[] = {"llmc", "nanogpt"};
+    for (int i = 0; i < 2; i++) {
+        char *options = format_string("--shard_tokens=%d --val_fraction=0.2", 3);
+        const char *format = i == 0 ? options : "--format=nanogpt --val_fraction=0.2";
+        const char *description =
+            "{\"tokenizer\": \"bytes\", \"format\": \"%s\", \"train_tokens\": %d, \"val_tokens\": "
+            "2, \"created_by\": \"prepare_data 0.1.0\"}";
+        char *right = format_string(description, formats[i], 8), *wrong = format_string(description, formats[i], 7);
+        assert_run(run_into_others(none, "", format), 0, "train            8 tokens in");
+        test_write_text(test_path("others/tokens.json"), wrong);
+        const char *again = "'%s' --tokenizer=bytes --out='%s' '%s'";
+        assert_run(test_run(again, program, test_path("others"), test_path("ten.txt")), 1,
+                   "tokens.json there lists no files, and does not record as many tokens as these hold");
+        test_write_text(test_path("others/tokens.json"), right);
+        assert_run(test_run(again, program, test_path("others"), test_path("ten.txt")), 0, "");
+        assert_files(test_path("others"), "tokens.json train_000000.bin val_000000.bin ");
+        free(right), free(wrong), free(options);
+    }
+}
+
+/* Between the old files and the new ones: one of three is new, one is still old, and one is gone already. */
+static void test_a_stopped_replacement_goes_on(void **state) {
+    (void)state;
+    const char *none[] = {NULL};
+    assert_run(run_into_others(none, "", "--shard_tokens=5 --val_fraction=0.1"), 0, "");
+    assert_files(test_path("others"), "tokens.json train_000000.bin train_000001.bin val_000000.bin ");
+    assert_int_equal(rename(test_path("others/tokens.json"), test_path("others/.tokens.json.old")), 0);
+    test_write_text(test_path("others/train_000000.bin"), "new");
+    assert_int_equal(unlink(test_path("others/val_000000.bin")), 0);
+    const char *again = "'%s' --tokenizer=bytes --out='%s' '%s'";
+    assert_run(test_run(again, program, test_path("others"), test_path("ten.txt")), 1,
+               "train_000000.bin is in the way");
+    test_write_text(test_path("others/.tokens.json.tmp"),
+                    "{\"created_by\": \"prepare_data 9\", \"files\": {\"train_000000.bin\": 3}}");
+    assert_run(test_run(again, program, test_path("others"), test_path("ten.txt")), 0, "");
+    assert_files(test_path("others"), "tokens.json train_000000.bin val_000000.bin ");
+}
+
+/* By its name, by another one, or as standard input. */
+static void test_an_input_that_would_be_replaced(void **state) {
+    (void)state;
+    const char *none[] = {NULL};
+    assert_run(run_into_others(none, "", "--format=nanogpt"), 0, "");
+    assert_int_equal(symlink("train.bin", test_path("others/link")), 0);
+    const char *inputs[] = {"others/train.bin", "others/link", "- <others/train.bin"};
+    for (size_t i = 0; i < ARRAY_LENGTH(inputs); i++) {
+        assert_run(test_run("cd '%s' && '%s' --tokenizer=bytes --out=others %s", test_folder(), program, inputs[i]), 1,
+                   "is an input, and a file in others that new ones replace; give another --out");
+        assert_files(test_path("others"), "link tokens.json train.bin val.bin ");
+    }
+}
+
+/* A vocabulary of the same content may stay, another one may not be replaced, and an own one may. */
+static void test_vocabularies_in_the_folder(void **state) {
+    (void)state;
+    if (!gpt2_has_tokenizer()) skip();
+    const char *none[] = {NULL};
+    assert_run(run_into_others(none, "", ""), 0, "");
+    test_write_text(test_path("others/vocab.bpe"), "of somebody else");
+    const char *again = "'%s' --tokenizer=gpt2 --vocab='%s' --out='%s' '%s'";
+    assert_run(test_run(again, program, gpt2_folder(), test_path("others"), test_path("ten.txt")), 1,
+               "others/vocab.bpe is in the way: it is another vocabulary, and tokens.json there does not list it");
+    assert_int_equal(unlink(test_path("others/vocab.bpe")), 0);
+    for (int run = 0; run < 2; run++) {
+        assert_run(test_run(again, program, gpt2_folder(), test_path("others"), test_path("ten.txt")), 0, "");
+        assert_files(test_path("others"), "encoder.json tokens.json train_000000.bin val_000000.bin vocab.bpe ");
+    }
+    cJSON *json = read_json(test_path("others/tokens.json"));
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(json, "files")), 4);
+    cJSON_Delete(json);
+    /* From the folder itself, where it stays; then no longer needed, which removes it. */
+    assert_run(test_run(again, program, test_path("others"), test_path("others"), test_path("ten.txt")), 0, "");
+    assert_files(test_path("others"), "encoder.json tokens.json train_000000.bin val_000000.bin vocab.bpe ");
+    assert_run(test_run("'%s' --tokenizer=bytes --out='%s' '%s'", program, test_path("others"), test_path("ten.txt")),
+               0, "");
+    assert_files(test_path("others"), "tokens.json train_000000.bin val_000000.bin ");
 }
 
 static void test_one_run_at_a_time(void **state) {
@@ -450,7 +591,7 @@ static void test_wrong_command_lines(void **state) {
         {"--tokenizer=bytes --help=no ok.txt", "unknown option '--help=no'"},
         {"ok.txt --tokenizer", "--tokenizer needs a value"},
         {"--tokenizer=bytes ok.txt --out", "--out needs a value"},
-        {"--tokenizer=bytes --out= ok.txt", "--out should name a folder"},
+        {"--tokenizer=bytes --out= ok.txt", "no output folder: name one with --out=DIR"},
         {"--tokenizer=bytes --val_from=end - < ok.txt", "--val_from=end is for files that are plain text"},
         {"--tokenizer=bytes --val_from=end --separator=x ok.txt", "--val_from=end is for files that are plain text"},
         {"--tokenizer=bytes --val_from=start ok.txt", "one of: end documents first_shard; not 'start'"},
@@ -490,10 +631,15 @@ static void test_wrong_command_lines(void **state) {
     char *folder = make_folder("wrong");
     test_write_text(test_path("wrong/ok.txt"), "0123456789");
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
-        const CommandResult *result = test_run("cd '%s' && '%s' %s", folder, program, cases[i][0]);
+        bool needs_out = !strstr(cases[i][0], "--out") && !strstr(cases[i][0], "--inspect");
+        const CommandResult *result =
+            test_run("cd '%s' && '%s' %s%s", folder, program, needs_out ? "--out=out " : "", cases[i][0]);
         assert_run(result, 2, "prepare_data: error: ");
         assert_run(result, 2, cases[i][1]);
     }
+    const char *no_folder = "no output folder: name one with --out=DIR";
+    assert_run(test_run("cd '%s' && '%s' --tokenizer=bytes ok.txt", folder, program), 2, no_folder);
+    assert_run(test_run("cd '%s' && '%s' --hellaswag --tokenizer=bytes ok.txt", folder, program), 2, no_folder);
     assert_files(folder, "ok.txt ");
     free(folder);
 }
@@ -506,6 +652,7 @@ static void test_wrong_inputs(void **state) {
     test_write_text(test_path("inputs/large.txt"), "");
     assert_int_equal(truncate(test_path("inputs/large.txt"), 1000001), 0);
     free(make_folder("inputs/nothing_here"));
+    free(make_folder("inputs/out"));
     const char *const cases[][2] = {
         {"missing.txt", "cannot read missing.txt: No such file"},
         {"ok.txt missing.txt", "cannot read missing.txt: No such file"},
@@ -521,10 +668,12 @@ static void test_wrong_inputs(void **state) {
         {"--out=ok.txt/sub ok.txt", "cannot make the folder ok.txt: File exists"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
-        const CommandResult *result = test_run("cd '%s' && '%s' --tokenizer=bytes %s", folder, program, cases[i][0]);
+        const CommandResult *result = test_run("cd '%s' && '%s' --tokenizer=bytes %s%s", folder, program,
+                                               strstr(cases[i][0], "--out") ? "" : "--out=out ", cases[i][0]);
         assert_run(result, 1, "prepare_data: error: ");
         assert_run(result, 1, cases[i][1]);
-        assert_files(folder, "empty.txt large.txt nothing_here ok.txt ");
+        assert_files(folder, "empty.txt large.txt nothing_here ok.txt out ");
+        assert_files(test_path("inputs/out"), "");
     }
     free(folder);
 }
@@ -540,10 +689,15 @@ int main(void) {
         cmocka_unit_test(test_one_document),
         cmocka_unit_test(test_documents_are_joined),
         cmocka_unit_test(test_no_validation),
-        cmocka_unit_test(test_default_folder_and_dashes),
+        cmocka_unit_test(test_folders_and_dashes),
         cmocka_unit_test(test_a_second_run_replaces_the_first),
         cmocka_unit_test(test_failures_leave_the_old_files),
-        cmocka_unit_test(test_a_failure_to_rename_is_told),
+        cmocka_unit_test(test_files_of_others_are_in_the_way),
+        cmocka_unit_test(test_what_a_list_makes_own),
+        cmocka_unit_test(test_a_description_without_a_list),
+        cmocka_unit_test(test_a_stopped_replacement_goes_on),
+        cmocka_unit_test(test_an_input_that_would_be_replaced),
+        cmocka_unit_test(test_vocabularies_in_the_folder),
         cmocka_unit_test(test_one_run_at_a_time),
         cmocka_unit_test(test_memory_is_bounded),
         cmocka_unit_test(test_help_and_version),
