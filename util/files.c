@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <limits.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,24 @@ void files_folder_of(const char *path, char *folder, size_t bytes) {
         snprintf(folder, bytes, ".");
     else
         snprintf(folder, bytes, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+}
+
+/* The home folder of the user whose name has `length` bytes; of the current user where it is empty. NULL if unknown. */
+static const char *home_of(const char *name, size_t length) {
+    const char *home = getenv("HOME");
+    if (length == 0 && home && *home) return home;
+    char *copy = checked_strdup(name);
+    copy[length] = 0;
+    const struct passwd *user = length > 0 ? getpwnam(copy) : getpwuid(getuid());
+    free(copy);
+    return user ? user->pw_dir : NULL;
+}
+
+char *files_expand_home(const char *path) {
+    if (path[0] != '~') return checked_strdup(path);
+    size_t length = strcspn(path + 1, "/");
+    const char *home = home_of(path + 1, length);
+    return home ? format_string("%s%s", home, path + 1 + length) : checked_strdup(path);
 }
 
 bool files_rename(const char *from, const char *to, Error *error) {
@@ -70,10 +89,11 @@ bool files_make_folders(const char *path, Error *error) {
     for (size_t i = 1; good && i <= strlen(path); i++) {
         if ((path[i] != '/' && path[i] != 0) || path[i - 1] == '/') continue;
         part[i] = 0;
-        if (mkdir(part, 0777) == 0)
+        int reason = mkdir(part, 0777) == 0 ? 0 : errno; /* files_is_folder() sets errno, too */
+        if (reason == 0)
             sync_parent(part, NULL); /* a folder above us that we may not open is not ours to sync */
         else if (!files_is_folder(part))
-            good = error_set(error, "cannot make the folder %s: %s", part, strerror(errno));
+            good = error_set(error, "cannot make the folder %s: %s", part, strerror(reason));
         part[i] = path[i];
     }
     free(part);

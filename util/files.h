@@ -16,6 +16,11 @@ bool files_is_folder(const char *path);
 /* The folder that `path` lies in ("." where it names none), cut to fit. */
 void files_folder_of(const char *path, char *folder, size_t bytes);
 
+/* `path` with a leading "~" or "~NAME" replaced by that user's home folder, as a shell does where it sees one; a new
+ * string, which the caller frees. A shell leaves the "~" in --key=~/folder, and a config file knows no shell at all. A path
+ * without one, or with the name of no user, is copied. */
+char *files_expand_home(const char *path);
+
 /* Makes the folder and every missing one above it. A folder that is there already is no error. */
 bool files_make_folders(const char *path, Error *error);
 

@@ -29,6 +29,47 @@ static void test_folders(void **state) {
     assert_non_null(strstr(error.text, "a/file"));
 }
 
+/* The reason is mkdir()'s, not that of the look at what is there. */
+static void test_why_a_folder_cannot_be_made(void **state) {
+    (void)state;
+    Error error;
+    assert_false(files_make_folders("/proc/mars/run", &error));
+    assert_non_null(strstr(error.text, "cannot make the folder /proc/mars: No such file or directory"));
+    test_write_text(test_path("in_the_way"), "text");
+    assert_false(files_make_folders(test_path("in_the_way"), &error));
+    assert_non_null(strstr(error.text, "in_the_way: File exists"));
+    assert_int_equal(symlink("nowhere", test_path("dangling")), 0);
+    assert_false(files_make_folders(test_path("dangling"), &error));
+    assert_non_null(strstr(error.text, "dangling: File exists"));
+}
+
+static void assert_expands(const char *path, const char *expected) {
+    char *expanded = files_expand_home(path);
+    assert_string_equal(expanded, expected);
+    free(expanded);
+}
+
+static void test_home_folders(void **state) {
+    (void)state;
+    const char *home = getenv("HOME");
+    char *before = checked_strdup(home ? home : "");
+    setenv("HOME", "/home/a user", 1);
+    assert_expands("~", "/home/a user");
+    assert_expands("~/", "/home/a user/");
+    assert_expands("~/runs/it's ~ here", "/home/a user/runs/it's ~ here");
+    assert_expands("", "");
+    assert_expands("runs/~", "runs/~");
+    assert_expands("./~/runs", "./~/runs");
+    assert_expands("~no such user/runs", "~no such user/runs");
+    assert_expands("~root/runs", "/root/runs");
+    unsetenv("HOME"); /* then it is what the system has noted of the user */
+    char *expanded = files_expand_home("~/runs");
+    assert_true(expanded[0] == '/' && strlen(expanded) > strlen("/runs"));
+    free(expanded);
+    if (home) setenv("HOME", before, 1);
+    free(before);
+}
+
 static void test_removing_a_tree(void **state) {
     (void)state;
     Error error;
@@ -142,9 +183,10 @@ static void test_copies_and_abandoned_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_folders),   cmocka_unit_test(test_removing_a_tree),
-        cmocka_unit_test(test_reading),   cmocka_unit_test(test_replacing_a_text),
-        cmocka_unit_test(test_checksums), cmocka_unit_test(test_copies_and_abandoned_files),
+        cmocka_unit_test(test_folders),      cmocka_unit_test(test_why_a_folder_cannot_be_made),
+        cmocka_unit_test(test_home_folders), cmocka_unit_test(test_removing_a_tree),
+        cmocka_unit_test(test_reading),      cmocka_unit_test(test_replacing_a_text),
+        cmocka_unit_test(test_checksums),    cmocka_unit_test(test_copies_and_abandoned_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
