@@ -51,6 +51,12 @@ static bool is_bzip2(const Sample *s) {
     return level >= '1' && level <= '9' && (has_at(s, 4, "1AY&SY", 6) || has_at(s, 4, "\x17\x72\x45\x38\x50\x90", 6));
 }
 
+/* The size of the longest code, from 9 to 16 bits, and whether the table of codes is made anew. */
+static bool is_compress(const Sample *s) {
+    uint64_t flags = number_at(s, 2, 1), bits = flags & 0x1f;
+    return (flags & 0x60) == 0 && bits >= 9 && bits <= 16;
+}
+
 /* Where the name of the first member of a zip archive ends; 0 where this is no archive. */
 static size_t zip_name_end(const Sample *s) {
     enum { NAME = 30, LONGEST_NAME = 1024 };
@@ -64,6 +70,18 @@ static bool is_zip(const Sample *s) { return zip_name_end(s) > 0; }
 static bool zip_name_ends_with(const Sample *s, const char *ending) {
     size_t end = zip_name_end(s), length = strlen(ending);
     return end > length && has_at(s, end - length, ending, length);
+}
+
+/* Office documents are zip archives whose first member is one of these. */
+static bool is_office_zip(const Sample *s) {
+    return zip_name_ends_with(s, "[Content_Types].xml") || zip_name_ends_with(s, "_rels/.rels");
+}
+
+/* The first member of these, which is not packed, says what the archive is. */
+static bool is_document_zip(const Sample *s) {
+    size_t end = zip_name_end(s);
+    return zip_name_ends_with(s, "mimetype") &&
+           (has_at(s, end, "application/epub+zip", 20) || has_at(s, end, "application/vnd.oasis.opendocument.", 35));
 }
 
 static bool is_npz(const Sample *s) { return zip_name_ends_with(s, ".npy"); }
@@ -216,7 +234,7 @@ static Sample text_begin(const Sample *s) {
 
 static bool is_json(const Sample *s) {
     Sample text = text_begin(s);
-    return is_text(s) && (has_at(&text, 0, "{", 1) || has_at(&text, 0, "[", 1));
+    return (has_at(&text, 0, "{", 1) || has_at(&text, 0, "[", 1)) && is_text(s);
 }
 
 static bool is_tokens_json(const Sample *s) {
@@ -227,9 +245,8 @@ static bool is_tokens_json(const Sample *s) {
 static bool is_markup(const Sample *s) {
     static const char *const begins[] = {"<!DOCTYPE", "<!doctype", "<html", "<HTML", "<?xml"};
     Sample text = text_begin(s);
-    if (!is_text(s)) return false;
     for (size_t i = 0; i < ARRAY_LENGTH(begins); i++)
-        if (has_at(&text, 0, begins[i], strlen(begins[i]))) return true;
+        if (has_at(&text, 0, begins[i], strlen(begins[i]))) return is_text(s);
     return false;
 }
 
@@ -278,11 +295,11 @@ static bool is_marked_utf32(const Sample *s, bool is_big_endian) {
 static bool is_marked_utf32_le(const Sample *s) { return is_marked_utf32(s, false); }
 static bool is_marked_utf32_be(const Sample *s) { return is_marked_utf32(s, true); }
 
-/* A tenth are control characters. */
+/* A tenth are control characters, as in random bytes; or one in 32, and it is no UTF-8. */
 static bool is_binary(const Sample *s) {
     size_t controls = 0;
     for (size_t i = 0; i < s->count; i++) controls += is_control(s->bytes[i]);
-    return 10 * controls > s->count;
+    return 10 * controls > s->count || (32 * controls > s->count && !is_utf8(s));
 }
 
 /* ---- tokens as wider numbers ---- */
@@ -321,7 +338,9 @@ typedef struct Row {
 } Row;
 
 #define ROW(name, as_tokens, as_text, at, signature, test) \
-    { {name, {as_tokens, as_text}}, at, signature, sizeof(signature) - 1, test }
+    { {name, {as_tokens, as_text}, false}, at, signature, sizeof(signature) - 1, test }
+#define GUESS(name, as_tokens, as_text, test) \
+    { {name, {as_tokens, as_text}, true}, 0, "", 0, test }
 
 /* Remedies that several rows share. */
 #define NAME_TOKENS "name the token files alone, such as FOLDER/train_*.bin"
@@ -339,6 +358,10 @@ typedef struct Row {
     "convert it, if all tokens are below 65536: python3 -c 'import numpy as np; " array \
     ".astype(np.uint16).tofile(\"train.bin\")'"
 #define PDF_TEXT FROM_PIPE("pdftotext FILE -")
+#define PS_TEXT FROM_PIPE("ps2ascii FILE")
+#define PANDOC_TEXT FROM_PIPE("pandoc -t plain FILE")
+#define SAVE_AS_TEXT "save it as text: soffice --convert-to txt:Text FILE"
+#define GZIP_TEXT FROM_PIPE("gzip -dc FILE")
 #define UTF16_TEXT FROM_PIPE("iconv -f utf-16 -t utf-8 FILE")
 #define UTF32_TEXT FROM_PIPE("iconv -f utf-32 -t utf-8 FILE")
 
@@ -358,6 +381,7 @@ static const Row rows[] = {
     ROW("a gzip file", FROM_PACKED "gzip -d FILE", NULL, 0, "\x1f\x8b\x08", is_gzip),
     ROW("a Zstandard file", FROM_PACKED "zstd -d FILE", NULL, 0, "\x28\xb5\x2f\xfd", NULL),
     ROW("an xz file", FROM_PACKED "xz -d FILE", NULL, 0, "\xfd\x37zXZ\0", NULL),
+    ROW("a file packed by compress", NULL, GZIP_TEXT, 0, "\x1f\x9d", is_compress),
     ROW("a bzip2 file", FROM_PIPE("bzip2 -dc FILE"), FROM_PIPE("bzip2 -dc FILE"), 0, "BZh", is_bzip2),
     ROW("an lz4 file", FROM_PIPE("lz4 -dc FILE"), FROM_PIPE("lz4 -dc FILE"), 0, "\x04\x22\x4d\x18", is_lz4),
     ROW("an lzip file", FROM_PIPE("lzip -dc FILE"), FROM_PIPE("lzip -dc FILE"), 0, "LZIP\1", NULL),
@@ -366,6 +390,8 @@ static const Row rows[] = {
     ROW("a tar archive", "unpack it: tar -xf FILE", "unpack it: tar -xf FILE", 257, "ustar", NULL),
     ROW("a PyTorch file", NAME_TOKENS, NAME_TEXTS, 0, "PK\3\4", is_torch_zip),
     ROW("a NumPy archive (.npz)", NUMPY("np.load(\"FILE\")[\"NAME\"]"), NAME_TEXTS, 0, "PK\3\4", is_npz),
+    ROW("an Office document (.docx, .xlsx, .pptx)", PANDOC_TEXT, PANDOC_TEXT, 0, "PK\3\4", is_office_zip),
+    ROW("an e-book or OpenDocument file", PANDOC_TEXT, PANDOC_TEXT, 0, "PK\3\4", is_document_zip),
     ROW("a zip archive", "unpack it: unzip FILE", "unpack it: unzip FILE", 0, "PK\3\4", is_zip),
 
     /* Tables and arrays. */
@@ -408,7 +434,11 @@ static const Row rows[] = {
     ROW("an Ogg file", NAME_TOKENS, NAME_TEXTS, 0, "OggS\0", NULL),
     ROW("a FLAC file", NAME_TOKENS, NAME_TEXTS, 0, "fLaC\0", NULL),
     ROW("a PDF document", PDF_TEXT, PDF_TEXT, 0, "%PDF-", NULL),
-    ROW("a Microsoft Office document", NAME_TOKENS, NAME_TEXTS, 0, "\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", NULL),
+    ROW("a PostScript document", PS_TEXT, PS_TEXT, 0, "%!PS-", NULL),
+    ROW("an RTF document", PANDOC_TEXT, PANDOC_TEXT, 0, "{\\rtf1", NULL),
+    ROW("a Kindle book", NAME_TOKENS, "convert it: ebook-convert FILE text.txt", 60, "BOOKMOBI", NULL),
+    ROW("a WARC file", ANY_ROWS, ANY_ROWS, 0, "WARC/1.", NULL),
+    ROW("a Microsoft Office document", NAME_TOKENS, SAVE_AS_TEXT, 0, "\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", NULL),
     ROW("a program", NAME_TOKENS, NAME_TEXTS, 0, "\x7f\x45LF", is_elf),
     ROW("a program", NAME_TOKENS, NAME_TEXTS, 0, "MZ", is_windows_program),
     ROW("a program", NAME_TOKENS, NAME_TEXTS, 0, "\xcf\xfa\xed\xfe", NULL),
@@ -427,9 +457,9 @@ static const Row rows[] = {
     ROW("text", PREPARE_TEXT, NULL, 0, "", is_text),
 
     /* Numbers. */
-    ROW("tokens as int64", NUMPY("np.fromfile(\"FILE\", np.int64)"), NAME_TEXTS, 0, "", is_int64),
-    ROW("tokens as int32", NUMPY("np.fromfile(\"FILE\", np.int32)"), NAME_TEXTS, 0, "", is_int32),
-    ROW("binary data", NULL, NAME_TEXTS, 0, "", is_binary),
+    GUESS("tokens as int64", NUMPY("np.fromfile(\"FILE\", np.int64)"), NAME_TEXTS, is_int64),
+    GUESS("tokens as int32", NUMPY("np.fromfile(\"FILE\", np.int32)"), NAME_TEXTS, is_int32),
+    GUESS("binary data", NULL, NAME_TEXTS, is_binary),
 };
 
 const ForeignFormat *foreign_format(ForeignUse use, const void *begin, size_t count, int64_t file_bytes) {

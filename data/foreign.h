@@ -23,6 +23,7 @@ typedef struct ForeignFormat {
     /* For each use, what to do instead: an imperative that ends a sentence; FILE stands for the file's name. NULL if
      * files of this format suit the use, or cannot be told from files that do. */
     const char *remedy[FOREIGN_USES];
+    bool is_guess; /* by statistics: nothing but a text is ruled out, so that any bytes may be such a file */
 } ForeignFormat;
 
 EXTERN_C_BEGIN
