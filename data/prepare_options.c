@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "data/pipeline.h"
+#include "util/files.h"
 
 /* More would not be kept busy by one reader, and each takes memory. */
 enum { MOST_THREADS = 32 };
@@ -34,9 +35,11 @@ static const char usage[] =
     "  --skip_bad_lines        pass over lines that are no such objects, and count them\n"
     "  --document_token=WHERE  begin, end or none: where token 50256 stands in each document (default: begin for\n"
     "                          llmc, end for nanogpt; none for bytes, which have no such token)\n"
-    "  --val_from=WHAT         end: validation is the last val_fraction of the whole text, all documents joined;\n"
+    "  --val_from=WHAT         end: validation is the last val_fraction of the whole text, all documents joined,\n"
+    "                          which is read twice unless it is plain files, and copied to DIR from a pipe;\n"
     "                          documents: each is drawn with that probability, by --split_seed; first_shard: the\n"
-    "                          first shard_tokens tokens (default: end for plain files, else documents)\n"
+    "                          first shard_tokens tokens (default: end for plain files and for a single file that\n"
+    "                          is a document, else documents)\n"
     "  --val_fraction=X        0 <= X < 1 (default 0.1)\n"
     "  --split_seed=N          (default 2357)\n"
     "  --threads=N             that encode (default: one for each core)\n"
@@ -78,6 +81,15 @@ static int parse_word(const char *name, const char *text, const char *const *wor
         snprintf(listed + length, sizeof listed - length, "%s%s", i > 0 ? " " : "", words[i]);
     }
     die_usage("%s should be one of: %s; not '%s'", name, listed, text);
+}
+
+/* The shell does not replace a ~ after "--out=". */
+static char *parse_folder(const char *name, const char *text) {
+    if (!*text) die_usage("%s should name a folder, not ''", name);
+    char *folder = files_expand_home(text);
+    if (folder[0] == '~')
+        die_usage("%s is '%s', and there is no such user; write the folder in full, or ./~", name, text);
+    return folder;
 }
 
 static void print_and_exit(const char *text) {
@@ -159,10 +171,10 @@ static void set_value(PrepareOptions *options, OptionName option, const char *va
         options->tokenizer = value;
         break;
     case OPTION_VOCAB:
-        options->vocabulary = value;
+        options->vocabulary = parse_folder(name, value);
         break;
     case OPTION_OUT:
-        options->out = value;
+        options->out = parse_folder(name, value);
         break;
     case OPTION_FORMAT:
         options->format = (ShardFormat)parse_word(name, value, prepare_format_names);
@@ -209,7 +221,7 @@ static OptionName parse_option(PrepareOptions *options, int argc, char **argv, i
             set_value(options, option, has_value ? argument + length + 1 : argv[++*i]);
             return option;
         }
-        if (has_value) break;
+        if (has_value) die_usage("%s takes no value; leave out '%s'", name, argument + length);
         set_flag(options, option);
         return option;
     }
@@ -219,6 +231,11 @@ static OptionName parse_option(PrepareOptions *options, int argc, char **argv, i
 /* ---- all of them ---- */
 
 static bool is_given(unsigned given, OptionName option) { return given >> option & 1; }
+
+static void note_option(unsigned *given, OptionName option) {
+    if (is_given(*given, option)) die_usage("%s is given twice; leave one out", known_options[option].name);
+    *given |= 1u << option;
+}
 
 static void check_task(const PrepareOptions *o, unsigned given) {
     if (is_given(given, OPTION_INSPECT) && is_given(given, OPTION_HELLASWAG))
@@ -238,7 +255,7 @@ static void check_values(const PrepareOptions *o) {
         die_usage("--vocab is for --tokenizer=gpt2; leave it out");
     if (o->task == TASK_INSPECT) return;
     if (!o->tokenizer) die_usage("no tokenizer: say --tokenizer=gpt2 or --tokenizer=bytes; see prepare_data --help");
-    if (!o->out || !*o->out) die_usage("no output folder: name one with --out=DIR; see prepare_data --help");
+    if (!o->out) die_usage("no output folder: name one with --out=DIR; see prepare_data --help");
     if (o->input_count == 0) die_usage("no input: name at least one text file; see prepare_data --help");
     if (separator && o->documents.field)
         die_usage("--separator is for plain text and --field for JSON Lines; give one");
@@ -269,7 +286,7 @@ PrepareOptions prepare_options_parse(int argc, char **argv) {
         else if (strcmp(argv[i], "--") == 0)
             only_inputs = true;
         else
-            given |= 1u << parse_option(&options, argc, argv, &i);
+            note_option(&given, parse_option(&options, argc, argv, &i));
     }
     options.has_shard_tokens = is_given(given, OPTION_SHARD_TOKENS);
     options.has_val_fraction = is_given(given, OPTION_VAL_FRACTION);
@@ -281,5 +298,7 @@ PrepareOptions prepare_options_parse(int argc, char **argv) {
 
 void prepare_options_free(PrepareOptions *options) {
     free(options->inputs);
-    options->inputs = NULL;
+    free(options->vocabulary);
+    free(options->out);
+    *options = (PrepareOptions){0};
 }

@@ -11,7 +11,8 @@ typedef enum PrepareTask { TASK_PREPARE = 1, TASK_INSPECT = 2, TASK_HELLASWAG = 
 
 typedef struct PrepareOptions {
     PrepareTask task;
-    const char *tokenizer, *vocabulary, *out;
+    const char *tokenizer;
+    char *vocabulary, *out; /* a leading ~ is replaced; NULL if not given */
     ShardFormat format;
     int64_t shard_tokens;
     DocumentFormat documents;
@@ -22,7 +23,7 @@ typedef struct PrepareOptions {
     int threads;
     int64_t at;
     bool has_shard_tokens, has_val_fraction, has_split_seed; /* given, not the default */
-    const char **inputs;                                     /* point into argv; prepare_options_free() ends the list */
+    const char **inputs;                                     /* point into argv */
     int input_count;
 } PrepareOptions;
 
@@ -32,7 +33,7 @@ EXTERN_C_BEGIN
  * each list. */
 extern const char *const prepare_format_names[], *const prepare_token_names[], *const prepare_split_names[];
 
-/* Ends the program for a wrong command line, and for --help and --version. */
+/* Ends the program for a wrong command line, and for --help and --version. prepare_options_free() frees what it holds. */
 PrepareOptions prepare_options_parse(int argc, char **argv);
 void prepare_options_free(PrepareOptions *options);
 
