@@ -7,12 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "data/utf8.h"
+
 /* What is being read, and how it has ended. */
 typedef struct Reading {
     TextFile *file;
     const DocumentFormat *format;
     const DocumentSink *sink;
-    int64_t line; /* the one that is being read, from 1 */
+    DocumentCounts *counts;
+    int64_t line;           /* the one that is being read, from 1 */
+    int64_t document_bytes; /* handed on of this document */
     Error *error;
     bool failed; /* and error says why */
 } Reading;
@@ -32,22 +36,22 @@ static inline void take(Reading *r) { r->file->at++; }
 
 static bool give_text(Reading *r, const char *text, size_t bytes) {
     if (bytes > 0 && !r->sink->text(r->sink->context, text, bytes, r->error)) r->failed = true;
+    r->document_bytes += (int64_t)bytes;
     return !r->failed;
 }
 
 static bool give_end(Reading *r) {
     if (!r->sink->end(r->sink->context, r->error)) r->failed = true;
+    r->document_bytes = 0;
     return !r->failed;
 }
 
-/* Takes what is still to come of the line, and hands it on where it is text; the end of the line is left. */
-static bool take_line(Reading *r, bool is_text) {
-    for (int c; (c = peek(r)) != END_OF_TEXT && c != '\n';) {
-        const char *begin = r->file->at, *newline = memchr(begin, '\n', (size_t)(r->file->end - begin));
-        r->file->at = newline ? newline : r->file->end;
-        if (is_text && !give_text(r, begin, (size_t)(r->file->at - begin))) return false;
-    }
-    return !r->failed;
+/* Takes a piece of the line: what has been read of it. Its end, '\n', is left. */
+static const char *take_piece(Reading *r, size_t *bytes) {
+    const char *begin = r->file->at, *newline = memchr(begin, '\n', (size_t)(r->file->end - begin));
+    r->file->at = newline ? newline : r->file->end;
+    *bytes = (size_t)(r->file->at - begin);
+    return begin;
 }
 
 /* ---- a file is a document ---- */
@@ -63,36 +67,64 @@ static bool read_whole(Reading *r) {
 
 /* ---- lines that separate ---- */
 
-/* Takes as much of the line as the separator begins with; whether that is all of the line, and of the separator. */
-static bool is_separator(Reading *r, size_t *taken) {
+/* What a line begins with that may be a separator. */
+typedef struct LineBegin {
+    size_t separator_bytes; /* as many bytes of the separator */
+    char blanks[SEPARATOR_BLANKS];
+    size_t blank_count; /* after all of the separator */
+} LineBegin;
+
+static bool is_blank(int c) { return c == ' ' || c == '\t' || c == '\r'; }
+
+/* Takes the line's begin; whether it is all of the line, and a separator. */
+static bool take_separator(Reading *r, LineBegin *begin) {
     const char *separator = r->format->separator;
     size_t length = strlen(separator);
-    *taken = 0;
-    while (*taken < length && peek(r) == (unsigned char)separator[*taken]) {
+    begin->separator_bytes = begin->blank_count = 0;
+    while (begin->separator_bytes < length && peek(r) == (unsigned char)separator[begin->separator_bytes]) {
         take(r);
-        ++*taken;
+        begin->separator_bytes++;
     }
-    int c = peek(r);
-    return *taken == length && (c == '\n' || c == END_OF_TEXT);
+    if (begin->separator_bytes < length) return false;
+    int c;
+    while (is_blank(c = peek(r)) && begin->blank_count < SEPARATOR_BLANKS) {
+        begin->blanks[begin->blank_count++] = (char)c;
+        take(r);
+    }
+    return c == '\n' || c == END_OF_TEXT;
+}
+
+/* Hands on what is still to come of the line, but for its end, which is left: "\n", or "\r\n" whose first byte is taken. */
+static bool give_line(Reading *r, const char **line_end) {
+    bool after_return = false;
+    int c;
+    while ((c = peek(r)) != END_OF_TEXT && c != '\n') {
+        size_t bytes;
+        const char *text = take_piece(r, &bytes);
+        if (after_return && !give_text(r, "\r", 1)) return false;
+        after_return = text[bytes - 1] == '\r';
+        if (!give_text(r, text, bytes - after_return)) return false;
+    }
+    *line_end = after_return ? "\r\n" : "\n";
+    return !r->failed && (c == '\n' || !after_return || give_text(r, "\r", 1));
 }
 
 static bool read_separated(Reading *r) {
-    bool has_text = false, after_line = false; /* in the document: any text; the end of a line, not handed on yet */
+    const char *line_end = ""; /* of the document's previous line, not handed on yet */
     while (peek(r) != END_OF_TEXT) {
-        size_t taken;
-        bool ends = is_separator(r, &taken);
-        if (ends) {
-            if (has_text && !give_end(r)) return false;
-            has_text = after_line = false;
-        } else {
-            if (after_line && !give_text(r, "\n", 1)) return false;
-            has_text = has_text || after_line || taken > 0 || peek(r) != '\n';
-            if (!give_text(r, r->format->separator, taken) || !take_line(r, true)) return false;
-            after_line = true;
+        LineBegin begin;
+        if (take_separator(r, &begin)) {
+            r->counts->separators++;
+            if (r->document_bytes > 0 && !give_end(r)) return false;
+            line_end = "";
+        } else if (!give_text(r, line_end, strlen(line_end)) ||
+                   !give_text(r, r->format->separator, begin.separator_bytes) ||
+                   !give_text(r, begin.blanks, begin.blank_count) || !give_line(r, &line_end)) {
+            return false;
         }
         if (peek(r) == '\n') take(r);
     }
-    return !r->failed && (!has_text || give_end(r));
+    return !r->failed && (r->document_bytes == 0 || give_end(r));
 }
 
 /* ---- JSON Lines ---- */
@@ -355,6 +387,8 @@ static bool read_object(Json *json, const char *field, int depth) {
 
 static bool read_line(Json *json, const char *field) {
     skip_spaces(json);
+    if (peek(json->reading) == '[')
+        return bad(json, "'[' where a JSON object should be; of an array, jq -c '.[]' makes JSON Lines");
     if (peek(json->reading) != '{') return unexpected(json, "a JSON object");
     if (!read_object(json, field, 0)) return false;
     skip_spaces(json);
@@ -363,14 +397,28 @@ static bool read_line(Json *json, const char *field) {
     return json->found || bad(json, "there is no \"%.100s\" in it", field);
 }
 
+/* A byte order mark may stand at the beginning of any line, since people join files. */
+static bool skip_mark(Json *json) {
+    if (peek(json->reading) != (unsigned char)UTF8_MARK[0]) return true;
+    for (const char *mark = UTF8_MARK; *mark; mark++, take(json->reading))
+        if (peek(json->reading) != (unsigned char)*mark) return unexpected(json, "a JSON object");
+    return true;
+}
+
+static void skip_line(Reading *r) {
+    size_t bytes;
+    for (int c; (c = peek(r)) != END_OF_TEXT && c != '\n';) take_piece(r, &bytes);
+}
+
 /* A line with nothing but spaces is none. */
-static bool read_json_line(Reading *r, Held *held, int64_t *bad_lines) {
+static bool read_json_line(Reading *r, Held *held) {
     Json json = {.reading = r, .held = held};
     held->bytes = 0;
     held->handed_on = false;
-    skip_spaces(&json);
-    if (peek(r) == '\n' || peek(r) == END_OF_TEXT) return !r->failed;
-    bool right = read_line(&json, r->format->field);
+    bool right = skip_mark(&json);
+    if (right) skip_spaces(&json);
+    if (right && (peek(r) == '\n' || peek(r) == END_OF_TEXT)) return !r->failed;
+    right = right && read_line(&json, r->format->field);
     if (r->failed) return false;
     if (right) return give_text(r, held->text, held->bytes) && give_end(r);
     if (!r->format->skip_bad_lines || held->handed_on) {
@@ -378,25 +426,26 @@ static bool read_json_line(Reading *r, Held *held, int64_t *bad_lines) {
         return error_set(r->error, "%s: line %" PRId64 ": %s%s", r->file->path, r->line, json.problem,
                          held->handed_on ? "; it is too long to be passed over" : "");
     }
-    ++*bad_lines;
-    return take_line(r, false);
+    r->counts->bad_lines++;
+    skip_line(r);
+    return !r->failed;
 }
 
-static bool read_json_lines(Reading *r, int64_t *bad_lines) {
+static bool read_json_lines(Reading *r) {
     Held held = {0};
     bool ok = true;
     while (ok && peek(r) != END_OF_TEXT) {
         r->line++;
-        ok = read_json_line(r, &held, bad_lines);
+        ok = read_json_line(r, &held);
         if (ok && peek(r) == '\n') take(r);
     }
     free(held.text);
     return ok && !r->failed;
 }
 
-bool documents_read(TextFile *file, const DocumentFormat *format, const DocumentSink *sink, int64_t *bad_lines,
+bool documents_read(TextFile *file, const DocumentFormat *format, const DocumentSink *sink, DocumentCounts *counts,
                     Error *error) {
-    Reading reading = {.file = file, .format = format, .sink = sink, .error = error};
-    if (format->field) return read_json_lines(&reading, bad_lines);
+    Reading reading = {.file = file, .format = format, .sink = sink, .counts = counts, .error = error};
+    if (format->field) return read_json_lines(&reading);
     return format->separator ? read_separated(&reading) : read_whole(&reading);
 }

@@ -9,10 +9,13 @@
 /* At most one of separator and field is set. */
 typedef struct DocumentFormat {
     const char *separator; /* a line that stands between documents and belongs to none; nor does the end of the line
-                              before it. What has no byte between two such lines is no document. */
+                              before it. What has no byte between two such lines is no document. The line may end in
+                              up to SEPARATOR_BLANKS spaces, tabs and carriage returns more, and lines in CRLF. */
     const char *field;     /* a line is a JSON object, whose member of this name, a string, is the document */
     bool skip_bad_lines;   /* of JSON Lines: count them instead of failing */
 } DocumentFormat;
+
+enum { SEPARATOR_BLANKS = 256 };
 
 /* Takes documents: pieces of text, then their end. Either may fail, which ends the reading. */
 typedef struct DocumentSink {
@@ -25,11 +28,16 @@ typedef struct DocumentSink {
  * many bytes. A longer one is handed on before; if its line turns out to be bad then, that cannot be passed over. */
 enum { DOCUMENT_BYTES_HELD = 16 << 20 };
 
+typedef struct DocumentCounts {
+    int64_t bad_lines;  /* of JSON Lines, passed over */
+    int64_t separators; /* lines that separate */
+} DocumentCounts;
+
 EXTERN_C_BEGIN
 
-/* Reads the file to its end. A bad line of JSON is an error that names the file, the line and what is wrong, or is added
- * to *bad_lines. */
-bool documents_read(TextFile *file, const DocumentFormat *format, const DocumentSink *sink, int64_t *bad_lines,
+/* Reads the file to its end and adds to the counts. A bad line of JSON is an error that names the file, the line and what
+ * is wrong, or is counted. */
+bool documents_read(TextFile *file, const DocumentFormat *format, const DocumentSink *sink, DocumentCounts *counts,
                     Error *error);
 
 EXTERN_C_END

@@ -43,6 +43,7 @@ struct Gpt2Encoder {
     Bpe bpe;
     char *repaired; /* a word whose errors are replaced */
     size_t repaired_capacity;
+    int64_t replaced; /* U+FFFD so far */
 };
 
 Gpt2Encoder *gpt2_encoder_open(const Vocabulary *vocabulary, const uint8_t *classes) {
@@ -63,6 +64,8 @@ void gpt2_encoder_close(Gpt2Encoder *encoder) {
     free(encoder->repaired);
     free(encoder);
 }
+
+int64_t gpt2_replaced(const Gpt2Encoder *encoder) { return encoder->replaced; }
 
 /* Of `bytes` readable ones, the first `length` are the word. */
 static inline WordKey key_of(const char *word, size_t length, size_t bytes) {
@@ -127,18 +130,13 @@ static void encode_known(Gpt2Encoder *encoder, const FoundWord *found, TokenBuff
 
 /* Encodes a word with U+FFFD in the place of what is no UTF-8. */
 static void encode_damaged(Gpt2Encoder *encoder, const char *word, size_t length, TokenBuffer *out) {
-    size_t count = 0, most = length * strlen(UTF8_REPLACEMENT);
+    size_t most = length * strlen(UTF8_REPLACEMENT);
     if (most > encoder->repaired_capacity) {
         free(encoder->repaired);
         encoder->repaired = checked_malloc(most, "a word");
         encoder->repaired_capacity = most;
     }
-    for (size_t at = 0, width; at < length; at += width) {
-        bool is_error = utf8_next(word + at, length - at, &width) < 0;
-        size_t bytes = is_error ? strlen(UTF8_REPLACEMENT) : width;
-        memcpy(encoder->repaired + count, is_error ? UTF8_REPLACEMENT : word + at, bytes);
-        count += bytes;
-    }
+    size_t count = utf8_repair(word, length, encoder->repaired, &encoder->replaced);
     encode_any(encoder, encoder->repaired, count, out);
     if (encoder->repaired_capacity <= KEPT_REPAIRED) return;
     free(encoder->repaired);

@@ -15,4 +15,7 @@ void gpt2_encoder_close(Gpt2Encoder *encoder);
 /* As encoder_encode(). */
 size_t gpt2_encode(Gpt2Encoder *encoder, const char *text, size_t bytes, bool is_end, TokenBuffer *out);
 
+/* As encoder_replaced(). */
+int64_t gpt2_replaced(const Gpt2Encoder *encoder);
+
 #endif

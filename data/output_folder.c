@@ -243,6 +243,7 @@ bool output_folder_owns(const OutputFolder *folder, const char *input) {
 /* Two runs at once would write into each other's temporary files. The lock ends with the process; where the file system
  * has none, the run goes on without. */
 static bool lock(OutputFolder *f, Error *error) {
+    if (files_is_file(f->path)) return error_set(error, "%s is a file; give a folder with --out", f->path);
     if (!files_make_folders(f->path, error)) return false;
     f->descriptor = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (f->descriptor < 0) return error_set(error, "cannot open the folder %s: %s", f->path, strerror(errno));
@@ -354,8 +355,11 @@ static bool remove_old(const OutputFolder *f, const FileList *list, Error *error
 }
 
 static bool rename_in(const OutputFolder *f, const char *from, const char *to, Error *error) {
-    if (renameat(f->descriptor, from, f->descriptor, to) == 0) return true;
-    return error_set(error, "cannot rename %s/%s to %s: %s", f->path, from, to, strerror(errno));
+    char *old_path = path_in(f, from), *new_path = path_in(f, to);
+    bool ok = files_rename(old_path, new_path, error);
+    free(old_path);
+    free(new_path);
+    return ok;
 }
 
 static bool replace(const OutputFolder *f, const FileList *list, ShardWriter *train, ShardWriter *val, Error *error) {

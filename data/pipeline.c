@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "data/document_hints.h"
 #include "data/utf8.h"
 #include "util/philox.h"
 #include "util/stop_signal.h"
@@ -26,6 +27,8 @@ typedef struct Segment {
     size_t begin, end; /* within the item's text */
     size_t tokens_end; /* within the item's tokens, once they are there */
     bool document_begins, document_ends, is_val;
+    int input;        /* the file that it is of */
+    int64_t replaced; /* U+FFFD in it that stand for what is no UTF-8, once there are tokens */
 } Segment;
 
 typedef enum ItemState { ITEM_FREE, ITEM_FILLED, ITEM_ENCODED } ItemState;
@@ -46,6 +49,8 @@ typedef struct Pipeline {
     PipelineCounts *counts;
     Encoder *reader_encoder;
     TextFile file;
+    int input; /* the number of that file */
+    bool has_hinted[DOCUMENT_HINTS];
 
     Item *items;
     int item_count;
@@ -54,6 +59,8 @@ typedef struct Pipeline {
     bool is_val;          /* that document, or what is left of the text */
     int64_t bytes_before; /* of the files on the disk that were read */
     double next_progress;
+
+    DamagedFile writing; /* of the file whose tokens are being written, so far; the writer's own */
 
     pthread_mutex_t lock; /* guards the rest, and the items' states */
     pthread_cond_t changed;
@@ -148,8 +155,10 @@ static void append_document_token(const Pipeline *p, TokenBuffer *tokens, Docume
 static void encode_item(const Pipeline *p, Encoder *encoder, Item *item) {
     for (int i = 0; i < item->segment_count; i++) {
         Segment *s = &item->segments[i];
+        int64_t replaced = encoder_replaced(encoder);
         if (s->document_begins) append_document_token(p, &item->tokens, TOKEN_AT_BEGIN);
         encoder_encode(encoder, item->text + s->begin, s->end - s->begin, true, &item->tokens);
+        s->replaced = encoder_replaced(encoder) - replaced;
         if (s->document_ends) append_document_token(p, &item->tokens, TOKEN_AT_END);
         s->tokens_end = item->tokens.count;
     }
@@ -181,12 +190,34 @@ static bool write_tokens(Pipeline *p, const uint16_t *tokens, size_t count, bool
     return shard_writer_append(is_val ? p->val : p->train, tokens, count, error);
 }
 
+/* Adds the file that has been written to the counts. */
+static void count_file(Pipeline *p) {
+    PipelineCounts *counts = p->counts;
+    const DamagedFile *file = &p->writing;
+    if (file->replaced == 0) return;
+    if (counts->damaged_files++ == 0) counts->first_damaged = *file;
+    counts->replaced += file->replaced;
+    if (2 * file->replaced < file->bytes) return;
+    if (counts->garbled_files < GARBLED_NAMED) counts->garbled[counts->garbled_files] = *file;
+    counts->garbled_files++;
+}
+
+static void count_segment(Pipeline *p, const Segment *s) {
+    if (s->input != p->writing.input) {
+        count_file(p);
+        p->writing = (DamagedFile){.input = s->input};
+    }
+    p->writing.replaced += s->replaced;
+    p->writing.bytes += (int64_t)(s->end - s->begin);
+}
+
 static bool write_item(Pipeline *p, const Item *item, Error *error) {
     size_t begin = 0;
     for (int i = 0; i < item->segment_count; i++) {
         const Segment *s = &item->segments[i];
         if (!write_tokens(p, item->tokens.tokens + begin, s->tokens_end - begin, s->is_val, error)) return false;
         begin = s->tokens_end;
+        count_segment(p, s);
     }
     return true;
 }
@@ -216,6 +247,7 @@ static void *write_items(void *context) {
         pthread_cond_broadcast(&p->changed);
         pthread_mutex_unlock(&p->lock);
     }
+    count_file(p);
     return NULL;
 }
 
@@ -225,15 +257,20 @@ static Segment *last_segment(const Pipeline *p) { return &p->filling->segments[p
 
 static void begin_segment(Pipeline *p, bool document_begins) {
     Item *item = p->filling;
-    item->segments[item->segment_count++] =
-        (Segment){.begin = item->bytes, .end = item->bytes, .document_begins = document_begins, .is_val = p->is_val};
+    item->segments[item->segment_count++] = (Segment){.begin = item->bytes,
+                                                      .end = item->bytes,
+                                                      .document_begins = document_begins,
+                                                      .is_val = p->is_val,
+                                                      .input = p->input};
 }
 
 /* Encodes an item that is one segment, as far as that can be done without what follows, and returns how far. */
 static size_t encode_beginning(Pipeline *p, Item *item) {
     Segment *s = &item->segments[0];
     if (s->document_begins) append_document_token(p, &item->tokens, TOKEN_AT_BEGIN);
+    int64_t replaced = encoder_replaced(p->reader_encoder);
     s->end = encoder_encode(p->reader_encoder, item->text, item->bytes, false, &item->tokens);
+    s->replaced = encoder_replaced(p->reader_encoder) - replaced;
     s->tokens_end = item->tokens.count;
     item->has_tokens = true;
     return s->end;
@@ -340,17 +377,68 @@ static bool take_end(void *context, Error *error) {
     return true;
 }
 
-static bool read_files(Pipeline *p, const TextFiles *files, const DocumentFormat *format, Error *error) {
-    DocumentSink sink = {p, take_text, take_end};
+/* Files have been checked by text_files_look(), and copies of pipes when they were made. */
+static bool open_file(Pipeline *p, const TextFiles *files, int i, Error *error) {
+    const TextInput *input = &files->inputs[i];
+    if (!text_files_open(files, i, &p->file, error)) return false;
+    if (input->bytes >= 0 || text_file_check(&p->file, p->options->takes_binary, error)) return true;
+    text_file_close(&p->file);
+    return false;
+}
+
+/* Each hint is given once, with the first file that it is for. */
+static void give_hint(Pipeline *p, const DocumentFormat *format) {
+    DocumentHint hint = document_hint(&p->file, format);
+    if (hint != HINT_NONE && !p->has_hinted[hint]) warn("%s %s", p->file.path, document_hints[hint]);
+    p->has_hinted[hint] = true;
+}
+
+static bool read_files(Pipeline *p, const TextFiles *files, const DocumentFormat *format, const DocumentSink *sink,
+                       Error *error) {
     for (int i = 0; i < files->count; i++) {
-        if (!text_file_open(&p->file, files->paths[i], error)) return false;
-        bool ok = documents_read(&p->file, format, &sink, &p->counts->bad_lines, error);
+        p->input = i;
+        if (!open_file(p, files, i, error)) return false;
+        if (p->items) give_hint(p, format); /* not while measuring */
+        bool ok = documents_read(&p->file, format, sink, &p->counts->found, error);
         p->bytes_before += p->file.bytes_taken;
         text_file_close(&p->file);
         if (!ok) return false;
     }
+    return true;
+}
+
+static bool fill_items(Pipeline *p, const TextFiles *files, const DocumentFormat *format, Error *error) {
+    DocumentSink sink = {p, take_text, take_end};
+    if (!read_files(p, files, format, &sink, error)) return false;
     if (p->filling) pass_on(p);
     return true;
+}
+
+/* ---- measuring ---- */
+
+static bool count_text(void *context, const char *text, size_t bytes, Error *error) {
+    (void)text;
+    Pipeline *p = context;
+    p->counts->text_bytes += (int64_t)bytes;
+    return report_progress(p, error);
+}
+
+static bool ignore_end(void *context, Error *error) {
+    (void)context, (void)error;
+    return true;
+}
+
+bool pipeline_measure(const PipelineOptions *options, const TextFiles *files, const DocumentFormat *format,
+                      int64_t *text_bytes, Error *error) {
+    PipelineCounts counts = {0};
+    Pipeline p = {.options = options, .counts = &counts, .tokens = -1};
+    DocumentSink sink = {&p, count_text, ignore_end};
+    pthread_mutex_init(&p.lock, NULL);
+    p.next_progress = seconds_now() + PROGRESS_SECONDS;
+    bool ok = read_files(&p, files, format, &sink, error);
+    pthread_mutex_destroy(&p.lock);
+    *text_bytes = counts.text_bytes;
+    return ok;
 }
 
 /* ---- all of it ---- */
@@ -396,7 +484,7 @@ bool pipeline_run(const PipelineOptions *options, const TextFiles *files, const 
     start(&writer, write_items, &p);
     for (int i = 0; i < options->threads; i++) start(&encoders[i], encode_items, &p);
     Error reason;
-    if (!read_files(&p, files, format, &reason)) fail(&p, &reason);
+    if (!fill_items(&p, files, format, &reason)) fail(&p, &reason);
     let_all_end(&p);
     for (int i = 0; i < options->threads; i++) pthread_join(encoders[i], NULL);
     pthread_join(writer, NULL);

@@ -7,6 +7,7 @@
 
 #include "data/documents.h"
 #include "data/shard_writer.h"
+#include "data/text_files.h"
 #include "data/tokenizer.h"
 
 /* Where the token that stands between documents goes. */
@@ -19,19 +20,35 @@ typedef enum ValidationSplit { SPLIT_TEXT_END, SPLIT_DOCUMENTS, SPLIT_FIRST_SHAR
 typedef struct PipelineOptions {
     const Tokenizer *tokenizer; /* one that can encode */
     int threads;                /* that encode */
+    bool takes_binary;          /* see text_file_check() */
     DocumentToken document_token;
     ValidationSplit split;
     int64_t train_bytes; /* SPLIT_TEXT_END: so many bytes of the text, all documents joined, are for training */
     double val_fraction; /* SPLIT_DOCUMENTS: the probability that a document is drawn, by its number and the seed */
     uint64_t split_seed;
     int64_t shard_tokens; /* SPLIT_FIRST_SHARD: so many tokens are for validation */
-    void (*progress)(void *context, int64_t bytes_taken, int64_t tokens); /* now and then, from the caller's thread */
+    /* Called now and then, from the caller's thread. tokens -1: nothing is encoded yet (pipeline_measure). */
+    void (*progress)(void *context, int64_t bytes_taken, int64_t tokens);
     void *progress_context;
 } PipelineOptions;
 
+/* A file with bytes that are no UTF-8. */
+typedef struct DamagedFile {
+    int input;               /* its number among the files */
+    int64_t replaced, bytes; /* U+FFFD that stand for such bytes; all bytes of its documents */
+} DamagedFile;
+
+enum { GARBLED_NAMED = 3 };
+
 typedef struct PipelineCounts {
     int64_t documents, val_documents; /* those that are cut by SPLIT_TEXT_END or SPLIT_FIRST_SHARD are for training */
-    int64_t text_bytes, bad_lines;
+    int64_t text_bytes;
+    DocumentCounts found;
+    int64_t replaced;  /* U+FFFD that stand for what is no UTF-8, in all files */
+    int damaged_files; /* that have any */
+    DamagedFile first_damaged;
+    int garbled_files;                  /* that are mostly U+FFFD: one for every two bytes, or more */
+    DamagedFile garbled[GARBLED_NAMED]; /* the first of them */
 } PipelineCounts;
 
 EXTERN_C_BEGIN
@@ -39,6 +56,10 @@ EXTERN_C_BEGIN
 /* Reads all files and writes their tokens. Stops, with an error, where util/stop_signal.h says so. */
 bool pipeline_run(const PipelineOptions *options, const TextFiles *files, const DocumentFormat *format,
                   ShardWriter *train, ShardWriter *val, PipelineCounts *counts, Error *error);
+
+/* *text_bytes: how much text all documents have, which takes reading all files. Fails as pipeline_run() does. */
+bool pipeline_measure(const PipelineOptions *options, const TextFiles *files, const DocumentFormat *format,
+                      int64_t *text_bytes, Error *error);
 
 /* The last place where a text can be cut so that its two parts have the tokens of the whole, in every tokenizer; 0 where
  * there is none. Exported for its test. */

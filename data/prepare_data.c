@@ -18,6 +18,7 @@
 #include "data/output_folder.h"
 #include "data/pipeline.h"
 #include "data/prepare_options.h"
+#include "data/utf8.h"
 #include "data/vocabulary.h"
 #include "report/console.h"
 #include "util/files.h"
@@ -30,7 +31,8 @@ enum { SECONDS_BETWEEN_LINES = 30 };
 typedef struct Job {
     PrepareOptions options;
     TextFiles files;
-    bool knows_bytes; /* of text, before it is read: nothing is packed, nothing a pipe */
+    int64_t plain_bytes; /* of all files without byte order marks; -1 if one is packed or a pipe */
+    int64_t text_bytes;  /* of all documents joined; -1 as long as it is not known */
     Tokenizer *tokenizer;
     PipelineOptions pipeline;
     PipelineCounts counts;
@@ -39,30 +41,41 @@ typedef struct Job {
     double begun, next_line;
 } Job;
 
+/* ---- progress ---- */
+
+/* On a terminal a line that is written again and again; elsewhere, in a log, a line now and then. */
+static void show_progress(void *context, int64_t bytes, int64_t tokens) {
+    Job *job = context;
+    double now = seconds_now(), passed = now - job->begun;
+    bool on_terminal = isatty(STDERR_FILENO);
+    if (!on_terminal && now < job->next_line) return;
+    job->next_line = now + SECONDS_BETWEEN_LINES;
+    char share[16] = "", left[64] = "", done[64] = "measuring the text";
+    if (job->files.bytes > 0 && bytes > 0) {
+        double part = (double)bytes / (double)job->files.bytes;
+        char time[32];
+        console_duration(passed * (1 / part - 1), time, sizeof time);
+        snprintf(share, sizeof share, "%5.1f %% | ", 100 * part);
+        snprintf(left, sizeof left, " | %s left", time);
+    }
+    if (tokens >= 0) snprintf(done, sizeof done, "%" PRId64 " tokens", tokens);
+    fprintf(stderr, "%s%s%.1f GB, %.1f MB/s | %s%s%s", on_terminal ? "\r" : "", share, (double)bytes * 1e-9,
+            (double)bytes * 1e-6 / fmax(passed, 1e-6), done, left, on_terminal ? "\033[K" : "\n");
+}
+
+static void end_progress(void) {
+    if (isatty(STDERR_FILENO)) fprintf(stderr, "\r\033[K");
+}
+
 /* ---- what the options mean for this input ---- */
 
-/* Where the text ends is known before it is read only of plain files. */
-static bool settle_split(Job *job, Error *error) {
+/* A text that is one document cannot be drawn from: then, and where it costs nothing to find it, validation is the end. */
+static ValidationSplit split_of(const Job *job) {
     const PrepareOptions *o = &job->options;
-    bool whole_files = !o->documents.separator && !o->documents.field;
-    bool knows_end = whole_files && job->knows_bytes;
-    PipelineOptions *p = &job->pipeline;
-    p->split = o->val_from >= 0 ? (ValidationSplit)o->val_from : knows_end ? SPLIT_TEXT_END : SPLIT_DOCUMENTS;
-    if (o->val_fraction == 0 && p->split == SPLIT_TEXT_END) p->split = SPLIT_DOCUMENTS; /* none is drawn */
-    if (p->split != SPLIT_TEXT_END) return true;
-    if (!knows_end)
-        die_usage("--val_from=end is for files that are plain text, whose end is known; use --val_from=documents");
-    int64_t bytes = job->files.bytes;
-    p->train_bytes = (int64_t)((double)bytes * (1 - o->val_fraction));
-    if (p->train_bytes == bytes)
-        return error_set(error,
-                         "a val_fraction of %g of %" PRId64 " bytes leaves nothing to validate on; give more "
-                         "text, or --val_fraction=0 for no validation set",
-                         o->val_fraction, bytes);
-    if (p->train_bytes == 0)
-        return error_set(error, "a val_fraction of %g of %" PRId64 " bytes leaves nothing to train on; give more text",
-                         o->val_fraction, bytes);
-    return true;
+    bool is_one_document = job->files.count == 1 && !o->documents.separator && !o->documents.field;
+    if (o->val_from >= 0) return (ValidationSplit)o->val_from;
+    if (o->val_fraction == 0) return SPLIT_DOCUMENTS; /* none is drawn */
+    return job->text_bytes >= 0 || is_one_document ? SPLIT_TEXT_END : SPLIT_DOCUMENTS;
 }
 
 /* An option that changes nothing is a misunderstanding. */
@@ -71,10 +84,46 @@ static void check_effects(const Job *job) {
     bool is_shard = job->pipeline.split == SPLIT_FIRST_SHARD;
     if (o->has_val_fraction && is_shard)
         die_usage("--val_fraction has no effect with --val_from=first_shard; --shard_tokens says how much that is");
+    if (o->val_from >= 0 && o->val_fraction == 0)
+        die_usage("--val_from has no effect with --val_fraction=0; leave it out");
+    if (o->has_split_seed && o->val_fraction == 0)
+        die_usage("--split_seed has no effect with --val_fraction=0; leave it out");
     if (o->has_split_seed && job->pipeline.split != SPLIT_DOCUMENTS)
         die_usage("--split_seed is for documents that are drawn; say --val_from=documents");
     if (o->has_shard_tokens && o->format == SHARD_NANOGPT && !is_shard)
         die_usage("--shard_tokens is for --format=llmc, or --val_from=first_shard; nanogpt has one train.bin");
+}
+
+/* Where the last part of a text begins whose length is known. */
+static bool settle_end(Job *job, Error *error) {
+    double fraction = job->options.val_fraction;
+    int64_t bytes = job->text_bytes;
+    job->pipeline.train_bytes = (int64_t)((double)bytes * (1 - fraction));
+    if (bytes == 0) return error_set(error, "there is no text in the input");
+    if (job->pipeline.train_bytes == bytes)
+        return error_set(error,
+                         "--val_fraction=%g of %" PRId64 " bytes leaves nothing to validate on; give more text, or "
+                         "--val_fraction=0 for no validation set",
+                         fraction, bytes);
+    if (job->pipeline.train_bytes == 0)
+        return error_set(error, "--val_fraction=%g of %" PRId64 " bytes leaves nothing to train on; give more text",
+                         fraction, bytes);
+    return true;
+}
+
+/* The length of a text that is packed, comes through a pipe, or is a part of its lines, takes reading it once more. */
+static bool measure_text(Job *job, Error *error) {
+    const PrepareOptions *o = &job->options;
+    if (job->files.bytes < 0) {
+        fprintf(stderr, "validation is the end of the text, whose length is not known: it is copied to %s first\n",
+                o->out);
+        if (!text_files_copy_pipes(&job->files, o->out, job->pipeline.takes_binary, error)) return false;
+    }
+    job->begun = seconds_now();
+    job->next_line = job->begun + SECONDS_BETWEEN_LINES;
+    bool ok = pipeline_measure(&job->pipeline, &job->files, &o->documents, &job->text_bytes, error);
+    end_progress();
+    return ok && settle_end(job, error);
 }
 
 static void settle_document_token(Job *job) {
@@ -89,8 +138,8 @@ static void settle_document_token(Job *job) {
 
 /* A token is at least a byte, so this is the most files that there can be; found out now, not after a million. */
 static bool check_file_count(const Job *job, Error *error) {
-    int64_t bytes = job->files.bytes, tokens = job->options.shard_tokens;
-    if (job->options.format == SHARD_NANOGPT || !job->knows_bytes) return true;
+    int64_t bytes = job->plain_bytes, tokens = job->options.shard_tokens;
+    if (job->options.format == SHARD_NANOGPT || bytes < 0) return true;
     if (ceil_div(bytes, tokens) <= SHARD_WRITER_MAX_FILES) return true;
     return error_set(error,
                      "--shard_tokens=%" PRId64 " would cut %" PRId64 " bytes into more than %d files; give at least "
@@ -98,36 +147,34 @@ static bool check_file_count(const Job *job, Error *error) {
                      tokens, bytes, SHARD_WRITER_MAX_FILES, ceil_div(bytes, SHARD_WRITER_MAX_FILES));
 }
 
-/* ---- for people ---- */
-
-/* On a terminal a line that is written again and again; elsewhere, in a log, a line now and then. */
-static void show_progress(void *context, int64_t bytes, int64_t tokens) {
-    Job *job = context;
-    double now = seconds_now(), passed = now - job->begun;
-    bool on_terminal = isatty(STDERR_FILENO);
-    if (!on_terminal && now < job->next_line) return;
-    job->next_line = now + SECONDS_BETWEEN_LINES;
-    char share[16] = "", left[64] = "";
-    if (job->files.bytes > 0 && bytes > 0) {
-        double done = (double)bytes / (double)job->files.bytes;
-        char time[32];
-        console_duration(passed * (1 / done - 1), time, sizeof time);
-        snprintf(share, sizeof share, "%5.1f %% | ", 100 * done);
-        snprintf(left, sizeof left, " | %s left", time);
-    }
-    fprintf(stderr, "%s%s%.1f GB, %.1f MB/s | %" PRId64 " tokens%s%s", on_terminal ? "\r" : "", share,
-            (double)bytes * 1e-9, (double)bytes * 1e-6 / fmax(passed, 1e-6), tokens, left,
-            on_terminal ? "\033[K" : "\n");
-}
-
-static void end_progress(void) {
-    if (isatty(STDERR_FILENO)) fprintf(stderr, "\r\033[K");
-}
+/* ---- the result ---- */
 
 static void print_part(const PrepareOptions *options, const char *split, const ShardWriter *writer) {
     int files = shard_writer_file_count(writer);
     printf("%-5s %12" PRId64 " tokens in %d file%s %s/%s%s.bin\n", split, shard_writer_token_count(writer), files,
            files == 1 ? " " : "s", options->out, split, options->format == SHARD_LLMC ? "_*" : "");
+}
+
+/* A file that is mostly U+FFFD is text in another encoding, or no text. */
+static void warn_of_garbled(const Job *job) {
+    const PipelineCounts *counts = &job->counts;
+    for (int i = 0; i < min_i64(counts->garbled_files, GARBLED_NAMED); i++) {
+        const DamagedFile *file = &counts->garbled[i];
+        warn("%s is not UTF-8: its %" PRId64 " bytes gave %" PRId64 " U+FFFD; if it is text in another encoding, "
+             "convert it first: iconv -f ENCODING -t utf-8 FILE",
+             text_files_name(&job->files, file->input), file->bytes, file->replaced);
+    }
+    if (counts->garbled_files > GARBLED_NAMED)
+        warn("files that are mostly U+FFFD, besides these: %d", counts->garbled_files - GARBLED_NAMED);
+}
+
+static void print_replaced(const Job *job) {
+    const PipelineCounts *counts = &job->counts;
+    if (counts->replaced == 0) return;
+    char others[64] = "";
+    if (counts->damaged_files > 1) snprintf(others, sizeof others, " and %d more files", counts->damaged_files - 1);
+    printf("%" PRId64 " U+FFFD stand for bytes that are no UTF-8, in %s%s\n", counts->replaced,
+           text_files_name(&job->files, counts->first_damaged.input), others);
 }
 
 static void print_summary(const Job *job) {
@@ -136,7 +183,8 @@ static void print_summary(const Job *job) {
     printf("%" PRId64 " document%s, %" PRId64 " bytes of text in %.2f s (%.0f MB/s)\n", counts->documents,
            counts->documents == 1 ? "" : "s", counts->text_bytes, seconds,
            (double)counts->text_bytes / 1e6 / fmax(seconds, 1e-6));
-    if (counts->bad_lines > 0) printf("%" PRId64 " bad lines were passed over\n", counts->bad_lines);
+    if (counts->found.bad_lines > 0) printf("%" PRId64 " bad lines were passed over\n", counts->found.bad_lines);
+    print_replaced(job);
     print_part(&job->options, "train", job->train);
     if (shard_writer_token_count(job->val) > 0) print_part(&job->options, "val", job->val);
 }
@@ -152,10 +200,27 @@ static bool add_texts(cJSON *json, const Job *job) {
            cJSON_AddStringToObject(json, "val_from", prepare_split_names[job->pipeline.split]);
 }
 
+/* Names of inputs as JSON can hold them: U+FFFD stands for bytes that are no UTF-8. NULL where memory runs out. */
+static cJSON *describe_inputs(const PrepareOptions *o) {
+    cJSON *array = cJSON_CreateArray();
+    for (int i = 0; array && i < o->input_count; i++) {
+        size_t bytes = strlen(o->inputs[i]);
+        int64_t errors = 0;
+        char *name = checked_malloc(bytes * strlen(UTF8_REPLACEMENT) + 1, "the name of an input");
+        name[utf8_repair(o->inputs[i], bytes, name, &errors)] = 0;
+        if (!cJSON_AddItemToArray(array, cJSON_CreateString(name))) {
+            cJSON_Delete(array);
+            array = NULL;
+        }
+        free(name);
+    }
+    return array;
+}
+
 /* What tokens.json says, but for the list of files; the caller frees. NULL where memory runs out. */
 static cJSON *describe(const Job *job) {
     const PrepareOptions *options = &job->options;
-    cJSON *json = cJSON_CreateObject(), *source = cJSON_CreateStringArray(options->inputs, options->input_count);
+    cJSON *json = cJSON_CreateObject(), *source = describe_inputs(options);
     bool ok = add_texts(json, job) && cJSON_AddNumberToObject(json, "documents", (double)job->counts.documents) &&
               cJSON_AddNumberToObject(json, "train_tokens", (double)shard_writer_token_count(job->train)) &&
               cJSON_AddNumberToObject(json, "val_tokens", (double)shard_writer_token_count(job->val)) &&
@@ -171,21 +236,31 @@ static const char *vocabulary_folder(const PrepareOptions *o) {
 }
 
 static bool check_result(const Job *job, Error *error) {
-    if (job->pipeline.split == SPLIT_TEXT_END && job->counts.text_bytes != job->files.bytes)
+    if (job->pipeline.split == SPLIT_TEXT_END && job->counts.text_bytes != job->text_bytes)
         return error_set(error, "the input changed while it was read: it had %" PRId64 " bytes, and then %" PRId64,
-                         job->files.bytes, job->counts.text_bytes);
+                         job->text_bytes, job->counts.text_bytes);
     if (job->counts.documents > 0 && job->counts.text_bytes == 0)
         return error_set(error, "there is no text in the input");
     bool wants_val = job->options.val_fraction > 0 || job->pipeline.split == SPLIT_FIRST_SHARD;
     if (wants_val && shard_writer_token_count(job->val) == 0 && job->counts.documents > 0)
         return error_set(error,
-                         "none of the %" PRId64 " documents was drawn for validation; give more text, another "
+                         "none of the %" PRId64 " documents was drawn for validation; give --val_from=end, another "
                          "--split_seed, or --val_fraction=0 for no validation set",
                          job->counts.documents);
     if (shard_writer_token_count(job->train) > 0) return true;
     if (job->counts.documents == 0) return error_set(error, "there is no document in the input");
-    return error_set(error, "nothing is left to train on: all %" PRId64 " tokens are for validation; give more text",
+    return error_set(error,
+                     "nothing is left to train on: all %" PRId64 " tokens are for validation; give more text, or "
+                     "--val_from=end",
                      shard_writer_token_count(job->val));
+}
+
+/* What is allowed, and most likely a mistake. */
+static void warn_of_input(const Job *job) {
+    const char *separator = job->options.documents.separator;
+    if (separator && job->counts.found.separators == 0)
+        warn("--separator: no line of the input is just '%s', so that each file is one document", separator);
+    warn_of_garbled(job);
 }
 
 static bool publish(Job *job, Error *error) {
@@ -203,6 +278,7 @@ static bool write_output(Job *job, Error *error) {
     job->val = shard_writer_open(o->out, "val", o->format, o->shard_tokens);
     bool ok = pipeline_run(&job->pipeline, &job->files, &o->documents, job->train, job->val, &job->counts, error);
     end_progress();
+    if (ok) warn_of_input(job);
     return ok && check_result(job, error) && shard_writer_finish(job->train, error) &&
            shard_writer_finish(job->val, error) && publish(job, error);
 }
@@ -261,8 +337,10 @@ static void open_tokenizer(Job *job) {
 static bool prepare(Job *job, Error *error) {
     const PrepareOptions *o = &job->options;
     open_tokenizer(job);
+    bool takes_binary = strcmp(o->tokenizer, "bytes") == 0;
     job->pipeline = (PipelineOptions){.tokenizer = job->tokenizer,
                                       .threads = o->threads,
+                                      .takes_binary = takes_binary,
                                       .val_fraction = o->val_fraction,
                                       .split_seed = o->split_seed,
                                       .shard_tokens = o->shard_tokens,
@@ -270,10 +348,14 @@ static bool prepare(Job *job, Error *error) {
                                       .progress_context = job};
     settle_document_token(job);
     if (!text_files_list(&job->files, o->inputs, o->input_count, error)) return false;
-    job->knows_bytes = job->files.bytes >= 0 && text_files_are_plain(&job->files);
-    if (!settle_split(job, error) || !check_file_count(job, error)) return false;
+    if (!text_files_look(&job->files, takes_binary, &job->plain_bytes, error)) return false;
+    job->text_bytes = o->documents.separator || o->documents.field ? -1 : job->plain_bytes;
+    job->pipeline.split = split_of(job);
     check_effects(job);
-    if (!check_folders(o, error) || !open_folder(job, error)) return false;
+    bool needs_length = job->pipeline.split == SPLIT_TEXT_END, has_length = job->text_bytes >= 0;
+    if (needs_length && has_length && !settle_end(job, error)) return false;
+    if (!check_file_count(job, error) || !check_folders(o, error) || !open_folder(job, error)) return false;
+    if (needs_length && !has_length && !measure_text(job, error)) return false;
     job->begun = seconds_now();
     job->next_line = job->begun + SECONDS_BETWEEN_LINES;
     bool ok = write_output(job, error);
@@ -281,13 +363,27 @@ static bool prepare(Job *job, Error *error) {
     return ok;
 }
 
+/* Whether the file is missing, or one that may be replaced. */
+static bool is_replaceable(const char *path, Error *error) {
+    int32_t magic = 0;
+    FILE *file = fopen(path, "rb");
+    if (!file && errno == ENOENT) return true;
+    bool is_ours = file && fread(&magic, sizeof magic, 1, file) == 1 && magic == HELLASWAG_MAGIC;
+    if (file) fclose(file);
+    return is_ours || error_set(error,
+                                "%s is in the way: it is no HellaSwag file; move it away, or give another folder "
+                                "with --out",
+                                path);
+}
+
 static bool prepare_hellaswag(Job *job, Error *error) {
     const PrepareOptions *o = &job->options;
     open_tokenizer(job);
+    if (files_is_file(o->out)) return error_set(error, "%s is a file; give a folder with --out", o->out);
     if (!files_make_folders(o->out, error)) return false;
     char *path = format_string("%s/hellaswag.bin", o->out);
     int examples;
-    bool ok = hellaswag_prepare(o->inputs[0], job->tokenizer, path, &examples, error);
+    bool ok = is_replaceable(path, error) && hellaswag_prepare(o->inputs[0], job->tokenizer, path, &examples, error);
     if (ok) printf("%d examples in %s\n", examples, path);
     free(path);
     return ok;
@@ -318,5 +414,6 @@ int main(int argc, char **argv) {
     text_files_free(&job.files);
     prepare_options_free(&job.options);
     if (!ok) die("%s", error.text);
+    if (fflush(stdout) != 0 || ferror(stdout)) die("cannot write to standard output: %s", strerror(errno));
     return EXIT_DONE;
 }

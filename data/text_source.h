@@ -1,48 +1,49 @@
-/* text_source.h: the bytes of the files that make up a text: named files, all files of a folder, or standard input; plain
- * or packed (see unpack.h). Where documents begin and end in them is the business of documents.c. */
+/* text_source.h: the bytes of a text file, plain or packed (see unpack.h). Which files make up a text is text_files.h's
+ * responsibility, and where documents begin and end in them that of documents.c. */
 #ifndef MARS_DATA_TEXT_SOURCE_H
 #define MARS_DATA_TEXT_SOURCE_H
 
+#include <sys/types.h>
+
 #include "util/base.h"
 
+/* Of a read, and of what is unpacked at a time. */
+enum { TEXT_BLOCK_BYTES = 1 << 20 };
+
 EXTERN_C_BEGIN
-
-/* ---- which files ---- */
-
-typedef struct TextFiles {
-    char **paths; /* "-" is standard input */
-    int count, capacity;
-    int64_t bytes; /* of all, on the disk; -1 where that is not known: of standard input, or a pipe */
-} TextFiles;
-
-/* Lists files and, in the order of their names, what is below folders; hidden names there are passed over, and so are
- * empty files. Fails for what cannot be read, for a file that is named and empty, and where there is no file at all.
- * Starts as {0}; text_files_free() ends it, also after a failure. */
-bool text_files_list(TextFiles *files, const char *const *inputs, int count, Error *error);
-void text_files_free(TextFiles *files);
-
-/* Whether none of them is packed; what cannot be looked at is taken to be. */
-bool text_files_are_plain(const TextFiles *files);
-
-/* ---- what is in them ---- */
 
 /* Between `at` and `end` is what has been read and not yet been taken: whoever takes it moves `at`. */
 typedef struct TextFile {
     const char *at, *end;
     const char *path; /* for messages */
-    bool is_packed;
+    bool is_packed, has_mark;
     int64_t bytes_taken; /* of the file on the disk, so far */
     struct TextReader *reader;
 } TextFile;
 
-/* The path is not copied. */
+/* The text begins after a byte order mark of UTF-8, if the file has one. The path is not copied. */
 bool text_file_open(TextFile *file, const char *path, Error *error);
 /* The same, reading and unpacking `block_bytes` at a time, from PACKING_BYTES to one MiB: for tests of where blocks end. */
 bool text_file_open_sized(TextFile *file, const char *path, size_t block_bytes, Error *error);
+/* The same of a descriptor, which stays open, with a name for messages. */
+bool text_file_open_descriptor(TextFile *file, const char *name, int descriptor, size_t block_bytes, Error *error);
 void text_file_close(TextFile *file);
+
+/* Fails if the beginning of the text shows that it is no text but another format (foreign.h), or packed once more, with
+ * what it looks like and what to do. takes_binary: any other bytes are as good as text, even if they are mostly control
+ * characters. */
+bool text_file_check(const TextFile *file, bool takes_binary, Error *error);
 
 /* Reads on, where at == end: true and at < end, or false at the end of the text (*failed is false) and after an error. */
 bool text_file_read(TextFile *file, bool *failed, Error *error);
+
+/* A descriptor that reads the file, or -1. A pipe that nobody writes to does not block yet, so that waiting for it can be
+ * interrupted by a signal to stop. */
+int text_open_path(const char *path, Error *error);
+
+/* Reads up to `bytes` bytes from the descriptor, whose name is `path`: as many as are there, 0 at the end, -1 after a
+ * failure or a signal to stop. */
+ssize_t text_read_some(int descriptor, const char *path, char *data, size_t bytes, Error *error);
 
 EXTERN_C_END
 

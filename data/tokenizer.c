@@ -158,3 +158,5 @@ size_t encoder_encode(Encoder *encoder, const char *text, size_t bytes, bool is_
     out->count += bytes;
     return bytes;
 }
+
+int64_t encoder_replaced(const Encoder *encoder) { return encoder->gpt2 ? gpt2_replaced(encoder->gpt2) : 0; }

@@ -64,6 +64,9 @@ void encoder_close(Encoder *encoder);
  * what follows. In whatever pieces a text is passed, the tokens are the same. */
 size_t encoder_encode(Encoder *encoder, const char *text, size_t bytes, bool is_end, TokenBuffer *out);
 
+/* How many U+FFFD stand for what is no UTF-8 in all that this encoder has encoded. */
+int64_t encoder_replaced(const Encoder *encoder);
+
 EXTERN_C_END
 
 #endif

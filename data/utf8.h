@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 enum {
     UTF8_ERROR = -1, /* bytes that U+FFFD stands for */
@@ -15,6 +16,7 @@ enum {
 };
 
 #define UTF8_REPLACEMENT "\xef\xbf\xbd" /* U+FFFD */
+#define UTF8_MARK "\xef\xbb\xbf"        /* U+FEFF, the byte order mark, which some programs put in front of a text */
 
 /* Whether a byte is of the form 10xxxxxx: no character begins with it. */
 static inline bool utf8_continues(char byte) { return ((unsigned char)byte & 0xc0) == 0x80; }
@@ -44,6 +46,20 @@ static inline int32_t utf8_next(const char *text, size_t bytes, size_t *length) 
         most = 0xbf;
     }
     return code;
+}
+
+/* Copies the text with U+FFFD in the place of each error to `out`, which holds three times its bytes, and returns how many
+ * bytes that makes; adds the errors to *errors. */
+static inline size_t utf8_repair(const char *text, size_t bytes, char *out, int64_t *errors) {
+    size_t count = 0;
+    for (size_t at = 0, width; at < bytes; at += width) {
+        bool is_error = utf8_next(text + at, bytes - at, &width) < 0;
+        size_t length = is_error ? strlen(UTF8_REPLACEMENT) : width;
+        memcpy(out + count, is_error ? UTF8_REPLACEMENT : text + at, length);
+        count += length;
+        *errors += is_error;
+    }
+    return count;
 }
 
 #endif

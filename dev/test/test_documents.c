@@ -19,6 +19,7 @@
 #endif
 
 #include "data/documents.h"
+#include "data/text_files.h"
 #include "data/text_source.h"
 #include "data/unpack.h"
 
@@ -195,8 +196,7 @@ static void test_which_files(void **state) {
     if (!text_files_list(&files, inputs, 2, &error)) fail_msg("%s", error.text);
     assert_int_equal(files.count, ARRAY_LENGTH(expected));
     assert_int_equal(files.bytes, 12);
-    assert_true(text_files_are_plain(&files));
-    for (int i = 0; i < files.count; i++) assert_string_equal(files.paths[i] + strlen(folder), expected[i]);
+    for (int i = 0; i < files.count; i++) assert_string_equal(files.inputs[i].path + strlen(folder), expected[i]);
     text_files_free(&files);
     assert_true(text_files_list(&files, inputs, 3, &error));
     assert_int_equal(files.bytes, -1);
@@ -231,13 +231,14 @@ static bool came_text(void *context, const char *text, size_t bytes, Error *erro
 
 static bool came_end(void *context, Error *error) { return came_text(context, "|", 1, error); }
 
-static bool read_documents(const char *path, const DocumentFormat *format, Came *came, int64_t *bad, Error *error) {
+static bool read_documents(const char *path, const DocumentFormat *format, Came *came, DocumentCounts *counts,
+                           Error *error) {
     TextFile file;
     DocumentSink sink = {came, came_text, came_end};
     *came = (Came){checked_strdup(""), 0};
-    *bad = 0;
+    *counts = (DocumentCounts){0};
     if (!text_file_open(&file, path, error)) fail_msg("%s", error->text);
-    bool ok = documents_read(&file, format, &sink, bad, error);
+    bool ok = documents_read(&file, format, &sink, counts, error);
     text_file_close(&file);
     return ok;
 }
@@ -245,9 +246,9 @@ static bool read_documents(const char *path, const DocumentFormat *format, Came 
 static void assert_documents(const char *text, size_t bytes, const DocumentFormat *format, const char *expected) {
     Came came;
     Error error;
-    int64_t bad;
+    DocumentCounts counts;
     test_write_file(test_path("documents"), text, bytes);
-    if (!read_documents(test_path("documents"), format, &came, &bad, &error)) fail_msg("%s: %s", text, error.text);
+    if (!read_documents(test_path("documents"), format, &came, &counts, &error)) fail_msg("%s: %s", text, error.text);
     if (strcmp(came.text, expected) != 0) fail_msg("%s: '%s' came, not '%s'", text, came.text, expected);
     free(came.text);
 }
@@ -259,7 +260,12 @@ static void test_separated(void **state) {
         {"one\n==\ntwo", "one|two|"},
         {"one\n==", "one|"},
         {"==\n==\none\n\n==\n\n==\n", "one\n|"},
-        {"=\n===\n ==\n== \n==x\n==\n", "=\n===\n ==\n== \n==x|"},
+        {"=\n===\n ==\n== x\n==x\n==\n", "=\n===\n ==\n== x\n==x|"},
+        {"one\n== \t\r\ntwo\n==\t", "one|two|"},
+        {"one\r\n==\r\ntwo\r\n", "one|two|"},
+        {"\r\none\r\n\r\n==\r\n\r\n==\r\ntwo\r", "\r\none\r\n|two\r|"},
+        {"==\r\r\n\r\n\r\n==\r=\r\n", "\r\n\r\n==\r=|"},
+        {"a\rb\r\r\n== \rx\r\n==", "a\rb\r\r\n== \rx|"},
         {"\n\none\n==\n", "\n\none|"},
         {"", ""},
         {"\n", ""},
@@ -269,6 +275,13 @@ static void test_separated(void **state) {
     DocumentFormat format = {.separator = "=="};
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
         assert_documents(cases[i][0], strlen(cases[i][0]), &format, cases[i][1]);
+    /* The most blanks, and one more. */
+    char *blanks = format_string("one\n==%*s\r\ntwo", SEPARATOR_BLANKS - 1, "");
+    assert_documents(blanks, strlen(blanks), &format, "one|two|");
+    free(blanks);
+    blanks = format_string("one\n==%*s\r\ntwo|", SEPARATOR_BLANKS, "");
+    assert_documents(blanks, strlen(blanks) - 1, &format, blanks);
+    free(blanks);
     DocumentFormat whole = {0};
     assert_documents("a\n\nb\n", 5, &whole, "a\n\nb\n|");
 }
@@ -290,6 +303,7 @@ static void test_json_lines(void **state) {
         {"{\"text\":\"\\ud83d\\u0041\"}", "\xef\xbf\xbd"
                                           "A|"},
         {"{\"text\":\"raw \xff\xc3\xa9\"}", "raw \xff\xc3\xa9|"},
+        {"\xef\xbb\xbf{\"text\":\"a\"}\r\n\xef\xbb\xbf {\"text\":\"b\"}\n\xef\xbb\xbf\n", "a|b|"},
         {"", ""},
         {"\n\n", ""},
     };
@@ -302,6 +316,7 @@ static void test_bad_json_lines(void **state) {
     (void)state;
     static const char *const cases[][2] = {
         {"[1]", "'[' where a JSON object should be"},
+        {"\xef\xbb{\"text\":\"a\"}", "'{' where a JSON object should be"},
         {"{\"text\":\"a\"", "the line ends where ',' or '}' should be"},
         {"{\"text\":\"a", "the line ends where the end of a string should be"},
         {"{\"text\":\"a\tb\"}", "the byte 0x09 where the end of a string should be"},
@@ -328,17 +343,17 @@ static void test_bad_json_lines(void **state) {
         test_write_text(test_path("bad"), text);
         Came came;
         Error error;
-        int64_t bad;
+        DocumentCounts counts;
         DocumentFormat format = {.field = "text"};
-        assert_false(read_documents(test_path("bad"), &format, &came, &bad, &error));
+        assert_false(read_documents(test_path("bad"), &format, &came, &counts, &error));
         char *place = format_string("%s: line 3: ", test_path("bad"));
         if (!strstr(error.text, place) || !strstr(error.text, cases[i][1]))
             fail_msg("%s: '%s' does not say '%s%s'", cases[i][0], error.text, place, cases[i][1]);
         free(came.text), free(place);
         format.skip_bad_lines = true;
-        if (!read_documents(test_path("bad"), &format, &came, &bad, &error)) fail_msg("%s", error.text);
+        if (!read_documents(test_path("bad"), &format, &came, &counts, &error)) fail_msg("%s", error.text);
         assert_string_equal(came.text, "good|better|");
-        assert_int_equal(bad, 1);
+        assert_int_equal(counts.bad_lines, 1);
         free(came.text), free(text);
     }
     char deep[2100] = "{\"a\":";
@@ -346,9 +361,9 @@ static void test_bad_json_lines(void **state) {
     test_write_text(test_path("deep"), deep);
     Came came;
     Error error;
-    int64_t bad;
+    DocumentCounts counts;
     DocumentFormat format = {.field = "text"};
-    assert_false(read_documents(test_path("deep"), &format, &came, &bad, &error));
+    assert_false(read_documents(test_path("deep"), &format, &came, &counts, &error));
     assert_non_null(strstr(error.text, "more than 500 arrays and objects in each other"));
     free(came.text);
 }
@@ -373,9 +388,9 @@ static void test_across_blocks(void **state) {
         memcpy(text + BLOCK - before + 1, separated, sizeof separated - 1);
         Came came;
         Error error;
-        int64_t bad;
+        DocumentCounts counts;
         test_write_file(test_path("documents"), text, BLOCK - before + sizeof separated);
-        assert_true(read_documents(test_path("documents"), &separator, &came, &bad, &error));
+        assert_true(read_documents(test_path("documents"), &separator, &came, &counts, &error));
         assert_string_equal(came.text + BLOCK - before - 3, "|first|second\n=|");
         free(came.text);
     }
@@ -393,13 +408,13 @@ static void test_long_field(void **state) {
     test_write_file(test_path("long"), text, bytes + 12);
     Came came;
     Error error;
-    int64_t bad;
+    DocumentCounts counts;
     DocumentFormat format = {.field = "text", .skip_bad_lines = true};
-    if (!read_documents(test_path("long"), &format, &came, &bad, &error)) fail_msg("%s", error.text);
+    if (!read_documents(test_path("long"), &format, &came, &counts, &error)) fail_msg("%s", error.text);
     assert_int_equal(came.bytes, bytes + 1);
     free(came.text);
     test_write_file(test_path("long"), text, bytes + 10);
-    assert_false(read_documents(test_path("long"), &format, &came, &bad, &error));
+    assert_false(read_documents(test_path("long"), &format, &came, &counts, &error));
     assert_non_null(strstr(error.text, "too long to be passed over"));
     free(came.text), free(text);
     unlink(test_path("long"));

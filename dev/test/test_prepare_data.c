@@ -500,6 +500,7 @@ static void test_an_input_that_would_be_replaced(void **state) {
     (void)state;
     const char *none[] = {NULL};
     assert_run(run_into_others(none, "", "--format=nanogpt"), 0, "");
+    test_write_text(test_path("others/train.bin"), "a text of 18 bytes"); /* tokens would not be taken for text */
     assert_int_equal(symlink("train.bin", test_path("others/link")), 0);
     const char *inputs[] = {"others/train.bin", "others/link", "- <others/train.bin"};
     for (size_t i = 0; i < ARRAY_LENGTH(inputs); i++) {
@@ -588,12 +589,16 @@ static void test_wrong_command_lines(void **state) {
         {"--tokenizer=bytes --color ok.txt", "unknown option '--color'"},
         {"--tokenizer=bytes --outdir=x ok.txt", "unknown option '--outdir=x'"},
         {"--tokenizer=bytes -o x ok.txt", "unknown option '-o'"},
-        {"--tokenizer=bytes --help=no ok.txt", "unknown option '--help=no'"},
+        {"--tokenizer=bytes --help=no ok.txt", "--help takes no value; leave out '=no'"},
         {"ok.txt --tokenizer", "--tokenizer needs a value"},
         {"--tokenizer=bytes ok.txt --out", "--out needs a value"},
-        {"--tokenizer=bytes --out= ok.txt", "no output folder: name one with --out=DIR"},
-        {"--tokenizer=bytes --val_from=end - < ok.txt", "--val_from=end is for files that are plain text"},
-        {"--tokenizer=bytes --val_from=end --separator=x ok.txt", "--val_from=end is for files that are plain text"},
+        {"--tokenizer=bytes --out= ok.txt", "--out should name a folder, not ''"},
+        {"--tokenizer=bytes --out=~nobody_of_this_name/x ok.txt", "--out is '~nobody_of_this_name/x', and there is no"},
+        {"--tokenizer=bytes --out=a --out=b ok.txt", "--out is given twice; leave one out"},
+        {"--tokenizer=bytes --field=text --field text ok.txt", "--field is given twice; leave one out"},
+        {"--tokenizer=bytes --val_from=end --val_fraction=0 ok.txt", "--val_from has no effect with --val_fraction=0"},
+        {"--tokenizer=bytes --val_fraction=0 --split_seed=1 ok.txt",
+         "--split_seed has no effect with --val_fraction=0"},
         {"--tokenizer=bytes --val_from=start ok.txt", "one of: end documents first_shard; not 'start'"},
         {"--tokenizer=bytes --val_from= ok.txt", "one of: end documents first_shard; not ''"},
         {"--tokenizer=bytes --format=llm ok.txt", "--format should be one of: llmc nanogpt; not 'llm'"},
@@ -612,7 +617,7 @@ static void test_wrong_command_lines(void **state) {
         {"--tokenizer=bytes --format=nanogpt --shard_tokens=5 ok.txt", "--shard_tokens is for --format=llmc"},
         {"--tokenizer=bytes --val_from=first_shard --val_fraction=0.1 ok.txt", "--val_fraction has no effect with"},
         {"--inspect --out=x ok.txt", "--out has no effect with --inspect"},
-        {"--inspect=yes ok.txt", "unknown option '--inspect=yes'"},
+        {"--inspect=yes ok.txt", "--inspect takes no value"},
         {"--hellaswag --tokenizer=bytes --threads=1 ok.txt", "--threads has no effect with --hellaswag"},
         {"--inspect", "--inspect: name at least one token file"},
         {"--inspect --at=-1 ok.txt", "--at should be a whole number from 0"},
@@ -664,7 +669,7 @@ static void test_wrong_inputs(void **state) {
         {"--val_fraction=1e-20 ok.txt", "of 10 bytes leaves nothing to validate on"},
         {"--val_fraction=0.95 ok.txt", "of 10 bytes leaves nothing to train on"},
         {"--shard_tokens=1 large.txt", "1000001 bytes into more than 1000000 files; give at least 2"},
-        {"--out=ok.txt ok.txt", "cannot make the folder ok.txt: File exists"},
+        {"--out=ok.txt ok.txt", "ok.txt is a file; give a folder with --out"},
         {"--out=ok.txt/sub ok.txt", "cannot make the folder ok.txt: File exists"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {

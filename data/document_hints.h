@@ -1,0 +1,29 @@
+/* document_hints.h: texts that can be encoded, and most likely are meant in another way: JSON Lines without --field, a
+ * table, a separator that is not given. Files that are no text are known to foreign.h. */
+#ifndef MARS_DATA_DOCUMENT_HINTS_H
+#define MARS_DATA_DOCUMENT_HINTS_H
+
+#include "data/documents.h"
+
+typedef enum DocumentHint {
+    HINT_NONE,
+    HINT_JSON_LINES, /* taken as plain text */
+    HINT_JSON_ARRAY,
+    HINT_END_OF_TEXT, /* <|endoftext|> */
+    HINT_TABLE,       /* a .csv or .tsv */
+    HINT_RETURNS,     /* lines are asked for, and end in carriage returns alone */
+    HINT_REPLACED,    /* mostly U+FFFD */
+    DOCUMENT_HINTS
+} DocumentHint;
+
+EXTERN_C_BEGIN
+
+/* By the name of the file and its beginning, of which nothing has been taken yet. */
+DocumentHint document_hint(const TextFile *file, const DocumentFormat *format);
+
+/* Each as a warning that follows the file's name. */
+extern const char *const document_hints[DOCUMENT_HINTS];
+
+EXTERN_C_END
+
+#endif
