@@ -41,6 +41,7 @@ folder=data/openwebtext
   python3 -m venv $folder/venv && $folder/venv/bin/pip install pyarrow
   PYTHON=$folder/venv/bin/python $0${*:+ $*}"
 bash data/gpt2/download.sh
+check_folder $folder
 
 fetch_into $folder/parquet
 fetch_hub "$repository" plain_text

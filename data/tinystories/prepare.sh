@@ -22,6 +22,7 @@ enter_repository
 
 folder=data/tinystories repository=roneneldan/TinyStories
 bash data/gpt2/download.sh
+check_folder $folder
 fetch_into $folder
 fetch_hub $repository
 fetch_add_hub TinyStoriesV2-GPT4-valid.txt

@@ -17,7 +17,7 @@ serve() {
     mkdir -p "$here/web/faults" "$here/repo"
     ln -s "$here/web" "$scratch/web_${here##*/}"
     export HF_ENDPOINT=http://127.0.0.1:$port/web_${here##*/}
-    cp --parents data/*.sh data/*/*.sh data/*/*.py data/*/*.list "$here/repo"
+    cp --parents data/*.sh data/*.py data/*/*.sh data/*/*.py data/*/*.list "$here/repo"
     cd "$here/repo"
 }
 
@@ -446,6 +446,46 @@ test_openwebtext() {
     has "$here/output" "OpenWebText (Skylion007/openwebtext): 1 files, "
     has "$here/output" "none of the 3 documents was drawn for validation"
     cmp data/openwebtext/train.bin "$here/train.bin"
+}
+
+# Token files that prepare_data did not make stay, and the script ends before it downloads anything.
+test_files_of_others() {
+    openwebtext
+    local folder=data/openwebtext
+    echo mine >$folder/train.bin
+    run 1 bash $folder/prepare.sh
+    has "$here/output" "$folder/train.bin is in the way: no tokens.json there lists it as made by prepare_data; move it away"
+    [ "$(cat $folder/train.bin)" = mine ]
+    [ ! -e $folder/parquet ]
+    mv $folder/train.bin $folder/train_12.bin
+    run 1 bash $folder/prepare.sh
+    mv $folder/train_12.bin $folder/trained.bin
+    run 0 bash $folder/prepare.sh
+    # A second time it replaces its own; also without a list, as version 0.1.0 left them, and after a stop in the middle.
+    cp $folder/train.bin $folder/val.bin "$here"
+    run 0 bash $folder/prepare.sh
+    tr -d '\n' <$folder/tokens.json >"$here/tokens.json"
+    sed 's/,[^,]*"files": {[^}]*}//' "$here/tokens.json" >$folder/tokens.json
+    lacks $folder/tokens.json files
+    run 0 bash $folder/prepare.sh
+    has $folder/tokens.json files
+    mv $folder/tokens.json $folder/.tokens.json.old
+    rm $folder/val.bin
+    run 0 bash $folder/prepare.sh
+    cmp $folder/train.bin "$here/train.bin"
+    cmp $folder/val.bin "$here/val.bin"
+    [ ! -e $folder/.tokens.json.old ]
+    # prepare_data agrees about whose they are.
+    echo text >"$here/text"
+    run 0 "$BIN/prepare_data" --tokenizer=bytes --val_fraction=0 --out=$folder "$here/text"
+    [ ! -e $folder/train.bin ]
+    [ "$(cat $folder/trained.bin)" = mine ]
+    # Without a list, and other numbers of tokens than are recorded.
+    tr -d '\n' <$folder/tokens.json | sed 's/,[^,]*"files":\s*{[^}]*}//; s/"train_tokens":\s*[0-9]*/"train_tokens": 7/' \
+        >"$here/tokens.json"
+    cp "$here/tokens.json" $folder/tokens.json
+    run 1 bash $folder/prepare.sh
+    has "$here/output" "$folder/train_000000.bin is in the way"
 }
 
 test_openwebtext_needs_things() {
