@@ -396,6 +396,17 @@ static void test_prepares(void **state) {
     assert_run(test_run("'%s' --hellaswag --tokenizer=bytes --out='%s' '%s'", program, test_path("made"),
                         test_path("val.jsonl")),
                0, "1 examples in ");
+    /* Again, in place of its own file, and not in place of another one. */
+    const char *again = "'%s' --hellaswag --tokenizer=bytes --out='%s' '%s'";
+    assert_run(test_run(again, program, test_path("made"), test_path("val.jsonl")), 0, "1 examples in ");
+    test_write_text(test_path("made/hellaswag.bin"), "somebody's");
+    assert_run(test_run(again, program, test_path("made"), test_path("val.jsonl")), 1,
+               "made/hellaswag.bin is in the way: it is no HellaSwag file; move it away");
+    char *content = test_read_file(test_path("made/hellaswag.bin"), NULL);
+    assert_string_equal(content, "somebody's");
+    free(content);
+    assert_run(test_run(again, program, test_path("val.jsonl"), test_path("val.jsonl")), 1,
+               "val.jsonl is a file; give a folder with --out");
     assert_run(test_run("'%s' --hellaswag --tokenizer=bytes a b", program), 2, "name the one file");
     assert_run(test_run("'%s' --hellaswag --inspect a", program), 2, "which hellaswag.bin is none of");
     free(program);

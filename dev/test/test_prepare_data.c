@@ -495,6 +495,36 @@ static void test_a_stopped_replacement_goes_on(void **state) {
     assert_files(test_path("others"), "tokens.json train_000000.bin val_000000.bin ");
 }
 
+/* Killed before each of its renames: what is there then is old or new as a whole or not described, and the next run goes on
+ * from it. */
+static void test_killed_while_it_replaces(void **state) {
+    (void)state;
+    const char *none[] = {NULL};
+    char *library = format_string("%s/fault_injection.so", test_folder());
+    assert_run(test_run("${CC:-cc} -std=gnu17 -O1 -shared -fPIC -o '%s' dev/test/fault_injection.c -ldl", library), 0,
+               "");
+    int kills = 0, status;
+    do {
+        assert_run(run_into_others(none, "", "--shard_tokens=4"), 0, "train            9 tokens in 3 files");
+        status =
+            test_run(
+                "LD_PRELOAD='%s' FAULT_FOLDER='%s' FAULT_KILL_AT_RENAME=%d ASAN_OPTIONS="
+                "\"$ASAN_OPTIONS:verify_asan_link_order=0\" '%s' --tokenizer=bytes --out='%s' --shard_tokens=5 '%s'",
+                library, test_folder(), kills + 1, program, test_path("others"), test_path("ten.txt"))
+                ->status;
+        bool is_described = access(test_path("others/tokens.json"), F_OK) == 0;
+        bool has_old = access(test_path("others/train_000002.bin"), F_OK) == 0;
+        if (status != 0 && is_described != has_old) fail_msg("tokens.json %d, old files %d", is_described, has_old);
+        kills += status != 0;
+        assert_run(test_run("'%s' --tokenizer=bytes --out='%s' --shard_tokens=5 '%s'", program, test_path("others"),
+                            test_path("ten.txt")),
+                   0, "train            9 tokens in 2 files");
+        assert_files(test_path("others"), "tokens.json train_000000.bin train_000001.bin val_000000.bin ");
+    } while (status != 0);
+    assert_int_equal(kills, 5); /* tokens.json away, three files, tokens.json back */
+    free(library);
+}
+
 /* By its name, by another one, or as standard input. */
 static void test_an_input_that_would_be_replaced(void **state) {
     (void)state;
@@ -701,6 +731,7 @@ int main(void) {
         cmocka_unit_test(test_what_a_list_makes_own),
         cmocka_unit_test(test_a_description_without_a_list),
         cmocka_unit_test(test_a_stopped_replacement_goes_on),
+        cmocka_unit_test(test_killed_while_it_replaces),
         cmocka_unit_test(test_an_input_that_would_be_replaced),
         cmocka_unit_test(test_vocabularies_in_the_folder),
         cmocka_unit_test(test_one_run_at_a_time),
