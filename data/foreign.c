@@ -295,11 +295,11 @@ static bool is_marked_utf32(const Sample *s, bool is_big_endian) {
 static bool is_marked_utf32_le(const Sample *s) { return is_marked_utf32(s, false); }
 static bool is_marked_utf32_be(const Sample *s) { return is_marked_utf32(s, true); }
 
-/* A tenth are control characters, as in random bytes; or one in 32, and it is no UTF-8. */
+/* A tenth are control characters, as in random bytes; or one in 32 of 512 bytes and more, which are no UTF-8. */
 static bool is_binary(const Sample *s) {
     size_t controls = 0;
     for (size_t i = 0; i < s->count; i++) controls += is_control(s->bytes[i]);
-    return 10 * controls > s->count || (32 * controls > s->count && !is_utf8(s));
+    return 10 * controls > s->count || (s->count >= 512 && 32 * controls > s->count && !is_utf8(s));
 }
 
 /* ---- tokens as wider numbers ---- */

@@ -260,6 +260,68 @@ static void test_constant_and_counting_files(void **state) {
     }
 }
 
+/* ---- formats that people bring as text ---- */
+
+/* The begin of a zip archive with a member of this name, and its content. */
+static Sample zip(const char *name, const char *content) {
+    Sample sample = {.count = 30 + strlen(name) + strlen(content)};
+    memcpy(sample.bytes, "PK\3\4\x14\0\0\0\0\0\0\0!\0", 14);
+    sample.bytes[26] = (unsigned char)strlen(name);
+    memcpy(sample.bytes + 30, name, strlen(name));
+    memcpy(sample.bytes + 30 + strlen(name), content, strlen(content));
+    return sample;
+}
+
+static void test_documents(void **state) {
+    (void)state;
+    static const char *const zips[][3] = {
+        {"[Content_Types].xml", "", "an Office document (.docx, .xlsx, .pptx)"},
+        {"_rels/.rels", "", "an Office document (.docx, .xlsx, .pptx)"},
+        {"mimetype", "application/epub+zip", "an e-book or OpenDocument file"},
+        {"mimetype", "application/vnd.oasis.opendocument.text", "an e-book or OpenDocument file"},
+        {"mimetype", "application/", "a zip archive"},
+        {"a/mimetypes", "application/epub+zip", "a zip archive"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(zips); i++) {
+        Sample sample = zip(zips[i][0], zips[i][1]);
+        assert_name(FOREIGN_AS_TEXT, &sample, zips[i][2], zips[i][0]);
+    }
+    static const struct {
+        const char *begin, *name;
+    } begins[] = {
+        {"\x1f\x9d\x90 and codes", "a file packed by compress"},
+        {"\x1f\x9d\x0c and codes", "a file packed by compress"},
+        {"\x1f\x9d\x91 and other codes", ""},
+        {"{\\rtf1\\ansi Hello}", "an RTF document"},
+        {"%!PS-Adobe-3.0\n", "a PostScript document"},
+        {"WARC/1.0\r\nWARC-Type: conversion\r\n", "a WARC file"},
+        {"{\\rt}", ""},
+        {"WARC and peace", ""},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(begins); i++) {
+        Sample sample = {.count = strlen(begins[i].begin)};
+        memcpy(sample.bytes, begins[i].begin, sample.count);
+        assert_name(FOREIGN_AS_TEXT, &sample, begins[i].name, begins[i].begin);
+    }
+}
+
+/* Random bytes, such as what an unknown program packed or encrypted, are binary data however they fall. */
+static void test_random_bytes(void **state) {
+    (void)state;
+    for (uint32_t seed = 0; seed < 200; seed++) {
+        Sample sample = {.count = FOREIGN_BYTES};
+        for (uint32_t i = 0; i < FOREIGN_BYTES / 4; i++) {
+            uint32_t word = philox(seed, PHILOX_DATA_OFFSET, 9, i).word[0];
+            memcpy(sample.bytes + 4 * i, &word, 4);
+        }
+        sample.bytes[0] = 0xe0; /* no signature */
+        const ForeignFormat *format = foreign_format(FOREIGN_AS_TEXT, sample.bytes, sample.count, -1);
+        assert_non_null(format);
+        assert_string_equal(format->name, "binary data");
+        assert_true(format->is_guess);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_format_is_recognised),
@@ -271,6 +333,8 @@ int main(void) {
         cmocka_unit_test(test_wider_numbers),
         cmocka_unit_test(test_token_files_are_never_refused),
         cmocka_unit_test(test_constant_and_counting_files),
+        cmocka_unit_test(test_documents),
+        cmocka_unit_test(test_random_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
