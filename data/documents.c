@@ -141,7 +141,9 @@ typedef struct Json {
     Reading *reading;
     Held *held;
     bool found; /* the field has been read */
-    char problem[160];
+    char problem[300];
+    char members[100]; /* the object's members before the field, as far as they fit, each in quotation marks */
+    size_t member_bytes;
 } Json;
 
 enum { DEEPEST = 500 };
@@ -157,7 +159,10 @@ static bool PRINTF_LIKE(2, 3) bad(Json *json, const char *format, ...) {
 
 static bool unexpected(Json *json, const char *wanted) {
     int c = peek(json->reading);
-    if (c == END_OF_TEXT || c == '\n') return bad(json, "the line ends where %s should be", wanted);
+    bool is_first = json->reading->line == 1 && c == '\n';
+    if (c == END_OF_TEXT || c == '\n')
+        return bad(json, "the line ends where %s should be%s", wanted,
+                   is_first ? "; jq -c . FILE puts each object on a line of its own" : "");
     if (c < 0x20 || c >= 0x7f) return bad(json, "the byte 0x%02x where %s should be", (unsigned)c, wanted);
     return bad(json, "'%c' where %s should be", c, wanted);
 }
@@ -176,6 +181,7 @@ static bool expect(Json *json, char c, const char *wanted) {
 /* Where the bytes of a string go: nowhere, into a comparison with a name, or to the field. */
 typedef struct Target {
     const char *name; /* what is still to come of it; NULL once they differ */
+    bool is_member;   /* of the outermost object */
     Held *field;
 } Target;
 
@@ -188,7 +194,14 @@ static void hold(Held *held, const char *text, size_t bytes) {
     held->bytes += bytes;
 }
 
+static void note_member(Json *json, const char *text, size_t bytes) {
+    size_t room = sizeof json->members - 1 - json->member_bytes, count = bytes < room ? bytes : room;
+    memcpy(json->members + json->member_bytes, text, count);
+    json->member_bytes += count;
+}
+
 static bool put(Json *json, Target *target, const char *text, size_t bytes) {
+    if (target->is_member) note_member(json, text, bytes);
     for (size_t i = 0; target->name && i < bytes; i++)
         target->name = *target->name && *target->name == text[i] ? target->name + 1 : NULL;
     Held *held = target->field;
@@ -365,8 +378,11 @@ static bool read_field(Json *json, const char *field) {
 }
 
 static bool read_member(Json *json, const char *field, int depth) {
-    Target target = {.name = field};
-    if (!expect(json, '"', "a name in quotation marks") || !read_string(json, &target)) return false;
+    Target target = {.name = field, .is_member = field && !json->found};
+    if (!expect(json, '"', "a name in quotation marks")) return false;
+    if (target.is_member) note_member(json, json->member_bytes > 0 ? ", \"" : "\"", json->member_bytes > 0 ? 3 : 1);
+    if (!read_string(json, &target)) return false;
+    if (target.is_member) note_member(json, "\"", 1);
     if (!expect(json, ':', "':'")) return false;
     bool is_it = target.name && !*target.name;
     return is_it ? read_field(json, field) : skip_value(json, depth);
@@ -394,7 +410,10 @@ static bool read_line(Json *json, const char *field) {
     skip_spaces(json);
     int c = peek(json->reading);
     if (c != '\n' && c != END_OF_TEXT) return unexpected(json, "the end of the line");
-    return json->found || bad(json, "there is no \"%.100s\" in it", field);
+    if (json->found) return true;
+    bool is_cut = json->member_bytes == sizeof json->members - 1;
+    return bad(json, "there is no \"%.100s\" in it%s%s%s", field, json->member_bytes > 0 ? "; it has " : "",
+               json->members, is_cut ? "..." : "");
 }
 
 /* A byte order mark may stand at the beginning of any line, since people join files. */
@@ -423,10 +442,11 @@ static bool read_json_line(Reading *r, Held *held) {
     if (right) return give_text(r, held->text, held->bytes) && give_end(r);
     if (!r->format->skip_bad_lines || held->handed_on) {
         r->failed = true;
-        return error_set(r->error, "%s: line %" PRId64 ": %s%s", r->file->path, r->line, json.problem,
+        return error_set(r->error, "%.500s: line %" PRId64 ": %s%s", r->file->path, r->line, json.problem,
                          held->handed_on ? "; it is too long to be passed over" : "");
     }
-    r->counts->bad_lines++;
+    if (r->counts->bad_lines++ == 0)
+        error_set(&r->counts->first_bad, "%.500s: line %" PRId64 ": %s", r->file->path, r->line, json.problem);
     skip_line(r);
     return !r->failed;
 }

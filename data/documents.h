@@ -30,6 +30,7 @@ enum { DOCUMENT_BYTES_HELD = 16 << 20 };
 
 typedef struct DocumentCounts {
     int64_t bad_lines;  /* of JSON Lines, passed over */
+    Error first_bad;    /* which the first of them is, and what is wrong with it */
     int64_t separators; /* lines that separate */
 } DocumentCounts;
 

@@ -243,7 +243,8 @@ bool output_folder_owns(const OutputFolder *folder, const char *input) {
 /* Two runs at once would write into each other's temporary files. The lock ends with the process; where the file system
  * has none, the run goes on without. */
 static bool lock(OutputFolder *f, Error *error) {
-    if (files_is_file(f->path)) return error_set(error, "%s is a file; give a folder with --out", f->path);
+    if (access(f->path, F_OK) == 0 && !files_is_folder(f->path))
+        return error_set(error, "%s is no folder; give one with --out", f->path);
     if (!files_make_folders(f->path, error)) return false;
     f->descriptor = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (f->descriptor < 0) return error_set(error, "cannot open the folder %s: %s", f->path, strerror(errno));

@@ -183,7 +183,9 @@ static void print_summary(const Job *job) {
     printf("%" PRId64 " document%s, %" PRId64 " bytes of text in %.2f s (%.0f MB/s)\n", counts->documents,
            counts->documents == 1 ? "" : "s", counts->text_bytes, seconds,
            (double)counts->text_bytes / 1e6 / fmax(seconds, 1e-6));
-    if (counts->found.bad_lines > 0) printf("%" PRId64 " bad lines were passed over\n", counts->found.bad_lines);
+    if (counts->found.bad_lines > 0)
+        printf("%" PRId64 " bad lines were passed over, the first of them %s\n", counts->found.bad_lines,
+               counts->found.first_bad.text);
     print_replaced(job);
     print_part(&job->options, "train", job->train);
     if (shard_writer_token_count(job->val) > 0) print_part(&job->options, "val", job->val);
@@ -248,6 +250,10 @@ static bool check_result(const Job *job, Error *error) {
                          "--split_seed, or --val_fraction=0 for no validation set",
                          job->counts.documents);
     if (shard_writer_token_count(job->train) > 0) return true;
+    if (job->counts.documents == 0 && job->counts.found.bad_lines > 0)
+        return error_set(error,
+                         "there is no document in the input: all %" PRId64 " lines are bad, the first of them %s",
+                         job->counts.found.bad_lines, job->counts.found.first_bad.text);
     if (job->counts.documents == 0) return error_set(error, "there is no document in the input");
     return error_set(error,
                      "nothing is left to train on: all %" PRId64 " tokens are for validation; give more text, or "
@@ -379,7 +385,8 @@ static bool is_replaceable(const char *path, Error *error) {
 static bool prepare_hellaswag(Job *job, Error *error) {
     const PrepareOptions *o = &job->options;
     open_tokenizer(job);
-    if (files_is_file(o->out)) return error_set(error, "%s is a file; give a folder with --out", o->out);
+    if (access(o->out, F_OK) == 0 && !files_is_folder(o->out))
+        return error_set(error, "%s is no folder; give one with --out", o->out);
     if (!files_make_folders(o->out, error)) return false;
     char *path = format_string("%s/hellaswag.bin", o->out);
     int examples;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "data/pipeline.h"
 #include "util/files.h"
@@ -225,6 +226,7 @@ static OptionName parse_option(PrepareOptions *options, int argc, char **argv, i
         set_flag(options, option);
         return option;
     }
+    if (access(argument, F_OK) == 0) die_usage("unknown option '%s'; write the file as ./%s", argument, argument);
     die_usage("unknown option '%s'; see prepare_data --help", argument);
 }
 

@@ -71,11 +71,12 @@ static void add_standard_input(TextFiles *files) {
         add_file(files, "-", -1);
 }
 
-/* The shell leaves a pattern as it is if nothing matches or it is in quotes. */
+/* The shell leaves a pattern as it is if nothing matches or it is in quotes; and nothing is downloaded here. */
 static bool cannot_read(const char *path, Error *error) {
     const char *hint = "";
     int reason = errno;
     if (reason == ENOENT && strpbrk(path, "*?[")) hint = "; for files that match a pattern leave the quotes away";
+    if (reason == ENOENT && strstr(path, "://")) hint = "; download it first";
     return error_set(error, "cannot read %s: %s%s", path, strerror(reason), hint);
 }
 

@@ -1,15 +1,17 @@
 /* fuzz_documents.c: documents in text files: JSON Lines above all, lines that separate, and packed files. The first byte
  * of the input says where documents are, the second how much is read at a time, the rest is the file. However much is
- * read at a time, the documents must be the same. Those of a plain file must be what another reading says: the lines
- * joined again, or what cJSON reads; and what cJSON writes, which is JSON without doubt, must be read. One kind of input
+ * read at a time, the documents must be the same, and so must what the file is taken for. Those of a plain file must be what
+ * another reading says, after a byte order mark: the lines joined again, or what cJSON reads; and what cJSON writes, which
+ * is JSON without doubt, must be read. One kind of input
  * is no file but UTF-16, for the escapes of JSON. */
 #include <cjson/cJSON.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/documents.h"
+#include "data/document_hints.h"
 #include "data/unpack.h"
+#include "data/utf8.h"
 #include "dev/fuzz/fuzz.h"
 
 enum { BLOCK_BYTES = 1 << 14, MOST_BRACKETS = 400, MOST_PACKED = 1024, MOST_UNITS = 256 };
@@ -39,9 +41,10 @@ static void append(Buffer *buffer, const void *data, size_t bytes) {
 /* All documents behind each other, and where each ends, as size_t. */
 typedef struct Documents {
     bool ok;
-    int64_t bad_lines;
+    DocumentCounts counts;
     Buffer text, ends;
     Error error;
+    Error format; /* what the file is if not text; empty if it is */
 } Documents;
 
 static bool take_text(void *context, const char *text, size_t bytes, Error *error) {
@@ -68,7 +71,11 @@ static Documents read_documents(const char *path, const DocumentFormat *format, 
     DocumentSink sink = {&documents, take_text, take_end};
     TextFile file;
     if (!text_file_open_sized(&file, path, block_bytes, &documents.error)) return documents;
-    documents.ok = documents_read(&file, format, &sink, &documents.bad_lines, &documents.error);
+    FUZZ_CHECK(text_file_check(&file, false, &documents.format) || strstr(documents.format.text, path),
+               "the message does not name the file: %s", documents.format.text);
+    DocumentHint hint = document_hint(&file, format);
+    FUZZ_CHECK(hint < DOCUMENT_HINTS && !document_hints[hint] == (hint == HINT_NONE), "hint %d", (int)hint);
+    documents.ok = documents_read(&file, format, &sink, &documents.counts, &documents.error);
     FUZZ_CHECK(documents.ok || strstr(documents.error.text, path), "the message does not name the file: %s",
                documents.error.text);
     FUZZ_CHECK(!documents.ok || file.bytes_taken >= 0, "%lld bytes taken", (long long)file.bytes_taken);
@@ -88,12 +95,22 @@ static void check_equal(const Documents *a, const Documents *b, const char *what
 
 /* ---- lines ---- */
 
-/* The next line, without its end. */
-static FuzzInput next_line(FuzzInput *text) {
+/* The next line, without its '\n'; whether it has one. */
+static bool next_line(FuzzInput *text, FuzzInput *line) {
     const uint8_t *newline = memchr(text->data, '\n', text->bytes);
-    FuzzInput line = fuzz_piece(text, newline ? (size_t)(newline - text->data) : text->bytes);
+    *line = fuzz_piece(text, newline ? (size_t)(newline - text->data) : text->bytes);
     fuzz_piece(text, 1);
-    return line;
+    return newline != NULL;
+}
+
+/* Whether the line is the separator and up to SEPARATOR_BLANKS blanks. */
+static bool is_separator(FuzzInput line, const char *separator) {
+    size_t length = strlen(separator);
+    if (line.bytes < length || line.bytes > length + SEPARATOR_BLANKS) return false;
+    if (length > 0 && memcmp(line.data, separator, length) != 0) return false;
+    for (size_t i = length; i < line.bytes; i++)
+        if (line.data[i] != ' ' && line.data[i] != '\t' && line.data[i] != '\r') return false;
+    return true;
 }
 
 static void end_document(Documents *documents, size_t begin) {
@@ -104,17 +121,20 @@ static void end_document(Documents *documents, size_t begin) {
 static Documents split(FuzzInput text, const char *separator) {
     Documents documents = {.ok = true};
     size_t begin = 0;
-    bool is_first = true;
+    const char *line_end = "";
     while (text.bytes > 0) {
-        FuzzInput line = next_line(&text);
-        if (line.bytes == strlen(separator) && memcmp(line.data, separator, line.bytes) == 0) {
+        FuzzInput line;
+        bool has_newline = next_line(&text, &line);
+        if (is_separator(line, separator)) {
             end_document(&documents, begin);
             begin = documents.text.bytes;
-            is_first = true;
+            line_end = "";
+            documents.counts.separators++;
         } else {
-            if (!is_first) append(&documents.text, "\n", 1);
-            append(&documents.text, line.data, line.bytes);
-            is_first = false;
+            bool has_return = has_newline && line.bytes > 0 && line.data[line.bytes - 1] == '\r';
+            append(&documents.text, line_end, strlen(line_end));
+            append(&documents.text, line.data, line.bytes - has_return);
+            line_end = has_return ? "\r\n" : "\n";
         }
     }
     end_document(&documents, begin);
@@ -160,7 +180,7 @@ static void check_written_again(const cJSON *json, const char *text, const Docum
     if (!is_deep(again)) {
         const char *path = fuzz_file("again.jsonl", again, strlen(again));
         Documents documents = read_documents(path, format, block_bytes), expected = {0};
-        FUZZ_CHECK(documents.ok && documents.bad_lines == 0, "%s: %s", documents.error.text, again);
+        FUZZ_CHECK(documents.ok && documents.counts.bad_lines == 0, "%s: %s", documents.error.text, again);
         append(&expected.text, text, strlen(text));
         take_end(&expected, NULL);
         check_equal(&documents, &expected, again);
@@ -231,15 +251,21 @@ static void check_escapes(FuzzInput input, size_t block_bytes) {
 static void check_plain(const Documents *found, FuzzInput file, const DocumentFormat *format, size_t block_bytes) {
     if (format->field) {
         int64_t lines = 0;
-        for (; file.bytes > 0; lines++) check_line(next_line(&file), format, block_bytes);
-        FUZZ_CHECK((int64_t)(found->ends.bytes / sizeof(size_t)) + found->bad_lines <= lines,
+        for (FuzzInput line; file.bytes > 0; lines++) {
+            next_line(&file, &line);
+            check_line(line, format, block_bytes);
+        }
+        FUZZ_CHECK((int64_t)(found->ends.bytes / sizeof(size_t)) + found->counts.bad_lines <= lines,
                    "more documents than lines");
         return;
     }
     FUZZ_CHECK(found->ok, "%s", found->error.text);
     Documents expected = {0};
+    if (file.bytes >= 3 && memcmp(file.data, UTF8_MARK, 3) == 0) fuzz_piece(&file, 3);
     if (format->separator) {
         expected = split(file, format->separator);
+        FUZZ_CHECK(found->counts.separators == expected.counts.separators, "%lld separators for %lld",
+                   (long long)found->counts.separators, (long long)expected.counts.separators);
     } else {
         append(&expected.text, file.data, file.bytes);
         take_end(&expected, NULL);
@@ -264,8 +290,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     Documents small = read_documents(path, format, block_bytes), large = read_documents(path, format, BLOCK_BYTES);
     FUZZ_CHECK(small.ok == large.ok, "in blocks of %zu bytes: '%s', else '%s'", block_bytes, small.error.text,
                large.error.text);
-    FUZZ_CHECK(small.bad_lines == large.bad_lines || !small.ok, "%lld and %lld bad lines", (long long)small.bad_lines,
-               (long long)large.bad_lines);
+    /* Of a damaged packed file, large blocks may end the reading before there is a beginning. */
+    FUZZ_CHECK(!small.ok || strcmp(small.format.text, large.format.text) == 0, "'%s', else '%s'", small.format.text,
+               large.format.text);
+    FUZZ_CHECK(small.counts.bad_lines == large.counts.bad_lines || !small.ok, "%lld and %lld bad lines",
+               (long long)small.counts.bad_lines, (long long)large.counts.bad_lines);
+    FUZZ_CHECK(small.counts.separators == large.counts.separators || !small.ok, "%lld and %lld separators",
+               (long long)small.counts.separators, (long long)large.counts.separators);
     if (small.ok) check_equal(&small, &large, "blocks");
     if (!is_packed) {
         FUZZ_CHECK(strcmp(small.error.text, large.error.text) == 0, "'%s' and '%s'", small.error.text,

@@ -1,7 +1,8 @@
 /* fuzz_encode.c: text to GPT-2's tokens, whatever its bytes. Behind four bytes that say where the text is cut, the
  * input is the text. Its tokens must be those of the definitions, written here once more without a thought of speed: UTF-8
  * by the numbers, words by trying the pattern's alternatives, merges pass by pass. They must be the same in whatever
- * pieces the text comes, and where the pipeline cuts it, and decode to the text with U+FFFD in the place of what is no UTF-8. */
+ * pieces the text comes, and where the pipeline cuts it, and decode to the text with U+FFFD in the place of what is no UTF-8,
+ * which must be counted. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,6 +23,7 @@ static Gpt2Encoder *encoder; /* one for all inputs: its table of words must not 
 typedef struct Characters {
     int32_t codes[MOST_TEXT];
     size_t count;
+    int64_t errors; /* of the codes: U+FFFD that stand for what is no UTF-8 */
 } Characters;
 
 /* The bits of a character of `length` bytes, of which `known` are there and the others are `fill`; -1 where one of those
@@ -60,9 +62,12 @@ static int32_t read_character(const uint8_t *text, size_t bytes, size_t *length)
 }
 
 static void read_characters(const uint8_t *text, size_t bytes, Characters *out) {
-    out->count = 0;
-    for (size_t at = 0, length; at < bytes; at += length)
-        out->codes[out->count++] = read_character(text + at, bytes - at, &length);
+    out->count = 0, out->errors = 0;
+    for (size_t at = 0, length; at < bytes; at += length) {
+        int32_t code = read_character(text + at, bytes - at, &length);
+        out->codes[out->count++] = code;
+        out->errors += code == REPLACEMENT && (length != 3 || memcmp(text + at, UTF8_REPLACEMENT, 3) != 0);
+    }
 }
 
 static size_t write_character(int32_t code, char *out) {
@@ -151,6 +156,14 @@ static void encode_in_pieces(const uint8_t *text, size_t bytes, uint32_t state, 
     }
 }
 
+/* Fails unless the encoder has replaced so many errors since it had replaced *before, which is moved on. */
+static void check_replaced(int64_t *before, int64_t errors, const char *what) {
+    int64_t now = gpt2_replaced(encoder);
+    FUZZ_CHECK(now - *before == errors, "%s: %lld errors are replaced, of %lld", what, (long long)(now - *before),
+               (long long)errors);
+    *before = now;
+}
+
 static void check_equal(const TokenBuffer *found, const TokenBuffer *expected, const char *what) {
     FUZZ_CHECK(found->count == expected->count, "%s: %zu tokens for %zu", what, found->count, expected->count);
     for (size_t i = 0; i < found->count; i++)
@@ -217,12 +230,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     encode_by_definition(&characters, &expected);
     check_decoded(&expected, &characters);
 
+    int64_t replaced = gpt2_replaced(encoder);
     encode_in_pieces(text.data, text.bytes, state, &in_pieces);
     check_equal(&in_pieces, &expected, "in pieces");
+    check_replaced(&replaced, characters.errors, "in pieces");
     char *copy = memcpy(checked_malloc(text.bytes, "the text"), text.data, text.bytes);
     FUZZ_CHECK(gpt2_encode(encoder, copy, text.bytes, true, &whole) == text.bytes, "not all is encoded");
     check_equal(&whole, &expected, "in one piece");
+    check_replaced(&replaced, characters.errors, "in one piece");
     check_cut(copy, text.bytes, &expected);
+    check_replaced(&replaced, characters.errors, "cut in two");
     free(copy);
     token_buffer_free(&expected);
     token_buffer_free(&whole);

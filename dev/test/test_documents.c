@@ -324,7 +324,12 @@ static void test_bad_json_lines(void **state) {
         {"{\"text\":\"\\u12g4\"}", "'g' where one of four hexadecimal digits should be"},
         {"{\"text\":1}", "\"text\" is not a string"},
         {"{\"text\":null}", "\"text\" is not a string"},
-        {"{\"other\":\"a\"}", "there is no \"text\" in it"},
+        {"{\"other\":\"a\"}", "there is no \"text\" in it; it has \"other\""},
+        {"{\"a\":{\"text\":1},\"b\":2}", "there is no \"text\" in it; it has \"a\", \"b\""},
+        {"{\"quite a long name of a member\":1,\"another one that is as long as this\":2,\"and a third one, which is "
+         "no "
+         "longer whole\":3}",
+         "\"and a third one, which is ..."},
         {"{}", "there is no \"text\" in it"},
         {"{\"text\":\"a\"} x", "'x' where the end of the line should be"},
         {"{\"text\":\"a\",}", "'}' where a name in quotation marks should be"},
@@ -354,8 +359,17 @@ static void test_bad_json_lines(void **state) {
         if (!read_documents(test_path("bad"), &format, &came, &counts, &error)) fail_msg("%s", error.text);
         assert_string_equal(came.text, "good|better|");
         assert_int_equal(counts.bad_lines, 1);
+        if (!strstr(counts.first_bad.text, cases[i][1])) fail_msg("'%s'", counts.first_bad.text);
         free(came.text), free(text);
     }
+    Came pretty;
+    DocumentCounts none;
+    Error reason;
+    DocumentFormat text = {.field = "text"};
+    test_write_text(test_path("pretty"), "{\n  \"text\": \"a\"\n}\n");
+    assert_false(read_documents(test_path("pretty"), &text, &pretty, &none, &reason));
+    assert_non_null(strstr(reason.text, "jq -c . FILE puts each object on a line of its own"));
+    free(pretty.text);
     char deep[2100] = "{\"a\":";
     memset(deep + 5, '[', 2000);
     test_write_text(test_path("deep"), deep);

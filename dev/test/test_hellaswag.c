@@ -406,7 +406,7 @@ static void test_prepares(void **state) {
     assert_string_equal(content, "somebody's");
     free(content);
     assert_run(test_run(again, program, test_path("val.jsonl"), test_path("val.jsonl")), 1,
-               "val.jsonl is a file; give a folder with --out");
+               "val.jsonl is no folder; give one with --out");
     assert_run(test_run("'%s' --hellaswag --tokenizer=bytes a b", program), 2, "name the one file");
     assert_run(test_run("'%s' --hellaswag --inspect a", program), 2, "which hellaswag.bin is none of");
     free(program);

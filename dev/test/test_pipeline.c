@@ -313,7 +313,10 @@ static void test_bad_lines(void **state) {
                "bad.jsonl: line 2: \"text\" is not a string");
     assert_run(test_run("ls -A '%s' | wc -l", test_path("bad")), 0, "0");
     assert_run(test_run(command, program, "--skip_bad_lines", test_path("bad"), test_path("bad.jsonl")), 0,
-               "1 bad lines were passed over");
+               "1 bad lines were passed over, the first of them ");
+    test_write_text(test_path("other.jsonl"), "{\"content\":\"a\"}\n{\"content\":\"b\"}\n");
+    assert_run(test_run(command, program, "--skip_bad_lines", test_path("bad"), test_path("other.jsonl")), 1,
+               "all 2 lines are bad, the first of them ");
     test_write_text(test_path("none.jsonl"), "\n");
     assert_run(test_run(command, program, "", test_path("bad"), test_path("none.jsonl")), 1,
                "there is no document in the input");

@@ -92,7 +92,6 @@ static void test_other_formats_are_refused(void **state) {
             assert_refused(before, "--tokenizer=bytes --out=out -", piped, remedy);
             assert_refused(before, "--tokenizer=bytes --val_fraction=0 --out=out -", piped, remedy);
             char *packed = format_string("gzip <'formats/%s' >packed.gz;", name);
-            message[0] = 0;
             if (has_gz)
                 assert_refused(packed, "--tokenizer=bytes --out=out packed.gz", "packed.gz, unpacked, looks", remedy);
             free(piped), free(packed);
@@ -313,6 +312,9 @@ static void test_odd_folders(void **state) {
     assert_refused("ln -s missing odd/broken;", "--tokenizer=bytes --out=out odd", "cannot read odd/broken", "");
     assert_refused("", "--tokenizer=bytes --out=out 'odd/*.txt'", "cannot read odd/*.txt: No such file",
                    "leave the quotes away");
+    assert_refused("", "--tokenizer=bytes --out=out https://host/a.txt", "cannot read https://host/a.txt",
+                   "download it first");
+    assert_run(run("echo text >-x.txt;", "--tokenizer=bytes --out=out -x.txt"), 2, "write the file as ./-x.txt");
     assert_run(run("", "--tokenizer=bytes --val_fraction=0 --out='of [odd]' 'odd/a/b/file'"), 0,
                "of [odd]/train_*.bin");
     assert_run(run("", "--inspect --tokenizer=bytes 'of [odd]/train_000000.bin'"), 0, "5 tokens in all");
