@@ -39,9 +39,11 @@ static char next_visible(const char **at, const char *end) {
 }
 
 static bool is_mostly_replaced(const char *text, size_t bytes) {
-    size_t replaced = 0;
-    for (size_t i = 0; i + 3 <= bytes; i++) replaced += memcmp(text + i, UTF8_REPLACEMENT, 3) == 0;
-    return bytes > 0 && 6 * replaced >= bytes;
+    size_t replaced = 0, width = strlen(UTF8_REPLACEMENT);
+    const char *end = text + bytes;
+    if (!memchr(text, UTF8_REPLACEMENT[0], bytes)) return false;
+    for (const char *at = text; (at = memmem(at, (size_t)(end - at), UTF8_REPLACEMENT, width)); at += width) replaced++;
+    return bytes > 0 && 2 * width * replaced >= bytes;
 }
 
 DocumentHint document_hint(const TextFile *file, const DocumentFormat *format) {
@@ -51,7 +53,7 @@ DocumentHint document_hint(const TextFile *file, const DocumentFormat *format) {
     bool has_lines = format->separator || format->field;
     if (is_mostly_replaced(at, bytes)) return HINT_REPLACED;
     if (has_lines) return memchr(at, '\r', bytes) && !memchr(at, '\n', bytes) ? HINT_RETURNS : HINT_NONE;
-    if (memmem(at, bytes, end_of_text, strlen(end_of_text))) return HINT_END_OF_TEXT;
+    if (memchr(at, '<', bytes) && memmem(at, bytes, end_of_text, strlen(end_of_text))) return HINT_END_OF_TEXT;
     if (is_table(file->path)) return HINT_TABLE;
     char first = next_visible(&at, file->end), second = next_visible(&at, file->end);
     if (first == '{' && second == '"') return HINT_JSON_LINES;

@@ -17,6 +17,7 @@ typedef struct Reading {
     DocumentCounts *counts;
     int64_t line;           /* the one that is being read, from 1 */
     int64_t document_bytes; /* handed on of this document */
+    bool has_good_line;     /* of JSON Lines: one that has the field */
     Error *error;
     bool failed; /* and error says why */
 } Reading;
@@ -142,7 +143,7 @@ typedef struct Json {
     Held *held;
     bool found; /* the field has been read */
     char problem[300];
-    char members[100]; /* the object's members before the field, as far as they fit, each in quotation marks */
+    char members[100]; /* of the object, as far as they fit, each in quotation marks; none after a good line */
     size_t member_bytes;
 } Json;
 
@@ -378,7 +379,7 @@ static bool read_field(Json *json, const char *field) {
 }
 
 static bool read_member(Json *json, const char *field, int depth) {
-    Target target = {.name = field, .is_member = field && !json->found};
+    Target target = {.name = field, .is_member = field && !json->found && !json->reading->has_good_line};
     if (!expect(json, '"', "a name in quotation marks")) return false;
     if (target.is_member) note_member(json, json->member_bytes > 0 ? ", \"" : "\"", json->member_bytes > 0 ? 3 : 1);
     if (!read_string(json, &target)) return false;
@@ -439,6 +440,7 @@ static bool read_json_line(Reading *r, Held *held) {
     if (right && (peek(r) == '\n' || peek(r) == END_OF_TEXT)) return !r->failed;
     right = right && read_line(&json, r->format->field);
     if (r->failed) return false;
+    r->has_good_line = r->has_good_line || right;
     if (right) return give_text(r, held->text, held->bytes) && give_end(r);
     if (!r->format->skip_bad_lines || held->handed_on) {
         r->failed = true;

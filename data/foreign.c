@@ -192,9 +192,8 @@ static bool is_tfrecord(const Sample *s) {
 
 /* ---- texts ---- */
 
-static bool is_control(unsigned code) {
-    return code < 0x20 ? !strchr("\b\t\n\v\f\r\x1b", (int)code) || code == 0 : code == 0x7f;
-}
+/* The bits of \b, \t, \n, \v, \f, \r and escape, which texts have, are 0. */
+static bool is_control(unsigned code) { return code < 0x20 ? UINT32_C(0xf7ffc0ff) >> code & 1 : code == 0x7f; }
 
 static bool is_utf8(const Sample *s) {
     for (size_t at = 0, length; at < s->count; at += length) {
@@ -275,6 +274,8 @@ static bool is_marked_utf16_be(const Sample *s) { return is_marked_utf16(s, 1); 
 
 /* Byte tokens, as uint16, look the same: this is asked for texts alone. */
 static bool is_bare_utf16(const Sample *s) {
+    if (s->count == 0 || !memchr(s->bytes, 0, s->count))
+        return false; /* an ASCII unit has a 0, and most texts have none */
     for (size_t low = 0; low < 2; low++) {
         size_t ascii;
         if (s->count >= 4 && is_utf16(s, 0, low, &ascii) && 8 * ascii > s->count) return true;

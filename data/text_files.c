@@ -188,7 +188,7 @@ static bool copy_bytes(TextInput *input, int pipe, const char *folder, bool take
     int64_t bytes = 0;
     bool ok = true, is_checked = false;
     while (ok && got > 0) {
-        got = text_read_some(pipe, path, block, TEXT_BLOCK_BYTES, error);
+        got = text_read_some(pipe, true, path, block, TEXT_BLOCK_BYTES, error);
         ok = got >= 0;
         if (got > 0 && !write_all(input->copy, block, (size_t)got))
             ok = error_set(error,

@@ -32,7 +32,7 @@ typedef struct TextReader {
     const char *rest, *rest_end; /* what was read together with the head */
 } TextReader;
 
-/* Of a pipe, whose next bytes may be long in coming: waits for them or for a signal to stop. */
+/* Waits for the next bytes of a pipe, which may be long in coming, or for a signal to stop. */
 static bool await_bytes(int descriptor, const char *path, Error *error) {
     struct pollfd wanted = {.fd = descriptor, .events = POLLIN};
     int ready;
@@ -41,12 +41,12 @@ static bool await_bytes(int descriptor, const char *path, Error *error) {
     return true;
 }
 
-ssize_t text_read_some(int descriptor, const char *path, char *data, size_t bytes, Error *error) {
+ssize_t text_read_some(int descriptor, bool is_pipe, const char *path, char *data, size_t bytes, Error *error) {
     ssize_t got;
     do {
-        if (!await_bytes(descriptor, path, error)) return -1;
+        if (is_pipe && !await_bytes(descriptor, path, error)) return -1;
         got = read(descriptor, data, bytes);
-    } while (got < 0 && errno == EINTR);
+    } while (got < 0 && (errno == EINTR || errno == EAGAIN));
     if (got < 0) error_set(error, "cannot read %s: %s", path, strerror(errno));
     return got;
 }
@@ -56,8 +56,8 @@ static bool read_block(TextFile *file, size_t *bytes, Error *error) {
     TextReader *reader = file->reader;
     *bytes = 0;
     while (*bytes < reader->block_bytes && !reader->is_at_end) {
-        ssize_t got =
-            text_read_some(reader->descriptor, file->path, reader->block + *bytes, reader->block_bytes - *bytes, error);
+        ssize_t got = text_read_some(reader->descriptor, reader->file_bytes < 0, file->path, reader->block + *bytes,
+                                     reader->block_bytes - *bytes, error);
         if (got < 0) return false;
         if (got == 0) reader->is_at_end = true;
         *bytes += (size_t)got;
@@ -166,10 +166,7 @@ bool text_file_open_descriptor(TextFile *file, const char *name, int descriptor,
 
 int text_open_path(const char *path, Error *error) {
     int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (descriptor < 0)
-        error_set(error, "cannot read %s: %s", path, strerror(errno));
-    else
-        fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) & ~O_NONBLOCK);
+    if (descriptor < 0) error_set(error, "cannot read %s: %s", path, strerror(errno));
     return descriptor;
 }
 

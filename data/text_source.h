@@ -37,13 +37,13 @@ bool text_file_check(const TextFile *file, bool takes_binary, Error *error);
 /* Reads on, where at == end: true and at < end, or false at the end of the text (*failed is false) and after an error. */
 bool text_file_read(TextFile *file, bool *failed, Error *error);
 
-/* A descriptor that reads the file, or -1. A pipe that nobody writes to does not block yet, so that waiting for it can be
- * interrupted by a signal to stop. */
+/* A descriptor for text_read_some(), or -1. Opening does not wait until somebody writes to a pipe: reading does, and that
+ * can be interrupted. */
 int text_open_path(const char *path, Error *error);
 
-/* Reads up to `bytes` bytes from the descriptor, whose name is `path`: as many as are there, 0 at the end, -1 after a
- * failure or a signal to stop. */
-ssize_t text_read_some(int descriptor, const char *path, char *data, size_t bytes, Error *error);
+/* Reads up to `bytes` bytes from a descriptor, whose name is `path`: as many as are there, 0 at the end, -1 after a failure.
+ * is_pipe: waits for them, or for a signal to stop, which is a failure. */
+ssize_t text_read_some(int descriptor, bool is_pipe, const char *path, char *data, size_t bytes, Error *error);
 
 EXTERN_C_END
 

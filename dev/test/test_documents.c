@@ -324,12 +324,7 @@ static void test_bad_json_lines(void **state) {
         {"{\"text\":\"\\u12g4\"}", "'g' where one of four hexadecimal digits should be"},
         {"{\"text\":1}", "\"text\" is not a string"},
         {"{\"text\":null}", "\"text\" is not a string"},
-        {"{\"other\":\"a\"}", "there is no \"text\" in it; it has \"other\""},
-        {"{\"a\":{\"text\":1},\"b\":2}", "there is no \"text\" in it; it has \"a\", \"b\""},
-        {"{\"quite a long name of a member\":1,\"another one that is as long as this\":2,\"and a third one, which is "
-         "no "
-         "longer whole\":3}",
-         "\"and a third one, which is ..."},
+        {"{\"other\":\"a\"}", "there is no \"text\" in it"},
         {"{}", "there is no \"text\" in it"},
         {"{\"text\":\"a\"} x", "'x' where the end of the line should be"},
         {"{\"text\":\"a\",}", "'}' where a name in quotation marks should be"},
@@ -362,14 +357,6 @@ static void test_bad_json_lines(void **state) {
         if (!strstr(counts.first_bad.text, cases[i][1])) fail_msg("'%s'", counts.first_bad.text);
         free(came.text), free(text);
     }
-    Came pretty;
-    DocumentCounts none;
-    Error reason;
-    DocumentFormat text = {.field = "text"};
-    test_write_text(test_path("pretty"), "{\n  \"text\": \"a\"\n}\n");
-    assert_false(read_documents(test_path("pretty"), &text, &pretty, &none, &reason));
-    assert_non_null(strstr(reason.text, "jq -c . FILE puts each object on a line of its own"));
-    free(pretty.text);
     char deep[2100] = "{\"a\":";
     memset(deep + 5, '[', 2000);
     test_write_text(test_path("deep"), deep);
@@ -380,6 +367,33 @@ static void test_bad_json_lines(void **state) {
     assert_false(read_documents(test_path("deep"), &format, &came, &counts, &error));
     assert_non_null(strstr(error.text, "more than 500 arrays and objects in each other"));
     free(came.text);
+}
+
+/* The first line shows what the file has instead. */
+static void test_first_lines(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"{\"other\":\"a\"}\n", "there is no \"text\" in it; it has \"other\""},
+        {"{\"a\":{\"text\":1},\"b\":2}\n", "there is no \"text\" in it; it has \"a\", \"b\""},
+        {"{\"quite a long name of a member\":1,\"another one that is as long as this\":2,\"and a third one, which is "
+         "no "
+         "longer whole\":3}\n",
+         "it has \"quite a long name of a member\", \"another one that is as long as this\", \"and a third one, which "
+         "is "
+         "..."},
+        {"{\n  \"text\": \"a\"\n}\n", "jq -c . FILE puts each object on a line of its own"},
+        {"[{\"text\":\"a\"}]\n", "of an array, jq -c '.[]' makes JSON Lines"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        Came came;
+        DocumentCounts counts;
+        Error error;
+        DocumentFormat format = {.field = "text"};
+        test_write_text(test_path("first"), cases[i][0]);
+        assert_false(read_documents(test_path("first"), &format, &came, &counts, &error));
+        if (!strstr(error.text, cases[i][1])) fail_msg("'%s' does not say '%s'", error.text, cases[i][1]);
+        free(came.text);
+    }
 }
 
 /* Everything at every place relative to the end of a block. */
@@ -436,10 +450,11 @@ static void test_long_field(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_packed_files),  cmocka_unit_test(test_damaged_files),
-        cmocka_unit_test(test_which_files),   cmocka_unit_test(test_separated),
-        cmocka_unit_test(test_json_lines),    cmocka_unit_test(test_bad_json_lines),
-        cmocka_unit_test(test_across_blocks), cmocka_unit_test(test_long_field),
+        cmocka_unit_test(test_packed_files), cmocka_unit_test(test_damaged_files),
+        cmocka_unit_test(test_which_files),  cmocka_unit_test(test_separated),
+        cmocka_unit_test(test_json_lines),   cmocka_unit_test(test_bad_json_lines),
+        cmocka_unit_test(test_first_lines),  cmocka_unit_test(test_across_blocks),
+        cmocka_unit_test(test_long_field),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
