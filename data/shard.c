@@ -1,8 +1,9 @@
 /* shard.c: token files on disk as one stream (see shard.h).
  *
  * A set is an array of files with the stream position of each one's first token; a position finds its file by binary
- * search. Opening looks at 12 bytes of each file and at its size; tokens are checked when they are read, since checking
- * them all would read the whole set. A set never changes after opening, so threads may read from it at once.
+ * search. Opening looks at the size of each file and at its first 12 bytes, or 4096 if these are no header; tokens are
+ * checked when they are read, since checking them all would read the whole set. A set never changes after opening, so
+ * threads may read from it at once.
  *
  * Each read opens its file, asks again what opening asked, and takes the tokens with pread. Maps would be shorter, but
  * where a file was cut, or a disk fails to deliver, a map ends the program with SIGBUS and pread returns an error that can
@@ -13,12 +14,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <glob.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "data/foreign.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "token files are little-endian and read as they are");
 
@@ -27,19 +29,21 @@ enum { HEADER_BYTES = SHARD_HEADER_INTS * sizeof(int32_t), HEADER_USED = 3 };
 /* What must stay as it is of a file while a set is open. */
 typedef struct Shape {
     int64_t bytes;
+    dev_t device;
     ino_t inode;
     struct timespec written;
     int32_t header[HEADER_USED]; /* magic, version, token count; of a bare file its first tokens */
 } Shape;
 
 typedef struct Shard {
-    char *path;
+    const char *path; /* of the set's files */
     Shape shape;
     int header_bytes;
     int64_t first, count; /* its tokens are stream[first..first + count) */
 } Shard;
 
 struct ShardSet {
+    TokenFiles files;
     Shard *shards;
     int count;
     int64_t tokens;
@@ -47,41 +51,6 @@ struct ShardSet {
 };
 
 /* ---- opening ---- */
-
-/* Tells the format by the first int32 and checks that the size fits it. A bare file cannot be taken for a shard with a
- * header by accident: its first token would have to be 55432, which no GPT-2 vocabulary has. */
-static bool recognise(Shard *shard, Error *error) {
-    const char *path = shard->path;
-    const int32_t *header = shard->shape.header;
-    int64_t bytes = shard->shape.bytes;
-    if (bytes == 0) return error_set(error, "%s is empty", path);
-    if (header[0] != SHARD_MAGIC) {
-        if (bytes % 2 != 0)
-            return error_set(error,
-                             "%s is no token file: it does not begin with %d as an llm.c shard does, and its size of "
-                             "%" PRId64 " bytes is odd, so it is no bare uint16 either",
-                             path, SHARD_MAGIC, bytes);
-        shard->header_bytes = 0;
-        shard->count = bytes / 2;
-        return true;
-    }
-    if (bytes < HEADER_BYTES)
-        return error_set(error, "%s is cut off: an llm.c header has %d bytes, the file only %" PRId64, path,
-                         HEADER_BYTES, bytes);
-    if (header[1] != SHARD_VERSION)
-        return error_set(error, "%s is an llm.c shard of version %d; only version %d (uint16 tokens) can be read", path,
-                         header[1], SHARD_VERSION);
-    if (header[2] < 1)
-        return error_set(error, "%s has a header that says %d tokens; a shard holds at least one", path, header[2]);
-    int64_t expected = HEADER_BYTES + 2 * (int64_t)header[2];
-    if (bytes != expected)
-        return error_set(
-            error, "%s is %s: its header says %d tokens, which makes %" PRId64 " bytes, but it has %" PRId64 " bytes",
-            path, bytes < expected ? "cut off" : "too long", header[2], expected, bytes);
-    shard->header_bytes = HEADER_BYTES;
-    shard->count = header[2];
-    return true;
-}
 
 /* As many of the bytes from `at` on as there are; -1, and errno, where they cannot be read. */
 static ssize_t read_at(int file, void *data, size_t bytes, int64_t at) {
@@ -95,6 +64,60 @@ static ssize_t read_at(int file, void *data, size_t bytes, int64_t at) {
     return (ssize_t)done;
 }
 
+/* A file without a header: bare uint16, unless it looks like something else. A token file of bare uint16 cannot be taken for a
+ * shard with a header: its first token would have to be 55432, which no GPT-2 vocabulary has. */
+static bool recognise_bare(Shard *shard, int file, Error *error) {
+    unsigned char begin[FOREIGN_BYTES];
+    const char *path = shard->path;
+    int64_t bytes = shard->shape.bytes;
+    ssize_t count = read_at(file, begin, sizeof begin, 0);
+    if (count < 0) return error_set(error, "cannot read %s: %s", path, strerror(errno));
+    const ForeignFormat *foreign = foreign_format(FOREIGN_AS_TOKENS, begin, (size_t)count, bytes);
+    if (foreign)
+        return error_set(error, "%s looks like %s, not like a token file; %s", path, foreign->name,
+                         foreign->remedy[FOREIGN_AS_TOKENS]);
+    if (bytes % 2 != 0)
+        return error_set(error,
+                         "%s is no token file: it does not begin with %d as an llm.c shard does, and its size of "
+                         "%" PRId64 " bytes is odd, so it is no bare uint16 either",
+                         path, SHARD_MAGIC, bytes);
+    shard->header_bytes = 0;
+    shard->count = bytes / 2;
+    return true;
+}
+
+/* A shard of llm.c, whose header must fit the size. */
+static bool recognise_shard(Shard *shard, Error *error) {
+    const char *path = shard->path;
+    const int32_t *header = shard->shape.header;
+    int64_t bytes = shard->shape.bytes;
+    if (bytes < HEADER_BYTES)
+        return error_set(error, "%s is cut off: an llm.c header has %d bytes, the file only %" PRId64, path,
+                         HEADER_BYTES, bytes);
+    if (header[1] != SHARD_VERSION)
+        return error_set(error, "%s is an llm.c shard of version %d; only version %d (uint16 tokens) can be read", path,
+                         header[1], SHARD_VERSION);
+    if (header[2] < 1)
+        return error_set(error, "%s has a header that says %d tokens; a shard holds at least one", path, header[2]);
+    int64_t expected = HEADER_BYTES + 2 * (int64_t)header[2];
+    if (bytes == HEADER_BYTES + 4 * (int64_t)header[2])
+        return error_set(error, "%s has tokens of 4 bytes after its header of %d tokens; they must be uint16", path,
+                         header[2]);
+    if (bytes != expected)
+        return error_set(
+            error, "%s is %s: its header says %d tokens, which makes %" PRId64 " bytes, but it has %" PRId64 " bytes",
+            path, bytes < expected ? "cut off" : "too long", header[2], expected, bytes);
+    shard->header_bytes = HEADER_BYTES;
+    shard->count = header[2];
+    return true;
+}
+
+static bool recognise(Shard *shard, int file, Error *error) {
+    if (shard->shape.bytes == 0) return error_set(error, "%s is empty", shard->path);
+    if (shard->shape.header[0] == SHARD_MAGIC) return recognise_shard(shard, error);
+    return recognise_bare(shard, file, error);
+}
+
 static bool read_shape(Shape *shape, int file, const char *path, Error *error) {
     struct stat status;
     memset(shape, 0, sizeof *shape);
@@ -103,6 +126,7 @@ static bool read_shape(Shape *shape, int file, const char *path, Error *error) {
         return error_set(error, "%s is a folder; name a token file or a pattern such as %s/train_*.bin", path, path);
     if (!S_ISREG(status.st_mode)) return error_set(error, "%s is not a regular file", path);
     shape->bytes = status.st_size;
+    shape->device = status.st_dev;
     shape->inode = status.st_ino;
     shape->written = status.st_mtim;
     if (read_at(file, shape->header, sizeof shape->header, 0) >= 0) return true;
@@ -113,49 +137,28 @@ static bool read_shape(Shape *shape, int file, const char *path, Error *error) {
 static int open_path(const char *path) { return open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); }
 
 static bool open_shard(Shard *shard, const char *path, Error *error) {
-    shard->path = checked_strdup(path);
+    shard->path = path;
     int file = open_path(path);
     if (file < 0) return error_set(error, "cannot open %s: %s", path, strerror(errno));
-    bool ok = read_shape(&shard->shape, file, path, error) && recognise(shard, error);
+    bool ok = read_shape(&shard->shape, file, path, error) && recognise(shard, file, error);
     close(file);
     return ok;
 }
 
-static bool open_files(ShardSet *set, const char *const *paths, size_t count, Error *error) {
-    set->shards = checked_calloc(count, sizeof *set->shards, "the list of token files");
-    for (size_t i = 0; i < count; i++) {
-        Shard *shard = &set->shards[set->count++];
-        if (!open_shard(shard, paths[i], error)) return false;
+static bool open_files(ShardSet *set, Error *error) {
+    set->shards = checked_calloc((size_t)set->files.count, sizeof *set->shards, "the list of token files");
+    while (set->count < set->files.count) {
+        Shard *shard = &set->shards[set->count];
+        if (!open_shard(shard, set->files.paths[set->count++], error)) return false;
         shard->first = set->tokens;
         set->tokens += shard->count;
     }
     return true;
 }
 
-static int compare_names(const void *a, const void *b) {
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-/* glob() sorts as the locale says, and the stream must not depend on that: names are sorted here, byte by byte. */
-static bool open_matches(ShardSet *set, const char *pattern, Error *error) {
-    glob_t matches;
-    int failure = glob(pattern, GLOB_ERR | GLOB_NOSORT, NULL, &matches);
-    if (failure == GLOB_NOMATCH) return error_set(error, "no token file: nothing is named or matches '%s'", pattern);
-    if (failure != 0)
-        return error_set(error, "cannot list the files that match '%s': %s", pattern,
-                         failure == GLOB_NOSPACE ? "out of memory" : strerror(errno));
-    qsort(matches.gl_pathv, matches.gl_pathc, sizeof *matches.gl_pathv, compare_names);
-    bool ok = open_files(set, (const char *const *)matches.gl_pathv, matches.gl_pathc, error);
-    globfree(&matches);
-    return ok;
-}
-
 bool shards_open(ShardSet **set, const char *pattern, Error *error) {
     ShardSet *opened = checked_calloc(1, sizeof *opened, "a set of token files");
-    struct stat status;
-    /* A name that exists is that file, even where it holds characters that mean something in a pattern. */
-    bool is_name = stat(pattern, &status) == 0;
-    if (is_name ? open_files(opened, &pattern, 1, error) : open_matches(opened, pattern, error)) {
+    if (token_files_add(&opened->files, pattern, error) && open_files(opened, error)) {
         *set = opened;
         return true;
     }
@@ -165,7 +168,7 @@ bool shards_open(ShardSet **set, const char *pattern, Error *error) {
 
 void shards_close(ShardSet *set) {
     if (!set) return;
-    for (int i = 0; i < set->count; i++) free(set->shards[i].path);
+    token_files_free(&set->files);
     free(set->shards);
     free(set);
 }
@@ -179,7 +182,20 @@ int64_t shards_token_count(const ShardSet *set) { return set->tokens; }
 
 int shards_file_count(const ShardSet *set) { return set->count; }
 
+const TokenFiles *shards_files(const ShardSet *set) { return &set->files; }
+
 bool shards_has_header(const ShardSet *set) { return set->shards[0].header_bytes > 0; }
+
+bool shards_overlap(const ShardSet *a, const ShardSet *b, const char **path) {
+    for (int i = 0; i < a->count; i++)
+        for (int k = 0; k < b->count; k++) {
+            const Shape *one = &a->shards[i].shape, *other = &b->shards[k].shape;
+            if (one->inode != other->inode || one->device != other->device) continue;
+            *path = a->shards[i].path;
+            return true;
+        }
+    return false;
+}
 
 /* ---- reading ---- */
 
@@ -233,8 +249,10 @@ static bool take_tokens(const Shard *shard, const uint16_t *source, int64_t begi
     if (largest < vocab_size) return true;
     int64_t i = 0;
     while (tokens[i] < vocab_size) i++;
-    return error_set(error, "%s: token %" PRId64 " of the file is %d, but vocab_size is %d", shard->path, begin + i,
-                     tokens[i], vocab_size);
+    return error_set(error,
+                     "%s: token %" PRId64 " of the file is %d, but vocab_size is %d; the file is damaged, or another "
+                     "tokenizer made it",
+                     shard->path, begin + i, tokens[i], vocab_size);
 }
 
 /* tokens[0..count) = those of the file from number `begin` on. */
@@ -285,4 +303,22 @@ bool shards_read(const ShardSet *set, int64_t position, int64_t count, int vocab
         count -= take;
     }
     return true;
+}
+
+bool shards_sample(const ShardSet *set, int file, int windows, int64_t length, int vocab_size, Error *error) {
+    const Shard *shard = &set->shards[file];
+    int descriptor;
+    if (!open_again(shard, &descriptor, error)) return false;
+    int64_t whole = ceil_div(shard->count, length), last = max_i64(shard->count - length, 0);
+    bool is_whole = whole <= windows;
+    int32_t *tokens = checked_malloc((size_t)length * sizeof *tokens, "a window of tokens");
+    bool ok = true;
+    for (int64_t i = 0; ok && i < (is_whole ? whole : windows); i++) {
+        int64_t begin = is_whole ? i * length : last * i / (windows - 1);
+        int64_t count = min_i64(length, shard->count - begin);
+        ok = read_tokens(shard, descriptor, begin, count, vocab_size, tokens, error);
+    }
+    free(tokens);
+    close(descriptor);
+    return ok;
 }

@@ -210,6 +210,99 @@ static void test_wrong_files_are_named(void **state) {
     assert_open_fails(test_path("wrong_negative.bin"), "wrong_negative.bin", "-5 tokens");
 }
 
+/* What test_foreign.c tries on bytes, here in files. */
+static void test_files_of_other_formats_are_named(void **state) {
+    (void)state;
+    int32_t wide[300] = {SHARD_MAGIC, SHARD_VERSION, 0};
+    for (int i = 3; i < 300; i++) wide[i] = 7919 * i % 50257;
+    wide[2] = 300 - SHARD_HEADER_INTS;
+    test_write_file(test_path("foreign_wide.bin"), wide, sizeof wide);
+    assert_open_fails(test_path("foreign_wide.bin"), "foreign_wide.bin has tokens of 4 bytes", "they must be uint16");
+    test_write_file(test_path("foreign_int32.bin"), wide + 3, sizeof wide - 12);
+    assert_open_fails(test_path("foreign_int32.bin"), "looks like tokens as int32, not like a token file; ",
+                      "np.fromfile(\"FILE\", np.int32)");
+    wide[0] = 20240801;
+    test_write_file(test_path("foreign_llama.bin"), wide, sizeof wide);
+    assert_open_fails(test_path("foreign_llama.bin"), "looks like a token file of llm.c for Llama 3 (uint32)", "GPT-2");
+    test_write_text(test_path("foreign_text.bin"), "The text itself, which somebody forgot to encode.\n");
+    assert_open_fails(test_path("foreign_text.bin"), "foreign_text.bin looks like text", "./prepare_data --tokenizer=");
+    /* One file among good ones, as a pattern catches it. */
+    char *folder = make_folder("caught");
+    write_counting(test_path("caught/train_000000.bin"), false, 0, 9);
+    test_write_text(test_path("caught/tokens.json"), "{\"tokenizer\": \"bytes\", \"vocab_size\": 256}");
+    assert_open_fails(test_path("caught/*"), "caught/tokens.json looks like tokens.json, which describes token files",
+                      "name the token files alone");
+    free(folder);
+}
+
+/* ---- names and patterns ---- */
+
+/* Of folders whose names have characters of patterns, and of the home folder. */
+static void test_brackets_and_home_folders(void **state) {
+    (void)state;
+    static const char *const folders[] = {"odd [1]*", "odd 1"};
+    for (int i = 0; i < 2; i++) {
+        free(make_folder(folders[i]));
+        write_counting(test_path("%s/train_000000.bin", folders[i]), false, 0, 5 + 2 * i);
+        write_counting(test_path("%s/train_000001.bin", folders[i]), false, 0, 5 + 2 * i);
+    }
+    ShardSet *set = open_set(test_path("odd [1]*/train_*.bin"));
+    assert_int_equal(shards_token_count(set), 10);
+    shards_close(set);
+    set = open_set(test_path("odd [12]/train_00000[01].bin")); /* no folder of this name: a pattern */
+    assert_int_equal(shards_token_count(set), 14);
+    assert_string_equal(shards_files(set)->paths[1], test_path("odd 1/train_000001.bin"));
+    shards_close(set);
+    char *home = checked_strdup(getenv("HOME") ? getenv("HOME") : "");
+    setenv("HOME", test_folder(), 1);
+    set = open_set("~/odd 1/train_*.bin");
+    assert_int_equal(shards_token_count(set), 14);
+    shards_close(set);
+    setenv("HOME", home, 1);
+    free(home);
+}
+
+static void test_patterns_that_match_nothing_or_folders(void **state) {
+    (void)state;
+    free(make_folder("some"));
+    free(make_folder("some/old_train"));
+    write_counting(test_path("some/new_train"), true, 0, 9);
+    assert_open_fails(test_path("some/*_train"), "some/*_train' matches ", "some/old_train, which is a folder");
+    assert_open_fails(test_path("some/none/train_*.bin"), "nothing is named or matches", "; there is no folder ");
+    assert_open_fails(test_path("some/none/train.bin"), "some/none", "; there is no folder ");
+    Error error;
+    ShardSet *set;
+    assert_false(shards_open(&set, test_path("some/train_*.bin"), &error));
+    assert_null(strstr(error.text, "there is no folder"));
+}
+
+/* A folder that may not be entered, and one that may not be listed. Root may do both, and becomes somebody else. */
+static void test_folders_without_permission(void **state) {
+    (void)state;
+    enum { NOBODY = 65534 };
+    char *folder = make_folder("closed");
+    write_counting(test_path("closed/train_0.bin"), false, 0, 9);
+    assert_int_equal(chmod(test_folder(), 0711), 0);
+    bool is_root = geteuid() == 0;
+    if (is_root && seteuid(NOBODY) != 0) skip();
+    static const struct {
+        mode_t mode;
+        const char *pattern, *first, *second;
+    } cases[] = {{0600, "closed/train_0.bin", "cannot open ", "closed/train_0.bin: Permission denied"},
+                 {0600, "closed/train_?.bin", "cannot open ", "closed/train_?.bin: Permission denied"},
+                 {0711, "closed/train_?.bin", "cannot list the files that match ", "train_?.bin': Permission denied"}};
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        if (is_root) assert_int_equal(seteuid(0), 0);
+        assert_int_equal(chmod(folder, cases[i].mode), 0);
+        if (is_root) assert_int_equal(seteuid(NOBODY), 0);
+        assert_open_fails(test_path("%s", cases[i].pattern), cases[i].first, cases[i].second);
+    }
+    if (is_root) assert_int_equal(seteuid(0), 0);
+    assert_int_equal(chmod(folder, 0700), 0);
+    assert_int_equal(chmod(test_folder(), 0700), 0);
+    free(folder);
+}
+
 static void test_things_that_are_no_files(void **state) {
     (void)state;
     assert_open_fails(test_path("absent_*.bin"), "no token file", "absent_*.bin");
@@ -456,6 +549,41 @@ static void test_a_token_beyond_the_vocabulary_is_named(void **state) {
     assert_true(shards_read(set, 10, 3, 301, tokens, NULL));
     assert_true(shards_read(set, 0, 9, 100, tokens, NULL));
     shards_close(set);
+}
+
+/* Before a run: of a short file all tokens, of a long one its ends and what lies evenly between them. */
+static void test_windows_are_sampled(void **state) {
+    (void)state;
+    enum { COUNT = 100000, LENGTH = 33, WINDOWS = 64 };
+    const uint16_t low = 0, high = 300;
+    uint16_t *tokens = checked_calloc(COUNT, sizeof *tokens, "tokens");
+    Error error;
+    int seen = 0;
+    write_shard(test_path("sampled.bin"), 1, COUNT, tokens, COUNT);
+    for (int i = 0; i < 150; i++) {
+        int at = i == 149 ? COUNT - 1 : (int)((int64_t)i * 52711 % COUNT);
+        write_at(test_path("sampled.bin"), 1024 + 2 * at, &high, sizeof high);
+        ShardSet *set = open_set(test_path("sampled.bin"));
+        bool is_found = !shards_sample(set, 0, WINDOWS, LENGTH, 300, &error);
+        seen += is_found;
+        if (is_found)
+            assert_mentions(&error, "but vocab_size is 300; the file is damaged, or another tokenizer made it");
+        if (i == 0 || i == 149) assert_true(is_found);
+        assert_true(shards_sample(set, 0, WINDOWS, LENGTH, 301, &error));
+        shards_close(set);
+        write_at(test_path("sampled.bin"), 1024 + 2 * at, &low, sizeof low);
+    }
+    assert_in_range(seen, 2, 12); /* the windows have 2 % of the tokens */
+    for (int count = 1; count <= WINDOWS * LENGTH; count = 2 * count + 1)
+        for (int at = 0; at < count; at += 1 + count / 40) {
+            tokens[at] = 300;
+            write_shard(test_path("sampled.bin"), 1, count, tokens, (size_t)count);
+            ShardSet *set = open_set(test_path("sampled.bin"));
+            assert_false(shards_sample(set, 0, WINDOWS, LENGTH, 300, &error));
+            shards_close(set);
+            tokens[at] = 0;
+        }
+    free(tokens);
 }
 
 static void test_more_files_than_descriptors(void **state) {
@@ -841,6 +969,10 @@ int main(void) {
         cmocka_unit_test(test_an_existing_name_is_no_pattern),
         cmocka_unit_test(test_golden_formats_agree),
         cmocka_unit_test(test_wrong_files_are_named),
+        cmocka_unit_test(test_files_of_other_formats_are_named),
+        cmocka_unit_test(test_brackets_and_home_folders),
+        cmocka_unit_test(test_patterns_that_match_nothing_or_folders),
+        cmocka_unit_test(test_folders_without_permission),
         cmocka_unit_test(test_things_that_are_no_files),
         cmocka_unit_test(test_a_file_that_shrinks_is_an_error),
         cmocka_unit_test(test_a_file_that_is_gone_or_another_is_an_error),
@@ -849,6 +981,7 @@ int main(void) {
         cmocka_unit_test(test_a_thousand_large_shards),
         cmocka_unit_test(test_what_was_read_in_order_makes_room),
         cmocka_unit_test(test_a_token_beyond_the_vocabulary_is_named),
+        cmocka_unit_test(test_windows_are_sampled),
         cmocka_unit_test(test_more_files_than_descriptors),
         cmocka_unit_test(test_orders_are_what_they_say),
         cmocka_unit_test(test_shards_do_not_change_sequences),
