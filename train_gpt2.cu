@@ -12,7 +12,8 @@
 
 #include "comm/comm.h"
 #include "config/config.h"
-#include "data/loader.h"
+#include "data/data_sets.h"
+#include "data/step_reader.h"
 #include "kernels/backend.h"
 #include "model/algorithms.h"
 #include "model/checkpoint_optim.h"
@@ -35,14 +36,17 @@ typedef struct Trainer {
     Backend *be;
     GPT2 model;
     Optim *optim;
-    Loader *train_data, *val_data;
-    Hellaswag *hellaswag; /* NULL where it is not asked for */
-    Metrics *metrics;     /* on process 0 */
+    DataSets data;
+    StepReader reader; /* of the training set */
+    Metrics *metrics;  /* on process 0 */
     Console console;
     char *algorithms;     /* of matrix products, as a text that the next run can take up */
     int64_t step;         /* steps begun so far: the next one's number */
     int64_t steps_ended;  /* those whose outcome is known: a GPU's are known a step later */
+    Error unread;         /* what this process could not read; then all of them stop */
+    bool has_failed;      /* some process could not read something */
     int64_t resumed_from; /* step of the checkpoint this run goes on from, or -1 */
+    int64_t saved_step;   /* of the newest checkpoint, or -1 */
     bool last_step_skipped;
     double logged_ms; /* time of the steps since the last report */
     int logged_steps;
@@ -102,40 +106,24 @@ static void open_device(Trainer *t) {
     if (!t->device_comm) die_usage("%d processes: %s", t->comm->size, error.text);
 }
 
-static Loader *open_loader(Trainer *t, const char *pattern, DataOrder order, const char *key) {
-    const GPT2Config *model = &t->config.model;
-    LoaderOptions options = {order, t->config.data.seed, model->block_size, model->vocab_size,
-                             t->config.train.batch_size};
-    Loader *loader;
-    Error error;
-    if (!loader_open(&loader, pattern, &options, &error)) die("%s: %s", key, error.text);
-    return loader;
-}
-
-/* Numbers of another tokenizer are below vocab_size, too, and mean nothing to the model. */
-static void open_hellaswag(Trainer *t) {
-    const DataConfig *data = &t->config.data;
-    char folder[CONFIG_STRING_LENGTH];
-    Error error;
-    if (!hellaswag_open(&t->hellaswag, data->hellaswag, t->config.model.vocab_size, &error))
-        die("data.hellaswag: %s", error.text);
-    files_folder_of(data->train, folder, sizeof folder);
-    int size = hellaswag_vocab_size(t->hellaswag), trained = tokenizer_recorded_size(folder);
-    if (trained > 0 && size != trained)
-        die("data.hellaswag: the tokens of %s are those of a vocabulary of %d, and of %d in %s/tokens.json; make it "
-            "with the tokenizer of the training data",
-            data->hellaswag, size, trained, folder);
-}
+/* Sequences of a step that each process computes. */
+static int sequences_per_process(const Trainer *t) { return t->config.train.total_batch_size / t->comm->size; }
 
 static void open_data(Trainer *t) {
-    const DataConfig *data = &t->config.data;
-    t->train_data = open_loader(t, data->train, data->order, "data.train");
-    t->val_data = open_loader(t, data->val, ORDER_SEQUENTIAL, "data.val");
-    int64_t windows = loader_window_count(t->val_data);
-    if (t->config.train.eval_sequences > windows)
-        die("train.eval_sequences: the validation set %s has only %lld sequences of %d tokens", data->val,
-            (long long)windows, t->config.model.block_size);
-    if (data->hellaswag[0]) open_hellaswag(t);
+    const Config *c = &t->config;
+    DataSetsOptions options;
+    memset(&options, 0, sizeof options);
+    options.train = c->data.train, options.val = c->data.val, options.hellaswag = c->data.hellaswag;
+    options.order = c->data.order, options.seed = c->data.seed;
+    options.block_size = c->model.block_size, options.vocab_size = c->model.vocab_size;
+    options.train_sequences = sequences_per_process(t), options.val_sequences = c->train.batch_size;
+    options.local_rank = t->comm->local_rank, options.local_size = t->comm->local_size;
+    Error error;
+    if (!data_sets_open(&t->data, &options, &error)) die("%s", error.text);
+    int64_t windows = loader_window_count(t->data.val);
+    if (c->train.eval_sequences > windows)
+        die("train.eval_sequences: the validation set %s has only %lld sequences of %d tokens", c->data.val,
+            (long long)windows, c->model.block_size);
 }
 
 /* Beside the passes: gradients start to move as soon as they are final, and a pass waits for the weights of the last
@@ -159,8 +147,7 @@ static void open_model(Trainer *t) {
         t->optim = optim_plan(&t->config.optimizer, &t->model.table, t->be, t->device_comm, &t->model.arena, &error);
         if (!t->optim) die_usage("optimizer: %s", error.text);
     }
-    int sequences = train->total_batch_size / t->comm->size;
-    if (!gpt2_memory_fits(&t->model, sequences, &error)) die("%s", error.text);
+    if (!gpt2_memory_fits(&t->model, sequences_per_process(t), &error)) die("%s", error.text);
     t->model.arena.separate = train->debug_alloc;
     gpt2_allocate(&t->model);
     if (!training) return;
@@ -177,7 +164,7 @@ static void load_checkpoint(Trainer *t, const char *path) {
     Checkpoint checkpoint;
     if (!checkpoint_open(&checkpoint, path, &error)) die("%s", error.text);
     if (!gpt2_load(&t->model, &checkpoint.model, &error)) die("%s", error.text);
-    t->step = t->steps_ended = t->resumed_from = checkpoint.step;
+    t->step = t->steps_ended = t->resumed_from = t->saved_step = checkpoint.step;
     t->algorithms = checkpoint_read_algorithms(&checkpoint);
     if (t->optim && !checkpoint_into_optim(&checkpoint, &t->model.table, t->config.optimizer.name, t->optim, &error))
         die("%s", error.text);
@@ -220,7 +207,7 @@ static void start_or_resume(Trainer *t) {
     const char *from = t->config.train.init_from, *out_dir = t->config.train.out_dir;
     bool resume = strcmp(from, "resume") == 0, may_resume = resume || strcmp(from, "auto") == 0;
     char path[CHECKPOINT_PATH_LENGTH] = "";
-    t->resumed_from = -1;
+    t->resumed_from = t->saved_step = -1;
     if (may_resume) find_checkpoint(t, path);
     if (resume && !path[0]) die("train.init_from is \"resume\", but %s holds no checkpoint", out_dir);
     if (path[0]) {
@@ -260,28 +247,44 @@ static int64_t tokens_per_step(const Trainer *t) {
 
 /* ---- one step ---- */
 
-/* Where micro-step `micro` of this process begins in the run's sequence of sequences. */
-static int64_t first_sequence(const Trainer *t, int64_t step, int micro) {
-    const TrainConfig *train = &t->config.train;
-    return step * train->total_batch_size + ((int64_t)micro * t->comm->size + t->comm->rank) * train->batch_size;
+static void add_time(Trainer *t, double seconds) {
+    t->report.train_seconds += seconds;
+    t->logged_ms += seconds * 1e3;
 }
 
-/* Micro-step `micro` of step `step`; behind the last one comes, in the exact forms of MARS too, the step after this. */
-static void next_batch(Trainer *t, int64_t step, int micro, const int32_t **inputs, const int32_t **targets) {
-    const TrainConfig *train = &t->config.train;
-    Error error;
-    if (!loader_batch(t->train_data, first_sequence(t, step, micro), train->batch_size, inputs, targets, &error))
-        die("data.train: %s", error.text);
-    bool last = micro + 1 == train->gradient_accumulation_steps;
-    loader_prefetch(t->train_data, last ? first_sequence(t, t->step + 1, 0) : first_sequence(t, step, micro + 1),
-                    train->batch_size);
+/* Takes note of what this process could not read; an empty reason is another process's. */
+static bool note_unread(Trainer *t, const char *key, const Error *reason) {
+    if (reason->text[0]) error_set(&t->unread, "%s: %s", key, reason->text);
+    return false;
+}
+
+/* From the step on that the run begins or goes on with. */
+static void open_reader(Trainer *t) {
+    StepReader *reader = &t->reader;
+    reader->loader = t->data.train;
+    reader->total = t->config.train.total_batch_size;
+    reader->count = sequences_per_process(t);
+    reader->offset = t->comm->rank * reader->count;
+    reader->ahead = optim_wants_next_gradient(t->optim) ? 1 : 0;
+    reader->step = t->step;
+    reader->sequence = t->step * reader->total;
+}
+
+/* Reads what the next step needs, which in the exact forms of MARS is the step after it, too. */
+static bool read_tokens(Trainer *t) {
+    double begun = seconds_now();
+    Error reason;
+    bool ok = step_reader_read(&t->reader, t->step, &reason);
+    add_time(t, seconds_now() - begun);
+    return ok || note_unread(t, "data.train", &reason);
 }
 
 /* Brings a micro-step's batch to the device. */
 static void upload_batch(Trainer *t, int64_t step, int micro) {
-    const int32_t *inputs, *targets;
-    next_batch(t, step, micro, &inputs, &targets);
-    gpt2_upload(&t->model, inputs, targets, t->config.train.batch_size, t->config.model.block_size);
+    const StepTokens *tokens = &t->reader.tokens[step % 2];
+    int batch_size = t->config.train.batch_size, block_size = t->config.model.block_size;
+    size_t at = (size_t)micro * (size_t)batch_size * (size_t)block_size;
+    gpt2_upload(&t->model, tokens->inputs + at, tokens->targets + at, batch_size, block_size);
 }
 
 /* This process's gradient of the mean loss over the batch of a step goes where the optimizer wants it. While a micro-step
@@ -362,10 +365,8 @@ static void train_step(Trainer *t) {
     t->step++;
     if (logged) loss = evaluate_mean_loss(&t->model, t->comm);
     OptimResult result = end_steps(t, logged || !t->be->on_gpu ? 0 : 1);
-    double seconds = seconds_now() - begun;
-    t->report.train_seconds += seconds;
+    add_time(t, seconds_now() - begun);
     t->report.train_tokens += tokens_per_step(t);
-    t->logged_ms += seconds * 1e3;
     t->logged_steps++;
     if (logged && result.nonfinite_tensor < 0)
         log_step(t, loss, rates.learning_rate, result.grad_norm);
@@ -376,28 +377,30 @@ static void train_step(Trainer *t) {
 /* ---- validation and checkpoints ---- */
 
 /* Mean loss over the first eval_sequences windows of the validation set (0: all), and HellaSwag. */
-static void evaluate(Trainer *t) {
+static bool evaluate(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     long long step = (long long)t->step;
-    int64_t total = train->eval_sequences ? train->eval_sequences : loader_window_count(t->val_data);
+    int64_t total = train->eval_sequences ? train->eval_sequences : loader_window_count(t->data.val);
     double loss;
-    Error error;
-    if (!evaluate_sequences(&t->model, t->val_data, total, train->batch_size, t->comm, &loss, &error))
-        die("data.val: %s", error.text);
+    Error reason;
+    if (!evaluate_sequences(&t->model, t->data.val, total, train->batch_size, t->comm, &loss, &reason)) {
+        t->has_failed = true;
+        return note_unread(t, "data.val", &reason);
+    }
     metrics_validation(t->metrics, t->step, loss, t->step * tokens_per_step(t));
     console_line(&t->console, "step %6lld/%d | validation loss %.4f (%lld sequences)", step, train->max_iters, loss,
                  (long long)total);
-    if (!t->hellaswag) return;
-    HellaswagScore score = hellaswag_score(&t->model, t->hellaswag, train->batch_size, t->comm);
+    if (!t->data.hellaswag) return true;
+    HellaswagScore score = hellaswag_score(&t->model, t->data.hellaswag, train->batch_size, t->comm);
     metrics_hellaswag(t->metrics, t->step, score.accuracy, score.accuracy_norm, score.examples);
     console_line(&t->console, "step %6lld/%d | HellaSwag %.4f (%lld examples; %.4f without regard to length)", step,
                  train->max_iters, score.accuracy_norm, (long long)score.examples, score.accuracy);
+    return true;
 }
 
 static void save(Trainer *t) {
     const TrainConfig *train = &t->config.train;
-    char folder[CONFIG_STRING_LENGTH], path[CHECKPOINT_PATH_LENGTH];
-    files_folder_of(t->config.data.train, folder, sizeof folder); /* where prepare_data left tokens.json */
+    char path[CHECKPOINT_PATH_LENGTH];
     CheckpointSource source;
     memset(&source, 0, sizeof source);
     source.step = t->step;
@@ -405,63 +408,77 @@ static void save(Trainer *t) {
     source.table = &t->model.table;
     source.config_json = t->config_json;
     checkpoint_from_optim(&source, t->config.optimizer.name, t->optim);
-    source.tokens_folder = folder;
+    source.tokens_folder = loader_origin(t->data.train)->folder;
     source.algorithms = t->algorithms;
     Error error;
     if (!checkpoint_save(&source, train->out_dir, train->keep_checkpoints, t->comm->rank == 0, path, &error))
         die("cannot save step %lld: %s", (long long)t->step, error.text);
+    t->saved_step = t->step;
     metrics_checkpoint(t->metrics, t->step, path);
     console_line(&t->console, "step %6lld/%d | saved %s", (long long)t->step, train->max_iters, path);
 }
 
 /* ---- the run ---- */
 
-/* All processes stop together as soon as one was asked to. */
-static bool agree_to_stop(Trainer *t) {
-    int stop = stop_signal_came();
-    t->comm->maximum(t->comm, &stop, 1);
-    return stop != 0;
+/* All processes stop together, before the next step, as soon as one was asked to or cannot read what that step needs. */
+static bool agree_to_stop(Trainer *t, bool is_asked) {
+    int stop[2] = {is_asked, t->step < t->config.train.max_iters && !read_tokens(t)};
+    t->comm->maximum(t->comm, stop, 2);
+    t->has_failed = stop[1] != 0;
+    return stop[0] || stop[1];
 }
 
 static bool every(int interval, int64_t step) { return interval > 0 && step % interval == 0; }
 
 static void train(Trainer *t) {
     const TrainConfig *c = &t->config.train;
-    bool stopping = false;
     int validated = metrics_has_validation(t->metrics);
     t->comm->maximum(t->comm, &validated, 1); /* only process 0 has read the file */
     int64_t begin = t->step;
+    open_reader(t);
+    bool stopping = agree_to_stop(t, false);
     for (;;) {
         bool done = t->step >= c->max_iters;
         /* A stop saves at once: whoever sent the signal may not be patient. A resumed run makes up for the validation. */
         bool saves = done || stopping || every(c->checkpoint_interval, t->step);
-        if (saves) end_steps(t, 0); /* a run that is about to end saves nothing */
         bool due = done || (!stopping && every(c->eval_interval, t->step));
-        if (due && !(t->step == begin && validated)) evaluate(t);
-        if (t->step > begin && saves) save(t);
+        if (due && !(t->step == begin && validated) && !evaluate(t)) stopping = true;
+        if (saves || stopping) end_steps(t, 0); /* a run that is about to end saves nothing */
+        if (t->step > begin && (saves || stopping)) save(t);
         if (done || stopping) break;
         if (t->step == begin) console_start(&t->console, t->step);
         train_step(t);
-        stopping = agree_to_stop(t);
+        stopping = agree_to_stop(t, stop_signal_came());
     }
+}
+
+/* Ends the job, when all that was learned until then is saved. */
+static void fail_to_read(Trainer *t) {
+    t->comm->barrier(t->comm);
+    if (t->unread.text[0] && t->saved_step < 0) die("%s", t->unread.text);
+    if (t->unread.text[0])
+        die("%s; step %lld is saved: put the file right and go on with --init_from=resume", t->unread.text,
+            (long long)t->saved_step);
+    t->comm->barrier(t->comm); /* a process that could not read ends the job */
 }
 
 static void run(Trainer *t) {
     double begun = seconds_now();
     const SetupReport setup = {&t->config, t->device_comm, t->be,       &t->model,
-                               t->optim,   t->train_data,  t->val_data, t->resumed_from};
+                               t->optim,   t->data.train,  t->data.val, t->resumed_from};
     setup_print(&t->console, &setup);
     if (t->config.train.eval_only)
         evaluate(t);
     else
         train(t);
-    bool done = t->config.train.eval_only || t->step >= t->config.train.max_iters;
+    bool done = !t->has_failed && (t->config.train.eval_only || t->step >= t->config.train.max_iters);
     char time[32];
     console_duration(seconds_now() - begun, time, sizeof time);
-    t->report.reason = done ? "done" : "stopped";
+    t->report.reason = t->has_failed ? "failed" : done ? "done" : "stopped";
     t->report.seconds = seconds_now() - begun;
     t->report.optimizer_seconds = t->be->stopwatch_seconds(t->be);
     metrics_end(t->metrics, t->step, &t->report);
+    if (t->has_failed) fail_to_read(t);
     if (done)
         console_line(&t->console, "done in %s; metrics in %s/metrics.jsonl", time, t->config.train.out_dir);
     else
@@ -473,9 +490,7 @@ static void close_all(Trainer *t) {
     if (t->optim) optim_close(t->optim);
     gpt2_free(&t->model);
     comm_close_on_device(t->device_comm, t->comm);
-    loader_close(t->train_data);
-    loader_close(t->val_data);
-    hellaswag_close(t->hellaswag);
+    data_sets_close(&t->data);
     t->be->close(t->be);
     free(t->config_json);
     free(t->algorithms);

@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "data/foreign.h"
+#include "data/unpack.h"
+#include "data/utf8.h"
 #include "util/files.h"
 
 enum { HEADER_INTS = 8, EXAMPLE_INTS = 2 + HELLASWAG_ENDINGS };
@@ -28,11 +31,21 @@ static void read_numbers(const Hellaswag *set, int i, int32_t numbers[EXAMPLE_IN
     memcpy(numbers, set->file + at * sizeof(int32_t), EXAMPLE_INTS * sizeof(int32_t));
 }
 
+/* Also for a file of tokens, which looks like nothing else. */
+static bool refuse_format(const char *path, const char *file, size_t bytes, Error *error) {
+    size_t count = bytes < FOREIGN_BYTES ? bytes : FOREIGN_BYTES;
+    const ForeignFormat *format = foreign_format(FOREIGN_AS_TOKENS, file, count, (int64_t)bytes);
+    return error_set(error,
+                     "%s is no HellaSwag file%s%s; bash data/hellaswag/prepare.sh makes one with GPT-2's tokenizer, "
+                     "prepare_data --hellaswag with another",
+                     path, format ? ": it looks like " : "", format ? format->name : "");
+}
+
 /* Takes the file's own numbers from its header. */
 static bool read_header(Hellaswag *set, size_t bytes, const char *path, int vocab_size, Error *error) {
     int32_t header[HEADER_INTS];
     if (bytes < sizeof header || (memcpy(header, set->file, sizeof header), header[0] != HELLASWAG_MAGIC))
-        return error_set(error, "%s is no HellaSwag file; prepare_data --hellaswag makes one", path);
+        return refuse_format(path, set->file, bytes, error);
     if (header[1] != HELLASWAG_VERSION)
         return error_set(error, "%s has version %d; only version %d can be read", path, header[1], HELLASWAG_VERSION);
     if (header[2] < 1 || header[2] > vocab_size)
@@ -169,9 +182,19 @@ static void add_example(Preparation *p, const cJSON *json) {
         *numbers++ = encode(p, " ", cJSON_GetStringValue(cJSON_GetArrayItem(endings, k)));
 }
 
+static bool check_format(const char *path, const char *text, size_t bytes, Error *error) {
+    size_t count = bytes < FOREIGN_BYTES ? bytes : FOREIGN_BYTES;
+    const ForeignFormat *foreign = foreign_format(FOREIGN_AS_TEXT, text, count, (int64_t)bytes);
+    if (packing_of(text, bytes) != PACKED_NOT)
+        return error_set(error, "%s is packed; unpack it first, for example with gzip -d, zstd -d or xz -d", path);
+    return !foreign || error_set(error, "%s looks like %s, not like JSON Lines", path, foreign->name);
+}
+
 static bool read_lines(Preparation *p, const char *path, char *text, size_t bytes, Error *error) {
     int number = 0;
+    if (!check_format(path, text, bytes, error)) return false;
     if (strlen(text) < bytes) return error_set(error, "%s is no text: its byte %zu is 0", path, strlen(text));
+    if (strncmp(text, UTF8_MARK, strlen(UTF8_MARK)) == 0) text += strlen(UTF8_MARK);
     for (char *line; (line = strsep(&text, "\n"));) {
         number++;
         if (line[strspn(line, " \t\r")] == 0) continue;

@@ -1,15 +1,13 @@
 /* inspect.c: see inspect.h. */
 #include "data/inspect.h"
 
-#include <glob.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "data/shard.h"
-#include "data/tokenizer.h"
-#include "util/files.h"
+#include "data/token_origin.h"
 
 /* Tokens that are read at a time; lengths of documents that are told apart, longer ones count as this long; tokens that
  * are shown on either side of a position. */
@@ -17,6 +15,7 @@ enum { BLOCK = 1 << 20, LONGEST = 1 << 22, AROUND = 40 };
 
 typedef struct Inspection {
     const InspectOptions *options;
+    TokenFiles files;
     Tokenizer *tokenizer;
     int separator; /* the token that stands between documents, or -1 */
     int32_t *block;
@@ -67,18 +66,6 @@ static bool count_file(Inspection *in, const char *path, Error *error) {
     }
     if (ok) printf("%14" PRId64 " tokens  %s  %s\n", tokens, shards_has_header(set) ? "llm.c  " : "nanoGPT", path);
     shards_close(set);
-    return ok;
-}
-
-/* A pattern, as the trainer takes them, stands for the files that match. */
-static bool count_files(Inspection *in, const char *path, Error *error) {
-    if (files_is_file(path)) return count_file(in, path, error);
-    glob_t matches;
-    if (glob(path, GLOB_ERR | GLOB_NOCHECK, NULL, &matches) != 0)
-        return error_set(error, "cannot list the files that match '%s'", path);
-    bool ok = true;
-    for (size_t i = 0; i < matches.gl_pathc && ok; i++) ok = count_file(in, matches.gl_pathv[i], error);
-    globfree(&matches);
     return ok;
 }
 
@@ -133,20 +120,19 @@ static void print_around(const Inspection *in) {
 
 static bool open_tokenizer(Inspection *in, Error *error) {
     const InspectOptions *o = in->options;
-    char folder[4096];
-    files_folder_of(o->paths[0], folder, sizeof folder);
-    char *description = format_string("%s/tokens.json", folder);
-    bool is_described = files_is_file(description);
-    free(description);
     if (o->tokenizer) return tokenizer_open(&in->tokenizer, o->tokenizer, o->vocabulary, error);
-    if (is_described && !o->vocabulary) return tokenizer_open(&in->tokenizer, NULL, folder, error);
-    return tokenizer_open(&in->tokenizer, "gpt2", o->vocabulary, error);
+    TokenOrigin origin = {0};
+    bool ok = token_origin_open(&origin, &in->files, error);
+    const char *folder = origin.record.is_there && !o->vocabulary ? origin.folder : NULL;
+    if (ok) ok = tokenizer_open(&in->tokenizer, folder ? NULL : "gpt2", folder ? folder : o->vocabulary, error);
+    token_origin_close(&origin);
+    return ok;
 }
 
 static bool inspect_files(Inspection *in, Error *error) {
     const InspectOptions *o = in->options;
-    for (int i = 0; i < o->count; i++)
-        if (!count_files(in, o->paths[i], error)) return false;
+    for (int i = 0; i < in->files.count; i++)
+        if (!count_file(in, in->files.paths[i], error)) return false;
     if (o->at >= in->tokens)
         return error_set(error, "--at=%" PRId64 " lies behind the last of the %" PRId64 " tokens", o->at, in->tokens);
     printf("%14" PRId64 " tokens in all, each below %d (%s)\n", in->tokens, tokenizer_vocab_size(in->tokenizer),
@@ -156,15 +142,24 @@ static bool inspect_files(Inspection *in, Error *error) {
     return true;
 }
 
+static bool list_files(Inspection *in, Error *error) {
+    for (int i = 0; i < in->options->count; i++)
+        if (!token_files_add(&in->files, in->options->paths[i], error)) return false;
+    return true;
+}
+
 bool inspect(const InspectOptions *options, Error *error) {
     Inspection in = {.options = options};
-    if (!open_tokenizer(&in, error)) return false;
-    in.separator = tokenizer_end_of_text(in.tokenizer);
-    in.block = checked_malloc(BLOCK * sizeof *in.block, "tokens");
-    in.lengths = checked_calloc(LONGEST + 1, sizeof *in.lengths, "the lengths of documents");
-    bool ok = inspect_files(&in, error);
+    bool ok = list_files(&in, error) && open_tokenizer(&in, error);
+    if (ok) {
+        in.separator = tokenizer_end_of_text(in.tokenizer);
+        in.block = checked_malloc(BLOCK * sizeof *in.block, "tokens");
+        in.lengths = checked_calloc(LONGEST + 1, sizeof *in.lengths, "the lengths of documents");
+        ok = inspect_files(&in, error);
+    }
     free(in.lengths);
     free(in.block);
     tokenizer_close(in.tokenizer);
+    token_files_free(&in.files);
     return ok;
 }

@@ -8,8 +8,8 @@
 typedef struct InspectOptions {
     const char *const *paths; /* token files or patterns of them, one stream in this order */
     int count;
-    const char *tokenizer, *vocabulary; /* see tokenizer_open; both NULL: what tokens.json beside the first file says,
-                                           else gpt2 */
+    const char *tokenizer, *vocabulary; /* see tokenizer_open; both NULL: what tokens.json next to the files says, else
+                                           gpt2 */
     int64_t at;                         /* the position whose text is shown; -1 for none */
 } InspectOptions;
 

@@ -1,9 +1,9 @@
 /* loader.c: which tokens make up sequence s, and reading them ahead (see loader.h).
  *
  * Two halves. The first says where a sequence begins in the stream: arithmetic without state. The second is the
- * thread: of two batches one belongs to the caller and one to the thread, and they are exchanged under the lock when
- * the batch that was read ahead is the one that is asked for. The thread changes when tokens are read, never which:
- * a batch that nobody asked for ahead of time is read on the spot, with the same result. */
+ * thread: of three batches two belong to the caller and one to the thread, which gets the caller's older one for it, under
+ * the lock, when the batch that was read ahead is the one that is asked for. The thread changes when tokens are read, never
+ * which: a batch that nobody asked for ahead of time is read on the spot, with the same result. */
 #include "data/loader.h"
 
 #include <inttypes.h>
@@ -27,8 +27,10 @@ typedef enum ThreadState { THREAD_IDLE, THREAD_ASKED, THREAD_READING, THREAD_REA
 struct Loader {
     LoaderOptions options;
     ShardSet *shards;
+    TokenOrigin origin;
     int64_t tokens, windows;
-    Batch batches[2];
+    Batch batches[3];
+    int newest, older; /* the caller's batches; only the caller changes these */
 
     pthread_t thread;
     pthread_mutex_t lock;   /* guards the rest */
@@ -36,7 +38,7 @@ struct Loader {
     ThreadState state;
     int64_t first; /* the request: valid unless THREAD_IDLE */
     int count;
-    int own; /* batches[own] is the caller's, batches[1 - own] the thread's; changes only in THREAD_READY */
+    int ahead; /* the thread's batch; changes only in THREAD_READY */
 };
 
 /* Where window `index` goes in the epoch's permutation of [0, count), without a table: a Feistel network is a
@@ -102,7 +104,7 @@ static void *read_ahead(void *argument) {
         while (loader->state != THREAD_ASKED && loader->state != THREAD_QUIT)
             pthread_cond_wait(&loader->changed, &loader->lock);
         if (loader->state == THREAD_QUIT) break;
-        Batch *batch = &loader->batches[1 - loader->own];
+        Batch *batch = &loader->batches[loader->ahead];
         int64_t first = loader->first;
         int count = loader->count;
         loader->state = THREAD_READING;
@@ -119,13 +121,35 @@ static void *read_ahead(void *argument) {
 }
 
 static void release(Loader *loader) {
-    for (int i = 0; i < 2; i++) {
+    for (size_t i = 0; i < ARRAY_LENGTH(loader->batches); i++) {
         free(loader->batches[i].inputs);
         free(loader->batches[i].targets);
         free(loader->batches[i].sequence);
     }
+    token_origin_close(&loader->origin);
     shards_close(loader->shards);
     free(loader);
+}
+
+/* A model of fewer tokens than the tokenizer has would meet a token sooner or later that it lacks. */
+static bool check_origin(const Loader *loader, Error *error) {
+    const TokenizerRecord *record = &loader->origin.record;
+    int vocab_size = loader->options.vocab_size;
+    return record->vocab_size <= vocab_size ||
+           error_set(error,
+                     "%s/tokens.json says that the tokens are those of a vocabulary of %d, but model.vocab_size is %d; "
+                     "set it to %d or more",
+                     loader->origin.folder, record->vocab_size, vocab_size, record->vocab_size);
+}
+
+static void allocate_batches(Loader *loader) {
+    size_t T = (size_t)loader->options.block_size, tokens = (size_t)loader->options.max_sequences * T;
+    for (size_t i = 0; i < ARRAY_LENGTH(loader->batches); i++) {
+        loader->batches[i].inputs = checked_malloc(tokens * sizeof(int32_t), "a batch of tokens");
+        loader->batches[i].targets = checked_malloc(tokens * sizeof(int32_t), "a batch of tokens");
+        loader->batches[i].sequence = checked_malloc((T + 1) * sizeof(int32_t), "a sequence of tokens");
+    }
+    loader->newest = 0, loader->older = 1, loader->ahead = 2;
 }
 
 /* Everything but the thread. */
@@ -142,13 +166,10 @@ static bool open_stream(Loader *loader, const char *pattern, Error *error) {
                          "more as the last target",
                          pattern, loader->tokens, (int64_t)options->block_size + 1, options->block_size);
     loader->windows = (loader->tokens - 1) / options->block_size;
+    if (!token_origin_open(&loader->origin, shards_files(loader->shards), error)) return false;
+    if (!check_origin(loader, error)) return false;
     shards_advise(loader->shards, options->order == ORDER_SEQUENTIAL);
-    size_t T = (size_t)options->block_size, tokens = (size_t)options->max_sequences * T;
-    for (int i = 0; i < 2; i++) {
-        loader->batches[i].inputs = checked_malloc(tokens * sizeof(int32_t), "a batch of tokens");
-        loader->batches[i].targets = checked_malloc(tokens * sizeof(int32_t), "a batch of tokens");
-        loader->batches[i].sequence = checked_malloc((T + 1) * sizeof(int32_t), "a sequence of tokens");
-    }
+    allocate_batches(loader);
     return true;
 }
 
@@ -188,6 +209,23 @@ int64_t loader_window_count(const Loader *loader) { return loader->windows; }
 
 int loader_file_count(const Loader *loader) { return shards_file_count(loader->shards); }
 
+const TokenOrigin *loader_origin(const Loader *loader) { return &loader->origin; }
+
+const TokenFiles *loader_files(const Loader *loader) { return shards_files(loader->shards); }
+
+bool loaders_overlap(const Loader *a, const Loader *b, const char **path) {
+    return shards_overlap(a->shards, b->shards, path);
+}
+
+bool loader_sample(const Loader *loader, int first, int stride, Error *error) {
+    enum { WINDOWS = 64 };
+    for (int i = first; i < shards_file_count(loader->shards); i += stride)
+        if (!shards_sample(loader->shards, i, WINDOWS, loader->options.block_size + 1, loader->options.vocab_size,
+                           error))
+            return false;
+    return true;
+}
+
 /* Whether the thread was last asked for just this. The lock is held. */
 static bool was_asked(const Loader *loader, int64_t first, int count) {
     return loader->state != THREAD_IDLE && loader->first == first && loader->count == count;
@@ -206,16 +244,22 @@ void loader_prefetch(Loader *loader, int64_t first, int count) {
 
 bool loader_batch(Loader *loader, int64_t first, int count, const int32_t **inputs, const int32_t **targets,
                   Error *error) {
+    int older = loader->older;
     pthread_mutex_lock(&loader->lock);
     bool is_ahead = was_asked(loader, first, count);
     if (is_ahead) {
         while (loader->state != THREAD_READY) pthread_cond_wait(&loader->changed, &loader->lock);
-        loader->own = 1 - loader->own;
+        loader->older = loader->newest;
+        loader->newest = loader->ahead;
+        loader->ahead = older;
         loader->state = THREAD_IDLE;
+    } else {
+        loader->older = loader->newest;
+        loader->newest = older;
     }
-    Batch *batch = &loader->batches[loader->own];
     pthread_mutex_unlock(&loader->lock);
 
+    Batch *batch = &loader->batches[loader->newest];
     if (!is_ahead) batch->ok = batch_read(loader, batch, first, count);
     if (!batch->ok) return error_set(error, "%s", batch->error.text);
     *inputs = batch->inputs;

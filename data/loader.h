@@ -10,7 +10,7 @@
 #ifndef MARS_DATA_LOADER_H
 #define MARS_DATA_LOADER_H
 
-#include "util/base.h"
+#include "data/token_origin.h"
 
 typedef enum DataOrder { ORDER_RANDOM, ORDER_SEQUENTIAL, ORDER_SHUFFLED } DataOrder;
 
@@ -26,19 +26,28 @@ EXTERN_C_BEGIN
 
 typedef struct Loader Loader;
 
-/* Opens the files that `pattern` names (see shard.h). Fails where they hold less than one sequence. */
+/* Opens the files that `pattern` names (see shard.h). Fails if they hold less than one sequence, or if tokens.json next to
+ * them records two tokenizers, or one with more tokens than vocab_size. */
 bool loader_open(Loader **loader, const char *pattern, const LoaderOptions *options, Error *error);
 void loader_close(Loader *loader);
 
 int64_t loader_token_count(const Loader *loader);
 int64_t loader_window_count(const Loader *loader); /* W */
 int loader_file_count(const Loader *loader);
+const TokenFiles *loader_files(const Loader *loader);
+const TokenOrigin *loader_origin(const Loader *loader);
+/* Whether the two read a file in common; *path is its name in `a`. */
+bool loaders_overlap(const Loader *a, const Loader *b, const char **path);
+
+/* Reads 64 windows of each `stride`-th file from number `first` on, so that `stride` processes together look into every
+ * file before a run begins. Fails for a token that is not below vocab_size. */
+bool loader_sample(const Loader *loader, int first, int stride, Error *error);
 
 /* Asks the thread to read sequences [first, first + count) ahead. Returns at once. */
 void loader_prefetch(Loader *loader, int64_t first, int count);
 
-/* Sequences [first, first + count): inputs and targets, (count, T) each, owned by the loader and valid until the
- * next call of loader_batch. Waits for the thread if it was asked for them, else reads them itself. */
+/* Sequences [first, first + count): inputs and targets, (count, T) each, owned by the loader and valid until the call of
+ * loader_batch after the next. Waits for the thread if it was asked for them, else reads them itself. */
 bool loader_batch(Loader *loader, int64_t first, int count, const int32_t **inputs, const int32_t **targets,
                   Error *error);
 

@@ -2,6 +2,7 @@
 #include "data/tokenizer.h"
 
 #include <cjson/cJSON.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,13 +61,20 @@ static bool open_by_folder(Tokenizer **tokenizer, const char *folder, Error *err
     return ok;
 }
 
-int tokenizer_recorded_size(const char *folder) {
-    Error error;
-    cJSON *json = read_description(folder, &error);
+bool tokenizer_read_record(TokenizerRecord *record, const char *folder, Error *error) {
+    char *path = format_string("%s/tokens.json", folder);
+    *record = (TokenizerRecord){.is_there = files_is_file(path)};
+    free(path);
+    if (!record->is_there) return true;
+    cJSON *json = read_description(folder, error);
+    if (!json) return false;
+    const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "tokenizer"));
     const cJSON *size = cJSON_GetObjectItemCaseSensitive(json, "vocab_size");
-    int recorded = cJSON_IsNumber(size) ? size->valueint : 0;
+    record->is_json = !cJSON_IsNull(json);
+    snprintf(record->name, sizeof record->name, "%s", name ? name : "");
+    record->vocab_size = cJSON_IsNumber(size) ? size->valueint : 0;
     cJSON_Delete(json);
-    return recorded;
+    return true;
 }
 
 static void open_bytes(Tokenizer *tokenizer) {

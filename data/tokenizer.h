@@ -37,8 +37,17 @@ void token_buffer_free(TokenBuffer *buffer);
  * llm.c's gpt2_tokenizer.bin will do for decoding alone. Fails for an unknown name, for files that are missing or
  * wrong, and for gpt2 in a build without utf8proc. */
 bool tokenizer_open(Tokenizer **tokenizer, const char *name, const char *folder, Error *error);
-/* The vocab_size that folder/tokens.json records; 0 where it records none, or is not there. */
-int tokenizer_recorded_size(const char *folder);
+
+/* What folder/tokens.json records of the tokenizer, without opening it. */
+typedef struct TokenizerRecord {
+    bool is_there, is_json;
+    char name[64];  /* "" if it is not recorded */
+    int vocab_size; /* 0 if it is not recorded */
+} TokenizerRecord;
+
+/* Fails if the file is there and cannot be read. */
+bool tokenizer_read_record(TokenizerRecord *record, const char *folder, Error *error);
+
 void tokenizer_close(Tokenizer *tokenizer);
 
 const char *tokenizer_name(const Tokenizer *tokenizer);

@@ -10,9 +10,8 @@ double evaluate_mean_loss(GPT2 *model, Comm *comm) {
     return sums[0] / sums[1];
 }
 
-bool evaluate_sequences(GPT2 *model, Loader *loader, int64_t sequences, int batch, Comm *comm, double *loss,
-                        Error *error) {
-    gpt2_forget_loss(model);
+/* This process's part of the batches. */
+static bool add_losses(GPT2 *model, Loader *loader, int64_t sequences, int batch, const Comm *comm, Error *error) {
     int64_t batches = ceil_div(sequences, batch);
     for (int64_t i = comm->rank; i < batches; i += comm->size) {
         const int32_t *inputs, *targets;
@@ -22,6 +21,16 @@ bool evaluate_sequences(GPT2 *model, Loader *loader, int64_t sequences, int batc
         if (next < sequences) loader_prefetch(loader, next, (int)min_i64(batch, sequences - next));
         gpt2_forward(model, inputs, targets, count, model->config.block_size);
     }
+    return true;
+}
+
+bool evaluate_sequences(GPT2 *model, Loader *loader, int64_t sequences, int batch, Comm *comm, double *loss,
+                        Error *error) {
+    error->text[0] = 0;
+    gpt2_forget_loss(model);
+    int failed = !add_losses(model, loader, sequences, batch, comm, error);
+    comm->maximum(comm, &failed, 1);
+    if (failed) return false;
     *loss = evaluate_mean_loss(model, comm);
     return true;
 }

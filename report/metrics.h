@@ -32,7 +32,7 @@ typedef struct StepReport {
 
 /* What the last line says of a run, or of the part of it since it was resumed. */
 typedef struct RunReport {
-    const char *reason; /* "done" or "stopped" */
+    const char *reason; /* "done", "stopped" or "failed" */
     double seconds;
     double train_seconds;         /* of all steps */
     double optimizer_seconds;     /* of their optimizer's part, exchanging gradients and weights included */

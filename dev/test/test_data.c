@@ -518,6 +518,7 @@ static void test_a_thousand_large_shards(void **state) {
     assert_int_equal(loader_file_count(loader), FILES);
     assert_int_equal(loader_token_count(loader), (int64_t)FILES * TOKENS);
     for (int i = 0; i < 50; i++) assert_true(loader_batch(loader, 8 * i, 8, &inputs, &targets, &error));
+    assert_true(loader_sample(loader, 7, 10, &error));
     loader_close(loader);
     ShardSet *set = open_set(test_path("large/*.bin"));
     for (int i = 0; i < FILES; i++) {
@@ -584,6 +585,20 @@ static void test_windows_are_sampled(void **state) {
             tokens[at] = 0;
         }
     free(tokens);
+}
+
+/* Three processes look into each file once. */
+static void test_processes_share_the_sampling(void **state) {
+    (void)state;
+    LoaderOptions options = {ORDER_SEQUENTIAL, 1, 10, 100, 2};
+    Loader *loader;
+    Error error = {""};
+    for (int bad = 0; bad < 5; bad++) {
+        for (int i = 0; i < 5; i++) write_counting(test_path("shared_%d.bin", i), true, i == bad ? 50 : 0, 60);
+        if (!loader_open(&loader, test_path("shared_?.bin"), &options, &error)) fail_msg("%s", error.text);
+        for (int rank = 0; rank < 3; rank++) assert_int_equal(loader_sample(loader, rank, 3, &error), rank != bad % 3);
+        loader_close(loader);
+    }
 }
 
 static void test_more_files_than_descriptors(void **state) {
@@ -878,37 +893,46 @@ static void test_batches_do_not_change_sequences(void **state) {
     }
 }
 
-/* A batch that was read ahead comes in the other buffer: that tells a hit from a miss. */
+/* The buffers take turns: the caller's older one takes a batch that is read on the spot, and the thread's one comes in
+ * between when a batch was read ahead. That tells a hit from a miss. */
 static void test_read_ahead_hits_and_misses(void **state) {
     (void)state;
-    const int32_t *a, *b, *targets;
+    const int32_t *a, *b, *c, *targets;
     write_counting(test_path("ahead.bin"), true, 0, 5000);
     Loader *loader = open_loader(test_path("ahead.bin"), ORDER_SEQUENTIAL, 1, 10, 20);
     assert_true(loader_batch(loader, 0, 20, &a, &targets, NULL));
+    assert_true(loader_batch(loader, 100, 20, &b, &targets, NULL)); /* the caller has two batches at a time */
+    assert_int_equal(a[0], 0);
+    assert_int_equal(b[0], 1000);
     loader_prefetch(loader, 20, 20);
-    assert_true(loader_batch(loader, 20, 20, &b, &targets, NULL));
-    assert_ptr_not_equal(a, b);
-    assert_int_equal(b[0], 200);
+    assert_true(loader_batch(loader, 20, 20, &c, &targets, NULL)); /* a hit: the third buffer */
+    assert_ptr_not_equal(c, a);
+    assert_ptr_not_equal(c, b);
+    assert_int_equal(c[0], 200);
+    assert_int_equal(b[0], 1000);
     assert_int_equal(a[0], 0); /* the thread may write there only when it is asked again */
 
     loader_prefetch(loader, 40, 20);
-    assert_true(loader_batch(loader, 60, 20, &a, &targets, NULL)); /* another first: a miss */
-    assert_ptr_equal(a, b);
-    assert_int_equal(a[0], 600);
-    assert_true(loader_batch(loader, 40, 19, &a, &targets, NULL)); /* another count: a miss */
-    assert_ptr_equal(a, b);
-    assert_int_equal(a[189], 589);
-    assert_true(loader_batch(loader, 40, 20, &a, &targets, NULL)); /* and what was asked for is still there */
-    assert_ptr_not_equal(a, b);
-    assert_int_equal(a[0], 400);
-    assert_true(loader_batch(loader, 40, 20, &b, &targets, NULL)); /* once taken it is gone */
-    assert_ptr_equal(a, b);
-    assert_int_equal(b[199], 599);
+    const int32_t *d;
+    assert_true(loader_batch(loader, 60, 20, &d, &targets, NULL)); /* another first: a miss */
+    assert_ptr_equal(d, b);
+    assert_int_equal(d[0], 600);
+    assert_int_equal(c[0], 200);
+    assert_true(loader_batch(loader, 40, 19, &d, &targets, NULL)); /* another count: a miss */
+    assert_ptr_equal(d, c);
+    assert_int_equal(d[189], 589);
+    assert_int_equal(b[0], 600);
+    assert_true(loader_batch(loader, 40, 20, &d, &targets, NULL)); /* and what was asked for is still there */
+    assert_ptr_equal(d, a);
+    assert_int_equal(d[0], 400);
+    assert_true(loader_batch(loader, 40, 20, &d, &targets, NULL)); /* once taken it is gone */
+    assert_ptr_equal(d, c);
+    assert_int_equal(d[199], 599);
 
     for (int i = 0; i < 50; i++) loader_prefetch(loader, i, 20); /* the last request counts */
-    assert_true(loader_batch(loader, 49, 20, &a, &targets, NULL));
-    assert_ptr_not_equal(a, b);
-    assert_int_equal(a[0], 490);
+    assert_true(loader_batch(loader, 49, 20, &d, &targets, NULL));
+    assert_ptr_equal(d, b);
+    assert_int_equal(d[0], 490);
     loader_prefetch(loader, 3, 20); /* closed while the thread is busy */
     loader_close(loader);
 }
@@ -982,6 +1006,7 @@ int main(void) {
         cmocka_unit_test(test_what_was_read_in_order_makes_room),
         cmocka_unit_test(test_a_token_beyond_the_vocabulary_is_named),
         cmocka_unit_test(test_windows_are_sampled),
+        cmocka_unit_test(test_processes_share_the_sampling),
         cmocka_unit_test(test_more_files_than_descriptors),
         cmocka_unit_test(test_orders_are_what_they_say),
         cmocka_unit_test(test_shards_do_not_change_sequences),

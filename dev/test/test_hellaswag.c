@@ -85,6 +85,13 @@ static void test_bad_lines(void **state) {
             fail_msg("'%s' does not say '%s'", error.text, cases[i][1]);
         free(text);
     }
+    char *marked = format_string("\xef\xbb\xbf%s", good_line);
+    if (!prepare(marked, &examples, &error)) fail_msg("%s", error.text);
+    free(marked);
+    assert_false(prepare("\x1f\x8b\x08", &examples, &error));
+    assert_non_null(strstr(error.text, "hellaswag.jsonl is packed; unpack it first"));
+    assert_false(prepare("%PDF-1.7\n", &examples, &error));
+    assert_non_null(strstr(error.text, "hellaswag.jsonl looks like a PDF document, not like JSON Lines"));
     assert_false(prepare("\n \n", &examples, &error));
     assert_non_null(strstr(error.text, "holds no example"));
     Tokenizer *tokenizer = bytes_tokenizer();
@@ -367,26 +374,31 @@ static void test_trainer(void **state) {
     cJSON_Delete(log);
 }
 
+static void assert_hellaswag_refused(const char *path, const char *more, const char *text) {
+    Launch launch = {.config = train_small_config()};
+    assert_run(train_run(&launch, "refused", "--data.hellaswag='%s' %s", path, more), EXIT_FAILED, text);
+}
+
 static void test_trainer_refuses(void **state) {
     (void)state;
-    Launch launch = {.config = train_small_config()};
-    assert_run(train_run(&launch, "refused", "--data.hellaswag=%s", test_path("no_such.bin")), 1, "data.hellaswag: ");
-    assert_run(train_run(&launch, "refused", "--data.hellaswag=README.md"), 1,
-               "data.hellaswag: README.md is no HellaSwag file");
-    /* Data of another tokenizer, which says so beside it. */
-    size_t bytes;
-    char *tokens = test_read_file("dev/golden/tiny_train.bin", &bytes);
-    test_write_file(test_path("train.bin"), tokens, bytes);
-    free(tokens);
+    assert_hellaswag_refused(test_path("no_such.bin"), "", "error: data.hellaswag: ");
+    assert_hellaswag_refused("README.md", "", "data.hellaswag: README.md is no HellaSwag file: it looks like text; ");
+    assert_hellaswag_refused("dev/golden/tiny_val.bin", "", "tiny_val.bin is no HellaSwag file; bash data/");
+    assert_hellaswag_refused("dev/golden/tiny_train_raw.bin", "",
+                             "tiny_train_raw.bin is no HellaSwag file; bash data/");
+    /* Data of another tokenizer, which says so next to it. */
     int examples;
     Error error;
     if (!prepare(good_line, &examples, &error)) fail_msg("%s", error.text);
-    test_write_text(test_path("tokens.json"), "{\"tokenizer\": \"gpt2\", \"vocab_size\": 50257}");
-    assert_run(train_run(&launch, "refused", "--data.hellaswag=%s --data.train=%s", test_path("hellaswag.bin"),
-                         test_path("train.bin")),
-               1, "are those of a vocabulary of 256, and of 50257 in ");
-    test_write_text(test_path("tokens.json"), "{\"vocab_size\": \"many\"");
-    assert_int_equal(tokenizer_recorded_size(test_folder()), 0);
+    assert_run(test_run("mkdir '%s' && cp dev/golden/tiny_train.bin '%s'", test_path("other"), test_path("other")), 0,
+               "");
+    test_write_text(test_path("other/tokens.json"), "{\"tokenizer\": \"characters\", \"vocab_size\": 65}");
+    static const char *const keys[] = {"data.train", "data.val"};
+    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
+        char *more = format_string("--%s='%s'", keys[i], test_path("other/tiny_train.bin"));
+        assert_hellaswag_refused(test_path("hellaswag.bin"), more, "are those of a vocabulary of 256, and of 65 in ");
+        free(more);
+    }
 }
 
 static void test_prepares(void **state) {

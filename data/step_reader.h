@@ -1,0 +1,32 @@
+/* step_reader.h: the sequences of each training step that one process computes.
+ *
+ * Step after step takes the next `total` sequences of the run; this process has `count` of them, the first `offset` after
+ * the step's first. Which tokens a sequence holds is loader.h's business. */
+#ifndef MARS_DATA_STEP_READER_H
+#define MARS_DATA_STEP_READER_H
+
+#include "data/loader.h"
+
+/* This process's sequences of one step: (count, T) each, owned by the loader. */
+typedef struct StepTokens {
+    const int32_t *inputs, *targets;
+} StepTokens;
+
+typedef struct StepReader {
+    Loader *loader;
+    int total, offset, count;
+    int ahead;            /* how many steps after the current one are needed with it: 0 or 1 */
+    int64_t step;         /* the next step to be read */
+    int64_t sequence;     /* its first sequence */
+    StepTokens tokens[2]; /* of step s: tokens[s % 2] */
+} StepReader;
+
+EXTERN_C_BEGIN
+
+/* Makes the tokens of `step`, and of the `ahead` steps after it, ready, and lets the loader read on. To be called for one
+ * step after the other. Before it returns true the step should not begin: then a step that has begun has all it needs. */
+bool step_reader_read(StepReader *reader, int64_t step, Error *error);
+
+EXTERN_C_END
+
+#endif
