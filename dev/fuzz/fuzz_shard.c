@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "data/foreign.h"
 #include "data/shard.h"
 #include "dev/fuzz/fuzz.h"
 
@@ -36,13 +37,18 @@ static File build_file(FuzzInput *input) {
     return file;
 }
 
+static bool looks_foreign(const File *file) {
+    size_t count = file->bytes < FOREIGN_BYTES ? file->bytes : FOREIGN_BYTES;
+    return foreign_format(FOREIGN_AS_TOKENS, file->data, count, (int64_t)file->bytes) != NULL;
+}
+
 /* Whether the bytes are a token file, in the words of shard.h. */
 static bool is_valid(File *file) {
     int32_t header[3] = {0};
     memcpy(header, file->data, file->bytes < sizeof header ? file->bytes : sizeof header);
     file->header_bytes = header[0] == SHARD_MAGIC ? HEADER_BYTES : 0;
     if (file->bytes == 0 || file->bytes % 2 != 0) return false;
-    if (file->header_bytes == 0) return true;
+    if (file->header_bytes == 0) return !looks_foreign(file);
     return file->bytes >= HEADER_BYTES && header[1] == SHARD_VERSION && header[2] > 0 &&
            (uint64_t)header[2] * 2 == file->bytes - HEADER_BYTES;
 }
@@ -79,6 +85,25 @@ static void check_read(const ShardSet *set, const File *files, int count, FuzzIn
         const File *file = find_token(files, count, position + i, &index);
         FUZZ_CHECK(memcmp(file->data + file->header_bytes + 2 * index, &tokens[i], 2) == 0, "token %lld is another one",
                    (long long)(position + i));
+    }
+}
+
+/* Enough windows for all tokens of each file. */
+static void check_sample(const ShardSet *set, const File *files, int count, FuzzInput *input) {
+    enum { LENGTH = 1 << 10, WINDOWS = 64 };
+    int vocab_size = (int)fuzz_number(input, 2) + 1;
+    for (int i = 0; i < count; i++) {
+        int64_t tokens = (int64_t)(files[i].bytes - files[i].header_bytes) / 2;
+        bool is_right = true;
+        for (int64_t k = 0; k < tokens; k++) {
+            uint16_t token;
+            memcpy(&token, files[i].data + files[i].header_bytes + 2 * k, sizeof token);
+            is_right = is_right && token < vocab_size;
+        }
+        Error error = {""};
+        bool is_sampled = shards_sample(set, i, WINDOWS, LENGTH, vocab_size, &error);
+        FUZZ_CHECK(is_sampled == is_right, "file %d of tokens below %d should be %s: %s", i, vocab_size,
+                   is_right ? "right" : "refused", error.text);
     }
 }
 
@@ -119,6 +144,7 @@ static void check_set(const char *pattern, File *files, int count, FuzzInput *in
                (long long)shards_token_count(set), shards_file_count(set));
     for (int i = 0; i < 3; i++) check_read(set, files, count, input);
     int change = (int)(fuzz_number(input, 1) % CHANGES);
+    check_sample(set, files, count, input);
     if (change != STAYS) check_changed(set, files, count, change, input);
     shards_close(set);
 }
@@ -126,7 +152,7 @@ static void check_set(const char *pattern, File *files, int count, FuzzInput *in
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     FuzzInput input = {data, bytes};
     int count = 1 + (int)(fuzz_number(&input, 1) % MOST_FILES);
-    FuzzInput reading = fuzz_piece(&input, 3 * 6 + 4);
+    FuzzInput reading = fuzz_piece(&input, 3 * 6 + 6);
     File files[MOST_FILES];
     for (int i = 0; i < count; i++) {
         files[i] = build_file(&input);

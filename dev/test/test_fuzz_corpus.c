@@ -9,7 +9,8 @@
 
 typedef int FuzzTarget(const uint8_t *data, size_t bytes);
 
-#define TARGETS(X) X(checkpoint) X(config) X(documents) X(encode) X(hellaswag) X(safetensors) X(shard) X(vocabulary)
+#define TARGETS(X) \
+    X(checkpoint) X(config) X(documents) X(encode) X(foreign) X(hellaswag) X(safetensors) X(shard) X(vocabulary)
 #define DECLARE(name) FuzzTarget fuzz_##name;
 TARGETS(DECLARE)
 
