@@ -51,6 +51,13 @@ static bool is_bzip2(const Sample *s) {
     return level >= '1' && level <= '9' && (has_at(s, 4, "1AY&SY", 6) || has_at(s, 4, "\x17\x72\x45\x38\x50\x90", 6));
 }
 
+/* Before lzma had a signature: a dictionary of 2^n or 3*2^n bytes, and the unpacked size, which may be unknown. */
+static bool is_lzma(const Sample *s) {
+    uint64_t dictionary = number_at(s, 1, 4), size = number_at(s, 5, 8);
+    while (dictionary > 3 && dictionary % 2 == 0) dictionary /= 2;
+    return s->count >= 13 && (dictionary == 2 || dictionary == 3) && (size == UINT64_MAX || size >> 40 == 0);
+}
+
 /* The size of the longest code, from 9 to 16 bits, and whether the table of codes is made anew. */
 static bool is_compress(const Sample *s) {
     uint64_t flags = number_at(s, 2, 1), bits = flags & 0x1f;
@@ -104,12 +111,13 @@ static bool is_safetensors(const Sample *s) {
     return length >= 2 && length <= 100000000 && fits(s, length + 8) && has_at(s, 8, "{\"", 2);
 }
 
-/* The first opcodes of Python's protocols 4 and 5: a frame; of 2 and 3: an empty container or tuple, or a class. */
+/* The first opcodes of Python's protocols 4 and 5: a frame; of 2 and 3: an empty container or tuple, a string, a class. */
 static bool is_pickle(const Sample *s) {
     uint64_t protocol = number_at(s, 1, 1);
     if (protocol == 4 || protocol == 5) return number_at(s, 2, 1) == 0x95 && fits(s, number_at(s, 3, 8));
     if (protocol != 2 && protocol != 3) return false;
     if (has_at(s, 2, "}q\0", 3) || has_at(s, 2, "]q\0", 3) || has_at(s, 2, ")q\0", 3)) return true;
+    if (number_at(s, 2, 1) == 'X') return fits(s, number_at(s, 3, 4));
     if (number_at(s, 2, 1) != 'c' || s->count < 12) return false;
     for (size_t i = 3; i < 12; i++)
         if (s->bytes[i] < 0x20 && s->bytes[i] != '\n') return false;
@@ -370,6 +378,7 @@ typedef struct Row {
 static const Row rows[] = {
     /* Files of llm.c and mars.c: a number that is a date, then a version. */
     ROW("a token file of llm.c", NULL, HAS_TOKENS, 0, "\x88\xd8\x34\x01", NULL),
+    ROW("a token file of llm.c in big-endian order", WITH_GPT2, HAS_TOKENS, 0, "\x01\x34\xd8\x88\0\0\0\1", NULL),
     ROW("a token file of llm.c for Llama 3 (uint32)", WITH_GPT2, HAS_TOKENS, 0, "\xa1\xd9\x34\x01", NULL),
     ROW("an evaluation file of llm.c", "make one for data.hellaswag: bash data/hellaswag/prepare.sh", NAME_TEXTS, 0,
         "\x8a\xd8\x34\x01", NULL),
@@ -382,6 +391,7 @@ static const Row rows[] = {
     ROW("a gzip file", FROM_PACKED "gzip -d FILE", NULL, 0, "\x1f\x8b\x08", is_gzip),
     ROW("a Zstandard file", FROM_PACKED "zstd -d FILE", NULL, 0, "\x28\xb5\x2f\xfd", NULL),
     ROW("an xz file", FROM_PACKED "xz -d FILE", NULL, 0, "\xfd\x37zXZ\0", NULL),
+    ROW("an lzma file", FROM_PIPE("xz -dc FILE"), FROM_PIPE("xz -dc FILE"), 0, "\x5d\0\0", is_lzma),
     ROW("a file packed by compress", NULL, GZIP_TEXT, 0, "\x1f\x9d", is_compress),
     ROW("a bzip2 file", FROM_PIPE("bzip2 -dc FILE"), FROM_PIPE("bzip2 -dc FILE"), 0, "BZh", is_bzip2),
     ROW("an lz4 file", FROM_PIPE("lz4 -dc FILE"), FROM_PIPE("lz4 -dc FILE"), 0, "\x04\x22\x4d\x18", is_lz4),
@@ -440,6 +450,7 @@ static const Row rows[] = {
     ROW("a Kindle book", NAME_TOKENS, "convert it: ebook-convert FILE text.txt", 60, "BOOKMOBI", NULL),
     ROW("a WARC file", ANY_ROWS, ANY_ROWS, 0, "WARC/1.", NULL),
     ROW("a Microsoft Office document", NAME_TOKENS, SAVE_AS_TEXT, 0, "\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", NULL),
+    ROW("a folder's settings of macOS", NAME_TOKENS, NAME_TEXTS, 0, "\0\0\0\1Bud1", NULL),
     ROW("a program", NAME_TOKENS, NAME_TEXTS, 0, "\x7f\x45LF", is_elf),
     ROW("a program", NAME_TOKENS, NAME_TEXTS, 0, "MZ", is_windows_program),
     ROW("a program", NAME_TOKENS, NAME_TEXTS, 0, "\xcf\xfa\xed\xfe", NULL),

@@ -64,6 +64,19 @@ static ssize_t read_at(int file, void *data, size_t bytes, int64_t at) {
     return (ssize_t)done;
 }
 
+/* Whether a file that begins like tokens holds something else in its middle, as a container of an unknown format does. */
+static bool check_middle(const Shard *shard, int file, Error *error) {
+    unsigned char middle[FOREIGN_BYTES];
+    int64_t at = shard->shape.bytes / 2 / FOREIGN_BYTES * FOREIGN_BYTES;
+    ssize_t count = read_at(file, middle, sizeof middle, at);
+    if (count < 0) return error_set(error, "cannot read %s: %s", shard->path, strerror(errno));
+    const ForeignFormat *foreign = foreign_format(FOREIGN_AS_TOKENS, middle, (size_t)count, shard->shape.bytes);
+    return !foreign ||
+           error_set(error,
+                     "%s looks like %s from byte %" PRId64 " on, not like a token file; name the token files alone",
+                     shard->path, foreign->name, at);
+}
+
 /* A file without a header: bare uint16, unless it looks like something else. A token file of bare uint16 cannot be taken for a
  * shard with a header: its first token would have to be 55432, which no GPT-2 vocabulary has. */
 static bool recognise_bare(Shard *shard, int file, Error *error) {
@@ -83,7 +96,7 @@ static bool recognise_bare(Shard *shard, int file, Error *error) {
                          path, SHARD_MAGIC, bytes);
     shard->header_bytes = 0;
     shard->count = bytes / 2;
-    return true;
+    return bytes < 2 * FOREIGN_BYTES || check_middle(shard, file, error);
 }
 
 /* A shard of llm.c, whose header must fit the size. */
@@ -250,9 +263,9 @@ static bool take_tokens(const Shard *shard, const uint16_t *source, int64_t begi
     int64_t i = 0;
     while (tokens[i] < vocab_size) i++;
     return error_set(error,
-                     "%s: token %" PRId64 " of the file is %d, but vocab_size is %d; the file is damaged, or another "
-                     "tokenizer made it",
-                     shard->path, begin + i, tokens[i], vocab_size);
+                     "%s: token %" PRId64 " of the file is %d, but vocab_size is %d; %s, or another tokenizer made it",
+                     shard->path, begin + i, tokens[i], vocab_size,
+                     shard->header_bytes > 0 ? "the file is damaged" : "the file is damaged, holds no uint16 tokens");
 }
 
 /* tokens[0..count) = those of the file from number `begin` on. */

@@ -37,9 +37,14 @@ static File build_file(FuzzInput *input) {
     return file;
 }
 
+/* At its beginning, or where a larger file has its middle. */
 static bool looks_foreign(const File *file) {
-    size_t count = file->bytes < FOREIGN_BYTES ? file->bytes : FOREIGN_BYTES;
-    return foreign_format(FOREIGN_AS_TOKENS, file->data, count, (int64_t)file->bytes) != NULL;
+    size_t middle = file->bytes / 2 / FOREIGN_BYTES * FOREIGN_BYTES;
+    for (size_t at = 0; at <= middle; at += middle > 0 ? middle : 1) {
+        size_t count = file->bytes - at < FOREIGN_BYTES ? file->bytes - at : FOREIGN_BYTES;
+        if (foreign_format(FOREIGN_AS_TOKENS, file->data + at, count, (int64_t)file->bytes)) return true;
+    }
+    return false;
 }
 
 /* Whether the bytes are a token file, in the words of shard.h. */

@@ -226,6 +226,14 @@ static void test_files_of_other_formats_are_named(void **state) {
     assert_open_fails(test_path("foreign_llama.bin"), "looks like a token file of llm.c for Llama 3 (uint32)", "GPT-2");
     test_write_text(test_path("foreign_text.bin"), "The text itself, which somebody forgot to encode.\n");
     assert_open_fails(test_path("foreign_text.bin"), "foreign_text.bin looks like text", "./prepare_data --tokenizer=");
+    /* A format that nobody knows, with texts in it. */
+    enum { NUMBERS = 3000, WORDS = 20000 };
+    char *box = checked_calloc(1, NUMBERS + WORDS, "a file");
+    for (int i = 0; i < NUMBERS; i++) box[i] = (char)(i % 3 ? i / 3 % 50 : 0);
+    for (int i = 0; i < WORDS; i++) box[NUMBERS + i] = "One of the texts in it.\n"[i % 24];
+    test_write_file(test_path("foreign_box.bin"), box, NUMBERS + WORDS);
+    assert_open_fails(test_path("foreign_box.bin"), "looks like text from byte 8192 on", "name the token files alone");
+    free(box);
     /* One file among good ones, as a pattern catches it. */
     char *folder = make_folder("caught");
     write_counting(test_path("caught/train_000000.bin"), false, 0, 9);

@@ -39,6 +39,7 @@ static const struct {
     const char *as_tokens, *as_text;
 } formats[] = {
     {BYTES("\x88\xd8\x34\x01\1\0\0\0\5\0\0\0"), "", "a token file of llm.c"},
+    {BYTES("\x01\x34\xd8\x88\0\0\0\1\0\0\0\5"), "a token file of llm.c in big-endian order", "+"},
     {BYTES("\xa1\xd9\x34\x01\7\0\0\0\5\0\0\0"), "a token file of llm.c for Llama 3 (uint32)", "+"},
     {BYTES("\x8a\xd8\x34\x01\1\0\0\0\5\0\0\0"), "an evaluation file of llm.c", "+"},
     {BYTES("\xc6\xd7\x34\x01\5\0\0\0\0\4\0\0"), "a model of llm.c", "+"},
@@ -52,6 +53,8 @@ static const struct {
     {BYTES("BZh91AY&SY\x94\xf5"), "a bzip2 file", "+"},
     {BYTES("BZh9\x17\x72\x45\x38\x50\x90\0\0\0\0"), "a bzip2 file", "+"},
     {BYTES("\x04\x22\x4d\x18\x64\x40\xa7\x06\0\0\0"), "an lz4 file", "+"},
+    {BYTES("\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\0"), "an lzma file", "+"},
+    {BYTES("\x5d\0\0\xc0\0\0\x20\0\0\0\0\0\0\0\1"), "an lzma file", "+"},
     {BYTES("LZIP\1\x0c\0\x33"), "an lzip file", "+"},
     {BYTES("7z\xbc\xaf\x27\x1c\0\4\x3c"), "a 7z archive", "+"},
     {BYTES("Rar!\x1a\x07\1\0\x33"), "a RAR archive", "+"},
@@ -78,6 +81,7 @@ static const struct {
     {BYTES("\x80\2\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."), "a PyTorch file", "+"},
     {BYTES("\x80\4\x95\6\0\0\0\0\0\0\0}\x94(K\1K\2u."), "a Python pickle", "+"},
     {BYTES("\x80\3}q\0(X\1\0\0\0aq\1K\1u."), "a Python pickle", "+"},
+    {BYTES("\x80\2X\4\0\0\0textq\0."), "a Python pickle", "+"},
     {BYTES("\x80\2cnumpy.core.multiarray\n_reconstruct\n"), "a Python pickle", "+"},
     {BYTES("GGUF\3\0\0\0\x23\1\0\0\0\0\0\0"), "a GGUF model", "+"},
     {BYTES("\n\x0e\n\5<unk>\x15\0\0\0\0\x18\2"), "a SentencePiece model", "+"},
@@ -101,6 +105,9 @@ static const struct {
     {BYTES("%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n"), "a PDF document", "+"},
     {BYTES("\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0\0"), "a Microsoft Office document", "+"},
     {BYTES("\x7f\x45LF\2\1\1\0\0\0\0\0\0\0\0\0\3\0\x3e\0"), "a program", "+"},
+    {BYTES("\0\0\0\1"
+           "Bud1\0\0\x10\0"),
+     "a folder's settings of macOS", "+"},
     {BYTES("\xcf\xfa\xed\xfe\7\0\0\1"), "a program", "+"},
     {BYTES("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"),
      "a Git LFS pointer to a file that was not downloaded", "+"},
