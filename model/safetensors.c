@@ -6,6 +6,7 @@
  * program runs on: nothing is swapped. */
 #include "model/safetensors.h"
 
+#include <assert.h>
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "util/dtype.h"
 #include "util/files.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -27,31 +29,23 @@ enum { LENGTH_BYTES = 8, MAX_HEADER_BYTES = 100000000, DATA_ALIGNMENT = 64 };
 
 static const char METADATA[] = "__metadata__";
 
-/* The element types of the format that we can check. Those that are not read are left out of the entries. */
+/* The element types of the format that we can check. */
 static const struct ElementType {
     const char *name;
     int bytes;
-    bool is_read, is_float16;
-    DType type;
+    bool is_read;
+    SafetensorsType type;
 } element_types[] = {
-    {"F32", 4, true, false, DTYPE_FLOAT32},
-    {"BF16", 2, true, false, DTYPE_BFLOAT16},
-    {"F16", 2, true, true, DTYPE_FLOAT32},
-    {.name = "F64", .bytes = 8},
-    {.name = "I64", .bytes = 8},
-    {.name = "U64", .bytes = 8},
-    {.name = "I32", .bytes = 4},
-    {.name = "U32", .bytes = 4},
-    {.name = "I16", .bytes = 2},
-    {.name = "U16", .bytes = 2},
-    {.name = "I8", .bytes = 1},
-    {.name = "U8", .bytes = 1},
+    {"F32", 4, true, SAFETENSORS_F32}, {"F64", 8, true, SAFETENSORS_F64}, {"BF16", 2, true, SAFETENSORS_BF16},
+    {"F16", 2, true, SAFETENSORS_F16}, {.name = "I64", .bytes = 8},       {.name = "U64", .bytes = 8},
+    {.name = "I32", .bytes = 4},       {.name = "U32", .bytes = 4},       {.name = "I16", .bytes = 2},
+    {.name = "U16", .bytes = 2},       {.name = "I8", .bytes = 1},        {.name = "U8", .bytes = 1},
     {.name = "BOOL", .bytes = 1},
 };
 
 /* One tensor as the header describes it, of whatever type. */
 typedef struct Description {
-    const char *name;
+    const char *name, *type_name;
     const struct ElementType *type; /* NULL: a type that we know nothing about */
     int dimensions;
     int64_t shape[SAFETENSORS_MAX_DIMENSIONS];
@@ -184,6 +178,7 @@ static bool describe(const char *path, Description *tensor, const cJSON *item, i
     if (twice) return error_set(error, "%s: tensor '%.200s' has a field twice", path, tensor->name);
     if (!cJSON_IsString(type))
         return error_set(error, "%s: tensor '%.200s': the dtype is missing or is no string", path, tensor->name);
+    tensor->type_name = type->valuestring;
     tensor->type = find_type(type->valuestring);
     return read_shape(path, tensor, shape, error) && read_range(path, tensor, offsets, data_bytes, error);
 }
@@ -250,11 +245,16 @@ static Description *describe_all(const char *path, const cJSON *header, int64_t 
     return NULL;
 }
 
+static void add_unread(SafetensorsFile *file, const Description *tensor) {
+    SafetensorsUnread *unread = &file->unread[file->unread_count++];
+    unread->name = checked_strdup(tensor->name);
+    unread->type = checked_strdup(tensor->type_name);
+}
+
 static void add_entry(SafetensorsFile *file, const Description *tensor, const uint8_t *data) {
     SafetensorsEntry *entry = &file->entries[file->count++];
     entry->name = checked_strdup(tensor->name);
     entry->type = tensor->type->type;
-    entry->is_float16 = tensor->type->is_float16;
     entry->dimensions = tensor->dimensions;
     memcpy(entry->shape, tensor->shape, sizeof entry->shape);
     entry->elements = tensor->elements;
@@ -271,9 +271,12 @@ bool safetensors_open(SafetensorsFile *file, const char *path, Error *error) {
         header ? describe_all(path, header, (int64_t)(file->bytes - data_start), &count, error) : NULL;
     if (tensors) {
         file->entries = checked_calloc((size_t)count, sizeof *file->entries, "tensor entries");
+        file->unread = checked_calloc((size_t)count, sizeof *file->unread, "tensor entries");
         for (int i = 0; i < count; i++)
             if (tensors[i].type && tensors[i].type->is_read)
                 add_entry(file, &tensors[i], (const uint8_t *)file->mapping + data_start);
+            else
+                add_unread(file, &tensors[i]);
     }
     bool good = tensors != NULL;
     free(tensors);
@@ -284,7 +287,11 @@ bool safetensors_open(SafetensorsFile *file, const char *path, Error *error) {
 
 void safetensors_close(SafetensorsFile *file) {
     for (int i = 0; i < file->count; i++) free(file->entries[i].name);
+    for (int i = 0; i < file->unread_count; i++) free(file->unread[i].name), free(file->unread[i].type);
+    for (int i = 0; i < file->shard_count; i++) safetensors_close(&file->shards[i]);
     free(file->entries);
+    free(file->unread);
+    free(file->shards);
     free(file->path);
     if (file->mapping) munmap(file->mapping, file->bytes);
     memset(file, 0, sizeof *file);
@@ -312,18 +319,27 @@ static float float_from_float16(uint16_t half) {
     return value;
 }
 
+static float read_element(const SafetensorsEntry *entry, int64_t i) {
+    double wide;
+    uint16_t bits;
+    if (entry->type == SAFETENSORS_F64) {
+        memcpy(&wide, (const uint8_t *)entry->data + 8 * i, sizeof wide);
+        return (float)wide;
+    }
+    memcpy(&bits, (const uint8_t *)entry->data + 2 * i, sizeof bits);
+    return entry->type == SAFETENSORS_F16 ? float_from_float16(bits) : float_from_bfloat16((bfloat16){bits});
+}
+
+void safetensors_read_first(const SafetensorsEntry *entry, int64_t count, float *out) {
+    assert(count >= 0 && count <= entry->elements);
+    if (entry->type != SAFETENSORS_F32)
+        for (int64_t i = 0; i < count; i++) out[i] = read_element(entry, i);
+    else if (count > 0)
+        memcpy(out, entry->data, (size_t)count * sizeof *out);
+}
+
 void safetensors_read_float32(const SafetensorsEntry *entry, float *out) {
-    size_t count = (size_t)entry->elements;
-    if (count == 0) return;
-    if (entry->type == DTYPE_FLOAT32 && !entry->is_float16) {
-        memcpy(out, entry->data, count * sizeof *out);
-        return;
-    }
-    for (size_t i = 0; i < count; i++) {
-        uint16_t bits;
-        memcpy(&bits, (const uint8_t *)entry->data + 2 * i, sizeof bits);
-        out[i] = entry->is_float16 ? float_from_float16(bits) : float_from_bfloat16((bfloat16){bits});
-    }
+    safetensors_read_first(entry, entry->elements, out);
 }
 
 struct SafetensorsWriter {

@@ -1,47 +1,65 @@
 /* safetensors.h: reading and writing the safetensors format (an 8-byte little-endian header length, a JSON header
  * {name: {dtype, shape, data_offsets}}, then the data; https://github.com/huggingface/safetensors).
  *
- * Reading maps the file and believes nothing in the header before checking it. Writing streams: the list of tensors
- * is given first, then their data in that order, so memory stays bounded by one tensor. Names and layouts of GPT-2
- * are not known here: see checkpoint.h. */
+ * Reading maps the file and believes nothing in the header before checking it. A set of files with an index is read as
+ * one. Writing streams: the list of tensors is given first, then their data in that order, so memory stays bounded by
+ * one tensor. Names and layouts of GPT-2 are not known here: see checkpoint.h. */
 #ifndef MARS_MODEL_SAFETENSORS_H
 #define MARS_MODEL_SAFETENSORS_H
 
 #include "util/base.h"
-#include "util/dtype.h"
 
 enum { SAFETENSORS_MAX_DIMENSIONS = 8 };
 
 EXTERN_C_BEGIN
 
+/* The element types that are read. */
+typedef enum SafetensorsType { SAFETENSORS_F32, SAFETENSORS_F64, SAFETENSORS_BF16, SAFETENSORS_F16 } SafetensorsType;
+
 typedef struct SafetensorsEntry {
     char *name;
-    DType type; /* only float32, bfloat16 and float16 are read; see safetensors_read_float32 */
-    bool is_float16;
+    SafetensorsType type;
     int dimensions;
     int64_t shape[SAFETENSORS_MAX_DIMENSIONS];
     int64_t elements;
     const void *data; /* into the mapping; alignment is not promised */
 } SafetensorsEntry;
 
+/* A tensor of another type, such as "I8". */
+typedef struct SafetensorsUnread {
+    char *name, *type;
+} SafetensorsUnread;
+
 typedef struct SafetensorsFile {
-    char *path;
-    SafetensorsEntry *entries; /* tensors of other types are left out */
+    char *path; /* of a set of files: of its index */
+    SafetensorsEntry *entries;
     int count;
-    void *mapping;
+    SafetensorsUnread *unread;
+    int unread_count;
+    void *mapping; /* NULL for a set of files */
     size_t bytes;
+    struct SafetensorsFile *shards; /* the files of a set: they hold the mappings, and no entries of their own */
+    int shard_count;
 } SafetensorsFile;
 
 /* Maps and checks the file: header length, JSON, types, shapes against byte ranges, ranges inside the file and not
  * overlapping, names once. */
 bool safetensors_open(SafetensorsFile *file, const char *path, Error *error);
+
+/* Opens a set of files as one. `path` is its index, {"weight_map": {tensor: file name, ...}}; the files lie in the same
+ * folder, and each is checked as above. No tensor may be in two of them. */
+bool safetensors_open_index(SafetensorsFile *file, const char *path, Error *error);
+
 void safetensors_close(SafetensorsFile *file);
 
 /* The entry of that name, or NULL. */
 const SafetensorsEntry *safetensors_find(const SafetensorsFile *file, const char *name);
 
-/* out[0..entry->elements) = the tensor converted to float32. */
+/* out[0..entry->elements) = the tensor converted to float32. A float64 beyond float32's range becomes infinite. */
 void safetensors_read_float32(const SafetensorsEntry *entry, float *out);
+
+/* The same of the first `count` elements alone. */
+void safetensors_read_first(const SafetensorsEntry *entry, int64_t count, float *out);
 
 typedef struct SafetensorsWriter SafetensorsWriter;
 

@@ -21,7 +21,7 @@ static const char *write_header(FuzzInput *input) {
 }
 
 static int64_t element_bytes(const SafetensorsEntry *entry) {
-    return entry->type == DTYPE_FLOAT32 && !entry->is_float16 ? 4 : 2;
+    return entry->type == SAFETENSORS_F64 ? 8 : entry->type == SAFETENSORS_F32 ? 4 : 2;
 }
 
 static void check_entry(const SafetensorsFile *file, const SafetensorsEntry *entry) {

@@ -106,7 +106,7 @@ static void test_round_trip(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(example); i++) {
         const SafetensorsEntry *entry = safetensors_find(&file, example[i].name);
         assert_non_null(entry);
-        assert_int_equal(entry->type, DTYPE_FLOAT32);
+        assert_int_equal(entry->type, SAFETENSORS_F32);
         assert_int_equal(entry->dimensions, example[i].dimensions);
         assert_memory_equal(entry->shape, example[i].shape, sizeof entry->shape);
         assert_int_equal(entry->elements, example_elements[i]);
@@ -216,34 +216,49 @@ static void test_types(void **state) {
                                  "\"half\":{\"dtype\":\"F16\",\"shape\":[8],\"data_offsets\":[1,17]},"
                                  "\"brain\":{\"dtype\":\"BF16\",\"shape\":[3],\"data_offsets\":[17,23]},"
                                  "\"new\":{\"dtype\":\"F3_E1M1\",\"shape\":[5],\"data_offsets\":[23,25]},"
-                                 "\"float\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[25,33]}}  \n ";
+                                 "\"float\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[25,33]},"
+                                 "\"double\":{\"dtype\":\"F64\",\"shape\":[4],\"data_offsets\":[33,65]}}  \n ";
     /* every tensor but the first lies at an odd address */
     static const uint16_t half[8] = {0x0000, 0x8000, 0x3c00, 0xc000, 0x0001, 0x03ff, 0x7bff, 0xfc00};
     static const float half_values[8] = {0.0f, -0.0f, 1.0f, -2.0f, 0x1p-24f, 0x1.ff8p-15f, 65504.0f, -INFINITY};
     static const uint16_t brain[3] = {0x3f80, 0xc049, 0x7f80};
     static const float brain_values[3] = {1.0f, -3.140625f, INFINITY}, floats[2] = {-1.5f, 1e-42f};
+    static const double doubles[4] = {0.1, -1e-42, 1e300, 3.0};
+    static const float double_values[4] = {0.1f, -1e-42f, INFINITY, 3.0f};
     size_t bytes;
-    uint8_t *image = build(header, strlen(header), 33, &bytes), *data = image + 8 + strlen(header);
+    uint8_t *image = build(header, strlen(header), 65, &bytes), *data = image + 8 + strlen(header);
     memcpy(data + 1, half, 16);
     memcpy(data + 17, brain, 6);
     memcpy(data + 25, floats, 8);
+    memcpy(data + 33, doubles, 32);
     const char *path = test_path("types.safetensors");
     test_write_file(path, image, bytes);
     free(image);
     SafetensorsFile file;
     open_or_fail(&file, path);
-    assert_int_equal(file.count, 3);
+    assert_int_equal(file.count, 4);
     assert_null(safetensors_find(&file, "byte"));
     assert_null(safetensors_find(&file, "new"));
+    assert_int_equal(file.unread_count, 2);
+    assert_string_equal(file.unread[0].name, "byte");
+    assert_string_equal(file.unread[0].type, "U8");
+    assert_string_equal(file.unread[1].name, "new");
+    assert_string_equal(file.unread[1].type, "F3_E1M1");
     float read[8];
-    assert_true(safetensors_find(&file, "half")->is_float16);
+    assert_int_equal(safetensors_find(&file, "half")->type, SAFETENSORS_F16);
     safetensors_read_float32(safetensors_find(&file, "half"), read);
     assert_memory_equal(read, half_values, sizeof half_values);
-    assert_int_equal(safetensors_find(&file, "brain")->type, DTYPE_BFLOAT16);
+    assert_int_equal(safetensors_find(&file, "brain")->type, SAFETENSORS_BF16);
     safetensors_read_float32(safetensors_find(&file, "brain"), read);
     assert_memory_equal(read, brain_values, sizeof brain_values);
     safetensors_read_float32(safetensors_find(&file, "float"), read);
     assert_memory_equal(read, floats, sizeof floats);
+    safetensors_read_float32(safetensors_find(&file, "double"), read);
+    assert_memory_equal(read, double_values, sizeof double_values);
+    read[2] = 7.0f;
+    safetensors_read_first(safetensors_find(&file, "half"), 2, read);
+    assert_memory_equal(read, half_values, 2 * sizeof *half_values);
+    assert_true(read[2] == 7.0f);
     safetensors_close(&file);
 }
 
@@ -253,7 +268,7 @@ static void test_every_float16(void **state) {
     static uint16_t bits[65536];
     static float values[65536];
     for (int i = 0; i < 65536; i++) bits[i] = (uint16_t)i;
-    SafetensorsEntry entry = {.name = "all", .is_float16 = true, .elements = 65536, .data = bits};
+    SafetensorsEntry entry = {.name = "all", .type = SAFETENSORS_F16, .elements = 65536, .data = bits};
     safetensors_read_float32(&entry, values);
     for (int i = 0; i < 65536; i++) {
         int exponent = i >> 10 & 31, fraction = i & 1023;
@@ -261,6 +276,74 @@ static void test_every_float16(void **state) {
         if (exponent == 31) expected = fraction ? NAN : INFINITY;
         if (isnan(expected) ? !isnan(values[i]) : fabs(values[i]) != expected) fail_msg("%04x is %g", i, values[i]);
         assert_int_equal(signbit(values[i]) != 0, i >> 15);
+    }
+}
+
+/* ---- a set of files with an index ---- */
+
+#define FLOATS(name, length, begin, end) \
+    "\"" name "\":{\"dtype\":\"F32\",\"shape\":[" length "],\"data_offsets\":[" begin "," end "]}"
+
+static void write_set(const char *index) {
+    mkdir(test_path("set"), 0777);
+    write_built(test_path("set/one.safetensors"), "{" FLOATS("b", "1", "0", "4") "," FLOATS("d", "2", "4", "12") "}",
+                12);
+    write_built(test_path("set/two.safetensors"),
+                "{" FLOATS("a", "1", "0", "4") ",\"mask\":{\"dtype\":\"BOOL\",\"shape\":[3],\"data_offsets\":[4,7]}}",
+                7);
+    write_built(test_path("set/same.safetensors"), "{" FLOATS("b", "1", "0", "4") "}", 4);
+    test_write_text(test_path("set/index.json"), index);
+}
+
+static void test_index(void **state) {
+    (void)state;
+    static const char *const names[] = {"a", "b", "d"};
+    static const char *const first[] = {"\0\1\2\3", "\0\1\2\3", "\4\5\6\7"};
+    write_set("{\"metadata\": {\"total_size\": 19}, \"weight_map\": {\"b\": \"one.safetensors\", "
+              "\"d\": \"one.safetensors\", \"a\": \"two.safetensors\", \"mask\": \"two.safetensors\"}}");
+    SafetensorsFile file;
+    Error error;
+    if (!safetensors_open_index(&file, test_path("set/index.json"), &error)) fail_msg("%s", error.text);
+    assert_int_equal(file.count, ARRAY_LENGTH(names));
+    assert_int_equal(file.shard_count, 2);
+    assert_int_equal(file.unread_count, 1);
+    assert_string_equal(file.unread[0].name, "mask");
+    for (size_t i = 0; i < ARRAY_LENGTH(names); i++) {
+        const SafetensorsEntry *entry = safetensors_find(&file, names[i]);
+        assert_non_null(entry);
+        assert_memory_equal(entry->data, first[i], 4);
+    }
+    safetensors_close(&file);
+}
+
+static void test_wrong_indexes(void **state) {
+    (void)state;
+    static const struct {
+        const char *index, *text;
+    } cases[] = {
+        {"", "set/index.json should be a JSON object with an object weight_map"},
+        {"[]", "should be a JSON object with an object weight_map"},
+        {"{\"weight_map\": []}", "should be a JSON object with an object weight_map"},
+        {"{\"weight_map\": {}}", "should be a JSON object with an object weight_map"},
+        {"{\"weight_map\": {\"a\": \"two.safetensors\"}} x", "should be a JSON object with an object weight_map"},
+        {"{\"weight_map\": {\"a\": 2}}", "set/index.json: the file of tensor 'a' should be the name of a file"},
+        {"{\"weight_map\": {\"a\": \"\"}}", "the file of tensor 'a' should be the name of a file"},
+        {"{\"weight_map\": {\"a\": \"../set/two.safetensors\"}}",
+         "the file of tensor 'a' should be the name of a file"},
+        {"{\"weight_map\": {\"a\": \"..\"}}", "set/.. is not a regular file"},
+        {"{\"weight_map\": {\"a\": \"two.safetensors\", \"c\": \"three.safetensors\"}}",
+         "set/three.safetensors: No such file or directory"},
+        {"{\"weight_map\": {\"a\": \"index.json\"}}", "set/index.json: the header"},
+        {"{\"weight_map\": {\"b\": \"one.safetensors\", \"c\": \"same.safetensors\"}}",
+         "set/index.json: tensor 'b' is in two of the files"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        SafetensorsFile file;
+        Error error = {""};
+        write_set(cases[i].index);
+        assert_false(safetensors_open_index(&file, test_path("set/index.json"), &error));
+        if (!strstr(error.text, cases[i].text)) fail_msg("expected '%s': %s", cases[i].text, error.text);
+        assert_null(file.entries);
     }
 }
 
@@ -530,6 +613,8 @@ int main(void) {
         cmocka_unit_test(test_full_disk_is_reported),
         cmocka_unit_test(test_types),
         cmocka_unit_test(test_every_float16),
+        cmocka_unit_test(test_index),
+        cmocka_unit_test(test_wrong_indexes),
         cmocka_unit_test(test_golden_files),
         cmocka_unit_test(test_no_tensors),
         cmocka_unit_test(test_what_is_no_file),
