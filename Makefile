@@ -165,7 +165,8 @@ tests = $(patsubst dev/test/%.c,$(BUILD)/test/%,$(wildcard dev/test/test_*.c)) \
 FUZZ_CC ?= clang
 fuzz_targets = $(patsubst dev/fuzz/%.c,%,$(wildcard dev/fuzz/fuzz_*.c))
 fuzz_support = dev/fuzz/fuzz.c dev/fuzz/small_vocabulary.c
-fuzz_sources = $(filter util/% config/% data/%,$(plain)) model/safetensors.c model/checkpoint_read.c model/checkpoint_layout.c
+fuzz_sources = $(filter util/% config/% data/%,$(plain)) model/safetensors.c model/safetensors_index.c model/weights_format.c \
+               $(addprefix model/checkpoint_,read.c layout.c weights.c config.c)
 fuzz_objects = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(fuzz_sources) $(fuzz_support))
 fuzz_sanitizers = address,undefined
 fuzz_flags = -std=gnu17 -O1 -march=$(ARCH) -g -fno-omit-frame-pointer -fno-sanitize-recover=all $(warnings) -Wno-psabi \

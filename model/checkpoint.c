@@ -1,5 +1,6 @@
 /* checkpoint.c: saving a checkpoint: what is in the files, and the order of steps that keeps a whole checkpoint on
- * the disk at every moment. Opening and reading are in checkpoint_read.c, the names in checkpoint_layout.h.
+ * the disk at every moment. Opening and reading are in checkpoint_read.c, the names in checkpoint_layout.h, what is done
+ * to the folder of all checkpoints before a run in checkpoint_folder.c.
  *
  *   1. write every file into checkpoints/.tmp_step_N and sync each, then the folder
  *   2. rename .tmp_step_N to step_N, sync `checkpoints`: the new checkpoint is there, `latest` still names the old one
@@ -258,6 +259,7 @@ static void save_trainer(Save *save) {
     cJSON_AddNumberToObject(json, "version", TRAINER_JSON_VERSION);
     cJSON_AddNumberToObject(json, "step", (double)source->step);
     cJSON_AddNumberToObject(json, "updates", (double)source->updates);
+    cJSON_AddNumberToObject(json, "sequences", (double)source->sequences);
     cJSON_AddStringToObject(json, "optimizer", source->optimizer);
     if (source->scalar_count > 0) cJSON_AddItemToObject(json, "scalars", scalars_json(source));
     cJSON_AddBoolToObject(json, "has_bias", source->model.bias);
@@ -292,19 +294,6 @@ static void begin(Save *save) {
     save->good = files_remove_tree(save->temporary, save->error) && files_make_folders(save->temporary, save->error);
 }
 
-/* Makes `latest` name `name`, in one step: a link cannot be rewritten, but a new one can be renamed over it. */
-static bool point_latest(const char *checkpoints, const char *name, Error *error) {
-    char *link = format_string("%s/%s", checkpoints, LATEST_LINK);
-    char *temporary = format_string("%s/" TEMPORARY_PREFIX "%s", checkpoints, LATEST_LINK);
-    bool good =
-        symlink(name, temporary) == 0 || error_set(error, "cannot make the link %s: %s", temporary, strerror(errno));
-    good = good && files_rename(temporary, link, error);
-    if (!good) unlink(temporary);
-    free(link);
-    free(temporary);
-    return good;
-}
-
 /* Gives the finished folder its name and points `latest` at it. Where that fails, all is as it was before. */
 static void publish(Save *save) {
     save->good = save->good && files_sync_folder(save->temporary, save->error);
@@ -315,7 +304,7 @@ static void publish(Save *save) {
     if (!save->good) return;
     bool placed = files_rename(save->temporary, save->final, save->error);
     save->good = placed && files_sync_folder(save->checkpoints, save->error) &&
-                 point_latest(save->checkpoints, strrchr(save->final, '/') + 1, save->error);
+                 checkpoint_point_latest(save->checkpoints, strrchr(save->final, '/') + 1, save->error);
     if (!save->good) {
         if (placed) rename(save->final, save->temporary);
         if (replaces) rename(save->aside, save->final);
@@ -392,11 +381,4 @@ bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int ke
     free(save.host);
     free(save.transposed);
     return !writer || save.good;
-}
-
-bool checkpoint_remove_all(const char *out_dir, Error *error) {
-    char *checkpoints = format_string("%s/" CHECKPOINTS_FOLDER, out_dir);
-    bool good = files_remove_tree(checkpoints, error);
-    free(checkpoints);
-    return good;
 }

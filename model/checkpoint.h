@@ -5,8 +5,8 @@
  *                                    folder): "transformer." names, matrices of the linear layers stored (in, out),
  *                                    zero biases where the model has none
  *   optimizer.safetensors            "<state>.<tensor>" for each optimizer state, in the shapes of the tensor table
- *   trainer.json                     step, updates, config, optimizer and its state of one number per tensor, size
- *                                    and XXH3 checksum of each other file, and last its own checksum
+ *   trainer.json                     step, updates, sequences seen, config, optimizer and its state of one number per
+ *                                    tensor, size and XXH3 checksum of each other file, and last its own checksum
  *   algorithms.txt                   which algorithms multiply matrices, where the device chose them by timing
  *   tokens.json and vocabulary files copied from beside the training data, where they are there
  * out_dir/checkpoints/latest         symbolic link to the newest whole one
@@ -28,7 +28,8 @@ enum { CHECKPOINT_WEIGHTS = -1, CHECKPOINT_PATH_LENGTH = 1400 };
  * is called for the same tensors in the same order on all; only on the writer is `host` not NULL. */
 typedef struct CheckpointSource {
     int64_t step;
-    int64_t updates; /* of the optimizer: less than step where steps were skipped */
+    int64_t updates;   /* of the optimizer: less than step where steps were skipped */
+    int64_t sequences; /* that training has seen */
     GPT2Config model;
     const TensorTable *table;
     const char *config_json; /* the run's config, as config_to_json gives it */
@@ -52,19 +53,26 @@ typedef struct CheckpointSource {
 bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int keep, bool writer,
                      char path[CHECKPOINT_PATH_LENGTH], Error *error);
 
-/* Removes every checkpoint below out_dir. */
+/* Removes every checkpoint below out_dir, and nothing else that lies in their folder. */
 bool checkpoint_remove_all(const char *out_dir, Error *error);
+
+/* Makes sure that checkpoints can be saved below out_dir, before a run trains for hours: tries what a save does, makes
+ * old checkpoints that were copied read-only removable, and renames a folder in the place of `latest`, as copies have
+ * whose maker followed links. Fails if something cannot be repaired. For the process that writes, when no other one
+ * reads there any more. */
+bool checkpoint_prepare(const char *out_dir, Error *error);
 
 /* A checkpoint that has been opened and found whole. */
 typedef struct Checkpoint {
     char path[CHECKPOINT_PATH_LENGTH];
-    int64_t step, updates;
+    int64_t step, updates, sequences; /* sequences: step x total_batch_size if an older version wrote it */
     char optimizer[64];
     SafetensorsFile model, state; /* state.count is 0 where there is no optimizer.safetensors */
     struct cJSON *scalars;        /* NULL where there are none */
+    struct cJSON *config;         /* of the run that wrote it */
 } Checkpoint;
 
-/* True where out_dir holds at least one checkpoint, whole or not. */
+/* True where out_dir holds at least one checkpoint, whole or not, or a link to one that is no longer there. */
 bool checkpoint_exists(const char *out_dir);
 
 /* Opens the newest whole checkpoint below out_dir: `latest`, and where that is damaged the next older ones, with a
@@ -87,22 +95,36 @@ bool checkpoint_read_scalars(const Checkpoint *checkpoint, const TensorTable *ta
 /* The algorithms of matrix products that the checkpoint's run used, as text which the caller frees; NULL for none. */
 char *checkpoint_read_algorithms(const Checkpoint *checkpoint);
 
+/* ---- weights, of a checkpoint or published by others (checkpoint_weights.c) ---- */
+
+/* Opens the weights that `path` names: a safetensors file, the index of a set of them (NAME.index.json), or a folder with
+ * model.safetensors or model.safetensors.index.json in it. Weights next to a trainer.json must have the checksum that it
+ * records. The message about another format says how to convert it. */
+bool checkpoint_open_weights(SafetensorsFile *file, const char *path, Error *error);
+
 /* Whether the weights in `file` are those of a model with this table: every tensor there in the right shape, and
  * nothing that would be left out silently, such as further layers, biases other than 0 where the table has none, or
- * a separate lm_head. The message lists every tensor that is missing or has another shape. */
+ * a separate lm_head. Position embeddings may have more rows. The message has at most five lines: how many tensors are
+ * missing or have another shape, the first ones, and the keys to set. */
 bool checkpoint_check_weights(const SafetensorsFile *file, const TensorTable *table, Error *error);
 
-/* Reads tensor `tensor` of the table from a safetensors file with GPT-2's names, with or without "transformer.",
- * into host memory of tensor.size floats, transposing what Hugging Face stores (in, out). */
+/* Reads tensor `tensor` of the table into host memory of tensor.size floats, from a file with GPT-2's names in
+ * transformers' or nanoGPT's layout. */
 bool checkpoint_read_weights(const SafetensorsFile *file, const TensorTable *table, int tensor, float *host,
                              Error *error);
 
-/* Opens the weights that `path` names: a safetensors file, or a folder with model.safetensors in it. */
-bool checkpoint_open_weights(SafetensorsFile *file, const char *path, Error *error);
+/* Whether the file has biases, all zero or not. */
+bool checkpoint_has_biases(const SafetensorsFile *file);
 
-/* Reads the shape of the model in a checkpoint folder from its config.json. `has_bias` is not stored there: it is
- * taken from trainer.json, or true where that is missing (a model published by others). */
-bool checkpoint_read_model_config(GPT2Config *config, const char *path, Error *error);
+/* Rows of the file's position embedding; 0 without one. */
+int64_t checkpoint_positions(const SafetensorsFile *file);
+
+/* ---- the model that comes with weights (checkpoint_config.c) ---- */
+
+/* Reads the model from the config.json in a folder. A key that is missing there has transformers' default. Fails if the
+ * folder asks for something that we do not compute, such as another activation. GPT-2's config.json does not say whether
+ * there are biases: trainer.json does, in our checkpoints; else there are if `weights` has some (NULL: there are). */
+bool checkpoint_read_model_config(GPT2Config *config, const char *folder, const SafetensorsFile *weights, Error *error);
 
 EXTERN_C_END
 

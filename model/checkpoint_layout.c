@@ -1,8 +1,11 @@
-/* checkpoint_layout.c: names, layouts and the seal that both sides of a checkpoint agree on (see
- * checkpoint_layout.h). Only the list of folders touches the disk. */
+/* checkpoint_layout.c: names, layouts and the trainer.json that both sides of a checkpoint agree on (see
+ * checkpoint_layout.h). */
 #include "model/checkpoint_layout.h"
 
+#include <cjson/cJSON.h>
 #include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +13,7 @@
 
 #include "util/files.h"
 
-enum { TRANSPOSE_BLOCK = 32, MAX_STEP_DIGITS = 18 };
+enum { TRANSPOSE_BLOCK = 32, MAX_STEP_DIGITS = 18, MAX_JSON_BYTES = 16 << 20 };
 
 /* Reads "step_<digits>", with or without ASIDE_SUFFIX. */
 static bool parse_folder_name(CheckpointFolder *folder, const char *name) {
@@ -59,6 +62,19 @@ int checkpoint_latest(const char *checkpoints, const CheckpointFolder *folders, 
     return -1;
 }
 
+/* A link cannot be rewritten, but a new one can be renamed over it. */
+bool checkpoint_point_latest(const char *checkpoints, const char *name, Error *error) {
+    char *link = format_string("%s/%s", checkpoints, LATEST_LINK);
+    char *temporary = format_string("%s/" TEMPORARY_PREFIX "%s", checkpoints, LATEST_LINK);
+    bool good =
+        symlink(name, temporary) == 0 || error_set(error, "cannot make the link %s: %s", temporary, strerror(errno));
+    good = good && files_rename(temporary, link, error);
+    if (!good) unlink(temporary);
+    free(link);
+    free(temporary);
+    return good;
+}
+
 bool checkpoint_is_transposed(const Tensor *tensor) { return tensor->role == ROLE_MATRIX; }
 
 /* In square blocks, so that both sides stay in the cache: plain rows would touch a new line with every element. */
@@ -76,6 +92,15 @@ int64_t checkpoint_missing_bias(const TensorTable *table, const Tensor *tensor, 
     snprintf(name, TENSOR_NAME_LENGTH, "%.*s.bias", (int)(dot - tensor->name), tensor->name);
     if (tensor_table_find(table, name) >= 0) return 0;
     return tensor->role == ROLE_MATRIX ? tensor->rows : tensor->columns;
+}
+
+const char *checkpoint_shape_text(char text[CHECKPOINT_SHAPE_LENGTH], const int64_t *shape, int dimensions) {
+    size_t length = (size_t)snprintf(text, CHECKPOINT_SHAPE_LENGTH, "[");
+    for (int i = 0; i < dimensions; i++)
+        length += (size_t)snprintf(text + length, CHECKPOINT_SHAPE_LENGTH - length, "%s%lld", i ? ", " : "",
+                                   (long long)shape[i]);
+    snprintf(text + length, CHECKPOINT_SHAPE_LENGTH - length, "]");
+    return text;
 }
 
 /* The end of a sealed text: it takes the place of the closing brace. */
@@ -96,4 +121,81 @@ bool checkpoint_seal_is_whole(const char *text, size_t bytes) {
     char seal[SEAL_LENGTH + 1];
     snprintf(seal, sizeof seal, SEAL_FORMAT, (unsigned long long)files_checksum_memory(text, body));
     return memcmp(text + body, seal, SEAL_LENGTH) == 0;
+}
+
+/* ---- JSON files ---- */
+
+static cJSON *parse_object(const char *text, const char *path, Error *error) {
+    cJSON *json = cJSON_ParseWithOpts(text, NULL, true);
+    if (cJSON_IsObject(json)) return json;
+    cJSON_Delete(json);
+    error_set(error, "%s is no valid JSON object", path);
+    return NULL;
+}
+
+cJSON *checkpoint_read_json(const char *path, Error *error) {
+    char *text = files_read(path, MAX_JSON_BYTES, NULL, error);
+    cJSON *json = text ? parse_object(text, path, error) : NULL;
+    free(text);
+    return json;
+}
+
+bool checkpoint_read_number(const cJSON *json, const char *path, const char *key, int64_t lowest, int64_t highest,
+                            int64_t *value, Error *error) {
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
+    double number = cJSON_IsNumber(item) ? item->valuedouble : -1;
+    if (!(number >= (double)lowest && number <= (double)highest) || number != (double)(int64_t)number)
+        return error_set(error, "%s: %s should be a whole number from %" PRId64 " to %" PRId64, path, key, lowest,
+                         highest);
+    *value = (int64_t)number;
+    return true;
+}
+
+int64_t checkpoint_integer(const cJSON *trainer, const char *key) {
+    return (int64_t)cJSON_GetObjectItemCaseSensitive(trainer, key)->valuedouble;
+}
+
+/* Version 0.1.0 did not count sequences: a run had the same number of them in each step. */
+static bool add_sequences(cJSON *trainer, const char *path, int64_t step, Error *error) {
+    const cJSON *config = cJSON_GetObjectItemCaseSensitive(trainer, "config");
+    const cJSON *train = cJSON_GetObjectItemCaseSensitive(config, "train");
+    int64_t batch;
+    if (!checkpoint_read_number(train, path, "total_batch_size", 1, INT32_MAX, &batch, error)) return false;
+    cJSON_AddNumberToObject(trainer, "sequences", (double)step * (double)batch);
+    return true;
+}
+
+static bool check_trainer(cJSON *json, const char *path, Error *error) {
+    const int64_t limit = INT64_C(1) << 53; /* up to which a double is exact */
+    int64_t version, step, updates, sequences;
+    if (!checkpoint_read_number(json, path, "version", TRAINER_JSON_VERSION, TRAINER_JSON_VERSION, &version, error) ||
+        !checkpoint_read_number(json, path, "step", 0, limit, &step, error) ||
+        !checkpoint_read_number(json, path, "updates", 0, step, &updates, error))
+        return false;
+    const cJSON *optimizer = cJSON_GetObjectItemCaseSensitive(json, "optimizer");
+    const cJSON *files = cJSON_GetObjectItemCaseSensitive(json, "files");
+    if (!cJSON_IsString(optimizer) || !cJSON_IsObject(files) ||
+        !cJSON_IsBool(cJSON_GetObjectItemCaseSensitive(json, "has_bias")) ||
+        !cJSON_GetObjectItemCaseSensitive(files, MODEL_FILE) || !cJSON_GetObjectItemCaseSensitive(files, CONFIG_FILE))
+        return error_set(error, "%s should hold optimizer, has_bias, and files with at least %s and %s", path,
+                         MODEL_FILE, CONFIG_FILE);
+    return (cJSON_GetObjectItemCaseSensitive(json, "sequences") || add_sequences(json, path, step, error)) &&
+           checkpoint_read_number(json, path, "sequences", 0, limit, &sequences, error);
+}
+
+cJSON *checkpoint_read_trainer(const char *folder, Error *error) {
+    size_t bytes;
+    char *path = format_string("%s/" TRAINER_FILE, folder), *text = files_read(path, MAX_JSON_BYTES, &bytes, error);
+    cJSON *json = NULL;
+    if (text && !checkpoint_seal_is_whole(text, bytes))
+        error_set(error, "%s is damaged: it does not end in the checksum of its content", path);
+    else if (text)
+        json = parse_object(text, path, error);
+    if (json && !check_trainer(json, path, error)) {
+        cJSON_Delete(json);
+        json = NULL;
+    }
+    free(text);
+    free(path);
+    return json;
 }

@@ -1,12 +1,12 @@
-/* checkpoint_layout.h: what writing (checkpoint.c) and reading (checkpoint_read.c) of checkpoints share: the names in
- * the folder, how Hugging Face lays out GPT-2's tensors, and the seal of trainer.json. For these two files only. */
+/* checkpoint_layout.h: what the files that write and read checkpoints (checkpoint_*.c) share: the names in the folder,
+ * how Hugging Face lays out GPT-2's tensors, and trainer.json with its seal. For these files only. */
 #ifndef MARS_MODEL_CHECKPOINT_LAYOUT_H
 #define MARS_MODEL_CHECKPOINT_LAYOUT_H
 
 #include "util/base.h"
 #include "util/tensor_table.h"
 
-enum { TRAINER_JSON_VERSION = 1, CHECKPOINT_NAME_LENGTH = 40 };
+enum { TRAINER_JSON_VERSION = 1, CHECKPOINT_NAME_LENGTH = 40, CHECKPOINT_SHAPE_LENGTH = 256 };
 
 /* Where the checkpoints of a run lie below its out_dir, and the names in there. */
 #define CHECKPOINTS_FOLDER "checkpoints"
@@ -41,6 +41,9 @@ CheckpointFolder *checkpoint_folders(const char *checkpoints, int *count);
 /* Index in `folders` of the one that the link `latest` names, or -1. */
 int checkpoint_latest(const char *checkpoints, const CheckpointFolder *folders, int count);
 
+/* Makes the link `latest` name the checkpoint folder `name`, in one step. */
+bool checkpoint_point_latest(const char *checkpoints, const char *name, Error *error);
+
 /* GPT-2's linear layers are "Conv1D" in transformers, which keeps the weight as (in, out); our tables, as nn.Linear,
  * have (out, in). */
 bool checkpoint_is_transposed(const Tensor *tensor);
@@ -51,6 +54,26 @@ void checkpoint_transpose(const float *in, int64_t rows, int64_t columns, float 
 /* Hugging Face's GPT-2 has a bias with every LayerNorm and linear layer. Where `tensor` is the weight of one and the
  * table has no bias for it, returns the length of the missing bias and writes its name; otherwise 0. */
 int64_t checkpoint_missing_bias(const TensorTable *table, const Tensor *tensor, char name[TENSOR_NAME_LENGTH]);
+
+/* Writes a shape as "[128, 384]", and returns the text. */
+const char *checkpoint_shape_text(char text[CHECKPOINT_SHAPE_LENGTH], const int64_t *shape, int dimensions);
+
+/* Reads a file that holds one JSON object, which the caller deletes; NULL on failure. */
+struct cJSON *checkpoint_read_json(const char *path, Error *error);
+
+/* Reads the whole number in [lowest, highest] of that name; the message names the file and the key. */
+bool checkpoint_read_number(const struct cJSON *json, const char *path, const char *key, int64_t lowest,
+                            int64_t highest, int64_t *value, Error *error);
+
+/* Reads trainer.json of a checkpoint folder and checks everything in it that does not need another file. It has
+ * "sequences" also if an older version wrote it. The caller deletes it; NULL on failure. */
+struct cJSON *checkpoint_read_trainer(const char *folder, Error *error);
+
+/* Compares model.safetensors of a checkpoint folder with the checksum in trainer.json. */
+bool checkpoint_verify_weights(const char *folder, Error *error);
+
+/* A number that checkpoint_read_trainer() has checked. */
+int64_t checkpoint_integer(const struct cJSON *trainer, const char *key);
 
 /* trainer.json ends in a checksum of all that is before it, at a fixed length from the end. Text in and text out are
  * JSON objects; the caller frees the result. */

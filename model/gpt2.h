@@ -119,8 +119,8 @@ void gpt2_describe(GPT2 *model, const GPT2Config *config);
  * residual stream, gains 1, biases 0. A function of the seed alone. */
 void gpt2_init_weights(GPT2 *model, uint64_t seed);
 
-/* Takes the weights from a safetensors file with GPT-2's names. Fails, with the tensor's name, where one is missing or
- * has another shape. */
+/* Takes the weights from a safetensors file with GPT-2's names. Fails if a tensor is missing, has another shape, or holds
+ * a number that is not finite (a float64 beyond float32's range, too); the message names it. */
 bool gpt2_load(GPT2 *model, const SafetensorsFile *file, Error *error);
 
 /* Starts bringing a batch of B sequences of T <= block_size tokens (host pointers, (B,T) each) to the device, beside the

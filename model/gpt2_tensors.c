@@ -210,12 +210,24 @@ void gpt2_init_weights(GPT2 *model, uint64_t seed) {
     params_changed(model);
 }
 
+/* A model with one number that is not finite computes nothing but such numbers. */
+static bool check_finite(const float *host, const Tensor *tensor, const SafetensorsFile *file, Error *error) {
+    for (size_t i = 0; i < tensor->size; i++)
+        if (!isfinite(host[i]))
+            return error_set(error,
+                             "%s: number %zu of tensor '%s' is %g; the training that made it has failed: take an "
+                             "earlier checkpoint",
+                             file->path, i, tensor->name, host[i]);
+    return true;
+}
+
 bool gpt2_load(GPT2 *model, const SafetensorsFile *file, Error *error) {
     if (!checkpoint_check_weights(file, &model->table, error)) return false;
     float *host = checked_malloc(model->table.parameters * sizeof *host, "weights");
     bool good = true;
     for (int i = 0; good && i < model->table.count; i++) {
-        good = checkpoint_read_weights(file, &model->table, i, host, error);
+        good = checkpoint_read_weights(file, &model->table, i, host, error) &&
+               check_finite(host, &model->table.tensors[i], file, error);
         if (good) set_tensor(model, i, host);
     }
     free(host);

@@ -113,7 +113,10 @@ static int by_logit(const void *x, const void *y) {
 
 /* A token from the logits: `index` counts the tokens drawn so far, and with the seed decides the draw. */
 static int draw(const float *logits, int V, Candidate *candidates, const Options *o, uint64_t index) {
-    for (int v = 0; v < V; v++) candidates[v] = (Candidate){logits[v], v};
+    for (int v = 0; v < V; v++) {
+        if (!isfinite(logits[v])) die("the model of %s computes logits that are not finite", o->folder);
+        candidates[v] = (Candidate){logits[v], v};
+    }
     qsort(candidates, (size_t)V, sizeof *candidates, by_logit);
     if (o->temperature == 0.0) return candidates[0].token;
     int count = o->top_k > 0 && o->top_k < V ? (int)o->top_k : V;
@@ -183,13 +186,13 @@ int main(int argc, char **argv) {
     Tokenizer *tokenizer;
     SafetensorsFile file;
     GPT2 model;
-    if (!checkpoint_read_model_config(&config, options.folder, &error)) die("%s", error.text);
+    if (!checkpoint_open_weights(&file, options.folder, &error)) die("%s", error.text);
+    if (!checkpoint_read_model_config(&config, options.folder, &file, &error)) die("%s", error.text);
     const char *folder = options.tokenizer && !vocabulary_is_in(options.folder) ? NULL : options.folder;
     if (!tokenizer_open(&tokenizer, options.tokenizer, folder, &error)) {
         if (options.tokenizer) die_usage("--tokenizer=%s: %s", options.tokenizer, error.text);
         die("%s; --tokenizer=NAME says which one it is", error.text);
     }
-    if (!checkpoint_open_weights(&file, options.folder, &error)) die("%s", error.text);
     int threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
     Backend *be = backend_open("cpu", DTYPE_FLOAT32, threads > 0 ? threads : 1, &error);
     if (!be) die("%s", error.text);

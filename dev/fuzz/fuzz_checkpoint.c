@@ -87,7 +87,7 @@ static void check_weights(void) {
 static void check_config(void) {
     GPT2Config config;
     Error error = {""};
-    if (checkpoint_read_model_config(&config, fuzz_folder(), &error))
+    if (checkpoint_read_model_config(&config, fuzz_folder(), NULL, &error))
         FUZZ_CHECK(config.n_layer > 0 && config.n_head > 0 && config.n_embd > 0 && config.block_size > 0 &&
                        config.vocab_size > 0 && config.n_embd % config.n_head == 0,
                    "a shape that no model has");

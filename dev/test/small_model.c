@@ -62,6 +62,7 @@ void small_start(SmallRun *run, int64_t step, int version, bool bias) {
     run->version = version;
     run->source = (CheckpointSource){.step = step,
                                      .updates = step / 2,
+                                     .sequences = 12345,
                                      .model = {LAYERS, 2, C, T, V, bias, 0, true},
                                      .table = &run->table,
                                      .config_json = small_config_json,

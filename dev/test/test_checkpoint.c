@@ -49,6 +49,7 @@ static void test_round_trip(void **state) {
         if (!checkpoint_open(&checkpoint, path, &error)) fail_msg("%s", error.text);
         assert_int_equal(checkpoint.step, 1000);
         assert_int_equal(checkpoint.updates, 500);
+        assert_int_equal(checkpoint.sequences, 12345);
         assert_string_equal(checkpoint.optimizer, "mars-adamw");
         assert_string_equal(checkpoint.path, path);
         assert_holds(&checkpoint, 1, bias);
@@ -60,7 +61,7 @@ static void test_round_trip(void **state) {
         assert_non_null(strstr(error.text, "'w.wte.weight'"));
         checkpoint_close(&checkpoint);
         GPT2Config config;
-        if (!checkpoint_read_model_config(&config, path, &error)) fail_msg("%s", error.text);
+        if (!checkpoint_read_model_config(&config, path, NULL, &error)) fail_msg("%s", error.text);
         assert_memory_equal(&config, &run.source.model, sizeof config);
         tensor_table_free(&run.table);
     }
@@ -227,6 +228,7 @@ static void test_json_files(void **state) {
     assert_json(json, "version", "1");
     assert_json(json, "step", "12");
     assert_json(json, "updates", "6");
+    assert_json(json, "sequences", "12345");
     assert_json(json, "optimizer", "\"mars-adamw\"");
     assert_json(json, "has_bias", "false");
     assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(json, "files")), 2);
@@ -400,7 +402,7 @@ static void test_trainer_json_is_checked(void **state) {
     (void)state;
 #define TRAINER(version, step, optimizer, files)                          \
     "{\"version\":" version ",\"step\":" step ",\"optimizer\":" optimizer \
-    ",\"has_bias\":true,\"updates\":1,\"files\":" files
+    ",\"has_bias\":true,\"updates\":1,\"sequences\":3,\"files\":" files
 #define FILE_ENTRY "{\"bytes\":1,\"xxh3\":\"0\"}"
 #define FILES "{\"model.safetensors\":" FILE_ENTRY ",\"config.json\":" FILE_ENTRY
     static const struct {
@@ -419,6 +421,11 @@ static void test_trainer_json_is_checked(void **state) {
          "plain file name"},
         {TRAINER("1", "1", "\"adamw\"", "{\"model.safetensors\":{\"bytes\":1},\"config.json\":1}"), "bytes and xxh3"},
         {TRAINER("1", "1", "\"adamw\"", FILES "}"), "model.safetensors is damaged: it has"},
+        {"{\"version\":1,\"step\":1,\"optimizer\":\"adamw\",\"has_bias\":true,\"updates\":1,\"files\":" FILES "}",
+         "total_batch_size should be a whole number"},
+        {"{\"version\":1,\"step\":1,\"optimizer\":\"adamw\",\"has_bias\":true,\"updates\":1,\"sequences\":-1,"
+         "\"files\":" FILES "}",
+         "sequences should be a whole number"},
         {"[1", "no valid JSON object"},
     };
     small_save(test_path("trainer"), 1, 1, 0);
@@ -433,6 +440,28 @@ static void test_trainer_json_is_checked(void **state) {
         assert_false(checkpoint_open(&checkpoint, folder, &error));
         if (!strstr(error.text, cases[i].text)) fail_msg("expected '%s': %s", cases[i].text, error.text);
     }
+}
+
+/* ---- what earlier versions wrote ---- */
+
+/* Version 0.1.0 did not count sequences: they are the steps times the batch of its config. */
+static void test_checkpoint_of_0_1_0(void **state) {
+    (void)state;
+    Checkpoint checkpoint;
+    Error error;
+    GPT2Config config;
+    if (!checkpoint_open_newest(&checkpoint, "dev/golden/checkpoint_0.1.0", &error)) fail_msg("%s", error.text);
+    assert_int_equal(checkpoint.step, 6);
+    assert_int_equal(checkpoint.updates, 6);
+    assert_int_equal(checkpoint.sequences, 6 * 12);
+    assert_string_equal(checkpoint.optimizer, "mars-adamw");
+    if (!checkpoint_read_model_config(&config, checkpoint.path, &checkpoint.model, &error)) fail_msg("%s", error.text);
+    assert_true(config.n_layer == 2 && config.n_head == 2 && config.n_embd == 8 && config.block_size == 16);
+    assert_true(!config.bias && config.scale_attn_by_inverse_layer_idx && config.vocab_size == 256);
+    TensorTable table = small_table(2, 8, 256, 16, false);
+    if (!checkpoint_check_weights(&checkpoint.model, &table, &error)) fail_msg("%s", error.text);
+    tensor_table_free(&table);
+    checkpoint_close(&checkpoint);
 }
 
 /* ---- falling back ---- */
@@ -507,6 +536,7 @@ int main(void) {
         cmocka_unit_test(test_saving_a_step_again),
         cmocka_unit_test(test_every_damage_is_noticed),
         cmocka_unit_test(test_trainer_json_is_checked),
+        cmocka_unit_test(test_checkpoint_of_0_1_0),
         cmocka_unit_test(test_falling_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -265,7 +265,7 @@ static void open_trained(Trained *t, const char *run) {
     SafetensorsFile file;
     GPT2Config config;
     const char *path = test_path("%s/checkpoints/latest", run);
-    if (!checkpoint_read_model_config(&config, path, &error)) fail_msg("%s", error.text);
+    if (!checkpoint_read_model_config(&config, path, NULL, &error)) fail_msg("%s", error.text);
     if (!checkpoint_open_weights(&file, path, &error)) fail_msg("%s", error.text);
     t->be = open_cpu(DTYPE_FLOAT32, 1);
     gpt2_create(&t->model, &config, t->be, 1, RECOMPUTE_NONE, false);
@@ -407,7 +407,7 @@ static void test_missing_checkpoint(void **state) {
     const char *folder = test_folder();
     char *nowhere = format_string("%s/nowhere --prompt=A", folder), *run = format_string("%s/plain --prompt=A", folder);
     refuse(EXIT_FAILED, "nowhere", nowhere);
-    refuse(EXIT_FAILED, "plain/config.json", run); /* the run's folder, not a checkpoint */
+    refuse(EXIT_FAILED, "plain/checkpoints/latest is the newest checkpoint of a run", run);
     free(nowhere);
     free(run);
 }

@@ -1,0 +1,170 @@
+/* checkpoint_folder.c: the folder of a run's checkpoints before the run begins: whether checkpoints can be saved there,
+ * and removing those of an earlier run. People copy, move and archive these folders, so what is found may be read-only,
+ * or a folder where a link was. */
+#include "model/checkpoint.h"
+
+#include <cjson/cJSON.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "model/checkpoint_layout.h"
+#include "util/files.h"
+
+/* What a save makes, in small: a folder with a file, a link, and new names for both. */
+#define PROBE TEMPORARY_PREFIX "probe_%d"
+
+static bool exists(const char *path) {
+    struct stat status;
+    return lstat(path, &status) == 0; /* a link that leads nowhere, too */
+}
+
+/* ---- `latest` ---- */
+
+/* The step of the checkpoint in a folder, or -1. */
+static int64_t step_in(const char *folder) {
+    Error error;
+    cJSON *trainer = checkpoint_read_trainer(folder, &error);
+    int64_t step = trainer ? checkpoint_integer(trainer, "step") : -1;
+    cJSON_Delete(trainer);
+    return step;
+}
+
+/* A free path for the folder `latest`: that of its step, else one that no checkpoint has. The caller frees it. */
+static char *place_of_copy(const char *checkpoints, int64_t step) {
+    char *path = step >= 0 ? format_string("%s/" STEP_FORMAT, checkpoints, (long long)step) : NULL;
+    for (int number = 1; !path || exists(path); number++) {
+        free(path);
+        path = format_string("%s/" LATEST_LINK ".copy%d", checkpoints, number);
+    }
+    return path;
+}
+
+/* A link can take the place of a link or a file, but not of a folder. Nothing is removed: the folder gets another name,
+ * and the link names its step. */
+static bool make_room_for_link(const char *checkpoints, Error *error) {
+    struct stat status;
+    char *latest = format_string("%s/" LATEST_LINK, checkpoints);
+    bool ok = true;
+    if (lstat(latest, &status) == 0 && S_ISDIR(status.st_mode)) {
+        int64_t step = step_in(latest);
+        char *place = place_of_copy(checkpoints, step), name[CHECKPOINT_NAME_LENGTH];
+        snprintf(name, sizeof name, STEP_FORMAT, (long long)step);
+        ok = files_rename(latest, place, error) && (step < 0 || checkpoint_point_latest(checkpoints, name, error));
+        if (ok) warn("%s was a folder instead of a link, as cp -L makes it: renamed to %s", latest, place);
+        free(place);
+    }
+    free(latest);
+    return ok;
+}
+
+/* ---- permissions ---- */
+
+/* A folder whose names cannot be changed cannot be removed either. */
+static bool make_removable(const char *checkpoints, Error *error) {
+    int count;
+    CheckpointFolder *folders = checkpoint_folders(checkpoints, &count);
+    bool ok = true;
+    for (int i = 0; ok && i < count; i++) {
+        struct stat status;
+        char *path = format_string("%s/%s", checkpoints, folders[i].name);
+        if (!files_is_folder(path))
+            ok = error_set(error, "%s should be a folder with a checkpoint; remove it or give it another name", path);
+        else if (access(path, W_OK | X_OK) != 0 &&
+                 (stat(path, &status) != 0 || chmod(path, status.st_mode | S_IRWXU) != 0))
+            ok = error_set(error,
+                           "%s is read-only (%s), so it could not be removed when newer checkpoints take its place; "
+                           "make it writable or move it away",
+                           path, strerror(errno));
+        free(path);
+    }
+    free(folders);
+    return ok;
+}
+
+/* Writes the file without a sync: whether the disk is sound is not asked here. */
+static bool write_small_file(const char *path) {
+    int descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (descriptor < 0) return false;
+    bool ok = write(descriptor, "", 1) == 1;
+    return close(descriptor) == 0 && ok;
+}
+
+static bool try_a_save(const char *checkpoints, Error *error) {
+    char *folder = format_string("%s/" PROBE, checkpoints, (int)getpid()), *file = format_string("%s/file", folder);
+    char *link = format_string("%s/link", folder), *new_link = format_string("%s/new_link", folder);
+    char *new_folder = format_string("%s_renamed", folder);
+    const char *problem = NULL;
+    if (mkdir(folder, 0777) != 0)
+        problem = "make a folder";
+    else if (!write_small_file(file))
+        problem = "write a file";
+    else if (symlink("file", link) != 0)
+        problem = "make a symbolic link";
+    else if (rename(link, new_link) != 0 || rename(folder, new_folder) != 0)
+        problem = "rename a file";
+    else if (!files_remove_tree(new_folder, NULL))
+        problem = "remove a folder";
+    bool ok = !problem || error_set(error,
+                                    "cannot save checkpoints in %s: cannot %s there: %s; make it writable or choose "
+                                    "another train.out_dir",
+                                    checkpoints, problem, strerror(errno));
+    if (!ok) files_remove_tree(folder, NULL);
+    free(folder);
+    free(file);
+    free(link);
+    free(new_link);
+    free(new_folder);
+    return ok;
+}
+
+bool checkpoint_prepare(const char *out_dir, Error *error) {
+    char *checkpoints = format_string("%s/" CHECKPOINTS_FOLDER, out_dir);
+    bool is_new = mkdir(checkpoints, 0777) == 0;
+    bool ok = is_new || errno == EEXIST ||
+              error_set(error, "cannot make the folder %s: %s; make %s writable or choose another train.out_dir",
+                        checkpoints, strerror(errno), out_dir);
+    ok = ok && make_room_for_link(checkpoints, error) && make_removable(checkpoints, error) &&
+         try_a_save(checkpoints, error);
+    if (is_new) rmdir(checkpoints); /* the first save makes it */
+    free(checkpoints);
+    return ok;
+}
+
+/* ---- removing ---- */
+
+/* Whether an entry of the folder is a leftover of a save, or `latest` as a link or as a copied checkpoint. */
+static bool is_ours(const char *name, const char *path) {
+    struct stat status;
+    if (strncmp(name, TEMPORARY_PREFIX, strlen(TEMPORARY_PREFIX)) == 0) return true;
+    if (strcmp(name, LATEST_LINK) != 0 || lstat(path, &status) != 0) return false;
+    return S_ISLNK(status.st_mode) || step_in(path) >= 0;
+}
+
+bool checkpoint_remove_all(const char *out_dir, Error *error) {
+    int count;
+    char *checkpoints = format_string("%s/" CHECKPOINTS_FOLDER, out_dir);
+    CheckpointFolder *folders = checkpoint_folders(checkpoints, &count);
+    bool ok = true;
+    for (int i = 0; ok && i < count; i++) {
+        char *path = format_string("%s/%s", checkpoints, folders[i].name);
+        ok = files_remove_tree(path, error);
+        free(path);
+    }
+    DIR *directory = opendir(checkpoints);
+    for (struct dirent *entry; ok && directory && (entry = readdir(directory));) {
+        char *path = format_string("%s/%s", checkpoints, entry->d_name);
+        ok = !is_ours(entry->d_name, path) || files_remove_tree(path, error);
+        free(path);
+    }
+    if (directory) closedir(directory);
+    rmdir(checkpoints); /* unless there is something else in it */
+    free(folders);
+    free(checkpoints);
+    return ok;
+}

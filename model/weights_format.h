@@ -1,0 +1,19 @@
+/* weights_format.h: weights in formats that are not read, recognised by their content or by the name of their file, so
+ * that a message can say what they are and how to convert them. The formats are the rows of two tables in
+ * weights_format.c: a new one is one new row. */
+#ifndef MARS_MODEL_WEIGHTS_FORMAT_H
+#define MARS_MODEL_WEIGHTS_FORMAT_H
+
+#include "util/base.h"
+
+EXTERN_C_BEGIN
+
+/* Whether the file at `path` is in such a format; *error then says what it is and what to do. */
+bool weights_format_of_file(const char *path, Error *error);
+
+/* The same of a folder without safetensors files. */
+bool weights_format_of_folder(const char *folder, Error *error);
+
+EXTERN_C_END
+
+#endif
