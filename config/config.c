@@ -20,12 +20,6 @@
 static const char command_line[] = "command line";
 static const double exact_integers = 0x1p53; /* below it, a double holds an integer that no other text rounds to */
 
-/* The file or the command line: what messages call it, and which keys it has given. */
-typedef struct Source {
-    const char *name;
-    bool given[CONFIG_MAX_KEYS];
-} Source;
-
 /* ---- one value ---- */
 
 static void *field_of(Config *config, const ConfigKey *key) { return (char *)config + key->offset; }
@@ -163,7 +157,7 @@ static bool unknown_key(const char *where, const char *section, const char *name
 }
 
 /* Notes that the source gives the key, which it may do once. */
-static bool claim(Source *source, int index, Error *error) {
+static bool claim(ConfigSource *source, int index, Error *error) {
     if (source->given[index])
         return error_set(error, "%s: %s.%s is given twice; remove one of the two", source->name,
                          config_keys[index].section, config_keys[index].name);
@@ -285,7 +279,7 @@ static cJSON *parse_file(const char *path, Error *error) {
     return root;
 }
 
-static bool take_json(Config *config, Source *file, int index, const cJSON *item, Error *error) {
+static bool take_json(Config *config, ConfigSource *file, int index, const cJSON *item, Error *error) {
     const ConfigKey *key = &config_keys[index];
     if (!claim(file, index, error)) return false;
     if (set_from_json(config, key, item)) return true;
@@ -296,7 +290,7 @@ static bool take_json(Config *config, Source *file, int index, const cJSON *item
     return false;
 }
 
-static bool take_section(Config *config, Source *file, const cJSON *root, const cJSON *section, Error *error) {
+static bool take_section(Config *config, ConfigSource *file, const cJSON *root, const cJSON *section, Error *error) {
     const char *name = section->string;
     if (!config_section_exists(name))
         return error_set(error, "%s: there is no section '%.64s'; the nearest is %s", file->name, name,
@@ -315,7 +309,7 @@ static bool take_section(Config *config, Source *file, const cJSON *root, const 
     return true;
 }
 
-static bool load_file(Config *config, Source *file, Error *error) {
+static bool load_file(Config *config, ConfigSource *file, Error *error) {
     cJSON *root = parse_file(file->name, error);
     if (!root) return false;
     bool good = true;
@@ -357,7 +351,7 @@ static int find_key(char *name, Error *error) {
     return index;
 }
 
-static bool take_override(Config *config, Source *source, const char *argument, Error *error) {
+static bool take_override(Config *config, ConfigSource *source, const char *argument, Error *error) {
     const char *equals = strchr(argument, '=');
     if (strncmp(argument, "--", 2) != 0 || !equals || equals == argument + 2)
         return error_set(error, "%s: '%.80s' is not of the form --key=value (--help lists the keys)", source->name,
@@ -387,7 +381,7 @@ static bool check_model(const Config *config, const char *where, Error *error) {
 }
 
 /* A key on the command line that the optimizer does not have is a mistake. */
-static bool check_applies(const Config *config, const Source *arguments, Error *error) {
+static bool check_applies(const Config *config, const ConfigSource *arguments, Error *error) {
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
         if (!arguments->given[i] || config_key_applies(key, config->optimizer.name)) continue;
@@ -402,7 +396,7 @@ static bool check_applies(const Config *config, const Source *arguments, Error *
 
 /* In a file it may be there for another optimizer, as in `train_gpt2 small_mars.json --optimizer.name=muon`: it is said
  * to have no effect, and is its default. */
-static void drop_what_does_not_apply(Config *config, const Source *file) {
+static void drop_what_does_not_apply(Config *config, const ConfigSource *file) {
     char names[512] = "";
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
@@ -479,7 +473,7 @@ static bool check_schedule(const Config *config, const char *where, Error *error
     return true;
 }
 
-static bool check_required(const Source *file, const Source *arguments, const char *where, Error *error) {
+static bool check_required(const ConfigSource *file, const ConfigSource *arguments, const char *where, Error *error) {
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
         if (!key->default_text && !file->given[i] && !arguments->given[i])
@@ -489,7 +483,7 @@ static bool check_required(const Source *file, const Source *arguments, const ch
 }
 
 /* Defaults that depend on other keys. */
-static void fill_dependent_defaults(Config *config, const Source *file, const Source *arguments) {
+static void fill_dependent_defaults(Config *config, const ConfigSource *file, const ConfigSource *arguments) {
     int momentum = config_key_find("optimizer", "momentum");
     if (config->optimizer.name == OPTIM_SGD_SAI && !file->given[momentum] && !arguments->given[momentum])
         config->optimizer.momentum = 0.9;
@@ -497,27 +491,40 @@ static void fill_dependent_defaults(Config *config, const Source *file, const So
     if (config->schedule.lr_decay_iters == 0) config->schedule.lr_decay_iters = config->train.max_iters;
 }
 
-bool config_load(Config *config, const char *path, int count, char *const *overrides, Error *error) {
+static void set_defaults(Config *config) {
     memset(config, 0, sizeof *config);
     for (int i = 0; i < config_key_count; i++) {
         const char *text = config_keys[i].default_text;
         if (text && !set_from_text(config, &config_keys[i], text))
             die("the default of %s.%s is not valid", config_keys[i].section, config_keys[i].name);
     }
-    Source file = {.name = path}, arguments = {.name = command_line};
-    if (path && !load_file(config, &file, error)) return false;
+}
+
+/* What messages about rules between keys blame. */
+static const char *blamed(const ConfigGiven *given) { return given->file.name ? given->file.name : command_line; }
+
+bool config_read(Config *config, ConfigGiven *given, const char *path, int count, char *const *overrides,
+                 Error *error) {
+    set_defaults(config);
+    *given = (ConfigGiven){.file = {.name = path}, .command_line = {.name = command_line}};
+    if (path && !load_file(config, &given->file, error)) return false;
     for (int i = 0; i < count; i++)
-        if (!take_override(config, &arguments, overrides[i], error)) return false;
+        if (!take_override(config, &given->command_line, overrides[i], error)) return false;
+    return check_required(&given->file, &given->command_line, blamed(given), error);
+}
 
-    fill_dependent_defaults(config, &file, &arguments);
-
-    const char *where = path ? path : command_line;
-    bool good = check_required(&file, &arguments, where, error) && check_applies(config, &arguments, error) &&
-                check_model(config, where, error) && check_optimizer(config, where, error) &&
-                check_batch(config, where, error) && check_train(config, where, error) &&
-                check_schedule(config, where, error);
-    if (good) drop_what_does_not_apply(config, &file);
+bool config_check(Config *config, const ConfigGiven *given, Error *error) {
+    fill_dependent_defaults(config, &given->file, &given->command_line);
+    bool good = check_applies(config, &given->command_line, error) && check_model(config, blamed(given), error) &&
+                check_optimizer(config, blamed(given), error) && check_batch(config, blamed(given), error) &&
+                check_train(config, blamed(given), error) && check_schedule(config, blamed(given), error);
+    if (good) drop_what_does_not_apply(config, &given->file);
     return good;
+}
+
+bool config_load(Config *config, const char *path, int count, char *const *overrides, Error *error) {
+    ConfigGiven given;
+    return config_read(config, &given, path, count, overrides, error) && config_check(config, &given, error);
 }
 
 /* ---- the number of processes ---- */
@@ -619,6 +626,99 @@ char *config_to_json(const Config *config) {
     cJSON_Delete(root);
     return text;
 }
+
+/* ---- what comes with weights, and what an earlier run had ---- */
+
+/* A value as JSON, which the caller frees by cJSON_free. */
+static char *value_text(const Config *config, const ConfigKey *key) {
+    cJSON *value = value_to_json(config, key);
+    char *text = cJSON_PrintUnformatted(value);
+    if (!text) die("out of memory: a value of the config");
+    cJSON_Delete(value);
+    return text;
+}
+
+static bool same_value(const Config *a, const Config *b, const ConfigKey *key) {
+    char *text = value_text(a, key), *other = value_text(b, key);
+    bool same = strcmp(text, other) == 0;
+    cJSON_free(text);
+    cJSON_free(other);
+    return same;
+}
+
+/* Whether a given value that differs from the folder's will do all the same. */
+static bool may_differ(const Config *config, const Config *folder, const ConfigKey *key, ConfigTake take) {
+    if (strcmp(key->name, "block_size") == 0)
+        return take.shorter && config->model.block_size < folder->model.block_size;
+    return strcmp(key->name, "bias") == 0 && take.without_bias && !config->model.bias;
+}
+
+/* One key: *from is a config with the folder's model. */
+static bool take_model_key(Config *config, const ConfigGiven *given, int index, const Config *from, const char *folder,
+                           ConfigTake take, Error *error) {
+    const ConfigKey *key = &config_keys[index];
+    bool by_command_line = given->command_line.given[index], is_given = by_command_line || given->file.given[index];
+    char *text = value_text(from, key), *own = value_text(config, key);
+    bool ok = true;
+    if (!is_given) {
+        cJSON *value = cJSON_Parse(text);
+        ok = set_from_json(config, key, value) || wrong_value(folder, key, text, error);
+        cJSON_Delete(value);
+    } else if (strcmp(text, own) != 0 && !may_differ(config, from, key, take)) {
+        ok = error_set(error, "%s: %s.%s is %s, but the model in %s has %s; remove the key: it comes with the weights",
+                       by_command_line ? given->command_line.name : given->file.name, key->section, key->name, own,
+                       folder, text);
+    }
+    cJSON_free(text);
+    cJSON_free(own);
+    return ok;
+}
+
+bool config_take_model(Config *config, const ConfigGiven *given, const GPT2Config *model, const char *folder,
+                       ConfigTake take, Error *error) {
+    Config from = *config;
+    from.model = *model;
+    for (int i = 0; i < config_key_count; i++) {
+        if (strcmp(config_keys[i].section, "model") != 0 || strcmp(config_keys[i].name, "dropout") == 0) continue;
+        if (!take_model_key(config, given, i, &from, folder, take, error)) return false;
+    }
+    return true;
+}
+
+/* The config in `json`, whose values the keys have that it lacks or spoils: defaults. */
+static void read_earlier(Config *config, const cJSON *json) {
+    set_defaults(config);
+    for (int i = 0; i < config_key_count; i++) {
+        const ConfigKey *key = &config_keys[i];
+        const cJSON *section = cJSON_GetObjectItemCaseSensitive(json, key->section);
+        const cJSON *item = cJSON_GetObjectItemCaseSensitive(section, key->name);
+        if (item) set_from_json(config, key, item);
+    }
+}
+
+char *config_changes(const Config *config, const cJSON *earlier) {
+    static const char *const ignored[] = {"init_from", "overwrite", "eval_only", "gradient_accumulation_steps"};
+    Config *was = checked_malloc(sizeof *was, "the config of an earlier run");
+    read_earlier(was, earlier);
+    char *list = checked_strdup("");
+    for (int i = 0; i < config_key_count; i++) {
+        const ConfigKey *key = &config_keys[i];
+        bool skip = !config_key_applies(key, config->optimizer.name) || same_value(config, was, key);
+        for (size_t j = 0; j < ARRAY_LENGTH(ignored); j++) skip = skip || strcmp(key->name, ignored[j]) == 0;
+        if (skip) continue;
+        char *now = value_text(config, key), *before = value_text(was, key);
+        char *longer =
+            format_string("%s%s%s.%s: %s, was %s", list, list[0] ? "\n" : "", key->section, key->name, now, before);
+        cJSON_free(now);
+        cJSON_free(before);
+        free(list);
+        list = longer;
+    }
+    free(was);
+    return list;
+}
+
+/* ---- help ---- */
 
 /* Prints below a key, in lines that are not too long. */
 static void print_note(FILE *file, const char *text) {

@@ -12,7 +12,10 @@
 #include "optim/optim_config.h"
 #include "util/base.h"
 
-enum { CONFIG_STRING_LENGTH = 1024 };
+enum {
+    CONFIG_STRING_LENGTH = 1024,
+    CONFIG_MAX_KEYS = 128 /* an upper bound on the length of the table of keys, for arrays with an element for each */
+};
 
 typedef struct DataConfig {
     char train[CONFIG_STRING_LENGTH]; /* a file, or a glob of shards */
@@ -53,6 +56,19 @@ typedef struct Config {
     TrainConfig train;
 } Config;
 
+/* The file or the command line: what messages call it, and which keys it has given, by their index in the table. */
+typedef struct ConfigSource {
+    const char *name;
+    bool given[CONFIG_MAX_KEYS];
+} ConfigSource;
+
+/* Who gave which key. */
+typedef struct ConfigGiven {
+    ConfigSource file, command_line;
+} ConfigGiven;
+
+struct cJSON;
+
 EXTERN_C_BEGIN
 
 /* Reads the JSON file at `path` (NULL: defaults only) and then `count` overrides of the form "--key=value", where
@@ -60,6 +76,27 @@ EXTERN_C_BEGIN
  * the number of processes; a key that the chosen optimizer does not have is an error. On failure *error names the file
  * (or the argument), the key and what would be right. */
 bool config_load(Config *config, const char *path, int count, char *const *overrides, Error *error);
+
+/* config_load() in two steps, between which model keys may come from a folder with weights. config_read() checks each
+ * value alone, and that required keys are there; `path` must outlive *given. config_check() does the rest. */
+bool config_read(Config *config, ConfigGiven *given, const char *path, int count, char *const *overrides, Error *error);
+bool config_check(Config *config, const ConfigGiven *given, Error *error);
+
+/* In what a given model key may differ from that of a folder with weights. */
+typedef struct ConfigTake {
+    bool shorter;      /* block_size may be smaller */
+    bool without_bias; /* bias may be false where the folder has biases: the weights must show that they are zero */
+} ConfigTake;
+
+/* Gives every model key but dropout that neither the file nor the command line gave its value in `model`, which comes
+ * with the weights in `folder`. Fails if a key that they gave has another one, or a value of the folder is out of range. */
+bool config_take_model(Config *config, const ConfigGiven *given, const GPT2Config *model, const char *folder,
+                       ConfigTake take, Error *error);
+
+/* The keys whose values differ from those in `earlier`, what config_to_json() gave for an earlier run with the same
+ * optimizer: a line "section.key: value, was value" for each; "" where there are none. A key that `earlier` lacks had its
+ * default. Keys that say how a run begins do not count. The caller frees the text. */
+char *config_changes(const Config *config, const struct cJSON *earlier);
 
 /* Settles what depends on the number of processes: total_batch_size (from gradient_accumulation_steps where that
  * was given) and that it divides evenly; the message lists the batch sizes that would fit. Afterwards both

@@ -32,9 +32,6 @@ typedef struct ConfigKey {
     const char *help;
 } ConfigKey;
 
-/* An upper bound on the length of the table, for arrays with an element for each key. */
-enum { CONFIG_MAX_KEYS = 128 };
-
 EXTERN_C_BEGIN
 
 /* The table: the keys of a section are neighbours. */
