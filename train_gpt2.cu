@@ -6,6 +6,7 @@
  * This file is the whole run, top to bottom: read the config, open the processes, the device, the data, the model and
  * the optimizer, start or resume, then step, evaluate and save until done. How each of these works is in its own
  * folder. It compiles as C17 and as C++. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,7 @@
 #include "model/evaluate.h"
 #include "model/gpt2_memory.h"
 #include "model/hellaswag.h"
+#include "model/start.h"
 #include "optim/optim.h"
 #include "report/console.h"
 #include "report/metrics.h"
@@ -40,13 +42,13 @@ typedef struct Trainer {
     StepReader reader; /* of the training set */
     Metrics *metrics;  /* on process 0 */
     Console console;
-    char *algorithms;     /* of matrix products, as a text that the next run can take up */
-    int64_t step;         /* steps begun so far: the next one's number */
-    int64_t steps_ended;  /* those whose outcome is known: a GPU's are known a step later */
-    Error unread;         /* what this process could not read; then all of them stop */
-    bool has_failed;      /* some process could not read something */
-    int64_t resumed_from; /* step of the checkpoint this run goes on from, or -1 */
-    int64_t saved_step;   /* of the newest checkpoint, or -1 */
+    Start start;
+    char *algorithms;    /* of matrix products, as a text that the next run can take up */
+    int64_t step;        /* steps begun so far: the next one's number */
+    int64_t steps_ended; /* those whose outcome is known: a GPU's are known a step later */
+    Error unread;        /* what this process could not read; then all of them stop */
+    bool has_failed;     /* some process could not read something */
+    int64_t saved_step;  /* of the newest checkpoint, or -1 */
     bool last_step_skipped;
     double logged_ms; /* time of the steps since the last report */
     int logged_steps;
@@ -78,11 +80,14 @@ static void answer_questions(int argc, char **argv) {
 
 static void read_config(Trainer *t, int argc, char **argv) {
     Error error;
+    ConfigGiven given;
     if (argc < 2 || argv[1][0] == '-') {
         if (t->comm->rank == 0) print_usage(stderr);
         die_usage("the first argument must be a config file; --help lists what it may hold");
     }
-    if (!config_load(&t->config, argv[1], argc - 2, argv + 2, &error)) die_usage("%s", error.text);
+    if (!config_read(&t->config, &given, argv[1], argc - 2, argv + 2, &error)) die_usage("%s", error.text);
+    start_find(&t->start, &t->config, &given, t->comm); /* weights come with their model */
+    if (!config_check(&t->config, &given, &error)) die_usage("%s", error.text);
     if (!config_settle(&t->config, t->comm->size, &error)) die_usage("%s", error.text);
     t->config_json = config_to_json(&t->config);
 }
@@ -157,74 +162,14 @@ static void open_model(Trainer *t) {
     t->comm->sum(t->comm, &t->report.optimizer_state_bytes, 1);
 }
 
-/* ---- starting: from scratch, from a checkpoint, from somebody's weights ---- */
-
-static void load_checkpoint(Trainer *t, const char *path) {
-    Error error;
-    Checkpoint checkpoint;
-    if (!checkpoint_open(&checkpoint, path, &error)) die("%s", error.text);
-    if (!gpt2_load(&t->model, &checkpoint.model, &error)) die("%s", error.text);
-    t->step = t->steps_ended = t->resumed_from = t->saved_step = checkpoint.step;
-    t->algorithms = checkpoint_read_algorithms(&checkpoint);
-    if (t->optim && !checkpoint_into_optim(&checkpoint, &t->model.table, t->config.optimizer.name, t->optim, &error))
-        die("%s", error.text);
-    checkpoint_close(&checkpoint);
-}
-
-static void load_weights(Trainer *t, const char *path) {
-    Error error;
-    SafetensorsFile file;
-    if (!checkpoint_open_weights(&file, path, &error)) die("train.init_from: %s", error.text);
-    if (!gpt2_load(&t->model, &file, &error)) die("train.init_from: %s", error.text);
-    safetensors_close(&file);
-}
-
-/* Process 0 looks for the newest whole checkpoint and tells the others, so that all load the same one. The path is
- * empty where there is none. */
-static void find_checkpoint(Trainer *t, char path[CHECKPOINT_PATH_LENGTH]) {
-    memset(path, 0, CHECKPOINT_PATH_LENGTH);
-    const char *out_dir = t->config.train.out_dir;
-    if (t->comm->rank == 0 && checkpoint_exists(out_dir)) {
-        Error error;
-        Checkpoint checkpoint;
-        if (!checkpoint_open_newest(&checkpoint, out_dir, &error)) die("%s", error.text);
-        snprintf(path, CHECKPOINT_PATH_LENGTH, "%s", checkpoint.path);
-        checkpoint_close(&checkpoint);
-    }
-    t->comm->broadcast(t->comm, path, CHECKPOINT_PATH_LENGTH);
-}
-
-/* A run that starts anew must not mix with an older one's checkpoints. */
-static void check_out_dir(Trainer *t) {
-    const TrainConfig *train = &t->config.train;
-    if (t->comm->rank != 0 || train->eval_only || train->overwrite || !checkpoint_exists(train->out_dir)) return;
-    die("train.out_dir: %s holds the checkpoints of an earlier run; resume it with --init_from=resume, replace it "
-        "with --overwrite=true, or choose another folder",
-        train->out_dir);
-}
-
 static void start_or_resume(Trainer *t) {
-    const char *from = t->config.train.init_from, *out_dir = t->config.train.out_dir;
-    bool resume = strcmp(from, "resume") == 0, may_resume = resume || strcmp(from, "auto") == 0;
-    char path[CHECKPOINT_PATH_LENGTH] = "";
-    t->resumed_from = t->saved_step = -1;
-    if (may_resume) find_checkpoint(t, path);
-    if (resume && !path[0]) die("train.init_from is \"resume\", but %s holds no checkpoint", out_dir);
-    if (path[0]) {
-        load_checkpoint(t, path);
-        return;
-    }
-    check_out_dir(t);
-    if (may_resume || strcmp(from, "scratch") == 0)
-        gpt2_init_weights(&t->model, t->config.train.seed);
-    else
-        load_weights(t, from);
+    start_load(&t->start, &t->config, &t->model, t->optim);
+    t->step = t->steps_ended = t->start.step;
+    t->saved_step = t->start.resumed_from;
 }
 
 static void choose_algorithms(Trainer *t) {
-    char *of_checkpoint = t->algorithms;
-    t->algorithms = algorithms_settle(&t->model, t->optim, t->comm, of_checkpoint);
-    free(of_checkpoint);
+    t->algorithms = algorithms_settle(&t->model, t->optim, t->comm, t->start.algorithms);
 }
 
 static void open_reports(Trainer *t) {
@@ -232,18 +177,27 @@ static void open_reports(Trainer *t) {
     t->comm->barrier(t->comm); /* every process has read what it needs */
     if (t->comm->rank != 0) return;
     Error error;
-    MetricsMode mode = train->eval_only ? METRICS_APPEND : t->resumed_from >= 0 ? METRICS_RESUME : METRICS_NEW;
+    int64_t resumed_from = t->start.resumed_from;
+    MetricsMode mode = train->eval_only ? METRICS_APPEND : resumed_from >= 0 ? METRICS_RESUME : METRICS_NEW;
     if (!files_make_folders(train->out_dir, &error)) die("train.out_dir: %s", error.text);
-    if (!metrics_open(&t->metrics, train->out_dir, mode, t->resumed_from, &error)) die("train.out_dir: %s", error.text);
+    if (!train->eval_only && !checkpoint_prepare(train->out_dir, &error)) die("train.out_dir: %s", error.text);
+    if (!metrics_open(&t->metrics, train->out_dir, mode, resumed_from, &error)) die("train.out_dir: %s", error.text);
     /* Now nothing that is read at the start can fail any more, and no other run writes to the folder. */
     if (mode == METRICS_NEW && !checkpoint_remove_all(train->out_dir, &error)) die("train.out_dir: %s", error.text);
     metrics_start(t->metrics, t->config_json, t->model.table.parameters, t->be->device, dtype_name(t->be->activation),
-                  t->comm->size, t->be->threads, t->resumed_from);
+                  t->comm->size, t->be->threads, resumed_from);
 }
 
 static int64_t tokens_per_step(const Trainer *t) {
     return (int64_t)t->config.train.total_batch_size * t->config.model.block_size;
 }
+
+/* Sequences that the run has seen before a step, of whatever batch sizes. */
+static int64_t sequences_before(const Trainer *t, int64_t step) {
+    return t->start.sequences + (step - t->start.step) * t->config.train.total_batch_size;
+}
+
+static int64_t tokens_seen(const Trainer *t) { return sequences_before(t, t->step) * t->config.model.block_size; }
 
 /* ---- one step ---- */
 
@@ -267,7 +221,7 @@ static void open_reader(Trainer *t) {
     reader->offset = t->comm->rank * reader->count;
     reader->ahead = optim_wants_next_gradient(t->optim) ? 1 : 0;
     reader->step = t->step;
-    reader->sequence = t->step * reader->total;
+    reader->sequence = sequences_before(t, t->step);
 }
 
 /* Reads what the next step needs, which in the exact forms of MARS is the step after it, too. */
@@ -331,14 +285,9 @@ static OptimResult end_steps(Trainer *t, int64_t outstanding) {
 static void log_step(Trainer *t, double loss, double learning_rate, double grad_norm) {
     double ms = t->logged_ms / t->logged_steps, tokens_per_s = (double)tokens_per_step(t) / ms * 1e3;
     double peak = t->be->peak_flops * t->comm->size;
-    StepReport report = {t->step - 1,
-                         loss,
-                         learning_rate,
-                         grad_norm,
-                         t->step * tokens_per_step(t),
-                         ms,
-                         tokens_per_s,
-                         peak > 0.0 ? gpt2_flops_per_token(&t->model) * tokens_per_s / peak : -1.0};
+    StepReport report = {
+        t->step - 1,    loss, learning_rate, grad_norm,
+        tokens_seen(t), ms,   tokens_per_s,  peak > 0.0 ? gpt2_flops_per_token(&t->model) * tokens_per_s / peak : -1.0};
     metrics_train(t->metrics, &report);
     console_step(&t->console, report.step, t->config.train.max_iters, &report);
     t->logged_ms = 0.0;
@@ -376,6 +325,14 @@ static void train_step(Trainer *t) {
 
 /* ---- validation and checkpoints ---- */
 
+/* An evaluation whose result is no number has failed. */
+static void refuse_loss(Trainer *t, double loss) {
+    if (t->comm->rank == 0)
+        die("the validation loss is %g: the weights are finite, but what is computed with them is not%s%s", loss,
+            t->start.path[0] ? "; evaluate an earlier checkpoint than " : "", t->start.path);
+    t->comm->barrier(t->comm); /* process 0 ends the job */
+}
+
 /* Mean loss over the first eval_sequences windows of the validation set (0: all), and HellaSwag. */
 static bool evaluate(Trainer *t) {
     const TrainConfig *train = &t->config.train;
@@ -387,9 +344,10 @@ static bool evaluate(Trainer *t) {
         t->has_failed = true;
         return note_unread(t, "data.val", &reason);
     }
-    metrics_validation(t->metrics, t->step, loss, t->step * tokens_per_step(t));
+    metrics_validation(t->metrics, t->step, loss, tokens_seen(t));
     console_line(&t->console, "step %6lld/%d | validation loss %.4f (%lld sequences)", step, train->max_iters, loss,
                  (long long)total);
+    if (train->eval_only && !isfinite(loss)) refuse_loss(t, loss);
     if (!t->data.hellaswag) return true;
     HellaswagScore score = hellaswag_score(&t->model, t->data.hellaswag, train->batch_size, t->comm);
     metrics_hellaswag(t->metrics, t->step, score.accuracy, score.accuracy_norm, score.examples);
@@ -404,6 +362,7 @@ static void save(Trainer *t) {
     CheckpointSource source;
     memset(&source, 0, sizeof source);
     source.step = t->step;
+    source.sequences = sequences_before(t, t->step);
     source.model = t->config.model;
     source.table = &t->model.table;
     source.config_json = t->config_json;
@@ -465,7 +424,7 @@ static void fail_to_read(Trainer *t) {
 static void run(Trainer *t) {
     double begun = seconds_now();
     const SetupReport setup = {&t->config, t->device_comm, t->be,       &t->model,
-                               t->optim,   t->data.train,  t->data.val, t->resumed_from};
+                               t->optim,   t->data.train,  t->data.val, &t->start};
     setup_print(&t->console, &setup);
     if (t->config.train.eval_only)
         evaluate(t);
@@ -492,6 +451,7 @@ static void close_all(Trainer *t) {
     comm_close_on_device(t->device_comm, t->comm);
     data_sets_close(&t->data);
     t->be->close(t->be);
+    start_free(&t->start);
     free(t->config_json);
     free(t->algorithms);
 }

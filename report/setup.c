@@ -49,6 +49,16 @@ static void print_memory(Console *c, const SetupReport *s) {
         (double)arena_group_bytes(arena, "workspace") * 1e-9, taken, device);
 }
 
+/* What is not as one might expect: weights that are not taken as they are, and keys that the run had other values of. */
+static void print_start(Console *c, const SetupReport *s) {
+    if (s->start->weights_note) console_row(c, "weights", "%s", s->start->weights_note);
+    for (const char *line = s->start->changes; line && *line;) {
+        size_t length = strcspn(line, "\n");
+        console_row(c, "changed", "%.*s", (int)length, line);
+        line += length + (line[length] == '\n');
+    }
+}
+
 void setup_print(Console *c, const SetupReport *s) {
     const TrainConfig *train = &s->config->train;
     console_line(c, "train_gpt2 (mars.c) %s", MARS_VERSION);
@@ -56,8 +66,9 @@ void setup_print(Console *c, const SetupReport *s) {
     print_machine(c, s);
     print_optimizer(c, s);
     print_memory(c, s);
-    if (s->resumed_from >= 0)
-        console_row(c, "output", "%s, resumed from step %lld", train->out_dir, (long long)s->resumed_from);
+    print_start(c, s);
+    if (s->start->resumed_from >= 0)
+        console_row(c, "output", "%s, resumed from step %lld", train->out_dir, (long long)s->start->resumed_from);
     else
         console_row(c, "output", "%s, started from %s", train->out_dir,
                     strcmp(train->init_from, "auto") == 0 ? "scratch" : train->init_from);

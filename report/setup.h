@@ -6,6 +6,7 @@
 #include "config/config.h"
 #include "data/loader.h"
 #include "model/gpt2.h"
+#include "model/start.h"
 #include "optim/optim.h"
 #include "report/console.h"
 
@@ -19,7 +20,7 @@ typedef struct SetupReport {
     const GPT2 *model;
     const Optim *optim;
     const Loader *train_data, *val_data;
-    int64_t resumed_from; /* step of the checkpoint it goes on from, or -1 */
+    const Start *start;
 } SetupReport;
 
 void setup_print(Console *console, const SetupReport *setup);

@@ -304,13 +304,14 @@ static void test_weights_that_are_no_safetensors(void **state) {
 
 static void test_weights_of_another_model(void **state) {
     (void)state;
-    const char *path = small_weights(), *tiny = "dev/golden/tiny_init.safetensors";
+    copy_weights("other.safetensors", 0, "", 0, 0); /* without its config.json */
+    const char *path = test_path("other.safetensors"), *tiny = "dev/golden/tiny_init.safetensors";
     const char *biased = "dev/golden/tiny_bias_init.safetensors", *as_tiny = "--n_embd=128 --block_size=64 --n_layer=2";
     assert_weights_refused(path, "--n_embd=64", "wte.weight' has the shape [256, 32], the model expects [256, 64]");
-    assert_weights_refused(path, "--n_layer=2", "has no float tensor 'h.1.ln_1.weight'");
+    assert_weights_refused(path, "--n_layer=2", "'h.1.ln_1.weight' is missing");
     assert_weights_refused(tiny, "--n_embd=128 --block_size=64", "the model has no place for tensor 'h.1.");
     char *with_bias = format_string("%s --bias=true", as_tiny);
-    assert_weights_refused(tiny, with_bias, "has no float tensor 'h.0.ln_1.bias'");
+    assert_weights_refused(tiny, with_bias, "'h.0.ln_1.bias' is missing");
     assert_weights_refused(biased, as_tiny, "the model has no biases: set model.bias to true");
     free(with_bias);
 }
@@ -363,11 +364,12 @@ static void write_spoiled_weights(const char *name, const char *tensor, float va
     copy_weights(name, offset, &value, sizeof value, 0);
 }
 
-/* The first step is skipped and reported with the first tensor of the model whose gradient is not finite; the second
- * one ends the run. The validation loss before them is no number, and JSON's word for that is null. */
-static void assert_ends_after_two(const char *name, int processes, float value, const char *arguments) {
+/* Weights so large that a forward pass overflows. The first step is skipped and reported with the first tensor of the
+ * model whose gradient is not finite; the second one ends the run. The validation loss before them is no number, and JSON's
+ * word for that is null. */
+static void assert_ends_after_two(const char *name, int processes, const char *arguments) {
     Launch launch = {.config = train_small_config(), .processes = processes};
-    write_spoiled_weights("spoiled.safetensors", "transformer.h.0.mlp.c_fc.weight", value);
+    write_spoiled_weights("spoiled.safetensors", "transformer.h.0.ln_1.weight", 3e38f);
     CommandResult *result =
         train_run(&launch, name, "--init_from='%s' %s", test_path("spoiled.safetensors"), arguments);
     assert_message(result, EXIT_FAILED,
@@ -388,12 +390,44 @@ static void assert_ends_after_two(const char *name, int processes, float value, 
 
 static void test_gradients_that_are_not_finite(void **state) {
     (void)state;
-    assert_ends_after_two("nan", 0, NAN, "");
-    assert_ends_after_two("infinity", 0, INFINITY, "");
-    assert_ends_after_two("exact", 0, NAN, "--optimizer.name=mars-m --is_approx=false");
+    assert_ends_after_two("overflow", 0, "");
+    assert_ends_after_two("exact", 0, "--optimizer.name=mars-m --is_approx=false");
     if (!train_has_mpi()) skip();
-    assert_ends_after_two("nan_of_two", 2, NAN, "");
-    assert_ends_after_two("exact_of_two", 2, NAN, "--optimizer.name=mars-adamw --is_approx=false");
+    assert_ends_after_two("overflow_of_two", 2, "");
+    assert_ends_after_two("exact_of_two", 2, "--optimizer.name=mars-adamw --is_approx=false");
+}
+
+/* Weights that are not finite themselves are refused, whatever they are for. */
+static void test_weights_that_are_not_finite(void **state) {
+    (void)state;
+    static const struct {
+        float value;
+        const char *text;
+    } cases[] = {{NAN, "is nan"}, {INFINITY, "is inf"}, {-INFINITY, "is -inf"}};
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        write_spoiled_weights("spoiled.safetensors", "transformer.h.0.mlp.c_fc.weight", cases[i].value);
+        char *text = format_string("number 0 of tensor 'h.0.mlp.c_fc.weight' %s", cases[i].text);
+        assert_weights_refused(test_path("spoiled.safetensors"), "", text);
+        assert_weights_refused(test_path("spoiled.safetensors"), "--eval_only=true", text);
+        free(text);
+    }
+}
+
+/* An evaluation that overflows fails; its loss is reported as null. */
+static void test_evaluation_that_is_not_finite(void **state) {
+    (void)state;
+    Launch launch = {.config = train_small_config()};
+    const char *arguments = "--init_from='%s' --eval_only=true", *text = "error: the validation loss is ";
+    write_spoiled_weights("spoiled.safetensors", "transformer.h.0.ln_1.weight", 3e38f);
+    for (int processes = 0; processes <= (train_has_mpi() ? 2 : 0); processes += 2) {
+        launch.processes = processes;
+        const char *name = processes ? "overflows_in_two" : "overflows";
+        assert_message(train_run(&launch, name, arguments, test_path("spoiled.safetensors")), EXIT_FAILED, text);
+        cJSON *log = train_log(name);
+        const cJSON *validation = cJSON_GetArrayItem(log, 1);
+        assert_true(cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(validation, "loss")));
+        cJSON_Delete(log);
+    }
 }
 
 int main(void) {
@@ -411,6 +445,8 @@ int main(void) {
         cmocka_unit_test(test_out_dir),
         cmocka_unit_test(test_keys_of_another_optimizer),
         cmocka_unit_test(test_gradients_that_are_not_finite),
+        cmocka_unit_test(test_weights_that_are_not_finite),
+        cmocka_unit_test(test_evaluation_that_is_not_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

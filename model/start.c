@@ -1,0 +1,167 @@
+/* start.c: see start.h. Process 0 looks at the disk and tells the others what it found, so that all begin alike. */
+#include "model/start.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/config_keys.h"
+#include "model/checkpoint_layout.h"
+#include "model/checkpoint_optim.h"
+#include "util/files.h"
+
+/* What process 0 found: plain bytes, for a broadcast. */
+typedef struct Found {
+    char path[CHECKPOINT_PATH_LENGTH], folder[CHECKPOINT_PATH_LENGTH]; /* folder: where config.json lies */
+    bool is_checkpoint;
+    int64_t step, sequences;
+    char optimizer[64];
+    bool has_model;        /* there is a config.json */
+    bool bias_is_recorded; /* and next to it a trainer.json, which knows of biases */
+    GPT2Config model;
+    int64_t positions; /* that the weights have embeddings of */
+} Found;
+
+static void find_checkpoint(Found *found, const char *out_dir) {
+    Error error;
+    Checkpoint checkpoint;
+    if (!checkpoint_open_newest(&checkpoint, out_dir, &error)) die("%s", error.text);
+    if (!checkpoint_read_model_config(&found->model, checkpoint.path, &checkpoint.model, &error)) die("%s", error.text);
+    snprintf(found->path, sizeof found->path, "%s", checkpoint.path);
+    snprintf(found->folder, sizeof found->folder, "%s", checkpoint.path);
+    snprintf(found->optimizer, sizeof found->optimizer, "%s", checkpoint.optimizer);
+    found->is_checkpoint = found->has_model = found->bias_is_recorded = true;
+    found->step = checkpoint.step;
+    found->sequences = checkpoint.sequences;
+    checkpoint_close(&checkpoint);
+}
+
+static bool has_file(const char *folder, const char *name) {
+    char *path = format_string("%s/%s", folder, name);
+    bool is_there = files_is_file(path);
+    free(path);
+    return is_there;
+}
+
+static void find_weights(Found *found, const char *path) {
+    Error error;
+    SafetensorsFile file;
+    if (!checkpoint_open_weights(&file, path, &error)) die("train.init_from: %s", error.text);
+    snprintf(found->path, sizeof found->path, "%s", path);
+    files_folder_of(file.path, found->folder, sizeof found->folder);
+    found->has_model = has_file(found->folder, CONFIG_FILE);
+    found->bias_is_recorded = has_file(found->folder, TRAINER_FILE);
+    found->positions = checkpoint_positions(&file);
+    if (found->has_model && !checkpoint_read_model_config(&found->model, found->folder, &file, &error))
+        die("train.init_from: %s", error.text);
+    safetensors_close(&file);
+}
+
+/* On process 0. A run that begins anew must not mix with an older one's checkpoints. */
+static void find(Found *found, const TrainConfig *train) {
+    bool resume = strcmp(train->init_from, "resume") == 0, may_resume = resume || strcmp(train->init_from, "auto") == 0;
+    bool exists = checkpoint_exists(train->out_dir);
+    if (resume && !exists) die("train.init_from is \"resume\", but %s holds no checkpoint", train->out_dir);
+    if (may_resume && exists) {
+        find_checkpoint(found, train->out_dir);
+        return;
+    }
+    if (exists && !train->eval_only && !train->overwrite)
+        die("train.out_dir: %s holds the checkpoints of an earlier run; resume it with --init_from=resume, replace it "
+            "with --overwrite=true, or choose another folder",
+            train->out_dir);
+    if (!may_resume && strcmp(train->init_from, "scratch") != 0) find_weights(found, train->init_from);
+}
+
+/* ---- the config and what was found ---- */
+
+static void take_model(Config *config, const ConfigGiven *given, const Found *found) {
+    Error error;
+    const ConfigGiven nobody = {{NULL}, {NULL}};
+    const ConfigTake take = {.shorter = !found->is_checkpoint,
+                             .without_bias = !found->is_checkpoint && !found->bias_is_recorded};
+    char *file = format_string("%s/" CONFIG_FILE, found->folder);
+    Config other = *config; /* a model that no config can have is the folder's fault, not the config's */
+    if (!config_take_model(&other, &nobody, &found->model, file, take, &error)) die("%s", error.text);
+    if (!config_take_model(config, given, &found->model, file, take, &error)) die_usage("%s", error.text);
+    free(file);
+}
+
+static void check_optimizer(const Config *config, const ConfigGiven *given, const Found *found) {
+    const char *name = optim_names[config->optimizer.name];
+    if (config->train.eval_only || strcmp(found->optimizer, name) == 0) return;
+    bool by_command_line = given->command_line.given[config_key_find("optimizer", "name")];
+    die_usage("%s: optimizer.name is %s, but %s was written by optimizer %s; start a new run from its weights with "
+              "--init_from=%s and another train.out_dir",
+              by_command_line ? given->command_line.name : given->file.name, name, found->path, found->optimizer,
+              found->path);
+}
+
+/* A line about weights that were not taken as they are, or NULL. */
+static char *note_about(const Found *found, const GPT2Config *model) {
+    bool is_cropped = found->positions > model->block_size;
+    if (found->is_checkpoint || !found->path[0] || (found->has_model && !is_cropped)) return NULL;
+    char *cropped = is_cropped ? format_string(": the first %d of %lld position embeddings", model->block_size,
+                                               (long long)found->positions)
+                               : checked_strdup("");
+    char *note = format_string("%s%s%s", found->path, cropped,
+                               found->has_model ? ""
+                                                : "; there is no config.json next to it: only shapes are compared, and "
+                                                  "what they do not show, such as n_head, is as configured");
+    free(cropped);
+    return note;
+}
+
+void start_find(Start *start, Config *config, const ConfigGiven *given, Comm *comm) {
+    memset(start, 0, sizeof *start);
+    Found *found = checked_calloc(1, sizeof *found, "where the run begins");
+    if (comm->rank == 0) find(found, &config->train);
+    comm->broadcast(comm, found, sizeof *found);
+    if (found->is_checkpoint) check_optimizer(config, given, found);
+    if (found->has_model) take_model(config, given, found);
+    memcpy(start->path, found->path, sizeof start->path);
+    start->resumed_from = found->is_checkpoint ? found->step : -1;
+    start->step = found->step;
+    start->sequences = found->sequences;
+    start->weights_note = note_about(found, &config->model);
+    free(found);
+}
+
+/* ---- loading ---- */
+
+static void load_checkpoint(Start *start, const Config *config, GPT2 *model, Optim *optim) {
+    Error error;
+    Checkpoint checkpoint;
+    if (!checkpoint_open(&checkpoint, start->path, &error)) die("%s", error.text);
+    if (!gpt2_load(model, &checkpoint.model, &error)) die("%s", error.text);
+    if (optim && !checkpoint_into_optim(&checkpoint, &model->table, config->optimizer.name, optim, &error))
+        die("%s", error.text);
+    start->algorithms = checkpoint_read_algorithms(&checkpoint);
+    start->changes = config_changes(config, checkpoint.config);
+    checkpoint_close(&checkpoint);
+}
+
+static void load_weights(const char *path, GPT2 *model) {
+    Error error;
+    SafetensorsFile file;
+    if (!checkpoint_open_weights(&file, path, &error)) die("train.init_from: %s", error.text);
+    if (!gpt2_load(model, &file, &error)) die("train.init_from: %s", error.text);
+    safetensors_close(&file);
+}
+
+void start_load(Start *start, const Config *config, GPT2 *model, Optim *optim) {
+    if (start->resumed_from >= 0)
+        load_checkpoint(start, config, model, optim);
+    else if (start->path[0])
+        load_weights(start->path, model);
+    else
+        gpt2_init_weights(model, config->train.seed);
+}
+
+void start_free(Start *start) {
+    free(start->algorithms);
+    free(start->weights_note);
+    free(start->changes);
+    start->algorithms = start->weights_note = start->changes = NULL;
+}
