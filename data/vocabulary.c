@@ -29,13 +29,19 @@ typedef struct Reader {
     Error *error;
 } Reader;
 
-static void set_letters(Reader *reader) {
+void vocabulary_letters(uint16_t letters[256]) {
     int others = 0;
-    memset(reader->byte_of_letter, -1, sizeof reader->byte_of_letter);
     for (int byte = 0; byte < 256; byte++) {
         bool is_printable = (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte != 0xad);
-        reader->byte_of_letter[is_printable ? byte : 256 + others++] = (int16_t)byte;
+        letters[byte] = (uint16_t)(is_printable ? byte : 256 + others++);
     }
+}
+
+static void set_letters(Reader *reader) {
+    uint16_t letters[256];
+    vocabulary_letters(letters);
+    memset(reader->byte_of_letter, -1, sizeof reader->byte_of_letter);
+    for (int byte = 0; byte < 256; byte++) reader->byte_of_letter[letters[byte]] = (int16_t)byte;
 }
 
 /* The bytes that `letters` stand for; returns how many, or -1 with the error set where there is another character. */

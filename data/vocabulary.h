@@ -39,6 +39,9 @@ EXTERN_C_BEGIN
 enum { VOCABULARY_FILES = 4 };
 extern const char *const vocabulary_files[VOCABULARY_FILES];
 
+/* The character, below U+0800, that stands for each byte in these files. */
+void vocabulary_letters(uint16_t letters[256]);
+
 /* Whether the folder has any of the files. */
 bool vocabulary_is_in(const char *folder);
 

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "model/checkpoint_layout.h"
+#include "model/checkpoint_tokenizer.h"
 #include "util/files.h"
 
 typedef struct Save {
@@ -162,9 +163,8 @@ static void save_text(Save *save, const char *name, const char *text, uint64_t *
     free(path);
 }
 
-/* What transformers needs to build the model. The end-of-text token of GPT-2's vocabulary is there only if the
- * vocabulary reaches that far. */
-static cJSON *model_config_json(const GPT2Config *model) {
+/* What transformers needs to build the model. */
+static cJSON *model_config_json(const GPT2Config *model, bool has_end) {
     enum { END_OF_TEXT = 50256 };
     cJSON *json = cJSON_CreateObject(), *architectures = cJSON_AddArrayToObject(json, "architectures");
     cJSON_AddItemToArray(architectures, cJSON_CreateString("GPT2LMHeadModel"));
@@ -184,7 +184,6 @@ static cJSON *model_config_json(const GPT2Config *model) {
     cJSON_AddNumberToObject(json, "attn_pdrop", model->dropout);
     cJSON_AddNumberToObject(json, "initializer_range", 0.02);
     cJSON_AddStringToObject(json, "torch_dtype", "float32");
-    bool has_end = model->vocab_size > END_OF_TEXT;
     cJSON_AddItemToObject(json, "bos_token_id", has_end ? cJSON_CreateNumber(END_OF_TEXT) : cJSON_CreateNull());
     cJSON_AddItemToObject(json, "eos_token_id", has_end ? cJSON_CreateNumber(END_OF_TEXT) : cJSON_CreateNull());
     cJSON_AddBoolToObject(json, "use_cache", true);
@@ -204,8 +203,8 @@ static void save_listed_text(Save *save, const char *name, const char *text) {
     if (save->good) list_file(save, name, bytes, checksum);
 }
 
-static void save_model_config(Save *save) {
-    char *text = print_and_delete(model_config_json(&save->source->model));
+static void save_model_config(Save *save, bool has_end_of_text) {
+    char *text = print_and_delete(model_config_json(&save->source->model, has_end_of_text));
     save_listed_text(save, CONFIG_FILE, text);
     cJSON_free(text);
 }
@@ -215,20 +214,22 @@ static void save_algorithms(Save *save) {
     if (text && text[0]) save_listed_text(save, ALGORITHMS_FILE, text);
 }
 
-/* Copies what says how to read the tokens: our description, and the vocabulary as GPT-2 and transformers name it. */
-static void save_vocabulary(Save *save) {
-    static const char *const names[] = {"tokens.json", "encoder.json", "vocab.bpe",
-                                        "vocab.json",  "merges.txt",   "tokenizer.json"};
-    for (size_t i = 0; save->source->tokens_folder && save->good && i < ARRAY_LENGTH(names); i++) {
-        uint64_t bytes, checksum;
-        char *from = format_string("%s/%s", save->source->tokens_folder, names[i]);
-        char *to = format_string("%s/%s", save->temporary, names[i]);
-        if (files_is_file(from)) {
-            save->good = files_copy(from, to, &bytes, &checksum, save->error);
-            if (save->good) list_file(save, names[i], bytes, checksum);
-        }
-        free(from);
-        free(to);
+static void save_copy(Save *save, const char *name, const char *from) {
+    uint64_t bytes, checksum;
+    char *to = format_string("%s/%s", save->temporary, name);
+    save->good = files_copy(from, to, &bytes, &checksum, save->error);
+    if (save->good) list_file(save, name, bytes, checksum);
+    free(to);
+}
+
+/* Saves the files of the tokenizer, and frees what they were made from. */
+static void save_tokenizer(Save *save, CheckpointTokenizer *tokenizer) {
+    for (int i = 0; i < tokenizer->count; i++) {
+        CheckpointFile *file = &tokenizer->files[i];
+        if (save->good && file->from) save_copy(save, file->name, file->from);
+        if (save->good && file->text) save_listed_text(save, file->name, file->text);
+        free(file->from);
+        free(file->text);
     }
 }
 
@@ -345,9 +346,11 @@ static void write_checkpoint(Save *save, int keep) {
     save_model(save);
     save_optimizer(save);
     if (!save->good) return;
-    save_model_config(save);
+    CheckpointTokenizer tokenizer;
+    checkpoint_tokenizer(&tokenizer, save->source->tokens_folder, &save->source->model);
+    save_model_config(save, tokenizer.has_end_of_text);
     save_algorithms(save);
-    save_vocabulary(save);
+    save_tokenizer(save, &tokenizer);
     save_trainer(save);
     publish(save);
     if (save->good) prune(save->checkpoints, keep);

@@ -8,7 +8,9 @@
  *   trainer.json                     step, updates, sequences seen, config, optimizer and its state of one number per
  *                                    tensor, size and XXH3 checksum of each other file, and last its own checksum
  *   algorithms.txt                   which algorithms multiply matrices, where the device chose them by timing
- *   tokens.json and vocabulary files copied from beside the training data, where they are there
+ *   tokens.json                      copied from the folder of the training data, if it is there
+ *   tokenizer_config.json, vocab.json, merges.txt, tokenizer.json
+ *                                    the tokenizer for transformers (checkpoint_tokenizer.h)
  * out_dir/checkpoints/latest         symbolic link to the newest whole one
  * Everything is written under a temporary name, synced, then renamed; `latest` is replaced last. */
 #ifndef MARS_MODEL_CHECKPOINT_H
@@ -42,7 +44,7 @@ typedef struct CheckpointSource {
     int scalar_count; /* state of one number per tensor: kinds of it, their names, table->count numbers each */
     const char *const *scalar_names;
     double *const *scalars;
-    const char *tokens_folder; /* where tokens.json may lie; NULL for none */
+    const char *tokens_folder; /* where tokens.json and a vocabulary may lie; NULL for none */
     const char *algorithms;    /* of matrix products (algorithms.h); NULL or "" for none */
 } CheckpointSource;
 

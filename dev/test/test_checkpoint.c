@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "data/tokenizer.h"
+#include "dev/test/gpt2_fixture.h"
 #include "util/files.h"
 
 /* ---- what is on the disk ---- */
@@ -43,7 +45,8 @@ static void test_round_trip(void **state) {
         assert_string_equal(path + strlen(out_dir), "/checkpoints/step_00001000");
         assert_string_equal(small_latest(out_dir), "step_00001000");
         assert_true(checkpoint_exists(out_dir));
-        assert_names(path, "algorithms.txt config.json model.safetensors optimizer.safetensors trainer.json ");
+        assert_names(path, "algorithms.txt config.json model.safetensors optimizer.safetensors tokenizer_config.json "
+                           "trainer.json ");
         assert_names(test_path("round/trip/%d/checkpoints", bias), "latest step_00001000 ");
         Checkpoint checkpoint;
         if (!checkpoint_open(&checkpoint, path, &error)) fail_msg("%s", error.text);
@@ -231,7 +234,7 @@ static void test_json_files(void **state) {
     assert_json(json, "sequences", "12345");
     assert_json(json, "optimizer", "\"mars-adamw\"");
     assert_json(json, "has_bias", "false");
-    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(json, "files")), 2);
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(json, "files")), 3);
     assert_true(cJSON_IsObject(cJSON_GetObjectItem(json, "config")));
     cJSON_Delete(json);
     char *text = test_read_file(test_path("json/checkpoints/step_00000012/trainer.json"), NULL);
@@ -251,29 +254,162 @@ static void test_json_files(void **state) {
     tensor_table_free(&run.table);
 }
 
+/* ---- the tokenizer ---- */
+
+/* Saves a checkpoint of a run whose tokens lie in `folder`; its path. */
+static const char *save_with_tokens(const char *name, const char *folder, int vocab_size) {
+    SmallRun run;
+    static char path[CHECKPOINT_PATH_LENGTH];
+    Error error;
+    small_start(&run, 1, 1, false);
+    run.source.tokens_folder = folder;
+    run.source.model.vocab_size = vocab_size;
+    if (!small_save_run(&run, test_path("%s", name), 0, path, &error)) fail_msg("%s", error.text);
+    tensor_table_free(&run.table);
+    return path;
+}
+
+static const char *tokens_folder(const char *name, const char *tokens_json) {
+    const char *folder = test_path("%s", name);
+    mkdir(folder, 0777);
+    if (tokens_json) test_write_text(test_path("%s/tokens.json", name), tokens_json);
+    return folder;
+}
+
 static void test_vocabulary_is_copied(void **state) {
     (void)state;
-    assert_int_equal(mkdir(test_path("tokens"), 0777), 0);
-    test_write_text(test_path("tokens/tokens.json"), "{\"tokenizer\": \"gpt2\"}");
+    const char *folder = tokens_folder("tokens", "{\"tokenizer\": \"gpt2\"}");
+    test_write_text(test_path("tokens/encoder.json"), "{}");
     test_write_file(test_path("tokens/vocab.bpe"), "a\0b", 3);
     test_write_text(test_path("tokens/other.txt"), "not ours");
-    SmallRun run;
-    char path[CHECKPOINT_PATH_LENGTH];
-    small_start(&run, 1, 1, false);
-    run.source.tokens_folder = test_path("tokens");
-    assert_true(small_save_run(&run, test_path("copied"), 0, path, NULL));
-    assert_names(path, "config.json model.safetensors optimizer.safetensors tokens.json trainer.json vocab.bpe ");
+    const char *path = save_with_tokens("copied", folder, V);
+    assert_names(path,
+                 "config.json merges.txt model.safetensors optimizer.safetensors tokenizer_config.json tokens.json "
+                 "trainer.json vocab.json ");
     size_t bytes;
-    char *copy = test_read_file(test_path("copied/checkpoints/latest/vocab.bpe"), &bytes);
+    char *copy = test_read_file(test_path("copied/checkpoints/latest/merges.txt"), &bytes);
     assert_int_equal(bytes, 3);
     assert_memory_equal(copy, "a\0b", 3);
     free(copy);
-    test_write_file(test_path("copied/checkpoints/latest/vocab.bpe"), "a\0c", 3);
+    test_write_file(test_path("copied/checkpoints/latest/merges.txt"), "a\0c", 3);
     Checkpoint checkpoint;
     Error error;
     assert_false(checkpoint_open(&checkpoint, path, &error));
-    assert_non_null(strstr(error.text, "vocab.bpe is damaged: its checksum"));
-    tensor_table_free(&run.table);
+    assert_non_null(strstr(error.text, "merges.txt is damaged: its checksum"));
+}
+
+static int number_of(const cJSON *object, const char *key) {
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
+    if (!cJSON_IsNumber(item)) fail_msg("there is no number '%s'", key);
+    return item->valueint;
+}
+
+/* The files from which AutoTokenizer makes GPT-2's tokenizer, for which "Hello world" is [15496, 995]. */
+static void test_tokenizer_of_gpt2(void **state) {
+    (void)state;
+    const char *folder = tokens_folder("gpt2_tokens", "{\"tokenizer\": \"gpt2\"}");
+    assert_run(test_run("cp '%s'/encoder.json '%s'/vocab.bpe '%s'", gpt2_folder(), gpt2_folder(), folder), 0, "");
+    char *path = checked_strdup(save_with_tokens("gpt2_run", folder, 50257));
+    cJSON *json = read_json(test_path("gpt2_run/checkpoints/latest/tokenizer_config.json"));
+    assert_json(json, "tokenizer_class", "\"GPT2Tokenizer\"");
+    assert_json(json, "model_max_length", "5");
+    assert_json(json, "add_prefix_space", "false");
+    assert_json(json, "eos_token", "\"<|endoftext|>\"");
+    cJSON_Delete(json);
+    json = read_json(test_path("gpt2_run/checkpoints/latest/vocab.json"));
+    assert_int_equal(cJSON_GetArraySize(json), 50257);
+    assert_int_equal(number_of(json, "Hello"), 15496);
+    assert_int_equal(number_of(json, "\u0120world"), 995); /* the letter of a blank */
+    assert_int_equal(number_of(json, "<|endoftext|>"), 50256);
+    cJSON_Delete(json);
+    char *merges = test_read_file(test_path("gpt2_run/checkpoints/latest/merges.txt"), NULL);
+    static const char start[] = "#version: 0.2\n\u0120 t\n\u0120 a\nh e\n";
+    assert_memory_equal(merges, start, strlen(start));
+    free(merges);
+    json = read_json(test_path("gpt2_run/checkpoints/latest/config.json"));
+    assert_json(json, "eos_token_id", "50256");
+    cJSON_Delete(json);
+    Tokenizer *tokenizer; /* and ours reads the same files */
+    Error error;
+    if (!tokenizer_open(&tokenizer, NULL, path, &error)) fail_msg("%s", error.text);
+    assert_int_equal(tokenizer_vocab_size(tokenizer), 50257);
+    tokenizer_close(tokenizer);
+    free(path);
+}
+
+/* Of bytes: token b is byte b, whatever the size of the model's vocabulary, and nothing is taken for GPT-2's. */
+static void test_tokenizer_of_bytes(void **state) {
+    (void)state;
+    const char *folder = tokens_folder("byte_tokens", "{\"tokenizer\": \"bytes\"}");
+    test_write_text(test_path("byte_tokens/vocab.json"), "{}"); /* of something else */
+    test_write_text(test_path("byte_tokens/merges.txt"), "");
+    const char *path = save_with_tokens("byte_run", folder, 50304);
+    assert_names(path, "config.json model.safetensors optimizer.safetensors tokenizer.json tokenizer_config.json "
+                       "tokens.json trainer.json ");
+    cJSON *json = read_json(test_path("byte_run/checkpoints/latest/tokenizer_config.json"));
+    assert_json(json, "tokenizer_class", "\"PreTrainedTokenizerFast\"");
+    assert_null(cJSON_GetObjectItemCaseSensitive(json, "eos_token"));
+    cJSON_Delete(json);
+    json = read_json(test_path("byte_run/checkpoints/latest/tokenizer.json"));
+    const char *steps[] = {"pre_tokenizer", "decoder"};
+    for (int i = 0; i < 2; i++) {
+        const cJSON *step = cJSON_GetObjectItemCaseSensitive(json, steps[i]);
+        assert_json(step, "type", "\"ByteLevel\"");
+        assert_json(step, "add_prefix_space", "false");
+        assert_json(step, "use_regex", "false");
+    }
+    const cJSON *model = cJSON_GetObjectItemCaseSensitive(json, "model");
+    const cJSON *vocabulary = cJSON_GetObjectItemCaseSensitive(model, "vocab");
+    assert_json(model, "type", "\"BPE\"");
+    assert_json(model, "merges", "[]");
+    assert_int_equal(cJSON_GetArraySize(vocabulary), 256);
+    assert_int_equal(number_of(vocabulary, "A"), 'A');
+    assert_int_equal(number_of(vocabulary, "\""), '"');
+    assert_int_equal(number_of(vocabulary, "\u0100"), 0);
+    assert_int_equal(number_of(vocabulary, "\u010a"), '\n');
+    assert_int_equal(number_of(vocabulary, "\u0120"), ' ');
+    assert_int_equal(number_of(vocabulary, "\u0143"), 0xad);
+    assert_int_equal(number_of(vocabulary, "\u00ff"), 0xff);
+    cJSON_Delete(json);
+    json = read_json(test_path("byte_run/checkpoints/latest/config.json"));
+    assert_json(json, "eos_token_id", "null");
+    cJSON_Delete(json);
+}
+
+/* Without a description transformers would make an empty GPT-2 tokenizer: it gets one that names no vocabulary. */
+static void test_unknown_tokenizer(void **state) {
+    (void)state;
+    static const char *const descriptions[] = {NULL, "{\"tokenizer\": \"words\"}", "{", "[]"};
+    for (size_t i = 0; i < ARRAY_LENGTH(descriptions); i++) {
+        char *name = format_string("unknown_%zu", i), *out = format_string("unknown_run_%zu", i);
+        const char *path = save_with_tokens(out, tokens_folder(name, descriptions[i]), V);
+        cJSON *json = read_json(test_path("%s/checkpoints/latest/tokenizer_config.json", out));
+        assert_json(json, "tokenizer_class", "\"PreTrainedTokenizerFast\"");
+        assert_names(path, descriptions[i]
+                               ? "config.json model.safetensors optimizer.safetensors tokenizer_config.json "
+                                 "tokens.json trainer.json "
+                               : "config.json model.safetensors optimizer.safetensors tokenizer_config.json "
+                                 "trainer.json ");
+        cJSON_Delete(json);
+        free(name);
+        free(out);
+    }
+}
+
+/* A tokenizer.json that somebody put next to the tokens is theirs. */
+static void test_tokenizer_of_others(void **state) {
+    (void)state;
+    const char *folder = tokens_folder("own_tokens", NULL);
+    test_write_text(test_path("own_tokens/tokenizer.json"), "{\"version\": \"1.0\"}");
+    save_with_tokens("own_run", folder, V);
+    cJSON *json = read_json(test_path("own_run/checkpoints/latest/tokenizer.json"));
+    assert_json(json, "version", "\"1.0\"");
+    cJSON_Delete(json);
+    test_write_text(test_path("own_tokens/tokenizer_config.json"), "{\"tokenizer_class\": \"MyTokenizer\"}");
+    save_with_tokens("own_run2", folder, V);
+    json = read_json(test_path("own_run2/checkpoints/latest/tokenizer_config.json"));
+    assert_json(json, "tokenizer_class", "\"MyTokenizer\"");
+    cJSON_Delete(json);
 }
 
 /* ---- several processes ---- */
@@ -531,6 +667,10 @@ int main(void) {
         cmocka_unit_test(test_hugging_face_layout),
         cmocka_unit_test(test_json_files),
         cmocka_unit_test(test_vocabulary_is_copied),
+        cmocka_unit_test(test_tokenizer_of_gpt2),
+        cmocka_unit_test(test_tokenizer_of_bytes),
+        cmocka_unit_test(test_unknown_tokenizer),
+        cmocka_unit_test(test_tokenizer_of_others),
         cmocka_unit_test(test_every_process_fetches_the_same),
         cmocka_unit_test(test_keep),
         cmocka_unit_test(test_saving_a_step_again),

@@ -84,8 +84,8 @@ static int kill_everywhere(const char *call, int old_step, int new_step) {
 
 static void test_killed_at_every_sync(void **state) {
     (void)state;
-    assert_int_equal(kill_everywhere("SYNC", 1, 2), 8); /* 4 files, their folder, the folder above three times */
-    assert_int_equal(kill_everywhere("SYNC", 2, 2), 8);
+    assert_int_equal(kill_everywhere("SYNC", 1, 2), 9); /* 5 files, their folder, the folder above three times */
+    assert_int_equal(kill_everywhere("SYNC", 2, 2), 9);
 }
 
 static void test_killed_at_every_rename(void **state) {
@@ -98,12 +98,14 @@ static void test_disk_full(void **state) {
     (void)state;
     char *out_dir = checked_strdup(test_path("full"));
     small_save(out_dir, 1, 1, 2);
-    struct stat model, optimizer, config, trainer;
+    struct stat model, optimizer, config, tokenizer, trainer;
     assert_int_equal(stat(test_path("full/checkpoints/latest/model.safetensors"), &model), 0);
     assert_int_equal(stat(test_path("full/checkpoints/latest/optimizer.safetensors"), &optimizer), 0);
     assert_int_equal(stat(test_path("full/checkpoints/latest/config.json"), &config), 0);
+    assert_int_equal(stat(test_path("full/checkpoints/latest/tokenizer_config.json"), &tokenizer), 0);
     assert_int_equal(stat(test_path("full/checkpoints/latest/trainer.json"), &trainer), 0);
-    long long all = (long long)(model.st_size + optimizer.st_size + config.st_size + trainer.st_size);
+    long long all =
+        (long long)(model.st_size + optimizer.st_size + config.st_size + tokenizer.st_size + trainer.st_size);
     const long long limits[] = {0,
                                 1,
                                 model.st_size / 2,
@@ -153,7 +155,7 @@ static void test_slow_sync(void **state) {
     (void)state;
     double before = seconds_now();
     assert_run(save_in_child("FAULT_SLOW_SYNC=0.05", test_path("slow"), 1, 1), EXIT_DONE, "saved");
-    assert_true(seconds_now() - before >= 8 * 0.05);
+    assert_true(seconds_now() - before >= 9 * 0.05);
 }
 
 int main(int count, char **arguments) {

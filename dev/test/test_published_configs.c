@@ -313,7 +313,8 @@ static void test_wrong_usage(void **state) {
     (void)state;
     make_tree();
     run_in_tree("scripts/run.sh", 2, "run.sh: give the name of a run, one of: finetune large_adamw ");
-    run_in_tree("scripts/run.sh small_adam", 2, "there is no config/small_adam.json; give one of: finetune large_adamw ");
+    run_in_tree("scripts/run.sh small_adam", 2,
+                "there is no config/small_adam.json; give one of: finetune large_adamw ");
     run_in_tree("NPROC=0 scripts/run.sh small_mars", 2, "NPROC=0 is no number of processes");
     run_in_tree("NPROC='2 3' scripts/run.sh small_mars", 2, "NPROC=2 3 is no number of processes");
     run_in_tree("scripts/run.sh --help", 0, "run.sh CONFIG_NAME [--key=value ...]:");

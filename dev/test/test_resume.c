@@ -274,7 +274,7 @@ static void never_stopped(const char *name, const char *arguments) {
     if (!files_is_folder(test_path("%s", name))) train(&launch, name, "%s", arguments);
 }
 
-/* Kills a run before its 1st sync, the run that goes on before its 2nd, and so on until one gets through. Saves have 7
+/* Kills a run before its 1st sync, the run that goes on before its 2nd, and so on until one gets through. Saves have 8
  * syncs and 2 renames, and cutting metrics.jsonl back has one of each. */
 static void kill_at_each(const char *call, int least) {
     const char *arguments = "--max_iters=24 --eval_interval=3 --checkpoint_interval=2";
@@ -295,7 +295,7 @@ static void kill_at_each(const char *call, int least) {
 
 static void test_killed_at_each_sync(void **state) {
     (void)state;
-    kill_at_each("SYNC", 8);
+    kill_at_each("SYNC", 9);
 }
 
 static void test_killed_at_each_rename(void **state) {

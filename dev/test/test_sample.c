@@ -477,15 +477,14 @@ static void test_gpt2_tokenizer(void **state) {
     assert_int_equal(bytes, strlen(expected) + 1);
     assert_memory_equal(text, expected, bytes - 1);
     assert_run(test_run("%s/sample_gpt2 %s/bpe/checkpoints/latest --tokenizer=gpt2 --prompt=A", bin(), folder), 0, "A");
-    assert_run(test_run("rm %s/bpe/checkpoints/latest/vocab.bpe", folder), 0, "");
+    assert_run(test_run("rm %s/bpe/checkpoints/latest/merges.txt", folder), 0, "");
     assert_run(test_run("%s/sample_gpt2 %s/bpe/checkpoints/latest --prompt=A", bin(), folder), EXIT_FAILED,
-               "vocab.bpe: No such file");
-    assert_run(
-        test_run("d=%s/bpe/checkpoints/latest; rm $d/encoder.json; bin=$(realpath %s) && mkdir -p %s/here/data && "
-                 "ln -s %s %s/here/data/gpt2 && cd %s/here && $bin/sample_gpt2 $d --prompt=A && "
-                 "rm $d/tokens.json && $bin/sample_gpt2 $d --tokenizer=gpt2 --prompt=B",
-                 folder, bin(), folder, gpt2_folder(), folder, folder),
-        0, "\nB");
+               "merges.txt: No such file");
+    assert_run(test_run("d=%s/bpe/checkpoints/latest; rm $d/vocab.json; bin=$(realpath %s) && mkdir -p %s/here/data && "
+                        "ln -s %s %s/here/data/gpt2 && cd %s/here && $bin/sample_gpt2 $d --prompt=A && "
+                        "rm $d/tokens.json && $bin/sample_gpt2 $d --tokenizer=gpt2 --prompt=B",
+                        folder, bin(), folder, gpt2_folder(), folder, folder),
+               0, "\nB");
     tokenizer_close(tokenizer);
     close_trained(&t);
     free(expected);
