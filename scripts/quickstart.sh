@@ -198,7 +198,9 @@ longer="--init_from=resume --max_iters=$((2 * iters))${evaluation[0]:+ ${evaluat
 cat <<END
 loss curve      $run/loss.png
 numbers         $run/metrics.jsonl
-model           $run/checkpoints/latest (also opens in Hugging Face transformers)
+model           $run/checkpoints/latest
+                (opens in Hugging Face transformers, too; before version 5 with attn_implementation="eager": the default
+                attention of 4.57.1 ignores scale_attn_by_inverse_layer_idx, which is set here)
 write more      $BIN/sample_gpt2 $run/checkpoints/latest --prompt="And then" --seed=2
 train longer    $BIN/train_gpt2 config/quickstart.json $longer
 everything      $BIN/train_gpt2 --help

@@ -1,6 +1,6 @@
-/* fuzz_checkpoint.c: the JSON of a checkpoint: trainer.json, config.json and the header of model.safetensors. The first
- * byte says which of them the input is, and whether trainer.json gets a right seal; the other files of the checkpoint
- * are always the same. */
+/* fuzz_checkpoint.c: the JSON of a checkpoint, or of a folder that somebody published: trainer.json, config.json, the header
+ * of model.safetensors, and the index of a set of files. The first byte says which of them the input is, and whether
+ * trainer.json gets a right seal; the other files of the folder are always the same. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -9,7 +9,10 @@
 #include "model/checkpoint.h"
 #include "model/checkpoint_layout.h"
 
-enum { TRAINER_AS_IT_IS, TRAINER_SEALED, CONFIG, WEIGHTS, KINDS };
+/* Of the inputs of kind WEIGHTS, those with the bit INDEX are indexes. */
+enum { TRAINER_AS_IT_IS, TRAINER_SEALED, CONFIG, WEIGHTS, KINDS, INDEX = KINDS };
+
+#define INDEX_FILE "model.safetensors.index.json"
 
 static const char weights[] = "{\"wte\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}";
 
@@ -20,14 +23,14 @@ static void write_weights(void) {
 }
 
 /* The input is the header; the data are small numbers. */
-static void write_header(FuzzInput header, size_t data_bytes) {
+static void write_header(FuzzInput header, const char *name, size_t data_bytes) {
     uint64_t length = header.bytes;
     size_t before = sizeof length + header.bytes;
-    uint8_t *file = checked_calloc(before + data_bytes, 1, MODEL_FILE);
+    uint8_t *file = checked_calloc(before + data_bytes, 1, name);
     memcpy(file, &length, sizeof length);
     if (header.bytes > 0) memcpy(file + sizeof length, header.data, header.bytes);
     for (size_t i = 0; i < data_bytes; i++) file[before + i] = i % 4 == 3 ? 0x40 : 0;
-    fuzz_file(MODEL_FILE, file, before + data_bytes);
+    fuzz_file(name, file, before + data_bytes);
     free(file);
 }
 
@@ -64,49 +67,111 @@ static void check_open(void) {
 }
 
 /* What passes the check can be read, all of it. */
-static void check_weights(void) {
+static void read_all(const SafetensorsFile *file, const TensorTable *table) {
+    Error error = {""};
+    for (int i = 0; i < table->count; i++) {
+        float *host = checked_malloc(table->tensors[i].size * sizeof *host, "weights");
+        FUZZ_CHECK(checkpoint_read_weights(file, table, i, host, &error), "%s", error.text);
+        free(host);
+    }
+    FUZZ_CHECK(checkpoint_positions(file) >= 2, "%lld positions", (long long)checkpoint_positions(file));
+}
+
+static void check_message(const char *text) {
+    int lines = 1;
+    for (; (text = strchr(text, '\n')); text++) lines++;
+    FUZZ_CHECK(lines <= 5, "a message of %d lines", lines);
+}
+
+static void check_weights(const char *path) {
     SafetensorsFile file;
     Error error = {""};
-    if (!checkpoint_open_weights(&file, fuzz_folder(), &error)) return; /* fuzz_safetensors.c's business */
+    if (!checkpoint_open_weights(&file, path, &error)) {
+        FUZZ_CHECK(strstr(error.text, fuzz_folder()), "the message does not name the file: %s", error.text);
+        return;
+    }
     TensorTable table = {0};
     tensor_table_add(&table, "wte.weight", ROLE_EMBEDDING, 3, 2, 3);
+    tensor_table_add(&table, "wpe.weight", ROLE_EMBEDDING, 2, 2, 2);
     tensor_table_add(&table, "h.0.ln_1.weight", ROLE_VECTOR, 1, 2, 1);
-    tensor_table_add(&table, "h.0.mlp.c_fc.weight", ROLE_MATRIX, 4, 2, 4);
-    if (!checkpoint_check_weights(&file, &table, &error))
+    tensor_table_add(&table, "h.0.attn.c_attn.weight", ROLE_MATRIX, 6, 2, 6);
+    if (checkpoint_check_weights(&file, &table, &error)) {
+        read_all(&file, &table);
+    } else {
         FUZZ_CHECK(strstr(error.text, fuzz_folder()), "the message does not name the file: %s", error.text);
-    else
-        for (int i = 0; i < table.count; i++) {
-            float *host = checked_malloc(table.tensors[i].size * sizeof *host, "weights");
-            FUZZ_CHECK(checkpoint_read_weights(&file, &table, i, host, &error), "%s", error.text);
-            free(host);
-        }
+        check_message(error.text);
+    }
     tensor_table_free(&table);
     safetensors_close(&file);
+}
+
+/* The data of every tensor of a set lie in one of its files. */
+static void check_shards(const char *path) {
+    SafetensorsFile file;
+    Error error = {""};
+    if (!safetensors_open_index(&file, path, &error)) return;
+    FUZZ_CHECK(file.shard_count > 0, "a set without a file");
+    for (int i = 0; i < file.count; i++) {
+        const uint8_t *data = file.entries[i].data;
+        bool inside = false;
+        for (int j = 0; j < file.shard_count; j++) {
+            const uint8_t *begin = file.shards[j].mapping;
+            inside = inside || (data >= begin && data + 4 * file.entries[i].elements <= begin + file.shards[j].bytes);
+        }
+        FUZZ_CHECK(inside, "the data of '%s' lie in no file", file.entries[i].name);
+        FUZZ_CHECK(safetensors_find(&file, file.entries[i].name) == &file.entries[i], "two tensors of one name");
+    }
+    safetensors_close(&file);
+}
+
+/* A set of two files has all tensors of the table; the second one has one of the first again if `twice`. */
+static void write_set(FuzzInput index, bool twice) {
+    static const char one[] = "{\"wte.weight\":{\"dtype\":\"F32\",\"shape\":[3,2],\"data_offsets\":[0,24]},"
+                              "\"wpe.weight\":{\"dtype\":\"F32\",\"shape\":[4,2],\"data_offsets\":[24,56]}}";
+    static const char two[] = "{\"module.h.0.ln_1.weight\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
+                              "\"h.0.attn.c_attn.weight\":{\"dtype\":\"F32\",\"shape\":[6,2],\"data_offsets\":[8,56]}}";
+    write_header((FuzzInput){(const uint8_t *)one, sizeof one - 1}, "a", 56);
+    if (twice)
+        write_header((FuzzInput){(const uint8_t *)one, sizeof one - 1}, "b", 56);
+    else
+        write_header((FuzzInput){(const uint8_t *)two, sizeof two - 1}, "b", 56);
+    fuzz_file(INDEX_FILE, index.data, index.bytes);
 }
 
 static void check_config(void) {
     GPT2Config config;
     Error error = {""};
-    if (checkpoint_read_model_config(&config, fuzz_folder(), NULL, &error))
+    SafetensorsFile file;
+    bool has_weights = safetensors_open(&file, fuzz_path(MODEL_FILE), &error);
+    if (checkpoint_read_model_config(&config, fuzz_folder(), has_weights ? &file : NULL, &error))
         FUZZ_CHECK(config.n_layer > 0 && config.n_head > 0 && config.n_embd > 0 && config.block_size > 0 &&
                        config.vocab_size > 0 && config.n_embd % config.n_head == 0,
                    "a shape that no model has");
     else
         FUZZ_CHECK(strstr(error.text, fuzz_folder()), "the message does not name the file: %s", error.text);
+    if (has_weights) safetensors_close(&file);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     static const char config[] = "{\"n_layer\":1,\"n_head\":2,\"n_embd\":8,\"n_positions\":4,\"vocab_size\":64}";
     FuzzInput input = {data, bytes};
-    int kind = (int)(fuzz_number(&input, 1) % KINDS);
+    uint64_t first = fuzz_number(&input, 1);
+    int kind = (int)(first % KINDS);
+    unlink(fuzz_path(TRAINER_FILE));
+    if (kind == WEIGHTS && (first & INDEX)) {
+        unlink(fuzz_path(MODEL_FILE));
+        write_set(input, (first & (2 * INDEX)) != 0);
+        check_weights(fuzz_folder());
+        check_shards(fuzz_path(INDEX_FILE));
+        return 0;
+    }
     if (kind == WEIGHTS) {
         size_t data_bytes = fuzz_number(&input, 1);
-        write_header(input, data_bytes);
-        check_weights();
+        write_header(input, MODEL_FILE, data_bytes);
+        check_weights(fuzz_path(MODEL_FILE));
         return 0;
     }
     write_weights();
-    unlink(fuzz_path(TRAINER_FILE));
     if (kind == CONFIG) {
         fuzz_file(CONFIG_FILE, input.data, input.bytes);
     } else {

@@ -174,13 +174,17 @@ static void fetch_random(void *context, int which, int tensor, float *host) {
     for (size_t i = 0; i < t->size; i++) host[i] = (float)run->params[t->offset + i];
 }
 
-static void save_random(const char *name) {
+/* With `spoiled` in the place of the first LayerNorm's gains, unless that is 0. */
+static void save_random(const char *name, double spoiled) {
     GPT2 model;
     GPT2Config config = {2, 2, 32, 16, 256, true, 0.0, true};
     Error error;
     char path[CHECKPOINT_PATH_LENGTH];
     gpt2_describe(&model, &config);
     RandomRun run = {model.table, random_weights(&model.table, DTYPE_FLOAT32, 4)};
+    int gain = tensor_table_find(&model.table, "h.0.ln_1.weight");
+    for (int i = 0; spoiled != 0 && i < config.n_embd; i++)
+        run.params[model.table.tensors[gain].offset + (size_t)i] = spoiled;
     CheckpointSource source = {.step = 1,
                                .updates = 1,
                                .model = config,
@@ -201,7 +205,7 @@ static int train_models(void **state) {
     setenv("OMP_WAIT_POLICY", "passive", 1);
     train("plain", "");
     train("biased", "--model.bias=true --vocab_size=227 --scale_attn_by_inverse_layer_idx=false");
-    save_random("random");
+    save_random("random", 0);
     return 0;
 }
 
@@ -431,6 +435,24 @@ static void test_damaged_checkpoint(void **state) {
     refuse_damaged("echo '{' > config.json", "", "config.json");
 }
 
+/* A model whose training has failed, and one whose numbers are finite but become too large. */
+static void test_numbers_that_are_not_finite(void **state) {
+    (void)state;
+    static const struct {
+        double gain;
+        const char *text;
+    } cases[] = {{NAN, "number 0 of tensor 'h.0.ln_1.weight' is nan; the training that made it has failed"},
+                 {3e38, "computes logits that are not finite"}};
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        char *name = format_string("spoiled_%zu", i);
+        save_random(name, cases[i].gain);
+        char *arguments = format_string("%s/%s/checkpoints/latest --prompt=A --max_new_tokens=3", test_folder(), name);
+        refuse(EXIT_FAILED, cases[i].text, arguments);
+        free(arguments);
+        free(name);
+    }
+}
+
 /* The trainer took tokens.json along; without it the tokenizer must be named. */
 static void test_tokenizer(void **state) {
     (void)state;
@@ -516,6 +538,7 @@ int main(void) {
         cmocka_unit_test(test_questions),
         cmocka_unit_test(test_missing_checkpoint),
         cmocka_unit_test(test_damaged_checkpoint),
+        cmocka_unit_test(test_numbers_that_are_not_finite),
         cmocka_unit_test(test_tokenizer),
         cmocka_unit_test(test_gpt2_tokenizer),
         cmocka_unit_test(test_full_disk),

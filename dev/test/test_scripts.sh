@@ -617,6 +617,8 @@ test_quickstart_from_a_text_to_a_sample() {
     [ -s tree/runs/quickstart/loss.png ]
     [ -s tree/runs/quickstart/checkpoints/latest/model.safetensors ]
     has tree/runs/quickstart/checkpoints/latest/tokens.json '"bytes"'
+    has "$here/output" 'attn_implementation="eager"'
+    has "$root/README.md" 'attn_implementation="eager"'
     grep -q '"event":"end".*"reason":"done"' tree/runs/quickstart/metrics.jsonl
     # What it advises at its end works.
     grep -a "^write more" "$here/output" | sed 's/^write more *//' >"$here/more.sh"
