@@ -21,11 +21,16 @@ test_same_options_compile_once() {
 test_other_options_compile_anew() {
     local option
     expect "the first time" "$(compiled CUDA=0)" 1
-    for option in MPI=0 SANITIZE=undefined ONEDNN=0 CFLAGS=-DNOTHING ARCH=x86-64 WERROR=1 ''; do
+    for option in MPI=0 SANITIZE=undefined ONEDNN=0 CFLAGS=-DNOTHING ARCH=x86-64 ''; do
         # An unknown processor is an error of the compiler, which ran all the same.
         expect "with ${option:-no option}" "$(compiled CUDA=0 ${option:+"$option"})" 1
         [ "$option" = ARCH=x86-64 ] || expect "$option again" "$(compiled CUDA=0 ${option:+"$option"})" 0
     done
+}
+
+test_warnings_as_errors_change_no_object() {
+    expect "the first time" "$(compiled CUDA=0)" 1
+    expect "with WERROR=1" "$(compiled CUDA=0 WERROR=1)" 0
 }
 
 test_compiler_is_gcc_or_as_given() {

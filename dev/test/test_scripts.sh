@@ -512,11 +512,18 @@ test_environment_of_tests() {
 
 # A tree in which make, the installer and the tests are stand-ins.
 make_tree() {
+    local tool
     mkdir -p "$here/scripts" "$here/dev/test" "$here/bin"
     cp scripts/test.sh "$here/scripts"
     mkdir -p "$here/dev/emu"
     touch "$here"/dev/test/{test_one.c,test_kernels.c,test_golden.c,test_hellaswag.c,test_devices.c,test_gpu.cu,test_two.sh} \
         "$here/dev/emu/test_emulator.cu"
+    echo "flags: avx512bw avx512vl avx512dq avx512_bf16" >"$here/cpuinfo"
+    export MARS_CPUINFO=$here/cpuinfo
+    for tool in gcc-11 clang aarch64-linux-gnu-gcc qemu-aarch64 clang-format clang-tidy cppcheck shellcheck nvcc; do
+        command_file "$here/bin/$tool" <<<'exit 1'
+    done
+    echo "echo aarch64 \"\$@\" >>'$here/calls'" >"$here/dev/aarch64.sh"
     echo "echo install \"\$@\" >>'$here/calls'" >"$here/scripts/install_deps.sh"
     command_file "$here/bin/make" <<END
 echo "make \$*" >>'$here/calls'
@@ -537,13 +544,22 @@ test_all_builds_are_tested() {
     make_tree
     export CI=true
     run 0 bash "$here/scripts/test.sh"
-    last_line_is "64 passed, 0 failed"
-    has "$here/calls" "install --emu --lint"
+    last_line_is "76 passed, 0 failed"
+    has "$here/calls" "install --emu --lint --compilers"
+    # A warning shows early.
+    [ "$(grep -n "make lint" "$here/calls" | cut -d : -f 1)" -lt "$(grep -n "tests build build ci=true" "$here/calls" | cut -d : -f 1)" ]
+    has "$here/calls" "BUILD=build/v3 BIN=build/v3 WERROR=1 CC=gcc-11"
+    has "$here/calls" "BUILD=build/clang BIN=build/clang WERROR=1 CC=clang"
+    has "$here/calls" "BUILD=build/aarch64-onednn-1"
+    has "$here/calls" "BUILD=build/aarch64-onednn-0"
     has "$here/calls" "tests build build ci=true  build/test/test_golden build/test/test_hellaswag build/test/test_kernels"
     lacks "$here/calls" "build/test/test_devices"
     lacks "$here/calls" "build/test/test_gpu"
     has "$here/calls" "make --no-print-directory cuda-report"
-    has "$here/calls" "tests build/asan build/asan ci=  build/asan/test/test_golden build/asan/test/test_hellaswag"
+    has "$here/calls" "tests build/asan build/asan ci=  build/asan/test/test_hellaswag build/asan/test/test_kernels"
+    has "$here/calls" "tests build/asan build/asan ci=  build/asan/test/test_golden"
+    has "$here/calls" "tests build build ci=  build/test/test_golden"
+    has "$here/calls" "tests build/v3 build/v3 ci=  build/v3/test/test_kernels build/v3/test/test_golden"
     for order in forward reverse newest mix:1 mix:2 mix:3; do
         has "$here/calls" "tests build/asan build/asan ci= cuda$order build/asan/test/test_kernels"
     done
@@ -553,10 +569,31 @@ test_all_builds_are_tested() {
     has "$here/calls" "tests build/emu build/emu ci=  build/emu/test/test_devices"
     has "$here/calls" "tests build/tsan build/tsan ci= cuda build/tsan/test/test_kernels"
     has "$here/calls" "tests build/plain build/plain ci=  build/plain/test/test_kernels"
-    has "$here/calls" "make lint"
     run 0 bash "$here/scripts/test.sh" --all
-    last_line_is "68 passed, 0 failed"
+    last_line_is "88 passed, 0 failed"
     run 2 bash "$here/scripts/test.sh" --wrong
+    # A processor that is as the tests would make it has run them already; an older one cannot.
+    echo "flags: avx512bw avx512vl avx512dq" >"$here/cpuinfo"
+    run 0 bash "$here/scripts/test.sh"
+    has "$here/output" "cpu-avx512: this is such a processor"
+    last_line_is "72 passed, 0 failed"
+    echo "flags: avx2" >"$here/cpuinfo"
+    run 0 bash "$here/scripts/test.sh"
+    has "$here/output" "cpu-avx512: skipped"
+}
+
+test_missing_tools_are_named() {
+    make_tree
+    rm "$here/bin/gcc-11"
+    mkdir "$here/tools"
+    for tool in bash dirname nproc mkdir cat grep sed tail env tee basename uname; do
+        ln -s "$(command -v $tool)" "$here/tools/$tool"
+    done
+    export PATH=$here/bin:$here/tools CI='' # without those of the machine that runs this test
+    run 0 bash "$here/scripts/test.sh"
+    has "$here/output" "gcc-11: skipped: there is no gcc-11"
+    CI=true run 1 bash "$here/scripts/test.sh"
+    has "$here/output" "gcc-11: FAILED: there is no gcc-11"
 }
 
 test_a_failing_stage_is_a_failure() {
@@ -564,21 +601,21 @@ test_a_failing_stage_is_a_failure() {
     export CI=true
     echo lint >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "64 passed, 1 failed"
+    last_line_is "76 passed, 1 failed"
     has "$here/output" "error: it does not compile"
     echo build/asan >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "32 passed, 1 failed"
+    last_line_is "40 passed, 1 failed"
     echo cuda-report >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "64 passed, 1 failed"
+    last_line_is "76 passed, 1 failed"
     echo found >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
     last_line_is "0 passed, 1 failed"
     rm "$here/make_fails"
     touch "$here/test_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "64 passed, 16 failed"
+    last_line_is "76 passed, 19 failed"
 }
 
 # ---- quickstart.sh ----
