@@ -18,9 +18,10 @@
 /* ---- the decoder ---- */
 
 static double log_sum_exp(const float *x, int n) {
-    double largest = x[0], sum = 0.0;
-    for (int i = 1; i < n; i++) largest = fmax(largest, x[i]);
-    for (int i = 0; i < n; i++) sum += exp(x[i] - largest);
+    float largest = x[0];
+    double sum = 0.0;
+    for (int i = 1; i < n; i++) largest = fmaxf(largest, x[i]);
+    for (int i = 0; i < n; i++) sum += exp((double)x[i] - largest);
     return sum > 0.0 ? largest + log(sum) : NAN;
 }
 

@@ -155,7 +155,7 @@ static void write_tokens(const char *name, int announced, int count, uint16_t wr
         int32_t header[SHARD_HEADER_INTS];
         uint16_t tokens[TOKENS];
     } file = {{SHARD_MAGIC, SHARD_VERSION, announced}, {0}};
-    for (int i = 0; i < TOKENS; i++) file.tokens[i] = i == WRONG ? wrong : (uint16_t)(7 * i % 256);
+    for (int i = 0; i < TOKENS; i++) file.tokens[i] = (uint16_t)(i == WRONG ? wrong : 7 * i % 256);
     size_t header = announced ? sizeof file.header : 0, bytes = (size_t)count * sizeof *file.tokens;
     test_write_file(test_path("%s", name), (const char *)&file + sizeof file.header - header, header + bytes);
 }
