@@ -108,6 +108,11 @@ bool config_settle(Config *config, int processes, Error *error);
  * caller frees the text. */
 char *config_to_json(const Config *config);
 
+/* Answers --help (-h) and --version, wherever they stand, and ends the program; else returns. */
+void config_answer_questions(int argc, char *const *argv);
+
+void config_print_usage(FILE *file);
+
 /* Every key with its type, default, meaning, and the optimizers that have it where not all do. */
 void config_print_help(FILE *file);
 
