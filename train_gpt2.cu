@@ -57,32 +57,11 @@ typedef struct Trainer {
 
 /* ---- opening: config, device, data, model ---- */
 
-static void print_usage(FILE *file) {
-    fprintf(file, "usage: train_gpt2 CONFIG.json [--key=value ...]\n"
-                  "       mpirun -np N train_gpt2 CONFIG.json [--key=value ...]\n"
-                  "       train_gpt2 --help | --version\n");
-}
-
-/* --help and --version are answered before anything is opened. */
-static void answer_questions(int argc, char **argv) {
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--version") == 0) {
-            printf("train_gpt2 (mars.c) %s\n", MARS_VERSION);
-            exit(EXIT_DONE);
-        }
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
-            print_usage(stdout);
-            config_print_help(stdout);
-            exit(EXIT_DONE);
-        }
-    }
-}
-
 static void read_config(Trainer *t, int argc, char **argv) {
     Error error;
     ConfigGiven given;
     if (argc < 2 || argv[1][0] == '-') {
-        if (t->comm->rank == 0) print_usage(stderr);
+        if (t->comm->rank == 0) config_print_usage(stderr);
         die_usage("the first argument must be a config file; --help lists what it may hold");
     }
     if (!config_read(&t->config, &given, argv[1], argc - 2, argv + 2, &error)) die_usage("%s", error.text);
@@ -186,6 +165,7 @@ static void open_reports(Trainer *t) {
     if (mode == METRICS_NEW && !checkpoint_remove_all(train->out_dir, &error)) die("train.out_dir: %s", error.text);
     metrics_start(t->metrics, t->config_json, t->model.table.parameters, t->be->device, dtype_name(t->be->activation),
                   t->comm->size, t->be->threads, resumed_from);
+    if (metrics_failure(t->metrics)) die("train.out_dir: %s", metrics_failure(t->metrics));
 }
 
 static int64_t tokens_per_step(const Trainer *t) {
@@ -379,9 +359,10 @@ static void save(Trainer *t) {
 
 /* ---- the run ---- */
 
-/* All processes stop together, before the next step, as soon as one was asked to or cannot read what that step needs. */
+/* All processes stop together, before the next step, as soon as one was asked to, can no longer report the run, or cannot
+ * read what that step needs. */
 static bool agree_to_stop(Trainer *t, bool is_asked) {
-    int stop[2] = {is_asked, t->step < t->config.train.max_iters && !read_tokens(t)};
+    int stop[2] = {is_asked || metrics_failure(t->metrics), t->step < t->config.train.max_iters && !read_tokens(t)};
     t->comm->maximum(t->comm, stop, 2);
     t->has_failed = stop[1] != 0;
     return stop[0] || stop[1];
@@ -395,7 +376,7 @@ static void train(Trainer *t) {
     t->comm->maximum(t->comm, &validated, 1); /* only process 0 has read the file */
     int64_t begin = t->step;
     open_reader(t);
-    bool stopping = agree_to_stop(t, false);
+    bool stopping = agree_to_stop(t, false); /* a run that is stopped while it starts makes one step */
     for (;;) {
         bool done = t->step >= c->max_iters;
         /* A stop saves at once: whoever sent the signal may not be patient. A resumed run makes up for the validation. */
@@ -421,6 +402,14 @@ static void fail_to_read(Trainer *t) {
     t->comm->barrier(t->comm); /* a process that could not read ends the job */
 }
 
+/* What was learned until then is saved; what was reported is cut back to that when the run goes on. */
+static void fail_to_report(Trainer *t) {
+    const char *why = metrics_failure(t->metrics);
+    if (t->config.train.eval_only) die("%s", why);
+    die("%s; the run stopped for that after step %lld, which is saved: make room and go on with --init_from=resume", why,
+        (long long)t->step);
+}
+
 static void run(Trainer *t) {
     double begun = seconds_now();
     const SetupReport setup = {&t->config, t->device_comm, t->be,       &t->model,
@@ -438,6 +427,7 @@ static void run(Trainer *t) {
     t->report.optimizer_seconds = t->be->stopwatch_seconds(t->be);
     metrics_end(t->metrics, t->step, &t->report);
     if (t->has_failed) fail_to_read(t);
+    if (metrics_failure(t->metrics)) fail_to_report(t);
     if (done)
         console_line(&t->console, "done in %s; metrics in %s/metrics.jsonl", time, t->config.train.out_dir);
     else
@@ -459,7 +449,7 @@ static void close_all(Trainer *t) {
 int main(int argc, char **argv) {
     static Trainer t;
     program_start("train_gpt2", argv);
-    answer_questions(argc, argv);
+    config_answer_questions(argc, argv);
     stop_signal_listen();
     t.comm = comm_open();
     console_open(&t.console, t.comm->rank != 0, t.comm->size == 1);

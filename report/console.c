@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "util/streams.h"
+
 /* A progress line more often than this would only flicker. */
 static const double progress_seconds = 0.2;
 
@@ -14,6 +16,14 @@ void console_open(Console *console, bool silent, bool progress_wanted) {
     console->silent = silent;
     console->is_terminal = !silent && progress_wanted && isatty(STDOUT_FILENO);
     console->started = seconds_now();
+}
+
+static void flush(Console *console) {
+    Error error;
+    if (streams_flush(&error)) return;
+    if (!console->output_failed)
+        warn("cannot write to standard output: %s; the program goes on without it", error.text);
+    console->output_failed = true;
 }
 
 static void wipe_progress(Console *console) {
@@ -30,7 +40,7 @@ void console_row(Console *console, const char *name, const char *format, ...) {
     vprintf(format, arguments);
     va_end(arguments);
     putchar('\n');
-    fflush(stdout);
+    flush(console);
 }
 
 void console_line(Console *console, const char *format, ...) {
@@ -41,7 +51,7 @@ void console_line(Console *console, const char *format, ...) {
     vprintf(format, arguments);
     va_end(arguments);
     putchar('\n');
-    fflush(stdout);
+    flush(console);
 }
 
 void console_start(Console *console, int64_t first_step) {
@@ -85,7 +95,7 @@ void console_step(Console *console, int64_t step, int64_t max_iters, const StepR
     } else if (console->is_terminal && now - console->last_progress > progress_seconds) {
         printf("\r\033[Kstep %6lld/%lld | %.0f ms a step | %s left", (long long)step, (long long)max_iters,
                per_step * 1e3, left);
-        fflush(stdout);
+        flush(console);
         console->progress_shown = true;
         console->last_progress = now;
     }

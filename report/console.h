@@ -15,9 +15,13 @@ typedef struct Console {
     double started;      /* when training began */
     int64_t first_step;  /* the step it began with */
     double last_progress;
+    bool output_failed; /* standard output could not be written, which has been said */
 } Console;
 
-/* Progress lines are shown where they are `wanted` and standard output is a terminal. mpirun shows its processes a
+/* A run does not end because nobody reads its output (`| head`) or the disk of a log file is full: the first line that
+ * cannot be written is a warning, later ones are lost in silence until writing works again.
+ *
+ * Progress lines are shown where they are `wanted` and standard output is a terminal. mpirun shows its processes a
  * terminal even where it writes to a file itself, so jobs of several processes do not want them. */
 void console_open(Console *console, bool silent, bool progress_wanted);
 

@@ -17,6 +17,8 @@ struct Metrics {
     FILE *file;
     char *path;
     bool has_validation;
+    bool failed;
+    Error failure;
 };
 
 /* A step that no line lies past. */
@@ -109,10 +111,18 @@ void metrics_close(Metrics *metrics) {
 
 bool metrics_has_validation(const Metrics *metrics) { return metrics && metrics->has_validation; }
 
+const char *metrics_failure(const Metrics *metrics) {
+    return metrics && metrics->failed ? metrics->failure.text : NULL;
+}
+
+static bool is_writing(const Metrics *metrics) { return metrics && !metrics->failed; }
+
 /* Ends a line and hands it to the system. */
 static void finish_line(Metrics *metrics) {
     fputs("}\n", metrics->file);
-    if (fflush(metrics->file) != 0 || ferror(metrics->file)) die("cannot write %s: %s", metrics->path, strerror(errno));
+    if (fflush(metrics->file) == 0 && !ferror(metrics->file)) return;
+    metrics->failed = true;
+    error_set(&metrics->failure, "cannot write %s: %s", metrics->path, strerror(errno));
 }
 
 /* Nine digits bring a float back exactly. JSON has no NaN: null. */
@@ -138,7 +148,7 @@ static void begin_line(Metrics *metrics, const char *event, int64_t step) {
 
 void metrics_start(Metrics *metrics, const char *config_json, size_t parameters, const char *device,
                    const char *precision, int processes, int threads, int64_t resumed_from) {
-    if (!metrics) return;
+    if (!is_writing(metrics)) return;
     fprintf(metrics->file, "{\"event\":\"start\",\"config\":%s,\"parameters\":%zu", config_json, parameters);
     put_string(metrics, "device", device);
     put_string(metrics, "precision", precision);
@@ -152,7 +162,7 @@ void metrics_start(Metrics *metrics, const char *config_json, size_t parameters,
 }
 
 void metrics_train(Metrics *metrics, const StepReport *report) {
-    if (!metrics) return;
+    if (!is_writing(metrics)) return;
     begin_line(metrics, "train", report->step);
     put_number(metrics, "loss", report->loss);
     put_number(metrics, "lr", report->lr);
@@ -165,7 +175,7 @@ void metrics_train(Metrics *metrics, const StepReport *report) {
 }
 
 void metrics_validation(Metrics *metrics, int64_t step, double loss, int64_t tokens) {
-    if (!metrics) return;
+    if (!is_writing(metrics)) return;
     begin_line(metrics, "val", step);
     put_number(metrics, "loss", loss);
     fprintf(metrics->file, ",\"tokens\":%lld", (long long)tokens);
@@ -173,7 +183,7 @@ void metrics_validation(Metrics *metrics, int64_t step, double loss, int64_t tok
 }
 
 void metrics_hellaswag(Metrics *metrics, int64_t step, double accuracy, double accuracy_norm, int64_t examples) {
-    if (!metrics) return;
+    if (!is_writing(metrics)) return;
     begin_line(metrics, "hellaswag", step);
     put_number(metrics, "accuracy", accuracy);
     put_number(metrics, "accuracy_norm", accuracy_norm);
@@ -182,21 +192,21 @@ void metrics_hellaswag(Metrics *metrics, int64_t step, double accuracy, double a
 }
 
 void metrics_checkpoint(Metrics *metrics, int64_t step, const char *path) {
-    if (!metrics) return;
+    if (!is_writing(metrics)) return;
     begin_line(metrics, "checkpoint", step);
     put_string(metrics, "path", path);
     finish_line(metrics);
 }
 
 void metrics_skipped(Metrics *metrics, int64_t step, const char *tensor) {
-    if (!metrics) return;
+    if (!is_writing(metrics)) return;
     begin_line(metrics, "skipped", step);
     put_string(metrics, "tensor", tensor);
     finish_line(metrics);
 }
 
 void metrics_end(Metrics *metrics, int64_t step, const RunReport *report) {
-    if (!metrics) return;
+    if (!is_writing(metrics)) return;
     begin_line(metrics, "end", step);
     put_string(metrics, "reason", report->reason);
     put_number(metrics, "seconds", report->seconds);

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "util/streams.h"
+
 /* About a tenth of a millisecond: longer than the serial code between the parallel regions of a step. */
 #define GNU_SPIN_COUNT "20000"
 /* Milliseconds; LLVM's runtime has no shorter time but none. */
@@ -24,6 +26,7 @@ static void execute_again(char **argv) {
 }
 
 void program_start(const char *name, char **argv) {
+    streams_open();
     base_set_program(name);
     if (user_has_chosen()) return;
     setenv("GOMP_SPINCOUNT", GNU_SPIN_COUNT, 1);

@@ -6,8 +6,8 @@
 
 EXTERN_C_BEGIN
 
-/* The first call of main(): sets the name that stands before the colon in messages, and limits how long OpenMP's threads
- * wait by spinning.
+/* The first call of main(): opens what is closed of the standard streams (streams.h), sets the name that stands before the
+ * colon in messages, and limits how long OpenMP's threads wait by spinning.
  *
  * A thread that spins for long on a core that another program needs makes every parallel region wait for the scheduler:
  * a training step then takes 40 times as long. A thread that sleeps at once is late for the next region: twice as long

@@ -1,4 +1,8 @@
-/* stop_signal.h: being asked to stop, by SIGINT, SIGTERM or SIGUSR1: the program finishes what it is at and then asks. */
+/* stop_signal.h: which signals stop a program in good order, and which do nothing to it.
+ *
+ * SIGINT, SIGTERM, SIGHUP (the terminal is gone), SIGUSR1 and SIGXCPU (the processor time that was granted is nearly over)
+ * ask for a stop: the program finishes its step and then looks. SIGPIPE (nobody reads standard output any more) and SIGXFSZ
+ * (a file is as large as the system allows) are ignored: the write fails instead, and its caller decides. */
 #ifndef MARS_UTIL_STOP_SIGNAL_H
 #define MARS_UTIL_STOP_SIGNAL_H
 
@@ -6,7 +10,8 @@
 
 EXTERN_C_BEGIN
 
-/* From here on these signals are only noted; a second SIGINT ends the program at once. */
+/* From here on these signals are noted or ignored; a second SIGINT ends the program at once. A SIGHUP that is ignored
+ * already, by nohup, stays ignored. */
 void stop_signal_listen(void);
 bool stop_signal_came(void);
 

@@ -321,6 +321,7 @@ static void write_beyond_limit(void *context) {
     signal(SIGXFSZ, SIG_IGN);
     if (setrlimit(RLIMIT_FSIZE, &limit) != 0) return;
     for (int64_t step = 0; step < 100; step++) write_step(context, step);
+    if (metrics_failure(context)) die("%s", metrics_failure(context));
 }
 
 /* A disk that is full, as far as the file can tell. */
@@ -328,7 +329,13 @@ static void test_full_disk(void **state) {
     (void)state;
     Folder folder = new_folder("full");
     Metrics *metrics = open_metrics(&folder, METRICS_NEW, 0);
-    assert_dies(write_beyond_limit, metrics, "metrics.jsonl: File too large");
+    assert_dies(write_beyond_limit, metrics, "cannot write ");
+    assert_dies(write_beyond_limit, metrics, "full/metrics.jsonl: File too large");
+    char *text = test_read_file(folder.file, NULL);
+    assert_int_equal(strlen(text), 100); /* nothing follows the line that did not fit */
+    free(text);
+    assert_null(metrics_failure(metrics)); /* of this process */
+    assert_null(metrics_failure(NULL));
     metrics_close(metrics);
 }
 

@@ -91,13 +91,29 @@ static void stop(const char *name, int processes, int signal_number, const char 
 
 static void test_stopped_by_each_signal(void **state) {
     (void)state;
-    const int signals[] = {SIGTERM, SIGINT, SIGUSR1};
+    const int signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGHUP, SIGXCPU};
     for (size_t i = 0; i < ARRAY_LENGTH(signals); i++) {
         char *name = format_string("signal_%d", signals[i]);
         stop(name, 0, signals[i], intervals);
         assert_goes_on(name, 0, intervals);
         free(name);
     }
+}
+
+/* nohup starts a program with SIGHUP ignored: the end of the terminal is then not even a reason to stop. */
+static void test_hangup_under_nohup(void **state) {
+    (void)state;
+    Launch launch = small_run(0, NULL);
+    void (*handler)(int) = signal(SIGHUP, SIG_IGN);
+    pid_t process = train_start(&launch, "nohup", "%s --checkpoint_interval=0", endless);
+    signal(SIGHUP, handler);
+    train_await(process, "nohup", "train", 2);
+    kill(process, SIGHUP);
+    cJSON *log = train_log("nohup");
+    train_await(process, "nohup", "train", log_last_step(log, "train") + 2);
+    cJSON_Delete(log);
+    kill(process, SIGTERM);
+    assert_ends(process, "nohup", EXIT_DONE);
 }
 
 /* With a validation before every step, the stop is always at one: it is left out for the sake of a fast stop, and must
@@ -324,7 +340,7 @@ static void limit_file_size(rlim_t bytes) {
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
 }
 
-/* Metrics that cannot be written end the run, with half a line at the end of the file, which must not stay there. */
+/* As on a full disk, which the checkpoints are on, too: half a line at the end of the file must not stay there. */
 static void test_disk_full_while_reporting(void **state) {
     (void)state;
     Launch launch = small_run(0, NULL);
@@ -340,10 +356,41 @@ static void test_disk_full_while_reporting(void **state) {
         train_run(&launch, "unreported", "--init_from=resume --eval_interval=6 --checkpoint_interval=0");
     limit_file_size(before.rlim_cur);
     signal(SIGXFSZ, handler);
-    assert_run(result, EXIT_FAILED, "metrics.jsonl: File too large");
-    assert_run(result, EXIT_FAILED, "train_gpt2: error: cannot write ");
+    assert_run(result, EXIT_FAILED, "train_gpt2: error: cannot save step ");
+    assert_run(result, EXIT_FAILED, ": File too large");
     train(&launch, "unreported", "--init_from=resume --eval_interval=6");
     assert_as_never_stopped("unreported", "sixes");
+}
+
+/* Makes the run's metrics longer than its checkpoints by lines that a resumed run keeps, and returns the length. */
+static size_t lengthen_metrics(const char *name) {
+    enum { LINES = 60000 };
+    const char *path = test_path("%s/metrics.jsonl", name);
+    FILE *file = fopen(path, "a");
+    assert_non_null(file);
+    for (int i = 0; i < LINES; i++) fputs("{\"event\":\"start\",\"config\":{}}\n", file);
+    assert_int_equal(fclose(file), 0);
+    size_t bytes;
+    free(test_read_file(path, &bytes));
+    return bytes;
+}
+
+/* Where only the metrics cannot be written, the run saves before it fails. */
+static void test_metrics_that_fail_stop_the_run(void **state) {
+    (void)state;
+    Launch launch = small_run(0, NULL);
+    train(&launch, "mute", "--max_iters=6 --checkpoint_interval=0");
+    struct rlimit before;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    limit_file_size(lengthen_metrics("mute") + 1500);
+    CommandResult *result = train_run(&launch, "mute", "--init_from=resume --checkpoint_interval=0 %s", endless);
+    limit_file_size(before.rlim_cur);
+    int step = saved_step("mute");
+    if (step <= 6) fail_msg("nothing was saved: %s", result->output);
+    assert_run(result, EXIT_FAILED, "train_gpt2: error: cannot write ");
+    assert_run(result, EXIT_FAILED, "mute/metrics.jsonl: File too large; the run stopped for that after step ");
+    train(&launch, "mute", "--init_from=resume --checkpoint_interval=0 --max_iters=%d", step + 5);
+    assert_reason("mute", "done");
 }
 
 static void flip_bit(const char *path) {
@@ -461,6 +508,7 @@ static void test_two_runs_in_one_folder(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stopped_by_each_signal),
+        cmocka_unit_test(test_hangup_under_nohup),
         cmocka_unit_test(test_stopped_where_a_validation_is_due),
         cmocka_unit_test(test_stopped_in_the_last_step),
         cmocka_unit_test(test_stopped_under_mpirun),
@@ -473,6 +521,7 @@ int main(void) {
         cmocka_unit_test(test_killed_at_each_rename),
         cmocka_unit_test(test_disk_full_while_saving),
         cmocka_unit_test(test_disk_full_while_reporting),
+        cmocka_unit_test(test_metrics_that_fail_stop_the_run),
         cmocka_unit_test(test_damaged_checkpoints),
         cmocka_unit_test(test_scratch_spares_checkpoints),
         cmocka_unit_test(test_overwrite_that_fails_removes_nothing),

@@ -1,0 +1,19 @@
+/* streams.h: standard input, output and error as a program finds them. */
+#ifndef MARS_UTIL_STREAMS_H
+#define MARS_UTIL_STREAMS_H
+
+#include "util/base.h"
+
+EXTERN_C_BEGIN
+
+/* program_start() calls it. Where a standard stream is closed, the next file that is opened would take its place, and what
+ * is printed would go into that file. This opens a placeholder there, on which reading or writing fails. */
+void streams_open(void);
+
+/* Hands to the system what was printed to standard output. On failure what was printed is dropped, so that a later
+ * call starts anew, and *error says why. */
+bool streams_flush(Error *error);
+
+EXTERN_C_END
+
+#endif
