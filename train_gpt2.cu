@@ -406,8 +406,8 @@ static void fail_to_read(Trainer *t) {
 static void fail_to_report(Trainer *t) {
     const char *why = metrics_failure(t->metrics);
     if (t->config.train.eval_only) die("%s", why);
-    die("%s; the run stopped for that after step %lld, which is saved: make room and go on with --init_from=resume", why,
-        (long long)t->step);
+    die("%s; the run stopped for that after step %lld, which is saved: make room and go on with --init_from=resume",
+        why, (long long)t->step);
 }
 
 static void run(Trainer *t) {
