@@ -138,7 +138,7 @@ cpu_plain = kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/prod
 plain = $(filter-out data/prepare_data.c model/sample_gpt2.c %/no_cuda.c data/char_class_%.c, \
           $(wildcard util/*.c kernels/*.c optim/*.c data/*.c config/*.c model/*.c report/*.c)) $(cpu_plain) \
         data/char_class_$(if $(has_utf8proc),utf8proc,none).c \
-        comm/comm.c comm/single.c $(if $(has_mpi),comm/mpi.c comm/heartbeat.c,comm/no_mpi.c) \
+        comm/comm.c comm/agree.c comm/single.c $(if $(has_mpi),comm/mpi.c comm/heartbeat.c,comm/no_mpi.c) \
         comm/$(if $(has_nccl),nccl,no_nccl).c
 # What needs CUDA's headers: kernels (.cu), and host code around its libraries.
 cuda_host = $(wildcard kernels/cuda/*.c) comm/nccl.c

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "comm/agree.h"
 #include "comm/comm.h"
 #include "config/config.h"
 #include "data/data_sets.h"
@@ -59,16 +60,18 @@ typedef struct Trainer {
 
 static void read_config(Trainer *t, int argc, char **argv) {
     Error error;
-    ConfigGiven given;
     if (argc < 2 || argv[1][0] == '-') {
         if (t->comm->rank == 0) config_print_usage(stderr);
         die_usage("the first argument must be a config file; --help lists what it may hold");
     }
-    if (!config_read(&t->config, &given, argv[1], argc - 2, argv + 2, &error)) die_usage("%s", error.text);
-    start_find(&t->start, &t->config, &given, t->comm); /* weights come with their model */
-    if (!config_check(&t->config, &given, &error)) die_usage("%s", error.text);
-    if (!config_settle(&t->config, t->comm->size, &error)) die_usage("%s", error.text);
+    bool ok = config_read(&t->config, argv[1], argc - 2, argv + 2, &error);
+    agree_or_end(t->comm, ok, &error);
+    start_find(&t->start, &t->config, t->comm); /* weights come with their model */
+    ok = config_check(&t->config, &error) && config_settle(&t->config, t->comm->size, &error);
+    agree_or_end(t->comm, ok, &error);
     t->config_json = config_to_json(&t->config);
+    if (!agree_on_bytes(t->comm, t->config_json, strlen(t->config_json)))
+        die_usage("%s: not the same in all processes; copy it to every machine", argv[1]);
 }
 
 static void open_device(Trainer *t) {
@@ -80,7 +83,8 @@ static void open_device(Trainer *t) {
                       : train->precision == PRECISION_FLOAT32 ? DTYPE_FLOAT32
                                                               : DTYPE_BFLOAT16;
     if (train->allow_tf32 && strcmp(device, "cpu") == 0)
-        die_usage("train.allow_tf32: TF32 is a mode of GPUs and the device is the CPU; leave it false");
+        die_usage("%s: train.allow_tf32: TF32 is a mode of GPUs and the device is the CPU; leave it false",
+                  config_where(&t->config, "train.allow_tf32 train.device"));
     Error error;
     BackendOptions options = {device, precision, train->threads, t->comm->local_rank, train->allow_tf32};
     if (!options.threads) options.threads = backend_default_threads(t->comm->local_size);

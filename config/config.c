@@ -16,9 +16,40 @@
 #include <string.h>
 
 #include "config/config_keys.h"
+#include "util/files.h"
 
 static const char command_line[] = "command line";
 static const double exact_integers = 0x1p53; /* below it, a double holds an integer that no other text rounds to */
+
+/* The file or the command line, and what messages call it. */
+typedef struct Source {
+    const char *name;
+    ConfigOrigin origin;
+} Source;
+
+/* ---- where values come from ---- */
+
+const char *config_where(const Config *config, const char *keys) {
+    char *list = checked_strdup(keys), *rest = list;
+    bool overridden = false;
+    for (char *section; (section = strsep(&rest, " "));) {
+        char *dot = strchr(section, '.');
+        if (!dot) die("'%s' is no key", section);
+        *dot = 0;
+        int index = config_key_find(section, dot + 1);
+        if (index < 0) die("there is no key %s.%s", section, dot + 1);
+        overridden |= config->origins[index] == CONFIG_FROM_COMMAND_LINE;
+    }
+    free(list);
+    return overridden || !config->file[0] ? command_line : config->file;
+}
+
+/* Who gave the key whose value is `field` of the config. */
+static ConfigOrigin origin_of(const Config *config, const void *field) {
+    for (int i = 0; i < config_key_count; i++)
+        if ((const char *)config + config_keys[i].offset == (const char *)field) return config->origins[i];
+    die("a field of the config that no key has");
+}
 
 /* ---- one value ---- */
 
@@ -61,12 +92,16 @@ static bool set_seed(Config *config, const ConfigKey *key, const char *text) {
 }
 
 static bool set_string(Config *config, const ConfigKey *key, const char *text) {
-    size_t length = strlen(text);
-    if ((double)length < key->minimum || (double)length > key->maximum) return false;
-    char *field = field_of(config, key);
-    memset(field, 0, CONFIG_STRING_LENGTH); /* so that equal configs are equal bytes */
-    snprintf(field, CONFIG_STRING_LENGTH, "%s", text);
-    return true;
+    char *value = key->is_path ? files_expand_home(text) : checked_strdup(text);
+    size_t length = strlen(value);
+    bool fits = (double)length >= key->minimum && (double)length <= key->maximum;
+    if (fits) {
+        char *field = field_of(config, key);
+        memset(field, 0, CONFIG_STRING_LENGTH); /* so that equal configs are equal bytes */
+        snprintf(field, CONFIG_STRING_LENGTH, "%s", value);
+    }
+    free(value);
+    return fits;
 }
 
 static bool set_choice(Config *config, const ConfigKey *key, const char *text) {
@@ -157,23 +192,35 @@ static bool unknown_key(const char *where, const char *section, const char *name
 }
 
 /* Notes that the source gives the key, which it may do once. */
-static bool claim(ConfigSource *source, int index, Error *error) {
-    if (source->given[index])
+static bool claim(Config *config, const Source *source, int index, Error *error) {
+    if (config->origins[index] == source->origin)
         return error_set(error, "%s: %s.%s is given twice; remove one of the two", source->name,
                          config_keys[index].section, config_keys[index].name);
-    source->given[index] = true;
+    config->origins[index] = (unsigned char)source->origin;
     return true;
 }
 
 /* ---- the file ---- */
 
+/* A name as in config/NAME.json, which the scripts take, is no path. */
+static void cannot_open(const char *path, const char *reason, Error *error) {
+    char *published = format_string("config/%s%s", path, strstr(path, ".json") ? "" : ".json");
+    if (files_is_folder(path))
+        error_set(error, "%s: a folder; give the config file in it", path);
+    else if (!strchr(path, '/') && files_is_file(published))
+        error_set(error, "%s: cannot open the config: %s; there is %s", path, reason, published);
+    else
+        error_set(error, "%s: cannot open the config: %s", path, reason);
+    free(published);
+}
+
 /* The whole file with a 0 behind it, which the caller frees; NULL and the reason where it cannot be read. It may be
  * a pipe, so its size is not asked for. */
 static char *read_text(const char *path, size_t *length, Error *error) {
     enum { MOST = 1 << 20 };
-    FILE *file = fopen(path, "rb");
+    FILE *file = files_is_folder(path) ? NULL : fopen(path, "rb");
     if (!file) {
-        error_set(error, "%s: cannot open the config: %s", path, strerror(errno));
+        cannot_open(path, strerror(errno), error);
         return NULL;
     }
     char *text = checked_malloc(MOST + 1, "the config's text");
@@ -225,6 +272,8 @@ static const char *skip_string(const char *text, size_t *at) {
 /* Overwrites comments by spaces, so that every other byte keeps its line and column, and finds what cJSON would let
  * pass or misplace: strings that do not end on their line, comments that do not end, zero bytes. */
 static bool blank_comments(char *text, size_t length, const char *path, Error *error) {
+    if (length >= 2 && (memcmp(text, "\xff\xfe", 2) == 0 || memcmp(text, "\xfe\xff", 2) == 0))
+        return error_set(error, "%s: UTF-16 text; expected UTF-8: save it as that", path);
     if (strlen(text) != length) return syntax_error(path, text, strlen(text), "a zero byte: not a text file", error);
     for (size_t i = 0; i < length; i++) {
         if (text[i] == '"') {
@@ -279,9 +328,9 @@ static cJSON *parse_file(const char *path, Error *error) {
     return root;
 }
 
-static bool take_json(Config *config, ConfigSource *file, int index, const cJSON *item, Error *error) {
+static bool take_json(Config *config, const Source *file, int index, const cJSON *item, Error *error) {
     const ConfigKey *key = &config_keys[index];
-    if (!claim(file, index, error)) return false;
+    if (!claim(config, file, index, error)) return false;
     if (set_from_json(config, key, item)) return true;
     char *value = cJSON_IsNumber(item) ? number_text(item->valuedouble) : cJSON_PrintUnformatted(item);
     if (!value) die("out of memory: a value of the config");
@@ -290,7 +339,7 @@ static bool take_json(Config *config, ConfigSource *file, int index, const cJSON
     return false;
 }
 
-static bool take_section(Config *config, ConfigSource *file, const cJSON *root, const cJSON *section, Error *error) {
+static bool take_section(Config *config, const Source *file, const cJSON *root, const cJSON *section, Error *error) {
     const char *name = section->string;
     if (!config_section_exists(name))
         return error_set(error, "%s: there is no section '%.64s'; the nearest is %s", file->name, name,
@@ -309,7 +358,7 @@ static bool take_section(Config *config, ConfigSource *file, const cJSON *root, 
     return true;
 }
 
-static bool load_file(Config *config, ConfigSource *file, Error *error) {
+static bool load_file(Config *config, const Source *file, Error *error) {
     cJSON *root = parse_file(file->name, error);
     if (!root) return false;
     bool good = true;
@@ -351,15 +400,29 @@ static int find_key(char *name, Error *error) {
     return index;
 }
 
-static bool take_override(Config *config, ConfigSource *source, const char *argument, Error *error) {
+/* The argument, and how to write it where it is plain what was meant. */
+static bool wrong_form(const char *where, const char *argument, Error *error) {
+    const char *text = argument + strspn(argument, "-"), *equals = strchr(text, '=');
+    char *name = format_string("%.*s", (int)strcspn(text, "="), text), advice[256] = "--help lists the keys";
+    int index = find_key(name, NULL);
+    free(name);
+    if (index >= 0 && equals) {
+        snprintf(advice, sizeof advice, "write --%.80s", text);
+    } else if (index >= 0) {
+        size_t used = (size_t)snprintf(advice, sizeof advice, "write --%.80s=VALUE, ", text);
+        config_key_expectation(&config_keys[index], advice + used, sizeof advice - used);
+    }
+    return error_set(error, "%s: '%.80s' is not of the form --key=value: %s", where, argument, advice);
+}
+
+static bool take_override(Config *config, const Source *source, const char *argument, Error *error) {
     const char *equals = strchr(argument, '=');
     if (strncmp(argument, "--", 2) != 0 || !equals || equals == argument + 2)
-        return error_set(error, "%s: '%.80s' is not of the form --key=value (--help lists the keys)", source->name,
-                         argument);
+        return wrong_form(source->name, argument, error);
     char *name = format_string("%.*s", (int)(equals - argument - 2), argument + 2);
     int index = find_key(name, error);
     free(name);
-    if (index < 0 || !claim(source, index, error)) return false;
+    if (index < 0 || !claim(config, source, index, error)) return false;
     if (set_from_text(config, &config_keys[index], equals + 1)) return true;
     char *value = format_string("'%s'", equals + 1);
     wrong_value(source->name, &config_keys[index], value, error);
@@ -369,57 +432,74 @@ static bool take_override(Config *config, ConfigSource *source, const char *argu
 
 /* ---- rules that involve more than one key, or more than the table can say ---- */
 
-static bool check_model(const Config *config, const char *where, Error *error) {
+static bool check_model(const Config *config, Error *error) {
     const GPT2Config *model = &config->model;
     if (model->n_embd % model->n_head != 0)
-        return error_set(error, "%s: model.n_embd %d must be a multiple of model.n_head %d", where, model->n_embd,
-                         model->n_head);
+        return error_set(error, "%s: model.n_embd %d must be a multiple of model.n_head %d",
+                         config_where(config, "model.n_embd model.n_head"), model->n_embd, model->n_head);
     if (model->dropout != 0)
-        return error_set(error, "%s: model.dropout is %g; this version has no dropout: set it to 0", where,
-                         model->dropout);
+        return error_set(error, "%s: model.dropout is %g; this version has no dropout: set it to 0",
+                         config_where(config, "model.dropout"), model->dropout);
     return true;
 }
 
-/* A key on the command line that the optimizer does not have is a mistake. */
-static bool check_applies(const Config *config, const ConfigSource *arguments, Error *error) {
-    for (int i = 0; i < config_key_count; i++) {
-        const ConfigKey *key = &config_keys[i];
-        if (!arguments->given[i] || config_key_applies(key, config->optimizer.name)) continue;
-        char having[256];
-        config_key_optimizers(key, having, sizeof having);
-        return error_set(
-            error, "%s: %s.%s: the optimizer %s has no such setting: remove it; optimizers that have it: %s",
-            arguments->name, key->section, key->name, config_optimizer_name(config->optimizer.name), having);
+/* On the command line a key without an effect is a mistake. */
+static bool refuse_idle_key(const ConfigKey *key, const char *idle_in, Error *error) {
+    char having[256];
+    if (key->optimizers && strncmp(idle_in, "the optimizer", 13) == 0) {
+        config_list_optimizers(key->optimizers, having, sizeof having);
+        return error_set(error, "%s: %s.%s: %s has no such setting: remove it; optimizers that have it: %s",
+                         command_line, key->section, key->name, idle_in, having);
     }
-    return true;
+    if (key->schedules) {
+        config_list_schedules(key->schedules, having, sizeof having);
+        return error_set(error, "%s: %s.%s: %s has no such setting: remove it; schedules that have it: %s",
+                         command_line, key->section, key->name, idle_in, having);
+    }
+    return error_set(error, "%s: %s.%s has no effect with %s: remove one of the two", command_line, key->section,
+                     key->name, idle_in);
 }
 
-/* In a file it may be there for another optimizer, as in `train_gpt2 small_mars.json --optimizer.name=muon`: it is said
- * to have no effect, and is its default. */
-static void drop_what_does_not_apply(Config *config, const ConfigSource *file) {
-    char names[512] = "";
+/* Appends the keys of the file that have no effect for this reason, and sets them to their defaults: the file may have
+ * them for another optimizer, as in `train_gpt2 small_mars.json --optimizer.name=muon`. */
+static void drop_keys(Config *config, const char *idle_in, char *names, size_t size) {
+    char own[128];
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
-        if (!file->given[i] || config_key_applies(key, config->optimizer.name)) continue;
+        if (config->origins[i] != CONFIG_FROM_FILE || !config_key_idle_in(key, config, own, sizeof own)) continue;
+        if (strcmp(own, idle_in) != 0) continue;
         size_t used = strlen(names);
-        snprintf(names + used, sizeof names - used, "%s%s.%s", used ? ", " : "", key->section, key->name);
+        snprintf(names + used, size - used, "%s%s.%s", used ? ", " : "", key->section, key->name);
         set_from_text(config, key, key->default_text);
+        config->origins[i] = CONFIG_DEFAULT;
     }
-    if (names[0])
-        warn("%s: without effect on the optimizer %s: %s", file->name, config_optimizer_name(config->optimizer.name),
-             names);
 }
 
-static bool check_optimizer(const Config *config, const char *where, Error *error) {
+/* A warning for each reason why keys of the file have no effect. */
+static bool settle_idle_keys(Config *config, Error *error) {
+    char idle_in[128];
+    for (int i = 0; i < config_key_count; i++) {
+        const ConfigKey *key = &config_keys[i];
+        if (config->origins[i] == CONFIG_DEFAULT || !config_key_idle_in(key, config, idle_in, sizeof idle_in)) continue;
+        if (config->origins[i] == CONFIG_FROM_COMMAND_LINE) return refuse_idle_key(key, idle_in, error);
+        char names[512] = "";
+        drop_keys(config, idle_in, names, sizeof names);
+        warn("%s: without effect on %s: %s", config->file, idle_in, names);
+    }
+    return true;
+}
+
+static bool check_optimizer(const Config *config, Error *error) {
     const OptimConfig *optimizer = &config->optimizer;
     if (optimizer->name == OPTIM_MARS_M_EFFICIENT && optimizer->beta1 == 0)
         return error_set(error, "%s: optimizer.beta1 is 0; mars-m-efficient divides by it: expected a number in (0, 1)",
-                         where);
+                         config_where(config, "optimizer.beta1 optimizer.name"));
     return true;
 }
 
-static bool check_batch(const Config *config, const char *where, Error *error) {
+static bool check_batch(const Config *config, Error *error) {
     const TrainConfig *train = &config->train;
+    const char *where = config_where(config, "train.total_batch_size train.gradient_accumulation_steps");
     if (train->total_batch_size && train->gradient_accumulation_steps)
         return error_set(error,
                          "%s: train.total_batch_size %d and train.gradient_accumulation_steps %d are both given; "
@@ -431,62 +511,108 @@ static bool check_batch(const Config *config, const char *where, Error *error) {
     if ((int64_t)train->batch_size * config->model.block_size > INT_MAX)
         return error_set(error,
                          "%s: train.batch_size %d x model.block_size %d is more than %d tokens; lower train.batch_size",
-                         where, train->batch_size, config->model.block_size, INT_MAX);
+                         config_where(config, "train.batch_size model.block_size"), train->batch_size,
+                         config->model.block_size, INT_MAX);
     return true;
 }
 
-static bool check_train(const Config *config, const char *where, Error *error) {
+static bool check_train(const Config *config, Error *error) {
     const TrainConfig *train = &config->train;
     if (train->max_iters == 0 && !train->eval_only)
-        return error_set(error, "%s: train.max_iters is 0; expected at least 1, or train.eval_only true", where);
+        return error_set(error, "%s: train.max_iters is 0; expected at least 1, or train.eval_only true",
+                         config_where(config, "train.max_iters train.eval_only"));
     if (train->allow_tf32 && train->device == DEVICE_CPU)
         return error_set(error, "%s: train.allow_tf32 is for GPUs; set it to false, or train.device to cuda or auto",
-                         where);
+                         config_where(config, "train.allow_tf32 train.device"));
     return true;
 }
 
-/* An evaluation alone has no schedule, so its max_iters may be anything. */
-static bool check_schedule(const Config *config, const char *where, Error *error) {
+static bool check_least_rate(const Config *config, const char *key, double rate, Error *error) {
+    if (config->schedule.min_lr <= rate) return true;
+    char *keys = format_string("schedule.min_lr %s", key);
+    error_set(error, "%s: schedule.min_lr %g must not be above %s %g", config_where(config, keys),
+              config->schedule.min_lr, key, rate);
+    free(keys);
+    return false;
+}
+
+/* The steps of a schedule must fit into the run. */
+static bool check_steps(const Config *config, Error *error) {
     const ScheduleConfig *schedule = &config->schedule;
-    if (schedule->min_lr > config->optimizer.learning_rate)
-        return error_set(error, "%s: schedule.min_lr %g must not be above optimizer.learning_rate %g", where,
-                         schedule->min_lr, config->optimizer.learning_rate);
-    if (config->optimizer.name == OPTIM_MUON && schedule->min_lr > config->optimizer.muon_learning_rate)
-        return error_set(error, "%s: schedule.min_lr %g must not be above optimizer.muon_learning_rate %g", where,
-                         schedule->min_lr, config->optimizer.muon_learning_rate);
-    if (config->train.eval_only) return true;
     if (schedule->warmup_iters > schedule->max_iters)
-        return error_set(error, "%s: schedule.warmup_iters %d must not be above train.max_iters %d", where,
-                         schedule->warmup_iters, schedule->max_iters);
+        return error_set(error, "%s: schedule.warmup_iters %d must not be above train.max_iters %d",
+                         config_where(config, "schedule.warmup_iters train.max_iters"), schedule->warmup_iters,
+                         schedule->max_iters);
     bool decays = schedule->name == SCHEDULE_COSINE || schedule->name == SCHEDULE_EXP;
     if (decays && schedule->lr_decay_iters <= schedule->warmup_iters)
         return error_set(error,
                          "%s: schedule.lr_decay_iters %d (train.max_iters where it is not given) must be above "
                          "schedule.warmup_iters %d",
-                         where, schedule->lr_decay_iters, schedule->warmup_iters);
+                         config_where(config, "schedule.lr_decay_iters schedule.warmup_iters train.max_iters"),
+                         schedule->lr_decay_iters, schedule->warmup_iters);
     if (schedule->name == SCHEDULE_TRAPEZOIDAL &&
         (int64_t)schedule->warmup_iters + schedule->warmdown_iters > schedule->max_iters)
         return error_set(error,
                          "%s: schedule.warmup_iters %d + schedule.warmdown_iters %d must not be above train.max_iters "
                          "%d",
-                         where, schedule->warmup_iters, schedule->warmdown_iters, schedule->max_iters);
+                         config_where(config, "schedule.warmup_iters schedule.warmdown_iters train.max_iters"),
+                         schedule->warmup_iters, schedule->warmdown_iters, schedule->max_iters);
     return true;
 }
 
-static bool check_required(const ConfigSource *file, const ConfigSource *arguments, const char *where, Error *error) {
+/* An evaluation alone has no schedule, so its max_iters may be anything. */
+static bool check_schedule(const Config *config, Error *error) {
+    const OptimConfig *optimizer = &config->optimizer;
+    return check_least_rate(config, "optimizer.learning_rate", optimizer->learning_rate, error) &&
+           (optimizer->name != OPTIM_MUON ||
+            check_least_rate(config, "optimizer.muon_learning_rate", optimizer->muon_learning_rate, error)) &&
+           (config->train.eval_only || check_steps(config, error));
+}
+
+static bool check_required(const Config *config, Error *error) {
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
-        if (!key->default_text && !file->given[i] && !arguments->given[i])
-            return error_set(error, "%s: %s.%s is missing: %s", where, key->section, key->name, key->help);
+        if (!key->default_text && config->origins[i] == CONFIG_DEFAULT)
+            return error_set(error, "%s: %s.%s is missing: %s", config->file[0] ? config->file : command_line,
+                             key->section, key->name, key->help);
     }
     return true;
 }
 
+/* ---- a run that the command line shortens ---- */
+
+/* `steps` out of `whole`, for a run of `part` steps, and notes it for the message. A number that the file does not give,
+ * or the command line does, stays as it is. */
+static void shorten(Config *config, int *steps, const char *name, int part, int whole, bool up, char *note,
+                    size_t size) {
+    if (*steps == 0 || origin_of(config, steps) != CONFIG_FROM_FILE) return;
+    int64_t product = (int64_t)*steps * part;
+    int shorter = (int)(up ? ceil_div(product, whole) : product / whole);
+    size_t used = strlen(note);
+    snprintf(note + used, size - used, "%sschedule.%s is %d instead of %d", used ? ", " : "", name, shorter, *steps);
+    *steps = shorter;
+}
+
+/* So that `train_gpt2 small_mars.json --max_iters=10` is a short trial of that run. Rounding down where a number must be
+ * small, and up where it must be large, keeps a schedule that fits into the run one that does. `whole` is the file's
+ * max_iters, 0 for none. */
+static void shorten_schedule(Config *config, int whole) {
+    int part = config->train.max_iters;
+    bool shortened = origin_of(config, &config->train.max_iters) == CONFIG_FROM_COMMAND_LINE && part < whole;
+    if (!shortened || config->train.eval_only) return;
+    ScheduleConfig *schedule = &config->schedule;
+    char note[256] = "";
+    shorten(config, &schedule->warmup_iters, "warmup_iters", part, whole, false, note, sizeof note);
+    shorten(config, &schedule->lr_decay_iters, "lr_decay_iters", part, whole, true, note, sizeof note);
+    shorten(config, &schedule->warmdown_iters, "warmdown_iters", part, whole, false, note, sizeof note);
+    if (note[0]) warn("%s: train.max_iters is %d instead of %d; in proportion, %s", command_line, part, whole, note);
+}
+
 /* Defaults that depend on other keys. */
-static void fill_dependent_defaults(Config *config, const ConfigSource *file, const ConfigSource *arguments) {
-    int momentum = config_key_find("optimizer", "momentum");
-    if (config->optimizer.name == OPTIM_SGD_SAI && !file->given[momentum] && !arguments->given[momentum])
-        config->optimizer.momentum = 0.9;
+static void fill_dependent_defaults(Config *config) {
+    OptimConfig *optimizer = &config->optimizer;
+    if (optimizer->name == OPTIM_SGD_SAI && origin_of(config, &optimizer->momentum) == CONFIG_DEFAULT)
+        optimizer->momentum = 0.9;
     config->schedule.max_iters = config->train.max_iters;
     if (config->schedule.lr_decay_iters == 0) config->schedule.lr_decay_iters = config->train.max_iters;
 }
@@ -500,31 +626,27 @@ static void set_defaults(Config *config) {
     }
 }
 
-/* What messages about rules between keys blame. */
-static const char *blamed(const ConfigGiven *given) { return given->file.name ? given->file.name : command_line; }
-
-bool config_read(Config *config, ConfigGiven *given, const char *path, int count, char *const *overrides,
-                 Error *error) {
+bool config_read(Config *config, const char *path, int count, char *const *overrides, Error *error) {
     set_defaults(config);
-    *given = (ConfigGiven){.file = {.name = path}, .command_line = {.name = command_line}};
-    if (path && !load_file(config, &given->file, error)) return false;
+    const Source file = {path, CONFIG_FROM_FILE}, arguments = {command_line, CONFIG_FROM_COMMAND_LINE};
+    if (path) snprintf(config->file, sizeof config->file, "%s", path);
+    if (path && !load_file(config, &file, error)) return false;
+    int max_iters_of_file = config->train.max_iters;
     for (int i = 0; i < count; i++)
-        if (!take_override(config, &given->command_line, overrides[i], error)) return false;
-    return check_required(&given->file, &given->command_line, blamed(given), error);
+        if (!take_override(config, &arguments, overrides[i], error)) return false;
+    if (!check_required(config, error) || !settle_idle_keys(config, error)) return false;
+    shorten_schedule(config, max_iters_of_file);
+    return true;
 }
 
-bool config_check(Config *config, const ConfigGiven *given, Error *error) {
-    fill_dependent_defaults(config, &given->file, &given->command_line);
-    bool good = check_applies(config, &given->command_line, error) && check_model(config, blamed(given), error) &&
-                check_optimizer(config, blamed(given), error) && check_batch(config, blamed(given), error) &&
-                check_train(config, blamed(given), error) && check_schedule(config, blamed(given), error);
-    if (good) drop_what_does_not_apply(config, &given->file);
-    return good;
+bool config_check(Config *config, Error *error) {
+    fill_dependent_defaults(config);
+    return check_model(config, error) && check_optimizer(config, error) && check_batch(config, error) &&
+           check_train(config, error) && check_schedule(config, error);
 }
 
 bool config_load(Config *config, const char *path, int count, char *const *overrides, Error *error) {
-    ConfigGiven given;
-    return config_read(config, &given, path, count, overrides, error) && config_check(config, &given, error);
+    return config_read(config, path, count, overrides, error) && config_check(config, error);
 }
 
 /* ---- the number of processes ---- */
@@ -552,29 +674,33 @@ bool config_settle(Config *config, int processes, Error *error) {
     TrainConfig *train = &config->train;
     if (processes < 1) return error_set(error, "the number of processes is %d; expected at least 1", processes);
     int64_t micro_step = (int64_t)train->batch_size * processes;
+    const char *where =
+        config_where(config, "train.batch_size train.total_batch_size train.gradient_accumulation_steps");
     if (train->total_batch_size == 0) {
         if (micro_step > INT_MAX / train->gradient_accumulation_steps)
-            return error_set(error,
-                             "train.batch_size %d x %d processes x train.gradient_accumulation_steps %d is more than "
-                             "%d sequences; lower one of them",
-                             train->batch_size, processes, train->gradient_accumulation_steps, INT_MAX);
+            return error_set(
+                error,
+                "%s: train.batch_size %d x %d processes x train.gradient_accumulation_steps %d is more than "
+                "%d sequences; lower one of them",
+                where, train->batch_size, processes, train->gradient_accumulation_steps, INT_MAX);
         train->total_batch_size = (int)(micro_step * train->gradient_accumulation_steps);
         return true;
     }
     char fitting[512];
     if (train->total_batch_size % processes != 0) {
         list_divisors(train->total_batch_size, fitting, sizeof fitting);
-        return error_set(error,
-                         "train.total_batch_size %d cannot be shared evenly by %d processes, whatever the batch size; "
-                         "numbers of processes that divide it: %s",
-                         train->total_batch_size, processes, fitting);
+        return error_set(
+            error,
+            "%s: train.total_batch_size %d cannot be shared evenly by %d processes, whatever the batch size; "
+            "numbers of processes that divide it: %s",
+            where, train->total_batch_size, processes, fitting);
     }
     if (train->total_batch_size % micro_step != 0) {
         list_divisors(train->total_batch_size / processes, fitting, sizeof fitting);
         return error_set(error,
-                         "train.total_batch_size %d is not a multiple of train.batch_size %d x %d processes; "
+                         "%s: train.total_batch_size %d is not a multiple of train.batch_size %d x %d processes; "
                          "values of train.batch_size that fit: %s",
-                         train->total_batch_size, train->batch_size, processes, fitting);
+                         where, train->total_batch_size, train->batch_size, processes, fitting);
     }
     train->gradient_accumulation_steps = (int)(train->total_batch_size / micro_step);
     return true;
@@ -616,7 +742,8 @@ char *config_to_json(const Config *config) {
     for (int i = 0; i < config_key_count && good; i++) {
         const ConfigKey *key = &config_keys[i];
         if ((const char *)config + key->offset == (const char *)left_out) continue;
-        if (!config_key_applies(key, config->optimizer.name)) continue;
+        char idle_in[128];
+        if (config_key_idle_in(key, config, idle_in, sizeof idle_in)) continue;
         if (i == 0 || strcmp(key->section, config_keys[i - 1].section) != 0)
             section = cJSON_AddObjectToObject(root, key->section);
         good = section && cJSON_AddItemToObject(section, key->name, value_to_json(config, key));
@@ -654,33 +781,31 @@ static bool may_differ(const Config *config, const Config *folder, const ConfigK
 }
 
 /* One key: *from is a config with the folder's model. */
-static bool take_model_key(Config *config, const ConfigGiven *given, int index, const Config *from, const char *folder,
-                           ConfigTake take, Error *error) {
+static bool take_model_key(Config *config, int index, const Config *from, const char *folder, ConfigTake take,
+                           Error *error) {
     const ConfigKey *key = &config_keys[index];
-    bool by_command_line = given->command_line.given[index], is_given = by_command_line || given->file.given[index];
     char *text = value_text(from, key), *own = value_text(config, key);
     bool ok = true;
-    if (!is_given) {
+    if (config->origins[index] == CONFIG_DEFAULT) {
         cJSON *value = cJSON_Parse(text);
         ok = set_from_json(config, key, value) || wrong_value(folder, key, text, error);
         cJSON_Delete(value);
     } else if (strcmp(text, own) != 0 && !may_differ(config, from, key, take)) {
+        bool by_command_line = config->origins[index] == CONFIG_FROM_COMMAND_LINE;
         ok = error_set(error, "%s: %s.%s is %s, but the model in %s has %s; remove the key: it comes with the weights",
-                       by_command_line ? given->command_line.name : given->file.name, key->section, key->name, own,
-                       folder, text);
+                       by_command_line ? command_line : config->file, key->section, key->name, own, folder, text);
     }
     cJSON_free(text);
     cJSON_free(own);
     return ok;
 }
 
-bool config_take_model(Config *config, const ConfigGiven *given, const GPT2Config *model, const char *folder,
-                       ConfigTake take, Error *error) {
+bool config_take_model(Config *config, const GPT2Config *model, const char *folder, ConfigTake take, Error *error) {
     Config from = *config;
     from.model = *model;
     for (int i = 0; i < config_key_count; i++) {
         if (strcmp(config_keys[i].section, "model") != 0 || strcmp(config_keys[i].name, "dropout") == 0) continue;
-        if (!take_model_key(config, given, i, &from, folder, take, error)) return false;
+        if (!take_model_key(config, i, &from, folder, take, error)) return false;
     }
     return true;
 }

@@ -12,10 +12,7 @@
 #include "optim/optim_config.h"
 #include "util/base.h"
 
-enum {
-    CONFIG_STRING_LENGTH = 1024,
-    CONFIG_MAX_KEYS = 128 /* an upper bound on the length of the table of keys, for arrays with an element for each */
-};
+enum { CONFIG_STRING_LENGTH = 1024 };
 
 typedef struct DataConfig {
     char train[CONFIG_STRING_LENGTH]; /* a file, or a glob of shards */
@@ -48,24 +45,23 @@ typedef struct TrainConfig {
     bool debug_alloc; /* an allocation for each buffer */
 } TrainConfig;
 
+/* Who gave a key its value. */
+typedef enum ConfigOrigin { CONFIG_DEFAULT, CONFIG_FROM_FILE, CONFIG_FROM_COMMAND_LINE } ConfigOrigin;
+
+/* An upper bound on the number of keys, for arrays with an element for each. */
+enum { CONFIG_MAX_KEYS = 128 };
+
 typedef struct Config {
     GPT2Config model;
     DataConfig data;
     OptimConfig optimizer;   /* gradient_scale comes from the train section */
     ScheduleConfig schedule; /* max_iters is a copy of train's */
     TrainConfig train;
+    /* Where the values come from, for messages. It does not matter to the run, and comes last: what is before it is the
+     * same in configs that say the same. */
+    char file[CONFIG_STRING_LENGTH];        /* cut to fit; "" for none */
+    unsigned char origins[CONFIG_MAX_KEYS]; /* a ConfigOrigin for each key of the table */
 } Config;
-
-/* The file or the command line: what messages call it, and which keys it has given, by their index in the table. */
-typedef struct ConfigSource {
-    const char *name;
-    bool given[CONFIG_MAX_KEYS];
-} ConfigSource;
-
-/* Who gave which key. */
-typedef struct ConfigGiven {
-    ConfigSource file, command_line;
-} ConfigGiven;
 
 struct cJSON;
 
@@ -73,14 +69,16 @@ EXTERN_C_BEGIN
 
 /* Reads the JSON file at `path` (NULL: defaults only) and then `count` overrides of the form "--key=value", where
  * key is "section.name" or a name that only one section has. Checks everything that can be checked without knowing
- * the number of processes; a key that the chosen optimizer does not have is an error. On failure *error names the file
- * (or the argument), the key and what would be right. */
+ * the number of processes. A key that the chosen optimizer or schedule does not use is a warning in the file, where it
+ * gets its default, and an error among the overrides. Where the overrides shorten max_iters, the file's warm-up,
+ * warm-down and lr_decay_iters are shortened in proportion, with a warning. On failure *error names the file (or the
+ * command line), the key and what would be right. */
 bool config_load(Config *config, const char *path, int count, char *const *overrides, Error *error);
 
-/* config_load() in two steps, between which model keys may come from a folder with weights. config_read() checks each
- * value alone, and that required keys are there; `path` must outlive *given. config_check() does the rest. */
-bool config_read(Config *config, ConfigGiven *given, const char *path, int count, char *const *overrides, Error *error);
-bool config_check(Config *config, const ConfigGiven *given, Error *error);
+/* config_load() in two steps, between which model keys may come from a folder with weights. config_read() reads each
+ * value, and checks that required keys are there; config_check() checks how the values go together. */
+bool config_read(Config *config, const char *path, int count, char *const *overrides, Error *error);
+bool config_check(Config *config, Error *error);
 
 /* In what a given model key may differ from that of a folder with weights. */
 typedef struct ConfigTake {
@@ -90,8 +88,7 @@ typedef struct ConfigTake {
 
 /* Gives every model key but dropout that neither the file nor the command line gave its value in `model`, which comes
  * with the weights in `folder`. Fails if a key that they gave has another one, or a value of the folder is out of range. */
-bool config_take_model(Config *config, const ConfigGiven *given, const GPT2Config *model, const char *folder,
-                       ConfigTake take, Error *error);
+bool config_take_model(Config *config, const GPT2Config *model, const char *folder, ConfigTake take, Error *error);
 
 /* The keys whose values differ from those in `earlier`, what config_to_json() gave for an earlier run with the same
  * optimizer: a line "section.key: value, was value" for each; "" where there are none. A key that `earlier` lacks had its
@@ -99,12 +96,16 @@ bool config_take_model(Config *config, const ConfigGiven *given, const GPT2Confi
 char *config_changes(const Config *config, const struct cJSON *earlier);
 
 /* Settles what depends on the number of processes: total_batch_size (from gradient_accumulation_steps where that
- * was given) and that it divides evenly; the message lists the batch sizes that would fit. Afterwards both
+ * was given) and that it divides evenly; the message says where, and lists the batch sizes that would fit. Afterwards both
  * total_batch_size and gradient_accumulation_steps are set. */
 bool config_settle(Config *config, int processes, Error *error);
 
+/* Where a value is that someone must change: "command line" where it gives one of these keys ("train.max_iters
+ * schedule.warmup_iters", with blanks between them), else the file. */
+const char *config_where(const Config *config, const char *keys);
+
 /* The config as one JSON object of sections, which config_load reads back to the same config: every key, but those that
- * its optimizer does not have; of total_batch_size and gradient_accumulation_steps the first where that is set. The
+ * its optimizer or schedule does not use; of total_batch_size and gradient_accumulation_steps the first where that is set. The
  * caller frees the text. */
 char *config_to_json(const Config *config);
 

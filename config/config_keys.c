@@ -39,6 +39,12 @@ static const char *const recompute_names[] = {
 #define OPTIMIZER_KEY(name_, default_, optimizers_, range, help_)                                                      \
     {FIELD(optimizer, name_), .default_text = default_, .optimizers = optimizers_, range, .help = help_}
 
+/* A key that is a path of this machine's, and one that not all schedules use. */
+#define PATH_KEY(section_, name_, default_, help_)                                                                     \
+    {FIELD(section_, name_), .default_text = default_, NOT_EMPTY, .is_path = true, .help = help_}
+#define SCHEDULE_KEY(name_, default_, schedules_, range, help_)                                                        \
+    {FIELD(schedule, name_), .default_text = default_, .schedules = schedules_, range, .help = help_}
+
 #define REQUIRED NULL
 #define ANY .minimum = 0
 #define AT_LEAST(low) .minimum = low, .maximum = INFINITY
@@ -47,19 +53,29 @@ static const char *const recompute_names[] = {
 #define FROM_BELOW(low, high) .minimum = low, .maximum = high, .below_maximum = true
 #define NOT_EMPTY FROM_TO(1, CONFIG_STRING_LENGTH - 1)
 #define MAY_BE_EMPTY FROM_TO(0, CONFIG_STRING_LENGTH - 1)
+/* Behind a range: optimizers that use the key only where optimize_1d is false, or true. */
+#define WITHOUT_1D(optimizers_) , .without_1d = optimizers_
+#define WITH_1D(optimizers_) , .with_1d = optimizers_
 #define ONE_OF(names) .choices = names
 #define ONE_OF_OR_ALIAS(names, others) .choices = names, .aliases = others
 
 enum {
     ADAMW = 1 << OPTIM_ADAMW,
-    MARS = 1 << OPTIM_MARS_ADAMW | 1 << OPTIM_MARS_LION | 1 << OPTIM_MARS_SHAMPOO,
+    MARS_ADAMW = 1 << OPTIM_MARS_ADAMW,
+    LION = 1 << OPTIM_MARS_LION,
     SHAMPOO = 1 << OPTIM_MARS_SHAMPOO,
+    MARS = MARS_ADAMW | LION | SHAMPOO,
     MUON = 1 << OPTIM_MUON,
     MOONLIGHT = 1 << OPTIM_MOONLIGHT,
     MARS_M = 1 << OPTIM_MARS_M,
     EFFICIENT = 1 << OPTIM_MARS_M_EFFICIENT,
     SGD_SAI = 1 << OPTIM_SGD_SAI,
     MATRIX = SHAMPOO | MUON | MOONLIGHT | MARS_M | EFFICIENT /* those that use Newton-Schulz */
+};
+
+enum {
+    DECAYS = 1 << SCHEDULE_COSINE | 1 << SCHEDULE_EXP,
+    TRAPEZOIDAL = 1 << SCHEDULE_TRAPEZOIDAL
 };
 
 const ConfigKey config_keys[] = {
@@ -83,16 +99,17 @@ const ConfigKey config_keys[] = {
     KEY(optimizer, weight_decay, "0.1", AT_LEAST(0), "decoupled; on which tensors is up to the rule"),
     OPTIMIZER_KEY(beta1, "0.9", ADAMW | MARS | MUON | MARS_M | EFFICIENT, FROM_BELOW(0, 1),
                   "decay of the moving average of g (in mars, of c)"),
-    OPTIMIZER_KEY(beta2, "0.95", ADAMW | MARS | MUON, FROM_BELOW(0, 1), "the same of its square"),
-    KEY(optimizer, eps, "1e-8", ABOVE(0), "keeps divisors from 0, such as adamw's root"),
+    OPTIMIZER_KEY(beta2, "0.95", ADAMW | MARS_ADAMW | SHAMPOO | MUON, FROM_BELOW(0, 1) WITH_1D(SHAMPOO),
+                  "the same of its square"),
+    KEY(optimizer, eps, "1e-8", ABOVE(0) WITHOUT_1D(LION), "keeps divisors from 0, such as adamw's root"),
     KEY(optimizer, grad_clip, "1", AT_LEAST(0), "largest global norm of the gradient; 0 = off"),
     OPTIMIZER_KEY(gamma, "0.025", MARS | MARS_M | EFFICIENT, AT_LEAST(0), "share of the gradient's change in c"),
     OPTIMIZER_KEY(is_approx, "true", MARS | MARS_M, ANY, "false: a second gradient each step, at the old weights"),
     OPTIMIZER_KEY(optimize_1d, "false", MARS, ANY, "vectors follow the rule too, instead of AdamW"),
-    OPTIMIZER_KEY(lr_1d, "3e-3", MARS, ABOVE(0), "peak rate of AdamW on the vectors"),
-    OPTIMIZER_KEY(betas_1d, "0.9,0.95", MARS | MOONLIGHT | MARS_M | EFFICIENT, FROM_BELOW(0, 1),
+    OPTIMIZER_KEY(lr_1d, "3e-3", MARS, ABOVE(0) WITHOUT_1D(MARS), "peak rate of AdamW on the vectors"),
+    OPTIMIZER_KEY(betas_1d, "0.9,0.95", MARS | MOONLIGHT | MARS_M | EFFICIENT, FROM_BELOW(0, 1) WITHOUT_1D(MARS),
                   "beta1, beta2 of AdamW on what the rule leaves out"),
-    OPTIMIZER_KEY(weight_decay_1d, "0.1", MARS, AT_LEAST(0), "of AdamW on the vectors"),
+    OPTIMIZER_KEY(weight_decay_1d, "0.1", MARS, AT_LEAST(0) WITHOUT_1D(MARS), "of AdamW on the vectors"),
     OPTIMIZER_KEY(muon_learning_rate, "0.02", MUON, ABOVE(0), "the schedule's peak for 2-D tensors"),
     OPTIMIZER_KEY(muon_weight_decay, "0", MUON, AT_LEAST(0), "decoupled; 2-D tensors"),
     OPTIMIZER_KEY(momentum, "0.95", MUON | MOONLIGHT | SGD_SAI, FROM_BELOW(0, 1), "of g; sgd-sai: default 0.9"),
@@ -102,9 +119,9 @@ const ConfigKey config_keys[] = {
 
     KEY(schedule, name, "constant", ONE_OF(schedule_names), "how the rate changes"),
     KEY(schedule, warmup_iters, "0", AT_LEAST(0), "steps of linear rise at the start"),
-    KEY(schedule, lr_decay_iters, "0", AT_LEAST(0), "cosine, exp: where min_lr is reached; 0 = max_iters"),
-    KEY(schedule, min_lr, "0", AT_LEAST(0), "cosine, exp: the rate at the end"),
-    KEY(schedule, warmdown_iters, "0", AT_LEAST(0), "trapezoidal: steps of the final descent to 0"),
+    SCHEDULE_KEY(lr_decay_iters, "0", DECAYS, AT_LEAST(0), "where min_lr is reached; 0 = max_iters"),
+    SCHEDULE_KEY(min_lr, "0", DECAYS, AT_LEAST(0), "the rate at the end"),
+    SCHEDULE_KEY(warmdown_iters, "0", TRAPEZOIDAL, AT_LEAST(0), "steps of the final descent to 0"),
 
     KEY(train, max_iters, REQUIRED, AT_LEAST(0), "steps of the run; 0 only with eval_only"),
     KEY(train, total_batch_size, "0", AT_LEAST(0), "sequences per step over all processes (see below)"),
@@ -119,9 +136,9 @@ const ConfigKey config_keys[] = {
     KEY(train, log_interval, "10", AT_LEAST(1), "steps between lines on the terminal"),
     KEY(train, checkpoint_interval, "1000", AT_LEAST(0), "steps between checkpoints; 0 = never"),
     KEY(train, keep_checkpoints, "2", AT_LEAST(0), "how many stay; 0 = all"),
-    KEY(train, out_dir, REQUIRED, NOT_EMPTY, "folder for metrics and checkpoints"),
+    PATH_KEY(train, out_dir, REQUIRED, "folder for metrics and checkpoints"),
     KEY(train, overwrite, "false", ANY, "start from scratch although out_dir has checkpoints"),
-    KEY(train, init_from, "scratch", NOT_EMPTY, "scratch, resume, auto, or a path to weights"),
+    PATH_KEY(train, init_from, "scratch", "scratch, resume, auto, or a path to weights"),
     KEY(train, seed, "5000", ANY, "for the initial weights"),
     KEY(train, device, "auto", ONE_OF(device_names), "where to compute; auto = a GPU where there is one"),
     KEY(train, precision, "auto", ONE_OF(precision_names), "of activations; auto = the fastest on the device"),
@@ -190,18 +207,36 @@ const char *config_section_nearest(const char *section) {
 }
 
 const char *config_optimizer_name(OptimName name) { return optimizer_names[name]; }
+const char *config_schedule_name(ScheduleName name) { return schedule_names[name]; }
 
-bool config_key_applies(const ConfigKey *key, OptimName optimizer) {
-    return !key->optimizers || (key->optimizers >> optimizer & 1);
+/* Whether a mask, of which 0 means all, has the bit of this name. */
+static bool mask_has(unsigned mask, unsigned name) { return !mask || (mask >> name & 1); }
+
+bool config_key_applies(const ConfigKey *key, OptimName optimizer) { return mask_has(key->optimizers, optimizer); }
+
+const char *config_key_idle_in(const ConfigKey *key, const Config *config, char *where, size_t size) {
+    const OptimConfig *optimizer = &config->optimizer;
+    unsigned only = optimizer->optimize_1d ? key->without_1d : key->with_1d;
+    if (!config_key_applies(key, optimizer->name))
+        snprintf(where, size, "the optimizer %s", optimizer_names[optimizer->name]);
+    else if (!mask_has(key->schedules, config->schedule.name))
+        snprintf(where, size, "the schedule %s", schedule_names[config->schedule.name]);
+    else if (only >> optimizer->name & 1)
+        snprintf(where, size, "optimizer.optimize_1d %s", optimizer->optimize_1d ? "true" : "false");
+    else
+        return NULL;
+    return where;
 }
 
-void config_key_optimizers(const ConfigKey *key, char *text, size_t size) {
+static void list_names(const char *const *names, unsigned mask, char *text, size_t size) {
     size_t used = 0;
     text[0] = 0;
-    for (int i = 0; i < OPTIM_COUNT && used < size; i++)
-        if (config_key_applies(key, (OptimName)i))
-            used += (size_t)snprintf(text + used, size - used, "%s%s", used ? ", " : "", optimizer_names[i]);
+    for (unsigned i = 0; names[i] && used < size; i++)
+        if (mask_has(mask, i)) used += (size_t)snprintf(text + used, size - used, "%s%s", used ? ", " : "", names[i]);
 }
+
+void config_list_optimizers(unsigned mask, char *text, size_t size) { list_names(optimizer_names, mask, text, size); }
+void config_list_schedules(unsigned mask, char *text, size_t size) { list_names(schedule_names, mask, text, size); }
 
 void config_key_type_text(const ConfigKey *key, char *text, size_t size) {
     const char *type = key->type == CONFIG_INT ? "integer" : key->type == CONFIG_PAIR ? "2 numbers" : "number";

@@ -1,7 +1,7 @@
 /* config_keys.h: the one table of keys, and questions about it.
  *
  * A line of the table says everything there is to know about a key: where its value lies in Config, its type, default,
- * range and meaning, and which optimizers have it. The parser, --help, the messages and config_to_json (config.c) only
+ * range and meaning, and which optimizers and schedules use it. The parser, --help, the messages and config_to_json (config.c) only
  * walk the table, so a new option is one field in a struct and one line in config_keys.c. Nothing here reads files or
  * changes a Config. */
 #ifndef MARS_CONFIG_CONFIG_KEYS_H
@@ -27,6 +27,9 @@ typedef struct ConfigKey {
     double minimum, maximum;           /* of an int, a number, each of a pair; of a string's length in bytes */
     bool above_minimum, below_maximum; /* true: the limit itself is outside */
     unsigned optimizers;               /* those that have the key, bit 1 << OptimName; 0: all have it */
+    unsigned without_1d, with_1d;      /* of these, those that use it only where optimize_1d is false, or true */
+    unsigned schedules;                /* those that use the key, bit 1 << ScheduleName; 0: all do */
+    bool is_path;                      /* a leading "~" is the home folder */
     const char *const *choices;        /* ends with NULL */
     const char *const *aliases;        /* another name of a choice, the choice, and so on; ends with NULL */
     const char *help;
@@ -49,10 +52,16 @@ bool config_section_exists(const char *section);
 const char *config_section_nearest(const char *section);
 
 const char *config_optimizer_name(OptimName name);
+const char *config_schedule_name(ScheduleName name);
 bool config_key_applies(const ConfigKey *key, OptimName optimizer);
 
-/* The names of the optimizers that have the key. */
-void config_key_optimizers(const ConfigKey *key, char *text, size_t size);
+/* Where the key has no effect in this config: "the optimizer adamw", "the schedule wsd", "optimizer.optimize_1d true";
+ * NULL where it has one. */
+const char *config_key_idle_in(const ConfigKey *key, const Config *config, char *where, size_t size);
+
+/* The names of the optimizers in a mask (0: all), and of the schedules. */
+void config_list_optimizers(unsigned mask, char *text, size_t size);
+void config_list_schedules(unsigned mask, char *text, size_t size);
 
 /* The key's type and range in a few words, for --help: "integer >= 1". */
 void config_key_type_text(const ConfigKey *key, char *text, size_t size);

@@ -18,6 +18,14 @@ static void print_note(FILE *file, const char *text) {
     }
 }
 
+/* "only: adamw, muon", below a key. */
+static void print_names(FILE *file, const char *label, void (*list)(unsigned, char *, size_t), unsigned mask) {
+    char text[256];
+    size_t used = (size_t)snprintf(text, sizeof text, "%s", label);
+    list(mask, text + used, sizeof text - used);
+    print_note(file, text);
+}
+
 void config_print_help(FILE *file) {
     fprintf(file,
             "Keys of the config file, by section. On the command line: --section.key=value, or --key=value where\n"
@@ -36,16 +44,19 @@ void config_print_help(FILE *file) {
             config_key_expectation(key, text, sizeof text);
             print_note(file, text);
         }
-        if (key->optimizers) {
-            size_t used = (size_t)snprintf(text, sizeof text, "only: ");
-            config_key_optimizers(key, text + used, sizeof text - used);
-            print_note(file, text);
-        }
+        if (key->optimizers) print_names(file, "only: ", config_list_optimizers, key->optimizers);
+        if (key->schedules) print_names(file, "only: ", config_list_schedules, key->schedules);
+        if (key->with_1d) print_names(file, "only where optimize_1d is true: ", config_list_optimizers, key->with_1d);
+        if (key->without_1d)
+            print_names(file, "only where optimize_1d is false: ", config_list_optimizers, key->without_1d);
     }
-    fprintf(file, "\nGive total_batch_size or gradient_accumulation_steps:\n"
-                  "total_batch_size = batch_size x processes x gradient_accumulation_steps.\n"
-                  "A key that is marked \"only\" has no effect on the other optimizers: in the file that is a\n"
-                  "warning, on the command line an error.\n");
+    fprintf(file,
+            "\nGive total_batch_size or gradient_accumulation_steps:\n"
+            "total_batch_size = batch_size x processes x gradient_accumulation_steps.\n"
+            "A key that is marked \"only\" has no effect on the other optimizers or schedules: in the file that is\n"
+            "a warning, on the command line an error, and so is a key that is given twice.\n"
+            "--max_iters below the file's shortens the file's warmup_iters, lr_decay_iters and warmdown_iters in\n"
+            "proportion; those that are given on the command line too stay as they are.\n");
 }
 
 void config_print_usage(FILE *file) {

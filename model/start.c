@@ -76,26 +76,24 @@ static void find(Found *found, const TrainConfig *train) {
 
 /* ---- the config and what was found ---- */
 
-static void take_model(Config *config, const ConfigGiven *given, const Found *found) {
+static void take_model(Config *config, const Found *found) {
     Error error;
-    const ConfigGiven nobody = {{NULL}, {NULL}};
     const ConfigTake take = {.shorter = !found->is_checkpoint,
                              .without_bias = !found->is_checkpoint && !found->bias_is_recorded};
     char *file = format_string("%s/" CONFIG_FILE, found->folder);
     Config other = *config; /* a model that no config can have is the folder's fault, not the config's */
-    if (!config_take_model(&other, &nobody, &found->model, file, take, &error)) die("%s", error.text);
-    if (!config_take_model(config, given, &found->model, file, take, &error)) die_usage("%s", error.text);
+    memset(other.origins, CONFIG_DEFAULT, sizeof other.origins);
+    if (!config_take_model(&other, &found->model, file, take, &error)) die("%s", error.text);
+    if (!config_take_model(config, &found->model, file, take, &error)) die_usage("%s", error.text);
     free(file);
 }
 
-static void check_optimizer(const Config *config, const ConfigGiven *given, const Found *found) {
+static void check_optimizer(const Config *config, const Found *found) {
     const char *name = optim_names[config->optimizer.name];
     if (config->train.eval_only || strcmp(found->optimizer, name) == 0) return;
-    bool by_command_line = given->command_line.given[config_key_find("optimizer", "name")];
     die_usage("%s: optimizer.name is %s, but %s was written by optimizer %s; start a new run from its weights with "
               "--init_from=%s and another train.out_dir",
-              by_command_line ? given->command_line.name : given->file.name, name, found->path, found->optimizer,
-              found->path);
+              config_where(config, "optimizer.name"), name, found->path, found->optimizer, found->path);
 }
 
 /* A line about weights that were not taken as they are, or NULL. */
@@ -113,13 +111,13 @@ static char *note_about(const Found *found, const GPT2Config *model) {
     return note;
 }
 
-void start_find(Start *start, Config *config, const ConfigGiven *given, Comm *comm) {
+void start_find(Start *start, Config *config, Comm *comm) {
     memset(start, 0, sizeof *start);
     Found *found = checked_calloc(1, sizeof *found, "where the run begins");
     if (comm->rank == 0) find(found, &config->train);
     comm->broadcast(comm, found, sizeof *found);
-    if (found->is_checkpoint) check_optimizer(config, given, found);
-    if (found->has_model) take_model(config, given, found);
+    if (found->is_checkpoint) check_optimizer(config, found);
+    if (found->has_model) take_model(config, found);
     memcpy(start->path, found->path, sizeof start->path);
     start->resumed_from = found->is_checkpoint ? found->step : -1;
     start->step = found->step;

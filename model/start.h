@@ -24,7 +24,7 @@ typedef struct Start {
 /* Finds out where the run begins and gives the model keys of `config` that nobody has given their values in the
  * config.json there; see config_take_model(). Collective. Ends the program if there is nothing to begin with, a given key
  * contradicts the weights, a run would mix with an earlier one's checkpoints, or another optimizer wrote the checkpoint. */
-void start_find(Start *start, Config *config, const ConfigGiven *given, Comm *comm);
+void start_find(Start *start, Config *config, Comm *comm);
 
 /* Sets the weights of the model and, of a checkpoint, the state of `optim` (NULL: it is not needed). Ends the program
  * if the files do not fit. */

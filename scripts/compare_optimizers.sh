@@ -115,8 +115,9 @@ optimizer_keys() {
             # Of the vectors, which AdamW trains. The sign of Lion makes long steps: its own rate is far smaller.
             printf '"learning_rate": %s, "lr_1d": %s, ' "$rate" \
                 "$(times "$rate" "$([ "$name" = mars-lion ] && echo 10 || echo 0.5)")"
-            echo "\"weight_decay\": 0.01, \"beta1\": 0.95, \"beta2\": 0.99, \"gamma\": 0.025," \
-                "\"is_approx\": $approximate"
+            printf '"weight_decay": 0.01, "beta1": 0.95, '
+            if [ "$name" = mars-adamw ]; then printf '"beta2": 0.99, '; fi
+            echo "\"gamma\": 0.025, \"is_approx\": $approximate"
             ;;
         muon)
             printf '"muon_learning_rate": %s, "muon_weight_decay": 0, ' "$rate"

@@ -93,10 +93,8 @@ void refuse_text(const char *text, const char *parts) { refuse_file(file_of(text
 void refuse_override(const char *override, const char *parts) {
     refuse_by(valid_config(), override, "command line: ", parts);
 }
-void refuse_together(const char *override, const char *parts) {
-    const char *path = valid_config();
-    refuse_by(path, override, path, parts);
-}
+
+void assert_same_config(const Config *a, const Config *b) { assert_memory_equal(a, b, offsetof(Config, file)); }
 
 Config reloaded(const Config *config) {
     char *text = config_to_json(config);

@@ -3,9 +3,11 @@
 #include "dev/test/config_fixture.h"
 
 #include <cjson/cJSON.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "config/config_keys.h"
 
@@ -22,8 +24,7 @@ static void test_defaults(void **state) {
               "\"data\":{\"train\":\"t.bin\",\"val\":\"v.bin\",\"hellaswag\":\"\",\"order\":\"random\",\"seed\":5000},"
               "\"optimizer\":{\"name\":\"adamw\",\"learning_rate\":0.0006,\"weight_decay\":0.1,\"beta1\":0.9,"
               "\"beta2\":0.95,\"eps\":1e-08,\"grad_clip\":1},"
-              "\"schedule\":{\"name\":\"constant\",\"warmup_iters\":0,\"lr_decay_iters\":100,\"min_lr\":0,"
-              "\"warmdown_iters\":0},"
+              "\"schedule\":{\"name\":\"constant\",\"warmup_iters\":0},"
               "\"train\":{\"max_iters\":100,\"total_batch_size\":480,\"batch_size\":4,\"gradient_scale\":1,"
               "\"eval_interval\":1000,\"eval_sequences\":0,\"eval_only\":false,\"log_interval\":10,"
               "\"checkpoint_interval\":1000,\"keep_checkpoints\":2,\"out_dir\":\"out\",\"overwrite\":false,"
@@ -89,7 +90,7 @@ static void test_line_ends_and_byte_order_mark(void **state) {
                          "\"train\": {\"max_iters\": 100, \"total_batch_size\": 480,\r\n"
                          "\"batch_size\": 4, \"out_dir\": \"out\"}}\r\n"),
                  NULL);
-    assert_memory_equal(&plain, &windows, sizeof plain);
+    assert_same_config(&plain, &windows);
     refuse_text("{\r\n\"data\": {}\r\n\"train\": {}}\r\n", ":3:1: ");
 }
 
@@ -98,7 +99,9 @@ static void test_line_ends_and_byte_order_mark(void **state) {
 static void test_files_that_cannot_be_read(void **state) {
     (void)state;
     refuse_file(test_path("missing.json"), "cannot open|No such file");
-    refuse_file(test_folder(), "cannot read|Is a directory");
+    refuse_file(test_folder(), "a folder; give the config file in it");
+    refuse_file("small_mars", "small_mars: cannot open the config: No such file|; there is config/small_mars.json");
+    refuse_file("small_mars.json", "No such file or directory; there is config/small_mars.json");
     refuse_file("/dev/zero", "too large");
 }
 
@@ -156,7 +159,9 @@ static void test_binary_files(void **state) {
     test_write_file(path, "{\n\"model\"\0: {}}", 16);
     refuse_file(path, ":2:8: a zero byte");
     test_write_file(path, "\xff\xfe{\0", 4);
-    refuse_file(path, ":1:4: a zero byte");
+    refuse_file(path, "UTF-16 text; expected UTF-8");
+    test_write_file(path, "\xfe\xff\0{", 4);
+    refuse_file(path, "UTF-16 text; expected UTF-8");
     test_write_file(path, "\x7f\x1b\xff", 3);
     refuse_file(path, ":1:1: not JSON|at: ???");
     size_t size = 1000000;
@@ -319,7 +324,7 @@ static void test_numbers_out_of_range(void **state) {
         {"train", "\"threads\": 5000", "train.threads is 5000; expected integer in [0, 4096]"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) refuse_file(config_with(cases[i][0], cases[i][1]), cases[i][2]);
-    assert_int_equal(accepted(valid_config(), "--warmdown_iters=2147483647").schedule.warmdown_iters, 2147483647);
+    assert_int_equal(accepted(valid_config(), "--eval_interval=2147483647").train.eval_interval, 2147483647);
     assert_int_equal(accepted(valid_config(), "--vocab_size=65536").model.vocab_size, 65536);
     assert_true(accepted(valid_config(), "--beta1=0").optimizer.beta1 == 0);
 }
@@ -397,6 +402,43 @@ static void test_overrides(void **state) {
     assert_string_equal(accepted(config_with("data", "\"hellaswag\": \"h\""), "--hellaswag=").data.hellaswag, "");
 }
 
+/* Each with what the user meant. */
+static void test_overrides_in_another_form(void **state) {
+    (void)state;
+    refuse_override("--batch_size",
+                    "'--batch_size' is not of the form --key=value: write --batch_size=VALUE, integer >= 1");
+    refuse_override("--train.out_dir", "write --train.out_dir=VALUE, string of 1 to 1023 bytes");
+    refuse_override("--overwrite", "write --overwrite=VALUE, true or false");
+    refuse_override("-batch_size=1", "write --batch_size=1");
+    refuse_override("batch_size=1", "write --batch_size=1");
+    refuse_override("--seed", "--help lists the keys");
+    refuse_override("7", "--help lists the keys");
+}
+
+/* The home folder is put in where a path begins with "~", and only there. */
+static void test_home_in_paths(void **state) {
+    (void)state;
+    const char *home = getenv("HOME");
+    char *before = checked_strdup(home ? home : "");
+    setenv("HOME", "/home/me", 1);
+    Config c = accepted(config_with("train", "\"init_from\": \"~/gpt2\""), NULL);
+    assert_string_equal(c.train.init_from, "/home/me/gpt2");
+    assert_string_equal(accepted(valid_config(), "--init_from=~").train.init_from, "/home/me");
+    assert_string_equal(accepted(valid_config(), "--init_from=a/~/b").train.init_from, "a/~/b");
+    refuse_text("{\"data\": {\"train\": \"~\"}, \"train\": {\"out_dir\": 7}}", "train.out_dir is 7");
+    Config again = reloaded(&c);
+    assert_same_config(&c, &again);
+    char *long_home = format_string("/%0*d", CONFIG_STRING_LENGTH, 7);
+    setenv("HOME", long_home, 1);
+    refuse_override("--init_from=~", "train.init_from is '~'; expected string of 1 to 1023 bytes");
+    free(long_home);
+    if (home)
+        setenv("HOME", before, 1);
+    else
+        unsetenv("HOME");
+    free(before);
+}
+
 static void test_wrong_overrides(void **state) {
     (void)state;
     static const char *const shapes[] = {
@@ -427,19 +469,19 @@ static void test_wrong_overrides(void **state) {
 
 static void test_model_rules(void **state) {
     (void)state;
-    refuse_together("--n_head=7", "model.n_embd 768 must be a multiple of model.n_head 7");
-    refuse_together("--dropout=0.1", "model.dropout is 0.1|no dropout: set it to 0");
-    refuse_together("--batch_size=2097152", "train.batch_size 2097152 x model.block_size 1024 is more than");
+    refuse_override("--n_head=7", "model.n_embd 768 must be a multiple of model.n_head 7");
+    refuse_override("--dropout=0.1", "model.dropout is 0.1|no dropout: set it to 0");
+    refuse_override("--batch_size=2097152", "train.batch_size 2097152 x model.block_size 1024 is more than");
     assert_int_equal(accepted(valid_config(), "--batch_size=2097151").train.batch_size, 2097151);
     refuse_by(NULL, "--n_head=7", "command line: ", "data.train is missing");
 }
 
 static void test_train_rules(void **state) {
     (void)state;
-    refuse_together("--max_iters=0", "train.max_iters is 0; expected at least 1, or train.eval_only true");
-    refuse_together("--gradient_accumulation_steps=2",
+    refuse_override("--max_iters=0", "train.max_iters is 0; expected at least 1, or train.eval_only true");
+    refuse_override("--gradient_accumulation_steps=2",
                     "total_batch_size 480 and|gradient_accumulation_steps 2 are both");
-    refuse_together("--total_batch_size=0", "give train.total_batch_size or train.gradient_accumulation_steps");
+    refuse_override("--total_batch_size=0", "give train.total_batch_size or train.gradient_accumulation_steps");
     refuse_file(config_with("train", "\"device\": \"cpu\", \"allow_tf32\": true"), "train.allow_tf32 is for GPUs");
     accepted(config_with("train", "\"device\": \"auto\", \"allow_tf32\": true"), NULL);
     const char *path = config_with("train", "\"eval_only\": true");
@@ -456,7 +498,8 @@ static void test_schedule_rules(void **state) {
         {"\"name\": \"trapezoidal\", \"warmup_iters\": 51, \"warmdown_iters\": 50",
          "51 + schedule.warmdown_iters 50|100"},
         {"\"name\": \"trapezoidal\", \"warmup_iters\": 100, \"warmdown_iters\": 2147483647", "must not be above"},
-        {"\"min_lr\": 7e-4", "schedule.min_lr 0.0007 must not be above optimizer.learning_rate 0.0006"},
+        {"\"name\": \"exp\", \"min_lr\": 7e-4",
+         "schedule.min_lr 0.0007 must not be above optimizer.learning_rate 0.0006"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(refused); i++)
         refuse_file(config_with("schedule", refused[i][0]), refused[i][1]);
@@ -466,9 +509,163 @@ static void test_schedule_rules(void **state) {
         "\"name\": \"exp\", \"warmup_iters\": 9, \"lr_decay_iters\": 10",
         "\"name\": \"wsd\", \"warmup_iters\": 9, \"lr_decay_iters\": 9",
         "\"name\": \"trapezoidal\", \"warmup_iters\": 50, \"warmdown_iters\": 50",
-        "\"min_lr\": 6e-4",
+        "\"name\": \"exp\", \"min_lr\": 6e-4",
+        "\"name\": \"wsd\", \"min_lr\": 7e-4, \"warmdown_iters\": 99999", /* without effect */
     };
     for (size_t i = 0; i < ARRAY_LENGTH(good); i++) accepted(config_with("schedule", good[i]), NULL);
+}
+
+/* The place is that of a value that can be changed: the command line where it has a part in it. */
+static void test_rules_name_the_place(void **state) {
+    (void)state;
+    static const struct {
+        const char *section, *body, *override, *text;
+    } cases[] = {
+        {"model", "\"n_head\": 7", "--n_embd=32", "model.n_embd 32 must be a multiple of model.n_head 7"},
+        {"model", "\"dropout\": 0.1", "--dropout=0.2", "model.dropout is 0.2"},
+        {"model", "\"block_size\": 65536", "--batch_size=65536", "train.batch_size 65536 x model.block_size 65536"},
+        {"train", "\"gradient_accumulation_steps\": 0", "--total_batch_size=0", "give train.total_batch_size or"},
+        {"train", "\"device\": \"cpu\"", "--allow_tf32=true", "train.allow_tf32 is for GPUs"},
+        {"schedule", "\"name\": \"cosine\"", "--min_lr=1",
+         "schedule.min_lr 1 must not be above optimizer.learning_rate"},
+        {"schedule", "\"name\": \"exp\", \"warmup_iters\": 9", "--lr_decay_iters=9", "lr_decay_iters 9 "},
+        {"schedule", "\"name\": \"trapezoidal\"", "--warmdown_iters=101", "schedule.warmdown_iters 101 must not be"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        const char *path = config_with(cases[i].section, cases[i].body);
+        refuse_by(path, cases[i].override, "command line: ", cases[i].text);
+    }
+    const char *path = config_with("model", "\"n_head\": 7");
+    refuse_by(path, "--max_iters=200", path, "model.n_embd 768 must be a multiple of model.n_head 7");
+    path = config_with("schedule", "\"warmup_iters\": 101");
+    refuse_by(path, "--n_layer=1", path, "schedule.warmup_iters 101 must not be above train.max_iters 100");
+    refuse_by(path, "--warmup_iters=102", "command line: ", "schedule.warmup_iters 102 must not be above");
+    Config config = accepted(valid_config(), "--n_layer=3");
+    assert_string_equal(config_where(&config, "model.n_head train.out_dir"), test_path("config.json"));
+    assert_string_equal(config_where(&config, "model.n_head model.n_layer"), "command line");
+    config.file[0] = 0;
+    assert_string_equal(config_where(&config, "model.n_head"), "command line");
+}
+
+/* What standard error gets while a config is loaded that must be accepted; the caller frees. */
+static char *warnings_of(Config *config, const char *path, const char *first, const char *second) {
+    Error error;
+    const char *written = test_path("warnings.txt");
+    fflush(stderr);
+    int saved = dup(STDERR_FILENO), file = open(written, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    assert_true(saved >= 0 && file >= 0 && dup2(file, STDERR_FILENO) >= 0);
+    bool ok = load_config(config, &error, path, first, second, NULL);
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    close(file);
+    if (!ok) fail_msg("refused: %s", error.text);
+    return test_read_file(written, NULL);
+}
+
+static void assert_schedule(const char *path, const char *first, const char *second, const int expected[3],
+                            const char *warning) {
+    Config config;
+    char *warnings = warnings_of(&config, path, first, second);
+    assert_int_equal(config.schedule.warmup_iters, expected[0]);
+    assert_int_equal(config.schedule.lr_decay_iters, expected[1]);
+    assert_int_equal(config.schedule.warmdown_iters, expected[2]);
+    assert_int_equal(config.schedule.max_iters, config.train.max_iters);
+    if (warning)
+        must_hold(warnings, warning);
+    else
+        assert_string_equal(warnings, "");
+    free(warnings);
+    /* What a checkpoint records is that schedule, and resuming it with the same max_iters changes nothing. */
+    char *override = format_string("--max_iters=%d", config.train.max_iters);
+    Config again = reloaded(&config), resumed = accepted(test_path("again.json"), override);
+    assert_same_config(&again, &config);
+    assert_same_config(&resumed, &config);
+    free(override);
+}
+
+/* A run that the command line shortens keeps the shape of its schedule. The file's run has 100 steps. */
+static void test_short_trials(void **state) {
+    (void)state;
+    char *path = checked_strdup(test_path("config.json")); /* where config_with() writes */
+    config_with("schedule", "\"name\": \"cosine\", \"warmup_iters\": 39, \"lr_decay_iters\": 95");
+    assert_schedule(path, NULL, NULL, (int[]){39, 95, 0}, NULL);
+    assert_schedule(path, "--max_iters=100", NULL, (int[]){39, 95, 0}, NULL);
+    assert_schedule(path, "--max_iters=1000", NULL, (int[]){39, 95, 0}, NULL);
+    assert_schedule(path, "--max_iters=10", NULL, (int[]){3, 10, 0},
+                    "command line: train.max_iters is 10 instead of 100; in proportion, schedule.warmup_iters is 3 "
+                    "instead of 39, schedule.lr_decay_iters is 10 instead of 95\n");
+    assert_schedule(path, "--max_iters=1", NULL, (int[]){0, 1, 0}, "schedule.warmup_iters is 0 instead of 39");
+    assert_schedule(path, "--max_iters=10", "--warmup_iters=7", (int[]){7, 10, 0}, "schedule.lr_decay_iters is 10");
+    assert_schedule(path, "--max_iters=10", "--lr_decay_iters=50", (int[]){3, 50, 0},
+                    "schedule.warmup_iters is 3 instead");
+    refuse_by(config_with("schedule", "\"warmup_iters\": 39"), "--warmup_iters=101",
+              "command line: ", "warmup_iters 101");
+    config_with("schedule", "\"name\": \"cosine\", \"warmup_iters\": 98, \"lr_decay_iters\": 99");
+    for (int steps = 1; steps < 100; steps++) {
+        char *override = format_string("--max_iters=%d", steps);
+        accepted(path, override);
+        free(override);
+    }
+    config_with("schedule", "\"name\": \"trapezoidal\", \"warmup_iters\": 39, \"warmdown_iters\": 61");
+    assert_schedule(path, "--max_iters=10", NULL, (int[]){3, 10, 6}, "schedule.warmdown_iters is 6 instead of 61");
+    assert_schedule(path, "--max_iters=99", NULL, (int[]){38, 99, 60}, "schedule.warmup_iters is 38 instead of 39");
+    config_with("schedule", "\"warmup_iters\": 0"); /* nothing to shorten */
+    assert_schedule(path, "--max_iters=10", NULL, (int[]){0, 10, 0}, NULL);
+    config_with("train", "\"eval_only\": true}, \"schedule\": {\"warmup_iters\": 39");
+    assert_schedule(path, "--max_iters=10", NULL, (int[]){39, 10, 0}, NULL);
+    config_with("schedule", "\"warmup_iters\": 2147483647}, \"model\": {\"n_layer\": 1");
+    refuse_by(path, "--n_layer=2", path, "schedule.warmup_iters 2147483647 must not be above train.max_iters 100");
+    Config config;
+    char *warnings = warnings_of(&config, path, "--max_iters=50", "--eval_only=true");
+    assert_int_equal(config.schedule.warmup_iters, 2147483647);
+    free(warnings);
+    free(path);
+}
+
+/* ---- keys that a schedule does not use ---- */
+
+static void test_keys_of_each_schedule(void **state) {
+    (void)state;
+    static const char *const keys[] = {"lr_decay_iters", "min_lr", "warmdown_iters"};
+    static const struct {
+        const char *schedule;
+        bool uses[ARRAY_LENGTH(keys)];
+    } schedules[] = {{"constant", {false}},
+                     {"cosine", {true, true, false}},
+                     {"wsd", {false}},
+                     {"trapezoidal", {false, false, true}},
+                     {"exp", {true, true, false}}};
+    for (size_t i = 0; i < ARRAY_LENGTH(schedules); i++)
+        for (size_t k = 0; k < ARRAY_LENGTH(keys); k++) {
+            const char *value = strcmp(keys[k], "min_lr") == 0 ? "0.0001" : "7";
+            char *body = format_string("\"name\": \"%s\", \"%s\": %s", schedules[i].schedule, keys[k], value);
+            char *printed = format_string("\"%s\":%s", keys[k], value);
+            char *override = format_string("--%s=%s", keys[k], value);
+            char *idle =
+                format_string("without effect on the schedule %s: schedule.%s\n", schedules[i].schedule, keys[k]);
+            char *refused = format_string("schedule.%s: the schedule %s has no such setting: remove it; schedules that "
+                                          "have it: %s",
+                                          keys[k], schedules[i].schedule, k < 2 ? "cosine, exp" : "trapezoidal");
+            Config config;
+            char *warnings = warnings_of(&config, config_with("schedule", body), NULL, NULL),
+                 *text = config_to_json(&config);
+            assert_int_equal(strstr(text, printed) != NULL, schedules[i].uses[k]);
+            assert_int_equal(strstr(warnings, idle) != NULL, !schedules[i].uses[k]);
+            free(body);
+            body = format_string("\"name\": \"%s\"", schedules[i].schedule);
+            if (schedules[i].uses[k])
+                accepted(config_with("schedule", body), override);
+            else
+                refuse_by(config_with("schedule", body), override, "command line: ", refused);
+            free(body), free(printed), free(override), free(idle), free(refused), free(warnings), free(text);
+        }
+    /* The schedule of the command line counts, and keys of the command line are not the file's. */
+    Config config;
+    const char *path = config_with("schedule", "\"name\": \"cosine\", \"min_lr\": 1e-4, \"lr_decay_iters\": 50");
+    char *warnings = warnings_of(&config, path, "--schedule.name=trapezoidal", "--warmdown_iters=5");
+    must_hold(warnings, "without effect on the schedule trapezoidal: schedule.lr_decay_iters, schedule.min_lr\n");
+    assert_true(config.schedule.min_lr == 0 && config.schedule.warmdown_iters == 5);
+    free(warnings);
 }
 
 /* ---- the number of processes ---- */
@@ -479,6 +676,7 @@ static void refuse_settle(const char *total, const char *batch, int processes, c
     assert_true(load_config(&config, &error, valid_config(), total, batch, NULL));
     if (config_settle(&config, processes, &error)) fail_msg("settled, although it should say '%s'", part);
     must_hold(error.text, part);
+    if (strncmp(error.text, "command line: train.", 20) != 0) fail_msg("does not say where: %s", error.text);
 }
 
 static void test_settle(void **state) {
@@ -496,6 +694,9 @@ static void test_settle(void **state) {
     assert_int_equal(config.train.total_batch_size, 60);
     assert_int_equal(config.train.gradient_accumulation_steps, 5);
     assert_false(config_settle(&config, 0, &error));
+    config = accepted(valid_config(), "--n_layer=2");
+    assert_false(config_settle(&config, 7, &error));
+    if (strncmp(error.text, config.file, strlen(config.file)) != 0) fail_msg("does not say where: %s", error.text);
 }
 
 static void test_settle_lists_what_fits(void **state) {
@@ -530,7 +731,7 @@ static void test_settle_overflow(void **state) {
 static void test_round_trip(void **state) {
     (void)state;
     Config config = accepted(valid_config(), NULL), again = reloaded(&config);
-    assert_memory_equal(&config, &again, sizeof config);
+    assert_same_config(&config, &again);
     Error error;
     assert_true(load_config(&config, &error, valid_config(), "--learning_rate=0.30000000000000004", "--eps=5e-324",
                             "--weight_decay=1.7976931348623157e308", "--data.seed=18446744073709551615",
@@ -538,11 +739,11 @@ static void test_round_trip(void **state) {
                             "--bias=true", "--schedule.name=trapezoidal", "--gradient_scale=0.1", "--device=cpu",
                             "--order=sequential", NULL));
     again = reloaded(&config);
-    assert_memory_equal(&config, &again, sizeof config);
+    assert_same_config(&config, &again);
     assert_true(again.data.seed == UINT64_MAX && again.optimizer.eps == 5e-324);
     assert_true(load_config(&config, &error, valid_config(), "--train.seed=9007199254740991", "--init_from=x", NULL));
     again = reloaded(&config);
-    assert_memory_equal(&config, &again, sizeof config);
+    assert_same_config(&config, &again);
 }
 
 static void test_round_trip_when_settled(void **state) {
@@ -552,11 +753,11 @@ static void test_round_trip_when_settled(void **state) {
     assert_true(
         load_config(&config, &error, valid_config(), "--total_batch_size=0", "--gradient_accumulation_steps=5", NULL));
     again = reloaded(&config);
-    assert_memory_equal(&config, &again, sizeof config);
+    assert_same_config(&config, &again);
     assert_true(config_settle(&config, 3, &error));
     again = reloaded(&config);
     assert_true(config_settle(&again, 3, &error));
-    assert_memory_equal(&config, &again, sizeof config);
+    assert_same_config(&config, &again);
     assert_int_equal(again.train.total_batch_size, 60);
 }
 
@@ -570,7 +771,7 @@ static void test_equal_configs_are_equal_bytes(void **state) {
     const char *path = config_with("train", "\"init_from\": \"a/very/long/path/to/a/checkpoint\"");
     assert_true(load_config(&a, &error, path, "--init_from=auto", NULL));
     assert_true(load_config(&b, &error, valid_config(), "--init_from=auto", NULL));
-    assert_memory_equal(&a, &b, sizeof a);
+    assert_same_config(&a, &b);
 }
 
 /* ---- the table and --help ---- */
@@ -656,6 +857,7 @@ static void test_help(void **state) {
     must_hold(text, "number in [0, 1)");
     must_hold(text,
               "eval_interval                   integer >= 0          1000      steps between evaluations; 0 = never");
+    must_hold(text, "the rate at the end\n                                  only: cosine, exp\n");
     must_hold(text, "mars-m,\n                                  mars-m-efficient, sgd-sai, sgd-boost (= sgd-sai)\n");
     must_hold(text, "betas_1d                        2 numbers in [0, 1)   0.9,0.95  beta1, beta2 of AdamW");
     must_hold(text, "looks a step ahead\n                                  only: muon, moonlight\n");
@@ -718,7 +920,7 @@ static void test_mutations(void **state) {
         Error error;
         if (load_config(&config, &error, path, NULL)) {
             Config again = reloaded(&config);
-            assert_memory_equal(&config, &again, sizeof config);
+            assert_same_config(&config, &again);
             accepted++;
         } else if (strncmp(error.text, path, strlen(path)) != 0) {
             fail_msg("trial %d: the message does not name the file: %s", trial, error.text);
@@ -747,10 +949,15 @@ int main(void) {
         cmocka_unit_test(test_seeds),
         cmocka_unit_test(test_strings_and_choices),
         cmocka_unit_test(test_overrides),
+        cmocka_unit_test(test_overrides_in_another_form),
+        cmocka_unit_test(test_home_in_paths),
         cmocka_unit_test(test_wrong_overrides),
         cmocka_unit_test(test_model_rules),
         cmocka_unit_test(test_train_rules),
         cmocka_unit_test(test_schedule_rules),
+        cmocka_unit_test(test_rules_name_the_place),
+        cmocka_unit_test(test_short_trials),
+        cmocka_unit_test(test_keys_of_each_schedule),
         cmocka_unit_test(test_settle),
         cmocka_unit_test(test_settle_lists_what_fits),
         cmocka_unit_test(test_settle_overflow),

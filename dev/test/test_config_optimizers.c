@@ -21,7 +21,7 @@ static const struct Setting {
 } settings[] = {
     {"beta1", "adamw, mars-adamw, mars-lion, mars-shampoo, muon, mars-m, mars-m-efficient", "0.9", "0.75", "8e-1",
      "0.8"},
-    {"beta2", "adamw, mars-adamw, mars-lion, mars-shampoo, muon", "0.95", "0.999", "0", "0"},
+    {"beta2", "adamw, mars-adamw, mars-shampoo, muon", "0.95", "0.999", "0", "0"},
     {"gamma", "mars-adamw, mars-lion, mars-shampoo, mars-m, mars-m-efficient", "0.025", "0", "0.05", "0.05"},
     {"is_approx", "mars-adamw, mars-lion, mars-shampoo, mars-m", "true", "false", "false", "false"},
     {"optimize_1d", "mars-adamw, mars-lion, mars-shampoo", "false", "true", "true", "true"},
@@ -62,10 +62,16 @@ static void must_print(const Config *config, const char *key, const char *value)
     free(last);
 }
 
+/* Another setting without which this one has no effect, as the beginning of a section. */
+static const char *form_of(const struct Setting *setting, const char *optimizer) {
+    bool special = strcmp(setting->key, "beta2") == 0 && strcmp(optimizer, "mars-shampoo") == 0;
+    return special ? "\"optimize_1d\": true" : "\"eps\": 1e-8";
+}
+
 static void takes_setting(const char *optimizer, const struct Setting *setting) {
-    Config config = accepted(config_of(optimizer, ""), NULL);
+    Config config = accepted(config_of(optimizer, form_of(setting, optimizer)), NULL);
     must_print(&config, setting->key, default_of(setting, optimizer));
-    char *body = format_string("\"%s\": %s", setting->key, setting->other);
+    char *body = format_string("%s, \"%s\": %s", form_of(setting, optimizer), setting->key, setting->other);
     char *override = format_string("--%s=%s", setting->key, setting->argument);
     config = accepted(config_of(optimizer, body), NULL);
     must_print(&config, setting->key, setting->other);
@@ -84,7 +90,7 @@ static void refuses_setting(const char *optimizer, const struct Setting *setting
     char *body = format_string("\"%s\": %s", setting->key, setting->other);
     char *override = format_string("--%s=%s", setting->key, setting->argument);
     Config same = accepted(config_of(optimizer, body), NULL);
-    assert_memory_equal(&same, &config, sizeof config);
+    assert_same_config(&same, &config);
     refuse_by(config_of(optimizer, ""), override, "command line: ", message);
     free(text);
     free(shown);
@@ -117,14 +123,51 @@ static void test_settings_of_all_optimizers(void **state) {
     }
 }
 
+/* What an optimizer uses in one of its forms: without an effect in the other, it is refused on the command line and left
+ * out of the config in a file. */
+static void test_settings_of_one_form(void **state) {
+    (void)state;
+    static const struct {
+        const char *optimizer, *key, *value, *argument;
+        bool with_1d;
+    } cases[] = {
+        {"mars-adamw", "lr_1d", "0.5", "0.5", false},        {"mars-lion", "weight_decay_1d", "0.5", "0.5", false},
+        {"mars-shampoo", "betas_1d", "[0,0]", "0,0", false}, {"mars-lion", "eps", "0.5", "0.5", false},
+        {"mars-shampoo", "beta2", "0.5", "0.5", true},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
+        for (int with_1d = 0; with_1d < 2; with_1d++) {
+            bool used = with_1d == cases[i].with_1d;
+            char *form = format_string("\"optimize_1d\": %s", with_1d ? "true" : "false");
+            char *body = format_string("%s, \"%s\": %s", form, cases[i].key, cases[i].value);
+            char *override = format_string("--%s=%s", cases[i].key, cases[i].argument);
+            char *printed = format_string("\"%s\":%s", cases[i].key, cases[i].value);
+            char *refused =
+                format_string("optimizer.%s has no effect with optimizer.optimize_1d %s: remove one of the two",
+                              cases[i].key, with_1d ? "true" : "false");
+            Config config = accepted(config_of(cases[i].optimizer, body), NULL);
+            char *text = config_to_json(&config);
+            assert_int_equal(strstr(text, printed) != NULL, used);
+            if (used)
+                accepted(config_of(cases[i].optimizer, form), override);
+            else
+                refuse_by(config_of(cases[i].optimizer, form), override, "command line: ", refused);
+            free(form), free(body), free(override), free(printed), free(refused), free(text);
+        }
+    /* optimize_1d itself may be without an effect. */
+    assert_true(accepted(config_of("moonlight", "\"optimize_1d\": true"), "--betas_1d=0,0").optimizer.betas_1d[1] == 0);
+}
+
 static void test_settings_lie_in_their_fields(void **state) {
     (void)state;
     OptimConfig c = accepted(config_of("mars-shampoo", "\"beta1\": 0.5, \"beta2\": 0.6, \"gamma\": 0.7, "
-                                                       "\"is_approx\": false, \"optimize_1d\": true, \"lr_1d\": 0.8, "
-                                                       "\"betas_1d\": [ 0.1, 2e-1 ], \"weight_decay_1d\": 0.3"),
+                                                       "\"is_approx\": false, \"optimize_1d\": true"),
                              NULL)
                         .optimizer;
-    assert_true(c.beta1 == 0.5 && c.beta2 == 0.6 && c.gamma == 0.7 && !c.is_approx && c.optimize_1d && c.lr_1d == 0.8);
+    assert_true(c.beta1 == 0.5 && c.beta2 == 0.6 && c.gamma == 0.7 && !c.is_approx && c.optimize_1d);
+    c = accepted(config_of("mars-adamw", "\"lr_1d\": 0.8, \"betas_1d\": [ 0.1, 2e-1 ], \"weight_decay_1d\": 0.3"), NULL)
+            .optimizer;
+    assert_true(c.lr_1d == 0.8);
     assert_true(c.betas_1d[0] == 0.1 && c.betas_1d[1] == 0.2 && c.weight_decay_1d == 0.3);
     c = accepted(config_of("muon", "\"muon_learning_rate\": 0.1, \"muon_weight_decay\": 0.2, \"momentum\": 0.3, "
                                    "\"nesterov\": false, \"ns_steps\": 7, \"ns_dtype\": \"float32\""),
@@ -227,11 +270,11 @@ static void test_sgd_boost_is_sgd_sai(void **state) {
     (void)state;
     Config sai = accepted(config_of("sgd-sai", ""), NULL), boost = accepted(config_of("sgd-boost", ""), NULL);
     assert_int_equal(boost.optimizer.name, OPTIM_SGD_SAI);
-    assert_memory_equal(&sai, &boost, sizeof sai);
+    assert_same_config(&sai, &boost);
     assert_true(sai.optimizer.momentum == 0.9);
     must_print(&boost, "name", "\"sgd-sai\"");
     boost = accepted(config_of("adamw", ""), "--optimizer.name=sgd-boost");
-    assert_memory_equal(&sai, &boost, sizeof sai);
+    assert_same_config(&sai, &boost);
     assert_true(accepted(config_of("sgd-sai", "\"momentum\": 0.95"), NULL).optimizer.momentum == 0.95);
     assert_true(accepted(config_of("sgd-boost", ""), "--momentum=0.95").optimizer.momentum == 0.95);
     refuse_file(config_of("sgd-boos", ""), "optimizer.name is \"sgd-boos\"");
@@ -241,18 +284,26 @@ static void test_sgd_boost_is_sgd_sai(void **state) {
 static void test_optimizer_rules(void **state) {
     (void)state;
     const char *path = config_of("mars-m-efficient", "");
-    refuse_by(path, "--beta1=0", path,
-              "optimizer.beta1 is 0; mars-m-efficient divides by it: expected a number in (0, 1)");
+    refuse_by(path, "--beta1=0",
+              "command line: ", "optimizer.beta1 is 0; mars-m-efficient divides by it: expected a number in (0, 1)");
     assert_true(accepted(path, "--beta1=1e-3").optimizer.beta1 == 1e-3);
     assert_true(accepted(config_of("mars-m", ""), "--beta1=0").optimizer.beta1 == 0);
     path = config_of("muon", "\"muon_learning_rate\": 1e-3");
-    refuse_by(path, "--min_lr=2e-3", path,
-              "schedule.min_lr 0.002 must not be above optimizer.muon_learning_rate 0.001");
-    refuse_by(path, "--min_lr=2e-2", path, "schedule.min_lr 0.02 must not be above optimizer.learning_rate 0.01");
-    assert_true(accepted(path, "--min_lr=1e-3").schedule.min_lr == 1e-3);
-    Config config; /* above muon's default, which is no matter for adamw */
+    Config config;
     Error error;
-    assert_true(load_config(&config, &error, config_of("adamw", ""), "--learning_rate=0.05", "--min_lr=0.04", NULL));
+    const char *const rates[] = {"--min_lr=2e-3", "--min_lr=2e-2"};
+    const char *const messages[] = {"schedule.min_lr 0.002 must not be above optimizer.muon_learning_rate 0.001",
+                                    "schedule.min_lr 0.02 must not be above optimizer.learning_rate 0.01"};
+    for (size_t i = 0; i < ARRAY_LENGTH(rates); i++) {
+        assert_false(load_config(&config, &error, path, "--schedule.name=cosine", rates[i], NULL));
+        must_hold(error.text, "command line: ");
+        must_hold(error.text, messages[i]);
+    }
+    assert_true(load_config(&config, &error, path, "--schedule.name=cosine", "--min_lr=1e-3", NULL));
+    assert_true(config.schedule.min_lr == 1e-3);
+    /* above muon's default, which is no matter for adamw */
+    assert_true(load_config(&config, &error, config_of("adamw", ""), "--schedule.name=exp", "--learning_rate=0.05",
+                            "--min_lr=0.04", NULL));
 }
 
 /* Everything that the reference values were computed with. */
@@ -308,7 +359,7 @@ static void test_round_trip_of_each_optimizer(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(optimizers); i++) {
         Config config = accepted(config_of(optimizers[i], ""), NULL), again = reloaded(&config);
-        assert_memory_equal(&config, &again, sizeof config);
+        assert_same_config(&config, &again);
         char *body = checked_strdup("\"eps\": 0.30000000000000004");
         for (size_t k = 0; k < ARRAY_LENGTH(settings); k++) {
             if (!listed(settings[k].optimizers, optimizers[i])) continue;
@@ -318,12 +369,12 @@ static void test_round_trip_of_each_optimizer(void **state) {
         }
         config = accepted(config_of(optimizers[i], body), NULL);
         again = reloaded(&config);
-        assert_memory_equal(&config, &again, sizeof config);
+        assert_same_config(&config, &again);
         free(body);
     }
     Config config = accepted(config_of("moonlight", ""), "--betas_1d=0.30000000000000004,4.9406564584124654e-324");
     Config again = reloaded(&config);
-    assert_memory_equal(&config, &again, sizeof config);
+    assert_same_config(&config, &again);
     assert_true(again.optimizer.betas_1d[0] == 0.30000000000000004 && again.optimizer.betas_1d[1] == 5e-324);
 }
 
@@ -331,6 +382,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_settings_of_each_optimizer),
         cmocka_unit_test(test_settings_of_all_optimizers),
+        cmocka_unit_test(test_settings_of_one_form),
         cmocka_unit_test(test_settings_lie_in_their_fields),
         cmocka_unit_test(test_pairs),
         cmocka_unit_test(test_bad_settings),

@@ -107,7 +107,8 @@ static void test_every_optimizer(void **state) {
 /* A run that the other device goes on with: it ends at step 6, but its schedule does not. */
 static void resumes(const char *before, const char *after, const cJSON *expected) {
     char *name = format_string("from_%s_to_%s", before, after);
-    cJSON_Delete(run(name, before, 0, "--optimizer.name=mars-adamw --max_iters=6 --eval_interval=6"));
+    cJSON_Delete(
+        run(name, before, 0, "--optimizer.name=mars-adamw --max_iters=6 --eval_interval=6" TRAIN_WHOLE_SCHEDULE));
     cJSON *log = run(name, after, 0, "--optimizer.name=mars-adamw --init_from=resume --eval_interval=6");
     assert_close_curve(log, expected, rounding);
     cJSON_Delete(log);
@@ -128,7 +129,7 @@ static void test_resumed_on_the_same_device(void **state) {
     (void)state;
     need_gpu();
     cJSON *expected = run("whole", "cuda", 0, "--eval_interval=6");
-    cJSON_Delete(run("halves", "cuda", 0, "--max_iters=6 --eval_interval=6"));
+    cJSON_Delete(run("halves", "cuda", 0, "--max_iters=6 --eval_interval=6" TRAIN_WHOLE_SCHEDULE));
     assert_true(files_is_file(test_path("halves/checkpoints/latest/algorithms.txt")));
     cJSON *log = run("halves", "cuda", 0, "--init_from=resume --eval_interval=6");
     assert_same_curve(log, expected);

@@ -84,10 +84,15 @@ static void test_threads(void **state) {
     cJSON_Delete(expected);
 }
 
+/* The first half of the run, with the schedule of all of it. */
+static const char half_run[] = "--max_iters=6" TRAIN_WHOLE_SCHEDULE;
+
 /* A run that others go on with: it ends at step 6, but its schedule does not. */
 static void assert_resumes(const cJSON *expected, int before, int after) {
     char *name = format_string("from_%d_to_%d", before, after);
-    cJSON_Delete(run(name, before, "--max_iters=6 --eval_interval=6"));
+    char *arguments = format_string("%s --eval_interval=6", half_run);
+    cJSON_Delete(run(name, before, arguments));
+    free(arguments);
     cJSON *log = run(name, after, "--init_from=resume --eval_interval=6");
     assert_close_curve(log, expected, rounding);
     cJSON_Delete(log);
@@ -135,7 +140,7 @@ static cJSON *run_variant(const TrainVariant *variant, int processes, const char
 /* Six steps with `before` processes, the rest with `after`. */
 static cJSON *run_in_two(const TrainVariant *variant, int before, int after) {
     char *name = format_string("%s_from_%d_to_%d", variant->name, before, after);
-    cJSON_Delete(run_variant(variant, before, name, "--max_iters=6"));
+    cJSON_Delete(run_variant(variant, before, name, half_run));
     cJSON *log = run_variant(variant, after, name, "--init_from=resume");
     free(name);
     return log;

@@ -236,7 +236,8 @@ static void assert_has_all_states(const TrainVariant *variant, const char *run) 
 static void assert_resumes(const TrainVariant *variant, int processes) {
     Launch launch = small_run(processes, NULL);
     char *name = format_string("%s_%d", variant->name, processes), *straight = format_string("%s_straight", name);
-    char *arguments = format_string("%s --batch_size=1 --eval_interval=5 --checkpoint_interval=0", variant->arguments);
+    char *arguments = format_string(
+        "%s" TRAIN_WHOLE_SCHEDULE "--batch_size=1 --eval_interval=5 --checkpoint_interval=0", variant->arguments);
     train(&launch, straight, "%s --max_iters=10", arguments);
     train(&launch, name, "%s --max_iters=5", arguments);
     train(&launch, name, "%s --max_iters=10 --init_from=resume", arguments);
@@ -346,7 +347,7 @@ static void test_disk_full_while_reporting(void **state) {
     Launch launch = small_run(0, NULL);
     size_t bytes;
     never_stopped("sixes", "--eval_interval=6");
-    train(&launch, "unreported", "--eval_interval=6 --max_iters=6");
+    train(&launch, "unreported", "--eval_interval=6 --max_iters=6" TRAIN_WHOLE_SCHEDULE);
     free(test_read_file(test_path("unreported/metrics.jsonl"), &bytes));
     struct rlimit before;
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
@@ -379,7 +380,7 @@ static size_t lengthen_metrics(const char *name) {
 static void test_metrics_that_fail_stop_the_run(void **state) {
     (void)state;
     Launch launch = small_run(0, NULL);
-    train(&launch, "mute", "--max_iters=6 --checkpoint_interval=0");
+    train(&launch, "mute", "--max_iters=6 --checkpoint_interval=0" TRAIN_WHOLE_SCHEDULE);
     struct rlimit before;
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
     limit_file_size(lengthen_metrics("mute") + 1500);

@@ -26,8 +26,11 @@ typedef struct Launch {
 char *train_write_config(cJSON *config);
 
 /* The config of a run of milliseconds on the device under test: a model of one layer, 12 steps of 12 sequences, a validation every 4 steps and a
- * checkpoint every 3. The schedule does not depend on max_iters. */
+ * checkpoint every 3. */
 const char *train_small_config(void);
+
+/* Its schedule, as arguments for a run of fewer steps that is to begin as that of 12 does: max_iters would shorten it. */
+#define TRAIN_WHOLE_SCHEDULE " --warmup_iters=3 --lr_decay_iters=200 "
 
 /* The config of a case of dev/golden/SET.json, whose content is `golden`. The caller frees the path. */
 char *train_golden_config(const char *set, const cJSON *golden, const cJSON *golden_case);

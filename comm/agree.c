@@ -1,0 +1,21 @@
+/* agree.c: see agree.h. */
+#include "comm/agree.h"
+
+#include "util/files.h"
+
+void agree_or_end(Comm *comm, bool ok, const Error *error) {
+    int first = ok ? 0 : comm->size - comm->rank; /* the lowest rank has the largest number */
+    comm->maximum(comm, &first, 1);
+    if (first == 0) return;
+    if (first == comm->size) die_usage("%s", ok ? "" : error->text);
+    if (first == comm->size - comm->rank) die("%s", error->text);
+    for (;;) comm->barrier(comm); /* that process ends the job */
+}
+
+bool agree_on_bytes(Comm *comm, const void *data, size_t bytes) {
+    uint64_t own = files_checksum_memory(data, bytes), first = own;
+    comm->broadcast(comm, &first, sizeof first);
+    int differs = own != first;
+    comm->maximum(comm, &differs, 1);
+    return !differs;
+}

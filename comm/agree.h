@@ -1,0 +1,19 @@
+/* agree.h: what every process of a job must find the same: files and folders may differ from machine to machine. */
+#ifndef MARS_COMM_AGREE_H
+#define MARS_COMM_AGREE_H
+
+#include "comm/comm.h"
+
+EXTERN_C_BEGIN
+
+/* For mistakes in the command line or the config. Returns where `ok` is true in every process. Where it is false in
+ * process 0, all end with EXIT_USAGE and the message of process 0; else the first process where it is false ends the
+ * job with its own. `error` is read only where `ok` is false. Collective. */
+void agree_or_end(Comm *comm, bool ok, const Error *error);
+
+/* Whether these bytes are the same in all processes. Collective. */
+bool agree_on_bytes(Comm *comm, const void *data, size_t bytes);
+
+EXTERN_C_END
+
+#endif
