@@ -153,7 +153,8 @@ library = $(BUILD)/libmars.a
 mpi_objects = $(patsubst %.c,$(BUILD)/%.o,comm/mpi.c comm/heartbeat.c)
 # libmarsopt.a: the optimizers for one process on a CPU, whose table of operations brings GPT-2's with it.
 marsopt = $(BIN)/libmarsopt.a
-marsopt_sources = $(wildcard optim/*.c kernels/*.c) $(cpu_plain) comm/single.c util/base.c util/program.c util/streams.c util/tensor_table.c
+marsopt_sources = $(wildcard optim/*.c kernels/*.c) $(cpu_plain) comm/single.c \
+                  $(addprefix util/,base.c machine_memory.c program.c streams.c tensor_table.c)
 marsopt_objects = $(marsopt_sources:%.c=$(BUILD)/%.o) $(cpu_objects)
 marsopt_libraries = $(if $(has_onednn),-ldnnl) -lm -fopenmp $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 marsopt_flags = $(strip -I$(CURDIR) $(abspath $(marsopt)) $(marsopt_libraries))

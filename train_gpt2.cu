@@ -65,10 +65,10 @@ static void read_config(Trainer *t, int argc, char **argv) {
         die_usage("the first argument must be a config file; --help lists what it may hold");
     }
     bool ok = config_read(&t->config, argv[1], argc - 2, argv + 2, &error);
-    agree_or_end(t->comm, ok, &error);
+    agree_or_end(t->comm, ok, EXIT_USAGE, &error);
     start_find(&t->start, &t->config, t->comm); /* weights come with their model */
     ok = config_check(&t->config, &error) && config_settle(&t->config, t->comm->size, &error);
-    agree_or_end(t->comm, ok, &error);
+    agree_or_end(t->comm, ok, EXIT_USAGE, &error);
     t->config_json = config_to_json(&t->config);
     if (!agree_on_bytes(t->comm, t->config_json, strlen(t->config_json)))
         die_usage("%s: not the same in all processes; copy it to every machine", argv[1]);
@@ -86,7 +86,8 @@ static void open_device(Trainer *t) {
         die_usage("%s: train.allow_tf32: TF32 is a mode of GPUs and the device is the CPU; leave it false",
                   config_where(&t->config, "train.allow_tf32 train.device"));
     Error error;
-    BackendOptions options = {device, precision, train->threads, t->comm->local_rank, train->allow_tf32};
+    BackendOptions options = {
+        device, precision, train->threads, t->comm->local_rank, train->allow_tf32, t->comm->local_size};
     if (!options.threads) options.threads = backend_default_threads(t->comm->local_size);
     t->be = backend_open_with(&options, &error);
     if (!t->be) die_usage("train.device, train.precision: %s", error.text);
@@ -131,11 +132,12 @@ static void open_model(Trainer *t) {
     bool training = !train->eval_only;
     Error error;
     gpt2_plan(&t->model, &t->config.model, t->be, train->batch_size, train->recompute, training);
+    agree_or_end(t->comm, gpt2_weights_fit(&t->model, &error), EXIT_FAILED, &error);
     if (training) {
         t->optim = optim_plan(&t->config.optimizer, &t->model.table, t->be, t->device_comm, &t->model.arena, &error);
         if (!t->optim) die_usage("optimizer: %s", error.text);
     }
-    if (!gpt2_memory_fits(&t->model, sequences_per_process(t), &error)) die("%s", error.text);
+    agree_or_end(t->comm, gpt2_memory_fits(&t->model, sequences_per_process(t), &error), EXIT_FAILED, &error);
     t->model.arena.separate = train->debug_alloc;
     gpt2_allocate(&t->model);
     if (!training) return;

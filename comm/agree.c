@@ -3,11 +3,11 @@
 
 #include "util/files.h"
 
-void agree_or_end(Comm *comm, bool ok, const Error *error) {
+void agree_or_end(Comm *comm, bool ok, int status, const Error *error) {
     int first = ok ? 0 : comm->size - comm->rank; /* the lowest rank has the largest number */
     comm->maximum(comm, &first, 1);
     if (first == 0) return;
-    if (first == comm->size) die_usage("%s", ok ? "" : error->text);
+    if (first == comm->size && status == EXIT_USAGE) die_usage("%s", ok ? "" : error->text);
     if (first == comm->size - comm->rank) die("%s", error->text);
     for (;;) comm->barrier(comm); /* that process ends the job */
 }

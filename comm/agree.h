@@ -6,10 +6,10 @@
 
 EXTERN_C_BEGIN
 
-/* For mistakes in the command line or the config. Returns where `ok` is true in every process. Where it is false in
- * process 0, all end with EXIT_USAGE and the message of process 0; else the first process where it is false ends the
- * job with its own. `error` is read only where `ok` is false. Collective. */
-void agree_or_end(Comm *comm, bool ok, const Error *error);
+/* Returns where `ok` is true in every process. Else the first process where it is false ends the job with its message and
+ * `status`; EXIT_USAGE is for mistakes that process 0 finds, of another process it becomes EXIT_FAILED. `error` is read
+ * only where `ok` is false. Collective. */
+void agree_or_end(Comm *comm, bool ok, int status, const Error *error);
 
 /* Whether these bytes are the same in all processes. Collective. */
 bool agree_on_bytes(Comm *comm, const void *data, size_t bytes);

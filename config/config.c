@@ -594,10 +594,9 @@ static void shorten(Config *config, int *steps, const char *name, int part, int 
 }
 
 /* So that `train_gpt2 small_mars.json --max_iters=10` is a short trial of that run. Rounding down where a number must be
- * small, and up where it must be large, keeps a schedule that fits into the run one that does. `whole` is the file's
- * max_iters, 0 for none. */
-static void shorten_schedule(Config *config, int whole) {
-    int part = config->train.max_iters;
+ * small, and up where it must be large, keeps a schedule that fits into the run one that does. */
+static void shorten_schedule(Config *config) {
+    int part = config->train.max_iters, whole = config->max_iters_of_file;
     bool shortened = origin_of(config, &config->train.max_iters) == CONFIG_FROM_COMMAND_LINE && part < whole;
     if (!shortened || config->train.eval_only) return;
     ScheduleConfig *schedule = &config->schedule;
@@ -627,19 +626,19 @@ static void set_defaults(Config *config) {
 }
 
 bool config_read(Config *config, const char *path, int count, char *const *overrides, Error *error) {
-    set_defaults(config);
     const Source file = {path, CONFIG_FROM_FILE}, arguments = {command_line, CONFIG_FROM_COMMAND_LINE};
+    set_defaults(config);
     if (path) snprintf(config->file, sizeof config->file, "%s", path);
     if (path && !load_file(config, &file, error)) return false;
-    int max_iters_of_file = config->train.max_iters;
+    config->max_iters_of_file = config->train.max_iters;
     for (int i = 0; i < count; i++)
         if (!take_override(config, &arguments, overrides[i], error)) return false;
-    if (!check_required(config, error) || !settle_idle_keys(config, error)) return false;
-    shorten_schedule(config, max_iters_of_file);
-    return true;
+    return check_required(config, error);
 }
 
 bool config_check(Config *config, Error *error) {
+    if (!settle_idle_keys(config, error)) return false;
+    shorten_schedule(config);
     fill_dependent_defaults(config);
     return check_model(config, error) && check_optimizer(config, error) && check_batch(config, error) &&
            check_train(config, error) && check_schedule(config, error);

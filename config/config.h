@@ -61,6 +61,7 @@ typedef struct Config {
      * same in configs that say the same. */
     char file[CONFIG_STRING_LENGTH];        /* cut to fit; "" for none */
     unsigned char origins[CONFIG_MAX_KEYS]; /* a ConfigOrigin for each key of the table */
+    int max_iters_of_file;                  /* 0 for none */
 } Config;
 
 struct cJSON;

@@ -79,11 +79,11 @@ enum {
 };
 
 const ConfigKey config_keys[] = {
-    KEY(model, n_layer, "12", FROM_TO(1, 1024), "transformer blocks"),
-    KEY(model, n_head, "12", FROM_TO(1, 1024), "attention heads in each block"),
-    KEY(model, n_embd, "768", FROM_TO(1, 65536), "width of the model, a multiple of n_head"),
-    KEY(model, block_size, "1024", FROM_TO(1, 65536), "tokens in a sequence"),
-    KEY(model, vocab_size, "50304", FROM_TO(1, 65536), "tokens in the vocabulary"),
+    KEY(model, n_layer, "12", FROM_TO(1, GPT2_MAX_LAYERS), "transformer blocks"),
+    KEY(model, n_head, "12", FROM_TO(1, GPT2_MAX_HEADS), "attention heads in each block"),
+    KEY(model, n_embd, "768", FROM_TO(1, GPT2_MAX_CHANNELS), "width of the model, a multiple of n_head"),
+    KEY(model, block_size, "1024", FROM_TO(1, GPT2_MAX_TOKENS), "tokens in a sequence"),
+    KEY(model, vocab_size, "50304", FROM_TO(1, GPT2_MAX_VOCABULARY), "tokens in the vocabulary"),
     KEY(model, bias, "false", ANY, "biases in linear layers and LayerNorms"),
     KEY(model, dropout, "0", FROM_BELOW(0, 1), "only 0 in this version"),
     KEY(model, scale_attn_by_inverse_layer_idx, "true", ANY, "divide attention scores of layer l = 0.. by l + 1"),

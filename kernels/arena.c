@@ -20,7 +20,10 @@ void arena_plan(Arena *arena, const char *group, const char *name, size_t bytes,
         arena->items = checked_realloc(arena->items, (size_t)arena->capacity * sizeof *arena->items, "the memory plan");
     }
     arena->items[arena->count++] = (ArenaItem){group, name, bytes, arena->bytes, pointer, NULL};
-    arena->bytes += (size_t)round_up((int64_t)bytes + ARENA_ALIGNMENT, ARENA_ALIGNMENT);
+    size_t sum;
+    bool overflows = __builtin_add_overflow(arena->bytes, bytes + 2 * (size_t)ARENA_ALIGNMENT - 1, &sum);
+    arena->bytes =
+        overflows || bytes > ARENA_MAX || sum > ARENA_MAX ? ARENA_MAX : sum / ARENA_ALIGNMENT * ARENA_ALIGNMENT;
 }
 
 /* The bytes between an item and the next; none where they are a GPU's own, which this checker does not watch. */

@@ -18,10 +18,13 @@ typedef struct ArenaItem {
     void *address; /* once allocated */
 } ArenaItem;
 
+/* A plan of this size or more is of this size: larger than any memory, and small enough to add to. */
+#define ARENA_MAX (SIZE_MAX / 8)
+
 typedef struct Arena {
     ArenaItem *items;
     int count, capacity;
-    size_t bytes;
+    size_t bytes;  /* of the whole plan, at most ARENA_MAX */
     bool separate; /* to be set before arena_allocate() */
     void *memory;  /* NULL where separate */
 } Arena;

@@ -9,7 +9,11 @@
 #include "kernels/cuda/cuda_device.h"
 
 Backend *backend_open_with(const BackendOptions *options, Error *error) {
-    if (strcmp(options->device, "cpu") == 0) return cpu_backend_open(options->activation, options->threads, error);
+    if (strcmp(options->device, "cpu") == 0) {
+        Backend *be = cpu_backend_open(options->activation, options->threads, error);
+        if (be && options->local_size > 1) be->local_size = options->local_size;
+        return be;
+    }
     if (strcmp(options->device, "cuda") == 0) return cuda_backend_open(options, error);
     error_set(error, "there is no device '%s'; use cpu or cuda", options->device);
     return NULL;

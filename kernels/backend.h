@@ -40,6 +40,7 @@ struct Backend {
     char device[128];  /* the processor's or GPU's name, for people */
     DType activation;  /* the type behind every void * below */
     int threads;       /* CPU threads per process */
+    int local_size;    /* processes that share the device's memory: 1 on a GPU */
     bool on_gpu;       /* pointers are a GPU's, which the host cannot follow */
     double peak_flops; /* FLOP/s of matrix products in the activation type as the maker states it; 0 = not known */
     int logit_rows;    /* rows of logits that are best worked on at a time */
@@ -52,7 +53,8 @@ struct Backend {
     /* Device memory, aligned to 256 bytes (on CPUs 4096), zeroed; `what` names it in the message when there is not enough. */
     void *(*alloc)(Backend *be, size_t bytes, const char *what);
     void (*free)(Backend *be, void *memory);
-    /* What alloc() could still give, in bytes; 0 = not known. */
+    /* What alloc() could still give, in bytes; SIZE_MAX = not known. Of a CPU's memory it is the part of one of the
+     * local_size processes. */
     size_t (*memory_left)(Backend *be);
     /* `host` may be used again on return. */
     void (*copy_from_host)(Backend *be, void *device, const void *host, size_t bytes);
@@ -173,6 +175,7 @@ typedef struct BackendOptions {
     int threads;     /* CPU threads of this process */
     int local_rank;  /* which of the processes on this machine this is: GPUs are dealt out by it */
     bool allow_tf32; /* GPU: float32 products may round their factors to 10 bits */
+    int local_size;  /* processes on this machine, which share a CPU's memory; 0 = 1 */
 } BackendOptions;
 
 /* Opens a table. Returns NULL and the reason where the machine or the build cannot do it. The caller ends it with

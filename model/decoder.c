@@ -11,6 +11,8 @@ static size_t cache_bytes(const GPT2 *m) {
     return (size_t)m->config.block_size * (size_t)m->config.n_embd * dtype_size(m->be->activation);
 }
 
+size_t decoder_bytes(const GPT2 *m) { return 2 * cache_bytes(m) * (size_t)m->config.n_layer; }
+
 void decoder_open(Decoder *d, GPT2 *m) {
     memset(d, 0, sizeof *d);
     d->model = m;

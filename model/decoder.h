@@ -14,6 +14,9 @@ typedef struct Decoder {
     int position;        /* tokens fed so far, at most block_size */
 } Decoder;
 
+/* Device memory that decoder_open() will take, beyond the model's. */
+size_t decoder_bytes(const GPT2 *model);
+
 /* `model` must outlive the decoder. */
 void decoder_open(Decoder *decoder, GPT2 *model);
 void decoder_close(Decoder *decoder);

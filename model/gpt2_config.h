@@ -4,6 +4,15 @@
 
 #include <stdbool.h>
 
+/* The largest sizes: tokens are 16 bits, and products of a few sizes fit 32 bits or 64 bits as they are computed. */
+enum {
+    GPT2_MAX_LAYERS = 1024,
+    GPT2_MAX_HEADS = 1024,
+    GPT2_MAX_CHANNELS = 65536,
+    GPT2_MAX_TOKENS = 65536,
+    GPT2_MAX_VOCABULARY = 65536
+};
+
 typedef struct GPT2Config {
     int n_layer;                          /* L */
     int n_head;                           /* NH */

@@ -2,18 +2,27 @@
 #include "model/gpt2_memory.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "model/decoder.h"
 
 /* Operations take working memory as they need it (sums of LayerNorm's gradients, sorted tokens): this share of what is
  * left is kept for them. */
 enum { RESERVED_SHARE = 32 };
 
-/* Bytes of the whole plan if the model were made for other batches or recomputed otherwise. */
+/* Bytes of the whole plan if the model were made for other batches or recomputed otherwise: the first items are the
+ * model's. */
 static size_t bytes_of(const GPT2 *model, int batch, Recompute recompute) {
     GPT2 now, other;
     gpt2_plan(&now, &model->config, model->be, model->max_batch, model->recompute, model->training);
     gpt2_plan(&other, &model->config, model->be, batch, recompute, model->training);
-    size_t bytes = model->arena.bytes - now.arena.bytes + other.arena.bytes;
+    Arena whole = {0};
+    arena_plan(&whole, "", "", other.arena.bytes, NULL);
+    for (int i = now.arena.count; i < model->arena.count; i++)
+        arena_plan(&whole, "", "", model->arena.items[i].bytes, NULL);
+    size_t bytes = whole.bytes;
+    free(whole.items);
     gpt2_free(&now);
     gpt2_free(&other);
     return bytes;
@@ -26,19 +35,67 @@ static int largest_batch(const GPT2 *model, int sequences, Recompute recompute, 
     return batch;
 }
 
+static size_t room_on(Backend *be) {
+    size_t left = be->memory_left(be);
+    return left - left / RESERVED_SHARE;
+}
+
+/* "the run needs 8.00 GB in each of 4 processes on NAME, which has 4.00 GB left for each: advice". */
+static bool does_not_fit(const GPT2 *model, const char *what, size_t bytes, size_t room, const char *advice,
+                         Error *error) {
+    const Backend *be = model->be;
+    char processes[64] = "", each[16] = "";
+    if (be->local_size > 1) {
+        snprintf(processes, sizeof processes, " in each of %d processes", be->local_size);
+        snprintf(each, sizeof each, " for each");
+    }
+    const char *more_than = bytes >= ARENA_MAX ? "more than " : "";
+    return error_set(error, "%s %s%.2f GB%s on %s, which has %.2f GB left%s: %s", what, more_than, (double)bytes * 1e-9,
+                     processes, be->device, (double)room * 1e-9, each, advice);
+}
+
+bool gpt2_weights_fit(const GPT2 *model, Error *error) {
+    size_t room = room_on(model->be);
+    size_t bytes = arena_group_bytes(&model->arena, "weights") + arena_group_bytes(&model->arena, "gradients");
+    return bytes <= room || does_not_fit(model, "the weights and gradients of the model alone need", bytes, room,
+                                         "lower model.n_layer or model.n_embd", error);
+}
+
 bool gpt2_memory_fits(const GPT2 *model, int sequences, Error *error) {
-    size_t left = model->be->memory_left(model->be), room = left - left / RESERVED_SHARE;
-    if (left == 0 || model->arena.bytes <= room) return true;
+    size_t room = room_on(model->be);
+    if (model->arena.bytes <= room) return true;
     int as_it_is = largest_batch(model, sequences, model->recompute, room);
     int recomputed = largest_batch(model, sequences, RECOMPUTE_BLOCK, room);
-    char advice[160] = "", more[96] = "";
+    char advice[160] = "", more[96] = "", all[256];
     if (as_it_is > 0)
         snprintf(advice, sizeof advice, "batch_size %d would fit", as_it_is);
     else if (recomputed == 0)
-        snprintf(advice, sizeof advice, "no batch size would fit; more processes share out the optimizer's state");
+        snprintf(advice, sizeof advice, "no batch size would fit; more %s share out the optimizer's state",
+                 model->be->on_gpu ? "processes" : "machines");
     if (recomputed > as_it_is)
         snprintf(more, sizeof more, "%swith recompute \"block\" batch_size %d would fit", as_it_is > 0 ? ", " : "",
                  recomputed);
-    return error_set(error, "the run needs %.2f GB on %s, which has %.2f GB left: %s%s",
-                     (double)model->arena.bytes * 1e-9, model->be->device, (double)room * 1e-9, advice, more);
+    snprintf(all, sizeof all, "%s%s", advice, more);
+    return does_not_fit(model, "the run needs", model->arena.bytes, room, all, error);
+}
+
+bool gpt2_decoding_fits(const GPT2 *model, Error *error) {
+    size_t room = room_on(model->be), bytes = model->arena.bytes + decoder_bytes(model);
+    return bytes <= room ||
+           does_not_fit(model, "the model with its context needs", bytes, room, "a machine with more is needed", error);
+}
+
+bool gpt2_check_sizes(const GPT2Config *config, Error *error) {
+    const struct {
+        const char *name;
+        int size, max;
+    } sizes[] = {{"n_layer", config->n_layer, GPT2_MAX_LAYERS},
+                 {"n_head", config->n_head, GPT2_MAX_HEADS},
+                 {"n_embd", config->n_embd, GPT2_MAX_CHANNELS},
+                 {"block_size (n_positions)", config->block_size, GPT2_MAX_TOKENS},
+                 {"vocab_size", config->vocab_size, GPT2_MAX_VOCABULARY}};
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
+        if (sizes[i].size < 1 || sizes[i].size > sizes[i].max)
+            return error_set(error, "%s is %d; expected from 1 to %d", sizes[i].name, sizes[i].size, sizes[i].max);
+    return true;
 }

@@ -168,6 +168,14 @@ void gpt2_free(GPT2 *model) {
 
 /* ---- weights ---- */
 
+/* Host memory for any one tensor. All of them at once would be as much again as the model. */
+static float *host_tensor(const TensorTable *table, const char *what) {
+    size_t largest = 0;
+    for (int i = 0; i < table->count; i++)
+        if (table->tensors[i].size > largest) largest = table->tensors[i].size;
+    return checked_malloc(largest * sizeof(float), what);
+}
+
 static void set_tensor(GPT2 *model, int tensor, const float *host) {
     const Tensor *t = &model->table.tensors[tensor];
     model->be->copy_from_host(model->be, model->params + t->offset, host, t->size * sizeof(float));
@@ -195,7 +203,7 @@ static void init_tensor(float *out, const Tensor *tensor, int n_layer, uint64_t 
 }
 
 void gpt2_init_weights(GPT2 *model, uint64_t seed) {
-    float *host = checked_malloc(model->table.parameters * sizeof *host, "initial weights");
+    float *host = host_tensor(&model->table, "initial weights");
     uint32_t stream = 0;
     for (int i = 0; i < model->table.count; i++) {
         const Tensor *tensor = &model->table.tensors[i];
@@ -223,7 +231,7 @@ static bool check_finite(const float *host, const Tensor *tensor, const Safetens
 
 bool gpt2_load(GPT2 *model, const SafetensorsFile *file, Error *error) {
     if (!checkpoint_check_weights(file, &model->table, error)) return false;
-    float *host = checked_malloc(model->table.parameters * sizeof *host, "weights");
+    float *host = host_tensor(&model->table, "weights");
     bool good = true;
     for (int i = 0; good && i < model->table.count; i++) {
         good = checkpoint_read_weights(file, &model->table, i, host, error) &&

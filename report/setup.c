@@ -39,9 +39,10 @@ static void print_optimizer(Console *c, const SetupReport *s) {
 /* Per process. The device's memory is named where it is known: what is left, and what was taken. */
 static void print_memory(Console *c, const SetupReport *s) {
     const Arena *arena = &s->model->arena;
-    double taken = (double)arena->bytes * 1e-9, left = (double)s->be->memory_left(s->be) * 1e-9;
+    double taken = (double)arena->bytes * 1e-9;
+    size_t left = s->be->memory_left(s->be);
     char device[64] = "";
-    if (left > 0.0) snprintf(device, sizeof device, " of %.2f", taken + left);
+    if (left != SIZE_MAX) snprintf(device, sizeof device, " of %.2f", taken + (double)left * 1e-9);
     console_row(
         c, "memory", "weights %.2f GB, gradients %.2f, optimizer %.2f, activations %.2f, workspace %.2f: %.2f%s",
         (double)arena_group_bytes(arena, "weights") * 1e-9, (double)arena_group_bytes(arena, "gradients") * 1e-9,

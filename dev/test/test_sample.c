@@ -285,10 +285,10 @@ static void close_trained(Trained *t) {
     t->be->close(t->be);
 }
 
-/* Logits of what follows text[0, count): of all of it while it fits the context; then, each time the context is full,
- * of the last half a context and what has been added since. */
+/* Logits of what follows text[0, count): of all of it while it fits the context, of a longer prompt of the last T tokens;
+ * then, each time the context is full, of the last half a context and what has been added since. */
 static const float *logits_after(Trained *t, const char *text, size_t prompt, size_t count) {
-    size_t begin = prompt > T ? prompt - T / 2 : 0;
+    size_t begin = prompt > T ? prompt - T : 0;
     while (count - begin > T) begin += T / 2 + 1;
     decoder_reset(&t->decoder);
     for (size_t i = begin; i < count; i++) decoder_feed(&t->decoder, (unsigned char)text[i]);
@@ -360,6 +360,65 @@ static void test_two_choices(void **state) {
     free(text);
 }
 
+/* ---- prompts and samples ---- */
+
+/* What one set of arguments writes, another set writes too. */
+static void assert_writes(const char *run, const char *arguments, const char *other_arguments) {
+    size_t bytes, other_bytes;
+    char *text = sample(run, arguments, &bytes), *other = sample(run, other_arguments, &other_bytes);
+    if (bytes != other_bytes || memcmp(text, other, bytes) != 0)
+        fail_msg("%s writes:\n%s\nand %s:\n%s", arguments, text, other_arguments, other);
+    free(text);
+    free(other);
+}
+
+static void test_prompt_files(void **state) {
+    (void)state;
+    const char *path = test_path("a prompt.txt");
+    test_write_text(path, "The first\nline\n");
+    test_write_text(test_path("a prompt.txt.x"), "The first\nline\nx"); /* a shell drops line ends */
+    char *file = format_string("--prompt_file='%s'", path), *input = format_string("--prompt_file=- < '%s'", path);
+    const char *text = "--prompt=\"$(printf 'The first\\nline\\nx')\" --max_new_tokens=0";
+    char *with_x = format_string("--max_new_tokens=0 --prompt_file=- < '%s.x'", path);
+    assert_writes("plain", with_x, text);
+    assert_writes("plain", file, input);
+    test_write_file(path, "a\0b", 3); /* which no command line can hold */
+    size_t bytes;
+    char *written = sample("plain", file, &bytes);
+    assert_true(bytes == 3 + 200 + 1 && memcmp(written, "a\0b", 3) == 0);
+    char *home = format_string("HOME='%s' ; export HOME", test_folder()), *run = checked_strdup(test_path("plain"));
+    assert_run(test_run("%s; %s/sample_gpt2 %s/checkpoints/latest --prompt_file='~/a prompt.txt.x' --max_new_tokens=0",
+                        home, bin(), run),
+               0, "The first\nline\nx\n");
+    free(file), free(input), free(with_x), free(written), free(home), free(run);
+}
+
+/* Samples are those of one run each, as far as they depend on the seed alone; the first is that of --num_samples=1. */
+static void test_several_samples(void **state) {
+    (void)state;
+    const char *one = "--prompt=The --max_new_tokens=40", *three = "--prompt=The --max_new_tokens=40 --num_samples=3";
+    size_t bytes, all_bytes;
+    char *first = sample("plain", one, &bytes), *all = sample("plain", three, &all_bytes);
+    const char rule[] = "---------------\n";
+    size_t length = 3 + 40 + 1, each = length + strlen(rule);
+    assert_int_equal(bytes, length);
+    assert_int_equal(all_bytes, 3 * length + 2 * strlen(rule));
+    assert_memory_equal(all, first, length);
+    for (size_t i = 1; i < 3; i++) {
+        const char *text = all + i * each;
+        assert_memory_equal(text - strlen(rule), rule, strlen(rule));
+        assert_memory_equal(text, "The", 3);
+        assert_true(text[length - 1] == '\n');
+        assert_int_not_equal(memcmp(text, all, length), 0);
+    }
+    assert_int_not_equal(memcmp(all + each, all + 2 * each, length), 0);
+    assert_writes("plain", three, "--num_samples=3 --prompt=The --max_new_tokens=40 --seed=1");
+    assert_writes("plain", "--prompt=The --num_samples=2 --max_new_tokens=9 --temperature=0",
+                  "--prompt=The --num_samples=2 --max_new_tokens=9 --temperature=0 --seed=8");
+    free(first);
+    free(all);
+}
+
 /* ---- what is refused ---- */
 
 static void refuse(int status, const char *message, const char *arguments) {
@@ -376,9 +435,17 @@ static void test_wrong_options(void **state) {
     (void)state;
     refuse(EXIT_USAGE, "the checkpoint folder is missing", "");
     refuse(EXIT_USAGE, "the checkpoint folder is missing", "--prompt=A");
-    refuse_option("--prompt is missing or empty", "");
-    refuse_option("--prompt is missing or empty", "--prompt=");
-    refuse_option("--prompt is missing or empty", "--prompt ''");
+    const char *bare = "--prompt is missing or empty: the tokenizer bytes has no <|endoftext|> to begin after";
+    refuse_option(bare, "");
+    refuse_option(bare, "--prompt=");
+    refuse_option(bare, "--prompt ''");
+    refuse_option(bare, "--prompt_file=/dev/null");
+    refuse_option("--special_tokens: the tokenizer bytes has none", "--prompt=A --special_tokens=true");
+    refuse_option("--special_tokens=yes: expected true or false", "--prompt=A --special_tokens=yes");
+    refuse_option("--prompt and --prompt_file are both given", "--prompt=A --prompt_file=x");
+    refuse_option("--prompt is given twice", "--prompt=A --prompt B");
+    refuse_option("--seed is given twice", "--prompt=--seed=1 --seed=1 --seed=2");
+    refuse_option("--num_samples=0: expected a whole number from 1", "--prompt=A --num_samples=0");
     refuse_option("--prompt needs a value", "--prompt");
     refuse_option("--seed needs a value", "--prompt=A --seed");
     refuse_option("there is no option --colour", "--prompt=A --colour=red");
@@ -415,6 +482,14 @@ static void test_missing_checkpoint(void **state) {
     refuse(EXIT_FAILED, "plain/checkpoints/latest is the newest checkpoint of a run", run);
     free(nowhere);
     free(run);
+    char *latest = format_string("%s/plain/checkpoints/latest --prompt_file", folder);
+    char *no_file = format_string("%s=nothing.txt", latest), *is_folder = format_string("%s=%s", latest, folder);
+    char *endless = format_string("%s=/dev/zero", latest), *closed = format_string("%s=- <&-", latest);
+    refuse(EXIT_FAILED, "--prompt_file: cannot open nothing.txt: No such file", no_file);
+    refuse(EXIT_FAILED, ": a folder", is_folder);
+    refuse(EXIT_FAILED, "--prompt_file: /dev/zero is too long for a prompt", endless);
+    refuse(EXIT_FAILED, "--prompt_file: cannot read standard input: Bad file descriptor", closed);
+    free(latest), free(no_file), free(is_folder), free(endless), free(closed);
 }
 
 /* A copy of the newest checkpoint with something done to it; then sampling fails with the message. */
@@ -434,6 +509,13 @@ static void test_damaged_checkpoint(void **state) {
     refuse_damaged("truncate -s -1 model.safetensors", "", "model.safetensors");
     refuse_damaged("rm config.json", "", "config.json");
     refuse_damaged("echo '{' > config.json", "", "config.json");
+    /* Sizes that no memory holds are refused before any is taken. */
+    refuse_damaged("sed -i 's/\"n_layer\":[^,]*/\"n_layer\": 1000000000/' config.json", "",
+                   "config.json: n_layer is 1000000000; expected from 1 to 1024");
+    refuse_damaged("sed -i 's/\"n_embd\":[^,]*/\"n_embd\": 2147483646/' config.json", "",
+                   "n_embd is 2147483646; expected");
+    refuse_damaged("sed -i 's/\"n_embd\":[^,]*/\"n_embd\": 65536/; s/\"n_layer\":[^,]*/\"n_layer\": 1024/' config.json",
+                   "", "the model with its context needs 2111");
 }
 
 /* A model whose training has failed, and one whose numbers are finite but become too large. */
@@ -464,6 +546,56 @@ static void test_tokenizer(void **state) {
     char *unknown = format_string("%s/biased/checkpoints/latest --prompt=\"$(printf 'A\\343')\"", test_folder());
     refuse(EXIT_FAILED, "the prompt has token 227, but the model's vocabulary has 227", unknown);
     free(unknown);
+}
+
+/* The greedy text that follows these tokens; the caller frees. */
+static char *greedy_text(Trained *t, const Tokenizer *tokenizer, const int *tokens, int count, int new_tokens) {
+    decoder_reset(&t->decoder);
+    for (int i = 0; i < count; i++) decoder_feed(&t->decoder, tokens[i]);
+    char *text = checked_strdup("");
+    for (int i = 0; i < new_tokens; i++) {
+        size_t length;
+        int token = likeliest(t->decoder.logits, 50257, -1);
+        const char *decoded = tokenizer_decode(tokenizer, token, &length);
+        char *longer = format_string("%s%.*s", text, (int)length, decoded);
+        free(text);
+        text = longer;
+        decoder_feed(&t->decoder, token);
+    }
+    return text;
+}
+
+static void assert_follows(Trained *t, const Tokenizer *tokenizer, const char *prompt, const char *arguments,
+                           const int *tokens, int count) {
+    size_t bytes;
+    char *options = format_string("%s --temperature=0 --max_new_tokens=3", arguments);
+    char *text = sample("bpe", options, &bytes), *follows = greedy_text(t, tokenizer, tokens, count, 3);
+    char *expected = format_string("%s%s\n", prompt, follows);
+    assert_int_equal(bytes, strlen(expected));
+    assert_memory_equal(text, expected, bytes);
+    free(options), free(text), free(follows), free(expected);
+}
+
+/* Of GPT-2's tokens: 50256 where it is asked for, and where nothing else is given; its characters otherwise. */
+static void test_end_of_text_in_prompts(void) {
+    Error error;
+    Tokenizer *tokenizer;
+    if (!tokenizer_open(&tokenizer, "gpt2", gpt2_folder(), &error)) fail_msg("%s", error.text);
+    Trained t;
+    open_trained(&t, "bpe");
+    const int alone[] = {50256}, special[] = {50256, 15496, 50256, 50256, 995},
+              characters[] = {27, 91, 437, 1659, 5239, 91, 29};
+    assert_follows(&t, tokenizer, "", "", alone, 1);
+    assert_follows(&t, tokenizer, "", "--prompt= --special_tokens=true", alone, 1);
+    assert_follows(&t, tokenizer, "<|endoftext|>", "--prompt='<|endoftext|>' --special_tokens=true", alone, 1);
+    assert_follows(&t, tokenizer, "<|endoftext|>", "--prompt='<|endoftext|>'", characters, 7);
+    assert_follows(&t, tokenizer, "<|endoftext|>", "--prompt='<|endoftext|>' --special_tokens=false", characters, 7);
+    const char *text = "<|endoftext|>Hello<|endoftext|><|endoftext|> world";
+    char *arguments = format_string("--prompt='%s' --special_tokens true", text);
+    assert_follows(&t, tokenizer, text, arguments, special, 5);
+    free(arguments);
+    tokenizer_close(tokenizer);
+    close_trained(&t);
 }
 
 /* The trainer takes GPT-2's vocabulary along, so that the checkpoint is enough, wherever it is used. */
@@ -500,6 +632,7 @@ static void test_gpt2_tokenizer(void **state) {
     assert_int_equal(bytes, strlen(expected) + 1);
     assert_memory_equal(text, expected, bytes - 1);
     assert_run(test_run("%s/sample_gpt2 %s/bpe/checkpoints/latest --tokenizer=gpt2 --prompt=A", bin(), folder), 0, "A");
+    test_end_of_text_in_prompts();
     assert_run(test_run("rm %s/bpe/checkpoints/latest/merges.txt", folder), 0, "");
     assert_run(test_run("%s/sample_gpt2 %s/bpe/checkpoints/latest --prompt=A", bin(), folder), EXIT_FAILED,
                "merges.txt: No such file");
@@ -535,6 +668,8 @@ int main(void) {
         cmocka_unit_test(test_all_choices),
         cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_two_choices),
+        cmocka_unit_test(test_prompt_files),
+        cmocka_unit_test(test_several_samples),
         cmocka_unit_test(test_wrong_options),
         cmocka_unit_test(test_questions),
         cmocka_unit_test(test_missing_checkpoint),

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kernels/cpu/huge_memory.h"
+#include "util/machine_memory.h"
 
 /* With 50,304 columns that is 100 MB in bfloat16. */
 enum { LOGIT_ROWS = 1024 };
@@ -43,10 +44,10 @@ static void cpu_zero(Backend *be, void *memory, size_t bytes) {
 
 static void cpu_synchronize(Backend *be) { (void)be; /* every operation has ended when it returns */ }
 
-/* Not known: what Linux calls free is little of what it would give. */
 static size_t cpu_memory_left(Backend *be) {
-    (void)be;
-    return 0;
+    MachineMemory memory = machine_memory("");
+    size_t share = memory.shared == SIZE_MAX ? SIZE_MAX : memory.shared / (size_t)be->local_size;
+    return share < memory.own ? share : memory.own;
 }
 
 static void cpu_await_uploads(Backend *be) { (void)be; /* a copy has ended when it returns */ }
@@ -119,6 +120,7 @@ Backend *cpu_backend_open(DType activation, int threads, Error *error) {
     read_processor_name(be->device, sizeof be->device);
     be->activation = activation;
     be->threads = threads;
+    be->local_size = 1;
     be->logit_rows = LOGIT_ROWS;
     be->alloc = cpu_alloc;
     be->free = cpu_free;

@@ -325,6 +325,7 @@ Backend *cuda_backend_open(const BackendOptions *options, Error *error) {
     snprintf(be->device, sizeof be->device, "%.127s", properties.name);
     be->activation = options->activation;
     be->threads = options->threads;
+    be->local_size = 1;
     be->on_gpu = true;
     be->peak_flops = peak_flops(properties.name, options->activation);
     be->logit_rows = 8192;
