@@ -583,27 +583,24 @@ static bool check_required(const Config *config, Error *error) {
 
 /* `steps` out of `whole`, for a run of `part` steps, and notes it for the message. A number that the file does not give,
  * or the command line does, stays as it is. */
-static void shorten(Config *config, int *steps, const char *name, int part, int whole, bool up, char *note,
-                    size_t size) {
+static void shorten(Config *config, int *steps, const char *name, int part, int whole, char *note, size_t size) {
     if (*steps == 0 || origin_of(config, steps) != CONFIG_FROM_FILE) return;
-    int64_t product = (int64_t)*steps * part;
-    int shorter = (int)(up ? ceil_div(product, whole) : product / whole);
+    int shorter = (int)((int64_t)*steps * part / whole);
     size_t used = strlen(note);
     snprintf(note + used, size - used, "%sschedule.%s is %d instead of %d", used ? ", " : "", name, shorter, *steps);
     *steps = shorter;
 }
 
-/* So that `train_gpt2 small_mars.json --max_iters=10` is a short trial of that run. Rounding down where a number must be
- * small, and up where it must be large, keeps a schedule that fits into the run one that does. */
+/* So that `train_gpt2 small_mars.json --max_iters=10` is a short trial of that run. A decay that the file ends at a step of
+ * its own stays there. */
 static void shorten_schedule(Config *config) {
     int part = config->train.max_iters, whole = config->max_iters_of_file;
     bool shortened = origin_of(config, &config->train.max_iters) == CONFIG_FROM_COMMAND_LINE && part < whole;
     if (!shortened || config->train.eval_only) return;
     ScheduleConfig *schedule = &config->schedule;
     char note[256] = "";
-    shorten(config, &schedule->warmup_iters, "warmup_iters", part, whole, false, note, sizeof note);
-    shorten(config, &schedule->lr_decay_iters, "lr_decay_iters", part, whole, true, note, sizeof note);
-    shorten(config, &schedule->warmdown_iters, "warmdown_iters", part, whole, false, note, sizeof note);
+    shorten(config, &schedule->warmup_iters, "warmup_iters", part, whole, note, sizeof note);
+    shorten(config, &schedule->warmdown_iters, "warmdown_iters", part, whole, note, sizeof note);
     if (note[0]) warn("%s: train.max_iters is %d instead of %d; in proportion, %s", command_line, part, whole, note);
 }
 

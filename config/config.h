@@ -71,8 +71,8 @@ EXTERN_C_BEGIN
 /* Reads the JSON file at `path` (NULL: defaults only) and then `count` overrides of the form "--key=value", where
  * key is "section.name" or a name that only one section has. Checks everything that can be checked without knowing
  * the number of processes. A key that the chosen optimizer or schedule does not use is a warning in the file, where it
- * gets its default, and an error among the overrides. Where the overrides shorten max_iters, the file's warm-up,
- * warm-down and lr_decay_iters are shortened in proportion, with a warning. On failure *error names the file (or the
+ * gets its default, and an error among the overrides. Where the overrides shorten max_iters, the file's warm-up
+ * and warm-down are shortened in proportion, with a warning. On failure *error names the file (or the
  * command line), the key and what would be right. */
 bool config_load(Config *config, const char *path, int count, char *const *overrides, Error *error);
 

@@ -55,7 +55,7 @@ void config_print_help(FILE *file) {
             "total_batch_size = batch_size x processes x gradient_accumulation_steps.\n"
             "A key that is marked \"only\" has no effect on the other optimizers or schedules: in the file that is\n"
             "a warning, on the command line an error, and so is a key that is given twice.\n"
-            "--max_iters below the file's shortens the file's warmup_iters, lr_decay_iters and warmdown_iters in\n"
+            "--max_iters below the file's shortens the file's warmup_iters and warmdown_iters in\n"
             "proportion; those that are given on the command line too stay as they are.\n");
 }
 

@@ -210,7 +210,7 @@ static void test_finetune_config(void **state) {
 static void test_model_cannot_change(void **state) {
     (void)state;
     Launch launch = without_model(), small = small_run();
-    train(&small, "same", "--max_iters=3");
+    train(&small, "same", "--max_iters=3" TRAIN_WHOLE_SCHEDULE);
     assert_run(train_run(&launch, "same", "--init_from=resume --n_head=4"), EXIT_USAGE,
                "command line: model.n_head is 4, but the model in ");
     assert_run(train_run(&launch, "same", "--init_from=auto --block_size=8"), EXIT_USAGE, "model.block_size is 8, but");
@@ -220,8 +220,9 @@ static void test_model_cannot_change(void **state) {
     assert_run(result, EXIT_USAGE,
                "step_00000003 was written by optimizer adamw; start a new run from its weights with "
                "--init_from=");
-    train(&launch, "same", "--init_from=resume --max_iters=6"); /* whose model is the checkpoint's */
-    train(&small, "same_straight", "--max_iters=6");
+    train(&launch, "same",
+          "--init_from=resume --max_iters=6" TRAIN_WHOLE_SCHEDULE); /* whose model is the checkpoint's */
+    train(&small, "same_straight", "--max_iters=6" TRAIN_WHOLE_SCHEDULE);
     assert_same_checkpoints("same", "same_straight");
 }
 
@@ -235,11 +236,12 @@ static int count_of(const char *text, const char *part) {
 static void test_changes_are_printed(void **state) {
     (void)state;
     Launch launch = small_run();
-    train(&launch, "changed", "--max_iters=3");
-    CommandResult *result = train_run(&launch, "changed", "--init_from=resume --max_iters=3");
+    train(&launch, "changed", "--max_iters=3" TRAIN_WHOLE_SCHEDULE);
+    CommandResult *result = train_run(&launch, "changed", "--init_from=resume --max_iters=3" TRAIN_WHOLE_SCHEDULE);
     assert_run(result, EXIT_DONE, "resumed from step 3");
     assert_int_equal(count_of(result->output, "changed  "), 0);
-    result = train_run(&launch, "changed", "--init_from=resume --max_iters=4 --learning_rate=0.002 --order=shuffled");
+    result = train_run(&launch, "changed",
+                       "--init_from=resume --max_iters=4 --learning_rate=0.002 --order=shuffled" TRAIN_WHOLE_SCHEDULE);
     assert_run(result, EXIT_DONE, "  changed    train.max_iters: 4, was 3\n");
     assert_run(result, EXIT_DONE, "  changed    optimizer.learning_rate: 0.002, was 0.003\n");
     assert_run(result, EXIT_DONE, "  changed    data.order: \"shuffled\", was \"random\"\n");
@@ -314,7 +316,7 @@ static void make_runs(void) {
     Launch launch = small_run();
     if (files_is_folder(test_path("whole"))) return;
     train(&launch, "whole", " ");
-    train(&launch, "part", "--max_iters=9");
+    train(&launch, "part", "--max_iters=9" TRAIN_WHOLE_SCHEDULE);
     assert_names(test_path("part/checkpoints"), "latest step_00000006 step_00000009 ");
 }
 
