@@ -152,7 +152,16 @@ static void close_both(Comm *comm, int status) {
 /* ---- which GPU is whose ---- */
 
 /* What processes tell each other of their GPUs: whole numbers that a double holds. */
-enum { GPU_HIGH, GPU_LOW, GPU_COUNT, GPU_PROCESSES, GPU_FACTS };
+enum { GPU_HIGH, GPU_LOW, GPU_COUNT, GPU_PROCESSES, GPU_SHARED, GPU_FACTS };
+
+/* Whether this process may share its GPU with others, which is for tests of NCCL on one GPU alone. NCCL itself must be
+ * told as well: dev/results/README.md has its settings. */
+static bool may_share_gpu(void) {
+    const char *text = getenv("MARS_SHARE_GPU");
+    if (!text || strcmp(text, "0") == 0) return false;
+    if (strcmp(text, "1") != 0) warn("MARS_SHARE_GPU: '%s' is neither 0 nor 1; the processes share no GPU", text);
+    return strcmp(text, "1") == 0;
+}
 
 /* The machine's name and the GPU's place on its bus as a number of 64 bits (FNV-1a): the same for no other GPU. */
 static uint64_t gpu_identity(const Comm *host, int gpu) {
@@ -166,29 +175,40 @@ static uint64_t gpu_identity(const Comm *host, int gpu) {
     return hash;
 }
 
-/* NCCL wants a GPU for each process, and may hang where two share one. */
-static bool gpus_differ(Comm *host, const CudaBackend *cuda, Error *error) {
+static bool is_same_gpu(const double *x, const double *y) {
+    return x[GPU_HIGH] == y[GPU_HIGH] && x[GPU_LOW] == y[GPU_LOW];
+}
+
+/* Counts the processes on this one's GPU. False and the reason, on every process, where two share a GPU and not both
+ * may: NCCL wants a GPU for each process, and may hang where two share one. */
+static bool count_sharers(Comm *host, const CudaBackend *cuda, int *sharers, Error *error) {
     size_t numbers = (size_t)host->size * GPU_FACTS;
-    double *all = checked_calloc(numbers, sizeof *all, "the table of GPUs"), *own = all + host->rank * GPU_FACTS;
+    double *all = checked_calloc(numbers, sizeof *all, "the table of GPUs");
+    double *own = all + (size_t)host->rank * GPU_FACTS;
     uint64_t identity = gpu_identity(host, cuda->gpu);
     own[GPU_HIGH] = (double)(identity >> 32);
     own[GPU_LOW] = (double)(identity & 0xffffffffu);
     own[GPU_COUNT] = cuda_device_count();
     own[GPU_PROCESSES] = host->local_size;
+    own[GPU_SHARED] = may_share_gpu();
     host->sum(host, all, (int)numbers); /* of one number and zeros: each process's is in its place */
-    bool differ = true;
-    for (int a = 0; a < host->size && differ; a++)
-        for (int b = a + 1; b < host->size && differ; b++) {
-            const double *x = all + a * GPU_FACTS, *y = all + b * GPU_FACTS;
-            differ = x[GPU_HIGH] != y[GPU_HIGH] || x[GPU_LOW] != y[GPU_LOW];
-            if (!differ)
+    bool is_right = true;
+    *sharers = 0;
+    for (int a = 0; a < host->size && is_right; a++) {
+        const double *x = all + (size_t)a * GPU_FACTS;
+        *sharers += is_same_gpu(x, own);
+        for (int b = a + 1; b < host->size && is_right; b++) {
+            const double *y = all + (size_t)b * GPU_FACTS;
+            is_right = !is_same_gpu(x, y) || (x[GPU_SHARED] != 0.0 && y[GPU_SHARED] != 0.0);
+            if (!is_right)
                 error_set(error,
                           "processes %d and %d would share a GPU: of %.0f processes on their machine each sees %.0f "
                           "GPU(s); start one process for each GPU",
                           a, b, x[GPU_PROCESSES], x[GPU_COUNT]);
         }
+    }
     free(all);
-    return differ;
+    return is_right;
 }
 
 /* ---- opening ---- */
@@ -214,7 +234,10 @@ static void open_nccl(NcclComm *nccl) {
 }
 
 Comm *comm_open_nccl(Comm *host, Backend *be, Error *error) {
-    if (!gpus_differ(host, cuda_backend(be), error)) return NULL;
+    int sharers;
+    if (!count_sharers(host, cuda_backend(be), &sharers, error)) return NULL;
+    if (sharers > 1) warn("MARS_SHARE_GPU: %d processes share a GPU; this is for tests and slow", sharers);
+    be->local_size = sharers; /* among whom its memory is divided */
     NcclComm *nccl = checked_calloc(1, sizeof *nccl, "NCCL");
     nccl->host = host;
     nccl->be = be;

@@ -40,7 +40,7 @@ struct Backend {
     char device[128];  /* the processor's or GPU's name, for people */
     DType activation;  /* the type behind every void * below */
     int threads;       /* CPU threads per process */
-    int local_size;    /* processes that share the device's memory: 1 on a GPU */
+    int local_size;    /* processes that share the device's memory: 1 on a GPU, but for tests (comm/nccl.c) */
     bool on_gpu;       /* pointers are a GPU's, which the host cannot follow */
     double peak_flops; /* FLOP/s of matrix products in the activation type as the maker states it; 0 = not known */
     int logit_rows;    /* rows of logits that are best worked on at a time */
@@ -53,8 +53,8 @@ struct Backend {
     /* Device memory, aligned to 256 bytes (on CPUs 4096), zeroed; `what` names it in the message when there is not enough. */
     void *(*alloc)(Backend *be, size_t bytes, const char *what);
     void (*free)(Backend *be, void *memory);
-    /* What alloc() could still give, in bytes; SIZE_MAX = not known. Of a CPU's memory it is the part of one of the
-     * local_size processes. */
+    /* What alloc() could still give, in bytes; SIZE_MAX = not known. It is the equal part of one of the
+     * local_size processes, so none of them may take memory before all have asked. */
     size_t (*memory_left)(Backend *be);
     /* `host` may be used again on return. */
     void (*copy_from_host)(Backend *be, void *device, const void *host, size_t bytes);

@@ -9,10 +9,14 @@
 #define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "dev/emu/include/nccl.h"
@@ -230,8 +234,14 @@ ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, ncclDa
 
 /* ---- communicators ---- */
 
+/* Another version than the header's behaves as that one does, as far as it matters here. */
 ncclResult_t ncclGetVersion(int *version) {
+    const char *text = std::getenv("MARS_EMU_NCCL_VERSION");
+    int major, minor, patch;
     *version = NCCL_VERSION_CODE;
+    if (text && std::sscanf(text, "%d.%d.%d", &major, &minor, &patch) != 3)
+        fatal({}, "MARS_EMU_NCCL_VERSION is three numbers with dots between them, not '%s'", text);
+    if (text) *version = NCCL_VERSION(major, minor, patch);
     return ncclSuccess;
 }
 
@@ -245,13 +255,48 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
     return ncclSuccess;
 }
 
-/* NCCL finds by itself when two processes use one GPU. */
+static std::string &last_error = *new std::string("no error yet");
+
+/* Where a GPU is: its host, as NCCL tells hosts apart, and its number there. */
+struct GpuPlace {
+    char host[256];
+    int device;
+};
+
+/* NCCL_HOSTID, where it is set, takes the place of the host's name and of the number of its last start. */
+static GpuPlace own_place() {
+    GpuPlace place = {};
+    const char *host = std::getenv("NCCL_HOSTID");
+    if (host)
+        std::snprintf(place.host, sizeof place.host, "%s", host);
+    else if (gethostname(place.host, sizeof place.host - 1) != 0)
+        fatal({}, "NCCL: the host has no name");
+    place.device = current_device();
+    return place;
+}
+
+/* From 2.30.3 on NCCL can be told that several processes of a host use one GPU. */
+static bool may_share_devices() {
+    int version;
+    const char *enabled = std::getenv("NCCL_MULTI_RANK_GPU_ENABLE");
+    ncclGetVersion(&version);
+    return version >= NCCL_VERSION(2, 30, 3) && enabled && std::atoi(enabled) == 1;
+}
+
+/* Else NCCL refuses to connect two processes of a host that use one GPU. */
 static bool shares_a_device(ncclComm_t comm) {
-    int own = current_device();
-    std::vector<int> devices(static_cast<size_t>(comm->size));
-    check(PMPI_Allgather(&own, 1, MPI_INT, devices.data(), 1, MPI_INT, comm->mpi), "connecting");
-    std::sort(devices.begin(), devices.end());
-    return std::adjacent_find(devices.begin(), devices.end()) != devices.end();
+    const GpuPlace own = own_place();
+    const int bytes = sizeof own;
+    std::vector<GpuPlace> places(static_cast<size_t>(comm->size));
+    check(PMPI_Allgather(&own, bytes, MPI_BYTE, places.data(), bytes, MPI_BYTE, comm->mpi), "connecting");
+    for (size_t a = 0; a < places.size(); a++)
+        for (size_t b = a + 1; b < places.size(); b++) {
+            if (std::strcmp(places[a].host, places[b].host) != 0 || places[a].device != places[b].device) continue;
+            last_error = "ranks " + std::to_string(a) + " and " + std::to_string(b) + " both use GPU " +
+                         std::to_string(places[a].device) + " of host " + places[a].host;
+            return true;
+        }
+    return false;
 }
 
 ncclResult_t ncclCommInitRank(ncclComm_t *result, int processes, ncclUniqueId id, int rank) {
@@ -269,9 +314,9 @@ ncclResult_t ncclCommInitRank(ncclComm_t *result, int processes, ncclUniqueId id
         fatal({}, "NCCL: process %d has another ncclUniqueId than process 0: it would wait for ever", rank);
     const char *failing = std::getenv("MARS_EMU_NCCL_ERROR");
     comm->has_failed = failing && std::atoi(failing) == rank;
-    bool shares = shares_a_device(comm);
+    bool refused = !may_share_devices() && shares_a_device(comm);
     *result = comm;
-    if (!shares) return ncclSuccess;
+    if (!refused) return ncclSuccess;
     *result = nullptr;
     ncclCommDestroy(comm);
     return ncclInvalidUsage;
@@ -303,7 +348,7 @@ const char *ncclGetErrorString(ncclResult_t result) {
     return result >= ncclSuccess && result < ncclNumResults ? texts[result] : "unknown result code";
 }
 
-const char *ncclGetLastError(ncclComm_t) { return "emulated"; }
+const char *ncclGetLastError(ncclComm_t) { return last_error.c_str(); }
 
 /* ---- MPI, for the host: see above ---- */
 

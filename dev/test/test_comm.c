@@ -586,6 +586,41 @@ static void test_one_gpu_for_two(void **state) {
                "processes 0 and 1 would share a GPU: of 2 processes on their machine each sees 1 GPU(s)");
 }
 
+/* One emulated GPU, and the switch that lets processes share it. */
+#define SHARED_GPU "MARS_EMU_DEVICES=1 MARS_SHARE_GPU=1 "
+
+/* In front of the program: starts it so that NCCL takes each process for a host of its own. */
+static const char own_host[] = "sh -c 'NCCL_HOSTID=host$OMPI_COMM_WORLD_RANK exec \"$0\" \"$@\"'";
+
+static void test_shared_gpu(void **state) {
+    (void)state;
+    need(3);
+    CommandResult *result = run_part(SHARED_GPU, 3, own_host, "exchanges");
+    assert_run(result, EXIT_DONE, "test_comm: warning: MARS_SHARE_GPU: 3 processes share a GPU");
+    assert_run(run_part(SHARED_GPU, 2, own_host, "order"), EXIT_DONE, "");
+    const char newer[] = SHARED_GPU "MARS_EMU_NCCL_VERSION=2.30.3 NCCL_MULTI_RANK_GPU_ENABLE=1";
+    assert_run(run_part(newer, 2, "", "exchanges"), EXIT_DONE, "");
+}
+
+/* Each setting that is missing is named, by us or by NCCL. */
+static void test_settings_of_a_shared_gpu(void **state) {
+    (void)state;
+    need(2);
+    const char would_share[] = "processes 0 and 1 would share a GPU";
+    assert_run(run_part("MARS_EMU_DEVICES=1", 2, own_host, "host"), EXIT_USAGE, would_share);
+    assert_run(run_part("MARS_EMU_DEVICES=1 MARS_SHARE_GPU=0", 2, own_host, "host"), EXIT_USAGE, would_share);
+    assert_run(run_part("MARS_EMU_DEVICES=1 MARS_SHARE_GPU=yes", 2, own_host, "host"), EXIT_USAGE,
+               "MARS_SHARE_GPU: 'yes' is neither 0 nor 1");
+    const char one_of_two[] = "sh -c 'MARS_SHARE_GPU=$OMPI_COMM_WORLD_RANK exec \"$0\" \"$@\"'";
+    assert_run(run_part("MARS_EMU_DEVICES=1", 2, one_of_two, "host"), EXIT_USAGE, would_share);
+    const char refused[] = "NCCL: connecting the GPUs failed: invalid usage (ranks 0 and 1 both use GPU 0 of host ";
+    assert_run(run_part(SHARED_GPU, 2, "", "host"), EXIT_FAILED, refused);
+    assert_run(run_part(SHARED_GPU "NCCL_HOSTID=one", 2, "", "host"), EXIT_FAILED, refused);
+    assert_run(run_part(SHARED_GPU "MARS_EMU_NCCL_VERSION=2.30.3", 2, "", "host"), EXIT_FAILED, refused);
+    assert_run(run_part(SHARED_GPU "MARS_EMU_NCCL_VERSION=2.30.2 NCCL_MULTI_RANK_GPU_ENABLE=1", 2, "", "host"),
+               EXIT_FAILED, refused);
+}
+
 /* Before NCCL's message comes the time in which a process could be missed. */
 static void test_failure_of_nccl(void **state) {
     (void)state;
@@ -615,8 +650,9 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_wrong_heartbeat),
     };
     const struct CMUnitTest of_gpus[] = {cmocka_unit_test(test_one_gpu_for_two)};
-    const struct CMUnitTest of_emulated_gpus[] = {cmocka_unit_test(test_failure_of_nccl),
-                                                  cmocka_unit_test(test_faults_of_use)};
+    const struct CMUnitTest of_emulated_gpus[] = {
+        cmocka_unit_test(test_shared_gpu), cmocka_unit_test(test_settings_of_a_shared_gpu),
+        cmocka_unit_test(test_failure_of_nccl), cmocka_unit_test(test_faults_of_use)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (strcmp(test_device(), "cpu") == 0) return failed;
     failed += cmocka_run_group_tests(of_gpus, NULL, NULL);

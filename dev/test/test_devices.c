@@ -162,6 +162,27 @@ static void test_memory(void **state) {
     assert_non_null(strstr(result->output, "would fit"));
 }
 
+/* Processes that share a GPU, which only tests do, share its memory: what fits where each has one does not fit there. */
+static void test_memory_of_a_shared_gpu(void **state) {
+    (void)state;
+    need_gpu();
+    if (!device_is_emulated("cuda") || !train_has_mpi()) skip();
+    setenv("MARS_EMU_MEMORY", "36000000", 1);
+    Launch launch = {.config = train_small_config(), .processes = 2};
+    const char *arguments = "--device=cuda --batch_size=6 --max_iters=4";
+    train(&launch, "two_gpus", "%s", arguments);
+    const char *const settings[][2] = {{"MARS_EMU_DEVICES", "1"},
+                                       {"MARS_SHARE_GPU", "1"},
+                                       {"NCCL_MULTI_RANK_GPU_ENABLE", "1"},
+                                       {"MARS_EMU_NCCL_VERSION", "2.30.3"}};
+    for (size_t i = 0; i < ARRAY_LENGTH(settings); i++) setenv(settings[i][0], settings[i][1], 1);
+    CommandResult *result = train_run(&launch, "shared_gpu", "%s", arguments);
+    for (size_t i = 0; i < ARRAY_LENGTH(settings); i++) unsetenv(settings[i][0]);
+    unsetenv("MARS_EMU_MEMORY");
+    setup(state);
+    assert_run(result, EXIT_FAILED, "GB left for each of 2 processes: batch_size ");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_curve_as_the_cpu),
@@ -172,6 +193,7 @@ int main(void) {
         cmocka_unit_test(test_resumed_on_the_same_device),
         cmocka_unit_test(test_skipped_steps),
         cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_memory_of_a_shared_gpu),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }

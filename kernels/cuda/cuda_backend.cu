@@ -44,10 +44,9 @@ static void cuda_free(Backend *be, void *memory) {
 }
 
 static size_t cuda_memory_left(Backend *be) {
-    (void)be;
     size_t left = 0, total = 0;
     cuda_check(cudaMemGetInfo(&left, &total), "asking for the memory that is left");
-    return left;
+    return left / (size_t)be->local_size;
 }
 
 /* Host memory of callers is pageable: CUDA has copied it aside when the call returns. */

@@ -50,8 +50,11 @@ typedef enum ncclDataType {
     ncclBfloat16 = 9
 } ncclDataType_t;
 
+/* MARS_EMU_NCCL_VERSION=2.30.3 in the environment is another version. */
 ncclResult_t ncclGetVersion(int *version);
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id);
+/* Refuses two processes on one GPU as NCCL does: unless their NCCL_HOSTID in the environment differ or, from 2.30.3 on,
+ * NCCL_MULTI_RANK_GPU_ENABLE is 1. */
 ncclResult_t ncclCommInitRank(ncclComm_t *comm, int processes, ncclUniqueId id, int rank);
 ncclResult_t ncclCommDestroy(ncclComm_t comm);
 /* MARS_EMU_NCCL_ERROR=R in the environment: the exchanges of process R have failed. */
