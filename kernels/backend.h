@@ -156,8 +156,9 @@ struct Backend {
     /* ---- algorithms that are chosen by timing ---- */
 
     /* Between tune(be, true) and tune(be, false) the first product of each shape tries the algorithms there are, of
-     * those that give the same bits each time, and the fastest is the choice for that shape. Outputs are undefined
-     * meanwhile where they are added to. A shape that was never tried gets the library's first proposal. */
+     * those that give the same bits each time, and the fastest is the choice for that shape: so the caller multiplies
+     * numbers as they are in training, not zeros, which take less time. Outputs are undefined meanwhile where they are
+     * added to. A shape that was never tried gets the library's first proposal. */
     void (*tune)(Backend *be, bool on);
     /* The choices as text, which the caller frees; "" where nothing is chosen. Its first line names the device and the
      * versions that they hold for. */

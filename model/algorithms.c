@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "util/files.h"
+#include "util/philox.h"
 
 /* A thousand shapes take some 200 kB. */
 enum { MOST_BYTES = 16 << 20 };
@@ -51,19 +52,30 @@ static void write_cache(const Backend *be, const char *text) {
 
 /* ---- choosing ---- */
 
+/* A batch of random tokens, which the caller frees. With tokens that are all the same, most rows of the activations and
+ * of their gradients are nearly equal, and a GPU multiplies such matrices faster than those of training. */
+static int32_t *random_tokens(const GPT2 *m, uint32_t stream) {
+    size_t n = (size_t)m->max_batch * (size_t)m->config.block_size;
+    int32_t *tokens = checked_malloc(n * sizeof *tokens, "a batch");
+    for (size_t i = 0; i < n; i++)
+        tokens[i] = (int32_t)philox_below(philox(0, PHILOX_TUNING, stream, i), (uint64_t)m->config.vocab_size);
+    return tokens;
+}
+
 static void tune(GPT2 *m, Optim *optim) {
     Backend *be = m->be;
     int B = m->max_batch, T = m->config.block_size;
-    int32_t *tokens = checked_calloc((size_t)B * (size_t)T, sizeof *tokens, "a batch");
+    int32_t *inputs = random_tokens(m, 1), *targets = random_tokens(m, 2);
     be->tune(be, true);
     if (m->training)
-        gpt2_forward_backward(m, tokens, tokens, B, T, 1.0f, false);
+        gpt2_forward_backward(m, inputs, targets, B, T, 1.0f / (float)(B * T), false);
     else
-        gpt2_forward(m, tokens, tokens, B, T);
+        gpt2_forward(m, inputs, targets, B, T);
     if (optim) optim_tune(optim);
     be->tune(be, false);
     gpt2_forget_loss(m);
-    free(tokens);
+    free(inputs);
+    free(targets);
 }
 
 /* What is chosen first stays, so the checkpoint comes before the cache. */

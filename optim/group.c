@@ -186,8 +186,8 @@ void group_update(Group *g, Backend *be, MultiTensorBuffers buffers) {
 void group_tune(Group *g) {
     for (int b = 0; b < g->batch_count; b++) {
         const MatrixBatch *batch = &g->batches[b];
-        newton_schulz_run(g->newton_schulz, batch->rows, batch->columns, batch->matrix_count,
-                          g->norms + batch->first_matrix);
+        newton_schulz_tune(g->newton_schulz, batch->rows, batch->columns, batch->matrix_count,
+                           g->norms + batch->first_matrix);
     }
 }
 

@@ -77,7 +77,7 @@ void group_update(Group *group, Backend *be, MultiTensorBuffers buffers);
 /* multi_tensor.h, of all that the group owns. */
 void group_keep_last(Group *group, Backend *be, float *to, const float *from, const StepOutcome *outcome);
 
-/* Multiplies what each batch of matrices multiplies, for optim_tune(). */
+/* Multiplies random matrices as each batch of matrices does, for optim_tune(). */
 void group_tune(Group *group);
 
 /* Numbers of state that process r keeps: of the states and of g_last. */

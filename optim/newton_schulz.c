@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "optim/multi_tensor.h"
+#include "util/philox.h"
 
 /* Keller Jordan's quintic, 3.4445 s - 4.7750 s^3 + 2.0315 s^5 of each singular value s. It does not settle at 1, but
  * rises steeply at 0, which is what a few steps need. */
@@ -85,6 +86,43 @@ const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, i
         be->batched_product(be, &update, ns->x[(step + 1) % 2], tall ? x : ns->b, tall ? ns->b : x, x);
     }
     return ns->x[ns->steps % 2];
+}
+
+/* ---- random matrices ---- */
+
+/* Random numbers that the input is filled with, again and again: an odd number of them, so that no two rows of a matrix
+ * are equal. */
+enum { RANDOM_BLOCK = (1 << 20) - 1 };
+
+/* Uniform in (-0.5, 0.5], in the workspace's type; the caller frees them. */
+static void *random_numbers(DType type, size_t n) {
+    void *numbers = checked_malloc(n * dtype_size(type), "random matrices");
+    for (size_t i = 0; i < n; i++) {
+        float x = (float)philox_uniform(philox(0, PHILOX_TUNING, 0, i).word[0]) - 0.5f;
+        if (type == DTYPE_FLOAT32)
+            ((float *)numbers)[i] = x;
+        else
+            ((bfloat16 *)numbers)[i] = bfloat16_from_float(x);
+    }
+    return numbers;
+}
+
+static void fill_input(NewtonSchulz *ns, size_t n) {
+    size_t block = n < RANDOM_BLOCK ? n : RANDOM_BLOCK, size = dtype_size(ns->type);
+    void *numbers = random_numbers(ns->type, block);
+    for (size_t at = 0; at < n; at += block)
+        ns->be->copy_from_host(ns->be, (char *)ns->x[0] + at * size, numbers, (n - at < block ? n - at : block) * size);
+    free(numbers);
+}
+
+void newton_schulz_tune(NewtonSchulz *ns, int64_t rows, int64_t columns, int count, double *square_norms) {
+    const double largest_square = 0.25; /* of a random number; a norm above the true one keeps the iteration finite */
+    double *bounds = checked_malloc((size_t)count * sizeof *bounds, "the norms of random matrices");
+    for (int i = 0; i < count; i++) bounds[i] = largest_square * (double)rows * (double)columns;
+    ns->be->copy_from_host(ns->be, square_norms, bounds, (size_t)count * sizeof *bounds);
+    free(bounds);
+    fill_input(ns, (size_t)(count * rows * columns));
+    newton_schulz_run(ns, rows, columns, count, square_norms);
 }
 
 double newton_schulz_flops(int64_t rows, int64_t columns, int steps) {

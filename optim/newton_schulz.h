@@ -51,6 +51,10 @@ void *newton_schulz_input(NewtonSchulz *ns);
  * zeros stays zero. */
 const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, int count, const double *square_norms);
 
+/* Works in the same way on random matrices, which overwrite the input and square_norms: for be->tune(), since a GPU
+ * multiplies zeros faster than what training multiplies. */
+void newton_schulz_tune(NewtonSchulz *ns, int64_t rows, int64_t columns, int count, double *square_norms);
+
 /* FLOPs of one matrix. */
 double newton_schulz_flops(int64_t rows, int64_t columns, int steps);
 

@@ -121,8 +121,8 @@ OptimResult optim_end_step(Optim *optim);
  * left them. In a job of one process, and on CPUs, they always are. */
 void optim_await_weights(Optim *optim, size_t begin, size_t end);
 
-/* Goes once through this process's products of Newton-Schulz, on whatever the workspace holds, for be->tune(). Changes
- * nothing that lasts. */
+/* Goes once through this process's matmuls of Newton-Schulz, on random matrices, for be->tune(). Changes nothing that
+ * lasts. */
 void optim_tune(Optim *optim);
 
 /* Updates made so far: skipped steps do not count. Waits for the steps that were begun, as all that follows does. */
