@@ -154,8 +154,9 @@ step() {
 device_tests=('test_kernels*.c' test_newton_schulz.c 'test_optim*.c' test_comm.c test_golden.c test_hellaswag.c
     test_devices.c 'test_*.cu')
 memchecked_tests=('test_kernels*.c' test_newton_schulz.c test_optim_passes.c)
-# Not those of attention: racecheck takes minutes for its kernels, or ends in an error of its own.
+# Of attention one case alone: racecheck takes minutes for the others, or ends in an error of its own.
 racechecked_tests=(test_kernels.c test_kernels_norm.c test_kernels_matmul.c test_optim_passes.c)
+racechecked_attention=test_one_head
 
 # The tests whose sources match, as programs.
 list_tests() {
@@ -217,6 +218,9 @@ part_sanitize() {
             sanitize step "$BUILD/bench_train" --device=cuda --model=tiny --steps=1 --debug_alloc=true
         fi
         for test in $(list_tests "${tests[@]}"); do sanitize "$(basename "$test")" "$test"; done
+        if [ "$tool" = racecheck ]; then
+            MARS_TEST_ONLY=$racechecked_attention sanitize "attention, one head" "$BUILD/test/test_kernels_attention"
+        fi
     done
 }
 

@@ -347,6 +347,18 @@ static int run_table(const char *device, DType activation, int threads, const st
     return failed;
 }
 
+/* Leaves out all tests but the one that MARS_TEST_ONLY names. A name that no test has would leave nothing to fail. */
+static void select_test(const struct CMUnitTest *tests, size_t count) {
+    const char *only = getenv("MARS_TEST_ONLY");
+    if (!only || !*only) return;
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(tests[i].name, only) == 0) {
+            cmocka_set_test_filter(only);
+            return;
+        }
+    die_usage("MARS_TEST_ONLY: this program has no test '%s'", only);
+}
+
 int run_kernel_tests(int argc, char **argv, const struct CMUnitTest *tests, size_t count) {
     const char *device = getenv("MARS_TEST_DEVICE"), *option = "--device=";
     base_set_program(argv[0]);
@@ -356,6 +368,7 @@ int run_kernel_tests(int argc, char **argv, const struct CMUnitTest *tests, size
             die_usage("%s is no option here; the only one is --device=cpu or --device=cuda", argv[i]);
         device = argv[i] + strlen(option);
     }
+    select_test(tests, count);
     /* Two threads are the common case; one takes other paths; three are more than a small machine has, and divide no
      * power of two. A GPU does not care. */
     const int threads[] = {2, 1, 3};

@@ -50,7 +50,8 @@ struct Fixture {
 
 /* Runs the tests once for each table: those of the device that `--device=cuda` or else the environment's
  * MARS_TEST_DEVICE names, by default the CPU's; each for both activation types and, on the CPU, for 1, 2 and 3 threads.
- * Tests of a table that cannot be opened are skipped. Returns the number of failed tests. */
+ * Tests of a table that cannot be opened are skipped. MARS_TEST_ONLY=NAME in the environment leaves out all other tests.
+ * Returns the number of failed tests. */
 int run_kernel_tests(int argc, char **argv, const struct CMUnitTest *tests, size_t count);
 
 /* The fixture of a test, or a skip with the reason where there is no such table here. */

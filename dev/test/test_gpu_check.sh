@@ -31,7 +31,7 @@ END
 echo "Cuda compilation tools, release 13.0, V13.0.88"
 END
     command_file "$here/bin/compute-sanitizer" <<'END'
-echo "$*" >>"$CALLS"
+echo "${MARS_TEST_ONLY:+$MARS_TEST_ONLY of }$*" >>"$CALLS"
 [ "${FAULT:-}" != "$2" ]
 END
     # What is no target is an option; a target that is a program becomes one.
@@ -189,6 +189,17 @@ test_a_fault_that_the_sanitizer_finds() {
     FAULT=racecheck check 1 sanitize
     has "$here/output" "racecheck test_kernels: FAILED"
     has "$here/output" "memcheck test_kernels: good"
+}
+
+# Racecheck does not end on attention's other tests.
+test_racecheck_of_attention() {
+    pretend
+    check 0 sanitize
+    has "$here/output" "racecheck attention, one head: good"
+    grep -F -e "--tool racecheck" "$here/calls" | grep -F test_kernels_attention >"$here/attention"
+    [ "$(wc -l <"$here/attention")" -eq 1 ]
+    has "$here/attention" "test_one_head of --tool racecheck"
+    grep -q 'cmocka_unit_test(test_one_head)' dev/test/test_kernels_attention.c
 }
 
 test_a_build_that_fails() {

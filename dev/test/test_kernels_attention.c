@@ -127,6 +127,18 @@ static void test_tile_edges(void **state) {
         }
 }
 
+/* ---- one head ---- */
+
+/* The smallest case that takes whole tiles, for tools that slow a kernel down a thousand times: compute-sanitizer's
+ * racecheck runs this test alone (dev/gpu_check.sh). */
+static void test_one_head(void **state) {
+    Fixture *f = fixture_of(state);
+    const Size one = {1, 64, 1, 64};
+    begin_size(f, one, "one head");
+    forward(f, one, usual_scale, 1.0, slack);
+    backward(f, one, usual_scale, false);
+}
+
 /* ---- every pair of a query and a key ---- */
 
 /* Among hundreds of random keys a single one missing, or one too many, is less than bfloat16 rounding. Here it is a
@@ -258,8 +270,10 @@ static void test_decode(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forward),    cmocka_unit_test(test_forward_large_scores), cmocka_unit_test(test_backward),
-        cmocka_unit_test(test_tile_edges), cmocka_unit_test(test_every_pair),           cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_forward),  cmocka_unit_test(test_forward_large_scores),
+        cmocka_unit_test(test_backward), cmocka_unit_test(test_tile_edges),
+        cmocka_unit_test(test_one_head), cmocka_unit_test(test_every_pair),
+        cmocka_unit_test(test_decode),
     };
     return run_kernel_tests(argc, argv, tests, ARRAY_LENGTH(tests));
 }
