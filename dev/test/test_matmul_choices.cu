@@ -16,7 +16,7 @@ static const DType types[] = {DTYPE_FLOAT32, DTYPE_BFLOAT16};
 /* ---- tables ---- */
 
 static Backend *table(DType type, bool allow_tf32) {
-    BackendOptions options = {"cuda", type, 1, 0, allow_tf32};
+    BackendOptions options = {"cuda", type, 1, 0, allow_tf32, 1};
     Error error;
     Backend *be = backend_open_with(&options, &error);
     if (!be) fail_msg("%s", error.text);
