@@ -43,19 +43,43 @@ complain() { echo "gpu_check.sh: $1" >&2; exit 2; }
 
 # ---- deps: packages of Debian or Ubuntu, unpacked in a folder ----
 
+# Open MPI and what it cannot start without: not the libraries of networks, which one machine does not need. The names
+# of the packages differ from release to release.
+open_mpi_packages() {
+    apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances \
+        openmpi-bin libopenmpi-dev | sort -u | grep -E \
+        '^(openmpi-bin|openmpi-common|libopenmpi-dev|libopenmpi[0-9].*|libhwloc15.*|libevent-(core|pthreads)-2.*|lib(pmix|munge|prrte)[0-9].*|prrte)$'
+}
+
 fetch_deps() {
-    local folder=$1 downloads package packages=(libcjson1 libcjson-dev libcmocka0 libcmocka-dev libxxhash-dev)
+    local folder=$1 downloads package packages=(libcjson1 libcjson-dev libcmocka0 libcmocka-dev libxxhash-dev) more
     shift
     if ! command -v apt-get || ! command -v dpkg; then complain "deps: this machine has no apt-get"; fi >/dev/null
+    mapfile -t more < <(open_mpi_packages)
     mkdir -p "$folder"
     downloads=$(mktemp -d)
-    (cd "$downloads" && apt-get -q download "${packages[@]}" "$@") || complain "deps: apt-get download failed"
+    (cd "$downloads" && apt-get -q download "${packages[@]}" "${more[@]}" "$@") ||
+        complain "deps: apt-get download failed"
     for package in "$downloads"/*.deb; do dpkg -x "$package" "$folder"; done
     rm -rf "$downloads"
+    # Installed, the packages have these names by Debian's alternatives.
+    for package in mpicc mpicxx mpirun; do
+        if [ -e "$folder/usr/bin/$package.openmpi" ]; then ln -sf $package.openmpi "$folder/usr/bin/$package"; fi
+    done
     echo "unpacked in $folder; on the other machine: DEPS=$folder bash dev/gpu_check.sh"
 }
 
-# Sets the flags that find them; the libraries' folder is named after the machine.
+# Open MPI finds its own parts by OPAL_PREFIX. Those of networks lack their libraries, and no other machine is to be
+# reached, so that no ssh is needed.
+use_open_mpi() {
+    local root=$1 libraries=$2
+    [ -x "$root/bin/mpirun" ] || return 0
+    export OPAL_PREFIX=$root PATH=$root/bin:$PATH LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    export OMPI_MCA_mca_base_component_show_load_errors=0 OMPI_MCA_plm=isolated
+    export PMIX_MCA_pcompress_base_silence_warning=1
+}
+
+# Sets what finds them; the libraries' folder is named after the machine.
 use_deps() {
     [ -n "${DEPS:-}" ] || return 0
     [ -d "$DEPS/usr/include" ] || complain "DEPS=$DEPS: no $DEPS/usr/include there; gpu_check.sh deps $DEPS makes it"
@@ -64,6 +88,7 @@ use_deps() {
     libraries=$root/lib/$("${CC:-gcc}" -print-multiarch)
     CPPFLAGS="-I$root/include ${CPPFLAGS:-}"
     LDFLAGS="-L$libraries -Wl,-rpath,$libraries ${LDFLAGS:-}"
+    use_open_mpi "$root" "$libraries"
 }
 
 # ---- the machine ----

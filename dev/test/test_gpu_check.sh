@@ -235,13 +235,23 @@ test_fetching_libraries() {
     command_file "$here/bin/apt-get" <<'END'
 for package in "${@:3}"; do touch "$package.deb"; done
 END
+    command_file "$here/bin/apt-cache" <<'END'
+printf '%s\n' openmpi-bin '  Depends: libopenmpi3t64' libopenmpi3t64 libopenmpi-dev openmpi-common libevent-core-2.1-7t64 \
+    libevent-dev libhwloc15 libhwloc-dev libpmix2t64 libmunge2 libucx0 libfabric1 libc6 openssh-client
+END
     command_file "$here/bin/dpkg" <<'END'
-touch "$3/$(basename "$2")"
+mkdir -p "$3/usr/bin"
+touch "$3/$(basename "$2")" "$3/usr/bin/mpirun.openmpi"
 END
     run 0 bash dev/gpu_check.sh deps "$here/deps" libdnnl2
-    for package in libcjson1 libcjson-dev libcmocka-dev libxxhash-dev libdnnl2; do
+    for package in libcjson1 libcjson-dev libcmocka-dev libxxhash-dev libdnnl2 openmpi-bin libopenmpi3t64 libopenmpi-dev \
+        openmpi-common libevent-core-2.1-7t64 libhwloc15 libpmix2t64 libmunge2; do
         [ -e "$here/deps/$package.deb" ]
     done
+    [ -e "$here/deps/usr/bin/mpirun" ]
+    local count
+    count=$(find "$here/deps" -name '*.deb' | wc -l)
+    [ "$count" -eq 14 ]
     run 2 bash dev/gpu_check.sh deps
     has "$here/output" "give the folder"
 }
