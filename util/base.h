@@ -24,7 +24,7 @@
 #define NO_RETURN __attribute__((noreturn))
 #define ARRAY_LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
-#define MARS_VERSION "0.1.0"
+#define MARS_VERSION "0.2.0"
 
 /* Exit statuses of every program here. */
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
