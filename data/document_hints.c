@@ -41,7 +41,7 @@ static char next_visible(const char **at, const char *end) {
 static bool is_mostly_replaced(const char *text, size_t bytes) {
     size_t replaced = 0, width = strlen(UTF8_REPLACEMENT);
     const char *end = text + bytes;
-    if (!memchr(text, UTF8_REPLACEMENT[0], bytes)) return false;
+    if (!memchr(text, (unsigned char)UTF8_REPLACEMENT[0], bytes)) return false;
     for (const char *at = text; (at = memmem(at, (size_t)(end - at), UTF8_REPLACEMENT, width)); at += width) replaced++;
     return bytes > 0 && 2 * width * replaced >= bytes;
 }

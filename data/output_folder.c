@@ -58,6 +58,10 @@ static int compare_files(const void *a, const void *b) {
     return strcmp(((const OwnFile *)a)->name, ((const OwnFile *)b)->name);
 }
 
+static void sort_list(FileList *list) {
+    if (list->count > 0) qsort(list->files, list->count, sizeof *list->files, compare_files);
+}
+
 /* Any entry of that name; NULL if there is none. The same name may stand in several lists. */
 static const OwnFile *find_file(const FileList *list, const char *name) {
     OwnFile wanted = {.name = (char *)name};
@@ -156,7 +160,7 @@ static void read_lists(OutputFolder *f) {
     read_list(f, NEW_DESCRIPTION);
     read_list(f, OLD_DESCRIPTION);
     f->is_described = read_list(f, DESCRIPTION);
-    if (f->own.count > 0) qsort(f->own.files, f->own.count, sizeof *f->own.files, compare_files);
+    sort_list(&f->own);
 }
 
 static bool is_own(const OutputFolder *f, const char *name) { return lists(&f->own, name, size_in(f, name)); }
@@ -304,7 +308,7 @@ static FileList make_list(const OutputFolder *f, const ShardWriter *train, const
     add_writer(&list, train);
     add_writer(&list, val);
     add_vocabulary(f, &list);
-    qsort(list.files, list.count, sizeof *list.files, compare_files);
+    sort_list(&list);
     return list;
 }
 

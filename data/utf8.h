@@ -54,7 +54,7 @@ static inline size_t utf8_repair(const char *text, size_t bytes, char *out, int6
     size_t count = 0;
     for (size_t at = 0, width; at < bytes; at += width) {
         bool is_error = utf8_next(text + at, bytes - at, &width) < 0;
-        size_t length = is_error ? strlen(UTF8_REPLACEMENT) : width;
+        size_t length = is_error ? sizeof UTF8_REPLACEMENT - 1 : width;
         memcpy(out + count, is_error ? UTF8_REPLACEMENT : text + at, length);
         count += length;
         *errors += is_error;
