@@ -316,7 +316,7 @@ static void refuse_loss(Trainer *t, double loss) {
     if (t->comm->rank == 0)
         die("the validation loss is %g: the weights are finite, but what is computed with them is not%s%s", loss,
             t->start.path[0] ? "; evaluate an earlier checkpoint than " : "", t->start.path);
-    t->comm->barrier(t->comm); /* process 0 ends the job */
+    t->comm->barrier(t->comm); /* rank 0 ends the job */
 }
 
 /* Mean loss over the first eval_sequences windows of the validation set (0: all), and HellaSwag. */

@@ -45,9 +45,9 @@ static bool verify_files(const char *folder, const cJSON *trainer, Error *error)
 bool checkpoint_verify_weights(const char *folder, Error *error) {
     cJSON *trainer = checkpoint_read_trainer(folder, error);
     const cJSON *files = cJSON_GetObjectItemCaseSensitive(trainer, "files");
-    bool good = trainer && verify_file(folder, cJSON_GetObjectItemCaseSensitive(files, MODEL_FILE), error);
+    bool ok = trainer && verify_file(folder, cJSON_GetObjectItemCaseSensitive(files, MODEL_FILE), error);
     cJSON_Delete(trainer);
-    return good;
+    return ok;
 }
 
 static bool open_in_folder(SafetensorsFile *file, const char *folder, const char *name, Error *error) {

@@ -25,7 +25,7 @@ static bool has_file(const char *folder, const char *name) {
     return is_there;
 }
 
-/* What the tokens are; a tokenizer.json that somebody put next to them is their own description. */
+/* What the tokens are. A tokenizer.json next to them is the user's own description, and wins. */
 static Kind kind_of(const char *folder) {
     if (!folder) return KIND_UNKNOWN;
     if (has_file(folder, "tokenizer.json")) return KIND_OWN;

@@ -316,13 +316,14 @@ static bool open_in_folder(SafetensorsFile *file, const char *folder, Error *err
     return ok;
 }
 
-/* The weights of a checkpoint are those that were saved. Nothing is known of others. */
+/* The weights of a checkpoint must be those that were saved. Nothing is known of others. */
 static bool verify(const SafetensorsFile *file, Error *error) {
     char folder[PATH_MAX];
+    const char *slash = strrchr(file->path, '/');
+    if (strcmp(slash ? slash + 1 : file->path, MODEL_FILE) != 0) return true;
     files_folder_of(file->path, folder, sizeof folder);
-    char *ours = format_string("%s/" MODEL_FILE, folder), *trainer = format_string("%s/" TRAINER_FILE, folder);
-    bool is_checkpoint = strcmp(file->path, ours) == 0 && files_is_file(trainer);
-    free(ours);
+    char *trainer = format_string("%s/" TRAINER_FILE, folder);
+    bool is_checkpoint = files_is_file(trainer);
     free(trainer);
     return !is_checkpoint || checkpoint_verify_weights(folder, error);
 }

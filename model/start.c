@@ -1,4 +1,4 @@
-/* start.c: see start.h. Process 0 looks at the disk and tells the others what it found, so that all begin alike. */
+/* start.c: see start.h. Rank 0 looks at the disk and tells the other ranks what it found, so that all begin alike. */
 #include "model/start.h"
 
 #include <limits.h>
@@ -11,7 +11,7 @@
 #include "model/checkpoint_optim.h"
 #include "util/files.h"
 
-/* What process 0 found: plain bytes, for a broadcast. */
+/* What rank 0 found: plain bytes, for a broadcast. */
 typedef struct Found {
     char path[CHECKPOINT_PATH_LENGTH], folder[CHECKPOINT_PATH_LENGTH]; /* folder: where config.json lies */
     bool is_checkpoint;
@@ -58,7 +58,7 @@ static void find_weights(Found *found, const char *path) {
     safetensors_close(&file);
 }
 
-/* On process 0. A run that begins anew must not mix with an older one's checkpoints. */
+/* On rank 0. A run that begins anew must not mix with an older one's checkpoints. */
 static void find(Found *found, const TrainConfig *train) {
     bool resume = strcmp(train->init_from, "resume") == 0, may_resume = resume || strcmp(train->init_from, "auto") == 0;
     bool exists = checkpoint_exists(train->out_dir);

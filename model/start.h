@@ -1,4 +1,4 @@
-/* start.h: where a run begins: from scratch, from weights that somebody published or another run saved, or from the newest
+/* start.h: where a run begins: from scratch, from weights that others published or another run saved, or from the newest
  * checkpoint of its own out_dir. Weights come with their model, so this is settled in two steps: start_find() when the
  * config has been read, start_load() when the model has memory. */
 #ifndef MARS_MODEL_START_H

@@ -1,4 +1,4 @@
-/* fuzz_checkpoint.c: the JSON of a checkpoint, or of a folder that somebody published: trainer.json, config.json, the header
+/* fuzz_checkpoint.c: the JSON of a checkpoint, or of a published folder: trainer.json, config.json, the header
  * of model.safetensors, and the index of a set of files. The first byte says which of them the input is, and whether
  * trainer.json gets a right seal; the other files of the folder are always the same. */
 #include <stdlib.h>

@@ -337,6 +337,26 @@ static void test_tokenizer_of_gpt2(void **state) {
     free(path);
 }
 
+/* Tokens that others have made come without a vocabulary: it is taken from data/gpt2, if it is there. */
+static void test_vocabulary_of_data_gpt2(void **state) {
+    (void)state;
+    char *root = getcwd(NULL, 0);
+    char *folder = checked_strdup(tokens_folder("fineweb", "{\"tokenizer\": \"gpt2\"}"));
+    assert_run(test_run("mkdir -p '%s/data/gpt2' && echo '{}' > '%s/data/gpt2/encoder.json' && touch "
+                        "'%s/data/gpt2/vocab.bpe'",
+                        test_folder(), test_folder(), test_folder()),
+               0, "");
+    assert_int_equal(chdir(test_folder()), 0);
+    save_with_tokens("fineweb_run", folder, V);
+    assert_int_equal(chdir(root), 0);
+    assert_true(files_is_file(test_path("fineweb_run/checkpoints/latest/vocab.json")));
+    assert_true(files_is_file(test_path("fineweb_run/checkpoints/latest/merges.txt")));
+    cJSON *json = read_json(test_path("fineweb_run/checkpoints/latest/tokenizer_config.json"));
+    assert_json(json, "tokenizer_class", "\"GPT2Tokenizer\"");
+    cJSON_Delete(json);
+    free(root), free(folder);
+}
+
 /* Of bytes: token b is byte b, whatever the size of the model's vocabulary, and nothing is taken for GPT-2's. */
 static void test_tokenizer_of_bytes(void **state) {
     (void)state;
@@ -668,6 +688,7 @@ int main(void) {
         cmocka_unit_test(test_json_files),
         cmocka_unit_test(test_vocabulary_is_copied),
         cmocka_unit_test(test_tokenizer_of_gpt2),
+        cmocka_unit_test(test_vocabulary_of_data_gpt2),
         cmocka_unit_test(test_tokenizer_of_bytes),
         cmocka_unit_test(test_unknown_tokenizer),
         cmocka_unit_test(test_tokenizer_of_others),

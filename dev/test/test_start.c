@@ -105,6 +105,31 @@ static void test_model_of_a_checkpoint(void **state) {
     assert_loss("heir", expected, 1e-6);
 }
 
+/* Our checkpoints have zero biases where the model has none. Without trainer.json they look like biases; a model without
+ * any is the same, and may be asked for. */
+static void test_biases_that_are_zero(void **state) {
+    (void)state;
+    Launch launch = without_model(), small = small_run();
+    train(&small, "unbiased", "--max_iters=3");
+    double expected = last_number("unbiased", "val", "loss");
+    const char *folder = test_path("exported");
+    assert_run(test_run("cp -rL '%s' '%s'", test_path("unbiased/checkpoints/latest"), folder), 0, "");
+    assert_run(train_run(&launch, "biases", "--init_from='%s' --eval_only=true --bias=true", folder), EXIT_USAGE,
+               "model.bias is true, but the model in ");
+    assert_run(test_run("rm '%s/trainer.json'", folder), 0, "");
+    static const char *const arguments[] = {"", "--bias=true", "--bias=false"};
+    for (size_t i = 0; i < ARRAY_LENGTH(arguments); i++) {
+        train(&launch, "biases", "--init_from='%s' --eval_only=true %s", folder, arguments[i]);
+        assert_loss("biases", expected, 1e-6);
+        cJSON *log = train_log("biases");
+        int count = -1;
+        double *parameters = log_numbers(log, "start", "parameters", &count);
+        assert_true((parameters[count - 1] == 21984) == (i < 2)); /* of which 384 are biases */
+        free(parameters);
+        cJSON_Delete(log);
+    }
+}
+
 /* A key that is given and contradicts the folder: the message names who gave it, the key and both values. */
 static void test_contradictions(void **state) {
     (void)state;
@@ -445,15 +470,25 @@ static void test_files_of_others_stay(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_published_folders),        cmocka_unit_test(test_model_of_a_checkpoint),
-        cmocka_unit_test(test_contradictions),           cmocka_unit_test(test_shorter_sequences),
-        cmocka_unit_test(test_weights_without_a_config), cmocka_unit_test(test_models_that_we_do_not_have),
-        cmocka_unit_test(test_finetune_config),          cmocka_unit_test(test_model_cannot_change),
-        cmocka_unit_test(test_changes_are_printed),      cmocka_unit_test(test_another_total_batch_size),
-        cmocka_unit_test(test_version_0_1_0_goes_on),    cmocka_unit_test(test_version_0_1_0_with_another_batch),
-        cmocka_unit_test(test_copy_that_followed_links), cmocka_unit_test(test_repaired_before_the_first_step),
-        cmocka_unit_test(test_partial_copies),           cmocka_unit_test(test_moved_checkpoints),
-        cmocka_unit_test(test_read_only_copy),           cmocka_unit_test(test_where_nothing_can_be_saved),
+        cmocka_unit_test(test_published_folders),
+        cmocka_unit_test(test_model_of_a_checkpoint),
+        cmocka_unit_test(test_biases_that_are_zero),
+        cmocka_unit_test(test_contradictions),
+        cmocka_unit_test(test_shorter_sequences),
+        cmocka_unit_test(test_weights_without_a_config),
+        cmocka_unit_test(test_models_that_we_do_not_have),
+        cmocka_unit_test(test_finetune_config),
+        cmocka_unit_test(test_model_cannot_change),
+        cmocka_unit_test(test_changes_are_printed),
+        cmocka_unit_test(test_another_total_batch_size),
+        cmocka_unit_test(test_version_0_1_0_goes_on),
+        cmocka_unit_test(test_version_0_1_0_with_another_batch),
+        cmocka_unit_test(test_copy_that_followed_links),
+        cmocka_unit_test(test_repaired_before_the_first_step),
+        cmocka_unit_test(test_partial_copies),
+        cmocka_unit_test(test_moved_checkpoints),
+        cmocka_unit_test(test_read_only_copy),
+        cmocka_unit_test(test_where_nothing_can_be_saved),
         cmocka_unit_test(test_files_of_others_stay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
