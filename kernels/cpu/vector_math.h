@@ -12,11 +12,11 @@
 static inline int32_t ordered_from_float(float x) {
     int32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    return bits ^ ((bits >> 31) & INT32_MAX);
+    return bits < 0 ? bits ^ INT32_MAX : bits;
 }
 
 static inline float float_from_ordered(int32_t ordered) {
-    int32_t bits = ordered ^ ((ordered >> 31) & INT32_MAX);
+    int32_t bits = ordered < 0 ? ordered ^ INT32_MAX : ordered;
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
