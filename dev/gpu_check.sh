@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# gpu_check.sh [tests|sanitize|bench|torch|all]: checks and measures the CUDA backend on the NVIDIA GPU of this machine.
+# gpu_check.sh [tests|sanitize|bench|torch|nccl|all]: checks and measures the CUDA backend on the NVIDIA GPU of this machine.
 # gpu_check.sh deps FOLDER [PACKAGE...]: fetches the libraries that a machine without network lacks (see DEPS).
 #
 #   tests      the tests of kernels, optimizers and whole runs, on the GPU
@@ -7,7 +7,9 @@
 #              model whose buffers have allocations of their own, and racecheck
 #   bench      every kernel, every optimizer, and a step of every size of GPT-2
 #   torch      the same models in PyTorch, beside ours, in the same run
-#   all        one after the other, in under eight minutes (the default); a part alone takes about five at most
+#   nccl       2, 4 and 8 ranks that share the GPU, with NCCL between them: losses, resuming, ranks that are lost
+#   all        the parts but nccl one after the other, in under eight minutes (the default); a part alone takes about five
+#              at most
 #
 # It builds for this GPU alone, in build/gpu, and needs no network. The figures go to dev/results/GPU.json, where each
 # part replaces those of its last run, and a table for people goes to the terminal. Every command has a time limit; where
@@ -18,6 +20,7 @@
 #   DEPS=FOLDER    libraries that are not installed, unpacked by `gpu_check.sh deps FOLDER` on a machine with a network
 #   CPPFLAGS, LDFLAGS, and anything else that make reads
 #   MODELS         sizes of GPT-2 (default "small medium large xl"); kernels and optimizers are measured at the first
+#   NCCL_MODEL     arguments of train_gpt2 that change the model of part nccl, such as "--n_layer=1"
 #   RESULTS        folder of GPU.json (default dev/results)
 #   BUILD          where to build (default build/gpu)
 #   PYTHON         the Python 3 that merges the figures, and has PyTorch where there is one (default python3)
@@ -34,7 +37,7 @@ cores=$(nproc)
 
 # Seconds that parts may take: in `all`, whose sum is below eight minutes, and alone. What one leaves the next may use.
 declare -A limits=([build]=90 [tests]=80 [sanitize]=90 [bench]=110 [torch]=95)
-declare -A alone_limits=([build]=120 [tests]=130 [sanitize]=150 [bench]=130 [torch]=300)
+declare -A alone_limits=([build]=120 [tests]=130 [sanitize]=150 [bench]=130 [torch]=300 [nccl]=180)
 # PyTorch compiles a model for so long that another one is not begun with less than this left.
 torch_seconds=45
 
@@ -89,6 +92,33 @@ use_deps() {
     CPPFLAGS="-I$root/include ${CPPFLAGS:-}"
     LDFLAGS="-L$libraries -Wl,-rpath,$libraries ${LDFLAGS:-}"
     use_open_mpi "$root" "$libraries"
+}
+
+# ---- NCCL: installed, or PyTorch's ----
+
+# "2.28.9", of the header that the compiler finds; nothing where it finds none.
+find_nccl_version() {
+    local flags
+    read -ra flags <<<"${CPPFLAGS:-}"
+    printf '#include <nccl.h>\nversion NCCL_MAJOR NCCL_MINOR NCCL_PATCH\n' |
+        "${CC:-gcc}" -E -P -x c "${flags[@]}" -isystem "$(dirname "$nvcc")/../include" - 2>/dev/null |
+        sed -n 's/^version \([0-9]*\) \([0-9]*\) \([0-9]*\)$/\1.\2.\3/p' || true
+}
+
+# Where the compiler finds no NCCL, PyTorch's, whose folder lacks the name that the linker looks for.
+use_nccl() {
+    local library folder
+    nccl_version=$(find_nccl_version)
+    [ -z "$nccl_version" ] || return 0
+    library=$("$PYTHON" -c 'import glob, nvidia
+print([f for folder in nvidia.__path__ for f in glob.glob(folder + "/*/lib/libnccl.so.2")][0])' 2>/dev/null) || true
+    [ -n "$library" ] || return 0
+    folder=$(dirname "$library")
+    mkdir -p "$BUILD/nccl"
+    ln -sf "$library" "$BUILD/nccl/libnccl.so"
+    CPPFLAGS="-isystem ${folder%/lib}/include ${CPPFLAGS:-}"
+    LDFLAGS="-L$BUILD/nccl -Wl,-rpath,$folder ${LDFLAGS:-}"
+    nccl_version=$(find_nccl_version)
 }
 
 # ---- the machine ----
@@ -201,6 +231,7 @@ targets_of() {
         sanitize) echo "$BUILD/bench_train" && list_tests "${memchecked_tests[@]}" ;;
         bench) printf '%s\n' "${benchmarks[@]}" ;;
         torch) echo "$BUILD/bench_train" ;;
+        nccl) echo "$BUILD/train_gpt2" ;;
     esac
 }
 
@@ -284,12 +315,71 @@ part_torch() {
     done
 }
 
+# Rounding alone, in the losses: sums in another order, which Newton-Schulz enlarges. In bfloat16 each rounding is 2^-9.
+declare -A nccl_limits=([adamw]=1e-5 [mars-adamw]=1e-5 [muon]=1e-4 [mars-m]=1e-4 [bfloat16]=1e-3)
+lost_seconds=30
+
+# is_newer VERSION LEAST: or the same.
+is_newer() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]; }
+
+# What lets ranks share a GPU: the program's switch, and NCCL's, which goes over the sockets of the loopback between ranks
+# that it takes for hosts (nccl_case.sh) and leaves room on the GPU for the other ranks' kernels.
+share_gpu() {
+    export MARS_SHARE_GPU=1 NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1 NCCL_NVLS_ENABLE=0 NCCL_MAX_CTAS=2
+    export NCCL_DEBUG=${NCCL_DEBUG:-WARN} OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    export XDG_CACHE_HOME=$work/cache # not the user's: the algorithms of a busy GPU
+    if is_newer "$nccl_version" 2.30.3; then export NCCL_MULTI_RANK_GPU_ENABLE=1; fi
+}
+
+# nccl_case NAME CASE ARGUMENT...: see nccl_case.sh. The limit is what a hang costs.
+nccl_case() {
+    local name=$1
+    shift
+    TRAINER=$BUILD/train_gpt2 WORK=$work PYTHON=$PYTHON step "$name" 60 bash dev/nccl_case.sh "$@" ||
+        TRAINER=$BUILD/train_gpt2 WORK=$work bash dev/nccl_case.sh clean
+}
+
+# nccl_losses RANKS PRECISION OPTIMIZER...
+nccl_losses() {
+    local ranks=$1 precision=$2 optimizer name
+    for optimizer in "${@:3}"; do
+        name="$ranks ranks, $optimizer, $precision"
+        nccl_case "${name/#1 ranks/1 rank}" losses "$ranks" "$optimizer" "$precision" \
+            "${nccl_limits[$precision]:-${nccl_limits[$optimizer]}}"
+    done
+}
+
+# What tells most comes first, as time may run out.
+part_nccl() {
+    local optimizers=(adamw mars-adamw muon mars-m)
+    if [[ $(mpirun --version 2>/dev/null) != *"Open MPI"* ]]; then
+        note nccl skipped 0 "there is no mpirun of Open MPI; gpu_check.sh deps FOLDER fetches one"
+        return 0
+    fi
+    if [ -z "$nccl_version" ]; then
+        note nccl skipped 0 "NCCL is not installed, nor does $PYTHON have PyTorch's"
+        return 0
+    fi
+    share_gpu
+    nccl_losses 1 float32 "${optimizers[@]}"
+    nccl_losses 2 float32 "${optimizers[@]}"
+    fact "message passing" "$(sed -n 's/.*message passing: //p' "$work/2_ranks,_${optimizers[0]},_float32.log" 2>/dev/null)"
+    nccl_losses 8 float32 "${optimizers[@]}"
+    nccl_case "8 ranks, resumed with 3" resume 8 3 mars-m "${nccl_limits[mars-m]}"
+    nccl_case "killed rank" lost KILL 4 $lost_seconds
+    nccl_case "stopped rank" lost STOP 4 $lost_seconds
+    nccl_losses 4 float32 "${optimizers[@]}"
+    nccl_losses 1 bfloat16 mars-adamw
+    nccl_losses 8 bfloat16 mars-adamw
+}
+
 # ---- the run ----
 
 run() {
     local name result
     find_gpu
     use_deps
+    use_nccl
     rm -rf "$work"
     mkdir -p "$work"
     write_facts
@@ -309,14 +399,14 @@ run() {
 
 alone() {
     local name
-    for name in "${!limits[@]}"; do limits[$name]=${alone_limits[$name]}; done
+    for name in "${!alone_limits[@]}"; do limits[$name]=${alone_limits[$name]}; done
     run "$1"
 }
 
 case ${1:-all} in
-    tests | sanitize | bench | torch) [ $# -eq 1 ] || complain "one part at a time, or all"; alone "$1" ;;
+    tests | sanitize | bench | torch | nccl) [ $# -eq 1 ] || complain "one part at a time, or all"; alone "$1" ;;
     all) run tests sanitize bench torch ;;
     deps) [ $# -ge 2 ] || complain "deps: give the folder to unpack in"; shift; fetch_deps "$@" ;;
     -h | --help) usage ;;
-    *) complain "unknown argument $1; there are tests, sanitize, bench, torch, all and deps FOLDER" ;;
+    *) complain "unknown argument $1; there are tests, sanitize, bench, torch, nccl, all and deps FOLDER" ;;
 esac

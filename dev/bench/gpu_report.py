@@ -2,11 +2,12 @@
 and prints a short Markdown table of all that RESULT then holds. Parts that did not run keep their figures of an earlier
 run.
 
-WORK holds facts.tsv (key, value), steps.tsv (part, step, good|FAILED|skipped, seconds), tests.log, and the benchmarks'
-JSON files: kernels.json, optimizers.json, train_MODEL.json, beside_MODEL.json (bench_train in the part "torch") and
-torch_MODEL.json.
+WORK holds facts.tsv (key, value), steps.tsv (part, step, good|FAILED|skipped, seconds), tests.log, nccl.tsv (case, value,
+limit, unit), and the benchmarks' JSON files: kernels.json, optimizers.json, train_MODEL.json, beside_MODEL.json
+(bench_train in the part "torch") and torch_MODEL.json.
 """
 import json
+import math
 import pathlib
 import re
 import sys
@@ -77,6 +78,10 @@ def collect(work, part):
         training, optimizers = by_model(work, "train"), read_json(work / "optimizers.json")
         return {"kernels": read_json(work / "kernels.json"), "optimizers": optimizers, "training": training,
                 "muon": muon_share(training, optimizers)}
+    if part == "nccl":
+        return {"cases": [{"case": case, "found": float(value) if math.isfinite(float(value)) else None,
+                           "limit": float(limit), "unit": unit}
+                          for case, value, limit, unit in read_table(work / "nccl.tsv")]}
     return {"models": beside_torch(work)} if part == "torch" else {}
 
 
@@ -145,6 +150,12 @@ def optimizer_rows(bench):
                number(o["one of 8, ms"]))
 
 
+def nccl_rows(nccl):
+    for c in (nccl or {}).get("cases", []):
+        found = math.inf if c["found"] is None else c["found"]
+        yield c["case"], f"{found:g} {c['unit']}", f"≤ {c['limit']:g}: {'ok' if found <= c['limit'] else 'above'}"
+
+
 def print_checks(parts):
     for name, part in parts.items():
         failed = [s["step"] for s in part["steps"] if s["status"] == "FAILED"]
@@ -171,6 +182,10 @@ def print_result(result):
     print_table(("operation", "sizes", "µs", "reached", "of copy or matmul", ""), list(kernel_rows(bench)))
     print_table(("optimizer", "ms", "passes over copy", "", "Newton-Schulz over matmul", "slowest of 8, ms"),
                 list(optimizer_rows(bench)))
+    nccl = parts.get("nccl")
+    if nccl and nccl.get("cases"):
+        print(f"\nRanks that share the GPU: {nccl.get('message passing', '?')}.")
+    print_table(("ranks that share the GPU", "found", ""), list(nccl_rows(nccl)))
     muon = (bench or {}).get("muon")
     if muon:
         print(f"\nMuon at {MUON_SEQUENCES} sequences over {MUON_GPUS} GPUs, computed, without exchanges: "

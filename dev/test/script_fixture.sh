@@ -36,11 +36,13 @@ command_file() {
     chmod +x "$1"
 }
 
-# run_script_tests [PART]: runs every test, or those with PART in their names, and prints "N passed, N failed" at its end.
+# run_script_tests [PART]: runs every test, or those with PART (default $MARS_TEST_ONLY) in their names, and prints "N
+# passed, N failed" at its end. A PART that no name has counts as a failure.
 run_script_tests() {
-    local passed=0 failed=0 test
+    local passed=0 failed=0 part=${1:-${MARS_TEST_ONLY:-}} test
+    unset MARS_TEST_ONLY # what the tests run knows it, too
     for test in $(declare -F | sed -n 's/^declare -f \(test_.*\)/\1/p'); do
-        case $test in *"${1:-}"*) ;; *) continue ;; esac
+        case $test in *"$part"*) ;; *) continue ;; esac
         here=$scratch/$test
         mkdir "$here"
         # In the background, so that a failure in the middle of a test ends it: with its place, as not every command that
@@ -58,6 +60,10 @@ run_script_tests() {
             sed 's/^/    /' "$scratch/log"
         fi
     done
+    if [ $((passed + failed)) -eq 0 ]; then
+        echo "there is no test '$part'"
+        failed=1
+    fi
     echo "$passed passed, $failed failed"
     [ "$failed" -eq 0 ]
 }

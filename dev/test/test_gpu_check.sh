@@ -51,6 +51,7 @@ END
     command_file "$here/bin/python3" <<END
 case "\$*" in
     "-c import torch"*) exit \${NO_TORCH:-0} ;;
+    "-c import glob, nvidia"*) [ -z "\${TORCH_NCCL:-}" ] || echo "\$TORCH_NCCL" ;;
     dev/bench/torch_gpt2.py*) echo "\$*" >>"\$CALLS"
         echo '{"model": "small", "batch": 16, "tokens/s": 250000.0}' >"\${!#/--out=/}" ;;
     *) exec $(command -v python3) "\$@" ;;
@@ -226,6 +227,13 @@ test_libraries_of_a_folder() {
     DEPS=$here/deps check 0 bench
     has "$here/calls" "CPPFLAGS=-I$here/deps/usr/include"
     has "$here/calls" "-Wl,-rpath,$here/deps/usr/lib/"
+    # Open MPI, where it is there, is told where that is.
+    mkdir -p "$here/deps/usr/bin"
+    command_file "$here/deps/usr/bin/mpirun" <<'END'
+if [ "$OPAL_PREFIX" = "$(realpath "$(dirname "$0")/..")" ]; then echo "mpirun (HYDRA)" && echo moved >>"$CALLS"; fi
+END
+    DEPS=$here/deps check 0 nccl
+    has "$here/calls" "moved"
     DEPS=$here/nothing check 2 bench
     has "$here/output" "gpu_check.sh deps"
 }
@@ -267,6 +275,161 @@ test_without_a_gpu() {
     has "$here/output" "compute-sanitizer on the kernels"
     [ ! -e "$here/results" ]
 }
+
+# ---- NCCL between ranks that share the GPU ----
+
+# An mpirun that starts ranks, and a trainer whose losses are right. With FAULT=wrong those of 8 ranks are not, and nobody
+# names a rank that is lost; with FAULT=hang ranks wait for ever.
+pretend_nccl() {
+    pretend
+    unset NCCL_MULTI_RANK_GPU_ENABLE
+    command_file "$here/bin/mpirun" <<'END'
+if [ "$1" = --version ]; then echo "mpirun (${MPI:-Open MPI}) 4.1.4" && exit; fi
+echo "mpirun $*" >>"$CALLS"
+ranks=$2 status=0 pids=()
+until [ "$1" = bash ]; do shift; done
+for ((rank = 0; rank < ranks; rank++)); do
+    OMPI_COMM_WORLD_RANK=$rank OMPI_COMM_WORLD_SIZE=$ranks "$@" &
+    pids+=($!)
+done
+wait "${pids[0]}" || status=$?
+if [ $status -ne 0 ]; then kill -KILL "${pids[@]}" 2>/dev/null; fi
+wait
+exit $status
+END
+    command_file "$here/stubs/train_gpt2" <<'END'
+rank=${OMPI_COMM_WORLD_RANK:-0} ranks=${OMPI_COMM_WORLD_SIZE:-1} begin=0 steps=4
+echo "rank $rank of $ranks: $(env | grep -E '^(NCCL_|MARS_SHARE_GPU)' | sort | tr '\n' ' ')$*" >>"$CALLS"
+for argument in "$@"; do
+    case $argument in
+        --out_dir=*) out=${argument#*=} ;;
+        --max_iters=*) steps=${argument#*=} ;;
+        --init_from=resume) begin=2 ;;
+    esac
+done
+while [ "${FAULT:-}" = hang ] || { [ "$rank" -gt 0 ] && [ "$steps" -gt 4 ]; }; do sleep 0.05; done
+if [ "$rank" -gt 0 ]; then exit; fi
+echo "  processes  $ranks x 1 threads, message passing: NCCL 2.28.9, Open MPI v4.1.4"
+mkdir -p "$out"
+loss=5
+if [ "${FAULT:-}" = wrong ] && [ "$ranks" = 8 ]; then loss=6; fi
+for ((step = begin; step < steps && step < 4; step++)); do
+    echo "{\"event\":\"train\",\"step\":$step,\"loss\":$loss.$step}"
+done >>"$out/metrics.jsonl"
+if [ "$steps" -le 4 ]; then exit; fi
+while [[ $(cut -d ' ' -f 3 "/proc/$(cat "$RANKS/1")/stat" 2>/dev/null) = [SR] ]]; do sleep 0.02; done
+if [ "${FAULT:-}" != wrong ]; then echo "process 1 on host here has given no sign of life for 15 s" >&2; fi
+exit 1
+END
+    nccl_header "$here/include" 2.28.9 # beside the folder of the pretended nvcc
+}
+
+# nccl_header FOLDER VERSION
+nccl_header() {
+    local numbers
+    IFS=. read -ra numbers <<<"$2"
+    mkdir -p "$1"
+    printf '#define NCCL_MAJOR %s\n#define NCCL_MINOR %s\n#define NCCL_PATCH %s\n' "${numbers[@]}" >"$1/nccl.h"
+}
+
+# This machine's own header is none of the pretended one's.
+check_nccl() { CPPFLAGS=-nostdinc check "$1" nccl; }
+
+test_nccl() {
+    pretend_nccl
+    check_nccl 0
+    json 'list(parts) == ["build", "nccl"] and parts["nccl"]["message passing"] == "NCCL 2.28.9, Open MPI v4.1.4"'
+    json 'all(s["status"] == "good" for s in parts["nccl"]["steps"]) and len(parts["nccl"]["steps"]) == 21'
+    json '[c["found"] for c in parts["nccl"]["cases"] if c["unit"] == "of the loss"] == [0.0] * 14'
+    json 'sum(c["found"] < c["limit"] == 30 for c in parts["nccl"]["cases"]) == 2'
+    for ranks in 2 4 8; do
+        for optimizer in adamw mars-adamw muon mars-m; do
+            grep -F "rank $((ranks - 1)) of $ranks:" "$here/calls" | grep -qF -e "--optimizer.name=$optimizer "
+        done
+    done
+    # What NCCL must be told where ranks share a GPU, on every rank.
+    local settings="NCCL_IB_DISABLE=1 NCCL_MAX_CTAS=2 NCCL_NVLS_ENABLE=0 NCCL_SOCKET_IFNAME=lo"
+    has "$here/calls" "rank 1 of 2: MARS_SHARE_GPU=1 NCCL_DEBUG=WARN NCCL_HOSTID=host1 $settings $here"
+    has "$here/calls" "rank 7 of 8: MARS_SHARE_GPU=1 NCCL_DEBUG=WARN NCCL_HOSTID=host7 $settings $here"
+    has "$here/calls" "--optimizer.name=mars-m --init_from=resume"
+    [ "$(grep -c 'mpirun.*--enable-recovery' "$here/calls")" -eq 2 ]
+    has "$here/output" "| 8 ranks, resumed with 3, mars-m | 0 of the loss | ≤ 0.0001: ok |"
+    has "$here/output" "| rank 1 of 4 gets SIGSTOP |"
+}
+
+# NCCL 2.30.3 has a setting more. What fails does not keep the others from running.
+test_nccl_that_is_wrong() {
+    pretend_nccl
+    nccl_header "$here/include" 2.30.3
+    FAULT=wrong check_nccl 1
+    has "$here/calls" "NCCL_MAX_CTAS=2 NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_NVLS_ENABLE=0"
+    has "$here/output" "8 ranks, adamw, float32: FAILED"
+    has "$here/output" "8 ranks, resumed with 3: FAILED"
+    has "$here/output" "4 ranks, mars-m, float32: good"
+    has "$here/output" "killed rank: FAILED"
+    has "$here/output" "stopped rank: FAILED"
+    has "$here/output" "no rank names process 1"
+    has "$here/output" "| 8 ranks, muon, float32 | 0.2 of the loss | ≤ 0.0001: above |"
+    json '[c["found"] > c["limit"] for c in parts["nccl"]["cases"] if c["case"] == "8 ranks, muon, float32"] == [True]'
+}
+
+# Nothing is left of a case that hangs, however it is ended.
+test_nccl_that_hangs() {
+    pretend_nccl
+    mkdir "$here/work"
+    export FAULT=hang WORK=$here/work TRAINER=$here/stubs/train_gpt2 PYTHON=python3
+    for signal in TERM KILL; do
+        if [ $signal = KILL ]; then status=137; else status=124; fi
+        run "$status" timeout -s $signal 1 bash dev/nccl_case.sh losses 2 adamw float32 1e-5
+        bash dev/nccl_case.sh clean
+        for rank in 0 1; do
+            local process
+            process=$(cat "$here/work/ranks/$rank")
+            for _ in {1..100}; do [ -d "/proc/$process" ] && sleep 0.05; done
+            [ ! -d "/proc/$process" ]
+        done
+        rm -r "$here/work/ranks"
+    done
+}
+
+test_nccl_that_is_not_there() {
+    pretend_nccl
+    MPI=HYDRA check_nccl 0
+    has "$here/output" "nccl: skipped (0 s): there is no mpirun of Open MPI"
+    rm "$here/include/nccl.h"
+    check_nccl 0
+    has "$here/output" "nccl: skipped (0 s): NCCL is not installed"
+    lacks "$here/calls" "rank 0"
+}
+
+# PyTorch's package has no libnccl.so, which the linker looks for.
+test_nccl_of_pytorch() {
+    pretend_nccl
+    rm "$here/include/nccl.h"
+    nccl_header "$here/nvidia/nccl/include" 2.28.9
+    mkdir -p "$here/nvidia/nccl/lib"
+    touch "$here/nvidia/nccl/lib/libnccl.so.2"
+    TORCH_NCCL=$here/nvidia/nccl/lib/libnccl.so.2 MPI=HYDRA check_nccl 0
+    has "$here/calls" "CPPFLAGS=-isystem $here/nvidia/nccl/include"
+    has "$here/calls" "LDFLAGS=-L$here/build/nccl -Wl,-rpath,$here/nvidia/nccl/lib"
+    [ -e "$here/build/nccl/libnccl.so" ]
+}
+
+# The real script, mpirun and trainer on GPUs that are emulated, where these are under test.
+if [ "$device" = cuda ]; then
+    test_emulated_nccl() {
+        pretend
+        command_file "$here/bin/make" <<END
+mkdir -p "$here/build" && cp "$BIN/train_gpt2" "$here/build"
+END
+        # Ranks that wait leave the processor to others, who may be waited for.
+        export MARS_EMU_DEVICES=1 MARS_HEARTBEAT_SECONDS=2 OMP_WAIT_POLICY=passive OMPI_MCA_mpi_yield_when_idle=1
+        CPPFLAGS=-Idev/emu/include NCCL_MODEL="--n_layer=1 --n_head=1 --n_embd=16 --block_size=8" check 0 nccl
+        json 'all(s["status"] == "good" for s in parts["nccl"]["steps"]) and len(parts["nccl"]["steps"]) == 21'
+        json 'parts["nccl"]["message passing"].startswith("NCCL 2.28.9, Open MPI")'
+        json 'len(parts["nccl"]["cases"]) == 16 and all(c["found"] <= c["limit"] for c in parts["nccl"]["cases"])'
+    }
+fi
 
 # ---- the benchmarks ----
 
