@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # run.sh CONFIG_NAME [--key=value ...]: one of the runs in config/, as in: run.sh small_mars --init_from=auto
 #
-#   NPROC=8         processes, one for each GPU; 1 runs without mpirun
-#   MPIRUN=mpirun   the launcher and its options, as in: MPIRUN="mpirun --hostfile hosts" NPROC=16 run.sh xl_mars
+#   NPROC=8               processes, one for each GPU; 1 runs without mpirun
+#   MPIRUN=mpirun         the launcher and its options, as in: MPIRUN="mpirun --hostfile hosts" NPROC=16 run.sh xl_mars
+#   MPIRUN_PATIENCE=30    seconds that the launcher may stay after the run's processes have ended
 #
-# It builds train_gpt2 where that is missing, looks for the tokens, and hands over to mpirun. Everything behind the name
-# goes to train_gpt2 (`./train_gpt2 --help` lists the keys); paths are seen from the repository's root. The published
-# runs are 8 processes: with another number, --batch_size has to divide what falls to each.
+# It builds train_gpt2 where that is missing, looks for the tokens, and starts mpirun. Everything after the name goes to
+# train_gpt2 (`./train_gpt2 --help` lists the keys); paths are seen from the repository's root. The published runs are 8
+# processes: with another number, --batch_size has to divide what falls to each.
 #
-# To stop a run so that it saves first, send USR1 to mpirun; --init_from=auto goes on from there.
+# Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 to this script stop the run after its step, and it saves; --init_from=auto goes on
+# from there. A second Ctrl-C or SIGTERM does not wait for that. When nobody reads the output any more, the run goes on.
+# Where the network to another machine is lost, every process ends by itself, but Open MPI's mpirun waits for that machine:
+# it is ended after MPIRUN_PATIENCE, and the status is 1.
 set -euo pipefail
 
 fail() {
@@ -49,18 +53,23 @@ data_key() {
 
 # Where these files come from, for a message.
 how_to_prepare() {
+    local command=
     case $1 in
-        data/openwebtext/*) echo "nanoGPT's data/openwebtext/prepare.py makes such files: put them there" ;;
-        data/fineweb/edu100B/*)
-            echo "put the shards of karpathy/fineweb-edu-100B-gpt2-token-shards (Hugging Face) there"
-            ;;
-        data/quickstart/*) echo "bash scripts/quickstart.sh makes it" ;;
-        *) echo "prepare_data makes such files (./prepare_data --help)" ;;
+        data/openwebtext/*) command="data/openwebtext/prepare.sh" ;;
+        data/fineweb/edu100B/*) command="data/fineweb/download.sh --edu100" ;;
+        data/fineweb/edu10B/*) command="data/fineweb/download.sh --edu" ;;
+        data/fineweb/10B/*) command="data/fineweb/download.sh" ;;
+        data/tinyshakespeare/* | data/tinystories/*) command="$(dirname "$1")/prepare.sh" ;;
+        data/quickstart/*) command="scripts/quickstart.sh" ;;
     esac
+    if [ -n "$command" ]; then echo "bash $command makes it"; else
+        echo "prepare_data makes such files (./prepare_data --help)"
+    fi
 }
 
 for key in train val; do
     files=$(data_key $key "$@")
+    case $files in \~ | \~/*) files=$HOME${files#\~} ;; esac
     compgen -G "$files" >/dev/null ||
         fail "there is no $files, which the run reads as data.$key; $(how_to_prepare "$files")"
 done
@@ -70,6 +79,109 @@ done
 [ -x train_gpt2 ] || make -j"$(nproc)"
 if [ "$processes" -eq 1 ]; then exec ./train_gpt2 "$config" "$@"; fi
 read -ra launcher <<<"${MPIRUN:-mpirun}"
+patience=${MPIRUN_PATIENCE:-30}
+[[ $patience =~ ^[1-9][0-9]{0,8}$ ]] || fail "MPIRUN_PATIENCE=$patience is no number of seconds, from 1" 2
 command -v "${launcher[0]}" >/dev/null ||
     fail "$processes processes need ${launcher[0]}, which is missing: run bash scripts/install_deps.sh, or set NPROC=1"
-exec "${launcher[@]}" -np "$processes" ./train_gpt2 "$config" "$@"
+
+# processes_of PID: how many processes called train_gpt2 descend from this one, on this machine.
+processes_of() {
+    { cat /proc/[0-9]*/stat 2>/dev/null || true; } | awk -v root="$1" '
+        {
+            name = rest = $0 # "PID (NAME) STATE PARENT ...", where NAME may hold anything
+            sub(/^[^(]*\(/, "", name)
+            sub(/\)[^)]*$/, "", name)
+            sub(/.*\) /, "", rest)
+            split(rest, field, " ")
+            parent[$1] = field[2]
+            if (name == "train_gpt2" && field[1] != "Z") ours[$1] = 1
+        }
+        END {
+            for (process in ours) {
+                depth = 0
+                for (p = process; p > 1 && p != root && depth < 1000; p = parent[p]) depth++
+                if (p == root) count++
+            }
+            print count + 0
+        }'
+}
+
+# watch PID: returns when the launcher has stayed for longer than it may after the run's processes. Those were seen here and
+# have ended, or one of them, wherever it was, has said why it ends the run. As long as neither is so, nothing is done:
+# machines may start slowly. Time is counted in looks, so that it passes more slowly on a machine that is slow.
+watch() {
+    local seen=no alone=0 pause=$(((patience + 5) / 6))
+    while [ $((alone * pause)) -lt "$patience" ]; do
+        sleep "$pause"
+        if [ "$(processes_of "$1")" -gt 0 ]; then
+            seen=yes alone=0
+        elif [ $seen = yes ] || [ -e "$marks/failed" ]; then
+            alone=$((alone + 1))
+        fi
+    done
+}
+
+# A message that nobody may read any more.
+say() { echo "run.sh: $1" >&2 || true; }
+
+# Tells this script first, whose status then is 1. Nothing of the run is left that a gentler signal could save, and an
+# mpirun that waits for a lost machine does not end by SIGTERM.
+end_launcher() {
+    say "the run has ended, but ${launcher[0]##*/} has not, $patience s later: ending it. Is a machine lost? \
+--init_from=auto goes on from the last checkpoint"
+    kill -USR2 $$
+    kill -KILL -- "-$1" 2>/dev/null || true
+}
+
+# stop SIGNAL: the first request lets the run save; a second one by somebody who is waiting does not.
+# shellcheck disable=SC2317 # traps call it
+stop() {
+    interrupted=yes stops=$((stops + 1))
+    if [ "$stops" -gt 1 ] && [[ $1 == INT || $1 == TERM ]]; then
+        kill -TERM "$mpirun" 2>/dev/null || true
+    elif [ -n "$mpirun" ]; then
+        say "the run stops after its step and saves; a second Ctrl-C or SIGTERM ends it at once"
+        kill -USR1 "$mpirun" 2>/dev/null || true
+    fi
+}
+
+mpirun='' status=0 interrupted=yes ended=no stops=0
+trap 'stop INT' INT
+trap 'stop TERM' TERM
+trap 'stop HUP' HUP
+trap 'stop USR1' USR1
+trap 'ended=yes interrupted=yes' USR2
+
+# What nobody reads any more must not end mpirun: tee goes on with its other output. What is sent to the whole process
+# group, by a terminal, must reach neither: tee ignores it, and mpirun has a group of its own.
+marks=$(mktemp -d)
+trap 'rm -rf "$marks"' EXIT
+exec 3> >(trap '' HUP INT PIPE TERM USR1 USR2; exec tee /dev/null)
+tees=($!)
+exec 4> >(
+    trap '' HUP INT PIPE TERM USR1 USR2
+    exec 3>&-
+    exec tee >(grep -q 'train_gpt2.*: error: ' && : >"$marks/failed"; exec cat >/dev/null) >&2
+)
+tees+=($!)
+set -m
+"${launcher[@]}" -np "$processes" ./train_gpt2 "$config" "$@" </dev/null >&3 2>&4 3>&- 4>&- &
+mpirun=$!
+exec 3>&- 4>&-
+trap '' PIPE
+{ watch "$mpirun" && end_launcher "$mpirun"; } &
+watcher=$!
+set +m
+if [ $stops -gt 0 ]; then kill -TERM "$mpirun"; fi
+while [ $interrupted = yes ]; do
+    interrupted=no status=0
+    wait "$mpirun" 2>/dev/null || status=$?
+done
+kill -- "-$watcher" 2>/dev/null || true
+for ((i = 0; i < 20; i++)); do # what it has printed comes before this script's end
+    kill -0 "${tees[@]}" 2>/dev/null || break
+    sleep 0.1
+done
+if [ $ended = yes ]; then exit 1; fi
+if [ "$status" -gt 128 ]; then say "${launcher[0]##*/} was ended by signal $((status - 128))"; fi
+exit "$status"
