@@ -2,8 +2,6 @@
 #include <math.h>
 #include <string.h>
 
-#include <omp.h>
-
 #include "kernels/cpu/activation.h"
 
 static const float layernorm_eps = 1e-5f;
@@ -74,25 +72,24 @@ static void backward_row(act *RESTRICT dx, float *RESTRICT dweight, float *RESTR
     }
 }
 
-/* Each thread sums its rows' parameter gradients on its own; the sums are then added in the order of the threads. */
+/* Parameter gradients are summed in as many parts as the table has threads, each over rows of its own, and the parts
+ * are then added in order. So the result is the same when OpenMP starts fewer threads. */
 static void layernorm_backward(Backend *be, void *dx, float *dweight, float *dbias, const void *dout, const void *x,
                                const void *weight, const float *mean, const float *rstd, int N, int C,
                                bool accumulate) {
-    int threads = be->threads;
-    int64_t count = (int64_t)2 * C; /* numbers of one thread: its dweight, then its dbias */
-    float *partial = cpu_scratch(be, threads, (size_t)(threads * count) * sizeof *partial);
-#pragma omp parallel num_threads(threads)
-    {
-        float *dweight_part = partial + omp_get_thread_num() * count, *dbias_part = dweight_part + C;
-        memset(dweight_part, 0, (size_t)count * sizeof *dweight_part);
-#pragma omp for schedule(static)
-        for (int row = 0; row < N; row++)
-            backward_row((act *)dx + (int64_t)row * C, dweight_part, dbias_part, (const act *)dout + (int64_t)row * C,
-                         (const act *)x + (int64_t)row * C, weight, mean[row], rstd[row], C);
+    int64_t parts = be->threads, length = (int64_t)2 * C; /* numbers of a part: its dweight, then its dbias */
+    float *partial = cpu_scratch(be, be->threads, (size_t)(parts * length) * sizeof *partial);
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int64_t part = 0; part < parts; part++) {
+        float *dweight_part = partial + part * length, *dbias_part = dweight_part + C;
+        memset(dweight_part, 0, (size_t)length * sizeof *dweight_part);
+        for (int64_t row = N * part / parts; row < N * (part + 1) / parts; row++)
+            backward_row((act *)dx + row * C, dweight_part, dbias_part, (const act *)dout + row * C,
+                         (const act *)x + row * C, weight, mean[row], rstd[row], C);
     }
-    for (int t = 0; t < threads; t++) {
-        const float *dweight_part = partial + t * count, *dbias_part = dweight_part + C;
-        bool keep = accumulate || t > 0;
+    for (int64_t part = 0; part < parts; part++) {
+        const float *dweight_part = partial + part * length, *dbias_part = dweight_part + C;
+        bool keep = accumulate || part > 0;
         for (int c = 0; c < C; c++) dweight[c] = (keep ? dweight[c] : 0.0f) + dweight_part[c];
         if (!dbias) continue;
         for (int c = 0; c < C; c++) dbias[c] = (keep ? dbias[c] : 0.0f) + dbias_part[c];

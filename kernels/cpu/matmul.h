@@ -40,7 +40,7 @@ bool matmul_has_fast_bfloat16(void);
 /* Whether this machine multiplies matrices of that type. */
 bool matmul_multiplies(Matmul *matmul, DType input);
 
-/* The kernel for a shape, made on first use. Not to be called inside a parallel region. */
+/* The kernel for a shape, made on first use. One thread at a time may call this. */
 MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape);
 
 /* Runs it; thread is the calling thread's number where the shape says one_thread, else 0. */

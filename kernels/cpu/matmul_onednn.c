@@ -61,6 +61,7 @@ typedef enum Copy { COPY_OF_A, COPY_OF_B, PACKED_B, COPY_OF_C, COPIES } Copy;
 
 struct MatmulKernel {
     MatmulShape shape;
+    int threads; /* that share one product */
     dnnl_primitive_t product;
     char implementation[48]; /* oneDNN's name of it */
     bool in_blocks;          /* this kernel has no product: kernels of its blocks compute C (see WIDENED_BLOCK) */
@@ -220,6 +221,21 @@ static void grow_scratch(Matmul *matmul, size_t bytes) {
     }
 }
 
+/* How many threads run a kernel of this shape when the caller calls it. oneDNN divides the work between the threads that
+ * it is told of; if OpenMP starts fewer, their part is left undone. So this is a number that OpenMP does start: at most
+ * OMP_THREAD_LIMIT, and one inside a parallel region. */
+static int kernel_threads(const Matmul *matmul, const MatmulShape *shape) {
+    if (shape->one_thread || omp_in_parallel() || omp_get_max_active_levels() < 1) return 1;
+    return (int)min_i64(matmul->threads, omp_get_thread_limit());
+}
+
+/* Before oneDNN makes a kernel and before it runs one: another table may have set another number, and OMP_DYNAMIC lets
+ * OpenMP start fewer threads. */
+static void set_threads(int threads) {
+    omp_set_dynamic(0);
+    omp_set_num_threads(threads);
+}
+
 /* Reserves memory for so many floats at *end; returns where it begins. */
 static size_t reserve(size_t *end, int64_t count) {
     size_t begin = (size_t)round_up((int64_t)*end, 64);
@@ -243,7 +259,6 @@ static MatmulKernel *kernel_from(Matmul *matmul, const MatmulShape *shape, dnnl_
     ConstLayout a_taken = dnnl_primitive_desc_query_md(description, dnnl_query_src_md, 0);
     ConstLayout b_taken = dnnl_primitive_desc_query_md(description, dnnl_query_weights_md, 0);
     ConstLayout scratch = dnnl_primitive_desc_query_md(description, dnnl_query_scratchpad_md, 0);
-    omp_set_num_threads(matmul->threads);
     packing_create(&kernel->pack_b, matmul, b, b_taken);
     kernel->scratch_bytes = dnnl_memory_desc_get_size(scratch);
     kernel->argument_count = shape->one_thread ? matmul->threads : 1;
@@ -270,7 +285,7 @@ static bool is_slow_bfloat16(const_dnnl_primitive_desc_t description) {
 
 /* A kernel that runs oneDNN on the matrices as they are. NULL where oneDNN has no implementation for this machine, or a
  * slow one of bfloat16. */
-static MatmulKernel *direct_kernel(Matmul *matmul, const MatmulShape *shape) {
+static MatmulKernel *direct_kernel(Matmul *matmul, const MatmulShape *shape, int threads) {
     MatmulKernel *kernel = NULL;
     bool straighten = shape->transpose_a && shape->input == DTYPE_BFLOAT16 && !shape->one_thread;
     Layout a = straighten ? layout_create(shape->m, shape->k, shape->input, shape->k, false)
@@ -280,28 +295,28 @@ static MatmulKernel *direct_kernel(Matmul *matmul, const MatmulShape *shape) {
     bool pack = straighten || shape->weights || shape->pack_b;
     Layout b_wanted = pack ? layout_create_any(shape->k, shape->n, shape->input) : b;
     dnnl_primitive_desc_t description;
-    omp_set_num_threads(shape->one_thread ? 1 : matmul->threads);
+    set_threads(threads);
     if (describe(&description, matmul->engine, a, b_wanted, c, shape->alpha, shape->beta) == dnnl_success) {
         if (shape->input == DTYPE_FLOAT32 || !is_slow_bfloat16(description)) {
             kernel = kernel_from(matmul, shape, description, b, c);
+            kernel->threads = threads;
             kernel->straighten_a = straighten;
         }
         check(dnnl_primitive_desc_destroy(description), "freeing a description");
     }
-    omp_set_num_threads(matmul->threads);
     if (b_wanted != b) layout_free(b_wanted);
     layout_free(a), layout_free(b), layout_free(c);
     return kernel;
 }
 
 /* A kernel of bfloat16 matrices that multiplies float32 copies of them. */
-static MatmulKernel *widening_kernel(Matmul *matmul, const MatmulShape *shape) {
+static MatmulKernel *widening_kernel(Matmul *matmul, const MatmulShape *shape, int threads) {
     MatmulShape wide = *shape;
     wide.input = wide.output = DTYPE_FLOAT32;
     wide.lda = shape->transpose_a ? shape->m : shape->k;
     wide.ldb = shape->transpose_b ? shape->k : shape->n;
     if (shape->output == DTYPE_BFLOAT16) wide.ldc = shape->n, wide.beta = 0.0f; /* added when C is rounded */
-    MatmulKernel *kernel = direct_kernel(matmul, &wide);
+    MatmulKernel *kernel = direct_kernel(matmul, &wide, threads);
     if (!kernel) return NULL;
     kernel->shape = *shape;
     kernel->widens = true;
@@ -316,14 +331,15 @@ static MatmulKernel *widening_kernel(Matmul *matmul, const MatmulShape *shape) {
 }
 
 /* NULL where oneDNN cannot multiply such matrices on this machine. */
-static MatmulKernel *kernel_create(Matmul *matmul, const MatmulShape *shape) {
+static MatmulKernel *kernel_create(Matmul *matmul, const MatmulShape *shape, int threads) {
     assert(!(shape->one_thread && (shape->weights || shape->pack_b))); /* threads share what is packed */
-    MatmulKernel *kernel = direct_kernel(matmul, shape);
+    MatmulKernel *kernel = direct_kernel(matmul, shape, threads);
     if (kernel || shape->input == DTYPE_FLOAT32) return kernel;
     if (shape->one_thread || (shape->m <= WIDENED_BLOCK && shape->n <= WIDENED_BLOCK))
-        return widening_kernel(matmul, shape);
+        return widening_kernel(matmul, shape, threads);
     kernel = checked_calloc(1, sizeof *kernel, "a matrix product");
     kernel->shape = *shape;
+    kernel->threads = threads;
     kernel->in_blocks = true;
     return kernel;
 }
@@ -390,9 +406,10 @@ bool matmul_has_fast_bfloat16(void) { return isa_includes(dnnl_cpu_isa_avx512_co
 
 /* The kernel of the list, or a new one; NULL where this machine has none. */
 static MatmulKernel *kernel_or_null(Matmul *matmul, const MatmulShape *shape) {
+    int threads = kernel_threads(matmul, shape);
     for (MatmulKernel *kernel = matmul->kernels; kernel; kernel = kernel->next)
-        if (matmul_same_shape(&kernel->shape, shape)) return kernel;
-    MatmulKernel *kernel = kernel_create(matmul, shape);
+        if (matmul_same_shape(&kernel->shape, shape) && kernel->threads == threads) return kernel;
+    MatmulKernel *kernel = kernel_create(matmul, shape, threads);
     if (!kernel) return NULL;
     kernel->next = matmul->kernels;
     return matmul->kernels = kernel;
@@ -424,15 +441,11 @@ static void *copy_memory(Matmul *matmul, const MatmulKernel *kernel, int thread,
     return matmul->copies[which];
 }
 
-static int threads_of(const Matmul *matmul, const MatmulKernel *kernel) {
-    return kernel->shape.one_thread ? 1 : matmul->threads;
-}
-
 static size_t widened_b_bytes(const MatmulShape *s) { return (size_t)(s->k * s->n) * sizeof(float); }
 
-static void widen_b(Matmul *matmul, const MatmulKernel *kernel, float *to, const void *b) {
+static void widen_b(const MatmulKernel *kernel, float *to, const void *b) {
     const MatmulShape *s = &kernel->shape;
-    widen_matrix(to, b, s->transpose_b ? s->n : s->k, s->transpose_b ? s->k : s->n, s->ldb, threads_of(matmul, kernel));
+    widen_matrix(to, b, s->transpose_b ? s->n : s->k, s->transpose_b ? s->k : s->n, s->ldb, kernel->threads);
 }
 
 /* Writes B, widened and packed as the kernel needs it, to `to`. */
@@ -440,7 +453,7 @@ static void fill_packed(Matmul *matmul, MatmulKernel *kernel, const void *b, voi
     if (kernel->widens) {
         bool packs = kernel->pack_b.reorder;
         float *wide = packs ? copy_memory(matmul, kernel, 0, COPY_OF_B, widened_b_bytes(&kernel->shape)) : to;
-        widen_b(matmul, kernel, wide, b);
+        widen_b(kernel, wide, b);
         if (!packs) return;
         b = wide;
     }
@@ -482,8 +495,7 @@ static const void *taken_a(Matmul *matmul, MatmulKernel *kernel, int thread, con
     }
     if (kernel->widens) {
         float *wide = copy_memory(matmul, kernel, thread, COPY_OF_A, size * sizeof(float));
-        widen_matrix(wide, a, s->transpose_a ? s->k : s->m, s->transpose_a ? s->m : s->k, s->lda,
-                     threads_of(matmul, kernel));
+        widen_matrix(wide, a, s->transpose_a ? s->k : s->m, s->transpose_a ? s->m : s->k, s->lda, kernel->threads);
         return wide;
     }
     return a;
@@ -536,13 +548,13 @@ void matmul_run(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a,
         run_in_blocks(matmul, s, a, b, c);
         return;
     }
-    if (!s->one_thread) omp_set_num_threads(matmul->threads); /* another table may have changed it */
+    set_threads(kernel->threads);
     a = taken_a(matmul, kernel, thread, a);
     b = taken_b(matmul, kernel, thread, b);
     if (kernel->widens && s->output == DTYPE_BFLOAT16) {
         float *sums = copy_memory(matmul, kernel, thread, COPY_OF_C, (size_t)(s->m * s->n) * sizeof *sums);
         run_product(matmul, kernel, thread, a, b, sums);
-        narrow_matrix(c, sums, s->m, s->n, s->ldc, s->beta, threads_of(matmul, kernel));
+        narrow_matrix(c, sums, s->m, s->n, s->ldc, s->beta, kernel->threads);
     } else {
         run_product(matmul, kernel, thread, a, b, c);
     }
