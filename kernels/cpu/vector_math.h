@@ -22,12 +22,14 @@ static inline float float_from_ordered(int32_t ordered) {
     return x;
 }
 
-/* e^x to about 1e-7 relative; 0 below the smallest normal result, the largest finite float's neighbourhood above
- * 88. x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial for e^r is that of expf in Cephes (Moshier). */
+/* e^x to about 1e-7 relative; 0 below the smallest normal result, infinity from 88.4 on (float32 ends at 88.7), NaN for
+ * NaN. x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial for e^r is that of expf in Cephes (Moshier). */
 static inline float vector_exp(float x) {
-    float clamped = x < 88.0f ? x : 88.0f;
-    clamped = clamped > -87.0f ? clamped : -87.0f;
-    float n = rintf(clamped * 1.44269504088896341f);
+    float clamped = x > 89.0f ? 89.0f : x; /* NaN is not above 89, and stays */
+    clamped = clamped < -87.0f ? -87.0f : clamped;
+    /* A float of this size has no room for a fraction: the sum is rounded, and its lowest bits are the integer n. */
+    float shifted = clamped * 1.44269504088896341f + 0x1.8p23f;
+    float n = shifted - 0x1.8p23f;
     float r = clamped - n * 0.693359375f;
     r = r + n * 2.12194440e-4f; /* ln 2 in two parts keeps r exact */
     float p = 1.9875691500e-4f;
@@ -37,7 +39,9 @@ static inline float vector_exp(float x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    int32_t bits = ((int32_t)n + 127) << 23;
+    uint32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 127u) << 23; /* 2^n; infinity where n is 128 */
     float power;
     memcpy(&power, &bits, sizeof power);
     return x < -87.0f ? 0.0f : p * power;
