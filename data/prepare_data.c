@@ -111,7 +111,7 @@ static bool settle_end(Job *job, Error *error) {
     return true;
 }
 
-/* The length of a text that is packed, comes through a pipe, or is a part of its lines, takes reading it once more. */
+/* The length of a text that is packed, comes through a pipe or lies in lines is known only after reading it once. */
 static bool measure_text(Job *job, Error *error) {
     const PrepareOptions *o = &job->options;
     if (job->files.bytes < 0) {
@@ -172,8 +172,8 @@ static void print_replaced(const Job *job) {
     const PipelineCounts *counts = &job->counts;
     if (counts->replaced == 0) return;
     char others[64] = "";
-    if (counts->damaged_files > 1) snprintf(others, sizeof others, " and %d more files", counts->damaged_files - 1);
-    printf("%" PRId64 " U+FFFD stand for bytes that are no UTF-8, in %s%s\n", counts->replaced,
+    if (counts->damaged_files > 1) snprintf(others, sizeof others, " and %d more", counts->damaged_files - 1);
+    printf("%" PRId64 " U+FFFD stand for bytes that are not UTF-8, in %s%s\n", counts->replaced,
            text_files_name(&job->files, counts->first_damaged.input), others);
 }
 

@@ -137,7 +137,7 @@ static void test_other_encodings(void **state) {
     const CommandResult *result = test_run(command, test_folder(), program, gpt2_folder(), "koi8_0 utf8 latin1 utf8");
     assert_run(result, 0, "warning: koi8_0 is not UTF-8: its 1000 bytes gave 1000 U+FFFD; if it is text in another");
     assert_run(result, 0, "iconv -f ENCODING -t utf-8 FILE");
-    assert_run(result, 0, "1100 U+FFFD stand for bytes that are no UTF-8, in koi8_0 and 1 more files");
+    assert_run(result, 0, "1100 U+FFFD stand for bytes that are not UTF-8, in koi8_0 and 1 more");
     if (strstr(result->output, "warning: latin1")) fail_msg("%s", result->output);
     result = test_run(command, test_folder(), program, gpt2_folder(), "koi8_*");
     assert_run(result, 0, "warning: koi8_2 is not UTF-8");
