@@ -100,7 +100,7 @@ static void test_of_the_process(void **state) {
     struct rlimit before, limit;
     assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
     if (before.rlim_cur == RLIM_INFINITY) assert_true(machine_memory("").own == SIZE_MAX);
-    unsigned long pages;
+    unsigned long pages = 0;
     FILE *file = fopen("/proc/self/statm", "r");
     assert_true(file && fscanf(file, "%lu", &pages) == 1);
     fclose(file);
