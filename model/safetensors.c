@@ -168,15 +168,24 @@ static const cJSON *member(const cJSON *object, const char *name, bool *twice) {
     return found;
 }
 
+/* Names are shown in messages, which a line feed or a terminal's control sequence would spoil. */
+static bool has_control_character(const char *text) {
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f) return true;
+    return false;
+}
+
 static bool describe(const char *path, Description *tensor, const cJSON *item, int64_t data_bytes, Error *error) {
     memset(tensor, 0, sizeof *tensor);
     tensor->name = item->string;
+    if (has_control_character(tensor->name))
+        return error_set(error, "%s: the name of a tensor has a control character", path);
     if (!cJSON_IsObject(item)) return error_set(error, "%s: tensor '%.200s' is no JSON object", path, tensor->name);
     bool twice = false;
     const cJSON *type = member(item, "dtype", &twice), *shape = member(item, "shape", &twice),
                 *offsets = member(item, "data_offsets", &twice);
     if (twice) return error_set(error, "%s: tensor '%.200s' has a field twice", path, tensor->name);
-    if (!cJSON_IsString(type))
+    if (!cJSON_IsString(type) || has_control_character(type->valuestring))
         return error_set(error, "%s: tensor '%.200s': the dtype is missing or is no string", path, tensor->name);
     tensor->type_name = type->valuestring;
     tensor->type = find_type(type->valuestring);

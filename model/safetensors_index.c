@@ -35,8 +35,8 @@ static bool is_open(const SafetensorsFile *file, const char *path) {
 static bool open_shard(SafetensorsFile *file, const char *folder, const cJSON *item, Error *error) {
     const char *name = cJSON_GetStringValue(item);
     if (!name || !*name || strchr(name, '/'))
-        return error_set(error, "%s: the file of tensor '%.200s' should be the name of a file in the same folder",
-                         file->path, item->string);
+        return error_set(error, "%s: weight_map should give each tensor the name of a file in the same folder",
+                         file->path);
     char *path = format_string("%s/%s", folder, name);
     bool ok = is_open(file, path);
     if (!ok) {

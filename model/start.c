@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "config/config_keys.h"
 #include "model/checkpoint_layout.h"
@@ -47,7 +48,9 @@ static bool has_file(const char *folder, const char *name) {
 static void find_weights(Found *found, const char *path) {
     Error error;
     SafetensorsFile file;
-    if (!checkpoint_open_weights(&file, path, &error)) die("train.init_from: %s", error.text);
+    if (!checkpoint_open_weights(&file, path, &error))
+        die("train.init_from: %s%s", error.text,
+            access(path, F_OK) == 0 ? "" : "; config/finetune.json says how published weights are downloaded");
     snprintf(found->path, sizeof found->path, "%s", path);
     files_folder_of(file.path, found->folder, sizeof found->folder);
     found->has_model = has_file(found->folder, CONFIG_FILE);

@@ -326,10 +326,11 @@ static void test_wrong_indexes(void **state) {
         {"{\"weight_map\": []}", "should be a JSON object with an object weight_map"},
         {"{\"weight_map\": {}}", "should be a JSON object with an object weight_map"},
         {"{\"weight_map\": {\"a\": \"two.safetensors\"}} x", "should be a JSON object with an object weight_map"},
-        {"{\"weight_map\": {\"a\": 2}}", "set/index.json: the file of tensor 'a' should be the name of a file"},
-        {"{\"weight_map\": {\"a\": \"\"}}", "the file of tensor 'a' should be the name of a file"},
+        {"{\"weight_map\": {\"a\": 2}}",
+         "set/index.json: weight_map should give each tensor the name of a file in the same folder"},
+        {"{\"weight_map\": {\"a\": \"\"}}", "weight_map should give each tensor the name of a file"},
         {"{\"weight_map\": {\"a\": \"../set/two.safetensors\"}}",
-         "the file of tensor 'a' should be the name of a file"},
+         "weight_map should give each tensor the name of a file"},
         {"{\"weight_map\": {\"a\": \"..\"}}", "set/.. is not a regular file"},
         {"{\"weight_map\": {\"a\": \"two.safetensors\", \"c\": \"three.safetensors\"}}",
          "set/three.safetensors: No such file or directory"},
@@ -446,6 +447,17 @@ static void test_json(void **state) {
 #define X(fields) "{\"x\":{" fields "}}"
 #define F32_SHAPE(shape, offsets) X("\"dtype\":\"F32\",\"shape\":" shape ",\"data_offsets\":" offsets)
 
+/* Names are shown in messages. */
+static void test_control_characters(void **state) {
+    (void)state;
+    static const char *const names[] = {"x\\ny", "\\u001b[2J", "\\t", "x\\u007f"};
+    for (size_t i = 0; i < ARRAY_LENGTH(names); i++) {
+        char *header = format_string("{\"%s\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", names[i]);
+        assert_header_refused(header, 8, "the name of a tensor has a control character");
+        free(header);
+    }
+}
+
 static void test_fields(void **state) {
     (void)state;
     static const struct {
@@ -453,6 +465,7 @@ static void test_fields(void **state) {
     } lies[] = {
         {"{\"x\":17}", "no JSON object"},
         {"{\"x\":[]}", "no JSON object"},
+        {X("\"dtype\":\"F\\n32\",\"shape\":[2],\"data_offsets\":[0,8]"), "the dtype is missing"},
         {X("\"shape\":[2],\"data_offsets\":[0,8]"), "the dtype is missing"},
         {X("\"dtype\":4,\"shape\":[2],\"data_offsets\":[0,8]"), "the dtype is missing"},
         {X("\"dtype\":\"F32\",\"data_offsets\":[0,8]"), "the shape is missing"},
@@ -620,6 +633,7 @@ int main(void) {
         cmocka_unit_test(test_what_is_no_file),
         cmocka_unit_test(test_header_length),
         cmocka_unit_test(test_json),
+        cmocka_unit_test(test_control_characters),
         cmocka_unit_test(test_fields),
         cmocka_unit_test(test_tensors_together),
         cmocka_unit_test(test_truncated),

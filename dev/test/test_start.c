@@ -227,7 +227,8 @@ static void test_finetune_config(void **state) {
     free(losses);
     cJSON_Delete(log);
     CommandResult *result = train_run(&launch, "finetune2", "--init_from=no_such_folder %s", short_run);
-    assert_run(result, EXIT_FAILED, "train.init_from: cannot open no_such_folder: No such file or directory");
+    assert_run(result, EXIT_FAILED,
+               "train.init_from: cannot open no_such_folder: No such file or directory; config/finetune.json says how");
 }
 
 /* ---- going on ---- */
