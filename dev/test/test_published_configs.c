@@ -299,13 +299,14 @@ static void test_data_that_is_missing(void **state) {
     (void)state;
     make_tree();
     run_in_tree("mv data/openwebtext/val.bin v.bin; scripts/run_mars_small.sh", 1,
-                "there is no data/openwebtext/val.bin, which the run reads as data.val; nanoGPT");
+                "there is no data/openwebtext/val.bin, which the run reads as data.val; bash "
+                "data/openwebtext/prepare.sh makes it");
     run_in_tree("scripts/run_mars_small.sh --val=v.bin", 0, "<mpirun>");
     run_in_tree("scripts/run_mars_small.sh --data.val=v.bin", 0, "<mpirun>");
     run_in_tree("scripts/run_mars_small.sh --data.val=w.bin", 1, "there is no w.bin, which the run reads as data.val");
     run_in_tree("rm data/fineweb/edu100B/*_train_*; scripts/run_mars_m_xl_fw.sh", 1,
                 "there is no data/fineweb/edu100B/edu_fineweb_train_*.bin, which the run reads as data.train; "
-                "put the shards of karpathy/fineweb-edu-100B-gpt2-token-shards");
+                "bash data/fineweb/download.sh --edu100 makes it");
     run_in_tree("scripts/run.sh quickstart", 1, "bash scripts/quickstart.sh makes it");
 }
 
