@@ -13,7 +13,8 @@
 #   plain      a build without oneDNN, MPI and CUDA (by Clang), and the tests of what replaces them
 #   asan       the address and undefined-behaviour sanitizers, with CUDA emulated on the CPU (dev/emu): all tests on the
 #              CPU, and the kernels' on the emulated GPU in six orders of its threads
-#   emu        the emulated GPU without sanitizers: whole training runs, several ranks, every optimizer
+#   emu        the emulated GPU without sanitizers: whole training runs, several ranks, every optimizer, and ranks that
+#              share a GPU with (emulated) NCCL between them
 #   tsan       the emulated GPU under the thread sanitizer: kernels at small sizes
 #
 #   --all    also the data loader under the thread sanitizer; and tests of kernels, optimizers, tokenizer and
@@ -263,6 +264,8 @@ if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O2 -- "${emulated[@]}"; then
     lane emu-hellaswag build/emu CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- test_hellaswag.c
     lane emu-optimizers build/emu CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- 'test_optim*.c' test_comm.c 'test_*.cu'
     wait_for_lanes
+    step emu-nccl env CI= MARS_TEST_DEVICE=cuda MARS_BUILD=build/emu MARS_BIN=build/emu \
+        bash dev/test/test_gpu_check.sh emulated_nccl || true
 fi
 
 heading "an emulated GPU under the thread sanitizer"

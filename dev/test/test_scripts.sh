@@ -516,7 +516,7 @@ make_tree() {
     mkdir -p "$here/scripts" "$here/dev/test" "$here/bin"
     cp scripts/test.sh "$here/scripts"
     mkdir -p "$here/dev/emu"
-    touch "$here"/dev/test/{test_one.c,test_kernels.c,test_golden.c,test_hellaswag.c,test_devices.c,test_gpu.cu,test_two.sh} \
+    touch "$here"/dev/test/{test_one.c,test_kernels.c,test_golden.c,test_hellaswag.c,test_devices.c,test_gpu.cu,test_two.sh,test_gpu_check.sh} \
         "$here/dev/emu/test_emulator.cu"
     echo "flags: avx512bw avx512vl avx512dq avx512_bf16" >"$here/cpuinfo"
     export MARS_CPUINFO=$here/cpuinfo
