@@ -125,10 +125,10 @@ LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson $(if $(has_utf8
             $(device_libraries) -lm $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 
 # ---- the options of the last build, in a file on which every object depends: other options make other objects ----
-# WERROR=1 changes no object.
+# WERROR=1 changes no object, and neither does another name of the same folder.
 options = $(BUILD)/options
-options_now := $(filter-out -Werror all-warnings,$(shell $(CC) --version | head -n 1) $(CC) $(CXX) $(CFLAGS_ALL) \
-                 $(CXXFLAGS_EMU) $(unpack_flags) $(if $(cuda),$(nvcc) $(NVCC_FLAGS) $(cuda_include)) $(LINK) $(LIBRARIES))
+options_now := $(subst -I$(BUILD)/,-I,$(filter-out -Werror all-warnings,$(shell $(CC) --version | head -n 1) $(CC) $(CXX) $(CFLAGS_ALL) \
+                 $(CXXFLAGS_EMU) $(unpack_flags) $(if $(cuda),$(nvcc) $(NVCC_FLAGS) $(cuda_include)) $(LINK) $(LIBRARIES)))
 
 # ---- sources ----
 programs = train_gpt2 prepare_data sample_gpt2

@@ -270,7 +270,7 @@ test_without_a_gpu() {
     check 2
     has "$here/output" "there is no NVIDIA GPU here: nvidia-smi finds none"
     run 2 bash dev/gpu_check.sh everything
-    has "$here/output" "unknown argument everything; there are tests, sanitize, bench, torch, all"
+    has "$here/output" "unknown argument everything; there are tests, sanitize, bench, torch, nccl, all"
     run 0 bash dev/gpu_check.sh --help
     has "$here/output" "compute-sanitizer on the kernels"
     [ ! -e "$here/results" ]

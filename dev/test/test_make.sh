@@ -28,9 +28,12 @@ test_other_options_compile_anew() {
     done
 }
 
-test_warnings_as_errors_change_no_object() {
+test_what_changes_no_object() {
     expect "the first time" "$(compiled CUDA=0)" 1
     expect "with WERROR=1" "$(compiled CUDA=0 WERROR=1)" 0
+    ln -s build "$here/other_name"
+    make --no-print-directory V=1 CUDA=0 BUILD="$here/other_name" BIN="$here" "$here/other_name/util/base.o" >"$here/output" 2>&1
+    lacks "$here/output" "-c util/base.c"
 }
 
 test_compiler_is_gcc_or_as_given() {
