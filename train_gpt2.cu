@@ -370,7 +370,7 @@ static void save(Trainer *t) {
 static bool agree_to_stop(Trainer *t, bool is_asked) {
     int stop[2] = {is_asked || metrics_failure(t->metrics), t->step < t->config.train.max_iters && !read_tokens(t)};
     t->comm->maximum(t->comm, stop, 2);
-    t->has_failed = stop[1] != 0;
+    t->has_failed = stop[1] && !stop[0]; /* who is asked to stop does not need them */
     return stop[0] || stop[1];
 }
 
