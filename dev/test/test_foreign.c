@@ -274,8 +274,7 @@ static Sample zip(const char *name, const char *content) {
     Sample sample = {.count = 30 + strlen(name) + strlen(content)};
     memcpy(sample.bytes, "PK\3\4\x14\0\0\0\0\0\0\0!\0", 14);
     sample.bytes[26] = (unsigned char)strlen(name);
-    memcpy(sample.bytes + 30, name, strlen(name));
-    memcpy(sample.bytes + 30 + strlen(name), content, strlen(content));
+    snprintf((char *)sample.bytes + 30, sizeof sample.bytes - 30, "%s%s", name, content);
     return sample;
 }
 
