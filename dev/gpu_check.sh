@@ -22,6 +22,7 @@
 #   MODELS         sizes of GPT-2 (default "small medium large xl"); kernels and optimizers are measured at the first
 #   NCCL_MODEL     arguments of train_gpt2 that change the model of part nccl, such as "--n_layer=1"
 #   RESULTS        folder of GPU.json (default dev/results)
+#   PATIENCE       whole factor on every time limit, for a slow machine (default 1)
 #   BUILD          where to build (default build/gpu)
 #   PYTHON         the Python 3 that merges the figures, and has PyTorch where there is one (default python3)
 #   COMMIT         what to write as commit, where this is no git repository
@@ -34,6 +35,7 @@ PYTHON=${PYTHON:-python3}
 read -ra models <<<"${MODELS:-small medium large xl}"
 work=$BUILD/gpu_check
 cores=$(nproc)
+patience=${PATIENCE:-1}
 
 # Seconds that parts may take: in `all`, whose sum is below eight minutes, and alone. What one leaves the next may use.
 declare -A limits=([build]=90 [tests]=80 [sanitize]=90 [bench]=110 [torch]=95)
@@ -43,6 +45,7 @@ torch_seconds=45
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
 complain() { echo "gpu_check.sh: $1" >&2; exit 2; }
+[[ $patience =~ ^[1-9][0-9]?$ ]] || complain "PATIENCE=$patience: a whole number from 1 to 99 is expected"
 
 # ---- deps: packages of Debian or Ubuntu, unpacked in a folder ----
 
@@ -166,7 +169,7 @@ part=
 
 begin_part() {
     part=$1
-    deadline=$((deadline + limits[$part]))
+    deadline=$((deadline + limits[$part] * patience))
     printf '\n== %s\n' "$part"
 }
 
@@ -181,7 +184,7 @@ note() {
 
 # step NAME SECONDS COMMAND...: the limit is that of the part where that is nearer. Its output is in $work/NAME.log.
 step() {
-    local name=$1 limit=$2 begun=$SECONDS status=0 left log
+    local name=$1 limit=$(($2 * patience)) begun=$SECONDS status=0 left log
     log=$work/${name// /_}.log
     shift 2
     left=$(seconds_left)

@@ -10,7 +10,7 @@ source "$(dirname "$0")/script_fixture.sh"
 
 BUILD=$(realpath "${MARS_BUILD:-build}")
 device=${MARS_TEST_DEVICE:-cpu}
-unset CI DEPS CPPFLAGS LDFLAGS COMMIT
+unset CI DEPS CPPFLAGS LDFLAGS COMMIT PATIENCE NCCL_MODEL
 
 # ---- a machine with a GPU ----
 
@@ -221,6 +221,20 @@ test_what_is_not_there_is_skipped() {
     json 'parts["torch"]["models"] == {}'
 }
 
+test_patience() {
+    pretend
+    command_file "$here/bin/timeout" <<END
+echo "timeout \$*" >>"\$CALLS"
+exec $(command -v timeout) "\$@"
+END
+    check 0 bench
+    has "$here/calls" "timeout -k 5 60 $here/build/bench_kernels"
+    PATIENCE=3 check 0 bench
+    has "$here/calls" "timeout -k 5 180 $here/build/bench_kernels"
+    PATIENCE=no check 2 bench
+    has "$here/output" "PATIENCE=no: a whole number from 1 to 99 is expected"
+}
+
 test_libraries_of_a_folder() {
     pretend
     mkdir -p "$here/deps/usr/include"
@@ -422,8 +436,9 @@ if [ "$device" = cuda ]; then
         command_file "$here/bin/make" <<END
 mkdir -p "$here/build" && cp "$BIN/train_gpt2" "$here/build"
 END
-        # Ranks that wait leave the processor to others, who may be waited for.
-        export MARS_EMU_DEVICES=1 MARS_HEARTBEAT_SECONDS=2 OMP_WAIT_POLICY=passive OMPI_MCA_mpi_yield_when_idle=1
+        # On a busy machine: ranks that wait leave the processor to those that they wait for.
+        export PATIENCE=8 MARS_HEARTBEAT_SECONDS=4 OMP_WAIT_POLICY=passive OMPI_MCA_mpi_yield_when_idle=1
+        export MARS_EMU_DEVICES=1
         CPPFLAGS=-Idev/emu/include NCCL_MODEL="--n_layer=1 --n_head=1 --n_embd=16 --block_size=8" check 0 nccl
         json 'all(s["status"] == "good" for s in parts["nccl"]["steps"]) and len(parts["nccl"]["steps"]) == 21'
         json 'parts["nccl"]["message passing"].startswith("NCCL 2.28.9, Open MPI")'
