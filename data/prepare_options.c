@@ -88,9 +88,9 @@ static int parse_word(const char *name, const char *text, const char *const *wor
 static char *parse_folder(const char *name, const char *text) {
     if (!*text) die_usage("%s should name a folder, not ''", name);
     char *folder = files_expand_home(text);
-    if (folder[0] == '~')
-        die_usage("%s is '%s', and there is no such user; write the folder in full, or ./~", name, text);
-    return folder;
+    if (folder[0] != '~') return folder;
+    free(folder);
+    die_usage("%s is '%s', and there is no such user; write the folder in full, or ./~", name, text);
 }
 
 static void print_and_exit(const char *text) {

@@ -329,15 +329,17 @@ static void test_stopped_and_started_again(void **state) {
     for (int signal = 15; signal >= 9; signal -= 6) {
         assert_run(test_run("cd '%s' && rm -f endless && mkfifo endless && { yes 'some text' >endless & } && "
                             "{ exec '%s' --tokenizer=bytes --separator=x --val_fraction=0 --shard_tokens=100000 "
-                            "--out=stopped endless 2>/dev/null & } && sleep 0.2 && kill -%d $! && { wait; "
-                            "ls stopped/*.bin stopped/tokens.json 2>/dev/null | wc -l; }",
+                            "--out=stopped endless 2>/dev/null & } && reader=$! && "
+                            "until [ -e stopped/.train_000001.bin.tmp ]; do sleep 0.02; done && kill -%d $reader && "
+                            "{ wait; ls stopped/*.bin stopped/tokens.json 2>/dev/null | wc -l; }",
                             test_folder(), program, signal),
                    0, "0");
         if (signal == 15) assert_run(test_run("ls -A '%s' | wc -l", folder), 0, "0");
     }
     /* Told to stop while it waits for text that does not come. */
-    assert_run(test_run("cd '%s' && mkfifo silent && { sleep 60 >silent & writer=$!; } && "
-                        "{ exec '%s' --tokenizer=bytes --out=stopped silent & } && reader=$! && sleep 0.1 && "
+    assert_run(test_run("cd '%s' && mkfifo silent && { { : >connected; exec sleep 60; } >silent & writer=$!; } && "
+                        "{ exec '%s' --tokenizer=bytes --out=stopped silent & } && reader=$! && "
+                        "until [ -e connected ]; do sleep 0.02; done && "
                         "kill -TERM $reader && { wait $reader; status=$?; kill $writer; exit $status; }",
                         test_folder(), program),
                1, "stopped by a signal while waiting for silent");

@@ -234,14 +234,19 @@ static void test_copies_of_pipes(void **state) {
     (void)state;
     assert_refused("ulimit -f 500; head -c 1000000 /dev/zero | tr '\\0' a |", "--tokenizer=bytes --out=out -",
                    "cannot copy standard input to out: File too large", "there is no copy with --val_fraction=0");
-    const char *stopped = "cd '%s' && rm -rf out fifo && mkfifo fifo && { %s & } && { exec '%s' --tokenizer=bytes "
-                          "--out=out fifo 2>said & } && reader=$! && sleep 0.3 && kill -%s $reader && { wait $reader; "
-                          "echo status $?; cat said; ls -A out | wc -l; }";
-    assert_run(test_run(stopped, test_folder(), "yes text >fifo 2>/dev/null", program, "TERM"), 0, "status 1\n");
-    assert_run(test_run("cat '%s'", test_path("said")), 0, "stopped by a signal while copying fifo");
+    /* The signal comes when the writer is connected, or at least the output folder is made. */
+    const char *stopped =
+        "cd '%s' && rm -rf out fifo begun && mkfifo fifo && { %s & } && { exec '%s' --tokenizer=bytes --out=out fifo "
+        "2>said & } && reader=$! && until [ -e %s ]; do sleep 0.02; done && kill -%s $reader && { wait $reader; "
+        "echo status $?; cat said; ls -A out | wc -l; }";
+    const char *writer = "{ yes text | head -c 2000000; : >begun; yes text; } >fifo 2>/dev/null";
+    const CommandResult *result = test_run(stopped, test_folder(), writer, program, "begun", "TERM");
+    assert_run(result, 0, "status 1\n");
+    assert_run(result, 0, "stopped by a signal while "); /* copying, or waiting for more */
+    assert_run(result, 0, "fifo\n0\n");
+    assert_run(test_run(stopped, test_folder(), writer, program, "begun", "KILL"), 0, "status 137\n");
     assert_run(test_run("ls -A '%s' | wc -l", test_path("out")), 0, "0");
-    assert_run(test_run(stopped, test_folder(), "yes text >fifo 2>/dev/null", program, "KILL"), 0, "\n0\n");
-    assert_run(test_run(stopped, test_folder(), "true", program, "TERM"), 0,
+    assert_run(test_run(stopped, test_folder(), "true", program, "out", "TERM"), 0,
                "stopped by a signal while waiting for fifo");
 }
 
