@@ -172,9 +172,11 @@ static void set_value(PrepareOptions *options, OptionName option, const char *va
         options->tokenizer = value;
         break;
     case OPTION_VOCAB:
+        free(options->vocabulary);
         options->vocabulary = parse_folder(name, value);
         break;
     case OPTION_OUT:
+        free(options->out);
         options->out = parse_folder(name, value);
         break;
     case OPTION_FORMAT:
@@ -271,14 +273,15 @@ static int cores(void) {
 }
 
 PrepareOptions prepare_options_parse(int argc, char **argv) {
-    PrepareOptions options = {.task = TASK_PREPARE,
-                              .shard_tokens = 100000000,
-                              .document_token = -1,
-                              .val_from = -1,
-                              .val_fraction = 0.1,
-                              .split_seed = 2357,
-                              .threads = (int)min_i64(cores(), MOST_THREADS),
-                              .at = -1};
+    static PrepareOptions options; /* so that a leak checker finds its strings when a mistake ends the program */
+    options = (PrepareOptions){.task = TASK_PREPARE,
+                               .shard_tokens = 100000000,
+                               .document_token = -1,
+                               .val_from = -1,
+                               .val_fraction = 0.1,
+                               .split_seed = 2357,
+                               .threads = (int)min_i64(cores(), MOST_THREADS),
+                               .at = -1};
     options.inputs = checked_calloc((size_t)argc, sizeof *options.inputs, "the list of inputs");
     bool only_inputs = false; /* after "--" */
     unsigned given = 0;
