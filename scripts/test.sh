@@ -216,7 +216,7 @@ heading "the build that users get"
 native=no
 if compile build WERROR=1; then
     native=yes
-    run_tests build 'test_*.c' 'test_*.sh'
+    TEST_SECONDS=900 run_tests build 'test_*.c' 'test_*.sh'
 fi
 if has_tools cuda-report nvcc; then
     if step cuda-report make --no-print-directory cuda-report WERROR=1; then cat build/logs/cuda-report.log; fi
@@ -225,14 +225,14 @@ fi
 heading "other processors"
 by_isa=(test_kernels_matmul.c test_kernels_attention.c test_newton_schulz.c test_golden.c)
 if [ $v3 = yes ]; then
-    lane cpu-avx2 build/v3 CI= TEST_SECONDS=600 ONEDNN_MAX_CPU_ISA=AVX2 -- test_kernels.c test_kernels_norm.c "${by_isa[@]}"
+    lane cpu-avx2 build/v3 CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX2 -- test_kernels.c test_kernels_norm.c "${by_isa[@]}"
 fi
 if [ $native = no ]; then
     :
 elif cpu_has avx512bw avx512vl avx512dq && ! cpu_has avx512_bf16; then
     echo "cpu-avx512: this is such a processor, and the tests above ran on it"
 elif cpu_has avx512bw avx512vl avx512dq; then
-    lane cpu-avx512 build CI= TEST_SECONDS=600 ONEDNN_MAX_CPU_ISA=AVX512_CORE -- "${by_isa[@]}"
+    lane cpu-avx512 build CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX512_CORE -- "${by_isa[@]}"
 else
     echo "cpu-avx512: skipped: this processor has no AVX-512"
 fi
@@ -240,29 +240,29 @@ wait_for_lanes
 
 heading "without oneDNN, MPI and CUDA"
 if [ $plain = yes ]; then
-    CC=clang CI='' run_tests build/plain 'test_kernels*.c' 'test_newton_schulz.c' 'test_optim_rules.c' 'test_gpt2*.c' 'test_golden.c' \
+    CC=clang CI='' TEST_SECONDS=1800 run_tests build/plain 'test_kernels*.c' 'test_newton_schulz.c' 'test_optim_rules.c' 'test_gpt2*.c' 'test_golden.c' \
         'test_example.c'
 fi
 
 heading "address and undefined-behaviour sanitizers, CUDA emulated"
 if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O1; then
-    MARS_EMU_DEVICES=0 CI='' TEST_SECONDS=600 run_tests build/asan 'test_!(golden|example).c'
-    lane asan-runs build/asan CI= TEST_SECONDS=600 MARS_EMU_DEVICES=0 MARS_TEST_SMALL=1 -- test_golden.c test_example.c
+    MARS_EMU_DEVICES=0 CI='' TEST_SECONDS=1800 run_tests build/asan 'test_!(golden|example).c'
+    lane asan-runs build/asan CI= TEST_SECONDS=1800 MARS_EMU_DEVICES=0 MARS_TEST_SMALL=1 -- test_golden.c test_example.c
     for order in $orders; do
-        lane "asan-${order/:/-}" build/asan CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda MARS_EMU_ORDER="$order" -- \
+        lane "asan-${order/:/-}" build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_EMU_ORDER="$order" -- \
             "$kernels" test_newton_schulz.c test_optim_passes.c
     done
-    lane asan-emulator build/asan CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- 'test_*.cu'
+    lane asan-emulator build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- 'test_*.cu'
     wait_for_lanes
 fi
 
 heading "an emulated GPU"
 emulated=(test_golden.c test_devices.c test_hellaswag.c 'test_optim*.c' test_comm.c 'test_*.cu')
 if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O2 -- "${emulated[@]}"; then
-    lane emu-golden build/emu CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- test_golden.c
-    lane emu-devices build/emu CI= TEST_SECONDS=600 -- test_devices.c
-    lane emu-hellaswag build/emu CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- test_hellaswag.c
-    lane emu-optimizers build/emu CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda -- 'test_optim*.c' test_comm.c 'test_*.cu'
+    lane emu-golden build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- test_golden.c
+    lane emu-devices build/emu CI= TEST_SECONDS=1800 -- test_devices.c
+    lane emu-hellaswag build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- test_hellaswag.c
+    lane emu-optimizers build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- 'test_optim*.c' test_comm.c 'test_*.cu'
     wait_for_lanes
     step emu-nccl env CI= MARS_TEST_DEVICE=cuda MARS_BUILD=build/emu MARS_BIN=build/emu \
         bash dev/test/test_gpu_check.sh emulated_nccl || true
@@ -273,14 +273,14 @@ export TSAN_OPTIONS=atexit_sleep_ms=0 # a second for each of many processes, els
 threads=("$kernels" test_emulator.cu test_faults.cu)
 if [ $all = yes ]; then threads+=(test_data.c); fi
 if compile build/tsan EMU=1 SANITIZE=thread OPTIMIZE=-O1 -- "${threads[@]}"; then
-    lane tsan-kernels build/tsan CI= TEST_SECONDS=600 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "$kernels"
-    lane tsan-emulator build/tsan CI= TEST_SECONDS=600 -- test_emulator.cu test_faults.cu
+    lane tsan-kernels build/tsan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "$kernels"
+    lane tsan-emulator build/tsan CI= TEST_SECONDS=1800 -- test_emulator.cu test_faults.cu
     wait_for_lanes
 fi
 
 if [ $all = yes ]; then
     heading "the data loader under the thread sanitizer"
-    CI='' TEST_SECONDS=600 run_tests build/tsan test_data.c
+    CI='' TEST_SECONDS=1800 run_tests build/tsan test_data.c
     heading "aarch64, emulated"
     if [ $aarch64 = yes ] && has_tools aarch64 qemu-aarch64; then
         for onednn in 1 0; do
