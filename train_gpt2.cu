@@ -60,10 +60,7 @@ typedef struct Trainer {
 
 static void read_config(Trainer *t, int argc, char **argv) {
     Error error;
-    if (argc < 2 || argv[1][0] == '-') {
-        if (t->comm->rank == 0) config_print_usage(stderr);
-        die_usage("the first argument must be a config file; --help lists what it may hold");
-    }
+    config_require_file(argc, argv, t->comm->rank == 0);
     bool ok = config_read(&t->config, argv[1], argc - 2, argv + 2, &error);
     agree_or_end(t->comm, ok, EXIT_USAGE, &error);
     start_find(&t->start, &t->config, t->comm); /* weights come with their model */
@@ -88,9 +85,10 @@ static void open_device(Trainer *t) {
     Error error;
     BackendOptions options = {
         device, precision, train->threads, t->comm->local_rank, train->allow_tf32, t->comm->local_size};
-    if (!options.threads) options.threads = backend_default_threads(t->comm->local_size);
+    options.threads = backend_threads(train->threads, t->comm->local_size);
     t->be = backend_open_with(&options, &error);
-    if (!t->be) die_usage("train.device, train.precision: %s", error.text);
+    const char *key = strcmp(device, "cuda") == 0 ? "train.device" : "train.precision"; /* what else may fail */
+    if (!t->be) die_usage("%s: %s: %s", config_where(&t->config, key), key, error.text);
     t->device_comm = comm_on_device(t->comm, t->be, &error);
     if (!t->device_comm) die_usage("%d processes: %s", t->comm->size, error.text);
 }
@@ -135,7 +133,7 @@ static void open_model(Trainer *t) {
     agree_or_end(t->comm, gpt2_weights_fit(&t->model, &error), EXIT_FAILED, &error);
     if (training) {
         t->optim = optim_plan(&t->config.optimizer, &t->model.table, t->be, t->device_comm, &t->model.arena, &error);
-        if (!t->optim) die_usage("optimizer: %s", error.text);
+        if (!t->optim) die_usage("%s: %s", config_where(&t->config, "optimizer.ns_dtype"), error.text);
     }
     agree_or_end(t->comm, gpt2_memory_fits(&t->model, sequences_per_process(t), &error), EXIT_FAILED, &error);
     t->model.arena.separate = train->debug_alloc;
@@ -164,7 +162,7 @@ static void open_reports(Trainer *t) {
     Error error;
     int64_t resumed_from = t->start.resumed_from;
     MetricsMode mode = train->eval_only ? METRICS_APPEND : resumed_from >= 0 ? METRICS_RESUME : METRICS_NEW;
-    if (!files_make_folders(train->out_dir, &error)) die("train.out_dir: %s", error.text);
+    if (!files_make_folders(train->out_dir, &error)) die("train.out_dir: %s; choose another folder", error.text);
     if (!train->eval_only && !checkpoint_prepare(train->out_dir, &error)) die("train.out_dir: %s", error.text);
     if (!metrics_open(&t->metrics, train->out_dir, mode, resumed_from, &error)) die("train.out_dir: %s", error.text);
     /* Now nothing that is read at the start can fail any more, and no other run writes to the folder. */

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "config/config_keys.h"
 #include "util/files.h"
@@ -527,6 +528,17 @@ static bool check_train(const Config *config, Error *error) {
     return true;
 }
 
+/* A way to start that is spelled otherwise would be taken for a path. */
+static bool check_start(const Config *config, Error *error) {
+    static const char *const ways[] = {"scratch", "resume", "auto"};
+    const char *from = config->train.init_from;
+    for (size_t i = 0; i < ARRAY_LENGTH(ways); i++)
+        if (strcasecmp(from, ways[i]) == 0 && strcmp(from, ways[i]) != 0)
+            return error_set(error, "%s: train.init_from is '%s'; write %s, or ./%s for a file of that name",
+                             config_where(config, "train.init_from"), from, ways[i], from);
+    return true;
+}
+
 static bool check_least_rate(const Config *config, const char *key, double rate, Error *error) {
     if (config->schedule.min_lr <= rate) return true;
     char *keys = format_string("schedule.min_lr %s", key);
@@ -630,7 +642,7 @@ bool config_read(Config *config, const char *path, int count, char *const *overr
     config->max_iters_of_file = config->train.max_iters;
     for (int i = 0; i < count; i++)
         if (!take_override(config, &arguments, overrides[i], error)) return false;
-    return check_required(config, error);
+    return check_required(config, error) && check_start(config, error);
 }
 
 bool config_check(Config *config, Error *error) {

@@ -113,7 +113,8 @@ char *config_to_json(const Config *config);
 /* Answers --help (-h) and --version, wherever they stand, and ends the program; else returns. */
 void config_answer_questions(int argc, char *const *argv);
 
-void config_print_usage(FILE *file);
+/* Ends the program with EXIT_USAGE unless the first argument can be a config file. One process `speaks` for all. */
+void config_require_file(int argc, char *const *argv, bool speaks);
 
 /* Every key with its type, default, meaning, and the optimizers that have it where not all do. */
 void config_print_help(FILE *file);

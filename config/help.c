@@ -59,10 +59,19 @@ void config_print_help(FILE *file) {
             "proportion; those that are given on the command line too stay as they are.\n");
 }
 
-void config_print_usage(FILE *file) {
+static void print_usage(FILE *file) {
     fprintf(file, "usage: train_gpt2 CONFIG.json [--key=value ...]\n"
                   "       mpirun -np N train_gpt2 CONFIG.json [--key=value ...]\n"
                   "       train_gpt2 --help | --version\n");
+}
+
+void config_require_file(int argc, char *const *argv, bool speaks) {
+    if (argc >= 2 && argv[1][0] != '-') return;
+    if (argc >= 2 && strcmp(argv[1], "-") == 0)
+        die_usage("the first argument must be a config file; standard input is /dev/stdin");
+    if (speaks) print_usage(stderr);
+    if (argc < 2) die_usage("the first argument must be a config file, such as config/quickstart.json");
+    die_usage("the first argument must be a config file, and is '%.80s'; --key=value comes after it", argv[1]);
 }
 
 void config_answer_questions(int argc, char *const *argv) {
@@ -72,7 +81,7 @@ void config_answer_questions(int argc, char *const *argv) {
             exit(EXIT_DONE);
         }
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
-            config_print_usage(stdout);
+            print_usage(stdout);
             config_print_help(stdout);
             exit(EXIT_DONE);
         }

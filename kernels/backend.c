@@ -33,6 +33,17 @@ int backend_default_threads(int processes) {
     return threads > 0 ? threads : 1;
 }
 
+int backend_threads(int asked, int processes) {
+    if (asked == 0) return backend_default_threads(processes);
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (cores > 0 && (long)asked * processes > cores)
+        warn("train.threads %d x %d processes are more threads than the %ld cores of this machine, which is slow; 0 "
+             "takes "
+             "the cores there are",
+             asked, processes, cores);
+    return asked;
+}
+
 DType backend_auto_precision(const char *device) {
     if (strcmp(device, "cuda") == 0) return DTYPE_BFLOAT16;
     return cpu_has_fast_bfloat16() ? DTYPE_BFLOAT16 : DTYPE_FLOAT32;

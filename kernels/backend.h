@@ -193,6 +193,9 @@ const char *backend_auto_device(void);
  * which then are all it has; processes that are not bound share the machine's. */
 int backend_default_threads(int processes);
 
+/* `asked`, with a warning where `processes` on this machine then have more threads than it has cores; 0 asks for the above. */
+int backend_threads(int asked, int processes);
+
 /* The activation type with which `device` is fastest: bfloat16 where its matrix units take it, else float32. */
 DType backend_auto_precision(const char *device);
 

@@ -11,27 +11,33 @@
  * left is kept for them. */
 enum { RESERVED_SHARE = 32 };
 
-/* Bytes of the whole plan if the model were made for other batches or recomputed otherwise: the first items are the
- * model's. */
-static size_t bytes_of(const GPT2 *model, int batch, Recompute recompute) {
-    GPT2 now, other;
-    gpt2_plan(&now, &model->config, model->be, model->max_batch, model->recompute, model->training);
+/* How many items of the plan are the model's: the first ones. */
+static int own_items(const GPT2 *model) {
+    GPT2 same;
+    gpt2_plan(&same, &model->config, model->be, model->max_batch, model->recompute, model->training);
+    int count = same.arena.count;
+    gpt2_free(&same);
+    return count;
+}
+
+/* Bytes of the whole plan if the model, whose items are the first `own`, were made for other batches or recomputed
+ * otherwise. */
+static size_t bytes_of(const GPT2 *model, int own, int batch, Recompute recompute) {
+    GPT2 other;
     gpt2_plan(&other, &model->config, model->be, batch, recompute, model->training);
     Arena whole = {0};
     arena_plan(&whole, "", "", other.arena.bytes, NULL);
-    for (int i = now.arena.count; i < model->arena.count; i++)
-        arena_plan(&whole, "", "", model->arena.items[i].bytes, NULL);
+    for (int i = own; i < model->arena.count; i++) arena_plan(&whole, "", "", model->arena.items[i].bytes, NULL);
     size_t bytes = whole.bytes;
     free(whole.items);
-    gpt2_free(&now);
     gpt2_free(&other);
     return bytes;
 }
 
-/* The largest batch below the model's own that divides `sequences` and fits; 0 where none does. */
+/* The largest batch up to the model's own that divides `sequences` and fits; 0 where none does. */
 static int largest_batch(const GPT2 *model, int sequences, Recompute recompute, size_t room) {
-    int batch = model->max_batch;
-    while (batch > 0 && (sequences % batch != 0 || bytes_of(model, batch, recompute) > room)) batch--;
+    int batch = model->max_batch, own = own_items(model);
+    while (batch > 0 && (sequences % batch != 0 || bytes_of(model, own, batch, recompute) > room)) batch--;
     return batch;
 }
 

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "util/files.h"
+
 static void print_model(Console *c, const SetupReport *s) {
     const GPT2Config *m = &s->config->model;
     char parameters[32], tokens[32], val[32];
@@ -60,8 +62,23 @@ static void print_start(Console *c, const SetupReport *s) {
     }
 }
 
+/* Better before the first step than when the first checkpoint is due, which needs room next to those that are there. */
+static void warn_of_full_disk(const SetupReport *s) {
+    if (!s->optim) return;
+    const char *out_dir = s->config->train.out_dir;
+    double states = (double)optim_state_bytes(s->optim) * s->comm->size; /* about: processes have different parts */
+    double needed = (double)s->model->table.parameters * sizeof(float) + states;
+    double left = (double)files_space_left(out_dir);
+    if (left < needed)
+        warn(
+            "train.out_dir: a checkpoint takes about %.3g GB, and there are %.3g GB left where %s is: make room before "
+            "one is due",
+            needed * 1e-9, left * 1e-9, out_dir);
+}
+
 void setup_print(Console *c, const SetupReport *s) {
     const TrainConfig *train = &s->config->train;
+    warn_of_full_disk(s);
     console_line(c, "train_gpt2 (mars.c) %s", MARS_VERSION);
     print_model(c, s);
     print_machine(c, s);

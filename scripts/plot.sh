@@ -35,6 +35,8 @@ for argument in "$@"; do
         --label=?*) labels+=("${argument#--label=}") ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
         -*) fail "unknown option $argument; see --help" 2 ;;
+        metrics.jsonl) runs+=(.) ;;
+        */metrics.jsonl) runs+=("${argument%/*}") ;;
         *) runs+=("$argument") ;;
     esac
 done

@@ -26,6 +26,7 @@ for argument in "$@"; do
         --out=?*) out=${argument#--out=} ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
         -*) fail "unknown option $argument; see --help" 2 ;;
+        */metrics.jsonl) runs+=("${argument%/*}") ;;
         *) runs+=("${argument%/}") ;;
     esac
 done

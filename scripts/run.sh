@@ -29,7 +29,9 @@ cd "$(dirname "$0")/.."
 
 names=$(basename -a -s .json config/*.json | tr '\n' ' ')
 [ $# -gt 0 ] || fail "give the name of a run, one of: $names" 2
-name=$1
+case $1 in -*) fail "the name of a run comes before $1; give one of: $names" 2 ;; esac
+name=${1#config/}
+name=${name%.json}
 config=config/$name.json
 shift
 [ -f "$config" ] || fail "there is no $config; give one of: $names" 2

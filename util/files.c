@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 enum { BUFFER_BYTES = 1 << 20, TREE_OPEN_FOLDERS = 16 };
@@ -55,6 +56,12 @@ char *files_expand_home(const char *path) {
     return home ? format_string("%s%s", home, path + 1 + length) : checked_strdup(path);
 }
 
+uint64_t files_space_left(const char *path) {
+    struct statvfs status;
+    if (statvfs(path, &status) != 0 || status.f_blocks == 0) return UINT64_MAX;
+    return (uint64_t)status.f_bavail * status.f_frsize;
+}
+
 bool files_rename(const char *from, const char *to, Error *error) {
     return rename(from, to) == 0 || error_set(error, "cannot rename %s to %s: %s", from, to, strerror(errno));
 }
@@ -93,7 +100,8 @@ bool files_make_folders(const char *path, Error *error) {
         if (reason == 0)
             sync_parent(part, NULL); /* a folder above us that we may not open is not ours to sync */
         else if (!files_is_folder(part))
-            good = error_set(error, "cannot make the folder %s: %s", part, strerror(reason));
+            good = error_set(error, "cannot make the folder %s: %s", part,
+                             files_is_file(part) ? "a file is there" : strerror(reason));
         part[i] = path[i];
     }
     free(part);

@@ -27,6 +27,9 @@ bool files_make_folders(const char *path, Error *error);
 /* Removes a file, a link (not what it points to) or a folder with everything in it. Nothing there is no error. */
 bool files_remove_tree(const char *path, Error *error);
 
+/* Bytes that can still be written to the file system that a file or folder is on; UINT64_MAX where that is not known. */
+uint64_t files_space_left(const char *path);
+
 /* rename(), with a message. */
 bool files_rename(const char *from, const char *to, Error *error);
 

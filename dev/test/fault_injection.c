@@ -1,9 +1,10 @@
 /* fault_injection.c: a library for tests, loaded before a program with LD_PRELOAD, that makes the disk fail on time.
- * It stands between the program and write, pwrite, writev, fsync, fdatasync and rename. The environment says what
+ * It stands between the program and write, pwrite, writev, fsync, fdatasync, rename and statvfs. The environment says what
  * happens; without a variable, nothing does.
  *
  *   FAULT_FOLDER=path        only files below this absolute path count (default: all regular files and folders)
  *   FAULT_WRITE_LIMIT=bytes  after that many bytes the disk is full: a write puts what still fits, the next is ENOSPC
+ *   FAULT_SPACE_LEFT=bytes   that is what the file system says is left, whatever can be written
  *   FAULT_SLOW_SYNC=seconds  each sync takes that long
  *   FAULT_KILL_AT_SYNC=n     the process dies by SIGKILL before its n-th sync takes place (from 1)
  *   FAULT_KILL_AT_RENAME=n   and before its n-th rename
@@ -20,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -103,4 +105,12 @@ int rename(const char *from, const char *to) {
     int (*real)(const char *, const char *) = dlsym(RTLD_NEXT, "rename");
     if (path_counts(from)) kill_at("FAULT_KILL_AT_RENAME", &renames);
     return real(from, to);
+}
+
+int statvfs(const char *path, struct statvfs *status) {
+    int (*real)(const char *, struct statvfs *) = dlsym(RTLD_NEXT, "statvfs");
+    int result = real(path, status);
+    long long left = setting("FAULT_SPACE_LEFT", -1);
+    if (result == 0 && left >= 0) status->f_frsize = 1, status->f_bavail = (fsblkcnt_t)left;
+    return result;
 }

@@ -217,6 +217,21 @@ static void test_no_config_is_left_out(void **state) {
     globfree(&files);
 }
 
+/* One flag makes a short trial of each: it is not refused for its warm-up. */
+static void test_short_trials(void **state) {
+    (void)state;
+    char *const trials[] = {"--max_iters=1", "--max_iters=10"};
+    for (size_t i = 0; i < ARRAY_LENGTH(runs); i++)
+        for (size_t k = 0; k < ARRAY_LENGTH(trials); k++) {
+            Config config;
+            Error error;
+            char *path = format_string("config/%s.json", runs[i]);
+            if (!config_load(&config, path, 1, &trials[k], &error)) fail_msg("%s", error.text);
+            assert_int_equal(config.schedule.warmup_iters, 0);
+            free(path);
+        }
+}
+
 static void test_each_run_has_its_script(void **state) {
     (void)state;
     glob_t files;
@@ -325,15 +340,11 @@ static void test_wrong_usage(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_numbers_are_the_published_ones),
-        cmocka_unit_test(test_configs_open_with_a_comment),
-        cmocka_unit_test(test_no_config_is_left_out),
-        cmocka_unit_test(test_each_run_has_its_script),
-        cmocka_unit_test(test_each_script_starts_its_run),
-        cmocka_unit_test(test_processes_and_launcher),
-        cmocka_unit_test(test_builds_what_is_missing),
-        cmocka_unit_test(test_data_that_is_missing),
-        cmocka_unit_test(test_wrong_usage),
+        cmocka_unit_test(test_numbers_are_the_published_ones), cmocka_unit_test(test_configs_open_with_a_comment),
+        cmocka_unit_test(test_no_config_is_left_out),          cmocka_unit_test(test_short_trials),
+        cmocka_unit_test(test_each_run_has_its_script),        cmocka_unit_test(test_each_script_starts_its_run),
+        cmocka_unit_test(test_processes_and_launcher),         cmocka_unit_test(test_builds_what_is_missing),
+        cmocka_unit_test(test_data_that_is_missing),           cmocka_unit_test(test_wrong_usage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

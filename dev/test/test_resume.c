@@ -341,6 +341,22 @@ static void limit_file_size(rlim_t bytes) {
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
 }
 
+/* Known before the first step: that no checkpoint fits. */
+static void test_disk_without_room_for_a_checkpoint(void **state) {
+    (void)state;
+    Launch little = small_run(0, "FAULT_SPACE_LEFT=200000"), enough = small_run(0, "FAULT_SPACE_LEFT=300000");
+    CommandResult *result = train_run(&little, "little_room", "--max_iters=2 --checkpoint_interval=0");
+    assert_run(result, EXIT_DONE,
+               "warning: train.out_dir: a checkpoint takes about 0.000261 GB, and there are 0.0002 GB");
+    assert_true(strstr(result->output, "warning: train.out_dir") < strstr(result->output, "step "));
+    result = train_run(&enough, "enough_room", "--max_iters=2 --checkpoint_interval=0");
+    assert_run(result, EXIT_DONE, "");
+    assert_null(strstr(result->output, "warning: train.out_dir"));
+    result = train_run(&little, "enough_room", "--eval_only=true");
+    assert_run(result, EXIT_DONE, "");
+    assert_null(strstr(result->output, "warning: train.out_dir"));
+}
+
 /* As on a full disk, which the checkpoints are on, too: half a line at the end of the file must not stay there. */
 static void test_disk_full_while_reporting(void **state) {
     (void)state;
@@ -521,6 +537,7 @@ int main(void) {
         cmocka_unit_test(test_killed_at_each_sync),
         cmocka_unit_test(test_killed_at_each_rename),
         cmocka_unit_test(test_disk_full_while_saving),
+        cmocka_unit_test(test_disk_without_room_for_a_checkpoint),
         cmocka_unit_test(test_disk_full_while_reporting),
         cmocka_unit_test(test_metrics_that_fail_stop_the_run),
         cmocka_unit_test(test_damaged_checkpoints),

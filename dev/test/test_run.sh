@@ -206,6 +206,19 @@ test_all_output_comes_before_the_end() {
     [ "$(grep -c '^error' "$here/output")" = 2000 ]
 }
 
+# ---- the command line ----
+
+test_names_of_runs() {
+    local name
+    tree <<<'echo "$@"'
+    for name in quickstart quickstart.json config/quickstart.json; do
+        run 0 bash "$here/tree/scripts/run.sh" "$name" --seed=1
+        has "$here/output" "-np 2 ./train_gpt2 config/quickstart.json --seed=1"
+    done
+    run 2 bash "$here/tree/scripts/run.sh" --seed=1 quickstart
+    has "$here/output" "the name of a run comes before --seed=1; give one of: quickstart"
+}
+
 # ---- tokens that are missing ----
 
 test_where_tokens_come_from() {

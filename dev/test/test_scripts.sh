@@ -69,6 +69,18 @@ test_plot_draws_two_runs() {
     [ ! -e "$here/mars_adamw/loss.png" ]
 }
 
+# A run by the file that is read.
+test_plot_of_a_metrics_file() {
+    show_curves
+    metrics "$here/a run" 0 2
+    run 0 bash scripts/plot.sh "$here/a run/metrics.jsonl"
+    has "$here/curves" "a run, training: 0 9.9;1 9.8;2 9.7;"
+    cd "$here/a run"
+    run 0 bash "$root/scripts/plot.sh" metrics.jsonl
+    [ "$(cat "$here/output")" = "./loss.png
+./loss.svg" ]
+}
+
 test_plot_reads_the_right_numbers() {
     show_curves
     metrics "$here/run" 0 4

@@ -53,7 +53,9 @@ static void test_command_line(void **state) {
     CommandResult *result = train_run(&bare, NULL, " ");
     assert_message(result, EXIT_USAGE, "the first argument must be a config file");
     assert_run(result, EXIT_USAGE, "usage: train_gpt2 CONFIG.json [--key=value ...]");
-    assert_message(train_run(&bare, NULL, "--batch_size=2"), EXIT_USAGE, "the first argument must be a config file");
+    assert_message(train_run(&bare, NULL, "--batch_size=2"), EXIT_USAGE,
+                   "the first argument must be a config file, and is '--batch_size=2'");
+    assert_message(train_run(&bare, NULL, "- </dev/null"), EXIT_USAGE, "standard input is /dev/stdin");
     assert_run(train_run(&bare, NULL, "--version"), EXIT_DONE, "train_gpt2 (mars.c) " MARS_VERSION);
     assert_run(train_run(&bare, NULL, "--help"), EXIT_DONE, "total_batch_size");
 
@@ -66,6 +68,7 @@ static void test_command_line(void **state) {
         {"--batch_size=0", "train.batch_size is '0'; expected integer >= 1"},
         {"--beta1=1", "optimizer.beta1 is '1'; expected number in [0, 1)"},
         {"--optimizer.name=adam", "optimizer.name is 'adam'; expected one of: adamw"},
+        {"--init_from=Auto", "command line: train.init_from is 'Auto'; write auto, or ./Auto for a file of that name"},
     };
     assert_each_refused(mistakes, ARRAY_LENGTH(mistakes), EXIT_USAGE);
 }
@@ -138,7 +141,7 @@ static void test_missing_device(void **state) {
         skip();
     }
     const Mistake mistakes[] = {
-        {"--device=cuda", "train.device, train.precision: "},
+        {"--device=cuda", "command line: train.device: "},
         {"--device=auto --allow_tf32=true", "train.allow_tf32: TF32 is a mode of GPUs and the device is the CPU"},
     };
     assert_each_refused(mistakes, ARRAY_LENGTH(mistakes), EXIT_USAGE);
