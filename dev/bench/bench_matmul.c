@@ -59,6 +59,13 @@ static void run_newton_schulz(const Arrays *a, const Case *c) {
     a->be->batched_product(a->be, &p, a->out, a->in, a->weight, NULL);
 }
 
+/* Scaled, and added to a scaled matrix of the shape of C, in whose place the weight is. */
+static void run_newton_schulz_sum(const Arrays *a, const Case *c) {
+    BatchedProduct p = {.type = a->be->activation, .count = 1, .m = c->rows, .n = c->out, .k = c->in};
+    p.alpha = 2.0315f, p.beta = -4.7750f;
+    a->be->batched_product(a->be, &p, a->out, a->in, a->weight, a->weight);
+}
+
 /* ---- measuring ---- */
 
 static double seconds_of(const Arrays *a, const Case *c) {
@@ -163,8 +170,9 @@ int main(int argc, char **argv) {
         {.name = "qkv of one decoded token", .run = run_forward, .rows = 1, .in = C, .out = 3 * C},
         {.name = "attention forward", .run = run_attention, .rows = B, .in = T, .out = C, .flops = attention_flops},
         {.name = "Newton-Schulz, X X^T of qkv", .run = run_newton_schulz, .rows = C, .in = 3 * C, .out = C},
-        {.name = "Newton-Schulz, A X of qkv", .run = run_newton_schulz, .rows = C, .in = C, .out = 3 * C},
-        {.name = "Newton-Schulz, 128 x 128", .run = run_newton_schulz, .rows = 128, .in = 128, .out = 128},
+        {.name = "Newton-Schulz, A A + A of qkv", .run = run_newton_schulz_sum, .rows = C, .in = C, .out = C},
+        {.name = "Newton-Schulz, A X + X of qkv", .run = run_newton_schulz_sum, .rows = C, .in = C, .out = 3 * C},
+        {.name = "Newton-Schulz, 128 x 128", .run = run_newton_schulz_sum, .rows = 128, .in = 128, .out = 128},
     };
     int count = (int)ARRAY_LENGTH(cases);
     Arrays arrays[TYPES];

@@ -13,6 +13,7 @@
 #include "kernels/cpu/matmul.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -144,15 +145,18 @@ static void append_sum(dnnl_post_ops_t after, float factor) {
 #endif
 }
 
-/* Sums, scaled by alpha, added to beta times what the output holds. */
+/* alpha A.B + beta C, computed as alpha (A.B + (beta / alpha) C): where the processor has no AVX-512, oneDNN takes its
+ * scalar reference loops for a product that is scaled before C is added. */
 static dnnl_primitive_attr_t attributes_create(float alpha, float beta) {
     dnnl_primitive_attr_t attributes;
     dnnl_post_ops_t after;
     check(dnnl_primitive_attr_create(&attributes), "creating attributes");
     check(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user), "setting scratchpad mode");
     check(dnnl_post_ops_create(&after), "creating post-ops");
-    if (alpha != 1.0f) append_scaling(after, alpha);
-    if (beta != 0.0f) append_sum(after, beta);
+    bool scale_last = isfinite(beta / alpha);
+    if (alpha != 1.0f && !scale_last) append_scaling(after, alpha);
+    if (beta != 0.0f) append_sum(after, scale_last ? beta / alpha : beta);
+    if (alpha != 1.0f && scale_last) append_scaling(after, alpha);
     check(dnnl_primitive_attr_set_post_ops(attributes, after), "setting post-ops");
     check(dnnl_post_ops_destroy(after), "freeing post-ops");
     return attributes;
