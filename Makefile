@@ -117,7 +117,7 @@ CXXFLAGS_EMU = -std=gnu++17 $(OPTIMIZE) $(addprefix -march=,$(ARCH)) $(debug) -p
 unpack_flags = $(if $(has_zlib),-DMARS_HAS_ZLIB=1) $(if $(has_zstd),-DMARS_HAS_ZSTD=1) $(if $(has_lzma),-DMARS_HAS_LZMA=1)
 unpack_libraries = $(if $(has_zlib),-lz) $(if $(has_zstd),-lzstd) $(if $(has_lzma),-llzma)
 ifeq ($(cuda),nvcc)
-device_libraries = $(cuda_libraries) -lcublasLt $(if $(has_nccl),-lnccl) -lcudart_static -ldl -lrt -lstdc++
+device_libraries = $(cuda_libraries) $(if $(has_nccl),-lnccl) -lcudart_static -ldl -lrt -lstdc++
 else ifeq ($(cuda),emu)
 device_libraries = $(if $(filter x86_64,$(machine)),,-lboost_context) -lstdc++
 endif
@@ -140,11 +140,11 @@ plain = $(filter-out data/prepare_data.c model/sample_gpt2.c %/no_cuda.c data/ch
         data/char_class_$(if $(has_utf8proc),utf8proc,none).c \
         comm/comm.c comm/agree.c comm/single.c $(if $(has_mpi),comm/mpi.c comm/heartbeat.c,comm/no_mpi.c) \
         comm/$(if $(has_nccl),nccl,no_nccl).c
-# What needs CUDA's headers: kernels (.cu), and host code around its libraries.
-cuda_host = $(wildcard kernels/cuda/*.c) comm/nccl.c
+# What needs CUDA's headers: kernels (.cu), and host code around its libraries. The emulator is its own cuBLASLt.
+cuda_host = $(filter-out $(if $(filter emu,$(cuda)),%/load_cublaslt.c),$(wildcard kernels/cuda/*.c)) comm/nccl.c
 device_sources = $(wildcard kernels/cuda/*.cu optim/*.cu)
 emulator = $(filter-out $(if $(has_nccl),,dev/emu/nccl.cpp),$(wildcard dev/emu/*.cpp))
-device_objects = $(if $(cuda),$(device_sources:%=$(BUILD)/%.o) $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/cuda/*.c)), \
+device_objects = $(if $(cuda),$(device_sources:%=$(BUILD)/%.o) $(patsubst %.c,$(BUILD)/%.o,$(filter kernels/%,$(cuda_host))), \
                    $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/no_cuda.c optim/no_cuda.c))) \
                  $(if $(filter emu,$(cuda)),$(emulator:%.cpp=$(BUILD)/%.o))
 cpu_objects = $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.o)
@@ -346,7 +346,7 @@ $(BUILD)/english.txt: dev/bench/english_text.sh
 
 sources = $(wildcard *.cu *.h */*.c */*.h */*.cu kernels/*/*.c kernels/*/*.h kernels/*/*.cu kernels/*/*.cuh dev/*/*.c \
             dev/*/*.h dev/*/*.cu dev/*/*.cuh dev/*/*.cpp)
-tidy_sources = $(filter-out $(mpi_objects:$(BUILD)/%.o=%.c) comm/nccl.c dev/test/%,$(filter %.c,$(sources)))
+tidy_sources = $(filter-out $(mpi_objects:$(BUILD)/%.o=%.c) comm/nccl.c %/load_cublaslt.c dev/test/%,$(filter %.c,$(sources)))
 lint:
 	clang-format --dry-run --Werror $(sources)
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --error-exitcode=1 --inline-suppr \
