@@ -700,7 +700,7 @@ static void test_wrong_inputs(void **state) {
         {"--val_fraction=0.95 ok.txt", "of 10 bytes leaves nothing to train on"},
         {"--shard_tokens=1 large.txt", "1000001 bytes into more than 1000000 files; give at least 2"},
         {"--out=ok.txt ok.txt", "ok.txt is no folder; give one with --out"},
-        {"--out=ok.txt/sub ok.txt", "cannot make the folder ok.txt: File exists"},
+        {"--out=ok.txt/sub ok.txt", "cannot make the folder ok.txt: a file is there"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         const CommandResult *result = test_run("cd '%s' && '%s' --tokenizer=bytes %s%s", folder, program,
