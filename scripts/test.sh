@@ -17,7 +17,7 @@
 #              share a GPU with (emulated) NCCL between them
 #   tsan       the emulated GPU under the thread sanitizer: kernels at small sizes
 #
-#   --all    also the data loader under the thread sanitizer; and tests of kernels, optimizers, tokenizer and
+#   --all    also clang's analyzer to its full depth; the data loader under the thread sanitizer; and tests of kernels, optimizers, tokenizer and
 #            checkpoints as aarch64 programs, by qemu-user
 #
 # Everything lies under build/, so that ./train_gpt2 stays as it is. The last line is "N passed, N failed", over all of
@@ -180,7 +180,9 @@ if ! { bash scripts/install_deps.sh "${options[@]}" && make found; }; then
 fi
 
 heading "lint"
-if has_tools lint clang-format clang-tidy cppcheck shellcheck; then step lint make lint || true; fi
+deep=()
+if [ $all = yes ]; then deep=(ANALYZER_NODES=225000); fi
+if has_tools lint clang-format clang-tidy cppcheck shellcheck; then step lint make lint "${deep[@]}" || true; fi
 
 heading "compilers"
 v3=no

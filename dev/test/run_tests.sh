@@ -68,7 +68,9 @@ run_one() {
         */*) command=("${runner[@]}" "$test") ;;
         *) command=("${runner[@]}" "./$test") ;;
     esac
-    timeout -k 10 "$seconds_limit" "${command[@]}" </dev/null >"$log" 2>&1 || status=$?
+    local TIMEFORMAT='%U %S' cpu
+    { time timeout -k 10 "$seconds_limit" "${command[@]}" </dev/null >"$log" 2>&1 || status=$?; } 2>"$log.cpu"
+    cpu=$(awk '{ printf "%.1f", $1 + $2 }' "$log.cpu")
     case $test in
         *.sh) counts=$(count_script "$log") ;;
         *) counts=$(count_cmocka "$log") ;;
@@ -90,8 +92,8 @@ run_one() {
         fi
     fi
     ms=$((($(date +%s%N) - begun) / 1000000))
-    printf '%-28s %4d passed, %d failed%s  (%d.%d s)\n' "$name" "$passed" "$failed" "$note" \
-        $((ms / 1000)) $((ms / 100 % 10))
+    printf '%-28s %4d passed, %d failed%s  (%d.%d s, CPU %s s)\n' "$name" "$passed" "$failed" "$note" \
+        $((ms / 1000)) $((ms / 100 % 10)) "$cpu"
     if [ "$failed" -gt 0 ]; then show_failure "$log"; fi
     echo "$passed $failed" >"$counted"
 }
