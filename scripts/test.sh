@@ -17,8 +17,8 @@
 #              share a GPU with (emulated) NCCL between them
 #   tsan       the emulated GPU under the thread sanitizer: kernels at small sizes
 #
-#   --all    also clang's analyzer to its full depth; the data loader under the thread sanitizer; and tests of kernels, optimizers, tokenizer and
-#            checkpoints as aarch64 programs, by qemu-user
+#   --all    also clang's analyzer to its full depth; the data loader under the thread sanitizer; and tests of kernels,
+#            optimizers, tokenizer and checkpoints as aarch64 programs, by qemu-user
 #
 # Everything lies under build/, so that ./train_gpt2 stays as it is. The last line is "N passed, N failed", over all of
 # it; a build or a lint that fails counts as one failure. A part whose tools are not installed is skipped by name. Where
