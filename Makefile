@@ -102,7 +102,8 @@ sanitize = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-
 debug = $(if $(SANITIZE),-g1,-g)
 arch := $(if $(ARCH),-march=$(ARCH) $(call accepts,-mprefer-vector-width=512))
 # -fno-math-errno and -fno-trapping-math let loops with square roots and roundings vectorise; neither changes a result.
-CFLAGS_ALL = -std=gnu17 $(OPTIMIZE) $(arch) -fno-math-errno -fno-trapping-math $(debug) -fopenmp -pthread $(warnings) \
+optimize = $(OPTIMIZE)
+CFLAGS_ALL = -std=gnu17 $(optimize) $(arch) -fno-math-errno -fno-trapping-math $(debug) -fopenmp -pthread $(warnings) \
              $(werror) $(sanitize) $(if $(SANITIZE),-Wno-format-truncation) $(if $(filter emu,$(cuda)),-DMARS_EMULATOR=1) \
              -D_GNU_SOURCE -I. -MMD -MP $(CPPFLAGS) $(CFLAGS)
 LINK = $(if $(has_mpi),$(MPICC),$(CC))
@@ -140,6 +141,13 @@ plain = $(filter-out data/prepare_data.c model/sample_gpt2.c %/no_cuda.c data/ch
         data/char_class_$(if $(has_utf8proc),utf8proc,none).c \
         comm/comm.c comm/agree.c comm/single.c $(if $(has_mpi),comm/mpi.c comm/heartbeat.c,comm/no_mpi.c) \
         comm/$(if $(has_nccl),nccl,no_nccl).c
+# Tests compile faster with less optimisation, but not the loops in float64 that they compare with: those are what takes
+# their time, under sanitizers most of it, and are not what is tested.
+reference_objects = $(addprefix $(BUILD)/dev/test/,reference.o reference_gpt2.o optim_world.o kernel_fixture.o \
+                      test_newton_schulz.o test_kernels_matmul.o)
+$(BUILD)/dev/test/%.o: optimize = -O1
+$(reference_objects): optimize = -O3
+$(reference_objects): sanitize =
 # What needs CUDA's headers: kernels (.cu), and host code around its libraries. The emulator is its own cuBLASLt.
 cuda_host = $(filter-out $(if $(filter emu,$(cuda)),%/load_cublaslt.c),$(wildcard kernels/cuda/*.c)) comm/nccl.c
 device_sources = $(wildcard kernels/cuda/*.cu optim/*.cu)
