@@ -12,9 +12,9 @@
 #              compiled for x86-64-v3 (by GCC 11)
 #   plain      a build without oneDNN, MPI and CUDA (by Clang), and the tests of what replaces them
 #   asan       the address and undefined-behaviour sanitizers, with CUDA emulated on the CPU (dev/emu): all tests on the
-#              CPU, and the kernels' on the emulated GPU in six orders of its threads
-#   emu        the emulated GPU without sanitizers: whole training runs, several ranks, every optimizer, and ranks that
-#              share a GPU with (emulated) NCCL between them
+#              CPU, at small sizes, and the kernels' on the emulated GPU
+#   emu        the emulated GPU without sanitizers: kernels in five other orders of its threads, whole training runs,
+#              several ranks, every optimizer, and ranks that share a GPU with (emulated) NCCL between them
 #   tsan       the emulated GPU under the thread sanitizer: kernels at small sizes
 #
 #   --all    also clang's analyzer to its full depth; the data loader under the thread sanitizer; and tests of kernels,
@@ -36,7 +36,6 @@ for argument in "$@"; do
 done
 
 cd "$(dirname "$0")/.."
-shopt -s extglob
 cores=$(nproc)
 passed=0
 failed=0
@@ -195,14 +194,15 @@ fi
 plain=no
 if has_tools clang clang; then
     if compile build/plain WERROR=1 CC=clang ONEDNN=0 MPI=0 CUDA=0; then plain=yes; fi
-    step make-build-clang make -j"$cores" BUILD=build/clang BIN=build/clang WERROR=1 CC=clang CUDA=0 programs || true
+    step make-build-clang make -j"$cores" BUILD=build/clang BIN=build/clang WERROR=1 OPTIMIZE=-O1 CC=clang CUDA=0 \
+        programs || true
     host_cuda clang
 fi
 aarch64=no
 if has_tools aarch64 aarch64-linux-gnu-gcc && step aarch64-libraries bash dev/aarch64.sh sysroot build/aarch64-libraries; then
     aarch64=yes
-    targets=(programs)
-    if [ $all = yes ]; then targets+=(tests); fi
+    targets=(OPTIMIZE=-O1 programs)
+    if [ $all = yes ]; then targets=(programs tests); fi
     for onednn in 1 0; do
         folder=build/aarch64-onednn-$onednn
         step "make-${folder//\//-}" bash dev/aarch64.sh make build/aarch64-libraries -j"$cores" BUILD=$folder BIN=$folder \
@@ -210,15 +210,17 @@ if has_tools aarch64 aarch64-linux-gnu-gcc && step aarch64-libraries bash dev/aa
     done
 fi
 
-# Tests of a backend table, which any device can be asked to pass.
+# Tests of a backend table, which any device can be asked to pass, and of code that runs on top of it.
 kernels='test_kernels*.c'
-orders='forward reverse newest mix:1 mix:2 mix:3'
+device_tests=("$kernels" test_newton_schulz.c test_optim_passes.c)
+# The orders in which the emulator runs the threads of a block, but for its usual one.
+orders='reverse newest mix:1 mix:2 mix:3'
 
 heading "the build that users get"
 native=no
 if compile build WERROR=1; then
     native=yes
-    TEST_SECONDS=900 run_tests build 'test_*.c' 'test_*.sh'
+    TEST_SECONDS=900 run_tests build 'test_*.sh' 'test_*.c'
 fi
 if has_tools cuda-report nvcc; then
     if step cuda-report make --no-print-directory cuda-report WERROR=1; then cat build/logs/cuda-report.log; fi
@@ -242,27 +244,28 @@ wait_for_lanes
 
 heading "without oneDNN, MPI and CUDA"
 if [ $plain = yes ]; then
-    CC=clang CI='' TEST_SECONDS=1800 run_tests build/plain 'test_kernels*.c' 'test_newton_schulz.c' 'test_optim_rules.c' 'test_gpt2*.c' 'test_golden.c'
+    CC=clang CI='' TEST_SECONDS=1800 MARS_TEST_SMALL=1 run_tests build/plain "$kernels" test_newton_schulz.c \
+        test_optim_rules.c 'test_gpt2*.c' test_golden.c
 fi
 
 heading "address and undefined-behaviour sanitizers, CUDA emulated"
 if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O1; then
-    MARS_EMU_DEVICES=0 CI='' TEST_SECONDS=1800 run_tests build/asan 'test_!(golden|example).c'
-    lane asan-runs build/asan CI= TEST_SECONDS=1800 MARS_EMU_DEVICES=0 MARS_TEST_SMALL=1 -- test_golden.c test_example.c
-    for order in $orders; do
-        lane "asan-${order/:/-}" build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_EMU_ORDER="$order" -- \
-            "$kernels" test_newton_schulz.c test_optim_passes.c
-    done
+    MARS_EMU_DEVICES=0 CI='' TEST_SECONDS=1800 MARS_TEST_SMALL=1 run_tests build/asan 'test_*.c'
+    lane asan-forward build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- "${device_tests[@]}"
     lane asan-emulator build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- 'test_*.cu'
     wait_for_lanes
 fi
 
 heading "an emulated GPU"
-emulated=(test_golden.c test_devices.c test_hellaswag.c 'test_optim*.c' test_comm.c 'test_*.cu')
+emulated=(test_golden.c test_devices.c test_hellaswag.c 'test_optim*.c' test_comm.c 'test_*.cu' "${device_tests[@]}")
 if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O2 -- "${emulated[@]}"; then
     lane emu-golden build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- test_golden.c
     lane emu-devices build/emu CI= TEST_SECONDS=1800 -- test_devices.c
     lane emu-hellaswag build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- test_hellaswag.c
+    for order in $orders; do
+        lane "emu-${order/:/-}" build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_EMU_ORDER="$order" -- \
+            "${device_tests[@]}"
+    done
     lane emu-optimizers build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- 'test_optim*.c' test_comm.c 'test_*.cu'
     wait_for_lanes
     step emu-nccl env CI= MARS_TEST_DEVICE=cuda MARS_BUILD=build/emu MARS_BIN=build/emu \

@@ -19,7 +19,15 @@ typedef struct GoldenRun {
     Launch launch;
 } GoldenRun;
 
-enum { CASES = 17 };
+enum { CASES = 17, FEW_STEPS = 6 };
+
+/* Under a sanitizer or on an emulated GPU a step takes a tenth of a second or more. There a run is its first steps, and
+ * that other ways of running are the same, the build without sanitizers tests, and test_devices.c on the emulated GPU. */
+static bool has_time_for_little(void) {
+    static int answer = -1;
+    if (answer < 0) answer = only_small_sizes() || device_is_emulated(test_device());
+    return answer;
+}
 
 static const char *const sets[] = {"tiny", "tiny_bias"};
 
@@ -53,7 +61,7 @@ static int for_each_case(const char *set, void (*check)(const GoldenRun *run)) {
     const cJSON *one;
     if (!golden) fail_msg("%s is not JSON", file);
     cJSON_ArrayForEach(one, member(golden, "cases")) {
-        char *config = train_golden_config(set, golden, one);
+        char *config = train_golden_config(set, golden, one, has_time_for_little() ? FEW_STEPS : 0);
         GoldenRun run = {set, golden, one, member(one, "case")->valuestring, {.config = config}};
         check(&run);
         count++;
@@ -79,13 +87,14 @@ static void assert_near(const GoldenRun *run, const char *what, int step, double
 
 /* The curve of a run against the reference: losses within `limit`. Gradient norms are compared in float32 only. */
 static void assert_golden(const GoldenRun *run, const cJSON *log, double limit, bool compare_norms) {
-    int steps = member(member(run->golden, "train"), "max_iters")->valueint, evaluations = 2;
+    int all_steps = member(member(run->golden, "train"), "max_iters")->valueint, evaluations = 2;
+    int steps = has_time_for_little() ? FEW_STEPS : all_steps;
     double *losses = log_numbers(log, "train", "loss", &steps), *norms = log_numbers(log, "train", "grad_norm", &steps);
     double *validation = log_numbers(log, "val", "loss", &evaluations);
     const cJSON *expected_losses = member(run->expected, "train_loss"),
                 *expected_norms = member(run->expected, "grad_norm");
-    assert_int_equal(cJSON_GetArraySize(expected_losses), steps);
-    assert_int_equal(cJSON_GetArraySize(expected_norms), steps);
+    assert_int_equal(cJSON_GetArraySize(expected_losses), all_steps);
+    assert_int_equal(cJSON_GetArraySize(expected_norms), all_steps);
     for (int i = 0; i < steps; i++) {
         double norm = cJSON_GetArrayItem(expected_norms, i)->valuedouble;
         assert_near(run, "the loss", i, losses[i], cJSON_GetArrayItem(expected_losses, i)->valuedouble, limit);
@@ -93,8 +102,9 @@ static void assert_golden(const GoldenRun *run, const cJSON *log, double limit, 
     }
     assert_near(run, "the validation loss", 0, validation[0], member(run->expected, "val_loss_before")->valuedouble,
                 limit);
-    assert_near(run, "the validation loss", steps, validation[1], member(run->expected, "val_loss_after")->valuedouble,
-                limit);
+    if (steps == all_steps)
+        assert_near(run, "the validation loss", steps, validation[1],
+                    member(run->expected, "val_loss_after")->valuedouble, limit);
     free(losses);
     free(norms);
     free(validation);
@@ -139,14 +149,6 @@ static void test_float32(void **state) {
  * the exact form runs the model twice a step. */
 static bool is_enough(const GoldenRun *run) {
     return strcmp(run->name, "adamw") == 0 || strcmp(run->name, "mars-adamw-exact") == 0;
-}
-
-/* Under a sanitizer or on an emulated GPU a run takes a second or more. What is computed shows in float32; that other
- * ways of running are the same, the build without sanitizers tests, and test_devices.c on the emulated GPU. */
-static bool has_time_for_little(void) {
-    static int answer = -1;
-    if (answer < 0) answer = only_small_sizes() || device_is_emulated(test_device());
-    return answer;
 }
 
 static void check_bfloat16(const GoldenRun *run) {

@@ -13,6 +13,7 @@
 
 #include "config/config.h"
 #include "dev/test/optim_world.h"
+#include "dev/test/test_gpu.h"
 
 /* What makes a variant of an optimizer. */
 typedef enum Form { USUAL, EXACT, WITH_1D, NO_NESTEROV } Form;
@@ -386,6 +387,7 @@ static void test_against_float64(void **state) {
     (void)state;
     for (int v = 0; v < VARIANTS; v++)
         for (int clipped = 0; clipped < 2; clipped++) {
+            if (device_is_emulated(test_device()) && clipped != v % 2) continue; /* for time */
             OptimConfig config = config_of(&variants[v]);
             config.grad_clip = clipped ? 1.0 : 0.0;
             config.gradient_scale = clipped ? 4.0 : 1.0;

@@ -70,6 +70,17 @@ const TrainVariant train_variants[] = {
     {NULL, NULL, false, {NULL}, NULL},
 };
 
+bool train_stands_for_others(const TrainVariant *variant) {
+    static const char *const names[] = {"mars-adamw-exact", "mars-m-exact", "muon", "sgd-sai"};
+    for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
+        if (strcmp(variant->name, names[i]) == 0) return true;
+    return false;
+}
+
+bool train_has_time_for(const TrainVariant *variant) {
+    return !only_small_sizes() || train_stands_for_others(variant);
+}
+
 static int integer_of(const cJSON *object, const char *key) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
     if (!cJSON_IsNumber(item)) fail_msg("there is no number '%s'", key);
@@ -88,7 +99,7 @@ static void add_copy(cJSON *config, const cJSON *from, const char *section) {
     cJSON_AddItemToObject(config, section, cJSON_Duplicate(found, true));
 }
 
-char *train_golden_config(const char *set, const cJSON *golden, const cJSON *golden_case) {
+char *train_golden_config(const char *set, const cJSON *golden, const cJSON *golden_case, int steps) {
     const cJSON *reference = cJSON_GetObjectItemCaseSensitive(golden, "train");
     cJSON *config = cJSON_CreateObject();
     add_copy(config, golden, "model");
@@ -100,7 +111,7 @@ char *train_golden_config(const char *set, const cJSON *golden, const cJSON *gol
     add_copy(config, golden_case, "schedule");
     cJSON *train = cJSON_AddObjectToObject(config, "train");
     int batch_size = integer_of(reference, "batch_size");
-    cJSON_AddNumberToObject(train, "max_iters", integer_of(reference, "max_iters"));
+    cJSON_AddNumberToObject(train, "max_iters", steps ? steps : integer_of(reference, "max_iters"));
     cJSON_AddNumberToObject(train, "batch_size", batch_size);
     cJSON_AddNumberToObject(train, "total_batch_size", batch_size * integer_of(reference, "accum"));
     cJSON_AddNumberToObject(train, "gradient_scale", integer_of(reference, "gradient_scale"));

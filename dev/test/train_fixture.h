@@ -32,8 +32,9 @@ const char *train_small_config(void);
 /* Its schedule, as arguments for a run of fewer steps that is to begin as that of 12 does: max_iters would shorten it. */
 #define TRAIN_WHOLE_SCHEDULE " --warmup_iters=3 --lr_decay_iters=200 "
 
-/* The config of a case of dev/golden/SET.json, whose content is `golden`. The caller frees the path. */
-char *train_golden_config(const char *set, const cJSON *golden, const cJSON *golden_case);
+/* The config of a case of dev/golden/SET.json, whose content is `golden`: a run of its first `steps`, of all for 0. The
+ * caller frees the path. */
+char *train_golden_config(const char *set, const cJSON *golden, const cJSON *golden_case, int steps);
 
 /* An optimizer, or another form of one, as arguments for a run of that config. */
 typedef struct TrainVariant {
@@ -45,6 +46,13 @@ typedef struct TrainVariant {
 
 /* Every optimizer, and every exact form; ends with a name of NULL. */
 extern const TrainVariant train_variants[];
+
+/* Whether it is one of those that keep something of their own in several processes: shards of g_last with and without
+ * whole matrices, whole matrices alone, one number a tensor. */
+bool train_stands_for_others(const TrainVariant *variant);
+
+/* Whether to run this one: each of them, but where only_small_sizes() those that stand for the others. */
+bool train_has_time_for(const TrainVariant *variant);
 
 /* Runs the trainer to its end. A name of NULL leaves out_dir to the config and the arguments. */
 CommandResult *train_run(const Launch *launch, const char *name, const char *format, ...) PRINTF_LIKE(3, 4);
