@@ -201,7 +201,7 @@ fi
 aarch64=no
 if has_tools aarch64 aarch64-linux-gnu-gcc && step aarch64-libraries bash dev/aarch64.sh sysroot build/aarch64-libraries; then
     aarch64=yes
-    targets=(OPTIMIZE=-O1 programs)
+    targets=(OPTIMIZE=-O2 programs)
     if [ $all = yes ]; then targets=(programs tests); fi
     for onednn in 1 0; do
         folder=build/aarch64-onednn-$onednn

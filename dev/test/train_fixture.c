@@ -77,9 +77,7 @@ bool train_stands_for_others(const TrainVariant *variant) {
     return false;
 }
 
-bool train_has_time_for(const TrainVariant *variant) {
-    return !only_small_sizes() || train_stands_for_others(variant);
-}
+bool train_has_time_for(const TrainVariant *variant) { return !only_small_sizes() || train_stands_for_others(variant); }
 
 static int integer_of(const cJSON *object, const char *key) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
