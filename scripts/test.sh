@@ -104,14 +104,14 @@ count() {
 }
 
 # run_tests FOLDER PATTERN...: runs the tests whose sources match, and adds what dev/test/run_tests.sh counts. Those on
-# the CPU often wait, for processes to start or to fall silent, so there is one more of them at a time than there are
+# the CPU often wait, for processes to start or to fall silent, so there are two more of them at a time than there are
 # cores.
 run_tests() {
     local folder=$1 begun=$SECONDS log tests
     shift
     mapfile -t tests < <(list_tests "$folder" "$@")
     log=build/logs/test-${folder//\//-}.log
-    BUILD=$folder BIN=$folder TEST_JOBS=$((cores + 1)) bash dev/test/run_tests.sh "${tests[@]}" 2>&1 |
+    BUILD=$folder BIN=$folder TEST_JOBS=$((cores + 2)) bash dev/test/run_tests.sh "${tests[@]}" 2>&1 |
         tee "$log" | sed '$d' || true
     count "$log" "$folder" " ($((SECONDS - begun)) s)"
 }
@@ -194,7 +194,7 @@ fi
 plain=no
 if has_tools clang clang; then
     if compile build/plain WERROR=1 CC=clang ONEDNN=0 MPI=0 CUDA=0; then plain=yes; fi
-    step make-build-clang make -j"$cores" BUILD=build/clang BIN=build/clang WERROR=1 OPTIMIZE=-O1 CC=clang CUDA=0 \
+    step make-build-clang make -j"$cores" BUILD=build/clang BIN=build/clang WERROR=1 CC=clang CUDA=0 OPTIMIZE=-O1 \
         programs || true
     host_cuda clang
 fi
