@@ -116,7 +116,7 @@ run_tests() {
     count "$log" "$folder" " ($((SECONDS - begun)) s)"
 }
 
-# The emulated GPU runs on one core, so its tests run side by side, in lanes. lane NAME FOLDER [VARIABLE=VALUE...] --
+# Tests that run on one core, as the emulated GPU does, run side by side, in lanes. lane NAME FOLDER [VARIABLE=VALUE...] --
 # PATTERN... starts when a core is free and keeps its output for wait_for_lanes.
 lanes=()
 lane() {
@@ -226,7 +226,7 @@ if has_tools cuda-report nvcc; then
     if step cuda-report make --no-print-directory cuda-report WERROR=1; then cat build/logs/cuda-report.log; fi
 fi
 
-heading "other processors"
+heading "other processors, and without oneDNN, MPI and CUDA"
 by_isa=(test_kernels_matmul.c test_kernels_attention.c test_newton_schulz.c test_golden.c)
 if [ $v3 = yes ]; then
     lane cpu-avx2 build/v3 CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX2 -- test_kernels.c test_kernels_norm.c "${by_isa[@]}"
@@ -240,13 +240,11 @@ elif cpu_has avx512bw avx512vl avx512dq; then
 else
     echo "cpu-avx512: skipped: this processor has no AVX-512"
 fi
-wait_for_lanes
-
-heading "without oneDNN, MPI and CUDA"
 if [ $plain = yes ]; then
-    CC=clang CI='' TEST_SECONDS=1800 MARS_TEST_SMALL=1 run_tests build/plain "$kernels" test_newton_schulz.c \
+    lane plain build/plain CI= TEST_SECONDS=1800 MARS_TEST_SMALL=1 CC=clang -- "$kernels" test_newton_schulz.c \
         test_optim_rules.c 'test_gpt2*.c' test_golden.c
 fi
+wait_for_lanes
 
 heading "address and undefined-behaviour sanitizers, CUDA emulated"
 if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O1; then
