@@ -54,6 +54,10 @@ struct Fixture {
  * Returns the number of failed tests. */
 int run_kernel_tests(int argc, char **argv, const struct CMUnitTest *tests, size_t count);
 
+/* Runs the tests for the CPU's tables alone, of both activation types and each number of threads. Returns the number of
+ * failed tests. */
+int run_cpu_tests(const int *threads, size_t thread_counts, const struct CMUnitTest *tests, size_t count);
+
 /* The fixture of a test, or a skip with the reason where there is no such table here. */
 Fixture *fixture_of(void **state);
 
@@ -76,6 +80,8 @@ Array *array_of(Fixture *f, Element element, int64_t rows, int64_t columns, cons
 Array *array_index(Fixture *f, int64_t rows, int64_t columns, int bound);
 /* New contents for an array_in, at the same address. Does not call weights_changed. */
 void array_rewrite(Array *array, const double *values);
+/* One new element of it. */
+void array_set(Array *array, int64_t place, double value);
 
 /* n zeros on the host, freed with the arrays. */
 double *host_numbers(Fixture *f, int64_t n);
@@ -106,7 +112,8 @@ void expect_same_results(Fixture *f);
  * 4e-3 is half a unit in the last place of bfloat16, 2^-8: the most that one rounding of an exact result can cost.
  * 1e-5 is ten times what a float32 sum of a few hundred terms loses, and far below the effect of any wrong term. */
 void expect_near(Array *array, const double *expected, double slack, const char *what);
-/* |a - b| <= slack * (1e-5 or 4e-3, as above) * |b| + smallest, for every single element. */
+/* |a - b| <= slack * (1e-5 or 4e-3, as above) * |b| + smallest, for every single element. Where NaN or an infinity is
+ * expected, the element must be NaN or the same infinity. */
 void expect_each(Array *array, const double *expected, double slack, double smallest, const char *what);
 /* Every element is `expected`, rounded once to the array's type. */
 void expect_exact(Array *array, const double *expected, const char *what);

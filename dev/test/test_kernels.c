@@ -203,6 +203,33 @@ static void test_embedding_backward_runs(void **state) {
     embedding_backward(f, (EmbeddingSize){1, COUNT, C + 1, words, COUNT}, tokens, true);
 }
 
+/* NaN and infinities reach the elements that depend on them, and no others. */
+static void test_embedding_special(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    enum { B = 2, T = 33, C = 40, V = 50 };
+    begin_case(f, "special values");
+    Array *tokens = array_index(f, B, T, V), *wte = array_in(f, ACTIVATION, V, C, 1.0);
+    Array *wpe = array_in(f, ACTIVATION, T, C, 1.0), *out = array_out(f, ACTIVATION, B * T, C);
+    Array *dout = array_in(f, ACTIVATION, B * T, C, 1.0), *dwte = array_in_out(f, FLOAT, V, C, 1.0);
+    Array *dwpe = array_in_out(f, FLOAT, T, C, 1.0);
+    array_set(wte, tokens->index[5] * C + 7, NAN), array_set(wte, tokens->index[8] * C + 3, INFINITY);
+    array_set(wpe, 8 * C + 3, -INFINITY), array_set(wpe, 11 * C, -INFINITY);
+    array_set(dout, 4 * C + 9, NAN), array_set(dout, 40 * C + 1, INFINITY), array_set(dout, 41 * C + 2, -INFINITY);
+    array_set(dwte, tokens->index[41] * C + 2, INFINITY), array_set(dwpe, 20 * C, NAN);
+    RUN_TWICE(f, be->embedding_forward(be, out->device, tokens->device, wte->device, wpe->device, B, T, C));
+    RUN_TWICE(f,
+              be->embedding_backward(be, dwte->device, dwpe->device, dout->device, tokens->device, B, T, C, V, true));
+    double *expected = host_numbers(f, B * T * C), *edwte = host_numbers(f, V * C), *edwpe = host_numbers(f, T * C);
+    reference_embedding_forward(expected, tokens->index, wte->value, wpe->value, B, T, C);
+    reference_embedding_backward(edwte, edwpe, dout->value, tokens->index, B, T, C, V);
+    for (int k = 0; k < V * C; k++) edwte[k] += dwte->value[k];
+    for (int k = 0; k < T * C; k++) edwpe[k] += dwpe->value[k];
+    expect_exact(out, expected, "out");
+    expect_each(dwte, edwte, 1, 1e-5, "dwte");
+    expect_each(dwpe, edwpe, 1, 1e-5, "dwpe");
+}
+
 /* ---- loss ---- */
 
 /* Tests one call on given logits. Entries of a softmax span many orders of magnitude and are computed without
@@ -298,6 +325,30 @@ static void test_cross_entropy_padding(void **state) {
     }
 }
 
+/* A row with NaN, or with a logit of +infinity, has no softmax: its loss and its gradients are NaN. A logit of -infinity
+ * has the probability 0, and as the target an infinite loss. What the padding holds does not matter. */
+static void test_cross_entropy_special(void **state) {
+    Fixture *f = fixture_of(state);
+    enum { N = 8, V = 259, VP = 320 };
+    for (int gradient = 0; gradient < 2; gradient++) {
+        begin_case(f, "special logits, gradient %d", gradient);
+        const double targets[N] = {0, 2, 3, 4, 5, 6, 7, 258};
+        Array *logits = array_in_out(f, ACTIVATION, N, VP, 3.0);
+        double *values = host_numbers(f, N * VP);
+        memcpy(values, logits->value, N * VP * sizeof *values);
+        values[0 * VP + 2] = NAN;        /* beside the target */
+        values[1 * VP + 2] = -NAN;       /* the target */
+        values[2 * VP + 258] = INFINITY; /* beside the target */
+        values[3 * VP + 4] = INFINITY;   /* the target */
+        values[4 * VP + 0] = -INFINITY;  /* beside the target */
+        values[5 * VP + 6] = -INFINITY;  /* the target */
+        for (int v = 0; v < V; v++) values[6 * VP + v] = -INFINITY;
+        for (int n = 0; n < N; n++) values[n * VP + V] = NAN, values[n * VP + VP - 1] = INFINITY;
+        array_rewrite(logits, values);
+        cross_entropy(f, logits, array_of(f, INDEX, N, 1, targets), V, 0.5f, gradient, 10);
+    }
+}
+
 /* ---- sums ---- */
 
 /* The total is a double: numbers of float32 size vanish beside 1e8 in a float32 sum. */
@@ -319,6 +370,21 @@ static void test_add_sum(void **state) {
     }
 }
 
+static void test_add_sum_special(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    enum { n = 1000 };
+    const double specials[][2] = {{NAN, 1}, {INFINITY, 1}, {1, -INFINITY}, {INFINITY, -INFINITY}};
+    for (size_t i = 0; i < ARRAY_LENGTH(specials); i++) {
+        begin_case(f, "%g and %g", specials[i][0], specials[i][1]);
+        Array *values = array_in(f, FLOAT, 1, n, 5.0), *total = array_in_out(f, DOUBLE, 1, 1, 1.0);
+        array_set(values, 3, specials[i][0]), array_set(values, n - 1, specials[i][1]);
+        const double expected = specials[i][0] + specials[i][1];
+        RUN_TWICE(f, be->add_sum(be, total->device, values->device, n));
+        expect_each(total, &expected, 1, 0, "the sum");
+    }
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_open),
@@ -331,12 +397,15 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_to_activation_special),
         cmocka_unit_test(test_embedding_forward),
         cmocka_unit_test(test_embedding_backward),
+        cmocka_unit_test(test_embedding_special),
         cmocka_unit_test(test_embedding_backward_many_positions),
         cmocka_unit_test(test_embedding_backward_runs),
         cmocka_unit_test(test_cross_entropy),
         cmocka_unit_test(test_cross_entropy_large_logits),
         cmocka_unit_test(test_cross_entropy_padding),
+        cmocka_unit_test(test_cross_entropy_special),
         cmocka_unit_test(test_add_sum),
+        cmocka_unit_test(test_add_sum_special),
     };
     return run_kernel_tests(argc, argv, tests, ARRAY_LENGTH(tests));
 }

@@ -268,12 +268,77 @@ static void test_decode(void **state) {
     decode(f, (Size){2, 66, 1, 80}, 66);
 }
 
+/* ---- NaN and infinities ---- */
+
+/* A special value in column 2 of head 1 of the query, key or value of one token, or of its dout. Kernels multiply the
+ * masked pairs of a block of queries and keys by 0, which makes NaN of NaN. So the special key is the first one, which
+ * every query sees, and the special query is the last one of a block, which sees every key of it. dout is special by NaN
+ * alone: the sum of an infinite dout times out is infinite, but NaN where it is added up key by key. */
+static void special(Fixture *f, double value, int which) {
+    Backend *be = f->be;
+    enum { B = 2, T = 130, NH = 2, HS = 16, C = NH * HS };
+    const char *names[] = {"query", "key", "value", "dout"};
+    const int tokens[] = {127, 0, 0, 127};
+    begin_case(f, "%g in a %s", value, names[which]);
+    Array *qkv = array_in(f, ACTIVATION, B * T, 3 * C, 1.0), *dout = array_in(f, ACTIVATION, B * T, C, 1.0);
+    Array *out = array_out(f, ACTIVATION, B * T, C), *lse = array_out(f, FLOAT, B * NH, T);
+    Array *dqkv = array_out(f, ACTIVATION, B * T, 3 * C);
+    int row = T + tokens[which]; /* of the second sequence */
+    if (which < 3)
+        array_set(qkv, row * 3 * C + which * C + HS + 2, value);
+    else
+        array_set(dout, row * C + HS + 2, value);
+    double *expected = host_numbers(f, B * T * C), *expected_lse = host_numbers(f, B * NH * T);
+    double *gradient = host_numbers(f, B * T * 3 * C);
+    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale));
+    RUN_TWICE(f, be->attention_backward(be, dqkv->device, dout->device, qkv->device, out->device, lse->device, B, T, C,
+                                        NH, usual_scale));
+    reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, usual_scale);
+    reference_attention_backward(gradient, dout->value, qkv->value, B, T, C, NH, usual_scale);
+    expect_each(out, expected, slack, 2e-2, "out");
+    expect_each(lse, expected_lse, 1, 1e-4, "lse");
+    expect_each(dqkv, gradient, slack, 5e-2, "dqkv");
+}
+
+static void test_special(void **state) {
+    Fixture *f = fixture_of(state);
+    const double values[] = {NAN, INFINITY, -INFINITY};
+    for (size_t i = 0; i < ARRAY_LENGTH(values); i++)
+        for (int which = 0; which < 3; which++) special(f, values[i], which);
+    special(f, NAN, 3);
+}
+
+/* The last token of a sequence sees a special key or value of an earlier one, or has a special query. */
+static void test_decode_special(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    enum { B = 2, T = 5, NH = 2, HS = 16, C = NH * HS };
+    const double specials[] = {NAN, INFINITY, -INFINITY};
+    for (size_t i = 0; i < ARRAY_LENGTH(specials); i++)
+        for (int which = 0; which < 3; which++) {
+            begin_case(f, "decode, %g, part %d", specials[i], which);
+            Array *qkv = array_in(f, ACTIVATION, B * T, 3 * C, 1.0), *token = array_in(f, ACTIVATION, B, 3 * C, 1.0);
+            Array *keys = array_out(f, ACTIVATION, B * T, C), *values = array_out(f, ACTIVATION, B * T, C);
+            Array *out = array_out(f, ACTIVATION, B, C);
+            array_set(qkv, (T + (which == 0 ? T - 1 : 1)) * 3 * C + which * C + HS + 2, specials[i]);
+            for (int t = 0; t < T; t++) {
+                array_rewrite(token, rows_at(f, qkv->value, t, B, T, 3 * C));
+                RUN_TWICE(f, be->attention_decode(be, out->device, keys->device, values->device, token->device, B, t, T,
+                                                  C, NH, usual_scale));
+            }
+            double *expected = host_numbers(f, B * T * C), *lse = host_numbers(f, B * NH * T);
+            reference_attention_forward(expected, lse, qkv->value, B, T, C, NH, usual_scale);
+            expect_each(out, rows_at(f, expected, T - 1, B, T, C), slack, 2e-2, "decoded");
+        }
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forward),  cmocka_unit_test(test_forward_large_scores),
-        cmocka_unit_test(test_backward), cmocka_unit_test(test_tile_edges),
-        cmocka_unit_test(test_one_head), cmocka_unit_test(test_every_pair),
-        cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_forward),        cmocka_unit_test(test_forward_large_scores),
+        cmocka_unit_test(test_backward),       cmocka_unit_test(test_tile_edges),
+        cmocka_unit_test(test_one_head),       cmocka_unit_test(test_every_pair),
+        cmocka_unit_test(test_decode),         cmocka_unit_test(test_special),
+        cmocka_unit_test(test_decode_special),
     };
     return run_kernel_tests(argc, argv, tests, ARRAY_LENGTH(tests));
 }

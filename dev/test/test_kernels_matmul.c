@@ -2,6 +2,8 @@
  * outlives a change of it; and the batched products of optimizers. */
 #include "dev/test/kernel_fixture.h"
 
+#include <math.h>
+
 #include "dev/test/reference.h"
 
 typedef struct Size {
@@ -144,6 +146,70 @@ static void test_backward_weight_many_rows(void **state) {
     backward_weight(f, (Size){2048, 16, 65}, true, true);
     backward_weight(f, (Size){769, 9, 136}, true, false);
     backward_weight(f, (Size){513, 8, 200}, true, true);
+}
+
+/* ---- NaN and infinities ---- */
+
+static const double specials[] = {NAN, INFINITY, -INFINITY};
+
+/* Of one layer's inputs, one has a special value. */
+static void special_layer(Fixture *f, double special, int where) {
+    Backend *be = f->be;
+    const Size s = {33, 40, 70};
+    const char *names[] = {"in", "weight", "bias", "dout"};
+    begin_case(f, "%g in %s", special, names[where]);
+    Array *in = array_in(f, ACTIVATION, s.N, s.IC, 1.0), *weight = array_in(f, ACTIVATION, s.OC, s.IC, 1.0);
+    Array *bias = array_in(f, ACTIVATION, 1, s.OC, 1.0), *dout = array_in(f, ACTIVATION, s.N, s.OC, 1.0);
+    array_set((Array *[]){in, weight, bias, dout}[where], 39, special);
+    Array *out = array_out(f, ACTIVATION, s.N, s.OC), *din = array_out(f, ACTIVATION, s.N, s.IC);
+    Array *dweight = array_out(f, FLOAT, s.OC, s.IC), *dbias = array_out(f, FLOAT, 1, s.OC);
+    be->weights_changed(be);
+    RUN_TWICE(f, be->matmul_forward(be, out->device, in->device, weight->device, bias->device, s.N, s.IC, s.OC));
+    RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, weight->device, NULL, s.N, s.IC, s.OC));
+    RUN_TWICE(f, be->matmul_backward_weight(be, dweight->device, dbias->device, dout->device, in->device, s.N, s.IC,
+                                            s.OC, false));
+    double *eout = host_numbers(f, s.N * s.OC), *edin = host_numbers(f, s.N * s.IC);
+    double *edweight = host_numbers(f, s.OC * s.IC), *edbias = host_numbers(f, s.OC);
+    reference_matmul_forward(eout, in->value, weight->value, bias->value, s.N, s.IC, s.OC);
+    reference_matmul_backward_input(edin, dout->value, weight->value, s.N, s.IC, s.OC);
+    reference_matmul_backward_weight(edweight, edbias, dout->value, in->value, s.N, s.IC, s.OC);
+    expect_each(out, eout, 2, 5e-2, "out");
+    expect_each(din, edin, 2, 5e-2, "din");
+    expect_each(dweight, edweight, 1, 1e-3, "dweight");
+    expect_each(dbias, edbias, 1, 1e-3, "dbias");
+}
+
+static void test_special(void **state) {
+    Fixture *f = fixture_of(state);
+    for (size_t i = 0; i < ARRAY_LENGTH(specials); i++)
+        for (int where = 0; where < 4; where++) special_layer(f, specials[i], where);
+}
+
+/* GELU(infinity) is infinity; GELU(-infinity), as a product of -infinity and 0, is NaN, and so is either derivative. A
+ * layer of one weight, which is 1, passes the values on. */
+static void test_gelu_special(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    enum { n = 40 };
+    for (int has_bias = 0; has_bias < 2; has_bias++) {
+        begin_case(f, "special values, bias %d", has_bias);
+        double *ones = host_numbers(f, n), *expected = host_numbers(f, n), zero = 0;
+        for (int i = 0; i < n; i++) ones[i] = 1;
+        Array *in = array_in(f, ACTIVATION, n, 1, 1.0), *one = array_of(f, ACTIVATION, 1, 1, ones);
+        Array *bias = has_bias ? array_of(f, ACTIVATION, 1, 1, &zero) : NULL;
+        Array *pre = array_out(f, ACTIVATION, n, 1), *out = array_out(f, ACTIVATION, n, 1);
+        array_set(in, 3, NAN), array_set(in, 17, INFINITY), array_set(in, 20, -INFINITY), array_set(in, 39, -NAN);
+        RUN_TWICE(f, be->matmul_gelu_forward(be, out->device, pre->device, in->device, one->device,
+                                             device_or_null(bias), n, 1, 1));
+        reference_gelu_forward(expected, in->value, n);
+        expect_each(pre, in->value, 0, 0, "pre");
+        expect_each(out, expected, 1, 1e-6, "GELU");
+        Array *dout = array_of(f, ACTIVATION, n, 1, ones), *din = array_out(f, ACTIVATION, n, 1);
+        array_set(dout, 5, NAN), array_set(dout, 6, INFINITY);
+        RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, one->device, in->device, n, 1, 1));
+        reference_gelu_backward(expected, dout->value, in->value, n);
+        expect_each(din, expected, 1, 3e-6, "GELU'");
+    }
 }
 
 /* ---- a weight is what its pointer holds ---- */
@@ -342,6 +408,27 @@ static void check_alone(Fixture *f, DType type) {
 
 static void test_batched_product_alone(void **state) { each_type(state, check_alone); }
 
+/* Sizes of both kinds: matrices that one thread multiplies, and ones that are added up in parts, once, for time. */
+static void check_special(Fixture *f, DType type) {
+    Backend *be = f->be;
+    const ProductSize shapes[] = {{33, 65, 29}, {200, 200, 1700}};
+    for (size_t s = 0; s < ARRAY_LENGTH(shapes); s++)
+        for (size_t i = 0; i < ARRAY_LENGTH(specials); i++)
+            for (int where = 0; where < 3; where++) {
+                int m = shapes[s].m, n = shapes[s].n, k = shapes[s].k;
+                if (m > 100 && (i > 0 || where > 0 || only_small_sizes())) continue;
+                BatchedProduct p = {type, 2, m, n, k, true, where == 1, 2, -0.5f};
+                begin_product(f, &p, "special values");
+                Array *a = array_in(f, ACTIVATION, 2 * k, m, 1.0), *b = array_in(f, ACTIVATION, 2 * k, n, 1.0);
+                Array *c = array_in(f, ACTIVATION, 2 * m, n, 3.0), *d = array_out(f, ACTIVATION, 2 * m, n);
+                array_set((Array *[]){a, b, c}[where], 25, specials[i]);
+                RUN_TWICE(f, be->batched_product(be, &p, d->device, a->device, b->device, c->device));
+                expect_each(d, product_reference(f, &p, a->value, b->value, c->value), 2, 2e-3, "d");
+            }
+}
+
+static void test_batched_product_special(void **state) { each_type(state, check_special); }
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward),
@@ -350,6 +437,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_backward_input),
         cmocka_unit_test(test_backward_weight),
         cmocka_unit_test(test_backward_weight_many_rows),
+        cmocka_unit_test(test_special),
+        cmocka_unit_test(test_gelu_special),
         cmocka_unit_test(test_weight_contents_change),
         cmocka_unit_test(test_weight_written_by_kernel),
         cmocka_unit_test(test_weight_memory_reused),
@@ -357,6 +446,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_batched_product),
         cmocka_unit_test(test_batched_product_of_same_factors),
         cmocka_unit_test(test_batched_product_alone),
+        cmocka_unit_test(test_batched_product_special),
     };
     return run_kernel_tests(argc, argv, tests, ARRAY_LENGTH(tests));
 }

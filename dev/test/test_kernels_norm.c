@@ -1,6 +1,8 @@
 /* test_kernels_norm.c: tests LayerNorm of any Backend table, alone and with the residual addition in front of it. */
 #include "dev/test/kernel_fixture.h"
 
+#include <math.h>
+
 #include "dev/test/reference.h"
 
 /* The long rows: as many packs of 16 bytes as an odd number of warps has lanes; more than a GPU's thread block holds at
@@ -164,6 +166,64 @@ static void test_backward_many_rows(void **state) {
 
 static void test_backward_large_mean(void **state) { backward(fixture_of(state), 33, 384, true, false, 30); }
 
+/* ---- NaN and infinities ---- */
+
+/* One of them makes NaN of its row of out and dx, and of the gradients that it is a factor of; other rows stay. */
+static void test_special(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    enum { N = 9, C = 100 };
+    begin_case(f, "special values");
+    Array *x = array_in(f, ACTIVATION, N, C, 1.0), *delta = array_in(f, ACTIVATION, N, C, 1.0);
+    Array *weight = array_in(f, ACTIVATION, 1, C, 1.0), *bias = array_in(f, ACTIVATION, 1, C, 1.0);
+    Array *sum = array_out(f, ACTIVATION, N, C), *out = array_out(f, ACTIVATION, N, C);
+    Array *mean = array_out(f, FLOAT, N, 1), *rstd = array_out(f, FLOAT, N, 1);
+    array_set(x, 0 * C + 5, NAN), array_set(x, 2 * C + 0, INFINITY), array_set(delta, 4 * C + C - 1, -INFINITY);
+    array_set(weight, 7, INFINITY), array_set(bias, 8, NAN), array_set(bias, 9, -INFINITY);
+    double *expected_sum = host_numbers(f, N * C);
+    for (int i = 0; i < N * C; i++) expected_sum[i] = x->value[i] + delta->value[i];
+    RUN_TWICE(f, be->residual_layernorm_forward(be, sum->device, out->device, mean->device, rstd->device, x->device,
+                                                delta->device, weight->device, bias->device, N, C));
+    expect_exact(sum, expected_sum, "sum");
+    round_to_element(f, ACTIVATION, expected_sum, N * C);
+    Expected e = expected_forward(f, expected_sum, weight, bias, N, C);
+    expect_each(out, e.out, 3, 1e-4, "out after the residual");
+    e = expected_forward(f, x->value, weight, bias, N, C);
+    RUN_TWICE(f, be->layernorm_forward(be, out->device, mean->device, rstd->device, x->device, weight->device,
+                                       bias->device, N, C));
+    expect_each(out, e.out, 3, 1e-4, "out");
+    expect_each(rstd, e.rstd, 1, 0, "rstd");
+}
+
+static void test_backward_special(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    enum { N = 9, C = 100 };
+    const double specials[] = {NAN, INFINITY, -INFINITY};
+    for (size_t i = 0; i < ARRAY_LENGTH(specials); i++)
+        for (int where = 0; where < 4; where++) {
+            const char *names[] = {"x", "dout", "weight", "dx"};
+            begin_case(f, "%g in %s", specials[i], names[where]);
+            Array *x = array_in(f, ACTIVATION, N, C, 1.0), *weight = array_in(f, ACTIVATION, 1, C, 1.0);
+            Array *out = array_out(f, ACTIVATION, N, C), *mean = array_out(f, FLOAT, N, 1);
+            Array *rstd = array_out(f, FLOAT, N, 1), *dout = array_in(f, ACTIVATION, N, C, 1.0);
+            Array *dx = array_in_out(f, ACTIVATION, N, C, 1.0);
+            Array *dweight = array_out(f, FLOAT, 1, C), *dbias = array_out(f, FLOAT, 1, C);
+            Array *special = (Array *[]){x, dout, weight, dx}[where];
+            array_set(special, where == 2 ? 11 : 4 * C + 11, specials[i]);
+            RUN_TWICE(f, be->layernorm_forward(be, out->device, mean->device, rstd->device, x->device, weight->device,
+                                               NULL, N, C));
+            RUN_TWICE(f, be->layernorm_backward(be, dx->device, dweight->device, dbias->device, dout->device, x->device,
+                                                weight->device, mean->device, rstd->device, N, C, false));
+            double *edx = host_numbers(f, N * C), *edweight = host_numbers(f, C), *edbias = host_numbers(f, C);
+            reference_layernorm_backward(edx, edweight, edbias, dout->value, x->value, weight->value, N, C);
+            for (int k = 0; k < N * C; k++) edx[k] += dx->value[k];
+            expect_each(dx, edx, 3, 1e-4, "dx");
+            expect_each(dweight, edweight, 1, 1e-4, "dweight");
+            expect_each(dbias, edbias, 1, 1e-4, "dbias");
+        }
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward),
@@ -173,6 +233,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_backward),
         cmocka_unit_test(test_backward_many_rows),
         cmocka_unit_test(test_backward_large_mean),
+        cmocka_unit_test(test_special),
+        cmocka_unit_test(test_backward_special),
     };
     return run_kernel_tests(argc, argv, tests, ARRAY_LENGTH(tests));
 }
