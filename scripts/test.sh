@@ -248,36 +248,40 @@ wait_for_lanes
 
 heading "address and undefined-behaviour sanitizers, CUDA emulated"
 if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O1; then
+    lane asan-forward build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- "${device_tests[@]}" 'test_*.cu'
     MARS_EMU_DEVICES=0 CI='' TEST_SECONDS=1800 MARS_TEST_SMALL=1 run_tests build/asan 'test_*.c'
-    lane asan-forward build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- "${device_tests[@]}"
-    lane asan-emulator build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- 'test_*.cu'
     wait_for_lanes
 fi
 
-heading "an emulated GPU"
+heading "an emulated GPU, and the same under the thread sanitizer"
 emulated=(test_golden.c test_devices.c test_hellaswag.c 'test_optim*.c' test_comm.c 'test_*.cu' "${device_tests[@]}")
-if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O2 -- "${emulated[@]}"; then
-    lane emu-golden build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- test_golden.c
-    lane emu-devices build/emu CI= TEST_SECONDS=1800 -- test_devices.c
-    lane emu-hellaswag build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- test_hellaswag.c
-    for order in $orders; do
-        lane "emu-${order/:/-}" build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_EMU_ORDER="$order" -- \
-            "${device_tests[@]}"
-    done
-    lane emu-optimizers build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- 'test_optim*.c' test_comm.c 'test_*.cu'
-    wait_for_lanes
-    step emu-nccl env CI= MARS_TEST_DEVICE=cuda MARS_BUILD=build/emu MARS_BIN=build/emu \
-        bash dev/test/test_gpu_check.sh emulated_nccl || true
-fi
-
-heading "an emulated GPU under the thread sanitizer"
+emu=no
+if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O2 -- "${emulated[@]}"; then emu=yes; fi
 export TSAN_OPTIONS=atexit_sleep_ms=0 # a second for each of many processes, else
 threads=("$kernels" test_emulator.cu test_faults.cu)
 if [ $all = yes ]; then threads+=(test_data.c); fi
-if compile build/tsan EMU=1 SANITIZE=thread OPTIMIZE=-O1 -- "${threads[@]}"; then
+tsan=no
+if compile build/tsan EMU=1 SANITIZE=thread OPTIMIZE=-O1 -- "${threads[@]}"; then tsan=yes; fi
+# The longest lanes first, so that none is left alone at the end.
+if [ $emu = yes ]; then
+    lane emu-devices build/emu CI= TEST_SECONDS=1800 MARS_TEST_SMALL=1 -- test_devices.c
+    lane emu-optimizers build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- 'test_optim*.c' test_comm.c 'test_*.cu'
+    lane emu-golden build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- test_golden.c test_hellaswag.c
+fi
+if [ $tsan = yes ]; then
     lane tsan-kernels build/tsan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "$kernels"
     lane tsan-emulator build/tsan CI= TEST_SECONDS=1800 -- test_emulator.cu test_faults.cu
-    wait_for_lanes
+fi
+if [ $emu = yes ]; then
+    for order in $orders; do
+        lane "emu-${order/:/-}" build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 \
+            MARS_EMU_ORDER="$order" -- "${device_tests[@]}"
+    done
+fi
+wait_for_lanes
+if [ $emu = yes ]; then
+    step emu-nccl env CI= MARS_TEST_DEVICE=cuda MARS_BUILD=build/emu MARS_BIN=build/emu \
+        bash dev/test/test_gpu_check.sh emulated_nccl || true
 fi
 
 if [ $all = yes ]; then
