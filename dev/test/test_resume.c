@@ -128,7 +128,8 @@ static void test_stopped_where_a_validation_is_due(void **state) {
 /* A stop in the last step leaves a run without its last validation, which resuming makes up for. */
 static void test_stopped_in_the_last_step(void **state) {
     (void)state;
-    const char *arguments = "--max_iters=1 --warmup_iters=0 --total_batch_size=6000";
+    const char *arguments = only_small_sizes() ? "--max_iters=1 --warmup_iters=0 --total_batch_size=2000"
+                                               : "--max_iters=1 --warmup_iters=0 --total_batch_size=6000";
     Launch launch = small_run(0, NULL);
     pid_t process = train_start(&launch, "last", "%s", arguments);
     train_await(process, "last", "val", 0);
