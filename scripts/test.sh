@@ -12,7 +12,7 @@
 #              compiled for x86-64-v3 (by GCC 11)
 #   plain      a build without oneDNN, MPI and CUDA (by Clang), and the tests of what replaces them
 #   asan       the address and undefined-behaviour sanitizers, with CUDA emulated on the CPU (dev/emu): all tests on the
-#              CPU, at small sizes, and the kernels' on the emulated GPU
+#              CPU but whole runs, and the kernels' on the emulated GPU, at small sizes
 #   emu        the emulated GPU without sanitizers: kernels in three other orders of its threads, whole training runs,
 #              several ranks, every optimizer, and ranks that share a GPU with (emulated) NCCL between them
 #   tsan       the emulated GPU under the thread sanitizer: kernels at small sizes
@@ -252,9 +252,10 @@ fi
 wait_for_lanes
 
 heading "address and undefined-behaviour sanitizers, CUDA emulated"
-sanitized='test_!(golden|example).c' # whole runs, whose parts other tests go through, too
+sanitized='test_!(golden|example|processes).c' # whole runs, whose parts other tests go through, too
 if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O1 -- "$sanitized" 'test_*.cu'; then
-    lane asan-forward build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- "${device_tests[@]}" 'test_*.cu'
+    lane asan-forward build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "${device_tests[@]}" \
+        'test_*.cu'
     MARS_EMU_DEVICES=0 CI='' TEST_SECONDS=1800 MARS_TEST_SMALL=1 run_tests build/asan "$sanitized"
     wait_for_lanes
 fi
@@ -279,9 +280,11 @@ if [ $tsan = yes ]; then
     lane tsan-emulator build/tsan CI= TEST_SECONDS=1800 -- test_emulator.cu test_faults.cu
 fi
 if [ $emu = yes ]; then
+    small=0 # once at all sizes
     for order in $orders; do
-        lane "emu-${order/:/-}" build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 \
+        lane "emu-${order/:/-}" build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=$small \
             MARS_EMU_ORDER="$order" -- "${device_tests[@]}"
+        small=1
     done
 fi
 wait_for_lanes

@@ -82,7 +82,7 @@ static void test_processes(void **state) {
 }
 
 /* Every optimizer: alone on the CPU, alone on a GPU, shared by two. Six steps, for time; alone on an emulated GPU
- * test_golden.c has them. */
+ * test_optim_rules.c has them. */
 static void test_every_optimizer(void **state) {
     (void)state;
     need_gpu();

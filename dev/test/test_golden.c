@@ -133,7 +133,16 @@ static cJSON *plain_log(const GoldenRun *run) {
     return log;
 }
 
+/* The cases that the tests below run: how tokens are stored or activations kept is not the optimizer's business, but
+ * the exact form runs the model twice a step. */
+static bool is_enough(const GoldenRun *run) {
+    return strcmp(run->name, "adamw") == 0 || strcmp(run->name, "mars-adamw-exact") == 0;
+}
+
+/* Where there is little time, these and Newton-Schulz: the optimizers are compared with published values by
+ * test_optim_rules.c. */
 static void check_float32(const GoldenRun *run) {
+    if (has_time_for_little() && !is_enough(run) && strcmp(run->name, "mars-m") != 0) return;
     cJSON *log = plain_log(run);
     double limit = is_adamw(run) ? 2e-4 : has_bfloat16_newton_schulz(run) ? 5e-3 : 1e-3;
     assert_golden(run, log, limit, !has_newton_schulz(run));
@@ -143,12 +152,6 @@ static void check_float32(const GoldenRun *run) {
 static void test_float32(void **state) {
     (void)state;
     for_every_case(check_float32);
-}
-
-/* The cases that the tests below run: how tokens are stored or activations kept is not the optimizer's business, but
- * the exact form runs the model twice a step. */
-static bool is_enough(const GoldenRun *run) {
-    return strcmp(run->name, "adamw") == 0 || strcmp(run->name, "mars-adamw-exact") == 0;
 }
 
 static void check_bfloat16(const GoldenRun *run) {
