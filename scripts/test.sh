@@ -263,7 +263,7 @@ fi
 heading "an emulated GPU, and the same under the thread sanitizer"
 emulated=(test_golden.c test_devices.c test_hellaswag.c 'test_optim*.c' test_comm.c 'test_*.cu' "${device_tests[@]}")
 emu=no
-if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O1 -- "${emulated[@]}"; then emu=yes; fi
+if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O2 -- "${emulated[@]}"; then emu=yes; fi
 export TSAN_OPTIONS=atexit_sleep_ms=0 # a second for each of many processes, else
 threads=("$kernels" test_emulator.cu test_faults.cu)
 if [ $all = yes ]; then threads+=(test_data.c); fi
