@@ -303,7 +303,7 @@ static void special(Fixture *f, double value, int which) {
 static void test_special(void **state) {
     Fixture *f = fixture_of(state);
     const double values[] = {NAN, INFINITY, -INFINITY};
-    for (size_t i = 0; i < ARRAY_LENGTH(values); i++)
+    for (size_t i = 0; i < (only_small_sizes() ? 1 : ARRAY_LENGTH(values)); i++)
         for (int which = 0; which < 3; which++) {
             /* From an infinite value a GPU takes the difference of two infinities in the backward pass. */
             if (f->be->on_gpu && which == 2 && isinf(values[i])) continue;
@@ -318,7 +318,7 @@ static void test_decode_special(void **state) {
     Backend *be = f->be;
     enum { B = 2, T = 5, NH = 2, HS = 16, C = NH * HS };
     const double specials[] = {NAN, INFINITY, -INFINITY};
-    for (size_t i = 0; i < ARRAY_LENGTH(specials); i++)
+    for (size_t i = 0; i < (only_small_sizes() ? 1 : ARRAY_LENGTH(specials)); i++)
         for (int which = 0; which < 3; which++) {
             begin_case(f, "decode, %g, part %d", specials[i], which);
             Array *qkv = array_in(f, ACTIVATION, B * T, 3 * C, 1.0), *token = array_in(f, ACTIVATION, B, 3 * C, 1.0);

@@ -200,7 +200,7 @@ static void test_backward_special(void **state) {
     Backend *be = f->be;
     enum { N = 9, C = 100 };
     const double specials[] = {NAN, INFINITY, -INFINITY};
-    for (size_t i = 0; i < ARRAY_LENGTH(specials); i++)
+    for (size_t i = 0; i < (only_small_sizes() ? 1 : ARRAY_LENGTH(specials)); i++)
         for (int where = 0; where < 4; where++) {
             const char *names[] = {"x", "dout", "weight", "dx"};
             begin_case(f, "%g in %s", specials[i], names[where]);
