@@ -150,13 +150,14 @@ $(reference_objects): optimize = -O3
 $(reference_objects): sanitize =
 # What needs CUDA's headers: kernels (.cu), and host code around its libraries. The emulator is its own cuBLASLt.
 cuda_host = $(filter-out $(if $(filter emu,$(cuda)),%/load_cublaslt.c),$(wildcard kernels/cuda/*.c)) comm/nccl.c
-device_sources = $(wildcard kernels/cuda/*.cu optim/*.cu)
+device_sources = $(wildcard optim/*.cu kernels/cuda/*.cu)
 emulator = $(filter-out $(if $(has_nccl),,dev/emu/nccl.cpp),$(wildcard dev/emu/*.cpp))
 device_objects = $(if $(cuda),$(device_sources:%=$(BUILD)/%.o) $(patsubst %.c,$(BUILD)/%.o,$(filter kernels/%,$(cuda_host))), \
                    $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/no_cuda.c optim/no_cuda.c))) \
                  $(if $(filter emu,$(cuda)),$(emulator:%.cpp=$(BUILD)/%.o))
 cpu_objects = $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.o)
-objects = $(plain:%.c=$(BUILD)/%.o) $(cpu_objects) $(device_objects)
+# What takes long to compile comes first, so that `make -j` ends sooner.
+objects = $(device_objects) $(plain:%.c=$(BUILD)/%.o) $(cpu_objects)
 library = $(BUILD)/libmars.a
 mpi_objects = $(patsubst %.c,$(BUILD)/%.o,comm/mpi.c comm/heartbeat.c)
 # libmarsopt.a: the optimizers for one process on a CPU, whose table of operations brings GPT-2's with it.

@@ -119,8 +119,9 @@ run_tests() {
     count "$log" "$folder" " ($((SECONDS - begun)) s)"
 }
 
-# Tests that run on one core, as the emulated GPU does, run side by side, in lanes. lane NAME FOLDER [VARIABLE=VALUE...] --
-# PATTERN... starts when a core is free and keeps its output for wait_for_lanes.
+# Tests that run on one core, as the emulated GPU does, run side by side, in lanes, one more than there are cores, as some
+# wait at times. lane NAME FOLDER [VARIABLE=VALUE...] -- PATTERN... starts when there is room and keeps its output for
+# wait_for_lanes.
 lanes=()
 lane() {
     local name=$1 folder=$2 settings=() tests
@@ -128,7 +129,7 @@ lane() {
     while [ "$1" != -- ]; do settings+=("$1") && shift; done
     shift
     mapfile -t tests < <(list_tests "$folder" "$@")
-    while [ "$(jobs -rp | wc -l)" -ge "$cores" ]; do wait -n || true; done
+    while [ "$(jobs -rp | wc -l)" -gt "$cores" ]; do wait -n || true; done
     mkdir -p "build/logs/$name"
     env "${settings[@]}" TEST_LOGS="build/logs/$name" BUILD="$folder" BIN="$folder" OMP_NUM_THREADS=1 \
         bash dev/test/run_tests.sh "${tests[@]}" >"build/logs/$name.log" 2>&1 &
