@@ -304,7 +304,7 @@ static void test_special(void **state) {
     Fixture *f = fixture_of(state);
     const double values[] = {NAN, INFINITY, -INFINITY};
     for (size_t i = 0; i < (only_small_sizes() ? 1 : ARRAY_LENGTH(values)); i++)
-        for (int which = 0; which < 3; which++) {
+        for (int which = 0; which < (only_small_sizes() ? 1 : 3); which++) {
             /* From an infinite value a GPU takes the difference of two infinities in the backward pass. */
             if (f->be->on_gpu && which == 2 && isinf(values[i])) continue;
             special(f, values[i], which);

@@ -391,7 +391,7 @@ static void test_against_float64(void **state) {
     bool in_haste = is_in_haste();
     for (int v = 0; v < VARIANTS; v++)
         for (int clipped = 0; clipped < 2; clipped++) {
-            if (in_haste && clipped != v % 2) continue;
+            if (in_haste && (v % 3 != 2 || clipped != v % 2)) continue;
             OptimConfig config = config_of(&variants[v]);
             config.grad_clip = clipped ? 1.0 : 0.0;
             config.gradient_scale = clipped ? 4.0 : 1.0;

@@ -255,7 +255,7 @@ static void test_every_optimizer(void **state) {
 
 static void test_optimizers_under_mpirun(void **state) {
     (void)state;
-    if (!train_has_mpi()) skip();
+    if (!train_has_mpi() || only_small_sizes()) skip();
     int found = 0;
     for (const TrainVariant *variant = train_variants; variant->name; variant++)
         if (train_stands_for_others(variant)) assert_resumes(variant, 3), found++;

@@ -312,6 +312,7 @@ static void test_long_words(void **state) {
     if (!gpt2) skip();
     static const char *const repeated[] = {"a", " ", "\xe4\xb8\xad", "\xff", "-="};
     for (size_t i = 0; i < ARRAY_LENGTH(repeated); i++) {
+        if (only_small_sizes() && i != 2) continue;
         size_t unit = strlen(repeated[i]), bytes = (TOKENIZER_MAX_LEFT + 100) / unit * unit;
         char *text = checked_malloc(bytes, "a text");
         for (size_t at = 0; at < bytes; at++) text[at] = repeated[i][at % unit];
