@@ -137,7 +137,7 @@ typed = $(wildcard kernels/cpu/embedding.c kernels/cpu/layernorm.c kernels/cpu/l
 cpu_plain = kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/product.c kernels/cpu/transpose.c kernels/cpu/widen.c \
             kernels/cpu/matmul_$(if $(has_onednn),onednn,plain).c
 plain = $(filter-out data/prepare_data.c model/sample_gpt2.c %/no_cuda.c data/char_class_%.c, \
-          $(wildcard util/*.c kernels/*.c optim/*.c data/*.c config/*.c model/*.c report/*.c)) $(cpu_plain) \
+          $(wildcard util/*.c kernels/*.c optim/*.c data/*.c config/*.c model/*.c checkpoint/*.c report/*.c)) $(cpu_plain) \
         data/char_class_$(if $(has_utf8proc),utf8proc,none).c \
         comm/comm.c comm/agree.c comm/single.c $(if $(has_mpi),comm/mpi.c comm/heartbeat.c,comm/no_mpi.c) \
         comm/$(if $(has_nccl),nccl,no_nccl).c
@@ -176,8 +176,8 @@ tests = $(patsubst dev/test/%.c,$(BUILD)/test/%,$(wildcard dev/test/test_*.c)) \
 FUZZ_CC ?= clang
 fuzz_targets = $(patsubst dev/fuzz/%.c,%,$(wildcard dev/fuzz/fuzz_*.c))
 fuzz_support = dev/fuzz/fuzz.c dev/fuzz/small_vocabulary.c
-fuzz_sources = $(filter util/% config/% data/%,$(plain)) model/safetensors.c model/safetensors_index.c model/weights_format.c \
-               $(addprefix model/checkpoint_,read.c layout.c weights.c config.c)
+fuzz_sources = $(filter util/% config/% data/%,$(plain)) model/safetensors.c model/safetensors_index.c checkpoint/weights_format.c \
+               $(addprefix checkpoint/checkpoint_,read.c layout.c weights.c config.c)
 fuzz_objects = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(fuzz_sources) $(fuzz_support))
 fuzz_sanitizers = address,undefined
 fuzz_flags = -std=gnu17 -O1 -march=$(ARCH) -g -fno-omit-frame-pointer -fno-sanitize-recover=all $(warnings) -Wno-psabi \

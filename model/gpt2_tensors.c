@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "model/gpt2.h"
 #include "util/philox.h"
 

@@ -17,7 +17,7 @@
 
 #include "data/tokenizer.h"
 #include "data/vocabulary.h"
-#include "model/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "model/decoder.h"
 #include "model/gpt2_memory.h"
 #include "util/files.h"

@@ -6,7 +6,7 @@
 #include "config/config.h"
 #include "data/loader.h"
 #include "model/gpt2.h"
-#include "model/start.h"
+#include "checkpoint/start.h"
 #include "optim/optim.h"
 #include "report/console.h"
 

@@ -6,8 +6,8 @@
 #include <unistd.h>
 
 #include "dev/fuzz/fuzz.h"
-#include "model/checkpoint.h"
-#include "model/checkpoint_layout.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/checkpoint_layout.h"
 
 /* Of the inputs of kind WEIGHTS, those with the bit INDEX are indexes. */
 enum { TRAINER_AS_IT_IS, TRAINER_SEALED, CONFIG, WEIGHTS, KINDS, INDEX = KINDS };

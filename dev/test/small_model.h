@@ -4,7 +4,7 @@
 #define MARS_DEV_TEST_SMALL_MODEL_H
 
 #include "dev/test/test.h"
-#include "model/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 
 enum { LAYERS = 2, C = 6, V = 37, T = 5, MAX_EVENTS = 400 };
 

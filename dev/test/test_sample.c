@@ -12,7 +12,7 @@
 #include "data/tokenizer.h"
 #include "dev/test/gpt2_fixture.h"
 #include "dev/test/reference_gpt2.h"
-#include "model/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "model/decoder.h"
 
 /* ---- the decoder ---- */

@@ -6,15 +6,15 @@
  * (DistributedDataParallel) and "_orig_mod." (torch.compile), in any order. Linear layers are stored (in, out) by
  * transformers (Conv1D) and (out, in) by nanoGPT (nn.Linear); the fused query-key-value matrix is not square, so it tells
  * which. Where the token embedding is missing, lm_head has it: the two are one tensor, and files keep either. */
-#include "model/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/checkpoint_layout.h"
-#include "model/weights_format.h"
+#include "checkpoint/checkpoint_layout.h"
+#include "checkpoint/weights_format.h"
 #include "util/files.h"
 
 #define INDEX_SUFFIX ".index.json"

@@ -1,5 +1,5 @@
 /* checkpoint_tokenizer.c: see checkpoint_tokenizer.h. Tested with transformers 4.57.1 and 5.24.0. */
-#include "model/checkpoint_tokenizer.h"
+#include "checkpoint/checkpoint_tokenizer.h"
 
 #include <cjson/cJSON.h>
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 
 #include "data/tokenizer.h"
 #include "data/vocabulary.h"
-#include "model/checkpoint_layout.h"
+#include "checkpoint/checkpoint_layout.h"
 #include "util/files.h"
 
 enum { END_OF_TEXT = VOCABULARY_END };

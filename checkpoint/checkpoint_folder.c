@@ -1,7 +1,7 @@
 /* checkpoint_folder.c: the folder of a run's checkpoints before the run begins: whether checkpoints can be saved there,
  * and removing those of an earlier run. People copy, move and archive these folders, so what is found may be read-only,
  * or a folder where a link was. */
-#include "model/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 
 #include <cjson/cJSON.h>
 #include <dirent.h>
@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "model/checkpoint_layout.h"
+#include "checkpoint/checkpoint_layout.h"
 #include "util/files.h"
 
 /* What a save makes, in small: a folder with a file, a link, and new names for both. */

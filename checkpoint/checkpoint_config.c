@@ -1,13 +1,13 @@
 /* checkpoint_config.c: the model that comes with weights, as transformers describes a GPT-2 in config.json (see
  * checkpoint.h). The file must ask for nothing that we do not compute; what it leaves out has transformers' default. */
-#include "model/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 
 #include <cjson/cJSON.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/checkpoint_layout.h"
+#include "checkpoint/checkpoint_layout.h"
 #include "util/files.h"
 
 /* Keys that change what the model computes: absent, or one of the values, as JSON, that stand for what we compute. */

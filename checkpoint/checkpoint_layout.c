@@ -1,6 +1,6 @@
 /* checkpoint_layout.c: names, layouts and the trainer.json that both sides of a checkpoint agree on (see
  * checkpoint_layout.h). */
-#include "model/checkpoint_layout.h"
+#include "checkpoint/checkpoint_layout.h"
 
 #include <cjson/cJSON.h>
 #include <dirent.h>

@@ -1,7 +1,7 @@
 /* checkpoint_read.c: finding, verifying and reading checkpoints. Saving is in checkpoint.c, weights in
  * checkpoint_weights.c. A checkpoint is believed only after every byte of every file that its trainer.json lists has
  * been compared with the checksum there. */
-#include "model/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 
 #include <cjson/cJSON.h>
 #include <stdio.h>
@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "model/checkpoint_layout.h"
+#include "checkpoint/checkpoint_layout.h"
 #include "util/files.h"
 
 enum { MAX_ALGORITHMS_BYTES = 16 << 20 };

@@ -13,8 +13,8 @@
  *                                    the tokenizer for transformers (checkpoint_tokenizer.h)
  * out_dir/checkpoints/latest         symbolic link to the newest whole one
  * Everything is written under a temporary name, synced, then renamed; `latest` is replaced last. */
-#ifndef MARS_MODEL_CHECKPOINT_H
-#define MARS_MODEL_CHECKPOINT_H
+#ifndef MARS_CHECKPOINT_CHECKPOINT_H
+#define MARS_CHECKPOINT_CHECKPOINT_H
 
 #include "model/gpt2_config.h"
 #include "model/safetensors.h"

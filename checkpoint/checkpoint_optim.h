@@ -1,8 +1,8 @@
 /* checkpoint_optim.h: an optimizer's state into a checkpoint and out of one. */
-#ifndef MARS_MODEL_CHECKPOINT_OPTIM_H
-#define MARS_MODEL_CHECKPOINT_OPTIM_H
+#ifndef MARS_CHECKPOINT_CHECKPOINT_OPTIM_H
+#define MARS_CHECKPOINT_CHECKPOINT_OPTIM_H
 
-#include "model/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "optim/optim.h"
 
 EXTERN_C_BEGIN

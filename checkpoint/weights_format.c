@@ -1,5 +1,5 @@
 /* weights_format.c: see weights_format.h. */
-#include "model/weights_format.h"
+#include "checkpoint/weights_format.h"
 
 #include <limits.h>
 #include <stdio.h>

@@ -8,7 +8,7 @@
  *   4. remove what is no longer wanted, each folder under a temporary name so that no half of one looks like a whole
  * Only one process writes, but all take part in fetching tensors. So the steps that fetch go on to the end also after
  * a failure, and a process that does not write behaves like a writer that failed before its first byte. */
-#include "model/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 
 #include <cjson/cJSON.h>
 #include <dirent.h>
@@ -18,8 +18,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "model/checkpoint_layout.h"
-#include "model/checkpoint_tokenizer.h"
+#include "checkpoint/checkpoint_layout.h"
+#include "checkpoint/checkpoint_tokenizer.h"
 #include "util/files.h"
 
 typedef struct Save {

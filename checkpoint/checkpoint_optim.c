@@ -1,5 +1,5 @@
 /* checkpoint_optim.c: see checkpoint_optim.h. */
-#include "model/checkpoint_optim.h"
+#include "checkpoint/checkpoint_optim.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* checkpoint_layout.h: what the files that write and read checkpoints (checkpoint_*.c) share: the names in the folder,
  * how Hugging Face lays out GPT-2's tensors, and trainer.json with its seal. For these files only. */
-#ifndef MARS_MODEL_CHECKPOINT_LAYOUT_H
-#define MARS_MODEL_CHECKPOINT_LAYOUT_H
+#ifndef MARS_CHECKPOINT_CHECKPOINT_LAYOUT_H
+#define MARS_CHECKPOINT_CHECKPOINT_LAYOUT_H
 
 #include "util/base.h"
 #include "util/tensor_table.h"

@@ -1,5 +1,5 @@
 /* start.c: see start.h. Rank 0 looks at the disk and tells the other ranks what it found, so that all begin alike. */
-#include "model/start.h"
+#include "checkpoint/start.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -8,8 +8,8 @@
 #include <unistd.h>
 
 #include "config/config_keys.h"
-#include "model/checkpoint_layout.h"
-#include "model/checkpoint_optim.h"
+#include "checkpoint/checkpoint_layout.h"
+#include "checkpoint/checkpoint_optim.h"
 #include "util/files.h"
 
 /* What rank 0 found: plain bytes, for a broadcast. */
