@@ -137,7 +137,7 @@ typed = $(wildcard kernels/cpu/embedding.c kernels/cpu/layernorm.c kernels/cpu/l
 cpu_plain = kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/product.c kernels/cpu/transpose.c kernels/cpu/widen.c \
             kernels/cpu/matmul_$(if $(has_onednn),onednn,plain).c
 plain = $(filter-out data/prepare_data.c model/sample_gpt2.c %/no_cuda.c data/char_class_%.c, \
-          $(wildcard util/*.c kernels/*.c optim/*.c data/*.c config/*.c model/*.c checkpoint/*.c report/*.c)) $(cpu_plain) \
+          $(wildcard util/*.c kernels/*.c optim/*.c data/*.c config/*.c model/*.c checkpoint/*.c eval/*.c report/*.c)) $(cpu_plain) \
         data/char_class_$(if $(has_utf8proc),utf8proc,none).c \
         comm/comm.c comm/agree.c comm/single.c $(if $(has_mpi),comm/mpi.c comm/heartbeat.c,comm/no_mpi.c) \
         comm/$(if $(has_nccl),nccl,no_nccl).c

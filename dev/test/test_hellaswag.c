@@ -9,7 +9,7 @@
 
 #include "data/hellaswag.h"
 #include "dev/test/reference_gpt2.h"
-#include "model/hellaswag.h"
+#include "eval/hellaswag_score.h"
 #include "util/philox.h"
 
 /* ---- the file ---- */

@@ -1,6 +1,6 @@
-/* hellaswag.c: see hellaswag.h. A row of a batch is a context and one of its endings, padded on the right: attention looks
+/* hellaswag_score.c: see hellaswag.h. A row of a batch is a context and one of its endings, padded on the right: attention looks
  * back, so that what is there changes no loss before it. Rows of an example may lie in two batches. */
-#include "model/hellaswag.h"
+#include "eval/hellaswag_score.h"
 
 #include <stdlib.h>
 #include <string.h>

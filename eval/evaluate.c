@@ -1,5 +1,5 @@
 /* evaluate.c: see evaluate.h. */
-#include "model/evaluate.h"
+#include "eval/evaluate.h"
 
 double evaluate_mean_loss(GPT2 *model, Comm *comm) {
     int64_t count;

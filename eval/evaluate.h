@@ -1,6 +1,6 @@
 /* evaluate.h: losses over all processes: of the batches that a step computed, and of a validation set. */
-#ifndef MARS_MODEL_EVALUATE_H
-#define MARS_MODEL_EVALUATE_H
+#ifndef MARS_EVAL_EVALUATE_H
+#define MARS_EVAL_EVALUATE_H
 
 #include "comm/comm.h"
 #include "data/loader.h"

@@ -1,6 +1,6 @@
-/* hellaswag.h: how well a model finishes sentences: HellaSwag's examples (data/hellaswag.h) by likelihood. */
-#ifndef MARS_MODEL_HELLASWAG_H
-#define MARS_MODEL_HELLASWAG_H
+/* hellaswag_score.h: how well a model finishes sentences: HellaSwag's examples (data/hellaswag.h) by likelihood. */
+#ifndef MARS_EVAL_HELLASWAG_SCORE_H
+#define MARS_EVAL_HELLASWAG_SCORE_H
 
 #include "comm/comm.h"
 #include "data/hellaswag.h"
