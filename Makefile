@@ -176,7 +176,7 @@ tests = $(patsubst dev/test/%.c,$(BUILD)/test/%,$(wildcard dev/test/test_*.c)) \
 FUZZ_CC ?= clang
 fuzz_targets = $(patsubst dev/fuzz/%.c,%,$(wildcard dev/fuzz/fuzz_*.c))
 fuzz_support = dev/fuzz/fuzz.c dev/fuzz/small_vocabulary.c
-fuzz_sources = $(filter util/% config/% data/%,$(plain)) model/safetensors.c model/safetensors_index.c checkpoint/weights_format.c \
+fuzz_sources = $(filter util/% config/% data/%,$(plain)) checkpoint/weights_format.c \
                $(addprefix checkpoint/checkpoint_,read.c layout.c weights.c config.c)
 fuzz_objects = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(fuzz_sources) $(fuzz_support))
 fuzz_sanitizers = address,undefined

@@ -17,7 +17,7 @@
 #define MARS_CHECKPOINT_CHECKPOINT_H
 
 #include "model/gpt2_config.h"
-#include "model/safetensors.h"
+#include "util/safetensors.h"
 #include "util/base.h"
 #include "util/tensor_table.h"
 

@@ -12,7 +12,7 @@
 #include "kernels/arena.h"
 #include "kernels/backend.h"
 #include "model/gpt2_config.h"
-#include "model/safetensors.h"
+#include "util/safetensors.h"
 #include "util/tensor_table.h"
 
 EXTERN_C_BEGIN

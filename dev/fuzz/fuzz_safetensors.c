@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "dev/fuzz/fuzz.h"
-#include "model/safetensors.h"
+#include "util/safetensors.h"
 
 static const char *write_header(FuzzInput *input) {
     size_t data_bytes = fuzz_number(input, 2) % 4096, before = sizeof(uint64_t) + input->bytes;

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/safetensors.h"
+#include "util/safetensors.h"
 
 /* Rounding alone: sums in another order. */
 static const double rounding = 1e-5;

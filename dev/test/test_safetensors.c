@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "model/safetensors.h"
+#include "util/safetensors.h"
 #include "util/files.h"
 
 /* The bytes of a file with this header text and `data_bytes` bytes of data 0, 1, 2, ...; the caller frees. */

@@ -12,7 +12,7 @@
 
 #include "data/shard.h"
 #include "kernels/backend.h"
-#include "model/safetensors.h"
+#include "util/safetensors.h"
 #include "util/files.h"
 
 typedef struct Mistake {

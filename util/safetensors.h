@@ -4,8 +4,8 @@
  * Reading maps the file and believes nothing in the header before checking it. A set of files with an index is read as
  * one. Writing streams: the list of tensors is given first, then their data in that order, so memory stays bounded by
  * one tensor. Names and layouts of GPT-2 are not known here: see checkpoint.h. */
-#ifndef MARS_MODEL_SAFETENSORS_H
-#define MARS_MODEL_SAFETENSORS_H
+#ifndef MARS_UTIL_SAFETENSORS_H
+#define MARS_UTIL_SAFETENSORS_H
 
 #include "util/base.h"
 

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/safetensors.h"
+#include "util/safetensors.h"
 #include "util/files.h"
 
 enum { MAX_INDEX_BYTES = 64 << 20 };

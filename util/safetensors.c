@@ -4,7 +4,7 @@
  * sorted, must follow each other without a gap or an overlap from the first byte of data to the last, and each range
  * must be exactly as long as its shape and type say. Numbers are little-endian on disk, as on every machine that this
  * program runs on: nothing is swapped. */
-#include "model/safetensors.h"
+#include "util/safetensors.h"
 
 #include <assert.h>
 #include <cjson/cJSON.h>
