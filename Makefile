@@ -136,9 +136,10 @@ programs = train_gpt2 prepare_data sample_gpt2
 typed = $(wildcard kernels/cpu/embedding.c kernels/cpu/layernorm.c kernels/cpu/linear.c kernels/cpu/attention.c kernels/cpu/loss.c)
 cpu_plain = kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/product.c kernels/cpu/transpose.c kernels/cpu/widen.c \
             kernels/cpu/matmul_$(if $(has_onednn),onednn,plain).c
-plain = $(filter-out data/prepare_data.c model/sample_gpt2.c %/no_cuda.c data/char_class_%.c, \
-          $(wildcard util/*.c kernels/*.c optim/*.c data/*.c config/*.c model/*.c checkpoint/*.c eval/*.c report/*.c)) $(cpu_plain) \
-        data/char_class_$(if $(has_utf8proc),utf8proc,none).c \
+plain = $(filter-out data/prepare_data.c model/sample_gpt2.c %/no_cuda.c data/tokenizer/char_class_%.c, \
+          $(wildcard util/*.c kernels/*.c optim/*.c data/*.c data/*/*.c config/*.c model/*.c checkpoint/*.c \
+          eval/*.c report/*.c)) $(cpu_plain) \
+        data/tokenizer/char_class_$(if $(has_utf8proc),utf8proc,none).c \
         comm/comm.c comm/agree.c comm/single.c $(if $(has_mpi),comm/mpi.c comm/heartbeat.c,comm/no_mpi.c) \
         comm/$(if $(has_nccl),nccl,no_nccl).c
 # Tests compile faster with less optimisation, but not the loops in float64 that they compare with: those are what takes

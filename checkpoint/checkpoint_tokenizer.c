@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/tokenizer.h"
-#include "data/vocabulary.h"
+#include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/vocabulary.h"
 #include "checkpoint/checkpoint_layout.h"
 #include "util/files.h"
 

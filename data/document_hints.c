@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#include "data/utf8.h"
+#include "util/utf8.h"
 
 const char *const document_hints[DOCUMENT_HINTS] = {
     [HINT_JSON_LINES] = "begins with a JSON object, and is taken as plain text; if its lines are JSON Lines, give "

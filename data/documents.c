@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/utf8.h"
+#include "util/utf8.h"
 
 /* What is being read, and how it has ended. */
 typedef struct Reading {

@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-#include "data/utf8.h"
+#include "util/utf8.h"
 
 typedef struct Sample {
     const unsigned char *bytes;

@@ -9,7 +9,7 @@
 
 #include "data/foreign.h"
 #include "data/unpack.h"
-#include "data/utf8.h"
+#include "util/utf8.h"
 #include "util/files.h"
 
 enum { HEADER_INTS = 8, EXAMPLE_INTS = 2 + HELLASWAG_ENDINGS };

@@ -7,7 +7,7 @@
 #ifndef MARS_DATA_HELLASWAG_H
 #define MARS_DATA_HELLASWAG_H
 
-#include "data/tokenizer.h"
+#include "data/tokenizer/tokenizer.h"
 
 enum { HELLASWAG_MAGIC = 20190519, HELLASWAG_VERSION = 1, HELLASWAG_ENDINGS = 4 };
 

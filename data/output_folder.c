@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "data/shard.h"
-#include "data/vocabulary.h"
+#include "data/tokenizer/vocabulary.h"
 #include "util/files.h"
 
 #define DESCRIPTION "tokens.json"

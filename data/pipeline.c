@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "data/document_hints.h"
-#include "data/utf8.h"
+#include "util/utf8.h"
 #include "util/philox.h"
 #include "util/stop_signal.h"
 

@@ -8,7 +8,7 @@
 #include "data/documents.h"
 #include "data/shard_writer.h"
 #include "data/text_files.h"
-#include "data/tokenizer.h"
+#include "data/tokenizer/tokenizer.h"
 
 /* Where the token that stands between documents goes. */
 typedef enum DocumentToken { TOKEN_NOWHERE, TOKEN_AT_BEGIN, TOKEN_AT_END } DocumentToken;

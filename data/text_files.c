@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "data/foreign.h"
-#include "data/utf8.h"
+#include "util/utf8.h"
 #include "util/stop_signal.h"
 
 /* ---- listing ---- */

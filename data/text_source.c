@@ -11,7 +11,7 @@
 
 #include "data/foreign.h"
 #include "data/unpack.h"
-#include "data/utf8.h"
+#include "util/utf8.h"
 #include "util/stop_signal.h"
 
 enum { POLL_MILLISECONDS = 100 };

@@ -6,7 +6,7 @@
 #define MARS_DATA_TOKEN_ORIGIN_H
 
 #include "data/token_files.h"
-#include "data/tokenizer.h"
+#include "data/tokenizer/tokenizer.h"
 
 typedef struct TokenOrigin {
     char *folder; /* of the first file with a tokens.json next to it; of the first file if none has one */

@@ -15,8 +15,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "data/tokenizer.h"
-#include "data/vocabulary.h"
+#include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/vocabulary.h"
 #include "checkpoint/checkpoint.h"
 #include "model/decoder.h"
 #include "model/gpt2_memory.h"

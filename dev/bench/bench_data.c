@@ -17,8 +17,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "data/tokenizer.h"
-#include "data/utf8.h"
+#include "data/tokenizer/tokenizer.h"
+#include "util/utf8.h"
 #include "dev/bench/measure.h"
 #include "util/files.h"
 #include "util/program.h"

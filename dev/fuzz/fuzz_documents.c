@@ -11,7 +11,7 @@
 
 #include "data/document_hints.h"
 #include "data/unpack.h"
-#include "data/utf8.h"
+#include "util/utf8.h"
 #include "dev/fuzz/fuzz.h"
 
 enum { BLOCK_BYTES = 1 << 14, MOST_BRACKETS = 400, MOST_PACKED = 1024, MOST_UNITS = 256 };

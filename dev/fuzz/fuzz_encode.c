@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/gpt2_encoder.h"
+#include "data/tokenizer/gpt2_encoder.h"
 #include "data/pipeline.h"
-#include "data/words.h"
+#include "data/tokenizer/words.h"
 #include "dev/fuzz/fuzz.h"
 #include "dev/fuzz/small_vocabulary.h"
 

@@ -5,8 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "data/bpe.h"
-#include "data/tokenizer.h"
+#include "data/tokenizer/bpe.h"
+#include "data/tokenizer/tokenizer.h"
 #include "dev/fuzz/fuzz.h"
 #include "dev/fuzz/small_vocabulary.h"
 

@@ -12,7 +12,7 @@ typedef struct Token {
     int length, left, right; /* what it is merged from */
 } Token;
 
-/* A byte in GPT-2's letters (data/vocabulary.h), as a JSON string has them where `is_json`. */
+/* A byte in GPT-2's letters (data/tokenizer/vocabulary.h), as a JSON string has them where `is_json`. */
 static int write_letter(char *out, unsigned char byte, bool is_json) {
     unsigned letter = byte;
     bool is_printable = (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte != 0xad);

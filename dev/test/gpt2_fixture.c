@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "data/char_class.h"
+#include "data/tokenizer/char_class.h"
 
 /* One more character of a JSON string. */
 static void write_letter(FILE *file, int32_t code) {

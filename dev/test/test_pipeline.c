@@ -10,7 +10,7 @@
 
 #include "data/pipeline.h"
 #include "data/shard.h"
-#include "data/tokenizer.h"
+#include "data/tokenizer/tokenizer.h"
 #include "dev/test/gpt2_fixture.h"
 
 static char *program;

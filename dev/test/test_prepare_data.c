@@ -15,7 +15,7 @@
 
 #include "data/shard.h"
 #include "data/shard_writer.h"
-#include "data/tokenizer.h"
+#include "data/tokenizer/tokenizer.h"
 #include "dev/test/gpt2_fixture.h"
 
 static char *program;

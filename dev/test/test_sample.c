@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/tokenizer.h"
+#include "data/tokenizer/tokenizer.h"
 #include "dev/test/gpt2_fixture.h"
 #include "dev/test/reference_gpt2.h"
 #include "checkpoint/checkpoint.h"

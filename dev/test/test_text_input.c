@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "data/unpack.h"
-#include "data/utf8.h"
+#include "util/utf8.h"
 #include "dev/test/gpt2_fixture.h"
 #include "util/files.h"
 

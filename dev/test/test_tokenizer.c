@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/bpe.h"
-#include "data/tokenizer.h"
-#include "data/words.h"
+#include "data/tokenizer/bpe.h"
+#include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/words.h"
 #include "dev/test/gpt2_fixture.h"
 #include "util/files.h"
 

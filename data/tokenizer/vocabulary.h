@@ -6,8 +6,8 @@
  * the order of their rank, a line "LEFT RIGHT" each, in the same letters. Numbers follow ranks: merge r makes token
  * 256 + r. https://github.com/openai/gpt-2 has both files (MIT), and transformers calls them vocab.json and
  * merges.txt. llm.c's gpt2_tokenizer.bin (https://github.com/karpathy/llm.c) has the bytes of each token, no merges. */
-#ifndef MARS_DATA_VOCABULARY_H
-#define MARS_DATA_VOCABULARY_H
+#ifndef MARS_DATA_TOKENIZER_VOCABULARY_H
+#define MARS_DATA_TOKENIZER_VOCABULARY_H
 
 #include "util/base.h"
 

@@ -1,12 +1,12 @@
 /* gpt2_encoder.c: see gpt2_encoder.h. The table of words has a fixed size, as most words of a text are few; a new word
  * takes the place of another. A slot is one line of the processor's cache, and looking a word up reads one or two. */
-#include "data/gpt2_encoder.h"
+#include "data/tokenizer/gpt2_encoder.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/bpe.h"
-#include "data/words.h"
+#include "data/tokenizer/bpe.h"
+#include "data/tokenizer/words.h"
 
 enum {
     SLOT_BITS = 16,   /* 65536 slots of 64 bytes */

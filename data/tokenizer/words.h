@@ -4,10 +4,10 @@
  *     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
  *
  * Bytes that are no UTF-8 count as U+FFFD does, which is neither letter, number nor space. */
-#ifndef MARS_DATA_WORDS_H
-#define MARS_DATA_WORDS_H
+#ifndef MARS_DATA_TOKENIZER_WORDS_H
+#define MARS_DATA_TOKENIZER_WORDS_H
 
-#include "data/char_class.h"
+#include "data/tokenizer/char_class.h"
 
 /* A longer word is cut behind the last character that fits, and what follows begins a new one. */
 enum { WORD_MAX_BYTES = 1 << 20 };

@@ -1,7 +1,7 @@
 /* bpe.c: merging a word's bytes (see bpe.h). A token's number is its rank, so the pair to merge next is the one that
  * makes the lowest token. Short words look through all their pairs each time, in a few bytes of memory; long ones keep
  * the pairs in a heap. */
-#include "data/bpe.h"
+#include "data/tokenizer/bpe.h"
 
 #include <pthread.h>
 #include <stdlib.h>

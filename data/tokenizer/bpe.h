@@ -1,10 +1,10 @@
 /* bpe.h: byte-pair encoding of one word. Its bytes are tokens at first; of all neighbours that can be merged, those
  * with the lowest rank are, the leftmost first, until none can be. The vocabulary's business is which merges there are, and
  * the encoder's (gpt2_encoder.h) what a word is and whether it was seen before. */
-#ifndef MARS_DATA_BPE_H
-#define MARS_DATA_BPE_H
+#ifndef MARS_DATA_TOKENIZER_BPE_H
+#define MARS_DATA_TOKENIZER_BPE_H
 
-#include "data/vocabulary.h"
+#include "data/tokenizer/vocabulary.h"
 
 EXTERN_C_BEGIN
 

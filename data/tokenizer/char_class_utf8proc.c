@@ -2,7 +2,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#include "data/char_class.h"
+#include "data/tokenizer/char_class.h"
 
 static CharClass class_of(int32_t code) {
     switch (utf8proc_category(code)) {

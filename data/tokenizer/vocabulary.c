@@ -1,12 +1,12 @@
 /* vocabulary.c: reading GPT-2's vocabulary files (see vocabulary.h), and every way in which they may be damaged. */
-#include "data/vocabulary.h"
+#include "data/tokenizer/vocabulary.h"
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/utf8.h"
+#include "util/utf8.h"
 #include "util/files.h"
 
 enum {

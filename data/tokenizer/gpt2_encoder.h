@@ -1,10 +1,10 @@
 /* gpt2_encoder.h: text to GPT-2's tokens. Words (words.h) are encoded (bpe.h) one by one, and a table of words that
  * were seen before gives most of them without. Special tokens such as <|endoftext|> are ordinary text here. */
-#ifndef MARS_DATA_GPT2_ENCODER_H
-#define MARS_DATA_GPT2_ENCODER_H
+#ifndef MARS_DATA_TOKENIZER_GPT2_ENCODER_H
+#define MARS_DATA_TOKENIZER_GPT2_ENCODER_H
 
-#include "data/tokenizer.h"
-#include "data/vocabulary.h"
+#include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/vocabulary.h"
 
 typedef struct Gpt2Encoder Gpt2Encoder;
 

@@ -1,5 +1,5 @@
 /* char_class_none.c: char_class.h in a build without utf8proc. */
-#include "data/char_class.h"
+#include "data/tokenizer/char_class.h"
 
 bool char_class_fill(uint8_t classes[UTF8_CODES], Error *error) {
     (void)classes;

@@ -1,8 +1,8 @@
 /* utf8.h: one character of UTF-8 after the other, whatever the bytes are. What is no UTF-8 is divided as Python's
  * bytes.decode("utf-8", errors="replace") does and the Unicode Standard recommends (section 3.9, "U+FFFD Substitution
  * of Maximal Subparts"): as many bytes as could begin a character are one error, every other byte is one of its own. */
-#ifndef MARS_DATA_UTF8_H
-#define MARS_DATA_UTF8_H
+#ifndef MARS_UTIL_UTF8_H
+#define MARS_UTIL_UTF8_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 /* words.c: GPT-2's pattern by hand (see words.h). Each of its alternatives is a run of characters of one class, with
  * a space before it or without, or an apostrophe with one or two letters. */
-#include "data/words.h"
+#include "data/tokenizer/words.h"
 
 #include <string.h>
 

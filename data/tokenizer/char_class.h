@@ -3,10 +3,10 @@
  * \p{L} and \p{N} are general categories of Unicode, and come from utf8proc: 2.8, which Debian 12 has, knows those of
  * Unicode 15.0; char_class_version() tells. A character that is younger than the library is no letter to it. \s is the
  * property White_Space, which has not changed since Unicode 6.3 (2013). */
-#ifndef MARS_DATA_CHAR_CLASS_H
-#define MARS_DATA_CHAR_CLASS_H
+#ifndef MARS_DATA_TOKENIZER_CHAR_CLASS_H
+#define MARS_DATA_TOKENIZER_CHAR_CLASS_H
 
-#include "data/utf8.h"
+#include "util/utf8.h"
 #include "util/base.h"
 
 typedef enum CharClass { CLASS_OTHER, CLASS_LETTER, CLASS_NUMBER, CLASS_SPACE } CharClass;

@@ -1,15 +1,15 @@
 /* tokenizer.c: the tokenizers (see tokenizer.h), and finding out which one a folder's tokens were made with. */
-#include "data/tokenizer.h"
+#include "data/tokenizer/tokenizer.h"
 
 #include <cjson/cJSON.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/char_class.h"
-#include "data/gpt2_encoder.h"
-#include "data/vocabulary.h"
-#include "data/words.h"
+#include "data/tokenizer/char_class.h"
+#include "data/tokenizer/gpt2_encoder.h"
+#include "data/tokenizer/vocabulary.h"
+#include "data/tokenizer/words.h"
 #include "util/files.h"
 
 _Static_assert((int)TOKENIZER_MAX_LEFT == (int)WORD_MAX_BYTES, "what is left is a word");
