@@ -136,7 +136,7 @@ programs = train_gpt2 prepare_data sample_gpt2
 typed = $(wildcard kernels/cpu/embedding.c kernels/cpu/layernorm.c kernels/cpu/linear.c kernels/cpu/attention.c kernels/cpu/loss.c)
 cpu_plain = kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/product.c kernels/cpu/transpose.c kernels/cpu/widen.c \
             kernels/cpu/matmul_$(if $(has_onednn),onednn,plain).c
-plain = $(filter-out data/prepare_data.c model/sample_gpt2.c %/no_cuda.c data/tokenizer/char_class_%.c, \
+plain = $(filter-out data/prepare/prepare_data.c model/sample_gpt2.c %/no_cuda.c data/tokenizer/char_class_%.c, \
           $(wildcard util/*.c kernels/*.c optim/*.c data/*.c data/*/*.c config/*.c model/*.c checkpoint/*.c \
           eval/*.c report/*.c)) $(cpu_plain) \
         data/tokenizer/char_class_$(if $(has_utf8proc),utf8proc,none).c \
@@ -213,7 +213,7 @@ $(options): FORCE
 	@cmp -s $@.now $@ && rm $@.now || mv $@.now $@
 
 $(BIN)/train_gpt2: $(BUILD)/train_gpt2.o $(library)
-$(BIN)/prepare_data: $(BUILD)/data/prepare_data.o $(library)
+$(BIN)/prepare_data: $(BUILD)/data/prepare/prepare_data.o $(library)
 $(BIN)/sample_gpt2: $(BUILD)/model/sample_gpt2.o $(library)
 $(programs:%=$(BIN)/%):
 	@mkdir -p $(@D)
@@ -248,7 +248,7 @@ $(mpi_objects): $(BUILD)/%.o: %.c $(options)
 	$(call quiet,CC)$(LINK) $(CFLAGS_ALL) -c $< -o $@
 
 $(cuda_host:%.c=$(BUILD)/%.o): CFLAGS_ALL += $(cuda_include)
-$(BUILD)/data/unpack.o $(BUILD)/dev/test/test_documents.o: CFLAGS_ALL += $(unpack_flags)
+$(BUILD)/data/prepare/unpack.o $(BUILD)/dev/test/test_documents.o: CFLAGS_ALL += $(unpack_flags)
 
 # ---- device code: by nvcc, whose report on each kernel is kept beside the object; or rewritten for the emulator ----
 ifeq ($(cuda),nvcc)
@@ -367,7 +367,7 @@ lint:
 	printf '%s\n' $(tidy_sources) | xargs -P$$(nproc) -n1 sh -c 'clang-tidy --quiet --warnings-as-errors="*" "$$@" -- \
 	  -std=gnu17 -D_GNU_SOURCE -I. -Idev/emu/include -DACTIVATION_BFLOAT16=1 -fopenmp \
 	  -Xclang -analyzer-config -Xclang max-nodes=$(ANALYZER_NODES) 2>/dev/null' clang-tidy
-	printf '%s\n' scripts/*.sh data/*.sh data/*/*.sh dev/*.sh dev/*/*.sh .ci/run | xargs -P$$(nproc) -n2 shellcheck -x
+	printf '%s\n' scripts/*.sh data/*/*.sh dev/*.sh dev/*/*.sh .ci/run | xargs -P$$(nproc) -n2 shellcheck -x
 
 clean:
 	rm -rf $(BUILD) $(programs:%=$(BIN)/%) $(marsopt)

@@ -15,8 +15,8 @@
 set -euo pipefail
 export LC_ALL=C # numbers without separators of thousands where they are read
 
-# shellcheck source=data/fetch.sh
-source "$(dirname "$0")/../fetch.sh"
+# shellcheck source=data/prepare/fetch.sh
+source "$(dirname "$0")/../prepare/fetch.sh"
 cd "$(dirname "$0")/../.."
 
 shards='' part=10B

@@ -9,8 +9,8 @@
 set -euo pipefail
 export LC_ALL=C
 
-# shellcheck source=data/fetch.sh
-source "$(dirname "$0")/../fetch.sh"
+# shellcheck source=data/prepare/fetch.sh
+source "$(dirname "$0")/../prepare/fetch.sh"
 cd "$(dirname "$0")/../.."
 
 case ${1-} in

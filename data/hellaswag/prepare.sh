@@ -6,8 +6,8 @@
 #   GITHUB_RAW=https://raw.githubusercontent.com     where the file comes from
 set -euo pipefail
 export LC_ALL=C
-# shellcheck source=data/dataset.sh
-source "$(dirname "$0")/../dataset.sh"
+# shellcheck source=data/prepare/dataset.sh
+source "$(dirname "$0")/../prepare/dataset.sh"
 
 case ${1-} in
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;

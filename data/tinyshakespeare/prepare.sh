@@ -10,8 +10,8 @@
 set -euo pipefail
 export LC_ALL=C
 
-# shellcheck source=data/dataset.sh
-source "$(dirname "$0")/../dataset.sh"
+# shellcheck source=data/prepare/dataset.sh
+source "$(dirname "$0")/../prepare/dataset.sh"
 
 tokenizer=gpt2
 for argument in "$@"; do

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/document_hints.h"
+#include "data/prepare/document_hints.h"
 #include "data/unpack.h"
 #include "util/utf8.h"
 #include "dev/fuzz/fuzz.h"

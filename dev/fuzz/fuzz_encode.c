@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "data/tokenizer/gpt2_encoder.h"
-#include "data/pipeline.h"
+#include "data/prepare/pipeline.h"
 #include "data/tokenizer/words.h"
 #include "dev/fuzz/fuzz.h"
 #include "dev/fuzz/small_vocabulary.h"

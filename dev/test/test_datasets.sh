@@ -17,7 +17,7 @@ serve() {
     mkdir -p "$here/web/faults" "$here/repo"
     ln -s "$here/web" "$scratch/web_${here##*/}"
     export HF_ENDPOINT=http://127.0.0.1:$port/web_${here##*/}
-    cp --parents data/*.sh data/*.py data/*/*.sh data/*/*.py data/*/*.list "$here/repo"
+    cp --parents data/*/*.sh data/*/*.py data/*/*.list "$here/repo"
     cd "$here/repo"
 }
 
@@ -70,7 +70,7 @@ site() {
     done
     cat >data/get.sh <<'END'
 set -euo pipefail
-source data/fetch.sh
+source data/prepare/fetch.sh
 fetch_into got
 for name; do
     sum=$(sha256sum <"$WEB/$name")

@@ -18,9 +18,9 @@
 #include <lzma.h>
 #endif
 
-#include "data/documents.h"
-#include "data/text_files.h"
-#include "data/text_source.h"
+#include "data/prepare/documents.h"
+#include "data/prepare/text_files.h"
+#include "data/prepare/text_source.h"
 #include "data/unpack.h"
 
 /* ---- packing ---- */

@@ -30,7 +30,7 @@ serve() {
     ln -s "$vocabulary"/* "$here/web"
     ln -s "$here/web" "$scratch/web_${here##*/}"
     export GPT2_URL=http://127.0.0.1:$port/web_${here##*/}
-    cp --parents data/fetch.sh data/gpt2/download.sh "$here/repo"
+    cp --parents data/prepare/fetch.sh data/gpt2/download.sh "$here/repo"
     cd "$here/repo"
 }
 

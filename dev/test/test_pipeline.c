@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "data/pipeline.h"
+#include "data/prepare/pipeline.h"
 #include "data/shard.h"
 #include "data/tokenizer/tokenizer.h"
 #include "dev/test/gpt2_fixture.h"

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "data/shard.h"
-#include "data/shard_writer.h"
+#include "data/prepare/shard_writer.h"
 #include "data/tokenizer/tokenizer.h"
 #include "dev/test/gpt2_fixture.h"
 

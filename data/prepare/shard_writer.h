@@ -4,8 +4,8 @@
  * FOLDER/SPLIT.bin. While they are written they have hidden temporary names, which no such pattern matches; only
  * shard_writer_publish() gives them their own. So a set that could not be completed never shows, and one that was there
  * before stays. */
-#ifndef MARS_DATA_SHARD_WRITER_H
-#define MARS_DATA_SHARD_WRITER_H
+#ifndef MARS_DATA_PREPARE_SHARD_WRITER_H
+#define MARS_DATA_PREPARE_SHARD_WRITER_H
 
 #include "util/base.h"
 

@@ -1,5 +1,5 @@
 /* inspect.c: see inspect.h. */
-#include "data/inspect.h"
+#include "data/prepare/inspect.h"
 
 #include <inttypes.h>
 #include <stdio.h>

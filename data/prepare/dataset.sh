@@ -11,7 +11,7 @@
 #
 # Until then nothing of the new tokens is in FOLDER: a converter that fails looks to prepare_data like an end of its input.
 
-# shellcheck source=data/fetch.sh
+# shellcheck source=data/prepare/fetch.sh
 source "$(dirname "${BASH_SOURCE[0]}")/fetch.sh"
 
 enter_repository() {
@@ -20,6 +20,6 @@ enter_repository() {
     [ -x "$BIN/prepare_data" ] || fetch_fail "$BIN/prepare_data is not built; run make"
 }
 
-check_folder() { python3 -S data/token_folder.py check "$1"; }
+check_folder() { python3 -S data/prepare/token_folder.py check "$1"; }
 
-publish() { python3 -S data/token_folder.py publish "$1" "$2"; }
+publish() { python3 -S data/prepare/token_folder.py publish "$1" "$2"; }

@@ -1,5 +1,5 @@
 /* prepare_options.c: see prepare_options.h. An option that has no effect beside the others is an error, not passed over. */
-#include "data/prepare_options.h"
+#include "data/prepare/prepare_options.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "data/pipeline.h"
+#include "data/prepare/pipeline.h"
 #include "util/files.h"
 
 /* More would not be kept busy by one reader, and each takes memory. */

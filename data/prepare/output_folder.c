@@ -1,6 +1,6 @@
 /* output_folder.c: see output_folder.h. A list is read by read_list() and written by make_list(); between them stand the
  * rules of what is own and what is in the way. */
-#include "data/output_folder.h"
+#include "data/prepare/output_folder.h"
 
 #include <cjson/cJSON.h>
 #include <dirent.h>

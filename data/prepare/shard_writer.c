@@ -1,5 +1,5 @@
 /* shard_writer.c: writing a stream of tokens (see shard_writer.h; shard.c reads them). */
-#include "data/shard_writer.h"
+#include "data/prepare/shard_writer.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -1,10 +1,10 @@
 /* documents.h: where documents begin and end in a text file: the whole file is one, or a line separates them, or each is
  * a field of a line of JSON Lines. They are handed on in pieces, so that memory does not depend on their length. What
  * becomes of them is the business of pipeline.c. */
-#ifndef MARS_DATA_DOCUMENTS_H
-#define MARS_DATA_DOCUMENTS_H
+#ifndef MARS_DATA_PREPARE_DOCUMENTS_H
+#define MARS_DATA_PREPARE_DOCUMENTS_H
 
-#include "data/text_source.h"
+#include "data/prepare/text_source.h"
 
 /* At most one of separator and field is set. */
 typedef struct DocumentFormat {

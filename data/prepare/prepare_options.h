@@ -1,10 +1,10 @@
 /* prepare_options.h: the command line of prepare_data. What the options mean for a certain input is known to
  * prepare_data.c. */
-#ifndef MARS_DATA_PREPARE_OPTIONS_H
-#define MARS_DATA_PREPARE_OPTIONS_H
+#ifndef MARS_DATA_PREPARE_PREPARE_OPTIONS_H
+#define MARS_DATA_PREPARE_PREPARE_OPTIONS_H
 
-#include "data/documents.h"
-#include "data/shard_writer.h"
+#include "data/prepare/documents.h"
+#include "data/prepare/shard_writer.h"
 
 /* What the program is asked to do: bits, as an option may go with several. */
 typedef enum PrepareTask { TASK_PREPARE = 1, TASK_INSPECT = 2, TASK_HELLASWAG = 4 } PrepareTask;

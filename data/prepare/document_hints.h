@@ -1,9 +1,9 @@
 /* document_hints.h: texts that can be encoded, and most likely are meant in another way: JSON Lines without --field, a
  * table, a separator that is not given. Files that are no text are known to foreign.h. */
-#ifndef MARS_DATA_DOCUMENT_HINTS_H
-#define MARS_DATA_DOCUMENT_HINTS_H
+#ifndef MARS_DATA_PREPARE_DOCUMENT_HINTS_H
+#define MARS_DATA_PREPARE_DOCUMENT_HINTS_H
 
-#include "data/documents.h"
+#include "data/prepare/documents.h"
 
 typedef enum DocumentHint {
     HINT_NONE,

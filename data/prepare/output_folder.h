@@ -8,11 +8,11 @@
  *
  * While files are replaced there is no tokens.json, since token files next to one belong to it. The old one is
  * .tokens.json.old meanwhile, and the new one .tokens.json.tmp. A run that was stopped there leaves both, and the next
- * one reads their lists too. data/token_folder.py follows the same rules for the scripts. */
-#ifndef MARS_DATA_OUTPUT_FOLDER_H
-#define MARS_DATA_OUTPUT_FOLDER_H
+ * one reads their lists too. data/prepare/token_folder.py follows the same rules for the scripts. */
+#ifndef MARS_DATA_PREPARE_OUTPUT_FOLDER_H
+#define MARS_DATA_PREPARE_OUTPUT_FOLDER_H
 
-#include "data/shard_writer.h"
+#include "data/prepare/shard_writer.h"
 
 struct cJSON;
 

@@ -1,9 +1,9 @@
 /* text_files.h: which files make up a text: named files, all files of a folder, or standard input. What is in a file is
  * read by text_source.c. */
-#ifndef MARS_DATA_TEXT_FILES_H
-#define MARS_DATA_TEXT_FILES_H
+#ifndef MARS_DATA_PREPARE_TEXT_FILES_H
+#define MARS_DATA_PREPARE_TEXT_FILES_H
 
-#include "data/text_source.h"
+#include "data/prepare/text_source.h"
 
 EXTERN_C_BEGIN
 

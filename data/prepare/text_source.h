@@ -1,7 +1,7 @@
 /* text_source.h: the bytes of a text file, plain or packed (see unpack.h). Which files make up a text is text_files.h's
  * responsibility, and where documents begin and end in them that of documents.c. */
-#ifndef MARS_DATA_TEXT_SOURCE_H
-#define MARS_DATA_TEXT_SOURCE_H
+#ifndef MARS_DATA_PREPARE_TEXT_SOURCE_H
+#define MARS_DATA_PREPARE_TEXT_SOURCE_H
 
 #include <sys/types.h>
 

@@ -6,7 +6,7 @@ publish moves the output of prepare_data from FOLDER/unfinished/train to FOLDER,
 before. Where the data set comes divided into training and validation, that is its training half, made with
 --val_fraction=0, and FOLDER/unfinished/val holds the other half, made in the same way. tokens.json then names SOURCE.
 
-The rules are those of data/output_folder.h: only files that tokens.json lists, with the size that it lists, are replaced.
+The rules are those of data/prepare/output_folder.h: only files that tokens.json lists, with the size that it lists, are replaced.
 """
 
 import filecmp

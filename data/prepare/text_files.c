@@ -1,5 +1,5 @@
 /* text_files.c: see text_files.h. */
-#include "data/text_files.h"
+#include "data/prepare/text_files.h"
 
 #include <dirent.h>
 #include <errno.h>

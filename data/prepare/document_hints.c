@@ -1,5 +1,5 @@
 /* document_hints.c: see document_hints.h. */
-#include "data/document_hints.h"
+#include "data/prepare/document_hints.h"
 
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* text_source.c: see text_source.h. */
-#include "data/text_source.h"
+#include "data/prepare/text_source.h"
 
 #include <errno.h>
 #include <fcntl.h>

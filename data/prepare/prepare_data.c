@@ -14,10 +14,10 @@
 #include <unistd.h>
 
 #include "data/hellaswag.h"
-#include "data/inspect.h"
-#include "data/output_folder.h"
-#include "data/pipeline.h"
-#include "data/prepare_options.h"
+#include "data/prepare/inspect.h"
+#include "data/prepare/output_folder.h"
+#include "data/prepare/pipeline.h"
+#include "data/prepare/prepare_options.h"
 #include "util/utf8.h"
 #include "data/tokenizer/vocabulary.h"
 #include "report/console.h"

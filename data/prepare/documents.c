@@ -1,5 +1,5 @@
 /* documents.c: see documents.h. */
-#include "data/documents.h"
+#include "data/prepare/documents.h"
 
 #include <inttypes.h>
 #include <stdarg.h>

@@ -5,13 +5,13 @@
  * writer waits for each in turn. An item has whole documents, many or a part of one: a long one is cut where both parts
  * have the tokens that they have together, between a line and the next or before the space in front of a word. Where two
  * million bytes have no such place the reader encodes them itself, as a stream. */
-#include "data/pipeline.h"
+#include "data/prepare/pipeline.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/document_hints.h"
+#include "data/prepare/document_hints.h"
 #include "util/utf8.h"
 #include "util/philox.h"
 #include "util/stop_signal.h"

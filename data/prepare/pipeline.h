@@ -2,12 +2,12 @@
  * written in their order. The result does not depend on the number of threads, and memory not on the size of the input.
  * How files are read and where documents begin is known to text_source.c and documents.c, how tokens are stored to
  * shard_writer.c. */
-#ifndef MARS_DATA_PIPELINE_H
-#define MARS_DATA_PIPELINE_H
+#ifndef MARS_DATA_PREPARE_PIPELINE_H
+#define MARS_DATA_PREPARE_PIPELINE_H
 
-#include "data/documents.h"
-#include "data/shard_writer.h"
-#include "data/text_files.h"
+#include "data/prepare/documents.h"
+#include "data/prepare/shard_writer.h"
+#include "data/prepare/text_files.h"
 #include "data/tokenizer/tokenizer.h"
 
 /* Where the token that stands between documents goes. */
