@@ -8,16 +8,16 @@
 #ifndef MARS_OPTIM_RULES_H
 #define MARS_OPTIM_RULES_H
 
-#include "optim/adamw.h"
-#include "optim/mars_adamw.h"
-#include "optim/mars_lion.h"
-#include "optim/mars_m.h"
-#include "optim/mars_m_efficient.h"
-#include "optim/mars_shampoo.h"
-#include "optim/moonlight.h"
-#include "optim/muon.h"
+#include "optim/rules/adamw.h"
+#include "optim/rules/mars_adamw.h"
+#include "optim/rules/mars_lion.h"
+#include "optim/rules/mars_m.h"
+#include "optim/rules/mars_m_efficient.h"
+#include "optim/rules/mars_shampoo.h"
+#include "optim/rules/moonlight.h"
+#include "optim/rules/muon.h"
 #include "optim/optim_config.h"
-#include "optim/sgd_sai.h"
+#include "optim/rules/sgd_sai.h"
 #include "util/tensor_table.h"
 
 /* RULE(name, uses g_last, number of states, names of the states)

@@ -11,7 +11,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#include "optim/rule_numbers.h"
+#include "optim/rules/rule_numbers.h"
 
 /* Sums over elements, in double. */
 typedef struct GradientSums {

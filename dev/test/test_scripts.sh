@@ -641,7 +641,7 @@ quickstart_tree() {
             *) ln -s "${entry%/}" "$here/tree/" ;;
         esac
     done
-    ln -s "$root"/data/*.[ch] "$here/tree/data/"
+    ln -s "$root"/data/*.[ch] "$root"/data/{tokenizer,prepare} "$here/tree/data/"
     ln -s "$root"/config/*.[ch] "$here/tree/config/"
     ln -s "$root"/scripts/{quickstart,plot}.sh "$here/tree/scripts/"
     echo 'echo "everything needed is installed"' >"$here/tree/scripts/install_deps.sh"

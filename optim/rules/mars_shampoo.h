@@ -6,11 +6,11 @@
  *
  * State per parameter: m and g_last, 8 bytes. Memory traffic per parameter: Muon's (muon.h) and g_last read twice: 38
  * bytes. */
-#ifndef MARS_OPTIM_MARS_SHAMPOO_H
-#define MARS_OPTIM_MARS_SHAMPOO_H
+#ifndef MARS_OPTIM_RULES_MARS_SHAMPOO_H
+#define MARS_OPTIM_RULES_MARS_SHAMPOO_H
 
-#include "optim/mars.h"
-#include "optim/muon.h"
+#include "optim/rules/mars.h"
+#include "optim/rules/muon.h"
 
 RULE_FUNCTION float mars_shampoo_direction(float g, float last, float *state, const RuleNumbers *r) {
     state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * mars_corrected(g, last, r);

@@ -8,11 +8,11 @@
  *
  * State per parameter: m and g_last, 8 bytes. Memory traffic per parameter: Muon's (muon.h) and g_last read twice: 38
  * bytes. */
-#ifndef MARS_OPTIM_MARS_M_H
-#define MARS_OPTIM_MARS_M_H
+#ifndef MARS_OPTIM_RULES_MARS_M_H
+#define MARS_OPTIM_RULES_MARS_M_H
 
-#include "optim/mars.h"
-#include "optim/moonlight.h"
+#include "optim/rules/mars.h"
+#include "optim/rules/moonlight.h"
 
 RULE_FUNCTION float mars_m_direction(float g, float last, float *state, const RuleNumbers *r) {
     return state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * mars_corrected(g, last, r);

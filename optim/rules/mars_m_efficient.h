@@ -7,10 +7,10 @@
  * All other tensors are as Moonlight's.
  *
  * State per parameter: b, 4 bytes. Memory traffic is Muon's (muon.h): 30 bytes. */
-#ifndef MARS_OPTIM_MARS_M_EFFICIENT_H
-#define MARS_OPTIM_MARS_M_EFFICIENT_H
+#ifndef MARS_OPTIM_RULES_MARS_M_EFFICIENT_H
+#define MARS_OPTIM_RULES_MARS_M_EFFICIENT_H
 
-#include "optim/moonlight.h"
+#include "optim/rules/moonlight.h"
 
 RULE_FUNCTION float mars_m_efficient_direction(float g, float last, float *state, const RuleNumbers *r) {
     (void)last;

@@ -1,7 +1,7 @@
 /* rule_numbers.h: the numbers that the update rules take. settle.h works them out once a step for each tensor, in
  * double, so that the rules themselves are a few float operations per element. */
-#ifndef MARS_OPTIM_RULE_NUMBERS_H
-#define MARS_OPTIM_RULE_NUMBERS_H
+#ifndef MARS_OPTIM_RULES_RULE_NUMBERS_H
+#define MARS_OPTIM_RULES_RULE_NUMBERS_H
 
 #include <stdbool.h>
 

@@ -10,12 +10,12 @@
  * State per parameter: b, 4 bytes. Memory traffic per parameter besides Newton-Schulz's own: the norm pass reads g (4
  * bytes), the direction reads g and b and writes b and u (12 + 2 for a bfloat16 u), the update reads NS(u) and x and
  * writes x and the weight copy (2 + 8 + 2): 30 bytes. */
-#ifndef MARS_OPTIM_MUON_H
-#define MARS_OPTIM_MUON_H
+#ifndef MARS_OPTIM_RULES_MUON_H
+#define MARS_OPTIM_RULES_MUON_H
 
 #include <math.h>
 
-#include "optim/rule_numbers.h"
+#include "optim/rules/rule_numbers.h"
 
 RULE_FUNCTION float muon_direction(float g, float last, float *state, const RuleNumbers *r) {
     (void)last;

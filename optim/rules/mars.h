@@ -14,10 +14,10 @@
  *
  * State per parameter: g_last, 4 bytes, kept by exchanging buffers. The buffer holds it unscaled: last_factor makes it
  * the gradient after scaling and clipping. */
-#ifndef MARS_OPTIM_MARS_H
-#define MARS_OPTIM_MARS_H
+#ifndef MARS_OPTIM_RULES_MARS_H
+#define MARS_OPTIM_RULES_MARS_H
 
-#include "optim/rule_numbers.h"
+#include "optim/rules/rule_numbers.h"
 
 /* c of one element, from its gradient after scaling and clipping and what the buffer of g_last holds. */
 RULE_FUNCTION float mars_corrected(float g, float last, const RuleNumbers *r) {

@@ -8,12 +8,12 @@
  * State per parameter: m and v, 8 bytes. Memory traffic per parameter: the norm pass reads g (4 bytes); the update
  * reads g, x, m, v and writes x, m, v (28) and, with bfloat16 activations, the weight copy (2): 34 bytes, 30
  * unclipped. */
-#ifndef MARS_OPTIM_ADAMW_H
-#define MARS_OPTIM_ADAMW_H
+#ifndef MARS_OPTIM_RULES_ADAMW_H
+#define MARS_OPTIM_RULES_ADAMW_H
 
 #include <math.h>
 
-#include "optim/rule_numbers.h"
+#include "optim/rules/rule_numbers.h"
 
 RULE_FUNCTION float adamw_element(float x, float g, float last, float *state, const RuleNumbers *r) {
     (void)last;

@@ -11,10 +11,10 @@
  * first gradient is zero has snr 0 and stays where it is. Memory traffic per parameter: the norm pass reads g (4
  * bytes); the update reads g, x, m and writes x, m (20) and, with bfloat16 activations, the weight copy (2): 26 bytes.
  * */
-#ifndef MARS_OPTIM_SGD_SAI_H
-#define MARS_OPTIM_SGD_SAI_H
+#ifndef MARS_OPTIM_RULES_SGD_SAI_H
+#define MARS_OPTIM_RULES_SGD_SAI_H
 
-#include "optim/rule_numbers.h"
+#include "optim/rules/rule_numbers.h"
 
 /* r->momentum is 0 at the first step. */
 RULE_FUNCTION float sgd_sai_element(float x, float g, float last, float *state, const RuleNumbers *r) {

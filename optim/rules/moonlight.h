@@ -7,10 +7,10 @@
  * All other tensors are AdamW's, at the same rate and, embeddings and gains included, with the same decay; betas_1d.
  *
  * State per parameter: b, 4 bytes. Memory traffic is Muon's (muon.h): 30 bytes. */
-#ifndef MARS_OPTIM_MOONLIGHT_H
-#define MARS_OPTIM_MOONLIGHT_H
+#ifndef MARS_OPTIM_RULES_MOONLIGHT_H
+#define MARS_OPTIM_RULES_MOONLIGHT_H
 
-#include "optim/muon.h"
+#include "optim/rules/muon.h"
 
 RULE_FUNCTION float moonlight_direction(float g, float last, float *state, const RuleNumbers *r) {
     return muon_direction(g, last, state, r);
