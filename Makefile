@@ -144,8 +144,8 @@ plain = $(filter-out data/prepare/prepare_data.c model/sample_gpt2.c %/no_cuda.c
         comm/$(if $(has_nccl),nccl,no_nccl).c
 # Tests compile faster with less optimisation, but not the loops in float64 that they compare with: those are what takes
 # their time, under sanitizers most of it, and are not what is tested.
-reference_objects = $(addprefix $(BUILD)/dev/test/,reference.o reference_gpt2.o optim_world.o kernel_fixture.o \
-                      test_newton_schulz.o test_kernels_matmul.o)
+reference_objects = $(addprefix $(BUILD)/dev/test/,kernels/reference.o kernels/kernel_fixture.o kernels/test_kernels_matmul.o \
+                      model/reference_gpt2.o optim/optim_world.o optim/test_newton_schulz.o)
 $(BUILD)/dev/test/%.o: optimize = -O1
 $(reference_objects): optimize = -O3
 $(reference_objects): sanitize =
@@ -170,9 +170,12 @@ marsopt_libraries = $(if $(has_onednn),-ldnnl) -lm -fopenmp $(if $(SANITIZE),-fs
 marsopt_flags = $(strip -I$(CURDIR) $(abspath $(marsopt)) $(marsopt_libraries))
 benches = $(patsubst dev/bench/%.c,$(BUILD)/%,$(wildcard dev/bench/bench_*.c))
 examples = $(patsubst dev/examples/%.c,$(BUILD)/examples/%,$(wildcard dev/examples/*.c))
-tests = $(patsubst dev/test/%.c,$(BUILD)/test/%,$(wildcard dev/test/test_*.c)) \
-        $(if $(cuda),$(patsubst dev/test/%.cu,$(BUILD)/test/%,$(wildcard dev/test/test_*.cu))) \
-        $(if $(filter emu,$(cuda)),$(patsubst dev/emu/%.cu,$(BUILD)/test/%,$(wildcard dev/emu/test_*.cu)))
+# A test program is one source, wherever it lies, and what all tests share. Programs of all folders lie in one.
+test_sources = $(wildcard dev/test/*/test_*.c dev/fuzz/test_*.c $(if $(cuda),dev/test/*/test_*.cu) \
+                 $(if $(filter emu,$(cuda)),dev/emu/test_*.cu))
+test_objects = $(patsubst %.c,$(BUILD)/%.o,$(test_sources:%.cu=$(BUILD)/%.cu.o))
+tests = $(addprefix $(BUILD)/test/,$(basename $(notdir $(test_sources))))
+test_object = $(filter %/$(1).o %/$(1).cu.o,$(test_objects))
 # Fuzz targets, and what they reach: compiled by Clang, which has libFuzzer, for `make fuzz`; linked into one test, too.
 FUZZ_CC ?= clang
 fuzz_targets = $(patsubst dev/fuzz/%.c,%,$(wildcard dev/fuzz/fuzz_*.c))
@@ -183,7 +186,8 @@ fuzz_objects = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(fuzz_sources) $(fuzz_support))
 fuzz_sanitizers = address,undefined
 fuzz_flags = -std=gnu17 -O1 -march=$(ARCH) -g -fno-omit-frame-pointer -fno-sanitize-recover=all $(warnings) -Wno-psabi \
              $(werror) -D_GNU_SOURCE $(unpack_flags) -I. $(CPPFLAGS)
-test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out dev/test/test_%.c dev/test/fault_injection.c,$(wildcard dev/test/*.c)))
+test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(test_sources) dev/test/fault_injection.c, \
+                 $(wildcard dev/test/*.c dev/test/*/*.c)))
 
 .PHONY: all programs tests examples marsopt-flags test bench bench-data fuzz lint clean found emu cuda-report FORCE
 .DELETE_ON_ERROR:
@@ -248,7 +252,7 @@ $(mpi_objects): $(BUILD)/%.o: %.c $(options)
 	$(call quiet,CC)$(LINK) $(CFLAGS_ALL) -c $< -o $@
 
 $(cuda_host:%.c=$(BUILD)/%.o): CFLAGS_ALL += $(cuda_include)
-$(BUILD)/data/prepare/unpack.o $(BUILD)/dev/test/test_documents.o: CFLAGS_ALL += $(unpack_flags)
+$(BUILD)/data/prepare/unpack.o $(BUILD)/dev/test/data/test_documents.o: CFLAGS_ALL += $(unpack_flags)
 
 # ---- device code: by nvcc, whose report on each kernel is kept beside the object; or rewritten for the emulator ----
 ifeq ($(cuda),nvcc)
@@ -271,14 +275,7 @@ $(BUILD)/dev/emu/%.o: dev/emu/%.cpp $(options)
 	@mkdir -p $(@D)
 	$(call quiet,CXX)$(if $(filter dev/emu/nccl.cpp,$<),$(MPICXX),$(CXX)) $(CXXFLAGS_EMU) -O3 -c $< -o $@
 
-$(BUILD)/test/%: $(BUILD)/dev/emu/%.cu.o $(test_support) $(library)
-	@mkdir -p $(@D)
-	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
 endif
-
-$(BUILD)/test/%: $(BUILD)/dev/test/%.cu.o $(test_support) $(library)
-	@mkdir -p $(@D)
-	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
 
 emu:
 	@$(MAKE) --no-print-directory EMU=1 BUILD=build/emu BIN=build/emu programs tests
@@ -290,7 +287,8 @@ $(BUILD)/%.o: %.c $(options)
 	@mkdir -p $(@D)
 	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -c $< -o $@
 
-$(BUILD)/test/%: $(BUILD)/dev/test/%.o $(test_support) $(library)
+.SECONDEXPANSION:
+$(tests): $(BUILD)/test/%: $$(call test_object,$$*) $(test_support) $(library)
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
 
@@ -311,13 +309,10 @@ $(fuzz_targets:%=$(BUILD)/fuzz/%): $(BUILD)/fuzz/%: $(BUILD)/fuzz/dev/fuzz/%.o $
 
 $(BUILD)/dev/fuzz/fuzz_%.o: CFLAGS_ALL += -DLLVMFuzzerTestOneInput=$(*F)
 
-$(BUILD)/test/test_fuzz_corpus: $(BUILD)/dev/test/test_fuzz_corpus.o $(fuzz_targets:%=$(BUILD)/dev/fuzz/%.o) \
-                                $(fuzz_support:%.c=$(BUILD)/%.o) $(test_support) $(library)
-	@mkdir -p $(@D)
-	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
+$(BUILD)/test/test_fuzz_corpus: $(fuzz_targets:%=$(BUILD)/dev/fuzz/%.o) $(fuzz_support:%.c=$(BUILD)/%.o)
 
 # The test links programs by the same line as strangers.
-$(BUILD)/dev/test/test_example.o: CFLAGS_ALL += -DMARSOPT_FLAGS='"$(marsopt_flags)"'
+$(BUILD)/dev/test/optim/test_example.o: CFLAGS_ALL += -DMARSOPT_FLAGS='"$(marsopt_flags)"'
 
 $(BUILD)/examples/%: $(BUILD)/dev/examples/%.o $(marsopt)
 	@mkdir -p $(@D)
@@ -354,8 +349,8 @@ $(BUILD)/english.txt: dev/bench/english_text.sh
 	@mkdir -p $(@D)
 	bash dev/bench/english_text.sh $@
 
-sources = $(wildcard *.cu *.h */*.c */*.h */*.cu kernels/*/*.c kernels/*/*.h kernels/*/*.cu kernels/*/*.cuh dev/*/*.c \
-            dev/*/*.h dev/*/*.cu dev/*/*.cuh dev/*/*.cpp)
+folders = checkpoint comm config data dev eval kernels model optim report util
+sources = $(wildcard *.cu $(foreach kind,c h cu cuh cpp,$(foreach depth,* */* */*/*,$(folders:%=%/$(depth).$(kind)))))
 tidy_sources = $(filter-out $(mpi_objects:$(BUILD)/%.o=%.c) comm/nccl.c %/load_cublaslt.c dev/test/%,$(filter %.c,$(sources)))
 # How many states of a function clang's analyzer follows; its own default, 225000, takes ten times as long.
 ANALYZER_NODES ?= 8000
@@ -367,7 +362,7 @@ lint:
 	printf '%s\n' $(tidy_sources) | xargs -P$$(nproc) -n1 sh -c 'clang-tidy --quiet --warnings-as-errors="*" "$$@" -- \
 	  -std=gnu17 -D_GNU_SOURCE -I. -Idev/emu/include -DACTIVATION_BFLOAT16=1 -fopenmp \
 	  -Xclang -analyzer-config -Xclang max-nodes=$(ANALYZER_NODES) 2>/dev/null' clang-tidy
-	printf '%s\n' scripts/*.sh data/*/*.sh dev/*.sh dev/*/*.sh .ci/run | xargs -P$$(nproc) -n2 shellcheck -x
+	printf '%s\n' scripts/*.sh data/*/*.sh dev/*.sh dev/*/*.sh dev/*/*/*.sh .ci/run | xargs -P$$(nproc) -n2 shellcheck -x
 
 clean:
 	rm -rf $(BUILD) $(programs:%=$(BIN)/%) $(marsopt)

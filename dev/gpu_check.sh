@@ -220,7 +220,7 @@ racechecked_attention=test_one_head
 list_tests() {
     local pattern source
     for pattern in "$@"; do
-        for source in dev/test/$pattern; do
+        for source in dev/test/*/$pattern; do
             if [ -e "$source" ]; then echo "$BUILD/test/$(basename "${source%.*}")"; fi
         done
     done

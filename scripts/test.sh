@@ -85,12 +85,12 @@ list_tests() {
     local folder=$1 pattern source
     shift
     for pattern in "$@"; do
-        for source in dev/test/$pattern dev/emu/$pattern; do
+        for source in dev/test/*/$pattern dev/emu/$pattern dev/fuzz/$pattern; do
+            [ -e "$source" ] || continue # nothing matched
             case $source in
-                *\**) ;; # nothing matched
-                dev/test/test_devices.c) if [ "$pattern" = test_devices.c ]; then echo "$folder/test/test_devices"; fi ;;
+                */test_devices.c) if [ "$pattern" = test_devices.c ]; then echo "$folder/test/test_devices"; fi ;;
                 *.sh) echo "$source" ;;
-                *) [ -e "$source" ] && echo "$folder/test/$(basename "${source%.*}")" ;;
+                *) echo "$folder/test/$(basename "${source%.*}")" ;;
             esac
         done
     done
@@ -291,7 +291,7 @@ fi
 wait_for_lanes
 if [ $emu = yes ]; then
     step emu-nccl env CI= MARS_TEST_DEVICE=cuda MARS_BUILD=build/emu MARS_BIN=build/emu \
-        bash dev/test/test_gpu_check.sh emulated_nccl || true
+        bash dev/test/scripts/test_gpu_check.sh emulated_nccl || true
 fi
 
 if [ $all = yes ]; then

@@ -1,0 +1,973 @@
+/* test_config.c: the config parser. What it accepts must be read exactly; what it refuses must be refused with a
+ * message that names the place and what would be right. Messages are compared by the parts that a user needs. */
+#include "dev/test/config/config_fixture.h"
+
+#include <cjson/cJSON.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "config/config_keys.h"
+
+/* ---- what is read ---- */
+
+/* Every default, and the form of config_to_json: sections and keys in the table's order, on one line. */
+static void test_defaults(void **state) {
+    (void)state;
+    Config config = accepted(valid_config(), NULL);
+    char *text = config_to_json(&config);
+    assert_string_equal(
+        text, "{\"model\":{\"n_layer\":12,\"n_head\":12,\"n_embd\":768,\"block_size\":1024,\"vocab_size\":50304,"
+              "\"bias\":false,\"dropout\":0,\"scale_attn_by_inverse_layer_idx\":true},"
+              "\"data\":{\"train\":\"t.bin\",\"val\":\"v.bin\",\"hellaswag\":\"\",\"order\":\"random\",\"seed\":5000},"
+              "\"optimizer\":{\"name\":\"adamw\",\"learning_rate\":0.0006,\"weight_decay\":0.1,\"beta1\":0.9,"
+              "\"beta2\":0.95,\"eps\":1e-08,\"grad_clip\":1},"
+              "\"schedule\":{\"name\":\"constant\",\"warmup_iters\":0},"
+              "\"train\":{\"max_iters\":100,\"total_batch_size\":480,\"batch_size\":4,\"gradient_scale\":1,"
+              "\"eval_interval\":1000,\"eval_sequences\":0,\"eval_only\":false,\"log_interval\":10,"
+              "\"checkpoint_interval\":1000,\"keep_checkpoints\":2,\"out_dir\":\"out\",\"overwrite\":false,"
+              "\"init_from\":\"scratch\",\"seed\":5000,\"device\":\"auto\",\"precision\":\"auto\","
+              "\"allow_tf32\":false,\"threads\":0,\"recompute\":\"none\",\"debug_alloc\":false}}");
+    free(text);
+    assert_int_equal(config.model.n_embd, 768);
+    assert_true(config.model.scale_attn_by_inverse_layer_idx);
+    assert_string_equal(config.data.val, "v.bin");
+    assert_int_equal(config.data.order, ORDER_RANDOM);
+    assert_true(config.optimizer.beta2 == 0.95 && config.optimizer.gradient_scale == 1);
+    assert_int_equal(config.schedule.name, SCHEDULE_CONSTANT);
+    assert_int_equal(config.schedule.max_iters, 100);
+    assert_int_equal(config.train.gradient_accumulation_steps, 0);
+    assert_int_equal(config.train.seed, 5000);
+}
+
+static void test_values_of_a_file(void **state) {
+    (void)state;
+    Config c = accepted(config_with("schedule", "\"name\": \"exp\", \"warmup_iters\": 1e1, \"min_lr\": 3e-5"), NULL);
+    assert_int_equal(c.schedule.name, SCHEDULE_EXP);
+    assert_int_equal(c.schedule.warmup_iters, 10);
+    assert_true(c.schedule.min_lr == 3e-5);
+    c = accepted(
+        config_with("train",
+                    "\"gradient_scale\": 12, \"device\": \"cuda\", \"precision\": \"bfloat16\", "
+                    "\"allow_tf32\": true, \"recompute\": \"block\", \"debug_alloc\": true, \"eval_interval\": 0"),
+        NULL);
+    assert_true(c.optimizer.gradient_scale == 12);
+    assert_int_equal(c.train.device, DEVICE_CUDA);
+    assert_int_equal(c.train.precision, PRECISION_BFLOAT16);
+    assert_int_equal(c.train.recompute, RECOMPUTE_BLOCK);
+    assert_true(c.train.allow_tf32);
+    assert_true(c.train.debug_alloc);
+    assert_int_equal(c.train.eval_interval, 0);
+    c = accepted(config_with("data", "\"order\": \"shuffled\", \"seed\": 9007199254740991"), NULL);
+    assert_int_equal(c.data.order, ORDER_SHUFFLED);
+    assert_true(c.data.seed == 9007199254740991u);
+    c = accepted(config_with("data", "\"seed\": \"18446744073709551615\""), NULL);
+    assert_true(c.data.seed == UINT64_MAX);
+}
+
+static void test_comments(void **state) {
+    (void)state;
+    const char *path = file_of("// first\n/**//***/ {/* \" */\"data\": { // it's \"here\" /* {\n"
+                               "  \"train\" /* : */ : /*\n*/ \"http://a//b/*c*/d\", \"val\": \"q\\\"//\\\\\" // \\\n"
+                               "}, \"optimizer\": {\"name\": \"adamw\",/**/\"learning_rate\": 1/*2*/},\n"
+                               "\"train\": {\"max_iters\": 5, \"total_batch_size\": 1, \"batch_size\": 1, "
+                               "\"out_dir\": \"/*\"}}//end");
+    Config c = accepted(path, NULL);
+    assert_string_equal(c.data.train, "http://a//b/*c*/d");
+    assert_string_equal(c.data.val, "q\"//\\");
+    assert_string_equal(c.train.out_dir, "/*");
+    assert_true(c.optimizer.learning_rate == 1);
+}
+
+static void test_line_ends_and_byte_order_mark(void **state) {
+    (void)state;
+    Config plain = accepted(valid_config(), NULL);
+    Config windows =
+        accepted(file_of("\xEF\xBB\xBF{\r\n// note\r\n\"data\": {\"train\": \"t.bin\",\r\n\"val\": \"v.bin\"},"
+                         "\r\n\"optimizer\": {\"name\": \"adamw\", \"learning_rate\": 6e-4}, /* a\r\nb */\r\n"
+                         "\"train\": {\"max_iters\": 100, \"total_batch_size\": 480,\r\n"
+                         "\"batch_size\": 4, \"out_dir\": \"out\"}}\r\n"),
+                 NULL);
+    assert_same_config(&plain, &windows);
+    refuse_text("{\r\n\"data\": {}\r\n\"train\": {}}\r\n", ":3:1: ");
+}
+
+/* ---- files that are no config ---- */
+
+static void test_files_that_cannot_be_read(void **state) {
+    (void)state;
+    refuse_file(test_path("missing.json"), "cannot open|No such file");
+    refuse_file(test_folder(), "a folder; give the config file in it");
+    refuse_file("small_mars", "small_mars: cannot open the config: No such file|; there is config/small_mars.json");
+    refuse_file("small_mars.json", "No such file or directory; there is config/small_mars.json");
+    refuse_file("/dev/zero", "too large");
+}
+
+static void test_empty_files(void **state) {
+    (void)state;
+    refuse_text("", "empty");
+    refuse_text(" \r\n\t\n", "empty");
+    refuse_text("// only a comment", "empty");
+    refuse_text("[]", "expected an object of sections");
+    refuse_text("12", "expected an object of sections");
+    refuse_text("null", "expected an object of sections");
+    refuse_text("{}", "data.train is missing");
+}
+
+/* Each text with the line and column that a person would point at. */
+static void test_syntax_errors_name_the_place(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"{", ":1:2: not JSON|the end of the file"},
+        {"{\n  \"model\": {\n    \"n_layer\": 12,\n  }\n}", ":4:3: not JSON|at: }"},
+        {"{\"model\": {\"n_layer\": 12,}}", ":1:26: not JSON|at: }}"},
+        {"{ /* a\n\n */ \"model\": {n_layer: 12}}", ":3:15: not JSON|at: n_layer: 12}}"},
+        {"{\n\"model\" {}}", ":2:9: not JSON|at: {}}"},
+        {"{\n\"model\": {\"n_layer\": 1 \"n_head\": 2}}", ":2:24: not JSON|at: \"n_head\""},
+        {"{\"model\": {\"n_layer\": yes}}", ":1:23: not JSON|at: yes"},
+        {"{\"model\": {\"n_layer\": NaN}}", ":1:23: not JSON|at: NaN"},
+        {"{\"model\": {\"n_layer\": 0x10}}", ":1:24: not JSON|at: x10"},
+        {"{\"model\": {'n_layer': 1}}", ":1:12: not JSON|at: 'n_layer'"},
+        {"{\"model\": [1, }", ":1:15: not JSON|at: }"},
+        {"{\"model\": {}}\n}", ":2:1: not JSON|at: }"},
+        {"{\"model\": {}} // fine\n, {}", ":2:1: not JSON|at: , {}"},
+        {"{}\n{}", ":2:1: not JSON|at: {}"},
+        {"{\"model\": {}}\ngarbage", ":2:1: not JSON|at: garbage"},
+        {"# comment\n{}", ":1:1: not JSON|at: # comment"},
+        {"{\n /* open {\n}", ":2:2: this comment has no end|at: /* open {"},
+        {"{} /*/", ":1:4: this comment has no end"},
+        {"{} /* *", ":1:4: this comment has no end"},
+        {"{} /", ":1:4: not JSON|at: /"},
+        {"{\n\"data\": {\"train\": \"t.bin,\n\"val\": \"v.bin\"}}",
+         ":2:19: this string has no closing quote|at: \"t.bin,"},
+        {"{\"", ":1:2: this string has no closing quote"},
+        {"{\"a\\", ":1:2: this string has no closing quote"},
+        {"{\"a\\\n\": 1}", ":1:2: this string has no closing quote"},
+        {"{\"data\": {\"train\": \"a\\u0000b\"}}", ":1:20: a string cannot hold \\u0000"},
+        {"{\"data\": {\"tr\\u0000\": 1}}", ":1:11: a string cannot hold \\u0000"},
+        {"{\"data\": {\"train\": \"\\x\"}}", ":1:"},
+        {"{\"data\": {\"train\": \"\\ud800\"}}", ":1:"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) refuse_text(cases[i][0], cases[i][1]);
+}
+
+static void test_binary_files(void **state) {
+    (void)state;
+    const char *path = test_path("config.json");
+    test_write_file(path, "{\n\"model\"\0: {}}", 16);
+    refuse_file(path, ":2:8: a zero byte");
+    test_write_file(path, "\xff\xfe{\0", 4);
+    refuse_file(path, "UTF-16 text; expected UTF-8");
+    test_write_file(path, "\xfe\xff\0{", 4);
+    refuse_file(path, "UTF-16 text; expected UTF-8");
+    test_write_file(path, "\x7f\x1b\xff", 3);
+    refuse_file(path, ":1:1: not JSON|at: ???");
+    size_t size = 1000000;
+    char *garbage = checked_malloc(size, "garbage");
+    uint32_t random = 1;
+    for (size_t i = 0; i < size; i++) garbage[i] = (char)((random = random * 1664525 + 1013904223) >> 24 | 1);
+    test_write_file(path, garbage, size);
+    refuse_file(path, ":1:1: not JSON");
+    memset(garbage, ' ', size);
+    memcpy(garbage, "{}", 2);
+    memcpy(garbage + size - 2, "\n?", 2);
+    test_write_file(path, garbage, size);
+    refuse_file(path, ":2:1: not JSON|at: ?");
+    free(garbage);
+}
+
+static void test_nesting_bomb(void **state) {
+    (void)state;
+    enum { DEPTH = 200000 };
+    char *text = checked_malloc(DEPTH * 5 + 1, "a bomb");
+    memset(text, '[', DEPTH);
+    text[DEPTH] = 0;
+    refuse_text(text, ":1:|not JSON");
+    for (size_t i = 0; i < DEPTH; i++) memcpy(text + 5 * i, "{\"a\":", 6);
+    refuse_text(text, ":1:|not JSON");
+    free(text);
+    refuse_text("{\"data\": {\"seed\": [[[[{\"a\": [1, 2]}]]]]}}",
+                "data.seed is [[[[{\"a\":[1,2]}]]]]; expected integer");
+}
+
+/* ---- sections and keys ---- */
+
+static void test_sections(void **state) {
+    (void)state;
+    refuse_file(config_with("modle", ""), "no section 'modle'|nearest is model");
+    refuse_file(config_with("optimiser", ""), "no section 'optimiser'|nearest is optimizer");
+    refuse_file(config_with("", ""), "no section ''");
+    refuse_text("{\"model\": 12}", "section model must be an object");
+    refuse_text("{\"model\": [\"n_layer\"]}", "section model must be an object");
+    refuse_text("{\"data\": null}", "section data must be an object");
+    refuse_text("{\"model\": {\"n_layer\": 1}, \"data\": {}, \"model\": {\"n_head\": 1}}",
+                "section model is given twice");
+    refuse_text("{\"n_layer\": 12}", "no section 'n_layer'");
+}
+
+static void test_unknown_keys(void **state) {
+    (void)state;
+    refuse_file(config_with("model", "\"n_layers\": 12"), "no key 'model.n_layers'|nearest is model.n_layer");
+    refuse_file(config_with("model", "\"seed\": 12"), "no key 'model.seed'|seed");
+    refuse_file(config_with("train", "\"learning_rate\": 1"),
+                "'train.learning_rate'|nearest is optimizer.learning_rate");
+    refuse_file(config_with("train", "\"evalinterval\": 1"), "nearest is train.eval_interval");
+    refuse_file(config_with("schedule", "\"Name\": \"wsd\""), "'schedule.Name'|nearest is schedule.name");
+    refuse_file(config_with("data", "\"\": 1"), "no key 'data.'");
+    char *body = format_string("\"%0*d\": 1", 5000, 0);
+    refuse_file(config_with("data", body), "no key 'data.000000|nearest is ");
+    free(body);
+    refuse_override("--n_layr=3", "no key 'n_layr'|nearest is model.n_layer");
+    refuse_override("--modle.n_layer=3", "no key 'modle.n_layer'|nearest is model.n_layer");
+    refuse_override("--train.n_layer=3", "no key 'train.n_layer'|nearest is model.n_layer");
+    refuse_override("--schedule_.n_layer=3", "nearest is model.n_layer");
+    refuse_override("--schedule.nam=3", "nearest is schedule.name");
+    refuse_override("--optimizer.nam=3", "nearest is optimizer.name");
+    refuse_override("--model.n_layer.x=3", "no key 'model.n_layer.x'");
+    refuse_override("--.=3", "no key '.'");
+    refuse_override("--gama=3", "no key 'gama'|nearest is optimizer.gamma");
+    refuse_override("--beta=0.9", "no key 'beta'|nearest is optimizer.beta1");
+    refuse_override("--beta_1d=0.9,0.95", "nearest is optimizer.betas_1d");
+    refuse_override("--weight_decay1d=0", "nearest is optimizer.weight_decay_1d");
+    refuse_override("--muon_learning_rates=1", "nearest is optimizer.muon_learning_rate");
+    refuse_override("--learning_rates=1", "nearest is optimizer.learning_rate");
+    refuse_file(config_with("train", "\"ns_dtype\": \"auto\""), "'train.ns_dtype'|nearest is optimizer.ns_dtype");
+}
+
+static void test_duplicate_keys(void **state) {
+    (void)state;
+    refuse_file(config_with("model", "\"n_layer\": 1, \"bias\": true, \"n_layer\": 1"), "model.n_layer is given twice");
+    refuse_file(config_with("data", "\"train\": \"again\""), "data.train is given twice");
+    Config config;
+    Error error;
+    assert_false(load_config(&config, &error, valid_config(), "--n_layer=1", "--model.n_layer=2", NULL));
+    must_hold(error.text, "command line: model.n_layer is given twice");
+    assert_true(load_config(&config, &error, valid_config(), "--data.seed=1", "--train.seed=2", NULL));
+}
+
+static void test_required_keys(void **state) {
+    (void)state;
+    static const char *const required[] = {
+        "data.train",      "data.val",         "optimizer.name",         "train.out_dir",
+        "train.max_iters", "train.batch_size", "optimizer.learning_rate"};
+    static const char *const overrides[] = {"--data.train=t",   "--data.val=v",        "--optimizer.name=adamw",
+                                            "--out_dir=o",      "--train.max_iters=9", "--batch_size=1",
+                                            "--learning_rate=1"};
+    for (size_t missing = 0; missing <= ARRAY_LENGTH(required); missing++) {
+        char *list[ARRAY_LENGTH(required) + 1];
+        int count = 0;
+        for (size_t i = 0; i < ARRAY_LENGTH(required); i++)
+            if (i != missing) list[count++] = (char *)overrides[i];
+        list[count++] = "--total_batch_size=1";
+        Config config;
+        Error error;
+        bool good = config_load(&config, NULL, count, list, &error);
+        if (missing == ARRAY_LENGTH(required)) {
+            assert_true(good);
+            assert_string_equal(config.train.out_dir, "o");
+        } else {
+            assert_false(good);
+            char *part = format_string("command line: %s is missing: ", required[missing]);
+            must_hold(error.text, part);
+            free(part);
+        }
+    }
+}
+
+/* ---- values ---- */
+
+static void test_wrong_types(void **state) {
+    (void)state;
+    static const char *const cases[][3] = {
+        {"model", "\"n_layer\": \"12\"", "model.n_layer is \"12\"; expected integer in [1, 1024]"},
+        {"model", "\"n_layer\": true", "model.n_layer is true; expected integer"},
+        {"model", "\"n_layer\": null", "model.n_layer is null; expected integer"},
+        {"model", "\"n_layer\": [12]", "model.n_layer is [12]; expected integer"},
+        {"model", "\"bias\": 1", "model.bias is 1; expected true or false"},
+        {"model", "\"bias\": \"true\"", "model.bias is \"true\"; expected true or false"},
+        {"optimizer", "\"beta1\": \"0.9\"", "optimizer.beta1 is \"0.9\"; expected number in [0, 1)"},
+        {"optimizer", "\"eps\": {}", "optimizer.eps is {}; expected number > 0"},
+        {"data", "\"hellaswag\": false", "data.hellaswag is false; expected string of 0 to 1023 bytes"},
+        {"data", "\"order\": 1", "data.order is 1; expected one of: random, sequential, shuffled"},
+        {"data", "\"seed\": false", "data.seed is false; expected integer in [0, 2^64)"},
+        {"train", "\"init_from\": 3", "train.init_from is 3; expected string"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) refuse_file(config_with(cases[i][0], cases[i][1]), cases[i][2]);
+}
+
+static void test_numbers_out_of_range(void **state) {
+    (void)state;
+    static const char *const cases[][3] = {
+        {"model", "\"n_layer\": 0", "model.n_layer is 0; expected integer in [1, 1024]"},
+        {"model", "\"n_layer\": -3", "model.n_layer is -3; expected"},
+        {"model", "\"n_layer\": 2.5", "model.n_layer is 2.5; expected integer"},
+        {"model", "\"vocab_size\": 65537", "model.vocab_size is 65537; expected integer in [1, 65536]"},
+        {"model", "\"vocab_size\": 1e999", "model.vocab_size is inf; expected integer"},
+        {"model", "\"dropout\": 1", "model.dropout is 1; expected number in [0, 1)"},
+        {"optimizer", "\"beta1\": 1", "optimizer.beta1 is 1; expected number in [0, 1)"},
+        {"optimizer", "\"beta2\": 1.0000000000000002", "optimizer.beta2 is 1.0000000000000002; expected"},
+        {"optimizer", "\"beta2\": -0.1", "optimizer.beta2 is -0.1; expected"},
+        {"optimizer", "\"eps\": 0", "optimizer.eps is 0; expected number > 0"},
+        {"optimizer", "\"eps\": 1e-999", "optimizer.eps is 0; expected number > 0"},
+        {"optimizer", "\"grad_clip\": -1", "optimizer.grad_clip is -1; expected number >= 0"},
+        {"optimizer", "\"grad_clip\": 1e999", "optimizer.grad_clip is inf; expected number >= 0"},
+        {"optimizer", "\"weight_decay\": -1e999", "optimizer.weight_decay is -inf; expected"},
+        {"schedule", "\"min_lr\": -1e-9", "schedule.min_lr is -1e-09; expected number >= 0"},
+        {"schedule", "\"warmup_iters\": 2147483648",
+         "schedule.warmup_iters is 2147483648; expected|at most 2147483647"},
+        {"schedule", "\"warmup_iters\": 1e300", "schedule.warmup_iters is 1e+300; expected|at most 2147483647"},
+        {"train", "\"gradient_scale\": 0", "train.gradient_scale is 0; expected number > 0"},
+        {"train", "\"log_interval\": 0", "train.log_interval is 0; expected integer >= 1"},
+        {"train", "\"eval_interval\": -1", "train.eval_interval is -1; expected integer >= 0"},
+        {"train", "\"threads\": 5000", "train.threads is 5000; expected integer in [0, 4096]"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) refuse_file(config_with(cases[i][0], cases[i][1]), cases[i][2]);
+    assert_int_equal(accepted(valid_config(), "--eval_interval=2147483647").train.eval_interval, 2147483647);
+    assert_int_equal(accepted(valid_config(), "--vocab_size=65536").model.vocab_size, 65536);
+    assert_true(accepted(valid_config(), "--beta1=0").optimizer.beta1 == 0);
+}
+
+static void test_seeds(void **state) {
+    (void)state;
+    const char *expected = "|expected integer in [0, 2^64), written in quotes in a file from 2^53 on";
+    static const char *const cases[] = {"9007199254740992",
+                                        "9007199254740993",
+                                        "18446744073709551616",
+                                        "-1",
+                                        "1.5",
+                                        "1e999",
+                                        "\"\"",
+                                        "\"-1\"",
+                                        "\" 1\"",
+                                        "\"0x10\"",
+                                        "\"1e3\"",
+                                        "\"18446744073709551616\""};
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        char *body = format_string("\"seed\": %s", cases[i]);
+        char *parts = format_string("train.seed is %s", expected);
+        refuse_file(config_with("train", body), parts);
+        free(body);
+        free(parts);
+    }
+    assert_true(accepted(valid_config(), "--train.seed=18446744073709551615").train.seed == UINT64_MAX);
+    assert_true(accepted(valid_config(), "--train.seed=9007199254740993").train.seed == 9007199254740993u);
+    refuse_override("--train.seed=18446744073709551616", "train.seed is '18446744073709551616'; expected integer");
+    refuse_override("--train.seed=-1", "train.seed is '-1'");
+    refuse_override("--train.seed=1.0", "train.seed is '1.0'");
+    refuse_override("--train.seed=", "train.seed is ''");
+}
+
+static void test_strings_and_choices(void **state) {
+    (void)state;
+    refuse_file(config_with("train", "\"init_from\": \"\""),
+                "train.init_from is \"\"; expected string of 1 to 1023 bytes");
+    refuse_override("--data.val=", "data.val is ''; expected string of 1 to 1023 bytes");
+    char *longest = format_string("--out_dir=%0*d", CONFIG_STRING_LENGTH - 1, 7);
+    assert_string_equal(accepted(valid_config(), longest).train.out_dir, longest + strlen("--out_dir="));
+    free(longest);
+    char *too_long = format_string("--out_dir=%0*d", CONFIG_STRING_LENGTH, 7);
+    refuse_override(too_long, "train.out_dir is '000|...; expected string of 1 to 1023 bytes");
+    free(too_long);
+    refuse_file(config_with("schedule", "\"name\": \"linear\""),
+                "schedule.name is \"linear\"; expected one of: constant, cosine, wsd, trapezoidal, exp");
+    refuse_file(config_with("schedule", "\"name\": \"Cosine\""), "schedule.name is \"Cosine\"; expected one of");
+    refuse_file(config_with("train", "\"precision\": \"fp16\""), "expected one of: auto, float32, bfloat16");
+    refuse_file(config_with("train", "\"device\": \"\""), "train.device is \"\"; expected one of: auto, cpu, cuda");
+    refuse_override("--optimizer.name=adam", "optimizer.name is 'adam'; expected one of: adamw, mars-adamw,");
+    refuse_override("--optimizer.name=", "mars-m, mars-m-efficient, sgd-sai, sgd-boost (= sgd-sai)");
+    refuse_override("--recompute=all", "train.recompute is 'all'; expected one of: none, mlp, block");
+}
+
+/* ---- the command line ---- */
+
+static void test_overrides(void **state) {
+    (void)state;
+    Config c;
+    Error error;
+    const char *path = config_with("schedule", "\"name\": \"cosine\", \"warmup_iters\": 10");
+    assert_true(load_config(&c, &error, path, "--schedule.name=wsd", "--n_layer=3", "--model.bias=true",
+                            "--learning_rate=1e-3", "--data.train=a=b--c.bin", "--max_iters=1e3", "--overwrite=false",
+                            NULL));
+    assert_int_equal(c.schedule.name, SCHEDULE_WSD);
+    assert_int_equal(c.schedule.warmup_iters, 10);
+    assert_int_equal(c.schedule.lr_decay_iters, 1000);
+    assert_int_equal(c.schedule.max_iters, 1000);
+    assert_int_equal(c.model.n_layer, 3);
+    assert_true(c.model.bias);
+    assert_false(c.train.overwrite);
+    assert_true(c.optimizer.learning_rate == 1e-3);
+    assert_string_equal(c.data.train, "a=b--c.bin");
+    assert_string_equal(accepted(config_with("data", "\"hellaswag\": \"h\""), "--hellaswag=").data.hellaswag, "");
+}
+
+/* Each with what the user meant. */
+static void test_overrides_in_another_form(void **state) {
+    (void)state;
+    refuse_override("--batch_size",
+                    "'--batch_size' is not of the form --key=value: write --batch_size=VALUE, integer >= 1");
+    refuse_override("--train.out_dir", "write --train.out_dir=VALUE, string of 1 to 1023 bytes");
+    refuse_override("--overwrite", "write --overwrite=VALUE, true or false");
+    refuse_override("-batch_size=1", "write --batch_size=1");
+    refuse_override("batch_size=1", "write --batch_size=1");
+    refuse_override("--seed", "--help lists the keys");
+    refuse_override("7", "--help lists the keys");
+}
+
+/* The home folder is put in where a path begins with "~", and only there. */
+static void test_home_in_paths(void **state) {
+    (void)state;
+    const char *home = getenv("HOME");
+    char *before = checked_strdup(home ? home : "");
+    setenv("HOME", "/home/me", 1);
+    Config c = accepted(config_with("train", "\"init_from\": \"~/gpt2\""), NULL);
+    assert_string_equal(c.train.init_from, "/home/me/gpt2");
+    assert_string_equal(accepted(valid_config(), "--init_from=~").train.init_from, "/home/me");
+    assert_string_equal(accepted(valid_config(), "--init_from=a/~/b").train.init_from, "a/~/b");
+    refuse_text("{\"data\": {\"train\": \"~\"}, \"train\": {\"out_dir\": 7}}", "train.out_dir is 7");
+    Config again = reloaded(&c);
+    assert_same_config(&c, &again);
+    char *long_home = format_string("/%0*d", CONFIG_STRING_LENGTH, 7);
+    setenv("HOME", long_home, 1);
+    refuse_override("--init_from=~", "train.init_from is '~'; expected string of 1 to 1023 bytes");
+    free(long_home);
+    if (home)
+        setenv("HOME", before, 1);
+    else
+        unsetenv("HOME");
+    free(before);
+}
+
+static void test_wrong_overrides(void **state) {
+    (void)state;
+    static const char *const shapes[] = {
+        "other.json", "--batch_size", "-batch_size=1", "batch_size=1", "--=1", "--", "", "=", "--help"};
+    for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++) {
+        char *parts = format_string("'%s' is not of the form --key=value", shapes[i]);
+        refuse_override(shapes[i], parts);
+        free(parts);
+    }
+    refuse_override("--name=wsd", "several sections have a key 'name'|--optimizer.name or --schedule.name");
+    refuse_override("--seed=1", "several sections have a key 'seed'|--data.seed or --train.seed");
+    refuse_override("--bias=1", "model.bias is '1'; expected true or false");
+    refuse_override("--bias=True", "model.bias is 'True'; expected true or false");
+    static const char *const numbers[] = {"",    " 1",    "1 ",  "0x10", "1,000", "inf",
+                                          "nan", "1e999", "1.5", "one",  "1e",    "--1"};
+    for (size_t i = 0; i < ARRAY_LENGTH(numbers); i++) {
+        char *override = format_string("--eval_sequences=%s", numbers[i]);
+        char *parts = format_string("train.eval_sequences is '%s'; expected integer >= 0", numbers[i]);
+        refuse_override(override, parts);
+        free(override);
+        free(parts);
+    }
+    refuse_override("--eps=nan", "optimizer.eps is 'nan'; expected number > 0");
+    refuse_override("--eps=inf", "optimizer.eps is 'inf'; expected number > 0");
+}
+
+/* ---- rules between keys ---- */
+
+static void test_model_rules(void **state) {
+    (void)state;
+    refuse_override("--n_head=7", "model.n_embd 768 must be a multiple of model.n_head 7");
+    refuse_override("--dropout=0.1", "model.dropout is 0.1|no dropout: set it to 0");
+    refuse_override("--batch_size=2097152", "train.batch_size 2097152 x model.block_size 1024 is more than");
+    assert_int_equal(accepted(valid_config(), "--batch_size=2097151").train.batch_size, 2097151);
+    refuse_by(NULL, "--n_head=7", "command line: ", "data.train is missing");
+}
+
+static void test_train_rules(void **state) {
+    (void)state;
+    refuse_override("--max_iters=0", "train.max_iters is 0; expected at least 1, or train.eval_only true");
+    refuse_override("--gradient_accumulation_steps=2",
+                    "total_batch_size 480 and|gradient_accumulation_steps 2 are both");
+    refuse_override("--total_batch_size=0", "give train.total_batch_size or train.gradient_accumulation_steps");
+    refuse_file(config_with("train", "\"device\": \"cpu\", \"allow_tf32\": true"), "train.allow_tf32 is for GPUs");
+    accepted(config_with("train", "\"device\": \"auto\", \"allow_tf32\": true"), NULL);
+    const char *path = config_with("train", "\"eval_only\": true");
+    assert_true(accepted(path, "--max_iters=0").train.eval_only);
+    assert_true(accepted(path, "--warmup_iters=2000").train.eval_only);
+}
+
+static void test_schedule_rules(void **state) {
+    (void)state;
+    static const char *const refused[][2] = {
+        {"\"warmup_iters\": 101", "schedule.warmup_iters 101 must not be above train.max_iters 100"},
+        {"\"name\": \"cosine\", \"warmup_iters\": 100", "lr_decay_iters 100|must be above schedule.warmup_iters 100"},
+        {"\"name\": \"exp\", \"warmup_iters\": 9, \"lr_decay_iters\": 9", "schedule.lr_decay_iters 9 |above"},
+        {"\"name\": \"trapezoidal\", \"warmup_iters\": 51, \"warmdown_iters\": 50",
+         "51 + schedule.warmdown_iters 50|100"},
+        {"\"name\": \"trapezoidal\", \"warmup_iters\": 100, \"warmdown_iters\": 2147483647", "must not be above"},
+        {"\"name\": \"exp\", \"min_lr\": 7e-4",
+         "schedule.min_lr 0.0007 must not be above optimizer.learning_rate 0.0006"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(refused); i++)
+        refuse_file(config_with("schedule", refused[i][0]), refused[i][1]);
+    static const char *const good[] = {
+        "\"warmup_iters\": 100",
+        "\"name\": \"cosine\", \"warmup_iters\": 99",
+        "\"name\": \"exp\", \"warmup_iters\": 9, \"lr_decay_iters\": 10",
+        "\"name\": \"wsd\", \"warmup_iters\": 9, \"lr_decay_iters\": 9",
+        "\"name\": \"trapezoidal\", \"warmup_iters\": 50, \"warmdown_iters\": 50",
+        "\"name\": \"exp\", \"min_lr\": 6e-4",
+        "\"name\": \"wsd\", \"min_lr\": 7e-4, \"warmdown_iters\": 99999", /* without effect */
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(good); i++) accepted(config_with("schedule", good[i]), NULL);
+}
+
+/* The place is that of a value that can be changed: the command line where it has a part in it. */
+static void test_rules_name_the_place(void **state) {
+    (void)state;
+    static const struct {
+        const char *section, *body, *override, *text;
+    } cases[] = {
+        {"model", "\"n_head\": 7", "--n_embd=32", "model.n_embd 32 must be a multiple of model.n_head 7"},
+        {"model", "\"dropout\": 0.1", "--dropout=0.2", "model.dropout is 0.2"},
+        {"model", "\"block_size\": 65536", "--batch_size=65536", "train.batch_size 65536 x model.block_size 65536"},
+        {"train", "\"gradient_accumulation_steps\": 0", "--total_batch_size=0", "give train.total_batch_size or"},
+        {"train", "\"device\": \"cpu\"", "--allow_tf32=true", "train.allow_tf32 is for GPUs"},
+        {"schedule", "\"name\": \"cosine\"", "--min_lr=1",
+         "schedule.min_lr 1 must not be above optimizer.learning_rate"},
+        {"schedule", "\"name\": \"exp\", \"warmup_iters\": 9", "--lr_decay_iters=9", "lr_decay_iters 9 "},
+        {"schedule", "\"name\": \"trapezoidal\"", "--warmdown_iters=101", "schedule.warmdown_iters 101 must not be"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        const char *path = config_with(cases[i].section, cases[i].body);
+        refuse_by(path, cases[i].override, "command line: ", cases[i].text);
+    }
+    const char *path = config_with("model", "\"n_head\": 7");
+    refuse_by(path, "--max_iters=200", path, "model.n_embd 768 must be a multiple of model.n_head 7");
+    path = config_with("schedule", "\"warmup_iters\": 101");
+    refuse_by(path, "--n_layer=1", path, "schedule.warmup_iters 101 must not be above train.max_iters 100");
+    refuse_by(path, "--warmup_iters=102", "command line: ", "schedule.warmup_iters 102 must not be above");
+    Config config = accepted(valid_config(), "--n_layer=3");
+    assert_string_equal(config_where(&config, "model.n_head train.out_dir"), test_path("config.json"));
+    assert_string_equal(config_where(&config, "model.n_head model.n_layer"), "command line");
+    config.file[0] = 0;
+    assert_string_equal(config_where(&config, "model.n_head"), "command line");
+}
+
+/* What standard error gets while a config is loaded that must be accepted; the caller frees. */
+static char *warnings_of(Config *config, const char *path, const char *first, const char *second) {
+    Error error;
+    const char *written = test_path("warnings.txt");
+    fflush(stderr);
+    int saved = dup(STDERR_FILENO), file = open(written, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    assert_true(saved >= 0 && file >= 0 && dup2(file, STDERR_FILENO) >= 0);
+    bool ok = load_config(config, &error, path, first, second, NULL);
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    close(file);
+    if (!ok) fail_msg("refused: %s", error.text);
+    return test_read_file(written, NULL);
+}
+
+static void assert_schedule(const char *path, const char *first, const char *second, const int expected[3],
+                            const char *warning) {
+    Config config;
+    char *warnings = warnings_of(&config, path, first, second);
+    assert_int_equal(config.schedule.warmup_iters, expected[0]);
+    assert_int_equal(config.schedule.lr_decay_iters, expected[1]);
+    assert_int_equal(config.schedule.warmdown_iters, expected[2]);
+    assert_int_equal(config.schedule.max_iters, config.train.max_iters);
+    if (warning)
+        must_hold(warnings, warning);
+    else
+        assert_string_equal(warnings, "");
+    free(warnings);
+    /* What a checkpoint records is that schedule, and resuming it with the same max_iters changes nothing. */
+    char *override = format_string("--max_iters=%d", config.train.max_iters);
+    Config again = reloaded(&config), resumed = accepted(test_path("again.json"), override);
+    assert_same_config(&again, &config);
+    assert_same_config(&resumed, &config);
+    free(override);
+}
+
+/* A run that the command line shortens keeps the shape of its schedule. The file's run has 100 steps. */
+static void test_short_trials(void **state) {
+    (void)state;
+    char *path = checked_strdup(test_path("config.json")); /* where config_with() writes */
+    config_with("schedule", "\"name\": \"cosine\", \"warmup_iters\": 39, \"lr_decay_iters\": 95");
+    assert_schedule(path, NULL, NULL, (int[]){39, 95, 0}, NULL);
+    assert_schedule(path, "--max_iters=100", NULL, (int[]){39, 95, 0}, NULL);
+    assert_schedule(path, "--max_iters=1000", NULL, (int[]){39, 95, 0}, NULL);
+    assert_schedule(path, "--max_iters=10", NULL, (int[]){3, 95, 0},
+                    "command line: train.max_iters is 10 instead of 100; in proportion, schedule.warmup_iters is 3 "
+                    "instead of 39\n");
+    assert_schedule(path, "--max_iters=1", NULL, (int[]){0, 95, 0}, "schedule.warmup_iters is 0 instead of 39");
+    assert_schedule(path, "--max_iters=10", "--warmup_iters=7", (int[]){7, 95, 0}, NULL);
+    assert_schedule(path, "--max_iters=10", "--lr_decay_iters=50", (int[]){3, 50, 0},
+                    "schedule.warmup_iters is 3 instead");
+    refuse_by(config_with("schedule", "\"warmup_iters\": 39"), "--warmup_iters=101",
+              "command line: ", "warmup_iters 101");
+    config_with("schedule", "\"name\": \"cosine\", \"warmup_iters\": 98, \"lr_decay_iters\": 99");
+    for (int steps = 1; steps < 100; steps++) {
+        char *override = format_string("--max_iters=%d", steps);
+        accepted(path, override);
+        free(override);
+    }
+    config_with("schedule", "\"name\": \"trapezoidal\", \"warmup_iters\": 39, \"warmdown_iters\": 61");
+    assert_schedule(path, "--max_iters=10", NULL, (int[]){3, 10, 6}, "schedule.warmdown_iters is 6 instead of 61");
+    assert_schedule(path, "--max_iters=99", NULL, (int[]){38, 99, 60}, "schedule.warmup_iters is 38 instead of 39");
+    config_with("schedule", "\"warmup_iters\": 0"); /* nothing to shorten */
+    assert_schedule(path, "--max_iters=10", NULL, (int[]){0, 10, 0}, NULL);
+    config_with("train", "\"eval_only\": true}, \"schedule\": {\"warmup_iters\": 39");
+    assert_schedule(path, "--max_iters=10", NULL, (int[]){39, 10, 0}, NULL);
+    config_with("schedule", "\"warmup_iters\": 2147483647}, \"model\": {\"n_layer\": 1");
+    refuse_by(path, "--n_layer=2", path, "schedule.warmup_iters 2147483647 must not be above train.max_iters 100");
+    Config config;
+    char *warnings = warnings_of(&config, path, "--max_iters=50", "--eval_only=true");
+    assert_int_equal(config.schedule.warmup_iters, 2147483647);
+    free(warnings);
+    free(path);
+}
+
+/* ---- keys that a schedule does not use ---- */
+
+static void test_keys_of_each_schedule(void **state) {
+    (void)state;
+    static const char *const keys[] = {"lr_decay_iters", "min_lr", "warmdown_iters"};
+    static const struct {
+        const char *schedule;
+        bool uses[ARRAY_LENGTH(keys)];
+    } schedules[] = {{"constant", {false}},
+                     {"cosine", {true, true, false}},
+                     {"wsd", {false}},
+                     {"trapezoidal", {false, false, true}},
+                     {"exp", {true, true, false}}};
+    for (size_t i = 0; i < ARRAY_LENGTH(schedules); i++)
+        for (size_t k = 0; k < ARRAY_LENGTH(keys); k++) {
+            const char *value = strcmp(keys[k], "min_lr") == 0 ? "0.0001" : "7";
+            char *body = format_string("\"name\": \"%s\", \"%s\": %s", schedules[i].schedule, keys[k], value);
+            char *printed = format_string("\"%s\":%s", keys[k], value);
+            char *override = format_string("--%s=%s", keys[k], value);
+            char *idle =
+                format_string("without effect on the schedule %s: schedule.%s\n", schedules[i].schedule, keys[k]);
+            char *refused = format_string("schedule.%s: the schedule %s has no such setting: remove it; schedules that "
+                                          "have it: %s",
+                                          keys[k], schedules[i].schedule, k < 2 ? "cosine, exp" : "trapezoidal");
+            Config config;
+            char *warnings = warnings_of(&config, config_with("schedule", body), NULL, NULL),
+                 *text = config_to_json(&config);
+            assert_int_equal(strstr(text, printed) != NULL, schedules[i].uses[k]);
+            assert_int_equal(strstr(warnings, idle) != NULL, !schedules[i].uses[k]);
+            free(body);
+            body = format_string("\"name\": \"%s\"", schedules[i].schedule);
+            if (schedules[i].uses[k])
+                accepted(config_with("schedule", body), override);
+            else
+                refuse_by(config_with("schedule", body), override, "command line: ", refused);
+            free(body), free(printed), free(override), free(idle), free(refused), free(warnings), free(text);
+        }
+    /* The schedule of the command line counts, and keys of the command line are not the file's. */
+    Config config;
+    const char *path = config_with("schedule", "\"name\": \"cosine\", \"min_lr\": 1e-4, \"lr_decay_iters\": 50");
+    char *warnings = warnings_of(&config, path, "--schedule.name=trapezoidal", "--warmdown_iters=5");
+    must_hold(warnings, "without effect on the schedule trapezoidal: schedule.lr_decay_iters, schedule.min_lr\n");
+    assert_true(config.schedule.min_lr == 0 && config.schedule.warmdown_iters == 5);
+    free(warnings);
+}
+
+/* ---- the number of processes ---- */
+
+static void refuse_settle(const char *total, const char *batch, int processes, const char *part) {
+    Config config;
+    Error error;
+    assert_true(load_config(&config, &error, valid_config(), total, batch, NULL));
+    if (config_settle(&config, processes, &error)) fail_msg("settled, although it should say '%s'", part);
+    must_hold(error.text, part);
+    if (strncmp(error.text, "command line: train.", 20) != 0) fail_msg("does not say where: %s", error.text);
+}
+
+static void test_settle(void **state) {
+    (void)state;
+    Config config = accepted(valid_config(), NULL);
+    Error error;
+    for (int again = 0; again < 2; again++) {
+        assert_true(config_settle(&config, 8, &error));
+        assert_int_equal(config.train.total_batch_size, 480);
+        assert_int_equal(config.train.gradient_accumulation_steps, 15);
+    }
+    assert_true(
+        load_config(&config, &error, valid_config(), "--total_batch_size=0", "--gradient_accumulation_steps=5", NULL));
+    assert_true(config_settle(&config, 3, &error));
+    assert_int_equal(config.train.total_batch_size, 60);
+    assert_int_equal(config.train.gradient_accumulation_steps, 5);
+    assert_false(config_settle(&config, 0, &error));
+    config = accepted(valid_config(), "--n_layer=2");
+    assert_false(config_settle(&config, 7, &error));
+    if (strncmp(error.text, config.file, strlen(config.file)) != 0) fail_msg("does not say where: %s", error.text);
+}
+
+static void test_settle_lists_what_fits(void **state) {
+    (void)state;
+    refuse_settle("--total_batch_size=480", "--batch_size=7", 8,
+                  "train.batch_size that fit: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60");
+    refuse_settle("--total_batch_size=36", "--batch_size=36", 4, "train.batch_size that fit: 1, 3, 9");
+    refuse_settle("--total_batch_size=12", "--batch_size=1", 5,
+                  "5 processes, whatever the batch size; "
+                  "numbers of processes that divide it: 1, 2, 3, 4, 6, 12");
+    refuse_settle("--total_batch_size=1", "--batch_size=2", 1, "train.batch_size that fit: 1");
+    refuse_settle("--total_batch_size=2147483647", "--batch_size=2", 1, "train.batch_size that fit: 1, 2147483647");
+    refuse_settle("--total_batch_size=2095133040", "--batch_size=1000003", 1, ", ...");
+    refuse_settle("--total_batch_size=480", "--batch_size=2000000", 2147483647, "whatever the batch size");
+}
+
+static void test_settle_overflow(void **state) {
+    (void)state;
+    Config config;
+    Error error;
+    assert_true(load_config(&config, &error, valid_config(), "--total_batch_size=0",
+                            "--gradient_accumulation_steps=2147483647", "--batch_size=1", NULL));
+    assert_false(config_settle(&config, 2, &error));
+    must_hold(error.text, "gradient_accumulation_steps 2147483647 is more than 2147483647 sequences");
+    assert_false(config_settle(&config, 2147483647, &error));
+    assert_true(config_settle(&config, 1, &error));
+    assert_int_equal(config.train.total_batch_size, 2147483647);
+}
+
+/* ---- back to text ---- */
+
+static void test_round_trip(void **state) {
+    (void)state;
+    Config config = accepted(valid_config(), NULL), again = reloaded(&config);
+    assert_same_config(&config, &again);
+    Error error;
+    assert_true(load_config(&config, &error, valid_config(), "--learning_rate=0.30000000000000004", "--eps=5e-324",
+                            "--weight_decay=1.7976931348623157e308", "--data.seed=18446744073709551615",
+                            "--train.seed=9007199254740992", "--data.train=a \"b\" \\ // \t\x01 \xC3\xA9 /* */",
+                            "--bias=true", "--schedule.name=trapezoidal", "--gradient_scale=0.1", "--device=cpu",
+                            "--order=sequential", NULL));
+    again = reloaded(&config);
+    assert_same_config(&config, &again);
+    assert_true(again.data.seed == UINT64_MAX && again.optimizer.eps == 5e-324);
+    assert_true(load_config(&config, &error, valid_config(), "--train.seed=9007199254740991", "--init_from=x", NULL));
+    again = reloaded(&config);
+    assert_same_config(&config, &again);
+}
+
+static void test_round_trip_when_settled(void **state) {
+    (void)state;
+    Config config, again;
+    Error error;
+    assert_true(
+        load_config(&config, &error, valid_config(), "--total_batch_size=0", "--gradient_accumulation_steps=5", NULL));
+    again = reloaded(&config);
+    assert_same_config(&config, &again);
+    assert_true(config_settle(&config, 3, &error));
+    again = reloaded(&config);
+    assert_true(config_settle(&again, 3, &error));
+    assert_same_config(&config, &again);
+    assert_int_equal(again.train.total_batch_size, 60);
+}
+
+/* Bytes behind a string's end, and padding, must not depend on what was there before. */
+static void test_equal_configs_are_equal_bytes(void **state) {
+    (void)state;
+    Config a, b;
+    memset(&a, 0x55, sizeof a);
+    memset(&b, 0xAA, sizeof b);
+    Error error;
+    const char *path = config_with("train", "\"init_from\": \"a/very/long/path/to/a/checkpoint\"");
+    assert_true(load_config(&a, &error, path, "--init_from=auto", NULL));
+    assert_true(load_config(&b, &error, valid_config(), "--init_from=auto", NULL));
+    assert_same_config(&a, &b);
+}
+
+/* ---- the table and --help ---- */
+
+static void test_every_key_is_in_the_table(void **state) {
+    (void)state;
+    static const char *const keys =
+        "model n_layer n_head n_embd block_size vocab_size bias dropout scale_attn_by_inverse_layer_idx;"
+        "data train val hellaswag order seed;"
+        "optimizer name learning_rate weight_decay beta1 beta2 eps grad_clip gamma is_approx optimize_1d lr_1d "
+        "betas_1d weight_decay_1d muon_learning_rate muon_weight_decay momentum nesterov ns_steps ns_dtype;"
+        "schedule name warmup_iters lr_decay_iters min_lr warmdown_iters;"
+        "train max_iters total_batch_size gradient_accumulation_steps batch_size gradient_scale eval_interval "
+        "eval_sequences eval_only log_interval checkpoint_interval keep_checkpoints out_dir overwrite init_from seed "
+        "device precision allow_tf32 threads recompute debug_alloc";
+    char *list = checked_strdup(keys), *rest = list;
+    for (char *line; (line = strsep(&rest, ";"));) {
+        const char *section = strsep(&line, " ");
+        assert_true(config_section_exists(section));
+        for (char *name; (name = strsep(&line, " "));)
+            if (config_key_find(section, name) < 0) fail_msg("%s.%s is missing", section, name);
+    }
+    free(list);
+}
+
+static size_t field_size(const ConfigKey *key) {
+    static const size_t sizes[] = {
+        [CONFIG_BOOL] = sizeof(bool),           [CONFIG_INT] = sizeof(int),         [CONFIG_SEED] = sizeof(uint64_t),
+        [CONFIG_NUMBER] = sizeof(double),       [CONFIG_PAIR] = 2 * sizeof(double), [CONFIG_CHOICE] = sizeof(unsigned),
+        [CONFIG_STRING] = CONFIG_STRING_LENGTH,
+    };
+    return sizes[key->type];
+}
+
+static void test_table_is_consistent(void **state) {
+    (void)state;
+    for (int i = 0; i < config_key_count; i++) {
+        const ConfigKey *a = &config_keys[i];
+        assert_int_equal(config_key_find(a->section, a->name), i);
+        assert_int_equal(config_key_nearest(a->section, a->name), i);
+        assert_string_equal(config_section_nearest(a->section), a->section);
+        assert_true(a->help[0] && a->offset + field_size(a) <= sizeof(Config));
+        assert_true((a->type == CONFIG_CHOICE) == (a->choices != NULL));
+        if (a->type == CONFIG_INT || a->type == CONFIG_NUMBER || a->type == CONFIG_PAIR)
+            assert_true(a->minimum < a->maximum);
+        if (a->optimizers) {
+            assert_string_equal(a->section, "optimizer");
+            assert_true(a->optimizers < 1u << OPTIM_COUNT && a->default_text);
+        }
+        for (int j = 0; j < i; j++) {
+            const ConfigKey *b = &config_keys[j];
+            assert_true(b->offset + field_size(b) <= a->offset || a->offset + field_size(a) <= b->offset);
+            if (strcmp(a->section, b->section) == 0) assert_string_equal(a->section, config_keys[i - 1].section);
+        }
+    }
+}
+
+static void test_help(void **state) {
+    (void)state;
+    const char *path = test_path("help.txt");
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    config_print_help(file);
+    fclose(file);
+    char *text = test_read_file(path, NULL), *rest = text, section[64] = "";
+    int next = 0;
+    for (char *line; (line = strsep(&rest, "\n"));) {
+        if (strlen(line) > 120) fail_msg("longer than 120 columns: %s", line);
+        char name[64], more[200] = "";
+        if (config_section_exists(line)) snprintf(section, sizeof section, "%s", line);
+        if (next == config_key_count || sscanf(line, "  %63s %199[^\n]", name, more) != 2) continue;
+        const ConfigKey *key = &config_keys[next];
+        if (strncmp(line, "  ", 2) != 0 || strcmp(name, key->name) != 0) continue;
+        assert_string_equal(section, key->section);
+        must_hold(more, key->help);
+        must_hold(more, !key->default_text ? " required " : key->default_text);
+        next++;
+    }
+    if (next < config_key_count) fail_msg("--help does not list %s", config_keys[next].name);
+    free(text);
+    text = test_read_file(path, NULL);
+    must_hold(text, "one of: constant, cosine, wsd, trapezoidal, exp\n");
+    must_hold(text, "number in [0, 1)");
+    must_hold(text,
+              "eval_interval                   integer >= 0          1000      steps between evaluations; 0 = never");
+    must_hold(text, "the rate at the end\n                                  only: cosine, exp\n");
+    must_hold(text, "mars-m,\n                                  mars-m-efficient, sgd-sai, sgd-boost (= sgd-sai)\n");
+    must_hold(text, "betas_1d                        2 numbers in [0, 1)   0.9,0.95  beta1, beta2 of AdamW");
+    must_hold(text, "looks a step ahead\n                                  only: muon, moonlight\n");
+    must_hold(text, "one of: auto, bfloat16, float32\n                                  only: mars-shampoo, muon,");
+    free(text);
+}
+
+/* ---- anything at all ---- */
+
+static uint32_t next_random(uint64_t *random) {
+    *random = *random * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*random >> 33);
+}
+
+/* Changes a few places of the text: bytes replaced, removed, doubled, or the rest cut off. Returns the new length. */
+static size_t mutate(char *text, size_t length, uint64_t *random) {
+    static const char special[] = "\"\\/*{}[],:\n\r\t 0u-.eE\0\x80\xff\xef";
+    for (uint32_t times = 1 + next_random(random) % 4; times > 0 && length > 1; times--) {
+        size_t at = next_random(random) % length;
+        switch (next_random(random) % 5) {
+        case 0:
+            text[at] = (char)next_random(random);
+            break;
+        case 1:
+            text[at] = special[next_random(random) % (sizeof special - 1)];
+            break;
+        case 2:
+            memmove(text + at, text + at + 1, --length - at);
+            break;
+        case 3:
+            memmove(text + at + 1, text + at, length++ - at);
+            break;
+        default:
+            length = next_random(random) % 8 ? length : at;
+            break;
+        }
+    }
+    return length;
+}
+
+/* Whatever is in the file, loading ends, with a config that survives a round trip or with a message. */
+static void test_mutations(void **state) {
+    (void)state;
+    enum { TRIALS = 8000, ROOM = 16 };
+    static const char start[] =
+        "// a run\n{\"model\": {\"n_layer\": 2, \"n_head\": 2, \"n_embd\": 64, \"bias\": true}, /* data */\n"
+        "\"data\": {\"train\": \"a//b\\u00e9\\\\\", \"val\": \"v\", \"order\": \"shuffled\", \"seed\": \"77\"},\r\n"
+        "\"optimizer\": {\"name\": \"mars-m\", \"learning_rate\": 6.5e-4, \"betas_1d\": [0.9, 1e-2]},\n"
+        "\"schedule\": {\"name\": \"cosine\", \"warmup_iters\": 5, \"min_lr\": 1e-5}, // rate\n"
+        "\"train\": {\"max_iters\": 100, \"total_batch_size\": 8, \"batch_size\": 2, \"out_dir\": \"o\"}}\n";
+    uint64_t random = 12345;
+    int accepted = 0;
+    for (int trial = 0; trial < TRIALS; trial++) {
+        char text[sizeof start + ROOM];
+        memcpy(text, start, sizeof start);
+        size_t length = trial == 0 ? sizeof start - 1 : mutate(text, sizeof start - 1, &random);
+        const char *path = test_path("mutated.json");
+        test_write_file(path, text, length);
+        Config config;
+        Error error;
+        if (load_config(&config, &error, path, NULL)) {
+            Config again = reloaded(&config);
+            assert_same_config(&config, &again);
+            accepted++;
+        } else if (strncmp(error.text, path, strlen(path)) != 0) {
+            fail_msg("trial %d: the message does not name the file: %s", trial, error.text);
+        }
+    }
+    assert_in_range(accepted, TRIALS / 20, TRIALS / 2);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_values_of_a_file),
+        cmocka_unit_test(test_comments),
+        cmocka_unit_test(test_line_ends_and_byte_order_mark),
+        cmocka_unit_test(test_files_that_cannot_be_read),
+        cmocka_unit_test(test_empty_files),
+        cmocka_unit_test(test_syntax_errors_name_the_place),
+        cmocka_unit_test(test_binary_files),
+        cmocka_unit_test(test_nesting_bomb),
+        cmocka_unit_test(test_sections),
+        cmocka_unit_test(test_unknown_keys),
+        cmocka_unit_test(test_duplicate_keys),
+        cmocka_unit_test(test_required_keys),
+        cmocka_unit_test(test_wrong_types),
+        cmocka_unit_test(test_numbers_out_of_range),
+        cmocka_unit_test(test_seeds),
+        cmocka_unit_test(test_strings_and_choices),
+        cmocka_unit_test(test_overrides),
+        cmocka_unit_test(test_overrides_in_another_form),
+        cmocka_unit_test(test_home_in_paths),
+        cmocka_unit_test(test_wrong_overrides),
+        cmocka_unit_test(test_model_rules),
+        cmocka_unit_test(test_train_rules),
+        cmocka_unit_test(test_schedule_rules),
+        cmocka_unit_test(test_rules_name_the_place),
+        cmocka_unit_test(test_short_trials),
+        cmocka_unit_test(test_keys_of_each_schedule),
+        cmocka_unit_test(test_settle),
+        cmocka_unit_test(test_settle_lists_what_fits),
+        cmocka_unit_test(test_settle_overflow),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_round_trip_when_settled),
+        cmocka_unit_test(test_equal_configs_are_equal_bytes),
+        cmocka_unit_test(test_every_key_is_in_the_table),
+        cmocka_unit_test(test_table_is_consistent),
+        cmocka_unit_test(test_help),
+        cmocka_unit_test(test_mutations),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

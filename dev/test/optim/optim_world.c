@@ -1,0 +1,547 @@
+/* optim_world.c: see optim_world.h. */
+#include "dev/test/optim/optim_world.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/philox.h"
+
+const OptimConfig usual_config = {.name = OPTIM_ADAMW,
+                                  .learning_rate = 1e-3,
+                                  .weight_decay = 0.1,
+                                  .beta1 = 0.9,
+                                  .beta2 = 0.95,
+                                  .eps = 1e-8,
+                                  .grad_clip = 0.0,
+                                  .gradient_scale = 1.0,
+                                  .ns_steps = 5};
+
+TensorTable odd_table(void) {
+    TensorTable table = {0};
+    tensor_table_add(&table, "one", ROLE_VECTOR, 1, 1, 1);
+    tensor_table_add(&table, "padded", ROLE_EMBEDDING, 5, 100, 64);
+    tensor_table_add(&table, "seven", ROLE_MATRIX, 7, 1, 7);
+    tensor_table_add(&table, "aligned", ROLE_MATRIX, 2, 64, 2);
+    tensor_table_add(&table, "129", ROLE_MATRIX, 3, 43, 3);
+    tensor_table_add(&table, "one chunk", ROLE_MATRIX, 128, 128, 128);
+    tensor_table_add(&table, "one chunk and a bit", ROLE_MATRIX, 7, 2341, 7);
+    tensor_table_add(&table, "three chunks", ROLE_EMBEDDING, 130, 320, 130);
+    for (int i = 0; i < 200; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "small %d", i);
+        tensor_table_add(&table, name, (TensorRole)(i % 3), 1, 1 + i % 131, 1);
+    }
+    tensor_table_add(&table, "row", ROLE_MATRIX, 1, 37, 1);
+    tensor_table_add(&table, "tall", ROLE_MATRIX, 65, 33, 65);
+    tensor_table_add(&table, "wide", ROLE_MATRIX, 33, 65, 33);
+    tensor_table_add(&table, "second tall", ROLE_MATRIX, 65, 33, 65);
+    tensor_table_add(&table, "tall embedding", ROLE_EMBEDDING, 65, 33, 70);
+    tensor_table_add(&table, "third tall", ROLE_MATRIX, 65, 33, 65);
+    tensor_table_add(&table, "second wide", ROLE_MATRIX, 33, 65, 33);
+    return table;
+}
+
+double world_normal(uint32_t stream, uint64_t index) {
+    return philox_normal(philox(17, PHILOX_INIT_WEIGHTS, stream, index));
+}
+
+float random_gradient(uint32_t stream, size_t at) {
+    double exponent = 11.0 * philox_uniform(philox(18, PHILOX_INIT_WEIGHTS, stream, at).word[0]) - 10.0;
+    return (float)(world_normal(stream, at) * pow(10.0, exponent));
+}
+
+World *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm) {
+    Error error;
+    World *w = checked_calloc(1, sizeof *w, "a world");
+    w->table = table;
+    w->config = config;
+    w->comm = comm ? comm : comm_open_single();
+    w->be = backend_open(comm ? "cpu" : test_device(), type, threads, &error);
+    if (!w->be) die("%s", error.text);
+    size_t n = table.length;
+    w->buffers.params = w->be->alloc(w->be, n * sizeof(float), "params");
+    w->buffers.grads = w->be->alloc(w->be, n * sizeof(float), "grads");
+    w->buffers.weights = type == DTYPE_FLOAT32 ? (void *)w->buffers.params : w->be->alloc(w->be, n * 2, "weights");
+    double **lists[] = {&w->x, &w->m, &w->v, &w->b, &w->last, &w->g, &w->next, &w->start, &w->unsure, &w->snr};
+    for (size_t i = 0; i < ARRAY_LENGTH(lists); i++) *lists[i] = checked_calloc(n, sizeof(double), "reference");
+    w->params_copy = checked_calloc(n, sizeof(float), "a copy");
+    w->gradient_copy = checked_calloc(n, sizeof(float), "a copy");
+    w->weights_copy = checked_calloc(n, sizeof(float), "a copy");
+    for (int i = 0; i < table.count; i++)
+        for (size_t k = 0; k < table.tensors[i].size; k++) {
+            size_t at = table.tensors[i].offset + k;
+            w->start[at] = w->x[at] = w->params_copy[at] = (float)world_normal(0, at);
+        }
+    set_params(w, w->params_copy);
+    w->optim = optim_open(&w->config, &w->table, w->buffers, w->be, w->comm, &error);
+    if (!w->optim) die("%s", error.text);
+    return w;
+}
+
+void close_world(World *w) {
+    optim_close(w->optim);
+    if (w->buffers.weights != (void *)w->buffers.params) w->be->free(w->be, w->buffers.weights);
+    w->be->free(w->be, w->buffers.params);
+    w->be->free(w->be, w->buffers.grads);
+    w->be->close(w->be);
+    free(w->comm);
+    double *lists[] = {w->x, w->m, w->v, w->b, w->last, w->g, w->next, w->start, w->unsure, w->snr};
+    for (size_t i = 0; i < ARRAY_LENGTH(lists); i++) free(lists[i]);
+    free(w->params_copy);
+    free(w->gradient_copy);
+    free(w->weights_copy);
+    tensor_table_free(&w->table);
+    free(w);
+}
+
+/* ---- the device's buffers ---- */
+
+const float *world_params(World *w) {
+    w->be->copy_to_host(w->be, w->params_copy, w->buffers.params, w->table.length * sizeof(float));
+    return w->params_copy;
+}
+
+const void *world_weights(World *w) {
+    w->be->copy_to_host(w->be, w->weights_copy, w->buffers.weights, w->table.length * dtype_size(w->be->activation));
+    return w->weights_copy;
+}
+
+const float *world_gradient(World *w) {
+    w->be->copy_to_host(w->be, w->gradient_copy, optim_gradients(w->optim), w->table.length * sizeof(float));
+    return w->gradient_copy;
+}
+
+void set_params(World *w, const float *params) {
+    w->be->copy_from_host(w->be, w->buffers.params, params, w->table.length * sizeof *params);
+    if (w->buffers.weights != (void *)w->buffers.params)
+        w->be->to_activation(w->be, w->buffers.weights, w->buffers.params, w->table.length);
+}
+
+void set_element(World *w, size_t at, float value) {
+    w->be->copy_from_host(w->be, optim_gradients(w->optim) + at, &value, sizeof value);
+}
+
+void fill_gradient(World *w, float value) {
+    for (size_t at = 0; at < w->table.length; at++) w->gradient_copy[at] = value;
+    w->be->copy_from_host(w->be, optim_gradients(w->optim), w->gradient_copy, w->table.length * sizeof value);
+}
+
+void set_gradient(World *w, float (*value)(uint32_t stream, size_t at), uint32_t stream) {
+    float *gradient = w->gradient_copy;
+    for (int i = 0; i < w->table.count; i++) {
+        const Tensor *t = &w->table.tensors[i];
+        for (size_t at = t->offset; at < t->offset + t->size; at++) gradient[at] = value(stream, at);
+        w->be->copy_from_host(w->be, optim_gradients(w->optim) + t->offset, gradient + t->offset,
+                              t->size * sizeof *gradient);
+    }
+}
+
+OptimRates world_rates(const World *w, double learning_rate) {
+    return (OptimRates){.learning_rate = learning_rate,
+                        .muon_learning_rate = learning_rate * w->config.muon_learning_rate / w->config.learning_rate};
+}
+
+/* ---- the rules in float64, of one tensor each: n elements from `at` of the flat lists ---- */
+
+static double norm_of(const double *a, size_t n) {
+    double squares = 0.0;
+    for (size_t i = 0; i < n; i++) squares += a[i] * a[i];
+    return sqrt(squares);
+}
+
+static void average(double *mean, const double *a, size_t n, double beta) {
+    for (size_t i = 0; i < n; i++) mean[i] = beta * mean[i] + (1.0 - beta) * a[i];
+}
+
+static void reference_adamw(World *w, const Tensor *t, const double *g, double lr, double beta1, double beta2,
+                            double decay) {
+    double *x = w->x + t->offset, *m = w->m + t->offset, *v = w->v + t->offset, steps = (double)w->t;
+    for (size_t i = 0; i < t->size; i++) {
+        m[i] = beta1 * m[i] + (1.0 - beta1) * g[i];
+        v[i] = beta2 * v[i] + (1.0 - beta2) * g[i] * g[i];
+        double mean = m[i] / (1.0 - pow(beta1, steps)), square = v[i] / (1.0 - pow(beta2, steps));
+        x[i] -= lr * (decay * x[i] + mean / (sqrt(square) + w->config.eps));
+    }
+}
+
+/* c of MARS. Returns what it was divided by. */
+static double reference_corrected(const World *w, const Tensor *t, double *c) {
+    const OptimConfig *o = &w->config;
+    const double *g = w->g + t->offset, *last = w->last + t->offset;
+    for (size_t i = 0; i < t->size; i++) c[i] = g[i] + o->gamma * o->beta1 / (1.0 - o->beta1) * (g[i] - last[i]);
+    double norm = norm_of(c, t->size);
+    for (size_t i = 0; i < t->size; i++) c[i] /= fmax(1.0, norm);
+    return fmax(1.0, norm);
+}
+
+/* Where m comes to nearly nothing out of numbers that are not, float and double may see other signs. */
+static void reference_lion(World *w, const Tensor *t, double *c, double lr, double decay) {
+    double divisor = reference_corrected(w, t, c);
+    double *x = w->x + t->offset, *m = w->m + t->offset, beta1 = w->config.beta1;
+    const double *g = w->g + t->offset, *last = w->last + t->offset;
+    for (size_t i = 0; i < t->size; i++) {
+        double size = fabs(m[i]) + (fabs(g[i]) + fabs(last[i])) / divisor;
+        m[i] = beta1 * m[i] + (1.0 - beta1) * c[i];
+        if (size > 0.0 && fabs(m[i]) < 1e-6 * size) w->unsure[t->offset + i] = 1.0;
+        x[i] -= lr * (decay * x[i] + (double)(m[i] > 0.0) - (double)(m[i] < 0.0));
+    }
+}
+
+/* c (m,n) = a (m,k) . b (k,n) */
+static void multiply(double *c, const double *a, const double *b, int64_t m, int64_t k, int64_t n) {
+    memset(c, 0, (size_t)(m * n) * sizeof *c);
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t l = 0; l < k; l++)
+            for (int64_t j = 0; j < n; j++) c[i * n + j] += a[i * k + l] * b[l * n + j];
+}
+
+/* out (n,m) = a (m,n) the other way round */
+static void transpose(double *out, const double *a, int64_t m, int64_t n) {
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) out[j * m + i] = a[i * n + j];
+}
+
+/* Newton-Schulz, in place. */
+static void reference_newton_schulz(double *x, int64_t rows, int64_t columns, int steps) {
+    size_t size = (size_t)(rows * columns);
+    int64_t m = min_i64(rows, columns), n = max_i64(rows, columns);
+    size_t side = (size_t)(m * m);
+    double *turned = checked_malloc((2 * size + 2 * side) * sizeof *turned, "Newton-Schulz");
+    double *product = turned + size, *a = product + size, *b = a + side, norm = norm_of(x, size);
+    for (size_t i = 0; i < size; i++) x[i] /= norm + 1e-7;
+    if (rows > columns) transpose(turned, x, rows, columns), memcpy(x, turned, size * sizeof *x);
+    for (int step = 0; step < steps; step++) {
+        transpose(turned, x, m, n);
+        multiply(a, x, turned, m, n, m);
+        multiply(b, a, a, m, m, m);
+        for (size_t i = 0; i < side; i++) b[i] = -4.7750 * a[i] + 2.0315 * b[i];
+        multiply(product, b, x, m, m, n);
+        for (size_t i = 0; i < size; i++) x[i] = 3.4445 * x[i] + product[i];
+    }
+    if (rows > columns) transpose(turned, x, columns, rows), memcpy(x, turned, size * sizeof *x);
+    free(turned);
+}
+
+/* x <- x - lr decay x - step NS(u); u is used up. */
+static void reference_matrix_step(World *w, const Tensor *t, double *u, double lr, double decay, double factor) {
+    double *x = w->x + t->offset;
+    reference_newton_schulz(u, t->rows, t->columns, w->config.ns_steps);
+    for (size_t i = 0; i < t->size; i++) x[i] = x[i] * (1.0 - lr * decay) - lr * factor * u[i];
+}
+
+/* b <- momentum b + g, and u = g + momentum b, or b without Nesterov. */
+static void reference_momentum(World *w, const Tensor *t, double *u) {
+    double *b = w->b + t->offset, momentum = w->config.momentum;
+    const double *g = w->g + t->offset;
+    for (size_t i = 0; i < t->size; i++) {
+        b[i] = momentum * b[i] + g[i];
+        u[i] = w->config.nesterov ? g[i] + momentum * b[i] : b[i];
+    }
+}
+
+static double muon_factor(const Tensor *t) { return sqrt(fmax(1.0, (double)t->rows / (double)t->columns)); }
+static double moonlight_factor(const Tensor *t) { return 0.2 * sqrt(fmax((double)t->rows, (double)t->columns)); }
+
+static void reference_mars(World *w, const Tensor *t, double *c, OptimRates rates) {
+    const OptimConfig *o = &w->config;
+    double lr = rates.learning_rate, decay = t->role == ROLE_MATRIX ? o->weight_decay : 0.0, *m = w->m + t->offset;
+    if (t->role == ROLE_VECTOR && !o->optimize_1d) {
+        reference_adamw(w, t, w->g + t->offset, o->lr_1d * lr / o->learning_rate, o->betas_1d[0], o->betas_1d[1],
+                        o->weight_decay_1d);
+        return;
+    }
+    if (o->name == OPTIM_MARS_LION) {
+        reference_lion(w, t, c, lr, decay);
+        return;
+    }
+    reference_corrected(w, t, c);
+    if (o->name == OPTIM_MARS_ADAMW || t->role == ROLE_VECTOR) {
+        reference_adamw(w, t, c, lr, o->beta1, o->beta2, decay);
+    } else {
+        average(m, c, t->size, o->beta1);
+        for (size_t i = 0; i < t->size; i++) c[i] = m[i] / (1.0 - o->beta1);
+        reference_matrix_step(w, t, c, lr, decay, muon_factor(t));
+    }
+}
+
+static void reference_muon(World *w, const Tensor *t, double *u, OptimRates rates) {
+    const OptimConfig *o = &w->config;
+    if (t->role == ROLE_VECTOR) {
+        reference_adamw(w, t, w->g + t->offset, rates.learning_rate, o->beta1, o->beta2, o->weight_decay);
+        return;
+    }
+    reference_momentum(w, t, u);
+    reference_matrix_step(w, t, u, rates.muon_learning_rate, o->muon_weight_decay, muon_factor(t));
+}
+
+/* Moonlight and the two forms of MARS-M differ in u. */
+static void reference_moonlight(World *w, const Tensor *t, double *u, OptimRates rates) {
+    const OptimConfig *o = &w->config;
+    double lr = rates.learning_rate, mu = o->beta1, *b = w->b + t->offset;
+    const double *g = w->g + t->offset;
+    if (t->role != ROLE_MATRIX) {
+        reference_adamw(w, t, g, lr, o->betas_1d[0], o->betas_1d[1], o->weight_decay);
+        return;
+    }
+    if (o->name == OPTIM_MOONLIGHT) {
+        reference_momentum(w, t, u);
+    } else if (o->name == OPTIM_MARS_M) {
+        reference_corrected(w, t, u);
+        average(w->m + t->offset, u, t->size, o->beta1);
+        memcpy(u, w->m + t->offset, t->size * sizeof *u);
+    } else {
+        for (size_t i = 0; i < t->size; i++) {
+            b[i] = mu * b[i] + (1.0 - o->gamma) * (1.0 - mu) / mu * g[i];
+            u[i] = o->gamma * g[i] + mu * b[i];
+        }
+    }
+    reference_matrix_step(w, t, u, lr, o->weight_decay, moonlight_factor(t));
+}
+
+/* The spread of a single number is not defined; its snr is 1. */
+static double reference_snr(const double *g, size_t n, double eps) {
+    double mean = 0.0, squares = 0.0;
+    for (size_t i = 0; i < n; i++) mean += g[i] / (double)n;
+    for (size_t i = 0; i < n; i++) squares += (g[i] - mean) * (g[i] - mean);
+    return n == 1 ? 1.0 : norm_of(g, n) / (sqrt(squares / (double)(n - 1)) + eps);
+}
+
+static void reference_sgd_sai(World *w, int tensor, double lr) {
+    const OptimConfig *o = &w->config;
+    const Tensor *t = &w->table.tensors[tensor];
+    double *x = w->x + t->offset, *m = w->m + t->offset, decay = t->role == ROLE_MATRIX ? o->weight_decay : 0.0;
+    const double *g = w->g + t->offset;
+    if (w->t == 1) {
+        w->snr[tensor] = reference_snr(g, t->size, o->eps);
+        memcpy(m, g, t->size * sizeof *m);
+    } else {
+        average(m, g, t->size, o->momentum);
+    }
+    for (size_t i = 0; i < t->size; i++) x[i] = x[i] * (1.0 - lr * decay) - lr * w->snr[tensor] * m[i];
+}
+
+static void reference_tensor(World *w, int tensor, double *scratch, OptimRates rates) {
+    const OptimConfig *o = &w->config;
+    const Tensor *t = &w->table.tensors[tensor];
+    switch (o->name) {
+    case OPTIM_MARS_ADAMW:
+    case OPTIM_MARS_LION:
+    case OPTIM_MARS_SHAMPOO:
+        reference_mars(w, t, scratch, rates);
+        break;
+    case OPTIM_MUON:
+        reference_muon(w, t, scratch, rates);
+        break;
+    case OPTIM_MOONLIGHT:
+    case OPTIM_MARS_M:
+    case OPTIM_MARS_M_EFFICIENT:
+        reference_moonlight(w, t, scratch, rates);
+        break;
+    case OPTIM_SGD_SAI:
+        reference_sgd_sai(w, tensor, rates.learning_rate);
+        break;
+    default:
+        reference_adamw(w, t, w->g + t->offset, rates.learning_rate, o->beta1, o->beta2,
+                        t->role == ROLE_MATRIX ? o->weight_decay : 0.0);
+    }
+}
+
+/* ---- steps ---- */
+
+static bool has_last(const OptimConfig *o) {
+    return o->name == OPTIM_MARS_ADAMW || o->name == OPTIM_MARS_LION || o->name == OPTIM_MARS_SHAMPOO ||
+           o->name == OPTIM_MARS_M;
+}
+static bool is_exact(const OptimConfig *o) { return has_last(o) && !o->is_approx; }
+
+/* What was set for the optimizer. */
+static void read_gradient(World *w, double *to) {
+    const float *gradient = world_gradient(w);
+    for (int i = 0; i < w->table.count; i++)
+        for (size_t k = 0; k < w->table.tensors[i].size; k++)
+            to[w->table.tensors[i].offset + k] = gradient[w->table.tensors[i].offset + k];
+}
+
+/* Scales and clips; returns the norm between the two. */
+static double reference_clip(const World *w, double *g) {
+    const OptimConfig *o = &w->config;
+    for (size_t at = 0; at < w->table.length; at++) g[at] *= o->gradient_scale;
+    double norm = norm_of(g, w->table.length);
+    double clip = o->grad_clip > 0.0 ? fmin(1.0, o->grad_clip / (norm + 1e-6)) : 1.0;
+    for (size_t at = 0; at < w->table.length; at++) g[at] *= clip;
+    return norm;
+}
+
+static double reference_step(World *w, OptimRates rates) {
+    double *scratch = checked_malloc(w->table.length * sizeof *scratch, "reference");
+    double norm = reference_clip(w, w->g);
+    w->t++;
+    for (int i = 0; i < w->table.count; i++) reference_tensor(w, i, scratch, rates);
+    if (is_exact(&w->config)) reference_clip(w, w->next);
+    memcpy(w->last, is_exact(&w->config) ? w->next : w->g, w->table.length * sizeof *w->last);
+    free(scratch);
+    return norm;
+}
+
+void both_hold(World *w) {
+    read_gradient(w, w->g);
+    optim_hold_gradient(w->optim);
+}
+
+OptimResult both_step(World *w, double lr) {
+    assert_true(optim_wants_next_gradient(w->optim) == is_exact(&w->config));
+    read_gradient(w, is_exact(&w->config) ? w->next : w->g);
+    double norm = reference_step(w, world_rates(w, lr));
+    OptimResult result = optim_step(w->optim, world_rates(w, lr));
+    assert_int_equal(result.nonfinite_tensor, -1);
+    assert_error_below(norm > 0.0 ? fabs(result.grad_norm - norm) / norm : result.grad_norm, 1e-12, "the norm");
+    return result;
+}
+
+/* ---- comparisons ---- */
+
+float *fetch_tensor(World *w, int state, int tensor) {
+    float *host = checked_malloc(w->table.tensors[tensor].size * sizeof *host, "a tensor");
+    optim_fetch(w->optim, state, tensor, host);
+    return host;
+}
+
+/* Numbers of which there is one per tensor. */
+static const double *scalars_named(World *w, const char *name) {
+    for (int i = 0; i < optim_scalar_count(w->optim); i++)
+        if (strcmp(optim_scalar_names(w->optim)[i], name) == 0) return optim_scalars(w->optim)[i];
+    fail_msg("%s has no %s", optim_names[w->config.name], name);
+    return NULL;
+}
+
+static const double *state_named(const World *w, const char *name) {
+    const char *const names[] = {"m", "v", "b", "g_last"};
+    const double *const lists[] = {w->m, w->v, w->b, w->last};
+    for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
+        if (strcmp(name, names[i]) == 0) return lists[i];
+    fail_msg("there is no state %s", name);
+    return NULL;
+}
+
+/* g_last is kept as it was before scaling and clipping. In a small tensor all elements of m may have nearly cancelled,
+ * which leaves fewer digits. */
+static void assert_state(World *w, int state, int tensor, double limit) {
+    const Tensor *t = &w->table.tensors[tensor];
+    const char *name = optim_state_names(w->optim)[state];
+    bool is_last = strcmp(name, "g_last") == 0;
+    double factor = is_last ? scalars_named(w, "g_last_factor")[tensor] : 1.0;
+    const double *expected = state_named(w, name) + t->offset;
+    float *host = fetch_tensor(w, state, tensor);
+    double *own = checked_malloc(t->size * sizeof *own, "a tensor");
+    for (size_t k = 0; k < t->size; k++) own[k] = factor * host[k];
+    assert_error_below(relative_error(own, expected, t->size), (t->size < 64 ? 10.0 : 1.0) * limit, t->name);
+    if (is_last) {
+        double squares = pow(norm_of(expected, t->size), 2.0);
+        assert_error_below(relative_error(&scalars_named(w, "g_last_squares")[tensor], &squares, 1), 1e-12, t->name);
+    }
+    free(host);
+    free(own);
+}
+
+void assert_states(World *w, double limit) {
+    for (int s = 0; s < optim_state_count(w->optim); s++)
+        for (int i = 0; i < w->table.count; i++)
+            if (optim_has_state(w->optim, s, i)) assert_state(w, s, i, limit);
+    if (w->config.name != OPTIM_SGD_SAI) return;
+    for (int i = 0; i < w->table.count; i++)
+        assert_error_below(relative_error(&scalars_named(w, "snr")[i], &w->snr[i], 1), 1e-8, "snr");
+}
+
+void assert_copies(World *w) {
+    const float *params = world_params(w);
+    for (int i = 0; i < w->table.count; i++) {
+        const Tensor *t = &w->table.tensors[i];
+        float *host = fetch_tensor(w, -1, i);
+        assert_memory_equal(host, params + t->offset, t->size * sizeof *host);
+        free(host);
+    }
+    const bfloat16 *copy = world_weights(w);
+    for (size_t at = 0; w->be->activation == DTYPE_BFLOAT16 && at < w->table.length; at++)
+        assert_int_equal(copy[at].bits, bfloat16_from_float(params[at]).bits);
+}
+
+void assert_params(World *w, double moved, double limit) {
+    assert_copies(w);
+    const float *params = world_params(w);
+    for (int i = 0; i < w->table.count; i++) {
+        const Tensor *t = &w->table.tensors[i];
+        for (size_t at = t->offset; at < t->offset + t->size; at++) {
+            double own = params[at], expected = w->x[at];
+            if (!(fabs(own - expected) <= 4e-7 * fabs(expected) + limit * moved))
+                fail_msg("%s, element %zu: %.9g, expected %.9g", t->name, at - t->offset, own, expected);
+        }
+    }
+}
+
+double assert_moved(World *w, double limit) {
+    double worst = 0.0;
+    assert_copies(w);
+    const float *params = world_params(w);
+    for (int i = 0; i < w->table.count; i++) {
+        const Tensor *t = &w->table.tensors[i];
+        double wrong = 0.0, way = 0.0, size = 0.0;
+        for (size_t at = t->offset; at < t->offset + t->size; at++) {
+            if (w->unsure[at] != 0.0) continue;
+            wrong += pow(params[at] - w->x[at], 2.0);
+            way += pow(w->x[at] - w->start[at], 2.0);
+            size += w->x[at] * w->x[at];
+        }
+        if (!(sqrt(wrong) <= 4e-7 * sqrt(size) + limit * sqrt(way)))
+            fail_msg("%s: %s: off by %.3g after a way of %.3g", optim_names[w->config.name], t->name, sqrt(wrong),
+                     sqrt(way));
+        if (way > 0.0) worst = fmax(worst, sqrt(wrong / way));
+    }
+    return worst;
+}
+
+/* ---- snapshots ---- */
+
+static void *copy_of(const void *data, size_t bytes) { return memcpy(checked_malloc(bytes, "a copy"), data, bytes); }
+
+Snapshot take_snapshot(World *w) {
+    size_t n = w->table.length, count = (size_t)w->table.count, scalars = (size_t)optim_scalar_count(w->optim);
+    Snapshot s = {.params = copy_of(world_params(w), n * sizeof(float)),
+                  .weights = copy_of(world_weights(w), n * dtype_size(w->be->activation)),
+                  .states = checked_calloc((size_t)optim_state_count(w->optim) * n, sizeof(float), "states"),
+                  .scalars = checked_calloc(scalars * count + 1, sizeof(double), "scalars"),
+                  .updates = optim_updates(w->optim)};
+    for (int state = 0; state < optim_state_count(w->optim); state++)
+        for (int i = 0; i < w->table.count; i++)
+            if (optim_has_state(w->optim, state, i))
+                optim_fetch(w->optim, state, i, s.states + (size_t)state * n + w->table.tensors[i].offset);
+    for (size_t k = 0; k < scalars; k++)
+        memcpy(s.scalars + k * count, optim_scalars(w->optim)[k], count * sizeof(double));
+    return s;
+}
+
+static void free_snapshot(Snapshot s) {
+    free(s.params);
+    free(s.weights);
+    free(s.states);
+    free(s.scalars);
+}
+
+void assert_is(World *w, Snapshot s) {
+    size_t size = dtype_size(w->be->activation), states = (size_t)optim_state_count(w->optim);
+    Snapshot now = take_snapshot(w);
+    for (int i = 0; i < w->table.count; i++) {
+        const Tensor *t = &w->table.tensors[i];
+        assert_memory_equal(now.params + t->offset, s.params + t->offset, t->size * sizeof(float));
+        assert_memory_equal((char *)now.weights + t->offset * size, (char *)s.weights + t->offset * size,
+                            t->size * size);
+    }
+    assert_memory_equal(now.states, s.states, states * w->table.length * sizeof(float));
+    if (optim_scalar_count(w->optim) > 0)
+        assert_memory_equal(now.scalars, s.scalars,
+                            (size_t)(optim_scalar_count(w->optim) * w->table.count) * sizeof(double));
+    assert_true(now.updates == s.updates);
+    free_snapshot(now);
+    free_snapshot(s);
+}

@@ -1,0 +1,107 @@
+/* optim_world.h: parameters, gradients and an optimizer over a table of odd tensors, with the same steps in float64
+ * beside them: what the tests of optim/ share. Buffers are those of the device under test (test_device()): a test sees
+ * copies of them, and changes them through what is here.
+ *
+ * The float64 steps are every optimizer's formulas as they are published, one tensor at a time and nothing worked out
+ * beforehand: c is made element by element and its norm taken, Newton-Schulz transposes in memory. */
+#ifndef MARS_DEV_TEST_OPTIM_OPTIM_WORLD_H
+#define MARS_DEV_TEST_OPTIM_OPTIM_WORLD_H
+
+#include "dev/test/test.h"
+#include "optim/optim.h"
+
+EXTERN_C_BEGIN
+
+typedef struct World {
+    TensorTable table;
+    Backend *be;
+    Comm *comm;
+    OptimConfig config;
+    OptimBuffers buffers;
+    Optim *optim;
+    int64_t t; /* updates made to the float64 numbers */
+
+    /* table.length numbers each: parameters, states, today's gradient and in the exact forms the second one */
+    double *x, *m, *v, *b, *last, *g, *next;
+    double *start;  /* x before the first step */
+    double *unsure; /* not 0 where x hangs on the sign of a number that is 0 but for rounding (mars-lion) */
+    double *snr;    /* (table.count) */
+
+    float *params_copy, *gradient_copy; /* on the host */
+    void *weights_copy;
+} World;
+
+/* AdamW without clipping or scaling. */
+extern const OptimConfig usual_config;
+
+/* Sizes around the alignment and around the chunks, with and without a gap behind them, many small tensors, and
+ * matrices that are one row, taller and wider than square, some of the same shape. */
+TensorTable odd_table(void);
+
+/* Takes the table. `comm` is NULL for a single process; with one, which is between threads here, the device is a CPU.
+ * Parameters are random, gradients and gaps zero. */
+World *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm);
+void close_world(World *world);
+
+/* Copies of what is on the device: the whole buffer, until the next call. The gradient is the one in
+ * optim_gradients(). */
+const float *world_params(World *world);
+const void *world_weights(World *world);
+const float *world_gradient(World *world);
+
+/* Sets all parameters, gaps included, and their weight copies; one element of the gradient; or all of it, with gaps. */
+void set_params(World *world, const float *params);
+void set_element(World *world, size_t at, float value);
+void fill_gradient(World *world, float value);
+
+/* A normal number for (stream, index). */
+double world_normal(uint32_t stream, uint64_t index);
+
+/* A gradient element: sizes from 1e-10, below eps, to 10. */
+float random_gradient(uint32_t stream, size_t at);
+
+/* Sets every tensor's gradient, where optim_gradients() says; gaps keep what they hold. */
+void set_gradient(World *world, float (*value)(uint32_t stream, size_t at), uint32_t stream);
+
+/* The rates of a step: muon's own is to this one as the two are in the config. */
+OptimRates world_rates(const World *world, double learning_rate);
+
+/* optim_hold_gradient() of both: the gradient that was set is today's, and the second one is to be set. */
+void both_hold(World *world);
+/* One step of both, which must agree on the norm. */
+OptimResult both_step(World *world, double learning_rate);
+
+/* A tensor of a state (-1: of the parameters) as a checkpoint would get it; the caller frees it. */
+float *fetch_tensor(World *world, int state, int tensor);
+
+/* Each tensor of every state within `limit` of the float64 one, in the norm, small ones within 10 times that; and snr
+ * and the norms of g_last. */
+void assert_states(World *world, double limit);
+
+/* Each parameter within a few roundings plus limit * moved of the float64 one, where `moved` is the sum of the rates;
+ * and assert_copies(). */
+void assert_params(World *world, double moved, double limit);
+
+/* Weight copies are the rounded parameters, and fetched parameters those in the buffer. */
+void assert_copies(World *world);
+
+/* Each tensor's parameters within a few roundings plus `limit` times the way they went, in the norm; and
+ * assert_copies(). Returns the largest error in such ways, roundings not taken off. */
+double assert_moved(World *world, double limit);
+
+/* Everything that a step may change. */
+typedef struct Snapshot {
+    float *params;
+    void *weights;
+    float *states;   /* optim_state_count() flat buffers */
+    double *scalars; /* optim_scalar_count() times table.count */
+    int64_t updates;
+} Snapshot;
+
+Snapshot take_snapshot(World *world);
+/* Compares bits, of tensors and not of gaps, and frees the snapshot. */
+void assert_is(World *world, Snapshot snapshot);
+
+EXTERN_C_END
+
+#endif

@@ -1,0 +1,551 @@
+/* test_optim_passes.c: each pass of optim/multi_tensor.h by itself, on the device under test, against plain loops over
+ * the same rules: over chunks of any length at any address, with outputs that are not numbers before, and elements
+ * around them that must stay; and how flat buffers are cut into chunks. */
+#include "dev/test/test.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dev/test/optim/optim_world.h"
+#include "optim/multi_tensor.h"
+
+/* ---- buffers on the host and on the device ---- */
+
+enum { LENGTH = 48000, TENSORS = 2 };
+
+/* What a pass goes over, on the host; device_of() makes a MultiTensorBuffers of it. */
+typedef struct Elements {
+    float params[LENGTH], gradient[LENGTH], last[LENGTH], states[RULE_MAX_STATES][LENGTH];
+    bfloat16 weights[LENGTH];
+    union {
+        float float32[LENGTH];
+        bfloat16 bfloat16[LENGTH];
+    } matrices;
+    RuleNumbers numbers[TENSORS];
+    StepOutcome outcome;
+} Elements;
+
+/* A copy of Elements on the device, and the chunks. */
+typedef struct Device {
+    Backend *be;
+    const MultiTensorPasses *passes;
+    Elements *elements;
+    Chunk *chunks;
+    int count;
+    double *squares; /* (count) */
+} Device;
+
+static Backend *open_device(void) {
+    Error error;
+    Backend *be = backend_open(test_device(), DTYPE_BFLOAT16, 2, &error);
+    if (!be) fail_msg("%s", error.text);
+    return be;
+}
+
+static void *on_device(Backend *be, const void *host, size_t bytes) {
+    void *device = be->alloc(be, bytes, "a buffer");
+    be->copy_from_host(be, device, host, bytes);
+    return device;
+}
+
+static Device upload(Backend *be, const Elements *host, const Chunk *chunks, int count) {
+    double *squares = be->alloc(be, (size_t)count * sizeof *squares, "squares");
+    return (Device){.be = be,
+                    .passes = multi_tensor_passes(be),
+                    .elements = on_device(be, host, sizeof *host),
+                    .chunks = on_device(be, chunks, (size_t)count * sizeof *chunks),
+                    .count = count,
+                    .squares = squares};
+}
+
+static MultiTensorBuffers buffers_of(const Device *d, bool has_weights, bool uses_last) {
+    Elements *e = d->elements;
+    MultiTensorBuffers buffers = {.params = e->params,
+                                  .weights = has_weights ? e->weights : NULL,
+                                  .gradient = e->gradient,
+                                  .last = uses_last ? e->last : NULL,
+                                  .numbers = e->numbers,
+                                  .outcome = &e->outcome};
+    for (int s = 0; s < RULE_MAX_STATES; s++) buffers.states[s] = e->states[s];
+    return buffers;
+}
+
+static void download(Device *d, Elements *host) {
+    d->be->copy_to_host(d->be, host, d->elements, sizeof *host);
+    d->be->free(d->be, d->elements);
+    d->be->free(d->be, d->chunks);
+    d->be->free(d->be, d->squares);
+}
+
+static void fill(float *list, uint32_t stream) {
+    for (size_t i = 0; i < LENGTH; i++) list[i] = (float)world_normal(stream, i);
+}
+
+/* Numbers as they might be in a tenth step; weights and matrices are not numbers. */
+static Elements *random_elements(void) {
+    static Elements random;
+    if (random.numbers[0].eps != 0.0f) return &random;
+    fill(random.params, 1);
+    fill(random.gradient, 2);
+    fill(random.last, 3);
+    fill(random.states[0], 4);
+    fill(random.states[1], 5);
+    for (size_t i = 0; i < LENGTH; i++) random.states[1][i] = fabsf(random.states[1][i]);
+    memset(random.weights, 0xff, sizeof random.weights);
+    memset(&random.matrices, 0xff, sizeof random.matrices);
+    for (int i = 0; i < TENSORS; i++)
+        random.numbers[i] = (RuleNumbers){.gradient_factor = 0.5f + (float)i,
+                                          .learning_rate = 0.01f,
+                                          .weight_decay = 0.1f * (float)i,
+                                          .beta1 = 0.9f,
+                                          .beta2 = 0.95f,
+                                          .eps = 1e-8f,
+                                          .correction1 = 1.5f,
+                                          .correction2 = 2.5f,
+                                          .last_factor = 0.75f,
+                                          .k = 0.2f,
+                                          .c_factor = 1.0f - 0.5f * (float)i,
+                                          .gamma = 0.025f,
+                                          .momentum = 0.9f,
+                                          .snr = 3.0f,
+                                          .nesterov = i == 0,
+                                          .step = 0.02f};
+    random.outcome = (StepOutcome){.updates = 10, .nonfinite_tensor = -1};
+    return &random;
+}
+
+/* ---- chunks at any address ---- */
+
+enum { SHIFT_NOTHING, SHIFT_FLAT, SHIFT_GRADIENT, SHIFT_SHARD, SHIFT_MATRIX, SHIFTS };
+enum { CHUNKS = 13 };
+
+/* Chunks of all kinds of lengths, of which one operand is not aligned, with elements between them that are nobody's. */
+static void make_chunks(Chunk chunks[CHUNKS], int shift) {
+    const size_t lengths[CHUNKS] = {1, 2, 3, 4, 5, 127, 1024, 1027, 2048, 2052, 4099, 8191, MULTI_TENSOR_CHUNK};
+    size_t at = 0;
+    for (int c = 0; c < CHUNKS; c++) {
+        chunks[c] = (Chunk){.begin = at + (shift == SHIFT_FLAT),
+                            .end = at + (shift == SHIFT_FLAT) + lengths[c],
+                            .gradient = at + (shift == SHIFT_GRADIENT ? 3 : 0),
+                            .shard = at + (shift == SHIFT_SHARD ? 2 : 0),
+                            .matrix = at + (shift == SHIFT_MATRIX),
+                            .tensor = c % TENSORS};
+        at += (size_t)round_up((int64_t)lengths[c], 4) + 16;
+    }
+    assert_true(at <= LENGTH);
+}
+
+/* ---- comparisons ---- */
+
+static void expect_floats(const float *own, const float *expected, const char *what, const char *rule, int shift) {
+    for (size_t i = 0; i < LENGTH; i++)
+        if (!(fabsf(own[i] - expected[i]) <= 3e-6f * (1.0f + fabsf(expected[i]))))
+            fail_msg("%s, shift %d: %s[%zu] is %.9g, expected %.9g", rule, shift, what, i, own[i], expected[i]);
+}
+
+/* Within a unit of bfloat16's last place, or of what expect_floats() allows; NaN, which nobody wrote, must be the
+ * same. */
+static void expect_bfloat16(const bfloat16 *own, const bfloat16 *expected, const char *what, const char *rule,
+                            int shift) {
+    for (size_t i = 0; i < LENGTH; i++) {
+        float a = float_from_bfloat16(own[i]), b = float_from_bfloat16(expected[i]);
+        if (own[i].bits != expected[i].bits && !(fabsf(a - b) <= 8e-3f * fabsf(b) + 3e-6f))
+            fail_msg("%s, shift %d: %s[%zu] is %.5g, expected %.5g", rule, shift, what, i, a, b);
+    }
+}
+
+/* Everything that a pass may write. A NaN is what nobody wrote. */
+static void expect_elements(const Elements *own, const Elements *expected, const char *rule, int shift) {
+    expect_floats(own->params, expected->params, "params", rule, shift);
+    expect_floats(own->states[0], expected->states[0], "states 0", rule, shift);
+    expect_floats(own->states[1], expected->states[1], "states 1", rule, shift);
+    expect_bfloat16(own->weights, expected->weights, "weights", rule, shift);
+    assert_memory_equal(own->gradient, expected->gradient, sizeof own->gradient);
+    assert_memory_equal(own->last, expected->last, sizeof own->last);
+}
+
+/* ---- elementwise rules ---- */
+
+typedef float ElementRule(float x, float g, float last, float *state, const RuleNumbers *r);
+typedef float DirectionRule(float g, float last, float *state, const RuleNumbers *r);
+
+#define ELEMENT_LINE(rule, uses_last, states, ...) {RULE_##rule, #rule, rule##_element, NULL},
+#define DIRECTION_LINE(rule, uses_last, states, ...) {RULE_##rule, #rule, NULL, rule##_direction},
+static const struct {
+    RuleName name;
+    const char *text;
+    ElementRule *element;
+    DirectionRule *direction;
+} rules[] = {ELEMENTWISE_RULES(ELEMENT_LINE) MATRIX_RULES(DIRECTION_LINE)};
+
+static void plain_update(Elements *e, const Chunk *chunk, const Rule *rule, ElementRule *element, bool has_weights) {
+    const RuleNumbers *r = &e->numbers[chunk->tensor];
+    for (size_t i = 0; i < chunk->end - chunk->begin; i++) {
+        float state[RULE_MAX_STATES], *x = &e->params[chunk->begin + i];
+        for (int s = 0; s < rule->states; s++) state[s] = e->states[s][chunk->shard + i];
+        *x = element(*x, e->gradient[chunk->gradient + i] * r->gradient_factor, e->last[chunk->gradient + i], state, r);
+        for (int s = 0; s < rule->states; s++) e->states[s][chunk->shard + i] = state[s];
+        if (has_weights) e->weights[chunk->begin + i] = bfloat16_from_float(*x);
+    }
+}
+
+static void test_update(void **state) {
+    (void)state;
+    Backend *be = open_device();
+    static Elements own, expected;
+    for (size_t n = 0; n < ARRAY_LENGTH(rules); n++)
+        for (int shift = 0; shift < SHIFT_MATRIX && rules[n].element; shift++)
+            for (int has_weights = 0; has_weights < 2; has_weights++) {
+                const Rule *rule = rule_of(rules[n].name);
+                Chunk chunks[CHUNKS];
+                make_chunks(chunks, shift);
+                expected = *random_elements();
+                Device d = upload(be, &expected, chunks, CHUNKS);
+                MultiTensorBuffers buffers = buffers_of(&d, has_weights, rule->uses_last);
+                d.passes->update(be, rules[n].name, d.chunks, d.count, &buffers);
+                download(&d, &own);
+                for (int c = 0; c < CHUNKS; c++)
+                    plain_update(&expected, &chunks[c], rule, rules[n].element, has_weights);
+                expect_elements(&own, &expected, rules[n].text, shift);
+            }
+    be->close(be);
+}
+
+/* ---- matrix rules ---- */
+
+/* Returns the sum of squares of what is stored. */
+static double plain_directions(Elements *e, const Chunk *chunk, DirectionRule *direction, DType type) {
+    const RuleNumbers *r = &e->numbers[chunk->tensor];
+    double squares = 0.0;
+    for (size_t i = 0; i < chunk->end - chunk->begin; i++) {
+        float g = e->gradient[chunk->gradient + i] * r->gradient_factor, last = e->last[chunk->gradient + i];
+        float out = direction(g, last, &e->states[0][chunk->shard + i], r);
+        bfloat16 rounded = bfloat16_from_float(out);
+        if (type == DTYPE_FLOAT32)
+            e->matrices.float32[chunk->matrix + i] = out;
+        else
+            e->matrices.bfloat16[chunk->matrix + i] = rounded;
+        squares += pow(type == DTYPE_FLOAT32 ? out : float_from_bfloat16(rounded), 2.0);
+    }
+    return squares;
+}
+
+static void expect_matrices(const Elements *own, const Elements *expected, DType type, const char *rule, int shift) {
+    if (type == DTYPE_BFLOAT16) {
+        expect_bfloat16(own->matrices.bfloat16, expected->matrices.bfloat16, "matrices", rule, shift);
+        return;
+    }
+    for (size_t i = 0; i < LENGTH; i++) {
+        float a = own->matrices.float32[i], b = expected->matrices.float32[i];
+        if (isnan(b) ? !isnan(a) : !(fabsf(a - b) <= 3e-6f * (1.0f + fabsf(b))))
+            fail_msg("%s, shift %d: matrices[%zu] is %.9g, expected %.9g", rule, shift, i, a, b);
+    }
+}
+
+static void test_directions(void **state) {
+    (void)state;
+    Backend *be = open_device();
+    static Elements own, expected;
+    for (size_t n = 0; n < ARRAY_LENGTH(rules); n++)
+        for (int shift = 0; shift < SHIFTS && rules[n].direction; shift++)
+            for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
+                Chunk chunks[CHUNKS];
+                double squares[CHUNKS];
+                make_chunks(chunks, shift);
+                expected = *random_elements();
+                Device d = upload(be, &expected, chunks, CHUNKS);
+                MultiTensorBuffers buffers = buffers_of(&d, true, rule_of(rules[n].name)->uses_last);
+                d.passes->directions(be, rules[n].name, d.chunks, d.count, &buffers, &d.elements->matrices, (DType)type,
+                                     d.squares);
+                be->copy_to_host(be, squares, d.squares, sizeof squares);
+                download(&d, &own);
+                for (int c = 0; c < CHUNKS; c++) {
+                    double sum = plain_directions(&expected, &chunks[c], rules[n].direction, (DType)type);
+                    assert_error_below(fabs(squares[c] - sum) / sum, type == DTYPE_FLOAT32 ? 1e-5 : 2e-2, "squares");
+                }
+                expect_elements(&own, &expected, rules[n].text, shift);
+                expect_matrices(&own, &expected, (DType)type, rules[n].text, shift);
+            }
+    be->close(be);
+}
+
+static void test_apply(void **state) {
+    (void)state;
+    Backend *be = open_device();
+    static Elements own, expected;
+    for (int shift = 0; shift < SHIFTS; shift++)
+        for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++)
+            for (int has_weights = 0; has_weights < 2; has_weights++) {
+                Chunk chunks[CHUNKS];
+                make_chunks(chunks, shift);
+                expected = *random_elements();
+                for (size_t i = 0; i < LENGTH; i++)
+                    if (type == DTYPE_FLOAT32)
+                        expected.matrices.float32[i] = expected.last[i];
+                    else
+                        expected.matrices.bfloat16[i] = bfloat16_from_float(expected.last[i]);
+                Device d = upload(be, &expected, chunks, CHUNKS);
+                MultiTensorBuffers buffers = buffers_of(&d, has_weights, false);
+                d.passes->apply(be, d.chunks, d.count, &buffers, &d.elements->matrices, (DType)type);
+                download(&d, &own);
+                for (int c = 0; c < CHUNKS; c++)
+                    for (size_t i = 0; i < chunks[c].end - chunks[c].begin; i++) {
+                        const RuleNumbers *r = &expected.numbers[chunks[c].tensor];
+                        size_t from = chunks[c].matrix + i;
+                        float O = type == DTYPE_FLOAT32 ? expected.matrices.float32[from]
+                                                        : float_from_bfloat16(expected.matrices.bfloat16[from]);
+                        float *x = &expected.params[chunks[c].begin + i];
+                        *x -= r->learning_rate * r->weight_decay * *x + r->step * O;
+                        if (has_weights) expected.weights[chunks[c].begin + i] = bfloat16_from_float(*x);
+                    }
+                expect_elements(&own, &expected, "apply", shift);
+                assert_memory_equal(&own.matrices, &expected.matrices, sizeof own.matrices);
+            }
+    be->close(be);
+}
+
+/* Matrices of odd sizes, dense, so that most do not begin at a multiple of 16 bytes; a norm of 0; what lies behind. */
+static void test_normalize(void **state) {
+    (void)state;
+    Backend *be = open_device();
+    static Elements own, expected;
+    const size_t sizes[] = {1, 3, 4, 15, 1024, 2049, 8192, 9001};
+    const double norms[] = {4.0, 0.0, 2.25, 1e-20, 1e6}, eps = 1e-7;
+    for (size_t n = 0; n < ARRAY_LENGTH(sizes); n++)
+        for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
+            expected = *random_elements();
+            for (size_t i = 0; i < LENGTH; i++)
+                if (type == DTYPE_FLOAT32)
+                    expected.matrices.float32[i] = expected.last[i];
+                else
+                    expected.matrices.bfloat16[i] = bfloat16_from_float(expected.last[i]);
+            Chunk none = {0};
+            Device d = upload(be, &expected, &none, 1);
+            double *device_norms = on_device(be, norms, sizeof norms);
+            d.passes->normalize(be, &d.elements->matrices, (DType)type, sizes[n], 5, device_norms, eps);
+            download(&d, &own);
+            be->free(be, device_norms);
+            for (size_t i = 0; i < 5 * sizes[n]; i++) {
+                float factor = (float)(1.0 / (sqrt(norms[i / sizes[n]]) + eps));
+                bfloat16 *x16 = &expected.matrices.bfloat16[i];
+                if (type == DTYPE_FLOAT32)
+                    expected.matrices.float32[i] *= factor;
+                else
+                    *x16 = bfloat16_from_float(float_from_bfloat16(*x16) * factor);
+            }
+            expect_matrices(&own, &expected, (DType)type, "normalize", (int)sizes[n]);
+        }
+    be->close(be);
+}
+
+/* ---- steps that are skipped ---- */
+
+static void test_skipped(void **state) {
+    (void)state;
+    Backend *be = open_device();
+    static Elements own, before;
+    Chunk chunks[CHUNKS];
+    make_chunks(chunks, SHIFT_NOTHING);
+    for (size_t n = 0; n < ARRAY_LENGTH(rules); n++) {
+        before = *random_elements();
+        before.outcome.skipped = true;
+        Device d = upload(be, &before, chunks, CHUNKS);
+        MultiTensorBuffers buffers = buffers_of(&d, true, rule_of(rules[n].name)->uses_last);
+        void *matrices = &d.elements->matrices;
+        if (rules[n].element) d.passes->update(be, rules[n].name, d.chunks, d.count, &buffers);
+        if (rules[n].direction) {
+            d.passes->directions(be, rules[n].name, d.chunks, d.count, &buffers, matrices, DTYPE_BFLOAT16, d.squares);
+            d.passes->apply(be, d.chunks, d.count, &buffers, matrices, DTYPE_BFLOAT16);
+        }
+        download(&d, &own);
+        assert_memory_equal(&own, &before, sizeof own);
+    }
+    be->close(be);
+}
+
+/* Where a step is skipped, and there alone, what is in the chunks comes over. */
+static void test_keep_last(void **state) {
+    (void)state;
+    Backend *be = open_device();
+    static Elements own, expected;
+    for (int skipped = 0; skipped < 2; skipped++)
+        for (int shift = 0; shift < SHIFT_SHARD; shift++) {
+            Chunk chunks[CHUNKS];
+            make_chunks(chunks, shift);
+            expected = *random_elements();
+            expected.outcome.skipped = skipped;
+            Device d = upload(be, &expected, chunks, CHUNKS);
+            Elements *e = d.elements;
+            d.passes->keep_last(be, d.chunks, d.count, e->gradient, e->last, &e->outcome);
+            download(&d, &own);
+            for (int c = 0; c < CHUNKS && skipped; c++)
+                memcpy(expected.gradient + chunks[c].gradient, expected.last + chunks[c].gradient,
+                       (chunks[c].end - chunks[c].begin) * sizeof(float));
+            assert_memory_equal(&own, &expected, sizeof own);
+        }
+    be->close(be);
+}
+
+/* ---- sums ---- */
+
+static void expect_sums(const GradientSums *sums, const Elements *e, const Chunk *chunk, bool with_last,
+                        bool with_sum) {
+    GradientSums expected = {0};
+    for (size_t i = chunk->gradient; i < chunk->gradient + chunk->end - chunk->begin; i++) {
+        double g = e->gradient[i];
+        expected.squares += g * g;
+        expected.product += with_last ? g * e->last[i] : 0.0;
+        expected.sum += with_sum ? g : 0.0;
+    }
+    double size = sqrt(expected.squares);
+    assert_error_below(fabs(sums->squares - expected.squares) / expected.squares, 1e-13, "squares");
+    assert_error_below(fabs(sums->product - expected.product) / size, 1e-12, "products");
+    assert_error_below(fabs(sums->sum - expected.sum) / size, 1e-12, "sums");
+}
+
+/* Plain sums are made at the first update only. */
+static void test_sums(void **state) {
+    (void)state;
+    Backend *be = open_device();
+    static Elements own;
+    for (int shift = 0; shift < SHIFT_SHARD; shift++)
+        for (int kind = 0; kind < 4; kind++) {
+            bool with_last = kind == 1, with_sum = kind == 2;
+            Chunk chunks[CHUNKS];
+            GradientSums sums[CHUNKS];
+            make_chunks(chunks, shift);
+            own = *random_elements();
+            own.outcome.updates = kind == 2 ? 0 : 1;
+            memset(sums, 0xff, sizeof sums);
+            Device d = upload(be, &own, chunks, CHUNKS);
+            GradientSums *device_sums = on_device(be, sums, sizeof sums);
+            d.passes->sums(be, d.chunks, d.count, d.elements->gradient, with_last ? d.elements->last : NULL,
+                           kind >= 2 ? &d.elements->outcome : NULL, device_sums);
+            be->copy_to_host(be, sums, device_sums, sizeof sums);
+            be->free(be, device_sums);
+            download(&d, &own);
+            for (int c = 0; c < CHUNKS; c++) expect_sums(&sums[c], &own, &chunks[c], with_last, with_sum);
+        }
+    be->close(be);
+}
+
+static void test_add_up(void **state) {
+    (void)state;
+    enum { ROWS = 3000, MOST = 3 };
+    Backend *be = open_device();
+    const SumRange ranges[] = {{7, 1, 2}, {0, 0, 0}, {0, ROWS, 1}, {100, 257, 5}, {2, 33, 3}};
+    static double parts[ROWS * MOST];
+    for (size_t i = 0; i < ARRAY_LENGTH(parts); i++) parts[i] = world_normal(6, i);
+    double *device_parts = on_device(be, parts, sizeof parts);
+    SumRange *device_ranges = on_device(be, ranges, sizeof ranges);
+    for (int width = 1; width <= MOST; width += 2) {
+        double sums[6 * MOST];
+        memset(sums, 0xff, sizeof sums);
+        double *device_sums = on_device(be, sums, sizeof sums);
+        multi_tensor_passes(be)->add_up(be, device_parts, width, device_ranges, (int)ARRAY_LENGTH(ranges), device_sums);
+        be->copy_to_host(be, sums, device_sums, sizeof sums);
+        be->free(be, device_sums);
+        for (size_t r = 0; r < ARRAY_LENGTH(ranges); r++)
+            for (int w = 0; w < width; w++) {
+                double expected = 0.0;
+                for (int row = ranges[r].first; row < ranges[r].first + ranges[r].count; row++)
+                    expected += parts[row * width + w];
+                assert_error_below(fabs(sums[ranges[r].to * width + w] - expected), 1e-11, "a sum of rows");
+            }
+        for (int w = 0; w < width; w++) assert_true(isnan(sums[4 * width + w])); /* nobody's */
+    }
+    be->free(be, device_parts);
+    be->free(be, device_ranges);
+    be->close(be);
+}
+
+/* ---- outcomes ---- */
+
+/* They come in order, each as it was when it was sent. */
+static void test_queue(void **state) {
+    (void)state;
+    Backend *be = open_device();
+    const MultiTensorPasses *passes = multi_tensor_passes(be);
+    OutcomeQueue *queue = passes->open_queue(be, 2);
+    StepOutcome *outcome = be->alloc(be, sizeof *outcome, "an outcome");
+    for (int64_t i = 0, received = 0; i < 7; i++) {
+        StepOutcome next = {.updates = i, .grad_norm = 0.5 * (double)i, .nonfinite_tensor = (int)i - 1};
+        be->copy_from_host(be, outcome, &next, sizeof next);
+        passes->send(be, queue, outcome);
+        for (; received < i + (i % 3 != 0); received++) {
+            StepOutcome came = passes->receive(be, queue);
+            assert_true(came.updates == received && came.grad_norm == 0.5 * (double)received);
+            assert_int_equal(came.nonfinite_tensor, received - 1);
+        }
+    }
+    passes->close_queue(be, queue);
+    be->free(be, outcome);
+    be->close(be);
+}
+
+/* ---- chunks ---- */
+
+/* Chunks of parts that begin `at` into a shard: in order, each inside one tensor and not too long, together all of the
+ * tensors' elements in [begin, end) once each. Counts them in `covered`. */
+static void cover(const TensorTable *table, size_t begin, size_t end, unsigned char *covered) {
+    int count = 0;
+    Chunk *chunks = NULL;
+    size_t last = begin;
+    for (int i = 0; i < table->count; i++) {
+        const Tensor *t = &table->tensors[i];
+        Part part = {t->offset > begin ? t->offset : begin, t->offset + t->size < end ? t->offset + t->size : end, 77};
+        if (part.begin >= part.end) continue;
+        int before = count;
+        multi_tensor_append_chunks(&chunks, &count, &part, i, i % 2 == 0);
+        for (int c = before; c < count; c++) {
+            assert_true(chunks[c].tensor == i && chunks[c].shard == part.at + (chunks[c].begin - part.begin));
+            assert_true(chunks[c].gradient == (i % 2 == 0 ? chunks[c].shard : chunks[c].begin));
+        }
+    }
+    for (int c = 0; c < count; c++) {
+        const Tensor *t = &table->tensors[chunks[c].tensor];
+        assert_true(chunks[c].begin >= last && chunks[c].begin < chunks[c].end && chunks[c].end <= end);
+        assert_true(chunks[c].begin >= t->offset && chunks[c].end <= t->offset + t->size);
+        assert_true(chunks[c].end - chunks[c].begin <= MULTI_TENSOR_CHUNK);
+        for (size_t at = chunks[c].begin; at < chunks[c].end; at++) covered[at]++;
+        last = chunks[c].end;
+    }
+    free(chunks);
+}
+
+static void assert_covered(const TensorTable *table, unsigned char *covered) {
+    for (int i = 0; i < table->count; i++)
+        for (size_t k = 0; k < table->tensors[i].size; k++) {
+            unsigned char *times = &covered[table->tensors[i].offset + k];
+            if (*times != 1) fail_msg("%s, element %zu: in %d chunks", table->tensors[i].name, k, *times);
+            *times = 0;
+        }
+    for (size_t at = 0; at < table->length; at++) assert_int_equal(covered[at], 0); /* the gaps */
+}
+
+static void test_chunks(void **state) {
+    (void)state;
+    TensorTable table = odd_table();
+    unsigned char *covered = checked_calloc(table.length, 1, "counts");
+    for (size_t parts = 1; parts <= 17; parts++) {
+        for (size_t p = 0; p < parts; p++)
+            cover(&table, table.length * p / parts, table.length * (p + 1) / parts, covered);
+        assert_covered(&table, covered);
+    }
+    size_t cuts[] = {0, 1, 2, 128, 129, 627, 628, 629, 6528, 6535, 30000, 30000, 30001, table.length - 1, table.length};
+    for (size_t c = 0; c + 1 < ARRAY_LENGTH(cuts); c++) cover(&table, cuts[c], cuts[c + 1], covered);
+    assert_covered(&table, covered);
+    free(covered);
+    tensor_table_free(&table);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_update),    cmocka_unit_test(test_directions), cmocka_unit_test(test_apply),
+        cmocka_unit_test(test_normalize), cmocka_unit_test(test_skipped),    cmocka_unit_test(test_keep_last),
+        cmocka_unit_test(test_sums),      cmocka_unit_test(test_add_up),     cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_chunks),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,858 @@
+/* test_optim_rules.c: every optimizer in one process: against the values of the published implementations
+ * (dev/golden/optimizers.json) and the float64 steps of optim_world.h, and what they must do alike: skip a gradient
+ * that is not finite, go on from a checkpoint with the same bits, and not depend on threads or on what nobody set.
+ *
+ * With OPTIM_SHOW in the environment, the errors that are measured are printed. */
+#include "dev/test/test.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/config.h"
+#include "dev/test/optim/optim_world.h"
+#include "dev/test/kernels/test_gpu.h"
+
+/* What makes a variant of an optimizer. */
+typedef enum Form { USUAL, EXACT, WITH_1D, NO_NESTEROV } Form;
+
+typedef struct Variant {
+    const char *label;
+    OptimName name;
+    const char *states; /* what a checkpoint holds, where there are tensors of all roles */
+    Form form;
+} Variant;
+
+static const Variant variants[] = {
+    {"adamw", OPTIM_ADAMW, "m v", USUAL},
+    {"mars-adamw", OPTIM_MARS_ADAMW, "m v g_last", USUAL},
+    {"mars-adamw exact", OPTIM_MARS_ADAMW, "m v g_last", EXACT},
+    {"mars-adamw 1d", OPTIM_MARS_ADAMW, "m v g_last", WITH_1D},
+    {"mars-lion", OPTIM_MARS_LION, "m v g_last", USUAL},
+    {"mars-lion exact", OPTIM_MARS_LION, "m v g_last", EXACT},
+    {"mars-lion 1d", OPTIM_MARS_LION, "m g_last", WITH_1D},
+    {"mars-shampoo", OPTIM_MARS_SHAMPOO, "m v g_last", USUAL},
+    {"mars-shampoo exact", OPTIM_MARS_SHAMPOO, "m v g_last", EXACT},
+    {"mars-shampoo 1d", OPTIM_MARS_SHAMPOO, "m v g_last", WITH_1D},
+    {"muon", OPTIM_MUON, "b m v", USUAL},
+    {"muon without nesterov", OPTIM_MUON, "b m v", NO_NESTEROV},
+    {"moonlight", OPTIM_MOONLIGHT, "b m v", USUAL},
+    {"moonlight without nesterov", OPTIM_MOONLIGHT, "b m v", NO_NESTEROV},
+    {"mars-m", OPTIM_MARS_M, "m v g_last", USUAL},
+    {"mars-m exact", OPTIM_MARS_M, "m v g_last", EXACT},
+    {"mars-m-efficient", OPTIM_MARS_M_EFFICIENT, "b m v", USUAL},
+    {"sgd-sai", OPTIM_SGD_SAI, "m", USUAL},
+};
+enum { VARIANTS = ARRAY_LENGTH(variants) };
+
+/* Numbers that are all different, so that no two can be taken for each other; decays that a float holds exactly.
+ * SGD-SaI takes long steps of small gradients. */
+static OptimConfig config_of(const Variant *variant) {
+    OptimConfig c = optim_defaults(variant->name, variant->name == OPTIM_SGD_SAI ? 5.0 : 0.05);
+    c.weight_decay = 0.01 / c.learning_rate;
+    c.beta1 = 0.921875;
+    c.beta2 = 0.96875;
+    c.eps = 1e-7;
+    c.gamma = 0.04;
+    c.is_approx = variant->form != EXACT;
+    c.optimize_1d = variant->form == WITH_1D;
+    c.lr_1d = 0.03;
+    c.betas_1d[0] = 0.859375;
+    c.betas_1d[1] = 0.9375;
+    c.weight_decay_1d = 0.3;
+    c.muon_learning_rate = 0.02;
+    c.muon_weight_decay = 0.15;
+    c.momentum = 0.88;
+    c.nesterov = variant->form != NO_NESTEROV;
+    c.ns_dtype = NS_DTYPE_FLOAT32;
+    return c;
+}
+
+static bool uses_matrices(OptimName name) {
+    return name != OPTIM_ADAMW && name != OPTIM_MARS_ADAMW && name != OPTIM_MARS_LION && name != OPTIM_SGD_SAI;
+}
+static bool uses_last(const Variant *variant) { return strstr(variant->states, "g_last") != NULL; }
+static bool shows(void) { return getenv("OPTIM_SHOW") != NULL; }
+
+/* A few tensors of each role. */
+static TensorTable small_table(void) {
+    TensorTable table = {0};
+    tensor_table_add(&table, "gain", ROLE_VECTOR, 1, 200, 1);
+    tensor_table_add(&table, "tokens", ROLE_EMBEDDING, 20, 7, 30);
+    tensor_table_add(&table, "tall", ROLE_MATRIX, 23, 11, 23);
+    tensor_table_add(&table, "row", ROLE_MATRIX, 1, 37, 1);
+    tensor_table_add(&table, "wide", ROLE_MATRIX, 11, 23, 11);
+    tensor_table_add(&table, "second tall", ROLE_MATRIX, 23, 11, 23);
+    tensor_table_add(&table, "one", ROLE_VECTOR, 1, 1, 1);
+    return table;
+}
+
+/* And some that are cut into chunks. */
+static TensorTable larger_table(void) {
+    TensorTable table = small_table();
+    tensor_table_add(&table, "large", ROLE_MATRIX, 130, 320, 130);
+    tensor_table_add(&table, "large embedding", ROLE_EMBEDDING, 601, 41, 640);
+    return table;
+}
+
+/* ---- steps: the same numbers for every world ---- */
+
+static double rate_of(const World *w, uint32_t step) { return w->config.learning_rate * (step % 3 + 1); }
+
+static void both_random_step(World *w, uint32_t step) {
+    set_gradient(w, random_gradient, 2 * step + 1);
+    if (optim_wants_next_gradient(w->optim)) {
+        both_hold(w);
+        set_gradient(w, random_gradient, 2 * step + 2);
+    }
+    both_step(w, rate_of(w, step));
+}
+
+/* The optimizer's alone, with `bad` somewhere in a tensor of the first or the second gradient, where tensor >= 0. */
+static void begin_spoilt_step(World *w, uint32_t step, int tensor, bool in_second, float bad) {
+    for (int second = 0; second < 1 + optim_wants_next_gradient(w->optim); second++) {
+        set_gradient(w, random_gradient, 2 * step + 1 + (uint32_t)second);
+        const Tensor *t = &w->table.tensors[tensor < 0 ? 0 : tensor];
+        if (tensor >= 0 && second == in_second) set_element(w, t->offset + t->size / 2, bad);
+        if (second == 0 && optim_wants_next_gradient(w->optim)) optim_hold_gradient(w->optim);
+    }
+    optim_begin_step(w->optim, world_rates(w, rate_of(w, step)));
+}
+
+static OptimResult spoilt_step(World *w, uint32_t step, int tensor, bool in_second, float bad) {
+    begin_spoilt_step(w, step, tensor, in_second, bad);
+    return optim_end_step(w->optim);
+}
+
+static void random_steps(World *w, uint32_t begin, uint32_t end) {
+    for (uint32_t step = begin; step < end; step++)
+        assert_int_equal(spoilt_step(w, step, -1, false, 0.0f).nonfinite_tensor, -1);
+}
+
+/* ---- the published implementations ---- */
+
+static const cJSON *item(const cJSON *object, const char *key) {
+    const cJSON *value = cJSON_GetObjectItemCaseSensitive(object, key);
+    if (!value) fail_msg("the golden file has no %s", key);
+    return value;
+}
+
+static const cJSON *at_step(const cJSON *list, int step) { return cJSON_GetArrayItem(list, step); }
+
+static TensorTable golden_table(const cJSON *golden) {
+    TensorTable table = {0};
+    const cJSON *tensor;
+    cJSON_ArrayForEach(tensor, item(golden, "tensors")) {
+        const char *role = item(tensor, "role")->valuestring;
+        const cJSON *shape = item(tensor, "shape");
+        bool vector = cJSON_GetArraySize(shape) == 1;
+        int last = cJSON_GetArrayItem(shape, vector ? 0 : 1)->valueint;
+        int rows = vector ? 1 : cJSON_GetArrayItem(shape, 0)->valueint;
+        TensorRole number = vector ? ROLE_VECTOR : strcmp(role, "matrix") == 0 ? ROLE_MATRIX : ROLE_EMBEDDING;
+        tensor_table_add(&table, item(tensor, "name")->valuestring, number, rows, last, rows);
+    }
+    return table;
+}
+
+/* Copies a list of numbers to a tensor's place in a flat buffer. */
+static void golden_tensor(float *flat, const Tensor *tensor, const cJSON *list) {
+    float *to = flat + tensor->offset;
+    assert_int_equal(cJSON_GetArraySize(list), tensor->size);
+    for (const cJSON *number = list->child; number; number = number->next) *to++ = (float)number->valuedouble;
+}
+
+/* The numbers of {"tensor's name": [...]}. */
+static void golden_numbers(float *flat, const TensorTable *table, const cJSON *by_name) {
+    for (int i = 0; i < table->count; i++)
+        golden_tensor(flat, &table->tensors[i], item(by_name, table->tensors[i].name));
+}
+
+/* Reads these settings as a config file's. */
+static Config golden_config(const cJSON *settings) {
+    const char *path = test_path("golden.json");
+    char *text = cJSON_PrintUnformatted(settings);
+    char *file =
+        format_string("{\"data\": {\"train\": \"t\", \"val\": \"v\"}, \"optimizer\": %s, \"train\": {\"max_iters\""
+                      ": 6, \"total_batch_size\": 1, \"batch_size\": 1, \"out_dir\": \"o\"}}",
+                      text);
+    test_write_text(path, file);
+    Config config;
+    Error error;
+    if (!config_load(&config, path, 0, NULL, &error)) fail_msg("%s", error.text);
+    free(text);
+    free(file);
+    return config;
+}
+
+/* Settings as in the design's list of defaults are taken away. */
+static void leave_out_defaults(cJSON *settings) {
+    const char *defaults =
+        "{\"weight_decay\": 0.1, \"beta1\": 0.9, \"beta2\": 0.95, \"eps\": 1e-8, \"gamma\": 0.025, \"is_approx\": true,"
+        "\"optimize_1d\": false, \"lr_1d\": 3e-3, \"betas_1d\": [0.9, 0.95], \"weight_decay_1d\": 0.1,"
+        "\"muon_weight_decay\": 0, \"momentum\": 0.95, \"nesterov\": true, \"ns_steps\": 5}";
+    cJSON *list = cJSON_Parse(defaults);
+    if (strcmp(item(settings, "name")->valuestring, "sgd-sai") == 0)
+        cJSON_SetNumberValue(cJSON_GetObjectItem(list, "momentum"), 0.9);
+    for (const cJSON *value = list->child; value; value = value->next)
+        if (cJSON_Compare(cJSON_GetObjectItemCaseSensitive(settings, value->string), value, true))
+            cJSON_DeleteItemFromObjectCaseSensitive(settings, value->string);
+    cJSON_Delete(list);
+}
+
+/* A case's optimizer, read from a file with every setting and from one with those that are not the defaults. */
+static OptimConfig golden_optimizer(const cJSON *one) {
+    cJSON *settings = cJSON_Duplicate(item(one, "settings"), true);
+    cJSON_AddNumberToObject(settings, "grad_clip", 0.0);
+    Config whole = golden_config(settings);
+    int given = cJSON_GetArraySize(settings);
+    leave_out_defaults(settings);
+    assert_true(cJSON_GetArraySize(settings) < given);
+    Config sparse = golden_config(settings);
+    char *whole_text = config_to_json(&whole), *sparse_text = config_to_json(&sparse);
+    assert_string_equal(whole_text, sparse_text);
+    free(whole_text);
+    free(sparse_text);
+    cJSON_Delete(settings);
+    return whole.optimizer;
+}
+
+static World *golden_world(const cJSON *golden, const cJSON *one) {
+    World *w = open_world(golden_table(golden), golden_optimizer(one), DTYPE_FLOAT32, 2, NULL);
+    float *params = checked_calloc(w->table.length, sizeof *params, "parameters");
+    for (int i = 0; i < w->table.count; i++)
+        golden_tensor(params, &w->table.tensors[i], item(at_step(item(golden, "tensors"), i), "init"));
+    for (size_t at = 0; at < w->table.length; at++) w->start[at] = w->x[at] = params[at];
+    set_params(w, params);
+    free(params);
+    return w;
+}
+
+static void set_golden_gradient(World *w, const cJSON *values) {
+    float *gradient = checked_calloc(w->table.length, sizeof *gradient, "a gradient");
+    golden_numbers(gradient, &w->table, values);
+    w->be->copy_from_host(w->be, optim_gradients(w->optim), gradient, w->table.length * sizeof *gradient);
+    free(gradient);
+}
+
+/* g_last of step t is the second gradient of step t - 1; behind the last step there is none to be had. */
+static void golden_step(World *w, const cJSON *golden, int step, int steps) {
+    double scale = at_step(item(golden, "lr_scale"), step)->valuedouble;
+    set_golden_gradient(w, at_step(item(golden, "grads"), step));
+    if (optim_wants_next_gradient(w->optim)) {
+        both_hold(w);
+        const cJSON *exact = item(golden, "last_grad_exact");
+        set_golden_gradient(w, at_step(exact, step + 1 < steps ? step + 1 : 0));
+    }
+    both_step(w, w->config.learning_rate * scale);
+}
+
+/* Distances in the norm, of one tensor (>= 0) or of all (-1). */
+static double distance(const World *w, const float *a, const float *b, int tensor) {
+    double squares = 0.0;
+    for (int i = 0; i < w->table.count; i++) {
+        const Tensor *t = &w->table.tensors[i];
+        for (size_t at = t->offset; at < t->offset + t->size && (tensor < 0 || tensor == i); at++)
+            squares += pow((double)a[at] - b[at], 2.0);
+    }
+    return sqrt(squares);
+}
+
+/* The largest errors of a case: as shares of the way gone, and of what bfloat16 is allowed. */
+typedef struct GoldenErrors {
+    double of_tensor, of_all, of_float64, bfloat16_tensor, bfloat16_all;
+} GoldenErrors;
+
+/* `same` are the case's own values; `precise` are those of Newton-Schulz in float32, NULL where this is that case. */
+static void compare_golden(World *w, const float *same, const float *precise, const char *what, GoldenErrors *errors) {
+    float *start = checked_malloc(w->table.length * sizeof *start, "parameters");
+    const float *params = world_params(w);
+    for (size_t at = 0; at < w->table.length; at++) start[at] = (float)w->start[at];
+    for (int i = -1; i < w->table.count; i++) {
+        const char *name = i < 0 ? "all tensors" : w->table.tensors[i].name;
+        double way = distance(w, precise ? precise : same, start, i);
+        double off = distance(w, params, precise ? precise : same, i) / way;
+        double allowed = precise ? 1.6 * distance(w, same, precise, i) / way : 0.0;
+        double *worst = i < 0 ? &errors->of_all : &errors->of_tensor;
+        *worst = fmax(*worst, off);
+        double *worst_share = i < 0 ? &errors->bfloat16_all : &errors->bfloat16_tensor;
+        if (allowed > 1e-4) *worst_share = fmax(*worst_share, 1.6 * off / allowed);
+        if (!(off <= fmax(allowed, 1e-4)))
+            fail_msg("%s, %s: off by %.3g of the way, allowed %.3g", what, name, off, fmax(allowed, 1e-4));
+    }
+    free(start);
+}
+
+/* The case whose name is this one's with float32 for bfloat16; NULL for other cases. */
+static const cJSON *precise_case(const cJSON *golden, const char *name) {
+    size_t stem = strlen(name) - strlen("bfloat16");
+    const cJSON *one;
+    if (strlen(name) < strlen("bfloat16") || strcmp(name + stem, "bfloat16") != 0) return NULL;
+    cJSON_ArrayForEach(one, item(golden, "cases")) {
+        const char *other = item(one, "case")->valuestring;
+        if (strncmp(name, other, stem) == 0 && strcmp(other + stem, "float32") == 0) return one;
+    }
+    fail_msg("the golden file has no float32 case for %s", name);
+    return NULL;
+}
+
+/* The float64 steps go along, which shows that they are the published ones too. */
+static void run_golden_case(const cJSON *golden, const cJSON *one) {
+    const char *name = item(one, "case")->valuestring;
+    const cJSON *precise = precise_case(golden, name);
+    World *w = golden_world(golden, one);
+    float *same = checked_malloc(2 * w->table.length * sizeof *same, "parameters"), *other = same + w->table.length;
+    GoldenErrors errors = {0};
+    int steps = cJSON_GetArraySize(item(golden, "grads")), compared = 0;
+    for (int step = 0; step < steps; step++) {
+        char key[16];
+        snprintf(key, sizeof key, "%d", step);
+        golden_step(w, golden, step, steps);
+        if (!precise) errors.of_float64 = fmax(errors.of_float64, assert_moved(w, 1e-4));
+        if (!cJSON_GetObjectItem(item(one, "params_after"), key)) continue;
+        golden_numbers(same, &w->table, item(item(one, "params_after"), key));
+        if (precise) golden_numbers(other, &w->table, item(item(precise, "params_after"), key));
+        compare_golden(w, same, precise ? other : NULL, name, &errors);
+        compared++;
+    }
+    assert_int_equal(compared, 3);
+    if (shows())
+        print_message("%-26s tensor %.2e, all %.2e, float64 %.2e; of published bfloat16's: tensor %.2f, all %.2f\n",
+                      name, errors.of_tensor, errors.of_all, errors.of_float64, errors.bfloat16_tensor,
+                      errors.bfloat16_all);
+    free(same);
+    close_world(w);
+}
+
+static void test_golden(void **state) {
+    (void)state;
+    char *text = test_read_file("dev/golden/optimizers.json", NULL);
+    cJSON *golden = cJSON_Parse(text);
+    assert_non_null(golden);
+    const cJSON *one;
+    cJSON_ArrayForEach(one, item(golden, "cases")) run_golden_case(golden, one);
+    assert_int_equal(cJSON_GetArraySize(item(golden, "cases")), 19);
+    cJSON_Delete(golden);
+    free(text);
+}
+
+/* A file that names an optimizer and a rate leads to what optim_defaults() says, but for the two rates that have
+ * defaults of their own. */
+static void test_defaults(void **state) {
+    (void)state;
+    for (int name = 0; name < OPTIM_COUNT; name++) {
+        cJSON *settings = cJSON_CreateObject();
+        cJSON_AddStringToObject(settings, "name", optim_names[name]);
+        cJSON_AddNumberToObject(settings, "learning_rate", 0.003);
+        OptimConfig file = golden_config(settings).optimizer, own = optim_defaults((OptimName)name, 0.003);
+        assert_true(file.name == own.name && file.learning_rate == own.learning_rate && file.eps == own.eps);
+        assert_true(file.weight_decay == own.weight_decay && file.weight_decay_1d == own.weight_decay_1d);
+        assert_true(file.beta1 == own.beta1 && file.beta2 == own.beta2 && file.gamma == own.gamma);
+        assert_true(file.betas_1d[0] == own.betas_1d[0] && file.betas_1d[1] == own.betas_1d[1]);
+        assert_true(file.grad_clip == own.grad_clip && file.gradient_scale == own.gradient_scale);
+        assert_true(file.is_approx == own.is_approx && file.optimize_1d == own.optimize_1d);
+        assert_true(file.muon_weight_decay == own.muon_weight_decay && file.nesterov == own.nesterov);
+        assert_true(file.ns_steps == own.ns_steps && file.ns_dtype == own.ns_dtype);
+        if (name == OPTIM_MUON || name == OPTIM_MOONLIGHT || name == OPTIM_SGD_SAI)
+            assert_true(file.momentum == own.momentum);
+        cJSON_Delete(settings);
+    }
+}
+
+/* Under a sanitizer or on an emulated GPU, where each step takes long. */
+static bool is_in_haste(void) { return only_small_sizes() || device_is_emulated(test_device()); }
+
+/* ---- float64 ---- */
+
+/* The optimizers' own errors, in ways: matrices' grow in Newton-Schulz, where small singular values are lifted out of
+ * the roundings of large ones. */
+static double limit_of(OptimName name) { return uses_matrices(name) ? 1e-5 : 1e-6; }
+
+/* Steps of both, and the same ones in a table of bfloat16 weights, whose master weights must not differ. */
+static void run_against_float64(const Variant *variant, const OptimConfig *config, uint32_t steps) {
+    World *w = open_world(odd_table(), *config, DTYPE_FLOAT32, 1, NULL);
+    World *copied = open_world(odd_table(), *config, DTYPE_BFLOAT16, 1, NULL);
+    for (uint32_t step = 0; step < steps; step++) both_random_step(w, step);
+    random_steps(copied, 0, steps);
+    assert_states(w, 5e-7);
+    double worst = assert_moved(w, limit_of(config->name));
+    assert_memory_equal(world_params(copied), world_params(w), w->table.length * sizeof(float));
+    assert_copies(copied);
+    if (shows())
+        print_message("%-26s %s: %.2e of the way\n", variant->label, config->grad_clip > 0.0 ? "clipped" : "as it is",
+                      worst);
+    close_world(w);
+    close_world(copied);
+}
+
+static void test_against_float64(void **state) {
+    (void)state;
+    bool in_haste = is_in_haste();
+    for (int v = 0; v < VARIANTS; v++)
+        for (int clipped = 0; clipped < 2; clipped++) {
+            if (in_haste && (v % 3 != 2 || clipped != v % 2)) continue;
+            OptimConfig config = config_of(&variants[v]);
+            config.grad_clip = clipped ? 1.0 : 0.0;
+            config.gradient_scale = clipped ? 4.0 : 1.0;
+            run_against_float64(&variants[v], &config, in_haste ? 4 : 7);
+        }
+}
+
+static float zero(uint32_t stream, size_t at) { return (void)stream, (void)at, 0.0f; }
+
+/* From no gradient come no direction, no sign and no rate of SGD-SaI: only decay is left. Then things begin. */
+static void test_zero_gradient(void **state) {
+    (void)state;
+    for (int v = 0; v < VARIANTS; v++) {
+        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 2, NULL);
+        for (int step = 0; step < 2; step++) {
+            set_gradient(w, zero, 0);
+            if (optim_wants_next_gradient(w->optim)) {
+                both_hold(w);
+                set_gradient(w, zero, 0);
+            }
+            assert_true(both_step(w, 0.5).grad_norm == 0.0);
+            assert_states(w, 0.0);
+            assert_params(w, 0.0, 0.0);
+        }
+        for (uint32_t step = 0; step < 3; step++) both_random_step(w, step);
+        assert_moved(w, limit_of(w->config.name));
+        close_world(w);
+    }
+}
+
+/* Tables that leave one of the two groups without tensors, or make one of what is usually two roles. */
+static void test_one_role(void **state) {
+    (void)state;
+    for (int v = 0; v < VARIANTS; v++)
+        for (int role = 0; role < ROLE_COUNT; role++) {
+            TensorTable table = {0};
+            tensor_table_add(&table, "a", (TensorRole)role, role == ROLE_VECTOR ? 1 : 13, 5, 13);
+            tensor_table_add(&table, "b", (TensorRole)role, role == ROLE_VECTOR ? 1 : 5, 13, 5);
+            World *w = open_world(table, config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+            for (uint32_t step = 0; step < 3; step++) both_random_step(w, step);
+            assert_states(w, 5e-7);
+            assert_moved(w, limit_of(w->config.name));
+            close_world(w);
+        }
+}
+
+/* Without the change of the gradient, MARS-AdamW is AdamW, whose global clip leaves nothing for the clip of c. */
+static void test_gamma_zero(void **state) {
+    (void)state;
+    for (int exact = 0; exact < 2; exact++) {
+        OptimConfig mars = config_of(&variants[1]), adamw = config_of(&variants[0]);
+        mars.is_approx = !exact;
+        mars.gamma = 0.0;
+        mars.gradient_scale = adamw.gradient_scale = 4.0;
+        mars.lr_1d = mars.learning_rate;
+        mars.betas_1d[0] = mars.beta1;
+        mars.betas_1d[1] = mars.beta2;
+        mars.weight_decay_1d = 0.0; /* AdamW's vectors have none */
+        World *w = open_world(odd_table(), mars, DTYPE_BFLOAT16, 2, NULL);
+        World *twin = open_world(odd_table(), adamw, DTYPE_BFLOAT16, 2, NULL);
+        random_steps(w, 0, 5);
+        random_steps(twin, 0, 5);
+        Snapshot own = take_snapshot(w), other = take_snapshot(twin);
+        assert_memory_equal(own.params, other.params, w->table.length * sizeof *own.params);
+        assert_memory_equal(own.weights, other.weights, w->table.length * sizeof(bfloat16));
+        assert_memory_equal(own.states, other.states, 2 * w->table.length * sizeof *own.states); /* m and v */
+        assert_is(w, own);
+        assert_is(twin, other);
+        close_world(w);
+        close_world(twin);
+    }
+}
+
+/* ---- SGD-SaI's rates ---- */
+
+/* The rate is set at the first step and not again: one element, none but zeros, a spread that is small beside the mean,
+ * and two elements. */
+static void test_snr(void **state) {
+    (void)state;
+    TensorTable table = {0};
+    tensor_table_add(&table, "one", ROLE_VECTOR, 1, 1, 1);
+    tensor_table_add(&table, "zero", ROLE_MATRIX, 3, 5, 3);
+    tensor_table_add(&table, "narrow", ROLE_MATRIX, 40, 50, 40);
+    tensor_table_add(&table, "two", ROLE_VECTOR, 1, 2, 1);
+    OptimConfig config = config_of(&variants[VARIANTS - 1]);
+    config.gradient_scale = 8.0;
+    World *w = open_world(table, config, DTYPE_FLOAT32, 1, NULL);
+    const Tensor *t = w->table.tensors;
+    set_element(w, t[0].offset, -3.0f);
+    for (size_t k = 0; k < t[2].size; k++) set_element(w, t[2].offset + k, 1.0f + 1e-3f * (float)world_normal(5, k));
+    set_element(w, t[3].offset, 1.0f);
+    set_element(w, t[3].offset + 1, 4.0f);
+    both_step(w, 0.1);
+    const double *snr = optim_scalars(w->optim)[0];
+    assert_string_equal(optim_scalar_names(w->optim)[0], "snr");
+    assert_true(snr[0] == 1.0 && snr[1] == 0.0);
+    assert_in_range((int)snr[2], 40000, 50000); /* sqrt(2000) / 1e-3 */
+    assert_error_below(fabs(snr[3] / (sqrt(17.0) / (3.0 / sqrt(2.0))) - 1.0), 1e-4, "of two elements");
+    assert_states(w, 5e-7);
+    for (uint32_t step = 1; step < 4; step++) both_random_step(w, step);
+    snr = optim_scalars(w->optim)[0];
+    assert_true(snr[0] == 1.0 && snr[1] == 0.0);
+    assert_states(w, 5e-7);
+    assert_moved(w, 1e-6);
+    close_world(w);
+}
+
+/* ---- gradients that are not finite ---- */
+
+/* In either gradient: nothing changes, the tensor is named, and the next good step is a twin's that never saw it. */
+static void expect_skip(World *w, World *twin, uint32_t step, int tensor, bool in_second, float bad) {
+    Snapshot before = take_snapshot(w);
+    OptimResult result = spoilt_step(w, 100 + step, tensor, in_second, bad);
+    assert_int_equal(result.nonfinite_tensor, tensor);
+    assert_int_equal(result.of_next_batch, in_second);
+    assert_is(w, before);
+    random_steps(w, step, step + 1);
+    random_steps(twin, step, step + 1);
+    assert_is(w, take_snapshot(twin));
+}
+
+static void test_not_finite(void **state) {
+    (void)state;
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (int v = 0; v < VARIANTS; v++) {
+        OptimConfig config = config_of(&variants[v]);
+        config.ns_dtype = NS_DTYPE_AUTO;
+        World *w = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
+        World *twin = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
+        uint32_t step = 0;
+        for (int tensor = 0; tensor < w->table.count; tensor++)
+            for (int second = 0; second < 1 + (variants[v].form == EXACT); second++, step++)
+                expect_skip(w, twin, step, tensor, second, bad[step % 3]);
+        close_world(w);
+        close_world(twin);
+    }
+}
+
+/* The same where each next step is begun before the outcome of the last is known. */
+static void test_not_finite_ahead(void **state) {
+    (void)state;
+    for (int v = 0; v < VARIANTS; v++) {
+        OptimConfig config = config_of(&variants[v]);
+        config.ns_dtype = NS_DTYPE_AUTO;
+        World *w = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
+        World *twin = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
+        int tensors = w->table.count;
+        for (uint32_t step = 0; step < 6; step++) {
+            bool in_second = variants[v].form == EXACT && step % 2 == 1;
+            begin_spoilt_step(w, 100 + step, (int)step % tensors, in_second, step % 3 ? NAN : INFINITY);
+            if (step > 0) assert_int_equal(optim_end_step(w->optim).nonfinite_tensor, -1);
+            begin_spoilt_step(w, step, -1, false, 0.0f);
+            OptimResult result = optim_end_step(w->optim);
+            assert_int_equal(result.nonfinite_tensor, step % (uint32_t)tensors);
+            assert_int_equal(result.of_next_batch, in_second);
+        }
+        assert_int_equal(optim_end_step(w->optim).nonfinite_tensor, -1);
+        random_steps(twin, 0, 6);
+        assert_is(w, take_snapshot(twin));
+        close_world(w);
+        close_world(twin);
+    }
+}
+
+/* ---- buffers ---- */
+
+/* Every weight's copy is written in each step. */
+static void test_copies_are_written(void **state) {
+    (void)state;
+    for (int v = 0; v < VARIANTS; v++) {
+        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_BFLOAT16, 1, NULL);
+        size_t bytes = w->table.length * sizeof(bfloat16);
+        void *poison = checked_malloc(bytes, "weights");
+        memset(poison, 0xff, bytes);
+        w->be->copy_from_host(w->be, w->buffers.weights, poison, bytes);
+        random_steps(w, 0, 1);
+        const float *params = world_params(w);
+        const bfloat16 *weights = world_weights(w);
+        for (int i = 0; i < w->table.count; i++)
+            for (size_t k = 0, at = w->table.tensors[i].offset; k < w->table.tensors[i].size; k++, at++)
+                assert_int_equal(weights[at].bits, bfloat16_from_float(params[at]).bits);
+        free(poison);
+        close_world(w);
+    }
+}
+
+/* Gradients are read where optim_gradients() says, which is now one buffer and now another, and nowhere else; gaps,
+ * whatever they hold, change nothing. */
+static void test_undefined_numbers(void **state) {
+    (void)state;
+    for (int v = 0; v < VARIANTS; v++) {
+        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        World *twin = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        for (uint32_t step = 0; step < 5; step++) {
+            fill_gradient(w, NAN);
+            random_steps(w, step, step + 1);
+            random_steps(twin, step, step + 1);
+        }
+        assert_is(w, take_snapshot(twin));
+        assert_memory_equal(world_params(w), world_params(twin), w->table.length * sizeof(float)); /* gaps too */
+        close_world(w);
+        close_world(twin);
+    }
+}
+
+/* What is g_last now is kept by exchanging buffers, of which the caller's own is one. */
+static void test_exchange(void **state) {
+    (void)state;
+    for (int v = 0; v < VARIANTS; v++) {
+        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        const float *own = w->buffers.grads, *other = NULL;
+        bool changes = uses_last(&variants[v]) && variants[v].form != EXACT;
+        for (uint32_t step = 0; step < 5; step++) {
+            const float *place = optim_gradients(w->optim);
+            if (changes && step == 1) other = place;
+            assert_ptr_equal(place, changes && step % 2 ? other : own);
+            assert_true(other != own);
+            random_steps(w, step, step + 1);
+        }
+        close_world(w);
+    }
+}
+
+/* The second gradient of the exact forms goes to two buffers in turn; the first one always to the caller's. */
+static void test_exchange_exact(void **state) {
+    (void)state;
+    for (int v = 0; v < VARIANTS; v++) {
+        if (variants[v].form != EXACT) continue;
+        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        const float *places[4];
+        for (uint32_t step = 0; step < 4; step++) {
+            assert_ptr_equal(optim_gradients(w->optim), w->buffers.grads);
+            set_gradient(w, random_gradient, step);
+            optim_hold_gradient(w->optim);
+            places[step] = optim_gradients(w->optim);
+            set_gradient(w, random_gradient, step + 10);
+            optim_step(w->optim, world_rates(w, 0.01));
+        }
+        assert_true(places[0] != places[1] && places[0] != w->buffers.grads && places[1] != w->buffers.grads);
+        assert_true(places[2] == places[0] && places[3] == places[1]);
+        close_world(w);
+    }
+}
+
+static void step_once(void *world) { optim_step(((World *)world)->optim, (OptimRates){.learning_rate = 0.01}); }
+static void hold_once(void *world) { optim_hold_gradient(((World *)world)->optim); }
+
+/* Exact forms need both gradients, in each step; the others have no use for a second one. */
+static void test_wrong_order(void **state) {
+    (void)state;
+    for (int v = 0; v < VARIANTS; v++) {
+        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        assert_true(optim_wants_next_gradient(w->optim) == (variants[v].form == EXACT));
+        if (variants[v].form == EXACT) {
+            assert_dies(step_once, w, "needs two gradients");
+            random_steps(w, 0, 1);
+            assert_dies(step_once, w, "needs two gradients");
+        } else {
+            assert_dies(hold_once, w, "only exact MARS");
+        }
+        close_world(w);
+    }
+}
+
+/* ---- types and threads ---- */
+
+/* Master weights after three steps in a table of one type with Newton-Schulz in another. `error`: how far they are from
+ * the float64 ones, in ways; may be NULL. */
+static float *params_with(const Variant *variant, DType type, NsDtype ns_dtype, double *error) {
+    OptimConfig config = config_of(variant);
+    config.ns_dtype = ns_dtype;
+    World *w = open_world(larger_table(), config, type, 1, NULL);
+    for (uint32_t step = 0; step < 3 && error; step++) both_random_step(w, step);
+    if (error)
+        *error = assert_moved(w, 0.1);
+    else
+        random_steps(w, 0, 3);
+    float *params = checked_malloc(w->table.length * sizeof *params, "parameters");
+    memcpy(params, world_params(w), w->table.length * sizeof *params);
+    close_world(w);
+    return params;
+}
+
+/* Newton-Schulz's type is its own affair: whatever the table's, master weights are the same bits; "auto" is the
+ * table's; and bfloat16 has the errors of bfloat16. */
+static void test_ns_dtype(void **state) {
+    (void)state;
+    TensorTable table = larger_table();
+    size_t bytes = table.length * sizeof(float);
+    tensor_table_free(&table);
+    bool in_haste = is_in_haste();
+    for (int v = 0; v < VARIANTS; v++) {
+        if (in_haste && variants[v].name != OPTIM_MUON && variants[v].name != OPTIM_MARS_M) continue;
+        if (!uses_matrices(variants[v].name) || (variants[v].form != USUAL && variants[v].form != EXACT)) continue;
+        for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
+            double error;
+            DType other = type == DTYPE_FLOAT32 ? DTYPE_BFLOAT16 : DTYPE_FLOAT32;
+            NsDtype ns_dtype = type == DTYPE_FLOAT32 ? NS_DTYPE_FLOAT32 : NS_DTYPE_BFLOAT16;
+            float *params = params_with(&variants[v], (DType)type, ns_dtype, &error);
+            float *in_other = params_with(&variants[v], other, ns_dtype, NULL);
+            float *automatic = params_with(&variants[v], (DType)type, NS_DTYPE_AUTO, NULL);
+            assert_memory_equal(in_other, params, bytes);
+            assert_memory_equal(automatic, params, bytes);
+            if (shows())
+                print_message("%-26s %s: %.2e of the way\n", variants[v].label, dtype_name((DType)type), error);
+            assert_true(type == DTYPE_FLOAT32 ? error < 1e-4 : error > 1e-3);
+            free(params);
+            free(in_other);
+            free(automatic);
+        }
+    }
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    int every = is_in_haste() ? 4 : 1;
+    for (int v = 0; v < VARIANTS; v += every)
+        for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
+            OptimConfig config = config_of(&variants[v]);
+            config.ns_dtype = NS_DTYPE_AUTO;
+            World *one = open_world(larger_table(), config, (DType)type, 1, NULL);
+            random_steps(one, 0, 2);
+            for (int threads = 2; threads <= 3; threads++) {
+                World *w = open_world(larger_table(), config, (DType)type, threads, NULL);
+                random_steps(w, 0, 2);
+                assert_is(w, take_snapshot(one));
+                close_world(w);
+            }
+            close_world(one);
+        }
+}
+
+/* ---- state ---- */
+
+static void copy_state(World *to, World *from) {
+    for (int i = 0; i < from->table.count; i++)
+        for (int s = -1; s < optim_state_count(from->optim); s++) {
+            if (s >= 0 && !optim_has_state(from->optim, s, i)) continue;
+            float *host = fetch_tensor(from, s, i);
+            optim_store(to->optim, s, i, host);
+            free(host);
+        }
+    for (int s = 0; s < optim_scalar_count(from->optim); s++)
+        optim_store_scalars(to->optim, s, optim_scalars(from->optim)[s]);
+    if (to->be->activation == DTYPE_BFLOAT16)
+        to->be->to_activation(to->be, to->buffers.weights, to->buffers.params, to->table.length);
+    optim_set_updates(to->optim, optim_updates(from->optim));
+}
+
+/* What a checkpoint does. The one that goes on has been elsewhere, so anything that is not copied would show. */
+static void test_resume(void **state) {
+    (void)state;
+    for (int v = 0; v < VARIANTS; v++)
+        for (uint32_t steps = 1; steps < 4; steps++) {
+            OptimConfig config = config_of(&variants[v]);
+            config.ns_dtype = NS_DTYPE_AUTO;
+            World *old = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
+            World *new = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
+            random_steps(old, 0, steps);
+            random_steps(new, 20, 22);
+            copy_state(new, old);
+            assert_is(new, take_snapshot(old));
+            random_steps(old, steps, steps + 2);
+            random_steps(new, steps, steps + 2);
+            assert_is(new, take_snapshot(old));
+            close_world(old);
+            close_world(new);
+        }
+}
+
+static void test_names(void **state) {
+    (void)state;
+    for (int v = 0; v < VARIANTS; v++) {
+        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        char names[64] = "";
+        for (int s = 0; s < optim_state_count(w->optim); s++) {
+            size_t length = strlen(names);
+            snprintf(names + length, sizeof names - length, "%s%s", s ? " " : "", optim_state_names(w->optim)[s]);
+        }
+        assert_string_equal(names, variants[v].states);
+        assert_int_equal(optim_scalar_count(w->optim), uses_last(&variants[v])             ? 2
+                                                       : variants[v].name == OPTIM_SGD_SAI ? 1
+                                                                                           : 0);
+        close_world(w);
+    }
+}
+
+/* A role's tensors have all of a state or none of it: a letter for each state that it has. */
+static void assert_has(OptimName name, const char *matrix, const char *embedding, const char *vector) {
+    const char *expected[ROLE_COUNT] = {[ROLE_MATRIX] = matrix, [ROLE_EMBEDDING] = embedding, [ROLE_VECTOR] = vector};
+    World *w = open_world(small_table(), optim_defaults(name, 1e-3), DTYPE_FLOAT32, 1, NULL);
+    for (int i = 0; i < w->table.count; i++)
+        for (int s = 0; s < optim_state_count(w->optim); s++) {
+            char letter = optim_state_names(w->optim)[s][0]; /* g is for g_last */
+            assert_true(optim_has_state(w->optim, s, i) ==
+                        (strchr(expected[w->table.tensors[i].role], letter) != NULL));
+        }
+    close_world(w);
+}
+
+static void test_which_states(void **state) {
+    (void)state;
+    assert_has(OPTIM_ADAMW, "mv", "mv", "mv");
+    assert_has(OPTIM_MARS_ADAMW, "mvg", "mvg", "mv");
+    assert_has(OPTIM_MARS_LION, "mg", "mg", "mv");
+    assert_has(OPTIM_MARS_SHAMPOO, "mg", "mg", "mv");
+    assert_has(OPTIM_MUON, "b", "b", "mv");
+    assert_has(OPTIM_MOONLIGHT, "b", "mv", "mv");
+    assert_has(OPTIM_MARS_M, "mg", "mv", "mv");
+    assert_has(OPTIM_MARS_M_EFFICIENT, "b", "mv", "mv");
+    assert_has(OPTIM_SGD_SAI, "m", "m", "m");
+}
+
+/* States are held for what has them, with some padding; g_last and the second gradient as whole buffers. */
+static void test_bytes(void **state) {
+    (void)state;
+    for (int v = 0; v < VARIANTS; v++) {
+        World *w = open_world(odd_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        size_t least = 0, most = 0, flat = w->table.length * sizeof(float);
+        for (int s = 0; s < optim_state_count(w->optim); s++) {
+            bool whole = strcmp(optim_state_names(w->optim)[s], "g_last") == 0;
+            if (whole) least += flat, most += flat;
+            for (int i = 0; i < w->table.count && !whole; i++) {
+                if (!optim_has_state(w->optim, s, i)) continue;
+                least += w->table.tensors[i].size * sizeof(float);
+                most += (size_t)round_up((int64_t)w->table.tensors[i].size, TENSOR_ALIGNMENT) * sizeof(float);
+            }
+        }
+        assert_in_range(optim_state_bytes(w->optim), least, most);
+        assert_int_equal(optim_exact_bytes(w->optim), variants[v].form == EXACT ? flat : 0);
+        size_t newton_schulz = optim_workspace_bytes(w->optim) - optim_exact_bytes(w->optim);
+        if (uses_matrices(w->config.name))
+            assert_true(newton_schulz > 2 * 128 * 128 * sizeof(float)); /* two of the largest hidden matrix */
+        else
+            assert_int_equal(newton_schulz, 0);
+        close_world(w);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_against_float64),
+        cmocka_unit_test(test_zero_gradient),
+        cmocka_unit_test(test_one_role),
+        cmocka_unit_test(test_gamma_zero),
+        cmocka_unit_test(test_snr),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_not_finite_ahead),
+        cmocka_unit_test(test_copies_are_written),
+        cmocka_unit_test(test_undefined_numbers),
+        cmocka_unit_test(test_exchange),
+        cmocka_unit_test(test_exchange_exact),
+        cmocka_unit_test(test_wrong_order),
+        cmocka_unit_test(test_ns_dtype),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_which_states),
+        cmocka_unit_test(test_bytes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,485 @@
+#!/usr/bin/env bash
+# test_tables.sh: tests of the scripts that make tables of runs, reproduce_table.sh and compare_optimizers.sh, and of
+# what they are built on. Prints "N passed, N failed" at its end.
+#
+# Most runs here are made up: metrics.jsonl with the losses that a test needs, or a stand-in for the trainer that writes
+# them. One comparison trains for real, a few steps; MARS_BIN says where the programs are.
+# shellcheck source=dev/test/script_fixture.sh
+source "$(dirname "$0")/../script_fixture.sh"
+
+export LC_ALL=C OMP_WAIT_POLICY=passive
+
+# row TEXT: the output's table row that begins with this, without the spaces that align it. Its first, if it has more.
+row() { sed 's/  */ /g; s/^| //; s/ |$//' "$here/output" | awk -v text="$1 |" 'index($0, text) == 1 && !n++'; }
+
+row_is() {
+    if [ "$(row "$1")" != "$1 | $2" ]; then
+        echo "the row of $1 is '$(row "$1")', not '$1 | $2':"
+        cat "$here/output"
+        return 1
+    fi
+}
+
+# start_line RUN LAYERS WIDTH OPTIMIZER DATA [MORE]: begins the metrics of a run; MORE are settings of the optimizer.
+start_line() {
+    mkdir -p "$1"
+    {
+        printf '{"event":"start","config":{"model":{"n_layer":%d,"n_head":4,"n_embd":%d,"block_size":%d,' \
+            "$2" "$3" "${block_size:-1024}"
+        printf '"vocab_size":50304},"data":{"train":"%s","val":"other/v.bin"},"optimizer":{"name":"%s",' "$5" "$4"
+        printf '"learning_rate":0.006%s},"schedule":{"name":"cosine"},"train":{"max_iters":100000,' "${6:-}"
+        printf '"total_batch_size":480}},"parameters":1000,"device":"a machine","precision":"float32","processes":1,'
+        printf '"threads":1,"version":"0","resumed_from":null}\n'
+    } >>"$1/metrics.jsonl"
+}
+
+# losses RUN STEP:LOSS...: validation losses at steps of 491,520 tokens, or ${step_tokens}.
+losses() {
+    local run=$1 pair
+    shift
+    for pair in "$@"; do
+        printf '{"event":"val","step":%d,"loss":%s,"tokens":%d}\n' "${pair%:*}" "${pair#*:}" \
+            $((${pair%:*} * ${step_tokens:-491520}))
+    done >>"$run/metrics.jsonl"
+}
+
+end_line() {
+    {
+        printf '{"event":"end","step":%d,"reason":"%s","seconds":9,"train_seconds":8,' "$2" "$3"
+        printf '"optimizer_seconds":2,"train_tokens":16000,"optimizer_state_bytes":8100}\n'
+    } >>"$1/metrics.jsonl"
+}
+
+owt=data/openwebtext/train.bin
+table() { run 0 bash scripts/reproduce_table.sh --out="$here/table" "$@"; }
+
+# ---- metrics.awk and table.awk ----
+
+summary() { awk -v run=it -v budgets="100 200 300" -f scripts/metrics.awk <"$here/run/metrics.jsonl" | tr '\t' ' '; }
+
+test_summary_of_a_finished_run() {
+    start_line "$here/run" 2 64 sgd-sai some/folder/t.bin
+    step_tokens=64 losses "$here/run" 0:10 1:9.5 2:4.25 3:4.5
+    end_line "$here/run" 3 "done"
+    summary >"$here/summary"
+    has "$here/summary" "it sgd-sai SGD-SaI 2x64 some/folder 0.006 3 192 4.25 2 done 2000 25.0 8.1 some/folder/t.bin"
+    has "$here/summary" "t.bin 9.5 1 4.25 0 4.25 0"
+}
+
+test_summary_of_an_older_end_line() {
+    start_line "$here/run" 2 64 adamw t.bin
+    step_tokens=64 losses "$here/run" 0:10 1:9.5
+    echo '{"event":"end","step":1,"reason":"done","seconds":9}' >>"$here/run/metrics.jsonl"
+    summary >"$here/summary"
+    has "$here/summary" "it adamw AdamW 2x64 this folder 0.006 1 64 9.5 1 done - - - t.bin"
+}
+
+# Trained on after its end: the end's times are those of a part.
+test_summary_of_a_run_that_went_on() {
+    start_line "$here/run" 2 64 adamw t.bin
+    step_tokens=64 losses "$here/run" 0:10
+    end_line "$here/run" 0 stopped
+    echo '{"event":"train","step":6,"loss":8.5,"tokens":448,"ms":3}' >>"$here/run/metrics.jsonl"
+    summary >"$here/summary"
+    has "$here/summary" "it adamw AdamW 2x64 this folder 0.006 7 448 10 0 unfinished - - - t.bin"
+}
+
+test_summary_passes_over_damage() {
+    start_line "$here/run" 2 64 mars-adamw t.bin ',"betas_1d":[0.9,0.95],"is_approx":false'
+    {
+        echo 'no JSON'
+        echo '{"event":"val","step":1,"loss":null,"tokens":64}'
+        echo '{"event":"val","step":2,"lo{"event":"val","step":2,"loss":1.75,"tokens":128}'
+        echo '{"event":"val","step":3,"loss":2.5e-01,"tokens":192}'
+        echo '{"event":"val","step":3,"loss":3.5,"tokens":192}'
+        printf '{"event":"start","config":{"model":{"n_layer":9,"n_embd":9}}'
+        printf '\n{"event":"val","step":4,"loss":0.0'
+    } >>"$here/run/metrics.jsonl"
+    summary >"$here/summary"
+    has "$here/summary" "it mars-adamw-exact MARS-AdamW exact 2x64 this folder 0.006 3 192 1.75 2 unfinished - - - "
+    has "$here/summary" "t.bin - 1 1.75 0 1.75 0"
+    start_line "$here/run" 2 64 adamw t.bin
+    echo '{"event":"skipped","step":5,"tensor":"wte"}' >>"$here/run/metrics.jsonl"
+    summary >"$here/summary"
+    has "$here/summary" "it adamw AdamW 2x64"
+    has "$here/summary" " skipped "
+    : >"$here/run/metrics.jsonl"
+    summary >"$here/summary"
+    has "$here/summary" "it - - "
+}
+
+test_columns_are_aligned() {
+    printf '%s\n' 'a text' '| name | µs |' '| --- | ---: |' '| long name | – |' '| b | 1234 |' '' '| z |' |
+        awk -f scripts/table.awk >"$here/output"
+    [ "$(cat "$here/output")" = 'a text
+| name      |   µs |
+| --------- | ---: |
+| long name |    – |
+| b         | 1234 |
+
+| z   |' ]
+}
+
+# ---- reproduce_table.sh ----
+
+test_table_beside_the_published() {
+    start_line "$here/small" 12 768 adamw $owt
+    losses "$here/small" 0:11 10000:3.1901 40000:3.0214 41000:3.5 100000:2.8861
+    end_line "$here/small" 100000 "done"
+    start_line "$here/medium" 24 1024 mars-adamw $owt ',"is_approx":true'
+    losses "$here/medium" 9000:2.9 10000:2.97 11000:2.8 40000:2.764 100000:2.6
+    start_line "$here/large" 36 1280 muon $owt
+    losses "$here/large" 10000:2.9155 40000:2.69 100000:2.57
+    start_line "$here/exact" 12 768 mars-adamw $owt ',"is_approx":false'
+    losses "$here/exact" 10000:3.1 40000:2.9 100000:2.8
+    start_line "$here/xl" 48 1600 mars-adamw $owt ',"is_approx":true'
+    losses "$here/xl" 10000:2.7 40000:2.6 100000:2.5
+    table "$here"/{small,medium,large,exact,xl}
+    has "$here/output" "arXiv:2411.10438"
+    row_is OpenWebText "small, 5B | small, 20B | small, 50B | medium, 5B | medium, 20B | medium, 50B | large, 5B |\
+ large, 20B | large, 50B | XL, 5B | XL, 20B | XL, 50B"
+    row_is AdamW "3.190 (3.193) | 3.021 (3.024) | 2.886 (2.885) | – (3.084) | – (2.821) | – (2.691) | – (3.013) |\
+ – (2.741) | – (2.561) | – | – | –"
+    row_is Muon "– (3.165) | – (3.006) | – (2.901) | – (3.009) | – (2.813) | – (2.688) | 2.916 (2.915) |\
+ 2.690 (2.691) | 2.570 (2.573) | – | – | –"
+    row_is "MARS-AdamW exact" "3.100 (3.107) | 2.900 (2.980) | 2.800 (2.847) | – | – | – | – | – | – | – | – | –"
+    row_is "MARS-AdamW" "– (3.108) | – (2.981) | – (2.849) | 2.900 (2.969) | 2.764 (2.763) | 2.600 (2.636) |\
+ – (2.876) | – (2.647) | – (2.518) | 2.700 | 2.600 | 2.500"
+    lacks "$here/output" '\*'
+    row_is "$here/small" "OpenWebText | small | AdamW | 0.006 | 100,000 | 49.15 | 2.8861 | 100,000 | done"
+    has "$here/output" "$here/table_medium.png"
+    has "$here/table_small.svg" "MARS-AdamW exact"
+    has "$here/table_small.svg" "OpenWebText, small"
+}
+
+test_table_of_unfinished_runs() {
+    start_line "$here/early" 12 768 adamw $owt
+    losses "$here/early" 0:11 7000:3.3 8000:3.4
+    printf '{"event":"val","step":9000,"loss":3.' >>"$here/early/metrics.jsonl"
+    start_line "$here/later" 24 1024 adamw $owt
+    losses "$here/later" 10000:3.08 12000:3.01
+    # Resumed at step 12,000, for another try.
+    start_line "$here/later" 24 1024 adamw $owt
+    losses "$here/later" 12000:3.02 13000:3.03
+    table "$here/early/" "$here/later"
+    row_is AdamW "3.300\\* (3.193) | 3.300\\* (3.024) | 3.300\\* (2.885) | 3.080 (3.084) | 3.020\\* (2.821) |\
+ 3.020\\* (2.691) | – (3.013) | – (2.741) | – (2.561)"
+    has "$here/output" "\\* best so far, the run has not got there: $here/early at step 8,000; $here/later at"
+    has "$here/output" "$here/later at step 13,000."
+    row_is "$here/early" "OpenWebText | small | AdamW | 0.006 | 8,000 | 3.932 | 3.3000 | 7,000 | unfinished"
+}
+
+test_table_counts_tokens_not_steps() {
+    start_line "$here/half" 12 768 adamw $owt
+    step_tokens=245760 losses "$here/half" 10000:3.4 20000:3.19 20001:3.0 40000:3.0 80000:2.9
+    table "$here/half"
+    row_is AdamW "3.190 (3.193) | 2.900 (3.024) | 2.900\\* (2.885) | – (3.084) | – (2.821) | – (2.691) | – (3.013) |\
+ – (2.741) | – (2.561)"
+}
+
+test_table_of_what_was_not_published() {
+    start_line "$here/new" 12 768 my-rule $owt
+    start_line "$here/fw" 48 1600 mars-m data/fineweb/edu100B/t_*.bin ',"is_approx":false'
+    start_line "$here/quick" 6 384 moonlight data/quickstart/train_*.bin
+    block_size=512 start_line "$here/short" 12 768 mars-lion $owt ',"is_approx":true'
+    losses "$here/new" 10000:3
+    losses "$here/fw" 10000:3.1 20000:3
+    losses "$here/quick" 10:2
+    losses "$here/short" 10:7.5
+    table "$here"/{quick,fw,new,short}
+    row OpenWebText | grep -q "large, 50B | small T=512, 5B$"
+    row my-rule | grep -q "^my-rule | 3.000 | 3.000.* | 3.000.* | – .*–$"
+    row MARS-Lion | grep -q "^MARS-Lion | – .*| 7.500..$"
+    row_is FineWeb-Edu "XL, 5B | XL, 20B"
+    row_is "MARS-M exact" "3.100 | 3.000\\*"
+    row_is "data/quickstart" "6x384, 5B"
+    row_is Moonlight '2.000\*'
+    [ -s "$here/table_6x384_data_quickstart.png" ]
+    [ -s "$here/table_XL_FineWeb-Edu.svg" ]
+    # The tables of the papers' data come first.
+    sed -n '/^| OpenWebText/,$p' "$here/output" | sed -n '/^| FineWeb-Edu/,$p' >"$here/after_both"
+    has "$here/after_both" "| data/quickstart | 6x384, 5B |"
+}
+
+test_table_takes_the_best_of_several() {
+    local i
+    for i in 1 2 3; do start_line "$here/run$i" 12 768 adamw $owt; done
+    losses "$here/run1" 10000:3.3 40000:3.1
+    losses "$here/run2" 10000:3.2 40000:3.15
+    losses "$here/run3" 9000:3.0 # the lowest, but not there yet
+    table "$here"/run*
+    row AdamW | grep -qF "AdamW | 3.200 (3.193) | 3.100 (3.024) | 3.000\\* (2.885) |"
+    row_is "$here/run2" "OpenWebText | small | AdamW | 0.006 | 40,000 | 19.66 | 3.1500 | 40,000 | unfinished"
+    has "$here/table_small.svg" "AdamW, $here/run3"
+}
+
+test_table_finds_the_runs() {
+    mkdir "$here/tree"
+    cp -r scripts "$here/tree/"
+    run 1 bash "$here/tree/scripts/reproduce_table.sh"
+    has "$here/output" "there are no runs"
+    start_line "$here/tree/runs/a" 12 768 adamw $owt
+    losses "$here/tree/runs/a" 10000:3.25
+    mkdir -p "$here/tree/runs/empty" "$here/tree/runs/begun"
+    : >"$here/tree/runs/begun/metrics.jsonl"
+    run 0 bash "$here/tree/scripts/reproduce_table.sh"
+    row AdamW | grep -q "^AdamW | 3.250 (3.193)"
+    has "$here/output" "runs/begun/metrics.jsonl does not say what was run"
+    [ -s "$here/tree/runs/table_small.png" ]
+}
+
+test_table_says_what_is_wrong() {
+    run 1 bash scripts/reproduce_table.sh "$here/nothing"
+    has "$here/output" "cannot read $here/nothing/metrics.jsonl"
+    mkdir "$here/empty"
+    : >"$here/empty/metrics.jsonl"
+    run 1 bash scripts/reproduce_table.sh --out="$here/table" "$here/empty"
+    has "$here/output" "none of the runs says what it is"
+    run 2 bash scripts/reproduce_table.sh --wrong
+    has "$here/output" "unknown option --wrong"
+    run 0 bash scripts/reproduce_table.sh --help
+    has "$here/output" "--out=PATH"
+    # A run that has validated nothing yet.
+    start_line "$here/begun" 12 768 adamw $owt
+    table "$here/begun"
+    row_is "$here/begun" "OpenWebText | small | AdamW | 0.006 | 0 | 0 | – | – | unfinished"
+}
+
+# ---- plot.sh, as far as the tables use it ----
+
+test_plot_of_validation_only() {
+    start_line "$here/run" 12 768 adamw $owt
+    run 1 bash scripts/plot.sh --validation "$here/run"
+    has "$here/output" "holds no validation losses yet"
+    losses "$here/run" 0:11 10:3
+    run 0 bash scripts/plot.sh --validation --y=2.5:4 --title="It's <it>" --label="a label" "$here/run"
+    has "$here/run/loss.svg" "It's &lt;it>"
+    has "$here/run/loss.svg" "a label"
+    lacks "$here/run/loss.svg" "a label, validation"
+    has "$here/run/loss.svg" "validation loss"
+    run 2 bash scripts/plot.sh --y=low:high "$here/run"
+    run 2 bash scripts/plot.sh --label=a --label=b "$here/run"
+    has "$here/output" "2 labels for 1 runs"
+}
+
+# ---- compare_optimizers.sh ----
+
+# A stand-in for the trainer: the loss at the end is the distance of the rate from 3e-3, in powers of ten, plus 2; a
+# rate above 0.5 diverges. Each call is written down. Where there is a file $here/slow it does not end by itself; where
+# there is $here/fails it fails with the status in there.
+fake_trainer() {
+    cat >"$here/trainer" <<'END_OF_TRAINER'
+#!/bin/bash
+here=$(dirname "$0")
+echo "$*" >>"$here/calls"
+value() { sed -n "s/.*\"$1\": *\"\{0,1\}\([^,\"}]*\).*/\1/p" "$config" | head -n 1; }
+config=$1
+[ -r "$config" ] || exit 2
+run=$(value out_dir)
+mkdir -p "$run/checkpoints"
+name=$(sed -n 's/.*"optimizer": {"name": "\([^"]*\)".*/\1/p' "$config")
+exact=$(grep -q '"is_approx": false' "$config" && echo ',"is_approx":false')
+rate=$(value muon_learning_rate)
+rate=${rate:-$(value learning_rate)}
+n=$(value max_iters)
+if [ -e "$here/fails" ]; then echo "no such thing"; exit "$(cat "$here/fails")"; fi
+awk -v name="$name" -v exact="$exact" -v rate="$rate" -v n="$n" -v slow="$([ -e "$here/slow" ] && echo 1)" 'BEGIN {
+    printf "{\"event\":\"start\",\"config\":{\"model\":{\"n_layer\":4,\"n_embd\":128,\"block_size\":64,"
+    printf "\"vocab_size\":256},\"data\":{\"train\":\"t\"},\"optimizer\":{\"name\":\"%s\",", name
+    printf "\"learning_rate\":%s%s}},\"parameters\":1000,\"resumed_from\":null}\n", rate, exact
+    away = log(rate / 3e-3) / log(10)
+    if (away < 0) away = -away
+    for (i = 0; i < n; i++)
+        printf "{\"event\":\"train\",\"step\":%d,\"loss\":3,\"tokens\":%d,\"ms\":50.5}\n", i, (i + 1) * 1024
+    for (i = 0; i <= n; i += n / 4)
+        printf "{\"event\":\"val\",\"step\":%d,\"loss\":%.6f,\"tokens\":%d}\n", i, 3 + away - i / n, i * 1024
+    if (rate > 0.5) {
+        printf "{\"event\":\"skipped\",\"step\":%d,\"tensor\":\"wte\"}\n", n
+    } else if (!slow) {
+        printf "{\"event\":\"end\",\"step\":%d,\"reason\":\"done\",\"seconds\":9,\"train_seconds\":8,", n
+        printf "\"optimizer_seconds\":2,\"train_tokens\":%d,\"optimizer_state_bytes\":8050}\n", n * 1024
+    }
+}' >"$run/metrics.jsonl"
+[ ! -e "$here/slow" ] || exec sleep 60
+awk -v rate="$rate" 'BEGIN { exit rate > 0.5 }'
+END_OF_TRAINER
+    chmod +x "$here/trainer"
+    # Tokens: 6,000 and 1,000 of them, bare.
+    head -c 12000 /dev/zero >"$here/train.bin"
+    head -c 2000 /dev/zero >"$here/val.bin"
+    export TRAIN_GPT2=$here/trainer
+}
+
+compare() {
+    local status=$1
+    shift
+    run "$status" bash scripts/compare_optimizers.sh --train="$here/train.bin" --val="$here/v*.bin" --out="$here/out" \
+        "$@"
+}
+
+test_comparison_of_all() {
+    fake_trainer
+    compare 0 --steps=120
+    [ "$(wc -l <"$here/calls")" -eq 44 ]
+    row "optimizer" | grep -q "best val loss | at step | best rate | tokens/s | optimizer % | state B/param"
+    row_is AdamW "2.0000 | 120 | 3e-3 | 15,360 | 25.0 | 8.1 | 1e-3 2.477 · 3e-3 2.000 · 9e-3 2.477"
+    row_is "MARS-AdamW exact" "2.1761 | 120 | 2e-3 † | 15,360 | 25.0 | 8.1 | 2e-3 2.176 · 6e-3 2.301 · 1.8e-2 2.778"
+    row_is SGD-SaI "2.0000 | 120 | 3e-3 | 15,360 | 25.0 | 8.1 | 1e-3 2.477 · 3e-3 2.000 · 9e-3 2.477"
+    has "$here/output" "† at the edge"
+    # The best come first.
+    sed -n '/^| AdamW/,/^| Muon/p' "$here/output" | grep -q SGD-SaI
+    [ "$(wc -l <"$here/out/compare.tsv")" -eq 12 ]
+    cmp "$here/out/compare.md" <(sed -n '/^4 layers/,/^† /p' "$here/output")
+    has "$here/out/compare.svg" "MARS-M efficient, 6e-3"
+    has "$here/out/compare.svg" "AdamW, 3e-3"
+    [ "$(head -c 4 "$here/out/compare.png" | tail -c 3)" = PNG ]
+    [ -z "$(find "$here/out" -name checkpoints)" ]
+}
+
+# Each optimizer is given its own settings and no others.
+test_comparison_configs() {
+    fake_trainer
+    compare 0 --steps=120 --rates=1 --device=cpu --precision=float32
+    [ "$(wc -l <"$here/calls")" -eq 11 ]
+    local json
+    settings() { json=$(cat "$here/out/$1"/full_*/run.json); echo "$json" | sed -n 's/ *"optimizer": {\(.*\)},$/\1/p'; }
+    [ "$(settings adamw)" = '"name": "adamw", "learning_rate": 3e-3, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95' ]
+    [ "$(settings mars-lion)" = '"name": "mars-lion", "learning_rate": 3e-4, "lr_1d": 3e-3, "weight_decay": 0.01, '`
+        `'"beta1": 0.95, "gamma": 0.025, "is_approx": true' ]
+    settings mars-adamw | grep -q '"lr_1d": 3e-3,.*"beta2": 0.99,.*"is_approx": true'
+    settings mars-adamw-exact | grep -q '"name": "mars-adamw",.*"is_approx": false'
+    [ "$(settings muon)" = '"name": "muon", "muon_learning_rate": 6e-2, "muon_weight_decay": 0, '`
+        `'"learning_rate": 9e-3, "weight_decay": 0.1' ]
+    [ "$(settings moonlight)" = '"name": "moonlight", "learning_rate": 1.8e-2, "weight_decay": 0.1, "momentum": 0.95' ]
+    [ "$(settings mars-m-efficient)" = '"name": "mars-m-efficient", "learning_rate": 1.8e-2, "weight_decay": 0.01, '`
+        `'"beta1": 0.95, "gamma": 0.025' ]
+    settings mars-m-exact | grep -q '"name": "mars-m",.*"is_approx": false$'
+    [ "$(settings sgd-sai)" = '"name": "sgd-sai", "learning_rate": 3e-3, "weight_decay": 0.1, "momentum": 0.9' ]
+    json=$here/out/muon/full_6e-2/run.json
+    has "$json" '"warmup_iters": 6, "min_lr": 9e-4'
+    has "$json" '"eval_interval": 6, "eval_sequences": 7' # of the 15 there may be a header's worth less
+    has "$json" '"device": "cpu", "precision": "float32"'
+    has "$json" '"vocab_size": 50304'
+}
+
+test_comparison_goes_on() {
+    fake_trainer
+    compare 0 --steps=120 --optimizers=adamw
+    [ "$(wc -l <"$here/calls")" -eq 4 ]
+    compare 0 --steps=120 --optimizers=adamw,muon
+    [ "$(wc -l <"$here/calls")" -eq 8 ]
+    has "$here/output" "[8/8] muon"
+    # What is not whole is done again, and what has another config, or other tokens.
+    sed -i '$d' "$here/out/muon/full_2e-2/metrics.jsonl"
+    compare 0 --steps=120 --optimizers=adamw,muon
+    [ "$(wc -l <"$here/calls")" -eq 9 ]
+    has "$here/out/muon/full_2e-2/metrics.jsonl" '"event":"end"'
+    compare 0 --steps=150 --optimizers=adamw
+    [ "$(wc -l <"$here/calls")" -eq 13 ]
+    echo more >>"$here/train.bin"
+    compare 0 --steps=150 --optimizers=adamw
+    [ "$(wc -l <"$here/calls")" -eq 17 ]
+}
+
+test_comparison_interrupted() {
+    fake_trainer
+    touch "$here/slow"
+    bash scripts/compare_optimizers.sh --train="$here/train.bin" --val="$here/val.bin" --out="$here/out" \
+        --steps=120 --optimizers=adamw >"$here/output" 2>&1 &
+    local script=$! status=0 i
+    for ((i = 0; i < 100; i++)); do
+        if [ -s "$here/out/adamw/sweep_1e-3/metrics.jsonl" ]; then break; fi
+        sleep 0.1
+    done
+    kill -TERM $script
+    wait $script || status=$?
+    [ $status -eq 130 ]
+    has "$here/output" "start it again in the same way"
+    rm "$here/slow"
+    compare 0 --steps=120 --optimizers=adamw
+    [ "$(wc -l <"$here/calls")" -eq 5 ]
+}
+
+test_comparison_plans_its_time() {
+    fake_trainer
+    compare 0 --minutes=1 --optimizers=adamw,moonlight
+    # Two optimizers of 50.5 ms: 54 s, less 8 to start 8 runs, less 39 validations of 7/16/3 of a step for each, are 224
+    # steps for each twice, once in full and once in thirds.
+    has "$here/output" "224 steps"
+    has "$here/output" "moonlight                50.5 ms a step"
+    [ "$(wc -l <"$here/calls")" -eq 10 ]
+    sed -i 's/50.5/100/' "$here/trainer"
+    compare 0 --minutes=1 --optimizers=adamw,moonlight
+    has "$here/output" "224 steps, as planned at the first start"
+    [ "$(wc -l <"$here/calls")" -eq 10 ]
+    compare 0 --minutes=2 --optimizers=adamw
+    has "$here/output" "100.0 ms a step"
+}
+
+test_comparison_where_rates_diverge() {
+    fake_trainer
+    sed -i 's/rate > 0\.5/rate > 1e-2/g' "$here/trainer"
+    compare 0 --steps=120 --optimizers=moonlight,sgd-sai
+    row_is Moonlight "2.3010 | 120 | 6e-3 † | 15,360 | 25.0 | 8.1 | 6e-3 2.301 · 1.8e-2 diverged · 5.4e-2 diverged"
+    has "$here/output" "diverged ("
+    compare 0 --steps=120 --optimizers=muon
+    has "$here/output" "muon: no rate worked"
+    row_is Muon "– | – | – | – | – | – | 2e-2 diverged · 6e-2 diverged · 1.8e-1 diverged"
+    # A rate that only diverges in the longer run gives way to the next best.
+    # shellcheck disable=SC2016 # the variables are the trainer's
+    sed -i 's/rate > 1e-2/rate * n > 0.33/g; s/-v rate="$rate" .BEGIN { exit/-v n="$n" &/' "$here/trainer"
+    compare 0 --steps=120 --optimizers=adamw
+    row AdamW | grep -q "^AdamW | 2.4771 | 120 | 1e-3 †"
+}
+
+# Without tokens of one's own: the quickstart's text, which is there already here.
+test_comparison_on_the_quickstarts_text() {
+    fake_trainer
+    mkdir -p "$here/tree/data/quickstart"
+    cp -r scripts "$here/tree/"
+    cat config/*.c model/*.c >"$here/tree/data/quickstart/text.txt"
+    run 0 env BIN="$BIN" BUILD="$here/build" bash "$here/tree/scripts/compare_optimizers.sh" --steps=120 \
+        --optimizers=adamw
+    has "$here/output" "data/quickstart/text.txt: "
+    row_is AdamW "2.0000 | 120 | 3e-3 | 15,360 | 25.0 | 8.1 | 1e-3 2.477 · 3e-3 2.000 · 9e-3 2.477"
+    has "$here/tree/runs/compare/adamw/full_3e-3/run.json" '"train": "data/compare/train_*.bin"'
+    has "$here/tree/runs/compare/adamw/full_3e-3/run.json" '"vocab_size": 256'
+    [ -s "$here/tree/data/compare/train_000000.bin" ]
+    [ ! -e "$here/tree/data/quickstart/tokens.json" ]
+}
+
+test_comparison_says_what_is_wrong() {
+    fake_trainer
+    local flag
+    for flag in --wrong --size=huge --steps=many --steps=0 --rates=0 --minutes=0 --optimizers=adam --optimizers= \
+        --optimizers=muon-exact --optimizers=mars-lions; do
+        compare 2 $flag
+    done
+    run 2 bash scripts/compare_optimizers.sh --train="$here/train.bin"
+    has "$here/output" "give both --train and --val"
+    run 1 bash scripts/compare_optimizers.sh --train="$here/no*" --val="$here/val.bin" --out="$here/out"
+    has "$here/output" "there is no file $here/no*"
+    run 1 env TRAIN_GPT2="$here/no_trainer" bash scripts/compare_optimizers.sh
+    has "$here/output" "build it with make"
+    compare 1 --size=small --steps=10
+    has "$here/output" "less than one sequence of 1024 tokens"
+    echo 2 >"$here/fails"
+    compare 1 --steps=120
+    has "$here/output" "no such thing"
+    has "$here/output" "failed with status 2"
+    run 0 bash scripts/compare_optimizers.sh --help
+    has "$here/output" "--minutes=30"
+}
+
+test_comparison_with_the_trainer() {
+    cat config/*.c model/*.c >"$here/text"
+    "$BIN/prepare_data" --tokenizer=bytes --out="$here/tokens" "$here/text" >/dev/null
+    run 0 env BIN="$BIN" bash scripts/compare_optimizers.sh --train="$here/tokens/train_*.bin" \
+        --val="$here/tokens/val_*.bin" --out="$here/out" --optimizers=adamw --steps=9 --rates=2
+    row AdamW | grep -q "^AdamW | [1-5]\.[0-9]* | [1-9] | 9e-3 † | .* | 3e-3 [345]\.[0-9]* · 9e-3 [345]\.[0-9]*$" ||
+        { cat "$here/output"; return 1; }
+    has "$here/out/adamw/full_9e-3/metrics.jsonl" '"vocab_size":256'
+    [ -s "$here/out/compare.png" ]
+}
+
+run_script_tests "$@"
