@@ -114,7 +114,7 @@ NVCC_FLAGS = -std=c++17 -O3 -I. -D_GNU_SOURCE $(foreach a,$(CUDA_ARCHS),-gencode
 # The emulator's headers carry the names of CUDA's; the sources in $(BUILD)/emu_src are rewritten to be C++.
 CXXFLAGS_EMU = -std=gnu++17 $(OPTIMIZE) $(addprefix -march=,$(ARCH)) $(debug) -pthread -fno-strict-aliasing -ffp-contract=off \
                -Wall -Wextra -Wno-unused-parameter -Wno-unknown-pragmas $(werror) -DMARS_EMULATOR=1 -D_GNU_SOURCE \
-               -I$(BUILD)/emu_src -Idev/emu/include -I. -MMD -MP $(CPPFLAGS)
+               -Idev/emu/include -I$(BUILD)/emu_src -I. -MMD -MP $(CPPFLAGS)
 unpack_flags = $(if $(has_zlib),-DMARS_HAS_ZLIB=1) $(if $(has_zstd),-DMARS_HAS_ZSTD=1) $(if $(has_lzma),-DMARS_HAS_LZMA=1)
 unpack_libraries = $(if $(has_zlib),-lz) $(if $(has_zstd),-lzstd) $(if $(has_lzma),-llzma)
 ifeq ($(cuda),nvcc)
@@ -260,7 +260,7 @@ $(BUILD)/%.cu.o: %.cu $(options)
 	@mkdir -p $(@D)
 	$(call quiet,NVCC)$(nvcc) $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@ >$(@:.o=.ptxas) 2>&1 || { cat $(@:.o=.ptxas); exit 1; }
 else
-emu_headers = $(patsubst %,$(BUILD)/emu_src/%,$(wildcard kernels/cuda/*.cuh optim/*.cuh))
+emu_headers = $(patsubst %,$(BUILD)/emu_src/%,$(filter-out %/ptx.cuh,$(wildcard kernels/cuda/*.cuh optim/*.cuh)))
 
 $(BUILD)/emu_src/%: % dev/emu/rewrite.py
 	@mkdir -p $(@D)

@@ -8,7 +8,7 @@
  *
  *   rewrite.py           launches and __shared__ to C++; the emulator's build runs every .cu and .cuh through it
  *   include/             headers with CUDA's names: the runtime for C and C++, and all that kernels use
- *   ptx.cuh              mma, ldmatrix and cp.async, for kernels/cuda/ptx.cuh
+ *                        (also kernels/cuda/ptx.cuh: mma, ldmatrix and cp.async)
  *   fiber.*              stacks, and the change from one to another, which sanitizers are told of
  *   engine.*, block.h    a grid, its blocks and threads, barriers
  *   shared.cpp           shared memory

@@ -1,6 +1,6 @@
 /* ptx.cuh: the instructions of tensor cores and asynchronous copies, and exp2, that CUDA C++ has no functions for, one
- * function each. In the emulator's build the same functions come from dev/emu/ptx.cuh. Source: NVIDIA, Parallel Thread
- * Execution ISA, sections on mma, ldmatrix, cp.async and ex2. All need sm_80 or newer.
+ * function each. Source: NVIDIA, Parallel Thread Execution ISA, sections on mma, ldmatrix, cp.async and ex2. All need
+ * sm_80 or newer. The emulator has a header of the same name and puts it in front of this one.
  *
  * Fragments. A matrix of bfloat16 is spread over the 32 lanes of a warp in 8x8 pieces. Lane l holds of each piece two
  * neighbours of one row, in one register: row l/4, columns 2(l%4) in the low half and 2(l%4)+1 in the high half:
@@ -16,10 +16,6 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 #include <stdint.h>
-
-#ifdef MARS_EMULATOR
-#include "dev/emu/ptx.cuh"
-#else
 
 /* d (16,8) += a (16,16) . b (16,8), bfloat16 products summed in float32. All 32 lanes must call it.
  *
@@ -105,5 +101,4 @@ __device__ __forceinline__ float exp2_approx(float x) {
     return y;
 }
 
-#endif
 #endif

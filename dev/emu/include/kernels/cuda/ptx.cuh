@@ -1,4 +1,5 @@
-/* ptx.cuh: the functions of kernels/cuda/ptx.cuh, which says what they do, in the emulator. Every lane loads and stores
+/* ptx.cuh: the emulator's functions in place of those in kernels/cuda/ptx.cuh, which says what they do: this folder
+ * precedes the repository's root in the compiler's search for includes. Every lane loads and stores
  * for itself, here in checked code, so that a sanitizer names the lane that is wrong; the engine does the exchange.
  *
  * cp.async is as late as it may be: until the wait that covers it, the destination is NaN. */
