@@ -23,6 +23,20 @@ Backend *backend_open(const char *device, DType activation, int threads, Error *
     return backend_open_with(&(BackendOptions){.device = device, .activation = activation, .threads = threads}, error);
 }
 
+static void *alloc_zeroed(void *context, size_t bytes, const char *what) {
+    Backend *be = context;
+    void *memory = be->alloc(be, bytes, what);
+    be->synchronize(be); /* a GPU zeroes it at its own time */
+    return memory;
+}
+
+static void free_memory(void *context, void *memory) {
+    Backend *be = context;
+    be->free(be, memory);
+}
+
+ArenaMemory backend_memory(Backend *be) { return (ArenaMemory){be, alloc_zeroed, free_memory, be->is_host_memory}; }
+
 const char *backend_auto_device(void) { return cuda_device_count() > 0 ? "cuda" : "cpu"; }
 
 int backend_default_threads(int processes) {

@@ -17,6 +17,7 @@
 #ifndef MARS_KERNELS_BACKEND_H
 #define MARS_KERNELS_BACKEND_H
 
+#include "util/arena.h"
 #include "util/base.h"
 #include "util/dtype.h"
 
@@ -41,7 +42,9 @@ struct Backend {
     DType activation;  /* the type behind every void * below */
     int threads;       /* CPU threads per process */
     int local_size;    /* processes that share the device's memory: 1 on a GPU, but for tests (comm/nccl.c) */
-    bool on_gpu;       /* pointers are a GPU's, which the host cannot follow */
+    bool on_gpu;       /* pointers are a GPU's, which the host must not follow */
+    bool is_host_memory; /* it could: on CPUs, and where the GPU is emulated */
+    void *stream;      /* of all operations on a GPU, a cudaStream_t; NULL on CPUs */
     double peak_flops; /* FLOP/s of matrix products in the activation type as the maker states it; 0 = not known */
     int logit_rows;    /* rows of logits that are best worked on at a time */
     /* Batched products of up to this many multiplications m n k for each matrix are worked on side by side, larger ones
@@ -185,6 +188,9 @@ Backend *backend_open_with(const BackendOptions *options, Error *error);
 
 /* The same for a process that is alone. */
 Backend *backend_open(const char *device, DType activation, int threads, Error *error);
+
+/* be's memory, for arena_allocate(). */
+ArenaMemory backend_memory(Backend *be);
 
 /* "cuda" where this binary can use a GPU that is there, else "cpu". */
 const char *backend_auto_device(void);

@@ -9,7 +9,7 @@
 #ifndef MARS_MODEL_GPT2_H
 #define MARS_MODEL_GPT2_H
 
-#include "kernels/arena.h"
+#include "util/arena.h"
 #include "kernels/backend.h"
 #include "model/gpt2_config.h"
 #include "util/safetensors.h"

@@ -147,7 +147,7 @@ void gpt2_plan(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch
 }
 
 void gpt2_allocate(GPT2 *model) {
-    arena_allocate(&model->arena, model->be);
+    arena_allocate(&model->arena, backend_memory(model->be));
     share_activations(model);
     if (!model->weights) model->weights = model->params;
 }
@@ -159,7 +159,7 @@ void gpt2_create(GPT2 *model, const GPT2Config *config, Backend *be, int max_bat
 }
 
 void gpt2_free(GPT2 *model) {
-    if (model->be) arena_free(&model->arena, model->be);
+    arena_free(&model->arena);
     free(model->activations);
     free(model->blocks);
     tensor_table_free(&model->table);

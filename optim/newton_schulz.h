@@ -14,7 +14,7 @@
 #ifndef MARS_OPTIM_NEWTON_SCHULZ_H
 #define MARS_OPTIM_NEWTON_SCHULZ_H
 
-#include "kernels/arena.h"
+#include "util/arena.h"
 #include "kernels/backend.h"
 
 EXTERN_C_BEGIN

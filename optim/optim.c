@@ -210,7 +210,7 @@ Optim *optim_open(const OptimConfig *config, const TensorTable *table, OptimBuff
     Arena arena = {0};
     Optim *o = optim_plan(config, table, be, comm, &arena, error);
     if (!o) return NULL;
-    arena_allocate(&arena, be);
+    arena_allocate(&arena, backend_memory(be));
     o->own_arena = arena;
     optim_start(o, buffers);
     return o;
@@ -221,7 +221,7 @@ void optim_close(Optim *o) {
     for (int i = 0; i < o->group_count; i++) group_close(&o->groups[i]);
     for (int i = 0; i < o->scalar_count; i++) free(o->scalars[i]);
     traffic_close(&o->traffic);
-    arena_free(&o->own_arena, o->be);
+    arena_free(&o->own_arena);
     free(o);
 }
 

@@ -36,7 +36,7 @@
 #define MARS_OPTIM_OPTIM_H
 
 #include "comm/comm.h"
-#include "kernels/arena.h"
+#include "util/arena.h"
 #include "kernels/backend.h"
 #include "optim/optim_config.h"
 #include "optim/schedule.h"

@@ -64,6 +64,18 @@ cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned) { return alloca
 cudaError_t cudaMallocHost(void **memory, size_t bytes) { return allocate(memory, bytes, Place::PINNED); }
 cudaError_t cudaFreeHost(void *memory) { return release(memory, Place::PINNED); }
 
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *attributes, const void *pointer) {
+    if (!attributes) return remember(cudaErrorInvalidValue);
+    bool fits;
+    const Place place = place_of(pointer, 1, &fits);
+    void *address = const_cast<void *>(pointer);
+    *attributes = {place == Place::DEVICE   ? cudaMemoryTypeDevice
+                   : place == Place::PINNED ? cudaMemoryTypeHost
+                                            : cudaMemoryTypeUnregistered,
+                   current_device(), place == Place::PAGEABLE ? nullptr : address, address};
+    return cudaSuccess;
+}
+
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
     *total = device_memory();
     *available = *total - allocated[current_device()];

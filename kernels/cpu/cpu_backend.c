@@ -121,6 +121,7 @@ Backend *cpu_backend_open(DType activation, int threads, Error *error) {
     be->activation = activation;
     be->threads = threads;
     be->local_size = 1;
+    be->is_host_memory = true;
     be->logit_rows = LOGIT_ROWS;
     be->alloc = cpu_alloc;
     be->free = cpu_free;

@@ -49,6 +49,16 @@ static size_t cuda_memory_left(Backend *be) {
     return left / (size_t)be->local_size;
 }
 
+/* Whether the host can follow the pointers that cudaMalloc() gives: not those of a real GPU. */
+static bool memory_is_host(void) {
+    void *probe = NULL;
+    cudaPointerAttributes attributes;
+    cuda_check(cudaMalloc(&probe, 1), "taking memory");
+    cuda_check(cudaPointerGetAttributes(&attributes, probe), "asking where memory is");
+    cuda_check(cudaFree(probe), "giving memory back");
+    return attributes.hostPointer != NULL;
+}
+
 /* Host memory of callers is pageable: CUDA has copied it aside when the call returns. */
 static void cuda_copy_from_host(Backend *be, void *device, const void *host, size_t bytes) {
     if (bytes == 0) return;
@@ -330,6 +340,8 @@ Backend *cuda_backend_open(const BackendOptions *options, Error *error) {
     be->logit_rows = 8192;
     be->side_by_side_work = INT64_MAX;
     cuda_check(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "making a stream");
+    be->stream = cuda->stream;
+    be->is_host_memory = memory_is_host();
     cuda->uploads = uploads_open();
     cuda->stopwatch = stopwatch_open();
     cuda->matmul = cuda_matmul_open(cuda);

@@ -8,7 +8,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "kernels/arena.h"
+#include "util/arena.h"
 #include "model/gpt2_memory.h"
 #include "util/files.h"
 #include "util/machine_memory.h"

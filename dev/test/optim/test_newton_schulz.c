@@ -72,13 +72,13 @@ static Workspace *open_workspace(Fixture *f, DType type, int steps, const Newton
     arena_plan(&w->arena, "workspace", "norms", MOST_MATRICES * sizeof(double), &w->square_norms);
     w->ns = newton_schulz_plan(f->be, type, steps, planned, count, &w->arena, &error);
     if (!w->ns) fail_msg("%s", error.text);
-    arena_allocate(&w->arena, f->be);
+    arena_allocate(&w->arena, backend_memory(f->be));
     return w;
 }
 
 static void close_workspace(Fixture *f, Workspace *w) {
     newton_schulz_close(w->ns);
-    arena_free(&w->arena, f->be);
+    arena_free(&w->arena);
     free(w);
 }
 

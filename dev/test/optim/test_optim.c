@@ -277,8 +277,8 @@ static void test_planned_memory(void **state) {
     size_t lists = (size_t)w->table.count * 512;
     assert_in_range(state_bytes, optim_state_bytes(optim), optim_state_bytes(optim) + lists);
     assert_in_range(work_bytes, optim_workspace_bytes(optim), optim_workspace_bytes(optim) + lists);
-    assert_null(arena.memory);
-    arena_allocate(&arena, w->be);
+    assert_null(arena.block);
+    arena_allocate(&arena, backend_memory(w->be));
     w->be->copy_from_host(w->be, params, world_params(w), bytes);
     optim_start(optim, (OptimBuffers){params, params, grads});
     float *gradient = checked_malloc(bytes, "a gradient"), *moved = checked_malloc(bytes, "parameters");
@@ -302,7 +302,7 @@ static void test_planned_memory(void **state) {
     free(moved);
     optim_close(own);
     optim_close(optim);
-    arena_free(&arena, w->be);
+    arena_free(&arena);
     close_world(w);
 }
 

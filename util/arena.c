@@ -1,5 +1,5 @@
 /* arena.c: one allocation for a list of buffers (see arena.h). */
-#include "kernels/arena.h"
+#include "util/arena.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -26,31 +26,29 @@ void arena_plan(Arena *arena, const char *group, const char *name, size_t bytes,
         overflows || bytes > ARENA_MAX || sum > ARENA_MAX ? ARENA_MAX : sum / ARENA_ALIGNMENT * ARENA_ALIGNMENT;
 }
 
-/* The bytes between an item and the next; none where they are a GPU's own, which this checker does not watch. */
+/* The bytes between an item and the next; none where they are a GPU's own, which AddressSanitizer does not watch. */
 typedef struct Gap {
     char *begin;
     size_t bytes;
 } Gap;
 
-static Gap gap_behind(const Arena *arena, const Backend *be, int i) {
-#ifndef MARS_EMULATOR
-    if (be->on_gpu) return (Gap){NULL, 0};
-#endif
-    (void)be;
+static Gap gap_after(const Arena *arena, int i) {
+    if (!arena->memory.is_host || arena->separate) return (Gap){NULL, 0};
     const ArenaItem *item = &arena->items[i];
     size_t end = i + 1 < arena->count ? arena->items[i + 1].offset : arena->bytes;
     return (Gap){(char *)item->address + item->bytes, end - item->offset - item->bytes};
 }
 
-void arena_allocate(Arena *arena, Backend *be) {
-    if (!arena->separate) arena->memory = be->alloc(be, arena->bytes, "weights, gradients, activations and states");
-    be->synchronize(be); /* the memory has been zeroed: gaps may be closed */
+void arena_allocate(Arena *arena, ArenaMemory memory) {
+    arena->memory = memory;
+    if (!arena->separate)
+        arena->block = memory.alloc(memory.context, arena->bytes, "weights, gradients, activations and states");
     for (int i = 0; i < arena->count; i++) {
         ArenaItem *item = &arena->items[i];
-        item->address = arena->separate ? be->alloc(be, item->bytes, item->name) : (char *)arena->memory + item->offset;
+        item->address = arena->separate ? memory.alloc(memory.context, item->bytes, item->name)
+                                        : (char *)arena->block + item->offset;
         memcpy(item->pointer, &item->address, sizeof item->address);
-        if (arena->separate) continue;
-        Gap gap = gap_behind(arena, be, i);
+        Gap gap = gap_after(arena, i);
         ASAN_POISON_MEMORY_REGION(gap.begin, gap.bytes);
     }
 }
@@ -62,13 +60,16 @@ size_t arena_group_bytes(const Arena *arena, const char *group) {
     return bytes;
 }
 
-void arena_free(Arena *arena, Backend *be) {
+void arena_free(Arena *arena) {
+    const ArenaMemory *memory = &arena->memory;
     for (int i = 0; i < arena->count; i++) {
-        Gap gap = arena->memory ? gap_behind(arena, be, i) : (Gap){NULL, 0};
+        ArenaItem *item = &arena->items[i];
+        if (!item->address) continue; /* planned, not allocated */
+        Gap gap = gap_after(arena, i);
         ASAN_UNPOISON_MEMORY_REGION(gap.begin, gap.bytes);
-        if (arena->separate && arena->items[i].address) be->free(be, arena->items[i].address);
+        if (arena->separate) memory->free(memory->context, item->address);
     }
-    if (arena->memory) be->free(be, arena->memory);
+    if (arena->block) memory->free(memory->context, arena->block);
     free(arena->items);
     memset(arena, 0, sizeof *arena);
 }
