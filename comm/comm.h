@@ -14,40 +14,9 @@
 #ifndef MARS_COMM_COMM_H
 #define MARS_COMM_COMM_H
 
-#include "kernels/backend.h"
+#include "util/partition.h"
 
 EXTERN_C_BEGIN
-
-/* A range of a flat buffer, and where in its owner's shard it lies. */
-typedef struct Part {
-    size_t begin, end;
-    size_t at;
-} Part;
-
-typedef struct Partition {
-    int processes;
-    Part *parts; /* of process r: parts[first[r]] .. parts[first[r + 1] - 1], in rising order, no two overlapping */
-    int *first;  /* (processes + 1) */
-} Partition;
-
-/* Elements of process r's shard: its ranges, and what aligns them. */
-static inline size_t partition_shard_length(const Partition *partition, int r) {
-    int last = partition->first[r + 1] - 1;
-    if (last < partition->first[r]) return 0;
-    const Part *part = &partition->parts[last];
-    return part->at + (part->end - part->begin);
-}
-
-/* What of a part lies in [begin, end); empty where its begin >= its end. */
-static inline Part part_within(const Part *part, size_t begin, size_t end) {
-    Part common = *part;
-    if (common.end > end) common.end = end;
-    if (common.begin < begin) {
-        common.begin = begin;
-        common.at += begin - part->begin;
-    }
-    return common;
-}
 
 typedef struct Comm Comm;
 typedef struct Heartbeat Heartbeat; /* heartbeat.h */

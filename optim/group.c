@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-#include "optim/partition.h"
+#include "util/partition.h"
 
 static void append_chunks(Group *g, const Part *part, int tensor) {
     multi_tensor_append_chunks(&g->chunks, &g->chunk_count, part, tensor, g->options.needs_shards);
@@ -118,7 +118,7 @@ bool group_plan(Group *g, const TensorTable *table, bool *chosen, const GroupOpt
                 Backend *be, Arena *arena, Error *error) {
     *g = (Group){.options = *options, .rule = rule_of(options->rule), .chosen = chosen};
     g->passes = multi_tensor_passes(be);
-    g->partition = g->rule->is_matrix ? partition_matrices(table, chosen, options->processes)
+    g->partition = g->rule->is_matrix ? partition_matrices(table, chosen, newton_schulz_iteration_flops, options->processes)
                                       : partition_evenly(table, chosen, options->processes, taken,
                                                          g->rule->states + g->rule->uses_last);
     g->shard_length = partition_shard_length(&g->partition, options->rank);

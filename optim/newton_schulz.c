@@ -125,7 +125,11 @@ void newton_schulz_tune(NewtonSchulz *ns, int64_t rows, int64_t columns, int cou
     newton_schulz_run(ns, rows, columns, count, square_norms);
 }
 
-double newton_schulz_flops(int64_t rows, int64_t columns, int steps) {
+double newton_schulz_iteration_flops(int64_t rows, int64_t columns) {
     double m = (double)min_i64(rows, columns), n = (double)max_i64(rows, columns);
-    return steps * (4 * m * m * n + 2 * m * m * m);
+    return 4 * m * m * n + 2 * m * m * m;
+}
+
+double newton_schulz_flops(int64_t rows, int64_t columns, int steps) {
+    return steps * newton_schulz_iteration_flops(rows, columns);
 }

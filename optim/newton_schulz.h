@@ -55,7 +55,8 @@ const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, i
  * multiplies zeros faster than what training multiplies. */
 void newton_schulz_tune(NewtonSchulz *ns, int64_t rows, int64_t columns, int count, double *square_norms);
 
-/* FLOPs of one matrix. */
+/* FLOPs of one matrix: in one iteration, and in `steps` of them. */
+double newton_schulz_iteration_flops(int64_t rows, int64_t columns);
 double newton_schulz_flops(int64_t rows, int64_t columns, int steps);
 
 EXTERN_C_END

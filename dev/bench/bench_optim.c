@@ -21,7 +21,7 @@
 #include "model/gpt2.h"
 #include "optim/newton_schulz.h"
 #include "optim/optim.h"
-#include "optim/partition.h"
+#include "util/partition.h"
 #include "optim/rules.h"
 #include "util/program.h"
 
@@ -114,7 +114,7 @@ static void shared_work(const Bench *bench, const OptimConfig *config, Work *wor
         for (int i = 0; i < table->count; i++) count += chosen[i] = optimizer.covers[table->tensors[i].role] == !rest;
         if (count == 0) continue;
         Partition partition = rule->is_matrix
-                                  ? partition_matrices(table, chosen, PROCESSES)
+                                  ? partition_matrices(table, chosen, newton_schulz_iteration_flops, PROCESSES)
                                   : partition_evenly(table, chosen, PROCESSES, taken, rule->states + rule->uses_last);
         share_out(bench, config, rule, &partition, work, taken);
         partition_free(&partition);

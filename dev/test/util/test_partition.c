@@ -1,5 +1,5 @@
 /* test_partition.c: who owns what. Whatever the tensors and the number of processes, every chosen element has one owner
- * and the parts lie as comm.h says; and the shares are as even as partition.h promises, for the published sizes of
+ * and the parts lie as partition.h says; and the shares are as even as partition.h promises, for the published sizes of
  * GPT-2 too. Tables alone are made: no buffer is allocated. */
 #include "dev/test/test.h"
 
@@ -10,7 +10,7 @@
 #include "dev/test/optim/optim_world.h"
 #include "model/gpt2.h"
 #include "optim/newton_schulz.h"
-#include "optim/partition.h"
+#include "util/partition.h"
 
 enum { MOST = 9, TABLES = 5 };
 
@@ -134,7 +134,7 @@ static void test_every_element_has_one_owner(void **state) {
                 assert_well_formed(&table, &even, processes);
                 assert_covers(&table, chosen, &even, false);
                 partition_free(&even);
-                Partition whole = partition_matrices(&table, chosen, processes);
+                Partition whole = partition_matrices(&table, chosen, newton_schulz_iteration_flops, processes);
                 assert_well_formed(&table, &whole, processes);
                 assert_covers(&table, chosen, &whole, true);
                 partition_free(&whole);
@@ -153,7 +153,7 @@ static void test_the_same_each_time(void **state) {
     for (int kind = 0; kind < 2; kind++) {
         Partition p[2];
         for (int i = 0; i < 2; i++)
-            p[i] = kind ? partition_matrices(&table, chosen, 4) : partition_evenly(&table, chosen, 4, NULL, 1);
+            p[i] = kind ? partition_matrices(&table, chosen, newton_schulz_iteration_flops, 4) : partition_evenly(&table, chosen, 4, NULL, 1);
         assert_memory_equal(p[0].first, p[1].first, 5 * sizeof *p[0].first);
         for (int i = 0; i < p[0].first[4]; i++) {
             assert_int_equal(p[0].parts[i].begin, p[1].parts[i].begin);
@@ -289,7 +289,7 @@ static Load load_of(const TensorTable *table, const Partition *p) {
 static void assert_balanced(const char *name, const TensorTable *table, Choice *choice, int processes,
                             double cost_slack) {
     bool *chosen = choose(table, choice);
-    Partition p = partition_matrices(table, chosen, processes);
+    Partition p = partition_matrices(table, chosen, newton_schulz_iteration_flops, processes);
     Load load = load_of(table, &p);
     double room = fmax(1.1 * load.elements / processes, load.largest);
     double cost_room = fmax(cost_slack * load.cost / processes, load.costliest_matrix);
@@ -341,7 +341,7 @@ static void test_more_than_there_is_room_for(void **state) {
     TensorTable table = {0};
     add_matrices(&table, 10, 32, 32);
     bool *chosen = choose(&table, all);
-    Partition p = partition_matrices(&table, chosen, 4);
+    Partition p = partition_matrices(&table, chosen, newton_schulz_iteration_flops, 4);
     for (int r = 0; r < 4; r++) assert_true(p.first[r + 1] - p.first[r] == 2 || p.first[r + 1] - p.first[r] == 3);
     partition_free(&p);
     free(chosen);

@@ -1,10 +1,8 @@
 /* partition.c: see partition.h. */
-#include "optim/partition.h"
+#include "util/partition.h"
 
 #include <math.h>
 #include <stdlib.h>
-
-#include "optim/newton_schulz.h"
 
 /* How far above its even share of elements a process may get for the sake of an even cost. */
 static const double state_slack = 1.1;
@@ -44,14 +42,15 @@ static void append_part(Partition *p, int r, size_t begin, size_t end) {
 
 /* ---- whole matrices ---- */
 
-static double cost_of(const Tensor *tensor) { return newton_schulz_flops(tensor->rows, tensor->columns, 1); }
-
 /* The chosen tensor without an owner that costs most; -1 where all have one. */
-static int next_costly(const TensorTable *table, const bool *chosen, const int *owner) {
+static int next_costly(const TensorTable *table, const bool *chosen, MatrixCost *cost_of, const int *owner) {
     int best = -1;
-    for (int i = 0; i < table->count; i++)
-        if (chosen[i] && owner[i] < 0 && (best < 0 || cost_of(&table->tensors[i]) > cost_of(&table->tensors[best])))
-            best = i;
+    double highest = 0.0;
+    for (int i = 0; i < table->count; i++) {
+        if (!chosen[i] || owner[i] >= 0) continue;
+        double cost = cost_of(table->tensors[i].rows, table->tensors[i].columns);
+        if (best < 0 || cost > highest) best = i, highest = cost;
+    }
     return best;
 }
 
@@ -68,7 +67,8 @@ static int choose_owner(const double *cost, const double *held, int processes, d
 
 /* Costliest first, each to whoever has least to do among those with room: where all have, at most 4/3 of the best
  * possible cost (Graham 1969). */
-static void assign_owners(const TensorTable *table, const bool *chosen, int processes, int *owner) {
+static void assign_owners(const TensorTable *table, const bool *chosen, MatrixCost *cost_of, int processes,
+                          int *owner) {
     double *cost = checked_calloc(2 * (size_t)processes, sizeof *cost, "the optimizer's partition");
     double *held = cost + processes, total = 0.0, largest = 0.0;
     for (int i = 0; i < table->count; i++) {
@@ -78,19 +78,19 @@ static void assign_owners(const TensorTable *table, const bool *chosen, int proc
         largest = fmax(largest, (double)table->tensors[i].size);
     }
     double limit = fmax(state_slack * total / processes, largest);
-    for (int i; (i = next_costly(table, chosen, owner)) >= 0;) {
+    for (int i; (i = next_costly(table, chosen, cost_of, owner)) >= 0;) {
         double size = (double)table->tensors[i].size;
         owner[i] = choose_owner(cost, held, processes, size, limit);
-        cost[owner[i]] += cost_of(&table->tensors[i]);
+        cost[owner[i]] += cost_of(table->tensors[i].rows, table->tensors[i].columns);
         held[owner[i]] += size;
     }
     free(cost);
 }
 
-Partition partition_matrices(const TensorTable *table, const bool *chosen, int processes) {
+Partition partition_matrices(const TensorTable *table, const bool *chosen, MatrixCost *cost, int processes) {
     Partition p = partition_create(table, processes);
     int *owner = checked_malloc((size_t)table->count * sizeof *owner, "the optimizer's partition");
-    assign_owners(table, chosen, processes, owner);
+    assign_owners(table, chosen, cost, processes, owner);
     for (int r = 0; r < processes; r++) {
         p.first[r + 1] = p.first[r];
         for (int i = 0; i < table->count; i++)
