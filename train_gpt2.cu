@@ -84,13 +84,14 @@ static void open_device(Trainer *t) {
                   config_where(&t->config, "train.allow_tf32 train.device"));
     Error error;
     BackendOptions options = {
-        device, precision, train->threads, t->comm->local_rank, train->allow_tf32, t->comm->local_size};
+        device, precision, train->threads, t->comm->local_rank, train->allow_tf32};
     options.threads = backend_threads(train->threads, t->comm->local_size);
     t->be = backend_open_with(&options, &error);
     const char *key = strcmp(device, "cuda") == 0 ? "train.device" : "train.precision"; /* what else may fail */
     if (!t->be) die_usage("%s: %s: %s", config_where(&t->config, key), key, error.text);
-    t->device_comm = comm_on_device(t->comm, t->be, &error);
+    t->device_comm = comm_on_device(t->comm, t->be->stream, &error);
     if (!t->device_comm) die_usage("%d processes: %s", t->comm->size, error.text);
+    backend_share_memory(t->be, t->device_comm->memory_sharers);
 }
 
 /* Sequences of a step that each process computes. */

@@ -20,9 +20,9 @@ Comm *comm_open(void) {
     return comm;
 }
 
-Comm *comm_on_device(Comm *comm, Backend *be, Error *error) {
-    if (comm->size == 1 || !be->on_gpu) return comm;
-    return comm_open_nccl(comm, be, error);
+Comm *comm_on_device(Comm *comm, void *stream, Error *error) {
+    if (comm->size == 1 || !stream) return comm;
+    return comm_open_nccl(comm, stream, error);
 }
 
 void comm_close_on_device(Comm *on_device, Comm *comm) {

@@ -9,8 +9,7 @@
  * those asked for behind await() see what it brought. Buffers are not to be touched in between. On CPUs an exchange has
  * ended when it returns.
  *
- * Elements of a flat buffer are shared out between processes by a Partition: each process owns some ranges of the
- * buffer. Its shard is those ranges one behind the other, for buffers that hold nothing else. */
+ * Elements of a flat buffer are divided between processes by a Partition (util/partition.h). */
 #ifndef MARS_COMM_COMM_H
 #define MARS_COMM_COMM_H
 
@@ -23,6 +22,8 @@ typedef struct Heartbeat Heartbeat; /* heartbeat.h */
 struct Comm {
     int rank, size;             /* this process, and how many there are */
     int local_rank, local_size; /* the same among the processes on this machine */
+    int memory_sharers;         /* ranks that divide the memory of this one's device: on CPUs local_size, on GPUs 1 but for tests
+                                   (nccl.c) */
     char transport[64];         /* "Open MPI v4.1.4", or "none" */
     Heartbeat *heartbeat;       /* notices where a process is gone; NULL in a job of one */
 
@@ -59,16 +60,17 @@ struct Comm {
  * messages are labelled and how the job is ended. A launcher without MPI in the build is an error. */
 Comm *comm_open(void);
 
-/* The Comm for exchanges of memory of `be`'s device: `comm` itself, or one that speaks NCCL between GPUs and hands on to
- * `comm` what is of the host. Collective. NULL and the reason where the build has no NCCL. Ended by close_on_device(),
- * before be and comm are. */
-Comm *comm_on_device(Comm *comm, Backend *be, Error *error);
+/* The Comm for exchanges of a device's memory. `stream` is that of the device's operations: of a GPU a cudaStream_t, which
+ * is current in this thread, of a CPU NULL. On CPUs, and in a job of one process, it is `comm` itself; between GPUs one that
+ * speaks NCCL and hands on to `comm` what is of the host. Collective. NULL and the reason where the build has no NCCL. Ended
+ * by close_on_device(), before the stream and comm are. */
+Comm *comm_on_device(Comm *comm, void *stream, Error *error);
 void comm_close_on_device(Comm *on_device, Comm *comm);
 
 /* The implementations; comm_open() and comm_on_device() choose. */
 Comm *comm_open_single(void);
 Comm *comm_open_mpi(void);
-Comm *comm_open_nccl(Comm *comm, Backend *be, Error *error);
+Comm *comm_open_nccl(Comm *comm, void *stream, Error *error);
 void comm_close_nccl(Comm *comm);
 
 EXTERN_C_END

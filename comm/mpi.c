@@ -239,6 +239,7 @@ Comm *comm_open_mpi(void) {
     check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &machine), "grouping");
     MPI_Comm_rank(machine, &comm->local_rank);
     MPI_Comm_size(machine, &comm->local_size);
+    comm->memory_sharers = comm->local_size;
     MPI_Comm_free(&machine);
     char version[MPI_MAX_LIBRARY_VERSION_STRING];
     int length;

@@ -15,6 +15,7 @@
  * asked for the same exchanges, gives the same bits. Another cut of a buffer into ranges may give others, unlike
  * mpi.c. Reductions inside of the switch (NVLS) do differ from run to run, as NCCL's authors say
  * (github.com/NVIDIA/nccl/issues/1497); only the sums of a few numbers could be done there, and it is turned off. */
+#include <cuda_runtime_api.h>
 #include <nccl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +24,6 @@
 
 #include "comm/comm.h"
 #include "comm/heartbeat.h"
-#include "kernels/cuda/cuda_backend.h"
 
 /* Exchanges whose ends are known; to await an older one is to await a later one, which has its event now. */
 enum { ENDS = 256 };
@@ -31,10 +31,10 @@ enum { ENDS = 256 };
 typedef struct NcclComm {
     Comm base;
     Comm *host;
-    Backend *be;
     ncclComm_t nccl;
-    cudaStream_t stream;
-    cudaEvent_t operations; /* asked for before an exchange was */
+    cudaStream_t stream;     /* of exchanges */
+    cudaStream_t operations; /* the caller's */
+    cudaEvent_t before;      /* the operations asked for before an exchange was */
     cudaEvent_t end[ENDS];  /* of exchange i, counted from 0, in i % ENDS */
     int64_t asked;
 } NcclComm;
@@ -43,6 +43,10 @@ static NcclComm *nccl_comm(Comm *comm) { return (NcclComm *)comm; }
 static Comm *host_of(Comm *comm) { return nccl_comm(comm)->host; }
 
 /* ---- failures ---- */
+
+static void check_cuda(cudaError_t status, const char *what) {
+    if (status != cudaSuccess) die("CUDA: %s failed: %s (%s)", what, cudaGetErrorString(status), cudaGetErrorName(status));
+}
 
 /* What was asked wrongly is said at once; of all else another process may be the cause. */
 static void check(const Comm *host, ncclResult_t status, const char *what) {
@@ -66,14 +70,14 @@ static bool has_failed(void *context, Error *why) {
 
 /* What is asked of NCCL between begin_exchange() and end_exchange() is one exchange. */
 static void begin_exchange(NcclComm *nccl) {
-    cuda_check(cudaEventRecord(nccl->operations, cuda_stream(nccl->be)), "marking the operations so far");
-    cuda_check(cudaStreamWaitEvent(nccl->stream, nccl->operations, 0), "waiting for the operations so far");
+    check_cuda(cudaEventRecord(nccl->before, nccl->operations), "marking the operations so far");
+    check_cuda(cudaStreamWaitEvent(nccl->stream, nccl->before, 0), "waiting for the operations so far");
     check(nccl->host, ncclGroupStart(), "beginning an exchange");
 }
 
 static void end_exchange(NcclComm *nccl, const char *what) {
     check(nccl->host, ncclGroupEnd(), what);
-    cuda_check(cudaEventRecord(nccl->end[nccl->asked % ENDS], nccl->stream), "marking an exchange");
+    check_cuda(cudaEventRecord(nccl->end[nccl->asked % ENDS], nccl->stream), "marking an exchange");
     nccl->asked++;
 }
 
@@ -129,7 +133,7 @@ static void await(Comm *comm, int64_t exchanges) {
     if (exchanges <= 0) return;
     if (exchanges > nccl->asked)
         die("await: of %lld exchanges %lld were asked for", (long long)exchanges, (long long)nccl->asked);
-    cuda_check(cudaStreamWaitEvent(cuda_stream(nccl->be), nccl->end[(exchanges - 1) % ENDS], 0),
+    check_cuda(cudaStreamWaitEvent(nccl->operations, nccl->end[(exchanges - 1) % ENDS], 0),
                "waiting for an exchange");
 }
 
@@ -166,7 +170,7 @@ static bool may_share_gpu(void) {
 /* The machine's name and the GPU's place on its bus as a number of 64 bits (FNV-1a): the same for no other GPU. */
 static uint64_t gpu_identity(const Comm *host, int gpu) {
     char machine[256], bus[32];
-    cuda_check(cudaDeviceGetPCIBusId(bus, sizeof bus, gpu), "asking for the GPU's place");
+    check_cuda(cudaDeviceGetPCIBusId(bus, sizeof bus, gpu), "asking for the GPU's place");
     if (gethostname(machine, sizeof machine) != 0) die("process %d cannot tell its machine's name", host->rank);
     char *name = format_string("%.255s %s", machine, bus);
     uint64_t hash = 0xcbf29ce484222325u;
@@ -181,14 +185,17 @@ static bool is_same_gpu(const double *x, const double *y) {
 
 /* Counts the processes on this one's GPU. False and the reason, on every process, where two share a GPU and not both
  * may: NCCL wants a GPU for each process, and may hang where two share one. */
-static bool count_sharers(Comm *host, const CudaBackend *cuda, int *sharers, Error *error) {
+static bool count_sharers(Comm *host, int *sharers, Error *error) {
     size_t numbers = (size_t)host->size * GPU_FACTS;
     double *all = checked_calloc(numbers, sizeof *all, "the table of GPUs");
     double *own = all + (size_t)host->rank * GPU_FACTS;
-    uint64_t identity = gpu_identity(host, cuda->gpu);
+    int gpu, gpus;
+    check_cuda(cudaGetDevice(&gpu), "asking for the current GPU");
+    check_cuda(cudaGetDeviceCount(&gpus), "counting GPUs");
+    uint64_t identity = gpu_identity(host, gpu);
     own[GPU_HIGH] = (double)(identity >> 32);
     own[GPU_LOW] = (double)(identity & 0xffffffffu);
-    own[GPU_COUNT] = cuda_device_count();
+    own[GPU_COUNT] = gpus;
     own[GPU_PROCESSES] = host->local_size;
     own[GPU_SHARED] = may_share_gpu();
     host->sum(host, all, (int)numbers); /* of one number and zeros: each process's is in its place */
@@ -216,11 +223,11 @@ static bool count_sharers(Comm *host, const CudaBackend *cuda, int *sharers, Err
 /* The highest priority: an exchange that waits for room on the GPU holds up all others' too. */
 static void open_stream(NcclComm *nccl) {
     int least, greatest;
-    cuda_check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities");
-    cuda_check(cudaStreamCreateWithPriority(&nccl->stream, cudaStreamNonBlocking, greatest), "making a stream");
-    cuda_check(cudaEventCreateWithFlags(&nccl->operations, cudaEventDisableTiming), "making an event");
+    check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities");
+    check_cuda(cudaStreamCreateWithPriority(&nccl->stream, cudaStreamNonBlocking, greatest), "making a stream");
+    check_cuda(cudaEventCreateWithFlags(&nccl->before, cudaEventDisableTiming), "making an event");
     for (int i = 0; i < ENDS; i++)
-        cuda_check(cudaEventCreateWithFlags(&nccl->end[i], cudaEventDisableTiming), "making an event");
+        check_cuda(cudaEventCreateWithFlags(&nccl->end[i], cudaEventDisableTiming), "making an event");
 }
 
 static void open_nccl(NcclComm *nccl) {
@@ -233,20 +240,20 @@ static void open_nccl(NcclComm *nccl) {
     check(host, ncclCommInitRank(&nccl->nccl, host->size, id, host->rank), "connecting the GPUs");
 }
 
-Comm *comm_open_nccl(Comm *host, Backend *be, Error *error) {
+Comm *comm_open_nccl(Comm *host, void *stream, Error *error) {
     int sharers;
-    if (!count_sharers(host, cuda_backend(be), &sharers, error)) return NULL;
+    if (!count_sharers(host, &sharers, error)) return NULL;
     if (sharers > 1) warn("MARS_SHARE_GPU: %d processes share a GPU; this is for tests and slow", sharers);
-    be->local_size = sharers; /* among whom its memory is divided */
     NcclComm *nccl = checked_calloc(1, sizeof *nccl, "NCCL");
     nccl->host = host;
-    nccl->be = be;
+    nccl->operations = (cudaStream_t)stream;
     open_stream(nccl);
     open_nccl(nccl);
     nccl->base = (Comm){.rank = host->rank,
                         .size = host->size,
                         .local_rank = host->local_rank,
                         .local_size = host->local_size,
+                        .memory_sharers = sharers,
                         .heartbeat = host->heartbeat,
                         .sum = sum,
                         .maximum = maximum,
@@ -269,11 +276,11 @@ Comm *comm_open_nccl(Comm *host, Backend *be, Error *error) {
 
 void comm_close_nccl(Comm *comm) {
     NcclComm *nccl = nccl_comm(comm);
-    cuda_check(cudaStreamSynchronize(nccl->stream), "an exchange between GPUs");
+    check_cuda(cudaStreamSynchronize(nccl->stream), "an exchange between GPUs");
     heartbeat_watch(comm->heartbeat, NULL, NULL);
     check(nccl->host, ncclCommDestroy(nccl->nccl), "ending");
-    for (int i = 0; i < ENDS; i++) cuda_check(cudaEventDestroy(nccl->end[i]), "ending an event");
-    cuda_check(cudaEventDestroy(nccl->operations), "ending an event");
-    cuda_check(cudaStreamDestroy(nccl->stream), "ending a stream");
+    for (int i = 0; i < ENDS; i++) check_cuda(cudaEventDestroy(nccl->end[i]), "ending an event");
+    check_cuda(cudaEventDestroy(nccl->before), "ending an event");
+    check_cuda(cudaStreamDestroy(nccl->stream), "ending a stream");
     free(nccl);
 }

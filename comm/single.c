@@ -39,6 +39,7 @@ Comm *comm_open_single(void) {
     Comm *comm = checked_calloc(1, sizeof *comm, "the process table");
     *comm = (Comm){.size = 1,
                    .local_size = 1,
+                   .memory_sharers = 1,
                    .transport = "none",
                    .sum = sum,
                    .maximum = maximum,

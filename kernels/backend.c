@@ -9,11 +9,7 @@
 #include "kernels/cuda/cuda_device.h"
 
 Backend *backend_open_with(const BackendOptions *options, Error *error) {
-    if (strcmp(options->device, "cpu") == 0) {
-        Backend *be = cpu_backend_open(options->activation, options->threads, error);
-        if (be && options->local_size > 1) be->local_size = options->local_size;
-        return be;
-    }
+    if (strcmp(options->device, "cpu") == 0) return cpu_backend_open(options->activation, options->threads, error);
     if (strcmp(options->device, "cuda") == 0) return cuda_backend_open(options, error);
     error_set(error, "there is no device '%s'; use cpu or cuda", options->device);
     return NULL;
@@ -22,6 +18,8 @@ Backend *backend_open_with(const BackendOptions *options, Error *error) {
 Backend *backend_open(const char *device, DType activation, int threads, Error *error) {
     return backend_open_with(&(BackendOptions){.device = device, .activation = activation, .threads = threads}, error);
 }
+
+void backend_share_memory(Backend *be, int ranks) { be->memory_sharers = ranks; }
 
 static void *alloc_zeroed(void *context, size_t bytes, const char *what) {
     Backend *be = context;

@@ -41,7 +41,7 @@ struct Backend {
     char device[128];  /* the processor's or GPU's name, for people */
     DType activation;  /* the type behind every void * below */
     int threads;       /* CPU threads per process */
-    int local_size;    /* processes that share the device's memory: 1 on a GPU, but for tests (comm/nccl.c) */
+    int memory_sharers; /* ranks among which the device's memory is divided (backend_share_memory()); 1 at first */
     bool on_gpu;       /* pointers are a GPU's, which the host must not follow */
     bool is_host_memory; /* it could: on CPUs, and where the GPU is emulated */
     void *stream;      /* of all operations on a GPU, a cudaStream_t; NULL on CPUs */
@@ -57,7 +57,7 @@ struct Backend {
     void *(*alloc)(Backend *be, size_t bytes, const char *what);
     void (*free)(Backend *be, void *memory);
     /* What alloc() could still give, in bytes; SIZE_MAX = not known. It is the equal part of one of the
-     * local_size processes, so none of them may take memory before all have asked. */
+     * memory_sharers ranks, so none of them may take memory before all have asked. */
     size_t (*memory_left)(Backend *be);
     /* `host` may be used again on return. */
     void (*copy_from_host)(Backend *be, void *device, const void *host, size_t bytes);
@@ -179,7 +179,6 @@ typedef struct BackendOptions {
     int threads;     /* CPU threads of this process */
     int local_rank;  /* which of the processes on this machine this is: GPUs are dealt out by it */
     bool allow_tf32; /* GPU: float32 products may round their factors to 10 bits */
-    int local_size;  /* processes on this machine, which share a CPU's memory; 0 = 1 */
 } BackendOptions;
 
 /* Opens a table. Returns NULL and the reason where the machine or the build cannot do it. The caller ends it with
@@ -188,6 +187,9 @@ Backend *backend_open_with(const BackendOptions *options, Error *error);
 
 /* The same for a process that is alone. */
 Backend *backend_open(const char *device, DType activation, int threads, Error *error);
+
+/* From now on be->memory_left() tells the equal part of one of so many ranks. */
+void backend_share_memory(Backend *be, int ranks);
 
 /* be's memory, for arena_allocate(). */
 ArenaMemory backend_memory(Backend *be);

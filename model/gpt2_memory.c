@@ -51,8 +51,8 @@ static bool does_not_fit(const GPT2 *model, const char *what, size_t bytes, size
                          Error *error) {
     const Backend *be = model->be;
     char processes[64] = "", each[16] = "";
-    if (be->local_size > 1) {
-        snprintf(processes, sizeof processes, " in each of %d processes", be->local_size);
+    if (be->memory_sharers > 1) {
+        snprintf(processes, sizeof processes, " in each of %d processes", be->memory_sharers);
         snprintf(each, sizeof each, " for each");
     }
     const char *more_than = bytes >= ARENA_MAX ? "more than " : "";

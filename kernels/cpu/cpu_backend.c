@@ -46,7 +46,7 @@ static void cpu_synchronize(Backend *be) { (void)be; /* every operation has ende
 
 static size_t cpu_memory_left(Backend *be) {
     MachineMemory memory = machine_memory("");
-    size_t share = memory.shared == SIZE_MAX ? SIZE_MAX : memory.shared / (size_t)be->local_size;
+    size_t share = memory.shared == SIZE_MAX ? SIZE_MAX : memory.shared / (size_t)be->memory_sharers;
     return share < memory.own ? share : memory.own;
 }
 
@@ -120,7 +120,7 @@ Backend *cpu_backend_open(DType activation, int threads, Error *error) {
     read_processor_name(be->device, sizeof be->device);
     be->activation = activation;
     be->threads = threads;
-    be->local_size = 1;
+    be->memory_sharers = 1;
     be->is_host_memory = true;
     be->logit_rows = LOGIT_ROWS;
     be->alloc = cpu_alloc;

@@ -46,7 +46,7 @@ static void cuda_free(Backend *be, void *memory) {
 static size_t cuda_memory_left(Backend *be) {
     size_t left = 0, total = 0;
     cuda_check(cudaMemGetInfo(&left, &total), "asking for the memory that is left");
-    return left / (size_t)be->local_size;
+    return left / (size_t)be->memory_sharers;
 }
 
 /* Whether the host can follow the pointers that cudaMalloc() gives: not those of a real GPU. */
@@ -334,7 +334,7 @@ Backend *cuda_backend_open(const BackendOptions *options, Error *error) {
     snprintf(be->device, sizeof be->device, "%.127s", properties.name);
     be->activation = options->activation;
     be->threads = options->threads;
-    be->local_size = 1;
+    be->memory_sharers = 1;
     be->on_gpu = true;
     be->peak_flops = peak_flops(properties.name, options->activation);
     be->logit_rows = 8192;

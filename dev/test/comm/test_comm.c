@@ -33,7 +33,7 @@ static World open_world(void) {
     BackendOptions options = {.device = test_device(), .threads = 1, .local_rank = w.comm->local_rank};
     w.be = backend_open_with(&options, &error);
     if (!w.be) die("%s", error.text);
-    w.on_device = comm_on_device(w.comm, w.be, &error);
+    w.on_device = comm_on_device(w.comm, w.be->stream, &error);
     if (!w.on_device) die_usage("%s", error.text);
     return w;
 }
@@ -480,7 +480,7 @@ static void test_alone(void **state) {
     Error error;
     World w = {.comm = comm_open_single(), .be = backend_open(test_device(), DTYPE_FLOAT32, 1, &error)};
     if (!w.be) fail_msg("%s", error.text);
-    w.on_device = comm_on_device(w.comm, w.be, &error);
+    w.on_device = comm_on_device(w.comm, w.be->stream, &error);
     assert_ptr_equal(w.on_device, w.comm);
     play_exchanges(&w);
     play_order(&w);

@@ -143,7 +143,7 @@ static void test_the_largest_model(void **state) {
     Error error;
     Backend *be = backend_open("cpu", DTYPE_FLOAT32, 1, &error);
     if (!be) fail_msg("%s", error.text);
-    be->local_size = 4;
+    backend_share_memory(be, 4);
     GPT2 model;
     gpt2_plan(&model, &config, be, INT32_MAX / GPT2_MAX_TOKENS, RECOMPUTE_NONE, true);
     assert_true(model.arena.bytes == ARENA_MAX);
@@ -212,10 +212,10 @@ static void test_processes_share_the_memory(void **state) {
     Backend *be = backend_open("cpu", DTYPE_FLOAT32, 1, &error);
     if (!be) fail_msg("%s", error.text);
     double alone = (double)be->memory_left(be);
-    be->local_size = 16; /* others may take and give memory meanwhile, but not that much */
+    backend_share_memory(be, 16); /* others may take and give memory meanwhile, but not that much */
     double shared = (double)be->memory_left(be);
     assert_true(shared > alone / 64 && shared < alone / 4);
-    be->local_size = 1;
+    backend_share_memory(be, 1);
     if (!train_has_mpi()) skip();
     GPT2 model;
     GPT2Config config = {1, 2, 32, 32, 256, false, 0.0, true};
