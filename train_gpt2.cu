@@ -28,6 +28,7 @@
 #include "report/metrics.h"
 #include "report/setup.h"
 #include "util/files.h"
+#include "util/format.h"
 #include "util/program.h"
 #include "util/stop_signal.h"
 
@@ -426,7 +427,7 @@ static void run(Trainer *t) {
         train(t);
     bool done = !t->has_failed && (t->config.train.eval_only || t->step >= t->config.train.max_iters);
     char time[32];
-    console_duration(seconds_now() - begun, time, sizeof time);
+    format_duration(seconds_now() - begun, time, sizeof time);
     t->report.reason = t->has_failed ? "failed" : done ? "done" : "stopped";
     t->report.seconds = seconds_now() - begun;
     t->report.optimizer_seconds = t->be->stopwatch_seconds(t->be);

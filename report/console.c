@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "util/format.h"
 #include "util/streams.h"
 
 /* A progress line more often than this would only flicker. */
@@ -59,36 +60,13 @@ void console_start(Console *console, int64_t first_step) {
     console->first_step = first_step;
 }
 
-void console_duration(double seconds, char *text, size_t bytes) {
-    long long s = (long long)(seconds + 0.5);
-    if (s >= 3600)
-        snprintf(text, bytes, "%lldh%02lldm", s / 3600, s / 60 % 60);
-    else if (s >= 60)
-        snprintf(text, bytes, "%lldm%02llds", s / 60, s % 60);
-    else
-        snprintf(text, bytes, "%llds", s);
-}
-
-void console_count(int64_t number, char *text, size_t bytes) {
-    char digits[32];
-    uint64_t size = number < 0 ? 0 - (uint64_t)number : (uint64_t)number;
-    int length = snprintf(digits, sizeof digits, "%llu", (unsigned long long)size);
-    size_t at = 0;
-    if (number < 0 && at + 1 < bytes) text[at++] = '-';
-    for (int i = 0; i < length && at + 1 < bytes; i++) {
-        text[at++] = digits[i];
-        if ((length - 1 - i) % 3 == 0 && i + 1 < length && at + 1 < bytes) text[at++] = ',';
-    }
-    text[at] = 0;
-}
-
 void console_step(Console *console, int64_t step, int64_t max_iters, const StepReport *report) {
     if (console->silent) return;
     double now = seconds_now(), per_step = (now - console->started) / (double)(step + 1 - console->first_step);
     char left[32], speed[32];
-    console_duration(per_step * (double)(max_iters - step - 1), left, sizeof left);
+    format_duration(per_step * (double)(max_iters - step - 1), left, sizeof left);
     if (report) {
-        console_count((int64_t)(report->tokens_per_s + 0.5), speed, sizeof speed);
+        format_count((int64_t)(report->tokens_per_s + 0.5), speed, sizeof speed);
         console_line(console, "step %6lld/%lld | loss %7.4f | lr %.2e | norm %6.3f | %6.0f ms | %s tok/s | %s left",
                      (long long)step, (long long)max_iters, report->loss, report->lr, report->grad_norm, report->ms,
                      speed, left);

@@ -37,12 +37,6 @@ void console_start(Console *console, int64_t first_step);
 /* After every step; `report` is NULL where the step is not logged. */
 void console_step(Console *console, int64_t step, int64_t max_iters, const StepReport *report);
 
-/* "1h02m", "3m20s", "12s". */
-void console_duration(double seconds, char *text, size_t bytes);
-
-/* 1234567 as "1,234,567". */
-void console_count(int64_t number, char *text, size_t bytes);
-
 EXTERN_C_END
 
 #endif

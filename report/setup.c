@@ -4,13 +4,14 @@
 #include <string.h>
 
 #include "util/files.h"
+#include "util/format.h"
 
 static void print_model(Console *c, const SetupReport *s) {
     const GPT2Config *m = &s->config->model;
     char parameters[32], tokens[32], val[32];
-    console_count((int64_t)s->model->table.parameters, parameters, sizeof parameters);
-    console_count(loader_token_count(s->train_data), tokens, sizeof tokens);
-    console_count(loader_token_count(s->val_data), val, sizeof val);
+    format_count((int64_t)s->model->table.parameters, parameters, sizeof parameters);
+    format_count(loader_token_count(s->train_data), tokens, sizeof tokens);
+    format_count(loader_token_count(s->val_data), val, sizeof val);
     console_row(c, "model", "%d layers, %d heads, %d channels, %d tokens, vocabulary %d: %s parameters", m->n_layer,
                 m->n_head, m->n_embd, m->block_size, m->vocab_size, parameters);
     console_row(c, "data", "%s training tokens in %d file(s), %s validation tokens", tokens,
@@ -20,7 +21,7 @@ static void print_model(Console *c, const SetupReport *s) {
 static void print_machine(Console *c, const SetupReport *s) {
     const TrainConfig *train = &s->config->train;
     char step[32];
-    console_count((int64_t)train->total_batch_size * s->config->model.block_size, step, sizeof step);
+    format_count((int64_t)train->total_batch_size * s->config->model.block_size, step, sizeof step);
     console_row(c, "device", "%s: %s", s->be->name, s->be->device);
     console_row(c, "processes", "%d x %d threads, message passing: %s", s->comm->size, s->be->threads,
                 s->comm->transport);

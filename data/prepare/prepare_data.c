@@ -20,7 +20,7 @@
 #include "data/prepare/prepare_options.h"
 #include "util/utf8.h"
 #include "data/tokenizer/vocabulary.h"
-#include "report/console.h"
+#include "util/format.h"
 #include "util/files.h"
 #include "util/program.h"
 #include "util/stop_signal.h"
@@ -54,7 +54,7 @@ static void show_progress(void *context, int64_t bytes, int64_t tokens) {
     if (job->files.bytes > 0 && bytes > 0) {
         double part = (double)bytes / (double)job->files.bytes;
         char time[32];
-        console_duration(passed * (1 / part - 1), time, sizeof time);
+        format_duration(passed * (1 / part - 1), time, sizeof time);
         snprintf(share, sizeof share, "%5.1f %% | ", 100 * part);
         snprintf(left, sizeof left, " | %s left", time);
     }
