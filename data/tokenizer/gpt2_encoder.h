@@ -3,7 +3,7 @@
 #ifndef MARS_DATA_TOKENIZER_GPT2_ENCODER_H
 #define MARS_DATA_TOKENIZER_GPT2_ENCODER_H
 
-#include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/token_buffer.h"
 #include "data/tokenizer/vocabulary.h"
 
 typedef struct Gpt2Encoder Gpt2Encoder;

@@ -28,17 +28,6 @@ struct Tokenizer {
     uint8_t *classes;      /* of all characters; NULL where nothing is encoded */
 };
 
-void token_buffer_reserve(TokenBuffer *buffer, size_t more) {
-    if (more <= buffer->capacity - buffer->count) return;
-    buffer->capacity = buffer->count + more + buffer->capacity / 2; /* in proportion, so that appending is linear */
-    buffer->tokens = checked_realloc(buffer->tokens, buffer->capacity * sizeof *buffer->tokens, "tokens");
-}
-
-void token_buffer_free(TokenBuffer *buffer) {
-    free(buffer->tokens);
-    *buffer = (TokenBuffer){0};
-}
-
 /* What folder/tokens.json holds, or null where that is no JSON; NULL where there is no file to read. */
 static cJSON *read_description(const char *folder, Error *error) {
     char *path = format_string("%s/tokens.json", folder), *text = files_read(path, JSON_LIMIT, NULL, error);

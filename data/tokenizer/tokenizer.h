@@ -7,6 +7,7 @@
 #ifndef MARS_DATA_TOKENIZER_TOKENIZER_H
 #define MARS_DATA_TOKENIZER_TOKENIZER_H
 
+#include "data/tokenizer/token_buffer.h"
 #include "util/base.h"
 
 /* encoder_encode leaves at most this many bytes for later, so that whoever reads a text in pieces knows how much room
@@ -20,16 +21,6 @@ enum { TOKENIZER_MAX_LEFT = 1 << 20 };
 EXTERN_C_BEGIN
 
 typedef struct Tokenizer Tokenizer;
-
-/* A growing array of tokens, as token files hold them. Starts as {0}; token_buffer_free() ends it. */
-typedef struct TokenBuffer {
-    uint16_t *tokens;
-    size_t count, capacity;
-} TokenBuffer;
-
-/* Makes room for `more` tokens behind those that are there. */
-void token_buffer_reserve(TokenBuffer *buffer, size_t more);
-void token_buffer_free(TokenBuffer *buffer);
 
 /* Opens the tokenizer `name`, or with NULL the one that folder/tokens.json names (prepare_data writes that file, and
  * checkpoints keep a copy). gpt2 reads encoder.json and vocab.bpe from `folder`; from TOKENIZER_GPT2_FOLDER where that
