@@ -7,9 +7,16 @@
 #ifndef MARS_DATA_HELLASWAG_H
 #define MARS_DATA_HELLASWAG_H
 
-#include "data/tokenizer/tokenizer.h"
+#include "util/base.h"
 
-enum { HELLASWAG_MAGIC = 20190519, HELLASWAG_VERSION = 1, HELLASWAG_ENDINGS = 4 };
+enum {
+    HELLASWAG_MAGIC = 20190519,
+    HELLASWAG_VERSION = 1,
+    HELLASWAG_ENDINGS = 4,
+    HELLASWAG_HEADER_INTS = 8,
+    HELLASWAG_EXAMPLE_INTS = 2 + HELLASWAG_ENDINGS,
+    HELLASWAG_MAX_BYTES = 1 << 30 /* of a file, as tokens or published; the published one has 10 MB */
+};
 
 typedef struct HellaswagExample {
     int label;
@@ -31,11 +38,6 @@ int hellaswag_count(const Hellaswag *set);
 int hellaswag_vocab_size(const Hellaswag *set);
 /* Example i, which points into the set. */
 HellaswagExample hellaswag_example(const Hellaswag *set, int i);
-
-/* Makes such a file of the published JSON Lines, of which it takes "ctx", "endings" and "label". An ending's tokens are
- * those of a space and its text. Fails, with file and line, where a line is no such example. */
-bool hellaswag_prepare(const char *json_lines, const Tokenizer *tokenizer, const char *path, int *examples,
-                       Error *error);
 
 EXTERN_C_END
 

@@ -13,10 +13,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "data/hellaswag.h"
 #include "data/prepare/inspect.h"
 #include "data/prepare/output_folder.h"
 #include "data/prepare/pipeline.h"
+#include "data/prepare/prepare_hellaswag.h"
 #include "data/prepare/prepare_options.h"
 #include "util/utf8.h"
 #include "data/tokenizer/vocabulary.h"

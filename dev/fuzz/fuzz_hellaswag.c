@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "data/hellaswag.h"
+#include "data/prepare/prepare_hellaswag.h"
 #include "dev/fuzz/fuzz.h"
 
 enum { HEADER_BYTES = 32, EXAMPLE_BYTES = 24, VOCAB_SIZE = 300 };

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "data/hellaswag.h"
+#include "data/prepare/prepare_hellaswag.h"
 #include "dev/test/model/reference_gpt2.h"
 #include "eval/hellaswag_score.h"
 #include "util/philox.h"
