@@ -45,7 +45,7 @@ typedef struct Trainer {
     Metrics *metrics;  /* on process 0 */
     Console console;
     Start start;
-    char *algorithms;    /* of matrix products, as a text that the next run can take up */
+    char *algorithms;    /* of matmuls, as a text that the next run can take up */
     int64_t step;        /* steps begun so far: the next one's number */
     int64_t steps_ended; /* those whose outcome is known: a GPU's are known a step later */
     Error unread;        /* what this process could not read; then all of them stop */

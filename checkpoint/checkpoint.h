@@ -45,7 +45,7 @@ typedef struct CheckpointSource {
     const char *const *scalar_names;
     double *const *scalars;
     const char *tokens_folder; /* where tokens.json and a vocabulary may lie; NULL for none */
-    const char *algorithms;    /* of matrix products (algorithms.h); NULL or "" for none */
+    const char *algorithms;    /* of matmuls (algorithms.h); NULL or "" for none */
 } CheckpointSource;
 
 /* Writes a checkpoint of `source` below out_dir, points `latest` at it and removes all but the newest `keep` (0: all
@@ -94,7 +94,7 @@ bool checkpoint_read_state(const Checkpoint *checkpoint, const TensorTable *tabl
 bool checkpoint_read_scalars(const Checkpoint *checkpoint, const TensorTable *table, const char *name, double *numbers,
                              Error *error);
 
-/* The algorithms of matrix products that the checkpoint's run used, as text which the caller frees; NULL for none. */
+/* The algorithms of matmuls that the checkpoint's run used, as text which the caller frees; NULL for none. */
 char *checkpoint_read_algorithms(const Checkpoint *checkpoint);
 
 /* ---- weights, of a checkpoint or published by others (checkpoint_weights.c) ---- */

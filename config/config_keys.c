@@ -142,7 +142,7 @@ const ConfigKey config_keys[] = {
     KEY(train, seed, "5000", ANY, "for the initial weights"),
     KEY(train, device, "auto", ONE_OF(device_names), "where to compute; auto = a GPU where there is one"),
     KEY(train, precision, "auto", ONE_OF(precision_names), "of activations; auto = the fastest on the device"),
-    KEY(train, allow_tf32, "false", ANY, "float32 on a GPU may use TF32 matrix products"),
+    KEY(train, allow_tf32, "false", ANY, "float32 on a GPU may use TF32 matmuls"),
     KEY(train, threads, "0", FROM_TO(0, 4096), "CPU threads per process; 0 = its share of the cores"),
     KEY(train, recompute, "none", ONE_OF(recompute_names), "what the backward pass computes again"),
     KEY(train, debug_alloc, "false", ANY, "an allocation for each buffer, for checkers"),

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Batches have a length that is a multiple of this: few shapes of matrix products, and whole tiles. */
+/* Batches have a length that is a multiple of this: few shapes of matmuls, and whole tiles. */
 enum { LENGTH_UNIT = 64 };
 
 /* An ending that is to be scored, behind its context: targets [begin, end) of the row are the ending's, and the first

@@ -2,7 +2,7 @@
  *
  * The model calls be->layernorm_forward(be, ...) and never asks which device it is on. kernels/cpu and kernels/cuda
  * each fill a table for two activation types, float32 and bfloat16. Optimizers are not here: they live in optim/, and
- * take from here memory and matrix products.
+ * take from here memory and matmuls.
  *
  * Notation. B sequences of T tokens, N = B*T rows, C channels, NH heads of size HS = C/NH, V vocabulary entries,
  * VP >= V the padded row length of logits. Matrices are row-major. A `void *` is an array of the table's activation
@@ -25,16 +25,16 @@ EXTERN_C_BEGIN
 
 typedef struct Backend Backend;
 
-/* Products of `count` pairs of matrices of one shape and of a type of their own, whatever the table's:
+/* Matmuls of `count` pairs of matrices of one shape and of a type of their own, whatever the table's:
  *   d[i] = alpha op(a[i]) . op(b[i]) + beta c[i]        op(a) (m,k), op(b) (k,n), c and d (m,n)
  * op transposes where said, so that a is stored (k,m) or b (n,k). Matrices are dense and lie one behind the other. */
-typedef struct BatchedProduct {
+typedef struct BatchedMatmul {
     DType type;
     int count;
     int64_t m, n, k;
     bool transpose_a, transpose_b;
     float alpha, beta;
-} BatchedProduct;
+} BatchedMatmul;
 
 struct Backend {
     char name[32];     /* "cpu-float32" */
@@ -45,9 +45,9 @@ struct Backend {
     bool on_gpu;       /* pointers are a GPU's, which the host must not follow */
     bool is_host_memory; /* it could: on CPUs, and where the GPU is emulated */
     void *stream;      /* of all operations on a GPU, a cudaStream_t; NULL on CPUs */
-    double peak_flops; /* FLOP/s of matrix products in the activation type as the maker states it; 0 = not known */
+    double peak_flops; /* FLOP/s of matmuls in the activation type as the maker states it; 0 = not known */
     int logit_rows;    /* rows of logits that are best worked on at a time */
-    /* Batched products of up to this many multiplications m n k for each matrix are worked on side by side, larger ones
+    /* Batched matmuls of up to this many multiplications m n k for each matrix are worked on side by side, larger ones
      * one after the other. */
     int64_t side_by_side_work;
 
@@ -147,18 +147,18 @@ struct Backend {
     /* *total += the sum of values, in double. */
     void (*add_sum)(Backend *be, double *total, const float *values, size_t n);
 
-    /* ---- dense products for optimizers ---- */
+    /* ---- dense matmuls for optimizers ---- */
 
-    /* See BatchedProduct; sums are float32, rounded once. c is not read where beta is 0, and may be d; d overlaps
+    /* See BatchedMatmul; sums are float32, rounded once. c is not read where beta is 0, and may be d; d overlaps
      * neither a nor b. */
-    void (*batched_product)(Backend *be, const BatchedProduct *product, void *d, const void *a, const void *b,
+    void (*matmul_batched)(Backend *be, const BatchedMatmul *matmul, void *d, const void *a, const void *b,
                             const void *c);
     /* Whether the device multiplies matrices of that type. */
     bool (*multiplies)(Backend *be, DType type);
 
     /* ---- algorithms that are chosen by timing ---- */
 
-    /* Between tune(be, true) and tune(be, false) the first product of each shape tries the algorithms there are, of
+    /* Between tune(be, true) and tune(be, false) the first matmul of each shape tries the algorithms there are, of
      * those that give the same bits each time, and the fastest is the choice for that shape: so the caller multiplies
      * numbers as they are in training, not zeros, which take less time. Outputs are undefined meanwhile where they are
      * added to. A shape that was never tried gets the library's first proposal. */
@@ -178,7 +178,7 @@ typedef struct BackendOptions {
     DType activation;
     int threads;     /* CPU threads of this process */
     int local_rank;  /* which of the processes on this machine this is: GPUs are dealt out by it */
-    bool allow_tf32; /* GPU: float32 products may round their factors to 10 bits */
+    bool allow_tf32; /* GPU: float32 matmuls may round their factors to 10 bits */
 } BackendOptions;
 
 /* Opens a table. Returns NULL and the reason where the machine or the build cannot do it. The caller ends it with

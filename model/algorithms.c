@@ -84,7 +84,7 @@ static char *settle_alone(GPT2 *m, Optim *optim, const char *text) {
     Error error;
     if (text && text[0] && !be->choose(be, text, &error))
         warn(
-            "the checkpoint's algorithms of matrix products are not used, so results may differ in their last bits: %s",
+            "the checkpoint's matmul algorithms are not used, so results may differ in their last bits: %s",
             error.text);
     read_cache(be);
     tune(m, optim);

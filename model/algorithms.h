@@ -11,7 +11,7 @@
 EXTERN_C_BEGIN
 
 /* Takes up the choices in `text` (a checkpoint's; may be NULL) and those in the cache; what neither has process 0 times,
- * in a pass over a batch of `T` tokens a sequence whose results nobody uses and in the optimizer's products. Then all
+ * in a pass over a batch of `T` tokens a sequence whose results nobody uses and in the optimizer's matmuls. Then all
  * processes have the same. Returns them as text, which the caller frees; "" where the device does not choose. Weights
  * are to be there already; gradients are undefined afterwards. Collective. */
 char *algorithms_settle(GPT2 *model, Optim *optim, Comm *comm, const char *text);

@@ -23,12 +23,12 @@ void multi_tensor_append_chunks(Chunk **chunks, int *count, const Part *part, in
 /* ---- sums ---- */
 
 static GradientSums chunk_sums(const float *RESTRICT g, const float *RESTRICT last, size_t n, bool with_sum) {
-    double squares = 0.0, product = 0.0, sum = 0.0;
+    double squares = 0.0, matmul = 0.0, sum = 0.0;
     if (last) {
-#pragma omp simd reduction(+ : squares, product)
+#pragma omp simd reduction(+ : squares, matmul)
         for (size_t i = 0; i < n; i++) {
             squares += (double)g[i] * (double)g[i];
-            product += (double)g[i] * (double)last[i];
+            matmul += (double)g[i] * (double)last[i];
         }
     } else if (with_sum) {
 #pragma omp simd reduction(+ : squares, sum)
@@ -40,7 +40,7 @@ static GradientSums chunk_sums(const float *RESTRICT g, const float *RESTRICT la
 #pragma omp simd reduction(+ : squares)
         for (size_t i = 0; i < n; i++) squares += (double)g[i] * (double)g[i];
     }
-    return (GradientSums){squares, product, sum};
+    return (GradientSums){squares, matmul, sum};
 }
 
 static void sums(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *last,

@@ -75,7 +75,7 @@ template <int MANY, class Work> __device__ __forceinline__ void for_elements(Wor
 template <bool LAST> struct SumWork {
     const float *g, *last;
     bool with_sum;
-    double squares, product, sum; /* of this thread's elements */
+    double squares, matmul, sum; /* of this thread's elements */
 
     __device__ bool takes_runs() const { return is_run_aligned(g) && is_run_aligned(last); }
 
@@ -92,7 +92,7 @@ template <bool LAST> struct SumWork {
             for (int i = 0; i < COUNT; i++) {
                 double x = (double)now[r].x[i];
                 squares += x * x;
-                if (LAST) product += x * (double)before[r].x[i];
+                if (LAST) matmul += x * (double)before[r].x[i];
                 if (with_sum) sum += x;
             }
     }
@@ -107,7 +107,7 @@ static __global__ void __launch_bounds__(THREADS, 4)
     const bool with_sum = sum_at_first && sum_at_first->updates == 0;
     SumWork<LAST> work = {gradient + chunk.gradient, LAST ? last + chunk.gradient : NULL, with_sum, 0.0, 0.0, 0.0};
     for_elements<2 * AHEAD>(work, (int)(chunk.end - chunk.begin));
-    GradientSums total = {block_sum<THREADS>(work.squares), LAST ? block_sum<THREADS>(work.product) : 0.0,
+    GradientSums total = {block_sum<THREADS>(work.squares), LAST ? block_sum<THREADS>(work.matmul) : 0.0,
                           with_sum ? block_sum<THREADS>(work.sum) : 0.0};
     if (threadIdx.x == 0) out[blockIdx.x] = total;
 }

@@ -1,4 +1,4 @@
-/* newton_schulz.c: the iteration of newton_schulz.h, in products of the backend's table behind one pass that scales. */
+/* newton_schulz.c: the iteration of newton_schulz.h, in matmuls of the backend's table behind one pass that scales. */
 #include "optim/newton_schulz.h"
 
 #include <stdlib.h>
@@ -19,7 +19,7 @@ static float coefficient(DType type, float value) {
 static const double NORM_EPS = 1e-7;
 
 /* Elements of X in the workspace, where a matrix is not larger by itself: 134 MB of bfloat16, twice. With a quarter of
- * it the products of GPT-2 small's matrices, 7 and 5 at a time instead of all 12, took 14 % longer on an H100. */
+ * it the matmuls of GPT-2 small's matrices, 7 and 5 at a time instead of all 12, took 14 % longer on an H100. */
 static const int64_t BATCH_ELEMENTS = 1 << 26;
 
 struct NewtonSchulz {
@@ -75,15 +75,15 @@ const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, i
     int64_t side = min_i64(rows, columns), inner = max_i64(rows, columns);
     float linear = coefficient(ns->type, LINEAR), cubic = coefficient(ns->type, CUBIC);
     float quintic = coefficient(ns->type, QUINTIC);
-    BatchedProduct square = {ns->type, count, side, side, inner, tall, !tall, 1.0f, 0.0f};         /* A */
-    BatchedProduct polynomial = {ns->type, count, side, side, side, false, false, quintic, cubic}; /* B */
-    BatchedProduct update = {ns->type, count, rows, columns, side, false, false, 1.0f, linear};    /* X */
+    BatchedMatmul square = {ns->type, count, side, side, inner, tall, !tall, 1.0f, 0.0f};         /* A */
+    BatchedMatmul polynomial = {ns->type, count, side, side, side, false, false, quintic, cubic}; /* B */
+    BatchedMatmul update = {ns->type, count, rows, columns, side, false, false, 1.0f, linear};    /* X */
     multi_tensor_passes(be)->normalize(be, ns->x[0], ns->type, (size_t)(rows * columns), count, square_norms, NORM_EPS);
     for (int step = 0; step < ns->steps; step++) {
         const void *x = ns->x[step % 2];
-        be->batched_product(be, &square, ns->a, x, x, NULL);
-        be->batched_product(be, &polynomial, ns->b, ns->a, ns->a, ns->a);
-        be->batched_product(be, &update, ns->x[(step + 1) % 2], tall ? x : ns->b, tall ? ns->b : x, x);
+        be->matmul_batched(be, &square, ns->a, x, x, NULL);
+        be->matmul_batched(be, &polynomial, ns->b, ns->a, ns->a, ns->a);
+        be->matmul_batched(be, &update, ns->x[(step + 1) % 2], tall ? x : ns->b, tall ? ns->b : x, x);
     }
     return ns->x[ns->steps % 2];
 }

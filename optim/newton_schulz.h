@@ -8,7 +8,7 @@
  * transposing in memory. In bfloat16 the three coefficients are rounded to bfloat16 too. What comes out has G's
  * singular vectors and singular values between about 0.7 and 1.2.
  *
- * Matrices of one shape are worked on together, in strided-batched products (backend.h), as many at a time as fit the
+ * Matrices of one shape are worked on together, in strided-batched matmuls (backend.h), as many at a time as fit the
  * workspace, which is taken once; where the device works on such matrices one after the other anyway, one at a time.
  * Cost of a matrix with m <= n sides: steps (4 m^2 n + 2 m^3) FLOPs. */
 #ifndef MARS_OPTIM_NEWTON_SCHULZ_H
@@ -19,7 +19,7 @@
 
 EXTERN_C_BEGIN
 
-enum { NEWTON_SCHULZ_PRODUCTS = 3 }; /* batched products of an iteration */
+enum { NEWTON_SCHULZ_MATMULS = 3 }; /* batched matmuls of an iteration */
 
 typedef struct NewtonSchulz NewtonSchulz;
 

@@ -16,7 +16,7 @@
 /* Sums over elements, in double. */
 typedef struct GradientSums {
     double squares; /* of g */
-    double product; /* of g times g_last, where there is one */
+    double dot; /* of g times g_last, where there is one */
     double sum;     /* of g, where asked for */
 } GradientSums;
 
@@ -101,7 +101,7 @@ RULE_FUNCTION double settle_snr(const Settlement *s, const GradientSums *sums, d
 RULE_FUNCTION void settle_correction(const Settlement *s, const StepOutcome *outcome, RuleNumbers *r, int i) {
     double k = s->k, factor = outcome->factor, last = s->last_factor[i];
     double squares = (1.0 + k) * (1.0 + k) * factor * factor * s->sums[i].squares -
-                     2.0 * k * (1.0 + k) * factor * last * s->sums[i].product + k * k * s->last_squares[i];
+                     2.0 * k * (1.0 + k) * factor * last * s->sums[i].dot + k * k * s->last_squares[i];
     double norm = sqrt(fmax(0.0, squares));
     r->c_factor = norm > 1.0 ? (float)(1.0 / norm) : 1.0f;
     r->last_factor = (float)last;

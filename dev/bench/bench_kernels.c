@@ -5,8 +5,8 @@
  *                         [--precision=auto|bfloat16|float32] [--threads=N] [--json=FILE]
  *
  * Operations that memory bounds are measured by the bytes that they cannot do without (each input read once, each
- * output written once, of an embedding the rows that occur) over the bandwidth of a copy; products and attention by
- * their FLOP/s over those of a large product (measure.h). Attention is counted causal: 2 B NH T^2 HS forward, 2.5 times
+ * output written once, of an embedding the rows that occur) over the bandwidth of a copy; matmuls and attention by
+ * their FLOP/s over those of a large matmul (measure.h). Attention is counted causal: 2 B NH T^2 HS forward, 2.5 times
  * that backward. A measurement is many calls between two waits; each works on the next of several sets of buffers, so that
  * nothing is found in a cache that would not be there in training. The rates to compare with are taken before each
  * operation, as clocks change. */
@@ -29,7 +29,7 @@ enum { MOST_SETS = 16, MOST_OPERANDS = 8 };
 /* Of a measurement. */
 static const double LEAST_SECONDS = 0.02;
 
-/* What is to be reached on an H100 or H200, of the measured copy bandwidth or product rate: attention with head size 64
+/* What is to be reached on an H100 or H200, of the measured copy bandwidth or matmul rate: attention with head size 64
  * and T = 1024. */
 static const double MEMORY_TARGET = 0.85, ATTENTION_FORWARD_TARGET = 0.28, ATTENTION_BACKWARD_TARGET = 0.20;
 
@@ -386,7 +386,7 @@ static void bench_mlp(Bench *b, Linear up, Linear down) {
     measure(b, &down_weight);
 }
 
-static void bench_products(Bench *b) {
+static void bench_matmuls(Bench *b) {
     int N = b->s.N, C = b->s.C;
     bench_linear(b, (Linear){"qkv", N, C, 3 * C}, false);
     bench_linear(b, (Linear){"attention projection", N, C, C}, false);
@@ -480,7 +480,7 @@ int main(int argc, char **argv) {
     bench_embedding(&b);
     bench_layernorm(&b);
     bench_softmax_and_rounding(&b);
-    bench_products(&b);
+    bench_matmuls(&b);
     bench_attention(&b, 64);
     bench_attention(&b, 128);
     bench_close(&b, copy, matmul);

@@ -5,7 +5,7 @@
  * On processors that have no bfloat16 instructions a bfloat16 matmul runs through float32
  * (kernels/cpu/matmul_onednn.c), and the goal is at least half of the float32 rate. ONEDNN_MAX_CPU_ISA=AVX2 or
  * AVX512_CORE shows on any x86-64 CPU how such a processor does. The shapes are those of a training step of the model:
- * linear layers and LM head in both directions, attention, one decoded token, and Newton-Schulz's products. Each
+ * linear layers and LM head in both directions, attention, one decoded token, and Newton-Schulz's matmuls. Each
  * measurement times float32 and bfloat16 one after the other; the best of --steps measurements counts, because other
  * programs only ever slow one down. */
 #include <math.h>
@@ -55,15 +55,15 @@ static void run_attention(const Arrays *a, const Case *c) {
 }
 
 static void run_newton_schulz(const Arrays *a, const Case *c) {
-    BatchedProduct p = {.type = a->be->activation, .count = 1, .m = c->rows, .n = c->out, .k = c->in, .alpha = 1.0f};
-    a->be->batched_product(a->be, &p, a->out, a->in, a->weight, NULL);
+    BatchedMatmul p = {.type = a->be->activation, .count = 1, .m = c->rows, .n = c->out, .k = c->in, .alpha = 1.0f};
+    a->be->matmul_batched(a->be, &p, a->out, a->in, a->weight, NULL);
 }
 
 /* Scaled, and added to a scaled matrix of the shape of C, in whose place the weight is. */
 static void run_newton_schulz_sum(const Arrays *a, const Case *c) {
-    BatchedProduct p = {.type = a->be->activation, .count = 1, .m = c->rows, .n = c->out, .k = c->in};
+    BatchedMatmul p = {.type = a->be->activation, .count = 1, .m = c->rows, .n = c->out, .k = c->in};
     p.alpha = 2.0315f, p.beta = -4.7750f;
-    a->be->batched_product(a->be, &p, a->out, a->in, a->weight, a->weight);
+    a->be->matmul_batched(a->be, &p, a->out, a->in, a->weight, a->weight);
 }
 
 /* ---- measuring ---- */

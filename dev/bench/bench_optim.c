@@ -5,8 +5,8 @@
  *
  * Elementwise passes are measured by the bytes that they cannot do without (each rule's header counts them; on a GPU,
  * where no cache holds a batch of matrices, Newton-Schulz reads and writes them once more to scale them) over the time
- * they take, against a plain copy's bytes read and written; Newton-Schulz by its FLOP/s, against a large product
- * (measure.h). Machines are shared and their speed drifts, so copy and product are timed beside each measurement, and
+ * they take, against a plain copy's bytes read and written; Newton-Schulz by its FLOP/s, against a large matmul
+ * (measure.h). Machines are shared and their speed drifts, so copy and matmul are timed beside each measurement, and
  * the ratios' medians are what counts. On a GPU a measurement is a run of steps that are asked for ahead.
  *
  * Beside it stands what the slowest of 8 processes would take: by each one's share of the bytes and of Newton-Schulz,
@@ -38,8 +38,8 @@ typedef struct Figures {
     double state;           /* bytes */
     double slowest_seconds; /* of the process whose part of a step takes longest */
     int measured;
-    double seconds[MOST_MEASUREMENTS], product_seconds[MOST_MEASUREMENTS];
-    double bandwidth_ratio[MOST_MEASUREMENTS], product_ratio[MOST_MEASUREMENTS];
+    double seconds[MOST_MEASUREMENTS], matmul_seconds[MOST_MEASUREMENTS];
+    double bandwidth_ratio[MOST_MEASUREMENTS], matmul_ratio[MOST_MEASUREMENTS];
 } Figures;
 
 typedef struct Bench {
@@ -49,7 +49,7 @@ typedef struct Bench {
     Comm *comm;
     float *params, *grads;
     void *weights;
-    Rates rates; /* the product is of the type that Newton-Schulz runs in */
+    Rates rates; /* the matmul is of the type that Newton-Schulz runs in */
 } Bench;
 
 /* ---- counting ---- */
@@ -124,26 +124,26 @@ static void shared_work(const Bench *bench, const OptimConfig *config, Work *wor
 
 /* ---- measuring ---- */
 
-/* While on, the products of Newton-Schulz are timed by the table's stopwatch: all of a run's at once, since each mark takes
+/* While on, the matmuls of Newton-Schulz are timed by the table's stopwatch: all of a run's at once, since each mark takes
  * a GPU time, and when the stopwatch has no room for more it waits for the GPU, which then falls idle. */
-static void (*plain_product)(Backend *, const BatchedProduct *, void *, const void *, const void *, const void *);
-static int products_of_run, products_seen;
+static void (*plain_matmul)(Backend *, const BatchedMatmul *, void *, const void *, const void *, const void *);
+static int matmuls_of_run, matmuls_seen;
 
-static void watched_product(Backend *be, const BatchedProduct *product, void *d, const void *a, const void *b,
+static void watched_matmul(Backend *be, const BatchedMatmul *matmul, void *d, const void *a, const void *b,
                             const void *c) {
-    if (products_seen++ % products_of_run == 0) be->stopwatch_start(be);
-    plain_product(be, product, d, a, b, c);
-    if (products_seen % products_of_run == 0) be->stopwatch_stop(be);
+    if (matmuls_seen++ % matmuls_of_run == 0) be->stopwatch_start(be);
+    plain_matmul(be, matmul, d, a, b, c);
+    if (matmuls_seen % matmuls_of_run == 0) be->stopwatch_stop(be);
 }
 
-static void watch_products(Backend *be, const OptimConfig *config) {
-    products_of_run = config->ns_steps * NEWTON_SCHULZ_PRODUCTS;
-    products_seen = 0;
-    plain_product = be->batched_product;
-    be->batched_product = watched_product;
+static void watch_matmuls(Backend *be, const OptimConfig *config) {
+    matmuls_of_run = config->ns_steps * NEWTON_SCHULZ_MATMULS;
+    matmuls_seen = 0;
+    plain_matmul = be->matmul_batched;
+    be->matmul_batched = watched_matmul;
 }
 
-static void stop_watching(Backend *be) { be->batched_product = plain_product; }
+static void stop_watching(Backend *be) { be->matmul_batched = plain_matmul; }
 
 static void fill_gradients(Bench *bench, Optim *optim) {
     float *to = optim_gradients(optim);
@@ -184,28 +184,28 @@ static void warm_up(Bench *bench, Optim *optim, const char *name) {
 static void measure_steps(Bench *bench, const OptimConfig *config, Optim *optim, Figures *f) {
     Backend *be = bench->be;
     int n = f->measured++, steps = be->on_gpu ? STEPS_AHEAD : 1;
-    double copy = copy_rate(&bench->rates), product = matmul_rate(&bench->rates);
-    watch_products(be, config);
+    double copy = copy_rate(&bench->rates), matmul = matmul_rate(&bench->rates);
+    watch_matmuls(be, config);
     double watched = be->stopwatch_seconds(be), begun = seconds_now();
     make_steps(bench, optim, steps, f->name);
     double seconds = (seconds_now() - begun) / steps;
-    double products = (be->stopwatch_seconds(be) - watched) / steps;
+    double matmuls = (be->stopwatch_seconds(be) - watched) / steps;
     stop_watching(be);
     copy = 0.5 * (copy + copy_rate(&bench->rates));
-    product = 0.5 * (product + matmul_rate(&bench->rates));
+    matmul = 0.5 * (matmul + matmul_rate(&bench->rates));
     f->seconds[n] = seconds;
-    f->product_seconds[n] = products;
-    f->bandwidth_ratio[n] = f->bytes / (seconds - products) / copy;
-    f->product_ratio[n] = products > 0.0 && product > 0.0 ? f->flops / products / product : 0.0;
+    f->matmul_seconds[n] = matmuls;
+    f->bandwidth_ratio[n] = f->bytes / (seconds - matmuls) / copy;
+    f->matmul_ratio[n] = matmuls > 0.0 && matmul > 0.0 ? f->flops / matmuls / matmul : 0.0;
 }
 
 static void find_slowest(Bench *bench, const OptimConfig *config, Figures *f) {
     Work work[PROCESSES];
-    double products = median(f->product_seconds, f->measured), passes = median(f->seconds, f->measured) - products;
+    double matmuls = median(f->matmul_seconds, f->measured), passes = median(f->seconds, f->measured) - matmuls;
     shared_work(bench, config, work);
     for (int r = 0; r < PROCESSES; r++) {
         double seconds =
-            passes * work[r].bytes / f->bytes + (f->flops > 0.0 ? products * work[r].flops / f->flops : 0.0);
+            passes * work[r].bytes / f->bytes + (f->flops > 0.0 ? matmuls * work[r].flops / f->flops : 0.0);
         f->slowest_seconds = fmax(f->slowest_seconds, seconds);
     }
 }
@@ -242,12 +242,12 @@ static void print_head(Bench *bench) {
 static void report(const Bench *bench, const Figures *f, cJSON *list) {
     int n = f->measured;
     double parameters = (double)bench->model.table.parameters, ms = median(f->seconds, n) * 1e3;
-    double product_ms = median(f->product_seconds, n) * 1e3, over_copy = median(f->bandwidth_ratio, n);
+    double matmul_ms = median(f->matmul_seconds, n) * 1e3, over_copy = median(f->bandwidth_ratio, n);
     const char *verdict = !bench->be->on_gpu ? "" : over_copy >= PASSES_TARGET ? "ok" : "below";
-    printf("%-20s %6.1f %7.1f %9.3f %10.2f %7s", f->name, f->state / parameters, f->bytes / parameters, ms - product_ms,
+    printf("%-20s %6.1f %7.1f %9.3f %10.2f %7s", f->name, f->state / parameters, f->bytes / parameters, ms - matmul_ms,
            over_copy, verdict);
     if (f->flops > 0.0)
-        printf(" %9.3f %9.4g %8.2f", product_ms, f->flops / product_ms * 1e-9, median(f->product_ratio, n));
+        printf(" %9.3f %9.4g %8.2f", matmul_ms, f->flops / matmul_ms * 1e-9, median(f->matmul_ratio, n));
     else
         printf(" %28s", "");
     printf(" %9.3f\n", f->slowest_seconds * 1e3);
@@ -258,14 +258,14 @@ static void report(const Bench *bench, const Figures *f, cJSON *list) {
     add_figure(object, "state, bytes per parameter", f->state / parameters);
     add_figure(object, "floor, bytes per parameter", f->bytes / parameters);
     add_figure(object, "step, ms", ms);
-    add_figure(object, "passes, ms", ms - product_ms);
+    add_figure(object, "passes, ms", ms - matmul_ms);
     add_figure(object, "passes over copy", over_copy);
     if (bench->be->on_gpu) add_figure(object, "target", PASSES_TARGET);
     add_figure(object, "one of 8, ms", f->slowest_seconds * 1e3);
     if (f->flops == 0.0) return;
     add_figure(object, "Newton-Schulz GFLOP", f->flops * 1e-9);
-    add_figure(object, "its products, ms", product_ms);
-    add_figure(object, "products over matmul", median(f->product_ratio, n));
+    add_figure(object, "its products, ms", matmul_ms);
+    add_figure(object, "products over matmul", median(f->matmul_ratio, n));
 }
 
 /* ---- the run ---- */

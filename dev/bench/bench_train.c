@@ -4,7 +4,7 @@
  *                       [--recompute=none|mlp|block] [--precision=auto|bfloat16|float32] [--steps=8] [--threads=N]
  *                       [--json=FILE] [--debug_alloc=true]
  *
- * The measure is model FLOP/s (6 N + 12 L C T per token) over the rate of a large product on the same device
+ * The measure is model FLOP/s (6 N + 12 L C T per token) over the rate of a large matmul on the same device
  * (measure.h), which is timed between the steps, as clocks and neighbours change; medians are what counts. On a GPU a
  * measurement is a run of steps that are asked for ahead, as the trainer does, with a wait only at its end. Then one
  * more step is taken apart, its operations one by one. */

@@ -161,11 +161,11 @@ void fill_random(Backend *be, void *device, size_t n, DType type, float scale, u
 static const double CPU_SECONDS = 0.2, GPU_SECONDS = 0.05;
 enum { COPY_BYTES = 1 << 29, COPY_PIECE = 1 << 20, TINY_COPY_BYTES = 1 << 20 };
 
-static const int64_t GPU_PRODUCT[3] = {8192, 8192, 8192}, CPU_PRODUCT[3] = {4096, 3072, 768};
-static const int64_t TINY_PRODUCT[3] = {128, 128, 128};
+static const int64_t GPU_MATMUL[3] = {8192, 8192, 8192}, CPU_MATMUL[3] = {4096, 3072, 768};
+static const int64_t TINY_MATMUL[3] = {128, 128, 128};
 
 void rates_open(Rates *r, Backend *be, DType type, bool tiny) {
-    const int64_t *size = tiny ? TINY_PRODUCT : be->on_gpu ? GPU_PRODUCT : CPU_PRODUCT;
+    const int64_t *size = tiny ? TINY_MATMUL : be->on_gpu ? GPU_MATMUL : CPU_MATMUL;
     memset(r, 0, sizeof *r);
     r->be = be;
     r->least_seconds = tiny ? 0.0 : be->on_gpu ? GPU_SECONDS : CPU_SECONDS;
@@ -175,14 +175,14 @@ void rates_open(Rates *r, Backend *be, DType type, bool tiny) {
     fill_random(be, r->from, r->copy_bytes / sizeof(float), DTYPE_FLOAT32, 1.0f, 0);
     if (!be->multiplies(be, type)) return;
     int64_t m = size[0], n = size[1], k = size[2];
-    r->product = (BatchedProduct){.type = type, .count = 1, .m = m, .n = n, .k = k, .alpha = 1.0f};
+    r->matmul = (BatchedMatmul){.type = type, .count = 1, .m = m, .n = n, .k = k, .alpha = 1.0f};
     r->a = be->alloc(be, (size_t)(m * k) * dtype_size(type), "a product");
     r->b = be->alloc(be, (size_t)(k * n) * dtype_size(type), "a product");
     r->d = be->alloc(be, (size_t)(m * n) * dtype_size(type), "a product");
     fill_random(be, r->a, (size_t)(m * k), type, 1.0f, 1);
     fill_random(be, r->b, (size_t)(k * n), type, 1.0f, 2);
     be->tune(be, true);
-    be->batched_product(be, &r->product, r->d, r->a, r->b, NULL);
+    be->matmul_batched(be, &r->matmul, r->d, r->a, r->b, NULL);
     be->tune(be, false);
 }
 
@@ -225,7 +225,7 @@ static double seconds_each(Rates *r, void (*call)(Rates *r)) {
 }
 
 static void call_copy(Rates *r) { r->be->copy(r->be, r->to, r->from, r->copy_bytes); }
-static void call_product(Rates *r) { r->be->batched_product(r->be, &r->product, r->d, r->a, r->b, NULL); }
+static void call_matmul(Rates *r) { r->be->matmul_batched(r->be, &r->matmul, r->d, r->a, r->b, NULL); }
 
 double copy_rate(Rates *r) {
     double seconds =
@@ -235,7 +235,7 @@ double copy_rate(Rates *r) {
 
 double matmul_rate(Rates *r) {
     if (!r->a) return 0.0;
-    return 2.0 * (double)r->product.m * (double)r->product.n * (double)r->product.k / seconds_each(r, call_product);
+    return 2.0 * (double)r->matmul.m * (double)r->matmul.n * (double)r->matmul.k / seconds_each(r, call_matmul);
 }
 
 /* ---- figures ---- */

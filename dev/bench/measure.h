@@ -1,4 +1,4 @@
-/* measure.h: what the benchmarks share: their options, the rates that results are compared with (a large product and a
+/* measure.h: what the benchmarks share: their options, the rates that results are compared with (a large matmul and a
  * copy, on the same device and through the same table), random numbers to work on, medians, and JSON. */
 #ifndef MARS_DEV_BENCH_MEASURE_H
 #define MARS_DEV_BENCH_MEASURE_H
@@ -45,7 +45,7 @@ const char *bench_recompute_name(Recompute recompute);
 
 /* ---- numbers to work on ---- */
 
-/* n random numbers in [-1/2, 1/2), as float or bfloat16. Products of zeros are faster than others on a GPU, which then
+/* n random numbers in [-1/2, 1/2), as float or bfloat16. Matmuls of zeros are faster than others on a GPU, which then
  * draws less power, and on a CPU, whose untouched memory is all one page. The caller frees them. */
 void *random_numbers(size_t n, DType type, uint32_t stream);
 
@@ -60,7 +60,7 @@ typedef struct Rates {
     double least_seconds; /* that a measurement takes */
     void *from, *to;
     size_t copy_bytes;
-    BatchedProduct product; /* one square product in the type asked for; on a CPU, of the model's own size */
+    BatchedMatmul matmul; /* one square matmul in the type asked for; on a CPU, of the model's own size */
     void *a, *b, *d;
 } Rates;
 
@@ -71,7 +71,7 @@ void rates_close(Rates *rates);
 /* Bytes read and written by a copy, per second: the table's on a GPU, the better of a loop and memcpy by all threads on
  * a CPU. */
 double copy_rate(Rates *rates);
-/* FLOP/s of the product; 0 where the device does not multiply that type. */
+/* FLOP/s of the matmul; 0 where the device does not multiply that type. */
 double matmul_rate(Rates *rates);
 
 /* ---- figures ---- */

@@ -15,7 +15,7 @@
  *   warp.cpp             what the 32 threads of a warp do together
  *   stream.*             streams and events, which run as late as CUDA allows
  *   memory.*, device.cpp allocations and copies; devices, errors, kernel attributes
- *   cublaslt.cpp         matrix products
+ *   cublaslt.cpp         matmuls
  *   report.*             how a fault that is found ends the program
  *   cublaslt.*, nccl.*   the libraries, as far as the project uses them, on oneDNN and MPI
  *

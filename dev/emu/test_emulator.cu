@@ -154,7 +154,7 @@ template <class T> static void rows_are_normalised() {
 }
 
 /* c (n,n) = a . b in tiles of TxT, both in dynamic shared memory. */
-template <int T> __global__ void product_of_tiles(float *c, const float *a, const float *b, int n) {
+template <int T> __global__ void matmul_of_tiles(float *c, const float *a, const float *b, int n) {
     extern __shared__ __align__(16) unsigned char memory[];
     float *tile_a = reinterpret_cast<float *>(memory), *tile_b = tile_a + T * T;
     const int y = threadIdx.y, x = threadIdx.x, row = blockIdx.y * T + y, column = blockIdx.x * T + x;
@@ -175,7 +175,7 @@ static void tiles_in_dynamic_shared_memory_multiply() {
         for (int j = 0; j < n; j++)
             for (int k = 0; k < n; k++) expected[i * n + j] += a[i * n + k] * b[k * n + j];
     DeviceArray<float> device_a(a), device_b(b), c(n * n);
-    product_of_tiles<32><<<dim3(2, 2), dim3(32, 32), 2 * 32 * 32 * sizeof(float)>>>(c, device_a, device_b, n);
+    matmul_of_tiles<32><<<dim3(2, 2), dim3(32, 32), 2 * 32 * 32 * sizeof(float)>>>(c, device_a, device_b, n);
     assert_near(c.values(), expected, 0.0f);
 }
 

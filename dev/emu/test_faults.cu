@@ -17,7 +17,7 @@ static bool is_equal(const std::vector<float> &a, const std::vector<float> &b) {
 enum Fault { NONE, FAULT };
 
 /* c = a . b, (n,n) each, in tiles of 16x16. The fault: a tile is overwritten before all have used it. */
-template <Fault fault> __global__ void tiled_product(float *c, const float *a, const float *b, int n) {
+template <Fault fault> __global__ void tiled_matmul(float *c, const float *a, const float *b, int n) {
     __shared__ float tile_a[16][16], tile_b[16][16];
     const int row = blockIdx.y * 16 + threadIdx.y, column = blockIdx.x * 16 + threadIdx.x;
     float sum = 0.0f;
@@ -31,20 +31,20 @@ template <Fault fault> __global__ void tiled_product(float *c, const float *a, c
     c[row * n + column] = sum;
 }
 
-template <Fault fault> static bool run_tiled_product() {
+template <Fault fault> static bool run_tiled_matmul() {
     const int n = 48;
     std::vector<float> a = numbers(n * n), b = numbers(n * n, 5), expected(n * n);
     for (int i = 0; i < n; i++)
         for (int j = 0; j < n; j++)
             for (int k = 0; k < n; k++) expected[i * n + j] += a[i * n + k] * b[k * n + j];
     DeviceArray<float> device_a(a), device_b(b), device_c(n * n);
-    tiled_product<fault><<<dim3(3, 3), dim3(16, 16)>>>(device_c, device_a, device_b, n);
+    tiled_matmul<fault><<<dim3(3, 3), dim3(16, 16)>>>(device_c, device_a, device_b, n);
     return is_equal(device_c.values(), expected);
 }
 
 static void test_tile_overwritten_too_early_is_wrong_in_any_order(void **) {
-    assert_right_in_all_orders(run_tiled_product<NONE>);
-    for (const char *order : all_orders) assert_wrong(run_tiled_product<FAULT>, order);
+    assert_right_in_all_orders(run_tiled_matmul<NONE>);
+    for (const char *order : all_orders) assert_wrong(run_tiled_matmul<FAULT>, order);
 }
 
 /* out[i] = i > 0 ? x[i - 1] : 0, through shared memory. The fault: read before it is written. */

@@ -2,7 +2,7 @@
  *
  * The T x T scores of a head never exist. Queries go in blocks of BLOCK rows, and a block that ends at query e only
  * meets keys [0, e): the scores of one block, (BLOCK, e) floats, stay in the second-level cache of the core that
- * works on them, and little beyond the causal half is computed. Each score block is two small matrix products (oneDNN,
+ * works on them, and little beyond the causal half is computed. Each score block is two small matmuls (oneDNN,
  * on AMX where there is one) with the softmax between them.
  *
  * Backward, as in FlashAttention: with P = exp(scale S - lse), recomputed,
@@ -27,7 +27,7 @@ typedef struct Heads {
     float scale;
 } Heads;
 
-/* The matrix products of one block of queries: `rows` queries from `first` on meet `keys` keys. */
+/* The matmuls of one block of queries: `rows` queries from `first` on meet `keys` keys. */
 typedef struct QueryBlock {
     int first, rows, keys;
     MatmulKernel *scores; /* (rows, keys) = Q K^T, float; with dO and V it also gives dP */
@@ -36,7 +36,7 @@ typedef struct QueryBlock {
     MatmulKernel *dkeys;  /* (keys, HS) (+)= dS^T Q, float; with P and dO it also gives dV */
 } QueryBlock;
 
-/* A product (m,n) of dense factors; A is stored (k,m) where transpose_a, B (n,k) where transpose_b. */
+/* A matmul (m,n) of dense factors; A is stored (k,m) where transpose_a, B (n,k) where transpose_b. */
 static MatmulKernel *block_kernel(Backend *be, int m, int n, int k, bool transpose_a, bool transpose_b, DType output,
                                   bool accumulate) {
     MatmulShape shape = matmul_dense(m, n, k, transpose_a, transpose_b, ACT_DTYPE, output);

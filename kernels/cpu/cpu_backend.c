@@ -141,7 +141,7 @@ Backend *cpu_backend_open(DType activation, int threads, Error *error) {
     be->choose = cpu_choose;
     be->weights_changed = cpu_weights_changed;
     be->close = cpu_close;
-    cpu_enter_products(be);
+    cpu_enter_matmuls(be);
 #define ENTER(type)                                                                              \
     cpu_enter_embedding_##type(be), cpu_enter_layernorm_##type(be), cpu_enter_linear_##type(be), \
         cpu_enter_attention_##type(be), cpu_enter_loss_##type(be)

@@ -45,7 +45,7 @@ DECLARE_CPU_OPERATIONS(layernorm)
 DECLARE_CPU_OPERATIONS(linear)
 DECLARE_CPU_OPERATIONS(attention)
 DECLARE_CPU_OPERATIONS(loss)
-void cpu_enter_products(Backend *be); /* of either type, whatever the table's */
+void cpu_enter_matmuls(Backend *be); /* of either type, whatever the table's */
 
 EXTERN_C_END
 

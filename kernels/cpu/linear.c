@@ -1,10 +1,10 @@
-/* linear.c: linear layers forward and backward, with bias and GELU. The products are matmul.h's; here they are set up
+/* linear.c: linear layers forward and backward, with bias and GELU. The matmuls are matmul.h's; here they are set up
  * and the elementwise work that goes with them is done. */
 #include "kernels/cpu/activation.h"
 #include "kernels/cpu/vector_math.h"
 
 /* oneDNN loses half its speed where the inner dimension is very long (the backward pass of the output layer), so
- * such products are made in parts of at most this length, summed in float32. */
+ * such matmuls are made in parts of at most this length, summed in float32. */
 enum { LONGEST_INNER = 8192 };
 
 /* Weight gradients sum over rows; oneDNN does so twice as fast in groups of this many (or half as many) as in groups

@@ -1,9 +1,9 @@
-/* matmul.h: matrix products on the CPU. matmul_onednn.c implements this with oneDNN, matmul_plain.c without any
+/* matmul.h: matmuls on the CPU. matmul_onednn.c implements this with oneDNN, matmul_plain.c without any
  * library; the Makefile links one of them.
  *
  *   C (m,n) = alpha A (m,k) . B (k,n) + beta C
  *
- * A product is described once and found again by its description: the library's compiled kernel is kept. */
+ * A matmul is described once and found again by its description: the library's compiled kernel is kept. */
 #ifndef MARS_KERNELS_CPU_MATMUL_H
 #define MARS_KERNELS_CPU_MATMUL_H
 
@@ -20,7 +20,7 @@ typedef struct MatmulShape {
     DType input, output;   /* of A and B; of C */
     float alpha, beta;     /* 1 and 0: C = A.B;  1 and 1: C += A.B;  C is not read where beta is 0 */
     bool weights;          /* B changes only when matmul_weights_changed() says so: a packed copy may be kept */
-    bool pack_b;           /* B is large and stored by rows: worth a packed copy even for one product */
+    bool pack_b;           /* B is large and stored by rows: worth a packed copy even for one matmul */
     bool one_thread;       /* runs inside a parallel region, on the calling thread alone; packs nothing */
 } MatmulShape;
 
@@ -34,7 +34,7 @@ void matmul_close(Matmul *matmul);
 /* "oneDNN 2.6.3" or "plain loops". */
 const char *matmul_library(void);
 
-/* True where bfloat16 products run on matrix units. */
+/* True where bfloat16 matmuls run on matrix units. */
 bool matmul_has_fast_bfloat16(void);
 
 /* Whether this machine multiplies matrices of that type. */

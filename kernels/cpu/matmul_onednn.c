@@ -1,14 +1,14 @@
-/* matmul_onednn.c: matrix products by oneDNN: the one file that knows it, in both its C interfaces, 2.x and 3.x.
+/* matmul_onednn.c: matmuls by oneDNN: the one file that knows it, in both its C interfaces, 2.x and 3.x.
  *
  * oneDNN compiles a kernel for each shape, which takes milliseconds, so kernels are kept in a list. Three things are
  * done for speed. A weight matrix is first packed into the layout that the kernel asks for, once after each change
- * of the weights, not at each product: row-major weights cost 15 %. A bfloat16 A that is stored transposed is first
- * laid out row by row (transpose.h), and its B packed: the product itself then runs twice as fast. And each thread
- * has its own memory objects and working memory, so that attention can run many small products side by side.
+ * of the weights, not at each matmul: row-major weights cost 15 %. A bfloat16 A that is stored transposed is first
+ * laid out row by row (transpose.h), and its B packed: the matmul itself then runs twice as fast. And each thread
+ * has its own memory objects and working memory, so that attention can run many small matmuls side by side.
  *
  * On processors without bfloat16 instructions oneDNN multiplies bfloat16 matrices three to hundreds of times more slowly
  * than float32 ones, or not at all. There such a kernel widens: it converts A and B to float32,
- * multiplies those, and rounds the result once (widen.h). The float32 copies of a large product are made block by
+ * multiplies those, and rounds the result once (widen.h). The float32 copies of a large matmul are made block by
  * block, so that they take little memory. */
 #include "kernels/cpu/matmul.h"
 
@@ -26,7 +26,7 @@
 #include "kernels/cpu/widen.h"
 
 /* The most rows and columns of C that one kernel computes from widened factors: enough for the full speed of a float32
- * product, and few enough that its copies stay at tens of megabytes. */
+ * matmul, and few enough that its copies stay at tens of megabytes. */
 enum { WIDENED_BLOCK = 2048 };
 
 /* A memory layout is a struct in oneDNN 2 and a pointer to one in 3; as a pointer both read the same. */
@@ -50,23 +50,23 @@ typedef struct Arguments {
     dnnl_memory_t a, b, c, scratch;
 } Arguments;
 
-/* Copies a factor from its stored layout into the one that the product takes. */
+/* Copies a factor from its stored layout into the one that the matmul takes. */
 typedef struct Packing {
     dnnl_primitive_t reorder; /* NULL where the factor is taken as it is stored */
     dnnl_memory_t from, to;
     size_t bytes;
 } Packing;
 
-/* What a kernel copies before or after its product, apart from kept weights. */
+/* What a kernel copies before or after its matmul, apart from kept weights. */
 typedef enum Copy { COPY_OF_A, COPY_OF_B, PACKED_B, COPY_OF_C, COPIES } Copy;
 
 struct MatmulKernel {
     MatmulShape shape;
-    int threads; /* that share one product */
-    dnnl_primitive_t product;
+    int threads; /* that share one matmul */
+    dnnl_primitive_t matmul;
     char implementation[48]; /* oneDNN's name of it */
-    bool in_blocks;          /* this kernel has no product: kernels of its blocks compute C (see WIDENED_BLOCK) */
-    bool widens;             /* A and B are bfloat16, the product is of float32 copies of them */
+    bool in_blocks;          /* this kernel has no matmul: kernels of its blocks compute C (see WIDENED_BLOCK) */
+    bool widens;             /* A and B are bfloat16, the matmul is of float32 copies of them */
     bool straighten_a;       /* A is stored (k,m) and is laid out as (m,k) first */
     Packing pack_b;
     Packed *packed; /* copies of B that are kept, for weights */
@@ -146,7 +146,7 @@ static void append_sum(dnnl_post_ops_t after, float factor) {
 }
 
 /* alpha A.B + beta C, computed as alpha (A.B + (beta / alpha) C): where the processor has no AVX-512, oneDNN takes its
- * scalar reference loops for a product that is scaled before C is added. */
+ * scalar reference loops for a matmul that is scaled before C is added. */
 static dnnl_primitive_attr_t attributes_create(float alpha, float beta) {
     dnnl_primitive_attr_t attributes;
     dnnl_post_ops_t after;
@@ -162,7 +162,7 @@ static dnnl_primitive_attr_t attributes_create(float alpha, float beta) {
     return attributes;
 }
 
-/* The description of a product from its layouts; fails where oneDNN has no implementation for this machine. */
+/* The description of a matmul from its layouts; fails where oneDNN has no implementation for this machine. */
 static dnnl_status_t describe(dnnl_primitive_desc_t *description, dnnl_engine_t engine, ConstLayout a, ConstLayout b,
                               ConstLayout c, float alpha, float beta) {
     dnnl_primitive_attr_t attributes = attributes_create(alpha, beta);
@@ -212,7 +212,7 @@ static void packing_free(Packing *packing) {
 
 static void *buffer_of(size_t bytes) {
     void *buffer = huge_memory(bytes);
-    if (!buffer) die("out of memory: %zu bytes for a matrix product", bytes);
+    if (!buffer) die("out of memory: %zu bytes for a matmul", bytes);
     return buffer;
 }
 
@@ -253,13 +253,13 @@ static const char *implementation_of(const_dnnl_primitive_desc_t description) {
     return name;
 }
 
-/* The kernel of a product that has been described; b is the layout that B is stored in. */
+/* The kernel of a matmul that has been described; b is the layout that B is stored in. */
 static MatmulKernel *kernel_from(Matmul *matmul, const MatmulShape *shape, dnnl_primitive_desc_t description,
                                  ConstLayout b, ConstLayout c) {
-    MatmulKernel *kernel = checked_calloc(1, sizeof *kernel, "a matrix product");
+    MatmulKernel *kernel = checked_calloc(1, sizeof *kernel, "a matmul");
     kernel->shape = *shape;
     snprintf(kernel->implementation, sizeof kernel->implementation, "%s", implementation_of(description));
-    check(dnnl_primitive_create(&kernel->product, description), "creating a matrix product");
+    check(dnnl_primitive_create(&kernel->matmul, description), "creating a matmul");
     ConstLayout a_taken = dnnl_primitive_desc_query_md(description, dnnl_query_src_md, 0);
     ConstLayout b_taken = dnnl_primitive_desc_query_md(description, dnnl_query_weights_md, 0);
     ConstLayout scratch = dnnl_primitive_desc_query_md(description, dnnl_query_scratchpad_md, 0);
@@ -341,7 +341,7 @@ static MatmulKernel *kernel_create(Matmul *matmul, const MatmulShape *shape, int
     if (kernel || shape->input == DTYPE_FLOAT32) return kernel;
     if (shape->one_thread || (shape->m <= WIDENED_BLOCK && shape->n <= WIDENED_BLOCK))
         return widening_kernel(matmul, shape, threads);
-    kernel = checked_calloc(1, sizeof *kernel, "a matrix product");
+    kernel = checked_calloc(1, sizeof *kernel, "a matmul");
     kernel->shape = *shape;
     kernel->threads = threads;
     kernel->in_blocks = true;
@@ -360,7 +360,7 @@ static void kernel_free(MatmulKernel *kernel) {
         free(packed);
     }
     packing_free(&kernel->pack_b);
-    if (!kernel->in_blocks) dnnl_primitive_destroy(kernel->product);
+    if (!kernel->in_blocks) dnnl_primitive_destroy(kernel->matmul);
     free(kernel->arguments);
     free(kernel);
 }
@@ -488,7 +488,7 @@ static void *packed_weights(Matmul *matmul, MatmulKernel *kernel, const void *b)
     return found->memory;
 }
 
-/* A as the product takes it. */
+/* A as the matmul takes it. */
 static const void *taken_a(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a) {
     const MatmulShape *s = &kernel->shape;
     size_t size = (size_t)(s->m * s->k);
@@ -505,7 +505,7 @@ static const void *taken_a(Matmul *matmul, MatmulKernel *kernel, int thread, con
     return a;
 }
 
-/* B as the product takes it. */
+/* B as the matmul takes it. */
 static const void *taken_b(Matmul *matmul, MatmulKernel *kernel, int thread, const void *b) {
     if (!kernel->pack_b.reorder && !kernel->widens) return b;
     if (kernel->shape.weights) return packed_weights(matmul, kernel, b);
@@ -516,7 +516,7 @@ static const void *taken_b(Matmul *matmul, MatmulKernel *kernel, int thread, con
     return copy;
 }
 
-static void run_product(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a, const void *b, void *c) {
+static void run_matmul(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a, const void *b, void *c) {
     Arguments *own = &kernel->arguments[thread];
     check(dnnl_memory_set_data_handle(own->a, (void *)(uintptr_t)a), "setting an argument");
     check(dnnl_memory_set_data_handle(own->b, (void *)(uintptr_t)b), "setting an argument");
@@ -526,8 +526,8 @@ static void run_product(Matmul *matmul, MatmulKernel *kernel, int thread, const 
                                    {DNNL_ARG_WEIGHTS, own->b},
                                    {DNNL_ARG_DST, own->c},
                                    {DNNL_ARG_SCRATCHPAD, own->scratch}};
-    check(dnnl_primitive_execute(kernel->product, matmul->streams[thread], 4, arguments), "a matrix product");
-    check(dnnl_stream_wait(matmul->streams[thread]), "a matrix product");
+    check(dnnl_primitive_execute(kernel->matmul, matmul->streams[thread], 4, arguments), "a matmul");
+    check(dnnl_stream_wait(matmul->streams[thread]), "a matmul");
 }
 
 /* The length of the equal parts, each at most `limit`, that a dimension is split into. */
@@ -557,10 +557,10 @@ void matmul_run(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a,
     b = taken_b(matmul, kernel, thread, b);
     if (kernel->widens && s->output == DTYPE_BFLOAT16) {
         float *sums = copy_memory(matmul, kernel, thread, COPY_OF_C, (size_t)(s->m * s->n) * sizeof *sums);
-        run_product(matmul, kernel, thread, a, b, sums);
+        run_matmul(matmul, kernel, thread, a, b, sums);
         narrow_matrix(c, sums, s->m, s->n, s->ldc, s->beta, kernel->threads);
     } else {
-        run_product(matmul, kernel, thread, a, b, c);
+        run_matmul(matmul, kernel, thread, a, b, c);
     }
 }
 

@@ -1,4 +1,4 @@
-/* matmul_plain.c: matrix products without a library, for machines that have no oneDNN: right, and fast enough to try
+/* matmul_plain.c: matmuls without a library, for machines that have no oneDNN: right, and fast enough to try
  * the program out. B is first unpacked to float32 rows, then each row of C is a sum of multiples of them, a loop that
  * vectorises. Sums are float32, as in the libraries. */
 #include "kernels/cpu/matmul.h"
@@ -18,7 +18,7 @@ struct Matmul {
 
 Matmul *matmul_open(DType input, int threads, Error *error) {
     (void)input, (void)error;
-    Matmul *matmul = checked_calloc(1, sizeof *matmul, "matrix products");
+    Matmul *matmul = checked_calloc(1, sizeof *matmul, "matmuls");
     matmul->threads = threads;
     return matmul;
 }
@@ -44,7 +44,7 @@ void matmul_weights_changed(Matmul *matmul) { (void)matmul; /* nothing is kept o
 MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape) {
     for (MatmulKernel *kernel = matmul->kernels; kernel; kernel = kernel->next)
         if (matmul_same_shape(&kernel->shape, shape)) return kernel;
-    MatmulKernel *kernel = checked_calloc(1, sizeof *kernel, "a matrix product");
+    MatmulKernel *kernel = checked_calloc(1, sizeof *kernel, "a matmul");
     kernel->shape = *shape;
     kernel->next = matmul->kernels;
     return matmul->kernels = kernel;
@@ -88,12 +88,12 @@ static void multiply_row(const MatmulShape *s, int64_t row, const void *a, const
 void matmul_run(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a, const void *b, void *c) {
     (void)thread;
     const MatmulShape *s = &kernel->shape;
-    float *unpacked = checked_malloc((size_t)(s->k * s->n) * sizeof *unpacked, "a matrix product");
+    float *unpacked = checked_malloc((size_t)(s->k * s->n) * sizeof *unpacked, "a matmul");
     for (int64_t l = 0; l < s->k; l++)
         load_row(unpacked + l * s->n, b, s->input, s->transpose_b ? l : l * s->ldb, s->transpose_b ? s->ldb : 1, s->n);
 #pragma omp parallel num_threads(s->one_thread ? 1 : matmul->threads)
     {
-        float *work = checked_malloc((size_t)(s->k + s->n) * sizeof *work, "a matrix product");
+        float *work = checked_malloc((size_t)(s->k + s->n) * sizeof *work, "a matmul");
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < s->m; row++) multiply_row(s, row, a, unpacked, c, work, work + s->k);
         free(work);

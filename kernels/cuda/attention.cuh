@@ -2,7 +2,7 @@
  * tensor-core kernels of attention_forward.cu and attention_backward.cu are made of.
  *
  * Such a kernel gives each warp 16 M rows of one array for good (queries; or keys and values) and streams the rows of
- * another through shared memory, STEP = 16 of them at a time. All its products are then of two kinds, A being the
+ * another through shared memory, STEP = 16 of them at a time. All its matmuls are then of two kinds, A being the
  * warp's rows and B the streamed ones:
  *     S = A B^T    multiply_transposed(): Q K^T, dO V^T; K Q^T, V dO^T
  *     O += P B     multiply_add():        P V, dS K;     P^T dO, dS^T Q
@@ -149,7 +149,7 @@ template <int M, int HS, int KEPT> struct WarpRows {
     }
 };
 
-/* ---- products ---- */
+/* ---- matmuls ---- */
 
 template <int M, int N> __device__ __forceinline__ void set_zero(float (&x)[M][N][4]) {
 #pragma unroll

@@ -3,9 +3,9 @@
  *     P = exp(scale S - lse), S = Q K^T;    dV = P^T dO;    dP = dO V^T;    delta = rowsum(dO out);
  *     dS = P (dP - delta);    dQ = scale dS K;    dK = scale dS^T Q
  *
- * FlashAttention-2 has one kernel with a block for each block of keys, which makes five products and adds its parts of dQ
+ * FlashAttention-2 has one kernel with a block for each block of keys, which makes five matmuls and adds its parts of dQ
  * to memory with atomics: in any order. Here a first kernel has a block for each block of queries and makes S, dP and dQ;
- * a second has one for each block of keys and makes S, dP, dV and dK: seven products. At T = 1024, HS = 64 the two more
+ * a second has one for each block of keys and makes S, dP, dV and dK: seven matmuls. At T = 1024, HS = 64 the two more
  * are 138 MFLOP for each head. The other way to a fixed order, parts of dQ in float32 that are added up afterwards, is to
  * write and read 36 parts of 32 KB, 2.4 MB for each head, in whose time an H100 could do 690 MFLOP. The two kernels
  * together move 1.5 MB (12 x 128 KB) where tensors are, and read 2.4 MB more from the level 2 cache, where the order of

@@ -7,7 +7,7 @@
  *
  * Bytes and operations, for one head at T = 1024, HS = 64. Q, K, V and out are 512 KB; the scores, 2 MB if they were
  * stored in bfloat16, are not. Blocks read 1.2 MB of keys and values, which the order of the grid keeps in the level 2
- * cache. Both products take 138 MFLOP, 34 thousand clocks of one multiprocessor of Hopper at the full rate of its tensor
+ * cache. Both matmuls take 138 MFLOP, 34 thousand clocks of one multiprocessor of Hopper at the full rate of its tensor
  * cores (4096 a clock; mma.sync does not reach it); the 0.54 million exponentials take as many at 16 a clock. So what
  * counts is that one is done while the other is: three blocks, 12 warps, fit a multiprocessor with 168 registers a thread,
  * and a warp makes two steps together, so that it takes the exponentials of one while its scores of the other are being

@@ -3,8 +3,8 @@
  * attention_forward.cu and attention_backward.cu: a block of threads has 64 rows (queries, or keys and values), and takes
  * the others in tiles of 64.
  *
- * Products are multiply-adds in float32, which are what bounds them: each of 256 threads keeps a 4 x 4 piece of a 64 x 64
- * product in registers, so that 16 of them take 5 loads from shared memory, where factors come in slices of 16 columns.
+ * Matmuls are multiply-adds in float32, which are what bounds them: each of 256 threads keeps a 4 x 4 piece of a 64 x 64
+ * matmul in registers, so that 16 of them take 5 loads from shared memory, where factors come in slices of 16 columns.
  * A block makes no more than 64 columns of a result. A larger head takes several blocks, each of which finds the scores
  * anew; so registers and the 48 KB of shared memory suffice for any head size. */
 #include <math.h>

@@ -50,7 +50,7 @@ void cuda_enter_embedding(Backend *be);
 void cuda_enter_layernorm(Backend *be);
 void cuda_enter_loss(Backend *be);
 void cuda_enter_linear(
-    Backend *be); /* matmul_forward and its kind, batched_product, multiplies, tune, choices, choose */
+    Backend *be); /* matmul_forward and its kind, matmul_batched, multiplies, tune, choices, choose */
 void cuda_enter_attention(Backend *be); /* attention.cu: chooses between the files of kernels */
 
 /* matmul.c: one cuBLASLt handle and its workspace. */

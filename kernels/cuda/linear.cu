@@ -1,5 +1,5 @@
-/* linear.cu: linear layers, forward and backward, with bias and GELU. The products are cuBLASLt's (matmul.h), where it
- * can with the elementwise work in the product, on sums that are still in registers. Here are the kernels that do that
+/* linear.cu: linear layers, forward and backward, with bias and GELU. The matmuls are cuBLASLt's (matmul.h), where it
+ * can with the elementwise work in the matmul, on sums that are still in registers. Here are the kernels that do that
  * work where it cannot, and the bias gradient.
  *
  * All of them read each input once and write each output once, and do so little arithmetic that memory bounds them:
@@ -46,7 +46,7 @@ static __device__ __forceinline__ float gelu_derivative(float x) {
     return sigmoid.s + x * sigmoid.derivative * 2.0f * du;
 }
 
-/* ---- kernels that finish a product ---- */
+/* ---- kernels that finish a matmul ---- */
 
 /* x += bias.   x (N,OC), n = N*OC elements; bias (OC) */
 template <class T, int COUNT>
@@ -88,12 +88,12 @@ static __global__ void __launch_bounds__(THREADS) gelu_backward_kernel(T *d, con
     store_pack(d + at, gradient);
 }
 
-/* Whether packs suit rows of n elements of product p, and its arrays. */
-template <class T> static bool suits_packs(const CudaProduct *p) {
+/* Whether packs suit rows of n elements of matmul p, and its arrays. */
+template <class T> static bool suits_packs(const CudaGemm *p) {
     return p->n % Pack<T>::N == 0 && is_pack_aligned(p->d) && is_pack_aligned(p->pre) && is_pack_aligned(p->bias);
 }
 
-template <class T> static void finish_bias(Backend *be, const CudaProduct *p) {
+template <class T> static void finish_bias(Backend *be, const CudaGemm *p) {
     size_t n = (size_t)p->m * p->n;
     T *d = (T *)p->d;
     const T *bias = (const T *)p->bias;
@@ -105,7 +105,7 @@ template <class T> static void finish_bias(Backend *be, const CudaProduct *p) {
     cuda_check_launch("bias_kernel");
 }
 
-template <class T> static void finish_gelu(Backend *be, const CudaProduct *p) {
+template <class T> static void finish_gelu(Backend *be, const CudaGemm *p) {
     size_t n = (size_t)p->m * p->n;
     T *d = (T *)p->d, *pre = p->pre ? (T *)p->pre : d;
     const T *bias = (const T *)p->bias;
@@ -117,7 +117,7 @@ template <class T> static void finish_gelu(Backend *be, const CudaProduct *p) {
     cuda_check_launch("gelu_kernel");
 }
 
-template <class T> static void finish_gelu_backward(Backend *be, const CudaProduct *p) {
+template <class T> static void finish_gelu_backward(Backend *be, const CudaGemm *p) {
     size_t n = (size_t)p->m * p->n;
     T *d = (T *)p->d;
     const T *pre = (const T *)p->pre;
@@ -194,9 +194,9 @@ template <class T> constexpr DType dtype_of = sizeof(T) == sizeof(float) ? DTYPE
 
 /* d (m,n) = op(a) . op(b), nothing else said. */
 template <class T>
-static CudaProduct product(void *d, const void *a, const void *b, int m, int n, int k, bool transpose_a,
+static CudaGemm matmul(void *d, const void *a, const void *b, int m, int n, int k, bool transpose_a,
                            bool transpose_b) {
-    CudaProduct p = {};
+    CudaGemm p = {};
     p.input = p.output = dtype_of<T>;
     p.m = m, p.n = n, p.k = k;
     p.transpose_a = transpose_a, p.transpose_b = transpose_b;
@@ -209,7 +209,7 @@ static CudaProduct product(void *d, const void *a, const void *b, int m, int n, 
 template <class T>
 static void matmul_forward(Backend *be, void *out, const void *in, const void *weight, const void *bias, int N, int IC,
                            int OC) {
-    CudaProduct p = product<T>(out, in, weight, N, OC, IC, false, true);
+    CudaGemm p = matmul<T>(out, in, weight, N, OC, IC, false, true);
     p.bias = bias;
     p.finish = finish_bias<T>;
     cuda_multiply(be, &p);
@@ -218,7 +218,7 @@ static void matmul_forward(Backend *be, void *out, const void *in, const void *w
 template <class T>
 static void matmul_gelu_forward(Backend *be, void *out, void *pre, const void *in, const void *weight, const void *bias,
                                 int N, int IC, int OC) {
-    CudaProduct p = product<T>(out, in, weight, N, OC, IC, false, true);
+    CudaGemm p = matmul<T>(out, in, weight, N, OC, IC, false, true);
     p.epilogue = CUDA_EPILOGUE_GELU;
     p.bias = bias;
     p.pre = pre == out ? nullptr : pre;
@@ -229,7 +229,7 @@ static void matmul_gelu_forward(Backend *be, void *out, void *pre, const void *i
 template <class T>
 static void matmul_backward_input(Backend *be, void *din, const void *dout, const void *weight, const void *gelu_pre,
                                   int N, int IC, int OC) {
-    CudaProduct p = product<T>(din, dout, weight, N, IC, OC, false, false);
+    CudaGemm p = matmul<T>(din, dout, weight, N, IC, OC, false, false);
     if (gelu_pre) {
         p.epilogue = CUDA_EPILOGUE_GELU_BACKWARD;
         p.pre = const_cast<void *>(gelu_pre);
@@ -241,7 +241,7 @@ static void matmul_backward_input(Backend *be, void *din, const void *dout, cons
 template <class T>
 static void matmul_backward_weight(Backend *be, float *dweight, float *dbias, const void *dout, const void *in, int N,
                                    int IC, int OC, bool accumulate) {
-    CudaProduct p = product<T>(dweight, dout, in, OC, IC, N, true, false);
+    CudaGemm p = matmul<T>(dweight, dout, in, OC, IC, N, true, false);
     p.output = DTYPE_FLOAT32;
     p.beta = accumulate ? 1.0f : 0.0f;
     p.c = dweight;
@@ -258,5 +258,5 @@ template <class T> static void enter(Backend *be) {
 
 void cuda_enter_linear(Backend *be) {
     be->activation == DTYPE_FLOAT32 ? enter<float>(be) : enter<bf16>(be);
-    cuda_enter_products(be);
+    cuda_enter_matmuls(be);
 }

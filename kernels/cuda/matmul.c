@@ -1,4 +1,4 @@
-/* matmul.c: matrix products by cuBLASLt, and the choice of its algorithms. It launches no kernel, so it is C.
+/* matmul.c: matmuls by cuBLASLt, and the choice of its algorithms. It launches no kernel, so it is C.
  *
  * Row-major. The library stores matrices by columns, and a row-major matrix that is read so is its own transpose. So it
  * is asked for D^T = op(B)^T op(A)^T: its first factor is our b, its second our a, and nothing is copied. Its rows are
@@ -7,10 +7,10 @@
  * Speed. Each shape has an entry in a table, with the library's descriptors and the algorithm, so that a call allocates
  * nothing and never waits for the GPU. The library proposes algorithms, fastest first by its own estimate, for operands
  * that are aligned as these are. While tuning, the proposals for a shape are timed: those with the epilogue in the
- * product, and those with a kernel behind it.
+ * matmul, and those with a kernel behind it.
  *
  * Determinism. Only algorithms that repeat bit for bit are taken: sums over k in one piece, or in parts that lie in the
- * workspace as float32 and are added in order behind the product. The library's other two ways to add parts are left
+ * workspace as float32 and are added in order behind the matmul. The library's other two ways to add parts are left
  * out: in the output itself, in an order that is not documented, and in the output's type, which rounds more than once.
  * A matrix of a batch is to have the bits that it has alone, so a batch's algorithm is the same however many matrices
  * there are, and does not split sums, which would need a workspace for each. All work of a handle is on one stream, with
@@ -23,7 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/product_table.h"
+#include "kernels/cuda/matmul_table.h"
 
 /* What the library recommends for Hopper; less leaves out some of its algorithms. */
 enum { WORKSPACE_BYTES = 32 << 20 };
@@ -35,13 +35,13 @@ enum { PROPOSALS = 8 };
 enum { PROPOSED_BATCH = 8 };
 
 /* Each algorithm is timed in as many rounds, between which the others are, so that a clock that rises while they run
- * favours none. The shortest round counts, of so many products. */
+ * favours none. The shortest round counts, of so many matmuls. */
 enum { ROUNDS = 3, REPETITIONS = 4 };
 
 /* ---- messages ---- */
 
-ProductName product_name(const ProductKey *key) {
-    ProductName name;
+MatmulName matmul_name(const MatmulKey *key) {
+    MatmulName name;
     snprintf(name.text, sizeof name.text,
              "%s matrices %" PRId64 " x %" PRId64 "%s and %" PRId64 " x %" PRId64 "%s to %s%s, epilogue %" PRId64,
              dtype_name((DType)key->input), key->m, key->k, key->transpose_a ? " (transposed)" : "", key->k, key->n,
@@ -54,9 +54,9 @@ static void check(cublasStatus_t status, const char *what) {
     if (status != CUBLAS_STATUS_SUCCESS) die("cuBLASLt: %s failed: %s", what, cublasLtGetStatusString(status));
 }
 
-static void check_product(cublasStatus_t status, const char *what, const ProductKey *key) {
+static void check_matmul(cublasStatus_t status, const char *what, const MatmulKey *key) {
     if (status == CUBLAS_STATUS_SUCCESS) return;
-    die("cuBLASLt: %s %s failed: %s", what, product_name(key).text, cublasLtGetStatusString(status));
+    die("cuBLASLt: %s %s failed: %s", what, matmul_name(key).text, cublasLtGetStatusString(status));
 }
 
 /* ---- keys ---- */
@@ -67,7 +67,7 @@ static int64_t alignment(uintptr_t addresses) {
     return lowest_bit == 0 || lowest_bit > MOST_ALIGNMENT ? MOST_ALIGNMENT : (int64_t)lowest_bit;
 }
 
-static cublasLtEpilogue_t library_epilogue(const CudaProduct *p) {
+static cublasLtEpilogue_t library_epilogue(const CudaGemm *p) {
     cublasLtEpilogue_t gelu = p->pre ? CUBLASLT_EPILOGUE_GELU_AUX : CUBLASLT_EPILOGUE_GELU;
     switch (p->epilogue) {
     case CUDA_EPILOGUE_GELU:
@@ -80,22 +80,22 @@ static cublasLtEpilogue_t library_epilogue(const CudaProduct *p) {
 }
 
 /* Whether the library keeps or reads what GELU is applied to. */
-static bool has_pre(const ProductKey *key) {
+static bool has_pre(const MatmulKey *key) {
     return key->epilogue == CUBLASLT_EPILOGUE_GELU_AUX || key->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS ||
            key->epilogue == CUBLASLT_EPILOGUE_DGELU;
 }
 
 /* What a matrix of that size adds to the bits of an address: those of the other matrices of its batch. */
-static uintptr_t batch_bits(const CudaProduct *p, DType type, int64_t rows, int64_t columns) {
+static uintptr_t batch_bits(const CudaGemm *p, DType type, int64_t rows, int64_t columns) {
     return p->batched ? (uintptr_t)(rows * columns) * dtype_size(type) : 0;
 }
 
-static ProductKey key_of(const CudaMatmul *matmul, const CudaProduct *p) {
+static MatmulKey key_of(const CudaMatmul *matmul, const CudaGemm *p) {
     uintptr_t a = (uintptr_t)p->a | batch_bits(p, p->input, p->m, p->k);
     uintptr_t b = (uintptr_t)p->b | batch_bits(p, p->input, p->k, p->n);
     uintptr_t d = (uintptr_t)p->d | (uintptr_t)p->pre | batch_bits(p, p->output, p->m, p->n);
     if (p->beta != 0.0f) d |= (uintptr_t)p->c;
-    return (ProductKey){.input = p->input,
+    return (MatmulKey){.input = p->input,
                         .output = p->output,
                         .tf32 = p->input == DTYPE_FLOAT32 && matmul->cuda->allow_tf32,
                         .epilogue = library_epilogue(p),
@@ -111,7 +111,7 @@ static ProductKey key_of(const CudaMatmul *matmul, const CudaProduct *p) {
                         .align_bias = p->bias ? alignment((uintptr_t)p->bias) : 0};
 }
 
-static ProductEntry **bucket_of(CudaMatmul *matmul, const ProductKey *key) {
+static MatmulEntry **bucket_of(CudaMatmul *matmul, const MatmulKey *key) {
     int64_t numbers[KEY_NUMBERS];
     memcpy(numbers, key, sizeof numbers);
     uint64_t hash = 0;
@@ -125,34 +125,34 @@ static const char describing[] = "describing a product of";
 
 static cudaDataType library_type(int64_t type) { return type == DTYPE_FLOAT32 ? CUDA_R_32F : CUDA_R_16BF; }
 
-static void set_operation(ProductEntry *entry, cublasLtMatmulDescAttributes_t attribute, const void *value,
+static void set_operation(MatmulEntry *entry, cublasLtMatmulDescAttributes_t attribute, const void *value,
                           size_t bytes) {
-    check_product(cublasLtMatmulDescSetAttribute(entry->operation, attribute, value, bytes), describing, &entry->key);
+    check_matmul(cublasLtMatmulDescSetAttribute(entry->operation, attribute, value, bytes), describing, &entry->key);
 }
 
-static void set_layout(const ProductEntry *entry, cublasLtMatrixLayout_t layout,
+static void set_layout(const MatmulEntry *entry, cublasLtMatrixLayout_t layout,
                        cublasLtMatrixLayoutAttribute_t attribute, const void *value, size_t bytes) {
-    check_product(cublasLtMatrixLayoutSetAttribute(layout, attribute, value, bytes), describing, &entry->key);
+    check_matmul(cublasLtMatrixLayoutSetAttribute(layout, attribute, value, bytes), describing, &entry->key);
 }
 
 /* Of dense matrices that are stored row by row, one behind the other. */
-static cublasLtMatrixLayout_t layout_create(const ProductEntry *entry, int64_t type, int64_t rows, int64_t columns) {
+static cublasLtMatrixLayout_t layout_create(const MatmulEntry *entry, int64_t type, int64_t rows, int64_t columns) {
     cublasLtMatrixLayout_t layout;
     int64_t stride = rows * columns;
-    check_product(cublasLtMatrixLayoutCreate(&layout, library_type(type), (uint64_t)columns, (uint64_t)rows, columns),
+    check_matmul(cublasLtMatrixLayoutCreate(&layout, library_type(type), (uint64_t)columns, (uint64_t)rows, columns),
                   describing, &entry->key);
     set_layout(entry, layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride);
     return layout;
 }
 
-ProductEntry *product_create(const ProductKey *key) {
-    ProductEntry *entry = checked_calloc(1, sizeof *entry, "a matrix product");
+MatmulEntry *matmul_entry_create(const MatmulKey *key) {
+    MatmulEntry *entry = checked_calloc(1, sizeof *entry, "a matmul");
     entry->key = *key;
     entry->a = layout_create(entry, key->input, key->transpose_a ? key->k : key->m, key->transpose_a ? key->m : key->k);
     entry->b = layout_create(entry, key->input, key->transpose_b ? key->n : key->k, key->transpose_b ? key->k : key->n);
     entry->d = layout_create(entry, key->output, key->m, key->n);
     cublasComputeType_t compute = key->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
-    check_product(cublasLtMatmulDescCreate(&entry->operation, compute, CUDA_R_32F), describing, key);
+    check_matmul(cublasLtMatmulDescCreate(&entry->operation, compute, CUDA_R_32F), describing, key);
     cublasOperation_t first = key->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
     cublasOperation_t second = key->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
     set_operation(entry, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first);
@@ -161,7 +161,7 @@ ProductEntry *product_create(const ProductKey *key) {
     return entry;
 }
 
-void product_free(ProductEntry *entry) {
+void matmul_entry_free(MatmulEntry *entry) {
     check(cublasLtMatmulDescDestroy(entry->operation), "freeing a description");
     check(cublasLtMatrixLayoutDestroy(entry->a), "freeing a description");
     check(cublasLtMatrixLayoutDestroy(entry->b), "freeing a description");
@@ -169,22 +169,22 @@ void product_free(ProductEntry *entry) {
     free(entry);
 }
 
-ProductEntry **product_place(CudaMatmul *matmul, const ProductKey *key) {
-    ProductEntry **place = bucket_of(matmul, key);
+MatmulEntry **matmul_table_place(CudaMatmul *matmul, const MatmulKey *key) {
+    MatmulEntry **place = bucket_of(matmul, key);
     while (*place && memcmp(&(*place)->key, key, sizeof *key) != 0) place = &(*place)->next;
     return place;
 }
 
-static ProductEntry *entry_of(CudaMatmul *matmul, const CudaProduct *p) {
-    ProductKey key = key_of(matmul, p);
-    ProductEntry **place = product_place(matmul, &key);
-    if (!*place) *place = product_create(&key);
+static MatmulEntry *entry_of(CudaMatmul *matmul, const CudaGemm *p) {
+    MatmulKey key = key_of(matmul, p);
+    MatmulEntry **place = matmul_table_place(matmul, &key);
+    if (!*place) *place = matmul_entry_create(&key);
     return *place;
 }
 
-/* Where the epilogue is not in the product, there must be no pointer either: the library refuses to multiply with a bias
+/* Where the epilogue is not in the matmul, there must be no pointer either: the library refuses to multiply with a bias
  * that its epilogue does not add. */
-static void set_epilogue(ProductEntry *entry, bool fused, const void *bias, const void *pre) {
+static void set_epilogue(MatmulEntry *entry, bool fused, const void *bias, const void *pre) {
     uint32_t epilogue = fused ? (uint32_t)entry->key.epilogue : CUBLASLT_EPILOGUE_DEFAULT;
     set_operation(entry, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
     if (!fused) bias = NULL;
@@ -193,14 +193,14 @@ static void set_epilogue(ProductEntry *entry, bool fused, const void *bias, cons
     set_operation(entry, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &pre, sizeof pre);
 }
 
-/* Before there is a product, the library takes from the pointers of bias and pre how they are aligned, and nothing
+/* Before there is a matmul, the library takes from the pointers of bias and pre how they are aligned, and nothing
  * else: each alignment is such a pointer. */
-static void set_epilogue_alone(ProductEntry *entry, bool fused) {
-    const ProductKey *key = &entry->key;
+static void set_epilogue_alone(MatmulEntry *entry, bool fused) {
+    const MatmulKey *key = &entry->key;
     set_epilogue(entry, fused, (const void *)(uintptr_t)key->align_bias, (const void *)(uintptr_t)key->align_d);
 }
 
-static void set_count(ProductEntry *entry, int count) {
+static void set_count(MatmulEntry *entry, int count) {
     int32_t matrices = count;
     set_layout(entry, entry->a, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &matrices, sizeof matrices);
     set_layout(entry, entry->b, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &matrices, sizeof matrices);
@@ -211,14 +211,14 @@ static void set_count(ProductEntry *entry, int count) {
 
 /* GELU's kept values are under rules: rows of whole groups of 8, and 16-byte stores. And the library's GELU is good for
  * bfloat16 alone: of float32 its relative error was 6e-5 on an H100, as if by the approximate tanh. */
-static bool may_fuse(const ProductKey *key) {
+static bool may_fuse(const MatmulKey *key) {
     if (key->epilogue == CUBLASLT_EPILOGUE_DEFAULT) return false;
     if (key->epilogue != CUBLASLT_EPILOGUE_BIAS && key->output == DTYPE_FLOAT32) return false;
     return !has_pre(key) || (key->n % 8 == 0 && key->align_d >= 16);
 }
 
 /* Whether it repeats bit for bit. */
-static bool repeats(const ProductKey *key, const cublasLtMatmulAlgo_t *algorithm) {
+static bool repeats(const MatmulKey *key, const cublasLtMatmulAlgo_t *algorithm) {
     uint32_t reduction;
     size_t written;
     if (cublasLtMatmulAlgoConfigGetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &reduction,
@@ -229,7 +229,7 @@ static bool repeats(const ProductKey *key, const cublasLtMatmulAlgo_t *algorithm
 }
 
 /* Whether an algorithm can be taken for the layouts as they are set. */
-static bool is_admissible(CudaMatmul *matmul, ProductEntry *entry, const ProductChoice *choice) {
+static bool is_admissible(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *choice) {
     if (choice->fused && !may_fuse(&entry->key)) return false;
     set_epilogue_alone(entry, choice->fused);
     cublasLtMatmulHeuristicResult_t result = {.algo = choice->algorithm};
@@ -249,8 +249,8 @@ static void set_alignment(CudaMatmul *matmul, cublasLtMatmulPreferenceAttributes
 }
 
 /* The library's proposals for the layouts as they are set, fastest first; returns their number. */
-static int propose(CudaMatmul *matmul, ProductEntry *entry, bool fused, ProductChoice *proposals) {
-    const ProductKey *key = &entry->key;
+static int propose(CudaMatmul *matmul, MatmulEntry *entry, bool fused, MatmulAlgorithm *proposals) {
+    const MatmulKey *key = &entry->key;
     if (fused && !may_fuse(key)) return 0;
     set_epilogue_alone(entry, fused);
     set_alignment(matmul, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key->align_b);
@@ -263,33 +263,33 @@ static int propose(CudaMatmul *matmul, ProductEntry *entry, bool fused, ProductC
                                        matmul->preference, PROPOSALS, results, &found) != CUBLAS_STATUS_SUCCESS)
         return 0;
     for (int i = 0; i < found; i++) {
-        ProductChoice proposal = {results[i].algo, fused};
+        MatmulAlgorithm proposal = {results[i].algo, fused};
         if (results[i].state == CUBLAS_STATUS_SUCCESS && is_admissible(matmul, entry, &proposal))
             proposals[count++] = proposal;
     }
     return count;
 }
 
-/* With the epilogue in the product first. */
-static int propose_all(CudaMatmul *matmul, ProductEntry *entry, ProductChoice proposals[2 * PROPOSALS]) {
+/* With the epilogue in the matmul first. */
+static int propose_all(CudaMatmul *matmul, MatmulEntry *entry, MatmulAlgorithm proposals[2 * PROPOSALS]) {
     int count = propose(matmul, entry, true, proposals);
     count += propose(matmul, entry, false, proposals + count);
-    if (count == 0) die("cuBLASLt: no algorithm multiplies %s", product_name(&entry->key).text);
+    if (count == 0) die("cuBLASLt: no algorithm multiplies %s", matmul_name(&entry->key).text);
     return count;
 }
 
 /* For batches of any size. */
-static void set_any_count(ProductEntry *entry) {
+static void set_any_count(MatmulEntry *entry) {
     entry->count = 0;
     set_count(entry, entry->key.batched ? PROPOSED_BATCH : 1);
 }
 
-bool product_suits(CudaMatmul *matmul, ProductEntry *entry, const ProductChoice *choice) {
+bool matmul_algorithm_suits(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *choice) {
     set_any_count(entry);
     return is_admissible(matmul, entry, choice);
 }
 
-void product_take(ProductEntry *entry, const ProductChoice *choice, bool timed) {
+void matmul_entry_set(MatmulEntry *entry, const MatmulAlgorithm *choice, bool timed) {
     entry->choice = *choice;
     entry->chosen = true;
     entry->timed = timed;
@@ -298,23 +298,23 @@ void product_take(ProductEntry *entry, const ProductChoice *choice, bool timed) 
 
 /* The algorithm for `count` matrices, for which the layouts are set. It is the first proposal for them where the chosen
  * one cannot do so many, although none should say so that has no workspace. */
-static const ProductChoice *choice_for(CudaMatmul *matmul, ProductEntry *entry, int count) {
+static const MatmulAlgorithm *choice_for(CudaMatmul *matmul, MatmulEntry *entry, int count) {
     if (entry->count == count) return &entry->current;
     set_count(entry, count);
     entry->count = count;
     entry->current = entry->choice;
     if (entry->key.batched && !is_admissible(matmul, entry, &entry->current)) {
-        ProductChoice proposals[2 * PROPOSALS];
+        MatmulAlgorithm proposals[2 * PROPOSALS];
         propose_all(matmul, entry, proposals);
         entry->current = proposals[0];
     }
     return &entry->current;
 }
 
-/* ---- products ---- */
+/* ---- matmuls ---- */
 
-static cublasStatus_t launch(CudaMatmul *matmul, ProductEntry *entry, const ProductChoice *choice,
-                             const CudaProduct *p) {
+static cublasStatus_t launch(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *choice,
+                             const CudaGemm *p) {
     set_epilogue(entry, choice->fused, p->bias, p->pre);
     bool is_kept = p->epilogue == CUDA_EPILOGUE_GELU && p->pre;
     void *d = !choice->fused && is_kept ? p->pre : p->d;
@@ -328,8 +328,8 @@ static cublasStatus_t launch(CudaMatmul *matmul, ProductEntry *entry, const Prod
     return status;
 }
 
-/* Milliseconds of one product; infinite where the algorithm does not run. */
-static float time_of(CudaMatmul *matmul, ProductEntry *entry, const ProductChoice *choice, const CudaProduct *p) {
+/* Milliseconds of one matmul; infinite where the algorithm does not run. */
+static float time_of(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *choice, const CudaGemm *p) {
     cudaStream_t stream = cuda_stream(&matmul->cuda->base);
     if (launch(matmul, entry, choice, p) != CUBLAS_STATUS_SUCCESS) return INFINITY; /* the first one warms up */
     cuda_check(cudaEventRecord(matmul->start, stream), "timing a product");
@@ -341,8 +341,8 @@ static float time_of(CudaMatmul *matmul, ProductEntry *entry, const ProductChoic
     return ms / REPETITIONS;
 }
 
-static void choose_by_timing(CudaMatmul *matmul, ProductEntry *entry, const CudaProduct *p) {
-    ProductChoice proposals[2 * PROPOSALS];
+static void choose_by_timing(CudaMatmul *matmul, MatmulEntry *entry, const CudaGemm *p) {
+    MatmulAlgorithm proposals[2 * PROPOSALS];
     float ms[2 * PROPOSALS];
     set_any_count(entry);
     int count = propose_all(matmul, entry, proposals), fastest = 0;
@@ -352,29 +352,29 @@ static void choose_by_timing(CudaMatmul *matmul, ProductEntry *entry, const Cuda
         for (int i = 0; i < count; i++) ms[i] = fminf(ms[i], time_of(matmul, entry, &proposals[i], p));
     for (int i = 1; i < count; i++)
         if (ms[i] < ms[fastest]) fastest = i;
-    product_take(entry, &proposals[fastest], true);
+    matmul_entry_set(entry, &proposals[fastest], true);
 }
 
-static void choose_first_proposal(CudaMatmul *matmul, ProductEntry *entry) {
-    ProductChoice proposals[2 * PROPOSALS];
+static void choose_first_proposal(CudaMatmul *matmul, MatmulEntry *entry) {
+    MatmulAlgorithm proposals[2 * PROPOSALS];
     set_any_count(entry);
     propose_all(matmul, entry, proposals);
-    product_take(entry, &proposals[0], false);
+    matmul_entry_set(entry, &proposals[0], false);
 }
 
-void cuda_multiply(Backend *be, const CudaProduct *p) {
+void cuda_multiply(Backend *be, const CudaGemm *p) {
     CudaMatmul *matmul = cuda_backend(be)->matmul;
-    ProductEntry *entry = entry_of(matmul, p);
+    MatmulEntry *entry = entry_of(matmul, p);
     if (matmul->tuning && !entry->timed) choose_by_timing(matmul, entry, p);
     if (!entry->chosen) choose_first_proposal(matmul, entry);
-    check_product(launch(matmul, entry, choice_for(matmul, entry, p->count), p), "multiplying", &entry->key);
+    check_matmul(launch(matmul, entry, choice_for(matmul, entry, p->count), p), "multiplying", &entry->key);
 }
 
-/* ---- dense products for optimizers ---- */
+/* ---- dense matmuls for optimizers ---- */
 
-static void batched_product(Backend *be, const BatchedProduct *p, void *d, const void *a, const void *b,
+static void matmul_batched(Backend *be, const BatchedMatmul *p, void *d, const void *a, const void *b,
                             const void *c) {
-    CudaProduct product = {.input = p->type,
+    CudaGemm matmul = {.input = p->type,
                            .output = p->type,
                            .m = p->m,
                            .n = p->n,
@@ -389,7 +389,7 @@ static void batched_product(Backend *be, const BatchedProduct *p, void *d, const
                            .c = c,
                            .batched = true,
                            .count = p->count};
-    cuda_multiply(be, &product);
+    cuda_multiply(be, &matmul);
 }
 
 /* Of compute capability 8.0 on, which a table needs, tensor cores take either type. */
@@ -400,8 +400,8 @@ static bool multiplies(Backend *be, DType type) {
 
 static void tune(Backend *be, bool on) { cuda_backend(be)->matmul->tuning = on; }
 
-void cuda_enter_products(Backend *be) {
-    be->batched_product = batched_product;
+void cuda_enter_matmuls(Backend *be) {
+    be->matmul_batched = matmul_batched;
     be->multiplies = multiplies;
     be->tune = tune;
     be->choices = cuda_choices;
@@ -434,9 +434,9 @@ CudaMatmul *cuda_matmul_open(CudaBackend *cuda) {
 
 void cuda_matmul_close(CudaMatmul *matmul) {
     for (int i = 0; i < BUCKETS; i++)
-        for (ProductEntry *entry = matmul->buckets[i], *next; entry; entry = next) {
+        for (MatmulEntry *entry = matmul->buckets[i], *next; entry; entry = next) {
             next = entry->next;
-            product_free(entry);
+            matmul_entry_free(entry);
         }
     check(cublasLtMatmulPreferenceDestroy(matmul->preference), "closing the library");
     check(cublasLtDestroy(matmul->handle), "closing the library");

@@ -1,5 +1,5 @@
-/* matmul.h: matrix products on the GPU, between linear.cu, which says what to multiply, and matmul.c, the one file that
- * knows cuBLASLt: it chooses the algorithm, and what is done with a product before it is stored. */
+/* matmul.h: matmuls on the GPU, between linear.cu, which says what to multiply, and matmul.c, the one file that
+ * knows cuBLASLt: it chooses the algorithm, and what is done with a matmul before it is stored. */
 #ifndef MARS_KERNELS_CUDA_MATMUL_H
 #define MARS_KERNELS_CUDA_MATMUL_H
 
@@ -14,9 +14,9 @@ typedef enum CudaEpilogue {
     CUDA_EPILOGUE_GELU_BACKWARD, /* d = sums GELU'(pre) */
 } CudaEpilogue;
 
-/* d[i] = alpha op(a[i]) . op(b[i]) + beta c[i], as in BatchedProduct: row-major, dense, one behind the other. */
-typedef struct CudaProduct CudaProduct;
-struct CudaProduct {
+/* d[i] = alpha op(a[i]) . op(b[i]) + beta c[i], as in BatchedMatmul: row-major, dense, one behind the other. */
+typedef struct CudaGemm CudaGemm;
+struct CudaGemm {
     DType input, output; /* of a and b; of c, d, bias and pre */
     int64_t m, n, k;
     bool transpose_a, transpose_b; /* a is stored (k,m), b is stored (n,k) */
@@ -30,15 +30,15 @@ struct CudaProduct {
     CudaEpilogue epilogue;
     const void *bias; /* (n) or NULL */
     void *pre;        /* (m,n); NULL where GELU need not keep it; only read by CUDA_EPILOGUE_GELU_BACKWARD */
-    /* Launches what does the work of the epilogue and the bias behind a product that was stored without them: in pre
-     * where GELU keeps it, else in d. For products where the library has no such algorithm, or a slower one. */
-    void (*finish)(Backend *be, const CudaProduct *product);
+    /* Launches what does the work of the epilogue and the bias behind a matmul that was stored without them: in pre
+     * where GELU keeps it, else in d. For matmuls where the library has no such algorithm, or a slower one. */
+    void (*finish)(Backend *be, const CudaGemm *matmul);
 };
 
-void cuda_multiply(Backend *be, const CudaProduct *product);
+void cuda_multiply(Backend *be, const CudaGemm *matmul);
 
-/* Enters batched_product, multiplies, tune, choices and choose. */
-void cuda_enter_products(Backend *be);
+/* Enters matmul_batched, multiplies, tune, choices and choose. */
+void cuda_enter_matmuls(Backend *be);
 
 EXTERN_C_END
 

@@ -137,7 +137,7 @@ cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *
                                                     cublasLtMatmulAlgoConfigAttributes_t attribute, void *value,
                                                     size_t bytes, size_t *written);
 
-/* ---- products: D = alpha op(A) op(B) + beta C, alpha and beta on the host ---- */
+/* ---- matmuls: D = alpha op(A) op(B) + beta C, alpha and beta on the host ---- */
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t operation, const void *alpha, const void *A,
                               cublasLtMatrixLayout_t a, const void *B, cublasLtMatrixLayout_t b, const void *beta,

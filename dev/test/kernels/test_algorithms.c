@@ -13,8 +13,8 @@
 
 /* ---- matrices that are multiplied ---- */
 
-static void (*plain_product)(Backend *, const BatchedProduct *, void *, const void *, const void *, const void *);
-static int products;
+static void (*plain_matmul)(Backend *, const BatchedMatmul *, void *, const void *, const void *, const void *);
+static int matmuls;
 
 static double number_at(const void *numbers, DType type, size_t i) {
     return type == DTYPE_FLOAT32 ? (double)((const float *)numbers)[i]
@@ -35,12 +35,12 @@ static void assert_random(Backend *be, const void *device, DType type, size_t n,
     free(numbers);
 }
 
-static void watched_product(Backend *be, const BatchedProduct *p, void *d, const void *a, const void *b,
+static void watched_matmul(Backend *be, const BatchedMatmul *p, void *d, const void *a, const void *b,
                             const void *c) {
-    products++;
+    matmuls++;
     assert_random(be, a, p->type, (size_t)(p->count * p->m * p->k), "the first factor");
     assert_random(be, b, p->type, (size_t)(p->count * p->k * p->n), "the second factor");
-    plain_product(be, p, d, a, b, c);
+    plain_matmul(be, p, d, a, b, c);
 }
 
 static bool cpu_multiplies(DType type) {
@@ -59,12 +59,12 @@ static void test_newton_schulz_of_random_matrices(void **state) {
         config.ns_dtype = type == DTYPE_FLOAT32 ? NS_DTYPE_FLOAT32 : NS_DTYPE_BFLOAT16;
         World *w = open_world(odd_table(), config, DTYPE_FLOAT32, 1, NULL);
         Snapshot before = take_snapshot(w);
-        products = 0;
-        plain_product = w->be->batched_product;
-        w->be->batched_product = watched_product;
+        matmuls = 0;
+        plain_matmul = w->be->matmul_batched;
+        w->be->matmul_batched = watched_matmul;
         optim_tune(w->optim);
-        w->be->batched_product = plain_product;
-        assert_true(products > 0);
+        w->be->matmul_batched = plain_matmul;
+        assert_true(matmuls > 0);
         assert_is(w, before);
         close_world(w);
     }

@@ -51,11 +51,11 @@ static void test_embedding(void **state) {
 static void test_batched_matmul(void **state) {
     Fixture *f = fixture_of(state);
     Backend *be = f->be;
-    const BatchedProduct cases[] = {{f->activation, 1, 256, 256, 1100, true, false, 1, 0},
+    const BatchedMatmul cases[] = {{f->activation, 1, 256, 256, 1100, true, false, 1, 0},
                                     {f->activation, 1, 256, 256, 1100, false, false, 1, 0},
                                     {f->activation, 3, 40, 50, 60, false, false, 1, 0}};
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
-        const BatchedProduct *p = &cases[i];
+        const BatchedMatmul *p = &cases[i];
         begin_case(f, "batched matmul %zu", i);
         int64_t a_size = p->count * p->m * p->k, b_size = p->count * p->k * p->n, size = p->count * p->m * p->n;
         double *ones = host_numbers(f, a_size + b_size), *expected = host_numbers(f, size);
@@ -63,7 +63,7 @@ static void test_batched_matmul(void **state) {
         for (int64_t k = 0; k < size; k++) expected[k] = (double)p->k;
         Array *a = array_of(f, ACTIVATION, 1, a_size, ones), *b = array_of(f, ACTIVATION, 1, b_size, ones);
         Array *d = array_out(f, ACTIVATION, 1, size);
-        RUN_TWICE(f, be->batched_product(be, p, d->device, a->device, b->device, NULL));
+        RUN_TWICE(f, be->matmul_batched(be, p, d->device, a->device, b->device, NULL));
         expect_exact(d, expected, "d");
     }
 }

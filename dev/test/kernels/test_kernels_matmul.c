@@ -292,18 +292,18 @@ static void test_weight_of_several_shapes(void **state) {
 /* ---- batched products ---- */
 
 /* From single numbers to sizes that fit no block, and inner dimensions so long that a product may be made in parts. */
-typedef struct ProductSize {
+typedef struct MatmulSize {
     int m, n, k;
-} ProductSize;
+} MatmulSize;
 
-static const ProductSize product_sizes[] = {{1, 1, 1},    {1, 17, 3},    {17, 1, 5},   {33, 65, 29},
+static const MatmulSize matmul_sizes[] = {{1, 1, 1},    {1, 17, 3},    {17, 1, 5},   {33, 65, 29},
                                             {64, 64, 16}, {100, 40, 48}, {3, 5, 1601}, {17, 33, 800}};
 
 /* From c where beta is not 0: apart from d (where d holds NaN before), or d itself. */
 typedef enum Start { APART, IN_PLACE } Start;
 
 /* What d should be; c may be NULL. */
-static double *product_reference(Fixture *f, const BatchedProduct *p, const double *a, const double *b,
+static double *matmul_reference(Fixture *f, const BatchedMatmul *p, const double *a, const double *b,
                                  const double *c) {
     int m = (int)p->m, n = (int)p->n, k = (int)p->k;
     double *d = host_numbers(f, p->count * m * n);
@@ -321,23 +321,23 @@ static double *product_reference(Fixture *f, const BatchedProduct *p, const doub
 }
 
 /* ACTIVATION means the product's type from here on, which need not be the table's. */
-static void begin_product(Fixture *f, const BatchedProduct *p, const char *what) {
+static void begin_matmul(Fixture *f, const BatchedMatmul *p, const char *what) {
     f->activation = p->type;
     begin_case(f, "%s of %d %s products m=%d n=%d k=%d, transposed %d %d, alpha %g, beta %g", what, p->count,
                dtype_name(p->type), (int)p->m, (int)p->n, (int)p->k, p->transpose_a, p->transpose_b, p->alpha, p->beta);
 }
 
-static void batched_product(Fixture *f, const BatchedProduct *p, Start start) {
+static void matmul_batched(Fixture *f, const BatchedMatmul *p, Start start) {
     Backend *be = f->be;
-    begin_product(f, p, start == APART ? "c apart" : "c in place");
+    begin_matmul(f, p, start == APART ? "c apart" : "c in place");
     int64_t rows = p->count * p->m, n = p->n, inner = p->count * p->k;
     Array *a = array_in(f, ACTIVATION, rows, p->k, 1.0), *b = array_in(f, ACTIVATION, inner, n, 1.0);
     bool in_place = start == IN_PLACE && p->beta != 0;
     Array *d = in_place ? array_in_out(f, ACTIVATION, rows, n, 3.0) : array_out(f, ACTIVATION, rows, n);
     Array *c = in_place ? d : p->beta != 0 ? array_in(f, ACTIVATION, rows, n, 3.0) : array_out(f, ACTIVATION, rows, n);
-    double *expected = product_reference(f, p, a->value, b->value, p->beta != 0 ? c->value : NULL);
+    double *expected = matmul_reference(f, p, a->value, b->value, p->beta != 0 ? c->value : NULL);
     bool no_start = start == IN_PLACE && p->beta == 0;
-    RUN_TWICE(f, be->batched_product(be, p, d->device, a->device, b->device, no_start ? NULL : c->device));
+    RUN_TWICE(f, be->matmul_batched(be, p, d->device, a->device, b->device, no_start ? NULL : c->device));
     expect_near(d, expected, 1, "d");
 }
 
@@ -354,80 +354,80 @@ static void each_type(void **state, void (*check)(Fixture *f, DType type)) {
 static void check_shapes(Fixture *f, DType type) {
     const float factors[][2] = {{1, 0}, {1, 1}, {2.0315f, -4.775f}, {1, 3.4445f}, {-0.5f, 0}};
     int round = 0;
-    for (size_t s = 0; s < ARRAY_LENGTH(product_sizes); s++)
+    for (size_t s = 0; s < ARRAY_LENGTH(matmul_sizes); s++)
         for (int transposed = 0; transposed < 4; transposed++)
             for (size_t i = 0; i < ARRAY_LENGTH(factors); i++, round++) {
-                ProductSize size = product_sizes[s];
-                BatchedProduct p = {.type = type, .count = 1 + round % 4, .m = size.m, .n = size.n, .k = size.k};
+                MatmulSize size = matmul_sizes[s];
+                BatchedMatmul p = {.type = type, .count = 1 + round % 4, .m = size.m, .n = size.n, .k = size.k};
                 p.transpose_a = transposed & 1, p.transpose_b = transposed & 2;
                 p.alpha = factors[i][0], p.beta = factors[i][1];
-                batched_product(f, &p, round / 4 % 2 ? IN_PLACE : APART);
+                matmul_batched(f, &p, round / 4 % 2 ? IN_PLACE : APART);
             }
 }
 
-static void test_batched_product(void **state) { each_type(state, check_shapes); }
+static void test_matmul_batched(void **state) { each_type(state, check_shapes); }
 
 /* One matrix is both factors and what is added, as in X X^T and A A + A. */
 static void check_same_factors(Fixture *f, DType type) {
     Backend *be = f->be;
     for (int tall = 0; tall < 2; tall++) {
-        BatchedProduct gram = {type, 3, 33, 33, 850, tall, !tall, 1, 0}, square = {type, 3, 33, 33, 33, 0, 0, 2, -3};
-        begin_product(f, &gram, "a square");
+        BatchedMatmul gram = {type, 3, 33, 33, 850, tall, !tall, 1, 0}, square = {type, 3, 33, 33, 33, 0, 0, 2, -3};
+        begin_matmul(f, &gram, "a square");
         Array *x = array_in(f, ACTIVATION, 3 * 33, 850, 1.0), *xx = array_out(f, ACTIVATION, 3 * 33, 33);
-        RUN_TWICE(f, be->batched_product(be, &gram, xx->device, x->device, x->device, NULL));
-        expect_near(xx, product_reference(f, &gram, x->value, x->value, NULL), 1, "x times its transpose");
-        begin_product(f, &square, "a square");
+        RUN_TWICE(f, be->matmul_batched(be, &gram, xx->device, x->device, x->device, NULL));
+        expect_near(xx, matmul_reference(f, &gram, x->value, x->value, NULL), 1, "x times its transpose");
+        begin_matmul(f, &square, "a square");
         Array *y = array_in(f, ACTIVATION, 3 * 33, 33, 1.0), *yy = array_out(f, ACTIVATION, 3 * 33, 33);
-        RUN_TWICE(f, be->batched_product(be, &square, yy->device, y->device, y->device, y->device));
-        expect_near(yy, product_reference(f, &square, y->value, y->value, y->value), 1, "y times y");
+        RUN_TWICE(f, be->matmul_batched(be, &square, yy->device, y->device, y->device, y->device));
+        expect_near(yy, matmul_reference(f, &square, y->value, y->value, y->value), 1, "y times y");
     }
 }
 
-static void test_batched_product_of_same_factors(void **state) { each_type(state, check_same_factors); }
+static void test_matmul_batched_of_same_factors(void **state) { each_type(state, check_same_factors); }
 
 /* A matrix of a batch has the bits that it has alone. */
 static void check_alone(Fixture *f, DType type) {
     Backend *be = f->be;
     for (int transposed = 0; transposed < 4; transposed++) {
-        BatchedProduct p = {type, 4, 65, 33, 800, transposed & 1, transposed & 2, 2, 0.5f}, one = p;
+        BatchedMatmul p = {type, 4, 65, 33, 800, transposed & 1, transposed & 2, 2, 0.5f}, one = p;
         one.count = 1;
-        begin_product(f, &p, "matrices alone");
+        begin_matmul(f, &p, "matrices alone");
         Array *a = array_in(f, ACTIVATION, 4 * 65, 800, 1.0), *b = array_in(f, ACTIVATION, 4 * 800, 33, 1.0);
         Array *c = array_in(f, ACTIVATION, 4 * 65, 33, 3.0), *d = array_out(f, ACTIVATION, 4 * 65, 33);
-        RUN_TWICE(f, be->batched_product(be, &p, d->device, a->device, b->device, c->device));
+        RUN_TWICE(f, be->matmul_batched(be, &p, d->device, a->device, b->device, c->device));
         double *together = fetch(d);
         size_t size = dtype_size(type);
         be->zero(be, d->device, 4 * 65 * 33 * size);
         for (size_t i = 4; i-- > 0;)
-            be->batched_product(
+            be->matmul_batched(
                 be, &one, (char *)d->device + i * 65 * 33 * size, (const char *)a->device + i * 65 * 800 * size,
                 (const char *)b->device + i * 800 * 33 * size, (const char *)c->device + i * 65 * 33 * size);
         expect_exact(d, together, "each alone");
     }
 }
 
-static void test_batched_product_alone(void **state) { each_type(state, check_alone); }
+static void test_matmul_batched_alone(void **state) { each_type(state, check_alone); }
 
 /* Sizes of both kinds: matrices that one thread multiplies, and ones that are added up in parts, once, for time. */
 static void check_special(Fixture *f, DType type) {
     Backend *be = f->be;
-    const ProductSize shapes[] = {{33, 65, 29}, {200, 200, 1700}};
+    const MatmulSize shapes[] = {{33, 65, 29}, {200, 200, 1700}};
     for (size_t s = 0; s < ARRAY_LENGTH(shapes); s++)
         for (size_t i = 0; i < ARRAY_LENGTH(specials); i++)
             for (int where = 0; where < 3; where++) {
                 int m = shapes[s].m, n = shapes[s].n, k = shapes[s].k;
                 if (m > 100 && (i > 0 || where > 0 || only_small_sizes())) continue;
-                BatchedProduct p = {type, 2, m, n, k, true, where == 1, 2, -0.5f};
-                begin_product(f, &p, "special values");
+                BatchedMatmul p = {type, 2, m, n, k, true, where == 1, 2, -0.5f};
+                begin_matmul(f, &p, "special values");
                 Array *a = array_in(f, ACTIVATION, 2 * k, m, 1.0), *b = array_in(f, ACTIVATION, 2 * k, n, 1.0);
                 Array *c = array_in(f, ACTIVATION, 2 * m, n, 3.0), *d = array_out(f, ACTIVATION, 2 * m, n);
                 array_set((Array *[]){a, b, c}[where], 25, specials[i]);
-                RUN_TWICE(f, be->batched_product(be, &p, d->device, a->device, b->device, c->device));
-                expect_each(d, product_reference(f, &p, a->value, b->value, c->value), 2, 2e-3, "d");
+                RUN_TWICE(f, be->matmul_batched(be, &p, d->device, a->device, b->device, c->device));
+                expect_each(d, matmul_reference(f, &p, a->value, b->value, c->value), 2, 2e-3, "d");
             }
 }
 
-static void test_batched_product_special(void **state) { each_type(state, check_special); }
+static void test_matmul_batched_special(void **state) { each_type(state, check_special); }
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
@@ -443,10 +443,10 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_weight_written_by_kernel),
         cmocka_unit_test(test_weight_memory_reused),
         cmocka_unit_test(test_weight_of_several_shapes),
-        cmocka_unit_test(test_batched_product),
-        cmocka_unit_test(test_batched_product_of_same_factors),
-        cmocka_unit_test(test_batched_product_alone),
-        cmocka_unit_test(test_batched_product_special),
+        cmocka_unit_test(test_matmul_batched),
+        cmocka_unit_test(test_matmul_batched_of_same_factors),
+        cmocka_unit_test(test_matmul_batched_alone),
+        cmocka_unit_test(test_matmul_batched_special),
     };
     return run_kernel_tests(argc, argv, tests, ARRAY_LENGTH(tests));
 }

@@ -209,7 +209,7 @@ static void reference_newton_schulz(double *x, int64_t rows, int64_t columns, in
     int64_t m = min_i64(rows, columns), n = max_i64(rows, columns);
     size_t side = (size_t)(m * m);
     double *turned = checked_malloc((2 * size + 2 * side) * sizeof *turned, "Newton-Schulz");
-    double *product = turned + size, *a = product + size, *b = a + side, norm = norm_of(x, size);
+    double *matmul = turned + size, *a = matmul + size, *b = a + side, norm = norm_of(x, size);
     for (size_t i = 0; i < size; i++) x[i] /= norm + 1e-7;
     if (rows > columns) transpose(turned, x, rows, columns), memcpy(x, turned, size * sizeof *x);
     for (int step = 0; step < steps; step++) {
@@ -217,8 +217,8 @@ static void reference_newton_schulz(double *x, int64_t rows, int64_t columns, in
         multiply(a, x, turned, m, n, m);
         multiply(b, a, a, m, m, m);
         for (size_t i = 0; i < side; i++) b[i] = -4.7750 * a[i] + 2.0315 * b[i];
-        multiply(product, b, x, m, m, n);
-        for (size_t i = 0; i < size; i++) x[i] = 3.4445 * x[i] + product[i];
+        multiply(matmul, b, x, m, m, n);
+        for (size_t i = 0; i < size; i++) x[i] = 3.4445 * x[i] + matmul[i];
     }
     if (rows > columns) transpose(turned, x, columns, rows), memcpy(x, turned, size * sizeof *x);
     free(turned);

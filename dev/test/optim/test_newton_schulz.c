@@ -120,7 +120,7 @@ static void poison(Fixture *f, Workspace *w, const Batch *batch) {
 
 /* ---- the reference ---- */
 
-/* What is stored between products: exact, or rounded to a type as the implementations do. */
+/* What is stored between matmuls: exact, or rounded to a type as the implementations do. */
 typedef double (*Store)(double);
 static double store_exact(double x) { return x; }
 static double store_float32(double x) { return (float)x; }

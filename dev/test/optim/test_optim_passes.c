@@ -395,12 +395,12 @@ static void expect_sums(const GradientSums *sums, const Elements *e, const Chunk
     for (size_t i = chunk->gradient; i < chunk->gradient + chunk->end - chunk->begin; i++) {
         double g = e->gradient[i];
         expected.squares += g * g;
-        expected.product += with_last ? g * e->last[i] : 0.0;
+        expected.dot += with_last ? g * e->last[i] : 0.0;
         expected.sum += with_sum ? g : 0.0;
     }
     double size = sqrt(expected.squares);
     assert_error_below(fabs(sums->squares - expected.squares) / expected.squares, 1e-13, "squares");
-    assert_error_below(fabs(sums->product - expected.product) / size, 1e-12, "products");
+    assert_error_below(fabs(sums->dot - expected.dot) / size, 1e-12, "products");
     assert_error_below(fabs(sums->sum - expected.sum) / size, 1e-12, "sums");
 }
 

@@ -131,7 +131,7 @@ static void test_resumed_on_the_other_device(void **state) {
     cJSON_Delete(expected);
 }
 
-/* On the same device: the same bits, the algorithms of matrix products coming from the checkpoint. */
+/* On the same device: the same bits, the algorithms of matmuls coming from the checkpoint. */
 static void test_resumed_on_the_same_device(void **state) {
     (void)state;
     need_gpu();

@@ -1,4 +1,4 @@
-/* product.c: the dense products of backend.h's last section. Large matrices are multiplied one after the other, each by
+/* matmul.c: the dense matmuls of backend.h's last section. Large matrices are multiplied one after the other, each by
  * all threads; small ones side by side, each by one thread, as waiting for each other would take longer than the work.
  * Which way is the shape's matter alone, so a result does not depend on what else is in the batch. */
 #include "kernels/cpu/cpu_backend.h"
@@ -7,11 +7,11 @@
 #include <string.h>
 
 /* Where the first factor is stored transposed, both factors lie across the inner dimension, and oneDNN slows down as
- * it grows. Such products are made in parts of at most this length, summed in float32: of 3072 rows of 768 bfloat16
+ * it grows. Such matmuls are made in parts of at most this length, summed in float32: of 3072 rows of 768 bfloat16
  * numbers that is a third faster, of 50304 rows more than three times. */
 enum { LONGEST_ACROSS = 768 };
 
-/* Multiplications up to which one thread makes a product alone: a few tenths of a millisecond, little more than it takes
+/* Multiplications up to which one thread makes a matmul alone: a few tenths of a millisecond, little more than it takes
  * to wake the other threads and wait for them. */
 enum { SIDE_BY_SIDE_WORK = 1 << 26 };
 
@@ -31,12 +31,12 @@ static void multiply(Backend *be, const MatmulShape *shape, const void *a, const
 
 /* Whether to pack B (matmul.h) first. oneDNN's packing of bfloat16 is slow: it pays where B is the smaller factor. Wide
  * float32 factors, left as they are, cost up to half the speed. B that is stored transposed is better left. */
-static bool worth_packing(const BatchedProduct *p) {
+static bool worth_packing(const BatchedMatmul *p) {
     return !p->transpose_b && (p->type == DTYPE_FLOAT32 || p->n <= p->m);
 }
 
 /* oneDNN adds to the matrix that it writes, so c, NULL where beta is 0, is first copied there. */
-static void multiply_whole(Backend *be, const BatchedProduct *p, void *d, const void *a, const void *b, const void *c) {
+static void multiply_whole(Backend *be, const BatchedMatmul *p, void *d, const void *a, const void *b, const void *c) {
     MatmulShape shape = matmul_dense(p->m, p->n, p->k, p->transpose_a, p->transpose_b, p->type, p->type);
     shape.alpha = p->alpha, shape.beta = p->beta;
     shape.pack_b = worth_packing(p);
@@ -57,7 +57,7 @@ static void store_bfloat16(bfloat16 *d, const float *RESTRICT sums, const bfloat
         d[i] = bfloat16_from_float(alpha * sums[i] + (c ? beta * float_from_bfloat16(c[i]) : 0.0f));
 }
 
-static void store_sums(Backend *be, const BatchedProduct *p, void *d, const float *sums, const void *c) {
+static void store_sums(Backend *be, const BatchedMatmul *p, void *d, const float *sums, const void *c) {
     int64_t size = p->m * p->n;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int64_t begin = 0; begin < size; begin += ELEMENT_BLOCK) {
@@ -70,7 +70,7 @@ static void store_sums(Backend *be, const BatchedProduct *p, void *d, const floa
     }
 }
 
-static void multiply_parts(Backend *be, const BatchedProduct *p, void *d, const void *a, const void *b, const void *c) {
+static void multiply_parts(Backend *be, const BatchedMatmul *p, void *d, const void *a, const void *b, const void *c) {
     float *sums = cpu_scratch(be, be->threads, (size_t)(p->m * p->n) * sizeof *sums);
     MatmulShape shape = matmul_dense(p->m, p->n, p->k, p->transpose_a, p->transpose_b, p->type, DTYPE_FLOAT32);
     shape.pack_b = worth_packing(p);
@@ -85,14 +85,14 @@ static void multiply_parts(Backend *be, const BatchedProduct *p, void *d, const 
     store_sums(be, p, d, sums, c);
 }
 
-/* The matrices of one product of a batch; c is NULL where beta is 0. */
+/* The matrices of one matmul of a batch; c is NULL where beta is 0. */
 typedef struct Operands {
     char *d;
     const char *a, *b, *c;
 } Operands;
 
 /* Those of number i, where `first` are those of number 0. */
-static Operands operands_of(const BatchedProduct *p, const Operands *first, int i) {
+static Operands operands_of(const BatchedMatmul *p, const Operands *first, int i) {
     size_t skipped = (size_t)i * dtype_size(p->type), d_offset = skipped * (size_t)(p->m * p->n);
     return (Operands){.d = first->d + d_offset,
                       .a = first->a + skipped * (size_t)(p->m * p->k),
@@ -100,8 +100,8 @@ static Operands operands_of(const BatchedProduct *p, const Operands *first, int 
                       .c = first->c ? first->c + d_offset : NULL};
 }
 
-/* The products of small matrices: each thread takes some. */
-static void multiply_side_by_side(Backend *be, const BatchedProduct *p, const Operands *first) {
+/* The matmuls of small matrices: each thread takes some. */
+static void multiply_side_by_side(Backend *be, const BatchedMatmul *p, const Operands *first) {
     Matmul *matmul = cpu_backend(be)->matmul;
     MatmulShape shape = matmul_dense(p->m, p->n, p->k, p->transpose_a, p->transpose_b, p->type, p->type);
     shape.alpha = p->alpha, shape.beta = p->beta;
@@ -115,7 +115,7 @@ static void multiply_side_by_side(Backend *be, const BatchedProduct *p, const Op
     }
 }
 
-static void batched_product(Backend *be, const BatchedProduct *p, void *d, const void *a, const void *b,
+static void matmul_batched(Backend *be, const BatchedMatmul *p, void *d, const void *a, const void *b,
                             const void *c) {
     Operands first = {.d = d, .a = a, .b = b, .c = p->beta != 0.0f ? c : NULL};
     if (p->m * p->n * p->k <= SIDE_BY_SIDE_WORK) {
@@ -131,8 +131,8 @@ static void batched_product(Backend *be, const BatchedProduct *p, void *d, const
 
 static bool multiplies(Backend *be, DType type) { return matmul_multiplies(cpu_backend(be)->matmul, type); }
 
-void cpu_enter_products(Backend *be) {
+void cpu_enter_matmuls(Backend *be) {
     be->side_by_side_work = SIDE_BY_SIDE_WORK;
-    be->batched_product = batched_product;
+    be->matmul_batched = matmul_batched;
     be->multiplies = multiplies;
 }

@@ -1,9 +1,9 @@
 /* choices.c: the algorithms that were chosen by timing, as text.
  *
- * A line of versions, a line for each product, and a last line, which shows that none is missing. A product is written
+ * A line of versions, a line for each matmul, and a last line, which shows that none is missing. A matmul is written
  * as the numbers of its key, whether the algorithm does the epilogue's work, and the algorithm as hexadecimal words. The
  * library reads these again where its version is the same. */
-#include "kernels/cuda/product_table.h"
+#include "kernels/cuda/matmul_table.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,7 +14,7 @@ enum { ALGORITHM_WORDS = sizeof(cublasLtMatmulAlgo_t) / sizeof(uint64_t), WORD_D
 
 static const char LAST_LINE[] = "end";
 
-static void write_line(char line[LONGEST_LINE], const ProductKey *key, const ProductChoice *choice) {
+static void write_line(char line[LONGEST_LINE], const MatmulKey *key, const MatmulAlgorithm *choice) {
     int64_t numbers[KEY_NUMBERS];
     memcpy(numbers, key, sizeof numbers);
     int at = 0;
@@ -33,7 +33,7 @@ char *cuda_choices(Backend *be) {
     FILE *out = open_memstream(&text, &bytes);
     if (!out) die("out of memory for the choices of matrix algorithms");
     for (int i = 0; i < BUCKETS; i++)
-        for (const ProductEntry *entry = matmul->buckets[i]; entry; entry = entry->next) {
+        for (const MatmulEntry *entry = matmul->buckets[i]; entry; entry = entry->next) {
             if (!entry->timed) continue;
             if (count++ == 0) fprintf(out, "%s\n", matmul->versions);
             write_line(line, &entry->key, &entry->choice);
@@ -48,8 +48,8 @@ static bool is_flag(int64_t value) { return value == 0 || value == 1; }
 static bool is_size(int64_t value) { return value > 0 && value <= INT32_MAX; }
 static bool is_alignment(int64_t value) { return value > 0 && value <= MOST_ALIGNMENT && (value & (value - 1)) == 0; }
 
-/* Whether a product could have it. */
-static bool is_key(const ProductKey *key) {
+/* Whether a matmul could have it. */
+static bool is_key(const MatmulKey *key) {
     static const int64_t without_bias[] = {CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_GELU,
                                            CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_DGELU};
     static const int64_t with_bias[] = {CUBLASLT_EPILOGUE_BIAS, CUBLASLT_EPILOGUE_GELU_BIAS,
@@ -71,7 +71,7 @@ static int64_t read_number(const char **at) {
 }
 
 /* A line is right if what was read of it is written just so. */
-static bool read_line(const char *line, ProductKey *key, ProductChoice *choice) {
+static bool read_line(const char *line, MatmulKey *key, MatmulAlgorithm *choice) {
     int64_t numbers[KEY_NUMBERS];
     char again[LONGEST_LINE];
     const char *at = line;
@@ -90,26 +90,26 @@ static bool read_line(const char *line, ProductKey *key, ProductChoice *choice) 
 }
 
 /* An entry for the line, not yet in the table; NULL and the reason where it does not suit this library. */
-static ProductEntry *entry_read(CudaMatmul *matmul, const char *line, int number, Error *error) {
-    ProductKey key;
-    ProductChoice choice;
+static MatmulEntry *entry_read(CudaMatmul *matmul, const char *line, int number, Error *error) {
+    MatmulKey key;
+    MatmulAlgorithm choice;
     if (!read_line(line, &key, &choice)) {
         error_set(error, "line %d of the choices of matrix algorithms is damaged: '%.300s'", number, line);
         return NULL;
     }
-    ProductEntry *entry = product_create(&key);
-    if (!product_suits(matmul, entry, &choice)) {
+    MatmulEntry *entry = matmul_entry_create(&key);
+    if (!matmul_algorithm_suits(matmul, entry, &choice)) {
         error_set(error, "line %d of the choices of matrix algorithms: there is no such algorithm to multiply %s",
-                  number, product_name(&key).text);
-        product_free(entry);
+                  number, matmul_name(&key).text);
+        matmul_entry_free(entry);
         return NULL;
     }
-    product_take(entry, &choice, true);
+    matmul_entry_set(entry, &choice, true);
     return entry;
 }
 
 /* The text's entries as a list, as far as it is right. Cuts the text into lines. */
-static bool read_choices(CudaMatmul *matmul, char *text, ProductEntry **list, Error *error) {
+static bool read_choices(CudaMatmul *matmul, char *text, MatmulEntry **list, Error *error) {
     int number = 1;
     char *line = strsep(&text, "\n");
     if (strcmp(line, matmul->versions) != 0)
@@ -117,7 +117,7 @@ static bool read_choices(CudaMatmul *matmul, char *text, ProductEntry **list, Er
                          matmul->versions);
     while ((line = strsep(&text, "\n")) && strcmp(line, LAST_LINE) != 0) {
         if (!text) break; /* no end of line: cut off */
-        ProductEntry *entry = entry_read(matmul, line, ++number, error);
+        MatmulEntry *entry = entry_read(matmul, line, ++number, error);
         if (!entry) return false;
         *list = entry;
         list = &entry->next;
@@ -129,26 +129,26 @@ static bool read_choices(CudaMatmul *matmul, char *text, ProductEntry **list, Er
 }
 
 /* What was chosen first stays. */
-static void insert(CudaMatmul *matmul, ProductEntry *entry) {
-    ProductEntry **place = product_place(matmul, &entry->key);
+static void insert(CudaMatmul *matmul, MatmulEntry *entry) {
+    MatmulEntry **place = matmul_table_place(matmul, &entry->key);
     if (!*place) {
         entry->next = NULL;
         *place = entry;
         return;
     }
-    if (!(*place)->timed) product_take(*place, &entry->choice, true);
-    product_free(entry);
+    if (!(*place)->timed) matmul_entry_set(*place, &entry->choice, true);
+    matmul_entry_free(entry);
 }
 
 bool cuda_choose(Backend *be, const char *text, Error *error) {
     CudaMatmul *matmul = cuda_backend(be)->matmul;
     if (!*text) return true;
     char *copy = checked_strdup(text);
-    ProductEntry *entries = NULL;
+    MatmulEntry *entries = NULL;
     bool right = read_choices(matmul, copy, &entries, error);
-    for (ProductEntry *entry = entries, *next; entry; entry = next) {
+    for (MatmulEntry *entry = entries, *next; entry; entry = next) {
         next = entry->next;
-        right ? insert(matmul, entry) : product_free(entry);
+        right ? insert(matmul, entry) : matmul_entry_free(entry);
     }
     free(copy);
     return right;

@@ -1,6 +1,6 @@
 /* test_matmul_choices.cu: which algorithm multiplies on a GPU, real or emulated: choosing by timing, choices as text,
- * that only algorithms are taken that repeat bit for bit, and that each way in which a product can be made gives the
- * same numbers. What the products should be is tested in test_kernels_matmul.c.
+ * that only algorithms are taken that repeat bit for bit, and that each way in which a matmul can be made gives the
+ * same numbers. What the matmuls should be is tested in test_kernels_matmul.c.
  *
  * The emulated library's algorithms differ in the last bits of their results, and events measure for each what the
  * emulator says, so there it is known which one is first and which one is fastest. */
@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "dev/test/kernels/test_gpu.h"
-#include "kernels/cuda/product_table.h"
+#include "kernels/cuda/matmul_table.h"
 
 static const DType types[] = {DTYPE_FLOAT32, DTYPE_BFLOAT16};
 
@@ -23,7 +23,7 @@ static Backend *table(DType type, bool allow_tf32) {
     return be;
 }
 
-/* ---- products: one of each kind, of one set of arrays ---- */
+/* ---- matmuls: one of each kind, of one set of arrays ---- */
 
 /* Sizes that allow every epilogue, and sums that are long enough to differ when they are made in parts. */
 enum { N = 48, IC = 1000, OC = 64, BATCH = 3, SIDE = 40, INNER = 504 };
@@ -97,11 +97,11 @@ static void collect(Arrays *arrays, float *results, size_t *count, DType type, c
 
 static size_t run_batch(Arrays *arrays, DType type, int count, float *results) {
     Backend *be = arrays->be;
-    BatchedProduct p = {type, count, SIDE, SIDE, INNER, false, true, 2.0f, 0.5f};
+    BatchedMatmul p = {type, count, SIDE, SIDE, INNER, false, true, 2.0f, 0.5f};
     void *x = filled(arrays, type, BATCH * SIDE * INNER, 7), *c = filled(arrays, type, BATCH * SIDE * SIDE, 8);
     void *d = array(arrays, type, BATCH * SIDE * SIDE);
     size_t n = 0;
-    be->batched_product(be, &p, d, x, x, c);
+    be->matmul_batched(be, &p, d, x, x, c);
     collect(arrays, results, &n, type, d, (size_t)count * SIDE * SIDE);
     return n;
 }
@@ -144,7 +144,7 @@ static size_t run_backward(Arrays *arrays, Kind kind, float *results) {
     return n;
 }
 
-/* Makes the product and returns how many numbers it has. */
+/* Makes the matmul and returns how many numbers it has. */
 static size_t run_shifted(Backend *be, Kind kind, size_t shift, float *results) {
     Arrays arrays = arrays_open(be, shift);
     size_t n = kind == BATCH_FLOAT32    ? run_batch(&arrays, DTYPE_FLOAT32, BATCH, results)
@@ -173,14 +173,14 @@ typedef struct Results {
 } Results;
 static Results results;
 
-/* ---- the table of products ---- */
+/* ---- the table of matmuls ---- */
 
-/* The entry of a table that has made one kind of product. */
-static ProductEntry *only_entry(Backend *be) {
+/* The entry of a table that has made one kind of matmul. */
+static MatmulEntry *only_entry(Backend *be) {
     CudaMatmul *matmul = cuda_backend(be)->matmul;
-    ProductEntry *only = NULL;
+    MatmulEntry *only = NULL;
     for (int i = 0; i < BUCKETS; i++)
-        for (ProductEntry *entry = matmul->buckets[i]; entry; entry = entry->next) {
+        for (MatmulEntry *entry = matmul->buckets[i]; entry; entry = entry->next) {
             assert_null(only);
             only = entry;
         }
@@ -189,8 +189,8 @@ static ProductEntry *only_entry(Backend *be) {
 }
 
 /* What choices() would say if this were the algorithm that was found to be fastest; the caller frees. */
-static char *text_of(Backend *be, const ProductChoice *choice) {
-    product_take(only_entry(be), choice, true);
+static char *text_of(Backend *be, const MatmulAlgorithm *choice) {
+    matmul_entry_set(only_entry(be), choice, true);
     return be->choices(be);
 }
 
@@ -203,8 +203,8 @@ static uint32_t reduction_of(const cublasLtMatmulAlgo_t *algorithm) {
     return reduction;
 }
 
-/* An algorithm with this way to add parts of sums that the library proposes for an entry's product, if there is one. */
-static bool proposal_with(Backend *be, ProductEntry *entry, uint32_t reduction, ProductChoice *choice) {
+/* An algorithm with this way to add parts of sums that the library proposes for an entry's matmul, if there is one. */
+static bool proposal_with(Backend *be, MatmulEntry *entry, uint32_t reduction, MatmulAlgorithm *choice) {
     CudaMatmul *matmul = cuda_backend(be)->matmul;
     cublasLtMatmulPreference_t preference;
     uint64_t workspace = 32 << 20;
@@ -242,7 +242,7 @@ static void test_nothing_is_chosen_untimed(void **state) {
     be->close(be);
 }
 
-/* All kinds of products: as text, read by another table and written again. */
+/* All kinds of matmuls: as text, read by another table and written again. */
 static void test_round_trip(void **state) {
     (void)state;
     need_gpu();
@@ -316,8 +316,8 @@ static void test_no_algorithm_that_does_not_repeat(void **state) {
         CudaMatmul *matmul = cuda_backend(be)->matmul;
         int entries = 0;
         for (int i = 0; i < BUCKETS; i++)
-            for (ProductEntry *entry = matmul->buckets[i]; entry; entry = entry->next, entries++) {
-                ProductChoice proposal;
+            for (MatmulEntry *entry = matmul->buckets[i]; entry; entry = entry->next, entries++) {
+                MatmulAlgorithm proposal;
                 assert_true(proposal_with(be, entry, CUBLASLT_REDUCTION_SCHEME_INPLACE, &proposal) || !is_emulated(be));
                 uint32_t reduction = reduction_of(&entry->choice.algorithm);
                 bool in_parts = reduction == CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
@@ -376,7 +376,7 @@ static void test_algorithms_that_are_refused(void **state) {
     need_gpu();
     Backend *be = table(DTYPE_BFLOAT16, false), *fresh = table(DTYPE_BFLOAT16, false);
     run(be, BACKWARD_WEIGHT, results.first);
-    ProductChoice choice = {};
+    MatmulAlgorithm choice = {};
     const uint32_t reductions[] = {CUBLASLT_REDUCTION_SCHEME_INPLACE, CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE};
     for (uint32_t reduction : reductions) {
         if (!proposal_with(be, only_entry(be), reduction, &choice)) {
@@ -394,7 +394,7 @@ static void test_algorithms_that_are_refused(void **state) {
     be->close(be), fresh->close(fresh);
 }
 
-/* The epilogue in the product or in a kernel behind it: the same up to roundings. */
+/* The epilogue in the matmul or in a kernel behind it: the same up to roundings. */
 static void test_epilogues_in_kernels(void **state) {
     (void)state;
     need_gpu();
@@ -402,13 +402,13 @@ static void test_epilogues_in_kernels(void **state) {
         for (int kind = 0; kind < BACKWARD_WEIGHT; kind++) {
             Backend *be = table(type, false);
             size_t n = run(be, (Kind)kind, results.first);
-            ProductEntry *entry = only_entry(be);
+            MatmulEntry *entry = only_entry(be);
             bool has_epilogue = entry->key.epilogue != CUBLASLT_EPILOGUE_DEFAULT;
             if (is_emulated(be) && type == DTYPE_BFLOAT16) assert_int_equal(entry->choice.fused, has_epilogue);
-            ProductChoice apart = entry->choice;
+            MatmulAlgorithm apart = entry->choice;
             apart.fused = false;
-            if (product_suits(cuda_backend(be)->matmul, entry, &apart)) {
-                product_take(entry, &apart, true);
+            if (matmul_algorithm_suits(cuda_backend(be)->matmul, entry, &apart)) {
+                matmul_entry_set(entry, &apart, true);
                 assert_int_equal(run(be, (Kind)kind, results.second), n);
                 double limit = type == DTYPE_FLOAT32 ? 1e-5 : 8e-3;
                 assert_error_below(relative_error_float(results.second, results.first, n), limit, "kernels");
@@ -451,10 +451,10 @@ static void test_batches_share_a_choice(void **state) {
             arrays_close(&arrays);
         }
         /* One that could not make so many is not used, whoever says it was chosen. */
-        ProductEntry *entry = only_entry(be);
-        ProductChoice in_parts;
+        MatmulEntry *entry = only_entry(be);
+        MatmulAlgorithm in_parts;
         if (proposal_with(be, entry, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, &in_parts)) {
-            product_take(entry, &in_parts, true);
+            matmul_entry_set(entry, &in_parts, true);
             size_t n = run(be, kind, results.second);
             assert_int_equal(reduction_of(&entry->current.algorithm), CUBLASLT_REDUCTION_SCHEME_NONE);
             assert_error_below(relative_error_float(results.second, results.first, n), 8e-3, "another algorithm");
@@ -463,7 +463,7 @@ static void test_batches_share_a_choice(void **state) {
     }
 }
 
-/* Off, float32 products are float32; on, factors have 10 bits. */
+/* Off, float32 matmuls are float32; on, factors have 10 bits. */
 static void test_tf32(void **state) {
     (void)state;
     need_gpu();

@@ -1,7 +1,7 @@
-/* product_table.h: the table of products that were met and their algorithms, between matmul.c, which keeps it, and
+/* product_table.h: the table of matmuls that were met and their algorithms, between matmul.c, which keeps it, and
  * choices.c, which writes it as text and reads such text. */
-#ifndef MARS_KERNELS_CUDA_PRODUCT_TABLE_H
-#define MARS_KERNELS_CUDA_PRODUCT_TABLE_H
+#ifndef MARS_KERNELS_CUDA_MATMUL_TABLE_H
+#define MARS_KERNELS_CUDA_MATMUL_TABLE_H
 
 #include <cublasLt.h>
 
@@ -11,7 +11,7 @@ EXTERN_C_BEGIN
 
 /* What an algorithm may depend on; numbers of one type, so that a key can be compared, hashed, written and read as so
  * many numbers. Alignments are in bytes, powers of two up to 256. */
-typedef struct ProductKey {
+typedef struct MatmulKey {
     int64_t input, output; /* DType */
     int64_t tf32;
     int64_t epilogue; /* cublasLtEpilogue_t: what the library would have to do */
@@ -20,26 +20,26 @@ typedef struct ProductKey {
     int64_t m, n, k;
     int64_t align_a, align_b, align_d; /* of d, c and pre the least */
     int64_t align_bias;                /* 0 without one */
-} ProductKey;
+} MatmulKey;
 
-enum { KEY_NUMBERS = sizeof(ProductKey) / sizeof(int64_t), MOST_ALIGNMENT = 256 };
+enum { KEY_NUMBERS = sizeof(MatmulKey) / sizeof(int64_t), MOST_ALIGNMENT = 256 };
 
-typedef struct ProductChoice {
+typedef struct MatmulAlgorithm {
     cublasLtMatmulAlgo_t algorithm;
     bool fused; /* the algorithm does the work of the epilogue */
-} ProductChoice;
+} MatmulAlgorithm;
 
-typedef struct ProductEntry {
-    ProductKey key;
+typedef struct MatmulEntry {
+    MatmulKey key;
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t a, b, d;
-    ProductChoice choice;
+    MatmulAlgorithm choice;
     bool chosen; /* choice is set */
     bool timed;  /* by timing, here or elsewhere */
     int count;   /* matrices that the layouts are set for, and that `current` is known to multiply */
-    ProductChoice current;
-    struct ProductEntry *next;
-} ProductEntry;
+    MatmulAlgorithm current;
+    struct MatmulEntry *next;
+} MatmulEntry;
 
 enum { BUCKETS = 64 };
 
@@ -51,27 +51,27 @@ struct CudaMatmul {
     cudaEvent_t start, stop;
     bool tuning;
     char *versions; /* what choices hold for: the GPU's name, the driver's version and the library's */
-    ProductEntry *buckets[BUCKETS];
+    MatmulEntry *buckets[BUCKETS];
 };
 
 /* A key in words, for messages. */
-typedef struct ProductName {
+typedef struct MatmulName {
     char text[256];
-} ProductName;
-ProductName product_name(const ProductKey *key);
+} MatmulName;
+MatmulName matmul_name(const MatmulKey *key);
 
-/* An entry that is not in the table, with descriptors and no algorithm. Freed by product_free(), in the table or not. */
-ProductEntry *product_create(const ProductKey *key);
-void product_free(ProductEntry *entry);
+/* An entry that is not in the table, with descriptors and no algorithm. Freed by matmul_entry_free(), in the table or not. */
+MatmulEntry *matmul_entry_create(const MatmulKey *key);
+void matmul_entry_free(MatmulEntry *entry);
 
 /* The place in the table where the entry of this key is, or, if that is NULL, is to be. */
-ProductEntry **product_place(CudaMatmul *matmul, const ProductKey *key);
+MatmulEntry **matmul_table_place(CudaMatmul *matmul, const MatmulKey *key);
 
-/* Whether the library has this algorithm, for this product, and it repeats bit for bit. */
-bool product_suits(CudaMatmul *matmul, ProductEntry *entry, const ProductChoice *choice);
+/* Whether the library has this algorithm, for this matmul, and it repeats bit for bit. */
+bool matmul_algorithm_suits(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *choice);
 
 /* Makes it the entry's choice. */
-void product_take(ProductEntry *entry, const ProductChoice *choice, bool timed);
+void matmul_entry_set(MatmulEntry *entry, const MatmulAlgorithm *choice, bool timed);
 
 /* choices.c: the operations of the table. */
 char *cuda_choices(Backend *be);
