@@ -17,7 +17,7 @@
 #include "data/data_sets.h"
 #include "data/step_reader.h"
 #include "kernels/backend.h"
-#include "model/algorithms.h"
+#include "kernels/autotune.h"
 #include "checkpoint/checkpoint_optim.h"
 #include "eval/evaluate.h"
 #include "model/gpt2_memory.h"
@@ -153,8 +153,21 @@ static void start_or_resume(Trainer *t) {
     t->saved_step = t->start.resumed_from;
 }
 
-static void choose_algorithms(Trainer *t) {
-    t->algorithms = algorithms_settle(&t->model, t->optim, t->comm, t->start.algorithms);
+/* Rank 0 finds the algorithms, so that all ranks have the same. Only GPUs have a choice of them. */
+static void autotune_matmuls(Trainer *t) {
+    Error error;
+    t->algorithms = NULL;
+    if (t->comm->rank == 0) {
+        if (t->be->on_gpu) {
+            autotune_begin(t->be, t->start.algorithms);
+            gpt2_autotune(&t->model);
+            if (t->optim) optim_autotune(t->optim);
+        }
+        t->algorithms = autotune_end(t->be);
+    }
+    t->algorithms = agree_on_text(t->comm, t->algorithms);
+    if (!t->be->read_algorithms(t->be, t->algorithms, &error))
+        die("this process has another GPU than process 0: %s", error.text);
 }
 
 static void open_reports(Trainer *t) {
@@ -464,7 +477,7 @@ int main(int argc, char **argv) {
     open_data(&t);
     open_model(&t);
     start_or_resume(&t);
-    choose_algorithms(&t);
+    autotune_matmuls(&t);
     open_reports(&t);
     run(&t);
     close_all(&t);

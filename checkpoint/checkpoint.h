@@ -45,7 +45,7 @@ typedef struct CheckpointSource {
     const char *const *scalar_names;
     double *const *scalars;
     const char *tokens_folder; /* where tokens.json and a vocabulary may lie; NULL for none */
-    const char *algorithms;    /* of matmuls (algorithms.h); NULL or "" for none */
+    const char *algorithms;    /* of matmuls (kernels/autotune.h); NULL or "" for none */
 } CheckpointSource;
 
 /* Writes a checkpoint of `source` below out_dir, points `latest` at it and removes all but the newest `keep` (0: all

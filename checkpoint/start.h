@@ -16,7 +16,7 @@ typedef struct Start {
     char path[CHECKPOINT_PATH_LENGTH]; /* of the weights or the checkpoint; "" from scratch */
     int64_t resumed_from;              /* step of the checkpoint, or -1 */
     int64_t step, sequences;           /* made and seen before: 0 unless resumed */
-    char *algorithms;                  /* of matmuls (algorithms.h), NULL for none */
+    char *algorithms;                  /* of matmuls (kernels/autotune.h), NULL for none */
     char *weights_note;                /* a line for people about the weights, or NULL */
     char *changes;                     /* keys that the run now has other values of (config_changes()), or NULL */
 } Start;

@@ -1,6 +1,8 @@
 /* agree.c: see agree.h. */
 #include "comm/agree.h"
 
+#include <string.h>
+
 #include "util/files.h"
 
 void agree_or_end(Comm *comm, bool ok, int status, const Error *error) {
@@ -18,4 +20,12 @@ bool agree_on_bytes(Comm *comm, const void *data, size_t bytes) {
     int differs = own != first;
     comm->maximum(comm, &differs, 1);
     return !differs;
+}
+
+char *agree_on_text(Comm *comm, char *text) {
+    int64_t bytes = comm->rank == 0 ? (int64_t)strlen(text) + 1 : 0;
+    comm->broadcast(comm, &bytes, sizeof bytes);
+    if (comm->rank != 0) text = checked_malloc((size_t)bytes, "a text");
+    comm->broadcast(comm, text, (size_t)bytes);
+    return text;
 }

@@ -156,19 +156,19 @@ struct Backend {
     /* Whether the device multiplies matrices of that type. */
     bool (*multiplies)(Backend *be, DType type);
 
-    /* ---- algorithms that are chosen by timing ---- */
+    /* ---- matmul autotuning (autotune.h drives it) ---- */
 
-    /* Between tune(be, true) and tune(be, false) the first matmul of each shape tries the algorithms there are, of
-     * those that give the same bits each time, and the fastest is the choice for that shape: so the caller multiplies
+    /* Between autotune(be, true) and autotune(be, false) the first matmul of each shape times the algorithms there are,
+     * of those that give the same bits each time, and the fastest becomes that shape's algorithm. The caller multiplies
      * numbers as they are in training, not zeros, which take less time. Outputs are undefined meanwhile where they are
-     * added to. A shape that was never tried gets the library's first proposal. */
-    void (*tune)(Backend *be, bool on);
-    /* The choices as text, which the caller frees; "" where nothing is chosen. Its first line names the device and the
-     * versions that they hold for. */
-    char *(*choices)(Backend *be);
-    /* Adds choices made elsewhere, for shapes that have none yet. False, and nothing is changed, where they are of another
-     * device or version. */
-    bool (*choose)(Backend *be, const char *text, Error *error);
+     * added to. A shape that was never timed gets the library's first proposal. */
+    void (*autotune)(Backend *be, bool on);
+    /* The algorithms found by timing, as text which the caller frees; "" if there are none. Its first line names the
+     * device and the versions that they hold for. */
+    char *(*write_algorithms)(Backend *be);
+    /* Takes algorithms from such a text, for shapes that have none yet. False, and nothing is changed, if they are of
+     * another device or version. */
+    bool (*read_algorithms)(Backend *be, const char *text, Error *error);
 
     void (*close)(Backend *be);
 };

@@ -3,6 +3,9 @@
 #include "model/gpt2.h"
 
 #include <math.h>
+#include <stdlib.h>
+
+#include "util/philox.h"
 
 /* The batch that is being computed. */
 typedef struct Batch {
@@ -255,4 +258,25 @@ double gpt2_take_loss(GPT2 *m, int64_t *count) {
 void gpt2_forget_loss(GPT2 *m) {
     m->be->zero(m->be, m->loss_sum, sizeof *m->loss_sum);
     m->loss_count = 0;
+}
+
+/* The caller frees it. */
+static int32_t *random_tokens(const GPT2 *m, uint32_t stream) {
+    size_t n = (size_t)m->max_batch * (size_t)m->config.block_size;
+    int32_t *tokens = checked_malloc(n * sizeof *tokens, "a batch");
+    for (size_t i = 0; i < n; i++)
+        tokens[i] = (int32_t)philox_below(philox(0, PHILOX_TUNING, stream, i), (uint64_t)m->config.vocab_size);
+    return tokens;
+}
+
+void gpt2_autotune(GPT2 *m) {
+    int B = m->max_batch, T = m->config.block_size;
+    int32_t *inputs = random_tokens(m, 1), *targets = random_tokens(m, 2);
+    if (m->training)
+        gpt2_forward_backward(m, inputs, targets, B, T, 1.0f / (float)(B * T), false);
+    else
+        gpt2_forward(m, inputs, targets, B, T);
+    gpt2_forget_loss(m);
+    free(inputs);
+    free(targets);
 }

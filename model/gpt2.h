@@ -140,6 +140,11 @@ void gpt2_forward(GPT2 *model, const int32_t *inputs, const int32_t *targets, in
 void gpt2_forward_backward(GPT2 *model, const int32_t *inputs, const int32_t *targets, int B, int T, float dloss,
                            bool accumulate);
 
+/* A pass over random tokens, as autotune.h needs one: what it computes is of no use, and gradients are undefined after
+ * it. With tokens that are all the same, most rows of the activations and of their gradients are nearly equal, and a GPU
+ * multiplies such matrices faster than those of training. */
+void gpt2_autotune(GPT2 *model);
+
 /* Sum of the token losses since the last call, and how many they were; waits for the device. */
 double gpt2_take_loss(GPT2 *model, int64_t *count);
 /* The same without asking what it was. */

@@ -183,10 +183,10 @@ void group_update(Group *g, Backend *be, MultiTensorBuffers buffers) {
         g->passes->update(be, g->options.rule, g->device_chunks, g->chunk_count, &buffers);
 }
 
-void group_tune(Group *g) {
+void group_autotune(Group *g) {
     for (int b = 0; b < g->batch_count; b++) {
         const MatrixBatch *batch = &g->batches[b];
-        newton_schulz_tune(g->newton_schulz, batch->rows, batch->columns, batch->matrix_count,
+        newton_schulz_autotune(g->newton_schulz, batch->rows, batch->columns, batch->matrix_count,
                            g->norms + batch->first_matrix);
     }
 }

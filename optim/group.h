@@ -77,8 +77,8 @@ void group_update(Group *group, Backend *be, MultiTensorBuffers buffers);
 /* multi_tensor.h, of all that the group owns. */
 void group_keep_last(Group *group, Backend *be, float *to, const float *from, const StepOutcome *outcome);
 
-/* Multiplies random matrices as each batch of matrices does, for optim_tune(). */
-void group_tune(Group *group);
+/* Multiplies random matrices as each batch of matrices does, for optim_autotune(). */
+void group_autotune(Group *group);
 
 /* Numbers of state that process r keeps: of the states and of g_last. */
 double group_numbers_kept(const Group *group, int r);

@@ -115,7 +115,7 @@ static void fill_input(NewtonSchulz *ns, size_t n) {
     free(numbers);
 }
 
-void newton_schulz_tune(NewtonSchulz *ns, int64_t rows, int64_t columns, int count, double *square_norms) {
+void newton_schulz_autotune(NewtonSchulz *ns, int64_t rows, int64_t columns, int count, double *square_norms) {
     const double largest_square = 0.25; /* of a random number; a norm above the true one keeps the iteration finite */
     double *bounds = checked_malloc((size_t)count * sizeof *bounds, "the norms of random matrices");
     for (int i = 0; i < count; i++) bounds[i] = largest_square * (double)rows * (double)columns;

@@ -51,9 +51,9 @@ void *newton_schulz_input(NewtonSchulz *ns);
  * zeros stays zero. */
 const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, int count, const double *square_norms);
 
-/* Works in the same way on random matrices, which overwrite the input and square_norms: for be->tune(), since a GPU
+/* Works in the same way on random matrices, which overwrite the input and square_norms: for be->autotune(), since a GPU
  * multiplies zeros faster than what training multiplies. */
-void newton_schulz_tune(NewtonSchulz *ns, int64_t rows, int64_t columns, int count, double *square_norms);
+void newton_schulz_autotune(NewtonSchulz *ns, int64_t rows, int64_t columns, int count, double *square_norms);
 
 /* FLOPs of one matrix: in one iteration, and in `steps` of them. */
 double newton_schulz_iteration_flops(int64_t rows, int64_t columns);

@@ -335,8 +335,8 @@ OptimResult optim_step(Optim *o, OptimRates rates) {
     return result;
 }
 
-void optim_tune(Optim *o) {
-    for (int i = 0; i < o->group_count; i++) group_tune(&o->groups[i]);
+void optim_autotune(Optim *o) {
+    for (int i = 0; i < o->group_count; i++) group_autotune(&o->groups[i]);
 }
 
 int64_t optim_updates(const Optim *o) {

@@ -121,9 +121,9 @@ OptimResult optim_end_step(Optim *optim);
  * left them. In a job of one process, and on CPUs, they always are. */
 void optim_await_weights(Optim *optim, size_t begin, size_t end);
 
-/* Goes once through this process's matmuls of Newton-Schulz, on random matrices, for be->tune(). Changes nothing that
+/* Goes once through this process's matmuls of Newton-Schulz, on random matrices, for be->autotune(). Changes nothing that
  * lasts. */
-void optim_tune(Optim *optim);
+void optim_autotune(Optim *optim);
 
 /* Updates made so far: skipped steps do not count. Waits for the steps that were begun, as all that follows does. */
 int64_t optim_updates(const Optim *optim);

@@ -76,7 +76,7 @@ compile() {
 host_cuda() {
     local folder=build/cuda-$1
     step "make-${folder//\//-}" make BUILD="$folder" BIN="$folder" WERROR=1 CC="$1" EMU=1 "$folder/comm/nccl.o" \
-        "$folder"/kernels/cuda/{choices,matmul}.o || true
+        "$folder"/kernels/cuda/{matmul_algorithms,matmul}.o || true
 }
 
 # list_tests FOLDER PATTERN...: the tests whose sources match, as programs of that folder or scripts; those of GPUs

@@ -192,9 +192,9 @@ static double seconds_each(Backend *be, const Case *c, int calls, int sets) {
 static double median_seconds(Bench *bench, const Case *c, int sets) {
     Backend *be = bench->be;
     double seconds[MOST_MEASUREMENTS];
-    be->tune(be, true);
+    be->autotune(be, true);
     call(be, c, 0);
-    be->tune(be, false);
+    be->autotune(be, false);
     double least = bench->options.model->tiny ? 0.0 : LEAST_SECONDS;
     int calls = 1 + (int)(least / seconds_each(be, c, sets, sets));
     for (int i = 0; i < bench->options.steps; i++) seconds[i] = seconds_each(be, c, calls, sets);

@@ -168,7 +168,7 @@ static void make_steps(Bench *bench, Optim *optim, int steps, const char *name) 
 
 /* All buffers that gradients pass through get random numbers, and algorithms are chosen. */
 static void warm_up(Bench *bench, Optim *optim, const char *name) {
-    bench->be->tune(bench->be, true);
+    bench->be->autotune(bench->be, true);
     for (int i = 0; i < 3; i++) {
         fill_gradients(bench, optim);
         if (optim_wants_next_gradient(optim)) {
@@ -177,7 +177,7 @@ static void warm_up(Bench *bench, Optim *optim, const char *name) {
         }
         optim_begin_step(optim, (OptimRates){1e-4, 1e-4});
         check(bench, optim_end_step(optim), name);
-        bench->be->tune(bench->be, false);
+        bench->be->autotune(bench->be, false);
     }
 }
 

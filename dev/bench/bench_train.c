@@ -198,10 +198,10 @@ static void take_apart(Bench *bench, Figures *f) {
 /* The first steps choose algorithms and touch all memory. What they leave behind may be anything. */
 static void warm_up(Bench *bench) {
     Backend *be = bench->be;
-    be->tune(be, true);
+    be->autotune(be, true);
     ask_for_step(bench);
     wait_for_steps(bench);
-    be->tune(be, false);
+    be->autotune(be, false);
     set_weights(&bench->model);
     ask_for_step(bench);
     wait_for_good_steps(bench);

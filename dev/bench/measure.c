@@ -181,9 +181,9 @@ void rates_open(Rates *r, Backend *be, DType type, bool tiny) {
     r->d = be->alloc(be, (size_t)(m * n) * dtype_size(type), "a product");
     fill_random(be, r->a, (size_t)(m * k), type, 1.0f, 1);
     fill_random(be, r->b, (size_t)(k * n), type, 1.0f, 2);
-    be->tune(be, true);
+    be->autotune(be, true);
     be->matmul_batched(be, &r->matmul, r->d, r->a, r->b, NULL);
-    be->tune(be, false);
+    be->autotune(be, false);
 }
 
 void rates_close(Rates *r) {

@@ -59,12 +59,12 @@ static void cpu_stopwatch_stop(Backend *be) {
 static double cpu_stopwatch_seconds(Backend *be) { return cpu_backend(be)->stopped_seconds; }
 
 /* The library chooses algorithms by itself, without timing any. */
-static void cpu_tune(Backend *be, bool on) { (void)be, (void)on; }
-static char *cpu_choices(Backend *be) {
+static void cpu_autotune(Backend *be, bool on) { (void)be, (void)on; }
+static char *cpu_write_algorithms(Backend *be) {
     (void)be;
     return checked_strdup("");
 }
-static bool cpu_choose(Backend *be, const char *text, Error *error) {
+static bool cpu_read_algorithms(Backend *be, const char *text, Error *error) {
     return text[0] == 0 || error_set(error, "%s: nothing is chosen by timing here", be->name);
 }
 
@@ -136,9 +136,9 @@ Backend *cpu_backend_open(DType activation, int threads, Error *error) {
     be->stopwatch_start = cpu_stopwatch_start;
     be->stopwatch_stop = cpu_stopwatch_stop;
     be->stopwatch_seconds = cpu_stopwatch_seconds;
-    be->tune = cpu_tune;
-    be->choices = cpu_choices;
-    be->choose = cpu_choose;
+    be->autotune = cpu_autotune;
+    be->write_algorithms = cpu_write_algorithms;
+    be->read_algorithms = cpu_read_algorithms;
     be->weights_changed = cpu_weights_changed;
     be->close = cpu_close;
     cpu_enter_matmuls(be);

@@ -49,8 +49,8 @@ void *cuda_scratch(Backend *be, size_t bytes);
 void cuda_enter_embedding(Backend *be);
 void cuda_enter_layernorm(Backend *be);
 void cuda_enter_loss(Backend *be);
-void cuda_enter_linear(
-    Backend *be); /* matmul_forward and its kind, matmul_batched, multiplies, tune, choices, choose */
+/* The matmuls, and what autotunes them. */
+void cuda_enter_linear(Backend *be);
 void cuda_enter_attention(Backend *be); /* attention.cu: chooses between the files of kernels */
 
 /* matmul.c: one cuBLASLt handle and its workspace. */

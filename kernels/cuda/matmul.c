@@ -1,4 +1,4 @@
-/* matmul.c: matmuls by cuBLASLt, and the choice of its algorithms. It launches no kernel, so it is C.
+/* matmul.c: matmuls by cuBLASLt, and the autotuning of its algorithms. It launches no kernel, so it is C.
  *
  * Row-major. The library stores matrices by columns, and a row-major matrix that is read so is its own transpose. So it
  * is asked for D^T = op(B)^T op(A)^T: its first factor is our b, its second our a, and nothing is copied. Its rows are
@@ -6,7 +6,7 @@
  *
  * Speed. Each shape has an entry in a table, with the library's descriptors and the algorithm, so that a call allocates
  * nothing and never waits for the GPU. The library proposes algorithms, fastest first by its own estimate, for operands
- * that are aligned as these are. While tuning, the proposals for a shape are timed: those with the epilogue in the
+ * that are aligned as these are. While autotuning, the proposals for a shape are timed: those with the epilogue in the
  * matmul, and those with a kernel behind it.
  *
  * Determinism. Only algorithms that repeat bit for bit are taken: sums over k in one piece, or in parts that lie in the
@@ -121,7 +121,7 @@ static MatmulEntry **bucket_of(CudaMatmul *matmul, const MatmulKey *key) {
 
 /* ---- entries ---- */
 
-static const char describing[] = "describing a product of";
+static const char describing[] = "describing a matmul of";
 
 static cudaDataType library_type(int64_t type) { return type == DTYPE_FLOAT32 ? CUDA_R_32F : CUDA_R_16BF; }
 
@@ -229,13 +229,13 @@ static bool repeats(const MatmulKey *key, const cublasLtMatmulAlgo_t *algorithm)
 }
 
 /* Whether an algorithm can be taken for the layouts as they are set. */
-static bool is_admissible(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *choice) {
-    if (choice->fused && !may_fuse(&entry->key)) return false;
-    set_epilogue_alone(entry, choice->fused);
-    cublasLtMatmulHeuristicResult_t result = {.algo = choice->algorithm};
+static bool is_admissible(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *algorithm) {
+    if (algorithm->fused && !may_fuse(&entry->key)) return false;
+    set_epilogue_alone(entry, algorithm->fused);
+    cublasLtMatmulHeuristicResult_t result = {.algo = algorithm->cublaslt};
     return cublasLtMatmulAlgoCheck(matmul->handle, entry->operation, entry->b, entry->a, entry->d, entry->d,
-                                   &choice->algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
-           result.workspaceSize <= WORKSPACE_BYTES && repeats(&entry->key, &choice->algorithm);
+                                   &algorithm->cublaslt, &result) == CUBLAS_STATUS_SUCCESS &&
+           result.workspaceSize <= WORKSPACE_BYTES && repeats(&entry->key, &algorithm->cublaslt);
 }
 
 static void set_preference(CudaMatmul *matmul, cublasLtMatmulPreferenceAttributes_t attribute, const void *value,
@@ -284,25 +284,25 @@ static void set_any_count(MatmulEntry *entry) {
     set_count(entry, entry->key.batched ? PROPOSED_BATCH : 1);
 }
 
-bool matmul_algorithm_suits(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *choice) {
+bool matmul_algorithm_suits(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *algorithm) {
     set_any_count(entry);
-    return is_admissible(matmul, entry, choice);
+    return is_admissible(matmul, entry, algorithm);
 }
 
-void matmul_entry_set(MatmulEntry *entry, const MatmulAlgorithm *choice, bool timed) {
-    entry->choice = *choice;
-    entry->chosen = true;
+void matmul_entry_set(MatmulEntry *entry, const MatmulAlgorithm *algorithm, bool timed) {
+    entry->algorithm = *algorithm;
+    entry->has_algorithm = true;
     entry->timed = timed;
     entry->count = 0;
 }
 
 /* The algorithm for `count` matrices, for which the layouts are set. It is the first proposal for them where the chosen
  * one cannot do so many, although none should say so that has no workspace. */
-static const MatmulAlgorithm *choice_for(CudaMatmul *matmul, MatmulEntry *entry, int count) {
+static const MatmulAlgorithm *algorithm_for(CudaMatmul *matmul, MatmulEntry *entry, int count) {
     if (entry->count == count) return &entry->current;
     set_count(entry, count);
     entry->count = count;
-    entry->current = entry->choice;
+    entry->current = entry->algorithm;
     if (entry->key.batched && !is_admissible(matmul, entry, &entry->current)) {
         MatmulAlgorithm proposals[2 * PROPOSALS];
         propose_all(matmul, entry, proposals);
@@ -313,35 +313,35 @@ static const MatmulAlgorithm *choice_for(CudaMatmul *matmul, MatmulEntry *entry,
 
 /* ---- matmuls ---- */
 
-static cublasStatus_t launch(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *choice,
+static cublasStatus_t launch(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *algorithm,
                              const CudaGemm *p) {
-    set_epilogue(entry, choice->fused, p->bias, p->pre);
+    set_epilogue(entry, algorithm->fused, p->bias, p->pre);
     bool is_kept = p->epilogue == CUDA_EPILOGUE_GELU && p->pre;
-    void *d = !choice->fused && is_kept ? p->pre : p->d;
+    void *d = !algorithm->fused && is_kept ? p->pre : p->d;
     const void *c = p->beta == 0.0f ? d : p->c;
     Backend *be = &matmul->cuda->base;
     cublasStatus_t status =
         cublasLtMatmul(matmul->handle, entry->operation, &p->alpha, p->b, entry->b, p->a, entry->a, &p->beta, c,
-                       entry->d, d, entry->d, &choice->algorithm, matmul->workspace, WORKSPACE_BYTES, cuda_stream(be));
-    if (status == CUBLAS_STATUS_SUCCESS && !choice->fused && entry->key.epilogue != CUBLASLT_EPILOGUE_DEFAULT)
+                       entry->d, d, entry->d, &algorithm->cublaslt, matmul->workspace, WORKSPACE_BYTES, cuda_stream(be));
+    if (status == CUBLAS_STATUS_SUCCESS && !algorithm->fused && entry->key.epilogue != CUBLASLT_EPILOGUE_DEFAULT)
         p->finish(be, p);
     return status;
 }
 
 /* Milliseconds of one matmul; infinite where the algorithm does not run. */
-static float time_of(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *choice, const CudaGemm *p) {
+static float time_of(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *algorithm, const CudaGemm *p) {
     cudaStream_t stream = cuda_stream(&matmul->cuda->base);
-    if (launch(matmul, entry, choice, p) != CUBLAS_STATUS_SUCCESS) return INFINITY; /* the first one warms up */
-    cuda_check(cudaEventRecord(matmul->start, stream), "timing a product");
-    for (int i = 0; i < REPETITIONS; i++) launch(matmul, entry, choice, p);
-    cuda_check(cudaEventRecord(matmul->stop, stream), "timing a product");
-    cuda_check(cudaEventSynchronize(matmul->stop), "a product");
+    if (launch(matmul, entry, algorithm, p) != CUBLAS_STATUS_SUCCESS) return INFINITY; /* the first one warms up */
+    cuda_check(cudaEventRecord(matmul->start, stream), "timing a matmul");
+    for (int i = 0; i < REPETITIONS; i++) launch(matmul, entry, algorithm, p);
+    cuda_check(cudaEventRecord(matmul->stop, stream), "timing a matmul");
+    cuda_check(cudaEventSynchronize(matmul->stop), "a matmul");
     float ms = 0.0f;
-    cuda_check(cudaEventElapsedTime(&ms, matmul->start, matmul->stop), "timing a product");
+    cuda_check(cudaEventElapsedTime(&ms, matmul->start, matmul->stop), "timing a matmul");
     return ms / REPETITIONS;
 }
 
-static void choose_by_timing(CudaMatmul *matmul, MatmulEntry *entry, const CudaGemm *p) {
+static void autotune_entry(CudaMatmul *matmul, MatmulEntry *entry, const CudaGemm *p) {
     MatmulAlgorithm proposals[2 * PROPOSALS];
     float ms[2 * PROPOSALS];
     set_any_count(entry);
@@ -355,7 +355,7 @@ static void choose_by_timing(CudaMatmul *matmul, MatmulEntry *entry, const CudaG
     matmul_entry_set(entry, &proposals[fastest], true);
 }
 
-static void choose_first_proposal(CudaMatmul *matmul, MatmulEntry *entry) {
+static void take_first_proposal(CudaMatmul *matmul, MatmulEntry *entry) {
     MatmulAlgorithm proposals[2 * PROPOSALS];
     set_any_count(entry);
     propose_all(matmul, entry, proposals);
@@ -365,9 +365,9 @@ static void choose_first_proposal(CudaMatmul *matmul, MatmulEntry *entry) {
 void cuda_multiply(Backend *be, const CudaGemm *p) {
     CudaMatmul *matmul = cuda_backend(be)->matmul;
     MatmulEntry *entry = entry_of(matmul, p);
-    if (matmul->tuning && !entry->timed) choose_by_timing(matmul, entry, p);
-    if (!entry->chosen) choose_first_proposal(matmul, entry);
-    check_matmul(launch(matmul, entry, choice_for(matmul, entry, p->count), p), "multiplying", &entry->key);
+    if (matmul->is_autotuning && !entry->timed) autotune_entry(matmul, entry, p);
+    if (!entry->has_algorithm) take_first_proposal(matmul, entry);
+    check_matmul(launch(matmul, entry, algorithm_for(matmul, entry, p->count), p), "multiplying", &entry->key);
 }
 
 /* ---- dense matmuls for optimizers ---- */
@@ -398,14 +398,14 @@ static bool multiplies(Backend *be, DType type) {
     return true;
 }
 
-static void tune(Backend *be, bool on) { cuda_backend(be)->matmul->tuning = on; }
+static void tune(Backend *be, bool on) { cuda_backend(be)->matmul->is_autotuning = on; }
 
 void cuda_enter_matmuls(Backend *be) {
     be->matmul_batched = matmul_batched;
     be->multiplies = multiplies;
-    be->tune = tune;
-    be->choices = cuda_choices;
-    be->choose = cuda_choose;
+    be->autotune = tune;
+    be->write_algorithms = cuda_write_algorithms;
+    be->read_algorithms = cuda_read_algorithms;
 }
 
 /* ---- opening ---- */

@@ -37,7 +37,7 @@ struct CudaGemm {
 
 void cuda_multiply(Backend *be, const CudaGemm *matmul);
 
-/* Enters matmul_batched, multiplies, tune, choices and choose. */
+/* Enters matmul_batched, multiplies, autotune, write_algorithms and read_algorithms. */
 void cuda_enter_matmuls(Backend *be);
 
 EXTERN_C_END

@@ -1,4 +1,4 @@
-/* choices.c: the algorithms that were chosen by timing, as text.
+/* matmul_algorithms.c: the algorithms that autotuning found, as text.
  *
  * A line of versions, a line for each matmul, and a last line, which shows that none is missing. A matmul is written
  * as the numbers of its key, whether the algorithm does the epilogue's work, and the algorithm as hexadecimal words. The
@@ -14,33 +14,33 @@ enum { ALGORITHM_WORDS = sizeof(cublasLtMatmulAlgo_t) / sizeof(uint64_t), WORD_D
 
 static const char LAST_LINE[] = "end";
 
-static void write_line(char line[LONGEST_LINE], const MatmulKey *key, const MatmulAlgorithm *choice) {
+static void write_line(char line[LONGEST_LINE], const MatmulKey *key, const MatmulAlgorithm *algorithm) {
     int64_t numbers[KEY_NUMBERS];
     memcpy(numbers, key, sizeof numbers);
     int at = 0;
     for (int i = 0; i < KEY_NUMBERS; i++)
         at += snprintf(line + at, (size_t)(LONGEST_LINE - at), "%" PRId64 " ", numbers[i]);
-    at += snprintf(line + at, (size_t)(LONGEST_LINE - at), "%d ", choice->fused);
+    at += snprintf(line + at, (size_t)(LONGEST_LINE - at), "%d ", algorithm->fused);
     for (int i = 0; i < ALGORITHM_WORDS; i++)
-        at += snprintf(line + at, (size_t)(LONGEST_LINE - at), "%0*" PRIx64, WORD_DIGITS, choice->algorithm.data[i]);
+        at += snprintf(line + at, (size_t)(LONGEST_LINE - at), "%0*" PRIx64, WORD_DIGITS, algorithm->cublaslt.data[i]);
 }
 
-char *cuda_choices(Backend *be) {
+char *cuda_write_algorithms(Backend *be) {
     CudaMatmul *matmul = cuda_backend(be)->matmul;
     char *text = NULL, line[LONGEST_LINE];
     size_t bytes = 0;
     int count = 0;
     FILE *out = open_memstream(&text, &bytes);
-    if (!out) die("out of memory for the choices of matrix algorithms");
+    if (!out) die("out of memory for the matmul algorithms");
     for (int i = 0; i < BUCKETS; i++)
         for (const MatmulEntry *entry = matmul->buckets[i]; entry; entry = entry->next) {
             if (!entry->timed) continue;
             if (count++ == 0) fprintf(out, "%s\n", matmul->versions);
-            write_line(line, &entry->key, &entry->choice);
+            write_line(line, &entry->key, &entry->algorithm);
             fprintf(out, "%s\n", line);
         }
     if (count > 0) fprintf(out, "%s\n", LAST_LINE);
-    if (fclose(out) != 0) die("out of memory for the choices of matrix algorithms");
+    if (fclose(out) != 0) die("out of memory for the matmul algorithms");
     return text;
 }
 
@@ -71,49 +71,49 @@ static int64_t read_number(const char **at) {
 }
 
 /* A line is right if what was read of it is written just so. */
-static bool read_line(const char *line, MatmulKey *key, MatmulAlgorithm *choice) {
+static bool read_line(const char *line, MatmulKey *key, MatmulAlgorithm *algorithm) {
     int64_t numbers[KEY_NUMBERS];
     char again[LONGEST_LINE];
     const char *at = line;
     for (int i = 0; i < KEY_NUMBERS; i++) numbers[i] = read_number(&at);
-    choice->fused = read_number(&at) != 0;
+    algorithm->fused = read_number(&at) != 0;
     if (strlen(at) != 1 + ALGORITHM_WORDS * WORD_DIGITS) return false;
     at++;
     for (int i = 0; i < ALGORITHM_WORDS; i++, at += WORD_DIGITS) {
         char word[WORD_DIGITS + 1] = "";
         memcpy(word, at, WORD_DIGITS);
-        choice->algorithm.data[i] = strtoull(word, NULL, 16);
+        algorithm->cublaslt.data[i] = strtoull(word, NULL, 16);
     }
     memcpy(key, numbers, sizeof *key);
-    write_line(again, key, choice);
+    write_line(again, key, algorithm);
     return strcmp(again, line) == 0 && is_key(key);
 }
 
 /* An entry for the line, not yet in the table; NULL and the reason where it does not suit this library. */
 static MatmulEntry *entry_read(CudaMatmul *matmul, const char *line, int number, Error *error) {
     MatmulKey key;
-    MatmulAlgorithm choice;
-    if (!read_line(line, &key, &choice)) {
-        error_set(error, "line %d of the choices of matrix algorithms is damaged: '%.300s'", number, line);
+    MatmulAlgorithm algorithm;
+    if (!read_line(line, &key, &algorithm)) {
+        error_set(error, "line %d of the matmul algorithms is damaged: '%.300s'", number, line);
         return NULL;
     }
     MatmulEntry *entry = matmul_entry_create(&key);
-    if (!matmul_algorithm_suits(matmul, entry, &choice)) {
-        error_set(error, "line %d of the choices of matrix algorithms: there is no such algorithm to multiply %s",
+    if (!matmul_algorithm_suits(matmul, entry, &algorithm)) {
+        error_set(error, "line %d of the matmul algorithms: there is no such algorithm to multiply %s",
                   number, matmul_name(&key).text);
         matmul_entry_free(entry);
         return NULL;
     }
-    matmul_entry_set(entry, &choice, true);
+    matmul_entry_set(entry, &algorithm, true);
     return entry;
 }
 
 /* The text's entries as a list, as far as it is right. Cuts the text into lines. */
-static bool read_choices(CudaMatmul *matmul, char *text, MatmulEntry **list, Error *error) {
+static bool read_entries(CudaMatmul *matmul, char *text, MatmulEntry **list, Error *error) {
     int number = 1;
     char *line = strsep(&text, "\n");
     if (strcmp(line, matmul->versions) != 0)
-        return error_set(error, "choices of matrix algorithms for '%.300s' do not hold for '%s'", line,
+        return error_set(error, "the matmul algorithms for '%.300s' do not hold for '%s'", line,
                          matmul->versions);
     while ((line = strsep(&text, "\n")) && strcmp(line, LAST_LINE) != 0) {
         if (!text) break; /* no end of line: cut off */
@@ -123,7 +123,7 @@ static bool read_choices(CudaMatmul *matmul, char *text, MatmulEntry **list, Err
         list = &entry->next;
     }
     if (!line || !text || *text)
-        return error_set(error, "the choices of matrix algorithms are cut off behind line %d, or something follows",
+        return error_set(error, "the matmul algorithms are cut off behind line %d, or something follows",
                          number);
     return true;
 }
@@ -136,16 +136,16 @@ static void insert(CudaMatmul *matmul, MatmulEntry *entry) {
         *place = entry;
         return;
     }
-    if (!(*place)->timed) matmul_entry_set(*place, &entry->choice, true);
+    if (!(*place)->timed) matmul_entry_set(*place, &entry->algorithm, true);
     matmul_entry_free(entry);
 }
 
-bool cuda_choose(Backend *be, const char *text, Error *error) {
+bool cuda_read_algorithms(Backend *be, const char *text, Error *error) {
     CudaMatmul *matmul = cuda_backend(be)->matmul;
     if (!*text) return true;
     char *copy = checked_strdup(text);
     MatmulEntry *entries = NULL;
-    bool right = read_choices(matmul, copy, &entries, error);
+    bool right = read_entries(matmul, copy, &entries, error);
     for (MatmulEntry *entry = entries, *next; entry; entry = next) {
         next = entry->next;
         right ? insert(matmul, entry) : matmul_entry_free(entry);

@@ -1,5 +1,5 @@
-/* product_table.h: the table of matmuls that were met and their algorithms, between matmul.c, which keeps it, and
- * choices.c, which writes it as text and reads such text. */
+/* matmul_table.h: the table of matmul shapes and their algorithms, between matmul.c, which keeps it, and
+ * matmul_algorithms.c, which writes it as text and reads that text. */
 #ifndef MARS_KERNELS_CUDA_MATMUL_TABLE_H
 #define MARS_KERNELS_CUDA_MATMUL_TABLE_H
 
@@ -25,7 +25,7 @@ typedef struct MatmulKey {
 enum { KEY_NUMBERS = sizeof(MatmulKey) / sizeof(int64_t), MOST_ALIGNMENT = 256 };
 
 typedef struct MatmulAlgorithm {
-    cublasLtMatmulAlgo_t algorithm;
+    cublasLtMatmulAlgo_t cublaslt;
     bool fused; /* the algorithm does the work of the epilogue */
 } MatmulAlgorithm;
 
@@ -33,8 +33,8 @@ typedef struct MatmulEntry {
     MatmulKey key;
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t a, b, d;
-    MatmulAlgorithm choice;
-    bool chosen; /* choice is set */
+    MatmulAlgorithm algorithm;
+    bool has_algorithm; /* algorithm is set */
     bool timed;  /* by timing, here or elsewhere */
     int count;   /* matrices that the layouts are set for, and that `current` is known to multiply */
     MatmulAlgorithm current;
@@ -49,8 +49,8 @@ struct CudaMatmul {
     cublasLtMatmulPreference_t preference;
     void *workspace;
     cudaEvent_t start, stop;
-    bool tuning;
-    char *versions; /* what choices hold for: the GPU's name, the driver's version and the library's */
+    bool is_autotuning;
+    char *versions; /* what algorithms hold for: the GPU's name, the driver's version and the library's */
     MatmulEntry *buckets[BUCKETS];
 };
 
@@ -68,14 +68,14 @@ void matmul_entry_free(MatmulEntry *entry);
 MatmulEntry **matmul_table_place(CudaMatmul *matmul, const MatmulKey *key);
 
 /* Whether the library has this algorithm, for this matmul, and it repeats bit for bit. */
-bool matmul_algorithm_suits(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *choice);
+bool matmul_algorithm_suits(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *algorithm);
 
-/* Makes it the entry's choice. */
-void matmul_entry_set(MatmulEntry *entry, const MatmulAlgorithm *choice, bool timed);
+/* Makes it the entry's algorithm. */
+void matmul_entry_set(MatmulEntry *entry, const MatmulAlgorithm *algorithm, bool timed);
 
-/* choices.c: the operations of the table. */
-char *cuda_choices(Backend *be);
-bool cuda_choose(Backend *be, const char *text, Error *error);
+/* matmul_algorithms.c: operations of the backend. */
+char *cuda_write_algorithms(Backend *be);
+bool cuda_read_algorithms(Backend *be, const char *text, Error *error);
 
 EXTERN_C_END
 

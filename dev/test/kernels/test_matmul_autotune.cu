@@ -1,4 +1,4 @@
-/* test_matmul_choices.cu: which algorithm multiplies on a GPU, real or emulated: choosing by timing, choices as text,
+/* test_matmul_autotune.cu: which algorithm multiplies on a GPU, real or emulated: choosing by timing, choices as text,
  * that only algorithms are taken that repeat bit for bit, and that each way in which a matmul can be made gives the
  * same numbers. What the matmuls should be is tested in test_kernels_matmul.c.
  *
@@ -159,9 +159,9 @@ static size_t run(Backend *be, Kind kind, float *results) { return run_shifted(b
 
 /* The same while algorithms are timed, which leaves the algorithm behind and a result. */
 static size_t tune(Backend *be, Kind kind, float *results) {
-    be->tune(be, true);
+    be->autotune(be, true);
     run(be, kind, results);
-    be->tune(be, false);
+    be->autotune(be, false);
     return run(be, kind, results);
 }
 
@@ -188,10 +188,10 @@ static MatmulEntry *only_entry(Backend *be) {
     return only;
 }
 
-/* What choices() would say if this were the algorithm that was found to be fastest; the caller frees. */
-static char *text_of(Backend *be, const MatmulAlgorithm *choice) {
-    matmul_entry_set(only_entry(be), choice, true);
-    return be->choices(be);
+/* What write_algorithms() would give if this were the algorithm that was found to be fastest; the caller frees. */
+static char *text_of(Backend *be, const MatmulAlgorithm *algorithm) {
+    matmul_entry_set(only_entry(be), algorithm, true);
+    return be->write_algorithms(be);
 }
 
 static uint32_t reduction_of(const cublasLtMatmulAlgo_t *algorithm) {
@@ -204,7 +204,7 @@ static uint32_t reduction_of(const cublasLtMatmulAlgo_t *algorithm) {
 }
 
 /* An algorithm with this way to add parts of sums that the library proposes for an entry's matmul, if there is one. */
-static bool proposal_with(Backend *be, MatmulEntry *entry, uint32_t reduction, MatmulAlgorithm *choice) {
+static bool proposal_with(Backend *be, MatmulEntry *entry, uint32_t reduction, MatmulAlgorithm *algorithm) {
     CudaMatmul *matmul = cuda_backend(be)->matmul;
     cublasLtMatmulPreference_t preference;
     uint64_t workspace = 32 << 20;
@@ -220,8 +220,8 @@ static bool proposal_with(Backend *be, MatmulEntry *entry, uint32_t reduction, M
     assert_int_equal(cublasLtMatmulPreferenceDestroy(preference), CUBLAS_STATUS_SUCCESS);
     for (int i = 0; i < count; i++) {
         if (reduction_of(&proposals[i].algo) != reduction) continue;
-        choice->algorithm = proposals[i].algo;
-        choice->fused = entry->choice.fused;
+        algorithm->cublaslt = proposals[i].algo;
+        algorithm->fused = entry->algorithm.fused;
         return true;
     }
     return false;
@@ -229,15 +229,15 @@ static bool proposal_with(Backend *be, MatmulEntry *entry, uint32_t reduction, M
 
 /* ---- tests ---- */
 
-static void test_nothing_is_chosen_untimed(void **state) {
+static void test_nothing_without_timing(void **state) {
     (void)state;
     need_gpu();
     Backend *be = table(DTYPE_BFLOAT16, false);
     for (int kind = 0; kind < KINDS; kind++) run(be, (Kind)kind, results.first);
-    char *text = be->choices(be);
+    char *text = be->write_algorithms(be);
     assert_string_equal(text, "");
     Error error;
-    assert_true(be->choose(be, text, &error));
+    assert_true(be->read_algorithms(be, text, &error));
     free(text);
     be->close(be);
 }
@@ -249,15 +249,15 @@ static void test_round_trip(void **state) {
     for (DType type : types) {
         Backend *be = table(type, false), *other = table(type, false);
         for (int kind = 0; kind < KINDS; kind++) tune(be, (Kind)kind, results.first);
-        char *text = be->choices(be);
+        char *text = be->write_algorithms(be);
         int lines = 0;
         for (const char *c = text; *c; c++) lines += *c == '\n';
         assert_int_equal(lines, 1 + KINDS + 1);
         assert_true(strncmp(text, be->device, strlen(be->device)) == 0);
         assert_string_equal(text + strlen(text) - 5, "\nend\n");
         Error error;
-        if (!other->choose(other, text, &error)) fail_msg("%s", error.text);
-        char *again = other->choices(other);
+        if (!other->read_algorithms(other, text, &error)) fail_msg("%s", error.text);
+        char *again = other->write_algorithms(other);
         assert_string_equal(again, text);
         for (int kind = 0; kind < KINDS; kind++) {
             size_t n = run(be, (Kind)kind, results.first);
@@ -270,7 +270,7 @@ static void test_round_trip(void **state) {
 }
 
 /* A chosen algorithm is the one that runs, in the table that timed it and in one that read of it. */
-static void test_choice_is_used(void **state) {
+static void test_algorithm_is_used(void **state) {
     (void)state;
     need_gpu();
     for (DType type : types) {
@@ -279,26 +279,26 @@ static void test_choice_is_used(void **state) {
         assert_int_equal(tune(tuned, BACKWARD_WEIGHT, results.second), n);
         if (is_emulated(first)) {
             assert_false(equal(results.first, results.second, n));
-            assert_int_equal(reduction_of(&only_entry(tuned)->choice.algorithm),
+            assert_int_equal(reduction_of(&only_entry(tuned)->algorithm.cublaslt),
                              CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
         }
         assert_error_below(relative_error_float(results.second, results.first, n), 1e-6, "another algorithm");
         Error error;
-        char *text = tuned->choices(tuned);
-        assert_true(told->choose(told, text, &error));
+        char *text = tuned->write_algorithms(tuned);
+        assert_true(told->read_algorithms(told, text, &error));
         run(told, BACKWARD_WEIGHT, results.third);
         assert_true(equal(results.third, results.second, n));
         free(text);
-        /* The first proposal as a choice of its own: told so late it changes nothing where there is a choice, and is
+        /* The first proposal as a text of its own: told so late it changes nothing where there is a choice, and is
          * taken where there was only a proposal. */
-        text = text_of(first, &only_entry(first)->choice);
-        assert_true(tuned->choose(tuned, text, &error));
+        text = text_of(first, &only_entry(first)->algorithm);
+        assert_true(tuned->read_algorithms(tuned, text, &error));
         run(tuned, BACKWARD_WEIGHT, results.third);
         assert_true(equal(results.third, results.second, n));
         Backend *late = table(type, false);
         run(late, BACKWARD_WEIGHT, results.third);
-        char *of_tuned = tuned->choices(tuned);
-        assert_true(late->choose(late, of_tuned, &error));
+        char *of_tuned = tuned->write_algorithms(tuned);
+        assert_true(late->read_algorithms(late, of_tuned, &error));
         run(late, BACKWARD_WEIGHT, results.third);
         assert_true(equal(results.third, results.second, n));
         free(of_tuned), free(text);
@@ -319,7 +319,7 @@ static void test_no_algorithm_that_does_not_repeat(void **state) {
             for (MatmulEntry *entry = matmul->buckets[i]; entry; entry = entry->next, entries++) {
                 MatmulAlgorithm proposal;
                 assert_true(proposal_with(be, entry, CUBLASLT_REDUCTION_SCHEME_INPLACE, &proposal) || !is_emulated(be));
-                uint32_t reduction = reduction_of(&entry->choice.algorithm);
+                uint32_t reduction = reduction_of(&entry->algorithm.cublaslt);
                 bool in_parts = reduction == CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
                 assert_true(reduction == CUBLASLT_REDUCTION_SCHEME_NONE || (in_parts && !entry->key.batched));
             }
@@ -331,9 +331,9 @@ static void test_no_algorithm_that_does_not_repeat(void **state) {
 /* Fails unless the table, which has nothing chosen, refuses the text and still has nothing. */
 static void refuses(Backend *be, const char *text, const char *because) {
     Error error = {""};
-    if (be->choose(be, text, &error)) fail_msg("accepted: %s", text);
+    if (be->read_algorithms(be, text, &error)) fail_msg("accepted: %s", text);
     if (!strstr(error.text, because)) fail_msg("'%s' does not say '%s'", error.text, because);
-    char *after = be->choices(be);
+    char *after = be->write_algorithms(be);
     assert_string_equal(after, "");
     free(after);
 }
@@ -344,28 +344,28 @@ static void test_texts_that_are_refused(void **state) {
     need_gpu();
     Backend *be = table(DTYPE_BFLOAT16, false), *fresh = table(DTYPE_BFLOAT16, false);
     tune(be, GELU_BIAS, results.first), tune(be, BATCH_FLOAT32, results.first);
-    char *text = be->choices(be), *damaged = checked_strdup(text);
+    char *text = be->write_algorithms(be), *damaged = checked_strdup(text);
     size_t length = strlen(text), first_line = strcspn(text, "\n");
     char *other = format_string("NVIDIA A9000, driver 1, cuBLASLt 2%s", text + first_line);
     refuses(fresh, other, "NVIDIA A9000, driver 1, cuBLASLt 2");
     refuses(fresh, other, be->device);
     for (size_t cut = 1; cut < length; cut++) {
         damaged[cut] = 0;
-        refuses(fresh, damaged, "choices of matrix algorithms");
+        refuses(fresh, damaged, "the matmul algorithms");
         damaged[cut] = text[cut];
     }
     for (size_t i = 0; i < length; i++)
         for (const char *change = "x-\n "; *change; change++) {
             if (text[i] == *change) continue;
             damaged[i] = *change;
-            refuses(fresh, damaged, "choices of matrix algorithms");
+            refuses(fresh, damaged, "the matmul algorithms");
             damaged[i] = text[i];
         }
     char *longer = format_string("%send\n", text);
-    refuses(fresh, longer, "choices of matrix algorithms");
-    refuses(fresh, "\n", "choices of matrix algorithms");
+    refuses(fresh, longer, "the matmul algorithms");
+    refuses(fresh, "\n", "the matmul algorithms");
     Error error;
-    assert_true(fresh->choose(fresh, damaged, &error));
+    assert_true(fresh->read_algorithms(fresh, damaged, &error));
     free(longer), free(other), free(damaged), free(text);
     be->close(be), fresh->close(fresh);
 }
@@ -376,19 +376,19 @@ static void test_algorithms_that_are_refused(void **state) {
     need_gpu();
     Backend *be = table(DTYPE_BFLOAT16, false), *fresh = table(DTYPE_BFLOAT16, false);
     run(be, BACKWARD_WEIGHT, results.first);
-    MatmulAlgorithm choice = {};
+    MatmulAlgorithm algorithm = {};
     const uint32_t reductions[] = {CUBLASLT_REDUCTION_SCHEME_INPLACE, CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE};
     for (uint32_t reduction : reductions) {
-        if (!proposal_with(be, only_entry(be), reduction, &choice)) {
+        if (!proposal_with(be, only_entry(be), reduction, &algorithm)) {
             assert_false(is_emulated(be));
             continue;
         }
-        char *text = text_of(be, &choice);
+        char *text = text_of(be, &algorithm);
         refuses(fresh, text, "no such algorithm");
         free(text);
     }
-    memset(&choice.algorithm, 0xff, sizeof choice.algorithm);
-    char *text = text_of(be, &choice);
+    memset(&algorithm.cublaslt, 0xff, sizeof algorithm.cublaslt);
+    char *text = text_of(be, &algorithm);
     refuses(fresh, text, "no such algorithm");
     free(text);
     be->close(be), fresh->close(fresh);
@@ -404,8 +404,8 @@ static void test_epilogues_in_kernels(void **state) {
             size_t n = run(be, (Kind)kind, results.first);
             MatmulEntry *entry = only_entry(be);
             bool has_epilogue = entry->key.epilogue != CUBLASLT_EPILOGUE_DEFAULT;
-            if (is_emulated(be) && type == DTYPE_BFLOAT16) assert_int_equal(entry->choice.fused, has_epilogue);
-            MatmulAlgorithm apart = entry->choice;
+            if (is_emulated(be) && type == DTYPE_BFLOAT16) assert_int_equal(entry->algorithm.fused, has_epilogue);
+            MatmulAlgorithm apart = entry->algorithm;
             apart.fused = false;
             if (matmul_algorithm_suits(cuda_backend(be)->matmul, entry, &apart)) {
                 matmul_entry_set(entry, &apart, true);
@@ -436,7 +436,7 @@ static void test_unaligned(void **state) {
 }
 
 /* An algorithm that was timed for a batch of one size is that of all sizes. */
-static void test_batches_share_a_choice(void **state) {
+static void test_batches_share_an_algorithm(void **state) {
     (void)state;
     need_gpu();
     for (DType type : types) {
@@ -480,15 +480,15 @@ static void test_tf32(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nothing_is_chosen_untimed),
+        cmocka_unit_test(test_nothing_without_timing),
         cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_choice_is_used),
+        cmocka_unit_test(test_algorithm_is_used),
         cmocka_unit_test(test_no_algorithm_that_does_not_repeat),
         cmocka_unit_test(test_texts_that_are_refused),
         cmocka_unit_test(test_algorithms_that_are_refused),
         cmocka_unit_test(test_epilogues_in_kernels),
         cmocka_unit_test(test_unaligned),
-        cmocka_unit_test(test_batches_share_a_choice),
+        cmocka_unit_test(test_batches_share_an_algorithm),
         cmocka_unit_test(test_tf32),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,6 @@
-/* test_algorithms.c: what is multiplied while algorithms are timed (model/algorithms.h): numbers as they are in training.
- * A GPU takes less time for zeros, and the algorithm that is fastest for them need not be the one for a run. What is
- * chosen from the times is tested in test_matmul_choices.cu. */
+/* test_autotune.c: what is multiplied while algorithms are timed (kernels/autotune.h): numbers as they are in training. A
+ * GPU takes less time for zeros, and the algorithm that is fastest for them need not be the one for a run. What follows
+ * from the times is tested in test_matmul_autotune.cu. */
 #include "dev/test/test.h"
 
 #include <math.h>
@@ -9,7 +9,7 @@
 
 #include "dev/test/optim/optim_world.h"
 #include "dev/test/model/reference_gpt2.h"
-#include "model/algorithms.h"
+#include "model/gpt2.h"
 
 /* ---- matrices that are multiplied ---- */
 
@@ -62,7 +62,7 @@ static void test_newton_schulz_of_random_matrices(void **state) {
         matmuls = 0;
         plain_matmul = w->be->matmul_batched;
         w->be->matmul_batched = watched_matmul;
-        optim_tune(w->optim);
+        optim_autotune(w->optim);
         w->be->matmul_batched = plain_matmul;
         assert_true(matmuls > 0);
         assert_is(w, before);
@@ -111,7 +111,6 @@ static void test_model_of_random_tokens(void **state) {
     GPT2Config config = {.n_layer = 1, .n_head = 1, .n_embd = 8, .block_size = 8, .vocab_size = VOCABULARY};
     for (int is_training = 0; is_training < 2; is_training++) {
         GPT2 model;
-        Comm *comm = comm_open_single();
         Backend *be = open_cpu(DTYPE_FLOAT32, 1);
         gpt2_create(&model, &config, be, BATCH, RECOMPUTE_NONE, is_training);
         gpt2_init_weights(&model, 1);
@@ -120,9 +119,7 @@ static void test_model_of_random_tokens(void **state) {
         be->embedding_forward = watched_embedding;
         be->softmax_cross_entropy = watched_loss;
         inputs_seen = targets_seen = 0;
-        be->on_gpu = true; /* a CPU's algorithms are not timed */
-        free(algorithms_settle(&model, NULL, comm, NULL));
-        be->on_gpu = false;
+        gpt2_autotune(&model);
         assert_int_equal(inputs_seen, TOKENS);
         assert_int_equal(targets_seen, TOKENS);
         assert_true(count_distinct(inputs) > TOKENS / 2);
@@ -130,12 +127,10 @@ static void test_model_of_random_tokens(void **state) {
         assert_memory_not_equal(inputs, targets, sizeof inputs);
         gpt2_free(&model);
         be->close(be);
-        free(comm);
     }
 }
 
 int main(void) {
-    setenv("XDG_CACHE_HOME", test_path("cache"), 1); /* not the user's */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_newton_schulz_of_random_matrices),
         cmocka_unit_test(test_model_of_random_tokens),
