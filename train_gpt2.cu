@@ -84,8 +84,7 @@ static void open_device(Trainer *t) {
         die_usage("%s: train.allow_tf32: TF32 is a mode of GPUs and the device is the CPU; leave it false",
                   config_where(&t->config, "train.allow_tf32 train.device"));
     Error error;
-    BackendOptions options = {
-        device, precision, train->threads, t->comm->local_rank, train->allow_tf32};
+    BackendOptions options = {device, precision, train->threads, t->comm->local_rank, train->allow_tf32};
     options.threads = backend_threads(train->threads, t->comm->local_size);
     t->be = backend_open_with(&options, &error);
     const char *key = strcmp(device, "cuda") == 0 ? "train.device" : "train.precision"; /* what else may fail */
@@ -123,7 +122,7 @@ static void gradients_written(void *context, size_t begin, size_t end) {
 }
 
 static void weights_needed(void *context, size_t begin, size_t end) {
-    optim_await_weights(((Trainer *)context)->optim, begin, end);
+    optim_wait_for_weights(((Trainer *)context)->optim, begin, end);
 }
 
 /* All memory is planned first and taken once: the model's and the optimizer's in one arena. */

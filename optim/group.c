@@ -101,9 +101,9 @@ static void plan_memory(Group *g, Arena *arena) {
     const char *const state = "optimizer", *const work = "workspace";
     for (int s = 0; s < g->rule->states; s++) arena_plan(arena, state, g->rule->state_names[s], shard, &g->states[s]);
     if (g->options.needs_shards) {
-        arena_plan(arena, work, "gradients of this process", shard, &g->shards.now);
-        if (g->rule->uses_last) arena_plan(arena, state, "g_last", shard, &g->shards.last);
-        if (g->options.exact) arena_plan(arena, work, "second gradients of this process", shard, &g->shards.next);
+        arena_plan(arena, work, "gradients of this process", shard, &g->shards.grad);
+        if (g->rule->uses_prev_grad) arena_plan(arena, state, "g_last", shard, &g->shards.prev_grad);
+        if (g->options.exact) arena_plan(arena, work, "second gradients of this process", shard, &g->shards.next_grad);
     }
     arena_plan(arena, work, "chunks", chunks * sizeof(Chunk), &g->device_chunks);
     arena_plan(arena, work, "tensors", tensors * sizeof(SumRange), &g->device_tensors);
@@ -118,9 +118,10 @@ bool group_plan(Group *g, const TensorTable *table, bool *chosen, const GroupOpt
                 Backend *be, Arena *arena, Error *error) {
     *g = (Group){.options = *options, .rule = rule_of(options->rule), .chosen = chosen};
     g->passes = multi_tensor_passes(be);
-    g->partition = g->rule->is_matrix ? partition_matrices(table, chosen, newton_schulz_iteration_flops, options->processes)
-                                      : partition_evenly(table, chosen, options->processes, taken,
-                                                         g->rule->states + g->rule->uses_last);
+    g->partition =
+        g->rule->is_matrix
+            ? partition_matrices(table, chosen, newton_schulz_iteration_flops, options->processes)
+            : partition_evenly(table, chosen, options->processes, taken, g->rule->states + g->rule->uses_prev_grad);
     g->shard_length = partition_shard_length(&g->partition, options->rank);
     if (g->rule->is_matrix) {
         if (!plan_matrices(g, table, be, arena, error)) return false;
@@ -155,10 +156,10 @@ void group_close(Group *g) {
 
 /* ---- the passes of a step ---- */
 
-void group_sums(Group *g, Backend *be, const float *gradient, const float *last, const StepOutcome *sum_at_first,
+void group_sums(Group *g, Backend *be, const float *gradient, const float *prev_grad, const StepResult *sum_at_first,
                 GradientSums *sums) {
     enum { WIDTH = sizeof(GradientSums) / sizeof(double) };
-    g->passes->sums(be, g->device_chunks, g->chunk_count, gradient, last, sum_at_first, g->sums);
+    g->passes->sums(be, g->device_chunks, g->chunk_count, gradient, prev_grad, sum_at_first, g->sums);
     g->passes->add_up(be, (const double *)g->sums, WIDTH, g->device_tensors, g->tensor_count, (double *)sums);
 }
 
@@ -187,14 +188,14 @@ void group_autotune(Group *g) {
     for (int b = 0; b < g->batch_count; b++) {
         const MatrixBatch *batch = &g->batches[b];
         newton_schulz_autotune(g->newton_schulz, batch->rows, batch->columns, batch->matrix_count,
-                           g->norms + batch->first_matrix);
+                               g->norms + batch->first_matrix);
     }
 }
 
-void group_keep_last(Group *g, Backend *be, float *to, const float *from, const StepOutcome *outcome) {
-    g->passes->keep_last(be, g->device_chunks, g->chunk_count, to, from, outcome);
+void group_keep_prev_grad(Group *g, Backend *be, float *to, const float *from, const StepResult *result) {
+    g->passes->keep_prev_grad(be, g->device_chunks, g->chunk_count, to, from, result);
 }
 
 double group_numbers_kept(const Group *g, int r) {
-    return (double)partition_shard_length(&g->partition, r) * (g->rule->states + g->rule->uses_last);
+    return (double)partition_shard_length(&g->partition, r) * (g->rule->states + g->rule->uses_prev_grad);
 }

@@ -8,10 +8,10 @@
 
 EXTERN_C_BEGIN
 
-/* Gradients of this process's elements as a step needs them: today's, g_last of mars.h, and in the exact form the one
- * that will be g_last. NULL where there is no need. */
+/* Gradients of this process's elements as a step needs them: today's, g_prev of mars.h, and in the exact form the one
+ * that will be g_prev. NULL where there is no need. */
 typedef struct GradientBuffers {
-    float *now, *last, *next;
+    float *grad, *prev_grad, *next_grad;
 } GradientBuffers;
 
 /* Matrices of one shape that go through Newton-Schulz together. */
@@ -24,7 +24,7 @@ typedef struct MatrixBatch {
 /* How a group is to be opened. */
 typedef struct GroupOptions {
     RuleName rule;
-    bool needs_shards; /* several processes, and today's gradient outlives the buffer that it was made in */
+    bool needs_shards; /* several processes, and the current gradient outlives the buffer that it was made in */
     bool exact;        /* a second gradient each step */
     int ns_steps;      /* matrix rules */
     DType ns_type;     /* matrix rules */
@@ -68,19 +68,19 @@ void group_start(Group *group, Backend *be);
 void group_close(Group *group);
 
 /* sums[tensor] = the sums over this process's part of each tensor of the group. sum_at_first: multi_tensor.h. */
-void group_sums(Group *group, Backend *be, const float *gradient, const float *last, const StepOutcome *sum_at_first,
-                GradientSums *sums);
+void group_sums(Group *group, Backend *be, const float *gradient, const float *prev_grad,
+                const StepResult *sum_at_first, GradientSums *sums);
 
 /* The update. buffers.states are filled in here. */
 void group_update(Group *group, Backend *be, MultiTensorBuffers buffers);
 
 /* multi_tensor.h, of all that the group owns. */
-void group_keep_last(Group *group, Backend *be, float *to, const float *from, const StepOutcome *outcome);
+void group_keep_prev_grad(Group *group, Backend *be, float *to, const float *from, const StepResult *result);
 
 /* Multiplies random matrices as each batch of matrices does, for optim_autotune(). */
 void group_autotune(Group *group);
 
-/* Numbers of state that process r keeps: of the states and of g_last. */
+/* Numbers of state that process r keeps: of the states and of g_prev. */
 double group_numbers_kept(const Group *group, int r);
 
 EXTERN_C_END

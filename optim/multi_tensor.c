@@ -22,13 +22,13 @@ void multi_tensor_append_chunks(Chunk **chunks, int *count, const Part *part, in
 
 /* ---- sums ---- */
 
-static GradientSums chunk_sums(const float *RESTRICT g, const float *RESTRICT last, size_t n, bool with_sum) {
-    double squares = 0.0, matmul = 0.0, sum = 0.0;
-    if (last) {
-#pragma omp simd reduction(+ : squares, matmul)
+static GradientSums chunk_sums(const float *RESTRICT g, const float *RESTRICT prev_grad, size_t n, bool with_sum) {
+    double squares = 0.0, dot = 0.0, sum = 0.0;
+    if (prev_grad) {
+#pragma omp simd reduction(+ : squares, dot)
         for (size_t i = 0; i < n; i++) {
             squares += (double)g[i] * (double)g[i];
-            matmul += (double)g[i] * (double)last[i];
+            dot += (double)g[i] * (double)prev_grad[i];
         }
     } else if (with_sum) {
 #pragma omp simd reduction(+ : squares, sum)
@@ -40,15 +40,15 @@ static GradientSums chunk_sums(const float *RESTRICT g, const float *RESTRICT la
 #pragma omp simd reduction(+ : squares)
         for (size_t i = 0; i < n; i++) squares += (double)g[i] * (double)g[i];
     }
-    return (GradientSums){squares, matmul, sum};
+    return (GradientSums){squares, dot, sum};
 }
 
-static void sums(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *last,
-                 const StepOutcome *sum_at_first, GradientSums *sums) {
+static void sums(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *prev_grad,
+                 const StepResult *sum_at_first, GradientSums *sums) {
     bool with_sum = sum_at_first && sum_at_first->updates == 0;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++)
-        sums[c] = chunk_sums(gradient + chunks[c].gradient, last ? last + chunks[c].gradient : NULL,
+        sums[c] = chunk_sums(gradient + chunks[c].gradient, prev_grad ? prev_grad + chunks[c].gradient : NULL,
                              chunks[c].end - chunks[c].begin, with_sum);
 }
 
@@ -69,12 +69,12 @@ static double total_squares(const GradientSums *sums, int tensors) {
     return total;
 }
 
-static void settle(Backend *be, const Settlement *s) {
+static void step_coeffs(Backend *be, const StepInputs *s) {
     (void)be;
     double second = s->exact ? total_squares(s->sums + s->tensors, s->tensors) : 0.0;
-    StepOutcome outcome = settle_outcome(s, total_squares(s->sums, s->tensors), second);
-    for (int i = 0; i < s->tensors && !outcome.skipped; i++) settle_tensor(s, &outcome, i);
-    *s->outcome = outcome;
+    StepResult result = step_result(s, total_squares(s->sums, s->tensors), second);
+    for (int i = 0; i < s->tensors && !result.skipped; i++) tensor_coeffs(s, &result, i);
+    *s->result = result;
 }
 
 /* ---- elementwise rules ---- */
@@ -88,23 +88,23 @@ static void copy_weights(const Chunk *chunk, const MultiTensorBuffers *b) {
     for (size_t i = chunk->begin; i < chunk->end; i++) weights[i] = bfloat16_from_float(x[i]);
 }
 
-typedef void ChunkUpdate(const Chunk *chunk, const MultiTensorBuffers *buffers, const RuleNumbers *numbers);
+typedef void ChunkUpdate(const Chunk *chunk, const MultiTensorBuffers *buffers, const UpdateCoeffs *coeffs);
 
 /* The states of an element pass through a small array that the compiler keeps in registers. */
-#define DEFINE_UPDATE(rule, uses_last, STATES, ...)                                                          \
-    static void rule##_update(const Chunk *chunk, const MultiTensorBuffers *b, const RuleNumbers *numbers) { \
-        const RuleNumbers r = *numbers;                                                                      \
-        float *RESTRICT x = b->params + chunk->begin, *RESTRICT state0 = b->states[0] + chunk->shard;        \
-        float *RESTRICT state1 = STATES > 1 ? b->states[1] + chunk->shard : NULL;                            \
-        const float *RESTRICT g = b->gradient + chunk->gradient;                                             \
-        const float *RESTRICT last = uses_last ? b->last + chunk->gradient : NULL;                           \
-        size_t n = chunk->end - chunk->begin;                                                                \
-        _Pragma("omp simd") for (size_t i = 0; i < n; i++) {                                                 \
-            float state[RULE_MAX_STATES] = {state0[i], STATES > 1 ? state1[i] : 0.0f};                       \
-            x[i] = rule##_element(x[i], g[i] * r.gradient_factor, uses_last ? last[i] : 0.0f, state, &r);    \
-            state0[i] = state[0];                                                                            \
-            if (STATES > 1) state1[i] = state[1];                                                            \
-        }                                                                                                    \
+#define DEFINE_UPDATE(rule, uses_prev_grad, STATES, ...)                                                            \
+    static void rule##_update(const Chunk *chunk, const MultiTensorBuffers *b, const UpdateCoeffs *coeffs) {        \
+        const UpdateCoeffs r = *coeffs;                                                                             \
+        float *RESTRICT x = b->params + chunk->begin, *RESTRICT state0 = b->states[0] + chunk->shard;               \
+        float *RESTRICT state1 = STATES > 1 ? b->states[1] + chunk->shard : NULL;                                   \
+        const float *RESTRICT g = b->gradient + chunk->gradient;                                                    \
+        const float *RESTRICT prev_grad = uses_prev_grad ? b->prev_grad + chunk->gradient : NULL;                   \
+        size_t n = chunk->end - chunk->begin;                                                                       \
+        _Pragma("omp simd") for (size_t i = 0; i < n; i++) {                                                        \
+            float state[RULE_MAX_STATES] = {state0[i], STATES > 1 ? state1[i] : 0.0f};                              \
+            x[i] = rule##_element(x[i], g[i] * r.gradient_factor, uses_prev_grad ? prev_grad[i] : 0.0f, state, &r); \
+            state0[i] = state[0];                                                                                   \
+            if (STATES > 1) state1[i] = state[1];                                                                   \
+        }                                                                                                           \
     }
 ELEMENTWISE_RULES(DEFINE_UPDATE)
 
@@ -112,33 +112,33 @@ ELEMENTWISE_RULES(DEFINE_UPDATE)
 static ChunkUpdate *const updates[RULE_COUNT] = {ELEMENTWISE_RULES(UPDATE_LINE)};
 
 static void update(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *b) {
-    if (b->outcome->skipped) return;
+    if (b->result->skipped) return;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++) {
-        updates[rule](&chunks[c], b, &b->numbers[chunks[c].tensor]);
+        updates[rule](&chunks[c], b, &b->coeffs[chunks[c].tensor]);
         copy_weights(&chunks[c], b);
     }
 }
 
 /* ---- matrix rules ---- */
 
-typedef void ChunkDirections(const Chunk *chunk, const MultiTensorBuffers *buffers, const RuleNumbers *numbers,
+typedef void ChunkDirections(const Chunk *chunk, const MultiTensorBuffers *buffers, const UpdateCoeffs *coeffs,
                              float *out);
 
-#define DEFINE_DIRECTIONS(rule, uses_last, STATES, ...)                                                        \
-    static void rule##_directions(const Chunk *chunk, const MultiTensorBuffers *b, const RuleNumbers *numbers, \
-                                  float *RESTRICT out) {                                                       \
-        const RuleNumbers r = *numbers;                                                                        \
-        float *RESTRICT state0 = b->states[0] + chunk->shard;                                                  \
-        const float *RESTRICT g = b->gradient + chunk->gradient;                                               \
-        const float *RESTRICT last = uses_last ? b->last + chunk->gradient : NULL;                             \
-        size_t n = chunk->end - chunk->begin;                                                                  \
-        _Static_assert(STATES == 1, "the loop keeps one state");                                               \
-        _Pragma("omp simd") for (size_t i = 0; i < n; i++) {                                                   \
-            float state[1] = {state0[i]};                                                                      \
-            out[i] = rule##_direction(g[i] * r.gradient_factor, uses_last ? last[i] : 0.0f, state, &r);        \
-            state0[i] = state[0];                                                                              \
-        }                                                                                                      \
+#define DEFINE_DIRECTIONS(rule, uses_prev_grad, STATES, ...)                                                      \
+    static void rule##_directions(const Chunk *chunk, const MultiTensorBuffers *b, const UpdateCoeffs *coeffs,    \
+                                  float *RESTRICT out) {                                                          \
+        const UpdateCoeffs r = *coeffs;                                                                           \
+        float *RESTRICT state0 = b->states[0] + chunk->shard;                                                     \
+        const float *RESTRICT g = b->gradient + chunk->gradient;                                                  \
+        const float *RESTRICT prev_grad = uses_prev_grad ? b->prev_grad + chunk->gradient : NULL;                 \
+        size_t n = chunk->end - chunk->begin;                                                                     \
+        _Static_assert(STATES == 1, "the loop keeps one state");                                                  \
+        _Pragma("omp simd") for (size_t i = 0; i < n; i++) {                                                      \
+            float state[1] = {state0[i]};                                                                         \
+            out[i] = rule##_direction(g[i] * r.gradient_factor, uses_prev_grad ? prev_grad[i] : 0.0f, state, &r); \
+            state0[i] = state[0];                                                                                 \
+        }                                                                                                         \
     }
 MATRIX_RULES(DEFINE_DIRECTIONS)
 
@@ -169,11 +169,11 @@ static double store_directions(const float *RESTRICT out, size_t n, void *matric
 
 static void directions(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *b,
                        void *matrices, DType type, double *squares) {
-    if (b->outcome->skipped) return;
+    if (b->result->skipped) return;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++) {
         float out[MULTI_TENSOR_CHUNK]; /* stays in the cache */
-        matrix_rules[rule](&chunks[c], b, &b->numbers[chunks[c].tensor], out);
+        matrix_rules[rule](&chunks[c], b, &b->coeffs[chunks[c].tensor], out);
         squares[c] = store_directions(out, chunks[c].end - chunks[c].begin, matrices, chunks[c].matrix, type);
     }
 }
@@ -190,10 +190,10 @@ static void apply_bfloat16(float *RESTRICT x, const bfloat16 *RESTRICT O, size_t
 
 static void apply(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *b, const void *matrices,
                   DType type) {
-    if (b->outcome->skipped) return;
+    if (b->result->skipped) return;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++) {
-        const RuleNumbers *r = &b->numbers[chunks[c].tensor];
+        const UpdateCoeffs *r = &b->coeffs[chunks[c].tensor];
         float decay = r->learning_rate * r->weight_decay, *x = b->params + chunks[c].begin;
         size_t n = chunks[c].end - chunks[c].begin;
         if (type == DTYPE_FLOAT32)
@@ -223,51 +223,51 @@ static void normalize(Backend *be, void *matrices, DType type, size_t size, int 
 
 /* ---- between steps ---- */
 
-static void keep_last(Backend *be, const Chunk *chunks, int count, float *to, const float *from,
-                      const StepOutcome *outcome) {
+static void keep_prev_grad(Backend *be, const Chunk *chunks, int count, float *to, const float *from,
+                           const StepResult *result) {
     (void)be;
-    if (!outcome->skipped) return;
+    if (!result->skipped) return;
     for (int c = 0; c < count; c++)
         memcpy(to + chunks[c].gradient, from + chunks[c].gradient, (chunks[c].end - chunks[c].begin) * sizeof *to);
 }
 
 /* A ring: what was sent is there at once. */
-struct OutcomeQueue {
+struct ResultQueue {
     int capacity;
     int64_t sent, received;
-    StepOutcome outcomes[];
+    StepResult results[];
 };
 
-static OutcomeQueue *open_queue(Backend *be, int capacity) {
+static ResultQueue *open_queue(Backend *be, int capacity) {
     (void)be;
-    OutcomeQueue *queue =
-        checked_calloc(1, sizeof *queue + (size_t)capacity * sizeof *queue->outcomes, "the steps' outcomes");
+    ResultQueue *queue =
+        checked_calloc(1, sizeof *queue + (size_t)capacity * sizeof *queue->results, "the steps' results");
     queue->capacity = capacity;
     return queue;
 }
 
-static void send(Backend *be, OutcomeQueue *queue, const StepOutcome *outcome) {
+static void send(Backend *be, ResultQueue *queue, const StepResult *result) {
     (void)be;
-    queue->outcomes[queue->sent++ % queue->capacity] = *outcome;
+    queue->results[queue->sent++ % queue->capacity] = *result;
 }
 
-static StepOutcome receive(Backend *be, OutcomeQueue *queue) {
+static StepResult receive(Backend *be, ResultQueue *queue) {
     (void)be;
-    return queue->outcomes[queue->received++ % queue->capacity];
+    return queue->results[queue->received++ % queue->capacity];
 }
 
-static void close_queue(Backend *be, OutcomeQueue *queue) {
+static void close_queue(Backend *be, ResultQueue *queue) {
     (void)be;
     free(queue);
 }
 
 static const MultiTensorPasses cpu_passes = {.sums = sums,
                                              .add_up = add_up,
-                                             .settle = settle,
+                                             .step_coeffs = step_coeffs,
                                              .update = update,
                                              .directions = directions,
                                              .apply = apply,
-                                             .keep_last = keep_last,
+                                             .keep_prev_grad = keep_prev_grad,
                                              .normalize = normalize,
                                              .open_queue = open_queue,
                                              .send = send,

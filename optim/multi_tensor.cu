@@ -1,5 +1,5 @@
 /* multi_tensor.cu: the passes of multi_tensor.h as CUDA kernels, made from the same rules (rules.h) and the same
- * decisions (settle.h) as the CPU's.
+ * decisions (step_coeffs.h) as the CPU's.
  *
  * All passes over elements are bound by memory: AdamW moves 34 bytes for each parameter with a bf16 copy of the weights
  * and does a few dozen operations on them. So all that counts is that the bytes are moved once, coalesced, and that
@@ -12,8 +12,8 @@
  * Blocks find their work in the list of chunks: a tile of a chunk in passes that only write elements, a whole chunk in
  * those that also sum over it. Sums are in double, per thread, block and tensor in an order that is always the same.
  *
- * No pass waits for the host, or tells it anything but through the queue of outcomes: a step's numbers, and whether it
- * is skipped, are read where settle_kernel left them. */
+ * No pass waits for the host, or tells it anything but through the queue of results: a step's numbers, and whether it
+ * is skipped, are read where step_coeffs_kernel left them. */
 #include <stdlib.h>
 
 #include "kernels/cuda/cuda_backend.h"
@@ -72,53 +72,54 @@ template <int MANY, class Work> __device__ __forceinline__ void for_elements(Wor
 
 /* ---- what a step decides by ---- */
 
-template <bool LAST> struct SumWork {
-    const float *g, *last;
+template <bool PREV_GRAD> struct SumWork {
+    const float *g, *prev_grad;
     bool with_sum;
-    double squares, matmul, sum; /* of this thread's elements */
+    double squares, dot, sum; /* of this thread's elements */
 
-    __device__ bool takes_runs() const { return is_run_aligned(g) && is_run_aligned(last); }
+    __device__ bool takes_runs() const { return is_run_aligned(g) && is_run_aligned(prev_grad); }
 
     template <int COUNT, int N> __device__ __forceinline__ void runs(int at) {
-        Run<float, COUNT> now[N], before[N];
+        Run<float, COUNT> grad[N], prev[N];
 #pragma unroll
         for (int r = 0; r < N; r++) {
-            load_run(now[r], g + at + r * STRIDE<COUNT>);
-            if (LAST) load_run(before[r], last + at + r * STRIDE<COUNT>);
+            load_run(grad[r], g + at + r * STRIDE<COUNT>);
+            if (PREV_GRAD) load_run(prev[r], prev_grad + at + r * STRIDE<COUNT>);
         }
 #pragma unroll
         for (int r = 0; r < N; r++)
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
-                double x = (double)now[r].x[i];
+                double x = (double)grad[r].x[i];
                 squares += x * x;
-                if (LAST) matmul += x * (double)before[r].x[i];
+                if (PREV_GRAD) dot += x * (double)prev[r].x[i];
                 if (with_sum) sum += x;
             }
     }
 };
 
 /* Block c sums over chunk c. Little is kept, so more loads can be in flight. */
-template <bool LAST>
+template <bool PREV_GRAD>
 static __global__ void __launch_bounds__(THREADS, 4)
-    sums_kernel(const Chunk *chunks, const float *gradient, const float *last, const StepOutcome *sum_at_first,
+    sums_kernel(const Chunk *chunks, const float *gradient, const float *prev_grad, const StepResult *sum_at_first,
                 GradientSums *out) {
     const Chunk chunk = chunks[blockIdx.x];
     const bool with_sum = sum_at_first && sum_at_first->updates == 0;
-    SumWork<LAST> work = {gradient + chunk.gradient, LAST ? last + chunk.gradient : NULL, with_sum, 0.0, 0.0, 0.0};
+    SumWork<PREV_GRAD> work = {
+        gradient + chunk.gradient, PREV_GRAD ? prev_grad + chunk.gradient : NULL, with_sum, 0.0, 0.0, 0.0};
     for_elements<2 * AHEAD>(work, (int)(chunk.end - chunk.begin));
-    GradientSums total = {block_sum<THREADS>(work.squares), LAST ? block_sum<THREADS>(work.matmul) : 0.0,
+    GradientSums total = {block_sum<THREADS>(work.squares), PREV_GRAD ? block_sum<THREADS>(work.dot) : 0.0,
                           with_sum ? block_sum<THREADS>(work.sum) : 0.0};
     if (threadIdx.x == 0) out[blockIdx.x] = total;
 }
 
-static void sums(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *last,
-                 const StepOutcome *sum_at_first, GradientSums *out) {
+static void sums(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *prev_grad,
+                 const StepResult *sum_at_first, GradientSums *out) {
     if (count == 0) return;
-    if (last)
-        sums_kernel<true><<<count, THREADS, 0, cuda_stream(be)>>>(chunks, gradient, last, sum_at_first, out);
+    if (prev_grad)
+        sums_kernel<true><<<count, THREADS, 0, cuda_stream(be)>>>(chunks, gradient, prev_grad, sum_at_first, out);
     else
-        sums_kernel<false><<<count, THREADS, 0, cuda_stream(be)>>>(chunks, gradient, last, sum_at_first, out);
+        sums_kernel<false><<<count, THREADS, 0, cuda_stream(be)>>>(chunks, gradient, prev_grad, sum_at_first, out);
     cuda_check_launch("sums_kernel");
 }
 
@@ -153,64 +154,65 @@ static __device__ double total_squares(const GradientSums *sums, int tensors) {
     return block_sum<THREADS>(total);
 }
 
-/* One block. All threads come to the same outcome; each settles some tensors. */
-static __global__ void __launch_bounds__(THREADS) settle_kernel(const Settlement s) {
+/* One block. All threads come to the same result; each settles some tensors. */
+static __global__ void __launch_bounds__(THREADS) step_coeffs_kernel(const StepInputs s) {
     const double squares = total_squares(s.sums, s.tensors);
     const double second = s.exact ? total_squares(s.sums + s.tensors, s.tensors) : 0.0;
-    const StepOutcome outcome = settle_outcome(&s, squares, second);
-    __syncthreads(); /* all have read the last step's outcome */
-    if (threadIdx.x == 0) *s.outcome = outcome;
-    if (outcome.skipped) return;
-    for (int i = threadIdx.x; i < s.tensors; i += THREADS) settle_tensor(&s, &outcome, i);
+    const StepResult result = step_result(&s, squares, second);
+    __syncthreads(); /* all have read the last step's result */
+    if (threadIdx.x == 0) *s.result = result;
+    if (result.skipped) return;
+    for (int i = threadIdx.x; i < s.tensors; i += THREADS) tensor_coeffs(&s, &result, i);
 }
 
-static void settle(Backend *be, const Settlement *settlement) {
-    settle_kernel<<<1, THREADS, 0, cuda_stream(be)>>>(*settlement);
+static void step_coeffs(Backend *be, const StepInputs *inputs) {
+    step_coeffs_kernel<<<1, THREADS, 0, cuda_stream(be)>>>(*inputs);
     cuda_check_launch("settle_kernel");
 }
 
 /* ---- rules as types, for kernels to be made of ---- */
 
-#define ELEMENTWISE_TYPE(rule, uses_last, states, ...)                                                                 \
-    struct rule##_rule {                                                                                               \
-        static constexpr bool LAST = uses_last;                                                                        \
-        static constexpr int STATES = states;                                                                          \
-        static __device__ __forceinline__ float of(float x, float g, float last, float *state, const RuleNumbers *r) { \
-            return rule##_element(x, g, last, state, r);                                                               \
-        }                                                                                                              \
+#define ELEMENTWISE_TYPE(rule, uses_prev_grad, states, ...)                                         \
+    struct rule##_rule {                                                                            \
+        static constexpr bool PREV_GRAD = uses_prev_grad;                                           \
+        static constexpr int STATES = states;                                                       \
+        static __device__ __forceinline__ float of(float x, float g, float prev_grad, float *state, \
+                                                   const UpdateCoeffs *r) {                         \
+            return rule##_element(x, g, prev_grad, state, r);                                       \
+        }                                                                                           \
     };
 ELEMENTWISE_RULES(ELEMENTWISE_TYPE)
 
-#define MATRIX_TYPE(rule, uses_last, states, ...)                                                             \
-    struct rule##_rule {                                                                                      \
-        static constexpr bool LAST = uses_last;                                                               \
-        static_assert(states == 1, "the kernel keeps one state");                                             \
-        static __device__ __forceinline__ float of(float g, float last, float *state, const RuleNumbers *r) { \
-            return rule##_direction(g, last, state, r);                                                       \
-        }                                                                                                     \
+#define MATRIX_TYPE(rule, uses_prev_grad, states, ...)                                                              \
+    struct rule##_rule {                                                                                            \
+        static constexpr bool PREV_GRAD = uses_prev_grad;                                                           \
+        static_assert(states == 1, "the kernel keeps one state");                                                   \
+        static __device__ __forceinline__ float of(float g, float prev_grad, float *state, const UpdateCoeffs *r) { \
+            return rule##_direction(g, prev_grad, state, r);                                                        \
+        }                                                                                                           \
     };
 MATRIX_RULES(MATRIX_TYPE)
 
 /* ---- elementwise rules ---- */
 
 template <class R> struct UpdateWork {
-    RuleNumbers numbers;
+    UpdateCoeffs coeffs;
     float *x, *states[R::STATES];
-    const float *g, *last;
+    const float *g, *prev_grad;
     bf16 *weights; /* NULL where there is no copy */
 
     __device__ bool takes_runs() const {
         return is_run_aligned(x) && is_run_aligned(states[0]) && is_run_aligned(states[R::STATES - 1]) &&
-               is_run_aligned(g) && is_run_aligned(last) && is_run_aligned(weights);
+               is_run_aligned(g) && is_run_aligned(prev_grad) && is_run_aligned(weights);
     }
 
     template <int COUNT, int N> __device__ __forceinline__ void runs(int first) {
-        Run<float, COUNT> value[N], now[N], before[N] = {}, state[N][R::STATES];
+        Run<float, COUNT> value[N], grad[N], prev[N] = {}, state[N][R::STATES];
 #pragma unroll
         for (int r = 0; r < N; r++) {
             int at = first + r * STRIDE<COUNT>;
-            load_run(now[r], g + at);
-            if (R::LAST) load_run(before[r], last + at);
+            load_run(grad[r], g + at);
+            if (R::PREV_GRAD) load_run(prev[r], prev_grad + at);
 #pragma unroll
             for (int s = 0; s < R::STATES; s++) load_run(state[r][s], states[s] + at);
             load_run(value[r], x + at);
@@ -224,8 +226,8 @@ template <class R> struct UpdateWork {
                 float kept[R::STATES];
 #pragma unroll
                 for (int s = 0; s < R::STATES; s++) kept[s] = state[r][s].x[i];
-                float gradient = now[r].x[i] * numbers.gradient_factor;
-                value[r].x[i] = R::of(value[r].x[i], gradient, before[r].x[i], kept, &numbers);
+                float gradient = grad[r].x[i] * coeffs.gradient_factor;
+                value[r].x[i] = R::of(value[r].x[i], gradient, prev[r].x[i], kept, &coeffs);
                 rounded.x[i] = from_float<bf16>(value[r].x[i]);
 #pragma unroll
                 for (int s = 0; s < R::STATES; s++) state[r][s].x[i] = kept[s];
@@ -241,17 +243,17 @@ template <class R> struct UpdateWork {
 /* Block b updates tile b % TILES of chunk b / TILES. */
 template <class R>
 static __global__ void __launch_bounds__(THREADS, 3) update_kernel(const Chunk *chunks, const MultiTensorBuffers b) {
-    if (b.outcome->skipped) return;
+    if (b.result->skipped) return;
     const Chunk chunk = chunks[blockIdx.x / TILES];
     const size_t begin = blockIdx.x % TILES * TILE;
     if (chunk.begin + begin >= chunk.end) return;
     UpdateWork<R> work;
-    work.numbers = b.numbers[chunk.tensor];
+    work.coeffs = b.coeffs[chunk.tensor];
     work.x = b.params + chunk.begin + begin;
 #pragma unroll
     for (int s = 0; s < R::STATES; s++) work.states[s] = b.states[s] + chunk.shard + begin;
     work.g = b.gradient + chunk.gradient + begin;
-    work.last = R::LAST ? b.last + chunk.gradient + begin : NULL;
+    work.prev_grad = R::PREV_GRAD ? b.prev_grad + chunk.gradient + begin : NULL;
     work.weights = b.weights ? (bf16 *)b.weights + chunk.begin + begin : NULL;
     for_elements<AHEAD>(work, min((int)(chunk.end - chunk.begin - begin), TILE));
 }
@@ -279,23 +281,23 @@ static void update(Backend *be, RuleName rule, const Chunk *chunks, int count, c
 /* ---- matrix rules ---- */
 
 template <class R, class T> struct DirectionWork {
-    RuleNumbers numbers;
+    UpdateCoeffs coeffs;
     float *state;
-    const float *g, *last;
+    const float *g, *prev_grad;
     T *matrix;
     double squares; /* of what this thread stored */
 
     __device__ bool takes_runs() const {
-        return is_run_aligned(state) && is_run_aligned(g) && is_run_aligned(last) && is_run_aligned(matrix);
+        return is_run_aligned(state) && is_run_aligned(g) && is_run_aligned(prev_grad) && is_run_aligned(matrix);
     }
 
     template <int COUNT, int N> __device__ __forceinline__ void runs(int first) {
-        Run<float, COUNT> now[N], before[N] = {}, kept[N];
+        Run<float, COUNT> grad[N], prev[N] = {}, kept[N];
 #pragma unroll
         for (int r = 0; r < N; r++) {
             int at = first + r * STRIDE<COUNT>;
-            load_run(now[r], g + at);
-            if (R::LAST) load_run(before[r], last + at);
+            load_run(grad[r], g + at);
+            if (R::PREV_GRAD) load_run(prev[r], prev_grad + at);
             load_run(kept[r], state + at);
         }
 #pragma unroll
@@ -304,8 +306,8 @@ template <class R, class T> struct DirectionWork {
             Run<T, COUNT> out;
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
-                float gradient = now[r].x[i] * numbers.gradient_factor;
-                out.x[i] = from_float<T>(R::of(gradient, before[r].x[i], &kept[r].x[i], &numbers));
+                float gradient = grad[r].x[i] * coeffs.gradient_factor;
+                out.x[i] = from_float<T>(R::of(gradient, prev[r].x[i], &kept[r].x[i], &coeffs));
                 double stored = (double)to_float(out.x[i]);
                 squares += stored * stored;
             }
@@ -319,10 +321,10 @@ template <class R, class T> struct DirectionWork {
 template <class R, class T>
 static __global__ void __launch_bounds__(THREADS, 3)
     directions_kernel(const Chunk *chunks, const MultiTensorBuffers b, T *matrices, double *squares) {
-    if (b.outcome->skipped) return;
+    if (b.result->skipped) return;
     const Chunk chunk = chunks[blockIdx.x];
-    DirectionWork<R, T> work = {b.numbers[chunk.tensor],     b.states[0] + chunk.shard,
-                                b.gradient + chunk.gradient, R::LAST ? b.last + chunk.gradient : NULL,
+    DirectionWork<R, T> work = {b.coeffs[chunk.tensor],      b.states[0] + chunk.shard,
+                                b.gradient + chunk.gradient, R::PREV_GRAD ? b.prev_grad + chunk.gradient : NULL,
                                 matrices + chunk.matrix,     0.0};
     for_elements<AHEAD>(work, (int)(chunk.end - chunk.begin));
     double sum = block_sum<THREADS>(work.squares);
@@ -392,15 +394,14 @@ template <class T> struct ApplyWork {
 template <class T>
 static __global__ void __launch_bounds__(THREADS, 6)
     apply_kernel(const Chunk *chunks, const MultiTensorBuffers b, const T *matrices) {
-    if (b.outcome->skipped) return;
+    if (b.result->skipped) return;
     const unsigned block = gridDim.x - 1 - blockIdx.x;
     const Chunk chunk = chunks[block / TILES];
     const size_t begin = block % TILES * TILE;
     if (chunk.begin + begin >= chunk.end) return;
-    const RuleNumbers *numbers = &b.numbers[chunk.tensor];
+    const UpdateCoeffs *coeffs = &b.coeffs[chunk.tensor];
     ApplyWork<T> work = {b.params + chunk.begin + begin, b.weights ? (bf16 *)b.weights + chunk.begin + begin : NULL,
-                         matrices + chunk.matrix + begin, numbers->learning_rate * numbers->weight_decay,
-                         numbers->step};
+                         matrices + chunk.matrix + begin, coeffs->learning_rate * coeffs->weight_decay, coeffs->step};
     for_elements<AHEAD>(work, min((int)(chunk.end - chunk.begin - begin), TILE));
 }
 
@@ -463,8 +464,8 @@ static void normalize(Backend *be, void *matrices, DType type, size_t size, int 
 
 /* Nearly always there is nothing to do: few blocks, each with many chunks. */
 static __global__ void __launch_bounds__(THREADS)
-    keep_last_kernel(const Chunk *chunks, int count, float *to, const float *from, const StepOutcome *outcome) {
-    if (!outcome->skipped) return;
+    keep_prev_grad_kernel(const Chunk *chunks, int count, float *to, const float *from, const StepResult *result) {
+    if (!result->skipped) return;
     for (int c = blockIdx.x; c < count; c += gridDim.x) {
         const Chunk chunk = chunks[c];
         const int n = (int)(chunk.end - chunk.begin);
@@ -472,27 +473,27 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-static void keep_last(Backend *be, const Chunk *chunks, int count, float *to, const float *from,
-                      const StepOutcome *outcome) {
+static void keep_prev_grad(Backend *be, const Chunk *chunks, int count, float *to, const float *from,
+                           const StepResult *result) {
     if (count == 0) return;
     const int blocks = (int)min_i64(count, 4 * cuda_backend(be)->processors);
-    keep_last_kernel<<<blocks, THREADS, 0, cuda_stream(be)>>>(chunks, count, to, from, outcome);
+    keep_prev_grad_kernel<<<blocks, THREADS, 0, cuda_stream(be)>>>(chunks, count, to, from, result);
     cuda_check_launch("keep_last_kernel");
 }
 
-/* A ring in pinned memory, which the GPU writes to; an event for each outcome says when it is there. */
-struct OutcomeQueue {
+/* A ring in pinned memory, which the GPU writes to; an event for each result says when it is there. */
+struct ResultQueue {
     int capacity;
     int64_t sent, received;
-    StepOutcome *pinned;
+    StepResult *pinned;
     cudaEvent_t *arrived;
 };
 
-static OutcomeQueue *open_queue(Backend *be, int capacity) {
+static ResultQueue *open_queue(Backend *be, int capacity) {
     (void)be;
-    OutcomeQueue *queue = (OutcomeQueue *)checked_calloc(1, sizeof *queue, "the steps' outcomes");
+    ResultQueue *queue = (ResultQueue *)checked_calloc(1, sizeof *queue, "the steps' results");
     queue->capacity = capacity;
-    queue->arrived = (cudaEvent_t *)checked_calloc((size_t)capacity, sizeof *queue->arrived, "the steps' outcomes");
+    queue->arrived = (cudaEvent_t *)checked_calloc((size_t)capacity, sizeof *queue->arrived, "the steps' results");
     cuda_check(cudaMallocHost((void **)&queue->pinned, (size_t)capacity * sizeof *queue->pinned),
                "taking pinned memory");
     for (int i = 0; i < capacity; i++)
@@ -500,21 +501,21 @@ static OutcomeQueue *open_queue(Backend *be, int capacity) {
     return queue;
 }
 
-static void send(Backend *be, OutcomeQueue *queue, const StepOutcome *outcome) {
+static void send(Backend *be, ResultQueue *queue, const StepResult *result) {
     const int i = (int)(queue->sent++ % queue->capacity);
-    cuda_check(cudaMemcpyAsync(&queue->pinned[i], outcome, sizeof *outcome, cudaMemcpyDeviceToHost, cuda_stream(be)),
+    cuda_check(cudaMemcpyAsync(&queue->pinned[i], result, sizeof *result, cudaMemcpyDeviceToHost, cuda_stream(be)),
                "copying a step's outcome");
     cuda_check(cudaEventRecord(queue->arrived[i], cuda_stream(be)), "marking a step's outcome");
 }
 
-static StepOutcome receive(Backend *be, OutcomeQueue *queue) {
+static StepResult receive(Backend *be, ResultQueue *queue) {
     (void)be;
     const int i = (int)(queue->received++ % queue->capacity);
     cuda_check(cudaEventSynchronize(queue->arrived[i]), "a step of the optimizer");
     return queue->pinned[i];
 }
 
-static void close_queue(Backend *be, OutcomeQueue *queue) {
+static void close_queue(Backend *be, ResultQueue *queue) {
     be->synchronize(be);
     for (int i = 0; i < queue->capacity; i++) cuda_check(cudaEventDestroy(queue->arrived[i]), "ending an event");
     cuda_check(cudaFreeHost(queue->pinned), "giving memory back");
@@ -523,7 +524,7 @@ static void close_queue(Backend *be, OutcomeQueue *queue) {
 }
 
 /* In the order of the struct. */
-static const MultiTensorPasses cuda_passes = {sums,      add_up,    settle,     update, directions, apply,
-                                              keep_last, normalize, open_queue, send,   receive,    close_queue};
+static const MultiTensorPasses cuda_passes = {sums,           add_up,    step_coeffs, update, directions, apply,
+                                              keep_prev_grad, normalize, open_queue,  send,   receive,    close_queue};
 
 const MultiTensorPasses *multi_tensor_cuda(void) { return &cuda_passes; }

@@ -1,6 +1,6 @@
 /* multi_tensor.h: passes over all tensors at once. The elements that a process owns are cut into chunks, each inside
  * one tensor; a pass is one loop over the chunks, whatever the number of tensors. What passes go by (chunks, numbers,
- * the step's outcome) and what they leave is in the device's memory.
+ * the step's result) and what they leave is in the device's memory.
  *
  * There are two tables of passes, of CPU loops (multi_tensor.c) and of CUDA kernels (multi_tensor.cu), made from the
  * same rules. On a GPU a pass is only asked for when its function returns, and runs behind what was asked for
@@ -11,7 +11,7 @@
 #include "comm/comm.h"
 #include "kernels/backend.h"
 #include "optim/rules.h"
-#include "optim/settle.h"
+#include "optim/step_coeffs.h"
 #include "util/tensor_table.h"
 
 EXTERN_C_BEGIN
@@ -35,27 +35,27 @@ typedef struct SumRange {
 /* The buffers that an update goes over. */
 typedef struct MultiTensorBuffers {
     float *params;
-    void *weights;                /* the copy in the activation type; NULL where there is none apart from params */
-    const float *gradient, *last; /* last is NULL for rules without g_last */
+    void *weights;                     /* the copy in the activation type; NULL where there is none apart from params */
+    const float *gradient, *prev_grad; /* prev_grad is NULL for rules without g_prev */
     float *states[RULE_MAX_STATES];
-    const RuleNumbers *numbers; /* one per tensor */
-    const StepOutcome *outcome; /* where it says that the step is skipped, nothing is written */
+    const UpdateCoeffs *coeffs; /* one per tensor */
+    const StepResult *result;   /* where it says that the step is skipped, nothing is written */
 } MultiTensorBuffers;
 
-/* Outcomes on their way to the host. */
-typedef struct OutcomeQueue OutcomeQueue;
+/* Results on their way to the host. */
+typedef struct ResultQueue ResultQueue;
 
 typedef struct MultiTensorPasses {
     /* ---- what a step decides by ---- */
 
     /* sums[c] = the sums over chunk c, of the gradients as they are. `last` may be NULL. The plain sum is made where
      * `sum_at_first` is given and says that no update was made yet; else it is 0. */
-    void (*sums)(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *last,
-                 const StepOutcome *sum_at_first, GradientSums *sums);
+    void (*sums)(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *prev_grad,
+                 const StepResult *sum_at_first, GradientSums *sums);
     /* For each range: sums (., width) = the sum of its rows of parts (., width), in their order; width is 1 or 3. */
     void (*add_up)(Backend *be, const double *parts, int width, const SumRange *ranges, int count, double *sums);
-    /* Outcome and numbers of the step (settle.h). */
-    void (*settle)(Backend *be, const Settlement *settlement);
+    /* Result and coefficients of the step (step_coeffs.h). */
+    void (*step_coeffs)(Backend *be, const StepInputs *inputs);
 
     /* ---- the update ---- */
 
@@ -68,23 +68,23 @@ typedef struct MultiTensorPasses {
     /* And the pass behind it: x <- x - learning_rate weight_decay x - step O, where O are the orthogonal matrices. */
     void (*apply)(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers, const void *matrices,
                   DType type);
-    /* A step that is skipped keeps g_last, but the buffers change places all the same: then, and only then,
+    /* A step that is skipped keeps g_prev, but the buffers change places all the same: then, and only then,
      * to = from. */
-    void (*keep_last)(Backend *be, const Chunk *chunks, int count, float *to, const float *from,
-                      const StepOutcome *outcome);
+    void (*keep_prev_grad)(Backend *be, const Chunk *chunks, int count, float *to, const float *from,
+                           const StepResult *result);
     /* Newton-Schulz's: each of `count` matrices of `size` elements, one behind the other, times
      * 1 / (sqrt(square_norms[i]) + eps). */
     void (*normalize)(Backend *be, void *matrices, DType type, size_t size, int count, const double *square_norms,
                       double eps);
 
-    /* ---- outcomes, to the host ---- */
+    /* ---- results, to the host ---- */
 
     /* send() copies one when the device gets there, without waiting; receive() waits for the oldest that was sent and
      * not received, of which there are `capacity` at most. */
-    OutcomeQueue *(*open_queue)(Backend *be, int capacity);
-    void (*send)(Backend *be, OutcomeQueue *queue, const StepOutcome *outcome);
-    StepOutcome (*receive)(Backend *be, OutcomeQueue *queue);
-    void (*close_queue)(Backend *be, OutcomeQueue *queue);
+    ResultQueue *(*open_queue)(Backend *be, int capacity);
+    void (*send)(Backend *be, ResultQueue *queue, const StepResult *result);
+    StepResult (*receive)(Backend *be, ResultQueue *queue);
+    void (*close_queue)(Backend *be, ResultQueue *queue);
 } MultiTensorPasses;
 
 /* The table for be's device. */

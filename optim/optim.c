@@ -1,6 +1,6 @@
 /* optim.c: the sharded optimizer step (see optim.h). The arithmetic of each rule is in its own header, what a step
- * decides in settle.h, the loops are in multi_tensor.c and multi_tensor.cu, who owns what in partition.c, the tensors
- * under one rule in group.c, and what moves between processes in traffic.c. */
+ * decides in step_coeffs.h, the loops are in multi_tensor.c and multi_tensor.cu, who owns what in partition.c, the tensors
+ * under one rule in group.c, and what moves between processes in grad_sync.c. */
 #include "optim/optim.h"
 
 #include <stdlib.h>
@@ -8,11 +8,12 @@
 
 #include "optim/group.h"
 #include "optim/tensor_plan.h"
-#include "optim/traffic.h"
+#include "optim/grad_sync.h"
 
 enum { MAX_GROUPS = 2, MAX_STATES = MAX_GROUPS * RULE_MAX_STATES + 1, MAX_SCALARS = 3 };
 
-static const char last_name[] = "g_last"; /* the one state that is not a rule's own: it changes place with gradients */
+static const char prev_grad_name[] =
+    "g_last"; /* the one state that is not a rule's own: it changes place with gradients */
 
 struct Optim {
     OptimConfig config;
@@ -25,22 +26,22 @@ struct Optim {
     Arena own_arena; /* of optim_open() */
     Group groups[MAX_GROUPS];
     int group_count;
-    Traffic traffic;
+    GradSync grad_sync;
     GradientBuffers whole; /* a process that is alone: whole flat buffers, which change places */
-    bool exact, uses_last;
+    bool exact, uses_prev_grad;
     bool held; /* exact: the gradient of this step's batch is set aside */
-    OutcomeQueue *queue;
+    ResultQueue *queue;
     int begun; /* steps that were begun and not ended */
 
-    /* device memory, to which the settlement points */
-    Settlement settlement;
+    /* device memory, to which the step's inputs point */
+    StepInputs inputs;
     TensorPlan *plans;
-    GradientSums *sums; /* (exact ? 2 : 1, table->count): of today's gradient, and of the second one */
+    GradientSums *sums; /* (exact ? 2 : 1, table->count): of the current gradient, and of the second one */
 
     const char *state_names[MAX_STATES], *scalar_names[MAX_SCALARS];
     int state_count, scalar_count;
     double *scalars[MAX_SCALARS];         /* (table->count) copies on the host */
-    double **device_scalars[MAX_SCALARS]; /* which of the settlement's */
+    double **device_scalars[MAX_SCALARS]; /* which of the step's inputs */
 };
 
 #define OPTIM_NAME(name, text) [OPTIM_##name] = text,
@@ -103,7 +104,7 @@ static bool plan_group(Optim *o, bool main, const double *taken, Arena *arena, E
     }
     RuleName rule = main ? o->optimizer.main : o->optimizer.rest;
     GroupOptions options = {.rule = rule,
-                            .needs_shards = !alone(o) && (rule_of(rule)->uses_last || o->exact),
+                            .needs_shards = !alone(o) && (rule_of(rule)->uses_prev_grad || o->exact),
                             .exact = o->exact,
                             .ns_steps = o->config.ns_steps,
                             .ns_type = newton_schulz_dtype(o),
@@ -131,7 +132,7 @@ static void add_state_name(Optim *o, const char *name) {
 static void list_states(Optim *o) {
     for (int i = 0; i < o->group_count; i++)
         for (int s = 0; s < o->groups[i].rule->states; s++) add_state_name(o, o->groups[i].rule->state_names[s]);
-    if (o->uses_last) add_state_name(o, last_name);
+    if (o->uses_prev_grad) add_state_name(o, prev_grad_name);
 }
 
 static void add_scalars(Optim *o, const char *name, Arena *arena, double **device) {
@@ -143,22 +144,22 @@ static void add_scalars(Optim *o, const char *name, Arena *arena, double **devic
 }
 
 static void list_scalars(Optim *o, Arena *arena) {
-    if (o->uses_last) {
-        add_scalars(o, "g_last_factor", arena, &o->settlement.last_factor);
-        add_scalars(o, "g_last_squares", arena, &o->settlement.last_squares);
+    if (o->uses_prev_grad) {
+        add_scalars(o, "g_last_factor", arena, &o->inputs.prev_factor);
+        add_scalars(o, "g_last_squares", arena, &o->inputs.prev_squares);
     }
-    if (o->optimizer.main == RULE_sgd_sai) add_scalars(o, "snr", arena, &o->settlement.snr);
+    if (o->optimizer.main == RULE_sgd_sai) add_scalars(o, "snr", arena, &o->inputs.snr);
 }
 
 /* What all groups share. */
 static void plan_memory(Optim *o, Arena *arena) {
     size_t whole = o->table->length * sizeof(float), count = (size_t)o->table->count;
-    if (alone(o) && o->uses_last) arena_plan(arena, "optimizer", last_name, whole, &o->whole.last);
-    if (alone(o) && o->exact) arena_plan(arena, "workspace", "second gradients", whole, &o->whole.next);
+    if (alone(o) && o->uses_prev_grad) arena_plan(arena, "optimizer", prev_grad_name, whole, &o->whole.prev_grad);
+    if (alone(o) && o->exact) arena_plan(arena, "workspace", "second gradients", whole, &o->whole.next_grad);
     arena_plan(arena, "workspace", "plans of tensors", count * sizeof *o->plans, &o->plans);
-    arena_plan(arena, "workspace", "numbers of tensors", count * sizeof(RuleNumbers), &o->settlement.numbers);
+    arena_plan(arena, "workspace", "numbers of tensors", count * sizeof(UpdateCoeffs), &o->inputs.coeffs);
     arena_plan(arena, "workspace", "sums of tensors", (o->exact ? 2 : 1) * count * sizeof *o->sums, &o->sums);
-    arena_plan(arena, "optimizer", "outcome", sizeof(StepOutcome), &o->settlement.outcome);
+    arena_plan(arena, "optimizer", "outcome", sizeof(StepResult), &o->inputs.result);
 }
 
 Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *be, Comm *comm, Arena *arena,
@@ -167,9 +168,9 @@ Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *
     *o = (Optim){.config = *config, .table = table, .be = be, .comm = comm};
     o->passes = multi_tensor_passes(be);
     o->optimizer = rules_optimizer(config);
-    o->uses_last = rule_of(o->optimizer.main)->uses_last;
-    o->exact = o->uses_last && !config->is_approx;
-    o->traffic = traffic_open(comm, table->length);
+    o->uses_prev_grad = rule_of(o->optimizer.main)->uses_prev_grad;
+    o->exact = o->uses_prev_grad && !config->is_approx;
+    o->grad_sync = grad_sync_open(comm, table->length);
     if (!plan_groups(o, arena, error)) {
         optim_close(o);
         return NULL;
@@ -189,9 +190,9 @@ static void upload_plans(Optim *o) {
 }
 
 void optim_start(Optim *o, OptimBuffers buffers) {
-    Settlement *s = &o->settlement;
+    StepInputs *s = &o->inputs;
     o->buffers = buffers;
-    o->whole.now = buffers.grads;
+    o->whole.grad = buffers.grads;
     s->tensors = o->table->count;
     s->exact = o->exact;
     s->gradient_scale = o->config.gradient_scale;
@@ -202,7 +203,7 @@ void optim_start(Optim *o, OptimBuffers buffers) {
     s->sums = o->sums;
     upload_plans(o);
     for (int i = 0; i < o->group_count; i++) group_start(&o->groups[i], o->be);
-    o->queue = o->passes->open_queue(o->be, OPTIM_MOST_STEPS);
+    o->queue = o->passes->open_queue(o->be, OPTIM_MAX_STEPS);
 }
 
 Optim *optim_open(const OptimConfig *config, const TensorTable *table, OptimBuffers buffers, Backend *be, Comm *comm,
@@ -220,7 +221,7 @@ void optim_close(Optim *o) {
     if (o->queue) o->passes->close_queue(o->be, o->queue);
     for (int i = 0; i < o->group_count; i++) group_close(&o->groups[i]);
     for (int i = 0; i < o->scalar_count; i++) free(o->scalars[i]);
-    traffic_close(&o->traffic);
+    grad_sync_close(&o->grad_sync);
     arena_free(&o->own_arena);
     free(o);
 }
@@ -234,15 +235,15 @@ OptimRates optim_rates(const OptimConfig *config, const ScheduleConfig *schedule
 
 bool optim_wants_next_gradient(const Optim *o) { return o->exact; }
 
-float *optim_gradients(const Optim *o) { return alone(o) && o->held ? o->whole.next : o->whole.now; }
+float *optim_gradients(const Optim *o) { return alone(o) && o->held ? o->whole.next_grad : o->whole.grad; }
 
 void optim_gradient_ready(Optim *o, size_t from) {
-    if (!alone(o)) traffic_gradient_ready(&o->traffic, o->groups, o->group_count, o->whole.now, o->held, from);
+    if (!alone(o)) grad_sync_gradient_ready(&o->grad_sync, o->groups, o->group_count, o->whole.grad, o->held, from);
 }
 
 /* Sums the processes' gradients in their owners: today's, or the second one. */
 static void finish_gradient(Optim *o) {
-    if (!alone(o)) traffic_finish_gradient(&o->traffic, o->groups, o->group_count, o->whole.now, o->held);
+    if (!alone(o)) grad_sync_finish_gradient(&o->grad_sync, o->groups, o->group_count, o->whole.grad, o->held);
 }
 
 void optim_hold_gradient(Optim *o) {
@@ -254,34 +255,35 @@ void optim_hold_gradient(Optim *o) {
 /* sums[i] of tensor i's reduced gradient, and in the exact form sums[count + i] of the second one, on every process. */
 static void sum_gradients(Optim *o) {
     int count = o->table->count, kinds = o->exact ? 2 : 1;
-    const StepOutcome *sum_at_first = o->settlement.snr ? o->settlement.outcome : NULL;
+    const StepResult *sum_at_first = o->inputs.snr ? o->inputs.result : NULL;
     for (int i = 0; i < o->group_count; i++) {
         Group *group = &o->groups[i];
         const GradientBuffers *g = gradients_of(o, group);
-        group_sums(group, o->be, g->now, group->rule->uses_last ? g->last : NULL, sum_at_first, o->sums);
-        if (o->exact) group_sums(group, o->be, g->next, NULL, NULL, o->sums + count);
+        group_sums(group, o->be, g->grad, group->rule->uses_prev_grad ? g->prev_grad : NULL, sum_at_first, o->sums);
+        if (o->exact) group_sums(group, o->be, g->next_grad, NULL, NULL, o->sums + count);
     }
     o->comm->sum_on_device(o->comm, (double *)o->sums, kinds * count * (int)(sizeof *o->sums / sizeof(double)));
     o->comm->await(o->comm, o->comm->asked(o->comm));
 }
 
-/* What was today's gradient, or the second one, is the next step's g_last. */
+/* What was the current gradient, or the second one, is the next step's g_prev. */
 static void exchange(GradientBuffers *g, bool exact) {
-    float **newest = exact ? &g->next : &g->now, *old = g->last;
-    g->last = *newest;
+    float **newest = exact ? &g->next_grad : &g->grad, *old = g->prev_grad;
+    g->prev_grad = *newest;
     *newest = old;
 }
 
 /* Buffers change places also where the device finds that the step is skipped, as the host does not know. */
-static void keep_last(Optim *o) {
+static void keep_prev_grad(Optim *o) {
     for (int i = 0; i < o->group_count; i++) {
         const GradientBuffers *g = gradients_of(o, &o->groups[i]);
-        if (o->groups[i].rule->uses_last)
-            group_keep_last(&o->groups[i], o->be, o->exact ? g->next : g->now, g->last, o->settlement.outcome);
+        if (o->groups[i].rule->uses_prev_grad)
+            group_keep_prev_grad(&o->groups[i], o->be, o->exact ? g->next_grad : g->grad, g->prev_grad,
+                                 o->inputs.result);
     }
     if (alone(o)) exchange(&o->whole, o->exact);
     for (int i = 0; i < o->group_count; i++)
-        if (o->groups[i].shards.last) exchange(&o->groups[i].shards, o->exact);
+        if (o->groups[i].shards.prev_grad) exchange(&o->groups[i].shards, o->exact);
 }
 
 static void update(Optim *o) {
@@ -289,49 +291,49 @@ static void update(Optim *o) {
         const GradientBuffers *g = gradients_of(o, &o->groups[i]);
         MultiTensorBuffers buffers = {.params = o->buffers.params,
                                       .weights = has_copy(o) ? o->buffers.weights : NULL,
-                                      .gradient = g->now,
-                                      .last = g->last,
-                                      .numbers = o->settlement.numbers,
-                                      .outcome = o->settlement.outcome};
+                                      .gradient = g->grad,
+                                      .prev_grad = g->prev_grad,
+                                      .coeffs = o->inputs.coeffs,
+                                      .result = o->inputs.result};
         group_update(&o->groups[i], o->be, buffers);
     }
 }
 
 void optim_begin_step(Optim *o, OptimRates rates) {
     if (o->exact && !o->held) die("optim_begin_step: exact MARS needs two gradients; see optim.h");
-    if (o->begun == OPTIM_MOST_STEPS) die("optim_begin_step: %d steps are begun and not ended", o->begun);
+    if (o->begun == OPTIM_MAX_STEPS) die("optim_begin_step: %d steps are begun and not ended", o->begun);
     finish_gradient(o);
     o->held = false;
     sum_gradients(o);
-    o->settlement.learning_rate = rates.learning_rate;
-    o->settlement.muon_learning_rate = rates.muon_learning_rate;
-    o->passes->settle(o->be, &o->settlement);
+    o->inputs.learning_rate = rates.learning_rate;
+    o->inputs.muon_learning_rate = rates.muon_learning_rate;
+    o->passes->step_coeffs(o->be, &o->inputs);
     update(o);
-    if (o->uses_last) keep_last(o);
-    o->passes->send(o->be, o->queue, o->settlement.outcome);
+    if (o->uses_prev_grad) keep_prev_grad(o);
+    o->passes->send(o->be, o->queue, o->inputs.result);
     o->begun++;
     if (!alone(o))
-        traffic_gather(&o->traffic, o->groups, o->group_count, o->buffers.weights,
-                       has_copy(o) ? dtype_size(o->be->activation) : sizeof(float));
+        grad_sync_gather(&o->grad_sync, o->groups, o->group_count, o->buffers.weights,
+                         has_copy(o) ? dtype_size(o->be->activation) : sizeof(float));
     o->be->weights_changed(o->be);
 }
 
 OptimResult optim_end_step(Optim *o) {
     if (o->begun == 0) die("optim_end_step: no step is begun");
     o->begun--;
-    StepOutcome outcome = o->passes->receive(o->be, o->queue);
-    return (OptimResult){outcome.grad_norm, outcome.nonfinite_tensor, outcome.of_next_batch};
+    StepResult result = o->passes->receive(o->be, o->queue);
+    return (OptimResult){result.grad_norm, result.nonfinite_tensor, result.of_next_batch};
 }
 
-void optim_await_weights(Optim *o, size_t begin, size_t end) {
-    if (!alone(o)) traffic_await_weights(&o->traffic, begin, end);
+void optim_wait_for_weights(Optim *o, size_t begin, size_t end) {
+    if (!alone(o)) grad_sync_wait_for_weights(&o->grad_sync, begin, end);
 }
 
 OptimResult optim_step(Optim *o, OptimRates rates) {
     if (o->begun > 0) die("optim_step: a step is begun and not ended");
     optim_begin_step(o, rates);
     OptimResult result = optim_end_step(o);
-    optim_await_weights(o, 0, o->table->length);
+    optim_wait_for_weights(o, 0, o->table->length);
     return result;
 }
 
@@ -340,14 +342,14 @@ void optim_autotune(Optim *o) {
 }
 
 int64_t optim_updates(const Optim *o) {
-    StepOutcome outcome;
-    o->be->copy_to_host(o->be, &outcome, o->settlement.outcome, sizeof outcome);
-    return outcome.updates;
+    StepResult result;
+    o->be->copy_to_host(o->be, &result, o->inputs.result, sizeof result);
+    return result.updates;
 }
 
 void optim_set_updates(Optim *o, int64_t updates) {
-    StepOutcome outcome = {.updates = updates};
-    o->be->copy_from_host(o->be, o->settlement.outcome, &outcome, sizeof outcome);
+    StepResult result = {.updates = updates};
+    o->be->copy_from_host(o->be, o->inputs.result, &result, sizeof result);
 }
 
 /* ---- state in and out ---- */
@@ -369,7 +371,7 @@ void optim_store_scalars(Optim *o, int kind, const double *values) {
 
 bool optim_has_state(const Optim *o, int state, int tensor) {
     const Rule *rule = rule_for(o, tensor);
-    if (strcmp(o->state_names[state], last_name) == 0) return rule->uses_last;
+    if (strcmp(o->state_names[state], prev_grad_name) == 0) return rule->uses_prev_grad;
     for (int s = 0; s < rule->states; s++)
         if (strcmp(rule->state_names[s], o->state_names[state]) == 0) return true;
     return false;
@@ -378,7 +380,7 @@ bool optim_has_state(const Optim *o, int state, int tensor) {
 /* The first element of one of this process's parts in a state's buffer, or for state -1 in the master weights. */
 static float *part_in(Optim *o, Group *group, int state, const Part *part) {
     if (state < 0) return o->buffers.params + part->begin;
-    if (strcmp(o->state_names[state], last_name) == 0)
+    if (strcmp(o->state_names[state], prev_grad_name) == 0)
         return gradients_of(o, group)->last + (has_shards(group) ? part->at : part->begin);
     for (int s = 0; s < group->rule->states; s++)
         if (strcmp(group->rule->state_names[s], o->state_names[state]) == 0) return group->states[s] + part->at;
@@ -390,7 +392,7 @@ static bool is_inside(const Part *part, const Tensor *t) {
 }
 
 void optim_fetch(Optim *o, int state, int tensor, float *host) {
-    optim_await_weights(o, 0, o->table->length);
+    optim_wait_for_weights(o, 0, o->table->length);
     const Tensor *t = &o->table->tensors[tensor];
     Group *group = &o->groups[group_of(o, tensor)];
     const Partition *p = &group->partition;
@@ -419,17 +421,17 @@ void optim_store(Optim *o, int state, int tensor, const float *host) {
                                   (p->parts[i].end - p->parts[i].begin) * sizeof(float));
 }
 
-/* g_last and the gradients behind it are whole buffers in a process that is alone, shards otherwise. */
+/* g_prev and the gradients behind it are whole buffers in a process that is alone, shards otherwise. */
 static size_t gradient_buffer_bytes(const Optim *o, const Group *group) {
     return (alone(o) ? o->table->length : group->shard_length) * sizeof(float);
 }
 
 size_t optim_state_bytes(const Optim *o) {
-    size_t bytes = alone(o) && o->uses_last ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
+    size_t bytes = alone(o) && o->uses_prev_grad ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
     for (int i = 0; i < o->group_count; i++) {
         const Group *group = &o->groups[i];
         bytes += (size_t)group->rule->states * group->shard_length * sizeof(float);
-        if (has_shards(group) && group->rule->uses_last) bytes += gradient_buffer_bytes(o, group);
+        if (has_shards(group) && group->rule->uses_prev_grad) bytes += gradient_buffer_bytes(o, group);
     }
     return bytes;
 }
@@ -449,7 +451,7 @@ size_t optim_exact_bytes(const Optim *o) {
     size_t bytes = alone(o) ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
     for (int i = 0; i < o->group_count; i++) {
         const Group *group = &o->groups[i];
-        if (has_shards(group)) bytes += gradient_buffer_bytes(o, group) * (group->rule->uses_last ? 1 : 2);
+        if (has_shards(group)) bytes += gradient_buffer_bytes(o, group) * (group->rule->uses_prev_grad ? 1 : 2);
     }
     return bytes;
 }

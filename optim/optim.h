@@ -12,7 +12,7 @@
  *      behind Newton-Schulz for a matrix rule,
  *   4. the new weights are gathered.
  *
- * A rule with g_last keeps it by exchanging buffers, so the buffer that the next gradient belongs in changes:
+ * A rule with g_prev keeps it by exchanging buffers, so the buffer that the next gradient belongs in changes:
  * optim_gradients() says which it is. The exact forms of MARS take a second gradient in each step:
  *
  *     gradient of batch t            -> optim_gradients(o)
@@ -23,15 +23,15 @@
  *     optim_step(o, rates);
  *
  * All that a step decides (the clip, whether a gradient is finite, each tensor's numbers) is decided on the device, in
- * settle.h, so the host need not wait. A trainer on a GPU asks for steps ahead of their results and moves gradients and
+ * step_coeffs.h, so the host need not wait. A trainer on a GPU asks for steps ahead of their results and moves gradients and
  * weights beside its own work:
  *
  *     while the last backward pass runs, from the end of the flat buffer to its beginning:
  *         optim_gradient_ready(o, first element from which on the gradient is final)
  *     optim_begin_step(o, rates);
  *     before a forward pass touches weights [begin, end):
- *         optim_await_weights(o, begin, end)
- *     result = optim_end_step(o);                                 up to OPTIM_MOST_STEPS later */
+ *         optim_wait_for_weights(o, begin, end)
+ *     result = optim_end_step(o);                                 up to OPTIM_MAX_STEPS later */
 #ifndef MARS_OPTIM_OPTIM_H
 #define MARS_OPTIM_OPTIM_H
 
@@ -111,15 +111,15 @@ void optim_hold_gradient(Optim *optim);
 OptimResult optim_step(Optim *optim, OptimRates rates);
 
 /* The same without waiting: optim_begin_step() asks the device for it, and optim_end_step() returns what the oldest
- * step did that was begun and not ended, when that is known. Up to OPTIM_MOST_STEPS may be begun and not ended. A step
+ * step did that was begun and not ended, when that is known. Up to OPTIM_MAX_STEPS may be begun and not ended. A step
  * behind one that was skipped goes on from where that one found things, like any other. */
-enum { OPTIM_MOST_STEPS = 2 };
+enum { OPTIM_MAX_STEPS = 2 };
 void optim_begin_step(Optim *optim, OptimRates rates);
 OptimResult optim_end_step(Optim *optim);
 
 /* What is asked of the device from here on finds elements [begin, end) of the weights as the last step that was begun
  * left them. In a job of one process, and on CPUs, they always are. */
-void optim_await_weights(Optim *optim, size_t begin, size_t end);
+void optim_wait_for_weights(Optim *optim, size_t begin, size_t end);
 
 /* Goes once through this process's matmuls of Newton-Schulz, on random matrices, for be->autotune(). Changes nothing that
  * lasts. */

@@ -1,11 +1,11 @@
 /* rules.c: the tables of rules and of optimizers (see rules.h). */
 #include "optim/rules.h"
 
-#define ELEMENTWISE_LINE(name, last, count, ...) \
-    [RULE_##name] = {.uses_last = last, .states = count, .state_names = {__VA_ARGS__}},
-#define MATRIX_LINE(name, last, count, ...)        \
+#define ELEMENTWISE_LINE(name, prev_grad, count, ...) \
+    [RULE_##name] = {.uses_prev_grad = prev_grad, .states = count, .state_names = {__VA_ARGS__}},
+#define MATRIX_LINE(name, prev_grad, count, ...)   \
     [RULE_##name] = {.is_matrix = true,            \
-                     .uses_last = last,            \
+                     .uses_prev_grad = prev_grad,  \
                      .states = count,              \
                      .state_names = {__VA_ARGS__}, \
                      .step_factor = name##_step_factor},

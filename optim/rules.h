@@ -4,7 +4,7 @@
  * A rule is written once. The lists below name all of them, and the loops of both devices are made out of the lists
  * (multi_tensor.c, multi_tensor.cu). A new elementwise optimizer is one header, a line in ELEMENTWISE_RULES, one in the
  * table of optimizers (rules.c), and its name in optim_config.h; numbers that no other rule has are a field of
- * RuleNumbers, set in tensor_plan.c or settle.h, and a key of the config. */
+ * UpdateCoeffs, set in tensor_plan.c or step_coeffs.h, and a key of the config. */
 #ifndef MARS_OPTIM_RULES_H
 #define MARS_OPTIM_RULES_H
 
@@ -20,7 +20,7 @@
 #include "optim/rules/sgd_sai.h"
 #include "util/tensor_table.h"
 
-/* RULE(name, uses g_last, number of states, names of the states)
+/* RULE(name, uses g_prev, number of states, names of the states)
  * NAME_element(x, g, last, state, numbers) returns the new x. */
 #define ELEMENTWISE_RULES(RULE)         \
     RULE(adamw, false, 2, "m", "v")     \
@@ -47,7 +47,7 @@ typedef enum RuleName {
 
 typedef struct Rule {
     bool is_matrix;
-    bool uses_last;
+    bool uses_prev_grad;
     int states;
     const char *state_names[RULE_MAX_STATES];
     double (*step_factor)(double rows, double columns); /* of matrix rules */
@@ -66,7 +66,7 @@ typedef struct Optimizer {
     RuleName main, rest;
     bool covers[ROLE_COUNT]; /* roles that the main rule is for */
     RestNumbers rest_numbers;
-    bool has_own_rate; /* the main rule goes by muon_learning_rate and muon_weight_decay */
+    bool uses_muon_lr; /* the main rule goes by muon_learning_rate and muon_weight_decay */
 } Optimizer;
 
 EXTERN_C_BEGIN

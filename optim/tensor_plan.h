@@ -1,9 +1,9 @@
-/* tensor_plan.h: which numbers of the config are for which tensor: what no step changes of settle.h's arithmetic. */
+/* tensor_plan.h: which numbers of the config are for which tensor: what no step changes of step_coeffs.h's arithmetic. */
 #ifndef MARS_OPTIM_TENSOR_PLAN_H
 #define MARS_OPTIM_TENSOR_PLAN_H
 
 #include "optim/rules.h"
-#include "optim/settle.h"
+#include "optim/step_coeffs.h"
 
 EXTERN_C_BEGIN
 

@@ -95,7 +95,7 @@ static void check_effects(const Job *job) {
 }
 
 /* Where the last part of a text begins whose length is known. */
-static bool settle_end(Job *job, Error *error) {
+static bool step_coeffs_end(Job *job, Error *error) {
     double fraction = job->options.val_fraction;
     int64_t bytes = job->text_bytes;
     job->pipeline.train_bytes = (int64_t)((double)bytes * (1 - fraction));
@@ -123,7 +123,7 @@ static bool measure_text(Job *job, Error *error) {
     job->next_line = job->begun + SECONDS_BETWEEN_LINES;
     bool ok = pipeline_measure(&job->pipeline, &job->files, &o->documents, &job->text_bytes, error);
     end_progress();
-    return ok && settle_end(job, error);
+    return ok && step_coeffs_end(job, error);
 }
 
 static void settle_document_token(Job *job) {
@@ -359,7 +359,7 @@ static bool prepare(Job *job, Error *error) {
     job->pipeline.split = split_of(job);
     check_effects(job);
     bool needs_length = job->pipeline.split == SPLIT_TEXT_END, has_length = job->text_bytes >= 0;
-    if (needs_length && has_length && !settle_end(job, error)) return false;
+    if (needs_length && has_length && !step_coeffs_end(job, error)) return false;
     if (!check_file_count(job, error) || !check_folders(o, error) || !open_folder(job, error)) return false;
     if (needs_length && !has_length && !measure_text(job, error)) return false;
     job->begun = seconds_now();

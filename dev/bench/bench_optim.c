@@ -63,7 +63,7 @@ typedef struct Work {
  * weights of `copy` bytes and matrices of `element` bytes, which go through memory twice more where they are `scaled`
  * there, and for exact MARS the second gradient's norm. */
 static double floor_bytes(const Rule *rule, size_t copy, size_t element, bool scaled, bool exact) {
-    double last = rule->uses_last ? 8.0 : 0.0, second = exact ? 4.0 : 0.0;
+    double last = rule->uses_prev_grad ? 8.0 : 0.0, second = exact ? 4.0 : 0.0;
     double matrices = rule->is_matrix ? (scaled ? 4.0 : 2.0) * (double)element : 0.0;
     double update = 4.0 + 8.0 * rule->states + matrices + 8.0;
     return 4.0 + update + (double)copy + last + second;
@@ -97,7 +97,7 @@ static void share_out(const Bench *bench, const OptimConfig *config, const Rule 
             Work more = work_of(bench, config, rule, &table->tensors[partition_tensor_of(table, part)],
                                 part->end - part->begin);
             work[r].bytes += more.bytes, work[r].flops += more.flops;
-            taken[r] += (double)(part->end - part->begin) * (rule->states + rule->uses_last);
+            taken[r] += (double)(part->end - part->begin) * (rule->states + rule->uses_prev_grad);
         }
 }
 
@@ -113,9 +113,9 @@ static void shared_work(const Bench *bench, const OptimConfig *config, Work *wor
         int count = 0;
         for (int i = 0; i < table->count; i++) count += chosen[i] = optimizer.covers[table->tensors[i].role] == !rest;
         if (count == 0) continue;
-        Partition partition = rule->is_matrix
-                                  ? partition_matrices(table, chosen, newton_schulz_iteration_flops, PROCESSES)
-                                  : partition_evenly(table, chosen, PROCESSES, taken, rule->states + rule->uses_last);
+        Partition partition =
+            rule->is_matrix ? partition_matrices(table, chosen, newton_schulz_iteration_flops, PROCESSES)
+                            : partition_evenly(table, chosen, PROCESSES, taken, rule->states + rule->uses_prev_grad);
         share_out(bench, config, rule, &partition, work, taken);
         partition_free(&partition);
     }
@@ -130,7 +130,7 @@ static void (*plain_matmul)(Backend *, const BatchedMatmul *, void *, const void
 static int matmuls_of_run, matmuls_seen;
 
 static void watched_matmul(Backend *be, const BatchedMatmul *matmul, void *d, const void *a, const void *b,
-                            const void *c) {
+                           const void *c) {
     if (matmuls_seen++ % matmuls_of_run == 0) be->stopwatch_start(be);
     plain_matmul(be, matmul, d, a, b, c);
     if (matmuls_seen % matmuls_of_run == 0) be->stopwatch_stop(be);
@@ -300,7 +300,7 @@ static void measure_all(Bench *bench, cJSON *list) {
     for (int name = 0; name < OPTIM_COUNT; name++)
         for (int exact = 0; exact < 2; exact++) {
             OptimConfig config = optim_defaults((OptimName)name, 1e-4);
-            if (exact && !rule_of(rules_optimizer(&config).main)->uses_last) continue;
+            if (exact && !rule_of(rules_optimizer(&config).main)->uses_prev_grad) continue;
             if (bench->options.optimizer != OPTIM_COUNT && (int)bench->options.optimizer != name) continue;
             memset(&f, 0, sizeof f);
             measure(bench, (OptimName)name, exact, &f);

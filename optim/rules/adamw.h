@@ -13,10 +13,10 @@
 
 #include <math.h>
 
-#include "optim/rules/rule_numbers.h"
+#include "optim/rules/update_coeffs.h"
 
-RULE_FUNCTION float adamw_element(float x, float g, float last, float *state, const RuleNumbers *r) {
-    (void)last;
+RULE_FUNCTION float adamw_element(float x, float g, float prev_grad, float *state, const UpdateCoeffs *r) {
+    (void)prev_grad;
     state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * g;
     state[1] = r->beta2 * state[1] + (1.0f - r->beta2) * g * g;
     float denominator = sqrtf(state[1] * r->correction2) + r->eps;

@@ -1,27 +1,27 @@
 /* mars.h: the corrected gradient of MARS (Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the power of variance reduction
  * for training large models", 2024, arXiv:2411.10438), which the rules of its family share.
  *
- *   c = g + gamma beta1/(1 - beta1) (g - g_last);      c <- c / ||c|| where the tensor's ||c|| is above 1
+ *   c = g + gamma beta1/(1 - beta1) (g - g_prev);      c <- c / ||c|| where the tensor's ||c|| is above 1
  *
- * g_last is the gradient of the step before (approximate), or that of this step's batch at the weights of the step
+ * g_prev is the gradient of the step before (approximate), or that of this step's batch at the weights of the step
  * before (exact, at the price of a second gradient each step); zero at the first step. ||c|| is known before c is: with
  * k = gamma beta1/(1 - beta1),
- *   ||c||^2 = (1 + k)^2 ||g||^2 - 2 k (1 + k) <g, g_last> + k^2 ||g_last||^2
- * so one pass over g and g_last serves the global clip and every tensor's norm, and a second one does the rest.
+ *   ||c||^2 = (1 + k)^2 ||g||^2 - 2 k (1 + k) <g, g_prev> + k^2 ||g_prev||^2
+ * so one pass over g and g_prev serves the global clip and every tensor's norm, and a second one does the rest.
  *
  * The family's rules take every 2-D tensor, of which hidden matrices decay by weight_decay. Vectors are AdamW's, by
  * lr_1d, betas_1d and weight_decay_1d, gains too, unless optimize_1d.
  *
- * State per parameter: g_last, 4 bytes, kept by exchanging buffers. The buffer holds it unscaled: last_factor makes it
+ * State per parameter: g_prev, 4 bytes, kept by exchanging buffers. The buffer holds it unscaled: prev_factor makes it
  * the gradient after scaling and clipping. */
 #ifndef MARS_OPTIM_RULES_MARS_H
 #define MARS_OPTIM_RULES_MARS_H
 
-#include "optim/rules/rule_numbers.h"
+#include "optim/rules/update_coeffs.h"
 
-/* c of one element, from its gradient after scaling and clipping and what the buffer of g_last holds. */
-RULE_FUNCTION float mars_corrected(float g, float last, const RuleNumbers *r) {
-    return r->c_factor * (g + r->k * (g - r->last_factor * last));
+/* c of one element, from its gradient after scaling and clipping and what the buffer of g_prev holds. */
+RULE_FUNCTION float mars_corrected(float g, float prev_grad, const UpdateCoeffs *r) {
+    return r->c_factor * (g + r->k * (g - r->prev_factor * prev_grad));
 }
 
 #endif

@@ -3,8 +3,8 @@
  *   m <- beta1 m + (1 - beta1) c          v <- beta2 v + (1 - beta2) c^2
  *   x <- x - lr (wd x + (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps))
  *
- * State per parameter: m, v and g_last, 12 bytes. Memory traffic per parameter: the norm pass reads g and g_last (8
- * bytes); the update reads g, g_last, x, m, v and writes x, m, v (32) and, with bfloat16 activations, the weight copy
+ * State per parameter: m, v and g_prev, 12 bytes. Memory traffic per parameter: the norm pass reads g and g_prev (8
+ * bytes); the update reads g, g_prev, x, m, v and writes x, m, v (32) and, with bfloat16 activations, the weight copy
  * (2): 42 bytes. The exact form reads the second gradient for its norm as well (4). */
 #ifndef MARS_OPTIM_RULES_MARS_ADAMW_H
 #define MARS_OPTIM_RULES_MARS_ADAMW_H
@@ -12,8 +12,8 @@
 #include "optim/rules/adamw.h"
 #include "optim/rules/mars.h"
 
-RULE_FUNCTION float mars_adamw_element(float x, float g, float last, float *state, const RuleNumbers *r) {
-    return adamw_element(x, mars_corrected(g, last, r), 0.0f, state, r);
+RULE_FUNCTION float mars_adamw_element(float x, float g, float prev_grad, float *state, const UpdateCoeffs *r) {
+    return adamw_element(x, mars_corrected(g, prev_grad, r), 0.0f, state, r);
 }
 
 #endif

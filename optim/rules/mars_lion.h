@@ -3,15 +3,15 @@
  *   m <- beta1 m + (1 - beta1) c
  *   x <- x - lr (wd x + sign(m))                                          sign(0) = 0
  *
- * State per parameter: m and g_last, 8 bytes. Memory traffic per parameter: the norm pass reads g and g_last (8 bytes);
- * the update reads g, g_last, x, m and writes x, m (24) and, with bfloat16 activations, the weight copy (2): 34. */
+ * State per parameter: m and g_prev, 8 bytes. Memory traffic per parameter: the norm pass reads g and g_prev (8 bytes);
+ * the update reads g, g_prev, x, m and writes x, m (24) and, with bfloat16 activations, the weight copy (2): 34. */
 #ifndef MARS_OPTIM_RULES_MARS_LION_H
 #define MARS_OPTIM_RULES_MARS_LION_H
 
 #include "optim/rules/mars.h"
 
-RULE_FUNCTION float mars_lion_element(float x, float g, float last, float *state, const RuleNumbers *r) {
-    float m = state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * mars_corrected(g, last, r);
+RULE_FUNCTION float mars_lion_element(float x, float g, float prev_grad, float *state, const UpdateCoeffs *r) {
+    float m = state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * mars_corrected(g, prev_grad, r);
     float sign = m > 0.0f ? 1.0f : m < 0.0f ? -1.0f : 0.0f;
     return x - r->learning_rate * (r->weight_decay * x + sign);
 }

@@ -6,7 +6,7 @@
  *
  * All other tensors are as Moonlight's.
  *
- * State per parameter: m and g_last, 8 bytes. Memory traffic per parameter: Muon's (muon.h) and g_last read twice: 38
+ * State per parameter: m and g_prev, 8 bytes. Memory traffic per parameter: Muon's (muon.h) and g_prev read twice: 38
  * bytes. */
 #ifndef MARS_OPTIM_RULES_MARS_M_H
 #define MARS_OPTIM_RULES_MARS_M_H
@@ -14,8 +14,8 @@
 #include "optim/rules/mars.h"
 #include "optim/rules/moonlight.h"
 
-RULE_FUNCTION float mars_m_direction(float g, float last, float *state, const RuleNumbers *r) {
-    return state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * mars_corrected(g, last, r);
+RULE_FUNCTION float mars_m_direction(float g, float prev_grad, float *state, const UpdateCoeffs *r) {
+    return state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * mars_corrected(g, prev_grad, r);
 }
 
 static inline double mars_m_step_factor(double rows, double columns) { return moonlight_step_factor(rows, columns); }

@@ -12,8 +12,8 @@
 
 #include "optim/rules/moonlight.h"
 
-RULE_FUNCTION float mars_m_efficient_direction(float g, float last, float *state, const RuleNumbers *r) {
-    (void)last;
+RULE_FUNCTION float mars_m_efficient_direction(float g, float prev_grad, float *state, const UpdateCoeffs *r) {
+    (void)prev_grad;
     state[0] = r->beta1 * state[0] + (1.0f - r->gamma) * (1.0f - r->beta1) / r->beta1 * g;
     return r->gamma * g + r->beta1 * state[0];
 }

@@ -12,8 +12,8 @@
 
 #include "optim/rules/muon.h"
 
-RULE_FUNCTION float moonlight_direction(float g, float last, float *state, const RuleNumbers *r) {
-    return muon_direction(g, last, state, r);
+RULE_FUNCTION float moonlight_direction(float g, float prev_grad, float *state, const UpdateCoeffs *r) {
+    return muon_direction(g, prev_grad, state, r);
 }
 
 static inline double moonlight_step_factor(double rows, double columns) { return 0.2 * sqrt(fmax(rows, columns)); }

@@ -15,10 +15,10 @@
 
 #include <math.h>
 
-#include "optim/rules/rule_numbers.h"
+#include "optim/rules/update_coeffs.h"
 
-RULE_FUNCTION float muon_direction(float g, float last, float *state, const RuleNumbers *r) {
-    (void)last;
+RULE_FUNCTION float muon_direction(float g, float prev_grad, float *state, const UpdateCoeffs *r) {
+    (void)prev_grad;
     state[0] = r->momentum * state[0] + g;
     return r->nesterov ? g + r->momentum * state[0] : state[0];
 }

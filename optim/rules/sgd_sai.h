@@ -14,11 +14,11 @@
 #ifndef MARS_OPTIM_RULES_SGD_SAI_H
 #define MARS_OPTIM_RULES_SGD_SAI_H
 
-#include "optim/rules/rule_numbers.h"
+#include "optim/rules/update_coeffs.h"
 
 /* r->momentum is 0 at the first step. */
-RULE_FUNCTION float sgd_sai_element(float x, float g, float last, float *state, const RuleNumbers *r) {
-    (void)last;
+RULE_FUNCTION float sgd_sai_element(float x, float g, float prev_grad, float *state, const UpdateCoeffs *r) {
+    (void)prev_grad;
     state[0] = r->momentum * state[0] + (1.0f - r->momentum) * g;
     return x - r->learning_rate * (r->weight_decay * x + r->snr * state[0]);
 }

@@ -64,7 +64,8 @@ World *open_world(TensorTable table, OptimConfig config, DType type, int threads
     w->buffers.params = w->be->alloc(w->be, n * sizeof(float), "params");
     w->buffers.grads = w->be->alloc(w->be, n * sizeof(float), "grads");
     w->buffers.weights = type == DTYPE_FLOAT32 ? (void *)w->buffers.params : w->be->alloc(w->be, n * 2, "weights");
-    double **lists[] = {&w->x, &w->m, &w->v, &w->b, &w->last, &w->g, &w->next, &w->start, &w->unsure, &w->snr};
+    double **lists[] = {&w->x, &w->m,         &w->v,     &w->b,      &w->prev_grad,
+                        &w->g, &w->next_grad, &w->start, &w->unsure, &w->snr};
     for (size_t i = 0; i < ARRAY_LENGTH(lists); i++) *lists[i] = checked_calloc(n, sizeof(double), "reference");
     w->params_copy = checked_calloc(n, sizeof(float), "a copy");
     w->gradient_copy = checked_calloc(n, sizeof(float), "a copy");
@@ -87,7 +88,7 @@ void close_world(World *w) {
     w->be->free(w->be, w->buffers.grads);
     w->be->close(w->be);
     free(w->comm);
-    double *lists[] = {w->x, w->m, w->v, w->b, w->last, w->g, w->next, w->start, w->unsure, w->snr};
+    double *lists[] = {w->x, w->m, w->v, w->b, w->prev_grad, w->g, w->next_grad, w->start, w->unsure, w->snr};
     for (size_t i = 0; i < ARRAY_LENGTH(lists); i++) free(lists[i]);
     free(w->params_copy);
     free(w->gradient_copy);
@@ -169,7 +170,7 @@ static void reference_adamw(World *w, const Tensor *t, const double *g, double l
 /* c of MARS. Returns what it was divided by. */
 static double reference_corrected(const World *w, const Tensor *t, double *c) {
     const OptimConfig *o = &w->config;
-    const double *g = w->g + t->offset, *last = w->last + t->offset;
+    const double *g = w->g + t->offset, *last = w->prev_grad + t->offset;
     for (size_t i = 0; i < t->size; i++) c[i] = g[i] + o->gamma * o->beta1 / (1.0 - o->beta1) * (g[i] - last[i]);
     double norm = norm_of(c, t->size);
     for (size_t i = 0; i < t->size; i++) c[i] /= fmax(1.0, norm);
@@ -180,7 +181,7 @@ static double reference_corrected(const World *w, const Tensor *t, double *c) {
 static void reference_lion(World *w, const Tensor *t, double *c, double lr, double decay) {
     double divisor = reference_corrected(w, t, c);
     double *x = w->x + t->offset, *m = w->m + t->offset, beta1 = w->config.beta1;
-    const double *g = w->g + t->offset, *last = w->last + t->offset;
+    const double *g = w->g + t->offset, *last = w->prev_grad + t->offset;
     for (size_t i = 0; i < t->size; i++) {
         double size = fabs(m[i]) + (fabs(g[i]) + fabs(last[i])) / divisor;
         m[i] = beta1 * m[i] + (1.0 - beta1) * c[i];
@@ -379,8 +380,8 @@ static double reference_step(World *w, OptimRates rates) {
     double norm = reference_clip(w, w->g);
     w->t++;
     for (int i = 0; i < w->table.count; i++) reference_tensor(w, i, scratch, rates);
-    if (is_exact(&w->config)) reference_clip(w, w->next);
-    memcpy(w->last, is_exact(&w->config) ? w->next : w->g, w->table.length * sizeof *w->last);
+    if (is_exact(&w->config)) reference_clip(w, w->next_grad);
+    memcpy(w->prev_grad, is_exact(&w->config) ? w->next_grad : w->g, w->table.length * sizeof *w->prev_grad);
     free(scratch);
     return norm;
 }
@@ -392,7 +393,7 @@ void both_hold(World *w) {
 
 OptimResult both_step(World *w, double lr) {
     assert_true(optim_wants_next_gradient(w->optim) == is_exact(&w->config));
-    read_gradient(w, is_exact(&w->config) ? w->next : w->g);
+    read_gradient(w, is_exact(&w->config) ? w->next_grad : w->g);
     double norm = reference_step(w, world_rates(w, lr));
     OptimResult result = optim_step(w->optim, world_rates(w, lr));
     assert_int_equal(result.nonfinite_tensor, -1);
@@ -418,7 +419,7 @@ static const double *scalars_named(World *w, const char *name) {
 
 static const double *state_named(const World *w, const char *name) {
     const char *const names[] = {"m", "v", "b", "g_last"};
-    const double *const lists[] = {w->m, w->v, w->b, w->last};
+    const double *const lists[] = {w->m, w->v, w->b, w->prev_grad};
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
         if (strcmp(name, names[i]) == 0) return lists[i];
     fail_msg("there is no state %s", name);

@@ -22,7 +22,7 @@ typedef struct World {
     int64_t t; /* updates made to the float64 numbers */
 
     /* table.length numbers each: parameters, states, today's gradient and in the exact forms the second one */
-    double *x, *m, *v, *b, *last, *g, *next;
+    double *x, *m, *v, *b, *prev_grad, *g, *next_grad;
     double *start;  /* x before the first step */
     double *unsure; /* not 0 where x hangs on the sign of a number that is 0 but for rounding (mars-lion) */
     double *snr;    /* (table.count) */

@@ -220,7 +220,7 @@ static void test_ahead(void **state) {
     const int bad_tensors[] = {-1, 7, 9, -1, -1, 0, -1, 3};
     double norms[ARRAY_LENGTH(bad_tensors)] = {0};
     for (uint32_t step = 0, ended = 0; ended < ARRAY_LENGTH(bad_tensors); ended++) {
-        for (; step < ended + OPTIM_MOST_STEPS && step < ARRAY_LENGTH(bad_tensors); step++) {
+        for (; step < ended + OPTIM_MAX_STEPS && step < ARRAY_LENGTH(bad_tensors); step++) {
             int bad = bad_tensors[step];
             set_gradient(w, random_gradient, step + 1);
             if (bad >= 0) set_element(w, w->table.tensors[bad].offset, step % 2 ? NAN : INFINITY);

@@ -16,14 +16,14 @@ enum { LENGTH = 48000, TENSORS = 2 };
 
 /* What a pass goes over, on the host; device_of() makes a MultiTensorBuffers of it. */
 typedef struct Elements {
-    float params[LENGTH], gradient[LENGTH], last[LENGTH], states[RULE_MAX_STATES][LENGTH];
+    float params[LENGTH], gradient[LENGTH], prev_grad[LENGTH], states[RULE_MAX_STATES][LENGTH];
     bfloat16 weights[LENGTH];
     union {
         float float32[LENGTH];
         bfloat16 bfloat16[LENGTH];
     } matrices;
-    RuleNumbers numbers[TENSORS];
-    StepOutcome outcome;
+    UpdateCoeffs coeffs[TENSORS];
+    StepResult result;
 } Elements;
 
 /* A copy of Elements on the device, and the chunks. */
@@ -59,14 +59,14 @@ static Device upload(Backend *be, const Elements *host, const Chunk *chunks, int
                     .squares = squares};
 }
 
-static MultiTensorBuffers buffers_of(const Device *d, bool has_weights, bool uses_last) {
+static MultiTensorBuffers buffers_of(const Device *d, bool has_weights, bool uses_prev_grad) {
     Elements *e = d->elements;
     MultiTensorBuffers buffers = {.params = e->params,
                                   .weights = has_weights ? e->weights : NULL,
                                   .gradient = e->gradient,
-                                  .last = uses_last ? e->last : NULL,
-                                  .numbers = e->numbers,
-                                  .outcome = &e->outcome};
+                                  .prev_grad = uses_prev_grad ? e->prev_grad : NULL,
+                                  .coeffs = e->coeffs,
+                                  .result = &e->result};
     for (int s = 0; s < RULE_MAX_STATES; s++) buffers.states[s] = e->states[s];
     return buffers;
 }
@@ -85,17 +85,17 @@ static void fill(float *list, uint32_t stream) {
 /* Numbers as they might be in a tenth step; weights and matrices are not numbers. */
 static Elements *random_elements(void) {
     static Elements random;
-    if (random.numbers[0].eps != 0.0f) return &random;
+    if (random.coeffs[0].eps != 0.0f) return &random;
     fill(random.params, 1);
     fill(random.gradient, 2);
-    fill(random.last, 3);
+    fill(random.prev_grad, 3);
     fill(random.states[0], 4);
     fill(random.states[1], 5);
     for (size_t i = 0; i < LENGTH; i++) random.states[1][i] = fabsf(random.states[1][i]);
     memset(random.weights, 0xff, sizeof random.weights);
     memset(&random.matrices, 0xff, sizeof random.matrices);
     for (int i = 0; i < TENSORS; i++)
-        random.numbers[i] = (RuleNumbers){.gradient_factor = 0.5f + (float)i,
+        random.coeffs[i] = (UpdateCoeffs){.gradient_factor = 0.5f + (float)i,
                                           .learning_rate = 0.01f,
                                           .weight_decay = 0.1f * (float)i,
                                           .beta1 = 0.9f,
@@ -103,7 +103,7 @@ static Elements *random_elements(void) {
                                           .eps = 1e-8f,
                                           .correction1 = 1.5f,
                                           .correction2 = 2.5f,
-                                          .last_factor = 0.75f,
+                                          .prev_factor = 0.75f,
                                           .k = 0.2f,
                                           .c_factor = 1.0f - 0.5f * (float)i,
                                           .gamma = 0.025f,
@@ -111,7 +111,7 @@ static Elements *random_elements(void) {
                                           .snr = 3.0f,
                                           .nesterov = i == 0,
                                           .step = 0.02f};
-    random.outcome = (StepOutcome){.updates = 10, .nonfinite_tensor = -1};
+    random.result = (StepResult){.updates = 10, .nonfinite_tensor = -1};
     return &random;
 }
 
@@ -162,16 +162,16 @@ static void expect_elements(const Elements *own, const Elements *expected, const
     expect_floats(own->states[1], expected->states[1], "states 1", rule, shift);
     expect_bfloat16(own->weights, expected->weights, "weights", rule, shift);
     assert_memory_equal(own->gradient, expected->gradient, sizeof own->gradient);
-    assert_memory_equal(own->last, expected->last, sizeof own->last);
+    assert_memory_equal(own->prev_grad, expected->prev_grad, sizeof own->prev_grad);
 }
 
 /* ---- elementwise rules ---- */
 
-typedef float ElementRule(float x, float g, float last, float *state, const RuleNumbers *r);
-typedef float DirectionRule(float g, float last, float *state, const RuleNumbers *r);
+typedef float ElementRule(float x, float g, float prev_grad, float *state, const UpdateCoeffs *r);
+typedef float DirectionRule(float g, float prev_grad, float *state, const UpdateCoeffs *r);
 
-#define ELEMENT_LINE(rule, uses_last, states, ...) {RULE_##rule, #rule, rule##_element, NULL},
-#define DIRECTION_LINE(rule, uses_last, states, ...) {RULE_##rule, #rule, NULL, rule##_direction},
+#define ELEMENT_LINE(rule, uses_prev_grad, states, ...) {RULE_##rule, #rule, rule##_element, NULL},
+#define DIRECTION_LINE(rule, uses_prev_grad, states, ...) {RULE_##rule, #rule, NULL, rule##_direction},
 static const struct {
     RuleName name;
     const char *text;
@@ -180,11 +180,12 @@ static const struct {
 } rules[] = {ELEMENTWISE_RULES(ELEMENT_LINE) MATRIX_RULES(DIRECTION_LINE)};
 
 static void plain_update(Elements *e, const Chunk *chunk, const Rule *rule, ElementRule *element, bool has_weights) {
-    const RuleNumbers *r = &e->numbers[chunk->tensor];
+    const UpdateCoeffs *r = &e->coeffs[chunk->tensor];
     for (size_t i = 0; i < chunk->end - chunk->begin; i++) {
         float state[RULE_MAX_STATES], *x = &e->params[chunk->begin + i];
         for (int s = 0; s < rule->states; s++) state[s] = e->states[s][chunk->shard + i];
-        *x = element(*x, e->gradient[chunk->gradient + i] * r->gradient_factor, e->last[chunk->gradient + i], state, r);
+        *x = element(*x, e->gradient[chunk->gradient + i] * r->gradient_factor, e->prev_grad[chunk->gradient + i],
+                     state, r);
         for (int s = 0; s < rule->states; s++) e->states[s][chunk->shard + i] = state[s];
         if (has_weights) e->weights[chunk->begin + i] = bfloat16_from_float(*x);
     }
@@ -202,7 +203,7 @@ static void test_update(void **state) {
                 make_chunks(chunks, shift);
                 expected = *random_elements();
                 Device d = upload(be, &expected, chunks, CHUNKS);
-                MultiTensorBuffers buffers = buffers_of(&d, has_weights, rule->uses_last);
+                MultiTensorBuffers buffers = buffers_of(&d, has_weights, rule->uses_prev_grad);
                 d.passes->update(be, rules[n].name, d.chunks, d.count, &buffers);
                 download(&d, &own);
                 for (int c = 0; c < CHUNKS; c++)
@@ -216,10 +217,10 @@ static void test_update(void **state) {
 
 /* Returns the sum of squares of what is stored. */
 static double plain_directions(Elements *e, const Chunk *chunk, DirectionRule *direction, DType type) {
-    const RuleNumbers *r = &e->numbers[chunk->tensor];
+    const UpdateCoeffs *r = &e->coeffs[chunk->tensor];
     double squares = 0.0;
     for (size_t i = 0; i < chunk->end - chunk->begin; i++) {
-        float g = e->gradient[chunk->gradient + i] * r->gradient_factor, last = e->last[chunk->gradient + i];
+        float g = e->gradient[chunk->gradient + i] * r->gradient_factor, last = e->prev_grad[chunk->gradient + i];
         float out = direction(g, last, &e->states[0][chunk->shard + i], r);
         bfloat16 rounded = bfloat16_from_float(out);
         if (type == DTYPE_FLOAT32)
@@ -255,7 +256,7 @@ static void test_directions(void **state) {
                 make_chunks(chunks, shift);
                 expected = *random_elements();
                 Device d = upload(be, &expected, chunks, CHUNKS);
-                MultiTensorBuffers buffers = buffers_of(&d, true, rule_of(rules[n].name)->uses_last);
+                MultiTensorBuffers buffers = buffers_of(&d, true, rule_of(rules[n].name)->uses_prev_grad);
                 d.passes->directions(be, rules[n].name, d.chunks, d.count, &buffers, &d.elements->matrices, (DType)type,
                                      d.squares);
                 be->copy_to_host(be, squares, d.squares, sizeof squares);
@@ -282,16 +283,16 @@ static void test_apply(void **state) {
                 expected = *random_elements();
                 for (size_t i = 0; i < LENGTH; i++)
                     if (type == DTYPE_FLOAT32)
-                        expected.matrices.float32[i] = expected.last[i];
+                        expected.matrices.float32[i] = expected.prev_grad[i];
                     else
-                        expected.matrices.bfloat16[i] = bfloat16_from_float(expected.last[i]);
+                        expected.matrices.bfloat16[i] = bfloat16_from_float(expected.prev_grad[i]);
                 Device d = upload(be, &expected, chunks, CHUNKS);
                 MultiTensorBuffers buffers = buffers_of(&d, has_weights, false);
                 d.passes->apply(be, d.chunks, d.count, &buffers, &d.elements->matrices, (DType)type);
                 download(&d, &own);
                 for (int c = 0; c < CHUNKS; c++)
                     for (size_t i = 0; i < chunks[c].end - chunks[c].begin; i++) {
-                        const RuleNumbers *r = &expected.numbers[chunks[c].tensor];
+                        const UpdateCoeffs *r = &expected.coeffs[chunks[c].tensor];
                         size_t from = chunks[c].matrix + i;
                         float O = type == DTYPE_FLOAT32 ? expected.matrices.float32[from]
                                                         : float_from_bfloat16(expected.matrices.bfloat16[from]);
@@ -317,9 +318,9 @@ static void test_normalize(void **state) {
             expected = *random_elements();
             for (size_t i = 0; i < LENGTH; i++)
                 if (type == DTYPE_FLOAT32)
-                    expected.matrices.float32[i] = expected.last[i];
+                    expected.matrices.float32[i] = expected.prev_grad[i];
                 else
-                    expected.matrices.bfloat16[i] = bfloat16_from_float(expected.last[i]);
+                    expected.matrices.bfloat16[i] = bfloat16_from_float(expected.prev_grad[i]);
             Chunk none = {0};
             Device d = upload(be, &expected, &none, 1);
             double *device_norms = on_device(be, norms, sizeof norms);
@@ -349,9 +350,9 @@ static void test_skipped(void **state) {
     make_chunks(chunks, SHIFT_NOTHING);
     for (size_t n = 0; n < ARRAY_LENGTH(rules); n++) {
         before = *random_elements();
-        before.outcome.skipped = true;
+        before.result.skipped = true;
         Device d = upload(be, &before, chunks, CHUNKS);
-        MultiTensorBuffers buffers = buffers_of(&d, true, rule_of(rules[n].name)->uses_last);
+        MultiTensorBuffers buffers = buffers_of(&d, true, rule_of(rules[n].name)->uses_prev_grad);
         void *matrices = &d.elements->matrices;
         if (rules[n].element) d.passes->update(be, rules[n].name, d.chunks, d.count, &buffers);
         if (rules[n].direction) {
@@ -365,7 +366,7 @@ static void test_skipped(void **state) {
 }
 
 /* Where a step is skipped, and there alone, what is in the chunks comes over. */
-static void test_keep_last(void **state) {
+static void test_keep_prev_grad(void **state) {
     (void)state;
     Backend *be = open_device();
     static Elements own, expected;
@@ -374,13 +375,13 @@ static void test_keep_last(void **state) {
             Chunk chunks[CHUNKS];
             make_chunks(chunks, shift);
             expected = *random_elements();
-            expected.outcome.skipped = skipped;
+            expected.result.skipped = skipped;
             Device d = upload(be, &expected, chunks, CHUNKS);
             Elements *e = d.elements;
-            d.passes->keep_last(be, d.chunks, d.count, e->gradient, e->last, &e->outcome);
+            d.passes->keep_prev_grad(be, d.chunks, d.count, e->gradient, e->prev_grad, &e->result);
             download(&d, &own);
             for (int c = 0; c < CHUNKS && skipped; c++)
-                memcpy(expected.gradient + chunks[c].gradient, expected.last + chunks[c].gradient,
+                memcpy(expected.gradient + chunks[c].gradient, expected.prev_grad + chunks[c].gradient,
                        (chunks[c].end - chunks[c].begin) * sizeof(float));
             assert_memory_equal(&own, &expected, sizeof own);
         }
@@ -389,13 +390,13 @@ static void test_keep_last(void **state) {
 
 /* ---- sums ---- */
 
-static void expect_sums(const GradientSums *sums, const Elements *e, const Chunk *chunk, bool with_last,
+static void expect_sums(const GradientSums *sums, const Elements *e, const Chunk *chunk, bool with_prev_grad,
                         bool with_sum) {
     GradientSums expected = {0};
     for (size_t i = chunk->gradient; i < chunk->gradient + chunk->end - chunk->begin; i++) {
         double g = e->gradient[i];
         expected.squares += g * g;
-        expected.dot += with_last ? g * e->last[i] : 0.0;
+        expected.dot += with_prev_grad ? g * e->prev_grad[i] : 0.0;
         expected.sum += with_sum ? g : 0.0;
     }
     double size = sqrt(expected.squares);
@@ -411,21 +412,21 @@ static void test_sums(void **state) {
     static Elements own;
     for (int shift = 0; shift < SHIFT_SHARD; shift++)
         for (int kind = 0; kind < 4; kind++) {
-            bool with_last = kind == 1, with_sum = kind == 2;
+            bool with_prev_grad = kind == 1, with_sum = kind == 2;
             Chunk chunks[CHUNKS];
             GradientSums sums[CHUNKS];
             make_chunks(chunks, shift);
             own = *random_elements();
-            own.outcome.updates = kind == 2 ? 0 : 1;
+            own.result.updates = kind == 2 ? 0 : 1;
             memset(sums, 0xff, sizeof sums);
             Device d = upload(be, &own, chunks, CHUNKS);
             GradientSums *device_sums = on_device(be, sums, sizeof sums);
-            d.passes->sums(be, d.chunks, d.count, d.elements->gradient, with_last ? d.elements->last : NULL,
-                           kind >= 2 ? &d.elements->outcome : NULL, device_sums);
+            d.passes->sums(be, d.chunks, d.count, d.elements->gradient, with_prev_grad ? d.elements->prev_grad : NULL,
+                           kind >= 2 ? &d.elements->result : NULL, device_sums);
             be->copy_to_host(be, sums, device_sums, sizeof sums);
             be->free(be, device_sums);
             download(&d, &own);
-            for (int c = 0; c < CHUNKS; c++) expect_sums(&sums[c], &own, &chunks[c], with_last, with_sum);
+            for (int c = 0; c < CHUNKS; c++) expect_sums(&sums[c], &own, &chunks[c], with_prev_grad, with_sum);
         }
     be->close(be);
 }
@@ -460,27 +461,27 @@ static void test_add_up(void **state) {
     be->close(be);
 }
 
-/* ---- outcomes ---- */
+/* ---- results ---- */
 
 /* They come in order, each as it was when it was sent. */
 static void test_queue(void **state) {
     (void)state;
     Backend *be = open_device();
     const MultiTensorPasses *passes = multi_tensor_passes(be);
-    OutcomeQueue *queue = passes->open_queue(be, 2);
-    StepOutcome *outcome = be->alloc(be, sizeof *outcome, "an outcome");
+    ResultQueue *queue = passes->open_queue(be, 2);
+    StepResult *result = be->alloc(be, sizeof *result, "an outcome");
     for (int64_t i = 0, received = 0; i < 7; i++) {
-        StepOutcome next = {.updates = i, .grad_norm = 0.5 * (double)i, .nonfinite_tensor = (int)i - 1};
-        be->copy_from_host(be, outcome, &next, sizeof next);
-        passes->send(be, queue, outcome);
+        StepResult next = {.updates = i, .grad_norm = 0.5 * (double)i, .nonfinite_tensor = (int)i - 1};
+        be->copy_from_host(be, result, &next, sizeof next);
+        passes->send(be, queue, result);
         for (; received < i + (i % 3 != 0); received++) {
-            StepOutcome came = passes->receive(be, queue);
+            StepResult came = passes->receive(be, queue);
             assert_true(came.updates == received && came.grad_norm == 0.5 * (double)received);
             assert_int_equal(came.nonfinite_tensor, received - 1);
         }
     }
     passes->close_queue(be, queue);
-    be->free(be, outcome);
+    be->free(be, result);
     be->close(be);
 }
 
@@ -543,7 +544,7 @@ static void test_chunks(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_update),    cmocka_unit_test(test_directions), cmocka_unit_test(test_apply),
-        cmocka_unit_test(test_normalize), cmocka_unit_test(test_skipped),    cmocka_unit_test(test_keep_last),
+        cmocka_unit_test(test_normalize), cmocka_unit_test(test_skipped),    cmocka_unit_test(test_keep_prev_grad),
         cmocka_unit_test(test_sums),      cmocka_unit_test(test_add_up),     cmocka_unit_test(test_queue),
         cmocka_unit_test(test_chunks),
     };

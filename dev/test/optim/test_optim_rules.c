@@ -73,7 +73,7 @@ static OptimConfig config_of(const Variant *variant) {
 static bool uses_matrices(OptimName name) {
     return name != OPTIM_ADAMW && name != OPTIM_MARS_ADAMW && name != OPTIM_MARS_LION && name != OPTIM_SGD_SAI;
 }
-static bool uses_last(const Variant *variant) { return strstr(variant->states, "g_last") != NULL; }
+static bool uses_prev_grad(const Variant *variant) { return strstr(variant->states, "g_last") != NULL; }
 static bool shows(void) { return getenv("OPTIM_SHOW") != NULL; }
 
 /* A few tensors of each role. */
@@ -603,7 +603,7 @@ static void test_exchange(void **state) {
     for (int v = 0; v < VARIANTS; v++) {
         World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
         const float *own = w->buffers.grads, *other = NULL;
-        bool changes = uses_last(&variants[v]) && variants[v].form != EXACT;
+        bool changes = uses_prev_grad(&variants[v]) && variants[v].form != EXACT;
         for (uint32_t step = 0; step < 5; step++) {
             const float *place = optim_gradients(w->optim);
             if (changes && step == 1) other = place;
@@ -772,7 +772,7 @@ static void test_names(void **state) {
             snprintf(names + length, sizeof names - length, "%s%s", s ? " " : "", optim_state_names(w->optim)[s]);
         }
         assert_string_equal(names, variants[v].states);
-        assert_int_equal(optim_scalar_count(w->optim), uses_last(&variants[v])             ? 2
+        assert_int_equal(optim_scalar_count(w->optim), uses_prev_grad(&variants[v])        ? 2
                                                        : variants[v].name == OPTIM_SGD_SAI ? 1
                                                                                            : 0);
         close_world(w);

@@ -252,7 +252,7 @@ struct Process {
     uint32_t begin, end; /* steps to take */
     World *world;
     OptimResult results[STEPS], stumbled[STEPS];
-    OptimResult *begun[OPTIM_MOST_STEPS]; /* where the outcomes belong of steps that are not ended, oldest first */
+    OptimResult *begun[OPTIM_MAX_STEPS]; /* where the outcomes belong of steps that are not ended, oldest first */
     int begun_count;
     Memory at_begin, at_end; /* on process 0; at_begin only where something is given */
 };
@@ -325,7 +325,7 @@ static void take_step(Process *p, uint32_t step, bool bad, OptimResult *result) 
         *result = optim_step(optim, rates);
         return;
     }
-    if (p->begun_count == OPTIM_MOST_STEPS) end_oldest(p);
+    if (p->begun_count == OPTIM_MAX_STEPS) end_oldest(p);
     optim_begin_step(optim, rates);
     p->begun[p->begun_count++] = result;
 }
@@ -377,7 +377,7 @@ static void *run_process(void *context) {
         take_step(p, step, false, &p->results[step]);
     }
     while (p->begun_count > 0) end_oldest(p);
-    optim_await_weights(p->world->optim, 0, p->world->table.length);
+    optim_wait_for_weights(p->world->optim, 0, p->world->table.length);
     p->at_end = fetch_all(p);
     return NULL;
 }

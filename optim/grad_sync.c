@@ -1,5 +1,5 @@
-/* traffic.c: see traffic.h. */
-#include "optim/traffic.h"
+/* grad_sync.c: see grad_sync.h. */
+#include "optim/grad_sync.h"
 
 #include <stdlib.h>
 
@@ -7,37 +7,38 @@
  * that the last one, which nothing hides, is a small part of all. */
 enum { LEAST_PIECE = 1 << 14, LARGEST_PIECE = 1 << 23, PIECES = 16 };
 
-Traffic traffic_open(Comm *comm, size_t length) {
+GradSync grad_sync_open(Comm *comm, size_t length) {
     int64_t piece = round_up(ceil_div((int64_t)length, PIECES), TENSOR_ALIGNMENT);
     piece = min_i64(LARGEST_PIECE, max_i64(LEAST_PIECE, piece));
     size_t pieces = (size_t)ceil_div((int64_t)length, piece) + 1;
-    return (Traffic){.comm = comm,
-                     .length = length,
-                     .piece = (size_t)piece,
-                     .moving = length,
-                     .gathered = checked_calloc(pieces, sizeof(int64_t), "the optimizer's exchanges")};
+    return (GradSync){.comm = comm,
+                      .length = length,
+                      .piece = (size_t)piece,
+                      .moving = length,
+                      .gathered = checked_calloc(pieces, sizeof(int64_t), "the optimizer's exchanges")};
 }
 
-void traffic_close(Traffic *t) { free(t->gathered); }
+void grad_sync_close(GradSync *t) { free(t->gathered); }
 
-void traffic_gradient_ready(Traffic *t, Group *groups, int group_count, float *data, bool second, size_t from) {
+void grad_sync_gradient_ready(GradSync *t, Group *groups, int group_count, float *data, bool second, size_t from) {
     if (from > t->moving)
         die("the gradient was said to be final from element %zu on already, not %zu", t->moving, from);
     if (from == t->moving || (t->moving - from < t->piece && from > 0)) return;
     for (int i = 0; i < group_count; i++) {
         Group *g = &groups[i];
-        t->comm->reduce_scatter(t->comm, data, &g->partition, second ? g->shards.next : g->shards.now, from, t->moving);
+        t->comm->reduce_scatter(t->comm, data, &g->partition, second ? g->shards.next_grad : g->shards.grad, from,
+                                t->moving);
     }
     t->moving = from;
 }
 
-void traffic_finish_gradient(Traffic *t, Group *groups, int group_count, float *data, bool second) {
-    traffic_gradient_ready(t, groups, group_count, data, second, 0);
+void grad_sync_finish_gradient(GradSync *t, Group *groups, int group_count, float *data, bool second) {
+    grad_sync_gradient_ready(t, groups, group_count, data, second, 0);
     t->comm->await(t->comm, t->comm->asked(t->comm));
     t->moving = t->length;
 }
 
-void traffic_gather(Traffic *t, const Group *groups, int group_count, void *weights, size_t element_size) {
+void grad_sync_gather(GradSync *t, const Group *groups, int group_count, void *weights, size_t element_size) {
     for (size_t begin = 0; begin < t->length; begin += t->piece) {
         size_t end = begin + t->piece < t->length ? begin + t->piece : t->length;
         for (int i = 0; i < group_count; i++)
@@ -47,8 +48,8 @@ void traffic_gather(Traffic *t, const Group *groups, int group_count, void *weig
 }
 
 /* Pieces come in order, so the last one's coming is that of all. */
-void traffic_await_weights(Traffic *t, size_t begin, size_t end) {
-    if (begin >= end || t->gathered[(end - 1) / t->piece] <= t->awaited) return;
-    t->awaited = t->gathered[(end - 1) / t->piece];
-    t->comm->await(t->comm, t->awaited);
+void grad_sync_wait_for_weights(GradSync *t, size_t begin, size_t end) {
+    if (begin >= end || t->gathered[(end - 1) / t->piece] <= t->waited_for) return;
+    t->waited_for = t->gathered[(end - 1) / t->piece];
+    t->comm->await(t->comm, t->waited_for);
 }

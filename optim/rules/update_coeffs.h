@@ -1,7 +1,7 @@
-/* rule_numbers.h: the numbers that the update rules take. settle.h works them out once a step for each tensor, in
+/* update_coeffs.h: the numbers that the update rules take. step_coeffs.h works them out once a step for each tensor, in
  * double, so that the rules themselves are a few float operations per element. */
-#ifndef MARS_OPTIM_RULES_RULE_NUMBERS_H
-#define MARS_OPTIM_RULES_RULE_NUMBERS_H
+#ifndef MARS_OPTIM_RULES_UPDATE_COEFFS_H
+#define MARS_OPTIM_RULES_UPDATE_COEFFS_H
 
 #include <stdbool.h>
 
@@ -13,16 +13,16 @@
 #endif
 
 /* What is not of the rule's business is left 0. */
-typedef struct RuleNumbers {
+typedef struct UpdateCoeffs {
     float gradient_factor; /* gradient_scale times the clip: g is what the gradient buffer holds times this */
     float learning_rate, weight_decay;
     float beta1, beta2, eps;
     float correction1, correction2; /* 1 / (1 - beta^t): multiplied with, as divisions are slow */
-    float last_factor;              /* mars.h: the gradient_factor of g_last */
+    float prev_factor;              /* mars.h: the gradient_factor of g_prev */
     float k, c_factor;              /* mars.h: weight of the change; 1, or 1/||c|| where that is above 1 */
     float gamma, momentum, snr;
     bool nesterov;
     float step; /* matrix rules: the learning rate times the step factor of the matrix's shape */
-} RuleNumbers;
+} UpdateCoeffs;
 
 #endif
