@@ -22,10 +22,10 @@ typedef struct Heartbeat Heartbeat; /* heartbeat.h */
 struct Comm {
     int rank, size;             /* this process, and how many there are */
     int local_rank, local_size; /* the same among the processes on this machine */
-    int memory_sharers;         /* ranks that divide the memory of this one's device: on CPUs local_size, on GPUs 1 but for tests
+    int memory_sharers; /* ranks that divide the memory of this one's device: on CPUs local_size, on GPUs 1 but for tests
                                    (nccl.c) */
-    char transport[64];         /* "Open MPI v4.1.4", or "none" */
-    Heartbeat *heartbeat;       /* notices where a process is gone; NULL in a job of one */
+    char transport[64];   /* "Open MPI v4.1.4", or "none" */
+    Heartbeat *heartbeat; /* notices where a process is gone; NULL in a job of one */
 
     void (*sum)(Comm *comm, double *values, int n);          /* values = sum over processes, on every process */
     void (*maximum)(Comm *comm, int *values, int n);         /* likewise the maximum */

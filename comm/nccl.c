@@ -35,7 +35,7 @@ typedef struct NcclComm {
     cudaStream_t stream;     /* of exchanges */
     cudaStream_t operations; /* the caller's */
     cudaEvent_t before;      /* the operations asked for before an exchange was */
-    cudaEvent_t end[ENDS];  /* of exchange i, counted from 0, in i % ENDS */
+    cudaEvent_t end[ENDS];   /* of exchange i, counted from 0, in i % ENDS */
     int64_t asked;
 } NcclComm;
 
@@ -45,7 +45,8 @@ static Comm *host_of(Comm *comm) { return nccl_comm(comm)->host; }
 /* ---- failures ---- */
 
 static void check_cuda(cudaError_t status, const char *what) {
-    if (status != cudaSuccess) die("CUDA: %s failed: %s (%s)", what, cudaGetErrorString(status), cudaGetErrorName(status));
+    if (status != cudaSuccess)
+        die("CUDA: %s failed: %s (%s)", what, cudaGetErrorString(status), cudaGetErrorName(status));
 }
 
 /* What was asked wrongly is said at once; of all else another process may be the cause. */
@@ -133,8 +134,7 @@ static void await(Comm *comm, int64_t exchanges) {
     if (exchanges <= 0) return;
     if (exchanges > nccl->asked)
         die("await: of %lld exchanges %lld were asked for", (long long)exchanges, (long long)nccl->asked);
-    check_cuda(cudaStreamWaitEvent(nccl->operations, nccl->end[(exchanges - 1) % ENDS], 0),
-               "waiting for an exchange");
+    check_cuda(cudaStreamWaitEvent(nccl->operations, nccl->end[(exchanges - 1) % ENDS], 0), "waiting for an exchange");
 }
 
 /* ---- the host's ---- */

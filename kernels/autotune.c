@@ -55,7 +55,8 @@ static void write_cache(const Backend *be, const char *text) {
 void autotune_begin(Backend *be, const char *text) {
     Error error;
     if (text && text[0] && !be->read_algorithms(be, text, &error))
-        warn("the checkpoint's matmul algorithms are not used, so results may differ in their last bits: %s", error.text);
+        warn("the checkpoint's matmul algorithms are not used, so results may differ in their last bits: %s",
+             error.text);
     read_cache(be);
     be->autotune(be, true);
 }

@@ -37,16 +37,16 @@ typedef struct BatchedMatmul {
 } BatchedMatmul;
 
 struct Backend {
-    char name[32];     /* "cpu-float32" */
-    char device[128];  /* the processor's or GPU's name, for people */
-    DType activation;  /* the type behind every void * below */
-    int threads;       /* CPU threads per process */
-    int memory_sharers; /* ranks among which the device's memory is divided (backend_share_memory()); 1 at first */
-    bool on_gpu;       /* pointers are a GPU's, which the host must not follow */
+    char name[32];       /* "cpu-float32" */
+    char device[128];    /* the processor's or GPU's name, for people */
+    DType activation;    /* the type behind every void * below */
+    int threads;         /* CPU threads per process */
+    int memory_sharers;  /* ranks among which the device's memory is divided (backend_share_memory()); 1 at first */
+    bool on_gpu;         /* pointers are a GPU's, which the host must not follow */
     bool is_host_memory; /* it could: on CPUs, and where the GPU is emulated */
-    void *stream;      /* of all operations on a GPU, a cudaStream_t; NULL on CPUs */
-    double peak_flops; /* FLOP/s of matmuls in the activation type as the maker states it; 0 = not known */
-    int logit_rows;    /* rows of logits that are best worked on at a time */
+    void *stream;        /* of all operations on a GPU, a cudaStream_t; NULL on CPUs */
+    double peak_flops;   /* FLOP/s of matmuls in the activation type as the maker states it; 0 = not known */
+    int logit_rows;      /* rows of logits that are best worked on at a time */
     /* Batched matmuls of up to this many multiplications m n k for each matrix are worked on side by side, larger ones
      * one after the other. */
     int64_t side_by_side_work;
@@ -152,7 +152,7 @@ struct Backend {
     /* See BatchedMatmul; sums are float32, rounded once. c is not read where beta is 0, and may be d; d overlaps
      * neither a nor b. */
     void (*matmul_batched)(Backend *be, const BatchedMatmul *matmul, void *d, const void *a, const void *b,
-                            const void *c);
+                           const void *c);
     /* Whether the device multiplies matrices of that type. */
     bool (*multiplies)(Backend *be, DType type);
 

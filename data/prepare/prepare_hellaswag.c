@@ -51,7 +51,8 @@ static const char *problem_of(const cJSON *json) {
 static void add_example(Preparation *p, const cJSON *json) {
     if (p->count == p->capacity) {
         p->capacity = p->capacity ? 2 * p->capacity : 1024;
-        p->numbers = checked_realloc(p->numbers, (size_t)p->capacity * HELLASWAG_EXAMPLE_INTS * sizeof *p->numbers, "HellaSwag");
+        p->numbers =
+            checked_realloc(p->numbers, (size_t)p->capacity * HELLASWAG_EXAMPLE_INTS * sizeof *p->numbers, "HellaSwag");
     }
     int32_t *numbers = p->numbers + (size_t)p->count++ * HELLASWAG_EXAMPLE_INTS;
     const cJSON *endings = cJSON_GetObjectItemCaseSensitive(json, "endings");

@@ -115,8 +115,7 @@ static void multiply_side_by_side(Backend *be, const BatchedMatmul *p, const Ope
     }
 }
 
-static void matmul_batched(Backend *be, const BatchedMatmul *p, void *d, const void *a, const void *b,
-                            const void *c) {
+static void matmul_batched(Backend *be, const BatchedMatmul *p, void *d, const void *a, const void *b, const void *c) {
     Operands first = {.d = d, .a = a, .b = b, .c = p->beta != 0.0f ? c : NULL};
     if (p->m * p->n * p->k <= SIDE_BY_SIDE_WORK) {
         multiply_side_by_side(be, p, &first);

@@ -194,8 +194,7 @@ template <class T> constexpr DType dtype_of = sizeof(T) == sizeof(float) ? DTYPE
 
 /* d (m,n) = op(a) . op(b), nothing else said. */
 template <class T>
-static CudaGemm matmul(void *d, const void *a, const void *b, int m, int n, int k, bool transpose_a,
-                           bool transpose_b) {
+static CudaGemm matmul(void *d, const void *a, const void *b, int m, int n, int k, bool transpose_a, bool transpose_b) {
     CudaGemm p = {};
     p.input = p.output = dtype_of<T>;
     p.m = m, p.n = n, p.k = k;

@@ -96,19 +96,19 @@ static MatmulKey key_of(const CudaMatmul *matmul, const CudaGemm *p) {
     uintptr_t d = (uintptr_t)p->d | (uintptr_t)p->pre | batch_bits(p, p->output, p->m, p->n);
     if (p->beta != 0.0f) d |= (uintptr_t)p->c;
     return (MatmulKey){.input = p->input,
-                        .output = p->output,
-                        .tf32 = p->input == DTYPE_FLOAT32 && matmul->cuda->allow_tf32,
-                        .epilogue = library_epilogue(p),
-                        .batched = p->batched,
-                        .transpose_a = p->transpose_a,
-                        .transpose_b = p->transpose_b,
-                        .m = p->m,
-                        .n = p->n,
-                        .k = p->k,
-                        .align_a = alignment(a),
-                        .align_b = alignment(b),
-                        .align_d = alignment(d),
-                        .align_bias = p->bias ? alignment((uintptr_t)p->bias) : 0};
+                       .output = p->output,
+                       .tf32 = p->input == DTYPE_FLOAT32 && matmul->cuda->allow_tf32,
+                       .epilogue = library_epilogue(p),
+                       .batched = p->batched,
+                       .transpose_a = p->transpose_a,
+                       .transpose_b = p->transpose_b,
+                       .m = p->m,
+                       .n = p->n,
+                       .k = p->k,
+                       .align_a = alignment(a),
+                       .align_b = alignment(b),
+                       .align_d = alignment(d),
+                       .align_bias = p->bias ? alignment((uintptr_t)p->bias) : 0};
 }
 
 static MatmulEntry **bucket_of(CudaMatmul *matmul, const MatmulKey *key) {
@@ -140,7 +140,7 @@ static cublasLtMatrixLayout_t layout_create(const MatmulEntry *entry, int64_t ty
     cublasLtMatrixLayout_t layout;
     int64_t stride = rows * columns;
     check_matmul(cublasLtMatrixLayoutCreate(&layout, library_type(type), (uint64_t)columns, (uint64_t)rows, columns),
-                  describing, &entry->key);
+                 describing, &entry->key);
     set_layout(entry, layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride);
     return layout;
 }
@@ -320,9 +320,9 @@ static cublasStatus_t launch(CudaMatmul *matmul, MatmulEntry *entry, const Matmu
     void *d = !algorithm->fused && is_kept ? p->pre : p->d;
     const void *c = p->beta == 0.0f ? d : p->c;
     Backend *be = &matmul->cuda->base;
-    cublasStatus_t status =
-        cublasLtMatmul(matmul->handle, entry->operation, &p->alpha, p->b, entry->b, p->a, entry->a, &p->beta, c,
-                       entry->d, d, entry->d, &algorithm->cublaslt, matmul->workspace, WORKSPACE_BYTES, cuda_stream(be));
+    cublasStatus_t status = cublasLtMatmul(matmul->handle, entry->operation, &p->alpha, p->b, entry->b, p->a, entry->a,
+                                           &p->beta, c, entry->d, d, entry->d, &algorithm->cublaslt, matmul->workspace,
+                                           WORKSPACE_BYTES, cuda_stream(be));
     if (status == CUBLAS_STATUS_SUCCESS && !algorithm->fused && entry->key.epilogue != CUBLASLT_EPILOGUE_DEFAULT)
         p->finish(be, p);
     return status;
@@ -372,23 +372,22 @@ void cuda_multiply(Backend *be, const CudaGemm *p) {
 
 /* ---- dense matmuls for optimizers ---- */
 
-static void matmul_batched(Backend *be, const BatchedMatmul *p, void *d, const void *a, const void *b,
-                            const void *c) {
+static void matmul_batched(Backend *be, const BatchedMatmul *p, void *d, const void *a, const void *b, const void *c) {
     CudaGemm matmul = {.input = p->type,
-                           .output = p->type,
-                           .m = p->m,
-                           .n = p->n,
-                           .k = p->k,
-                           .transpose_a = p->transpose_a,
-                           .transpose_b = p->transpose_b,
-                           .alpha = p->alpha,
-                           .beta = p->beta,
-                           .d = d,
-                           .a = a,
-                           .b = b,
-                           .c = c,
-                           .batched = true,
-                           .count = p->count};
+                       .output = p->type,
+                       .m = p->m,
+                       .n = p->n,
+                       .k = p->k,
+                       .transpose_a = p->transpose_a,
+                       .transpose_b = p->transpose_b,
+                       .alpha = p->alpha,
+                       .beta = p->beta,
+                       .d = d,
+                       .a = a,
+                       .b = b,
+                       .c = c,
+                       .batched = true,
+                       .count = p->count};
     cuda_multiply(be, &matmul);
 }
 

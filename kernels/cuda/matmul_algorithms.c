@@ -99,8 +99,8 @@ static MatmulEntry *entry_read(CudaMatmul *matmul, const char *line, int number,
     }
     MatmulEntry *entry = matmul_entry_create(&key);
     if (!matmul_algorithm_suits(matmul, entry, &algorithm)) {
-        error_set(error, "line %d of the matmul algorithms: there is no such algorithm to multiply %s",
-                  number, matmul_name(&key).text);
+        error_set(error, "line %d of the matmul algorithms: there is no such algorithm to multiply %s", number,
+                  matmul_name(&key).text);
         matmul_entry_free(entry);
         return NULL;
     }
@@ -113,8 +113,7 @@ static bool read_entries(CudaMatmul *matmul, char *text, MatmulEntry **list, Err
     int number = 1;
     char *line = strsep(&text, "\n");
     if (strcmp(line, matmul->versions) != 0)
-        return error_set(error, "the matmul algorithms for '%.300s' do not hold for '%s'", line,
-                         matmul->versions);
+        return error_set(error, "the matmul algorithms for '%.300s' do not hold for '%s'", line, matmul->versions);
     while ((line = strsep(&text, "\n")) && strcmp(line, LAST_LINE) != 0) {
         if (!text) break; /* no end of line: cut off */
         MatmulEntry *entry = entry_read(matmul, line, ++number, error);
@@ -123,8 +122,7 @@ static bool read_entries(CudaMatmul *matmul, char *text, MatmulEntry **list, Err
         list = &entry->next;
     }
     if (!line || !text || *text)
-        return error_set(error, "the matmul algorithms are cut off behind line %d, or something follows",
-                         number);
+        return error_set(error, "the matmul algorithms are cut off behind line %d, or something follows", number);
     return true;
 }
 

@@ -35,8 +35,8 @@ typedef struct MatmulEntry {
     cublasLtMatrixLayout_t a, b, d;
     MatmulAlgorithm algorithm;
     bool has_algorithm; /* algorithm is set */
-    bool timed;  /* by timing, here or elsewhere */
-    int count;   /* matrices that the layouts are set for, and that `current` is known to multiply */
+    bool timed;         /* by timing, here or elsewhere */
+    int count;          /* matrices that the layouts are set for, and that `current` is known to multiply */
     MatmulAlgorithm current;
     struct MatmulEntry *next;
 } MatmulEntry;

@@ -35,8 +35,7 @@ static void assert_random(Backend *be, const void *device, DType type, size_t n,
     free(numbers);
 }
 
-static void watched_matmul(Backend *be, const BatchedMatmul *p, void *d, const void *a, const void *b,
-                            const void *c) {
+static void watched_matmul(Backend *be, const BatchedMatmul *p, void *d, const void *a, const void *b, const void *c) {
     matmuls++;
     assert_random(be, a, p->type, (size_t)(p->count * p->m * p->k), "the first factor");
     assert_random(be, b, p->type, (size_t)(p->count * p->k * p->n), "the second factor");

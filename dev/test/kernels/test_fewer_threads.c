@@ -52,8 +52,8 @@ static void test_batched_matmul(void **state) {
     Fixture *f = fixture_of(state);
     Backend *be = f->be;
     const BatchedMatmul cases[] = {{f->activation, 1, 256, 256, 1100, true, false, 1, 0},
-                                    {f->activation, 1, 256, 256, 1100, false, false, 1, 0},
-                                    {f->activation, 3, 40, 50, 60, false, false, 1, 0}};
+                                   {f->activation, 1, 256, 256, 1100, false, false, 1, 0},
+                                   {f->activation, 3, 40, 50, 60, false, false, 1, 0}};
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         const BatchedMatmul *p = &cases[i];
         begin_case(f, "batched matmul %zu", i);

@@ -297,14 +297,13 @@ typedef struct MatmulSize {
 } MatmulSize;
 
 static const MatmulSize matmul_sizes[] = {{1, 1, 1},    {1, 17, 3},    {17, 1, 5},   {33, 65, 29},
-                                            {64, 64, 16}, {100, 40, 48}, {3, 5, 1601}, {17, 33, 800}};
+                                          {64, 64, 16}, {100, 40, 48}, {3, 5, 1601}, {17, 33, 800}};
 
 /* From c where beta is not 0: apart from d (where d holds NaN before), or d itself. */
 typedef enum Start { APART, IN_PLACE } Start;
 
 /* What d should be; c may be NULL. */
-static double *matmul_reference(Fixture *f, const BatchedMatmul *p, const double *a, const double *b,
-                                 const double *c) {
+static double *matmul_reference(Fixture *f, const BatchedMatmul *p, const double *a, const double *b, const double *c) {
     int m = (int)p->m, n = (int)p->n, k = (int)p->k;
     double *d = host_numbers(f, p->count * m * n);
     for (int matrix = 0; matrix < p->count; matrix++, a += m * k, b += k * n)

@@ -480,16 +480,11 @@ static void test_tf32(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nothing_without_timing),
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_algorithm_is_used),
-        cmocka_unit_test(test_no_algorithm_that_does_not_repeat),
-        cmocka_unit_test(test_texts_that_are_refused),
-        cmocka_unit_test(test_algorithms_that_are_refused),
-        cmocka_unit_test(test_epilogues_in_kernels),
-        cmocka_unit_test(test_unaligned),
-        cmocka_unit_test(test_batches_share_an_algorithm),
-        cmocka_unit_test(test_tf32),
+        cmocka_unit_test(test_nothing_without_timing),     cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_algorithm_is_used),          cmocka_unit_test(test_no_algorithm_that_does_not_repeat),
+        cmocka_unit_test(test_texts_that_are_refused),     cmocka_unit_test(test_algorithms_that_are_refused),
+        cmocka_unit_test(test_epilogues_in_kernels),       cmocka_unit_test(test_unaligned),
+        cmocka_unit_test(test_batches_share_an_algorithm), cmocka_unit_test(test_tf32),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -153,7 +153,8 @@ static void test_the_same_each_time(void **state) {
     for (int kind = 0; kind < 2; kind++) {
         Partition p[2];
         for (int i = 0; i < 2; i++)
-            p[i] = kind ? partition_matrices(&table, chosen, newton_schulz_iteration_flops, 4) : partition_evenly(&table, chosen, 4, NULL, 1);
+            p[i] = kind ? partition_matrices(&table, chosen, newton_schulz_iteration_flops, 4)
+                        : partition_evenly(&table, chosen, 4, NULL, 1);
         assert_memory_equal(p[0].first, p[1].first, 5 * sizeof *p[0].first);
         for (int i = 0; i < p[0].first[4]; i++) {
             assert_int_equal(p[0].parts[i].begin, p[1].parts[i].begin);
