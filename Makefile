@@ -164,7 +164,7 @@ mpi_objects = $(patsubst %.c,$(BUILD)/%.o,comm/mpi.c comm/heartbeat.c)
 # libmarsopt.a: the optimizers for one process on a CPU, whose table of operations brings GPT-2's with it.
 marsopt = $(BIN)/libmarsopt.a
 marsopt_sources = $(wildcard optim/*.c kernels/*.c) $(cpu_plain) comm/single.c \
-                  $(addprefix util/,base.c machine_memory.c program.c streams.c tensor_table.c)
+                  $(addprefix util/,arena.c base.c machine_memory.c partition.c program.c streams.c tensor_table.c)
 marsopt_objects = $(marsopt_sources:%.c=$(BUILD)/%.o) $(cpu_objects)
 marsopt_libraries = $(if $(has_onednn),-ldnnl) -lm -fopenmp $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 marsopt_flags = $(strip -I$(CURDIR) $(abspath $(marsopt)) $(marsopt_libraries))
@@ -290,7 +290,7 @@ $(BUILD)/%.o: %.c $(options)
 .SECONDEXPANSION:
 $(tests): $(BUILD)/test/%: $$(call test_object,$$*) $(test_support) $(library)
 	@mkdir -p $(@D)
-	$(call quiet,LINK)$(LINK) -o $@ $^ -lcmocka $(LIBRARIES)
+	$(call quiet,LINK)$(LINK) -o $@ $(filter %.o,$^) $(library) -lcmocka $(LIBRARIES)
 
 # ---- fuzzing: libFuzzer's entry has another name in each target of the test that repeats the kept inputs ----
 fuzz: $(fuzz_targets:%=$(BUILD)/fuzz/%)

@@ -381,7 +381,7 @@ bool optim_has_state(const Optim *o, int state, int tensor) {
 static float *part_in(Optim *o, Group *group, int state, const Part *part) {
     if (state < 0) return o->buffers.params + part->begin;
     if (strcmp(o->state_names[state], prev_grad_name) == 0)
-        return gradients_of(o, group)->last + (has_shards(group) ? part->at : part->begin);
+        return gradients_of(o, group)->prev_grad + (has_shards(group) ? part->at : part->begin);
     for (int s = 0; s < group->rule->states; s++)
         if (strcmp(group->rule->state_names[s], o->state_names[state]) == 0) return group->states[s] + part->at;
     die("tensors of this rule have no state %s", o->state_names[state]);

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "data/hellaswag.h"
 #include "data/prepare/inspect.h"
 #include "data/prepare/output_folder.h"
 #include "data/prepare/pipeline.h"

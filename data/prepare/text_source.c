@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "data/foreign.h"
-#include "data/unpack.h"
+#include "data/prepare/unpack.h"
 #include "util/utf8.h"
 #include "util/stop_signal.h"
 

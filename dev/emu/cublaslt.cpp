@@ -221,7 +221,7 @@ static void check_memory(const Operand &x) {
 
 /* ---- matmuls ---- */
 
-struct Matmul {
+struct Gemm {
     cublasLtHandle_t handle;
     Operation operation;
     Sizes sizes;
@@ -253,7 +253,7 @@ static float round_to_tf32(float value) {
 }
 
 /* Number i of a batch as rows x columns floats by rows: transposed where its columns are not those of the result. */
-static std::vector<float> by_rows(const Matmul &p, const Operand &x, int64_t i, bool transposed) {
+static std::vector<float> by_rows(const Gemm &p, const Operand &x, int64_t i, bool transposed) {
     const Layout &layout = x.layout;
     int64_t rows = transposed ? layout.columns : layout.rows, columns = transposed ? layout.rows : layout.columns;
     std::vector<float> result(static_cast<size_t>(rows * columns));
@@ -269,7 +269,7 @@ static std::vector<float> by_rows(const Matmul &p, const Operand &x, int64_t i, 
 }
 
 /* sums (n,m) by rows = op(B)^T op(A)^T, over columns [begin, end) of the first. */
-static void multiply(const Matmul &p, float *sums, const float *first, const float *second, int64_t begin,
+static void multiply(const Gemm &p, float *sums, const float *first, const float *second, int64_t begin,
                      int64_t end) {
     MatmulShape shape = matmul_dense(p.sizes.n, p.sizes.m, end - begin, false, false, DTYPE_FLOAT32, DTYPE_FLOAT32);
     shape.lda = p.sizes.k;
@@ -278,7 +278,7 @@ static void multiply(const Matmul &p, float *sums, const float *first, const flo
 }
 
 /* The sums of number i, made in parts as the algorithm says; in the workspace where it needs one. */
-static std::vector<float> sums_of(const Matmul &p, int64_t i) {
+static std::vector<float> sums_of(const Gemm &p, int64_t i) {
     std::vector<float> first = by_rows(p, p.b, i, p.operation.transpose_b == CUBLAS_OP_N);
     std::vector<float> second = by_rows(p, p.a, i, p.operation.transpose_a == CUBLAS_OP_N);
     size_t size = static_cast<size_t>(p.sizes.m * p.sizes.n);
@@ -305,7 +305,7 @@ static float gelu_derivative(float x) {
 }
 
 /* What is stored in D for the value of an element, and on the way in what is kept of it. */
-static float finish(const Matmul &p, float value, int64_t row, int64_t column) {
+static float finish(const Gemm &p, float value, int64_t row, int64_t column) {
     cudaDataType type = p.d.layout.type;
     if (has_bias(&p.operation)) value += load(p.bias.data, type, row);
     if (!(p.operation.epilogue & CUBLASLT_EPILOGUE_GELU) && p.operation.epilogue != CUBLASLT_EPILOGUE_DGELU)
@@ -316,7 +316,7 @@ static float finish(const Matmul &p, float value, int64_t row, int64_t column) {
     return gelu(value);
 }
 
-static void run(const Matmul &p) {
+static void run(const Gemm &p) {
     auto start = std::chrono::steady_clock::now();
     for (const Operand *x : {&p.a, &p.b, &p.c, &p.d, &p.bias, &p.aux})
         if (x->data) check_memory(*x);
@@ -336,7 +336,7 @@ static void run(const Matmul &p) {
     move_clock(p.algorithm->seconds - taken.count());
 }
 
-static void check_operands(const Matmul &p, const Words &words) {
+static void check_operands(const Gemm &p, const Words &words) {
     check_place(p.a, words.alignments[0]);
     check_place(p.b, words.alignments[1]);
     if (p.c.data) check_place(p.c, words.alignments[2]);
@@ -541,7 +541,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
                               const void *C, cublasLtMatrixLayout_t c, void *D, cublasLtMatrixLayout_t d,
                               const cublasLtMatmulAlgo_t *algorithm, void *workspace, size_t workspace_bytes,
                               cudaStream_t stream) {
-    Matmul p = {};
+    Gemm p = {};
     cublasLtMatmulHeuristicResult_t result;
     if (!algorithm ||
         cublasLtMatmulAlgoCheck(handle, operation, a, b, c, d, algorithm, &result) != CUBLAS_STATUS_SUCCESS)

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "data/prepare/document_hints.h"
-#include "data/unpack.h"
+#include "data/prepare/unpack.h"
 #include "util/utf8.h"
 #include "dev/fuzz/fuzz.h"
 

@@ -21,7 +21,7 @@
 #include "data/prepare/documents.h"
 #include "data/prepare/text_files.h"
 #include "data/prepare/text_source.h"
-#include "data/unpack.h"
+#include "data/prepare/unpack.h"
 
 /* ---- packing ---- */
 

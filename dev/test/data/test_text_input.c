@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "data/unpack.h"
+#include "data/prepare/unpack.h"
 #include "util/utf8.h"
 #include "dev/test/data/gpt2_fixture.h"
 #include "util/files.h"

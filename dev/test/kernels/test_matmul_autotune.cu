@@ -16,7 +16,7 @@ static const DType types[] = {DTYPE_FLOAT32, DTYPE_BFLOAT16};
 /* ---- tables ---- */
 
 static Backend *table(DType type, bool allow_tf32) {
-    BackendOptions options = {"cuda", type, 1, 0, allow_tf32, 1};
+    BackendOptions options = {"cuda", type, 1, 0, allow_tf32};
     Error error;
     Backend *be = backend_open_with(&options, &error);
     if (!be) fail_msg("%s", error.text);
@@ -456,7 +456,7 @@ static void test_batches_share_an_algorithm(void **state) {
         if (proposal_with(be, entry, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, &in_parts)) {
             matmul_entry_set(entry, &in_parts, true);
             size_t n = run(be, kind, results.second);
-            assert_int_equal(reduction_of(&entry->current.algorithm), CUBLASLT_REDUCTION_SCHEME_NONE);
+            assert_int_equal(reduction_of(&entry->current.cublaslt), CUBLASLT_REDUCTION_SCHEME_NONE);
             assert_error_below(relative_error_float(results.second, results.first, n), 8e-3, "another algorithm");
         }
         be->close(be);

@@ -76,7 +76,7 @@ static Workspace *open_workspace(Fixture *f, DType type, int steps, const Newton
     return w;
 }
 
-static void close_workspace(Fixture *f, Workspace *w) {
+static void close_workspace(Workspace *w) {
     newton_schulz_close(w->ns);
     arena_free(&w->arena);
     free(w);
@@ -189,7 +189,7 @@ static void test_against_reference(void **state) {
                 Workspace *w = open_for(f, &batch);
                 poison(f, w, &batch);
                 expect_reference(f, &batch, run_batch(f, w, &batch), "result");
-                close_workspace(f, w);
+                close_workspace(w);
             }
 }
 
@@ -207,7 +207,7 @@ static void test_larger_matrix(void **state) {
             const double *exact = reference(f, batch.value, larger[s], batch.square_norms[0], batch.type, store_exact);
             assert_error_below(relative_error(result, exact, (size_t)size_of(larger[s])),
                                types[t] == DTYPE_FLOAT32 ? 1e-5 : 2e-2, f->where);
-            close_workspace(f, w);
+            close_workspace(w);
         }
 }
 
@@ -232,7 +232,7 @@ static void test_singular_values(void **state) {
             }
         assert_error_below(sqrt(square / shape.columns), 0.6, "||X^T X - I||");
         assert_error_below(fabs(trace / shape.columns - 1), 0.4, "the mean of the squared singular values, from 1");
-        close_workspace(f, w);
+        close_workspace(w);
     }
 }
 
@@ -247,7 +247,7 @@ static void test_sizes_of_norms(void **state) {
             Batch batch = batch_make(f, types[t], (Shape){17, 30}, 2, deviations[d]);
             Workspace *w = open_for(f, &batch);
             expect_reference(f, &batch, run_batch(f, w, &batch), "result");
-            close_workspace(f, w);
+            close_workspace(w);
         }
 }
 
@@ -267,7 +267,7 @@ static void test_zero_stays_zero(void **state) {
             for (int64_t j = 0; j < size; j++) assert_true(result[size + j] == 0);
             Batch last = batch_of_one(&batch, 2);
             expect_reference(f, &last, result + 2 * size, "the matrix behind it");
-            close_workspace(f, w);
+            close_workspace(w);
         }
 }
 
@@ -289,14 +289,14 @@ static void test_same_bits(void **state) {
             Workspace *w = open_for(f, &batch);
             const double *first = run_batch(f, w, &batch);
             expect_equal(f, run_batch(f, w, &batch), first, 5 * size, "the second run");
-            close_workspace(f, w);
+            close_workspace(w);
             const NewtonSchulzShape several[] = {{200, 300, 1}, {shapes[s].rows, shapes[s].columns, 1}, {300, 10, 2}};
             w = open_workspace(f, types[t], STEPS, several, 3);
             for (int i = 4; i >= 0; i--) {
                 Batch one = batch_of_one(&batch, i);
                 expect_equal(f, run_batch(f, w, &one), first + i * size, size, "alone");
             }
-            close_workspace(f, w);
+            close_workspace(w);
         }
 }
 
@@ -313,7 +313,7 @@ static void test_number_of_steps(void **state) {
         for (int step = 0; step < steps; step++)
             expected = 3.4445 * expected - 4.7750 * pow(expected, 3) + 2.0315 * pow(expected, 5);
         assert_error_below(fabs(run_batch(f, w, &batch)[0] - expected), 1e-5, "a number after so many steps");
-        close_workspace(f, w);
+        close_workspace(w);
     }
 }
 
@@ -334,7 +334,7 @@ static void test_workspace(void **state) {
     size_t matrix = 400 * 400 * sizeof(float); /* two of them in each X, A and B */
     assert_in_range(newton_schulz_bytes(ns), 8 * matrix, 8 * matrix + 4 * 4096);
     assert_true(w->arena.bytes >= newton_schulz_bytes(ns));
-    close_workspace(f, w);
+    close_workspace(w);
     newton_schulz_close(NULL);
     assert_true(newton_schulz_flops(768, 3072, 5) == 5 * (4.0 * 768 * 768 * 3072 + 2.0 * 768 * 768 * 768));
     assert_true(newton_schulz_flops(3072, 768, 5) == newton_schulz_flops(768, 3072, 5));

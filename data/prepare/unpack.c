@@ -1,5 +1,5 @@
 /* unpack.c: see unpack.h. One block for each library, of three functions; the Makefile says which there are. */
-#include "data/unpack.h"
+#include "data/prepare/unpack.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* unpack.h: what .gz, .zst and .xz files hold, as a stream. Which bytes are packed how is told by the first of them, not by
  * a name. Reading files is text_source.c's business. */
-#ifndef MARS_DATA_UNPACK_H
-#define MARS_DATA_UNPACK_H
+#ifndef MARS_DATA_PREPARE_UNPACK_H
+#define MARS_DATA_PREPARE_UNPACK_H
 
 #include "util/base.h"
 
