@@ -65,7 +65,7 @@ static void read_config(Trainer *t, int argc, char **argv) {
     bool ok = config_read(&t->config, argv[1], argc - 2, argv + 2, &error);
     agree_or_end(t->comm, ok, EXIT_USAGE, &error);
     start_find(&t->start, &t->config, t->comm); /* weights come with their model */
-    ok = config_check(&t->config, &error) && config_settle(&t->config, t->comm->size, &error);
+    ok = config_check(&t->config, &error) && config_resolve(&t->config, t->comm->size, &error);
     agree_or_end(t->comm, ok, EXIT_USAGE, &error);
     t->config_json = config_to_json(&t->config);
     if (!agree_on_bytes(t->comm, t->config_json, strlen(t->config_json)))
@@ -232,11 +232,11 @@ static bool read_tokens(Trainer *t) {
 }
 
 /* Brings a micro-step's batch to the device. */
-static void upload_batch(Trainer *t, int64_t step, int micro) {
+static void prefetch_batch(Trainer *t, int64_t step, int micro) {
     const StepTokens *tokens = &t->reader.tokens[step % 2];
     int batch_size = t->config.train.batch_size, block_size = t->config.model.block_size;
     size_t at = (size_t)micro * (size_t)batch_size * (size_t)block_size;
-    gpt2_upload(&t->model, tokens->inputs + at, tokens->targets + at, batch_size, block_size);
+    gpt2_prefetch(&t->model, tokens->inputs + at, tokens->targets + at, batch_size, block_size);
 }
 
 /* This process's gradient of the mean loss over the batch of a step goes where the optimizer wants it. While a micro-step
@@ -244,11 +244,11 @@ static void upload_batch(Trainer *t, int64_t step, int micro) {
 static void compute_gradient(Trainer *t, int64_t step) {
     int last = t->config.train.gradient_accumulation_steps - 1;
     t->model.grads = optim_gradients(t->optim);
-    upload_batch(t, step, 0);
+    prefetch_batch(t, step, 0);
     for (int micro = 0; micro <= last; micro++) {
-        if (micro < last) upload_batch(t, step, micro + 1);
+        if (micro < last) prefetch_batch(t, step, micro + 1);
         t->model.hooks.gradients_written = micro == last ? gradients_written : NULL;
-        gpt2_forward_backward_uploaded(&t->model, 1.0f / (float)tokens_per_step(t), micro > 0);
+        gpt2_forward_backward_prefetched(&t->model, 1.0f / (float)tokens_per_step(t), micro > 0);
     }
 }
 

@@ -24,7 +24,7 @@
 
 typedef struct Save {
     const CheckpointSource *source;
-    bool good;         /* this process writes, and nothing has gone wrong so far */
+    bool ok;           /* this process writes, and nothing has gone wrong so far */
     Error *error;      /* why not */
     char *checkpoints; /* the folder of all checkpoints */
     char *temporary;   /* the new checkpoint while it is written */
@@ -62,7 +62,7 @@ static SafetensorsWriter *create_file(Save *save, const char *name, SafetensorsE
     static const char *const metadata[] = {"format", "pt", NULL};
     SafetensorsWriter *writer = NULL;
     char *path = format_string("%s/%s", save->temporary, name);
-    save->good = safetensors_create(&writer, path, entries, count, metadata, save->error);
+    save->ok = safetensors_create(&writer, path, entries, count, metadata, save->error);
     free(path);
     for (int i = 0; i < count; i++) free(entries[i].name);
     free(entries);
@@ -73,8 +73,8 @@ static SafetensorsWriter *create_file(Save *save, const char *name, SafetensorsE
 static void finish_file(Save *save, SafetensorsWriter *writer, const char *name) {
     uint64_t bytes, checksum;
     if (!writer) return;
-    if (!safetensors_finish(writer, &bytes, &checksum, save->good ? save->error : NULL)) save->good = false;
-    if (save->good) list_file(save, name, bytes, checksum);
+    if (!safetensors_finish(writer, &bytes, &checksum, save->ok ? save->error : NULL)) save->ok = false;
+    if (save->ok) list_file(save, name, bytes, checksum);
 }
 
 static SafetensorsWriter *create_model_file(Save *save) {
@@ -114,10 +114,10 @@ static bool write_weight(Save *save, SafetensorsWriter *writer, const Tensor *te
 
 static void save_model(Save *save) {
     const CheckpointSource *source = save->source;
-    SafetensorsWriter *writer = save->good ? create_model_file(save) : NULL;
+    SafetensorsWriter *writer = save->ok ? create_model_file(save) : NULL;
     for (int i = 0; i < source->table->count; i++) {
         source->fetch(source->context, CHECKPOINT_WEIGHTS, i, save->host);
-        save->good = save->good && write_weight(save, writer, &source->table->tensors[i]);
+        save->ok = save->ok && write_weight(save, writer, &source->table->tensors[i]);
     }
     finish_file(save, writer, MODEL_FILE);
 }
@@ -140,13 +140,13 @@ static SafetensorsWriter *create_optimizer_file(Save *save) {
 static void save_optimizer(Save *save) {
     const CheckpointSource *source = save->source;
     if (source->state_count == 0) return;
-    SafetensorsWriter *writer = save->good ? create_optimizer_file(save) : NULL;
+    SafetensorsWriter *writer = save->ok ? create_optimizer_file(save) : NULL;
     for (int state = 0; state < source->state_count; state++)
         for (int i = 0; i < source->table->count; i++) {
             int64_t elements = (int64_t)source->table->tensors[i].size;
             if (!source->has_state(source->context, state, i)) continue;
             source->fetch(source->context, state, i, save->host);
-            save->good = save->good && safetensors_write(writer, save->host, elements, save->error);
+            save->ok = save->ok && safetensors_write(writer, save->host, elements, save->error);
         }
     finish_file(save, writer, OPTIMIZER_FILE);
 }
@@ -155,10 +155,10 @@ static void save_optimizer(Save *save) {
 static void save_text(Save *save, const char *name, const char *text, uint64_t *bytes, uint64_t *checksum) {
     char *path = format_string("%s/%s", save->temporary, name);
     FileWriter *writer;
-    save->good = save->good && file_writer_open(&writer, path, save->error);
-    if (save->good) {
+    save->ok = save->ok && file_writer_open(&writer, path, save->error);
+    if (save->ok) {
         file_writer_append(writer, text, strlen(text), NULL); /* close reports what went wrong here */
-        save->good = file_writer_close(writer, bytes, checksum, save->error);
+        save->ok = file_writer_close(writer, bytes, checksum, save->error);
     }
     free(path);
 }
@@ -200,7 +200,7 @@ static char *print_and_delete(cJSON *json) {
 static void save_listed_text(Save *save, const char *name, const char *text) {
     uint64_t bytes, checksum;
     save_text(save, name, text, &bytes, &checksum);
-    if (save->good) list_file(save, name, bytes, checksum);
+    if (save->ok) list_file(save, name, bytes, checksum);
 }
 
 static void save_model_config(Save *save, bool has_end_of_text) {
@@ -217,8 +217,8 @@ static void save_algorithms(Save *save) {
 static void save_copy(Save *save, const char *name, const char *from) {
     uint64_t bytes, checksum;
     char *to = format_string("%s/%s", save->temporary, name);
-    save->good = files_copy(from, to, &bytes, &checksum, save->error);
-    if (save->good) list_file(save, name, bytes, checksum);
+    save->ok = files_copy(from, to, &bytes, &checksum, save->error);
+    if (save->ok) list_file(save, name, bytes, checksum);
     free(to);
 }
 
@@ -226,8 +226,8 @@ static void save_copy(Save *save, const char *name, const char *from) {
 static void save_tokenizer(Save *save, CheckpointTokenizer *tokenizer) {
     for (int i = 0; i < tokenizer->count; i++) {
         CheckpointFile *file = &tokenizer->files[i];
-        if (save->good && file->from) save_copy(save, file->name, file->from);
-        if (save->good && file->text) save_listed_text(save, file->name, file->text);
+        if (save->ok && file->from) save_copy(save, file->name, file->from);
+        if (save->ok && file->text) save_listed_text(save, file->name, file->text);
         free(file->from);
         free(file->text);
     }
@@ -252,10 +252,10 @@ static cJSON *scalars_json(const CheckpointSource *source) {
 static void save_trainer(Save *save) {
     const CheckpointSource *source = save->source;
     cJSON *config = cJSON_ParseWithOpts(source->config_json, NULL, true);
-    if (save->good && !cJSON_IsObject(config))
-        save->good = error_set(save->error, "the run's config is no JSON object, so %s cannot be saved", save->final);
+    if (save->ok && !cJSON_IsObject(config))
+        save->ok = error_set(save->error, "the run's config is no JSON object, so %s cannot be saved", save->final);
     cJSON_Delete(config);
-    if (!save->good) return;
+    if (!save->ok) return;
     cJSON *json = cJSON_CreateObject();
     cJSON_AddNumberToObject(json, "version", TRAINER_JSON_VERSION);
     cJSON_AddNumberToObject(json, "step", (double)source->step);
@@ -289,24 +289,24 @@ static void remove_leftovers(const char *checkpoints) {
 
 /* Clears the ground (also of leftovers, which may be what fills the disk) and makes the temporary folder. */
 static void begin(Save *save) {
-    save->good = save->good && files_make_folders(save->checkpoints, save->error);
-    if (!save->good) return;
+    save->ok = save->ok && files_make_folders(save->checkpoints, save->error);
+    if (!save->ok) return;
     remove_leftovers(save->checkpoints);
-    save->good = files_remove_tree(save->temporary, save->error) && files_make_folders(save->temporary, save->error);
+    save->ok = files_remove_tree(save->temporary, save->error) && files_make_folders(save->temporary, save->error);
 }
 
 /* Gives the finished folder its name and points `latest` at it. Where that fails, all is as it was before. */
 static void publish(Save *save) {
-    save->good = save->good && files_sync_folder(save->temporary, save->error);
-    if (!save->good) return;
+    save->ok = save->ok && files_sync_folder(save->temporary, save->error);
+    if (!save->ok) return;
     bool replaces = files_is_folder(save->final);
-    save->good = !replaces ||
-                 (files_remove_tree(save->aside, save->error) && files_rename(save->final, save->aside, save->error));
-    if (!save->good) return;
+    save->ok = !replaces ||
+               (files_remove_tree(save->aside, save->error) && files_rename(save->final, save->aside, save->error));
+    if (!save->ok) return;
     bool placed = files_rename(save->temporary, save->final, save->error);
-    save->good = placed && files_sync_folder(save->checkpoints, save->error) &&
-                 checkpoint_point_latest(save->checkpoints, strrchr(save->final, '/') + 1, save->error);
-    if (!save->good) {
+    save->ok = placed && files_sync_folder(save->checkpoints, save->error) &&
+               checkpoint_point_latest(save->checkpoints, strrchr(save->final, '/') + 1, save->error);
+    if (!save->ok) {
         if (placed) rename(save->final, save->temporary);
         if (replaces) rename(save->aside, save->final);
         return;
@@ -345,7 +345,7 @@ static void write_checkpoint(Save *save, int keep) {
     begin(save);
     save_model(save);
     save_optimizer(save);
-    if (!save->good) return;
+    if (!save->ok) return;
     CheckpointTokenizer tokenizer;
     checkpoint_tokenizer(&tokenizer, save->source->tokens_folder, &save->source->model);
     save_model_config(save, tokenizer.has_end_of_text);
@@ -353,12 +353,12 @@ static void write_checkpoint(Save *save, int keep) {
     save_tokenizer(save, &tokenizer);
     save_trainer(save);
     publish(save);
-    if (save->good) prune(save->checkpoints, keep);
+    if (save->ok) prune(save->checkpoints, keep);
 }
 
 bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int keep, bool writer,
                      char path[CHECKPOINT_PATH_LENGTH], Error *error) {
-    Save save = {.source = source, .good = writer, .error = error, .files = cJSON_CreateObject()};
+    Save save = {.source = source, .ok = writer, .error = error, .files = cJSON_CreateObject()};
     char name[CHECKPOINT_NAME_LENGTH];
     size_t largest = 0;
     for (int i = 0; i < source->table->count; i++)
@@ -373,9 +373,9 @@ bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int ke
     save.final = format_string("%s/%s", save.checkpoints, name);
     save.aside = format_string("%s" ASIDE_SUFFIX, save.final);
     if (snprintf(path, CHECKPOINT_PATH_LENGTH, "%s", save.final) >= CHECKPOINT_PATH_LENGTH && writer)
-        save.good = error_set(error, "the path %s is longer than %d characters", save.final, CHECKPOINT_PATH_LENGTH);
+        save.ok = error_set(error, "the path %s is longer than %d characters", save.final, CHECKPOINT_PATH_LENGTH);
     write_checkpoint(&save, keep);
-    if (writer && !save.good) files_remove_tree(save.temporary, NULL);
+    if (writer && !save.ok) files_remove_tree(save.temporary, NULL);
     cJSON_Delete(save.files);
     free(save.checkpoints);
     free(save.temporary);
@@ -383,5 +383,5 @@ bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int ke
     free(save.aside);
     free(save.host);
     free(save.transposed);
-    return !writer || save.good;
+    return !writer || save.ok;
 }

@@ -66,13 +66,13 @@ int checkpoint_latest(const char *checkpoints, const CheckpointFolder *folders, 
 bool checkpoint_point_latest(const char *checkpoints, const char *name, Error *error) {
     char *link = format_string("%s/%s", checkpoints, LATEST_LINK);
     char *temporary = format_string("%s/" TEMPORARY_PREFIX "%s", checkpoints, LATEST_LINK);
-    bool good =
+    bool ok =
         symlink(name, temporary) == 0 || error_set(error, "cannot make the link %s: %s", temporary, strerror(errno));
-    good = good && files_rename(temporary, link, error);
-    if (!good) unlink(temporary);
+    ok = ok && files_rename(temporary, link, error);
+    if (!ok) unlink(temporary);
     free(link);
     free(temporary);
-    return good;
+    return ok;
 }
 
 bool checkpoint_is_transposed(const Tensor *tensor) { return tensor->role == ROLE_MATRIX; }

@@ -30,13 +30,13 @@ static bool read_states(const Checkpoint *checkpoint, const TensorTable *table, 
             optim_store(optim, s, i, host);
         }
     double *numbers = checked_malloc((size_t)table->count * sizeof *numbers, "optimizer state");
-    bool good = true;
-    for (int s = 0; good && s < optim_scalar_count(optim); s++) {
-        good = checkpoint_read_scalars(checkpoint, table, optim_scalar_names(optim)[s], numbers, error);
-        if (good) optim_store_scalars(optim, s, numbers);
+    bool ok = true;
+    for (int s = 0; ok && s < optim_scalar_count(optim); s++) {
+        ok = checkpoint_read_scalars(checkpoint, table, optim_scalar_names(optim)[s], numbers, error);
+        if (ok) optim_store_scalars(optim, s, numbers);
     }
     free(numbers);
-    return good;
+    return ok;
 }
 
 bool checkpoint_into_optim(const Checkpoint *checkpoint, const TensorTable *table, OptimName name, Optim *optim,
@@ -48,9 +48,9 @@ bool checkpoint_into_optim(const Checkpoint *checkpoint, const TensorTable *tabl
                          checkpoint->path, checkpoint->optimizer, optim_names[name], checkpoint->path);
     float *host = checked_malloc(table->parameters * sizeof *host, "optimizer state");
     Error reason;
-    bool good = read_states(checkpoint, table, optim, host, &reason);
+    bool ok = read_states(checkpoint, table, optim, host, &reason);
     free(host);
-    if (!good) return error_set(error, "%s (was it written with another optimizer.optimize_1d?)", reason.text);
+    if (!ok) return error_set(error, "%s (was it written with another optimizer.optimize_1d?)", reason.text);
     optim_set_updates(optim, checkpoint->updates);
     return true;
 }

@@ -23,15 +23,15 @@ static bool verify_file(const char *folder, const cJSON *item, Error *error) {
                          TRAINER_FILE, item->string);
     char *path = format_string("%s/%s", folder, item->string), found[17];
     uint64_t bytes, checksum;
-    bool good = files_checksum(path, &bytes, &checksum, error);
-    if (good && (double)bytes != expected_bytes->valuedouble)
-        good = error_set(error, "%s is damaged: it has %llu bytes and should have %.0f", path,
-                         (unsigned long long)bytes, expected_bytes->valuedouble);
+    bool ok = files_checksum(path, &bytes, &checksum, error);
+    if (ok && (double)bytes != expected_bytes->valuedouble)
+        ok = error_set(error, "%s is damaged: it has %llu bytes and should have %.0f", path, (unsigned long long)bytes,
+                       expected_bytes->valuedouble);
     snprintf(found, sizeof found, "%016llx", (unsigned long long)checksum);
-    if (good && strcmp(found, expected) != 0)
-        good = error_set(error, "%s is damaged: its checksum is %s and should be %s", path, found, expected);
+    if (ok && strcmp(found, expected) != 0)
+        ok = error_set(error, "%s is damaged: its checksum is %s and should be %s", path, found, expected);
     free(path);
-    return good;
+    return ok;
 }
 
 static bool verify_files(const char *folder, const cJSON *trainer, Error *error) {
@@ -52,9 +52,9 @@ bool checkpoint_verify_weights(const char *folder, Error *error) {
 
 static bool open_in_folder(SafetensorsFile *file, const char *folder, const char *name, Error *error) {
     char *path = format_string("%s/%s", folder, name);
-    bool good = safetensors_open(file, path, error);
+    bool ok = safetensors_open(file, path, error);
     free(path);
-    return good;
+    return ok;
 }
 
 /* The last steps of opening: all files are as they were written. */
@@ -76,12 +76,12 @@ static bool open_verified(Checkpoint *checkpoint, const char *path, const cJSON 
 bool checkpoint_open(Checkpoint *checkpoint, const char *path, Error *error) {
     memset(checkpoint, 0, sizeof *checkpoint);
     cJSON *trainer = checkpoint_read_trainer(path, error);
-    bool good = trainer && verify_files(path, trainer, error) && open_verified(checkpoint, path, trainer, error);
+    bool ok = trainer && verify_files(path, trainer, error) && open_verified(checkpoint, path, trainer, error);
     checkpoint->scalars = cJSON_DetachItemFromObjectCaseSensitive(trainer, "scalars");
     checkpoint->config = cJSON_DetachItemFromObjectCaseSensitive(trainer, "config");
     cJSON_Delete(trainer);
-    if (!good) checkpoint_close(checkpoint);
-    return good;
+    if (!ok) checkpoint_close(checkpoint);
+    return ok;
 }
 
 void checkpoint_close(Checkpoint *checkpoint) {
@@ -172,11 +172,11 @@ bool checkpoint_read_state(const Checkpoint *checkpoint, const TensorTable *tabl
     const Tensor *wanted = &table->tensors[tensor];
     char *name = format_string("%s.%s", state, wanted->name);
     const SafetensorsEntry *entry = safetensors_find(&checkpoint->state, name);
-    bool good = entry ? check_shape(&checkpoint->state, entry, wanted, error)
-                      : error_set(error, "%s/%s has no float tensor '%s'", checkpoint->path, OPTIMIZER_FILE, name);
+    bool ok = entry ? check_shape(&checkpoint->state, entry, wanted, error)
+                    : error_set(error, "%s/%s has no float tensor '%s'", checkpoint->path, OPTIMIZER_FILE, name);
     free(name);
-    if (good) safetensors_read_float32(entry, host);
-    return good;
+    if (ok) safetensors_read_float32(entry, host);
+    return ok;
 }
 
 bool checkpoint_read_scalars(const Checkpoint *checkpoint, const TensorTable *table, const char *name, double *numbers,

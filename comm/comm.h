@@ -6,7 +6,7 @@
  *
  * What lies on a device is exchanged by the Comm that comm_on_device() gives for it: NCCL's between GPUs, the same one
  * on CPUs. NCCL works beside the device's operations: an exchange sees what the operations asked for before it did, and
- * those asked for behind await() see what it brought. Buffers are not to be touched in between. On CPUs an exchange has
+ * those asked for behind wait_for() see what it brought. Buffers are not to be touched in between. On CPUs an exchange has
  * ended when it returns.
  *
  * Elements of a flat buffer are divided between processes by a Partition (util/partition.h). */
@@ -44,14 +44,14 @@ struct Comm {
     void (*all_gather)(Comm *comm, void *data, size_t element_size, const Partition *partition, size_t begin,
                        size_t end);
     /* How many exchanges were asked for so far. */
-    int64_t (*asked)(Comm *comm);
+    int64_t (*enqueued)(Comm *comm);
     /* Operations asked for from here on see what the first `exchanges` of them brought. */
-    void (*await)(Comm *comm, int64_t exchanges);
+    void (*wait_for)(Comm *comm, int64_t exchanges);
 
     /* ---- host memory ---- */
 
     /* data (n) of process `from` comes to process 0's data; the other processes only take note. */
-    void (*collect)(Comm *comm, int from, float *data, size_t n);
+    void (*send_to_root)(Comm *comm, int from, float *data, size_t n);
 
     void (*close)(Comm *comm, int status); /* ends the job in good order: every process calls it */
 };

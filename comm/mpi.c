@@ -176,10 +176,10 @@ static void all_gather(Comm *comm, void *data, size_t element_size, const Partit
 }
 
 /* Exchanges have ended when they return. */
-static int64_t asked(Comm *comm) { return ((MpiComm *)comm)->exchanges; }
-static void await(Comm *comm, int64_t exchanges) { (void)comm, (void)exchanges; }
+static int64_t enqueued(Comm *comm) { return ((MpiComm *)comm)->exchanges; }
+static void wait_for(Comm *comm, int64_t exchanges) { (void)comm, (void)exchanges; }
 
-static void collect(Comm *comm, int from, float *data, size_t n) {
+static void send_to_root(Comm *comm, int from, float *data, size_t n) {
     enum { TAG = 1 };
     if (from == 0) return;
     for (size_t done = 0; done < n; done += PIECE) {
@@ -229,9 +229,9 @@ Comm *comm_open_mpi(void) {
                    .sum_on_device = sum_on_device,
                    .reduce_scatter = reduce_scatter,
                    .all_gather = all_gather,
-                   .asked = asked,
-                   .await = await,
-                   .collect = collect,
+                   .enqueued = enqueued,
+                   .wait_for = wait_for,
+                   .send_to_root = send_to_root,
                    .close = close_mpi};
     check(MPI_Comm_rank(MPI_COMM_WORLD, &comm->rank), "asking for the rank");
     check(MPI_Comm_size(MPI_COMM_WORLD, &comm->size), "asking for the number of processes");

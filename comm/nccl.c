@@ -2,7 +2,7 @@
  *
  * Exchanges run on a stream of their own, of high priority, so that they share the GPU with the backward pass: each
  * waits for an event of the operations' stream, recorded when it was asked for, and is followed by an event, which
- * await() lets the operations' stream wait for. The host waits for neither.
+ * wait_for() lets the operations' stream wait for. The host waits for neither.
  *
  * Parts have any length, so a reduction is not one ncclReduceScatter but a group of ncclReduce, one to each owner, and
  * a gather is a group of ncclBroadcast, one from each; NCCL runs a group at once. Each goes once round a ring that ends,
@@ -36,7 +36,7 @@ typedef struct NcclComm {
     cudaStream_t operations; /* the caller's */
     cudaEvent_t before;      /* the operations asked for before an exchange was */
     cudaEvent_t end[ENDS];   /* of exchange i, counted from 0, in i % ENDS */
-    int64_t asked;
+    int64_t enqueued;
 } NcclComm;
 
 static NcclComm *nccl_comm(Comm *comm) { return (NcclComm *)comm; }
@@ -60,8 +60,8 @@ static void check(const Comm *host, ncclResult_t status, const char *what) {
 /* Of the heartbeat's thread: exchanges fail while nobody waits for them, or while somebody waits for ever. */
 static bool has_failed(void *context, Error *why) {
     const NcclComm *nccl = context;
-    ncclResult_t state = ncclSuccess, asked = ncclCommGetAsyncError(nccl->nccl, &state);
-    if (asked != ncclSuccess) state = asked;
+    ncclResult_t state = ncclSuccess, enqueued = ncclCommGetAsyncError(nccl->nccl, &state);
+    if (enqueued != ncclSuccess) state = enqueued;
     if (state == ncclSuccess || state == ncclInProgress) return false;
     error_set(why, "NCCL: an exchange between GPUs failed: %s (%s)", ncclGetErrorString(state), ncclGetLastError(NULL));
     return true;
@@ -78,8 +78,8 @@ static void begin_exchange(NcclComm *nccl) {
 
 static void end_exchange(NcclComm *nccl, const char *what) {
     check(nccl->host, ncclGroupEnd(), what);
-    check_cuda(cudaEventRecord(nccl->end[nccl->asked % ENDS], nccl->stream), "marking an exchange");
-    nccl->asked++;
+    check_cuda(cudaEventRecord(nccl->end[nccl->enqueued % ENDS], nccl->stream), "marking an exchange");
+    nccl->enqueued++;
 }
 
 static void sum_on_device(Comm *comm, double *values, int n) {
@@ -126,14 +126,14 @@ static void all_gather(Comm *comm, void *data, size_t element_size, const Partit
     end_exchange(nccl, what);
 }
 
-static int64_t asked(Comm *comm) { return nccl_comm(comm)->asked; }
+static int64_t enqueued(Comm *comm) { return nccl_comm(comm)->enqueued; }
 
 /* Exchanges run one behind the other, so the last one's end is that of all. */
-static void await(Comm *comm, int64_t exchanges) {
+static void wait_for(Comm *comm, int64_t exchanges) {
     NcclComm *nccl = nccl_comm(comm);
     if (exchanges <= 0) return;
-    if (exchanges > nccl->asked)
-        die("await: of %lld exchanges %lld were asked for", (long long)exchanges, (long long)nccl->asked);
+    if (exchanges > nccl->enqueued)
+        die("wait_for: of %lld exchanges %lld were enqueued", (long long)exchanges, (long long)nccl->enqueued);
     check_cuda(cudaStreamWaitEvent(nccl->operations, nccl->end[(exchanges - 1) % ENDS], 0), "waiting for an exchange");
 }
 
@@ -143,8 +143,8 @@ static void sum(Comm *comm, double *values, int n) { host_of(comm)->sum(host_of(
 static void maximum(Comm *comm, int *values, int n) { host_of(comm)->maximum(host_of(comm), values, n); }
 static void broadcast(Comm *comm, void *data, size_t bytes) { host_of(comm)->broadcast(host_of(comm), data, bytes); }
 static void barrier(Comm *comm) { host_of(comm)->barrier(host_of(comm)); }
-static void collect(Comm *comm, int from, float *data, size_t n) {
-    host_of(comm)->collect(host_of(comm), from, data, n);
+static void send_to_root(Comm *comm, int from, float *data, size_t n) {
+    host_of(comm)->send_to_root(host_of(comm), from, data, n);
 }
 
 static void close_both(Comm *comm, int status) {
@@ -262,9 +262,9 @@ Comm *comm_open_nccl(Comm *host, void *stream, Error *error) {
                         .sum_on_device = sum_on_device,
                         .reduce_scatter = reduce_scatter,
                         .all_gather = all_gather,
-                        .asked = asked,
-                        .await = await,
-                        .collect = collect,
+                        .enqueued = enqueued,
+                        .wait_for = wait_for,
+                        .send_to_root = send_to_root,
                         .close = close_both};
     int version;
     check(host, ncclGetVersion(&version), "asking for the version");

@@ -21,14 +21,14 @@ static void all_gather(Comm *comm, void *data, size_t element_size, const Partit
 }
 
 /* Nothing is exchanged, and so nothing is waited for. */
-static int64_t asked(Comm *comm) {
+static int64_t enqueued(Comm *comm) {
     (void)comm;
     return 0;
 }
 
-static void await(Comm *comm, int64_t exchanges) { (void)comm, (void)exchanges; }
+static void wait_for(Comm *comm, int64_t exchanges) { (void)comm, (void)exchanges; }
 
-static void collect(Comm *comm, int from, float *data, size_t n) { (void)comm, (void)from, (void)data, (void)n; }
+static void send_to_root(Comm *comm, int from, float *data, size_t n) { (void)comm, (void)from, (void)data, (void)n; }
 
 static void close_single(Comm *comm, int status) {
     free(comm);
@@ -48,9 +48,9 @@ Comm *comm_open_single(void) {
                    .sum_on_device = sum_on_device,
                    .reduce_scatter = reduce_scatter,
                    .all_gather = all_gather,
-                   .asked = asked,
-                   .await = await,
-                   .collect = collect,
+                   .enqueued = enqueued,
+                   .wait_for = wait_for,
+                   .send_to_root = send_to_root,
                    .close = close_single};
     return comm;
 }

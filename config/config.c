@@ -218,22 +218,22 @@ static void cannot_open(const char *path, const char *reason, Error *error) {
 /* The whole file with a 0 behind it, which the caller frees; NULL and the reason where it cannot be read. It may be
  * a pipe, so its size is not asked for. */
 static char *read_text(const char *path, size_t *length, Error *error) {
-    enum { MOST = 1 << 20 };
+    enum { LIMIT = 1 << 20 };
     FILE *file = files_is_folder(path) ? NULL : fopen(path, "rb");
     if (!file) {
         cannot_open(path, strerror(errno), error);
         return NULL;
     }
-    char *text = checked_malloc(MOST + 1, "the config's text");
+    char *text = checked_malloc(LIMIT + 1, "the config's text");
     errno = 0;
-    *length = fread(text, 1, MOST + 1, file);
+    *length = fread(text, 1, LIMIT + 1, file);
     bool failed = ferror(file) != 0;
     if (failed)
         error_set(error, "%s: cannot read the config: %s", path, strerror(errno));
-    else if (*length > MOST)
-        error_set(error, "%s: too large for a config: more than %d bytes", path, MOST);
+    else if (*length > LIMIT)
+        error_set(error, "%s: too large for a config: more than %d bytes", path, LIMIT);
     fclose(file);
-    if (failed || *length > MOST) {
+    if (failed || *length > LIMIT) {
         free(text);
         return NULL;
     }
@@ -362,11 +362,11 @@ static bool take_section(Config *config, const Source *file, const cJSON *root, 
 static bool load_file(Config *config, const Source *file, Error *error) {
     cJSON *root = parse_file(file->name, error);
     if (!root) return false;
-    bool good = true;
-    for (const cJSON *section = root->child; section && good; section = section->next)
-        good = take_section(config, file, root, section, error);
+    bool ok = true;
+    for (const cJSON *section = root->child; section && ok; section = section->next)
+        ok = take_section(config, file, root, section, error);
     cJSON_Delete(root);
-    return good;
+    return ok;
 }
 
 /* ---- the command line ---- */
@@ -477,7 +477,7 @@ static void drop_keys(Config *config, const char *idle_in, char *names, size_t s
 }
 
 /* A warning for each reason why keys of the file have no effect. */
-static bool settle_idle_keys(Config *config, Error *error) {
+static bool resolve_idle_keys(Config *config, Error *error) {
     char idle_in[128];
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
@@ -646,7 +646,7 @@ bool config_read(Config *config, const char *path, int count, char *const *overr
 }
 
 bool config_check(Config *config, Error *error) {
-    if (!settle_idle_keys(config, error)) return false;
+    if (!resolve_idle_keys(config, error)) return false;
     shorten_schedule(config);
     fill_dependent_defaults(config);
     return check_model(config, error) && check_optimizer(config, error) && check_batch(config, error) &&
@@ -678,7 +678,7 @@ static void list_divisors(int64_t number, char *list, size_t size) {
         if (number % divisor == 0 && divisor * divisor != number) append_number(list, size, number / divisor);
 }
 
-bool config_settle(Config *config, int processes, Error *error) {
+bool config_resolve(Config *config, int processes, Error *error) {
     TrainConfig *train = &config->train;
     if (processes < 1) return error_set(error, "the number of processes is %d; expected at least 1", processes);
     int64_t micro_step = (int64_t)train->batch_size * processes;
@@ -746,17 +746,17 @@ char *config_to_json(const Config *config) {
     const int *left_out =
         config->train.total_batch_size ? &config->train.gradient_accumulation_steps : &config->train.total_batch_size;
     cJSON *root = cJSON_CreateObject(), *section = NULL;
-    bool good = root != NULL;
-    for (int i = 0; i < config_key_count && good; i++) {
+    bool ok = root != NULL;
+    for (int i = 0; i < config_key_count && ok; i++) {
         const ConfigKey *key = &config_keys[i];
         if ((const char *)config + key->offset == (const char *)left_out) continue;
         char idle_in[128];
         if (config_key_idle_in(key, config, idle_in, sizeof idle_in)) continue;
         if (i == 0 || strcmp(key->section, config_keys[i - 1].section) != 0)
             section = cJSON_AddObjectToObject(root, key->section);
-        good = section && cJSON_AddItemToObject(section, key->name, value_to_json(config, key));
+        ok = section && cJSON_AddItemToObject(section, key->name, value_to_json(config, key));
     }
-    char *text = good ? cJSON_PrintUnformatted(root) : NULL;
+    char *text = ok ? cJSON_PrintUnformatted(root) : NULL;
     if (!text) die("out of memory: the config as JSON");
     cJSON_Delete(root);
     return text;

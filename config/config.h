@@ -99,7 +99,7 @@ char *config_changes(const Config *config, const struct cJSON *earlier);
 /* Settles what depends on the number of processes: total_batch_size (from gradient_accumulation_steps where that
  * was given) and that it divides evenly; the message says where, and lists the batch sizes that would fit. Afterwards both
  * total_batch_size and gradient_accumulation_steps are set. */
-bool config_settle(Config *config, int processes, Error *error);
+bool config_resolve(Config *config, int processes, Error *error);
 
 /* Where a value is that someone must change: "command line" where it gives one of these keys ("train.max_iters
  * schedule.warmup_iters", with blanks between them), else the file. */

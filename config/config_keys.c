@@ -162,11 +162,11 @@ int config_key_find(const char *section, const char *name) {
 /* How many characters must be inserted, removed or replaced to turn a into b (Levenshtein 1966), of which no more
  * than the first 64 count. row[j] is the distance between what was read of a and the first j characters of b. */
 static int64_t edit_distance(const char *a, const char *b) {
-    enum { MOST = 64 };
-    int64_t row[MOST + 1];
-    size_t length = strnlen(b, MOST);
+    enum { LIMIT = 64 };
+    int64_t row[LIMIT + 1];
+    size_t length = strnlen(b, LIMIT);
     for (size_t j = 0; j <= length; j++) row[j] = (int64_t)j;
-    for (size_t i = 0; i < MOST && a[i]; i++) {
+    for (size_t i = 0; i < LIMIT && a[i]; i++) {
         int64_t diagonal = row[0];
         row[0] = (int64_t)i + 1;
         for (size_t j = 1; j <= length; j++) {

@@ -52,7 +52,7 @@ static bool read_header(Hellaswag *set, size_t bytes, const char *path, int voca
 /* Where each example's tokens are, and that they fill the file. */
 static bool find_tokens(Hellaswag *set, size_t bytes, const char *path, Error *error) {
     size_t begin = (HELLASWAG_HEADER_INTS + (size_t)set->count * HELLASWAG_EXAMPLE_INTS) * sizeof(int32_t);
-    size_t at = 0, most = (bytes - begin) / sizeof(uint16_t);
+    size_t at = 0, limit = (bytes - begin) / sizeof(uint16_t);
     set->tokens = checked_calloc((size_t)set->count, sizeof *set->tokens, "HellaSwag");
     for (int i = 0; i < set->count; i++) {
         int32_t numbers[HELLASWAG_EXAMPLE_INTS];
@@ -61,7 +61,7 @@ static bool find_tokens(Hellaswag *set, size_t bytes, const char *path, Error *e
             return error_set(error, "%s is damaged: example %d says that ending %d is right", path, i, numbers[0]);
         set->tokens[i] = (const uint16_t *)(set->file + begin) + at;
         for (int k = 1; k < HELLASWAG_EXAMPLE_INTS; k++) {
-            if (numbers[k] < 1 || (size_t)numbers[k] > most - at)
+            if (numbers[k] < 1 || (size_t)numbers[k] > limit - at)
                 return error_set(error, "%s is damaged or cut off: example %d has a part of %d tokens", path, i,
                                  numbers[k]);
             at += (size_t)numbers[k];

@@ -67,9 +67,9 @@ struct Backend {
     void (*synchronize)(Backend *be);
 
     /* The same as copy_from_host, but beside the operations that are asked for after it, behind those before it; those
-     * asked for behind await_uploads() see what came. For the next batch while this one is computed. */
-    void (*upload)(Backend *be, void *device, const void *host, size_t bytes);
-    void (*await_uploads)(Backend *be);
+     * asked for behind wait_for_copies() see what came. For the next batch while this one is computed. */
+    void (*copy_from_host_async)(Backend *be, void *device, const void *host, size_t bytes);
+    void (*wait_for_copies)(Backend *be);
 
     /* A stopwatch of the device's time: the sum of all intervals between a start and the next stop, taken as if these
      * were operations. Reading it waits for them. */
@@ -82,7 +82,7 @@ struct Backend {
 
     /* The values behind weight pointers have changed (optimizer step, load): drop whatever was derived from them,
      * such as a packed copy for a matmul library. */
-    void (*weights_changed)(Backend *be);
+    void (*invalidate_weights)(Backend *be);
 
     /* ---- embedding ---- */
 

@@ -40,7 +40,7 @@ static void linear(GPT2 *m, void *out, const void *in, GPT2Linear layer) {
 /* sum = x + branch, out = LayerNorm(sum). */
 static void add_branch(GPT2 *m, void *sum, void *out, const void *x, GPT2LayerNorm norm) {
     GPT2LayerNormStatistics s = m->activations[0].ln_1_statistics;
-    m->be->residual_layernorm_forward(m->be, sum, out, s.mean, s.rstd, x, m->branch, gpt2_weight(m, norm.weight),
+    m->be->residual_layernorm_forward(m->be, sum, out, s.mean, s.rstd, x, m->sublayer_out, gpt2_weight(m, norm.weight),
                                       gpt2_weight(m, norm.bias), 1, m->config.n_embd);
 }
 
@@ -55,11 +55,11 @@ static void block(Decoder *d, int l) {
                             (char *)d->values + (size_t)l * cache_bytes(m), a->qkv, 1, d->position,
                             m->config.block_size, m->config.n_embd, m->config.n_head,
                             gpt2_attention_scale(&m->config, l));
-    linear(m, m->branch, a->attention, t->attn_c_proj);
+    linear(m, m->sublayer_out, a->attention, t->attn_c_proj);
     add_branch(m, a->residual_middle, a->ln_2, a->residual, t->ln_2);
     m->be->matmul_gelu_forward(m->be, a->fc_gelu, a->fc, a->ln_2, gpt2_weight(m, t->c_fc.weight),
                                gpt2_weight(m, t->c_fc.bias), 1, t->c_fc.in, t->c_fc.out);
-    linear(m, m->branch, a->fc_gelu, t->mlp_c_proj);
+    linear(m, m->sublayer_out, a->fc_gelu, t->mlp_c_proj);
     add_branch(m, a->residual, a->ln_1, a->residual_middle, last ? m->ln_f : m->blocks[l + 1].ln_1);
 }
 

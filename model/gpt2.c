@@ -56,22 +56,23 @@ static void norm_backward(GPT2 *m, void *dx, const void *dout, const void *x, GP
                               gpt2_weight(m, norm.weight), s.mean, s.rstd, N, m->config.n_embd, accumulate);
 }
 
-/* ---- attention half of a block:  residual_middle = residual + c_proj(attention(c_attn(ln_1))),  ln_2 of it ---- */
+/* ---- attention sublayer of a block:  residual_middle = residual + c_proj(attention(c_attn(ln_1))),  ln_2 of it ---- */
 
-static void attention_half_forward(GPT2 *m, int l, Batch s) {
+static void attention_sublayer_forward(GPT2 *m, int l, Batch s) {
     GPT2BlockTensors *t = &m->blocks[l];
     GPT2BlockActivations *a = &m->activations[l];
     linear_forward(m, a->qkv, a->ln_1, t->c_attn, s.N);
     m->be->attention_forward(m->be, a->attention, a->lse, a->qkv, s.B, s.T, m->config.n_embd, m->config.n_head,
                              gpt2_attention_scale(&m->config, l));
-    linear_forward(m, m->branch, a->attention, t->attn_c_proj, s.N);
-    residual_norm_forward(m, a->residual_middle, a->ln_2, a->ln_2_statistics, a->residual, m->branch, t->ln_2, s.N);
+    linear_forward(m, m->sublayer_out, a->attention, t->attn_c_proj, s.N);
+    residual_norm_forward(m, a->residual_middle, a->ln_2, a->ln_2_statistics, a->residual, m->sublayer_out, t->ln_2,
+                          s.N);
 }
 
-static void attention_half_backward(GPT2 *m, int l, Batch s, bool accumulate) {
+static void attention_sublayer_backward(GPT2 *m, int l, Batch s, bool accumulate) {
     GPT2BlockTensors *t = &m->blocks[l];
     GPT2BlockActivations *a = &m->activations[l];
-    void *dattention = m->dbranch, *dqkv = m->dhidden, *dln_1 = m->dbranch;
+    void *dattention = m->dsublayer, *dqkv = m->dhidden, *dln_1 = m->dsublayer;
     linear_backward(m, dattention, m->dresidual, a->attention, NULL, t->attn_c_proj, s.N, accumulate);
     m->be->attention_backward(m->be, dqkv, dattention, a->qkv, a->attention, a->lse, s.B, s.T, m->config.n_embd,
                               m->config.n_head, gpt2_attention_scale(&m->config, l));
@@ -79,7 +80,7 @@ static void attention_half_backward(GPT2 *m, int l, Batch s, bool accumulate) {
     norm_backward(m, m->dresidual, dln_1, a->residual, a->ln_1_statistics, t->ln_1, s.N, accumulate);
 }
 
-/* ---- MLP half:  next residual = residual_middle + c_proj(gelu(c_fc(ln_2))),  and the LayerNorm that follows ---- */
+/* ---- MLP sublayer:  next residual = residual_middle + c_proj(gelu(c_fc(ln_2))),  and the LayerNorm that follows ---- */
 
 static void mlp_hidden_forward(GPT2 *m, int l, Batch s) {
     GPT2Linear fc = m->blocks[l].c_fc;
@@ -88,22 +89,22 @@ static void mlp_hidden_forward(GPT2 *m, int l, Batch s) {
                                s.N, fc.in, fc.out);
 }
 
-static void mlp_half_forward(GPT2 *m, int l, Batch s) {
+static void mlp_sublayer_forward(GPT2 *m, int l, Batch s) {
     GPT2BlockActivations *a = &m->activations[l], *next = &m->activations[l + 1];
     mlp_hidden_forward(m, l, s);
-    linear_forward(m, m->branch, a->fc_gelu, m->blocks[l].mlp_c_proj, s.N);
+    linear_forward(m, m->sublayer_out, a->fc_gelu, m->blocks[l].mlp_c_proj, s.N);
     if (l + 1 < m->config.n_layer)
-        residual_norm_forward(m, next->residual, next->ln_1, next->ln_1_statistics, a->residual_middle, m->branch,
+        residual_norm_forward(m, next->residual, next->ln_1, next->ln_1_statistics, a->residual_middle, m->sublayer_out,
                               m->blocks[l + 1].ln_1, s.N);
     else
-        residual_norm_forward(m, m->residual_final, m->ln_f_out, m->ln_f_statistics, a->residual_middle, m->branch,
-                              m->ln_f, s.N);
+        residual_norm_forward(m, m->residual_final, m->ln_f_out, m->ln_f_statistics, a->residual_middle,
+                              m->sublayer_out, m->ln_f, s.N);
 }
 
-static void mlp_half_backward(GPT2 *m, int l, Batch s, bool accumulate) {
+static void mlp_sublayer_backward(GPT2 *m, int l, Batch s, bool accumulate) {
     GPT2BlockTensors *t = &m->blocks[l];
     GPT2BlockActivations *a = &m->activations[l];
-    void *dfc = m->dhidden, *dln_2 = m->dbranch;
+    void *dfc = m->dhidden, *dln_2 = m->dsublayer;
     linear_backward(m, dfc, m->dresidual, a->fc_gelu, a->fc, t->mlp_c_proj, s.N, accumulate);
     linear_backward(m, dln_2, dfc, a->ln_2, NULL, t->c_fc, s.N, accumulate);
     norm_backward(m, m->dresidual, dln_2, a->residual_middle, a->ln_2_statistics, t->ln_2, s.N, accumulate);
@@ -131,11 +132,11 @@ static void blocks_forward(GPT2 *m, Batch s) {
                              m->config.n_embd);
     norm_forward(m, first->ln_1, first->ln_1_statistics, first->residual, m->blocks[0].ln_1, s.N);
     for (int l = 0; l < m->config.n_layer; l++) {
-        attention_half_forward(m, l, s);
+        attention_sublayer_forward(m, l, s);
         bool last =
-            l + 1 == m->config.n_layer; /* an MLP half ends with the next block's norm, the last one's with ln_f */
+            l + 1 == m->config.n_layer; /* an MLP sublayer ends with the next block's norm, the last one's with ln_f */
         need_weights(m, block_begin(m, l + 1), last ? m->table.length : block_begin(m, l + 2));
-        mlp_half_forward(m, l, s);
+        mlp_sublayer_forward(m, l, s);
     }
 }
 
@@ -144,7 +145,7 @@ static void recompute_block(GPT2 *m, int l, Batch s) {
     GPT2BlockActivations *a = &m->activations[l];
     if (m->recompute == RECOMPUTE_BLOCK) {
         norm_forward(m, a->ln_1, a->ln_1_statistics, a->residual, m->blocks[l].ln_1, s.N);
-        attention_half_forward(m, l, s);
+        attention_sublayer_forward(m, l, s);
     }
     if (m->recompute != RECOMPUTE_NONE) mlp_hidden_forward(m, l, s);
 }
@@ -153,12 +154,12 @@ static void recompute_block(GPT2 *m, int l, Batch s) {
 static void blocks_backward(GPT2 *m, Batch s, bool accumulate) {
     size_t bytes = (size_t)s.N * (size_t)m->config.n_embd * dtype_size(m->be->activation);
     m->be->zero(m->be, m->dresidual, bytes);
-    norm_backward(m, m->dresidual, m->dbranch, m->residual_final, m->ln_f_statistics, m->ln_f, s.N, accumulate);
+    norm_backward(m, m->dresidual, m->dsublayer, m->residual_final, m->ln_f_statistics, m->ln_f, s.N, accumulate);
     wrote_gradients(m, block_begin(m, m->config.n_layer), m->table.length);
     for (int l = m->config.n_layer - 1; l >= 0; l--) {
         recompute_block(m, l, s);
-        mlp_half_backward(m, l, s, accumulate);
-        attention_half_backward(m, l, s, accumulate);
+        mlp_sublayer_backward(m, l, s, accumulate);
+        attention_sublayer_backward(m, l, s, accumulate);
         wrote_gradients(m, block_begin(m, l), block_begin(m, l + 1));
     }
     m->be->embedding_backward(m->be, gpt2_gradient(m, m->wte), gpt2_gradient(m, m->wpe), m->dresidual, s.inputs, s.B,
@@ -173,20 +174,20 @@ static void blocks_backward(GPT2 *m, Batch s, bool accumulate) {
 
 /* Logits of the whole batch would be the largest buffer of all, so rows go in groups: each group's logits, losses
  * and gradients are finished before the next group's logits take their place. */
-static void head(GPT2 *m, Batch s, float dloss, bool gradient, bool accumulate) {
+static void lm_head_loss(GPT2 *m, Batch s, float dloss, bool gradient, bool accumulate) {
     Backend *be = m->be;
     int C = m->config.n_embd, V = m->config.vocab_size, VP = m->padded_vocab;
     size_t row_bytes = (size_t)C * dtype_size(be->activation);
     void *wte = gpt2_weight(m, m->wte);
-    for (int begin = 0; begin < s.N; begin += m->head_rows) {
-        int rows = (int)min_i64(m->head_rows, s.N - begin);
+    for (int begin = 0; begin < s.N; begin += m->lm_head_rows) {
+        int rows = (int)min_i64(m->lm_head_rows, s.N - begin);
         const char *in = (const char *)m->ln_f_out + (size_t)begin * row_bytes;
         be->matmul_forward(be, m->logits, in, wte, NULL, rows, C, VP);
         be->softmax_cross_entropy(be, m->losses + begin, m->logits, s.targets + begin, dloss, rows, V, VP, gradient);
         if (!gradient) continue;
         be->matmul_backward_weight(be, gpt2_gradient(m, m->wte), NULL, m->logits, in, rows, C, VP,
                                    accumulate || begin > 0);
-        be->matmul_backward_input(be, (char *)m->dbranch + (size_t)begin * row_bytes, m->logits, wte, NULL, rows, C,
+        be->matmul_backward_input(be, (char *)m->dsublayer + (size_t)begin * row_bytes, m->logits, wte, NULL, rows, C,
                                   VP);
     }
     if (m->ignores_loss) return;
@@ -196,55 +197,55 @@ static void head(GPT2 *m, Batch s, float dloss, bool gradient, bool accumulate) 
 
 /* ---- what callers see ---- */
 
-static void await_uploads(GPT2 *m) {
-    m->be->await_uploads(m->be);
-    m->awaited = m->uploaded;
+static void wait_for_prefetched(GPT2 *m) {
+    m->be->wait_for_copies(m->be);
+    m->waited_for = m->prefetched;
 }
 
 /* A pass that is asked for behind the next upload, over the batch before, is not to wait for it: so whatever was uploaded
  * until now is awaited first. */
-void gpt2_upload(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T) {
+void gpt2_prefetch(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T) {
     if (B > m->max_batch || T > m->config.block_size)
         die("a batch of %d x %d tokens does not fit a model made for %d x %d", B, T, m->max_batch,
             m->config.block_size);
-    if (m->uploaded - m->computed == GPT2_BATCHES) die("%d batches wait for a pass already", GPT2_BATCHES);
-    if (m->awaited < m->uploaded) await_uploads(m);
-    GPT2Batch *batch = &m->batches[m->uploaded++ % GPT2_BATCHES];
+    if (m->prefetched - m->computed == GPT2_BATCHES) die("%d batches wait for a pass already", GPT2_BATCHES);
+    if (m->waited_for < m->prefetched) wait_for_prefetched(m);
+    GPT2Batch *batch = &m->batches[m->prefetched++ % GPT2_BATCHES];
     size_t bytes = (size_t)B * (size_t)T * sizeof *inputs;
-    m->be->upload(m->be, batch->inputs, inputs, bytes);
-    m->be->upload(m->be, batch->targets, targets, bytes);
+    m->be->copy_from_host_async(m->be, batch->inputs, inputs, bytes);
+    m->be->copy_from_host_async(m->be, batch->targets, targets, bytes);
     batch->B = B, batch->T = T;
 }
 
 static Batch next_batch(GPT2 *m) {
-    if (m->computed == m->uploaded) die("there is no batch for the next pass");
-    if (m->awaited <= m->computed) await_uploads(m);
+    if (m->computed == m->prefetched) die("there is no batch for the next pass");
+    if (m->waited_for <= m->computed) wait_for_prefetched(m);
     const GPT2Batch *batch = &m->batches[m->computed++ % GPT2_BATCHES];
     return (Batch){batch->inputs, batch->targets, batch->B, batch->T, batch->B * batch->T};
 }
 
-void gpt2_forward_uploaded(GPT2 *m) {
+void gpt2_forward_prefetched(GPT2 *m) {
     Batch s = next_batch(m);
     blocks_forward(m, s);
-    head(m, s, 0.0f, false, false);
+    lm_head_loss(m, s, 0.0f, false, false);
 }
 
-void gpt2_forward_backward_uploaded(GPT2 *m, float dloss, bool accumulate) {
+void gpt2_forward_backward_prefetched(GPT2 *m, float dloss, bool accumulate) {
     Batch s = next_batch(m);
     blocks_forward(m, s);
-    head(m, s, dloss, true, accumulate);
+    lm_head_loss(m, s, dloss, true, accumulate);
     blocks_backward(m, s, accumulate);
 }
 
 void gpt2_forward(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T) {
-    gpt2_upload(m, inputs, targets, B, T);
-    gpt2_forward_uploaded(m);
+    gpt2_prefetch(m, inputs, targets, B, T);
+    gpt2_forward_prefetched(m);
 }
 
 void gpt2_forward_backward(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T, float dloss,
                            bool accumulate) {
-    gpt2_upload(m, inputs, targets, B, T);
-    gpt2_forward_backward_uploaded(m, dloss, accumulate);
+    gpt2_prefetch(m, inputs, targets, B, T);
+    gpt2_forward_backward_prefetched(m, dloss, accumulate);
 }
 
 double gpt2_take_loss(GPT2 *m, int64_t *count) {

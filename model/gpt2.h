@@ -41,7 +41,7 @@ typedef struct GPT2LayerNormStatistics {
 typedef struct GPT2BlockActivations {
     void *residual;               /* (N,C) the block's input */
     void *ln_1, *qkv, *attention; /* (N,C) (N,3C) (N,C) */
-    void *residual_middle;        /* (N,C) after the attention half */
+    void *residual_middle;        /* (N,C) after the attention sublayer */
     void *ln_2, *fc, *fc_gelu;    /* (N,C) (N,4C) (N,4C) */
     float *lse;                   /* (B,NH,T) */
     GPT2LayerNormStatistics ln_1_statistics, ln_2_statistics;
@@ -73,7 +73,7 @@ typedef struct GPT2 {
     bool training;
     int max_batch;    /* B, the largest batch */
     int padded_vocab; /* VP: vocab_size rounded up to a multiple of 64; the extra rows of wte stay zero */
-    int head_rows;    /* rows of logits that exist at a time */
+    int lm_head_rows; /* rows of logits that exist at a time */
 
     TensorTable table;
     int wte, wpe;
@@ -85,19 +85,19 @@ typedef struct GPT2 {
     float *grads;  /* table.length floats; NULL where not training */
 
     GPT2Batch batches[GPT2_BATCHES];
-    int64_t uploaded, awaited, computed; /* batches so far; number i is in batches[i % GPT2_BATCHES] */
+    int64_t prefetched, waited_for, computed; /* batches so far; number i is in batches[i % GPT2_BATCHES] */
     GPT2Hooks hooks;
 
     GPT2BlockActivations *activations; /* (L) */
     void *residual_final, *ln_f_out;   /* (N,C) */
     GPT2LayerNormStatistics ln_f_statistics;
-    void *branch;     /* (N,C) output of the half block that is being computed */
-    void *logits;     /* (head_rows, VP) */
-    float *losses;    /* (N) */
-    double *loss_sum; /* of all tokens since gpt2_take_loss() or gpt2_forget_loss() */
+    void *sublayer_out; /* (N,C) output of the half block that is being computed */
+    void *logits;       /* (lm_head_rows, VP) */
+    float *losses;      /* (N) */
+    double *loss_sum;   /* of all tokens since gpt2_take_loss() or gpt2_forget_loss() */
     int64_t loss_count;
-    bool ignores_loss;                   /* passes leave the sum as it is */
-    void *dresidual, *dbranch, *dhidden; /* (N,C) (N,C) (N,4C) gradients on their way down */
+    bool ignores_loss;                     /* passes leave the sum as it is */
+    void *dresidual, *dsublayer, *dhidden; /* (N,C) (N,C) (N,4C) gradients on their way down */
 
     Arena arena;
 } GPT2;
@@ -126,14 +126,14 @@ bool gpt2_load(GPT2 *model, const SafetensorsFile *file, Error *error);
 /* Starts bringing a batch of B sequences of T <= block_size tokens (host pointers, (B,T) each) to the device, beside the
  * pass that is asked for next where that is over an earlier batch. At most GPT2_BATCHES are on the device; passes take
  * them in their order. */
-void gpt2_upload(GPT2 *model, const int32_t *inputs, const int32_t *targets, int B, int T);
+void gpt2_prefetch(GPT2 *model, const int32_t *inputs, const int32_t *targets, int B, int T);
 
 /* Forward pass over the next batch: adds to the loss sum. */
-void gpt2_forward_uploaded(GPT2 *model);
+void gpt2_forward_prefetched(GPT2 *model);
 
 /* Forward and backward pass over the next batch. The gradient of dloss * (sum of the token losses) overwrites grads, or
  * is added where `accumulate`. */
-void gpt2_forward_backward_uploaded(GPT2 *model, float dloss, bool accumulate);
+void gpt2_forward_backward_prefetched(GPT2 *model, float dloss, bool accumulate);
 
 /* The same over a batch that is uploaded first. */
 void gpt2_forward(GPT2 *model, const int32_t *inputs, const int32_t *targets, int B, int T);

@@ -125,12 +125,12 @@ static void plan_activations(GPT2 *model) {
     }
     arena_plan(arena, "activations", "losses", rows * sizeof(float), &model->losses);
     arena_plan(arena, "activations", "loss sum", sizeof(double), &model->loss_sum);
-    arena_plan(arena, "workspace", "branch", rows * row_bytes, &model->branch);
-    arena_plan(arena, "workspace", "logits", (size_t)model->head_rows * (size_t)model->padded_vocab * act,
+    arena_plan(arena, "workspace", "sublayer output", rows * row_bytes, &model->sublayer_out);
+    arena_plan(arena, "workspace", "logits", (size_t)model->lm_head_rows * (size_t)model->padded_vocab * act,
                &model->logits);
     if (!model->training) return;
     arena_plan(arena, "workspace", "dresidual", rows * row_bytes, &model->dresidual);
-    arena_plan(arena, "workspace", "dbranch", rows * row_bytes, &model->dbranch);
+    arena_plan(arena, "workspace", "dsublayer", rows * row_bytes, &model->dsublayer);
     arena_plan(arena, "workspace", "dhidden", rows * row_bytes * 4, &model->dhidden);
 }
 
@@ -140,7 +140,7 @@ void gpt2_plan(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch
     model->recompute = recompute;
     model->training = training;
     model->max_batch = max_batch;
-    model->head_rows = (int)min_i64(be->logit_rows, (int64_t)max_batch * config->block_size);
+    model->lm_head_rows = (int)min_i64(be->logit_rows, (int64_t)max_batch * config->block_size);
     model->activations = checked_calloc((size_t)config->n_layer, sizeof *model->activations, "the activations");
     plan_weights(model);
     plan_activations(model);
@@ -186,7 +186,7 @@ static void params_changed(GPT2 *model) {
     Backend *be = model->be;
     if (model->weights != (void *)model->params)
         be->to_activation(be, model->weights, model->params, model->table.length);
-    be->weights_changed(be);
+    be->invalidate_weights(be);
 }
 
 static bool ends_with(const char *text, const char *end) {
@@ -232,13 +232,13 @@ static bool check_finite(const float *host, const Tensor *tensor, const Safetens
 bool gpt2_load(GPT2 *model, const SafetensorsFile *file, Error *error) {
     if (!checkpoint_check_weights(file, &model->table, error)) return false;
     float *host = host_tensor(&model->table, "weights");
-    bool good = true;
-    for (int i = 0; good && i < model->table.count; i++) {
-        good = checkpoint_read_weights(file, &model->table, i, host, error) &&
-               check_finite(host, &model->table.tensors[i], file, error);
-        if (good) set_tensor(model, i, host);
+    bool ok = true;
+    for (int i = 0; ok && i < model->table.count; i++) {
+        ok = checkpoint_read_weights(file, &model->table, i, host, error) &&
+             check_finite(host, &model->table.tensors[i], file, error);
+        if (ok) set_tensor(model, i, host);
     }
     free(host);
-    if (good) params_changed(model);
-    return good;
+    if (ok) params_changed(model);
+    return ok;
 }

@@ -52,12 +52,12 @@ static const char usage[] =
     "  --tokenizer=NAME       bytes or gpt2; default: the one that tokens.json in the checkpoint names.\n"
     "                         gpt2's vocabulary is read from the checkpoint, or else from data/gpt2\n";
 
-static double number(const char *key, const char *text, double least, double most, bool whole) {
+static double number(const char *key, const char *text, double least, double limit, bool whole) {
     char *end;
     errno = 0;
     double value = strtod(text, &end);
-    if (end == text || *end || errno || !(value >= least && value <= most) || (whole && value != floor(value)))
-        die_usage("--%s=%s: expected a %snumber from %g to %g", key, text, whole ? "whole " : "", least, most);
+    if (end == text || *end || errno || !(value >= least && value <= limit) || (whole && value != floor(value)))
+        die_usage("--%s=%s: expected a %snumber from %g to %g", key, text, whole ? "whole " : "", least, limit);
     return value;
 }
 

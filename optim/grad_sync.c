@@ -34,7 +34,7 @@ void grad_sync_gradient_ready(GradSync *t, Group *groups, int group_count, float
 
 void grad_sync_finish_gradient(GradSync *t, Group *groups, int group_count, float *data, bool second) {
     grad_sync_gradient_ready(t, groups, group_count, data, second, 0);
-    t->comm->await(t->comm, t->comm->asked(t->comm));
+    t->comm->wait_for(t->comm, t->comm->enqueued(t->comm));
     t->moving = t->length;
 }
 
@@ -43,7 +43,7 @@ void grad_sync_gather(GradSync *t, const Group *groups, int group_count, void *w
         size_t end = begin + t->piece < t->length ? begin + t->piece : t->length;
         for (int i = 0; i < group_count; i++)
             t->comm->all_gather(t->comm, weights, element_size, &groups[i].partition, begin, end);
-        t->gathered[begin / t->piece] = t->comm->asked(t->comm);
+        t->gathered[begin / t->piece] = t->comm->enqueued(t->comm);
     }
 }
 
@@ -51,5 +51,5 @@ void grad_sync_gather(GradSync *t, const Group *groups, int group_count, void *w
 void grad_sync_wait_for_weights(GradSync *t, size_t begin, size_t end) {
     if (begin >= end || t->gathered[(end - 1) / t->piece] <= t->waited_for) return;
     t->waited_for = t->gathered[(end - 1) / t->piece];
-    t->comm->await(t->comm, t->waited_for);
+    t->comm->wait_for(t->comm, t->waited_for);
 }

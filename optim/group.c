@@ -45,13 +45,13 @@ static const Part *part_of(const Group *g, const Tensor *tensor) {
 /* Cuts the matrices of one shape into batches, and these into chunks that know their place in the workspace. */
 static void append_batches(Group *g, const TensorTable *table, const NewtonSchulzShape *shape, const int *matrices,
                            const Backend *be) {
-    int most = newton_schulz_batch(be, shape);
-    for (int done = 0; done < shape->count; done += most) {
+    int limit = newton_schulz_batch(be, shape);
+    for (int done = 0; done < shape->count; done += limit) {
         MatrixBatch batch = {.rows = shape->rows,
                              .columns = shape->columns,
                              .first_chunk = g->chunk_count,
                              .first_matrix = g->matrix_count,
-                             .matrix_count = (int)min_i64(most, shape->count - done)};
+                             .matrix_count = (int)min_i64(limit, shape->count - done)};
         for (int i = 0; i < batch.matrix_count; i++) {
             int tensor = matrices[done + i], first = g->chunk_count;
             const Tensor *t = &table->tensors[tensor];

@@ -167,7 +167,7 @@ static __global__ void __launch_bounds__(THREADS) step_coeffs_kernel(const StepI
 
 static void step_coeffs(Backend *be, const StepInputs *inputs) {
     step_coeffs_kernel<<<1, THREADS, 0, cuda_stream(be)>>>(*inputs);
-    cuda_check_launch("settle_kernel");
+    cuda_check_launch("step_coeffs_kernel");
 }
 
 /* ---- rules as types, for kernels to be made of ---- */

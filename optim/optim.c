@@ -116,11 +116,11 @@ static bool plan_group(Optim *o, bool main, const double *taken, Arena *arena, E
 /* The rest fills up what the main rule's whole matrices leave uneven. */
 static bool plan_groups(Optim *o, Arena *arena, Error *error) {
     double *taken = checked_calloc((size_t)o->comm->size, sizeof *taken, "the optimizer's groups");
-    bool good = plan_group(o, true, NULL, arena, error);
+    bool ok = plan_group(o, true, NULL, arena, error);
     for (int r = 0; r < o->comm->size && o->group_count > 0; r++) taken[r] = group_numbers_kept(&o->groups[0], r);
-    good = good && plan_group(o, false, taken, arena, error);
+    ok = ok && plan_group(o, false, taken, arena, error);
     free(taken);
-    return good;
+    return ok;
 }
 
 static void add_state_name(Optim *o, const char *name) {
@@ -181,7 +181,7 @@ Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *
     return o;
 }
 
-static void upload_plans(Optim *o) {
+static void copy_plans(Optim *o) {
     size_t bytes = (size_t)o->table->count * sizeof *o->plans;
     TensorPlan *plans = checked_malloc(bytes, "the optimizer's plans");
     for (int i = 0; i < o->table->count; i++) plans[i] = tensor_plan(&o->config, &o->optimizer, &o->table->tensors[i]);
@@ -201,7 +201,7 @@ void optim_start(Optim *o, OptimBuffers buffers) {
     s->k = tensor_plan_k(&o->config);
     s->plans = o->plans;
     s->sums = o->sums;
-    upload_plans(o);
+    copy_plans(o);
     for (int i = 0; i < o->group_count; i++) group_start(&o->groups[i], o->be);
     o->queue = o->passes->open_queue(o->be, OPTIM_MAX_STEPS);
 }
@@ -263,7 +263,7 @@ static void sum_gradients(Optim *o) {
         if (o->exact) group_sums(group, o->be, g->next_grad, NULL, NULL, o->sums + count);
     }
     o->comm->sum_on_device(o->comm, (double *)o->sums, kinds * count * (int)(sizeof *o->sums / sizeof(double)));
-    o->comm->await(o->comm, o->comm->asked(o->comm));
+    o->comm->wait_for(o->comm, o->comm->enqueued(o->comm));
 }
 
 /* What was the current gradient, or the second one, is the next step's g_prev. */
@@ -315,7 +315,7 @@ void optim_begin_step(Optim *o, OptimRates rates) {
     if (!alone(o))
         grad_sync_gather(&o->grad_sync, o->groups, o->group_count, o->buffers.weights,
                          has_copy(o) ? dtype_size(o->be->activation) : sizeof(float));
-    o->be->weights_changed(o->be);
+    o->be->invalidate_weights(o->be);
 }
 
 OptimResult optim_end_step(Optim *o) {
@@ -406,7 +406,7 @@ void optim_fetch(Optim *o, int state, int tensor, float *host) {
                         : owner ? checked_malloc(n * sizeof *to, "a tensor to save")
                                 : NULL;
             if (owner) o->be->copy_to_host(o->be, to, part_in(o, group, state, part), n * sizeof *to);
-            o->comm->collect(o->comm, r, to, n);
+            o->comm->send_to_root(o->comm, r, to, n);
             if (!writer) free(to);
         }
 }

@@ -60,22 +60,22 @@ static bool cut_back(Metrics *metrics, int64_t step, Error *error) {
     FILE *old = fopen(metrics->path, "r"), *cut = old ? fopen(temporary, "w") : NULL;
     size_t room = 0;
     ssize_t length;
-    bool good = old && cut && lock_file(cut, temporary), validation;
-    while (good && (length = getline(&line, &room, old)) > 0) {
+    bool ok = old && cut && lock_file(cut, temporary), validation;
+    while (ok && (length = getline(&line, &room, old)) > 0) {
         if (!line_stays(line, (size_t)length, step, &validation)) continue;
         metrics->has_validation |= validation;
-        good = fwrite(line, 1, (size_t)length, cut) == (size_t)length;
+        ok = fwrite(line, 1, (size_t)length, cut) == (size_t)length;
     }
-    good = good && !ferror(old) && fflush(cut) == 0 && fsync(fileno(cut)) == 0 && rename(temporary, metrics->path) == 0;
-    if (!good) error_set(error, "cannot cut back %s: %s", metrics->path, strerror(errno));
-    if (!good && cut) unlink(temporary);
-    FILE *unused = good ? metrics->file : cut;
-    if (good) metrics->file = cut;
+    ok = ok && !ferror(old) && fflush(cut) == 0 && fsync(fileno(cut)) == 0 && rename(temporary, metrics->path) == 0;
+    if (!ok) error_set(error, "cannot cut back %s: %s", metrics->path, strerror(errno));
+    if (!ok && cut) unlink(temporary);
+    FILE *unused = ok ? metrics->file : cut;
+    if (ok) metrics->file = cut;
     if (unused) fclose(unused);
     if (old) fclose(old);
     free(line);
     free(temporary);
-    return good;
+    return ok;
 }
 
 static bool open_and_lock(Metrics *metrics, Error *error) {
@@ -89,12 +89,12 @@ static bool open_and_lock(Metrics *metrics, Error *error) {
 bool metrics_open(Metrics **result, const char *out_dir, MetricsMode mode, int64_t resume_step, Error *error) {
     Metrics *metrics = checked_calloc(1, sizeof *metrics, "metrics");
     metrics->path = format_string("%s/metrics.jsonl", out_dir);
-    bool good = open_and_lock(metrics, error);
-    if (good && mode != METRICS_NEW)
-        good = cut_back(metrics, mode == METRICS_RESUME ? resume_step : last_step, error);
-    else if (good && ftruncate(fileno(metrics->file), 0) != 0)
-        good = error_set(error, "cannot empty %s: %s", metrics->path, strerror(errno));
-    if (!good) {
+    bool ok = open_and_lock(metrics, error);
+    if (ok && mode != METRICS_NEW)
+        ok = cut_back(metrics, mode == METRICS_RESUME ? resume_step : last_step, error);
+    else if (ok && ftruncate(fileno(metrics->file), 0) != 0)
+        ok = error_set(error, "cannot empty %s: %s", metrics->path, strerror(errno));
+    if (!ok) {
         metrics_close(metrics);
         return false;
     }

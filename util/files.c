@@ -70,10 +70,10 @@ bool files_sync_folder(const char *path, Error *error) {
     int descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (descriptor < 0) return error_set(error, "cannot open the folder %s: %s", path, strerror(errno));
     /* EINVAL: a file system that has no such thing as syncing a folder, so there is nothing that could be done. */
-    bool good = fsync(descriptor) == 0 || errno == EINVAL;
-    if (!good) error_set(error, "cannot sync the folder %s: %s", path, strerror(errno));
+    bool ok = fsync(descriptor) == 0 || errno == EINVAL;
+    if (!ok) error_set(error, "cannot sync the folder %s: %s", path, strerror(errno));
     close(descriptor);
-    return good;
+    return ok;
 }
 
 /* Syncs the folder that holds `path`. */
@@ -91,21 +91,21 @@ bool files_put_in_place(const char *temporary, const char *path, Error *error) {
 
 bool files_make_folders(const char *path, Error *error) {
     char *part = checked_strdup(path);
-    bool good = *path != 0;
-    if (!good) error_set(error, "cannot make a folder without a name");
-    for (size_t i = 1; good && i <= strlen(path); i++) {
+    bool ok = *path != 0;
+    if (!ok) error_set(error, "cannot make a folder without a name");
+    for (size_t i = 1; ok && i <= strlen(path); i++) {
         if ((path[i] != '/' && path[i] != 0) || path[i - 1] == '/') continue;
         part[i] = 0;
         int reason = mkdir(part, 0777) == 0 ? 0 : errno; /* files_is_folder() sets errno, too */
         if (reason == 0)
             sync_parent(part, NULL); /* a folder above us that we may not open is not ours to sync */
         else if (!files_is_folder(part))
-            good = error_set(error, "cannot make the folder %s: %s", part,
-                             files_is_file(part) ? "a file is there" : strerror(reason));
+            ok = error_set(error, "cannot make the folder %s: %s", part,
+                           files_is_file(part) ? "a file is there" : strerror(reason));
         part[i] = path[i];
     }
     free(part);
-    return good;
+    return ok;
 }
 
 static int remove_one(const char *path, const struct stat *status, int type, struct FTW *where) {
@@ -177,13 +177,13 @@ static bool read_in_pieces(const char *path, bool (*take)(void *context, const v
     if (descriptor < 0) return false;
     char *buffer = checked_malloc(BUFFER_BYTES, "a file buffer");
     ssize_t got;
-    bool good = true;
-    while (good && (got = read_fully(descriptor, buffer, BUFFER_BYTES)) != 0)
-        good = got > 0 ? take(context, buffer, (size_t)got, error)
-                       : error_set(error, "cannot read %s: %s", path, strerror(errno));
+    bool ok = true;
+    while (ok && (got = read_fully(descriptor, buffer, BUFFER_BYTES)) != 0)
+        ok = got > 0 ? take(context, buffer, (size_t)got, error)
+                     : error_set(error, "cannot read %s: %s", path, strerror(errno));
     free(buffer);
     close(descriptor);
-    return good;
+    return ok;
 }
 
 typedef struct Sum {
@@ -208,11 +208,11 @@ static bool take_into_sum(void *context, const void *data, size_t bytes, Error *
 
 bool files_checksum(const char *path, uint64_t *bytes, uint64_t *checksum, Error *error) {
     Sum sum = {new_checksum(), 0};
-    bool good = read_in_pieces(path, take_into_sum, &sum, error);
+    bool ok = read_in_pieces(path, take_into_sum, &sum, error);
     *bytes = sum.bytes;
     *checksum = XXH3_64bits_digest(sum.state);
     XXH3_freeState(sum.state);
-    return good;
+    return ok;
 }
 
 struct FileWriter {
@@ -286,15 +286,15 @@ bool file_writer_close(FileWriter *writer, uint64_t *bytes, uint64_t *checksum, 
     if (close(writer->descriptor) != 0) fail(writer, "close");
     if (bytes) *bytes = writer->bytes;
     if (checksum) *checksum = XXH3_64bits_digest(writer->checksum);
-    bool good = !writer->failed;
-    if (!good) {
+    bool ok = !writer->failed;
+    if (!ok) {
         unlink(writer->path);
         error_set(error, "%s", writer->first.text);
     }
     XXH3_freeState(writer->checksum);
     free(writer->path);
     free(writer);
-    return good;
+    return ok;
 }
 
 void file_writer_abandon(FileWriter *writer) {
@@ -318,11 +318,11 @@ bool files_copy(const char *from, const char *to, uint64_t *bytes, uint64_t *che
 bool files_write_text(const char *path, const char *text, Error *error) {
     char *temporary = format_string("%s.tmp", path);
     FileWriter *writer;
-    bool good = file_writer_open(&writer, temporary, error);
-    if (good) {
+    bool ok = file_writer_open(&writer, temporary, error);
+    if (ok) {
         file_writer_append(writer, text, strlen(text), NULL); /* close reports what went wrong here */
-        good = file_writer_close(writer, NULL, NULL, error) && files_put_in_place(temporary, path, error);
+        ok = file_writer_close(writer, NULL, NULL, error) && files_put_in_place(temporary, path, error);
     }
     free(temporary);
-    return good;
+    return ok;
 }

@@ -9,9 +9,9 @@ static const double state_slack = 1.1;
 
 /* An empty partition with room for all that can come of `chosen`. */
 static Partition partition_create(const TensorTable *table, int processes) {
-    size_t most = (size_t)table->count + (size_t)processes;
+    size_t max_parts = (size_t)table->count + (size_t)processes;
     return (Partition){.processes = processes,
-                       .parts = checked_calloc(most, sizeof(Part), "the optimizer's partition"),
+                       .parts = checked_calloc(max_parts, sizeof(Part), "the optimizer's partition"),
                        .first = checked_calloc((size_t)processes + 1, sizeof(int), "the optimizer's partition")};
 }
 

@@ -57,16 +57,16 @@ static bool map_file(SafetensorsFile *file, Error *error) {
     struct stat status;
     int descriptor = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor < 0) return error_set(error, "cannot open %s: %s", file->path, strerror(errno));
-    bool good = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
-    if (!good) {
+    bool ok = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
+    if (!ok) {
         error_set(error, "%s is not a regular file", file->path);
     } else if (status.st_size < LENGTH_BYTES) {
-        good = error_set(error, "%s is no safetensors file: it has %lld bytes, fewer than the length of a header needs",
-                         file->path, (long long)status.st_size);
+        ok = error_set(error, "%s is no safetensors file: it has %lld bytes, fewer than the length of a header needs",
+                       file->path, (long long)status.st_size);
     } else {
         void *mapping = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-        good = mapping != MAP_FAILED;
-        if (good) {
+        ok = mapping != MAP_FAILED;
+        if (ok) {
             file->mapping = mapping;
             file->bytes = (size_t)status.st_size;
         } else {
@@ -74,7 +74,7 @@ static bool map_file(SafetensorsFile *file, Error *error) {
         }
     }
     close(descriptor);
-    return good;
+    return ok;
 }
 
 /* Parses a copy that ends in a 0 byte, so that the parser has a fence, and insists on an object with nothing but
@@ -193,10 +193,10 @@ static bool describe(const char *path, Description *tensor, const cJSON *item, i
 }
 
 static bool check_metadata(const char *path, const cJSON *metadata, Error *error) {
-    bool good = cJSON_IsObject(metadata);
+    bool ok = cJSON_IsObject(metadata);
     const cJSON *item;
-    cJSON_ArrayForEach(item, metadata) good = good && cJSON_IsString(item);
-    return good || error_set(error, "%s: %s should be an object of strings", path, METADATA);
+    cJSON_ArrayForEach(item, metadata) ok = ok && cJSON_IsString(item);
+    return ok || error_set(error, "%s: %s should be an object of strings", path, METADATA);
 }
 
 static int compare_names(const void *a, const void *b) {
@@ -235,18 +235,18 @@ static bool check_together(const char *path, Description *tensors, int count, in
 static Description *describe_all(const char *path, const cJSON *header, int64_t data_bytes, int *count, Error *error) {
     Description *tensors = checked_calloc((size_t)cJSON_GetArraySize(header), sizeof *tensors, "tensor descriptions");
     int described = 0, metadata = 0;
-    bool good = true;
+    bool ok = true;
     const cJSON *item;
     cJSON_ArrayForEach(item, header) {
         if (strcmp(item->string, METADATA) != 0)
-            good = describe(path, &tensors[described++], item, data_bytes, error);
+            ok = describe(path, &tensors[described++], item, data_bytes, error);
         else if (metadata++)
-            good = error_set(error, "%s: %s is there twice", path, METADATA);
+            ok = error_set(error, "%s: %s is there twice", path, METADATA);
         else
-            good = check_metadata(path, item, error);
-        if (!good) break;
+            ok = check_metadata(path, item, error);
+        if (!ok) break;
     }
-    if (good && check_together(path, tensors, described, data_bytes, error)) {
+    if (ok && check_together(path, tensors, described, data_bytes, error)) {
         *count = described;
         return tensors;
     }
@@ -287,11 +287,11 @@ bool safetensors_open(SafetensorsFile *file, const char *path, Error *error) {
             else
                 add_unread(file, &tensors[i]);
     }
-    bool good = tensors != NULL;
+    bool ok = tensors != NULL;
     free(tensors);
     cJSON_Delete(header);
-    if (!good) safetensors_close(file);
-    return good;
+    if (!ok) safetensors_close(file);
+    return ok;
 }
 
 void safetensors_close(SafetensorsFile *file) {
@@ -393,11 +393,10 @@ bool safetensors_create(SafetensorsWriter **writer, const char *path, const Safe
     size_t bytes = strlen(text);
     uint64_t length = (uint64_t)round_up((int64_t)(LENGTH_BYTES + bytes), DATA_ALIGNMENT) - LENGTH_BYTES;
     static const char spaces[] = "                                                                ";
-    bool good = file_writer_append(file, &length, sizeof length, error) &&
-                file_writer_append(file, text, bytes, error) &&
-                file_writer_append(file, spaces, (size_t)length - bytes, error);
+    bool ok = file_writer_append(file, &length, sizeof length, error) && file_writer_append(file, text, bytes, error) &&
+              file_writer_append(file, spaces, (size_t)length - bytes, error);
     cJSON_free(text);
-    if (!good) {
+    if (!ok) {
         file_writer_abandon(file);
         return false;
     }
@@ -421,8 +420,8 @@ bool safetensors_finish(SafetensorsWriter *writer, uint64_t *bytes, uint64_t *ch
                   (long long)writer->written, (long long)writer->announced);
         file_writer_abandon(writer->file);
     }
-    bool good = complete && file_writer_close(writer->file, bytes, checksum, error);
+    bool ok = complete && file_writer_close(writer->file, bytes, checksum, error);
     free(writer->path);
     free(writer);
-    return good;
+    return ok;
 }

@@ -23,27 +23,27 @@ static inline bool utf8_continues(char byte) { return ((unsigned char)byte & 0xc
 
 /* Of a character that begins with byte `lead`: how many bytes follow (-1: none begins with it), and between which
  * values the first of them lies, which rules out surrogates, numbers that are too large, and detours. */
-static inline int utf8_following(unsigned char lead, unsigned char *least, unsigned char *most) {
+static inline int utf8_following(unsigned char lead, unsigned char *least, unsigned char *limit) {
     *least = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
-    *most = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+    *limit = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
     return lead < 0x80 ? 0 : lead < 0xc2 ? -1 : lead < 0xe0 ? 1 : lead < 0xf0 ? 2 : lead < 0xf5 ? 3 : -1;
 }
 
 /* The character at the start of the text, of at least one byte, or UTF8_ERROR or UTF8_CUT; *length is in bytes. */
 static inline int32_t utf8_next(const char *text, size_t bytes, size_t *length) {
-    unsigned char lead = (unsigned char)text[0], least, most;
-    int following = utf8_following(lead, &least, &most);
+    unsigned char lead = (unsigned char)text[0], least, limit;
+    int following = utf8_following(lead, &least, &limit);
     int32_t code = lead & (0x7f >> (following > 0 ? following + 1 : 0));
     *length = 1;
     if (following < 0) return UTF8_ERROR;
     for (int i = 0; i < following; i++) {
         if (*length == bytes) return UTF8_CUT;
         unsigned char next = (unsigned char)text[*length];
-        if (next < least || next > most) return UTF8_ERROR;
+        if (next < least || next > limit) return UTF8_ERROR;
         code = code << 6 | (next & 0x3f);
         ++*length;
         least = 0x80;
-        most = 0xbf;
+        limit = 0xbf;
     }
     return code;
 }

@@ -16,11 +16,11 @@
 #include "util/philox.h"
 #include "util/stop_signal.h"
 
-/* An item is passed on at the end of a document from ITEM_BYTES on, and holds no more than ITEM_MOST. */
-enum { ITEM_BYTES = 1 << 20, ITEM_MOST = TOKENIZER_MAX_LEFT + (1 << 20), SEGMENTS_MOST = 1 << 14 };
+/* An item is passed on at the end of a document from ITEM_BYTES on, and holds no more than ITEM_MAX. */
+enum { ITEM_BYTES = 1 << 20, ITEM_MAX = TOKENIZER_MAX_LEFT + (1 << 20), SEGMENTS_MAX = 1 << 14 };
 
 /* Items beyond one for each encoder, so that neither these nor the writer wait for the reader; at most 12 MB each. */
-enum { ITEMS_WAITING_MOST = 8 };
+enum { ITEMS_WAITING_MAX = 8 };
 
 /* Text that is encoded by itself: a document or a part of one. */
 typedef struct Segment {
@@ -35,9 +35,9 @@ typedef enum ItemState { ITEM_FREE, ITEM_FILLED, ITEM_ENCODED } ItemState;
 
 typedef struct Item {
     ItemState state;
-    char *text; /* ITEM_MOST */
+    char *text; /* ITEM_MAX */
     size_t bytes;
-    Segment *segments; /* SEGMENTS_MOST */
+    Segment *segments; /* SEGMENTS_MAX */
     int segment_count;
     bool has_tokens; /* the reader has encoded it */
     TokenBuffer tokens;
@@ -114,7 +114,7 @@ static void fail(Pipeline *p, const Error *error) {
 static Item *item_at(const Pipeline *p, int64_t number) { return &p->items[number % p->item_count]; }
 
 /* The item of that number, empty, for the reader; NULL after a failure. */
-static Item *await_free(Pipeline *p, int64_t number) {
+static Item *wait_for_free(Pipeline *p, int64_t number) {
     pthread_mutex_lock(&p->lock);
     Item *item = item_at(p, number);
     while (item->state != ITEM_FREE && !p->failed) pthread_cond_wait(&p->changed, &p->lock);
@@ -222,7 +222,7 @@ static bool write_item(Pipeline *p, const Item *item, Error *error) {
     return true;
 }
 
-static Item *await_encoded(Pipeline *p) {
+static Item *wait_for_encoded(Pipeline *p) {
     pthread_mutex_lock(&p->lock);
     Item *item = item_at(p, p->written);
     while (!p->failed && item->state != ITEM_ENCODED && !(p->is_last && p->written == p->filled))
@@ -235,7 +235,7 @@ static Item *await_encoded(Pipeline *p) {
 static void *write_items(void *context) {
     Pipeline *p = context;
     Error error;
-    for (Item *item; (item = await_encoded(p));) {
+    for (Item *item; (item = wait_for_encoded(p));) {
         if (!write_item(p, item, &error)) {
             fail(p, &error);
             break;
@@ -278,7 +278,7 @@ static size_t encode_beginning(Pipeline *p, Item *item) {
 
 /* Passes on a full item, whose last segment goes on in the next. */
 static bool go_on_in_next(Pipeline *p) {
-    Item *full = p->filling, *next = await_free(p, p->filled + 1);
+    Item *full = p->filling, *next = wait_for_free(p, p->filled + 1);
     if (!next) return false;
     Segment *s = last_segment(p);
     size_t cut = s->begin + pipeline_cut(full->text + s->begin, full->bytes - s->begin);
@@ -309,7 +309,7 @@ static bool begins_with_validation(const Pipeline *p) {
 /* A document without text is one, too. */
 static bool begin_document(Pipeline *p) {
     if (p->in_document) return true;
-    if (!p->filling) p->filling = await_free(p, p->filled);
+    if (!p->filling) p->filling = wait_for_free(p, p->filled);
     if (!p->filling) return false;
     p->in_document = true;
     p->is_val = begins_with_validation(p);
@@ -355,9 +355,9 @@ static bool take_text(void *context, const char *text, size_t bytes, Error *erro
     Pipeline *p = context;
     if (!begin_document(p)) return copy_failure(p, error);
     while (bytes > 0) {
-        if (p->filling->bytes == ITEM_MOST && !go_on_in_next(p)) return copy_failure(p, error);
+        if (p->filling->bytes == ITEM_MAX && !go_on_in_next(p)) return copy_failure(p, error);
         size_t part = bytes_of_part(p, text, bytes);
-        part = (size_t)min_i64((int64_t)part, (int64_t)(ITEM_MOST - p->filling->bytes));
+        part = (size_t)min_i64((int64_t)part, (int64_t)(ITEM_MAX - p->filling->bytes));
         memcpy(p->filling->text + p->filling->bytes, text, part);
         p->filling->bytes += part;
         last_segment(p)->end = p->filling->bytes;
@@ -373,7 +373,7 @@ static bool take_end(void *context, Error *error) {
     last_segment(p)->document_ends = true;
     p->in_document = false;
     /* A document may add two segments: of both parts. */
-    if (p->filling->bytes >= ITEM_BYTES || p->filling->segment_count > SEGMENTS_MOST - 2) pass_on(p);
+    if (p->filling->bytes >= ITEM_BYTES || p->filling->segment_count > SEGMENTS_MAX - 2) pass_on(p);
     return true;
 }
 
@@ -444,11 +444,11 @@ bool pipeline_measure(const PipelineOptions *options, const TextFiles *files, co
 /* ---- all of it ---- */
 
 static void make_items(Pipeline *p) {
-    p->item_count = p->options->threads + (int)min_i64(p->options->threads, ITEMS_WAITING_MOST) + 2;
+    p->item_count = p->options->threads + (int)min_i64(p->options->threads, ITEMS_WAITING_MAX) + 2;
     p->items = checked_calloc((size_t)p->item_count, sizeof *p->items, "text");
     for (int i = 0; i < p->item_count; i++) {
-        p->items[i].text = checked_malloc(ITEM_MOST, "text");
-        p->items[i].segments = checked_malloc(SEGMENTS_MOST * sizeof(Segment), "text");
+        p->items[i].text = checked_malloc(ITEM_MAX, "text");
+        p->items[i].segments = checked_malloc(SEGMENTS_MAX * sizeof(Segment), "text");
     }
 }
 

@@ -127,7 +127,7 @@ static bool measure_text(Job *job, Error *error) {
     return ok && step_coeffs_end(job, error);
 }
 
-static void settle_document_token(Job *job) {
+static void resolve_document_token(Job *job) {
     const PrepareOptions *o = &job->options;
     bool has_token = tokenizer_end_of_text(job->tokenizer) >= 0;
     int chosen = o->document_token;
@@ -353,7 +353,7 @@ static bool prepare(Job *job, Error *error) {
                                       .shard_tokens = o->shard_tokens,
                                       .progress = show_progress,
                                       .progress_context = job};
-    settle_document_token(job);
+    resolve_document_token(job);
     if (!text_files_list(&job->files, o->inputs, o->input_count, error)) return false;
     if (!text_files_look(&job->files, takes_binary, &job->plain_bytes, error)) return false;
     job->text_bytes = o->documents.separator || o->documents.field ? -1 : job->plain_bytes;

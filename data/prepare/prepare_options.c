@@ -13,7 +13,7 @@
 #include "util/files.h"
 
 /* More would not be kept busy by one reader, and each takes memory. */
-enum { MOST_THREADS = 32 };
+enum { MAX_THREADS = 32 };
 
 static const char usage[] =
     "usage: prepare_data --tokenizer=NAME --out=DIR [options] INPUT [...]\n"
@@ -64,12 +64,12 @@ static double parse_fraction(const char *name, const char *text) {
     return value;
 }
 
-static int64_t parse_whole(const char *name, const char *text, int64_t least, int64_t most) {
+static int64_t parse_whole(const char *name, const char *text, int64_t least, int64_t limit) {
     char *end;
     errno = 0;
     long long value = strtoll(text, &end, 10);
-    if (end == text || *end || errno || value < least || value > most)
-        die_usage("%s should be a whole number from %" PRId64 " to %" PRId64 ", not '%s'", name, least, most, text);
+    if (end == text || *end || errno || value < least || value > limit)
+        die_usage("%s should be a whole number from %" PRId64 " to %" PRId64 ", not '%s'", name, least, limit, text);
     return value;
 }
 
@@ -204,7 +204,7 @@ static void set_value(PrepareOptions *options, OptionName option, const char *va
         options->split_seed = (uint64_t)parse_whole(name, value, 0, INT64_MAX);
         break;
     case OPTION_THREADS:
-        options->threads = (int)parse_whole(name, value, 1, MOST_THREADS);
+        options->threads = (int)parse_whole(name, value, 1, MAX_THREADS);
         break;
     default:
         options->at = parse_whole(name, value, 0, INT64_MAX);
@@ -280,7 +280,7 @@ PrepareOptions prepare_options_parse(int argc, char **argv) {
                                .val_from = -1,
                                .val_fraction = 0.1,
                                .split_seed = 2357,
-                               .threads = (int)min_i64(cores(), MOST_THREADS),
+                               .threads = (int)min_i64(cores(), MAX_THREADS),
                                .at = -1};
     options.inputs = checked_calloc((size_t)argc, sizeof *options.inputs, "the list of inputs");
     bool only_inputs = false; /* after "--" */

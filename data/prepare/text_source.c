@@ -33,7 +33,7 @@ typedef struct TextReader {
 } TextReader;
 
 /* Waits for the next bytes of a pipe, which may be long in coming, or for a signal to stop. */
-static bool await_bytes(int descriptor, const char *path, Error *error) {
+static bool wait_for_bytes(int descriptor, const char *path, Error *error) {
     struct pollfd wanted = {.fd = descriptor, .events = POLLIN};
     int ready;
     while ((ready = poll(&wanted, 1, POLL_MILLISECONDS)) == 0 || (ready < 0 && errno == EINTR))
@@ -44,7 +44,7 @@ static bool await_bytes(int descriptor, const char *path, Error *error) {
 ssize_t text_read_some(int descriptor, bool is_pipe, const char *path, char *data, size_t bytes, Error *error) {
     ssize_t got;
     do {
-        if (is_pipe && !await_bytes(descriptor, path, error)) return -1;
+        if (is_pipe && !wait_for_bytes(descriptor, path, error)) return -1;
         got = read(descriptor, data, bytes);
     } while (got < 0 && (errno == EINTR || errno == EAGAIN));
     if (got < 0) error_set(error, "cannot read %s: %s", path, strerror(errno));

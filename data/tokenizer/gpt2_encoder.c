@@ -130,11 +130,11 @@ static void encode_known(Gpt2Encoder *encoder, const FoundWord *found, TokenBuff
 
 /* Encodes a word with U+FFFD in the place of what is no UTF-8. */
 static void encode_damaged(Gpt2Encoder *encoder, const char *word, size_t length, TokenBuffer *out) {
-    size_t most = length * strlen(UTF8_REPLACEMENT);
-    if (most > encoder->repaired_capacity) {
+    size_t limit = length * strlen(UTF8_REPLACEMENT);
+    if (limit > encoder->repaired_capacity) {
         free(encoder->repaired);
-        encoder->repaired = checked_malloc(most, "a word");
-        encoder->repaired_capacity = most;
+        encoder->repaired = checked_malloc(limit, "a word");
+        encoder->repaired_capacity = limit;
     }
     size_t count = utf8_repair(word, length, encoder->repaired, &encoder->replaced);
     encode_any(encoder, encoder->repaired, count, out);

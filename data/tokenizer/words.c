@@ -8,7 +8,7 @@ typedef struct Text {
     const uint8_t *classes;
     const char *text;
     size_t bytes;
-    size_t most; /* where a word must end */
+    size_t limit; /* where a word must end */
     bool is_end, is_damaged;
     bool is_open; /* what follows the text has a say */
 } Text;
@@ -44,13 +44,13 @@ static CharClass class_at(Text *t, size_t at, size_t *next, bool *is_damaged) {
     *next = at + length;
     *is_damaged = code < 0;
     /* Where the word may not be that long, it does not matter what the character is. */
-    if (code == UTF8_CUT && !t->is_end && *next <= t->most) t->is_open = true;
+    if (code == UTF8_CUT && !t->is_end && *next <= t->limit) t->is_open = true;
     return code < 0 ? CLASS_OTHER : (CharClass)t->classes[code];
 }
 
 /* Where the run of characters of this class ends that goes on at `at`. */
 static size_t run_end(Text *t, size_t at, CharClass class) {
-    while (at < t->most && !t->is_open) {
+    while (at < t->limit && !t->is_open) {
         unsigned char byte = (unsigned char)t->text[at];
         if (byte < 0x80) {
             if (t->classes[byte] != class) return at;
@@ -59,7 +59,7 @@ static size_t run_end(Text *t, size_t at, CharClass class) {
         }
         size_t next;
         bool is_damaged;
-        if (class_at(t, at, &next, &is_damaged) != class || next > t->most) return at;
+        if (class_at(t, at, &next, &is_damaged) != class || next > t->limit) return at;
         t->is_damaged |= is_damaged;
         at = next;
     }
@@ -85,7 +85,7 @@ static size_t any_word_length(const uint8_t *classes, const char *text, size_t b
     size_t end = run_end(&t, start, class);
     *is_damaged = t.is_damaged;
     if (t.is_open) return 0;
-    return class == CLASS_SPACE && end < t.most ? without_last_space(text, end) : end;
+    return class == CLASS_SPACE && end < t.limit ? without_last_space(text, end) : end;
 }
 
 /* Most words are of ASCII letters, between spaces and punctuation that are ASCII too. */

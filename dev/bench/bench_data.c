@@ -26,8 +26,8 @@
 /* What is to be reached: MB/s of a core, and times tiktoken's speed. */
 static const double CORE_TARGET = 40, TIKTOKEN_TARGET = 5;
 
-enum { DOCUMENT_CHARACTERS = 1000000, MOST_THREADS = 1024, MOST_RUNS = MOST_MEASUREMENTS };
-static const size_t MOST_TEXT = (size_t)1 << 33;
+enum { DOCUMENT_CHARACTERS = 1000000, MAX_THREADS = 1024, MAX_RUNS = MAX_MEASUREMENTS };
+static const size_t MAX_TEXT = (size_t)1 << 33;
 
 typedef struct Document {
     const char *text;
@@ -47,17 +47,17 @@ typedef struct Bench {
 /* The seconds of each run, and how many tokens there are. */
 typedef struct Speed {
     int count;
-    double seconds[MOST_RUNS];
+    double seconds[MAX_RUNS];
     size_t tokens;
 } Speed;
 
 /* ---- options ---- */
 
-static int number(const char *name, const char *text, int most) {
+static int number(const char *name, const char *text, int limit) {
     char *end;
     long value = strtol(text, &end, 10);
-    if (end == text || *end || value < 1 || value > most)
-        die_usage("%s%s: expected a number from 1 to %d", name, text, most);
+    if (end == text || *end || value < 1 || value > limit)
+        die_usage("%s%s: expected a number from 1 to %d", name, text, limit);
     return (int)value;
 }
 
@@ -78,10 +78,10 @@ static bool set_option(Bench *b, const char *argument) {
         b->json = value;
         break;
     case 3:
-        b->threads = number(names[which], value, MOST_THREADS);
+        b->threads = number(names[which], value, MAX_THREADS);
         break;
     default:
-        b->runs = number(names[which], value, MOST_RUNS / 2);
+        b->runs = number(names[which], value, MAX_RUNS / 2);
     }
     return true;
 }
@@ -136,9 +136,9 @@ static void *encode_share(void *argument) {
 }
 
 static void measure(const Bench *b, int threads, Speed *speed) {
-    pthread_t others[MOST_THREADS];
+    pthread_t others[MAX_THREADS];
     atomic_size_t next = 0;
-    Share shares[MOST_THREADS] = {{.bench = b, .next = &next}};
+    Share shares[MAX_THREADS] = {{.bench = b, .next = &next}};
     double begin = seconds_now();
     for (int i = 1; i < threads; i++) {
         shares[i] = (Share){.bench = b, .next = &next};
@@ -220,7 +220,7 @@ int main(int argc, char **argv) {
     Error error;
     b.threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
     read_options(&b, argc, argv);
-    b.text = files_read(b.path, MOST_TEXT, &b.bytes, &error);
+    b.text = files_read(b.path, MAX_TEXT, &b.bytes, &error);
     if (!b.text || !tokenizer_open(&b.tokenizer, "gpt2", b.folder, &error)) die("%s", error.text);
     if (!tokenizer_encodes(b.tokenizer)) die("the vocabulary in %s has no merges", b.folder);
     divide(&b);

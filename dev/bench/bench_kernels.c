@@ -24,7 +24,7 @@ enum { GPU_BATCH = 32, CPU_BATCH = 4, TINY_BATCH = 2 };
 
 /* All sets of buffers together are larger by this than the largest cache of a GPU (an H200's holds 60 MB). */
 static const double BYTES_IN_TURN = 256e6;
-enum { MOST_SETS = 16, MOST_OPERANDS = 8 };
+enum { MAX_SETS = 16, MAX_OPERANDS = 8 };
 
 /* Of a measurement. */
 static const double LEAST_SECONDS = 0.02;
@@ -58,7 +58,7 @@ struct Case {
     double flops;                                      /* 0 where memory bounds it */
     double target;                                     /* 0 = none */
     int operand_count;
-    Operand operands[MOST_OPERANDS];
+    Operand operands[MAX_OPERANDS];
 };
 
 typedef struct Bench {
@@ -165,7 +165,7 @@ static void fill(const Bench *bench, const Operand *o, int sets, uint32_t stream
 static int take_operands(Bench *bench, Case *c) {
     double bytes = 0.0;
     for (int i = 0; i < c->operand_count; i++) bytes += (double)c->operands[i].bytes;
-    int sets = bench->options.model->tiny ? 1 : (int)min_i64(MOST_SETS, (int64_t)ceil(BYTES_IN_TURN / bytes));
+    int sets = bench->options.model->tiny ? 1 : (int)min_i64(MAX_SETS, (int64_t)ceil(BYTES_IN_TURN / bytes));
     for (int i = 0; i < c->operand_count; i++) {
         Operand *o = &c->operands[i];
         o->memory = bench->be->alloc(bench->be, o->bytes * (size_t)sets, c->name);
@@ -175,7 +175,7 @@ static int take_operands(Bench *bench, Case *c) {
 }
 
 static void call(Backend *be, const Case *c, int set) {
-    void *p[MOST_OPERANDS];
+    void *p[MAX_OPERANDS];
     for (int i = 0; i < c->operand_count; i++) p[i] = c->operands[i].memory + (size_t)set * c->operands[i].bytes;
     c->run(be, c, p);
 }
@@ -191,7 +191,7 @@ static double seconds_each(Backend *be, const Case *c, int calls, int sets) {
 
 static double median_seconds(Bench *bench, const Case *c, int sets) {
     Backend *be = bench->be;
-    double seconds[MOST_MEASUREMENTS];
+    double seconds[MAX_MEASUREMENTS];
     be->autotune(be, true);
     call(be, c, 0);
     be->autotune(be, false);
@@ -297,11 +297,11 @@ static void bench_layernorm(Bench *b) {
 }
 
 /* Rows of logits that exist at a time. */
-static int head_rows(const Bench *b) { return (int)min_i64(b->be->logit_rows, b->s.N); }
+static int lm_head_rows(const Bench *b) { return (int)min_i64(b->be->logit_rows, b->s.N); }
 
 static void bench_softmax_and_rounding(Bench *b) {
     Case softmax = case_of(b, "softmax, loss, gradient", run_softmax);
-    softmax.s.N = head_rows(b);
+    softmax.s.N = lm_head_rows(b);
     snprintf(softmax.sizes, sizeof softmax.sizes, "%d x %d", softmax.s.N, b->s.VP);
     operand(b, &softmax, FLOAT, softmax.s.N, 1, 1);
     operand(b, &softmax, ACTIVATION, softmax.s.N, b->s.VP, 2);
@@ -391,7 +391,7 @@ static void bench_matmuls(Bench *b) {
     bench_linear(b, (Linear){"qkv", N, C, 3 * C}, false);
     bench_linear(b, (Linear){"attention projection", N, C, C}, false);
     bench_mlp(b, (Linear){"MLP up", N, C, 4 * C}, (Linear){"MLP down", N, 4 * C, C});
-    bench_linear(b, (Linear){"head", head_rows(b), C, b->s.VP}, true);
+    bench_linear(b, (Linear){"LM head", lm_head_rows(b), C, b->s.VP}, true);
 }
 
 static Case attention_case(const Bench *b, int HS, const char *what, void (*run)(Backend *, const Case *, void **)) {

@@ -92,9 +92,9 @@ static void *random_array(Backend *be, size_t n, uint32_t stream) {
 }
 
 static size_t largest(const Case *cases, int count, int64_t (*size)(const Case *c)) {
-    int64_t most = 0;
-    for (int i = 0; i < count; i++) most = max_i64(most, size(&cases[i]));
-    return (size_t)most;
+    int64_t limit = 0;
+    for (int i = 0; i < count; i++) limit = max_i64(limit, size(&cases[i]));
+    return (size_t)limit;
 }
 
 /* Attention reads queries, keys and values, three times its channels. */
@@ -156,7 +156,7 @@ int main(int argc, char **argv) {
     BenchOptions options = bench_options(argc, argv, 5, "batch");
     const GPT2Config *m = &options.model->config;
     int B = options.batch ? options.batch : DEFAULT_BATCH, T = m->block_size, N = B * T, C = m->n_embd;
-    int V = (int)round_up(m->vocab_size, 64), head_rows = (int)min_i64(N, 1024);
+    int V = (int)round_up(m->vocab_size, 64), lm_head_rows = (int)min_i64(N, 1024);
     double attention_flops = 2.0 * B * (double)T * T * C; /* causal: half of 4 B T^2 C */
     Case cases[] = {
         {.name = "qkv forward", .run = run_forward, .rows = N, .in = C, .out = 3 * C},
@@ -164,9 +164,9 @@ int main(int argc, char **argv) {
         {.name = "qkv backward, weight", .run = run_backward_weight, .rows = N, .in = C, .out = 3 * C},
         {.name = "MLP up forward", .run = run_forward, .rows = N, .in = C, .out = 4 * C},
         {.name = "MLP down forward", .run = run_forward, .rows = N, .in = 4 * C, .out = C},
-        {.name = "LM head forward", .run = run_forward, .rows = head_rows, .in = C, .out = V},
-        {.name = "LM head backward, input", .run = run_backward_input, .rows = head_rows, .in = C, .out = V},
-        {.name = "LM head backward, weight", .run = run_backward_weight, .rows = head_rows, .in = C, .out = V},
+        {.name = "LM head forward", .run = run_forward, .rows = lm_head_rows, .in = C, .out = V},
+        {.name = "LM head backward, input", .run = run_backward_input, .rows = lm_head_rows, .in = C, .out = V},
+        {.name = "LM head backward, weight", .run = run_backward_weight, .rows = lm_head_rows, .in = C, .out = V},
         {.name = "qkv of one decoded token", .run = run_forward, .rows = 1, .in = C, .out = 3 * C},
         {.name = "attention forward", .run = run_attention, .rows = B, .in = T, .out = C, .flops = attention_flops},
         {.name = "Newton-Schulz, X X^T of qkv", .run = run_newton_schulz, .rows = C, .in = 3 * C, .out = C},

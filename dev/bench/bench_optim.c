@@ -38,8 +38,8 @@ typedef struct Figures {
     double state;           /* bytes */
     double slowest_seconds; /* of the process whose part of a step takes longest */
     int measured;
-    double seconds[MOST_MEASUREMENTS], matmul_seconds[MOST_MEASUREMENTS];
-    double bandwidth_ratio[MOST_MEASUREMENTS], matmul_ratio[MOST_MEASUREMENTS];
+    double seconds[MAX_MEASUREMENTS], matmul_seconds[MAX_MEASUREMENTS];
+    double bandwidth_ratio[MAX_MEASUREMENTS], matmul_ratio[MAX_MEASUREMENTS];
 } Figures;
 
 typedef struct Bench {

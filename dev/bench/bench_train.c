@@ -80,12 +80,12 @@ static void set_weights(GPT2 *m) {
         free(ones);
     }
     if (m->weights != (void *)m->params) be->to_activation(be, m->weights, m->params, m->table.length);
-    be->weights_changed(be);
+    be->invalidate_weights(be);
 }
 
 static void upload(Bench *bench) {
     int T = bench->model.config.block_size;
-    gpt2_upload(&bench->model, bench->tokens, bench->tokens + bench->batch * T, bench->batch, T);
+    gpt2_prefetch(&bench->model, bench->tokens, bench->tokens + bench->batch * T, bench->batch, T);
 }
 
 static void bench_open(Bench *bench) {
@@ -123,7 +123,7 @@ static void ask_for_gradient(Bench *bench) {
     GPT2 *model = &bench->model;
     model->grads = optim_gradients(bench->optim);
     upload(bench);
-    gpt2_forward_backward_uploaded(model, 1.0f / (float)(bench->batch * model->config.block_size), false);
+    gpt2_forward_backward_prefetched(model, 1.0f / (float)(bench->batch * model->config.block_size), false);
 }
 
 /* Asks for a step, and waits for the one before it: the device always has something left to do. */
@@ -152,8 +152,8 @@ static void wait_for_good_steps(Bench *bench) {
 /* ---- measuring ---- */
 
 typedef struct Figures {
-    double seconds[MOST_MEASUREMENTS]; /* of a step */
-    double optimizer[MOST_MEASUREMENTS], matmul[MOST_MEASUREMENTS], copy[MOST_MEASUREMENTS], ratio[MOST_MEASUREMENTS];
+    double seconds[MAX_MEASUREMENTS]; /* of a step */
+    double optimizer[MAX_MEASUREMENTS], matmul[MAX_MEASUREMENTS], copy[MAX_MEASUREMENTS], ratio[MAX_MEASUREMENTS];
     TimedBackend apart;                                    /* one step's operations */
     double apart_seconds, apart_gradient, apart_optimizer; /* all of it; its passes; the optimizer */
     double memory;                                         /* bytes taken */
@@ -253,7 +253,7 @@ static int list_operations(const Figures *f, Row *rows) {
     return count;
 }
 
-enum { MOST_ROWS = 16 + TIMED_OPERATIONS };
+enum { MAX_ROWS = 16 + TIMED_OPERATIONS };
 
 static const char *optimizer_name(const Bench *bench) {
     return optim_names[bench->options.optimizer == OPTIM_COUNT ? OPTIM_ADAMW : bench->options.optimizer];
@@ -261,7 +261,7 @@ static const char *optimizer_name(const Bench *bench) {
 
 static void print_figures(const Bench *bench, const Figures *f) {
     const Backend *be = bench->be;
-    Row rows[MOST_ROWS];
+    Row rows[MAX_ROWS];
     printf("%s\n%s, GPT-2 %s, %zu parameters, batch %d x %d, recompute %s, %s (medians)\n", be->device, be->name,
            bench->options.model->name, bench->model.table.parameters, bench->batch, bench->model.config.block_size,
            bench_recompute_name(bench->options.recompute), optimizer_name(bench));
@@ -281,7 +281,7 @@ static void add_rows(cJSON *object, const Row *rows, int count) {
 
 static void write_json(const Bench *bench, const Figures *f) {
     const Backend *be = bench->be;
-    Row rows[MOST_ROWS];
+    Row rows[MAX_ROWS];
     cJSON *object = cJSON_CreateObject();
     cJSON_AddStringToObject(object, "machine", be->device);
     cJSON_AddStringToObject(object, "table", be->name);

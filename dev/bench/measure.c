@@ -63,11 +63,11 @@ static OptimName find_optimizer(const char *name) {
     return found;
 }
 
-static int number_in(const char *text, const char *option, int most) {
+static int number_in(const char *text, const char *option, int limit) {
     char *end;
     long value = strtol(text, &end, 10);
-    if (*end || end == text || value < 1 || value > most)
-        die_usage("--%s=%s: a number from 1 to %d is expected", option, text, most);
+    if (*end || end == text || value < 1 || value > limit)
+        die_usage("--%s=%s: a number from 1 to %d is expected", option, text, limit);
     return (int)value;
 }
 
@@ -103,7 +103,7 @@ BenchOptions bench_options(int argc, char **argv, int steps, const char *more) {
         else if ((value = value_of(argument, "precision")))
             precision = value;
         else if ((value = value_of(argument, "steps")))
-            o.steps = number_in(value, "steps", MOST_MEASUREMENTS);
+            o.steps = number_in(value, "steps", MAX_MEASUREMENTS);
         else if ((value = value_of(argument, "threads")))
             o.threads = number_in(value, "threads", 1 << 16);
         else if ((value = value_of(argument, "model")))
@@ -246,7 +246,7 @@ static int by_value(const void *x, const void *y) {
 }
 
 double median(const double *values, int n) {
-    double sorted[MOST_MEASUREMENTS];
+    double sorted[MAX_MEASUREMENTS];
     memcpy(sorted, values, (size_t)n * sizeof *sorted);
     qsort(sorted, (size_t)n, sizeof *sorted, by_value);
     return n % 2 ? sorted[n / 2] : 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]);

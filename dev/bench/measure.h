@@ -76,9 +76,9 @@ double matmul_rate(Rates *rates);
 
 /* ---- figures ---- */
 
-enum { MOST_MEASUREMENTS = 1000 };
+enum { MAX_MEASUREMENTS = 1000 };
 
-/* The median of up to MOST_MEASUREMENTS values. */
+/* The median of up to MAX_MEASUREMENTS values. */
 double median(const double *values, int n);
 
 /* Largest resident memory of this process. */

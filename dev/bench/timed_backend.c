@@ -59,16 +59,16 @@ TIMED(layernorm_backward, "layernorm backward",
       (Backend * be, void *dx, float *dweight, float *dbias, const void *dout, const void *x, const void *weight,
        const float *mean, const float *rstd, int N, int C, bool accumulate),
       (be, dx, dweight, dbias, dout, x, weight, mean, rstd, N, C, accumulate))
-TIMED(matmul_forward, matmul_label(OC, "linear forward", "head forward"),
+TIMED(matmul_forward, matmul_label(OC, "linear forward", "LM head forward"),
       (Backend * be, void *out, const void *in, const void *weight, const void *bias, int N, int IC, int OC),
       (be, out, in, weight, bias, N, IC, OC))
 TIMED(matmul_gelu_forward, "linear + GELU forward",
       (Backend * be, void *out, void *pre, const void *in, const void *weight, const void *bias, int N, int IC, int OC),
       (be, out, pre, in, weight, bias, N, IC, OC))
-TIMED(matmul_backward_input, matmul_label(OC, "linear backward, input", "head backward, input"),
+TIMED(matmul_backward_input, matmul_label(OC, "linear backward, input", "LM head backward, input"),
       (Backend * be, void *din, const void *dout, const void *weight, const void *gelu_pre, int N, int IC, int OC),
       (be, din, dout, weight, gelu_pre, N, IC, OC))
-TIMED(matmul_backward_weight, matmul_label(OC, "linear backward, weight", "head backward, weight"),
+TIMED(matmul_backward_weight, matmul_label(OC, "linear backward, weight", "LM head backward, weight"),
       (Backend * be, float *dweight, float *dbias, const void *dout, const void *in, int N, int IC, int OC,
        bool accumulate),
       (be, dweight, dbias, dout, in, N, IC, OC, accumulate))

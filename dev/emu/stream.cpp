@@ -41,7 +41,7 @@ struct Moment {
 };
 
 /* How often a query says "not ready" before the work runs: a program that only looks must get on, too. */
-static const int refusals_most = 3;
+static const int refusals_max = 3;
 
 /* Streams and events that exist, in the order in which they were made; each device has a default stream. */
 static std::vector<CUstream_st *> &streams = *new std::vector<CUstream_st *>;
@@ -280,7 +280,7 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
     CUstream_st *stream = stream_of(handle);
     if (!stream) return remember(cudaErrorInvalidResourceHandle);
     must_be_host();
-    if (!stream->queue.empty() && stream->refusals++ < refusals_most) return cudaErrorNotReady;
+    if (!stream->queue.empty() && stream->refusals++ < refusals_max) return cudaErrorNotReady;
     run_stream(stream);
     return cudaSuccess;
 }
@@ -316,7 +316,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     if (!event_exists(event)) return remember(cudaErrorInvalidResourceHandle);
     must_be_host();
     if (!event->recorded || event->recorded->passed) return cudaSuccess;
-    if (event->recorded->refusals++ < refusals_most) return cudaErrorNotReady;
+    if (event->recorded->refusals++ < refusals_max) return cudaErrorNotReady;
     run_until(event->recorded);
     return cudaSuccess;
 }

@@ -6,7 +6,7 @@
 #include "config/config_keys.h"
 #include "dev/fuzz/fuzz.h"
 
-enum { MOST_OVERRIDES = 8 };
+enum { MAX_OVERRIDES = 8 };
 
 static bool in_range(const ConfigKey *key, double value) {
     return (key->above_minimum ? value > key->minimum : value >= key->minimum) &&
@@ -64,11 +64,11 @@ static void check_round_trip(const Config *config) {
     free(json);
 }
 
-static void check_settled(const Config *config, int processes) {
-    Config settled = *config;
-    const TrainConfig *train = &settled.train;
+static void check_resolved(const Config *config, int processes) {
+    Config resolved = *config;
+    const TrainConfig *train = &resolved.train;
     Error error = {""};
-    if (config_settle(&settled, processes, &error))
+    if (config_resolve(&resolved, processes, &error))
         FUZZ_CHECK(train->total_batch_size > 0 &&
                        (int64_t)train->batch_size * processes * train->gradient_accumulation_steps ==
                            train->total_batch_size,
@@ -79,9 +79,9 @@ static void check_settled(const Config *config, int processes) {
 }
 
 /* The lines of `text`, as strings; returns how many. */
-static int split_lines(FuzzInput text, char *lines[MOST_OVERRIDES]) {
+static int split_lines(FuzzInput text, char *lines[MAX_OVERRIDES]) {
     int count = 0;
-    while (text.bytes > 0 && count < MOST_OVERRIDES) {
+    while (text.bytes > 0 && count < MAX_OVERRIDES) {
         const uint8_t *newline = memchr(text.data, '\n', text.bytes);
         FuzzInput line = fuzz_piece(&text, newline ? (size_t)(newline - text.data) : text.bytes);
         lines[count] = checked_calloc(line.bytes + 1, 1, "a line");
@@ -99,7 +99,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     FuzzInput file = fuzz_piece(&overrides, found ? (size_t)(found - data) : bytes);
     fuzz_piece(&overrides, strlen(separator));
 
-    char *lines[MOST_OVERRIDES];
+    char *lines[MAX_OVERRIDES];
     int count = split_lines(overrides, lines);
     const char *path = fuzz_file("config.json", file.data, file.bytes);
     Config config;
@@ -110,7 +110,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
             FUZZ_CHECK(is_valid(&config, &config_keys[i]), "%s.%s is out of range", config_keys[i].section,
                        config_keys[i].name);
         check_round_trip(&config);
-        for (int processes = 1; processes <= 8; processes++) check_settled(&config, processes);
+        for (int processes = 1; processes <= 8; processes++) check_resolved(&config, processes);
     } else {
         FUZZ_CHECK(strncmp(error.text, path, strlen(path)) == 0 || strncmp(error.text, "command line", 12) == 0,
                    "the message does not say where: %s", error.text);

@@ -14,7 +14,7 @@
 #include "util/utf8.h"
 #include "dev/fuzz/fuzz.h"
 
-enum { BLOCK_BYTES = 1 << 14, MOST_BRACKETS = 400, MOST_PACKED = 1024, MOST_UNITS = 256 };
+enum { BLOCK_BYTES = 1 << 14, MAX_BRACKETS = 400, MAX_PACKED = 1024, MAX_UNITS = 256 };
 
 #define X50 "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
 static const DocumentFormat formats[] = {{.field = "text"},
@@ -170,7 +170,7 @@ static cJSON *parse(FuzzInput line) {
 static bool is_deep(const char *text) {
     int brackets = 0;
     for (; *text; text++) brackets += *text == '{' || *text == '[';
-    return brackets > MOST_BRACKETS;
+    return brackets > MAX_BRACKETS;
 }
 
 /* A line that cJSON has read is read by us when cJSON has written it again, and has the same text. */
@@ -226,9 +226,9 @@ static void check_escapes(FuzzInput input, size_t block_bytes) {
     Documents expected = {0};
     Buffer line = {0};
     size_t count = 0;
-    uint32_t units[MOST_UNITS + 1] = {0};
+    uint32_t units[MAX_UNITS + 1] = {0};
     append(&line, "{\"text\":\"", 9);
-    for (; input.bytes > 0 && count < MOST_UNITS; count++) {
+    for (; input.bytes > 0 && count < MAX_UNITS; count++) {
         uint32_t number = (uint32_t)fuzz_number(&input, 2);
         char escape[8];
         units[count] = number % 2 ? 0xd800 | (number >> 1 & 0x7ff) : number;
@@ -284,7 +284,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     }
     const DocumentFormat *format = &formats[kind];
     bool is_packed = packing_of(input.data, input.bytes) != PACKED_NOT;
-    if (is_packed && input.bytes > MOST_PACKED) return 0; /* a few bytes may become many, and take long */
+    if (is_packed && input.bytes > MAX_PACKED) return 0; /* a few bytes may become many, and take long */
     block_bytes = PACKING_BYTES + block_bytes * (is_packed ? 16 : 1);
     const char *path = fuzz_file("documents", input.data, input.bytes);
     Documents small = read_documents(path, format, block_bytes), large = read_documents(path, format, BLOCK_BYTES);

@@ -12,7 +12,7 @@
 #include "dev/fuzz/fuzz.h"
 #include "dev/fuzz/small_vocabulary.h"
 
-enum { MERGES = 400, MOST_TEXT = 2048, REPLACEMENT = 0xfffd };
+enum { MERGES = 400, MAX_TEXT = 2048, REPLACEMENT = 0xfffd };
 
 static Vocabulary vocabulary;
 static uint8_t classes[UTF8_CODES];
@@ -21,7 +21,7 @@ static Gpt2Encoder *encoder; /* one for all inputs: its table of words must not 
 /* ---- the definitions ---- */
 
 typedef struct Characters {
-    int32_t codes[MOST_TEXT];
+    int32_t codes[MAX_TEXT];
     size_t count;
     int64_t errors; /* of the codes: U+FFFD that stand for what is no UTF-8 */
 } Characters;
@@ -43,11 +43,11 @@ static int32_t code_of(const uint8_t *text, size_t length, size_t known, uint8_t
 /* Whether `known` bytes begin a character of `length` bytes, or are one: numbers that need so many bytes, and are no
  * surrogates, lie between the smallest and the largest that they may become. */
 static bool may_be_character(const uint8_t *text, size_t length, size_t known) {
-    static const int32_t least[] = {0, 0, 0x80, 0x800, 0x10000}, most[] = {0, 0x7f, 0x7ff, 0xffff, 0x10ffff};
+    static const int32_t least[] = {0, 0, 0x80, 0x800, 0x10000}, limit[] = {0, 0x7f, 0x7ff, 0xffff, 0x10ffff};
     int32_t low = code_of(text, length, known, 0x80), high = code_of(text, length, known, 0xbf);
     if (low < 0) return false;
     low = low > least[length] ? low : least[length];
-    high = high < most[length] ? high : most[length];
+    high = high < limit[length] ? high : limit[length];
     return low <= high && !(low >= 0xd800 && high <= 0xdfff);
 }
 
@@ -183,7 +183,7 @@ static void check_cut(const char *text, size_t bytes, const TokenBuffer *expecte
 }
 
 static void check_decoded(const TokenBuffer *tokens, const Characters *text) {
-    static char expected[3 * MOST_TEXT]; /* no byte becomes more than the three of U+FFFD */
+    static char expected[3 * MAX_TEXT]; /* no byte becomes more than the three of U+FFFD */
     size_t bytes = 0, at = 0, length;
     for (size_t i = 0; i < text->count; i++) bytes += write_character(text->codes[i], expected + bytes);
     for (size_t i = 0; i < tokens->count; i++, at += length) {
@@ -223,7 +223,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
 
     FuzzInput input = {data, bytes};
     uint32_t state = (uint32_t)fuzz_number(&input, 4);
-    FuzzInput text = fuzz_piece(&input, MOST_TEXT);
+    FuzzInput text = fuzz_piece(&input, MAX_TEXT);
     if (text.bytes == 0) return 0;
     TokenBuffer expected = {0}, whole = {0}, in_pieces = {0};
     read_characters(text.data, text.bytes, &characters);

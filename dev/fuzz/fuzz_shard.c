@@ -9,7 +9,7 @@
 #include "data/shard.h"
 #include "dev/fuzz/fuzz.h"
 
-enum { MOST_FILES = 3, HEADER_BYTES = 4 * SHARD_HEADER_INTS, MOST_READ = 4096 };
+enum { MAX_FILES = 3, HEADER_BYTES = 4 * SHARD_HEADER_INTS, MAX_READ = 4096 };
 
 /* How the input describes a file: its bytes, or a header in short and what follows it. */
 enum { AS_BYTES, WITH_HEADER, WITH_RIGHT_HEADER, KINDS };
@@ -20,7 +20,7 @@ typedef struct File {
     size_t header_bytes;
 } File;
 
-static const char *const names[MOST_FILES] = {"shard_0.bin", "shard_1.bin", "shard_2.bin"};
+static const char *const names[MAX_FILES] = {"shard_0.bin", "shard_1.bin", "shard_2.bin"};
 
 static File build_file(FuzzInput *input) {
     int kind = (int)(fuzz_number(input, 1) % KINDS);
@@ -72,8 +72,8 @@ static const File *find_token(const File *files, int count, int64_t position, in
 }
 
 static void check_read(const ShardSet *set, const File *files, int count, FuzzInput *input) {
-    int32_t tokens[MOST_READ];
-    int64_t position = (int16_t)fuzz_number(input, 2), wanted = (int64_t)fuzz_number(input, 2) % MOST_READ, index;
+    int32_t tokens[MAX_READ];
+    int64_t position = (int16_t)fuzz_number(input, 2), wanted = (int64_t)fuzz_number(input, 2) % MAX_READ, index;
     int vocab_size = (int)fuzz_number(input, 2) + 1;
     bool is_right = position >= 0 && position + wanted <= shards_token_count(set);
     for (int64_t i = 0; is_right && i < wanted; i++) {
@@ -156,14 +156,14 @@ static void check_set(const char *pattern, File *files, int count, FuzzInput *in
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     FuzzInput input = {data, bytes};
-    int count = 1 + (int)(fuzz_number(&input, 1) % MOST_FILES);
+    int count = 1 + (int)(fuzz_number(&input, 1) % MAX_FILES);
     FuzzInput reading = fuzz_piece(&input, 3 * 6 + 6);
-    File files[MOST_FILES];
+    File files[MAX_FILES];
     for (int i = 0; i < count; i++) {
         files[i] = build_file(&input);
         fuzz_file(names[i], files[i].data, files[i].bytes);
     }
-    for (int i = count; i < MOST_FILES; i++) unlink(fuzz_path(names[i]));
+    for (int i = count; i < MAX_FILES; i++) unlink(fuzz_path(names[i]));
     check_set(fuzz_path(count == 1 ? names[0] : "shard_*.bin"), files, count, &reading);
     for (int i = 0; i < count; i++) free(files[i].data);
     return 0;

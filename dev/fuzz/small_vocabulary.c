@@ -55,10 +55,10 @@ static int draw(uint32_t *state, int count) {
 }
 
 void small_vocabulary_make(int merges, char **encoder, char **bpe) {
-    int count = 256, most = count + merges;
-    Token *tokens = checked_calloc((size_t)most, sizeof *tokens, "tokens");
+    int count = 256, limit = count + merges;
+    Token *tokens = checked_calloc((size_t)limit, sizeof *tokens, "tokens");
     for (int i = 0; i < 256; i++) tokens[i] = (Token){{(char)i}, 1, 0, 0};
-    for (uint32_t state = 1; count < most;) {
+    for (uint32_t state = 1; count < limit;) {
         int left = draw(&state, count), right = draw(&state, count);
         count += merge(tokens, count, left, right);
     }

@@ -50,7 +50,7 @@ static size_t cpu_memory_left(Backend *be) {
     return share < memory.own ? share : memory.own;
 }
 
-static void cpu_await_uploads(Backend *be) { (void)be; /* a copy has ended when it returns */ }
+static void cpu_wait_for_copies(Backend *be) { (void)be; /* a copy has ended when it returns */ }
 
 static void cpu_stopwatch_start(Backend *be) { cpu_backend(be)->started = seconds_now(); }
 static void cpu_stopwatch_stop(Backend *be) {
@@ -68,7 +68,7 @@ static bool cpu_read_algorithms(Backend *be, const char *text, Error *error) {
     return text[0] == 0 || error_set(error, "%s: nothing is chosen by timing here", be->name);
 }
 
-static void cpu_weights_changed(Backend *be) { matmul_weights_changed(cpu_backend(be)->matmul); }
+static void cpu_invalidate_weights(Backend *be) { matmul_invalidate_weights(cpu_backend(be)->matmul); }
 
 void *cpu_scratch(Backend *be, int slot, size_t bytes) {
     CpuScratch *scratch = &cpu_backend(be)->scratch[slot];
@@ -131,15 +131,15 @@ Backend *cpu_backend_open(DType activation, int threads, Error *error) {
     be->copy = cpu_copy;
     be->zero = cpu_zero;
     be->synchronize = cpu_synchronize;
-    be->upload = cpu_copy;
-    be->await_uploads = cpu_await_uploads;
+    be->copy_from_host_async = cpu_copy;
+    be->wait_for_copies = cpu_wait_for_copies;
     be->stopwatch_start = cpu_stopwatch_start;
     be->stopwatch_stop = cpu_stopwatch_stop;
     be->stopwatch_seconds = cpu_stopwatch_seconds;
     be->autotune = cpu_autotune;
     be->write_algorithms = cpu_write_algorithms;
     be->read_algorithms = cpu_read_algorithms;
-    be->weights_changed = cpu_weights_changed;
+    be->invalidate_weights = cpu_invalidate_weights;
     be->close = cpu_close;
     cpu_enter_matmuls(be);
 #define ENTER(type)                                                                              \

@@ -19,7 +19,7 @@ typedef struct MatmulShape {
     bool transpose_b;      /* B is stored (n,k) */
     DType input, output;   /* of A and B; of C */
     float alpha, beta;     /* 1 and 0: C = A.B;  1 and 1: C += A.B;  C is not read where beta is 0 */
-    bool weights;          /* B changes only when matmul_weights_changed() says so: a packed copy may be kept */
+    bool weights;          /* B changes only when matmul_invalidate_weights() says so: a packed copy may be kept */
     bool pack_b;           /* B is large and stored by rows: worth a packed copy even for one matmul */
     bool one_thread;       /* runs inside a parallel region, on the calling thread alone; packs nothing */
 } MatmulShape;
@@ -47,7 +47,7 @@ MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape);
 void matmul_run(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a, const void *b, void *c);
 
 /* The contents of B matrices that were multiplied as `weights` have changed. */
-void matmul_weights_changed(Matmul *matmul);
+void matmul_invalidate_weights(Matmul *matmul);
 
 EXTERN_C_END
 

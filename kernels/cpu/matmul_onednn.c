@@ -564,4 +564,4 @@ void matmul_run(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a,
     }
 }
 
-void matmul_weights_changed(Matmul *matmul) { matmul->generation++; }
+void matmul_invalidate_weights(Matmul *matmul) { matmul->generation++; }

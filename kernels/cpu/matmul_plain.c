@@ -39,7 +39,7 @@ bool matmul_multiplies(Matmul *matmul, DType input) {
     return true;
 }
 
-void matmul_weights_changed(Matmul *matmul) { (void)matmul; /* nothing is kept of them */ }
+void matmul_invalidate_weights(Matmul *matmul) { (void)matmul; /* nothing is kept of them */ }
 
 MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape) {
     for (MatmulKernel *kernel = matmul->kernels; kernel; kernel = kernel->next)

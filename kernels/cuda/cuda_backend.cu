@@ -87,7 +87,7 @@ static void cuda_synchronize(Backend *be) {
 }
 
 /* The library multiplies weights as they are: nothing is derived from them. */
-static void cuda_weights_changed(Backend *be) { (void)be; }
+static void cuda_invalidate_weights(Backend *be) { (void)be; }
 
 void *cuda_scratch(Backend *be, size_t bytes) {
     CudaBackend *cuda = cuda_backend(be);
@@ -110,7 +110,7 @@ typedef struct UploadSlot {
     cudaEvent_t done;
 } UploadSlot;
 
-struct CudaUploads {
+struct CudaStaging {
     cudaStream_t stream;
     cudaEvent_t asked; /* operations asked for before an upload */
     UploadSlot slots[UPLOAD_SLOTS];
@@ -119,30 +119,30 @@ struct CudaUploads {
 
 static const unsigned NO_TIMING = cudaEventDisableTiming;
 
-static CudaUploads *uploads_open(void) {
-    CudaUploads *uploads = (CudaUploads *)checked_calloc(1, sizeof *uploads, "uploads");
-    cuda_check(cudaStreamCreateWithFlags(&uploads->stream, cudaStreamNonBlocking), "making a stream");
-    cuda_check(cudaEventCreateWithFlags(&uploads->asked, NO_TIMING), "making an event");
+static CudaStaging *staging_open(void) {
+    CudaStaging *staging = (CudaStaging *)checked_calloc(1, sizeof *staging, "uploads");
+    cuda_check(cudaStreamCreateWithFlags(&staging->stream, cudaStreamNonBlocking), "making a stream");
+    cuda_check(cudaEventCreateWithFlags(&staging->asked, NO_TIMING), "making an event");
     for (int i = 0; i < UPLOAD_SLOTS; i++)
-        cuda_check(cudaEventCreateWithFlags(&uploads->slots[i].done, NO_TIMING), "making an event");
-    return uploads;
+        cuda_check(cudaEventCreateWithFlags(&staging->slots[i].done, NO_TIMING), "making an event");
+    return staging;
 }
 
-static void uploads_close(CudaUploads *uploads) {
-    cuda_check(cudaStreamSynchronize(uploads->stream), "an upload");
+static void staging_close(CudaStaging *staging) {
+    cuda_check(cudaStreamSynchronize(staging->stream), "an upload");
     for (int i = 0; i < UPLOAD_SLOTS; i++) {
-        cuda_check(cudaFreeHost(uploads->slots[i].pinned), "giving memory back");
-        cuda_check(cudaEventDestroy(uploads->slots[i].done), "ending an event");
+        cuda_check(cudaFreeHost(staging->slots[i].pinned), "giving memory back");
+        cuda_check(cudaEventDestroy(staging->slots[i].done), "ending an event");
     }
-    cuda_check(cudaEventDestroy(uploads->asked), "ending an event");
-    cuda_check(cudaStreamDestroy(uploads->stream), "ending a stream");
-    free(uploads);
+    cuda_check(cudaEventDestroy(staging->asked), "ending an event");
+    cuda_check(cudaStreamDestroy(staging->stream), "ending a stream");
+    free(staging);
 }
 
 /* The slot whose last upload is the longest ago, when that has ended, with room for `bytes`. */
-static UploadSlot *free_slot(CudaUploads *uploads, size_t bytes) {
-    UploadSlot *slot = &uploads->slots[uploads->next];
-    uploads->next = (uploads->next + 1) % UPLOAD_SLOTS;
+static UploadSlot *free_slot(CudaStaging *staging, size_t bytes) {
+    UploadSlot *slot = &staging->slots[staging->next];
+    staging->next = (staging->next + 1) % UPLOAD_SLOTS;
     cuda_check(cudaEventSynchronize(slot->done), "an upload");
     if (slot->bytes < bytes) {
         cuda_check(cudaFreeHost(slot->pinned), "giving memory back");
@@ -152,20 +152,20 @@ static UploadSlot *free_slot(CudaUploads *uploads, size_t bytes) {
     return slot;
 }
 
-static void cuda_upload(Backend *be, void *device, const void *host, size_t bytes) {
-    CudaUploads *uploads = cuda_backend(be)->uploads;
-    UploadSlot *slot = free_slot(uploads, bytes);
+static void cuda_copy_from_host_async(Backend *be, void *device, const void *host, size_t bytes) {
+    CudaStaging *staging = cuda_backend(be)->staging;
+    UploadSlot *slot = free_slot(staging, bytes);
     memcpy(slot->pinned, host, bytes);
-    cuda_check(cudaEventRecord(uploads->asked, cuda_stream(be)), "marking the operations so far");
-    cuda_check(cudaStreamWaitEvent(uploads->stream, uploads->asked, 0), "waiting for the operations so far");
-    cuda_check(cudaMemcpyAsync(device, slot->pinned, bytes, cudaMemcpyHostToDevice, uploads->stream), "an upload");
-    cuda_check(cudaEventRecord(slot->done, uploads->stream), "marking an upload");
+    cuda_check(cudaEventRecord(staging->asked, cuda_stream(be)), "marking the operations so far");
+    cuda_check(cudaStreamWaitEvent(staging->stream, staging->asked, 0), "waiting for the operations so far");
+    cuda_check(cudaMemcpyAsync(device, slot->pinned, bytes, cudaMemcpyHostToDevice, staging->stream), "an upload");
+    cuda_check(cudaEventRecord(slot->done, staging->stream), "marking an upload");
 }
 
 /* Uploads run one behind the other, so the last one's end is that of all. */
-static void cuda_await_uploads(Backend *be) {
-    CudaUploads *uploads = cuda_backend(be)->uploads;
-    UploadSlot *last = &uploads->slots[(uploads->next + UPLOAD_SLOTS - 1) % UPLOAD_SLOTS];
+static void cuda_wait_for_copies(Backend *be) {
+    CudaStaging *staging = cuda_backend(be)->staging;
+    UploadSlot *last = &staging->slots[(staging->next + UPLOAD_SLOTS - 1) % UPLOAD_SLOTS];
     cuda_check(cudaStreamWaitEvent(cuda_stream(be), last->done, 0), "waiting for an upload");
 }
 
@@ -280,7 +280,7 @@ static void cuda_close(Backend *be) {
     CudaBackend *cuda = cuda_backend(be);
     be->synchronize(be);
     cuda_matmul_close(cuda->matmul);
-    uploads_close(cuda->uploads);
+    staging_close(cuda->staging);
     stopwatch_close(cuda->stopwatch);
     cuda_free(be, cuda->scratch);
     cuda_check(cudaStreamDestroy(cuda->stream), "ending a stream");
@@ -296,13 +296,13 @@ static void enter_memory(Backend *be) {
     be->copy = cuda_copy;
     be->zero = cuda_zero;
     be->synchronize = cuda_synchronize;
-    be->upload = cuda_upload;
-    be->await_uploads = cuda_await_uploads;
+    be->copy_from_host_async = cuda_copy_from_host_async;
+    be->wait_for_copies = cuda_wait_for_copies;
     be->stopwatch_start = cuda_stopwatch_start;
     be->stopwatch_stop = cuda_stopwatch_stop;
     be->stopwatch_seconds = cuda_stopwatch_seconds;
     be->to_activation = to_activation;
-    be->weights_changed = cuda_weights_changed;
+    be->invalidate_weights = cuda_invalidate_weights;
     be->close = cuda_close;
 }
 
@@ -342,7 +342,7 @@ Backend *cuda_backend_open(const BackendOptions *options, Error *error) {
     cuda_check(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "making a stream");
     be->stream = cuda->stream;
     be->is_host_memory = memory_is_host();
-    cuda->uploads = uploads_open();
+    cuda->staging = staging_open();
     cuda->stopwatch = stopwatch_open();
     cuda->matmul = cuda_matmul_open(cuda);
     enter_memory(be);

@@ -14,7 +14,7 @@
 #include "kernels/cuda/cuda_device.h"
 
 typedef struct CudaMatmul CudaMatmul; /* matmul.c */
-typedef struct CudaUploads CudaUploads;
+typedef struct CudaStaging CudaStaging;
 typedef struct CudaStopwatch CudaStopwatch;
 
 typedef struct CudaBackend {
@@ -24,7 +24,7 @@ typedef struct CudaBackend {
     bool allow_tf32;
     cudaStream_t stream; /* of all operations */
     CudaMatmul *matmul;
-    CudaUploads *uploads;
+    CudaStaging *staging;
     CudaStopwatch *stopwatch;
     void *scratch;
     size_t scratch_bytes;

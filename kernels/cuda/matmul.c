@@ -64,7 +64,7 @@ static void check_matmul(cublasStatus_t status, const char *what, const MatmulKe
 /* The largest power of two that divides all addresses whose bits `addresses` has. */
 static int64_t alignment(uintptr_t addresses) {
     uintptr_t lowest_bit = addresses & (~addresses + 1);
-    return lowest_bit == 0 || lowest_bit > MOST_ALIGNMENT ? MOST_ALIGNMENT : (int64_t)lowest_bit;
+    return lowest_bit == 0 || lowest_bit > MAX_ALIGNMENT ? MAX_ALIGNMENT : (int64_t)lowest_bit;
 }
 
 static cublasLtEpilogue_t library_epilogue(const CudaGemm *p) {

@@ -46,7 +46,7 @@ char *cuda_write_algorithms(Backend *be) {
 
 static bool is_flag(int64_t value) { return value == 0 || value == 1; }
 static bool is_size(int64_t value) { return value > 0 && value <= INT32_MAX; }
-static bool is_alignment(int64_t value) { return value > 0 && value <= MOST_ALIGNMENT && (value & (value - 1)) == 0; }
+static bool is_alignment(int64_t value) { return value > 0 && value <= MAX_ALIGNMENT && (value & (value - 1)) == 0; }
 
 /* Whether a matmul could have it. */
 static bool is_key(const MatmulKey *key) {

@@ -22,7 +22,7 @@ typedef struct MatmulKey {
     int64_t align_bias;                /* 0 without one */
 } MatmulKey;
 
-enum { KEY_NUMBERS = sizeof(MatmulKey) / sizeof(int64_t), MOST_ALIGNMENT = 256 };
+enum { KEY_NUMBERS = sizeof(MatmulKey) / sizeof(int64_t), MAX_ALIGNMENT = 256 };
 
 typedef struct MatmulAlgorithm {
     cublasLtMatmulAlgo_t cublaslt;

@@ -36,11 +36,11 @@ static int child_main(char **arguments) {
     char path[CHECKPOINT_PATH_LENGTH];
     Error error = {""};
     small_start(&run, atoi(arguments[3]), atoi(arguments[4]), false);
-    bool good = small_save_run(&run, arguments[2], atoi(arguments[5]), path, &error);
+    bool ok = small_save_run(&run, arguments[2], atoi(arguments[5]), path, &error);
     bool all = run.events == 3 * run.table.count;
-    printf("%s; %s\n", good ? "saved" : error.text, all ? "everything was fetched" : "not everything was fetched");
+    printf("%s; %s\n", ok ? "saved" : error.text, all ? "everything was fetched" : "not everything was fetched");
     tensor_table_free(&run.table);
-    return good ? EXIT_DONE : EXIT_FAILED;
+    return ok ? EXIT_DONE : EXIT_FAILED;
 }
 
 /* Opens what an interrupted save of version `new` over version `old` has left: either, but whole. Then saves again. */

@@ -77,7 +77,7 @@ static void assert_goes_on(const char *name, int processes, const char *argument
 static void stop(const char *name, int processes, int signal_number, const char *arguments) {
     Launch launch = small_run(processes, NULL);
     pid_t process = train_start(&launch, name, "%s %s", endless, arguments);
-    train_await(process, name, "train", 6);
+    train_wait_for(process, name, "train", 6);
     kill(process, signal_number);
     assert_ends(process, name, EXIT_DONE);
     assert_reason(name, "stopped");
@@ -107,10 +107,10 @@ static void test_hangup_under_nohup(void **state) {
     void (*handler)(int) = signal(SIGHUP, SIG_IGN);
     pid_t process = train_start(&launch, "nohup", "%s --checkpoint_interval=0", endless);
     signal(SIGHUP, handler);
-    train_await(process, "nohup", "train", 2);
+    train_wait_for(process, "nohup", "train", 2);
     kill(process, SIGHUP);
     cJSON *log = train_log("nohup");
-    train_await(process, "nohup", "train", log_last_step(log, "train") + 2);
+    train_wait_for(process, "nohup", "train", log_last_step(log, "train") + 2);
     cJSON_Delete(log);
     kill(process, SIGTERM);
     assert_ends(process, "nohup", EXIT_DONE);
@@ -132,7 +132,7 @@ static void test_stopped_in_the_last_step(void **state) {
                                                : "--max_iters=1 --warmup_iters=0 --total_batch_size=6000";
     Launch launch = small_run(0, NULL);
     pid_t process = train_start(&launch, "last", "%s", arguments);
-    train_await(process, "last", "val", 0);
+    train_wait_for(process, "last", "val", 0);
     kill(process, SIGTERM);
     assert_ends(process, "last", EXIT_DONE);
     train(&launch, "last", "--init_from=resume %s", arguments);
@@ -156,7 +156,7 @@ static void test_mpirun_is_impatient(void **state) {
     int step = saved_step("impatient");
     Launch slow = small_run(2, "FAULT_SLOW_SYNC=2");
     pid_t process = train_start(&slow, "impatient", "--init_from=resume %s %s", endless, arguments);
-    train_await(process, "impatient", "train", step + 5);
+    train_wait_for(process, "impatient", "train", step + 5);
     kill(process, SIGTERM);
     assert_int_not_equal(train_wait(process), EXIT_DONE);
     assert_int_equal(saved_step("impatient"), step);
@@ -168,7 +168,7 @@ static void test_second_interrupt(void **state) {
     (void)state;
     Launch slow = small_run(0, "FAULT_SLOW_SYNC=1000");
     pid_t process = train_start(&slow, "interrupted", "%s --checkpoint_interval=0", endless);
-    train_await(process, "interrupted", "train", 2);
+    train_wait_for(process, "interrupted", "train", 2);
     kill(process, SIGINT);
     while (!files_is_folder(test_path("interrupted/checkpoints"))) pause_for(0.01);
     kill(process, SIGINT);
@@ -270,7 +270,7 @@ static void test_killed_at_random(void **state) {
     for (int i = 0; i < 8; i++) {
         int step = saved_step("killed");
         pid_t process = train_start(&launch, "killed", "--init_from=auto %s %s", endless, intervals);
-        if (i % 2 == 0) train_await(process, "killed", "train", step + 12);
+        if (i % 2 == 0) train_wait_for(process, "killed", "train", step + 12);
         random = random * 1664525 + 1013904223;
         pause_for((i % 2 == 0 ? 0.0 : 0.05) + 0.35 * (double)random / 0x1p32);
         kill(process, SIGKILL);
@@ -500,7 +500,7 @@ static void test_two_runs_in_one_folder(void **state) {
     const char *const ways[] = {"--eval_only=true", "--init_from=resume", "--init_from=auto", "--overwrite=true"};
     train(&launch, "crowded", " ");
     pid_t process = train_start(&launch, "crowded", "--init_from=resume --checkpoint_interval=0 %s", endless);
-    train_await(process, "crowded", "train", 15);
+    train_wait_for(process, "crowded", "train", 15);
     for (size_t i = 0; i < ARRAY_LENGTH(ways); i++) {
         CommandResult *result = train_run(&launch, "crowded", "--max_iters=20 %s", ways[i]);
         if (result->status != EXIT_FAILED || !strstr(result->output, "is being written by another run"))

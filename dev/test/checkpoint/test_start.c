@@ -381,7 +381,7 @@ static void test_repaired_before_the_first_step(void **state) {
     Launch launch = small_run();
     copy_part("early", "-L", "true");
     pid_t process = train_start(&launch, "early", "--init_from=resume --max_iters=1000000 --checkpoint_interval=0");
-    train_await(process, "early", "train", 10);
+    train_wait_for(process, "early", "train", 10);
     assert_true(is_link(test_path("early/checkpoints/latest")));
     assert_string_equal(small_latest(test_path("early")), "step_00000009");
     kill(process, SIGTERM);

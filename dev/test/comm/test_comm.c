@@ -132,11 +132,11 @@ static int owner_of(const Partition *partition, size_t i, size_t *at) {
 /* ---- exchanges of ranges ---- */
 
 /* Cuts of [0, n) that exchanges are asked for one by one, the last one first, as gradients come. */
-enum { CUTS_MOST = 8 };
+enum { CUTS_MAX = 8 };
 typedef struct Cuts {
     const char *name;
     int count;
-    double at[CUTS_MOST]; /* fractions of n */
+    double at[CUTS_MAX]; /* fractions of n */
 } Cuts;
 
 static const Cuts all_cuts[] = {{"whole", 2, {0.0, 1.0}},
@@ -199,7 +199,7 @@ static void reduce(const World *w, const Case *c, const Cuts *cuts, bool into_sh
     for (int i = cuts->count - 1; i > 0; i--)
         w->on_device->reduce_scatter(w->on_device, data.device, &c->partition, into_shard ? shard.device : NULL,
                                      cut_at(cuts, i - 1, c->n), cut_at(cuts, i, c->n));
-    w->on_device->await(w->on_device, w->on_device->asked(w->on_device));
+    w->on_device->wait_for(w->on_device, w->on_device->enqueued(w->on_device));
     to_host(w, &data);
     to_host(w, &shard);
     check_sums(w, c, cuts, &data, into_shard ? &shard : NULL);
@@ -217,7 +217,7 @@ static void gather(const World *w, const Case *c, const Cuts *cuts, size_t width
     for (int i = cuts->count - 1; i > 0; i--)
         w->on_device->all_gather(w->on_device, data.device, width * sizeof(float), &c->partition,
                                  cut_at(cuts, i - 1, c->n), cut_at(cuts, i, c->n));
-    w->on_device->await(w->on_device, w->on_device->asked(w->on_device));
+    w->on_device->wait_for(w->on_device, w->on_device->enqueued(w->on_device));
     to_host(w, &data);
     for (size_t i = 0; i < data.n; i++) {
         size_t element = i / width;
@@ -248,7 +248,7 @@ static void play_exchanges(World *w) {
     double *on_device = w->be->alloc(w->be, sizeof sums, "sums");
     w->be->copy_from_host(w->be, on_device, sums, sizeof sums);
     w->on_device->sum_on_device(w->on_device, on_device, 3);
-    w->on_device->await(w->on_device, w->on_device->asked(w->on_device));
+    w->on_device->wait_for(w->on_device, w->on_device->enqueued(w->on_device));
     w->be->copy_to_host(w->be, sums, on_device, sizeof sums);
     w->be->free(w->be, on_device);
     int size = w->comm->size;
@@ -265,7 +265,7 @@ static void play_untouched(World *w) {
     w->on_device->reduce_scatter(w->on_device, memory, &c.partition, NULL, 0, COUNT);
     w->on_device->all_gather(w->on_device, memory, sizeof(float), &c.partition, 0, COUNT);
     w->on_device->sum_on_device(w->on_device, memory, COUNT);
-    w->on_device->await(w->on_device, w->on_device->asked(w->on_device));
+    w->on_device->wait_for(w->on_device, w->on_device->enqueued(w->on_device));
     free_case(&c);
     munmap(memory, BYTES);
 }
@@ -298,19 +298,19 @@ static void play_order(World *w) {
     Buffer source = make_buffer(w, c.n), data = make_buffer(w, c.n), out = make_buffer(w, c.n);
     for (size_t i = 0; i < c.n; i++) source.host[i] = number_of(w, comm->rank, i);
     to_device(w, &source);
-    int64_t before = comm->asked(comm), ends[STEPS];
+    int64_t before = comm->enqueued(comm), ends[STEPS];
     for (int s = 0; s < STEPS + LAG; s++) {
         size_t at = (size_t)(s - LAG) * STEP;
         if (s < STEPS) ask_step(w, &c, &source, &data, s);
-        if (s < STEPS) ends[s] = comm->asked(comm);
+        if (s < STEPS) ends[s] = comm->enqueued(comm);
         if (comm->size > 1 && s < STEPS && ends[s] != before + 2 * (s + 1)) die("exchanges are counted wrongly");
         if (s % 16 == 8 && comm->rank == 0) to_host(w, &out); /* the others do not wait meanwhile */
         if (s % 16 == 0) w->comm->barrier(w->comm); /* emulated GPUs do what was asked, in an order of their choice */
         if (s < LAG) continue;
-        comm->await(comm, ends[s - LAG]);
+        comm->wait_for(comm, ends[s - LAG]);
         w->be->copy(w->be, out.device + at, data.device + at, STEP * sizeof(float));
     }
-    comm->await(comm, ends[0]); /* long forgotten */
+    comm->wait_for(comm, ends[0]); /* long forgotten */
     to_host(w, &out);
     for (size_t i = 0; i < c.n; i++) check(out.host[i] == sum_of(w, i), &c, &all_cuts[0], "sum", i, out.host[i]);
     free_buffer(w, &source);
@@ -333,7 +333,7 @@ static void play_host(World *w) {
         if (comm->rank == 0) strcpy(text, "hello");
         comm->broadcast(comm, text, sizeof text);
         comm->barrier(comm);
-        comm->collect(comm, comm->size - 1, &collected, 1);
+        comm->send_to_root(comm, comm->size - 1, &collected, 1);
         bool right = sums[0] == comm->size * (comm->size - 1) / 2.0 && sums[1] == 0.25 * comm->size &&
                      largest == 3 * (comm->size - 1) && strcmp(text, "hello") == 0;
         if (comm->rank == 0 && collected != (float)(comm->size - 1)) right = false;
@@ -349,7 +349,7 @@ static void exchange_without_1(World *w, int signal_1) {
     double *values = w->be->alloc(w->be, sizeof *values, "a number"), value;
     if (w->comm->rank == 1) raise(signal_1);
     w->on_device->sum_on_device(w->on_device, values, 1);
-    w->on_device->await(w->on_device, w->on_device->asked(w->on_device));
+    w->on_device->wait_for(w->on_device, w->on_device->enqueued(w->on_device));
     w->be->copy_to_host(w->be, &value, values, sizeof value);
     w->comm->barrier(w->comm);
 }
@@ -384,7 +384,7 @@ static void play_waiting(World *w) {
 
 static void sum_on_device(const World *w, double *values, int n) {
     w->on_device->sum_on_device(w->on_device, values, n);
-    w->on_device->await(w->on_device, w->on_device->asked(w->on_device));
+    w->on_device->wait_for(w->on_device, w->on_device->enqueued(w->on_device));
     w->be->synchronize(w->be);
 }
 
@@ -438,7 +438,7 @@ static int play(const char *name) {
 
 /* ---- the tests ---- */
 
-enum { PROCESSES_MOST = 4 };
+enum { PROCESSES_MAX = 4 };
 
 /* Runs a part; `settings` are more variables of the environment. */
 static CommandResult *run_part(const char *settings, int processes, const char *options, const char *part) {
@@ -456,7 +456,7 @@ static CommandResult *run_part(const char *settings, int processes, const char *
 static int processes_possible(void) {
     static int answer = -1;
     if (answer >= 0) return answer;
-    answer = strcmp(test_device(), "cuda") == 0 ? (int)min_i64(cuda_device_count(), PROCESSES_MOST) : PROCESSES_MOST;
+    answer = strcmp(test_device(), "cuda") == 0 ? (int)min_i64(cuda_device_count(), PROCESSES_MAX) : PROCESSES_MAX;
     CommandResult *result = run_part("", 1, "", "host");
     if (result->status != 0) {
         print_message("several processes are not tested: %s\n", result->output);
@@ -640,7 +640,7 @@ static void test_faults_of_use(void **state) {
 int main(int argc, char **argv) {
     static const char option[] = "--part=";
     if (argc == 2 && strncmp(argv[1], option, strlen(option)) == 0) return play(argv[1] + strlen(option));
-    setenv("MARS_EMU_DEVICES", "4", 1); /* PROCESSES_MOST of them, for the processes too */
+    setenv("MARS_EMU_DEVICES", "4", 1); /* PROCESSES_MAX of them, for the processes too */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_alone),           cmocka_unit_test(test_alone_under_mpirun),
         cmocka_unit_test(test_exchanges),       cmocka_unit_test(test_large),

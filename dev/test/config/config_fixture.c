@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_OVERRIDES = 16 };
+enum { MAX_OVERRIDES = 16 };
 
 /* What a config must have, and nothing else. */
 static const char *const needed[][2] = {
@@ -56,7 +56,7 @@ const char *config_of(const char *optimizer, const char *body) {
 }
 
 bool load_config(Config *config, Error *error, const char *path, ...) {
-    char *overrides[MOST_OVERRIDES];
+    char *overrides[MAX_OVERRIDES];
     int count = 0;
     va_list list;
     va_start(list, path);

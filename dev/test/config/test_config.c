@@ -263,12 +263,12 @@ static void test_required_keys(void **state) {
         list[count++] = "--total_batch_size=1";
         Config config;
         Error error;
-        bool good = config_load(&config, NULL, count, list, &error);
+        bool ok = config_load(&config, NULL, count, list, &error);
         if (missing == ARRAY_LENGTH(required)) {
-            assert_true(good);
+            assert_true(ok);
             assert_string_equal(config.train.out_dir, "o");
         } else {
-            assert_false(good);
+            assert_false(ok);
             char *part = format_string("command line: %s is missing: ", required[missing]);
             must_hold(error.text, part);
             free(part);
@@ -503,7 +503,7 @@ static void test_schedule_rules(void **state) {
     };
     for (size_t i = 0; i < ARRAY_LENGTH(refused); i++)
         refuse_file(config_with("schedule", refused[i][0]), refused[i][1]);
-    static const char *const good[] = {
+    static const char *const fitting[] = {
         "\"warmup_iters\": 100",
         "\"name\": \"cosine\", \"warmup_iters\": 99",
         "\"name\": \"exp\", \"warmup_iters\": 9, \"lr_decay_iters\": 10",
@@ -512,7 +512,7 @@ static void test_schedule_rules(void **state) {
         "\"name\": \"exp\", \"min_lr\": 6e-4",
         "\"name\": \"wsd\", \"min_lr\": 7e-4, \"warmdown_iters\": 99999", /* without effect */
     };
-    for (size_t i = 0; i < ARRAY_LENGTH(good); i++) accepted(config_with("schedule", good[i]), NULL);
+    for (size_t i = 0; i < ARRAY_LENGTH(fitting); i++) accepted(config_with("schedule", fitting[i]), NULL);
 }
 
 /* The place is that of a value that can be changed: the command line where it has a part in it. */
@@ -670,11 +670,11 @@ static void test_keys_of_each_schedule(void **state) {
 
 /* ---- the number of processes ---- */
 
-static void refuse_settle(const char *total, const char *batch, int processes, const char *part) {
+static void refuse_resolve(const char *total, const char *batch, int processes, const char *part) {
     Config config;
     Error error;
     assert_true(load_config(&config, &error, valid_config(), total, batch, NULL));
-    if (config_settle(&config, processes, &error)) fail_msg("settled, although it should say '%s'", part);
+    if (config_resolve(&config, processes, &error)) fail_msg("resolved, although it should say '%s'", part);
     must_hold(error.text, part);
     if (strncmp(error.text, "command line: train.", 20) != 0) fail_msg("does not say where: %s", error.text);
 }
@@ -684,33 +684,33 @@ static void test_settle(void **state) {
     Config config = accepted(valid_config(), NULL);
     Error error;
     for (int again = 0; again < 2; again++) {
-        assert_true(config_settle(&config, 8, &error));
+        assert_true(config_resolve(&config, 8, &error));
         assert_int_equal(config.train.total_batch_size, 480);
         assert_int_equal(config.train.gradient_accumulation_steps, 15);
     }
     assert_true(
         load_config(&config, &error, valid_config(), "--total_batch_size=0", "--gradient_accumulation_steps=5", NULL));
-    assert_true(config_settle(&config, 3, &error));
+    assert_true(config_resolve(&config, 3, &error));
     assert_int_equal(config.train.total_batch_size, 60);
     assert_int_equal(config.train.gradient_accumulation_steps, 5);
-    assert_false(config_settle(&config, 0, &error));
+    assert_false(config_resolve(&config, 0, &error));
     config = accepted(valid_config(), "--n_layer=2");
-    assert_false(config_settle(&config, 7, &error));
+    assert_false(config_resolve(&config, 7, &error));
     if (strncmp(error.text, config.file, strlen(config.file)) != 0) fail_msg("does not say where: %s", error.text);
 }
 
-static void test_settle_lists_what_fits(void **state) {
+static void test_resolve_lists_what_fits(void **state) {
     (void)state;
-    refuse_settle("--total_batch_size=480", "--batch_size=7", 8,
-                  "train.batch_size that fit: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60");
-    refuse_settle("--total_batch_size=36", "--batch_size=36", 4, "train.batch_size that fit: 1, 3, 9");
-    refuse_settle("--total_batch_size=12", "--batch_size=1", 5,
-                  "5 processes, whatever the batch size; "
-                  "numbers of processes that divide it: 1, 2, 3, 4, 6, 12");
-    refuse_settle("--total_batch_size=1", "--batch_size=2", 1, "train.batch_size that fit: 1");
-    refuse_settle("--total_batch_size=2147483647", "--batch_size=2", 1, "train.batch_size that fit: 1, 2147483647");
-    refuse_settle("--total_batch_size=2095133040", "--batch_size=1000003", 1, ", ...");
-    refuse_settle("--total_batch_size=480", "--batch_size=2000000", 2147483647, "whatever the batch size");
+    refuse_resolve("--total_batch_size=480", "--batch_size=7", 8,
+                   "train.batch_size that fit: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30, 60");
+    refuse_resolve("--total_batch_size=36", "--batch_size=36", 4, "train.batch_size that fit: 1, 3, 9");
+    refuse_resolve("--total_batch_size=12", "--batch_size=1", 5,
+                   "5 processes, whatever the batch size; "
+                   "numbers of processes that divide it: 1, 2, 3, 4, 6, 12");
+    refuse_resolve("--total_batch_size=1", "--batch_size=2", 1, "train.batch_size that fit: 1");
+    refuse_resolve("--total_batch_size=2147483647", "--batch_size=2", 1, "train.batch_size that fit: 1, 2147483647");
+    refuse_resolve("--total_batch_size=2095133040", "--batch_size=1000003", 1, ", ...");
+    refuse_resolve("--total_batch_size=480", "--batch_size=2000000", 2147483647, "whatever the batch size");
 }
 
 static void test_settle_overflow(void **state) {
@@ -719,10 +719,10 @@ static void test_settle_overflow(void **state) {
     Error error;
     assert_true(load_config(&config, &error, valid_config(), "--total_batch_size=0",
                             "--gradient_accumulation_steps=2147483647", "--batch_size=1", NULL));
-    assert_false(config_settle(&config, 2, &error));
+    assert_false(config_resolve(&config, 2, &error));
     must_hold(error.text, "gradient_accumulation_steps 2147483647 is more than 2147483647 sequences");
-    assert_false(config_settle(&config, 2147483647, &error));
-    assert_true(config_settle(&config, 1, &error));
+    assert_false(config_resolve(&config, 2147483647, &error));
+    assert_true(config_resolve(&config, 1, &error));
     assert_int_equal(config.train.total_batch_size, 2147483647);
 }
 
@@ -746,7 +746,7 @@ static void test_round_trip(void **state) {
     assert_same_config(&config, &again);
 }
 
-static void test_round_trip_when_settled(void **state) {
+static void test_round_trip_when_resolved(void **state) {
     (void)state;
     Config config, again;
     Error error;
@@ -754,9 +754,9 @@ static void test_round_trip_when_settled(void **state) {
         load_config(&config, &error, valid_config(), "--total_batch_size=0", "--gradient_accumulation_steps=5", NULL));
     again = reloaded(&config);
     assert_same_config(&config, &again);
-    assert_true(config_settle(&config, 3, &error));
+    assert_true(config_resolve(&config, 3, &error));
     again = reloaded(&config);
-    assert_true(config_settle(&again, 3, &error));
+    assert_true(config_resolve(&again, 3, &error));
     assert_same_config(&config, &again);
     assert_int_equal(again.train.total_batch_size, 60);
 }
@@ -959,10 +959,10 @@ int main(void) {
         cmocka_unit_test(test_short_trials),
         cmocka_unit_test(test_keys_of_each_schedule),
         cmocka_unit_test(test_settle),
-        cmocka_unit_test(test_settle_lists_what_fits),
+        cmocka_unit_test(test_resolve_lists_what_fits),
         cmocka_unit_test(test_settle_overflow),
         cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_round_trip_when_settled),
+        cmocka_unit_test(test_round_trip_when_resolved),
         cmocka_unit_test(test_equal_configs_are_equal_bytes),
         cmocka_unit_test(test_every_key_is_in_the_table),
         cmocka_unit_test(test_table_is_consistent),

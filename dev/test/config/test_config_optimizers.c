@@ -186,9 +186,9 @@ static void test_settings_lie_in_their_fields(void **state) {
 
 static void test_pairs(void **state) {
     (void)state;
-    static const char *const good[] = {"0.25,0.5", "[0.25,0.5]", "2.5e-1,+.5", "[0.25, 0.5]"};
-    for (size_t i = 0; i < ARRAY_LENGTH(good); i++) {
-        char *override = format_string("--betas_1d=%s", good[i]);
+    static const char *const ok[] = {"0.25,0.5", "[0.25,0.5]", "2.5e-1,+.5", "[0.25, 0.5]"};
+    for (size_t i = 0; i < ARRAY_LENGTH(ok); i++) {
+        char *override = format_string("--betas_1d=%s", ok[i]);
         Config c = accepted(config_of("mars-m", ""), override);
         assert_true(c.optimizer.betas_1d[0] == 0.25 && c.optimizer.betas_1d[1] == 0.5);
         free(override);

@@ -168,7 +168,7 @@ static void test_numbers_are_the_published_ones(void **state) {
         Config config;
         Error error;
         if (!config_load(&config, path, 0, NULL, &error)) fail_msg("%s", error.text);
-        if (!config_settle(&config, PROCESSES, &error)) fail_msg("%s: %s", path, error.text);
+        if (!config_resolve(&config, PROCESSES, &error)) fail_msg("%s: %s", path, error.text);
         check_model(runs[i], &config.model, &sizes[run.size]);
         check_data(&config.data, run.fineweb);
         check_optimizer(runs[i], &config.optimizer, &published);

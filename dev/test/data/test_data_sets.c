@@ -243,7 +243,7 @@ static void check_validation(const char *name, int processes) {
                                 "--data.val='%s' --eval_sequences=0 --max_iters=1000000 "
                                 "--checkpoint_interval=0 --eval_interval=5",
                                 test_path("stream.bin"));
-    train_await(process, name, "val", 0);
+    train_wait_for(process, name, "val", 0);
     assert_int_equal(truncate(test_path("stream.bin"), 30000), 0);
     int status = train_wait(process);
     char *output = test_read_file(test_path("%s.txt", name), NULL);

@@ -55,10 +55,10 @@ static Bytes pack_zst(const char *text, size_t bytes) {
 
 #if MARS_HAS_LZMA
 static Bytes pack_xz(const char *text, size_t bytes) {
-    size_t most = lzma_stream_buffer_bound(bytes);
-    Bytes packed = {checked_malloc(most, "xz"), 0};
+    size_t limit = lzma_stream_buffer_bound(bytes);
+    Bytes packed = {checked_malloc(limit, "xz"), 0};
     assert_int_equal(lzma_easy_buffer_encode(0, LZMA_CHECK_CRC64, NULL, (const uint8_t *)text, bytes,
-                                             (uint8_t *)packed.data, &packed.count, most),
+                                             (uint8_t *)packed.data, &packed.count, limit),
                      LZMA_OK);
     return packed;
 }

@@ -110,7 +110,7 @@ static Array *make(Fixture *f, Element element, int64_t rows, int64_t columns, c
         if (element == INDEX) a->index = (const int32_t *)(a->before + GUARD);
     } else
         f->be->copy_from_host(f->be, a->memory, a->before, bytes);
-    f->be->weights_changed(f->be);
+    f->be->invalidate_weights(f->be);
     return a;
 }
 

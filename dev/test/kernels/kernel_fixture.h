@@ -78,7 +78,7 @@ Array *array_gradient(Fixture *f, int64_t rows, int64_t columns, bool accumulate
 Array *array_of(Fixture *f, Element element, int64_t rows, int64_t columns, const double *values);
 /* rows x columns random numbers in [0, bound), 0 and bound - 1 among them where there is room. */
 Array *array_index(Fixture *f, int64_t rows, int64_t columns, int bound);
-/* New contents for an array_in, at the same address. Does not call weights_changed. */
+/* New contents for an array_in, at the same address. Does not call invalidate_weights. */
 void array_rewrite(Array *array, const double *values);
 /* One new element of it. */
 void array_set(Array *array, int64_t place, double value);

@@ -163,7 +163,7 @@ static void special_layer(Fixture *f, double special, int where) {
     array_set((Array *[]){in, weight, bias, dout}[where], 39, special);
     Array *out = array_out(f, ACTIVATION, s.N, s.OC), *din = array_out(f, ACTIVATION, s.N, s.IC);
     Array *dweight = array_out(f, FLOAT, s.OC, s.IC), *dbias = array_out(f, FLOAT, 1, s.OC);
-    be->weights_changed(be);
+    be->invalidate_weights(be);
     RUN_TWICE(f, be->matmul_forward(be, out->device, in->device, weight->device, bias->device, s.N, s.IC, s.OC));
     RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, weight->device, NULL, s.N, s.IC, s.OC));
     RUN_TWICE(f, be->matmul_backward_weight(be, dweight->device, dbias->device, dout->device, in->device, s.N, s.IC,
@@ -228,7 +228,7 @@ static void expect_weight_used(Fixture *f, const void *device, const double *wei
     expect_near(din, expected_din, 1, what);
 }
 
-/* New contents at the same pointer, from the host and from another array, then weights_changed. */
+/* New contents at the same pointer, from the host and from another array, then invalidate_weights. */
 static void test_weight_contents_change(void **state) {
     Fixture *f = fixture_of(state);
     Backend *be = f->be;
@@ -238,11 +238,11 @@ static void test_weight_contents_change(void **state) {
     Array *third = array_in(f, ACTIVATION, s.OC, s.IC, 1.0);
     expect_weight_used(f, weight->device, weight->value, s, "the first contents");
     array_rewrite(weight, second->value);
-    be->weights_changed(be);
+    be->invalidate_weights(be);
     expect_weight_used(f, weight->device, second->value, s, "contents copied from the host");
     be->copy(be, weight->device, third->device, (size_t)(s.OC * s.IC) * dtype_size(f->activation));
     array_rewrite(weight, third->value); /* the fixture must know, too; the same bytes again */
-    be->weights_changed(be);
+    be->invalidate_weights(be);
     expect_weight_used(f, weight->device, third->value, s, "contents copied on the device");
 }
 
@@ -255,7 +255,7 @@ static void test_weight_written_by_kernel(void **state) {
     Array *weight = array_in_out(f, ACTIVATION, s.OC, s.IC, 1.0), *master = array_in(f, FLOAT, s.OC, s.IC, 1.0);
     expect_weight_used(f, weight->device, weight->value, s, "the first contents");
     RUN_TWICE(f, be->to_activation(be, weight->device, master->device, (size_t)(s.OC * s.IC)));
-    be->weights_changed(be);
+    be->invalidate_weights(be);
     expect_weight_used(f, weight->device, fetch(weight), s, "contents written by a kernel");
 }
 
@@ -272,7 +272,7 @@ static void test_weight_memory_reused(void **state) {
         Array *values = array_in(f, ACTIVATION, 1, COUNT, 1.0);
         void *weight = be->alloc(be, bytes, "a weight");
         be->copy(be, weight, values->device, bytes);
-        be->weights_changed(be);
+        be->invalidate_weights(be);
         expect_weight_used(f, weight, values->value, shapes[i], "the weight of now");
         be->free(be, weight);
     }

@@ -43,7 +43,7 @@ typedef enum Kind {
     KINDS
 } Kind;
 
-enum { MOST_RESULTS = 2 * N * IC };
+enum { MAX_RESULTS = 2 * N * IC };
 
 typedef struct Arrays {
     Backend *be;
@@ -89,7 +89,7 @@ static void *filled(Arrays *arrays, DType type, size_t n, uint32_t seed) {
 static void collect(Arrays *arrays, float *results, size_t *count, DType type, const void *from, size_t n) {
     char *host = (char *)checked_malloc(n * dtype_size(type), "a result");
     arrays->be->copy_to_host(arrays->be, host, from, n * dtype_size(type));
-    assert_true(*count + n <= MOST_RESULTS);
+    assert_true(*count + n <= MAX_RESULTS);
     for (size_t i = 0; i < n; i++)
         results[(*count)++] = type == DTYPE_FLOAT32 ? ((float *)host)[i] : float_from_bfloat16(((bfloat16 *)host)[i]);
     free(host);
@@ -169,7 +169,7 @@ static bool equal(const float *a, const float *b, size_t n) { return memcmp(a, b
 
 /* Room for two results and for what is between them. */
 typedef struct Results {
-    float first[MOST_RESULTS], second[MOST_RESULTS], third[MOST_RESULTS];
+    float first[MAX_RESULTS], second[MAX_RESULTS], third[MAX_RESULTS];
 } Results;
 static Results results;
 

@@ -33,25 +33,25 @@ static void block_forward(double *x, const GPT2Config *config, const TensorTable
     int C = config->n_embd, NH = config->n_head, N = B * T;
     double scale = 1.0 / sqrt((double)C / NH) / (config->scale_attn_by_inverse_layer_idx ? l + 1 : 1);
     int64_t size = (int64_t)N * C;
-    double *norm = numbers(size), *qkv = numbers(3 * size), *attended = numbers(size), *branch = numbers(size);
+    double *norm = numbers(size), *qkv = numbers(3 * size), *attended = numbers(size), *sublayer_out = numbers(size);
     double *hidden = numbers(4 * size), *statistics = numbers(2 * N), *lse = numbers((int64_t)N * NH);
     reference_layernorm_forward(norm, statistics, statistics + N, x, BLOCK_WEIGHTS("ln_1.weight"),
                                 BLOCK_WEIGHTS("ln_1.bias"), N, C);
     reference_matmul_forward(qkv, norm, BLOCK_WEIGHTS("attn.c_attn.weight"), BLOCK_WEIGHTS("attn.c_attn.bias"), N, C,
                              3 * C);
     reference_attention_forward(attended, lse, qkv, B, T, C, NH, scale);
-    reference_matmul_forward(branch, attended, BLOCK_WEIGHTS("attn.c_proj.weight"), BLOCK_WEIGHTS("attn.c_proj.bias"),
+    reference_matmul_forward(sublayer_out, attended, BLOCK_WEIGHTS("attn.c_proj.weight"), BLOCK_WEIGHTS("attn.c_proj.bias"),
                              N, C, C);
-    for (int64_t i = 0; i < size; i++) x[i] += branch[i];
+    for (int64_t i = 0; i < size; i++) x[i] += sublayer_out[i];
     reference_layernorm_forward(norm, statistics, statistics + N, x, BLOCK_WEIGHTS("ln_2.weight"),
                                 BLOCK_WEIGHTS("ln_2.bias"), N, C);
     reference_matmul_forward(hidden, norm, BLOCK_WEIGHTS("mlp.c_fc.weight"), BLOCK_WEIGHTS("mlp.c_fc.bias"), N, C,
                              4 * C);
     reference_gelu_forward(hidden, hidden, 4 * size);
-    reference_matmul_forward(branch, hidden, BLOCK_WEIGHTS("mlp.c_proj.weight"), BLOCK_WEIGHTS("mlp.c_proj.bias"), N,
+    reference_matmul_forward(sublayer_out, hidden, BLOCK_WEIGHTS("mlp.c_proj.weight"), BLOCK_WEIGHTS("mlp.c_proj.bias"), N,
                              4 * C, C);
-    for (int64_t i = 0; i < size; i++) x[i] += branch[i];
-    free(norm), free(qkv), free(attended), free(branch), free(hidden), free(statistics), free(lse);
+    for (int64_t i = 0; i < size; i++) x[i] += sublayer_out[i];
+    free(norm), free(qkv), free(attended), free(sublayer_out), free(hidden), free(statistics), free(lse);
 }
 
 void reference_gpt2_logits(double *logits, const GPT2Config *config, const TensorTable *table, const double *params,
@@ -99,7 +99,7 @@ void set_weights(GPT2 *model, const double *params) {
     for (size_t i = 0; i < n; i++) host[i] = (float)params[i];
     model->be->copy_from_host(model->be, model->params, host, n * sizeof *host);
     if (model->weights != (void *)model->params) model->be->to_activation(model->be, model->weights, model->params, n);
-    model->be->weights_changed(model->be);
+    model->be->invalidate_weights(model->be);
     free(host);
 }
 

@@ -95,10 +95,10 @@ void assert_holds(const Checkpoint *checkpoint, int version, bool bias) {
     if (!checkpoint_check_weights(&checkpoint->model, &table, &error)) fail_msg("%s", error.text);
     for (int which = CHECKPOINT_WEIGHTS; which < 2; which++)
         for (int i = 0; i < table.count; i++) {
-            bool good = which == CHECKPOINT_WEIGHTS
-                            ? checkpoint_read_weights(&checkpoint->model, &table, i, values, &error)
-                            : checkpoint_read_state(checkpoint, &table, states[which], i, values, &error);
-            if (!good) fail_msg("%s", error.text);
+            bool ok = which == CHECKPOINT_WEIGHTS
+                          ? checkpoint_read_weights(&checkpoint->model, &table, i, values, &error)
+                          : checkpoint_read_state(checkpoint, &table, states[which], i, values, &error);
+            if (!ok) fail_msg("%s", error.text);
             for (size_t j = 0; j < table.tensors[i].size; j++) {
                 float expected = small_value(version, which, i, j);
                 if (memcmp(&values[j], &expected, sizeof expected) != 0)

@@ -379,7 +379,7 @@ static void test_groups_of_rows(void **state) {
         int B = batches[i][0], T = batches[i][1];
         Setup setup = {{1, 2, 8, T, 65, true, 0.0, true}, .B = B, .T = T, .max_batch = B + 1, .threads = 2};
         Bench b = open_bench(setup);
-        assert_int_equal(b.model.head_rows, 1024);
+        assert_int_equal(b.model.lm_head_rows, 1024);
         backward(&b);
         assert_losses(&b, 1e-5);
         float *grads = gradients(&b);

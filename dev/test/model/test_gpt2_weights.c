@@ -220,13 +220,13 @@ static void test_weights_replace_older_ones(void **state) {
         int32_t *tokens = random_tokens(49, 65, 0);
         int64_t count;
         double loss[3];
-        void (*forget)(Backend * be) = be->weights_changed;
+        void (*forget)(Backend * be) = be->invalidate_weights;
         for (int i = 0; i < 3; i++) {
-            be->weights_changed = count_change;
+            be->invalidate_weights = count_change;
             changes = 0;
             gpt2_init_weights(&model, (uint64_t)i % 2);
             assert_int_equal(changes, 1);
-            be->weights_changed = forget;
+            be->invalidate_weights = forget;
             forget(be);
             gpt2_forward(&model, tokens, tokens + 1, 1, 48);
             loss[i] = gpt2_take_loss(&model, &count);
@@ -253,9 +253,9 @@ static bool load(GPT2 *model, Backend *be, const char *path, int layers, bool bi
     SafetensorsFile file;
     gpt2_create(model, &config, be, 4, RECOMPUTE_NONE, false);
     if (!safetensors_open(&file, path, error)) fail_msg("%s", error->text);
-    bool good = gpt2_load(model, &file, error);
+    bool ok = gpt2_load(model, &file, error);
     safetensors_close(&file);
-    return good;
+    return ok;
 }
 
 /* Losses that PyTorch found for the same weights and text. */

@@ -10,7 +10,7 @@
 #include "optim/newton_schulz.h"
 #include "util/philox.h"
 
-enum { STEPS = 5, MOST_MATRICES = 5 };
+enum { STEPS = 5, MAX_MATRICES = 5 };
 
 typedef struct Shape {
     int rows, columns;
@@ -27,7 +27,7 @@ typedef struct Batch {
     Shape shape;
     int count;
     double *value;
-    double square_norms[MOST_MATRICES];
+    double square_norms[MAX_MATRICES];
 } Batch;
 
 static int64_t size_of(Shape shape) { return (int64_t)shape.rows * shape.columns; }
@@ -63,13 +63,13 @@ static Batch batch_of_one(const Batch *batch, int i) {
 typedef struct Workspace {
     NewtonSchulz *ns;
     Arena arena;
-    double *square_norms; /* (MOST_MATRICES) on the device */
+    double *square_norms; /* (MAX_MATRICES) on the device */
 } Workspace;
 
 static Workspace *open_workspace(Fixture *f, DType type, int steps, const NewtonSchulzShape *planned, int count) {
     Error error;
     Workspace *w = checked_calloc(1, sizeof *w, "a workspace");
-    arena_plan(&w->arena, "workspace", "norms", MOST_MATRICES * sizeof(double), &w->square_norms);
+    arena_plan(&w->arena, "workspace", "norms", MAX_MATRICES * sizeof(double), &w->square_norms);
     w->ns = newton_schulz_plan(f->be, type, steps, planned, count, &w->arena, &error);
     if (!w->ns) fail_msg("%s", error.text);
     arena_allocate(&w->arena, backend_memory(f->be));

@@ -423,7 +423,7 @@ static void count_change(Backend *be) { (void)be, changes++; }
 static void test_backend_is_told(void **state) {
     (void)state;
     World *w = usual_world(DTYPE_FLOAT32, 1);
-    w->be->weights_changed = count_change;
+    w->be->invalidate_weights = count_change;
     changes = 0;
     for (int step = 1; step < 4; step++) {
         set_gradient(w, random_gradient, (uint32_t)step);

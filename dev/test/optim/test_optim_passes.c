@@ -433,15 +433,15 @@ static void test_sums(void **state) {
 
 static void test_add_up(void **state) {
     (void)state;
-    enum { ROWS = 3000, MOST = 3 };
+    enum { ROWS = 3000, MAX_WIDTH = 3 };
     Backend *be = open_device();
     const SumRange ranges[] = {{7, 1, 2}, {0, 0, 0}, {0, ROWS, 1}, {100, 257, 5}, {2, 33, 3}};
-    static double parts[ROWS * MOST];
+    static double parts[ROWS * MAX_WIDTH];
     for (size_t i = 0; i < ARRAY_LENGTH(parts); i++) parts[i] = world_normal(6, i);
     double *device_parts = on_device(be, parts, sizeof parts);
     SumRange *device_ranges = on_device(be, ranges, sizeof ranges);
-    for (int width = 1; width <= MOST; width += 2) {
-        double sums[6 * MOST];
+    for (int width = 1; width <= MAX_WIDTH; width += 2) {
+        double sums[6 * MAX_WIDTH];
         memset(sums, 0xff, sizeof sums);
         double *device_sums = on_device(be, sums, sizeof sums);
         multi_tensor_passes(be)->add_up(be, device_parts, width, device_ranges, (int)ARRAY_LENGTH(ranges), device_sums);

@@ -12,7 +12,7 @@
 #include "dev/test/model/small_model.h"
 
 /* LISTS: parameters and up to three states. */
-enum { MOST = 5, STEPS = 4, LISTS = 4, SCALARS = 2, LONGEST = 1 << 18 };
+enum { MAX_RANKS = 5, STEPS = 4, LISTS = 4, SCALARS = 2, LONGEST = 1 << 18 };
 
 /* ---- every optimizer ---- */
 
@@ -80,7 +80,7 @@ static TensorTable mixed_table(void) {
 
 typedef struct Hub {
     pthread_barrier_t barrier;
-    void *shown[MOST];
+    void *shown[MAX_RANKS];
 } Hub;
 
 /* One that was asked for. */
@@ -94,7 +94,7 @@ struct Exchange {
     size_t begin, end; /* n of a sum is `end` */
 };
 
-enum { MOST_WAITING = 256 };
+enum { MAX_WAITING = 256 };
 
 /* Where late, exchanges are made when they are awaited, as late as may be: what is changed too soon, read too soon or
  * never awaited comes out wrong. Else they are made when they are asked for. */
@@ -102,8 +102,8 @@ typedef struct ThreadComm {
     Comm base;
     Hub *hub;
     bool late;
-    Exchange waiting[MOST_WAITING];
-    int64_t asked, made;
+    Exchange waiting[MAX_WAITING];
+    int64_t enqueued, made;
 } ThreadComm;
 
 static void meet(Comm *comm) { pthread_barrier_wait(&((ThreadComm *)comm)->hub->barrier); }
@@ -115,21 +115,21 @@ static void **show(Comm *comm, void *data) {
     return hub->shown;
 }
 
-static void hub_await(Comm *comm, int64_t exchanges) {
+static void hub_wait_for(Comm *comm, int64_t exchanges) {
     ThreadComm *hub = (ThreadComm *)comm;
     for (; hub->made < exchanges; hub->made++) {
-        const Exchange *exchange = &hub->waiting[hub->made % MOST_WAITING];
+        const Exchange *exchange = &hub->waiting[hub->made % MAX_WAITING];
         exchange->make(comm, exchange);
     }
 }
 
-static int64_t hub_asked(Comm *comm) { return ((ThreadComm *)comm)->asked; }
+static int64_t hub_enqueued(Comm *comm) { return ((ThreadComm *)comm)->enqueued; }
 
 static void ask(Comm *comm, Exchange exchange) {
     ThreadComm *hub = (ThreadComm *)comm;
-    if (hub->asked - hub->made == MOST_WAITING) die("more than %d exchanges wait", MOST_WAITING);
-    hub->waiting[hub->asked++ % MOST_WAITING] = exchange;
-    if (!hub->late) hub_await(comm, hub->asked);
+    if (hub->enqueued - hub->made == MAX_WAITING) die("more than %d exchanges wait", MAX_WAITING);
+    hub->waiting[hub->enqueued++ % MAX_WAITING] = exchange;
+    if (!hub->late) hub_wait_for(comm, hub->enqueued);
 }
 
 static void make_sum(Comm *comm, const Exchange *exchange) {
@@ -207,7 +207,7 @@ static void hub_all_gather(Comm *comm, void *data, size_t element_size, const Pa
     ask(comm, exchange);
 }
 
-static void hub_collect(Comm *comm, int from, float *data, size_t n) {
+static void hub_send_to_root(Comm *comm, int from, float *data, size_t n) {
     void **shown = show(comm, data);
     if (comm->rank == 0 && from != 0) memcpy(data, shown[from], n * sizeof *data);
     meet(comm);
@@ -220,9 +220,9 @@ static Comm *open_hub_comm(Hub *hub, int rank, int size, bool late) {
                         .sum_on_device = hub_sum,
                         .reduce_scatter = hub_reduce_scatter,
                         .all_gather = hub_all_gather,
-                        .asked = hub_asked,
-                        .await = hub_await,
-                        .collect = hub_collect};
+                        .enqueued = hub_enqueued,
+                        .wait_for = hub_wait_for,
+                        .send_to_root = hub_send_to_root};
     comm->hub = hub;
     comm->late = late;
     return &comm->base;
@@ -259,10 +259,10 @@ struct Process {
 
 /* One process's gradient of a step's batch, or of the next one. Made once, before there are threads: the numbers are
  * dear. */
-static float *shares[MOST][STEPS][2];
+static float *shares[MAX_RANKS][STEPS][2];
 
 static void make_shares(void) {
-    for (uint32_t i = 0; i < MOST * STEPS * 2; i++) {
+    for (uint32_t i = 0; i < MAX_RANKS * STEPS * 2; i++) {
         float *share = checked_malloc(LONGEST * sizeof *share, "gradients");
         for (size_t at = 0; at < LONGEST; at++) share[at] = random_gradient(i, at);
         shares[i / (STEPS * 2)][i / 2 % STEPS][i % 2] = share;
@@ -393,7 +393,7 @@ static Process model_of(const Variant *variant, double grad_clip, int of_process
 /* Runs copies of `model` as the processes of a job. */
 static void run_job(Process *processes, int size, const Process *model) {
     Hub hub;
-    pthread_t threads[MOST];
+    pthread_t threads[MAX_RANKS];
     pthread_barrier_init(&hub.barrier, NULL, (unsigned)size);
     for (int r = 0; r < size; r++) {
         processes[r] = *model;
@@ -458,7 +458,7 @@ static void assert_of_one_mind(const Process *job, int size) {
 
 static void assert_same_as_alone(const char *name, const Process *model, double limit) {
     int size = model->of_processes;
-    Process job[MOST], alone[1];
+    Process job[MAX_RANKS], alone[1];
     run_job(alone, 1, model);
     run_job(job, size, model);
     for (uint32_t step = 0; step < STEPS; step++) {
@@ -492,7 +492,7 @@ static void test_every_optimizer(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(variants); i++) {
         if (!has_time_for(i)) continue;
-        for (int size = 2; size <= MOST; size += size == 2 ? 1 : 2) {
+        for (int size = 2; size <= MAX_RANKS; size += size == 2 ? 1 : 2) {
             Process model = model_of(&variants[i], 1.0, size);
             assert_same_as_alone(variants[i].name, &model, variants[i].is_matrix ? 1e-5 : 3e-7);
         }
@@ -505,7 +505,7 @@ static void test_same_bits(void **state) {
     Process model = model_of(&variants[0], 0.0, 2);
     model.table = odd_table;
     assert_same_as_alone("adamw", &model, 0.0);
-    model.of_processes = MOST;
+    model.of_processes = MAX_RANKS;
     assert_same_as_alone("adamw", &model, 0.0);
     model.type = DTYPE_BFLOAT16;
     assert_same_as_alone("adamw", &model, 0.0);
@@ -533,7 +533,7 @@ static void test_weight_copies(void **state) {
 static void test_more_processes_than_parts(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(variants); i++) {
-        Process model = model_of(&variants[i], 1.0, MOST);
+        Process model = model_of(&variants[i], 1.0, MAX_RANKS);
         model.table = tiny_table;
         assert_same_as_alone(variants[i].name, &model, variants[i].is_matrix ? 1e-5 : 3e-7);
     }
@@ -542,7 +542,7 @@ static void test_more_processes_than_parts(void **state) {
 /* Steps with a gradient that is not finite, of one process and of either batch, are as if they had not been; also where
  * nobody knew of one yet when the next was begun. */
 static void assert_nothing_changed(const Variant *variant, int size, bool runs_ahead) {
-    Process job[MOST], expected[MOST], model = model_of(variant, 1.0, size);
+    Process job[MAX_RANKS], expected[MAX_RANKS], model = model_of(variant, 1.0, size);
     run_job(expected, size, &model);
     model.stumbles = true;
     model.runs_ahead = model.late = runs_ahead;
@@ -712,7 +712,8 @@ static void test_state_is_shared(void **state) {
     Backend *be = backend_open("cpu", DTYPE_FLOAT32, 1, &error);
     assert_non_null(be);
     for (size_t i = 0; i < ARRAY_LENGTH(variants); i++)
-        for (int processes = 2; processes <= MOST; processes++) assert_state_is_shared(&variants[i], be, processes);
+        for (int processes = 2; processes <= MAX_RANKS; processes++)
+            assert_state_is_shared(&variants[i], be, processes);
     be->close(be);
 }
 

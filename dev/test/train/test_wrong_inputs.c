@@ -211,7 +211,7 @@ static void test_token_files_that_change(void **state) {
         Launch launch = small_run();
         pid_t process = train_start(&launch, name, "--data.train='%s' --max_iters=1000000000 --checkpoint_interval=0",
                                     test_path("moving_?.bin"));
-        train_await(process, name, "train", 2);
+        train_wait_for(process, name, "train", 2);
         assert_int_equal(i == 0 ? unlink(test_path("moving_1.bin")) : truncate(test_path("moving_1.bin"), 2000), 0);
         assert_int_equal(train_wait(process), EXIT_FAILED);
         char *output = test_read_file(test_path("%s.txt", name), NULL);

@@ -274,7 +274,7 @@ int log_last_step(const cJSON *log, const char *event) {
     return step;
 }
 
-void train_await(pid_t process, const char *name, const char *event, int step) {
+void train_wait_for(pid_t process, const char *name, const char *event, int step) {
     const struct timespec pause = {0, 1000000};
     for (;;) {
         cJSON *log = read_lines(name, false);

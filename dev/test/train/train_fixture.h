@@ -65,7 +65,7 @@ void train(const Launch *launch, const char *name, const char *format, ...) PRIN
 pid_t train_start(const Launch *launch, const char *name, const char *format, ...) PRINTF_LIKE(3, 4);
 
 /* Returns once the run has reported an event ("train") of step `step` or later; fails if it ends before. */
-void train_await(pid_t process, const char *name, const char *event, int step);
+void train_wait_for(pid_t process, const char *name, const char *event, int step);
 
 /* Waits for the end; the exit status, or 128 + signal. */
 int train_wait(pid_t process);

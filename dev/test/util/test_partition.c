@@ -12,7 +12,7 @@
 #include "optim/newton_schulz.h"
 #include "util/partition.h"
 
-enum { MOST = 9, TABLES = 5 };
+enum { MAX_RANKS = 9, TABLES = 5 };
 
 /* ---- tables ---- */
 
@@ -129,7 +129,7 @@ static void test_every_element_has_one_owner(void **state) {
         TensorTable table = make_table(which);
         for (size_t c = 0; c < ARRAY_LENGTH(choices); c++) {
             bool *chosen = choose(&table, choices[c]);
-            for (int processes = 1; processes <= MOST; processes++) {
+            for (int processes = 1; processes <= MAX_RANKS; processes++) {
                 Partition even = partition_evenly(&table, chosen, processes, NULL, 2);
                 assert_well_formed(&table, &even, processes);
                 assert_covers(&table, chosen, &even, false);
@@ -198,7 +198,7 @@ static void test_elements_are_level(void **state) {
     for (int which = 0; which < TABLES; which++) {
         TensorTable table = make_table(which);
         bool *chosen = choose(&table, all);
-        for (int processes = 1; processes <= MOST; processes++) {
+        for (int processes = 1; processes <= MAX_RANKS; processes++) {
             Partition p = partition_evenly(&table, chosen, processes, NULL, 3);
             double share = elements_of_all(&p) / processes, length = 0.0;
             for (int r = 0; r < processes; r++)
@@ -228,7 +228,7 @@ static void assert_fills_up(const TensorTable *table, Choice *choice, int proces
     assert_well_formed(table, &p, processes);
     assert_covers(table, chosen, &p, false);
     double lowest = INFINITY, unit = (double)TENSOR_ALIGNMENT * states;
-    double kept[MOST];
+    double kept[MAX_RANKS];
     for (int r = 0; r < processes; r++) {
         kept[r] = taken[r] + states * (double)round_up((int64_t)partition_shard_length(&p, r), TENSOR_ALIGNMENT);
         lowest = fmin(lowest, kept[r]);
@@ -243,10 +243,11 @@ static void assert_fills_up(const TensorTable *table, Choice *choice, int proces
 static void test_levels_fill_up(void **state) {
     (void)state;
     TensorTable small = make_table(0), odd = odd_table(), tiny = tiny_table();
-    const double nothing[MOST] = {0}, uneven[MOST] = {3e7, 0.0, 1e6, 5e6, 0.0, 2e7, 1.0, 4e7, 6e6};
-    const double one_has_all[MOST] = {1e12}, equal[MOST] = {7, 7, 7, 7, 7, 7, 7, 7, 7}, few[MOST] = {500, 0, 129, 4000};
+    const double nothing[MAX_RANKS] = {0}, uneven[MAX_RANKS] = {3e7, 0.0, 1e6, 5e6, 0.0, 2e7, 1.0, 4e7, 6e6};
+    const double one_has_all[MAX_RANKS] = {1e12}, equal[MAX_RANKS] = {7, 7, 7, 7, 7, 7, 7, 7, 7},
+                 few[MAX_RANKS] = {500, 0, 129, 4000};
     const double *const levels[] = {nothing, uneven, one_has_all, equal, few};
-    for (int processes = 1; processes <= MOST; processes++)
+    for (int processes = 1; processes <= MAX_RANKS; processes++)
         for (size_t i = 0; i < ARRAY_LENGTH(levels); i++)
             for (int states = 1; states <= 3; states++) {
                 assert_fills_up(&small, embedding_or_vector, processes, levels[i], states);
@@ -262,7 +263,7 @@ static void test_levels_fill_up(void **state) {
 /* ---- whole matrices ---- */
 
 typedef struct Load {
-    double most_elements, elements, largest;     /* of one process; of all; of one matrix */
+    double max_elements, elements, largest;      /* of one process; of all; of one matrix */
     double highest_cost, cost, costliest_matrix; /* Newton-Schulz, likewise */
 } Load;
 
@@ -277,7 +278,7 @@ static Load load_of(const TensorTable *table, const Partition *p) {
             load.largest = fmax(load.largest, (double)t->size);
             load.costliest_matrix = fmax(load.costliest_matrix, flops);
         }
-        load.most_elements = fmax(load.most_elements, elements_of(p, r));
+        load.max_elements = fmax(load.max_elements, elements_of(p, r));
         load.highest_cost = fmax(load.highest_cost, cost);
         load.cost += cost;
     }
@@ -294,8 +295,8 @@ static void assert_balanced(const char *name, const TensorTable *table, Choice *
     Load load = load_of(table, &p);
     double room = fmax(1.1 * load.elements / processes, load.largest);
     double cost_room = fmax(cost_slack * load.cost / processes, load.costliest_matrix);
-    if (load.most_elements > room)
-        fail_msg("%s: one process of %d has %g elements, above %g", name, processes, load.most_elements, room);
+    if (load.max_elements > room)
+        fail_msg("%s: one process of %d has %g elements, above %g", name, processes, load.max_elements, room);
     if (load.highest_cost > cost_room)
         fail_msg("%s: one process of %d has %g FLOPs, above %g", name, processes, load.highest_cost, cost_room);
     partition_free(&p);
@@ -306,7 +307,7 @@ static void test_matrices_are_balanced(void **state) {
     (void)state;
     for (int which = 0; which < 3; which++) {
         TensorTable table = make_table(which);
-        for (int processes = 1; processes <= MOST; processes++) {
+        for (int processes = 1; processes <= MAX_RANKS; processes++) {
             assert_balanced(table_names[which], &table, matrix, processes, 1.05);
             assert_balanced(table_names[which], &table, two_dimensional, processes, 1.05);
         }
@@ -329,7 +330,7 @@ static void test_cost_and_elements_differ(void **state) {
     TensorTable one_or_the_other = {0}; /* one matrix costs more than all others, which have most of the elements */
     add_matrices(&one_or_the_other, 1, 1024, 1024);
     add_matrices(&one_or_the_other, 96, 32, 8192);
-    for (int processes = 2; processes <= MOST; processes++)
+    for (int processes = 2; processes <= MAX_RANKS; processes++)
         assert_balanced("one or the other", &one_or_the_other, all, processes, INFINITY);
     tensor_table_free(&level_in_both);
     tensor_table_free(&one_or_the_other);
