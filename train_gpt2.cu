@@ -223,7 +223,7 @@ static void open_reader(Trainer *t) {
 }
 
 /* Reads what the next step needs, which in the exact forms of MARS is the step after it, too. */
-static bool read_tokens(Trainer *t) {
+static bool read_step_tokens(Trainer *t) {
     double begun = seconds_now();
     Error reason;
     bool ok = step_reader_read(&t->reader, t->step, &reason);
@@ -380,7 +380,7 @@ static void save(Trainer *t) {
 /* All processes stop together, before the next step, as soon as one was asked to, can no longer report the run, or cannot
  * read what that step needs. */
 static bool agree_to_stop(Trainer *t, bool is_asked) {
-    int stop[2] = {is_asked || metrics_failure(t->metrics), t->step < t->config.train.max_iters && !read_tokens(t)};
+    int stop[2] = {is_asked || metrics_failure(t->metrics), t->step < t->config.train.max_iters && !read_step_tokens(t)};
     t->comm->maximum(t->comm, stop, 2);
     t->has_failed = stop[1] && !stop[0]; /* who is asked to stop does not need them */
     return stop[0] || stop[1];

@@ -18,17 +18,10 @@ typedef enum Kind { KIND_UNKNOWN, KIND_BYTES, KIND_GPT2, KIND_OWN } Kind;
 
 static char *path_in(const char *folder, const char *name) { return format_string("%s/%s", folder, name); }
 
-static bool has_file(const char *folder, const char *name) {
-    char *path = path_in(folder, name);
-    bool is_there = files_is_file(path);
-    free(path);
-    return is_there;
-}
-
 /* What the tokens are. A tokenizer.json next to them is the user's own description, and wins. */
 static Kind kind_of(const char *folder) {
     if (!folder) return KIND_UNKNOWN;
-    if (has_file(folder, "tokenizer.json")) return KIND_OWN;
+    if (files_has(folder, "tokenizer.json")) return KIND_OWN;
     Error error;
     char *path = path_in(folder, "tokens.json");
     cJSON *json = files_is_file(path) ? checkpoint_read_json(path, &error) : NULL;
@@ -52,7 +45,7 @@ static void add_text(CheckpointTokenizer *tokenizer, const char *name, cJSON *js
 
 /* Adds a copy of the file `from` in the folder, if there is one. */
 static bool add_copy(CheckpointTokenizer *tokenizer, const char *name, const char *folder, const char *from) {
-    if (!has_file(folder, from)) return false;
+    if (!files_has(folder, from)) return false;
     tokenizer->files[tokenizer->count++] = (CheckpointFile){name, path_in(folder, from), NULL};
     return true;
 }
@@ -115,7 +108,7 @@ static void add_byte_tokenizer(CheckpointTokenizer *tokenizer) {
 static bool add_vocabulary(CheckpointTokenizer *tokenizer, const char *folder) {
     for (int i = 0; i < VOCABULARY_FILES; i += 2) {
         const char *tokens = vocabulary_files[i], *merges = vocabulary_files[i + 1];
-        if (has_file(folder, tokens) && has_file(folder, merges))
+        if (files_has(folder, tokens) && files_has(folder, merges))
             return add_copy(tokenizer, "vocab.json", folder, tokens) &&
                    add_copy(tokenizer, "merges.txt", folder, merges);
     }

@@ -22,11 +22,6 @@
 static const char *const prefixes[] = {WEIGHTS_PREFIX, "module.", "_orig_mod."};
 static const char lm_head[] = "lm_head.weight", wte[] = "wte.weight", wpe[] = "wpe.weight";
 
-static bool ends_with(const char *text, const char *end) {
-    size_t length = strlen(text), end_length = strlen(end);
-    return length >= end_length && strcmp(text + length - end_length, end) == 0;
-}
-
 /* ---- names and layouts ---- */
 
 /* The name without its prefixes. */

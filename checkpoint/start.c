@@ -38,13 +38,6 @@ static void find_checkpoint(Found *found, const char *out_dir) {
     checkpoint_close(&checkpoint);
 }
 
-static bool has_file(const char *folder, const char *name) {
-    char *path = format_string("%s/%s", folder, name);
-    bool is_there = files_is_file(path);
-    free(path);
-    return is_there;
-}
-
 static void find_weights(Found *found, const char *path) {
     Error error;
     SafetensorsFile file;
@@ -53,8 +46,8 @@ static void find_weights(Found *found, const char *path) {
             access(path, F_OK) == 0 ? "" : "; config/finetune.json says how published weights are downloaded");
     snprintf(found->path, sizeof found->path, "%s", path);
     files_folder_of(file.path, found->folder, sizeof found->folder);
-    found->has_model = has_file(found->folder, CONFIG_FILE);
-    found->bias_is_recorded = has_file(found->folder, TRAINER_FILE);
+    found->has_model = files_has(found->folder, CONFIG_FILE);
+    found->bias_is_recorded = files_has(found->folder, TRAINER_FILE);
     found->positions = checkpoint_positions(&file);
     if (found->has_model && !checkpoint_read_model_config(&found->model, found->folder, &file, &error))
         die("train.init_from: %s", error.text);

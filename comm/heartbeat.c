@@ -71,7 +71,7 @@ void heartbeat_end_in_time(int status) {
 
 /* ---- signs of life ---- */
 
-static void check(const Heartbeat *h, int status) {
+static void check_mpi(const Heartbeat *h, int status) {
     if (status == MPI_SUCCESS) return;
     char text[MPI_MAX_ERROR_STRING];
     int length = 0;
@@ -82,14 +82,14 @@ static void check(const Heartbeat *h, int status) {
 
 static bool is_done(Heartbeat *h, MPI_Request *request) {
     int done = 0;
-    check(h, MPI_Test(request, &done, MPI_STATUS_IGNORE)); /* true of MPI_REQUEST_NULL */
+    check_mpi(h, MPI_Test(request, &done, MPI_STATUS_IGNORE)); /* true of MPI_REQUEST_NULL */
     return done;
 }
 
 /* One message at a time is under way: the next process may be the one that is gone. */
 static void say(Heartbeat *h, char what) {
     h->sent = what;
-    check(h, MPI_Isend(&h->sent, 1, MPI_CHAR, h->behind, 0, h->ring, &h->sending));
+    check_mpi(h, MPI_Isend(&h->sent, 1, MPI_CHAR, h->behind, 0, h->ring, &h->sending));
 }
 
 static void beat(Heartbeat *h, bool leaving) {
@@ -103,7 +103,7 @@ static void hear(Heartbeat *h) {
     while (!h->heard_goodbye && is_done(h, &h->receiving)) {
         h->silence = 0.0;
         h->heard_goodbye = h->received == GOODBYE;
-        if (!h->heard_goodbye) check(h, MPI_Irecv(&h->received, 1, MPI_CHAR, h->before, 0, h->ring, &h->receiving));
+        if (!h->heard_goodbye) check_mpi(h, MPI_Irecv(&h->received, 1, MPI_CHAR, h->before, 0, h->ring, &h->receiving));
     }
     if (h->heard_goodbye || h->silence <= h->limit) return;
     heartbeat_end_in_time(EXIT_FAILED);
@@ -194,11 +194,11 @@ static void join_ring(Heartbeat *h, int rank, int size) {
     int length = 0;
     h->before = (rank + size - 1) % size;
     h->behind = (rank + 1) % size;
-    check(h, MPI_Comm_dup(MPI_COMM_WORLD, &h->ring));
-    check(h, MPI_Get_processor_name(name, &length));
-    check(h, MPI_Sendrecv(name, sizeof name, MPI_CHAR, h->behind, 0, h->host, sizeof h->host, MPI_CHAR, h->before, 0,
+    check_mpi(h, MPI_Comm_dup(MPI_COMM_WORLD, &h->ring));
+    check_mpi(h, MPI_Get_processor_name(name, &length));
+    check_mpi(h, MPI_Sendrecv(name, sizeof name, MPI_CHAR, h->behind, 0, h->host, sizeof h->host, MPI_CHAR, h->before, 0,
                           h->ring, MPI_STATUS_IGNORE));
-    check(h, MPI_Irecv(&h->received, 1, MPI_CHAR, h->before, 0, h->ring, &h->receiving));
+    check_mpi(h, MPI_Irecv(&h->received, 1, MPI_CHAR, h->before, 0, h->ring, &h->receiving));
 }
 
 Heartbeat *heartbeat_open(int rank, int size, bool threads) {

@@ -25,9 +25,9 @@ typedef struct MpiComm {
     int64_t exchanges;
 } MpiComm;
 
-static Comm *opened; /* for what is told no Comm: check() and quit() */
+static Comm *opened; /* for what is told no Comm: check_mpi() and quit_job() */
 
-static void check(int status, const char *what) {
+static void check_mpi(int status, const char *what) {
     if (status == MPI_SUCCESS) return;
     char text[MPI_MAX_ERROR_STRING];
     int length = 0;
@@ -39,7 +39,7 @@ static void check(int status, const char *what) {
 static void sum(Comm *comm, double *values, int n) {
     size_t count = (size_t)n * (size_t)comm->size;
     double *all = checked_malloc(count * sizeof *all, "a sum over processes");
-    check(MPI_Allgather(values, n, MPI_DOUBLE, all, n, MPI_DOUBLE, MPI_COMM_WORLD), "gathering numbers to sum");
+    check_mpi(MPI_Allgather(values, n, MPI_DOUBLE, all, n, MPI_DOUBLE, MPI_COMM_WORLD), "gathering numbers to sum");
     for (int i = 0; i < n; i++) {
         values[i] = 0.0;
         for (int r = 0; r < comm->size; r++) values[i] += all[(size_t)r * (size_t)n + (size_t)i];
@@ -49,18 +49,18 @@ static void sum(Comm *comm, double *values, int n) {
 
 static void maximum(Comm *comm, int *values, int n) {
     (void)comm;
-    check(MPI_Allreduce(MPI_IN_PLACE, values, n, MPI_INT, MPI_MAX, MPI_COMM_WORLD), "finding a maximum");
+    check_mpi(MPI_Allreduce(MPI_IN_PLACE, values, n, MPI_INT, MPI_MAX, MPI_COMM_WORLD), "finding a maximum");
 }
 
 static void broadcast(Comm *comm, void *data, size_t bytes) {
     (void)comm;
     if (bytes > INT_MAX) die("a broadcast of %zu bytes is too large", bytes);
-    check(MPI_Bcast(data, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD), "a broadcast");
+    check_mpi(MPI_Bcast(data, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD), "a broadcast");
 }
 
 static void barrier(Comm *comm) {
     (void)comm;
-    check(MPI_Barrier(MPI_COMM_WORLD), "a barrier");
+    check_mpi(MPI_Barrier(MPI_COMM_WORLD), "a barrier");
 }
 
 /* ---- reductions ---- */
@@ -120,7 +120,7 @@ static void reduce_piece(MpiComm *mpi, float *data, const Partition *partition, 
         receive_count[r] = (int)own.length;
         receive_at[r] = r * (int)own.length;
     }
-    check(MPI_Alltoallv(staged, send_count, send_at, MPI_FLOAT, mpi->received, receive_count, receive_at, MPI_FLOAT,
+    check_mpi(MPI_Alltoallv(staged, send_count, send_at, MPI_FLOAT, mpi->received, receive_count, receive_at, MPI_FLOAT,
                         MPI_COMM_WORLD),
           "exchanging gradients");
     float *RESTRICT sums = shard ? shard + own.at : staged;
@@ -169,7 +169,7 @@ static void all_gather(Comm *comm, void *data, size_t element_size, const Partit
             char *range = (char *)data + common.begin * element_size;
             size_t bytes = (common.end - common.begin) * element_size;
             for (size_t done = 0; done < bytes; done += BYTES)
-                check(
+                check_mpi(
                     MPI_Bcast(range + done, (int)min_i64(BYTES, (int64_t)(bytes - done)), MPI_BYTE, r, MPI_COMM_WORLD),
                     "gathering weights");
         }
@@ -184,9 +184,9 @@ static void send_to_root(Comm *comm, int from, float *data, size_t n) {
     if (from == 0) return;
     for (size_t done = 0; done < n; done += PIECE) {
         int count = (int)min_i64(PIECE, (int64_t)(n - done));
-        if (comm->rank == from) check(MPI_Send(data + done, count, MPI_FLOAT, 0, TAG, MPI_COMM_WORLD), "sending state");
+        if (comm->rank == from) check_mpi(MPI_Send(data + done, count, MPI_FLOAT, 0, TAG, MPI_COMM_WORLD), "sending state");
         if (comm->rank == 0)
-            check(MPI_Recv(data + done, count, MPI_FLOAT, from, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE),
+            check_mpi(MPI_Recv(data + done, count, MPI_FLOAT, from, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE),
                   "receiving state");
     }
 }
@@ -203,7 +203,7 @@ static void close_mpi(Comm *comm, int status) {
 /* A wrong command line is found by every process, so the job can end in order; any other failure may be one process's
  * alone, and the others must not wait for it. Either way it ends in bounded time; of two threads that fail at once, one
  * ends the job. */
-static void quit(int status) {
+static void quit_job(int status) {
     static atomic_flag ending = ATOMIC_FLAG_INIT;
     while (atomic_flag_test_and_set(&ending)) pause();
     heartbeat_end_in_time(status);
@@ -218,7 +218,7 @@ static void quit(int status) {
 
 Comm *comm_open_mpi(void) {
     int provided;
-    check(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided), "starting");
+    check_mpi(MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided), "starting");
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MpiComm *mpi = checked_calloc(1, sizeof *mpi, "the process table");
     Comm *comm = &mpi->base;
@@ -233,10 +233,10 @@ Comm *comm_open_mpi(void) {
                    .wait_for = wait_for,
                    .send_to_root = send_to_root,
                    .close = close_mpi};
-    check(MPI_Comm_rank(MPI_COMM_WORLD, &comm->rank), "asking for the rank");
-    check(MPI_Comm_size(MPI_COMM_WORLD, &comm->size), "asking for the number of processes");
+    check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &comm->rank), "asking for the rank");
+    check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &comm->size), "asking for the number of processes");
     MPI_Comm machine;
-    check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &machine), "grouping");
+    check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &machine), "grouping");
     MPI_Comm_rank(machine, &comm->local_rank);
     MPI_Comm_size(machine, &comm->local_size);
     comm->memory_sharers = comm->local_size;
@@ -251,7 +251,7 @@ Comm *comm_open_mpi(void) {
     mpi->staged = checked_malloc(bytes, "exchanging gradients");
     mpi->received = checked_malloc(bytes, "exchanging gradients");
     opened = comm;
-    base_set_process(comm->rank, comm->size, quit);
+    base_set_process(comm->rank, comm->size, quit_job);
     if (comm->size > 1) comm->heartbeat = heartbeat_open(comm->rank, comm->size, provided == MPI_THREAD_MULTIPLE);
     return comm;
 }

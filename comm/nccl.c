@@ -50,7 +50,7 @@ static void check_cuda(cudaError_t status, const char *what) {
 }
 
 /* What was asked wrongly is said at once; of all else another process may be the cause. */
-static void check(const Comm *host, ncclResult_t status, const char *what) {
+static void check_nccl(const Comm *host, ncclResult_t status, const char *what) {
     if (status == ncclSuccess) return;
     char *why = format_string("NCCL: %s failed: %s (%s)", what, ncclGetErrorString(status), ncclGetLastError(NULL));
     if (status == ncclInvalidArgument || status == ncclInvalidUsage) die("%s", why);
@@ -73,11 +73,11 @@ static bool has_failed(void *context, Error *why) {
 static void begin_exchange(NcclComm *nccl) {
     check_cuda(cudaEventRecord(nccl->before, nccl->operations), "marking the operations so far");
     check_cuda(cudaStreamWaitEvent(nccl->stream, nccl->before, 0), "waiting for the operations so far");
-    check(nccl->host, ncclGroupStart(), "beginning an exchange");
+    check_nccl(nccl->host, ncclGroupStart(), "beginning an exchange");
 }
 
 static void end_exchange(NcclComm *nccl, const char *what) {
-    check(nccl->host, ncclGroupEnd(), what);
+    check_nccl(nccl->host, ncclGroupEnd(), what);
     check_cuda(cudaEventRecord(nccl->end[nccl->enqueued % ENDS], nccl->stream), "marking an exchange");
     nccl->enqueued++;
 }
@@ -86,7 +86,7 @@ static void sum_on_device(Comm *comm, double *values, int n) {
     static const char what[] = "a sum over GPUs";
     NcclComm *nccl = nccl_comm(comm);
     begin_exchange(nccl);
-    check(nccl->host, ncclAllReduce(values, values, (size_t)n, ncclFloat64, ncclSum, nccl->nccl, nccl->stream), what);
+    check_nccl(nccl->host, ncclAllReduce(values, values, (size_t)n, ncclFloat64, ncclSum, nccl->nccl, nccl->stream), what);
     end_exchange(nccl, what);
 }
 
@@ -100,7 +100,7 @@ static void reduce_scatter(Comm *comm, float *data, const Partition *partition, 
             Part part = part_within(&partition->parts[i], begin, end);
             if (part.begin >= part.end) continue;
             float *to = r != comm->rank ? NULL : shard ? shard + part.at : data + part.begin;
-            check(nccl->host,
+            check_nccl(nccl->host,
                   ncclReduce(data + part.begin, to, part.end - part.begin, ncclFloat32, ncclSum, r, nccl->nccl,
                              nccl->stream),
                   what);
@@ -118,7 +118,7 @@ static void all_gather(Comm *comm, void *data, size_t element_size, const Partit
             Part part = part_within(&partition->parts[i], begin, end);
             if (part.begin >= part.end) continue;
             char *range = (char *)data + part.begin * element_size;
-            check(nccl->host,
+            check_nccl(nccl->host,
                   ncclBroadcast(range, range, (part.end - part.begin) * element_size, ncclUint8, r, nccl->nccl,
                                 nccl->stream),
                   what);
@@ -235,9 +235,9 @@ static void open_nccl(NcclComm *nccl) {
     ncclUniqueId id;
     memset(&id, 0, sizeof id);
     setenv("NCCL_NVLS_ENABLE", "0", 0);
-    if (host->rank == 0) check(host, ncclGetUniqueId(&id), "beginning");
+    if (host->rank == 0) check_nccl(host, ncclGetUniqueId(&id), "beginning");
     host->broadcast(host, &id, sizeof id);
-    check(host, ncclCommInitRank(&nccl->nccl, host->size, id, host->rank), "connecting the GPUs");
+    check_nccl(host, ncclCommInitRank(&nccl->nccl, host->size, id, host->rank), "connecting the GPUs");
 }
 
 Comm *comm_open_nccl(Comm *host, void *stream, Error *error) {
@@ -267,7 +267,7 @@ Comm *comm_open_nccl(Comm *host, void *stream, Error *error) {
                         .send_to_root = send_to_root,
                         .close = close_both};
     int version;
-    check(host, ncclGetVersion(&version), "asking for the version");
+    check_nccl(host, ncclGetVersion(&version), "asking for the version");
     snprintf(nccl->base.transport, sizeof nccl->base.transport, "NCCL %d.%d.%d, %.40s", version / 10000,
              version / 100 % 100, version % 100, host->transport);
     heartbeat_watch(host->heartbeat, has_failed, nccl);
@@ -278,7 +278,7 @@ void comm_close_nccl(Comm *comm) {
     NcclComm *nccl = nccl_comm(comm);
     check_cuda(cudaStreamSynchronize(nccl->stream), "an exchange between GPUs");
     heartbeat_watch(comm->heartbeat, NULL, NULL);
-    check(nccl->host, ncclCommDestroy(nccl->nccl), "ending");
+    check_nccl(nccl->host, ncclCommDestroy(nccl->nccl), "ending");
     for (int i = 0; i < ENDS; i++) check_cuda(cudaEventDestroy(nccl->end[i]), "ending an event");
     check_cuda(cudaEventDestroy(nccl->before), "ending an event");
     check_cuda(cudaStreamDestroy(nccl->stream), "ending a stream");

@@ -81,10 +81,6 @@ static bool append_matches(TokenFiles *files, const char *pattern, const glob_t 
     return true;
 }
 
-static int compare_names(const void *a, const void *b) {
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
 /* glob() sorts as the locale says, and the stream must not depend on that: names are sorted here, byte by byte. */
 static bool add_matches(TokenFiles *files, const char *pattern, Error *error) {
     glob_t matches;
@@ -97,7 +93,7 @@ static bool add_matches(TokenFiles *files, const char *pattern, Error *error) {
     if (failure != 0)
         return error_set(error, "cannot list the files that match '%s': %s", pattern,
                          failure == GLOB_NOSPACE ? "out of memory" : strerror(reason));
-    qsort(matches.gl_pathv, matches.gl_pathc, sizeof *matches.gl_pathv, compare_names);
+    qsort(matches.gl_pathv, matches.gl_pathc, sizeof *matches.gl_pathv, compare_strings);
     bool ok = append_matches(files, pattern, &matches, error);
     globfree(&matches);
     return ok;

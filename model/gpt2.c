@@ -8,10 +8,10 @@
 #include "util/philox.h"
 
 /* The batch that is being computed. */
-typedef struct Batch {
+typedef struct PassBatch {
     const int32_t *inputs, *targets; /* (B,T) */
     int B, T, N;                     /* N = B*T rows */
-} Batch;
+} PassBatch;
 
 float gpt2_attention_scale(const GPT2Config *config, int l) {
     int HS = config->n_embd / config->n_head;
@@ -58,7 +58,7 @@ static void norm_backward(GPT2 *m, void *dx, const void *dout, const void *x, GP
 
 /* ---- attention sublayer of a block:  residual_middle = residual + c_proj(attention(c_attn(ln_1))),  ln_2 of it ---- */
 
-static void attention_sublayer_forward(GPT2 *m, int l, Batch s) {
+static void attention_sublayer_forward(GPT2 *m, int l, PassBatch s) {
     GPT2BlockTensors *t = &m->blocks[l];
     GPT2BlockActivations *a = &m->activations[l];
     linear_forward(m, a->qkv, a->ln_1, t->c_attn, s.N);
@@ -69,7 +69,7 @@ static void attention_sublayer_forward(GPT2 *m, int l, Batch s) {
                           s.N);
 }
 
-static void attention_sublayer_backward(GPT2 *m, int l, Batch s, bool accumulate) {
+static void attention_sublayer_backward(GPT2 *m, int l, PassBatch s, bool accumulate) {
     GPT2BlockTensors *t = &m->blocks[l];
     GPT2BlockActivations *a = &m->activations[l];
     void *dattention = m->dsublayer, *dqkv = m->dhidden, *dln_1 = m->dsublayer;
@@ -82,14 +82,14 @@ static void attention_sublayer_backward(GPT2 *m, int l, Batch s, bool accumulate
 
 /* ---- MLP sublayer:  next residual = residual_middle + c_proj(gelu(c_fc(ln_2))),  and the LayerNorm that follows ---- */
 
-static void mlp_hidden_forward(GPT2 *m, int l, Batch s) {
+static void mlp_hidden_forward(GPT2 *m, int l, PassBatch s) {
     GPT2Linear fc = m->blocks[l].c_fc;
     GPT2BlockActivations *a = &m->activations[l];
     m->be->matmul_gelu_forward(m->be, a->fc_gelu, a->fc, a->ln_2, gpt2_weight(m, fc.weight), gpt2_weight(m, fc.bias),
                                s.N, fc.in, fc.out);
 }
 
-static void mlp_sublayer_forward(GPT2 *m, int l, Batch s) {
+static void mlp_sublayer_forward(GPT2 *m, int l, PassBatch s) {
     GPT2BlockActivations *a = &m->activations[l], *next = &m->activations[l + 1];
     mlp_hidden_forward(m, l, s);
     linear_forward(m, m->sublayer_out, a->fc_gelu, m->blocks[l].mlp_c_proj, s.N);
@@ -101,7 +101,7 @@ static void mlp_sublayer_forward(GPT2 *m, int l, Batch s) {
                               m->sublayer_out, m->ln_f, s.N);
 }
 
-static void mlp_sublayer_backward(GPT2 *m, int l, Batch s, bool accumulate) {
+static void mlp_sublayer_backward(GPT2 *m, int l, PassBatch s, bool accumulate) {
     GPT2BlockTensors *t = &m->blocks[l];
     GPT2BlockActivations *a = &m->activations[l];
     void *dfc = m->dhidden, *dln_2 = m->dsublayer;
@@ -125,7 +125,7 @@ static void wrote_gradients(GPT2 *m, size_t begin, size_t end) {
     if (m->hooks.gradients_written) m->hooks.gradients_written(m->hooks.context, begin, end);
 }
 
-static void blocks_forward(GPT2 *m, Batch s) {
+static void blocks_forward(GPT2 *m, PassBatch s) {
     GPT2BlockActivations *first = &m->activations[0];
     need_weights(m, 0, block_begin(m, 1));
     m->be->embedding_forward(m->be, first->residual, s.inputs, gpt2_weight(m, m->wte), gpt2_weight(m, m->wpe), s.B, s.T,
@@ -141,7 +141,7 @@ static void blocks_forward(GPT2 *m, Batch s) {
 }
 
 /* Computes again what the forward pass of block l did not keep. */
-static void recompute_block(GPT2 *m, int l, Batch s) {
+static void recompute_block(GPT2 *m, int l, PassBatch s) {
     GPT2BlockActivations *a = &m->activations[l];
     if (m->recompute == RECOMPUTE_BLOCK) {
         norm_forward(m, a->ln_1, a->ln_1_statistics, a->residual, m->blocks[l].ln_1, s.N);
@@ -151,7 +151,7 @@ static void recompute_block(GPT2 *m, int l, Batch s) {
 }
 
 /* From dbranch, the gradient of ln_f's output, down to the embeddings. */
-static void blocks_backward(GPT2 *m, Batch s, bool accumulate) {
+static void blocks_backward(GPT2 *m, PassBatch s, bool accumulate) {
     size_t bytes = (size_t)s.N * (size_t)m->config.n_embd * dtype_size(m->be->activation);
     m->be->zero(m->be, m->dresidual, bytes);
     norm_backward(m, m->dresidual, m->dsublayer, m->residual_final, m->ln_f_statistics, m->ln_f, s.N, accumulate);
@@ -174,7 +174,7 @@ static void blocks_backward(GPT2 *m, Batch s, bool accumulate) {
 
 /* Logits of the whole batch would be the largest buffer of all, so rows go in groups: each group's logits, losses
  * and gradients are finished before the next group's logits take their place. */
-static void lm_head_loss(GPT2 *m, Batch s, float dloss, bool gradient, bool accumulate) {
+static void lm_head_loss(GPT2 *m, PassBatch s, float dloss, bool gradient, bool accumulate) {
     Backend *be = m->be;
     int C = m->config.n_embd, V = m->config.vocab_size, VP = m->padded_vocab;
     size_t row_bytes = (size_t)C * dtype_size(be->activation);
@@ -217,21 +217,21 @@ void gpt2_prefetch(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B
     batch->B = B, batch->T = T;
 }
 
-static Batch next_batch(GPT2 *m) {
+static PassBatch take_batch(GPT2 *m) {
     if (m->computed == m->prefetched) die("there is no batch for the next pass");
     if (m->waited_for <= m->computed) wait_for_prefetched(m);
     const GPT2Batch *batch = &m->batches[m->computed++ % GPT2_BATCHES];
-    return (Batch){batch->inputs, batch->targets, batch->B, batch->T, batch->B * batch->T};
+    return (PassBatch){batch->inputs, batch->targets, batch->B, batch->T, batch->B * batch->T};
 }
 
 void gpt2_forward_prefetched(GPT2 *m) {
-    Batch s = next_batch(m);
+    PassBatch s = take_batch(m);
     blocks_forward(m, s);
     lm_head_loss(m, s, 0.0f, false, false);
 }
 
 void gpt2_forward_backward_prefetched(GPT2 *m, float dloss, bool accumulate) {
-    Batch s = next_batch(m);
+    PassBatch s = take_batch(m);
     blocks_forward(m, s);
     lm_head_loss(m, s, dloss, true, accumulate);
     blocks_backward(m, s, accumulate);

@@ -189,11 +189,6 @@ static void params_changed(GPT2 *model) {
     be->invalidate_weights(be);
 }
 
-static bool ends_with(const char *text, const char *end) {
-    size_t length = strlen(text), end_length = strlen(end);
-    return length >= end_length && strcmp(text + length - end_length, end) == 0;
-}
-
 /* `stream` numbers the tensors that are random, so that a model with biases starts from the same matrices. */
 static void init_tensor(float *out, const Tensor *tensor, int n_layer, uint64_t seed, uint32_t stream) {
     double deviation = 0.02;

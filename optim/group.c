@@ -95,7 +95,7 @@ static void list_tensors(Group *g, const TensorTable *table) {
     g->tensors = of_tensor;
 }
 
-static void plan_memory(Group *g, Arena *arena) {
+static void plan_group_memory(Group *g, Arena *arena) {
     size_t shard = g->shard_length * sizeof(float), chunks = (size_t)g->chunk_count;
     size_t tensors = (size_t)g->tensor_count, matrices = (size_t)g->matrix_count;
     const char *const state = "optimizer", *const work = "workspace";
@@ -130,7 +130,7 @@ bool group_plan(Group *g, const TensorTable *table, bool *chosen, const GroupOpt
             append_chunks(g, &g->partition.parts[i], partition_tensor_of(table, &g->partition.parts[i]));
     }
     list_tensors(g, table);
-    plan_memory(g, arena);
+    plan_group_memory(g, arena);
     return true;
 }
 

@@ -152,7 +152,7 @@ static void list_scalars(Optim *o, Arena *arena) {
 }
 
 /* What all groups share. */
-static void plan_memory(Optim *o, Arena *arena) {
+static void plan_optim_memory(Optim *o, Arena *arena) {
     size_t whole = o->table->length * sizeof(float), count = (size_t)o->table->count;
     if (alone(o) && o->uses_prev_grad) arena_plan(arena, "optimizer", prev_grad_name, whole, &o->whole.prev_grad);
     if (alone(o) && o->exact) arena_plan(arena, "workspace", "second gradients", whole, &o->whole.next_grad);
@@ -175,7 +175,7 @@ Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *
         optim_close(o);
         return NULL;
     }
-    plan_memory(o, arena);
+    plan_optim_memory(o, arena);
     list_states(o);
     list_scalars(o, arena);
     return o;
@@ -274,7 +274,7 @@ static void exchange(GradientBuffers *g, bool exact) {
 }
 
 /* Buffers change places also where the device finds that the step is skipped, as the host does not know. */
-static void keep_prev_grad(Optim *o) {
+static void keep_prev_grads(Optim *o) {
     for (int i = 0; i < o->group_count; i++) {
         const GradientBuffers *g = gradients_of(o, &o->groups[i]);
         if (o->groups[i].rule->uses_prev_grad)
@@ -286,7 +286,7 @@ static void keep_prev_grad(Optim *o) {
         if (o->groups[i].shards.prev_grad) exchange(&o->groups[i].shards, o->exact);
 }
 
-static void update(Optim *o) {
+static void update_groups(Optim *o) {
     for (int i = 0; i < o->group_count; i++) {
         const GradientBuffers *g = gradients_of(o, &o->groups[i]);
         MultiTensorBuffers buffers = {.params = o->buffers.params,
@@ -308,8 +308,8 @@ void optim_begin_step(Optim *o, OptimRates rates) {
     o->inputs.learning_rate = rates.learning_rate;
     o->inputs.muon_learning_rate = rates.muon_learning_rate;
     o->passes->step_coeffs(o->be, &o->inputs);
-    update(o);
-    if (o->uses_prev_grad) keep_prev_grad(o);
+    update_groups(o);
+    if (o->uses_prev_grad) keep_prev_grads(o);
     o->passes->send(o->be, o->queue, o->inputs.result);
     o->begun++;
     if (!alone(o))

@@ -90,6 +90,13 @@ char *checked_strdup(const char *text) {
     return (char *)memcpy(checked_malloc(bytes, "a string"), text, bytes);
 }
 
+bool ends_with(const char *text, const char *end) {
+    size_t length = strlen(text), end_length = strlen(end);
+    return length >= end_length && strcmp(text + length - end_length, end) == 0;
+}
+
+int compare_strings(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+
 char *format_string(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);

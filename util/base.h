@@ -71,6 +71,9 @@ char *checked_strdup(const char *text);
 
 /* snprintf into a new string of just the right size, which the caller frees. */
 char *format_string(const char *format, ...) PRINTF_LIKE(1, 2);
+bool ends_with(const char *text, const char *end);
+/* For qsort() of an array of char *: as bytes, whatever the locale. */
+int compare_strings(const void *a, const void *b);
 
 /* Seconds on a clock that never goes back. */
 double seconds_now(void);

@@ -20,6 +20,13 @@
 
 enum { BUFFER_BYTES = 1 << 20, TREE_OPEN_FOLDERS = 16 };
 
+bool files_has(const char *folder, const char *name) {
+    char *path = format_string("%s/%s", folder, name);
+    bool is_there = files_is_file(path);
+    free(path);
+    return is_there;
+}
+
 bool files_is_file(const char *path) {
     struct stat status;
     return stat(path, &status) == 0 && S_ISREG(status.st_mode);

@@ -11,6 +11,7 @@
 EXTERN_C_BEGIN
 
 bool files_is_file(const char *path); /* links are followed */
+bool files_has(const char *folder, const char *name); /* the same of a file in a folder */
 bool files_is_folder(const char *path);
 
 /* The folder that `path` lies in ("." where it names none), cut to fit. */

@@ -199,7 +199,7 @@ static bool check_metadata(const char *path, const cJSON *metadata, Error *error
     return ok || error_set(error, "%s: %s should be an object of strings", path, METADATA);
 }
 
-static int compare_names(const void *a, const void *b) {
+static int compare_descriptions(const void *a, const void *b) {
     return strcmp(((const Description *)a)->name, ((const Description *)b)->name);
 }
 
@@ -211,7 +211,7 @@ static int compare_ranges(const void *a, const void *b) {
 
 /* Names occur once; the ranges, one behind the other, are all of the data. Sorts the tensors by range. */
 static bool check_together(const char *path, Description *tensors, int count, int64_t data_bytes, Error *error) {
-    qsort(tensors, (size_t)count, sizeof *tensors, compare_names);
+    qsort(tensors, (size_t)count, sizeof *tensors, compare_descriptions);
     for (int i = 1; i < count; i++)
         if (strcmp(tensors[i - 1].name, tensors[i].name) == 0)
             return error_set(error, "%s: tensor '%.200s' is there twice", path, tensors[i].name);

@@ -49,7 +49,7 @@ static bool open_shard(SafetensorsFile *file, const char *folder, const cJSON *i
     return ok;
 }
 
-static int compare_names(const void *a, const void *b) {
+static int compare_entries(const void *a, const void *b) {
     return strcmp(((const SafetensorsEntry *)a)->name, ((const SafetensorsEntry *)b)->name);
 }
 
@@ -68,7 +68,7 @@ static bool take_entries(SafetensorsFile *file, Error *error) {
         for (int j = 0; j < shard->unread_count; j++) file->unread[file->unread_count++] = shard->unread[j];
         shard->count = shard->unread_count = 0;
     }
-    qsort(file->entries, (size_t)count, sizeof *file->entries, compare_names);
+    qsort(file->entries, (size_t)count, sizeof *file->entries, compare_entries);
     for (int i = 1; i < count; i++)
         if (strcmp(file->entries[i - 1].name, file->entries[i].name) == 0)
             return error_set(error, "%s: tensor '%.200s' is in two of the files", file->path, file->entries[i].name);

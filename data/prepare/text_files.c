@@ -27,7 +27,7 @@ static void add_file(TextFiles *files, const char *path, int64_t bytes) {
 
 static int is_shown(const struct dirent *entry) { return entry->d_name[0] != '.'; }
 
-static int compare_names(const struct dirent **a, const struct dirent **b) {
+static int compare_directory_entries(const struct dirent **a, const struct dirent **b) {
     return strcmp((*a)->d_name, (*b)->d_name); /* as bytes, whatever the locale */
 }
 
@@ -47,7 +47,7 @@ static bool add_folder(TextFiles *files, const char *path, const Folder *folder,
             return true;
         }
     struct dirent **entries;
-    int count = scandir(path, &entries, is_shown, compare_names);
+    int count = scandir(path, &entries, is_shown, compare_directory_entries);
     if (count < 0) return error_set(error, "cannot list %s: %s", path, strerror(errno));
     bool ok = true;
     for (int i = 0; i < count; i++) {

@@ -56,7 +56,7 @@ static size_t type_size(ncclDataType_t type) {
     return sizes[type];
 }
 
-static void check(int status, const char *what) {
+static void check_mpi(int status, const char *what) {
     if (status != MPI_SUCCESS) fatal({}, "MPI failed in %s", what);
 }
 
@@ -67,7 +67,7 @@ static void check_agreement(const Call &call) {
     enum { FACTS = 4 };
     int64_t own[FACTS] = {static_cast<int64_t>(call.kind), static_cast<int64_t>(call.count), call.type, call.root};
     std::vector<int64_t> all(static_cast<size_t>(call.comm->size) * FACTS);
-    check(PMPI_Allgather(own, FACTS, MPI_INT64_T, all.data(), FACTS, MPI_INT64_T, call.comm->mpi), "a comparison");
+    check_mpi(PMPI_Allgather(own, FACTS, MPI_INT64_T, all.data(), FACTS, MPI_INT64_T, call.comm->mpi), "a comparison");
     for (int r = 0; r < call.comm->size; r++) {
         const int64_t *other = &all[static_cast<size_t>(r) * FACTS];
         if (!std::equal(own, own + FACTS, other))
@@ -98,7 +98,7 @@ template <class T> static void run_sum(const Call &call, MPI_Datatype type) {
     std::vector<T> parts(std::min(piece, call.count) * static_cast<size_t>(comm->size));
     for (size_t at = 0; at < call.count; at += piece) {
         int n = static_cast<int>(std::min(piece, call.count - at));
-        check(to_all ? PMPI_Allgather(send + at, n, type, parts.data(), n, type, comm->mpi)
+        check_mpi(to_all ? PMPI_Allgather(send + at, n, type, parts.data(), n, type, comm->mpi)
                      : PMPI_Gather(send + at, n, type, parts.data(), n, type, call.root, comm->mpi),
               "a sum");
         if (to_all || call.root == comm->rank) add_up(receive + at, parts.data(), n, comm->size);
@@ -109,7 +109,7 @@ static void run_broadcast(const Call &call) {
     const size_t piece = 1 << 20, bytes = call.count * type_size(call.type);
     if (call.comm->rank == call.root && call.send != call.receive) std::memcpy(call.receive, call.send, bytes);
     for (size_t at = 0; at < bytes; at += piece)
-        check(PMPI_Bcast(call.receive + at, static_cast<int>(std::min(piece, bytes - at)), MPI_BYTE, call.root,
+        check_mpi(PMPI_Bcast(call.receive + at, static_cast<int>(std::min(piece, bytes - at)), MPI_BYTE, call.root,
                          call.comm->mpi),
               "a broadcast");
 }
@@ -288,7 +288,7 @@ static bool shares_a_device(ncclComm_t comm) {
     const GpuPlace own = own_place();
     const int bytes = sizeof own;
     std::vector<GpuPlace> places(static_cast<size_t>(comm->size));
-    check(PMPI_Allgather(&own, bytes, MPI_BYTE, places.data(), bytes, MPI_BYTE, comm->mpi), "connecting");
+    check_mpi(PMPI_Allgather(&own, bytes, MPI_BYTE, places.data(), bytes, MPI_BYTE, comm->mpi), "connecting");
     for (size_t a = 0; a < places.size(); a++)
         for (size_t b = a + 1; b < places.size(); b++) {
             if (std::strcmp(places[a].host, places[b].host) != 0 || places[a].device != places[b].device) continue;
@@ -304,12 +304,12 @@ ncclResult_t ncclCommInitRank(ncclComm_t *result, int processes, ncclUniqueId id
     run_all_streams();
     ncclComm_t comm = new ncclComm{MPI_COMM_NULL, rank, processes, false};
     int mpi_rank, mpi_size;
-    check(PMPI_Comm_dup(MPI_COMM_WORLD, &comm->mpi), "connecting");
-    check(PMPI_Comm_rank(comm->mpi, &mpi_rank), "connecting");
-    check(PMPI_Comm_size(comm->mpi, &mpi_size), "connecting");
+    check_mpi(PMPI_Comm_dup(MPI_COMM_WORLD, &comm->mpi), "connecting");
+    check_mpi(PMPI_Comm_rank(comm->mpi, &mpi_rank), "connecting");
+    check_mpi(PMPI_Comm_size(comm->mpi, &mpi_size), "connecting");
     if (mpi_rank != rank || mpi_size != processes) fatal({}, "NCCL: the emulator wants the ranks that MPI has");
     ncclUniqueId first = id;
-    check(PMPI_Bcast(first.internal, sizeof first.internal, MPI_BYTE, 0, comm->mpi), "connecting");
+    check_mpi(PMPI_Bcast(first.internal, sizeof first.internal, MPI_BYTE, 0, comm->mpi), "connecting");
     if (std::memcmp(first.internal, id.internal, sizeof id.internal) != 0)
         fatal({}, "NCCL: process %d has another ncclUniqueId than process 0: it would wait for ever", rank);
     const char *failing = std::getenv("MARS_EMU_NCCL_ERROR");
@@ -325,7 +325,7 @@ ncclResult_t ncclCommInitRank(ncclComm_t *result, int processes, ncclUniqueId id
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
     if (!comm) return ncclInvalidArgument;
     run_all_streams();
-    check(PMPI_Comm_free(&comm->mpi), "ending");
+    check_mpi(PMPI_Comm_free(&comm->mpi), "ending");
     delete comm;
     return ncclSuccess;
 }

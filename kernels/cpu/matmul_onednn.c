@@ -89,7 +89,7 @@ struct Matmul {
     MatmulKernel *kernels;
 };
 
-static void check(dnnl_status_t status, const char *what) {
+static void check_onednn(dnnl_status_t status, const char *what) {
     if (status != dnnl_success) die("oneDNN: %s failed with status %d", what, (int)status);
 }
 
@@ -100,10 +100,10 @@ static Layout layout_create(int64_t rows, int64_t columns, DType type, int64_t s
     dnnl_dims_t sizes = {rows, columns}, strides = {transposed ? 1 : stored, transposed ? stored : 1};
 #if DNNL_VERSION_MAJOR >= 3
     Layout layout;
-    check(dnnl_memory_desc_create_with_strides(&layout, 2, sizes, data_type(type), strides), "a memory layout");
+    check_onednn(dnnl_memory_desc_create_with_strides(&layout, 2, sizes, data_type(type), strides), "a memory layout");
 #else
     Layout layout = checked_malloc(sizeof *layout, "a memory layout");
-    check(dnnl_memory_desc_init_by_strides(layout, 2, sizes, data_type(type), strides), "a memory layout");
+    check_onednn(dnnl_memory_desc_init_by_strides(layout, 2, sizes, data_type(type), strides), "a memory layout");
 #endif
     return layout;
 }
@@ -113,17 +113,17 @@ static Layout layout_create_any(int64_t rows, int64_t columns, DType type) {
     dnnl_dims_t sizes = {rows, columns};
 #if DNNL_VERSION_MAJOR >= 3
     Layout layout;
-    check(dnnl_memory_desc_create_with_tag(&layout, 2, sizes, data_type(type), dnnl_format_tag_any), "a layout");
+    check_onednn(dnnl_memory_desc_create_with_tag(&layout, 2, sizes, data_type(type), dnnl_format_tag_any), "a layout");
 #else
     Layout layout = checked_malloc(sizeof *layout, "a memory layout");
-    check(dnnl_memory_desc_init_by_tag(layout, 2, sizes, data_type(type), dnnl_format_tag_any), "a memory layout");
+    check_onednn(dnnl_memory_desc_init_by_tag(layout, 2, sizes, data_type(type), dnnl_format_tag_any), "a memory layout");
 #endif
     return layout;
 }
 
 static void layout_free(Layout layout) {
 #if DNNL_VERSION_MAJOR >= 3
-    check(dnnl_memory_desc_destroy(layout), "freeing a memory layout");
+    check_onednn(dnnl_memory_desc_destroy(layout), "freeing a memory layout");
 #else
     free(layout);
 #endif
@@ -131,17 +131,17 @@ static void layout_free(Layout layout) {
 
 static void append_scaling(dnnl_post_ops_t after, float factor) {
 #if DNNL_VERSION_MAJOR >= 3
-    check(dnnl_post_ops_append_eltwise(after, dnnl_eltwise_linear, factor, 0.0f), "scaling the output");
+    check_onednn(dnnl_post_ops_append_eltwise(after, dnnl_eltwise_linear, factor, 0.0f), "scaling the output");
 #else
-    check(dnnl_post_ops_append_eltwise(after, 1.0f, dnnl_eltwise_linear, factor, 0.0f), "scaling the output");
+    check_onednn(dnnl_post_ops_append_eltwise(after, 1.0f, dnnl_eltwise_linear, factor, 0.0f), "scaling the output");
 #endif
 }
 
 static void append_sum(dnnl_post_ops_t after, float factor) {
 #if DNNL_VERSION_MAJOR >= 3
-    check(dnnl_post_ops_append_sum(after, factor, 0, dnnl_data_type_undef), "adding to the output");
+    check_onednn(dnnl_post_ops_append_sum(after, factor, 0, dnnl_data_type_undef), "adding to the output");
 #else
-    check(dnnl_post_ops_append_sum(after, factor), "adding to the output");
+    check_onednn(dnnl_post_ops_append_sum(after, factor), "adding to the output");
 #endif
 }
 
@@ -150,15 +150,15 @@ static void append_sum(dnnl_post_ops_t after, float factor) {
 static dnnl_primitive_attr_t attributes_create(float alpha, float beta) {
     dnnl_primitive_attr_t attributes;
     dnnl_post_ops_t after;
-    check(dnnl_primitive_attr_create(&attributes), "creating attributes");
-    check(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user), "setting scratchpad mode");
-    check(dnnl_post_ops_create(&after), "creating post-ops");
+    check_onednn(dnnl_primitive_attr_create(&attributes), "creating attributes");
+    check_onednn(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user), "setting scratchpad mode");
+    check_onednn(dnnl_post_ops_create(&after), "creating post-ops");
     bool scale_last = isfinite(beta / alpha);
     if (alpha != 1.0f && !scale_last) append_scaling(after, alpha);
     if (beta != 0.0f) append_sum(after, scale_last ? beta / alpha : beta);
     if (alpha != 1.0f && scale_last) append_scaling(after, alpha);
-    check(dnnl_primitive_attr_set_post_ops(attributes, after), "setting post-ops");
-    check(dnnl_post_ops_destroy(after), "freeing post-ops");
+    check_onednn(dnnl_primitive_attr_set_post_ops(attributes, after), "setting post-ops");
+    check_onednn(dnnl_post_ops_destroy(after), "freeing post-ops");
     return attributes;
 }
 
@@ -173,34 +173,34 @@ static dnnl_status_t describe(dnnl_primitive_desc_t *description, dnnl_engine_t 
     dnnl_status_t status = dnnl_matmul_desc_init(&operation, a, b, NULL, c);
     if (status == dnnl_success) status = dnnl_primitive_desc_create(description, &operation, attributes, engine, NULL);
 #endif
-    check(dnnl_primitive_attr_destroy(attributes), "freeing attributes");
+    check_onednn(dnnl_primitive_attr_destroy(attributes), "freeing attributes");
     return status;
 }
 
 static dnnl_memory_t memory_create(Matmul *matmul, ConstLayout layout) {
     dnnl_memory_t memory;
-    check(dnnl_memory_create(&memory, layout, matmul->engine, DNNL_MEMORY_NONE), "creating a memory object");
+    check_onednn(dnnl_memory_create(&memory, layout, matmul->engine, DNNL_MEMORY_NONE), "creating a memory object");
     return memory;
 }
 
 static void packing_create(Packing *packing, Matmul *matmul, ConstLayout stored, ConstLayout wanted) {
     if (dnnl_memory_desc_equal(stored, wanted)) return;
     dnnl_primitive_desc_t description;
-    check(dnnl_reorder_primitive_desc_create(&description, stored, matmul->engine, wanted, matmul->engine, NULL),
+    check_onednn(dnnl_reorder_primitive_desc_create(&description, stored, matmul->engine, wanted, matmul->engine, NULL),
           "describing the packing of a matrix");
-    check(dnnl_primitive_create(&packing->reorder, description), "creating the packing of a matrix");
-    check(dnnl_primitive_desc_destroy(description), "freeing a description");
+    check_onednn(dnnl_primitive_create(&packing->reorder, description), "creating the packing of a matrix");
+    check_onednn(dnnl_primitive_desc_destroy(description), "freeing a description");
     packing->from = memory_create(matmul, stored);
     packing->to = memory_create(matmul, wanted);
     packing->bytes = dnnl_memory_desc_get_size(wanted);
 }
 
 static void packing_run(Packing *packing, Matmul *matmul, const void *from, void *to) {
-    check(dnnl_memory_set_data_handle(packing->from, (void *)(uintptr_t)from), "setting an argument");
-    check(dnnl_memory_set_data_handle(packing->to, to), "setting an argument");
+    check_onednn(dnnl_memory_set_data_handle(packing->from, (void *)(uintptr_t)from), "setting an argument");
+    check_onednn(dnnl_memory_set_data_handle(packing->to, to), "setting an argument");
     dnnl_exec_arg_t arguments[] = {{DNNL_ARG_FROM, packing->from}, {DNNL_ARG_TO, packing->to}};
-    check(dnnl_primitive_execute(packing->reorder, matmul->streams[0], 2, arguments), "packing a matrix");
-    check(dnnl_stream_wait(matmul->streams[0]), "packing a matrix");
+    check_onednn(dnnl_primitive_execute(packing->reorder, matmul->streams[0], 2, arguments), "packing a matrix");
+    check_onednn(dnnl_stream_wait(matmul->streams[0]), "packing a matrix");
 }
 
 static void packing_free(Packing *packing) {
@@ -249,7 +249,7 @@ static size_t reserve(size_t *end, int64_t count) {
 
 static const char *implementation_of(const_dnnl_primitive_desc_t description) {
     const char *name = NULL;
-    check(dnnl_primitive_desc_query(description, dnnl_query_impl_info_str, 0, (void *)&name), "naming a product");
+    check_onednn(dnnl_primitive_desc_query(description, dnnl_query_impl_info_str, 0, (void *)&name), "naming a product");
     return name;
 }
 
@@ -259,7 +259,7 @@ static MatmulKernel *kernel_from(Matmul *matmul, const MatmulShape *shape, dnnl_
     MatmulKernel *kernel = checked_calloc(1, sizeof *kernel, "a matmul");
     kernel->shape = *shape;
     snprintf(kernel->implementation, sizeof kernel->implementation, "%s", implementation_of(description));
-    check(dnnl_primitive_create(&kernel->matmul, description), "creating a matmul");
+    check_onednn(dnnl_primitive_create(&kernel->matmul, description), "creating a matmul");
     ConstLayout a_taken = dnnl_primitive_desc_query_md(description, dnnl_query_src_md, 0);
     ConstLayout b_taken = dnnl_primitive_desc_query_md(description, dnnl_query_weights_md, 0);
     ConstLayout scratch = dnnl_primitive_desc_query_md(description, dnnl_query_scratchpad_md, 0);
@@ -306,7 +306,7 @@ static MatmulKernel *direct_kernel(Matmul *matmul, const MatmulShape *shape, int
             kernel->threads = threads;
             kernel->straighten_a = straighten;
         }
-        check(dnnl_primitive_desc_destroy(description), "freeing a description");
+        check_onednn(dnnl_primitive_desc_destroy(description), "freeing a description");
     }
     if (b_wanted != b) layout_free(b_wanted);
     layout_free(a), layout_free(b), layout_free(c);
@@ -371,9 +371,9 @@ Matmul *matmul_open(DType input, int threads, Error *error) {
     matmul->generation = 1;
     matmul->streams = checked_calloc((size_t)threads, sizeof *matmul->streams, "oneDNN");
     matmul->scratch = checked_calloc((size_t)threads, sizeof *matmul->scratch, "oneDNN");
-    check(dnnl_engine_create(&matmul->engine, dnnl_cpu, 0), "creating an engine");
+    check_onednn(dnnl_engine_create(&matmul->engine, dnnl_cpu, 0), "creating an engine");
     for (int i = 0; i < threads; i++)
-        check(dnnl_stream_create(&matmul->streams[i], matmul->engine, dnnl_stream_default_flags), "creating a stream");
+        check_onednn(dnnl_stream_create(&matmul->streams[i], matmul->engine, dnnl_stream_default_flags), "creating a stream");
     if (!matmul_multiplies(matmul, input)) {
         matmul_close(matmul);
         error_set(error, "%s cannot multiply %s matrices on this processor; use precision float32", matmul_library(),
@@ -518,16 +518,16 @@ static const void *taken_b(Matmul *matmul, MatmulKernel *kernel, int thread, con
 
 static void run_matmul(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a, const void *b, void *c) {
     Arguments *own = &kernel->arguments[thread];
-    check(dnnl_memory_set_data_handle(own->a, (void *)(uintptr_t)a), "setting an argument");
-    check(dnnl_memory_set_data_handle(own->b, (void *)(uintptr_t)b), "setting an argument");
-    check(dnnl_memory_set_data_handle(own->c, c), "setting an argument");
-    check(dnnl_memory_set_data_handle(own->scratch, matmul->scratch[thread]), "setting an argument");
+    check_onednn(dnnl_memory_set_data_handle(own->a, (void *)(uintptr_t)a), "setting an argument");
+    check_onednn(dnnl_memory_set_data_handle(own->b, (void *)(uintptr_t)b), "setting an argument");
+    check_onednn(dnnl_memory_set_data_handle(own->c, c), "setting an argument");
+    check_onednn(dnnl_memory_set_data_handle(own->scratch, matmul->scratch[thread]), "setting an argument");
     dnnl_exec_arg_t arguments[] = {{DNNL_ARG_SRC, own->a},
                                    {DNNL_ARG_WEIGHTS, own->b},
                                    {DNNL_ARG_DST, own->c},
                                    {DNNL_ARG_SCRATCHPAD, own->scratch}};
-    check(dnnl_primitive_execute(kernel->matmul, matmul->streams[thread], 4, arguments), "a matmul");
-    check(dnnl_stream_wait(matmul->streams[thread]), "a matmul");
+    check_onednn(dnnl_primitive_execute(kernel->matmul, matmul->streams[thread], 4, arguments), "a matmul");
+    check_onednn(dnnl_stream_wait(matmul->streams[thread]), "a matmul");
 }
 
 /* The length of the equal parts, each at most `limit`, that a dimension is split into. */

@@ -50,7 +50,7 @@ MatmulName matmul_name(const MatmulKey *key) {
     return name;
 }
 
-static void check(cublasStatus_t status, const char *what) {
+static void check_cublaslt(cublasStatus_t status, const char *what) {
     if (status != CUBLAS_STATUS_SUCCESS) die("cuBLASLt: %s failed: %s", what, cublasLtGetStatusString(status));
 }
 
@@ -162,10 +162,10 @@ MatmulEntry *matmul_entry_create(const MatmulKey *key) {
 }
 
 void matmul_entry_free(MatmulEntry *entry) {
-    check(cublasLtMatmulDescDestroy(entry->operation), "freeing a description");
-    check(cublasLtMatrixLayoutDestroy(entry->a), "freeing a description");
-    check(cublasLtMatrixLayoutDestroy(entry->b), "freeing a description");
-    check(cublasLtMatrixLayoutDestroy(entry->d), "freeing a description");
+    check_cublaslt(cublasLtMatmulDescDestroy(entry->operation), "freeing a description");
+    check_cublaslt(cublasLtMatrixLayoutDestroy(entry->a), "freeing a description");
+    check_cublaslt(cublasLtMatrixLayoutDestroy(entry->b), "freeing a description");
+    check_cublaslt(cublasLtMatrixLayoutDestroy(entry->d), "freeing a description");
     free(entry);
 }
 
@@ -240,7 +240,7 @@ static bool is_admissible(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAl
 
 static void set_preference(CudaMatmul *matmul, cublasLtMatmulPreferenceAttributes_t attribute, const void *value,
                            size_t bytes) {
-    check(cublasLtMatmulPreferenceSetAttribute(matmul->preference, attribute, value, bytes), "stating a preference");
+    check_cublaslt(cublasLtMatmulPreferenceSetAttribute(matmul->preference, attribute, value, bytes), "stating a preference");
 }
 
 static void set_alignment(CudaMatmul *matmul, cublasLtMatmulPreferenceAttributes_t attribute, int64_t bytes) {
@@ -419,8 +419,8 @@ CudaMatmul *cuda_matmul_open(CudaBackend *cuda) {
     CudaMatmul *matmul = checked_calloc(1, sizeof *matmul, "cuBLASLt");
     matmul->cuda = cuda;
     matmul->versions = versions_of(cuda);
-    check(cublasLtCreate(&matmul->handle), "opening the library");
-    check(cublasLtMatmulPreferenceCreate(&matmul->preference), "stating preferences");
+    check_cublaslt(cublasLtCreate(&matmul->handle), "opening the library");
+    check_cublaslt(cublasLtMatmulPreferenceCreate(&matmul->preference), "stating preferences");
     uint64_t bytes = WORKSPACE_BYTES;
     uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     set_preference(matmul, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes);
@@ -437,8 +437,8 @@ void cuda_matmul_close(CudaMatmul *matmul) {
             next = entry->next;
             matmul_entry_free(entry);
         }
-    check(cublasLtMatmulPreferenceDestroy(matmul->preference), "closing the library");
-    check(cublasLtDestroy(matmul->handle), "closing the library");
+    check_cublaslt(cublasLtMatmulPreferenceDestroy(matmul->preference), "closing the library");
+    check_cublaslt(cublasLtDestroy(matmul->handle), "closing the library");
     cuda_check(cudaEventDestroy(matmul->start), "ending an event");
     cuda_check(cudaEventDestroy(matmul->stop), "ending an event");
     cuda_check(cudaFree(matmul->workspace), "giving cuBLASLt's workspace back");

@@ -21,13 +21,13 @@ static const double LONG_PAUSE = 2.7;
 
 /* ---- the parts: each runs in every process of a job ---- */
 
-typedef struct World {
+typedef struct Rank {
     Comm *comm, *on_device;
     Backend *be;
-} World;
+} Rank;
 
-static World open_world(void) {
-    World w;
+static Rank open_rank(void) {
+    Rank w;
     Error error;
     w.comm = comm_open();
     BackendOptions options = {.device = test_device(), .threads = 1, .local_rank = w.comm->local_rank};
@@ -38,7 +38,7 @@ static World open_world(void) {
     return w;
 }
 
-static NO_RETURN void close_world(World *w) {
+static NO_RETURN void close_rank(Rank *w) {
     comm_close_on_device(w->on_device, w->comm);
     w->be->close(w->be);
     w->comm->close(w->comm, EXIT_DONE);
@@ -48,7 +48,7 @@ static NO_RETURN void close_world(World *w) {
 static void pause_for(double seconds) { usleep((useconds_t)(seconds * 1e6)); }
 
 /* A number for each element and process. NCCL adds in an order of its own: on real GPUs the sums are exact in any. */
-static float number_of(const World *w, int rank, size_t i) {
+static float number_of(const Rank *w, int rank, size_t i) {
     uint32_t bits = (uint32_t)(i + 1) * 2654435761u ^ (uint32_t)(rank + 1) * 2246822519u;
     bits ^= bits >> 15;
     bits *= 2654435761u;
@@ -57,7 +57,7 @@ static float number_of(const World *w, int rank, size_t i) {
     return w->be->on_gpu && !is_emulated(w->be) ? whole : whole * (float)(1 << (bits >> 20) % 24) / 3.0f;
 }
 
-static float sum_of(const World *w, size_t i) {
+static float sum_of(const Rank *w, size_t i) {
     float sum = 0.0f;
     for (int r = 0; r < w->comm->size; r++) sum += number_of(w, r, i);
     return sum;
@@ -72,8 +72,8 @@ typedef struct Case {
 } Case;
 
 /* Process r owns `count` parts, given by its function, in a buffer of n elements. */
-static Case make_case(const World *w, const char *name, size_t n, int count,
-                      Part (*part)(const World *, size_t n, int r, int i)) {
+static Case make_case(const Rank *w, const char *name, size_t n, int count,
+                      Part (*part)(const Rank *, size_t n, int r, int i)) {
     Case c = {name, n, {.processes = w->comm->size}};
     c.partition.parts = checked_calloc((size_t)(w->comm->size * count) + 1, sizeof(Part), "a partition");
     c.partition.first = checked_calloc((size_t)w->comm->size + 1, sizeof(int), "a partition");
@@ -99,21 +99,21 @@ static void free_case(Case *c) {
 }
 
 /* Everything, evenly but for the rounding. */
-static Part even_part(const World *w, size_t n, int r, int i) {
+static Part even_part(const Rank *w, size_t n, int r, int i) {
     (void)i;
     size_t size = (size_t)w->comm->size;
     return (Part){n * (size_t)r / size, n * ((size_t)r + 1) / size, 0};
 }
 
 /* Short parts in turn, of 1, 2, 3.. elements, some of none, with elements of nobody between them. */
-static Part small_part(const World *w, size_t n, int r, int i) {
+static Part small_part(const Rank *w, size_t n, int r, int i) {
     size_t k = (size_t)(i * w->comm->size + r), begin = k * (k + 3) / 2;
     if (begin + k > n) return (Part){1, 0, 0};
     return (Part){begin, begin + (k % 5 == 4 ? 0 : k), 0};
 }
 
 /* Process 0 has all, in two parts: there are more processes than parts to own. */
-static Part first_part(const World *w, size_t n, int r, int i) {
+static Part first_part(const Rank *w, size_t n, int r, int i) {
     (void)w;
     if (r > 0) return (Part){1, 0, 0};
     return i == 0 ? (Part){0, n / 3, 0} : (Part){n / 3, n, 0};
@@ -157,25 +157,25 @@ typedef struct Buffer {
     size_t n;
 } Buffer;
 
-static Buffer make_buffer(const World *w, size_t n) {
+static Buffer make_buffer(const Rank *w, size_t n) {
     Buffer b = {checked_malloc(n * sizeof(float), "a buffer"), w->be->alloc(w->be, n * sizeof(float), "a buffer"), n};
     return b;
 }
 
-static void to_device(const World *w, const Buffer *b) {
+static void to_device(const Rank *w, const Buffer *b) {
     w->be->copy_from_host(w->be, b->device, b->host, b->n * sizeof(float));
 }
 
-static void to_host(const World *w, const Buffer *b) {
+static void to_host(const Rank *w, const Buffer *b) {
     w->be->copy_to_host(w->be, b->host, b->device, b->n * sizeof(float));
 }
 
-static void free_buffer(const World *w, Buffer *b) {
+static void free_buffer(const Rank *w, Buffer *b) {
     free(b->host);
     w->be->free(w->be, b->device);
 }
 
-static void check_sums(const World *w, const Case *c, const Cuts *cuts, const Buffer *data, const Buffer *shard) {
+static void check_sums(const Rank *w, const Case *c, const Cuts *cuts, const Buffer *data, const Buffer *shard) {
     size_t begin = cut_at(cuts, 0, c->n), end = cut_at(cuts, cuts->count - 1, c->n), at = 0;
     for (size_t i = 0; i < c->n; i++) {
         int owner = owner_of(&c->partition, i, &at);
@@ -189,7 +189,7 @@ static void check_sums(const World *w, const Case *c, const Cuts *cuts, const Bu
     }
 }
 
-static void reduce(const World *w, const Case *c, const Cuts *cuts, bool into_shard) {
+static void reduce(const Rank *w, const Case *c, const Cuts *cuts, bool into_shard) {
     Buffer data = make_buffer(w, c->n);
     Buffer shard = make_buffer(w, partition_shard_length(&c->partition, w->comm->rank) + 1);
     for (size_t i = 0; i < c->n; i++) data.host[i] = number_of(w, w->comm->rank, i);
@@ -209,7 +209,7 @@ static void reduce(const World *w, const Case *c, const Cuts *cuts, bool into_sh
 }
 
 /* Elements are `width` floats, to stand for other sizes: a gather does not look inside. */
-static void gather(const World *w, const Case *c, const Cuts *cuts, size_t width) {
+static void gather(const Rank *w, const Case *c, const Cuts *cuts, size_t width) {
     size_t begin = cut_at(cuts, 0, c->n), end = cut_at(cuts, cuts->count - 1, c->n), at = 0;
     Buffer data = make_buffer(w, c->n * width);
     for (size_t i = 0; i < data.n; i++) data.host[i] = number_of(w, w->comm->rank, i);
@@ -228,7 +228,7 @@ static void gather(const World *w, const Case *c, const Cuts *cuts, size_t width
     free_buffer(w, &data);
 }
 
-static void exchange_case(const World *w, Case c) {
+static void exchange_case(const Rank *w, Case c) {
     for (size_t i = 0; i < ARRAY_LENGTH(all_cuts); i++) {
         reduce(w, &c, &all_cuts[i], false);
         if (w->comm->size > 1) reduce(w, &c, &all_cuts[i], true);
@@ -238,7 +238,7 @@ static void exchange_case(const World *w, Case c) {
     free_case(&c);
 }
 
-static void play_exchanges(World *w) {
+static void play_exchanges(Rank *w) {
     exchange_case(w, make_case(w, "even shares", 1009, 1, even_part));
     exchange_case(w, make_case(w, "more processes than elements", 3, 1, even_part));
     exchange_case(w, make_case(w, "short parts", 1500, 20, small_part));
@@ -257,7 +257,7 @@ static void play_exchanges(World *w) {
 }
 
 /* A process that is alone exchanges nothing, so it touches nothing: the host cannot touch the memory of a real GPU. */
-static void play_untouched(World *w) {
+static void play_untouched(Rank *w) {
     enum { BYTES = 4096, COUNT = BYTES / sizeof(double) };
     void *memory = mmap(NULL, BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) die("no memory");
@@ -271,7 +271,7 @@ static void play_untouched(World *w) {
 }
 
 /* Shards of more elements than move at a time. */
-static void play_large(World *w) {
+static void play_large(Rank *w) {
     Case c = make_case(w, "large", (size_t)5 << 20, 1, even_part);
     reduce(w, &c, &all_cuts[1], false);
     gather(w, &c, &all_cuts[0], 1);
@@ -285,14 +285,14 @@ static void play_large(World *w) {
  * ends of. */
 enum { STEPS = 300, STEP = 16, LAG = 3 };
 
-static void ask_step(const World *w, const Case *c, const Buffer *source, const Buffer *data, int step) {
+static void ask_step(const Rank *w, const Case *c, const Buffer *source, const Buffer *data, int step) {
     size_t at = (size_t)step * STEP;
     w->be->copy(w->be, data->device + at, source->device + at, STEP * sizeof(float));
     w->on_device->reduce_scatter(w->on_device, data->device, &c->partition, NULL, at, at + STEP);
     w->on_device->all_gather(w->on_device, data->device, sizeof(float), &c->partition, at, at + STEP);
 }
 
-static void play_order(World *w) {
+static void play_order(Rank *w) {
     Comm *comm = w->on_device;
     Case c = make_case(w, "order", (size_t)STEPS * STEP, 1, even_part);
     Buffer source = make_buffer(w, c.n), data = make_buffer(w, c.n), out = make_buffer(w, c.n);
@@ -320,7 +320,7 @@ static void play_order(World *w) {
 }
 
 /* What is of the host goes through both. */
-static void play_host(World *w) {
+static void play_host(Rank *w) {
     Comm *comms[] = {w->comm, w->on_device};
     for (int i = 0; i < 2; i++) {
         Comm *comm = comms[i];
@@ -345,7 +345,7 @@ static void play_host(World *w) {
 /* ---- processes that go, or take their time ---- */
 
 /* Waits in an exchange that process 1 does not come to. */
-static void exchange_without_1(World *w, int signal_1) {
+static void exchange_without_1(Rank *w, int signal_1) {
     double *values = w->be->alloc(w->be, sizeof *values, "a number"), value;
     if (w->comm->rank == 1) raise(signal_1);
     w->on_device->sum_on_device(w->on_device, values, 1);
@@ -354,50 +354,50 @@ static void exchange_without_1(World *w, int signal_1) {
     w->comm->barrier(w->comm);
 }
 
-static void play_stopped(World *w) { exchange_without_1(w, SIGSTOP); }
-static void play_killed(World *w) { exchange_without_1(w, SIGKILL); }
+static void play_stopped(Rank *w) { exchange_without_1(w, SIGSTOP); }
+static void play_killed(Rank *w) { exchange_without_1(w, SIGKILL); }
 
 /* One keeps the others waiting in the middle, another one at the end. */
-static void play_slow(World *w) {
+static void play_slow(Rank *w) {
     if (w->comm->rank == 1) pause_for(LONG_PAUSE);
     w->comm->barrier(w->comm);
     if (w->comm->rank == 2) pause_for(LONG_PAUSE);
 }
 
-static void play_dying(World *w) {
+static void play_dying(Rank *w) {
     if (w->comm->rank == 1) die("process 1 has had enough");
     w->comm->barrier(w->comm);
 }
 
-static void play_usage(World *w) {
+static void play_usage(Rank *w) {
     (void)w;
     die_usage("all find the same mistake");
 }
 
 /* Until NCCL's failure is noticed. */
-static void play_waiting(World *w) {
+static void play_waiting(Rank *w) {
     (void)w;
     pause_for(60.0);
 }
 
 /* ---- faults that the emulated NCCL reports, where the real one would hang or mix up numbers ---- */
 
-static void sum_on_device(const World *w, double *values, int n) {
+static void sum_on_device(const Rank *w, double *values, int n) {
     w->on_device->sum_on_device(w->on_device, values, n);
     w->on_device->wait_for(w->on_device, w->on_device->enqueued(w->on_device));
     w->be->synchronize(w->be);
 }
 
-static void play_disagreement(World *w) {
+static void play_disagreement(Rank *w) {
     sum_on_device(w, w->be->alloc(w->be, 2 * sizeof(double), "numbers"), w->comm->rank + 1);
 }
 
-static void play_host_memory(World *w) {
+static void play_host_memory(Rank *w) {
     double value = 1.0;
     sum_on_device(w, &value, 1);
 }
 
-static void play_overlap(World *w) {
+static void play_overlap(Rank *w) {
     Case c = make_case(w, "overlap", 100, 1, even_part);
     Buffer data = make_buffer(w, c.n);
     c.partition.parts[1].begin--;
@@ -406,7 +406,7 @@ static void play_overlap(World *w) {
 
 typedef struct Role {
     const char *name;
-    void (*play)(World *w);
+    void (*play)(Rank *w);
 } Role;
 
 static const Role roles[] = {{"exchanges", play_exchanges},
@@ -428,9 +428,9 @@ static int play(const char *name) {
     base_set_program("test_comm");
     for (size_t i = 0; i < ARRAY_LENGTH(roles); i++)
         if (strcmp(roles[i].name, name) == 0) {
-            World w = open_world();
+            Rank w = open_rank();
             roles[i].play(&w);
-            close_world(&w);
+            close_rank(&w);
         }
     fprintf(stderr, "there is no part '%s'\n", name);
     return EXIT_USAGE;
@@ -478,7 +478,7 @@ static void need(int processes) {
 static void test_alone(void **state) {
     (void)state;
     Error error;
-    World w = {.comm = comm_open_single(), .be = backend_open(test_device(), DTYPE_FLOAT32, 1, &error)};
+    Rank w = {.comm = comm_open_single(), .be = backend_open(test_device(), DTYPE_FLOAT32, 1, &error)};
     if (!w.be) fail_msg("%s", error.text);
     w.on_device = comm_on_device(w.comm, w.be->stream, &error);
     assert_ptr_equal(w.on_device, w.comm);

@@ -32,8 +32,6 @@ static char *make_folder(const char *name) {
     return path;
 }
 
-static int compare_names(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
-
 /* Fails unless the folder holds just the files of `expected`, names in order with a space behind each. */
 static void assert_files(const char *folder, const char *expected) {
     char *names[64], list[64 * 257] = "";
@@ -46,7 +44,7 @@ static void assert_files(const char *folder, const char *expected) {
         names[count++] = checked_strdup(entry->d_name);
     }
     closedir(entries);
-    qsort(names, count, sizeof *names, compare_names);
+    qsort(names, count, sizeof *names, compare_strings);
     for (size_t i = 0; i < count; i++) {
         strcat(strcat(list, names[i]), " ");
         free(names[i]);

@@ -56,7 +56,7 @@ static void test_newton_schulz_of_random_matrices(void **state) {
         if (!cpu_multiplies((DType)type)) continue;
         OptimConfig config = optim_defaults(OPTIM_MUON, 0.01);
         config.ns_dtype = type == DTYPE_FLOAT32 ? NS_DTYPE_FLOAT32 : NS_DTYPE_BFLOAT16;
-        World *w = open_world(odd_table(), config, DTYPE_FLOAT32, 1, NULL);
+        OptimWorld *w = open_world(odd_table(), config, DTYPE_FLOAT32, 1, NULL);
         Snapshot before = take_snapshot(w);
         matmuls = 0;
         plain_matmul = w->be->matmul_batched;

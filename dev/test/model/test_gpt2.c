@@ -11,13 +11,13 @@
 #include "util/philox.h"
 
 /* A model with random weights, and a batch. */
-typedef struct Bench {
+typedef struct TestModel {
     Backend *be;
     GPT2 model;
     double *params;
     int32_t *inputs, *targets;
     int B, T;
-} Bench;
+} TestModel;
 
 typedef struct Setup {
     GPT2Config config;
@@ -39,8 +39,8 @@ static GPT2Config shape(int V, bool bias, bool scaled) {
                         .scale_attn_by_inverse_layer_idx = scaled};
 }
 
-static Bench open_bench(Setup s) {
-    Bench b = {.be = open_cpu(s.activation, s.threads ? s.threads : 1), .B = s.B, .T = s.T};
+static TestModel open_bench(Setup s) {
+    TestModel b = {.be = open_cpu(s.activation, s.threads ? s.threads : 1), .B = s.B, .T = s.T};
     gpt2_create(&b.model, &s.config, b.be, s.max_batch ? s.max_batch : s.B, s.recompute, !s.only_forward);
     b.params = random_weights(&b.model.table, DTYPE_BFLOAT16, 11); /* the same numbers in both types */
     set_weights(&b.model, b.params);
@@ -49,7 +49,7 @@ static Bench open_bench(Setup s) {
     return b;
 }
 
-static void close_bench(Bench *b) {
+static void close_bench(TestModel *b) {
     gpt2_free(&b->model);
     free(b->params);
     free(b->inputs);
@@ -57,12 +57,12 @@ static void close_bench(Bench *b) {
     b->be->close(b->be);
 }
 
-static void backward(Bench *b) {
+static void backward(TestModel *b) {
     gpt2_forward_backward(&b->model, b->inputs, b->targets, b->B, b->T, 1.0f / (float)(b->B * b->T), false);
 }
 
 /* The flat buffer of gradients, gaps included; the caller frees it. */
-static float *gradients(Bench *b) {
+static float *gradients(TestModel *b) {
     size_t bytes = b->model.table.length * sizeof(float);
     float *host = checked_malloc(bytes, "gradients");
     b->be->copy_to_host(b->be, host, b->model.grads, bytes);
@@ -70,7 +70,7 @@ static float *gradients(Bench *b) {
 }
 
 static float *gradients_of(Setup setup) {
-    Bench b = open_bench(setup);
+    TestModel b = open_bench(setup);
     backward(&b);
     float *result = gradients(&b);
     close_bench(&b);
@@ -78,14 +78,14 @@ static float *gradients_of(Setup setup) {
 }
 
 /* The mean loss of the batch in float64, at any weights. */
-static double mean_loss(const Bench *b, const double *params) {
+static double mean_loss(const TestModel *b, const double *params) {
     return reference_gpt2_losses(NULL, &b->model.config, &b->model.table, params, b->inputs, b->targets, b->B, b->T) /
            (b->B * b->T);
 }
 
 /* ---- losses ---- */
 
-static void assert_losses(Bench *b, double limit) {
+static void assert_losses(TestModel *b, double limit) {
     int N = b->B * b->T;
     double *expected = checked_malloc((size_t)N * sizeof *expected, "losses");
     float *losses = checked_malloc((size_t)N * sizeof *losses, "losses");
@@ -119,7 +119,7 @@ static const Setup setups[] = {
 static void test_losses(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(setups); i++) {
-        Bench b = open_bench(setups[i]);
+        TestModel b = open_bench(setups[i]);
         gpt2_forward(&b.model, b.inputs, b.targets, b.B, b.T);
         assert_losses(&b, 1e-5);
         backward(&b); /* finds the same losses */
@@ -131,7 +131,7 @@ static void test_losses(void **state) {
 /* Losses add up over calls and start again from 0 when taken. */
 static void test_take_loss(void **state) {
     (void)state;
-    Bench b = open_bench(setups[0]);
+    TestModel b = open_bench(setups[0]);
     int64_t count;
     assert_true(gpt2_take_loss(&b.model, &count) == 0.0);
     assert_int_equal(count, 0);
@@ -153,9 +153,9 @@ static void test_model_without_gradients(void **state) {
         for (int recompute = RECOMPUTE_NONE; recompute <= RECOMPUTE_BLOCK; recompute++) {
             Setup setup = setups[i];
             setup.recompute = (Recompute)recompute;
-            Bench training = open_bench(setup);
+            TestModel training = open_bench(setup);
             setup.only_forward = true;
-            Bench other = open_bench(setup);
+            TestModel other = open_bench(setup);
             assert_null(other.model.grads);
             assert_int_equal(arena_group_bytes(&other.model.arena, "gradients"), 0);
             gpt2_forward(&training.model, training.inputs, training.targets, setup.B, setup.T);
@@ -171,7 +171,7 @@ static void test_model_without_gradients(void **state) {
 /* ---- gradients against differences of float64 losses ---- */
 
 /* (L(x + step d) - L(x - step d)) / (2 step), with d given or, where it is NULL, coordinate `at`. */
-static double difference(const Bench *b, const double *direction, size_t at, double step) {
+static double difference(const TestModel *b, const double *direction, size_t at, double step) {
     double loss[2];
     size_t n = b->model.table.length;
     double *params = checked_malloc(n * sizeof *params, "weights");
@@ -194,7 +194,7 @@ static size_t coordinate(const Tensor *tensor, int count, int i) {
     return tensor->offset + philox_below(philox(3, PHILOX_DATA_OFFSET, 0, (uint64_t)i + tensor->offset), tensor->size);
 }
 
-static void assert_coordinates(const Bench *b, const float *grads, int tensor, int count, double limit) {
+static void assert_coordinates(const TestModel *b, const float *grads, int tensor, int count, double limit) {
     const Tensor *t = &b->model.table.tensors[tensor];
     double own[64], expected[64];
     if ((size_t)count > t->size) count = (int)t->size;
@@ -208,7 +208,7 @@ static void assert_coordinates(const Bench *b, const float *grads, int tensor, i
 
 /* Along a direction with every element of the tensor (of all tensors: -1) at +1 or -1, the slope is of the size of the
  * gradient's norm, against which its error is measured. */
-static void assert_direction(const Bench *b, const float *grads, int tensor, uint32_t stream, double limit) {
+static void assert_direction(const TestModel *b, const float *grads, int tensor, uint32_t stream, double limit) {
     const TensorTable *table = &b->model.table;
     double *direction = checked_calloc(table->length, sizeof *direction, "a direction"), slope = 0.0, squares = 0.0;
     for (int i = 0; i < table->count; i++)
@@ -227,7 +227,7 @@ static void assert_direction(const Bench *b, const float *grads, int tensor, uin
 static void test_gradient_of_every_tensor(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(setups); i++) {
-        Bench b = open_bench(setups[i]);
+        TestModel b = open_bench(setups[i]);
         bool large = b.B * b.T > 100;
         backward(&b);
         float *grads = gradients(&b);
@@ -244,7 +244,7 @@ static void test_gradient_of_every_tensor(void **state) {
 /* dloss multiplies the gradient, nothing else. */
 static void test_dloss(void **state) {
     (void)state;
-    Bench b = open_bench(setups[0]);
+    TestModel b = open_bench(setups[0]);
     backward(&b);
     float *once = gradients(&b);
     gpt2_forward_backward(&b.model, b.inputs, b.targets, b.B, b.T, 4.0f / (float)(b.B * b.T), false);
@@ -269,7 +269,7 @@ static void assert_gaps_are_zero(const TensorTable *table, const float *buffer, 
 static void test_vocabulary_of_gpt2(void **state) {
     (void)state;
     Setup setup = {{1, 1, 8, 4, 50257, false, 0.0, true}, .B = 2, .T = 4};
-    Bench b = open_bench(setup);
+    TestModel b = open_bench(setup);
     assert_int_equal(b.model.padded_vocab, 50304);
     backward(&b);
     assert_losses(&b, 1e-5);
@@ -289,7 +289,7 @@ static void test_gaps_stay_zero(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
         for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
             Setup setup = {shape(sizes[i], true, true), .B = 2, .T = 8, .activation = (DType)type};
-            Bench b = open_bench(setup);
+            TestModel b = open_bench(setup);
             assert_int_equal(b.model.padded_vocab % 64, 0);
             assert_true(b.model.padded_vocab >= sizes[i] && b.model.padded_vocab < sizes[i] + 64);
             backward(&b);
@@ -321,7 +321,7 @@ static void assert_same_bits(const TensorTable *table, const float *a, const flo
 static void test_accumulate(void **state) {
     (void)state;
     Setup setup = {shape(65, true, true), .B = 4, .T = 8};
-    Bench b = open_bench(setup);
+    TestModel b = open_bench(setup);
     backward(&b);
     float *whole = gradients(&b);
     for (int half = 0; half < 2; half++)
@@ -341,7 +341,7 @@ static void test_accumulate(void **state) {
 static void test_short_batch(void **state) {
     (void)state;
     Setup setup = {shape(65, true, true), .B = 2, .T = 5};
-    Bench b = open_bench(setup);
+    TestModel b = open_bench(setup);
     float *dwpe = gpt2_gradient(&b.model, b.model.wpe);
     for (int i = 0; i < 8 * 12; i++) dwpe[i] = 1.0f; /* as a longer batch before this one would leave it */
     backward(&b);
@@ -353,7 +353,7 @@ static void test_recompute(void **state) {
     (void)state;
     for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
         Setup setup = {shape(65, true, true), .B = 2, .T = 8, .activation = (DType)type};
-        Bench b = open_bench(setup);
+        TestModel b = open_bench(setup);
         float *all_kept = gradients_of(setup);
         size_t bytes = arena_group_bytes(&b.model.arena, "activations");
         for (int recompute = RECOMPUTE_MLP; recompute <= RECOMPUTE_BLOCK; recompute++) {
@@ -361,7 +361,7 @@ static void test_recompute(void **state) {
             float *grads = gradients_of(setup);
             assert_same_bits(&b.model.table, grads, all_kept);
             free(grads);
-            Bench smaller = open_bench(setup);
+            TestModel smaller = open_bench(setup);
             assert_true(arena_group_bytes(&smaller.model.arena, "activations") < bytes);
             bytes = arena_group_bytes(&smaller.model.arena, "activations");
             close_bench(&smaller);
@@ -378,7 +378,7 @@ static void test_groups_of_rows(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(batches); i++) {
         int B = batches[i][0], T = batches[i][1];
         Setup setup = {{1, 2, 8, T, 65, true, 0.0, true}, .B = B, .T = T, .max_batch = B + 1, .threads = 2};
-        Bench b = open_bench(setup);
+        TestModel b = open_bench(setup);
         assert_int_equal(b.model.lm_head_rows, 1024);
         backward(&b);
         assert_losses(&b, 1e-5);
@@ -398,7 +398,7 @@ static void test_groups_of_rows(void **state) {
 static void test_room_for_more(void **state) {
     (void)state;
     Setup setup = {shape(259, true, true), .B = 2, .T = 8};
-    Bench b = open_bench(setup);
+    TestModel b = open_bench(setup);
     float *snug = gradients_of(setup);
     setup.max_batch = 200; /* 1600 rows: the head's groups are as large as they get */
     float *roomy = gradients_of(setup);
@@ -413,7 +413,7 @@ static void test_threads(void **state) {
     (void)state;
     for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
         Setup setup = {{2, 2, 64, 32, 259, true, 0.0, true}, .B = 4, .T = 32, .activation = (DType)type, .threads = 1};
-        Bench b = open_bench(setup);
+        TestModel b = open_bench(setup);
         float *one = gradients_of(setup);
         for (int threads = 1; threads <= 3; threads++) {
             setup.threads = threads;
@@ -434,9 +434,9 @@ static void test_threads(void **state) {
 static void test_bfloat16(void **state) {
     (void)state;
     Setup setup = {{2, 2, 64, 32, 259, true, 0.0, true}, .B = 4, .T = 32};
-    Bench exact = open_bench(setup);
+    TestModel exact = open_bench(setup);
     setup.activation = DTYPE_BFLOAT16;
-    Bench rounded = open_bench(setup);
+    TestModel rounded = open_bench(setup);
     assert_true(rounded.model.weights != (void *)rounded.model.params);
     backward(&exact);
     backward(&rounded);
@@ -452,18 +452,18 @@ static void test_bfloat16(void **state) {
 /* ---- what is refused ---- */
 
 static void forward_too_many(void *context) {
-    Bench *b = context;
+    TestModel *b = context;
     gpt2_forward(&b->model, b->inputs, b->targets, 3, 4);
 }
 
 static void forward_too_long(void *context) {
-    Bench *b = context;
+    TestModel *b = context;
     gpt2_forward(&b->model, b->inputs, b->targets, 1, 9);
 }
 
 static void test_batch_that_does_not_fit(void **state) {
     (void)state;
-    Bench b = open_bench(setups[0]);
+    TestModel b = open_bench(setups[0]);
     assert_dies(forward_too_many, &b, "3 x 4 tokens does not fit a model made for 2 x 8");
     assert_dies(forward_too_long, &b, "1 x 9 tokens does not fit a model made for 2 x 8");
     close_bench(&b);

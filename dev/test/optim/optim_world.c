@@ -52,9 +52,9 @@ float random_gradient(uint32_t stream, size_t at) {
     return (float)(world_normal(stream, at) * pow(10.0, exponent));
 }
 
-World *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm) {
+OptimWorld *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm) {
     Error error;
-    World *w = checked_calloc(1, sizeof *w, "a world");
+    OptimWorld *w = checked_calloc(1, sizeof *w, "a world");
     w->table = table;
     w->config = config;
     w->comm = comm ? comm : comm_open_single();
@@ -81,7 +81,7 @@ World *open_world(TensorTable table, OptimConfig config, DType type, int threads
     return w;
 }
 
-void close_world(World *w) {
+void close_world(OptimWorld *w) {
     optim_close(w->optim);
     if (w->buffers.weights != (void *)w->buffers.params) w->be->free(w->be, w->buffers.weights);
     w->be->free(w->be, w->buffers.params);
@@ -99,37 +99,37 @@ void close_world(World *w) {
 
 /* ---- the device's buffers ---- */
 
-const float *world_params(World *w) {
+const float *world_params(OptimWorld *w) {
     w->be->copy_to_host(w->be, w->params_copy, w->buffers.params, w->table.length * sizeof(float));
     return w->params_copy;
 }
 
-const void *world_weights(World *w) {
+const void *world_weights(OptimWorld *w) {
     w->be->copy_to_host(w->be, w->weights_copy, w->buffers.weights, w->table.length * dtype_size(w->be->activation));
     return w->weights_copy;
 }
 
-const float *world_gradient(World *w) {
+const float *world_gradient(OptimWorld *w) {
     w->be->copy_to_host(w->be, w->gradient_copy, optim_gradients(w->optim), w->table.length * sizeof(float));
     return w->gradient_copy;
 }
 
-void set_params(World *w, const float *params) {
+void set_params(OptimWorld *w, const float *params) {
     w->be->copy_from_host(w->be, w->buffers.params, params, w->table.length * sizeof *params);
     if (w->buffers.weights != (void *)w->buffers.params)
         w->be->to_activation(w->be, w->buffers.weights, w->buffers.params, w->table.length);
 }
 
-void set_element(World *w, size_t at, float value) {
+void set_element(OptimWorld *w, size_t at, float value) {
     w->be->copy_from_host(w->be, optim_gradients(w->optim) + at, &value, sizeof value);
 }
 
-void fill_gradient(World *w, float value) {
+void fill_gradient(OptimWorld *w, float value) {
     for (size_t at = 0; at < w->table.length; at++) w->gradient_copy[at] = value;
     w->be->copy_from_host(w->be, optim_gradients(w->optim), w->gradient_copy, w->table.length * sizeof value);
 }
 
-void set_gradient(World *w, float (*value)(uint32_t stream, size_t at), uint32_t stream) {
+void set_gradient(OptimWorld *w, float (*value)(uint32_t stream, size_t at), uint32_t stream) {
     float *gradient = w->gradient_copy;
     for (int i = 0; i < w->table.count; i++) {
         const Tensor *t = &w->table.tensors[i];
@@ -139,7 +139,7 @@ void set_gradient(World *w, float (*value)(uint32_t stream, size_t at), uint32_t
     }
 }
 
-OptimRates world_rates(const World *w, double learning_rate) {
+OptimRates world_rates(const OptimWorld *w, double learning_rate) {
     return (OptimRates){.learning_rate = learning_rate,
                         .muon_learning_rate = learning_rate * w->config.muon_learning_rate / w->config.learning_rate};
 }
@@ -156,7 +156,7 @@ static void average(double *mean, const double *a, size_t n, double beta) {
     for (size_t i = 0; i < n; i++) mean[i] = beta * mean[i] + (1.0 - beta) * a[i];
 }
 
-static void reference_adamw(World *w, const Tensor *t, const double *g, double lr, double beta1, double beta2,
+static void reference_adamw(OptimWorld *w, const Tensor *t, const double *g, double lr, double beta1, double beta2,
                             double decay) {
     double *x = w->x + t->offset, *m = w->m + t->offset, *v = w->v + t->offset, steps = (double)w->t;
     for (size_t i = 0; i < t->size; i++) {
@@ -168,7 +168,7 @@ static void reference_adamw(World *w, const Tensor *t, const double *g, double l
 }
 
 /* c of MARS. Returns what it was divided by. */
-static double reference_corrected(const World *w, const Tensor *t, double *c) {
+static double reference_corrected(const OptimWorld *w, const Tensor *t, double *c) {
     const OptimConfig *o = &w->config;
     const double *g = w->g + t->offset, *last = w->prev_grad + t->offset;
     for (size_t i = 0; i < t->size; i++) c[i] = g[i] + o->gamma * o->beta1 / (1.0 - o->beta1) * (g[i] - last[i]);
@@ -178,7 +178,7 @@ static double reference_corrected(const World *w, const Tensor *t, double *c) {
 }
 
 /* Where m comes to nearly nothing out of numbers that are not, float and double may see other signs. */
-static void reference_lion(World *w, const Tensor *t, double *c, double lr, double decay) {
+static void reference_lion(OptimWorld *w, const Tensor *t, double *c, double lr, double decay) {
     double divisor = reference_corrected(w, t, c);
     double *x = w->x + t->offset, *m = w->m + t->offset, beta1 = w->config.beta1;
     const double *g = w->g + t->offset, *last = w->prev_grad + t->offset;
@@ -226,14 +226,14 @@ static void reference_newton_schulz(double *x, int64_t rows, int64_t columns, in
 }
 
 /* x <- x - lr decay x - step NS(u); u is used up. */
-static void reference_matrix_step(World *w, const Tensor *t, double *u, double lr, double decay, double factor) {
+static void reference_matrix_step(OptimWorld *w, const Tensor *t, double *u, double lr, double decay, double factor) {
     double *x = w->x + t->offset;
     reference_newton_schulz(u, t->rows, t->columns, w->config.ns_steps);
     for (size_t i = 0; i < t->size; i++) x[i] = x[i] * (1.0 - lr * decay) - lr * factor * u[i];
 }
 
 /* b <- momentum b + g, and u = g + momentum b, or b without Nesterov. */
-static void reference_momentum(World *w, const Tensor *t, double *u) {
+static void reference_momentum(OptimWorld *w, const Tensor *t, double *u) {
     double *b = w->b + t->offset, momentum = w->config.momentum;
     const double *g = w->g + t->offset;
     for (size_t i = 0; i < t->size; i++) {
@@ -245,7 +245,7 @@ static void reference_momentum(World *w, const Tensor *t, double *u) {
 static double muon_factor(const Tensor *t) { return sqrt(fmax(1.0, (double)t->rows / (double)t->columns)); }
 static double moonlight_factor(const Tensor *t) { return 0.2 * sqrt(fmax((double)t->rows, (double)t->columns)); }
 
-static void reference_mars(World *w, const Tensor *t, double *c, OptimRates rates) {
+static void reference_mars(OptimWorld *w, const Tensor *t, double *c, OptimRates rates) {
     const OptimConfig *o = &w->config;
     double lr = rates.learning_rate, decay = t->role == ROLE_MATRIX ? o->weight_decay : 0.0, *m = w->m + t->offset;
     if (t->role == ROLE_VECTOR && !o->optimize_1d) {
@@ -267,7 +267,7 @@ static void reference_mars(World *w, const Tensor *t, double *c, OptimRates rate
     }
 }
 
-static void reference_muon(World *w, const Tensor *t, double *u, OptimRates rates) {
+static void reference_muon(OptimWorld *w, const Tensor *t, double *u, OptimRates rates) {
     const OptimConfig *o = &w->config;
     if (t->role == ROLE_VECTOR) {
         reference_adamw(w, t, w->g + t->offset, rates.learning_rate, o->beta1, o->beta2, o->weight_decay);
@@ -278,7 +278,7 @@ static void reference_muon(World *w, const Tensor *t, double *u, OptimRates rate
 }
 
 /* Moonlight and the two forms of MARS-M differ in u. */
-static void reference_moonlight(World *w, const Tensor *t, double *u, OptimRates rates) {
+static void reference_moonlight(OptimWorld *w, const Tensor *t, double *u, OptimRates rates) {
     const OptimConfig *o = &w->config;
     double lr = rates.learning_rate, mu = o->beta1, *b = w->b + t->offset;
     const double *g = w->g + t->offset;
@@ -309,7 +309,7 @@ static double reference_snr(const double *g, size_t n, double eps) {
     return n == 1 ? 1.0 : norm_of(g, n) / (sqrt(squares / (double)(n - 1)) + eps);
 }
 
-static void reference_sgd_sai(World *w, int tensor, double lr) {
+static void reference_sgd_sai(OptimWorld *w, int tensor, double lr) {
     const OptimConfig *o = &w->config;
     const Tensor *t = &w->table.tensors[tensor];
     double *x = w->x + t->offset, *m = w->m + t->offset, decay = t->role == ROLE_MATRIX ? o->weight_decay : 0.0;
@@ -323,7 +323,7 @@ static void reference_sgd_sai(World *w, int tensor, double lr) {
     for (size_t i = 0; i < t->size; i++) x[i] = x[i] * (1.0 - lr * decay) - lr * w->snr[tensor] * m[i];
 }
 
-static void reference_tensor(World *w, int tensor, double *scratch, OptimRates rates) {
+static void reference_tensor(OptimWorld *w, int tensor, double *scratch, OptimRates rates) {
     const OptimConfig *o = &w->config;
     const Tensor *t = &w->table.tensors[tensor];
     switch (o->name) {
@@ -358,7 +358,7 @@ static bool has_last(const OptimConfig *o) {
 static bool is_exact(const OptimConfig *o) { return has_last(o) && !o->is_approx; }
 
 /* What was set for the optimizer. */
-static void read_gradient(World *w, double *to) {
+static void read_gradient(OptimWorld *w, double *to) {
     const float *gradient = world_gradient(w);
     for (int i = 0; i < w->table.count; i++)
         for (size_t k = 0; k < w->table.tensors[i].size; k++)
@@ -366,7 +366,7 @@ static void read_gradient(World *w, double *to) {
 }
 
 /* Scales and clips; returns the norm between the two. */
-static double reference_clip(const World *w, double *g) {
+static double reference_clip(const OptimWorld *w, double *g) {
     const OptimConfig *o = &w->config;
     for (size_t at = 0; at < w->table.length; at++) g[at] *= o->gradient_scale;
     double norm = norm_of(g, w->table.length);
@@ -375,7 +375,7 @@ static double reference_clip(const World *w, double *g) {
     return norm;
 }
 
-static double reference_step(World *w, OptimRates rates) {
+static double reference_step(OptimWorld *w, OptimRates rates) {
     double *scratch = checked_malloc(w->table.length * sizeof *scratch, "reference");
     double norm = reference_clip(w, w->g);
     w->t++;
@@ -386,12 +386,12 @@ static double reference_step(World *w, OptimRates rates) {
     return norm;
 }
 
-void both_hold(World *w) {
+void both_hold(OptimWorld *w) {
     read_gradient(w, w->g);
     optim_hold_gradient(w->optim);
 }
 
-OptimResult both_step(World *w, double lr) {
+OptimResult both_step(OptimWorld *w, double lr) {
     assert_true(optim_wants_next_gradient(w->optim) == is_exact(&w->config));
     read_gradient(w, is_exact(&w->config) ? w->next_grad : w->g);
     double norm = reference_step(w, world_rates(w, lr));
@@ -403,21 +403,21 @@ OptimResult both_step(World *w, double lr) {
 
 /* ---- comparisons ---- */
 
-float *fetch_tensor(World *w, int state, int tensor) {
+float *fetch_tensor(OptimWorld *w, int state, int tensor) {
     float *host = checked_malloc(w->table.tensors[tensor].size * sizeof *host, "a tensor");
     optim_fetch(w->optim, state, tensor, host);
     return host;
 }
 
 /* Numbers of which there is one per tensor. */
-static const double *scalars_named(World *w, const char *name) {
+static const double *scalars_named(OptimWorld *w, const char *name) {
     for (int i = 0; i < optim_scalar_count(w->optim); i++)
         if (strcmp(optim_scalar_names(w->optim)[i], name) == 0) return optim_scalars(w->optim)[i];
     fail_msg("%s has no %s", optim_names[w->config.name], name);
     return NULL;
 }
 
-static const double *state_named(const World *w, const char *name) {
+static const double *state_named(const OptimWorld *w, const char *name) {
     const char *const names[] = {"m", "v", "b", "g_last"};
     const double *const lists[] = {w->m, w->v, w->b, w->prev_grad};
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
@@ -428,7 +428,7 @@ static const double *state_named(const World *w, const char *name) {
 
 /* g_last is kept as it was before scaling and clipping. In a small tensor all elements of m may have nearly cancelled,
  * which leaves fewer digits. */
-static void assert_state(World *w, int state, int tensor, double limit) {
+static void assert_state(OptimWorld *w, int state, int tensor, double limit) {
     const Tensor *t = &w->table.tensors[tensor];
     const char *name = optim_state_names(w->optim)[state];
     bool is_last = strcmp(name, "g_last") == 0;
@@ -446,7 +446,7 @@ static void assert_state(World *w, int state, int tensor, double limit) {
     free(own);
 }
 
-void assert_states(World *w, double limit) {
+void assert_states(OptimWorld *w, double limit) {
     for (int s = 0; s < optim_state_count(w->optim); s++)
         for (int i = 0; i < w->table.count; i++)
             if (optim_has_state(w->optim, s, i)) assert_state(w, s, i, limit);
@@ -455,7 +455,7 @@ void assert_states(World *w, double limit) {
         assert_error_below(relative_error(&scalars_named(w, "snr")[i], &w->snr[i], 1), 1e-8, "snr");
 }
 
-void assert_copies(World *w) {
+void assert_copies(OptimWorld *w) {
     const float *params = world_params(w);
     for (int i = 0; i < w->table.count; i++) {
         const Tensor *t = &w->table.tensors[i];
@@ -468,7 +468,7 @@ void assert_copies(World *w) {
         assert_int_equal(copy[at].bits, bfloat16_from_float(params[at]).bits);
 }
 
-void assert_params(World *w, double moved, double limit) {
+void assert_params(OptimWorld *w, double moved, double limit) {
     assert_copies(w);
     const float *params = world_params(w);
     for (int i = 0; i < w->table.count; i++) {
@@ -481,7 +481,7 @@ void assert_params(World *w, double moved, double limit) {
     }
 }
 
-double assert_moved(World *w, double limit) {
+double assert_moved(OptimWorld *w, double limit) {
     double worst = 0.0;
     assert_copies(w);
     const float *params = world_params(w);
@@ -506,7 +506,7 @@ double assert_moved(World *w, double limit) {
 
 static void *copy_of(const void *data, size_t bytes) { return memcpy(checked_malloc(bytes, "a copy"), data, bytes); }
 
-Snapshot take_snapshot(World *w) {
+Snapshot take_snapshot(OptimWorld *w) {
     size_t n = w->table.length, count = (size_t)w->table.count, scalars = (size_t)optim_scalar_count(w->optim);
     Snapshot s = {.params = copy_of(world_params(w), n * sizeof(float)),
                   .weights = copy_of(world_weights(w), n * dtype_size(w->be->activation)),
@@ -529,7 +529,7 @@ static void free_snapshot(Snapshot s) {
     free(s.scalars);
 }
 
-void assert_is(World *w, Snapshot s) {
+void assert_is(OptimWorld *w, Snapshot s) {
     size_t size = dtype_size(w->be->activation), states = (size_t)optim_state_count(w->optim);
     Snapshot now = take_snapshot(w);
     for (int i = 0; i < w->table.count; i++) {

@@ -12,7 +12,7 @@
 
 EXTERN_C_BEGIN
 
-typedef struct World {
+typedef struct OptimWorld {
     TensorTable table;
     Backend *be;
     Comm *comm;
@@ -29,7 +29,7 @@ typedef struct World {
 
     float *params_copy, *gradient_copy; /* on the host */
     void *weights_copy;
-} World;
+} OptimWorld;
 
 /* AdamW without clipping or scaling. */
 extern const OptimConfig usual_config;
@@ -40,19 +40,19 @@ TensorTable odd_table(void);
 
 /* Takes the table. `comm` is NULL for a single process; with one, which is between threads here, the device is a CPU.
  * Parameters are random, gradients and gaps zero. */
-World *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm);
-void close_world(World *world);
+OptimWorld *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm);
+void close_world(OptimWorld *world);
 
 /* Copies of what is on the device: the whole buffer, until the next call. The gradient is the one in
  * optim_gradients(). */
-const float *world_params(World *world);
-const void *world_weights(World *world);
-const float *world_gradient(World *world);
+const float *world_params(OptimWorld *world);
+const void *world_weights(OptimWorld *world);
+const float *world_gradient(OptimWorld *world);
 
 /* Sets all parameters, gaps included, and their weight copies; one element of the gradient; or all of it, with gaps. */
-void set_params(World *world, const float *params);
-void set_element(World *world, size_t at, float value);
-void fill_gradient(World *world, float value);
+void set_params(OptimWorld *world, const float *params);
+void set_element(OptimWorld *world, size_t at, float value);
+void fill_gradient(OptimWorld *world, float value);
 
 /* A normal number for (stream, index). */
 double world_normal(uint32_t stream, uint64_t index);
@@ -61,33 +61,33 @@ double world_normal(uint32_t stream, uint64_t index);
 float random_gradient(uint32_t stream, size_t at);
 
 /* Sets every tensor's gradient, where optim_gradients() says; gaps keep what they hold. */
-void set_gradient(World *world, float (*value)(uint32_t stream, size_t at), uint32_t stream);
+void set_gradient(OptimWorld *world, float (*value)(uint32_t stream, size_t at), uint32_t stream);
 
 /* The rates of a step: muon's own is to this one as the two are in the config. */
-OptimRates world_rates(const World *world, double learning_rate);
+OptimRates world_rates(const OptimWorld *world, double learning_rate);
 
 /* optim_hold_gradient() of both: the gradient that was set is today's, and the second one is to be set. */
-void both_hold(World *world);
+void both_hold(OptimWorld *world);
 /* One step of both, which must agree on the norm. */
-OptimResult both_step(World *world, double learning_rate);
+OptimResult both_step(OptimWorld *world, double learning_rate);
 
 /* A tensor of a state (-1: of the parameters) as a checkpoint would get it; the caller frees it. */
-float *fetch_tensor(World *world, int state, int tensor);
+float *fetch_tensor(OptimWorld *world, int state, int tensor);
 
 /* Each tensor of every state within `limit` of the float64 one, in the norm, small ones within 10 times that; and snr
  * and the norms of g_last. */
-void assert_states(World *world, double limit);
+void assert_states(OptimWorld *world, double limit);
 
 /* Each parameter within a few roundings plus limit * moved of the float64 one, where `moved` is the sum of the rates;
  * and assert_copies(). */
-void assert_params(World *world, double moved, double limit);
+void assert_params(OptimWorld *world, double moved, double limit);
 
 /* Weight copies are the rounded parameters, and fetched parameters those in the buffer. */
-void assert_copies(World *world);
+void assert_copies(OptimWorld *world);
 
 /* Each tensor's parameters within a few roundings plus `limit` times the way they went, in the norm; and
  * assert_copies(). Returns the largest error in such ways, roundings not taken off. */
-double assert_moved(World *world, double limit);
+double assert_moved(OptimWorld *world, double limit);
 
 /* Everything that a step may change. */
 typedef struct Snapshot {
@@ -98,9 +98,9 @@ typedef struct Snapshot {
     int64_t updates;
 } Snapshot;
 
-Snapshot take_snapshot(World *world);
+Snapshot take_snapshot(OptimWorld *world);
 /* Compares bits, of tensors and not of gaps, and frees the snapshot. */
-void assert_is(World *world, Snapshot snapshot);
+void assert_is(OptimWorld *world, Snapshot snapshot);
 
 EXTERN_C_END
 

@@ -11,12 +11,12 @@
 
 #include "dev/test/optim/optim_world.h"
 
-static World *usual_world(DType type, int threads) {
+static OptimWorld *usual_world(DType type, int threads) {
     return open_world(odd_table(), usual_config, type, threads, NULL);
 }
 
 /* `steps` steps on random gradients with a changing rate, and then everything is where it should be. */
-static void run_steps(World *w, int steps, double limit) {
+static void run_steps(OptimWorld *w, int steps, double limit) {
     double moved = 0.0;
     for (int step = 0; step < steps; step++) {
         double lr = w->config.learning_rate * (step % 3 + 1);
@@ -37,7 +37,7 @@ static void test_steps(void **state) {
             OptimConfig config = usual_config;
             config.grad_clip = clipped ? 1.0 : 0.0;
             config.gradient_scale = clipped ? 4.0 : 1.0;
-            World *w = open_world(odd_table(), config, (DType)type, 2, NULL);
+            OptimWorld *w = open_world(odd_table(), config, (DType)type, 2, NULL);
             run_steps(w, 7, 5e-7);
             close_world(w);
         }
@@ -49,7 +49,7 @@ static void test_betas_near_one(void **state) {
     OptimConfig config = usual_config;
     config.beta1 = 0.999;
     config.beta2 = 0.99999;
-    World *w = open_world(odd_table(), config, DTYPE_FLOAT32, 1, NULL);
+    OptimWorld *w = open_world(odd_table(), config, DTYPE_FLOAT32, 1, NULL);
     double moved = 0.0;
     for (int step = 0; step < 5; step++, moved += 1.0) {
         set_gradient(w, random_gradient, (uint32_t)step + 1);
@@ -64,7 +64,7 @@ static void test_no_memory(void **state) {
     OptimConfig config = usual_config;
     config.beta1 = config.beta2 = 0.0;
     config.eps = 1e-3;
-    World *w = open_world(odd_table(), config, DTYPE_FLOAT32, 1, NULL);
+    OptimWorld *w = open_world(odd_table(), config, DTYPE_FLOAT32, 1, NULL);
     run_steps(w, 2, 5e-7);
     close_world(w);
 }
@@ -76,7 +76,7 @@ static void test_zero_gradient(void **state) {
     (void)state;
     OptimConfig config = usual_config;
     config.grad_clip = 1.0;
-    World *w = open_world(odd_table(), config, DTYPE_BFLOAT16, 2, NULL);
+    OptimWorld *w = open_world(odd_table(), config, DTYPE_BFLOAT16, 2, NULL);
     float *before = checked_malloc(w->table.length * sizeof *before, "params");
     memcpy(before, world_params(w), w->table.length * sizeof *before);
     set_gradient(w, zero, 0);
@@ -96,7 +96,7 @@ static void test_zero_gradient(void **state) {
 /* A rate of 0, as at the first step of a warm-up, moves nothing, but the averages begin. */
 static void test_zero_rate(void **state) {
     (void)state;
-    World *w = usual_world(DTYPE_FLOAT32, 1);
+    OptimWorld *w = usual_world(DTYPE_FLOAT32, 1);
     set_gradient(w, random_gradient, 1);
     both_step(w, 0.0);
     assert_states(w, 5e-7);
@@ -116,7 +116,7 @@ static void assert_factor(double grad_clip, double gradient_scale, double factor
     config.beta1 = 0.5;
     config.grad_clip = grad_clip;
     config.gradient_scale = gradient_scale;
-    World *w = open_world(table, config, DTYPE_FLOAT32, 1, NULL);
+    OptimWorld *w = open_world(table, config, DTYPE_FLOAT32, 1, NULL);
     float m[2];
     set_element(w, w->table.tensors[0].offset, 3.0f);
     set_element(w, w->table.tensors[1].offset, -4.0f);
@@ -157,7 +157,7 @@ static void test_huge_gradient(void **state) {
     (void)state;
     OptimConfig config = usual_config;
     config.grad_clip = 1.0;
-    World *w = open_world(odd_table(), config, DTYPE_FLOAT32, 2, NULL);
+    OptimWorld *w = open_world(odd_table(), config, DTYPE_FLOAT32, 2, NULL);
     set_gradient(w, huge, 0);
     double norm = both_step(w, 1e-3).grad_norm;
     assert_error_below(fabs(norm / sqrt((double)w->table.parameters) - 1e30) / 1e30, 1e-6, "the norm");
@@ -176,7 +176,7 @@ static void test_huge_gradient(void **state) {
 static void test_not_finite(void **state) {
     (void)state;
     const float bad[] = {NAN, INFINITY, -INFINITY, -NAN};
-    World *w = usual_world(DTYPE_BFLOAT16, 2), *twin = usual_world(DTYPE_BFLOAT16, 2);
+    OptimWorld *w = usual_world(DTYPE_BFLOAT16, 2), *twin = usual_world(DTYPE_BFLOAT16, 2);
     int count = w->table.count, tensors[] = {0, 1, 6, 7, count - 1};
     for (uint32_t round = 0; round < 4; round++)
         for (size_t i = 0; i < ARRAY_LENGTH(tensors); i++) {
@@ -201,7 +201,7 @@ static void test_not_finite(void **state) {
 
 static void test_first_of_several_is_named(void **state) {
     (void)state;
-    World *w = usual_world(DTYPE_FLOAT32, 2);
+    OptimWorld *w = usual_world(DTYPE_FLOAT32, 2);
     set_gradient(w, random_gradient, 1);
     set_element(w, w->table.tensors[9].offset, NAN);
     set_element(w, w->table.tensors[7].offset + 40000, INFINITY);
@@ -216,7 +216,7 @@ static void test_first_of_several_is_named(void **state) {
  * as with a twin who never saw the bad ones. */
 static void test_ahead(void **state) {
     (void)state;
-    World *w = usual_world(DTYPE_BFLOAT16, 2), *twin = usual_world(DTYPE_BFLOAT16, 2);
+    OptimWorld *w = usual_world(DTYPE_BFLOAT16, 2), *twin = usual_world(DTYPE_BFLOAT16, 2);
     const int bad_tensors[] = {-1, 7, 9, -1, -1, 0, -1, 3};
     double norms[ARRAY_LENGTH(bad_tensors)] = {0};
     for (uint32_t step = 0, ended = 0; ended < ARRAY_LENGTH(bad_tensors); ended++) {
@@ -239,13 +239,13 @@ static void test_ahead(void **state) {
     close_world(twin);
 }
 
-static void begin(void *world) { optim_begin_step(((World *)world)->optim, (OptimRates){.learning_rate = 1e-3}); }
-static void end(void *world) { optim_end_step(((World *)world)->optim); }
-static void step(void *world) { optim_step(((World *)world)->optim, (OptimRates){.learning_rate = 1e-3}); }
+static void begin(void *world) { optim_begin_step(((OptimWorld *)world)->optim, (OptimRates){.learning_rate = 1e-3}); }
+static void end(void *world) { optim_end_step(((OptimWorld *)world)->optim); }
+static void step(void *world) { optim_step(((OptimWorld *)world)->optim, (OptimRates){.learning_rate = 1e-3}); }
 
 static void test_begun_and_ended(void **state) {
     (void)state;
-    World *w = usual_world(DTYPE_FLOAT32, 1);
+    OptimWorld *w = usual_world(DTYPE_FLOAT32, 1);
     assert_dies(end, w, "no step is begun");
     begin(w);
     assert_dies(step, w, "begun and not ended");
@@ -263,7 +263,7 @@ static void test_begun_and_ended(void **state) {
 /* What is planned is what the sizes say, nothing is taken before, and the optimizer works in the caller's arena. */
 static void test_planned_memory(void **state) {
     (void)state;
-    World *w = usual_world(DTYPE_FLOAT32, 1);
+    OptimWorld *w = usual_world(DTYPE_FLOAT32, 1);
     OptimConfig config = optim_defaults(OPTIM_MARS_M, 1e-3);
     config.is_approx = false;
     Arena arena = {0};
@@ -308,7 +308,7 @@ static void test_planned_memory(void **state) {
 
 /* ---- gaps, threads ---- */
 
-static void assert_gaps(const World *w, const float *buffer, float expected) {
+static void assert_gaps(const OptimWorld *w, const float *buffer, float expected) {
     for (int i = 0; i < w->table.count; i++) {
         const Tensor *t = &w->table.tensors[i];
         size_t next = i + 1 < w->table.count ? t[1].offset : w->table.length;
@@ -320,7 +320,7 @@ static void assert_gaps(const World *w, const float *buffer, float expected) {
  * the gradient, even if it is no number, changes nothing. */
 static void test_gaps(void **state) {
     (void)state;
-    World *w = usual_world(DTYPE_BFLOAT16, 2), *twin = usual_world(DTYPE_BFLOAT16, 2);
+    OptimWorld *w = usual_world(DTYPE_BFLOAT16, 2), *twin = usual_world(DTYPE_BFLOAT16, 2);
     fill_gradient(w, NAN);
     for (uint32_t step = 1; step < 4; step++) {
         set_gradient(w, random_gradient, step);
@@ -341,10 +341,10 @@ static void test_gaps(void **state) {
 static void test_threads(void **state) {
     (void)state;
     for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
-        World *one = usual_world((DType)type, 1);
+        OptimWorld *one = usual_world((DType)type, 1);
         run_steps(one, 3, 5e-7);
         for (int threads = 1; threads <= 3; threads++) {
-            World *w = usual_world((DType)type, threads);
+            OptimWorld *w = usual_world((DType)type, threads);
             run_steps(w, 3, 5e-7);
             assert_is(w, take_snapshot(one));
             close_world(w);
@@ -357,7 +357,7 @@ static void test_threads(void **state) {
 
 static void test_names(void **state) {
     (void)state;
-    World *w = usual_world(DTYPE_FLOAT32, 1);
+    OptimWorld *w = usual_world(DTYPE_FLOAT32, 1);
     assert_string_equal(optim_names[OPTIM_ADAMW], "adamw");
     assert_null(optim_names[OPTIM_COUNT]);
     assert_int_equal(optim_state_count(w->optim), 2);
@@ -372,7 +372,7 @@ static void test_names(void **state) {
 /* What a checkpoint does: state and updates go from one optimizer to another, which goes on with the same bits. */
 static void test_resume(void **state) {
     (void)state;
-    World *old = usual_world(DTYPE_FLOAT32, 2), *new = usual_world(DTYPE_FLOAT32, 2);
+    OptimWorld *old = usual_world(DTYPE_FLOAT32, 2), *new = usual_world(DTYPE_FLOAT32, 2);
     run_steps(old, 4, 5e-7);
     for (int i = 0; i < old->table.count; i++)
         for (int s = -1; s < 2; s++) {
@@ -401,7 +401,7 @@ static void test_resume(void **state) {
 /* Storing one tensor touches no other. */
 static void test_store_one(void **state) {
     (void)state;
-    World *w = usual_world(DTYPE_FLOAT32, 1);
+    OptimWorld *w = usual_world(DTYPE_FLOAT32, 1);
     float ones[129], *stored, *other;
     for (size_t k = 0; k < 129; k++) ones[k] = (float)k + 1.0f;
     optim_store(w->optim, 1, 4, ones);
@@ -422,7 +422,7 @@ static void count_change(Backend *be) { (void)be, changes++; }
 /* The backend is told of new weights. (Of those that a skipped step left as they were too: the host does not know.) */
 static void test_backend_is_told(void **state) {
     (void)state;
-    World *w = usual_world(DTYPE_FLOAT32, 1);
+    OptimWorld *w = usual_world(DTYPE_FLOAT32, 1);
     w->be->invalidate_weights = count_change;
     changes = 0;
     for (int step = 1; step < 4; step++) {

@@ -99,9 +99,9 @@ static TensorTable larger_table(void) {
 
 /* ---- steps: the same numbers for every world ---- */
 
-static double rate_of(const World *w, uint32_t step) { return w->config.learning_rate * (step % 3 + 1); }
+static double rate_of(const OptimWorld *w, uint32_t step) { return w->config.learning_rate * (step % 3 + 1); }
 
-static void both_random_step(World *w, uint32_t step) {
+static void both_random_step(OptimWorld *w, uint32_t step) {
     set_gradient(w, random_gradient, 2 * step + 1);
     if (optim_wants_next_gradient(w->optim)) {
         both_hold(w);
@@ -111,7 +111,7 @@ static void both_random_step(World *w, uint32_t step) {
 }
 
 /* The optimizer's alone, with `bad` somewhere in a tensor of the first or the second gradient, where tensor >= 0. */
-static void begin_spoilt_step(World *w, uint32_t step, int tensor, bool in_second, float bad) {
+static void begin_spoilt_step(OptimWorld *w, uint32_t step, int tensor, bool in_second, float bad) {
     for (int second = 0; second < 1 + optim_wants_next_gradient(w->optim); second++) {
         set_gradient(w, random_gradient, 2 * step + 1 + (uint32_t)second);
         const Tensor *t = &w->table.tensors[tensor < 0 ? 0 : tensor];
@@ -121,12 +121,12 @@ static void begin_spoilt_step(World *w, uint32_t step, int tensor, bool in_secon
     optim_begin_step(w->optim, world_rates(w, rate_of(w, step)));
 }
 
-static OptimResult spoilt_step(World *w, uint32_t step, int tensor, bool in_second, float bad) {
+static OptimResult spoilt_step(OptimWorld *w, uint32_t step, int tensor, bool in_second, float bad) {
     begin_spoilt_step(w, step, tensor, in_second, bad);
     return optim_end_step(w->optim);
 }
 
-static void random_steps(World *w, uint32_t begin, uint32_t end) {
+static void random_steps(OptimWorld *w, uint32_t begin, uint32_t end) {
     for (uint32_t step = begin; step < end; step++)
         assert_int_equal(spoilt_step(w, step, -1, false, 0.0f).nonfinite_tensor, -1);
 }
@@ -218,8 +218,8 @@ static OptimConfig golden_optimizer(const cJSON *one) {
     return whole.optimizer;
 }
 
-static World *golden_world(const cJSON *golden, const cJSON *one) {
-    World *w = open_world(golden_table(golden), golden_optimizer(one), DTYPE_FLOAT32, 2, NULL);
+static OptimWorld *golden_world(const cJSON *golden, const cJSON *one) {
+    OptimWorld *w = open_world(golden_table(golden), golden_optimizer(one), DTYPE_FLOAT32, 2, NULL);
     float *params = checked_calloc(w->table.length, sizeof *params, "parameters");
     for (int i = 0; i < w->table.count; i++)
         golden_tensor(params, &w->table.tensors[i], item(at_step(item(golden, "tensors"), i), "init"));
@@ -229,7 +229,7 @@ static World *golden_world(const cJSON *golden, const cJSON *one) {
     return w;
 }
 
-static void set_golden_gradient(World *w, const cJSON *values) {
+static void set_golden_gradient(OptimWorld *w, const cJSON *values) {
     float *gradient = checked_calloc(w->table.length, sizeof *gradient, "a gradient");
     golden_numbers(gradient, &w->table, values);
     w->be->copy_from_host(w->be, optim_gradients(w->optim), gradient, w->table.length * sizeof *gradient);
@@ -237,7 +237,7 @@ static void set_golden_gradient(World *w, const cJSON *values) {
 }
 
 /* g_last of step t is the second gradient of step t - 1; behind the last step there is none to be had. */
-static void golden_step(World *w, const cJSON *golden, int step, int steps) {
+static void golden_step(OptimWorld *w, const cJSON *golden, int step, int steps) {
     double scale = at_step(item(golden, "lr_scale"), step)->valuedouble;
     set_golden_gradient(w, at_step(item(golden, "grads"), step));
     if (optim_wants_next_gradient(w->optim)) {
@@ -249,7 +249,7 @@ static void golden_step(World *w, const cJSON *golden, int step, int steps) {
 }
 
 /* Distances in the norm, of one tensor (>= 0) or of all (-1). */
-static double distance(const World *w, const float *a, const float *b, int tensor) {
+static double distance(const OptimWorld *w, const float *a, const float *b, int tensor) {
     double squares = 0.0;
     for (int i = 0; i < w->table.count; i++) {
         const Tensor *t = &w->table.tensors[i];
@@ -265,7 +265,7 @@ typedef struct GoldenErrors {
 } GoldenErrors;
 
 /* `same` are the case's own values; `precise` are those of Newton-Schulz in float32, NULL where this is that case. */
-static void compare_golden(World *w, const float *same, const float *precise, const char *what, GoldenErrors *errors) {
+static void compare_golden(OptimWorld *w, const float *same, const float *precise, const char *what, GoldenErrors *errors) {
     float *start = checked_malloc(w->table.length * sizeof *start, "parameters");
     const float *params = world_params(w);
     for (size_t at = 0; at < w->table.length; at++) start[at] = (float)w->start[at];
@@ -301,7 +301,7 @@ static const cJSON *precise_case(const cJSON *golden, const char *name) {
 static void run_golden_case(const cJSON *golden, const cJSON *one) {
     const char *name = item(one, "case")->valuestring;
     const cJSON *precise = precise_case(golden, name);
-    World *w = golden_world(golden, one);
+    OptimWorld *w = golden_world(golden, one);
     float *same = checked_malloc(2 * w->table.length * sizeof *same, "parameters"), *other = same + w->table.length;
     GoldenErrors errors = {0};
     int steps = cJSON_GetArraySize(item(golden, "grads")), compared = 0;
@@ -371,8 +371,8 @@ static double limit_of(OptimName name) { return uses_matrices(name) ? 1e-5 : 1e-
 
 /* Steps of both, and the same ones in a table of bfloat16 weights, whose master weights must not differ. */
 static void run_against_float64(const Variant *variant, const OptimConfig *config, uint32_t steps) {
-    World *w = open_world(odd_table(), *config, DTYPE_FLOAT32, 1, NULL);
-    World *copied = open_world(odd_table(), *config, DTYPE_BFLOAT16, 1, NULL);
+    OptimWorld *w = open_world(odd_table(), *config, DTYPE_FLOAT32, 1, NULL);
+    OptimWorld *copied = open_world(odd_table(), *config, DTYPE_BFLOAT16, 1, NULL);
     for (uint32_t step = 0; step < steps; step++) both_random_step(w, step);
     random_steps(copied, 0, steps);
     assert_states(w, 5e-7);
@@ -405,7 +405,7 @@ static float zero(uint32_t stream, size_t at) { return (void)stream, (void)at, 0
 static void test_zero_gradient(void **state) {
     (void)state;
     for (int v = 0; v < VARIANTS; v++) {
-        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 2, NULL);
+        OptimWorld *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 2, NULL);
         for (int step = 0; step < 2; step++) {
             set_gradient(w, zero, 0);
             if (optim_wants_next_gradient(w->optim)) {
@@ -430,7 +430,7 @@ static void test_one_role(void **state) {
             TensorTable table = {0};
             tensor_table_add(&table, "a", (TensorRole)role, role == ROLE_VECTOR ? 1 : 13, 5, 13);
             tensor_table_add(&table, "b", (TensorRole)role, role == ROLE_VECTOR ? 1 : 5, 13, 5);
-            World *w = open_world(table, config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+            OptimWorld *w = open_world(table, config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
             for (uint32_t step = 0; step < 3; step++) both_random_step(w, step);
             assert_states(w, 5e-7);
             assert_moved(w, limit_of(w->config.name));
@@ -450,8 +450,8 @@ static void test_gamma_zero(void **state) {
         mars.betas_1d[0] = mars.beta1;
         mars.betas_1d[1] = mars.beta2;
         mars.weight_decay_1d = 0.0; /* AdamW's vectors have none */
-        World *w = open_world(odd_table(), mars, DTYPE_BFLOAT16, 2, NULL);
-        World *twin = open_world(odd_table(), adamw, DTYPE_BFLOAT16, 2, NULL);
+        OptimWorld *w = open_world(odd_table(), mars, DTYPE_BFLOAT16, 2, NULL);
+        OptimWorld *twin = open_world(odd_table(), adamw, DTYPE_BFLOAT16, 2, NULL);
         random_steps(w, 0, 5);
         random_steps(twin, 0, 5);
         Snapshot own = take_snapshot(w), other = take_snapshot(twin);
@@ -478,7 +478,7 @@ static void test_snr(void **state) {
     tensor_table_add(&table, "two", ROLE_VECTOR, 1, 2, 1);
     OptimConfig config = config_of(&variants[VARIANTS - 1]);
     config.gradient_scale = 8.0;
-    World *w = open_world(table, config, DTYPE_FLOAT32, 1, NULL);
+    OptimWorld *w = open_world(table, config, DTYPE_FLOAT32, 1, NULL);
     const Tensor *t = w->table.tensors;
     set_element(w, t[0].offset, -3.0f);
     for (size_t k = 0; k < t[2].size; k++) set_element(w, t[2].offset + k, 1.0f + 1e-3f * (float)world_normal(5, k));
@@ -502,7 +502,7 @@ static void test_snr(void **state) {
 /* ---- gradients that are not finite ---- */
 
 /* In either gradient: nothing changes, the tensor is named, and the next good step is a twin's that never saw it. */
-static void expect_skip(World *w, World *twin, uint32_t step, int tensor, bool in_second, float bad) {
+static void expect_skip(OptimWorld *w, OptimWorld *twin, uint32_t step, int tensor, bool in_second, float bad) {
     Snapshot before = take_snapshot(w);
     OptimResult result = spoilt_step(w, 100 + step, tensor, in_second, bad);
     assert_int_equal(result.nonfinite_tensor, tensor);
@@ -519,8 +519,8 @@ static void test_not_finite(void **state) {
     for (int v = 0; v < VARIANTS; v++) {
         OptimConfig config = config_of(&variants[v]);
         config.ns_dtype = NS_DTYPE_AUTO;
-        World *w = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
-        World *twin = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
+        OptimWorld *w = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
+        OptimWorld *twin = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
         uint32_t step = 0;
         for (int tensor = 0; tensor < w->table.count; tensor++)
             for (int second = 0; second < 1 + (variants[v].form == EXACT); second++, step++)
@@ -536,8 +536,8 @@ static void test_not_finite_ahead(void **state) {
     for (int v = 0; v < VARIANTS; v++) {
         OptimConfig config = config_of(&variants[v]);
         config.ns_dtype = NS_DTYPE_AUTO;
-        World *w = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
-        World *twin = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
+        OptimWorld *w = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
+        OptimWorld *twin = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
         int tensors = w->table.count;
         for (uint32_t step = 0; step < 6; step++) {
             bool in_second = variants[v].form == EXACT && step % 2 == 1;
@@ -562,7 +562,7 @@ static void test_not_finite_ahead(void **state) {
 static void test_copies_are_written(void **state) {
     (void)state;
     for (int v = 0; v < VARIANTS; v++) {
-        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_BFLOAT16, 1, NULL);
+        OptimWorld *w = open_world(small_table(), config_of(&variants[v]), DTYPE_BFLOAT16, 1, NULL);
         size_t bytes = w->table.length * sizeof(bfloat16);
         void *poison = checked_malloc(bytes, "weights");
         memset(poison, 0xff, bytes);
@@ -583,8 +583,8 @@ static void test_copies_are_written(void **state) {
 static void test_undefined_numbers(void **state) {
     (void)state;
     for (int v = 0; v < VARIANTS; v++) {
-        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
-        World *twin = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        OptimWorld *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        OptimWorld *twin = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
         for (uint32_t step = 0; step < 5; step++) {
             fill_gradient(w, NAN);
             random_steps(w, step, step + 1);
@@ -601,7 +601,7 @@ static void test_undefined_numbers(void **state) {
 static void test_exchange(void **state) {
     (void)state;
     for (int v = 0; v < VARIANTS; v++) {
-        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        OptimWorld *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
         const float *own = w->buffers.grads, *other = NULL;
         bool changes = uses_prev_grad(&variants[v]) && variants[v].form != EXACT;
         for (uint32_t step = 0; step < 5; step++) {
@@ -620,7 +620,7 @@ static void test_exchange_exact(void **state) {
     (void)state;
     for (int v = 0; v < VARIANTS; v++) {
         if (variants[v].form != EXACT) continue;
-        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        OptimWorld *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
         const float *places[4];
         for (uint32_t step = 0; step < 4; step++) {
             assert_ptr_equal(optim_gradients(w->optim), w->buffers.grads);
@@ -636,14 +636,14 @@ static void test_exchange_exact(void **state) {
     }
 }
 
-static void step_once(void *world) { optim_step(((World *)world)->optim, (OptimRates){.learning_rate = 0.01}); }
-static void hold_once(void *world) { optim_hold_gradient(((World *)world)->optim); }
+static void step_once(void *world) { optim_step(((OptimWorld *)world)->optim, (OptimRates){.learning_rate = 0.01}); }
+static void hold_once(void *world) { optim_hold_gradient(((OptimWorld *)world)->optim); }
 
 /* Exact forms need both gradients, in each step; the others have no use for a second one. */
 static void test_wrong_order(void **state) {
     (void)state;
     for (int v = 0; v < VARIANTS; v++) {
-        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        OptimWorld *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
         assert_true(optim_wants_next_gradient(w->optim) == (variants[v].form == EXACT));
         if (variants[v].form == EXACT) {
             assert_dies(step_once, w, "needs two gradients");
@@ -663,7 +663,7 @@ static void test_wrong_order(void **state) {
 static float *params_with(const Variant *variant, DType type, NsDtype ns_dtype, double *error) {
     OptimConfig config = config_of(variant);
     config.ns_dtype = ns_dtype;
-    World *w = open_world(larger_table(), config, type, 1, NULL);
+    OptimWorld *w = open_world(larger_table(), config, type, 1, NULL);
     for (uint32_t step = 0; step < 3 && error; step++) both_random_step(w, step);
     if (error)
         *error = assert_moved(w, 0.1);
@@ -712,10 +712,10 @@ static void test_threads(void **state) {
         for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
             OptimConfig config = config_of(&variants[v]);
             config.ns_dtype = NS_DTYPE_AUTO;
-            World *one = open_world(larger_table(), config, (DType)type, 1, NULL);
+            OptimWorld *one = open_world(larger_table(), config, (DType)type, 1, NULL);
             random_steps(one, 0, 2);
             for (int threads = 2; threads <= 3; threads++) {
-                World *w = open_world(larger_table(), config, (DType)type, threads, NULL);
+                OptimWorld *w = open_world(larger_table(), config, (DType)type, threads, NULL);
                 random_steps(w, 0, 2);
                 assert_is(w, take_snapshot(one));
                 close_world(w);
@@ -726,7 +726,7 @@ static void test_threads(void **state) {
 
 /* ---- state ---- */
 
-static void copy_state(World *to, World *from) {
+static void copy_state(OptimWorld *to, OptimWorld *from) {
     for (int i = 0; i < from->table.count; i++)
         for (int s = -1; s < optim_state_count(from->optim); s++) {
             if (s >= 0 && !optim_has_state(from->optim, s, i)) continue;
@@ -748,8 +748,8 @@ static void test_resume(void **state) {
         for (uint32_t steps = 1; steps < 4; steps++) {
             OptimConfig config = config_of(&variants[v]);
             config.ns_dtype = NS_DTYPE_AUTO;
-            World *old = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
-            World *new = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
+            OptimWorld *old = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
+            OptimWorld *new = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
             random_steps(old, 0, steps);
             random_steps(new, 20, 22);
             copy_state(new, old);
@@ -765,7 +765,7 @@ static void test_resume(void **state) {
 static void test_names(void **state) {
     (void)state;
     for (int v = 0; v < VARIANTS; v++) {
-        World *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        OptimWorld *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
         char names[64] = "";
         for (int s = 0; s < optim_state_count(w->optim); s++) {
             size_t length = strlen(names);
@@ -782,7 +782,7 @@ static void test_names(void **state) {
 /* A role's tensors have all of a state or none of it: a letter for each state that it has. */
 static void assert_has(OptimName name, const char *matrix, const char *embedding, const char *vector) {
     const char *expected[ROLE_COUNT] = {[ROLE_MATRIX] = matrix, [ROLE_EMBEDDING] = embedding, [ROLE_VECTOR] = vector};
-    World *w = open_world(small_table(), optim_defaults(name, 1e-3), DTYPE_FLOAT32, 1, NULL);
+    OptimWorld *w = open_world(small_table(), optim_defaults(name, 1e-3), DTYPE_FLOAT32, 1, NULL);
     for (int i = 0; i < w->table.count; i++)
         for (int s = 0; s < optim_state_count(w->optim); s++) {
             char letter = optim_state_names(w->optim)[s][0]; /* g is for g_last */
@@ -809,7 +809,7 @@ static void test_which_states(void **state) {
 static void test_bytes(void **state) {
     (void)state;
     for (int v = 0; v < VARIANTS; v++) {
-        World *w = open_world(odd_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        OptimWorld *w = open_world(odd_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
         size_t least = 0, limit = 0, flat = w->table.length * sizeof(float);
         for (int s = 0; s < optim_state_count(w->optim); s++) {
             bool whole = strcmp(optim_state_names(w->optim)[s], "g_last") == 0;

@@ -250,7 +250,7 @@ struct Process {
     bool announces;      /* gradients are announced in pieces, from the end */
     bool runs_ahead;     /* a step is begun before the last one's outcome is known */
     uint32_t begin, end; /* steps to take */
-    World *world;
+    OptimWorld *world;
     OptimResult results[STEPS], stumbled[STEPS];
     OptimResult *begun[OPTIM_MAX_STEPS]; /* where the outcomes belong of steps that are not ended, oldest first */
     int begun_count;
@@ -421,7 +421,7 @@ static const char *list_name(const Optim *optim, int list) {
 }
 
 /* Each tensor of each list within `limit` of the expected one, relatively; the same bits where it is 0. */
-static void assert_near(const char *name, const World *w, const Memory *memory, const Memory *expected, double limit) {
+static void assert_near(const char *name, const OptimWorld *w, const Memory *memory, const Memory *expected, double limit) {
     assert_int_equal(memory->updates, expected->updates);
     for (int list = 0; list < 1 + optim_state_count(w->optim); list++)
         for (int i = 0; i < w->table.count; i++) {
@@ -441,9 +441,9 @@ static void assert_near(const char *name, const World *w, const Memory *memory, 
 
 /* All processes of a job know the same: norms, weights, and numbers of one per tensor. */
 static void assert_of_one_mind(const Process *job, int size) {
-    const World *first = job[0].world;
+    const OptimWorld *first = job[0].world;
     for (int r = 1; r < size; r++) {
-        const World *w = job[r].world;
+        const OptimWorld *w = job[r].world;
         for (uint32_t step = job->begin; step < job->end; step++) {
             assert_int_equal(job[r].results[step].nonfinite_tensor, job[0].results[step].nonfinite_tensor);
             assert_true(job[r].results[step].grad_norm == job[0].results[step].grad_norm);
