@@ -3,7 +3,7 @@
 #   make                 the programs
 #   make test            the tests (scripts/test.sh also installs what is missing and runs the sanitizers)
 #   make bench           speed of the 124M model on this machine, and of every optimizer on its parameters
-#   make bench-data      speed of GPT-2's tokenizer on English text, beside tiktoken where $(PYTHON) has it
+#   make bench-data      speed of GPT-2's tokenizer on English text, next to tiktoken where $(PYTHON) has it
 #   make fuzz            programs that feed libFuzzer's inputs to every parser (dev/fuzz), under build/fuzz; dev/fuzz/run.sh
 #   make lint            clang-format, cppcheck, clang-tidy, shellcheck
 #   make emu             programs and tests whose GPU is emulated on the CPU (dev/emu), under build/emu
@@ -163,7 +163,7 @@ library = $(BUILD)/libmars.a
 mpi_objects = $(patsubst %.c,$(BUILD)/%.o,comm/mpi.c comm/heartbeat.c)
 # libmarsopt.a: the optimizers for one process on a CPU, whose table of operations brings GPT-2's with it.
 marsopt = $(BIN)/libmarsopt.a
-marsopt_sources = $(wildcard optim/*.c kernels/*.c) $(cpu_plain) comm/single.c \
+marsopt_sources = $(filter-out kernels/autotune.c,$(wildcard optim/*.c kernels/*.c)) $(cpu_plain) comm/single.c \
                   $(addprefix util/,arena.c base.c machine_memory.c partition.c program.c streams.c tensor_table.c)
 marsopt_objects = $(marsopt_sources:%.c=$(BUILD)/%.o) $(cpu_objects)
 marsopt_libraries = $(if $(has_onednn),-ldnnl) -lm -fopenmp $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
@@ -203,7 +203,7 @@ found:
 	@$(if $(has_xxhash),:,echo "xxHash is missing: install libxxhash-dev, or run bash scripts/install_deps.sh" >&2; exit 1)
 	@$(if $(has_openmp),:,echo "$(CC) -fopenmp does not work: install libgomp (GCC) or libomp-dev (Clang)" >&2; exit 1)
 	@echo "compiler   $(shell $(CC) --version | head -n 1), -march=$(ARCH)$(if $(SANITIZE), with -fsanitize=$(SANITIZE))"
-	@echo "oneDNN     $(if $(has_onednn),found,not found: matrix products by plain loops, float32 slow and bfloat16 slower (libdnnl-dev))"
+	@echo "oneDNN     $(if $(has_onednn),found,not found: matmuls by plain loops, float32 slow and bfloat16 slower (libdnnl-dev))"
 	@echo "utf8proc   $(if $(has_utf8proc),found,not found: no gpt2 tokenizer (libutf8proc-dev))"
 	@echo "unpacking  $(or $(strip $(if $(has_zlib),.gz) $(if $(has_zstd),.zst) $(if $(has_lzma),.xz)),nothing)$(if $(and $(has_zlib),$(has_zstd),$(has_lzma)),, (zlib1g-dev libzstd-dev liblzma-dev: .gz .zst .xz))"
 	@echo "MPI        $(if $(has_mpi),found,not found: one process (libopenmpi-dev openmpi-bin))"
@@ -254,7 +254,7 @@ $(mpi_objects): $(BUILD)/%.o: %.c $(options)
 $(cuda_host:%.c=$(BUILD)/%.o): CFLAGS_ALL += $(cuda_include)
 $(BUILD)/data/prepare/unpack.o $(BUILD)/dev/test/data/test_documents.o: CFLAGS_ALL += $(unpack_flags)
 
-# ---- device code: by nvcc, whose report on each kernel is kept beside the object; or rewritten for the emulator ----
+# ---- device code: by nvcc, whose report on each kernel is kept next to the object; or rewritten for the emulator ----
 ifeq ($(cuda),nvcc)
 $(BUILD)/%.cu.o: %.cu $(options)
 	@mkdir -p $(@D)

@@ -114,7 +114,7 @@ static void open_data(Trainer *t) {
             (long long)windows, c->model.block_size);
 }
 
-/* Beside the passes: gradients start to move as soon as they are final, and a pass waits for the weights of the last
+/* Next to the passes: gradients start to move as soon as they are final, and a pass waits for the weights of the last
  * step where it reads them, not before. */
 static void gradients_written(void *context, size_t begin, size_t end) {
     (void)end;
@@ -380,7 +380,8 @@ static void save(Trainer *t) {
 /* All processes stop together, before the next step, as soon as one was asked to, can no longer report the run, or cannot
  * read what that step needs. */
 static bool agree_to_stop(Trainer *t, bool is_asked) {
-    int stop[2] = {is_asked || metrics_failure(t->metrics), t->step < t->config.train.max_iters && !read_step_tokens(t)};
+    int stop[2] = {is_asked || metrics_failure(t->metrics),
+                   t->step < t->config.train.max_iters && !read_step_tokens(t)};
     t->comm->maximum(t->comm, stop, 2);
     t->has_failed = stop[1] && !stop[0]; /* who is asked to stop does not need them */
     return stop[0] || stop[1];

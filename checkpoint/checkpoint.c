@@ -100,7 +100,7 @@ static bool write_zeros(SafetensorsWriter *writer, int64_t elements, Error *erro
     return true;
 }
 
-/* Writes the tensor in save->host, and behind it the zero bias that the model lacks but the format has. */
+/* Writes the tensor in save->host, and after it the zero bias that the model lacks but the format has. */
 static bool write_weight(Save *save, SafetensorsWriter *writer, const Tensor *tensor) {
     const float *data = save->host;
     if (checkpoint_is_transposed(tensor)) {

@@ -49,7 +49,7 @@ typedef struct CheckpointSource {
 } CheckpointSource;
 
 /* Writes a checkpoint of `source` below out_dir, points `latest` at it and removes all but the newest `keep` (0: all
- * stay; also what an interrupted save left behind). `writer` is true on the one process that touches the disk.
+ * stay; also what an interrupted save left). `writer` is true on the one process that touches the disk.
  * On failure nothing that existed before has changed. `path` receives the new folder's path. The other processes
  * always get true: the caller tells them how it went. */
 bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int keep, bool writer,

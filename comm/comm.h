@@ -5,8 +5,8 @@
  * run gives the same bits each time. A failure of the library ends the job.
  *
  * What lies on a device is exchanged by the Comm that comm_on_device() gives for it: NCCL's between GPUs, the same one
- * on CPUs. NCCL works beside the device's operations: an exchange sees what the operations asked for before it did, and
- * those asked for behind wait_for() see what it brought. Buffers are not to be touched in between. On CPUs an exchange has
+ * on CPUs. NCCL works in parallel with the device's operations: an exchange sees what the operations enqueued before it
+ * did, and operations enqueued after wait_for() see what it brought. Buffers are not to be touched in between. On CPUs an exchange has
  * ended when it returns.
  *
  * Elements of a flat buffer are divided between processes by a Partition (util/partition.h). */
@@ -43,9 +43,9 @@ struct Comm {
     /* data's elements [begin, end) = what their owners hold there, on every process; elements that nobody owns stay. */
     void (*all_gather)(Comm *comm, void *data, size_t element_size, const Partition *partition, size_t begin,
                        size_t end);
-    /* How many exchanges were asked for so far. */
+    /* How many exchanges were enqueued so far. */
     int64_t (*enqueued)(Comm *comm);
-    /* Operations asked for from here on see what the first `exchanges` of them brought. */
+    /* Operations enqueued from here on see what the first `exchanges` of them brought. */
     void (*wait_for)(Comm *comm, int64_t exchanges);
 
     /* ---- host memory ---- */

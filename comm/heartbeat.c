@@ -1,7 +1,7 @@
 /* heartbeat.c: signs of life in a ring (see heartbeat.h): one message a second from each process, whatever their
  * number.
  *
- * The first process behind one that is gone notices; where a whole machine is lost, the first one behind its last
+ * The first process after one that is gone notices; where a whole machine is lost, the first one after its last
  * process does, and names that. A process that ends in good order says goodbye to the next one, which then no longer
  * watches it, and hears the goodbye of the one before, so every message is received and every process is watched as
  * long as it has not said goodbye. */
@@ -196,8 +196,8 @@ static void join_ring(Heartbeat *h, int rank, int size) {
     h->behind = (rank + 1) % size;
     check_mpi(h, MPI_Comm_dup(MPI_COMM_WORLD, &h->ring));
     check_mpi(h, MPI_Get_processor_name(name, &length));
-    check_mpi(h, MPI_Sendrecv(name, sizeof name, MPI_CHAR, h->behind, 0, h->host, sizeof h->host, MPI_CHAR, h->before, 0,
-                          h->ring, MPI_STATUS_IGNORE));
+    check_mpi(h, MPI_Sendrecv(name, sizeof name, MPI_CHAR, h->behind, 0, h->host, sizeof h->host, MPI_CHAR, h->before,
+                              0, h->ring, MPI_STATUS_IGNORE));
     check_mpi(h, MPI_Irecv(&h->received, 1, MPI_CHAR, h->before, 0, h->ring, &h->receiving));
 }
 

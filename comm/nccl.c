@@ -1,7 +1,7 @@
 /* nccl.c: a Comm over NCCL, for the memory of GPUs; what is of the host goes on to the Comm it stands on.
  *
  * Exchanges run on a stream of their own, of high priority, so that they share the GPU with the backward pass: each
- * waits for an event of the operations' stream, recorded when it was asked for, and is followed by an event, which
+ * waits for an event of the operations' stream, recorded when it was enqueued, and is followed by an event, which
  * wait_for() lets the operations' stream wait for. The host waits for neither.
  *
  * Parts have any length, so a reduction is not one ncclReduceScatter but a group of ncclReduce, one to each owner, and
@@ -34,7 +34,7 @@ typedef struct NcclComm {
     ncclComm_t nccl;
     cudaStream_t stream;     /* of exchanges */
     cudaStream_t operations; /* the caller's */
-    cudaEvent_t before;      /* the operations asked for before an exchange was */
+    cudaEvent_t before;      /* the operations enqueued before an exchange was */
     cudaEvent_t end[ENDS];   /* of exchange i, counted from 0, in i % ENDS */
     int64_t enqueued;
 } NcclComm;
@@ -86,7 +86,8 @@ static void sum_on_device(Comm *comm, double *values, int n) {
     static const char what[] = "a sum over GPUs";
     NcclComm *nccl = nccl_comm(comm);
     begin_exchange(nccl);
-    check_nccl(nccl->host, ncclAllReduce(values, values, (size_t)n, ncclFloat64, ncclSum, nccl->nccl, nccl->stream), what);
+    check_nccl(nccl->host, ncclAllReduce(values, values, (size_t)n, ncclFloat64, ncclSum, nccl->nccl, nccl->stream),
+               what);
     end_exchange(nccl, what);
 }
 
@@ -101,9 +102,9 @@ static void reduce_scatter(Comm *comm, float *data, const Partition *partition, 
             if (part.begin >= part.end) continue;
             float *to = r != comm->rank ? NULL : shard ? shard + part.at : data + part.begin;
             check_nccl(nccl->host,
-                  ncclReduce(data + part.begin, to, part.end - part.begin, ncclFloat32, ncclSum, r, nccl->nccl,
-                             nccl->stream),
-                  what);
+                       ncclReduce(data + part.begin, to, part.end - part.begin, ncclFloat32, ncclSum, r, nccl->nccl,
+                                  nccl->stream),
+                       what);
         }
     end_exchange(nccl, what);
 }
@@ -119,16 +120,16 @@ static void all_gather(Comm *comm, void *data, size_t element_size, const Partit
             if (part.begin >= part.end) continue;
             char *range = (char *)data + part.begin * element_size;
             check_nccl(nccl->host,
-                  ncclBroadcast(range, range, (part.end - part.begin) * element_size, ncclUint8, r, nccl->nccl,
-                                nccl->stream),
-                  what);
+                       ncclBroadcast(range, range, (part.end - part.begin) * element_size, ncclUint8, r, nccl->nccl,
+                                     nccl->stream),
+                       what);
         }
     end_exchange(nccl, what);
 }
 
 static int64_t enqueued(Comm *comm) { return nccl_comm(comm)->enqueued; }
 
-/* Exchanges run one behind the other, so the last one's end is that of all. */
+/* Exchanges run one after the other, so the last one's end is that of all. */
 static void wait_for(Comm *comm, int64_t exchanges) {
     NcclComm *nccl = nccl_comm(comm);
     if (exchanges <= 0) return;

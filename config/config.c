@@ -3,7 +3,7 @@
  * Everything here walks the table of keys (config_keys.c): nothing below names a key, except for the rules that
  * involve more than one. cJSON parses, but it forgives too much for a file that people write by hand (a string that
  * runs over lines, a key given twice, numbers too large for a double), so the text is examined before it gets there
- * and the values behind it. What depends on the device, or on files that the config names, is not checked here. */
+ * and the values after it. What depends on the device, or on files that the config names, is not checked here. */
 #include "config/config.h"
 
 #include <cjson/cJSON.h>
@@ -215,7 +215,7 @@ static void cannot_open(const char *path, const char *reason, Error *error) {
     free(published);
 }
 
-/* The whole file with a 0 behind it, which the caller frees; NULL and the reason where it cannot be read. It may be
+/* The whole file with a 0 after it, which the caller frees; NULL and the reason where it cannot be read. It may be
  * a pipe, so its size is not asked for. */
 static char *read_text(const char *path, size_t *length, Error *error) {
     enum { LIMIT = 1 << 20 };
@@ -293,7 +293,7 @@ static bool blank_comments(char *text, size_t length, const char *path, Error *e
     return true;
 }
 
-/* Where cJSON wanted a key and found something else, it reports the byte behind it. That is so where the byte before
+/* Where cJSON wanted a key and found something else, it reports the byte after it. That is so where the byte before
  * `at` follows a brace or a comma; a bracket there is where a list's first element is wanted. */
 static size_t where_parsing_stopped(const char *text, size_t at) {
     if (at < 2 || strchr(" \t\r\n\"[", text[at - 1])) return at;

@@ -53,7 +53,7 @@ static const char *const recompute_names[] = {
 #define FROM_BELOW(low, high) .minimum = low, .maximum = high, .below_maximum = true
 #define NOT_EMPTY FROM_TO(1, CONFIG_STRING_LENGTH - 1)
 #define MAY_BE_EMPTY FROM_TO(0, CONFIG_STRING_LENGTH - 1)
-/* Behind a range: optimizers that use the key only where optimize_1d is false, or true. */
+/* After a range: optimizers that use the key only where optimize_1d is false, or true. */
 #define WITHOUT_1D(optimizers_) , .without_1d = optimizers_
 #define WITH_1D(optimizers_) , .with_1d = optimizers_
 #define ONE_OF(names) .choices = names

@@ -6,7 +6,7 @@
 #   sanitize   compute-sanitizer on the kernels' tests, at small sizes: memcheck, which also looks at a step of a tiny
 #              model whose buffers have allocations of their own, and racecheck
 #   bench      every kernel, every optimizer, and a step of every size of GPT-2
-#   torch      the same models in PyTorch, beside ours, in the same run
+#   torch      the same models in PyTorch, next to ours, in the same run
 #   nccl       2, 4 and 8 ranks that share the GPU, with NCCL between them: losses, resuming, ranks that are lost
 #   all        the parts but nccl one after the other, in under eight minutes (the default); a part alone takes about five
 #              at most

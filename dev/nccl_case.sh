@@ -83,7 +83,7 @@ check_resume() {
 
 has_ended() { ! kill -0 "$1" 2>/dev/null; }
 
-# Returns once the ranks of the job that is process $1 exchange gradients: behind its second step.
+# Returns once the ranks of the job that is process $1 exchange gradients: after its second step.
 await_steps() {
     until [ "$(grep -c '"event": *"train"' "$WORK/lost/metrics.jsonl" 2>/dev/null)" -ge 2 ] 2>/dev/null; do
         if has_ended "$1"; then

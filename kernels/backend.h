@@ -12,7 +12,7 @@
  * gradients are float32. `accumulate` false overwrites a gradient, true adds to it, so the first micro-step of a
  * step needs no zeroing. Results are the same bits each time: no operation depends on the order of threads.
  *
- * On a GPU operations are only asked for when a function returns; they run one behind the other, each seeing what those
+ * On a GPU operations are enqueued when a function returns; they run one after the other, each seeing what those
  * before it did. copy_to_host() and synchronize() wait. Errors of a device end the program. */
 #ifndef MARS_KERNELS_BACKEND_H
 #define MARS_KERNELS_BACKEND_H
@@ -27,7 +27,7 @@ typedef struct Backend Backend;
 
 /* Matmuls of `count` pairs of matrices of one shape and of a type of their own, whatever the table's:
  *   d[i] = alpha op(a[i]) . op(b[i]) + beta c[i]        op(a) (m,k), op(b) (k,n), c and d (m,n)
- * op transposes where said, so that a is stored (k,m) or b (n,k). Matrices are dense and lie one behind the other. */
+ * op transposes where said, so that a is stored (k,m) or b (n,k). Matrices are dense and lie one after the other. */
 typedef struct BatchedMatmul {
     DType type;
     int count;
@@ -39,7 +39,7 @@ typedef struct BatchedMatmul {
 struct Backend {
     char name[32];       /* "cpu-float32" */
     char device[128];    /* the processor's or GPU's name, for people */
-    DType activation;    /* the type behind every void * below */
+    DType activation;    /* the type of what every void * below points to */
     int threads;         /* CPU threads per process */
     int memory_sharers;  /* ranks among which the device's memory is divided (backend_share_memory()); 1 at first */
     bool on_gpu;         /* pointers are a GPU's, which the host must not follow */
@@ -66,8 +66,8 @@ struct Backend {
     void (*zero)(Backend *be, void *memory, size_t bytes);
     void (*synchronize)(Backend *be);
 
-    /* The same as copy_from_host, but beside the operations that are asked for after it, behind those before it; those
-     * asked for behind wait_for_copies() see what came. For the next batch while this one is computed. */
+    /* The same as copy_from_host, but in parallel with the operations that are enqueued after it. Operations enqueued
+     * after wait_for_copies() see what came. For the next batch while this one is computed. */
     void (*copy_from_host_async)(Backend *be, void *device, const void *host, size_t bytes);
     void (*wait_for_copies)(Backend *be);
 
@@ -80,7 +80,7 @@ struct Backend {
     /* out[i] = in[i], rounded to the activation type. */
     void (*to_activation)(Backend *be, void *out, const float *in, size_t n);
 
-    /* The values behind weight pointers have changed (optimizer step, load): drop whatever was derived from them,
+    /* The values that weight pointers point to have changed (optimizer step, load): drop whatever was derived from them,
      * such as a packed copy for a matmul library. */
     void (*invalidate_weights)(Backend *be);
 

@@ -112,7 +112,7 @@ static void mlp_sublayer_backward(GPT2 *m, int l, PassBatch s, bool accumulate) 
 
 /* ---- all blocks ---- */
 
-/* Elements of the flat buffers: each block's tensors lie together, the embeddings before them, ln_f behind. */
+/* Elements of the flat buffers: each block's tensors lie together, the embeddings before them, ln_f after. */
 static size_t block_begin(const GPT2 *m, int l) {
     return m->table.tensors[l < m->config.n_layer ? m->blocks[l].ln_1.weight : m->ln_f.weight].offset;
 }
@@ -202,8 +202,8 @@ static void wait_for_prefetched(GPT2 *m) {
     m->waited_for = m->prefetched;
 }
 
-/* A pass that is asked for behind the next upload, over the batch before, is not to wait for it: so whatever was uploaded
- * until now is awaited first. */
+/* A pass that is enqueued after the next prefetch, over the batch before, must not wait for that prefetch: everything
+ * prefetched until now is waited for first. */
 void gpt2_prefetch(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T) {
     if (B > m->max_batch || T > m->config.block_size)
         die("a batch of %d x %d tokens does not fit a model made for %d x %d", B, T, m->max_batch,

@@ -32,7 +32,7 @@ typedef struct GPT2BlockTensors {
     GPT2Linear c_attn, attn_c_proj, c_fc, mlp_c_proj;
 } GPT2BlockTensors;
 
-/* What the forward pass leaves behind for the backward pass, N = B*T rows. Buffers that the backward pass computes
+/* What the forward pass leaves for the backward pass, N = B*T rows. Buffers that the backward pass computes
  * again are shared by all blocks. */
 typedef struct GPT2LayerNormStatistics {
     float *mean, *rstd; /* (N) */
@@ -56,12 +56,12 @@ typedef struct GPT2Batch {
 /* Batches that can be on the device at a time: the one that is computed and the next one. */
 enum { GPT2_BATCHES = 2 };
 
-/* What others do beside the passes, on elements [begin, end) of the flat buffers. Both may be NULL. */
+/* What others do while a pass runs, on elements [begin, end) of the flat buffers. Both may be NULL. */
 typedef struct GPT2Hooks {
     void *context;
     /* Called before the first operation of a forward pass that reads these weights. */
     void (*weights_needed)(void *context, size_t begin, size_t end);
-    /* Called behind the last operation of a backward pass that writes these gradients: from the end of the buffer to its
+    /* Called after the last operation of a backward pass that writes these gradients: from the end of the buffer to its
      * beginning. */
     void (*gradients_written)(void *context, size_t begin, size_t end);
 } GPT2Hooks;
@@ -123,8 +123,8 @@ void gpt2_init_weights(GPT2 *model, uint64_t seed);
  * a number that is not finite (a float64 beyond float32's range, too); the message names it. */
 bool gpt2_load(GPT2 *model, const SafetensorsFile *file, Error *error);
 
-/* Starts bringing a batch of B sequences of T <= block_size tokens (host pointers, (B,T) each) to the device, beside the
- * pass that is asked for next where that is over an earlier batch. At most GPT2_BATCHES are on the device; passes take
+/* Starts bringing a batch of B sequences of T <= block_size tokens (host pointers, (B,T) each) to the device, in
+ * parallel with the pass that is enqueued next if that is over an earlier batch. At most GPT2_BATCHES are on the device; passes take
  * them in their order. */
 void gpt2_prefetch(GPT2 *model, const int32_t *inputs, const int32_t *targets, int B, int T);
 

@@ -1,5 +1,5 @@
-/* grad_sync.h: gradients on their way to their owners and weights on their way back, in pieces, so that they move beside
- * the device's other work: gradients while the backward pass makes the rest of them, weights while the forward pass
+/* grad_sync.h: gradients on their way to their owners and weights on their way back, in pieces, so that they move in
+ * parallel with the device's other work: gradients while the backward pass makes the rest of them, weights while the forward pass
  * works with those that have come. For optim.c only. */
 #ifndef MARS_OPTIM_GRAD_SYNC_H
 #define MARS_OPTIM_GRAD_SYNC_H
@@ -13,7 +13,7 @@ typedef struct GradSync {
     size_t length; /* of flat buffers */
     size_t piece;
     size_t moving;      /* the gradient is on its way to its owners from this element on */
-    int64_t *gathered;  /* for each piece of the weights: how many exchanges had been asked for with it */
+    int64_t *gathered;  /* for each piece of the weights: how many exchanges had been enqueued with it */
     int64_t waited_for; /* how many of them the device waits for already */
 } GradSync;
 

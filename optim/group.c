@@ -83,7 +83,7 @@ static bool plan_matrices(Group *g, const TensorTable *table, Backend *be, Arena
 
 /* ---- opening ---- */
 
-/* Chunks of a tensor lie one behind the other. */
+/* Chunks of a tensor lie one after the other. */
 static void list_tensors(Group *g, const TensorTable *table) {
     SumRange *of_tensor = checked_calloc((size_t)table->count, sizeof *of_tensor, "the optimizer's tensors");
     for (int c = g->chunk_count - 1; c >= 0; c--) {

@@ -63,7 +63,7 @@ typedef struct Group {
  * group is to be closed then too. */
 bool group_plan(Group *group, const TensorTable *table, bool *chosen, const GroupOptions *options, const double *taken,
                 Backend *be, Arena *arena, Error *error);
-/* Behind arena_allocate(): copies to the device what it goes by. */
+/* After arena_allocate(): copies to the device what it goes by. */
 void group_start(Group *group, Backend *be);
 void group_close(Group *group);
 

@@ -6,7 +6,7 @@
  * enough loads are in flight to cover the latency of memory: some 20 KB on each multiprocessor. A thread works on runs
  * of 4 elements, 16 bytes of float and 8 of bf16, so that neighbours in a block are neighbours in memory in either
  * type. It asks for a few runs of every operand, 64 to 160 bytes, before it uses the first, and 3 blocks of 256 threads
- * fit a multiprocessor at least: 48 KB. Elements that no run fits, behind the last whole one or in a buffer that is not
+ * fit a multiprocessor at least: 48 KB. Elements that no run fits, after the last whole one or in a buffer that is not
  * aligned, are worked on one by one.
  *
  * Blocks find their work in the list of chunks: a tile of a chunk in passes that only write elements, a whole chunk in

@@ -3,7 +3,7 @@
  * the step's result) and what they leave is in the device's memory.
  *
  * There are two tables of passes, of CPU loops (multi_tensor.c) and of CUDA kernels (multi_tensor.cu), made from the
- * same rules. On a GPU a pass is only asked for when its function returns, and runs behind what was asked for
+ * same rules. On a GPU a pass is enqueued when its function returns, and runs after what was enqueued
  * before. */
 #ifndef MARS_OPTIM_MULTI_TENSOR_H
 #define MARS_OPTIM_MULTI_TENSOR_H
@@ -65,14 +65,14 @@ typedef struct MultiTensorPasses {
      * `matrices`; squares[c] = the sum of squares of what chunk c wrote. */
     void (*directions)(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *buffers,
                        void *matrices, DType type, double *squares);
-    /* And the pass behind it: x <- x - learning_rate weight_decay x - step O, where O are the orthogonal matrices. */
+    /* And the pass after it: x <- x - learning_rate weight_decay x - step O, where O are the orthogonal matrices. */
     void (*apply)(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers, const void *matrices,
                   DType type);
     /* A step that is skipped keeps g_prev, but the buffers change places all the same: then, and only then,
      * to = from. */
     void (*keep_prev_grad)(Backend *be, const Chunk *chunks, int count, float *to, const float *from,
                            const StepResult *result);
-    /* Newton-Schulz's: each of `count` matrices of `size` elements, one behind the other, times
+    /* Newton-Schulz's: each of `count` matrices of `size` elements, one after the other, times
      * 1 / (sqrt(square_norms[i]) + eps). */
     void (*normalize)(Backend *be, void *matrices, DType type, size_t size, int count, const double *square_norms,
                       double eps);

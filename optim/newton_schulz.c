@@ -1,4 +1,4 @@
-/* newton_schulz.c: the iteration of newton_schulz.h, in matmuls of the backend's table behind one pass that scales. */
+/* newton_schulz.c: the iteration of newton_schulz.h, in matmuls of the backend's table after one pass that scales. */
 #include "optim/newton_schulz.h"
 
 #include <stdlib.h>

@@ -42,7 +42,7 @@ DType newton_schulz_type(const NewtonSchulz *ns);
 /* How many matrices of a shape are handed over at a time: at least 1, at most shape->count. */
 int newton_schulz_batch(const Backend *be, const NewtonSchulzShape *shape);
 
-/* Where the caller puts up to newton_schulz_batch() matrices of one shape, dense and one behind the other, in the
+/* Where the caller puts up to newton_schulz_batch() matrices of one shape, dense and one after the other, in the
  * workspace's type, before newton_schulz_run(). Device memory; the next run overwrites it. */
 void *newton_schulz_input(NewtonSchulz *ns);
 

@@ -421,7 +421,7 @@ void optim_store(Optim *o, int state, int tensor, const float *host) {
                                   (p->parts[i].end - p->parts[i].begin) * sizeof(float));
 }
 
-/* g_prev and the gradients behind it are whole buffers in a process that is alone, shards otherwise. */
+/* g_prev and the gradients after it are whole buffers in a process that is alone, shards otherwise. */
 static size_t gradient_buffer_bytes(const Optim *o, const Group *group) {
     return (alone(o) ? o->table->length : group->shard_length) * sizeof(float);
 }

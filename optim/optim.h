@@ -9,7 +9,7 @@
  *   2. one pass over the owned gradients gives every tensor's sums, added up over processes: the global norm, and with
  *      it the clip, and each tensor's ||c|| (mars.h) are exact also for a tensor that is split between owners,
  *   3. master weights, states and the weight copy are updated: one pass for an elementwise rule, a pass before and one
- *      behind Newton-Schulz for a matrix rule,
+ *      after Newton-Schulz for a matrix rule,
  *   4. the new weights are gathered.
  *
  * A rule with g_prev keeps it by exchanging buffers, so the buffer that the next gradient belongs in changes:
@@ -23,8 +23,8 @@
  *     optim_step(o, rates);
  *
  * All that a step decides (the clip, whether a gradient is finite, each tensor's numbers) is decided on the device, in
- * step_coeffs.h, so the host need not wait. A trainer on a GPU asks for steps ahead of their results and moves gradients and
- * weights beside its own work:
+ * step_coeffs.h, so the host need not wait. A trainer on a GPU enqueues steps ahead of their results and moves gradients and
+ * weights in parallel with its own work:
  *
  *     while the last backward pass runs, from the end of the flat buffer to its beginning:
  *         optim_gradient_ready(o, first element from which on the gradient is final)
@@ -48,7 +48,7 @@ typedef struct Optim Optim;
 
 /* Flat device buffers of table.length elements, owned by the caller. */
 typedef struct OptimBuffers {
-    float *params; /* master weights; behind a step, up to date in the owned range (everywhere for float32) */
+    float *params; /* master weights; after a step, up to date in the owned range (everywhere for float32) */
     void *weights; /* their copy in the backend's activation type, or params itself; up to date everywhere */
     float *grads;  /* where optim_gradients() points to at first */
 } OptimBuffers;
@@ -83,8 +83,8 @@ Optim *optim_open(const OptimConfig *config, const TensorTable *table, OptimBuff
 void optim_close(Optim *optim);
 
 /* The same in two parts, for a program that plans all its memory before it takes any. optim_plan() lists what the
- * optimizer needs in `arena`: its state in the group "optimizer", what a step works in in "workspace". Behind
- * arena_allocate(), optim_start() makes it ready for a first step. The arena is freed by the caller, behind
+ * optimizer needs in `arena`: its state in the group "optimizer", what a step works in in "workspace". After
+ * arena_allocate(), optim_start() makes it ready for a first step. The arena is freed by the caller, after
  * optim_close(). Where the device cannot do it, nothing was listed. */
 Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *be, Comm *comm, Arena *arena,
                   Error *error);
@@ -112,7 +112,7 @@ OptimResult optim_step(Optim *optim, OptimRates rates);
 
 /* The same without waiting: optim_begin_step() asks the device for it, and optim_end_step() returns what the oldest
  * step did that was begun and not ended, when that is known. Up to OPTIM_MAX_STEPS may be begun and not ended. A step
- * behind one that was skipped goes on from where that one found things, like any other. */
+ * after one that was skipped goes on from where that one found things, like any other. */
 enum { OPTIM_MAX_STEPS = 2 };
 void optim_begin_step(Optim *optim, OptimRates rates);
 OptimResult optim_end_step(Optim *optim);

@@ -3,7 +3,7 @@
  * of multi_tensor.c and multi_tensor.cu. All of it lives on the device, so that the host asks for the passes of a step
  * without knowing what comes of it.
  *
- * A step whose gradient is not finite is skipped: nothing here changes but the result, and the passes behind it see
+ * A step whose gradient is not finite is skipped: nothing here changes but the result, and the passes after it see
  * that and do nothing. */
 #ifndef MARS_OPTIM_STEP_COEFFS_H
 #define MARS_OPTIM_STEP_COEFFS_H
@@ -47,7 +47,7 @@ typedef struct StepInputs {
     double gradient_scale, grad_clip, eps;
     double k;                                 /* mars.h */
     const TensorPlan *plans;                  /* (tensors) */
-    const GradientSums *sums;                 /* (tensors) of the current gradient, and behind them of the second one */
+    const GradientSums *sums;                 /* (tensors) of the current gradient, and after them of the second one */
     double *prev_factor, *prev_squares, *snr; /* (tensors) what is kept between steps; NULL where no rule needs it */
     UpdateCoeffs *coeffs;                     /* (tensors) */
     StepResult *result;

@@ -7,7 +7,7 @@
 #   --minutes=30          how long all of it may take: every optimizer is timed first, and the number of steps follows
 #   --steps=N             or the number of steps of the full-length runs, instead
 #   --optimizers=LIST     some of them, with commas between: adamw, mars-adamw, mars-lion, mars-shampoo, muon,
-#                         moonlight, mars-m, mars-m-efficient, sgd-sai; -exact behind one of the first three mars or
+#                         moonlight, mars-m, mars-m-efficient, sgd-sai; -exact after one of the first three mars or
 #                         mars-m is its exact form (default: all nine, mars-adamw-exact and mars-m-exact)
 #   --rates=3             learning rates to try for each, around a usual one
 #   --train=, --val=      tokens, files or globs (default: the bytes of the quickstart's text)

@@ -10,7 +10,7 @@
 #
 # It reads RUN_DIR/metrics.jsonl, also of a run that is still going on or was killed: what is no whole line, or has no
 # loss, is passed over. Training loss is a thin line, validation loss a thick one with points, in one colour a run; the
-# names are those of the folders. The key of more than four runs stands beside the curves.
+# names are those of the folders. The key of more than four runs stands next to the curves.
 set -euo pipefail
 
 fail() {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# reproduce_table.sh [--out=PATH] [RUN_DIR...]: our validation losses beside the published ones, as Markdown tables, and
+# reproduce_table.sh [--out=PATH] [RUN_DIR...]: our validation losses next to the published ones, as Markdown tables, and
 # the validation curves of each model size.
 #
 #   --out=PATH    draws PATH_SIZE.png and PATH_SIZE.svg (default: runs/table)

@@ -10,7 +10,7 @@
 
 EXTERN_C_BEGIN
 
-bool files_is_file(const char *path); /* links are followed */
+bool files_is_file(const char *path);                 /* links are followed */
 bool files_has(const char *folder, const char *name); /* the same of a file in a folder */
 bool files_is_folder(const char *path);
 
@@ -40,7 +40,7 @@ bool files_sync_folder(const char *path, Error *error);
 /* Gives a finished, synced file its name in the same folder, and syncs that; where it cannot have it, it is removed. */
 bool files_put_in_place(const char *temporary, const char *path, Error *error);
 
-/* The whole file with a 0 byte behind it, which the caller frees; NULL where it cannot be read, is no regular file or
+/* The whole file with a 0 byte after it, which the caller frees; NULL where it cannot be read, is no regular file or
  * is longer than `limit` bytes. *bytes may be NULL. */
 char *files_read(const char *path, size_t limit, size_t *bytes, Error *error);
 

@@ -15,7 +15,7 @@ static FILE *open_below(const char *root, const char *path) {
     return file;
 }
 
-/* The number behind `name` in a file with a name and a number on each line; with a name of "", the number that is all
+/* The number after `name` in a file with a name and a number on each line; with a name of "", the number that is all
  * of the file. SIZE_MAX where there is none: "max" in the files of control groups. */
 static size_t read_number(const char *root, const char *path, const char *name) {
     FILE *file = open_below(root, path);

@@ -120,7 +120,7 @@ static double fill_level(const double *taken, int processes, double amount) {
 
 static size_t units_of(const Tensor *tensor) { return (tensor->size + TENSOR_ALIGNMENT - 1) / TENSOR_ALIGNMENT; }
 
-/* Gives process r units [begin, end) of the chosen tensors, counted one behind the other. */
+/* Gives process r units [begin, end) of the chosen tensors, counted one after the other. */
 static void append_units(Partition *p, int r, const TensorTable *table, const bool *chosen, size_t begin, size_t end) {
     size_t before = 0;
     for (int i = 0; i < table->count; i++) {

@@ -78,7 +78,7 @@ static bool map_file(SafetensorsFile *file, Error *error) {
 }
 
 /* Parses a copy that ends in a 0 byte, so that the parser has a fence, and insists on an object with nothing but
- * white space behind it. A 0 byte inside would end a name early for us and not for other readers. */
+ * white space after it. A 0 byte inside would end a name early for us and not for other readers. */
 static cJSON *parse_json(const char *path, const char *text, size_t bytes, Error *error) {
     if (bytes == 0 || text[0] != '{' || memchr(text, 0, bytes)) {
         error_set(error, "%s: the header is no JSON object", path);
@@ -209,7 +209,7 @@ static int compare_ranges(const void *a, const void *b) {
     return (x->end > y->end) - (x->end < y->end);
 }
 
-/* Names occur once; the ranges, one behind the other, are all of the data. Sorts the tensors by range. */
+/* Names occur once; the ranges, one after the other, are all of the data. Sorts the tensors by range. */
 static bool check_together(const char *path, Description *tensors, int count, int64_t data_bytes, Error *error) {
     qsort(tensors, (size_t)count, sizeof *tensors, compare_descriptions);
     for (int i = 1; i < count; i++)
@@ -357,7 +357,7 @@ struct SafetensorsWriter {
     int64_t announced, written; /* elements */
 };
 
-/* The header of a file with these tensors, one behind the other; the caller frees it with cJSON_free. */
+/* The header of a file with these tensors, one after the other; the caller frees it with cJSON_free. */
 static char *header_text(const SafetensorsEntry *entries, int count, const char *const *metadata, int64_t *elements) {
     cJSON *header = cJSON_CreateObject();
     cJSON *about = metadata && metadata[0] ? cJSON_AddObjectToObject(header, METADATA) : NULL;

@@ -37,7 +37,7 @@ typedef struct TensorTable {
 
 EXTERN_C_BEGIN
 
-/* Appends a tensor behind the last one and returns its index. `padded_rows` >= rows leaves room for rows that stay
+/* Appends a tensor after the last one and returns its index. `padded_rows` >= rows leaves room for rows that stay
  * zero (pass rows for none). */
 int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int64_t rows, int64_t columns,
                      int64_t padded_rows);

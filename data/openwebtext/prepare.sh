@@ -8,12 +8,12 @@
 #   BIN=.                where prepare_data is
 #   HF_ENDPOINT=https://huggingface.co    another host of the same data set
 #
-# Downloads 24 GB and writes 18 GB of tokens beside them; says the exact sizes before it does. Started again, the
+# Downloads 24 GB and writes 18 GB of tokens next to them; says the exact sizes before it does. Started again, the
 # download goes on where it was; files that are here are left alone. The tokens are made anew each time, and replace
 # older ones when all are complete.
 #
 # Of all files, the 4007 documents that nanoGPT validates on become val.bin, out of nanogpt_validation.list, and its
-# published numbers of tokens are printed beside ours. nanoGPT also shuffles the documents, and here they stay in the
+# published numbers of tokens are printed next to ours. nanoGPT also shuffles the documents, and here they stay in the
 # order of the data set. Of fewer files, prepare_data draws the same share of the documents.
 set -euo pipefail
 export LC_ALL=C

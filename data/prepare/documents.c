@@ -259,7 +259,7 @@ static bool put_unit(Json *json, Target *target, uint32_t c) {
     return put_code_point(json, target, c);
 }
 
-/* What stands behind a backslash. */
+/* What stands after a backslash. */
 static bool read_escape(Json *json, Target *target) {
     static const char names[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
     int c = peek(json->reading);
@@ -276,7 +276,7 @@ static const char *end_of_plain(const char *at, const char *end) {
     return at;
 }
 
-/* Behind its first quotation mark. */
+/* After its first quotation mark. */
 static bool read_string(Json *json, Target *target) {
     TextFile *file = json->reading->file;
     for (int c; (c = peek(json->reading)) != '"';) {

@@ -149,7 +149,7 @@ fetch_one() {
         before=$(fetch_size "$part") status=0
         if [ "$before" -lt "$bytes" ]; then fetch_try "$url" "$part" -C - || status=$?; fi
         now=$(fetch_size "$part")
-        # All of it has come, or the host has nothing behind what is here (416).
+        # All of it has come, or the host has nothing after what is here (416).
         if [ "$now" -ge "$bytes" ] || [ "$status $fetch_http" = "22 416" ]; then
             problem=$(fetch_problem "$part" "$bytes" "$sum")
             if [ -z "$problem" ]; then break; fi

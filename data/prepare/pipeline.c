@@ -86,7 +86,7 @@ static bool is_east_asian(const unsigned char *c) {
 
 /* GPT-2's words are runs of letters, digits or other signs, with the one space before them if there is one, and runs of
  * spaces, of which the last one stands by itself before anything else. So no word goes past a visible character that a
- * space follows, and that space belongs to the letter behind it. And the end of a line between two visible characters is
+ * space follows, and that space belongs to the letter after it. And the end of a line between two visible characters is
  * a word. */
 size_t pipeline_cut(const char *text, size_t bytes) {
     const unsigned char *t = (const unsigned char *)text;
@@ -319,7 +319,7 @@ static bool begin_document(Pipeline *p) {
     return true;
 }
 
-/* How many of the bytes go to the same part as the last ones; behind the last one for training, the others begin. A
+/* How many of the bytes go to the same part as the last ones; after the last one for training, the others begin. A
  * character of UTF-8 is not cut, except into tokens that are bytes. */
 static size_t bytes_of_part(Pipeline *p, const char *text, size_t bytes) {
     const PipelineOptions *o = p->options;

@@ -18,7 +18,7 @@ typedef struct Preparation {
     int count, capacity;
 } Preparation;
 
-/* How many tokens the text has behind `before`, which are appended. */
+/* How many tokens the text has after `before`, which are appended. */
 static int32_t encode(Preparation *p, const char *before, const char *text) {
     char *whole = format_string("%s%s", before, text);
     size_t so_far = p->tokens.count;

@@ -1,4 +1,4 @@
-/* prepare_options.c: see prepare_options.h. An option that has no effect beside the others is an error, not passed over. */
+/* prepare_options.c: see prepare_options.h. An option that has no effect next to the others is an error, not passed over. */
 #include "data/prepare/prepare_options.h"
 
 #include <errno.h>

@@ -22,7 +22,7 @@ bool unpacker_open(Unpacker **unpacker, Packing packing, Error *error);
 void unpacker_close(Unpacker *unpacker);
 
 /* Unpacks from *in, which is moved on, to *out, which is moved on, until one of them is at its end. Several packed
- * streams behind each other are one. is_end: nothing follows in_end; what is cut off then is an error, and so is what is
+ * streams after each other are one. is_end: nothing follows in_end; what is cut off then is an error, and so is what is
  * damaged and what does not belong to a packed stream. */
 bool unpacker_run(Unpacker *unpacker, const char **in, const char *in_end, bool is_end, char **out, char *out_end,
                   Error *error);

@@ -17,7 +17,7 @@ enum {
     KEPT_REPAIRED = 1 << 16 /* bytes of a repaired word whose memory is kept for the next */
 };
 
-/* A word, 0 behind it, in the last byte its length: equal only if words are, and quickly compared. */
+/* A word, 0 after it, in the last byte its length: equal only if words are, and quickly compared. */
 typedef struct WordKey {
     uint64_t parts[KEY_PARTS];
 } WordKey;

@@ -46,7 +46,7 @@ int tokenizer_vocab_size(const Tokenizer *tokenizer);
 /* The token that stands between documents, or -1 where there is none. */
 int tokenizer_end_of_text(const Tokenizer *tokenizer);
 
-/* The bytes of one token, owned by the tokenizer, without a 0 behind them; NULL for a number that is no token, as a
+/* The bytes of one token, owned by the tokenizer, without a 0 after them; NULL for a number that is no token, as a
  * model with a padded vocabulary may produce. */
 const char *tokenizer_decode(const Tokenizer *tokenizer, int token, size_t *bytes);
 

@@ -9,7 +9,7 @@
 
 #include "data/tokenizer/char_class.h"
 
-/* A longer word is cut behind the last character that fits, and what follows begins a new one. */
+/* A longer word is cut after the last character that fits, and what follows begins a new one. */
 enum { WORD_MAX_BYTES = 1 << 20 };
 
 EXTERN_C_BEGIN

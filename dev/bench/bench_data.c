@@ -1,11 +1,11 @@
-/* bench_data: how fast text becomes GPT-2's tokens, on one core and on all, and how fast tiktoken does the same beside
+/* bench_data: how fast text becomes GPT-2's tokens, on one core and on all, and how fast tiktoken does the same next to
  * it.
  *
  *     build/bench_data TEXT [--vocab=data/gpt2] [--threads=N] [--runs=3] [--python=python3] [--json=FILE]
  *
  * The text lies in memory, divided into documents of a million characters; reading and writing files is not measured.
  * Every run begins with new encoders, which have seen no word. There are --runs before tiktoken's three and as many
- * behind them; as machines are shared, the fastest counts, of both, and the JSON has our medians, too. tiktoken is
+ * after them; as machines are shared, the fastest counts, of both, and the JSON has our medians, too. tiktoken is
  * left out where that Python does not have it; dev/bench/tiktoken_speed.py is what it runs. Both must find as many
  * tokens. */
 #include <errno.h>

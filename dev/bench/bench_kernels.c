@@ -42,7 +42,7 @@ typedef struct Sizes {
 
 typedef enum Element { ACTIVATION, FLOAT, TOKEN } Element;
 
-/* An array that an operation works on: as many of it as there are sets, one behind the other. */
+/* An array that an operation works on: as many of it as there are sets, one after the other. */
 typedef struct Operand {
     Element element;
     size_t count, bytes; /* of one, with what aligns the next */
@@ -363,7 +363,7 @@ static void bench_linear(Bench *b, Linear l, bool accumulate) {
     measure(b, &weight);
 }
 
-/* The layer behind which GELU comes, and the one before which its derivative does, and their bias gradients. */
+/* The layer after which GELU comes, and the one before which its derivative does, and their bias gradients. */
 static void bench_mlp(Bench *b, Linear up, Linear down) {
     double size = (double)dtype_size(b->be->activation), hidden_bytes = size * up.N * (double)up.OC;
     Case forward = linear_forward(b, up, "forward", run_forward);

@@ -6,10 +6,10 @@
  * Elementwise passes are measured by the bytes that they cannot do without (each rule's header counts them; on a GPU,
  * where no cache holds a batch of matrices, Newton-Schulz reads and writes them once more to scale them) over the time
  * they take, against a plain copy's bytes read and written; Newton-Schulz by its FLOP/s, against a large matmul
- * (measure.h). Machines are shared and their speed drifts, so copy and matmul are timed beside each measurement, and
+ * (measure.h). Machines are shared and their speed drifts, so copy and matmul are timed next to each measurement, and
  * the ratios' medians are what counts. On a GPU a measurement is a run of steps that are asked for ahead.
  *
- * Beside it stands what the slowest of 8 processes would take: by each one's share of the bytes and of Newton-Schulz,
+ * Next to it stands what the slowest of 8 processes would take: by each one's share of the bytes and of Newton-Schulz,
  * at the speed measured here, exchanges between processes not counted. */
 #include <math.h>
 #include <stdio.h>

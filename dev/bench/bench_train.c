@@ -195,7 +195,7 @@ static void take_apart(Bench *bench, Figures *f) {
     f->apart_optimizer = f->apart_seconds - f->apart_gradient;
 }
 
-/* The first steps choose algorithms and touch all memory. What they leave behind may be anything. */
+/* The first steps choose algorithms and touch all memory. What they leave may be anything. */
 static void warm_up(Bench *bench) {
     Backend *be = bench->be;
     be->autotune(be, true);

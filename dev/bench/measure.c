@@ -24,7 +24,7 @@ static const char *const recompute_names[] = {"none", "mlp", "block"};
 
 const char *bench_recompute_name(Recompute recompute) { return recompute_names[recompute]; }
 
-/* What is behind "--NAME=", or NULL where the argument is another option. */
+/* What is after "--NAME=", or NULL where the argument is another option. */
 static const char *value_of(const char *argument, const char *name) {
     size_t length = strlen(name);
     bool same = strncmp(argument, "--", 2) == 0 && strncmp(argument + 2, name, length) == 0;

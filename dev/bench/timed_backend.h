@@ -1,5 +1,5 @@
 /* timed_backend.h: how long each operation of a Backend takes: while the timing is on, the table's operations are
- * replaced, in place, by ones that wait for the device before and behind. So nothing runs ahead, and a step takes
+ * replaced, in place, by ones that wait for the device before and after. So nothing runs ahead, and a step takes
  * longer than without: the parts are for finding out where time goes, not for adding up. */
 #ifndef MARS_DEV_BENCH_TIMED_BACKEND_H
 #define MARS_DEV_BENCH_TIMED_BACKEND_H

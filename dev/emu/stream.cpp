@@ -62,7 +62,7 @@ static bool exists(CUstream_st *stream) {
 
 bool stream_exists(cudaStream_t stream) { return !stream || exists(stream); }
 
-/* The stream behind a handle; NULL where there is none. */
+/* The stream that a handle stands for; NULL where there is none. */
 static CUstream_st *stream_of(cudaStream_t handle) {
     if (!handle) return default_stream(current_device());
     return exists(handle) ? handle : nullptr;
@@ -184,7 +184,7 @@ static void queue_copy(CUstream_st *stream, void *to, const void *from, size_t b
 }
 
 /* What is done when a copy returns. A copy to pageable memory always is. cudaMemcpy() between pinned and device memory
- * is, but not one inside the device; of one from pageable memory only the reading is, behind all earlier work. */
+ * is, but not one inside the device; of one from pageable memory only the reading is, after all earlier work. */
 static cudaError_t copy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t handle, bool wait) {
     CUstream_st *stream = stream_of(handle);
     if (!stream) return remember(cudaErrorInvalidResourceHandle);

@@ -296,26 +296,22 @@ template <bool transpose> __global__ void load_fragments(uint32_t *out) {
     __shared__ __align__(16) uint16_t s[32][8]; /* four pieces, one below the other */
     for (int i = 0; i < 8; i++) s[threadIdx.x][i] = threadIdx.x * 8 + i;
     __syncwarp();
-    uint32_t four[4], two[2];
-    if (transpose) {
+    uint32_t four[4];
+    if (transpose)
         ldmatrix_x4_trans(four, s[threadIdx.x]);
-        ldmatrix_x2_trans(two, threadIdx.x < 16 ? s[threadIdx.x] : nullptr);
-    } else {
+    else
         ldmatrix_x4(four, s[threadIdx.x]);
-        ldmatrix_x2(two, threadIdx.x < 16 ? s[threadIdx.x] : nullptr);
-    }
-    for (int i = 0; i < 4; i++) out[threadIdx.x * 6 + i] = four[i];
-    for (int i = 0; i < 2; i++) out[threadIdx.x * 6 + 4 + i] = two[i];
+    for (int i = 0; i < 4; i++) out[threadIdx.x * 4 + i] = four[i];
 }
 template <bool transpose> static void fragments_are_where_ptx_says() {
-    DeviceArray<uint32_t> out(32 * 6);
+    DeviceArray<uint32_t> out(32 * 4);
     load_fragments<transpose><<<1, 32>>>(out);
     std::vector<uint32_t> got = out.values();
     for (int lane = 0; lane < 32; lane++)
-        for (int i = 0; i < 6; i++) {
-            const unsigned piece = i % 4 * 64, near = lane / 4, pair = lane % 4 * 2;
+        for (int i = 0; i < 4; i++) {
+            const unsigned piece = i * 64, near = lane / 4, pair = lane % 4 * 2;
             const unsigned low = transpose ? pair * 8 + near : near * 8 + pair, step = transpose ? 8 : 1;
-            assert_int_equal(got[lane * 6 + i], (piece + low) | (piece + low + step) << 16);
+            assert_int_equal(got[lane * 4 + i], (piece + low) | (piece + low + step) << 16);
         }
 }
 
@@ -356,16 +352,16 @@ __global__ void multiply_matrices(float *out, const bf16 *a, const bf16 *b, int 
         cp_async_wait<1>();
         __syncthreads();
         const Stage &s = stage[k / 16 % 2];
-        uint32_t fragment_a[4], fragment_b[2];
+        uint32_t fragment_a[4], fragment_b[4]; /* b has two pieces, and each is loaded twice */
         if (A_TRANSPOSED)
             ldmatrix_x4_trans(fragment_a, s.a + (lane % 8 + lane / 16 * 8) * 16 + lane / 8 % 2 * 8);
         else
             ldmatrix_x4(fragment_a, s.a + lane % 16 * 16 + lane / 16 * 8);
         if (B_TRANSPOSED)
-            ldmatrix_x2(fragment_b, s.b + lane % 8 * 16 + lane / 8 % 2 * 8);
+            ldmatrix_x4(fragment_b, s.b + lane % 8 * 16 + lane / 8 % 2 * 8);
         else
-            ldmatrix_x2_trans(fragment_b, s.b + lane % 16 * 8);
-        mma_m16n8k16(d, fragment_a, fragment_b);
+            ldmatrix_x4_trans(fragment_b, s.b + lane % 16 * 8);
+        mma_m16n8k16(d, fragment_a, {fragment_b[0], fragment_b[1]});
         __syncthreads();
     }
     for (int i = 0; i < 4; i++) out[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = d[i];

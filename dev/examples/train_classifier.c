@@ -121,7 +121,7 @@ int main(int argc, char **argv) {
     if (!optim) die("%s", error.text);
 
     /* The points, and weights of variance 2/in, which suits ReLU (He et al. 2015). */
-    static Point points[POINTS + TESTS]; /* to train on, and behind them those to test with */
+    static Point points[POINTS + TESTS]; /* to train on, and after them those to test with */
     float *p[TENSORS], *d[TENSORS];      /* each tensor's parameters and gradient */
     uint64_t random = 1;
     for (int n = 0; n < POINTS + TESTS; n++) points[n] = random_point(&random);

@@ -1,4 +1,4 @@
-/* fuzz_config.c: the config parser. The input is a config file and then, behind a line "%%", arguments of a command
+/* fuzz_config.c: the config parser. The input is a config file and then, after a line "%%", arguments of a command
  * line, one a line. What is accepted lies within the ranges of the table of keys and comes back from its own JSON. */
 #include <stdlib.h>
 #include <string.h>

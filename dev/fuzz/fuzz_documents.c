@@ -38,7 +38,7 @@ static void append(Buffer *buffer, const void *data, size_t bytes) {
     buffer->bytes += bytes;
 }
 
-/* All documents behind each other, and where each ends, as size_t. */
+/* All documents after each other, and where each ends, as size_t. */
 typedef struct Documents {
     bool ok;
     DocumentCounts counts;

@@ -1,4 +1,4 @@
-/* fuzz_encode.c: text to GPT-2's tokens, whatever its bytes. Behind four bytes that say where the text is cut, the
+/* fuzz_encode.c: text to GPT-2's tokens, whatever its bytes. After four bytes that say where the text is cut, the
  * input is the text. Its tokens must be those of the definitions, written here once more without a thought of speed: UTF-8
  * by the numbers, words by trying the pattern's alternatives, merges pass by pass. They must be the same in whatever
  * pieces the text comes, and where the pipeline cuts it, and decode to the text with U+FFFD in the place of what is no UTF-8,

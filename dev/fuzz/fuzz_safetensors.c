@@ -1,5 +1,5 @@
 /* fuzz_safetensors.c: headers of safetensors files. The input is a whole file; or, where its first byte is odd, the
- * header alone, behind the number of bytes of data that the file has. The tensors of a file that is accepted are read,
+ * header alone, after the number of bytes of data that the file has. The tensors of a file that is accepted are read,
  * and must come back the same from a file that we write. */
 #include <math.h>
 #include <stdlib.h>

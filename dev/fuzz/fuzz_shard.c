@@ -58,7 +58,7 @@ static bool is_valid(File *file) {
            (uint64_t)header[2] * 2 == file->bytes - HEADER_BYTES;
 }
 
-/* The file and the index in it of a token of the stream; NULL behind the last one. */
+/* The file and the index in it of a token of the stream; NULL after the last one. */
 static const File *find_token(const File *files, int count, int64_t position, int64_t *index) {
     for (int i = 0; i < count; i++) {
         int64_t tokens = (int64_t)(files[i].bytes - files[i].header_bytes) / 2;

@@ -24,7 +24,7 @@ static int write_letter(char *out, unsigned char byte, bool is_json) {
     return count;
 }
 
-/* The token's letters with a 0 behind them. */
+/* The token's letters with a 0 after them. */
 static void write_letters(char out[TOKEN_BYTES * LETTER_BYTES + 1], const Token *token, bool is_json) {
     int count = 0;
     for (int i = 0; i < token->length; i++) count += write_letter(out + count, (unsigned char)token->bytes[i], is_json);

@@ -33,7 +33,7 @@ char *test_program(const char *name);
 
 void test_write_file(const char *path, const void *data, size_t bytes);
 void test_write_text(const char *path, const char *text);
-/* The file's content with a 0 byte behind it; the caller frees. Fails the test where the file cannot be read. */
+/* The file's content with a 0 byte after it; the caller frees. Fails the test where the file cannot be read. */
 char *test_read_file(const char *path, size_t *bytes);
 
 typedef struct CommandResult {

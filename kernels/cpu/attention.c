@@ -196,7 +196,7 @@ static void attention_forward(Backend *be, void *out, float *lse, const void *qk
 
 /* ---- backward ---- */
 
-/* p = exp(scale s - lse) and ds = p (dp - delta) scale over the visible keys, 0 behind them. */
+/* p = exp(scale s - lse) and ds = p (dp - delta) scale over the visible keys, 0 after them. */
 static void backward_row(act *RESTRICT p, act *RESTRICT ds, const float *RESTRICT s, const float *RESTRICT dp,
                          float lse, float delta, int visible, int keys, float scale) {
 #pragma omp simd

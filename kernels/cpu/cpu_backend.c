@@ -1,4 +1,4 @@
-/* cpu_backend.c: opening a CPU table: memory, copies, and the list of operations, which live in the files beside
+/* cpu_backend.c: opening a CPU table: memory, copies, and the list of operations, which live in the files next to
  * this one. */
 #include "kernels/cpu/cpu_backend.h"
 

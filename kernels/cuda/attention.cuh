@@ -89,7 +89,7 @@ template <int ROWS, int HS, int THREADS> struct TileLoader {
     }
     /* Starts copying the next ROWS rows, of which there are `rows`. */
     __device__ __forceinline__ void load(bf16 *tile, int pitch, int rows) { copy<false>(tile, pitch, rows, 0); }
-    /* The same, and behind that tile one of a second array, which lies `apart` elements behind the first. */
+    /* The same, and after that tile one of a second array, which lies `apart` elements after the first. */
     __device__ __forceinline__ void load_pair(bf16 *tile, int pitch, int rows, int apart) {
         copy<true>(tile, pitch, rows, apart);
     }
@@ -114,7 +114,7 @@ template <int HS> struct TileFragments {
     const char *shared;
     int by_rows, by_columns;
 
-    /* Of the tile that begins `tile` elements behind `shared`, where shared memory begins. */
+    /* Of the tile that begins `tile` elements after `shared`, where shared memory begins. */
     __device__ __forceinline__ TileFragments(const bf16 *shared, int tile) {
         int lane = threadIdx.x % WARP;
         this->shared = reinterpret_cast<const char *>(shared);
@@ -208,7 +208,7 @@ template <int M> __device__ __forceinline__ void round_scores(uint32_t (&p)[M][4
         for (int i = 0; i < 4; i++) p[m][i] = pack_pair(s[m][i / 2][i % 2 * 2], s[m][i / 2][i % 2 * 2 + 1]);
 }
 
-/* Makes scores -infinity where the key is behind the query. `ahead`: by how much the first key is. */
+/* Makes scores -infinity where the key is after the query. `ahead`: by how much the first key is. */
 template <bool ROWS_ARE_KEYS, int M> __device__ __forceinline__ void mask_scores(float (&s)[M][2][4], int ahead) {
     int row = threadIdx.x % WARP / 4, column = threadIdx.x % 4 * 2;
     ahead += ROWS_ARE_KEYS ? row - column : column - row;

@@ -12,7 +12,7 @@
  * counts is that one is done while the other is: three blocks, 12 warps, fit a multiprocessor with 168 registers a thread,
  * and a warp makes two steps together, so that it takes the exponentials of one while its scores of the other are being
  * made. Steps on the diagonal, two for each warp, are made one by one, since the mask takes registers too. And what counts
- * is that little else is left to do: beside an exponential there are a multiply-add, an addition and half a rounding per
+ * is that little else is left to do: next to an exponential there are a multiply-add, an addition and half a rounding per
  * score.
  *
  * For that, the row maximum is not looked for. Any reference that keeps exponentials from overflow gives the same result in

@@ -1,5 +1,5 @@
 /* cuda_backend.cu: opening a CUDA table: the GPU, its memory, copies, uploads and the stopwatch, and the list of
- * operations, which live in the files beside this one. */
+ * operations, which live in the files next to this one. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,7 +162,7 @@ static void cuda_copy_from_host_async(Backend *be, void *device, const void *hos
     cuda_check(cudaEventRecord(slot->done, staging->stream), "marking an upload");
 }
 
-/* Uploads run one behind the other, so the last one's end is that of all. */
+/* Uploads run one after the other, so the last one's end is that of all. */
 static void cuda_wait_for_copies(Backend *be) {
     CudaStaging *staging = cuda_backend(be)->staging;
     UploadSlot *last = &staging->slots[(staging->next + UPLOAD_SLOTS - 1) % UPLOAD_SLOTS];
@@ -225,7 +225,7 @@ static void cuda_stopwatch_stop(Backend *be) {
 
 enum { ROUND_THREADS = 256 };
 
-/* Thread i converts pack i of 8; the few behind the last whole pack are done one by one. */
+/* Thread i converts pack i of 8; the few after the last whole pack are done one by one. */
 static __global__ void __launch_bounds__(ROUND_THREADS) round_kernel(bf16 *out, const float *in, size_t n) {
     size_t at = ((size_t)blockIdx.x * ROUND_THREADS + threadIdx.x) * Pack<bf16>::N;
     if (at + Pack<bf16>::N <= n && is_pack_aligned(in) && is_pack_aligned(out)) {

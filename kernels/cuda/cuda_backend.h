@@ -2,8 +2,8 @@
  * (optim/multi_tensor.cu) or order work on the GPU (comm/nccl.c), share. It compiles as C; what kernels are made of is
  * in device.cuh.
  *
- * Every operation of the table is launched on one stream, so they run one behind the other. Two more streams exist
- * beside it: one brings batches from the host (cuda_backend.cu), one is NCCL's (comm/nccl.c); events tie them to the
+ * Every operation of the table is launched on one stream, so they run one after the other. Two more streams exist
+ * next to it: one brings batches from the host (cuda_backend.cu), one is NCCL's (comm/nccl.c); events tie them to the
  * first. */
 #ifndef MARS_KERNELS_CUDA_CUDA_BACKEND_H
 #define MARS_KERNELS_CUDA_CUDA_BACKEND_H

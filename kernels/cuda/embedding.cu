@@ -116,7 +116,7 @@ static __device__ __forceinline__ unsigned lanes_alike(int digit, unsigned among
     return alike;
 }
 
-/* Moves the positions of a tile to their places by digit: behind all smaller digits, and behind the same digit in the
+/* Moves the positions of a tile to their places by digit: after all smaller digits, and after the same digit in the
  * tiles before, in the warps before (each has ROUNDS x 32 positions that follow each other), in the rounds before and
  * in the lanes before. */
 static __global__ void __launch_bounds__(SORT_THREADS)
@@ -275,7 +275,7 @@ static __global__ void __launch_bounds__(MAX_THREADS)
             for (int i = 0; i < BATCH; i++)
                 if (first + i < B) row[i] = load_pack<VEC>(dout + ((size_t)(first + i) * seq_len + t) * C + c);
 #pragma unroll
-            for (int i = 0; i < BATCH; i++) add_to(sum, row[i]); /* zeros behind the last */
+            for (int i = 0; i < BATCH; i++) add_to(sum, row[i]); /* zeros after the last */
         }
         float *to = dwpe + (size_t)t * C + c;
         if (accumulate)

@@ -10,7 +10,7 @@
  *     residual + forward  8     reads x and delta, writes sum and out
  *     backward            8     reads dout, x and dx, writes dx
  *
- * weight, bias, mean and rstd are small beside that. To move just those bytes a row must be held between the two passes
+ * weight, bias, mean and rstd are small next to that. To move just those bytes a row must be held between the two passes
  * over it, the statistics and the result. A thread holds one pack, 16 bytes, of each of a few rows in registers, and as
  * many threads as a row has packs stand side by side: 96 for 768 channels of bf16, 200 for 1600. That takes no more
  * registers for long rows than for short ones, each thread meets only one pack of weight and bias, and in the backward
@@ -92,7 +92,7 @@ static __device__ __forceinline__ Pack<T> normalized(const Pack<T> &x, float mea
  * where it has read). Mean and variance are taken one after the other from the row in registers, not from sums of x and
  * x^2, whose difference loses the variance of rows that lie far from 0.
  *
- * Block b takes FORWARD_ROWS rows from b FORWARD_ROWS on; thread i pack i of each. What has no row or is behind its end
+ * Block b takes FORWARD_ROWS rows from b FORWARD_ROWS on; thread i pack i of each. What has no row or is after its end
  * counts as zeros. */
 template <class T, bool RESIDUAL>
 static __global__ void __launch_bounds__(MAX_THREADS, 2)
@@ -163,7 +163,7 @@ static __device__ __forceinline__ void store_sum_of_teams(float *to, float *so_f
     }
 }
 
-/* What a thread holds of a row for the sums: zeros where there is no row, or where the thread is behind its end. */
+/* What a thread holds of a row for the sums: zeros where there is no row, or where the thread is after its end. */
 template <class T> struct BackwardRow {
     Pack<T> dout, x;
     float mean, rstd;
@@ -182,7 +182,7 @@ static __device__ __forceinline__ BackwardRow<T> load_row(const T *dout, const T
 
 /* A block has blockDim.y teams of blockDim.x threads; a team takes one row at a time, thread i of it pack i. The grid
  * is no larger than what runs at once, and strides over the rows: each block leaves a partial sum of dweight, and with
- * BIAS of dbias, in `parts` (blocks, 1 or 2, C), and these should be few beside the rows.
+ * BIAS of dbias, in `parts` (blocks, 1 or 2, C), and these should be few next to the rows.
  *
  * Dynamic shared memory: 2 C floats where there are several teams. */
 template <class T, bool BIAS>

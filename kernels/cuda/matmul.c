@@ -7,10 +7,10 @@
  * Speed. Each shape has an entry in a table, with the library's descriptors and the algorithm, so that a call allocates
  * nothing and never waits for the GPU. The library proposes algorithms, fastest first by its own estimate, for operands
  * that are aligned as these are. While autotuning, the proposals for a shape are timed: those with the epilogue in the
- * matmul, and those with a kernel behind it.
+ * matmul, and those with a kernel after it.
  *
  * Determinism. Only algorithms that repeat bit for bit are taken: sums over k in one piece, or in parts that lie in the
- * workspace as float32 and are added in order behind the matmul. The library's other two ways to add parts are left
+ * workspace as float32 and are added in order after the matmul. The library's other two ways to add parts are left
  * out: in the output itself, in an order that is not documented, and in the output's type, which rounds more than once.
  * A matrix of a batch is to have the bits that it has alone, so a batch's algorithm is the same however many matrices
  * there are, and does not split sums, which would need a workspace for each. All work of a handle is on one stream, with
@@ -135,7 +135,7 @@ static void set_layout(const MatmulEntry *entry, cublasLtMatrixLayout_t layout,
     check_matmul(cublasLtMatrixLayoutSetAttribute(layout, attribute, value, bytes), describing, &entry->key);
 }
 
-/* Of dense matrices that are stored row by row, one behind the other. */
+/* Of dense matrices that are stored row by row, one after the other. */
 static cublasLtMatrixLayout_t layout_create(const MatmulEntry *entry, int64_t type, int64_t rows, int64_t columns) {
     cublasLtMatrixLayout_t layout;
     int64_t stride = rows * columns;
@@ -240,7 +240,8 @@ static bool is_admissible(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAl
 
 static void set_preference(CudaMatmul *matmul, cublasLtMatmulPreferenceAttributes_t attribute, const void *value,
                            size_t bytes) {
-    check_cublaslt(cublasLtMatmulPreferenceSetAttribute(matmul->preference, attribute, value, bytes), "stating a preference");
+    check_cublaslt(cublasLtMatmulPreferenceSetAttribute(matmul->preference, attribute, value, bytes),
+                   "stating a preference");
 }
 
 static void set_alignment(CudaMatmul *matmul, cublasLtMatmulPreferenceAttributes_t attribute, int64_t bytes) {

@@ -14,7 +14,7 @@ typedef enum CudaEpilogue {
     CUDA_EPILOGUE_GELU_BACKWARD, /* d = sums GELU'(pre) */
 } CudaEpilogue;
 
-/* d[i] = alpha op(a[i]) . op(b[i]) + beta c[i], as in BatchedMatmul: row-major, dense, one behind the other. */
+/* d[i] = alpha op(a[i]) . op(b[i]) + beta c[i], as in BatchedMatmul: row-major, dense, one after the other. */
 typedef struct CudaGemm CudaGemm;
 struct CudaGemm {
     DType input, output; /* of a and b; of c, d, bias and pre */
@@ -30,7 +30,7 @@ struct CudaGemm {
     CudaEpilogue epilogue;
     const void *bias; /* (n) or NULL */
     void *pre;        /* (m,n); NULL where GELU need not keep it; only read by CUDA_EPILOGUE_GELU_BACKWARD */
-    /* Launches what does the work of the epilogue and the bias behind a matmul that was stored without them: in pre
+    /* Launches what does the work of the epilogue and the bias after a matmul that was stored without them: in pre
      * where GELU keeps it, else in d. For matmuls where the library has no such algorithm, or a slower one. */
     void (*finish)(Backend *be, const CudaGemm *matmul);
 };

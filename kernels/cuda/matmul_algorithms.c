@@ -122,7 +122,7 @@ static bool read_entries(CudaMatmul *matmul, char *text, MatmulEntry **list, Err
         list = &entry->next;
     }
     if (!line || !text || *text)
-        return error_set(error, "the matmul algorithms are cut off behind line %d, or something follows", number);
+        return error_set(error, "the matmul algorithms are cut off after line %d, or something follows", number);
     return true;
 }
 

@@ -57,23 +57,8 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void *
                  : "memory");
 }
 
-/* Two pieces: lanes 0 to 15 give addresses, those of the others are not used. */
-__device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(r[0]), "=r"(r[1])
-                 : "r"(shared_address(row))
-                 : "memory");
-}
-
-__device__ __forceinline__ void ldmatrix_x2_trans(uint32_t (&r)[2], const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(r[0]), "=r"(r[1])
-                 : "r"(shared_address(row))
-                 : "memory");
-}
-
 /* Copies 16 bytes, both addresses aligned to 16, and does not wait: the bytes are there for the calling thread after
- * cp_async_commit() and a cp_async_wait<N>() that covers the group; for other threads after a barrier behind that. */
+ * cp_async_commit() and a cp_async_wait<N>() that covers the group; for other threads after a barrier that follows. */
 __device__ __forceinline__ void cp_async_16(void *to_shared, const void *from_global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to_shared)), "l"(from_global)
                  : "memory");

@@ -1,5 +1,5 @@
 /* test_checkpoint_faults.c: saves that are killed or run out of disk at every place where that makes a difference. What
- * they leave behind must hold a whole checkpoint, and the next save must clear it up. The program runs itself as
+ * they leave must hold a whole checkpoint, and the next save must clear it up. The program runs itself as
  *     test_checkpoint_faults save OUT_DIR STEP VERSION KEEP
  * under dev/test/fault_injection.c. */
 #include "dev/test/model/small_model.h"

@@ -15,7 +15,7 @@ typedef struct Variant {
     const char *wte;    /* another name for the token embedding, or NULL */
     bool is_linear;     /* matrices (out, in), as nanoGPT has them, instead of Hugging Face's (in, out) */
     int more_positions; /* further rows of position embeddings */
-    const char *extra;  /* behind them a tensor of this name, of `length` numbers `value`, or NULL */
+    const char *extra;  /* after them a tensor of this name, of `length` numbers `value`, or NULL */
     int64_t length;
     float value; /* -1: the token embedding's numbers */
 } Variant;

@@ -761,7 +761,7 @@ static void test_round_trip_when_resolved(void **state) {
     assert_int_equal(again.train.total_batch_size, 60);
 }
 
-/* Bytes behind a string's end, and padding, must not depend on what was there before. */
+/* Bytes after a string's end, and padding, must not depend on what was there before. */
 static void test_equal_configs_are_equal_bytes(void **state) {
     (void)state;
     Config a, b;

@@ -400,7 +400,7 @@ test_documents_of_nanogpt() {
     [ "$(head -c -1 "$here/numbers" | sha256sum | cut -c 1-16)" = c9b5c7746e00f1a0 ]
 }
 
-# described FOLDER TEXT...: its tokens.json holds these, and right numbers of tokens; the vocabulary lies beside it.
+# described FOLDER TEXT...: its tokens.json holds these, and right numbers of tokens; the vocabulary lies next to it.
 described() {
     local folder=$1 text half header
     shift

@@ -129,7 +129,7 @@ static void assert_fails(const char *what, const char *path, const char *because
         fail_msg("%s: '%s' does not say '%s' and '%s'", what, error.text, path, because);
 }
 
-/* Alone, behind another one, and plain. Sizes around those of the blocks. */
+/* Alone, after another one, and plain. Sizes around those of the blocks. */
 static void test_packed_files(void **state) {
     (void)state;
     const size_t sizes[] = {0, 1, 5, 1000, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3000000};
@@ -153,7 +153,7 @@ static void test_packed_files(void **state) {
     }
 }
 
-/* Cut off anywhere, something behind the end, a byte that is another one. */
+/* Cut off anywhere, something after the end, a byte that is another one. */
 static void test_damaged_files(void **state) {
     (void)state;
     char *text = make_text(20000), *path = checked_strdup(test_path("damaged"));
@@ -213,7 +213,7 @@ static void test_which_files(void **state) {
 
 /* ---- documents ---- */
 
-/* What came, as text: | stands behind each document. */
+/* What came, as text: | stands after each document. */
 typedef struct Came {
     char *text;
     size_t bytes;

@@ -22,7 +22,7 @@ static uint32_t next_random(uint32_t *state) {
     return *state >> 16;
 }
 
-/* Words, numbers, signs, spaces of all kinds, lines, letters of several alphabets, and what is no UTF-8; a 0 behind it. */
+/* Words, numbers, signs, spaces of all kinds, lines, letters of several alphabets, and what is no UTF-8; a 0 after it. */
 static char *make_text(size_t bytes, uint32_t seed) {
     static const char *const parts[] = {" the",
                                         " a",
@@ -116,7 +116,7 @@ static void test_cuts(void **state) {
 
 /* ---- the program ---- */
 
-/* The tokens of all files that match, behind each other. */
+/* The tokens of all files that match, after each other. */
 static TokenBuffer read_tokens(const char *pattern) {
     ShardSet *set;
     Error error;

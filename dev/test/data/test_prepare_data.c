@@ -32,7 +32,7 @@ static char *make_folder(const char *name) {
     return path;
 }
 
-/* Fails unless the folder holds just the files of `expected`, names in order with a space behind each. */
+/* Fails unless the folder holds just the files of `expected`, names in order with a space after each. */
 static void assert_files(const char *folder, const char *expected) {
     char *names[64], list[64 * 257] = "";
     size_t count = 0;

@@ -362,7 +362,7 @@ static void test_every_piece(void **state) {
     }
 }
 
-/* The words of a text, with '|' behind each; the caller frees. */
+/* The words of a text, with '|' after each; the caller frees. */
 static char *divided(const uint8_t *classes, const char *text, bool is_end) {
     size_t bytes = strlen(text), at = 0, count = 0, length;
     char *words = checked_malloc(2 * bytes + 1, "words");
@@ -506,7 +506,7 @@ static size_t from_hex(const char *hex, char *bytes) {
     return strlen(hex) / 2;
 }
 
-/* In front of, between and behind other text. */
+/* In front of, between and after other text. */
 static void test_replaced_as_in_python(void **state) {
     (void)state;
     if (!gpt2) skip();

@@ -255,8 +255,8 @@ static void test_score(void **state) {
 }
 
 /* A model that looks at one token, and expects more letters of the same half of the alphabet: logits 4 for its 13
- * letters, -4 for the other 13 and 0 for the other 230 bytes; behind these all alike. So a letter of the same half costs
- * log(940.1) - 4 = 2.85, one of the other half 10.85, a space behind a letter 6.85, and a letter behind a space
+ * letters, -4 for the other 13 and 0 for the other 230 bytes; after these all alike. So a letter of the same half costs
+ * log(940.1) - 4 = 2.85, one of the other half 10.85, a space after a letter 6.85, and a letter after a space
  * log(256) = 5.55. */
 static void set_halves(GPT2 *model) {
     const TensorTable *table = &model->table;
@@ -339,7 +339,7 @@ static void check_lines(const cJSON *log, int examples) {
     int lines, validations;
     double *steps = lines_of(log, "hellaswag", "step", &lines), *others = lines_of(log, "val", "step", &validations);
     double *scores = lines_of(log, "hellaswag", "accuracy_norm", &lines);
-    assert_int_equal(lines, 4); /* before the first step, every fourth, and behind the last */
+    assert_int_equal(lines, 4); /* before the first step, every fourth, and after the last */
     assert_int_equal(validations, lines);
     assert_memory_equal(steps, others, (size_t)lines * sizeof *steps);
     for (int i = 0; i < lines; i++) {
@@ -349,7 +349,7 @@ static void check_lines(const cJSON *log, int examples) {
     free(steps), free(others), free(scores);
 }
 
-/* The same lines from a run that was stopped behind a checkpoint and resumed, and from two processes. */
+/* The same lines from a run that was stopped after a checkpoint and resumed, and from two processes. */
 static void test_trainer(void **state) {
     (void)state;
     enum { EXAMPLES = 25 };

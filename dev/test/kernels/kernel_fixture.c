@@ -22,7 +22,7 @@ static const double float_limit = 1e-5, bfloat16_limit = 4e-3;
 
 /* ---- elements ---- */
 
-/* The type behind an element in this table. */
+/* The type of an element in this table. */
 static Element stored_as(const Fixture *f, Element element) {
     return element == ACTIVATION && f->activation == DTYPE_FLOAT32 ? FLOAT : element;
 }

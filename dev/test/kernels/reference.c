@@ -1,4 +1,4 @@
-/* reference.c: the float64 loops of reference.h. Each derivative stands behind the formula it is derived from.
+/* reference.c: the float64 loops of reference.h. Each derivative stands after the formula it is derived from.
  * Meant to be checked by reading: nothing is hoisted, fused or reordered for speed. */
 #include "dev/test/kernels/reference.h"
 

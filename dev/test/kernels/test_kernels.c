@@ -336,11 +336,11 @@ static void test_cross_entropy_special(void **state) {
         Array *logits = array_in_out(f, ACTIVATION, N, VP, 3.0);
         double *values = host_numbers(f, N * VP);
         memcpy(values, logits->value, N * VP * sizeof *values);
-        values[0 * VP + 2] = NAN;        /* beside the target */
+        values[0 * VP + 2] = NAN;        /* next to the target */
         values[1 * VP + 2] = -NAN;       /* the target */
-        values[2 * VP + 258] = INFINITY; /* beside the target */
+        values[2 * VP + 258] = INFINITY; /* next to the target */
         values[3 * VP + 4] = INFINITY;   /* the target */
-        values[4 * VP + 0] = -INFINITY;  /* beside the target */
+        values[4 * VP + 0] = -INFINITY;  /* next to the target */
         values[5 * VP + 6] = -INFINITY;  /* the target */
         for (int v = 0; v < V; v++) values[6 * VP + v] = -INFINITY;
         for (int n = 0; n < N; n++) values[n * VP + V] = NAN, values[n * VP + VP - 1] = INFINITY;
@@ -351,7 +351,7 @@ static void test_cross_entropy_special(void **state) {
 
 /* ---- sums ---- */
 
-/* The total is a double: numbers of float32 size vanish beside 1e8 in a float32 sum. */
+/* The total is a double: numbers of float32 size vanish next to 1e8 in a float32 sum. */
 static void test_add_sum(void **state) {
     Fixture *f = fixture_of(state);
     Backend *be = f->be;

@@ -47,7 +47,7 @@ enum { MAX_RESULTS = 2 * N * IC };
 
 typedef struct Arrays {
     Backend *be;
-    size_t shift; /* elements that each array begins behind an aligned address */
+    size_t shift; /* elements that each array begins after an aligned address */
     char *memory, *next;
 } Arrays;
 
@@ -157,7 +157,7 @@ static size_t run_shifted(Backend *be, Kind kind, size_t shift, float *results) 
 
 static size_t run(Backend *be, Kind kind, float *results) { return run_shifted(be, kind, 0, results); }
 
-/* The same while algorithms are timed, which leaves the algorithm behind and a result. */
+/* The same while algorithms are timed, which leaves the algorithm and a result. */
 static size_t tune(Backend *be, Kind kind, float *results) {
     be->autotune(be, true);
     run(be, kind, results);
@@ -394,7 +394,7 @@ static void test_algorithms_that_are_refused(void **state) {
     be->close(be), fresh->close(fresh);
 }
 
-/* The epilogue in the matmul or in a kernel behind it: the same up to roundings. */
+/* The epilogue in the matmul or in a kernel after it: the same up to roundings. */
 static void test_epilogues_in_kernels(void **state) {
     (void)state;
     need_gpu();

@@ -17,7 +17,7 @@ static const double *weights(const TensorTable *table, const double *params, con
     return index < 0 ? NULL : params + table->tensors[index].offset;
 }
 
-/* The same of block l, for a name behind "h.L.". */
+/* The same of block l, for a name after "h.L.". */
 static const double *block_weights(const TensorTable *table, const double *params, int l, const char *name) {
     char full[TENSOR_NAME_LENGTH];
     snprintf(full, sizeof full, "h.%d.%s", l, name);
@@ -40,16 +40,16 @@ static void block_forward(double *x, const GPT2Config *config, const TensorTable
     reference_matmul_forward(qkv, norm, BLOCK_WEIGHTS("attn.c_attn.weight"), BLOCK_WEIGHTS("attn.c_attn.bias"), N, C,
                              3 * C);
     reference_attention_forward(attended, lse, qkv, B, T, C, NH, scale);
-    reference_matmul_forward(sublayer_out, attended, BLOCK_WEIGHTS("attn.c_proj.weight"), BLOCK_WEIGHTS("attn.c_proj.bias"),
-                             N, C, C);
+    reference_matmul_forward(sublayer_out, attended, BLOCK_WEIGHTS("attn.c_proj.weight"),
+                             BLOCK_WEIGHTS("attn.c_proj.bias"), N, C, C);
     for (int64_t i = 0; i < size; i++) x[i] += sublayer_out[i];
     reference_layernorm_forward(norm, statistics, statistics + N, x, BLOCK_WEIGHTS("ln_2.weight"),
                                 BLOCK_WEIGHTS("ln_2.bias"), N, C);
     reference_matmul_forward(hidden, norm, BLOCK_WEIGHTS("mlp.c_fc.weight"), BLOCK_WEIGHTS("mlp.c_fc.bias"), N, C,
                              4 * C);
     reference_gelu_forward(hidden, hidden, 4 * size);
-    reference_matmul_forward(sublayer_out, hidden, BLOCK_WEIGHTS("mlp.c_proj.weight"), BLOCK_WEIGHTS("mlp.c_proj.bias"), N,
-                             4 * C, C);
+    reference_matmul_forward(sublayer_out, hidden, BLOCK_WEIGHTS("mlp.c_proj.weight"), BLOCK_WEIGHTS("mlp.c_proj.bias"),
+                             N, 4 * C, C);
     for (int64_t i = 0; i < size; i++) x[i] += sublayer_out[i];
     free(norm), free(qkv), free(attended), free(sublayer_out), free(hidden), free(statistics), free(lse);
 }

@@ -47,7 +47,7 @@ void assert_holds(const Checkpoint *checkpoint, int version, bool bias);
 /* The newest whole checkpoint is that of `step`, with the numbers of `version`. */
 void assert_newest(const char *out_dir, int64_t step, int version);
 
-/* The names in a folder, sorted, with a blank behind each. */
+/* The names in a folder, sorted, with a blank after each. */
 void assert_names(const char *folder, const char *expected);
 
 EXTERN_C_END

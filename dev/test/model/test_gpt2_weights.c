@@ -156,7 +156,7 @@ static void test_initial_weights(void **state) {
         for (size_t j = 0; t->role == ROLE_VECTOR && j < t->size; j++)
             assert_true(x[j] == (strstr(t->name, ".weight") ? 1.0f : 0.0f));
     }
-    for (size_t i = 65 * 64; i < 128 * 64; i++) assert_true(model.params[i] == 0.0f); /* rows behind the vocabulary */
+    for (size_t i = 65 * 64; i < 128 * 64; i++) assert_true(model.params[i] == 0.0f); /* rows after the vocabulary */
     gpt2_free(&model);
     be->close(be);
 }

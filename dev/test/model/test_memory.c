@@ -169,7 +169,7 @@ static void test_the_largest_model(void **state) {
     be->close(be);
 }
 
-/* What others have planned behind the model counts, too. */
+/* What others have planned after the model counts, too. */
 static void test_additions_to_a_plan(void **state) {
     (void)state;
     GPT2Config config = {1, 1, 16, 32, 256, false, 0.0, true};

@@ -1,5 +1,5 @@
 /* optim_world.h: parameters, gradients and an optimizer over a table of odd tensors, with the same steps in float64
- * beside them: what the tests of optim/ share. Buffers are those of the device under test (test_device()): a test sees
+ * next to them: what the tests of optim/ share. Buffers are those of the device under test (test_device()): a test sees
  * copies of them, and changes them through what is here.
  *
  * The float64 steps are every optimizer's formulas as they are published, one tensor at a time and nothing worked out
@@ -34,7 +34,7 @@ typedef struct OptimWorld {
 /* AdamW without clipping or scaling. */
 extern const OptimConfig usual_config;
 
-/* Sizes around the alignment and around the chunks, with and without a gap behind them, many small tensors, and
+/* Sizes around the alignment and around the chunks, with and without a gap after them, many small tensors, and
  * matrices that are one row, taller and wider than square, some of the same shape. */
 TensorTable odd_table(void);
 

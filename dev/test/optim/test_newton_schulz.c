@@ -236,7 +236,7 @@ static void test_singular_values(void **state) {
     }
 }
 
-/* The size of a matrix does not matter, until 1e-7 is not small beside it. */
+/* The size of a matrix does not matter, until 1e-7 is not small next to it. */
 static void test_sizes_of_norms(void **state) {
     Fixture *f = fixture_of(state);
     const double deviations[] = {1e30, 1e5, 1e-5, 1e-8, 1e-30};

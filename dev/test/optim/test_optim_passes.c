@@ -306,7 +306,7 @@ static void test_apply(void **state) {
     be->close(be);
 }
 
-/* Matrices of odd sizes, dense, so that most do not begin at a multiple of 16 bytes; a norm of 0; what lies behind. */
+/* Matrices of odd sizes, dense, so that most do not begin at a multiple of 16 bytes; a norm of 0; what lies after. */
 static void test_normalize(void **state) {
     (void)state;
     Backend *be = open_device();

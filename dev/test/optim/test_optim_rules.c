@@ -236,7 +236,7 @@ static void set_golden_gradient(OptimWorld *w, const cJSON *values) {
     free(gradient);
 }
 
-/* g_last of step t is the second gradient of step t - 1; behind the last step there is none to be had. */
+/* g_last of step t is the second gradient of step t - 1; after the last step there is none to be had. */
 static void golden_step(OptimWorld *w, const cJSON *golden, int step, int steps) {
     double scale = at_step(item(golden, "lr_scale"), step)->valuedouble;
     set_golden_gradient(w, at_step(item(golden, "grads"), step));
@@ -265,7 +265,8 @@ typedef struct GoldenErrors {
 } GoldenErrors;
 
 /* `same` are the case's own values; `precise` are those of Newton-Schulz in float32, NULL where this is that case. */
-static void compare_golden(OptimWorld *w, const float *same, const float *precise, const char *what, GoldenErrors *errors) {
+static void compare_golden(OptimWorld *w, const float *same, const float *precise, const char *what,
+                           GoldenErrors *errors) {
     float *start = checked_malloc(w->table.length * sizeof *start, "parameters");
     const float *params = world_params(w);
     for (size_t at = 0; at < w->table.length; at++) start[at] = (float)w->start[at];
@@ -467,7 +468,7 @@ static void test_gamma_zero(void **state) {
 
 /* ---- SGD-SaI's rates ---- */
 
-/* The rate is set at the first step and not again: one element, none but zeros, a spread that is small beside the mean,
+/* The rate is set at the first step and not again: one element, none but zeros, a spread that is small next to the mean,
  * and two elements. */
 static void test_snr(void **state) {
     (void)state;

@@ -75,7 +75,7 @@ test_a_launcher_without_processes_here() {
     has "$here/output" "the run has ended, but launcher has not"
 }
 
-# Whatever it leaves behind in its process group ends with it.
+# Whatever it leaves after in its process group ends with it.
 test_nothing_is_left_of_a_launcher() {
     tree <<<'sleep 1000 & echo $! >agent; "${@:3}" 2; trap "" TERM; wait'
     launch 1

@@ -1,4 +1,4 @@
-/* train_fixture.h: running the built trainer as a user would, and reading what it left behind.
+/* train_fixture.h: running the built trainer as a user would, and reading what it left.
  *
  * A run has a name: its out_dir is the folder of that name in the scratch folder. The programs are those of $MARS_BIN
  * (default "."), fault_injection.so that of $MARS_BUILD (default "build"). What a run is about comes from a config file

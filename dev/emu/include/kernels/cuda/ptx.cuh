@@ -48,12 +48,6 @@ inline void ldmatrix_x4(uint32_t (&r)[4], const void *row, emu::Site site = EMU_
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row, emu::Site site = EMU_SITE) {
     emu::load_matrices(r, row, 4, true, site);
 }
-inline void ldmatrix_x2(uint32_t (&r)[2], const void *row, emu::Site site = EMU_SITE) {
-    emu::load_matrices(r, row, 2, false, site);
-}
-inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void *row, emu::Site site = EMU_SITE) {
-    emu::load_matrices(r, row, 2, true, site);
-}
 
 inline void cp_async_16(void *to_shared, const void *from_global, emu::Site site = EMU_SITE) {
     emu::copy_async(to_shared, from_global, true, site);
