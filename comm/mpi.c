@@ -121,8 +121,8 @@ static void reduce_piece(MpiComm *mpi, float *data, const Partition *partition, 
         receive_at[r] = r * (int)own.length;
     }
     check_mpi(MPI_Alltoallv(staged, send_count, send_at, MPI_FLOAT, mpi->received, receive_count, receive_at, MPI_FLOAT,
-                        MPI_COMM_WORLD),
-          "exchanging gradients");
+                            MPI_COMM_WORLD),
+              "exchanging gradients");
     float *RESTRICT sums = shard ? shard + own.at : staged;
     for (int r = 0; r < size; r++) {
         const float *RESTRICT part = mpi->received + (size_t)receive_at[r];
@@ -184,10 +184,11 @@ static void send_to_root(Comm *comm, int from, float *data, size_t n) {
     if (from == 0) return;
     for (size_t done = 0; done < n; done += PIECE) {
         int count = (int)min_i64(PIECE, (int64_t)(n - done));
-        if (comm->rank == from) check_mpi(MPI_Send(data + done, count, MPI_FLOAT, 0, TAG, MPI_COMM_WORLD), "sending state");
+        if (comm->rank == from)
+            check_mpi(MPI_Send(data + done, count, MPI_FLOAT, 0, TAG, MPI_COMM_WORLD), "sending state");
         if (comm->rank == 0)
             check_mpi(MPI_Recv(data + done, count, MPI_FLOAT, from, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE),
-                  "receiving state");
+                      "receiving state");
     }
 }
 
@@ -236,7 +237,8 @@ Comm *comm_open_mpi(void) {
     check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &comm->rank), "asking for the rank");
     check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &comm->size), "asking for the number of processes");
     MPI_Comm machine;
-    check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &machine), "grouping");
+    check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, comm->rank, MPI_INFO_NULL, &machine),
+              "grouping");
     MPI_Comm_rank(machine, &comm->local_rank);
     MPI_Comm_size(machine, &comm->local_size);
     comm->memory_sharers = comm->local_size;

@@ -220,6 +220,7 @@ racechecked_attention=test_one_head
 list_tests() {
     local pattern source
     for pattern in "$@"; do
+        # shellcheck disable=SC2231 # it is a pattern
         for source in dev/test/*/$pattern; do
             if [ -e "$source" ]; then echo "$BUILD/test/$(basename "${source%.*}")"; fi
         done

@@ -85,6 +85,7 @@ list_tests() {
     local folder=$1 pattern source
     shift
     for pattern in "$@"; do
+        # shellcheck disable=SC2231 # it is a pattern
         for source in dev/test/*/$pattern dev/emu/$pattern dev/fuzz/$pattern; do
             [ -e "$source" ] || continue # nothing matched
             case $source in

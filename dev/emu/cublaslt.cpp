@@ -269,8 +269,7 @@ static std::vector<float> by_rows(const Gemm &p, const Operand &x, int64_t i, bo
 }
 
 /* sums (n,m) by rows = op(B)^T op(A)^T, over columns [begin, end) of the first. */
-static void multiply(const Gemm &p, float *sums, const float *first, const float *second, int64_t begin,
-                     int64_t end) {
+static void multiply(const Gemm &p, float *sums, const float *first, const float *second, int64_t begin, int64_t end) {
     MatmulShape shape = matmul_dense(p.sizes.n, p.sizes.m, end - begin, false, false, DTYPE_FLOAT32, DTYPE_FLOAT32);
     shape.lda = p.sizes.k;
     MatmulKernel *kernel = matmul_kernel(p.handle->matmul, &shape);

@@ -99,8 +99,8 @@ template <class T> static void run_sum(const Call &call, MPI_Datatype type) {
     for (size_t at = 0; at < call.count; at += piece) {
         int n = static_cast<int>(std::min(piece, call.count - at));
         check_mpi(to_all ? PMPI_Allgather(send + at, n, type, parts.data(), n, type, comm->mpi)
-                     : PMPI_Gather(send + at, n, type, parts.data(), n, type, call.root, comm->mpi),
-              "a sum");
+                         : PMPI_Gather(send + at, n, type, parts.data(), n, type, call.root, comm->mpi),
+                  "a sum");
         if (to_all || call.root == comm->rank) add_up(receive + at, parts.data(), n, comm->size);
     }
 }
@@ -110,8 +110,8 @@ static void run_broadcast(const Call &call) {
     if (call.comm->rank == call.root && call.send != call.receive) std::memcpy(call.receive, call.send, bytes);
     for (size_t at = 0; at < bytes; at += piece)
         check_mpi(PMPI_Bcast(call.receive + at, static_cast<int>(std::min(piece, bytes - at)), MPI_BYTE, call.root,
-                         call.comm->mpi),
-              "a broadcast");
+                             call.comm->mpi),
+                  "a broadcast");
 }
 
 static void run(const Call &call) {

@@ -116,7 +116,8 @@ static Layout layout_create_any(int64_t rows, int64_t columns, DType type) {
     check_onednn(dnnl_memory_desc_create_with_tag(&layout, 2, sizes, data_type(type), dnnl_format_tag_any), "a layout");
 #else
     Layout layout = checked_malloc(sizeof *layout, "a memory layout");
-    check_onednn(dnnl_memory_desc_init_by_tag(layout, 2, sizes, data_type(type), dnnl_format_tag_any), "a memory layout");
+    check_onednn(dnnl_memory_desc_init_by_tag(layout, 2, sizes, data_type(type), dnnl_format_tag_any),
+                 "a memory layout");
 #endif
     return layout;
 }
@@ -151,7 +152,8 @@ static dnnl_primitive_attr_t attributes_create(float alpha, float beta) {
     dnnl_primitive_attr_t attributes;
     dnnl_post_ops_t after;
     check_onednn(dnnl_primitive_attr_create(&attributes), "creating attributes");
-    check_onednn(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user), "setting scratchpad mode");
+    check_onednn(dnnl_primitive_attr_set_scratchpad_mode(attributes, dnnl_scratchpad_mode_user),
+                 "setting scratchpad mode");
     check_onednn(dnnl_post_ops_create(&after), "creating post-ops");
     bool scale_last = isfinite(beta / alpha);
     if (alpha != 1.0f && !scale_last) append_scaling(after, alpha);
@@ -187,7 +189,7 @@ static void packing_create(Packing *packing, Matmul *matmul, ConstLayout stored,
     if (dnnl_memory_desc_equal(stored, wanted)) return;
     dnnl_primitive_desc_t description;
     check_onednn(dnnl_reorder_primitive_desc_create(&description, stored, matmul->engine, wanted, matmul->engine, NULL),
-          "describing the packing of a matrix");
+                 "describing the packing of a matrix");
     check_onednn(dnnl_primitive_create(&packing->reorder, description), "creating the packing of a matrix");
     check_onednn(dnnl_primitive_desc_destroy(description), "freeing a description");
     packing->from = memory_create(matmul, stored);
@@ -249,7 +251,8 @@ static size_t reserve(size_t *end, int64_t count) {
 
 static const char *implementation_of(const_dnnl_primitive_desc_t description) {
     const char *name = NULL;
-    check_onednn(dnnl_primitive_desc_query(description, dnnl_query_impl_info_str, 0, (void *)&name), "naming a product");
+    check_onednn(dnnl_primitive_desc_query(description, dnnl_query_impl_info_str, 0, (void *)&name),
+                 "naming a product");
     return name;
 }
 
@@ -373,7 +376,8 @@ Matmul *matmul_open(DType input, int threads, Error *error) {
     matmul->scratch = checked_calloc((size_t)threads, sizeof *matmul->scratch, "oneDNN");
     check_onednn(dnnl_engine_create(&matmul->engine, dnnl_cpu, 0), "creating an engine");
     for (int i = 0; i < threads; i++)
-        check_onednn(dnnl_stream_create(&matmul->streams[i], matmul->engine, dnnl_stream_default_flags), "creating a stream");
+        check_onednn(dnnl_stream_create(&matmul->streams[i], matmul->engine, dnnl_stream_default_flags),
+                     "creating a stream");
     if (!matmul_multiplies(matmul, input)) {
         matmul_close(matmul);
         error_set(error, "%s cannot multiply %s matrices on this processor; use precision float32", matmul_library(),

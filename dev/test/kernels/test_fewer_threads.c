@@ -185,7 +185,7 @@ static void test_optimizers(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++) {
         OptimConfig config = optim_defaults(names[i], 0.05);
         config.ns_dtype = NS_DTYPE_FLOAT32;
-        World *w = open_world(odd_table(), config, f->activation, THREADS, NULL);
+        OptimWorld *w = open_world(odd_table(), config, f->activation, THREADS, NULL);
         for (uint32_t step = 0; step < 2; step++) {
             set_gradient(w, random_gradient, step);
             both_step(w, config.learning_rate);

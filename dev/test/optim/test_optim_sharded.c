@@ -421,7 +421,8 @@ static const char *list_name(const Optim *optim, int list) {
 }
 
 /* Each tensor of each list within `limit` of the expected one, relatively; the same bits where it is 0. */
-static void assert_near(const char *name, const OptimWorld *w, const Memory *memory, const Memory *expected, double limit) {
+static void assert_near(const char *name, const OptimWorld *w, const Memory *memory, const Memory *expected,
+                        double limit) {
     assert_int_equal(memory->updates, expected->updates);
     for (int list = 0; list < 1 + optim_state_count(w->optim); list++)
         for (int i = 0; i < w->table.count; i++) {
