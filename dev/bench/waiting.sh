@@ -3,7 +3,9 @@
 #
 # Prints a table of milliseconds per training step, of a small and of the 124M model, with 0, 1 and 2 busy programs on
 # the same cores: for the way that every program here sets by itself (util/program.h), and for others that its user
-# can set. The last column is the worst ratio to the best way in the same column. Build first: make bench.
+# can set. Each number is the median of rounds in which all ways take turns, five for the small model and one for 124M,
+# since a busy machine's speed drifts. The last column is the worst ratio to the best way in the same column. Build
+# first: make bench.
 #
 # Environment: BUILD (default build).
 set -euo pipefail
@@ -52,13 +54,20 @@ columns=()
 for model in small_model 124M; do
     for programs in 0 1 2; do
         columns+=("$model/$programs")
+        case $model in
+            124M) rounds=1 options=(--model=small --batch=1 --steps=3) ;;
+            *) rounds=5 options=(--model=tiny --batch=8 --steps=15) ;;
+        esac
+        for ((round = 0; round < rounds; round++)); do
+            for way in "${!ways[@]}"; do
+                start_busy $programs
+                step_ms "${ways[way]}" "${options[@]}" >>"$scratch/rounds_$way"
+                stop_busy
+            done
+        done
         for way in "${!ways[@]}"; do
-            start_busy $programs
-            case $model in
-                124M) step_ms "${ways[way]}" --model=small --batch=1 --steps=3 ;;
-                *) step_ms "${ways[way]}" --model=tiny --batch=8 --steps=15 ;;
-            esac >"$scratch/${model}_${programs}_$way"
-            stop_busy
+            sort -g "$scratch/rounds_$way" | sed -n "$((rounds / 2 + 1))p" >"$scratch/${model}_${programs}_$way"
+            rm "$scratch/rounds_$way"
         done
     done
 done
