@@ -11,18 +11,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint/checkpoint_optim.h"
+#include "checkpoint/start.h"
 #include "comm/agree.h"
 #include "comm/comm.h"
 #include "config/config.h"
 #include "data/data_sets.h"
 #include "data/step_reader.h"
-#include "kernels/backend.h"
-#include "kernels/autotune.h"
-#include "checkpoint/checkpoint_optim.h"
 #include "eval/evaluate.h"
-#include "model/gpt2_memory.h"
 #include "eval/hellaswag_score.h"
-#include "checkpoint/start.h"
+#include "kernels/autotune.h"
+#include "kernels/backend.h"
+#include "model/gpt2_memory.h"
 #include "optim/optim.h"
 #include "report/console.h"
 #include "report/metrics.h"

@@ -17,8 +17,8 @@
 #define MARS_CHECKPOINT_CHECKPOINT_H
 
 #include "model/gpt2_config.h"
-#include "util/safetensors.h"
 #include "util/base.h"
+#include "util/safetensors.h"
 #include "util/tensor_table.h"
 
 EXTERN_C_BEGIN

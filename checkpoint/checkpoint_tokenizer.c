@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint/checkpoint_layout.h"
 #include "data/tokenizer/tokenizer.h"
 #include "data/tokenizer/vocabulary.h"
-#include "checkpoint/checkpoint_layout.h"
 #include "util/files.h"
 
 enum { END_OF_TEXT = VOCABULARY_END };

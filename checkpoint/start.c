@@ -7,9 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "config/config_keys.h"
+#include "checkpoint/checkpoint_gpt2.h"
 #include "checkpoint/checkpoint_layout.h"
 #include "checkpoint/checkpoint_optim.h"
+#include "config/config_keys.h"
 #include "util/files.h"
 
 /* What rank 0 found: plain bytes, for a broadcast. */
@@ -128,7 +129,7 @@ static void load_checkpoint(Start *start, const Config *config, GPT2 *model, Opt
     Error error;
     Checkpoint checkpoint;
     if (!checkpoint_open(&checkpoint, start->path, &error)) die("%s", error.text);
-    if (!gpt2_load(model, &checkpoint.model, &error)) die("%s", error.text);
+    if (!checkpoint_load_gpt2(model, &checkpoint.model, &error)) die("%s", error.text);
     if (optim && !checkpoint_into_optim(&checkpoint, &model->table, config->optimizer.name, optim, &error))
         die("%s", error.text);
     start->algorithms = checkpoint_read_algorithms(&checkpoint);
@@ -140,7 +141,7 @@ static void load_weights(const char *path, GPT2 *model) {
     Error error;
     SafetensorsFile file;
     if (!checkpoint_open_weights(&file, path, &error)) die("train.init_from: %s", error.text);
-    if (!gpt2_load(model, &file, &error)) die("train.init_from: %s", error.text);
+    if (!checkpoint_load_gpt2(model, &file, &error)) die("train.init_from: %s", error.text);
     safetensors_close(&file);
 }
 

@@ -4,9 +4,9 @@
 #ifndef MARS_CHECKPOINT_START_H
 #define MARS_CHECKPOINT_START_H
 
+#include "checkpoint/checkpoint.h"
 #include "comm/comm.h"
 #include "config/config.h"
-#include "checkpoint/checkpoint.h"
 #include "model/gpt2.h"
 #include "optim/optim.h"
 

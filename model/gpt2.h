@@ -9,10 +9,9 @@
 #ifndef MARS_MODEL_GPT2_H
 #define MARS_MODEL_GPT2_H
 
-#include "util/arena.h"
 #include "kernels/backend.h"
 #include "model/gpt2_config.h"
-#include "util/safetensors.h"
+#include "util/arena.h"
 #include "util/tensor_table.h"
 
 EXTERN_C_BEGIN
@@ -119,9 +118,10 @@ void gpt2_describe(GPT2 *model, const GPT2Config *config);
  * residual stream, gains 1, biases 0. A function of the seed alone. */
 void gpt2_init_weights(GPT2 *model, uint64_t seed);
 
-/* Takes the weights from a safetensors file with GPT-2's names. Fails if a tensor is missing, has another shape, or holds
- * a number that is not finite (a float64 beyond float32's range, too); the message names it. */
-bool gpt2_load(GPT2 *model, const SafetensorsFile *file, Error *error);
+/* Sets the master weights of one tensor from host memory, tensor.size floats. When all are set, gpt2_params_changed()
+ * makes the weight copies follow. */
+void gpt2_set_tensor(GPT2 *model, int tensor, const float *host);
+void gpt2_params_changed(GPT2 *model);
 
 /* Starts bringing a batch of B sequences of T <= block_size tokens (host pointers, (B,T) each) to the device, in
  * parallel with the pass that is enqueued next if that is over an earlier batch. At most GPT2_BATCHES are on the device; passes take

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "checkpoint/checkpoint.h"
 #include "model/gpt2.h"
 #include "util/philox.h"
 
@@ -168,21 +167,12 @@ void gpt2_free(GPT2 *model) {
 
 /* ---- weights ---- */
 
-/* Host memory for any one tensor. All of them at once would be as much again as the model. */
-static float *host_tensor(const TensorTable *table, const char *what) {
-    size_t largest = 0;
-    for (int i = 0; i < table->count; i++)
-        if (table->tensors[i].size > largest) largest = table->tensors[i].size;
-    return checked_malloc(largest * sizeof(float), what);
-}
-
-static void set_tensor(GPT2 *model, int tensor, const float *host) {
+void gpt2_set_tensor(GPT2 *model, int tensor, const float *host) {
     const Tensor *t = &model->table.tensors[tensor];
     model->be->copy_from_host(model->be, model->params + t->offset, host, t->size * sizeof(float));
 }
 
-/* Makes the weight copies follow the master weights. */
-static void params_changed(GPT2 *model) {
+void gpt2_params_changed(GPT2 *model) {
     Backend *be = model->be;
     if (model->weights != (void *)model->params)
         be->to_activation(be, model->weights, model->params, model->table.length);
@@ -198,7 +188,7 @@ static void init_tensor(float *out, const Tensor *tensor, int n_layer, uint64_t 
 }
 
 void gpt2_init_weights(GPT2 *model, uint64_t seed) {
-    float *host = host_tensor(&model->table, "initial weights");
+    float *host = checked_malloc(tensor_table_largest(&model->table) * sizeof *host, "initial weights");
     uint32_t stream = 0;
     for (int i = 0; i < model->table.count; i++) {
         const Tensor *tensor = &model->table.tensors[i];
@@ -207,33 +197,8 @@ void gpt2_init_weights(GPT2 *model, uint64_t seed) {
             init_tensor(host, tensor, model->config.n_layer, seed, stream++);
         else
             for (size_t j = 0; j < tensor->size; j++) host[j] = is_gain ? 1.0f : 0.0f;
-        set_tensor(model, i, host);
+        gpt2_set_tensor(model, i, host);
     }
     free(host);
-    params_changed(model);
-}
-
-/* A model with one number that is not finite computes nothing but such numbers. */
-static bool check_finite(const float *host, const Tensor *tensor, const SafetensorsFile *file, Error *error) {
-    for (size_t i = 0; i < tensor->size; i++)
-        if (!isfinite(host[i]))
-            return error_set(error,
-                             "%s: number %zu of tensor '%s' is %g; the training that made it has failed: take an "
-                             "earlier checkpoint",
-                             file->path, i, tensor->name, host[i]);
-    return true;
-}
-
-bool gpt2_load(GPT2 *model, const SafetensorsFile *file, Error *error) {
-    if (!checkpoint_check_weights(file, &model->table, error)) return false;
-    float *host = host_tensor(&model->table, "weights");
-    bool ok = true;
-    for (int i = 0; ok && i < model->table.count; i++) {
-        ok = checkpoint_read_weights(file, &model->table, i, host, error) &&
-             check_finite(host, &model->table.tensors[i], file, error);
-        if (ok) set_tensor(model, i, host);
-    }
-    free(host);
-    if (ok) params_changed(model);
-    return ok;
+    gpt2_params_changed(model);
 }

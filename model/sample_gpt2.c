@@ -15,9 +15,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/checkpoint_gpt2.h"
 #include "data/tokenizer/tokenizer.h"
 #include "data/tokenizer/vocabulary.h"
-#include "checkpoint/checkpoint.h"
 #include "model/decoder.h"
 #include "model/gpt2_memory.h"
 #include "util/files.h"
@@ -318,7 +319,7 @@ int main(int argc, char **argv) {
     gpt2_plan(&model, &config, be, 1, RECOMPUTE_NONE, false);
     if (!gpt2_decoding_fits(&model, &error)) die("%s", error.text);
     gpt2_allocate(&model);
-    if (!gpt2_load(&model, &file, &error)) die("%s", error.text);
+    if (!checkpoint_load_gpt2(&model, &file, &error)) die("%s", error.text);
     safetensors_close(&file);
     write_samples(&model, tokenizer, &options);
     free(options.prompt);

@@ -14,8 +14,8 @@
 #ifndef MARS_OPTIM_NEWTON_SCHULZ_H
 #define MARS_OPTIM_NEWTON_SCHULZ_H
 
-#include "util/arena.h"
 #include "kernels/backend.h"
+#include "util/arena.h"
 
 EXTERN_C_BEGIN
 

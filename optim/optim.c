@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "optim/grad_sync.h"
 #include "optim/group.h"
 #include "optim/tensor_plan.h"
-#include "optim/grad_sync.h"
 
 enum { MAX_GROUPS = 2, MAX_STATES = MAX_GROUPS * RULE_MAX_STATES + 1, MAX_SCALARS = 3 };
 

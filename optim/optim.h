@@ -36,10 +36,10 @@
 #define MARS_OPTIM_OPTIM_H
 
 #include "comm/comm.h"
-#include "util/arena.h"
 #include "kernels/backend.h"
 #include "optim/optim_config.h"
 #include "optim/schedule.h"
+#include "util/arena.h"
 #include "util/tensor_table.h"
 
 EXTERN_C_BEGIN

@@ -8,6 +8,7 @@
 #ifndef MARS_OPTIM_RULES_H
 #define MARS_OPTIM_RULES_H
 
+#include "optim/optim_config.h"
 #include "optim/rules/adamw.h"
 #include "optim/rules/mars_adamw.h"
 #include "optim/rules/mars_lion.h"
@@ -16,7 +17,6 @@
 #include "optim/rules/mars_shampoo.h"
 #include "optim/rules/moonlight.h"
 #include "optim/rules/muon.h"
-#include "optim/optim_config.h"
 #include "optim/rules/sgd_sai.h"
 #include "util/tensor_table.h"
 

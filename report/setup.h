@@ -2,11 +2,11 @@
 #ifndef MARS_REPORT_SETUP_H
 #define MARS_REPORT_SETUP_H
 
+#include "checkpoint/start.h"
 #include "comm/comm.h"
 #include "config/config.h"
 #include "data/loader.h"
 #include "model/gpt2.h"
-#include "checkpoint/start.h"
 #include "optim/optim.h"
 #include "report/console.h"
 

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "util/safetensors.h"
 #include "util/files.h"
+#include "util/safetensors.h"
 
 enum { MAX_INDEX_BYTES = 64 << 20 };
 

@@ -30,6 +30,13 @@ int tensor_table_find(const TensorTable *table, const char *name) {
     return -1;
 }
 
+size_t tensor_table_largest(const TensorTable *table) {
+    size_t largest = 0;
+    for (int i = 0; i < table->count; i++)
+        if (table->tensors[i].size > largest) largest = table->tensors[i].size;
+    return largest;
+}
+
 void tensor_table_free(TensorTable *table) {
     free(table->tensors);
     memset(table, 0, sizeof *table);

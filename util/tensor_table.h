@@ -45,6 +45,9 @@ int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int6
 /* Index of the tensor of that name, or -1. */
 int tensor_table_find(const TensorTable *table, const char *name);
 
+/* Elements of the largest tensor. */
+size_t tensor_table_largest(const TensorTable *table);
+
 void tensor_table_free(TensorTable *table);
 
 EXTERN_C_END

@@ -12,9 +12,9 @@
 #include <string.h>
 
 #include "data/prepare/document_hints.h"
-#include "util/utf8.h"
 #include "util/philox.h"
 #include "util/stop_signal.h"
+#include "util/utf8.h"
 
 /* An item is passed on at the end of a document from ITEM_BYTES on, and holds no more than ITEM_MAX. */
 enum { ITEM_BYTES = 1 << 20, ITEM_MAX = TOKENIZER_MAX_LEFT + (1 << 20), SEGMENTS_MAX = 1 << 14 };

@@ -19,12 +19,12 @@
 #include "data/prepare/pipeline.h"
 #include "data/prepare/prepare_hellaswag.h"
 #include "data/prepare/prepare_options.h"
-#include "util/utf8.h"
 #include "data/tokenizer/vocabulary.h"
-#include "util/format.h"
 #include "util/files.h"
+#include "util/format.h"
 #include "util/program.h"
 #include "util/stop_signal.h"
+#include "util/utf8.h"
 
 /* Of progress, where there is no terminal. */
 enum { SECONDS_BETWEEN_LINES = 30 };

@@ -10,8 +10,8 @@
 #include <unistd.h>
 
 #include "data/foreign.h"
-#include "util/utf8.h"
 #include "util/stop_signal.h"
+#include "util/utf8.h"
 
 /* ---- listing ---- */
 

@@ -11,8 +11,8 @@
 
 #include "data/foreign.h"
 #include "data/prepare/unpack.h"
-#include "util/utf8.h"
 #include "util/stop_signal.h"
+#include "util/utf8.h"
 
 enum { POLL_MILLISECONDS = 100 };
 

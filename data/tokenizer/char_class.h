@@ -6,8 +6,8 @@
 #ifndef MARS_DATA_TOKENIZER_CHAR_CLASS_H
 #define MARS_DATA_TOKENIZER_CHAR_CLASS_H
 
-#include "util/utf8.h"
 #include "util/base.h"
+#include "util/utf8.h"
 
 typedef enum CharClass { CLASS_OTHER, CLASS_LETTER, CLASS_NUMBER, CLASS_SPACE } CharClass;
 

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "util/utf8.h"
 #include "util/files.h"
+#include "util/utf8.h"
 
 enum {
     FILE_LIMIT = 1 << 26,    /* bytes; the published files have one million and less */

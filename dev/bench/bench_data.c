@@ -18,10 +18,10 @@
 #include <unistd.h>
 
 #include "data/tokenizer/tokenizer.h"
-#include "util/utf8.h"
 #include "dev/bench/measure.h"
 #include "util/files.h"
 #include "util/program.h"
+#include "util/utf8.h"
 
 /* What is to be reached: MB/s of a core, and times tiktoken's speed. */
 static const double CORE_TARGET = 40, TIKTOKEN_TARGET = 5;

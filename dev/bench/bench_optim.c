@@ -21,8 +21,8 @@
 #include "model/gpt2.h"
 #include "optim/newton_schulz.h"
 #include "optim/optim.h"
-#include "util/partition.h"
 #include "optim/rules.h"
+#include "util/partition.h"
 #include "util/program.h"
 
 /* What is to be reached on an H100 or H200, of the measured copy bandwidth. */

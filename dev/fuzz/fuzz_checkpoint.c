@@ -5,9 +5,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "dev/fuzz/fuzz.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/checkpoint_layout.h"
+#include "dev/fuzz/fuzz.h"
 
 /* Of the inputs of kind WEIGHTS, those with the bit INDEX are indexes. */
 enum { TRAINER_AS_IT_IS, TRAINER_SEALED, CONFIG, WEIGHTS, KINDS, INDEX = KINDS };

@@ -11,8 +11,8 @@
 
 #include "data/prepare/document_hints.h"
 #include "data/prepare/unpack.h"
-#include "util/utf8.h"
 #include "dev/fuzz/fuzz.h"
+#include "util/utf8.h"
 
 enum { BLOCK_BYTES = 1 << 14, MAX_BRACKETS = 400, MAX_PACKED = 1024, MAX_UNITS = 256 };
 

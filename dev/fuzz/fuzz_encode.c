@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/tokenizer/gpt2_encoder.h"
 #include "data/prepare/pipeline.h"
+#include "data/tokenizer/gpt2_encoder.h"
 #include "data/tokenizer/words.h"
 #include "dev/fuzz/fuzz.h"
 #include "dev/fuzz/small_vocabulary.h"

@@ -13,8 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "data/shard.h"
 #include "data/prepare/shard_writer.h"
+#include "data/shard.h"
 #include "data/tokenizer/tokenizer.h"
 #include "dev/test/data/gpt2_fixture.h"
 

@@ -12,9 +12,9 @@
 #include <unistd.h>
 
 #include "data/prepare/unpack.h"
-#include "util/utf8.h"
 #include "dev/test/data/gpt2_fixture.h"
 #include "util/files.h"
+#include "util/utf8.h"
 
 static char *program;
 

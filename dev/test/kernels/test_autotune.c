@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "dev/test/optim/optim_world.h"
 #include "dev/test/model/reference_gpt2.h"
+#include "dev/test/optim/optim_world.h"
 #include "model/gpt2.h"
 
 /* ---- matrices that are multiplied ---- */

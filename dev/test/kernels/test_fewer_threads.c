@@ -9,8 +9,8 @@
 
 #include <omp.h>
 
-#include "dev/test/optim/optim_world.h"
 #include "dev/test/kernels/reference.h"
+#include "dev/test/optim/optim_world.h"
 
 enum { THREADS = 4, LIMIT = 2 };
 

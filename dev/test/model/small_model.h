@@ -3,8 +3,8 @@
 #ifndef MARS_DEV_TEST_MODEL_SMALL_MODEL_H
 #define MARS_DEV_TEST_MODEL_SMALL_MODEL_H
 
-#include "dev/test/test.h"
 #include "checkpoint/checkpoint.h"
+#include "dev/test/test.h"
 
 enum { LAYERS = 2, C = 6, V = 37, T = 5, MAX_EVENTS = 400 };
 

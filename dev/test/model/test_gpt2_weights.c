@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint/checkpoint_gpt2.h"
 #include "dev/test/model/reference_gpt2.h"
 #include "util/philox.h"
 
@@ -253,7 +254,7 @@ static bool load(GPT2 *model, Backend *be, const char *path, int layers, bool bi
     SafetensorsFile file;
     gpt2_create(model, &config, be, 4, RECOMPUTE_NONE, false);
     if (!safetensors_open(&file, path, error)) fail_msg("%s", error->text);
-    bool ok = gpt2_load(model, &file, error);
+    bool ok = checkpoint_load_gpt2(model, &file, error);
     safetensors_close(&file);
     return ok;
 }

@@ -8,8 +8,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "util/arena.h"
 #include "model/gpt2_memory.h"
+#include "util/arena.h"
 #include "util/files.h"
 #include "util/machine_memory.h"
 

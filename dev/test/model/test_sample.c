@@ -9,10 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/checkpoint_gpt2.h"
 #include "data/tokenizer/tokenizer.h"
 #include "dev/test/data/gpt2_fixture.h"
 #include "dev/test/model/reference_gpt2.h"
-#include "checkpoint/checkpoint.h"
 #include "model/decoder.h"
 
 /* ---- the decoder ---- */
@@ -274,7 +275,7 @@ static void open_trained(Trained *t, const char *run) {
     if (!checkpoint_open_weights(&file, path, &error)) fail_msg("%s", error.text);
     t->be = open_cpu(DTYPE_FLOAT32, 1);
     gpt2_create(&t->model, &config, t->be, 1, RECOMPUTE_NONE, false);
-    if (!gpt2_load(&t->model, &file, &error)) fail_msg("%s", error.text);
+    if (!checkpoint_load_gpt2(&t->model, &file, &error)) fail_msg("%s", error.text);
     safetensors_close(&file);
     decoder_open(&t->decoder, &t->model);
 }

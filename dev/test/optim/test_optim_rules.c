@@ -12,8 +12,8 @@
 #include <string.h>
 
 #include "config/config.h"
-#include "dev/test/optim/optim_world.h"
 #include "dev/test/kernels/test_gpu.h"
+#include "dev/test/optim/optim_world.h"
 
 /* What makes a variant of an optimizer. */
 typedef enum Form { USUAL, EXACT, WITH_1D, NO_NESTEROV } Form;

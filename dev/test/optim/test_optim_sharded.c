@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "dev/test/optim/optim_world.h"
 #include "dev/test/model/small_model.h"
+#include "dev/test/optim/optim_world.h"
 
 /* LISTS: parameters and up to three states. */
 enum { MAX_RANKS = 5, STEPS = 4, LISTS = 4, SCALARS = 2, LONGEST = 1 << 18 };

@@ -647,7 +647,7 @@ quickstart_tree() {
     echo 'echo "everything needed is installed"' >"$here/tree/scripts/install_deps.sh"
     sed 's/"n_layer": [0-9]*/"n_layer": 1/; s/"n_embd": [0-9]*/"n_embd": 48/; s/"train": {/&"threads": 1,/' \
         config/quickstart.json >"$here/tree/config/quickstart.json"
-    cat "$root"/config/*.c "$root"/model/*.c >"$here/sources.txt"
+    cat "$root"/config/*.c "$root"/model/*.c "$root"/checkpoint/*.c >"$here/sources.txt"
     command_file "$here/bin/curl" <<<'exit 7'
     command_file "$here/bin/apt-get" <<<'exit 100'
     export PATH=$here/bin:$PATH BUILD BIN QUICKSTART_SECONDS=1

@@ -12,8 +12,8 @@
 
 #include "data/shard.h"
 #include "kernels/backend.h"
-#include "util/safetensors.h"
 #include "util/files.h"
+#include "util/safetensors.h"
 
 typedef struct Mistake {
     const char *arguments, *text;

@@ -8,8 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "util/safetensors.h"
 #include "util/files.h"
+#include "util/safetensors.h"
 
 /* The bytes of a file with this header text and `data_bytes` bytes of data 0, 1, 2, ...; the caller frees. */
 static uint8_t *build(const char *header, size_t header_bytes, size_t data_bytes, size_t *bytes) {
