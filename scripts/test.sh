@@ -4,8 +4,8 @@
 # Cheap checks come first, so that a warning shows within a minute or two.
 #
 #   lint       clang-format, cppcheck, clang-tidy, shellcheck
-#   compilers  all host code by GCC 11, Clang and the cross compiler for aarch64 with and without oneDNN, with warnings
-#              as errors
+#   compilers  all host code by GCC 11 (of the tests those that run in "cpus"), Clang, and the cross compiler for aarch64
+#              with and without oneDNN, with warnings as errors
 #   build      the build that users get, and all tests; where nvcc is there, every kernel for every architecture, with a
 #              table of their registers
 #   cpus       what depends on the processor, as on others: oneDNN without bfloat16 and without AVX-512, and loops
@@ -188,12 +188,15 @@ deep=()
 if [ $all = yes ]; then deep=(ANALYZER_NODES=225000); fi
 if has_tools lint clang-format clang-tidy cppcheck shellcheck; then step lint make lint "${deep[@]}" || true; fi
 
+# Tests of a backend table, which any device can be asked to pass.
+kernels='test_kernels*.c'
+
 heading "compilers"
 v3=no
 if has_tools gcc-11 gcc-11; then
     # A processor of another family has other names for its levels.
     if [ "$(uname -m)" = x86_64 ]; then level=ARCH=x86-64-v3; else level=ARCH=native; fi
-    if compile build/v3 WERROR=1 CC=gcc-11 CUDA=0 "$level"; then v3=yes; fi
+    if compile build/v3 WERROR=1 CC=gcc-11 CUDA=0 "$level" -- "$kernels" test_newton_schulz.c test_golden.c; then v3=yes; fi
     host_cuda gcc-11
 fi
 plain=no
@@ -216,8 +219,7 @@ if has_tools aarch64 aarch64-linux-gnu-gcc && step aarch64-libraries bash dev/aa
     done
 fi
 
-# Tests of a backend table, which any device can be asked to pass, and of code that runs on top of it.
-kernels='test_kernels*.c'
+# Tests of code that runs on top of a backend table, which any device can be asked to pass.
 device_tests=("$kernels" test_newton_schulz.c test_optim_passes.c)
 # The orders in which the emulator runs the threads of a block, but for its usual one.
 orders='reverse newest mix:1'

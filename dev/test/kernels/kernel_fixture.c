@@ -241,13 +241,18 @@ static void expect_guards(const Array *a, const unsigned char *got) {
     if (!a->written) expect_bytes(a, got, a->before, GUARD, end, "an input");
 }
 
-void keep_results_and_rewind(Fixture *f) {
+bool keep_results_and_rewind(Fixture *f) {
+    bool rewinds = !only_small_sizes();
     for (size_t i = 0; i < f->array_count; i++) {
         Array *a = f->arrays[i];
         f->be->copy_to_host(f->be, a->after, a->memory, bytes_with_guards(a));
         expect_guards(a, a->after);
-        if (a->written) f->be->copy_from_host(f->be, a->memory, a->before, bytes_with_guards(a));
+        if (!rewinds)
+            memcpy(a->before, a->after, bytes_with_guards(a));
+        else if (a->written)
+            f->be->copy_from_host(f->be, a->memory, a->before, bytes_with_guards(a));
     }
+    return rewinds;
 }
 
 void expect_same_results(Fixture *f) {

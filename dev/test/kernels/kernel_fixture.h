@@ -91,16 +91,19 @@ void round_to_element(const Fixture *f, Element element, double *values, int64_t
 /* ---- running ---- */
 
 /* Runs a call twice from the same start. Fails unless both leave the same bits, inputs as they were and guard zones
- * untouched. Arrays keep the results, and are the start of the next call. */
-#define RUN_TWICE(fixture, call)          \
-    do {                                  \
-        call;                             \
-        keep_results_and_rewind(fixture); \
-        call;                             \
-        expect_same_results(fixture);     \
+ * untouched. Arrays keep the results, and are the start of the next call. Where only small sizes are tested, as under
+ * sanitizers, it runs once: that the bits repeat is tested without them. */
+#define RUN_TWICE(fixture, call)                \
+    do {                                        \
+        call;                                   \
+        if (keep_results_and_rewind(fixture)) { \
+            call;                               \
+            expect_same_results(fixture);       \
+        }                                       \
     } while (0)
 
-void keep_results_and_rewind(Fixture *f);
+/* Returns whether there is to be a second run; else the results are left as they are. */
+bool keep_results_and_rewind(Fixture *f);
 void expect_same_results(Fixture *f);
 
 /* ---- what the results should be ---- */

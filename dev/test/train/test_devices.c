@@ -66,7 +66,7 @@ static void test_processes(void **state) {
     need_gpu();
     if (!train_has_mpi()) skip();
     cJSON *expected = run("one", "cuda", 0, "");
-    for (int processes = only_small_sizes() ? 2 : 1; processes <= 4; processes *= 2) {
+    for (int processes = only_small_sizes() ? 4 : 1; processes <= 4; processes *= 2) {
         if (!has_gpus(processes)) continue;
         char *name = format_string("of_%d", processes), *again = format_string("of_%d_again", processes);
         cJSON *log = run(name, "cuda", processes, ""), *repeated = run(again, "cuda", processes, "");
