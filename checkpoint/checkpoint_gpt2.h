@@ -7,8 +7,8 @@
 
 EXTERN_C_BEGIN
 
-/* Takes the weights from a safetensors file with GPT-2's names. Fails if a tensor is missing, has another shape, or holds
- * a number that is not finite (a float64 beyond float32's range, too); the message names it. */
+/* Takes the weights from a safetensors file with GPT-2's names. Fails if a tensor is missing, has another shape, or
+ * holds a number that is not finite (a float64 beyond float32's range, too); the message names it. */
 bool checkpoint_load_gpt2(GPT2 *model, const SafetensorsFile *file, Error *error);
 
 EXTERN_C_END

@@ -6,8 +6,8 @@
  *
  * What lies on a device is exchanged by the Comm that comm_on_device() gives for it: NCCL's between GPUs, the same one
  * on CPUs. NCCL works in parallel with the device's operations: an exchange sees what the operations enqueued before it
- * did, and operations enqueued after wait_for() see what it brought. Buffers are not to be touched in between. On CPUs an exchange has
- * ended when it returns.
+ * did, and operations enqueued after wait_for() see what it brought. Buffers are not to be touched in between. On CPUs
+ * an exchange has ended when it returns.
  *
  * Elements of a flat buffer are divided between processes by a Partition (util/partition.h). */
 #ifndef MARS_COMM_COMM_H
@@ -22,8 +22,8 @@ typedef struct Heartbeat Heartbeat; /* heartbeat.h */
 struct Comm {
     int rank, size;             /* this process, and how many there are */
     int local_rank, local_size; /* the same among the processes on this machine */
-    int memory_sharers; /* ranks that divide the memory of this one's device: on CPUs local_size, on GPUs 1 but for tests
-                                   (nccl.c) */
+    /* Ranks that divide the memory of this one's device: on CPUs local_size, on GPUs 1, but for tests (nccl.c). */
+    int memory_sharers;
     char transport[64];   /* "Open MPI v4.1.4", or "none" */
     Heartbeat *heartbeat; /* notices where a process is gone; NULL in a job of one */
 
@@ -60,10 +60,10 @@ struct Comm {
  * messages are labelled and how the job is ended. A launcher without MPI in the build is an error. */
 Comm *comm_open(void);
 
-/* The Comm for exchanges of a device's memory. `stream` is that of the device's operations: of a GPU a cudaStream_t, which
- * is current in this thread, of a CPU NULL. On CPUs, and in a job of one process, it is `comm` itself; between GPUs one that
- * speaks NCCL and hands on to `comm` what is of the host. Collective. NULL and the reason where the build has no NCCL. Ended
- * by close_on_device(), before the stream and comm are. */
+/* The Comm for exchanges of a device's memory. `stream` is that of the device's operations: of a GPU a cudaStream_t,
+ * which is current in this thread, of a CPU NULL. On CPUs, and in a job of one process, it is `comm` itself; between
+ * GPUs one that speaks NCCL and hands on to `comm` what is of the host. Collective. NULL and the reason where the build
+ * has no NCCL. Ended by close_on_device(), before the stream and comm are. */
 Comm *comm_on_device(Comm *comm, void *stream, Error *error);
 void comm_close_on_device(Comm *on_device, Comm *comm);
 

@@ -1,5 +1,5 @@
-/* hellaswag_score.c: see hellaswag_score.h. A row of a batch is a context and one of its endings, padded on the right: attention looks
- * back, so that what is there changes no loss before it. Rows of an example may lie in two batches. */
+/* hellaswag_score.c: see hellaswag_score.h. A row of a batch is a context and one of its endings, padded on the right:
+ * attention looks back, so that what is there changes no loss before it. Rows of an example may lie in two batches. */
 #include "eval/hellaswag_score.h"
 
 #include <stdlib.h>

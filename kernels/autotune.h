@@ -8,8 +8,8 @@
 
 EXTERN_C_BEGIN
 
-/* Takes the algorithms in `text` (a checkpoint's; may be NULL), then those in the cache. From here on the first matmul of
- * every other shape is timed. */
+/* Takes the algorithms in `text` (a checkpoint's; may be NULL), then those in the cache. From here on the first matmul
+ * of every other shape is timed. */
 void autotune_begin(Backend *be, const char *text);
 
 /* Ends it. Returns all algorithms as text, which the caller frees, and adds them to the cache; "" on devices that time

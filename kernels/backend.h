@@ -80,8 +80,8 @@ struct Backend {
     /* out[i] = in[i], rounded to the activation type. */
     void (*to_activation)(Backend *be, void *out, const float *in, size_t n);
 
-    /* The values that weight pointers point to have changed (optimizer step, load): drop whatever was derived from them,
-     * such as a packed copy for a matmul library. */
+    /* The values that weight pointers point to have changed (optimizer step, load): drop whatever was derived from
+     * them, such as a packed copy for a matmul library. */
     void (*invalidate_weights)(Backend *be);
 
     /* ---- embedding ---- */

@@ -124,8 +124,8 @@ void gpt2_set_tensor(GPT2 *model, int tensor, const float *host);
 void gpt2_params_changed(GPT2 *model);
 
 /* Starts bringing a batch of B sequences of T <= block_size tokens (host pointers, (B,T) each) to the device, in
- * parallel with the pass that is enqueued next if that is over an earlier batch. At most GPT2_BATCHES are on the device; passes take
- * them in their order. */
+ * parallel with the pass that is enqueued next if that is over an earlier batch. At most GPT2_BATCHES are on the
+ * device; passes take them in their order. */
 void gpt2_prefetch(GPT2 *model, const int32_t *inputs, const int32_t *targets, int B, int T);
 
 /* Forward pass over the next batch: adds to the loss sum. */

@@ -1,6 +1,6 @@
 /* grad_sync.h: gradients on their way to their owners and weights on their way back, in pieces, so that they move in
- * parallel with the device's other work: gradients while the backward pass makes the rest of them, weights while the forward pass
- * works with those that have come. For optim.c only. */
+ * parallel with the device's other work: gradients while the backward pass makes the rest of them, weights while the
+ * forward pass works with those that have come. For optim.c only. */
 #ifndef MARS_OPTIM_GRAD_SYNC_H
 #define MARS_OPTIM_GRAD_SYNC_H
 

@@ -23,8 +23,8 @@
  *     optim_step(o, rates);
  *
  * All that a step decides (the clip, whether a gradient is finite, each tensor's numbers) is decided on the device, in
- * step_coeffs.h, so the host need not wait. A trainer on a GPU enqueues steps ahead of their results and moves gradients and
- * weights in parallel with its own work:
+ * step_coeffs.h, so the host need not wait. A trainer on a GPU enqueues steps ahead of their results and moves
+ * gradients and weights in parallel with its own work:
  *
  *     while the last backward pass runs, from the end of the flat buffer to its beginning:
  *         optim_gradient_ready(o, first element from which on the gradient is final)
@@ -121,8 +121,8 @@ OptimResult optim_end_step(Optim *optim);
  * left them. In a job of one process, and on CPUs, they always are. */
 void optim_wait_for_weights(Optim *optim, size_t begin, size_t end);
 
-/* Goes once through this process's matmuls of Newton-Schulz, on random matrices, for be->autotune(). Changes nothing that
- * lasts. */
+/* Goes once through this process's matmuls of Newton-Schulz, on random matrices, for be->autotune(). Changes nothing
+ * that lasts. */
 void optim_autotune(Optim *optim);
 
 /* Updates made so far: skipped steps do not count. Waits for the steps that were begun, as all that follows does. */

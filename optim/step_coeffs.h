@@ -1,7 +1,7 @@
-/* step_coeffs.h: what a step decides once the sums over its gradients are known: whether they are finite, the clip, and each
- * tensor's UpdateCoeffs. Written once, for both devices: the arithmetic is in double, the loops over tensors are those
- * of multi_tensor.c and multi_tensor.cu. All of it lives on the device, so that the host asks for the passes of a step
- * without knowing what comes of it.
+/* step_coeffs.h: what a step decides once the sums over its gradients are known: whether they are finite, the clip, and
+ * each tensor's UpdateCoeffs. Written once, for both devices: the arithmetic is in double, the loops over tensors are
+ * those of multi_tensor.c and multi_tensor.cu. All of it lives on the device, so that the host asks for the passes of a
+ * step without knowing what comes of it.
  *
  * A step whose gradient is not finite is skipped: nothing here changes but the result, and the passes after it see
  * that and do nothing. */

@@ -1,4 +1,5 @@
-/* tensor_plan.h: which numbers of the config are for which tensor: what no step changes of step_coeffs.h's arithmetic. */
+/* tensor_plan.h: which numbers of the config are for which tensor: what no step changes of step_coeffs.h's arithmetic.
+ * */
 #ifndef MARS_OPTIM_TENSOR_PLAN_H
 #define MARS_OPTIM_TENSOR_PLAN_H
 

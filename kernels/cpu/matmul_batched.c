@@ -1,6 +1,6 @@
-/* matmul_batched.c: the dense matmuls of backend.h's last section. Large matrices are multiplied one after the other, each by
- * all threads; small ones side by side, each by one thread, as waiting for each other would take longer than the work.
- * Which way is the shape's matter alone, so a result does not depend on what else is in the batch. */
+/* matmul_batched.c: the dense matmuls of backend.h's last section. Large matrices are multiplied one after the other,
+ * each by all threads; small ones side by side, each by one thread, as waiting for each other would take longer than
+ * the work. Which way is the shape's matter alone, so a result does not depend on what else is in the batch. */
 #include "kernels/cpu/cpu_backend.h"
 
 #include <omp.h>

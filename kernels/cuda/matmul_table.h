@@ -60,7 +60,8 @@ typedef struct MatmulName {
 } MatmulName;
 MatmulName matmul_name(const MatmulKey *key);
 
-/* An entry that is not in the table, with descriptors and no algorithm. Freed by matmul_entry_free(), in the table or not. */
+/* An entry that is not in the table, with descriptors and no algorithm. Freed by matmul_entry_free(), in the table or
+ * not. */
 MatmulEntry *matmul_entry_create(const MatmulKey *key);
 void matmul_entry_free(MatmulEntry *entry);
 
