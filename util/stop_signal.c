@@ -1,21 +1,22 @@
-/* stop_signal.c: see stop_signal.h. */
+/* stop_signal.c: see stop_signal.h.
+ *
+ * A thread of its own waits for the signals, and all others block them. A handler would run on whichever thread the
+ * system interrupts, on that thread's stack; oneDNN's AVX and AVX2 kernels use the stack pointer for a buffer on the heap
+ * meanwhile, so a signal there would overwrite what lies below the buffer. */
 #include "util/stop_signal.h"
 
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 
-static volatile sig_atomic_t came;
+static atomic_bool came;
+static sigset_t awaited;
 
-static void note(int signal_number) {
-    (void)signal_number;
-    came = 1;
-}
-
-static void handle(int signal_number, void (*handler)(int), int flags) {
+static void ignore(int signal_number) {
     struct sigaction action;
     memset(&action, 0, sizeof action);
-    action.sa_handler = handler;
-    action.sa_flags = SA_RESTART | flags;
+    action.sa_handler = SIG_IGN;
     sigaction(signal_number, &action, NULL);
 }
 
@@ -24,14 +25,37 @@ static bool is_ignored(int signal_number) {
     return sigaction(signal_number, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
-void stop_signal_listen(void) {
-    handle(SIGTERM, note, 0);
-    handle(SIGUSR1, note, 0);
-    handle(SIGXCPU, note, 0);
-    handle(SIGINT, note, (int)SA_RESETHAND);
-    if (!is_ignored(SIGHUP)) handle(SIGHUP, note, 0);
-    handle(SIGPIPE, SIG_IGN, 0);
-    handle(SIGXFSZ, SIG_IGN, 0);
+/* After the first SIGINT this thread lets the next one through, whose default action ends the program. */
+static void *wait_for_signals(void *argument) {
+    (void)argument;
+    for (;;) {
+        int number = 0;
+        if (sigwait(&awaited, &number) != 0) continue;
+        atomic_store(&came, true);
+        if (number != SIGINT) continue;
+        sigset_t interrupt;
+        sigemptyset(&interrupt);
+        sigaddset(&interrupt, SIGINT);
+        sigdelset(&awaited, SIGINT);
+        pthread_sigmask(SIG_UNBLOCK, &interrupt, NULL);
+    }
+    return NULL;
 }
 
-bool stop_signal_came(void) { return came != 0; }
+void stop_signal_listen(void) {
+    ignore(SIGPIPE);
+    ignore(SIGXFSZ);
+    sigemptyset(&awaited);
+    sigaddset(&awaited, SIGTERM);
+    sigaddset(&awaited, SIGINT);
+    sigaddset(&awaited, SIGUSR1);
+    sigaddset(&awaited, SIGXCPU);
+    if (!is_ignored(SIGHUP)) sigaddset(&awaited, SIGHUP);
+    pthread_t thread;
+    pthread_sigmask(SIG_BLOCK, &awaited, NULL);
+    if (pthread_create(&thread, NULL, wait_for_signals, NULL) != 0)
+        die("cannot start the thread that waits for signals");
+    pthread_detach(thread);
+}
+
+bool stop_signal_came(void) { return atomic_load(&came); }

@@ -11,7 +11,7 @@
 EXTERN_C_BEGIN
 
 /* From here on these signals are noted or ignored; a second SIGINT ends the program at once. A SIGHUP that is ignored
- * already, by nohup, stays ignored. */
+ * already, by nohup, stays ignored. To be called before any other thread is started, as those then block the signals. */
 void stop_signal_listen(void);
 bool stop_signal_came(void);
 

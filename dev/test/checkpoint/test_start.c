@@ -388,6 +388,28 @@ static void test_repaired_before_the_first_step(void **state) {
     assert_int_equal(train_wait(process), EXIT_DONE);
 }
 
+/* A handler would run on the stack of a thread that may be inside oneDNN, whose kernels keep a buffer on the heap in the
+ * stack pointer meanwhile: so no thread has one for SIGTERM, and all but the one in sigwait() block it. */
+static void test_stop_signals_interrupt_no_thread(void **state) {
+    (void)state;
+    Launch launch = small_run();
+    pid_t process = train_start(&launch, "signals", "--max_iters=1000000 --checkpoint_interval=0");
+    train_wait_for(process, "signals", "train", 10);
+    char *command = format_string("grep -h -e SigBlk -e SigCgt /proc/%d/task/*/status", (int)process);
+    CommandResult *result = test_run("%s", command);
+    assert_run(result, 0, "SigBlk");
+    int blocking = 0, threads = 0;
+    for (char *line = strtok(result->output, "\n"); line; line = strtok(NULL, "\n")) {
+        bool has_bit = strtoull(line + 7, NULL, 16) >> (SIGTERM - 1) & 1;
+        if (strncmp(line, "SigCgt", 6) == 0) assert_false(has_bit);
+        if (strncmp(line, "SigBlk", 6) == 0) threads++, blocking += has_bit;
+    }
+    assert_true(threads > 1 && blocking == threads - 1); /* in sigwait() the mask is lifted */
+    kill(process, SIGTERM);
+    assert_int_equal(train_wait(process), EXIT_DONE);
+    free(command);
+}
+
 static void test_partial_copies(void **state) {
     (void)state;
     copy_part("no_state", "", "rm checkpoints/step_00000009/optimizer.safetensors");
@@ -486,6 +508,7 @@ int main(void) {
         cmocka_unit_test(test_version_0_1_0_with_another_batch),
         cmocka_unit_test(test_copy_that_followed_links),
         cmocka_unit_test(test_repaired_before_the_first_step),
+        cmocka_unit_test(test_stop_signals_interrupt_no_thread),
         cmocka_unit_test(test_partial_copies),
         cmocka_unit_test(test_moved_checkpoints),
         cmocka_unit_test(test_read_only_copy),
