@@ -45,7 +45,7 @@ typedef struct Trainer {
     Metrics *metrics;  /* on process 0 */
     Console console;
     Start start;
-    char *algorithms;    /* of matmuls, as a text that the next run can take up */
+    char *algorithms;    /* of matmuls, as a text that the next run takes up; NULL on CPUs */
     int64_t step;        /* steps begun so far: the next one's number */
     int64_t steps_ended; /* those whose outcome is known: a GPU's are known a step later */
     Error unread;        /* what this process could not read; then all of them stop */
@@ -154,17 +154,15 @@ static void start_or_resume(Trainer *t) {
 
 /* Rank 0 finds the algorithms, so that all ranks have the same. Only GPUs have a choice of them. */
 static void autotune_matmuls(Trainer *t) {
-    Error error;
-    t->algorithms = NULL;
+    if (!t->be->on_gpu) return;
     if (t->comm->rank == 0) {
-        if (t->be->on_gpu) {
-            autotune_begin(t->be, t->start.algorithms);
-            gpt2_autotune(&t->model);
-            if (t->optim) optim_autotune(t->optim);
-        }
+        autotune_begin(t->be, t->start.algorithms);
+        gpt2_autotune(&t->model);
+        if (t->optim) optim_autotune(t->optim);
         t->algorithms = autotune_end(t->be);
     }
     t->algorithms = agree_on_text(t->comm, t->algorithms);
+    Error error;
     if (!t->be->read_algorithms(t->be, t->algorithms, &error))
         die("this process has another GPU than process 0: %s", error.text);
 }

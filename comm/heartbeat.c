@@ -38,7 +38,7 @@ struct Heartbeat {
 
     /* The thread's own. */
     MPI_Comm ring;
-    int before, behind;                    /* the neighbours */
+    int previous, next;                    /* the neighbours */
     char host[MPI_MAX_PROCESSOR_NAME + 1]; /* of the one before */
     char sent, received;
     MPI_Request sending, receiving;
@@ -71,25 +71,25 @@ void heartbeat_end_in_time(int status) {
 
 /* ---- signs of life ---- */
 
-static void check_mpi(const Heartbeat *h, int status) {
+static void check_ring(const Heartbeat *h, int status) {
     if (status == MPI_SUCCESS) return;
     char text[MPI_MAX_ERROR_STRING];
     int length = 0;
     MPI_Error_string(status, text, &length);
-    die("MPI: signs of life between process %d on host %s, this one and process %d: %.*s", h->before, h->host,
-        h->behind, length, text);
+    die("MPI: signs of life between process %d on host %s, this one and process %d: %.*s", h->previous, h->host,
+        h->next, length, text);
 }
 
 static bool is_done(Heartbeat *h, MPI_Request *request) {
     int done = 0;
-    check_mpi(h, MPI_Test(request, &done, MPI_STATUS_IGNORE)); /* true of MPI_REQUEST_NULL */
+    check_ring(h, MPI_Test(request, &done, MPI_STATUS_IGNORE)); /* true of MPI_REQUEST_NULL */
     return done;
 }
 
 /* One message at a time is under way: the next process may be the one that is gone. */
 static void say(Heartbeat *h, char what) {
     h->sent = what;
-    check_mpi(h, MPI_Isend(&h->sent, 1, MPI_CHAR, h->behind, 0, h->ring, &h->sending));
+    check_ring(h, MPI_Isend(&h->sent, 1, MPI_CHAR, h->next, 0, h->ring, &h->sending));
 }
 
 static void beat(Heartbeat *h, bool leaving) {
@@ -103,11 +103,12 @@ static void hear(Heartbeat *h) {
     while (!h->heard_goodbye && is_done(h, &h->receiving)) {
         h->silence = 0.0;
         h->heard_goodbye = h->received == GOODBYE;
-        if (!h->heard_goodbye) check_mpi(h, MPI_Irecv(&h->received, 1, MPI_CHAR, h->before, 0, h->ring, &h->receiving));
+        if (!h->heard_goodbye)
+            check_ring(h, MPI_Irecv(&h->received, 1, MPI_CHAR, h->previous, 0, h->ring, &h->receiving));
     }
     if (h->heard_goodbye || h->silence <= h->limit) return;
     heartbeat_end_in_time(EXIT_FAILED);
-    die("process %d on host %s has given no sign of life for %.0f s; ending the job", h->before, h->host, h->silence);
+    die("process %d on host %s has given no sign of life for %.0f s; ending the job", h->previous, h->host, h->silence);
 }
 
 /* ---- failures that others report ---- */
@@ -192,13 +193,13 @@ static double limit_of_job(int rank) {
 static void join_ring(Heartbeat *h, int rank, int size) {
     char name[sizeof h->host] = "";
     int length = 0;
-    h->before = (rank + size - 1) % size;
-    h->behind = (rank + 1) % size;
-    check_mpi(h, MPI_Comm_dup(MPI_COMM_WORLD, &h->ring));
-    check_mpi(h, MPI_Get_processor_name(name, &length));
-    check_mpi(h, MPI_Sendrecv(name, sizeof name, MPI_CHAR, h->behind, 0, h->host, sizeof h->host, MPI_CHAR, h->before,
-                              0, h->ring, MPI_STATUS_IGNORE));
-    check_mpi(h, MPI_Irecv(&h->received, 1, MPI_CHAR, h->before, 0, h->ring, &h->receiving));
+    h->previous = (rank + size - 1) % size;
+    h->next = (rank + 1) % size;
+    check_ring(h, MPI_Comm_dup(MPI_COMM_WORLD, &h->ring));
+    check_ring(h, MPI_Get_processor_name(name, &length));
+    check_ring(h, MPI_Sendrecv(name, sizeof name, MPI_CHAR, h->next, 0, h->host, sizeof h->host, MPI_CHAR, h->previous,
+                               0, h->ring, MPI_STATUS_IGNORE));
+    check_ring(h, MPI_Irecv(&h->received, 1, MPI_CHAR, h->previous, 0, h->ring, &h->receiving));
 }
 
 Heartbeat *heartbeat_open(int rank, int size, bool threads) {

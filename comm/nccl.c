@@ -15,7 +15,6 @@
  * asked for the same exchanges, gives the same bits. Another cut of a buffer into ranges may give others, unlike
  * mpi.c. Reductions inside of the switch (NVLS) do differ from run to run, as NCCL's authors say
  * (github.com/NVIDIA/nccl/issues/1497); only the sums of a few numbers could be done there, and it is turned off. */
-#include <cuda_runtime_api.h>
 #include <nccl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +23,7 @@
 
 #include "comm/comm.h"
 #include "comm/heartbeat.h"
+#include "util/cuda_check.h"
 
 /* Exchanges whose ends are known; to await an older one is to await a later one, which has its event now. */
 enum { ENDS = 256 };
@@ -44,11 +44,6 @@ static Comm *host_of(Comm *comm) { return nccl_comm(comm)->host; }
 
 /* ---- failures ---- */
 
-static void check_cuda(cudaError_t status, const char *what) {
-    if (status != cudaSuccess)
-        die("CUDA: %s failed: %s (%s)", what, cudaGetErrorString(status), cudaGetErrorName(status));
-}
-
 /* What was asked wrongly is said at once; of all else another process may be the cause. */
 static void check_nccl(const Comm *host, ncclResult_t status, const char *what) {
     if (status == ncclSuccess) return;
@@ -60,8 +55,8 @@ static void check_nccl(const Comm *host, ncclResult_t status, const char *what) 
 /* Of the heartbeat's thread: exchanges fail while nobody waits for them, or while somebody waits for ever. */
 static bool has_failed(void *context, Error *why) {
     const NcclComm *nccl = context;
-    ncclResult_t state = ncclSuccess, enqueued = ncclCommGetAsyncError(nccl->nccl, &state);
-    if (enqueued != ncclSuccess) state = enqueued;
+    ncclResult_t state = ncclSuccess, status = ncclCommGetAsyncError(nccl->nccl, &state);
+    if (status != ncclSuccess) state = status;
     if (state == ncclSuccess || state == ncclInProgress) return false;
     error_set(why, "NCCL: an exchange between GPUs failed: %s (%s)", ncclGetErrorString(state), ncclGetLastError(NULL));
     return true;
@@ -71,14 +66,14 @@ static bool has_failed(void *context, Error *why) {
 
 /* What is asked of NCCL between begin_exchange() and end_exchange() is one exchange. */
 static void begin_exchange(NcclComm *nccl) {
-    check_cuda(cudaEventRecord(nccl->before, nccl->operations), "marking the operations so far");
-    check_cuda(cudaStreamWaitEvent(nccl->stream, nccl->before, 0), "waiting for the operations so far");
+    cuda_check(cudaEventRecord(nccl->before, nccl->operations), "marking the operations so far");
+    cuda_check(cudaStreamWaitEvent(nccl->stream, nccl->before, 0), "waiting for the operations so far");
     check_nccl(nccl->host, ncclGroupStart(), "beginning an exchange");
 }
 
 static void end_exchange(NcclComm *nccl, const char *what) {
     check_nccl(nccl->host, ncclGroupEnd(), what);
-    check_cuda(cudaEventRecord(nccl->end[nccl->enqueued % ENDS], nccl->stream), "marking an exchange");
+    cuda_check(cudaEventRecord(nccl->end[nccl->enqueued % ENDS], nccl->stream), "marking an exchange");
     nccl->enqueued++;
 }
 
@@ -135,7 +130,7 @@ static void wait_for(Comm *comm, int64_t exchanges) {
     if (exchanges <= 0) return;
     if (exchanges > nccl->enqueued)
         die("wait_for: of %lld exchanges %lld were enqueued", (long long)exchanges, (long long)nccl->enqueued);
-    check_cuda(cudaStreamWaitEvent(nccl->operations, nccl->end[(exchanges - 1) % ENDS], 0), "waiting for an exchange");
+    cuda_check(cudaStreamWaitEvent(nccl->operations, nccl->end[(exchanges - 1) % ENDS], 0), "waiting for an exchange");
 }
 
 /* ---- the host's ---- */
@@ -171,7 +166,7 @@ static bool may_share_gpu(void) {
 /* The machine's name and the GPU's place on its bus as a number of 64 bits (FNV-1a): the same for no other GPU. */
 static uint64_t gpu_identity(const Comm *host, int gpu) {
     char machine[256], bus[32];
-    check_cuda(cudaDeviceGetPCIBusId(bus, sizeof bus, gpu), "asking for the GPU's place");
+    cuda_check(cudaDeviceGetPCIBusId(bus, sizeof bus, gpu), "asking for the GPU's place");
     if (gethostname(machine, sizeof machine) != 0) die("process %d cannot tell its machine's name", host->rank);
     char *name = format_string("%.255s %s", machine, bus);
     uint64_t hash = 0xcbf29ce484222325u;
@@ -191,8 +186,8 @@ static bool count_sharers(Comm *host, int *sharers, Error *error) {
     double *all = checked_calloc(numbers, sizeof *all, "the table of GPUs");
     double *own = all + (size_t)host->rank * GPU_FACTS;
     int gpu, gpus;
-    check_cuda(cudaGetDevice(&gpu), "asking for the current GPU");
-    check_cuda(cudaGetDeviceCount(&gpus), "counting GPUs");
+    cuda_check(cudaGetDevice(&gpu), "asking for the current GPU");
+    cuda_check(cudaGetDeviceCount(&gpus), "counting GPUs");
     uint64_t identity = gpu_identity(host, gpu);
     own[GPU_HIGH] = (double)(identity >> 32);
     own[GPU_LOW] = (double)(identity & 0xffffffffu);
@@ -224,11 +219,11 @@ static bool count_sharers(Comm *host, int *sharers, Error *error) {
 /* The highest priority: an exchange that waits for room on the GPU holds up all others' too. */
 static void open_stream(NcclComm *nccl) {
     int least, greatest;
-    check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities");
-    check_cuda(cudaStreamCreateWithPriority(&nccl->stream, cudaStreamNonBlocking, greatest), "making a stream");
-    check_cuda(cudaEventCreateWithFlags(&nccl->before, cudaEventDisableTiming), "making an event");
+    cuda_check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities");
+    cuda_check(cudaStreamCreateWithPriority(&nccl->stream, cudaStreamNonBlocking, greatest), "making a stream");
+    cuda_check(cudaEventCreateWithFlags(&nccl->before, cudaEventDisableTiming), "making an event");
     for (int i = 0; i < ENDS; i++)
-        check_cuda(cudaEventCreateWithFlags(&nccl->end[i], cudaEventDisableTiming), "making an event");
+        cuda_check(cudaEventCreateWithFlags(&nccl->end[i], cudaEventDisableTiming), "making an event");
 }
 
 static void open_nccl(NcclComm *nccl) {
@@ -277,11 +272,11 @@ Comm *comm_open_nccl(Comm *host, void *stream, Error *error) {
 
 void comm_close_nccl(Comm *comm) {
     NcclComm *nccl = nccl_comm(comm);
-    check_cuda(cudaStreamSynchronize(nccl->stream), "an exchange between GPUs");
+    cuda_check(cudaStreamSynchronize(nccl->stream), "an exchange between GPUs");
     heartbeat_watch(comm->heartbeat, NULL, NULL);
     check_nccl(nccl->host, ncclCommDestroy(nccl->nccl), "ending");
-    for (int i = 0; i < ENDS; i++) check_cuda(cudaEventDestroy(nccl->end[i]), "ending an event");
-    check_cuda(cudaEventDestroy(nccl->before), "ending an event");
-    check_cuda(cudaStreamDestroy(nccl->stream), "ending a stream");
+    for (int i = 0; i < ENDS; i++) cuda_check(cudaEventDestroy(nccl->end[i]), "ending an event");
+    cuda_check(cudaEventDestroy(nccl->before), "ending an event");
+    cuda_check(cudaStreamDestroy(nccl->stream), "ending a stream");
     free(nccl);
 }

@@ -1,7 +1,7 @@
 /* step_reader.h: the sequences of each training step that one process computes.
  *
  * Step after step takes the next `total` sequences of the run; this process has `count` of them, the first `offset` after
- * the step's first. Which tokens a sequence holds is loader.h's business. */
+ * the step's first. loader.h says which tokens a sequence holds. */
 #ifndef MARS_DATA_STEP_READER_H
 #define MARS_DATA_STEP_READER_H
 

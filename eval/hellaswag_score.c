@@ -8,7 +8,7 @@
 /* Batches have a length that is a multiple of this: few shapes of matmuls, and whole tiles. */
 enum { LENGTH_UNIT = 64 };
 
-/* An ending that is to be scored, after its context: targets [begin, end) of the row are the ending's, and the first
+/* An ending to score, after its context: targets [begin, end) of the row are the ending's, and the first
  * `skipped` tokens of the context are left out. */
 typedef struct Row {
     int example, ending, begin, end, skipped;

@@ -12,8 +12,7 @@ EXTERN_C_BEGIN
  * of every other shape is timed. */
 void autotune_begin(Backend *be, const char *text);
 
-/* Ends it. Returns all algorithms as text, which the caller frees, and adds them to the cache; "" on devices that time
- * none. */
+/* Ends it. Returns all algorithms as text, which the caller frees, and adds them to the cache. */
 char *autotune_end(Backend *be);
 
 EXTERN_C_END

@@ -11,7 +11,7 @@
 #include <string.h>
 
 static atomic_bool came;
-static sigset_t awaited;
+static sigset_t stop_signals;
 
 static void ignore(int signal_number) {
     struct sigaction action;
@@ -30,13 +30,13 @@ static void *wait_for_signals(void *argument) {
     (void)argument;
     for (;;) {
         int number = 0;
-        if (sigwait(&awaited, &number) != 0) continue;
+        if (sigwait(&stop_signals, &number) != 0) continue;
         atomic_store(&came, true);
         if (number != SIGINT) continue;
         sigset_t interrupt;
         sigemptyset(&interrupt);
         sigaddset(&interrupt, SIGINT);
-        sigdelset(&awaited, SIGINT);
+        sigdelset(&stop_signals, SIGINT);
         pthread_sigmask(SIG_UNBLOCK, &interrupt, NULL);
     }
     return NULL;
@@ -45,14 +45,14 @@ static void *wait_for_signals(void *argument) {
 void stop_signal_listen(void) {
     ignore(SIGPIPE);
     ignore(SIGXFSZ);
-    sigemptyset(&awaited);
-    sigaddset(&awaited, SIGTERM);
-    sigaddset(&awaited, SIGINT);
-    sigaddset(&awaited, SIGUSR1);
-    sigaddset(&awaited, SIGXCPU);
-    if (!is_ignored(SIGHUP)) sigaddset(&awaited, SIGHUP);
+    sigemptyset(&stop_signals);
+    sigaddset(&stop_signals, SIGTERM);
+    sigaddset(&stop_signals, SIGINT);
+    sigaddset(&stop_signals, SIGUSR1);
+    sigaddset(&stop_signals, SIGXCPU);
+    if (!is_ignored(SIGHUP)) sigaddset(&stop_signals, SIGHUP);
     pthread_t thread;
-    pthread_sigmask(SIG_BLOCK, &awaited, NULL);
+    pthread_sigmask(SIG_BLOCK, &stop_signals, NULL);
     if (pthread_create(&thread, NULL, wait_for_signals, NULL) != 0)
         die("cannot start the thread that waits for signals");
     pthread_detach(thread);

@@ -29,7 +29,7 @@ enum { MAX_SETS = 16, MAX_OPERANDS = 8 };
 /* Of a measurement. */
 static const double LEAST_SECONDS = 0.02;
 
-/* What is to be reached on an H100 or H200, of the measured copy bandwidth or matmul rate: attention with head size 64
+/* Targets on an H100 or H200, of the measured copy bandwidth or matmul rate: attention with head size 64
  * and T = 1024. */
 static const double MEMORY_TARGET = 0.85, ATTENTION_FORWARD_TARGET = 0.28, ATTENTION_BACKWARD_TARGET = 0.20;
 

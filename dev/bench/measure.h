@@ -60,7 +60,7 @@ typedef struct Rates {
     double least_seconds; /* that a measurement takes */
     void *from, *to;
     size_t copy_bytes;
-    BatchedMatmul matmul; /* one square matmul in the type asked for; on a CPU, of the model's own size */
+    BatchedMatmul matmul; /* one square matmul of the given type; on a CPU, of the model's own size */
     void *a, *b, *d;
 } Rates;
 

@@ -190,7 +190,7 @@ static Operand vector(const char *name, cudaDataType type, int64_t length, const
     return operand(name, &layout, data);
 }
 
-/* When the matmul is asked for: in memory of a device, and aligned as was claimed. */
+/* Checked when the matmul is enqueued: operands lie in memory of a device, and are aligned as was claimed. */
 static void check_place(const Operand &x, uint64_t alignment) {
     bool fits;
     if (place_of(x.data, x.bytes(), &fits) != Place::DEVICE || !fits)

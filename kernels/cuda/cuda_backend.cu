@@ -9,11 +9,6 @@
 
 /* ---- errors ---- */
 
-void cuda_check(cudaError_t status, const char *what) {
-    if (status == cudaSuccess) return;
-    die("CUDA: %s failed: %s (%s)", what, cudaGetErrorString(status), cudaGetErrorName(status));
-}
-
 void cuda_check_launch(const char *kernel) {
     cudaError_t status = cudaGetLastError();
     if (status != cudaSuccess)

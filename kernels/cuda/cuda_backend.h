@@ -12,6 +12,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda_device.h"
+#include "util/cuda_check.h"
 
 typedef struct CudaMatmul CudaMatmul; /* matmul.c */
 typedef struct CudaStaging CudaStaging;
@@ -35,10 +36,7 @@ static inline cudaStream_t cuda_stream(Backend *be) { return ((CudaBackend *)be)
 
 EXTERN_C_BEGIN
 
-/* Ends the program with CUDA's message where `status` is an error: `what` says what was tried. */
-void cuda_check(cudaError_t status, const char *what);
-
-/* After a kernel launch: the same for what the launch itself reports. */
+/* After a kernel launch: cuda_check() for what the launch itself reports. */
 void cuda_check_launch(const char *kernel);
 
 /* At least `bytes` of working memory on the GPU, aligned to 256, for the kernels that one operation launches: the next

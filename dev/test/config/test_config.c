@@ -679,7 +679,7 @@ static void refuse_resolve(const char *total, const char *batch, int processes, 
     if (strncmp(error.text, "command line: train.", 20) != 0) fail_msg("does not say where: %s", error.text);
 }
 
-static void test_settle(void **state) {
+static void test_resolve(void **state) {
     (void)state;
     Config config = accepted(valid_config(), NULL);
     Error error;
@@ -958,7 +958,7 @@ int main(void) {
         cmocka_unit_test(test_rules_name_the_place),
         cmocka_unit_test(test_short_trials),
         cmocka_unit_test(test_keys_of_each_schedule),
-        cmocka_unit_test(test_settle),
+        cmocka_unit_test(test_resolve),
         cmocka_unit_test(test_resolve_lists_what_fits),
         cmocka_unit_test(test_settle_overflow),
         cmocka_unit_test(test_round_trip),

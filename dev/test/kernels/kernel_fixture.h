@@ -102,7 +102,7 @@ void round_to_element(const Fixture *f, Element element, double *values, int64_t
         }                                       \
     } while (0)
 
-/* Returns whether there is to be a second run; else the results are left as they are. */
+/* Returns true if a second run follows; else the results stay as they are. */
 bool keep_results_and_rewind(Fixture *f);
 void expect_same_results(Fixture *f);
 
