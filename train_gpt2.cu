@@ -142,7 +142,7 @@ static void open_model(Trainer *t) {
     if (!training) return;
     t->model.hooks = (GPT2Hooks){t, weights_needed, NULL};
     optim_start(t->optim, (OptimBuffers){t->model.params, t->model.weights, t->model.grads});
-    t->report.optimizer_state_bytes = (double)optim_state_bytes(t->optim);
+    t->report.optimizer_state_bytes = (double)optim_info(t->optim)->state_bytes;
     t->comm->sum(t->comm, &t->report.optimizer_state_bytes, 1);
 }
 
@@ -215,7 +215,7 @@ static void open_reader(Trainer *t) {
     reader->total = t->config.train.total_batch_size;
     reader->count = sequences_per_process(t);
     reader->offset = t->comm->rank * reader->count;
-    reader->ahead = optim_wants_next_gradient(t->optim) ? 1 : 0;
+    reader->ahead = optim_info(t->optim)->gradients - 1;
     reader->step = t->step;
     reader->sequence = sequences_before(t, t->step);
 }
@@ -237,17 +237,20 @@ static void prefetch_batch(Trainer *t, int64_t step, int micro) {
     gpt2_prefetch(&t->model, tokens->inputs + at, tokens->targets + at, batch_size, block_size);
 }
 
-/* This process's gradient of the mean loss over the batch of a step goes where the optimizer wants it. While a micro-step
- * is computed the next one's batch is on its way. */
-static void compute_gradient(Trainer *t, int64_t step) {
+/* This process's gradient of the mean loss over the batch of step t->step + which. While a micro-step is computed, the
+ * next one's batch is copied to the device. */
+static void compute_gradient(Trainer *t, int which) {
+    int64_t step = t->step + which;
     int last = t->config.train.gradient_accumulation_steps - 1;
-    t->model.grads = optim_gradients(t->optim);
+    t->model.grads = optim_gradient(t->optim, which);
+    t->model.ignores_loss = which > 0; /* the next step reports it, with its own weights */
     prefetch_batch(t, step, 0);
     for (int micro = 0; micro <= last; micro++) {
         if (micro < last) prefetch_batch(t, step, micro + 1);
         t->model.hooks.gradients_written = micro == last ? gradients_written : NULL;
         gpt2_forward_backward_prefetched(&t->model, 1.0f / (float)tokens_per_step(t), micro > 0);
     }
+    t->model.ignores_loss = false;
 }
 
 /* A gradient that is not finite changes nothing, on any process; two in a row end the run. The second gradient of exact
@@ -268,7 +271,7 @@ static void report_skipped(Trainer *t, int64_t step, const OptimResult *result) 
 static OptimResult end_steps(Trainer *t, int64_t outstanding) {
     OptimResult result = {0.0, -1, false};
     while (t->step - t->steps_ended > outstanding) {
-        result = optim_end_step(t->optim);
+        result = optim_result(t->optim);
         bool skipped = result.nonfinite_tensor >= 0;
         if (skipped) report_skipped(t, t->steps_ended, &result);
         t->last_step_skipped = skipped && !result.of_next_batch;
@@ -297,15 +300,9 @@ static void train_step(Trainer *t) {
     bool logged = t->step % train->log_interval == 0 || t->step + 1 == train->max_iters;
     OptimRates rates = optim_rates(&t->config.optimizer, &t->config.schedule, t->step);
     gpt2_forget_loss(&t->model);
-    compute_gradient(t, t->step);
-    if (optim_wants_next_gradient(t->optim)) {
-        optim_hold_gradient(t->optim);
-        t->model.ignores_loss = true; /* it is the next step's to report, with its own weights */
-        compute_gradient(t, t->step + 1);
-        t->model.ignores_loss = false;
-    }
+    for (int which = 0; which < optim_info(t->optim)->gradients; which++) compute_gradient(t, which);
     t->be->stopwatch_start(t->be);
-    optim_begin_step(t->optim, rates);
+    optim_step(t->optim, rates);
     t->be->stopwatch_stop(t->be);
     t->step++;
     if (logged) loss = evaluate_mean_loss(&t->model, t->comm);
@@ -314,7 +311,7 @@ static void train_step(Trainer *t) {
     t->report.train_tokens += tokens_per_step(t);
     t->logged_steps++;
     if (logged && result.nonfinite_tensor < 0)
-        log_step(t, loss, rates.learning_rate, result.grad_norm);
+        log_step(t, loss, rates.lr[0], result.grad_norm);
     else
         console_step(&t->console, t->step - 1, train->max_iters, NULL);
 }

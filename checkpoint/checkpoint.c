@@ -236,14 +236,17 @@ static void save_tokenizer(Save *save, CheckpointTokenizer *tokenizer) {
 /* {"snr": {"wte.weight": 1.5, ...}}. cJSON would not always print all digits of a double. */
 static cJSON *scalars_json(const CheckpointSource *source) {
     cJSON *json = cJSON_CreateObject();
+    double *values = checked_malloc((size_t)source->table->count * sizeof *values, "optimizer state");
     for (int kind = 0; kind < source->scalar_count; kind++) {
+        source->fetch_scalars(source->context, kind, values);
         cJSON *numbers = cJSON_AddObjectToObject(json, source->scalar_names[kind]);
         for (int i = 0; i < source->table->count; i++) {
             char text[32];
-            snprintf(text, sizeof text, "%.17g", source->scalars[kind][i]);
+            snprintf(text, sizeof text, "%.17g", values[i]);
             cJSON_AddRawToObject(numbers, source->table->tensors[i].name, text);
         }
     }
+    free(values);
     return json;
 }
 

@@ -41,9 +41,9 @@ typedef struct CheckpointSource {
     bool (*has_state)(void *context, int which, int tensor); /* not every tensor has every state */
     void (*fetch)(void *context, int which, int tensor, float *host);
     void *context;
-    int scalar_count; /* state of one number per tensor: kinds of it, their names, table->count numbers each */
+    int scalar_count; /* states of one number per tensor, table->count numbers each */
     const char *const *scalar_names;
-    double *const *scalars;
+    void (*fetch_scalars)(void *context, int which, double *numbers); /* to host memory, on the writer alone */
     const char *tokens_folder; /* where tokens.json and a vocabulary may lie; NULL for none */
     const char *algorithms;    /* of matmuls (kernels/autotune.h); NULL or "" for none */
 } CheckpointSource;

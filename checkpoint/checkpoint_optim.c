@@ -8,31 +8,35 @@ static bool has_state(void *context, int which, int tensor) { return optim_has_s
 
 static void fetch(void *context, int which, int tensor, float *host) { optim_fetch(context, which, tensor, host); }
 
+static void fetch_scalars(void *context, int which, double *host) { optim_fetch_scalars(context, which, host); }
+
 void checkpoint_from_optim(CheckpointSource *source, OptimName name, Optim *optim) {
     source->updates = optim_updates(optim);
+    const OptimInfo *info = optim_info(optim);
     source->optimizer = optim_names[name];
-    source->state_count = optim_state_count(optim);
-    source->state_names = optim_state_names(optim);
+    source->state_count = info->state_count;
+    source->state_names = info->state_names;
     source->has_state = has_state;
     source->fetch = fetch;
     source->context = optim;
-    source->scalar_count = optim_scalar_count(optim);
-    source->scalar_names = optim_scalar_names(optim);
-    source->scalars = optim_scalars(optim);
+    source->scalar_count = info->scalar_count;
+    source->scalar_names = info->scalar_names;
+    source->fetch_scalars = fetch_scalars;
 }
 
 static bool read_states(const Checkpoint *checkpoint, const TensorTable *table, Optim *optim, float *host,
                         Error *error) {
-    for (int s = 0; s < optim_state_count(optim); s++)
+    const OptimInfo *info = optim_info(optim);
+    for (int s = 0; s < info->state_count; s++)
         for (int i = 0; i < table->count; i++) {
             if (!optim_has_state(optim, s, i)) continue;
-            if (!checkpoint_read_state(checkpoint, table, optim_state_names(optim)[s], i, host, error)) return false;
+            if (!checkpoint_read_state(checkpoint, table, info->state_names[s], i, host, error)) return false;
             optim_store(optim, s, i, host);
         }
     double *numbers = checked_malloc((size_t)table->count * sizeof *numbers, "optimizer state");
     bool ok = true;
-    for (int s = 0; ok && s < optim_scalar_count(optim); s++) {
-        ok = checkpoint_read_scalars(checkpoint, table, optim_scalar_names(optim)[s], numbers, error);
+    for (int s = 0; ok && s < info->scalar_count; s++) {
+        ok = checkpoint_read_scalars(checkpoint, table, info->scalar_names[s], numbers, error);
         if (ok) optim_store_scalars(optim, s, numbers);
     }
     free(numbers);

@@ -17,6 +17,7 @@
 #include <strings.h>
 
 #include "config/config_keys.h"
+#include "optim/optimizers.h"
 #include "util/files.h"
 
 static const char command_line[] = "command line";
@@ -106,8 +107,8 @@ static bool set_string(Config *config, const ConfigKey *key, const char *text) {
 }
 
 static bool set_choice(Config *config, const ConfigKey *key, const char *text) {
-    for (int i = 0; key->aliases && key->aliases[i]; i += 2)
-        if (strcmp(text, key->aliases[i]) == 0) text = key->aliases[i + 1];
+    if (key->choices == optim_names && optim_find(text) < OPTIM_COUNT)
+        text = optim_names[optim_find(text)]; /* an alias */
     for (unsigned i = 0; key->choices[i]; i++) {
         if (strcmp(text, key->choices[i]) != 0) continue;
         *(unsigned *)field_of(config, key) = i;
@@ -431,6 +432,27 @@ static bool take_override(Config *config, const Source *source, const char *argu
     return false;
 }
 
+/* ---- defaults ---- */
+
+static size_t size_of(const ConfigKey *key) {
+    static const size_t sizes[] = {
+        [CONFIG_BOOL] = sizeof(bool),      [CONFIG_INT] = sizeof(int),         [CONFIG_SEED] = sizeof(uint64_t),
+        [CONFIG_NUMBER] = sizeof(double),  [CONFIG_PAIR] = 2 * sizeof(double), [CONFIG_STRING] = CONFIG_STRING_LENGTH,
+        [CONFIG_CHOICE] = sizeof(unsigned)};
+    return sizes[key->type];
+}
+
+/* Of a key that is not required: its own, or that of the config's optimizer. */
+static void set_default(Config *config, const ConfigKey *key) {
+    if (key->has_optimizer_default) {
+        size_t offset = key->offset - offsetof(Config, optimizer);
+        const char *defaults = (const char *)&optimizer_of(config->optimizer.name)->defaults;
+        memcpy(field_of(config, key), defaults + offset, size_of(key));
+    } else if (!set_from_text(config, key, key->default_text)) {
+        die("the default of %s.%s is not valid", key->section, key->name);
+    }
+}
+
 /* ---- rules that involve more than one key, or more than the table can say ---- */
 
 static bool check_model(const Config *config, Error *error) {
@@ -445,10 +467,10 @@ static bool check_model(const Config *config, Error *error) {
 }
 
 /* On the command line a key without an effect is a mistake. */
-static bool refuse_idle_key(const ConfigKey *key, const char *idle_in, Error *error) {
+static bool refuse_idle_key(const Config *config, const ConfigKey *key, const char *idle_in, Error *error) {
     char having[256];
-    if (key->optimizers && strncmp(idle_in, "the optimizer", 13) == 0) {
-        config_list_optimizers(key->optimizers, having, sizeof having);
+    if (!config_key_applies(key, config->optimizer.name)) {
+        config_list_optimizers(config_key_optimizers(key), having, sizeof having);
         return error_set(error, "%s: %s.%s: %s has no such setting: remove it; optimizers that have it: %s",
                          command_line, key->section, key->name, idle_in, having);
     }
@@ -471,7 +493,7 @@ static void drop_keys(Config *config, const char *idle_in, char *names, size_t s
         if (strcmp(own, idle_in) != 0) continue;
         size_t used = strlen(names);
         snprintf(names + used, size - used, "%s%s.%s", used ? ", " : "", key->section, key->name);
-        set_from_text(config, key, key->default_text);
+        set_default(config, key);
         config->origins[i] = CONFIG_DEFAULT;
     }
 }
@@ -482,7 +504,7 @@ static bool resolve_idle_keys(Config *config, Error *error) {
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
         if (config->origins[i] == CONFIG_DEFAULT || !config_key_idle_in(key, config, idle_in, sizeof idle_in)) continue;
-        if (config->origins[i] == CONFIG_FROM_COMMAND_LINE) return refuse_idle_key(key, idle_in, error);
+        if (config->origins[i] == CONFIG_FROM_COMMAND_LINE) return refuse_idle_key(config, key, idle_in, error);
         char names[512] = "";
         drop_keys(config, idle_in, names, sizeof names);
         warn("%s: without effect on %s: %s", config->file, idle_in, names);
@@ -539,11 +561,20 @@ static bool check_start(const Config *config, Error *error) {
     return true;
 }
 
-static bool check_least_rate(const Config *config, const char *key, double rate, Error *error) {
-    if (config->schedule.min_lr <= rate) return true;
-    char *keys = format_string("schedule.min_lr %s", key);
-    error_set(error, "%s: schedule.min_lr %g must not be above %s %g", config_where(config, keys),
-              config->schedule.min_lr, key, rate);
+/* min_lr is that of each parameter group's rate, but of lr_1d where that follows learning_rate in proportion. */
+static bool check_min_lr(const Config *config, Error *error) {
+    const OptimConfig *optimizer = &config->optimizer;
+    double min_lr = config->schedule.min_lr, peak = optimizer->learning_rate;
+    const char *key = "learning_rate";
+    const ParamGroup *group = optimizer_of(optimizer->name)->groups;
+    for (; group->roles && min_lr <= peak; group++) {
+        if (!param_group_applies(group, optimizer) || group->lr == LR_1D_OF_MAIN) continue;
+        key = param_group_lr_key(group), peak = param_group_peak_lr(group, optimizer);
+    }
+    if (min_lr <= peak) return true;
+    char *keys = format_string("schedule.min_lr optimizer.%s", key);
+    error_set(error, "%s: schedule.min_lr %g must not be above optimizer.%s %g", config_where(config, keys), min_lr,
+              key, peak);
     free(keys);
     return false;
 }
@@ -574,17 +605,13 @@ static bool check_steps(const Config *config, Error *error) {
 
 /* An evaluation alone has no schedule, so its max_iters may be anything. */
 static bool check_schedule(const Config *config, Error *error) {
-    const OptimConfig *optimizer = &config->optimizer;
-    return check_least_rate(config, "optimizer.learning_rate", optimizer->learning_rate, error) &&
-           (optimizer->name != OPTIM_MUON ||
-            check_least_rate(config, "optimizer.muon_learning_rate", optimizer->muon_learning_rate, error)) &&
-           (config->train.eval_only || check_steps(config, error));
+    return check_min_lr(config, error) && (config->train.eval_only || check_steps(config, error));
 }
 
 static bool check_required(const Config *config, Error *error) {
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
-        if (!key->default_text && config->origins[i] == CONFIG_DEFAULT)
+        if (config_key_is_required(key) && config->origins[i] == CONFIG_DEFAULT)
             return error_set(error, "%s: %s.%s is missing: %s", config->file[0] ? config->file : command_line,
                              key->section, key->name, key->help);
     }
@@ -618,20 +645,21 @@ static void shorten_schedule(Config *config) {
 
 /* Defaults that depend on other keys. */
 static void fill_dependent_defaults(Config *config) {
-    OptimConfig *optimizer = &config->optimizer;
-    if (optimizer->name == OPTIM_SGD_SAI && origin_of(config, &optimizer->momentum) == CONFIG_DEFAULT)
-        optimizer->momentum = 0.9;
     config->schedule.max_iters = config->train.max_iters;
     if (config->schedule.lr_decay_iters == 0) config->schedule.lr_decay_iters = config->train.max_iters;
 }
 
 static void set_defaults(Config *config) {
     memset(config, 0, sizeof *config);
-    for (int i = 0; i < config_key_count; i++) {
-        const char *text = config_keys[i].default_text;
-        if (text && !set_from_text(config, &config_keys[i], text))
-            die("the default of %s.%s is not valid", config_keys[i].section, config_keys[i].name);
-    }
+    for (int i = 0; i < config_key_count; i++)
+        if (config_keys[i].default_text) set_default(config, &config_keys[i]);
+}
+
+/* Where the name of the optimizer is known: its own defaults of keys that were not given. */
+static void set_optimizer_defaults(Config *config) {
+    for (int i = 0; i < config_key_count; i++)
+        if (config_keys[i].has_optimizer_default && config->origins[i] == CONFIG_DEFAULT)
+            set_default(config, &config_keys[i]);
 }
 
 bool config_read(Config *config, const char *path, int count, char *const *overrides, Error *error) {
@@ -646,6 +674,7 @@ bool config_read(Config *config, const char *path, int count, char *const *overr
 }
 
 bool config_check(Config *config, Error *error) {
+    set_optimizer_defaults(config);
     if (!resolve_idle_keys(config, error)) return false;
     shorten_schedule(config);
     fill_dependent_defaults(config);
@@ -726,6 +755,7 @@ static char *pair_text(const double *pair) {
 
 static cJSON *value_to_json(const Config *config, const ConfigKey *key) {
     const void *field = (const char *)config + key->offset;
+    if (config_key_is_absent(key, config)) return cJSON_CreateString("learning_rate");
     if (key->type == CONFIG_BOOL) return cJSON_CreateBool(*(const bool *)field);
     if (key->type == CONFIG_STRING) return cJSON_CreateString(field);
     if (key->type == CONFIG_CHOICE) return cJSON_CreateString(key->choices[*(const unsigned *)field]);
@@ -751,7 +781,7 @@ char *config_to_json(const Config *config) {
         const ConfigKey *key = &config_keys[i];
         if ((const char *)config + key->offset == (const char *)left_out) continue;
         char idle_in[128];
-        if (config_key_idle_in(key, config, idle_in, sizeof idle_in)) continue;
+        if (config_key_idle_in(key, config, idle_in, sizeof idle_in) || config_key_is_absent(key, config)) continue;
         if (i == 0 || strcmp(key->section, config_keys[i - 1].section) != 0)
             section = cJSON_AddObjectToObject(root, key->section);
         ok = section && cJSON_AddItemToObject(section, key->name, value_to_json(config, key));
@@ -825,8 +855,9 @@ static void read_earlier(Config *config, const cJSON *json) {
         const ConfigKey *key = &config_keys[i];
         const cJSON *section = cJSON_GetObjectItemCaseSensitive(json, key->section);
         const cJSON *item = cJSON_GetObjectItemCaseSensitive(section, key->name);
-        if (item) set_from_json(config, key, item);
+        if (item && set_from_json(config, key, item)) config->origins[i] = CONFIG_FROM_FILE;
     }
+    set_optimizer_defaults(config);
 }
 
 char *config_changes(const Config *config, const cJSON *earlier) {

@@ -110,7 +110,7 @@ const char *config_where(const Config *config, const char *keys);
  * caller frees the text. */
 char *config_to_json(const Config *config);
 
-/* Answers --help (-h) and --version, wherever they stand, and ends the program; else returns. */
+/* Answers --help (-h), --version and --list_optimizers, wherever they stand, and ends the program; else returns. */
 void config_answer_questions(int argc, char *const *argv);
 
 /* Ends the program with EXIT_USAGE unless the first argument can be a config file. One process `speaks` for all. */
@@ -118,6 +118,9 @@ void config_require_file(int argc, char *const *argv, bool speaks);
 
 /* Every key with its type, default, meaning, and the optimizers that have it where not all do. */
 void config_print_help(FILE *file);
+
+/* The table of optimizers as a JSON list: name, title, alias, parameter groups, keys with their defaults. */
+void config_print_optimizers(FILE *file);
 
 EXTERN_C_END
 

@@ -6,14 +6,16 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "optim/optimizers.h"
+
 /* In the order of the enumerations. */
 static const char *const order_names[] = {
     [ORDER_RANDOM] = "random", [ORDER_SEQUENTIAL] = "sequential", [ORDER_SHUFFLED] = "shuffled", NULL};
-#define OPTIMIZER_TEXT(name, text) text,
-static const char *const optimizer_names[] = {OPTIMIZERS(OPTIMIZER_TEXT) NULL};
-static const char *const optimizer_aliases[] = {OPTIM_SGD_SAI_ALIAS, "sgd-sai", NULL};
 static const char *const ns_dtype_names[] = {
     [NS_DTYPE_AUTO] = "auto", [NS_DTYPE_BFLOAT16] = "bfloat16", [NS_DTYPE_FLOAT32] = "float32", NULL};
+static const char *const muon_scale_names[] = {
+    [MUON_SCALE_AUTO] = "auto",           [MUON_SCALE_SPECTRAL] = "spectral", [MUON_SCALE_SQRT_MAX] = "sqrt-max",
+    [MUON_SCALE_MOONLIGHT] = "moonlight", [MUON_SCALE_NONE] = "none",         NULL};
 static const char *const schedule_names[] = {
     [SCHEDULE_CONSTANT] = "constant",       [SCHEDULE_COSINE] = "cosine", [SCHEDULE_WSD] = "wsd",
     [SCHEDULE_TRAPEZOIDAL] = "trapezoidal", [SCHEDULE_EXP] = "exp",       NULL};
@@ -35,9 +37,9 @@ static const char *const recompute_names[] = {
     .section = #section_, .name = #name_, .type = TYPE_OF(section_.name_), .offset = offsetof(Config, section_.name_)
 #define KEY(section_, name_, default_, range, help_)                                                                   \
     {FIELD(section_, name_), .default_text = default_, range, .help = help_}
-/* A key of the optimizer section that not all optimizers have. */
-#define OPTIMIZER_KEY(name_, default_, optimizers_, range, help_)                                                      \
-    {FIELD(optimizer, name_), .default_text = default_, .optimizers = optimizers_, range, .help = help_}
+/* A key of the optimizer section whose default is in the table of optimizers. */
+#define OPTIMIZER_KEY(name_, range, help_)                                                                             \
+    {FIELD(optimizer, name_), .has_optimizer_default = true, range, .help = help_}
 
 /* A key that is a path of this machine's, and one that not all schedules use. */
 #define PATH_KEY(section_, name_, default_, help_)                                                                     \
@@ -53,25 +55,7 @@ static const char *const recompute_names[] = {
 #define FROM_BELOW(low, high) .minimum = low, .maximum = high, .below_maximum = true
 #define NOT_EMPTY FROM_TO(1, CONFIG_STRING_LENGTH - 1)
 #define MAY_BE_EMPTY FROM_TO(0, CONFIG_STRING_LENGTH - 1)
-/* After a range: optimizers that use the key only where optimize_1d is false, or true. */
-#define WITHOUT_1D(optimizers_) , .without_1d = optimizers_
-#define WITH_1D(optimizers_) , .with_1d = optimizers_
 #define ONE_OF(names) .choices = names
-#define ONE_OF_OR_ALIAS(names, others) .choices = names, .aliases = others
-
-enum {
-    ADAMW = 1 << OPTIM_ADAMW,
-    MARS_ADAMW = 1 << OPTIM_MARS_ADAMW,
-    LION = 1 << OPTIM_MARS_LION,
-    SHAMPOO = 1 << OPTIM_MARS_SHAMPOO,
-    MARS = MARS_ADAMW | LION | SHAMPOO,
-    MUON = 1 << OPTIM_MUON,
-    MOONLIGHT = 1 << OPTIM_MOONLIGHT,
-    MARS_M = 1 << OPTIM_MARS_M,
-    EFFICIENT = 1 << OPTIM_MARS_M_EFFICIENT,
-    SGD_SAI = 1 << OPTIM_SGD_SAI,
-    MATRIX = SHAMPOO | MUON | MOONLIGHT | MARS_M | EFFICIENT /* those that use Newton-Schulz */
-};
 
 enum {
     DECAYS = 1 << SCHEDULE_COSINE | 1 << SCHEDULE_EXP,
@@ -94,28 +78,30 @@ const ConfigKey config_keys[] = {
     KEY(data, order, "random", ONE_OF(order_names), "how training sequences are drawn"),
     KEY(data, seed, "5000", ANY, "for the order of the sequences"),
 
-    KEY(optimizer, name, REQUIRED, ONE_OF_OR_ALIAS(optimizer_names, optimizer_aliases), "the rule"),
-    KEY(optimizer, learning_rate, REQUIRED, ABOVE(0), "the schedule's peak; muon: of the vectors"),
-    KEY(optimizer, weight_decay, "0.1", AT_LEAST(0), "decoupled; on which tensors is up to the rule"),
-    OPTIMIZER_KEY(beta1, "0.9", ADAMW | MARS | MUON | MARS_M | EFFICIENT, FROM_BELOW(0, 1),
-                  "decay of the moving average of g (in mars, of c)"),
-    OPTIMIZER_KEY(beta2, "0.95", ADAMW | MARS_ADAMW | SHAMPOO | MUON, FROM_BELOW(0, 1) WITH_1D(SHAMPOO),
-                  "the same of its square"),
-    KEY(optimizer, eps, "1e-8", ABOVE(0) WITHOUT_1D(LION), "keeps divisors from 0, such as adamw's root"),
-    KEY(optimizer, grad_clip, "1", AT_LEAST(0), "largest global norm of the gradient; 0 = off"),
-    OPTIMIZER_KEY(gamma, "0.025", MARS | MARS_M | EFFICIENT, AT_LEAST(0), "share of the gradient's change in c"),
-    OPTIMIZER_KEY(is_approx, "true", MARS | MARS_M, ANY, "false: a second gradient each step, at the old weights"),
-    OPTIMIZER_KEY(optimize_1d, "false", MARS, ANY, "vectors follow the rule too, instead of AdamW"),
-    OPTIMIZER_KEY(lr_1d, "3e-3", MARS, ABOVE(0) WITHOUT_1D(MARS), "peak rate of AdamW on the vectors"),
-    OPTIMIZER_KEY(betas_1d, "0.9,0.95", MARS | MOONLIGHT | MARS_M | EFFICIENT, FROM_BELOW(0, 1) WITHOUT_1D(MARS),
-                  "beta1, beta2 of AdamW on what the rule leaves out"),
-    OPTIMIZER_KEY(weight_decay_1d, "0.1", MARS, AT_LEAST(0) WITHOUT_1D(MARS), "of AdamW on the vectors"),
-    OPTIMIZER_KEY(muon_learning_rate, "0.02", MUON, ABOVE(0), "the schedule's peak for 2-D tensors"),
-    OPTIMIZER_KEY(muon_weight_decay, "0", MUON, AT_LEAST(0), "decoupled; 2-D tensors"),
-    OPTIMIZER_KEY(momentum, "0.95", MUON | MOONLIGHT | SGD_SAI, FROM_BELOW(0, 1), "of g; sgd-sai: default 0.9"),
-    OPTIMIZER_KEY(nesterov, "true", MUON | MOONLIGHT, ANY, "momentum that looks a step ahead"),
-    OPTIMIZER_KEY(ns_steps, "5", MATRIX, FROM_TO(1, 100), "iterations of Newton-Schulz"),
-    OPTIMIZER_KEY(ns_dtype, "auto", MATRIX, ONE_OF(ns_dtype_names), "type that these run in; auto = as activations"),
+    KEY(optimizer, name, REQUIRED, ONE_OF(optim_names), "see --list_optimizers"),
+    KEY(optimizer, learning_rate, REQUIRED, ABOVE(0), "the schedule's peak"),
+    OPTIMIZER_KEY(embedding_lr, ABOVE(0), "the same of embeddings"),
+    OPTIMIZER_KEY(lm_head_lr, ABOVE(0), "the same of an LM head of its own"),
+    OPTIMIZER_KEY(lr_1d, ABOVE(0), "the same of vectors"),
+    OPTIMIZER_KEY(weight_decay, AT_LEAST(0), "decoupled; see --list_optimizers"),
+    OPTIMIZER_KEY(beta1, FROM_BELOW(0, 1), "decay of the moving average of g (in mars, of c)"),
+    OPTIMIZER_KEY(beta2, FROM_BELOW(0, 1), "the same of its square"),
+    OPTIMIZER_KEY(eps, ABOVE(0), "keeps divisors from 0, such as adamw's root"),
+    OPTIMIZER_KEY(grad_clip, AT_LEAST(0), "largest global norm of the gradient; 0 = off"),
+    OPTIMIZER_KEY(gamma, AT_LEAST(0), "share of the gradient's change in c"),
+    OPTIMIZER_KEY(is_approx, ANY, "false: a second gradient each step"),
+    OPTIMIZER_KEY(optimize_1d, ANY, "vectors follow the rule too, instead of AdamW"),
+    OPTIMIZER_KEY(betas_1d, FROM_BELOW(0, 1), "beta1, beta2 of AdamW next to the rule"),
+    OPTIMIZER_KEY(weight_decay_1d, AT_LEAST(0), "of AdamW on the vectors"),
+    OPTIMIZER_KEY(muon_learning_rate, ABOVE(0), "the schedule's peak for 2-D tensors"),
+    OPTIMIZER_KEY(muon_weight_decay, AT_LEAST(0), "decoupled; 2-D tensors"),
+    OPTIMIZER_KEY(muon_embeddings, ANY, "false: AdamW for embeddings and LM head"),
+    OPTIMIZER_KEY(momentum, FROM_BELOW(0, 1), "of g"),
+    OPTIMIZER_KEY(nesterov, ANY, "momentum that looks a step ahead"),
+    OPTIMIZER_KEY(ns_steps, FROM_TO(1, 100), "iterations of Newton-Schulz"),
+    OPTIMIZER_KEY(ns_dtype, ONE_OF(ns_dtype_names), "type that these run in; auto = as activations"),
+    OPTIMIZER_KEY(muon_scale, ONE_OF(muon_scale_names), "length of a matrix's step; auto = the rule's own"),
+    OPTIMIZER_KEY(split_qkv, ANY, "orthogonalise query, key, value one by one"),
 
     KEY(schedule, name, "constant", ONE_OF(schedule_names), "how the rate changes"),
     KEY(schedule, warmup_iters, "0", AT_LEAST(0), "steps of linear rise at the start"),
@@ -137,13 +123,13 @@ const ConfigKey config_keys[] = {
     KEY(train, checkpoint_interval, "1000", AT_LEAST(0), "steps between checkpoints; 0 = never"),
     KEY(train, keep_checkpoints, "2", AT_LEAST(0), "how many stay; 0 = all"),
     PATH_KEY(train, out_dir, REQUIRED, "folder for metrics and checkpoints"),
-    KEY(train, overwrite, "false", ANY, "start from scratch although out_dir has checkpoints"),
+    KEY(train, overwrite, "false", ANY, "start anew although out_dir has checkpoints"),
     PATH_KEY(train, init_from, "scratch", "scratch, resume, auto, or a path to weights"),
     KEY(train, seed, "5000", ANY, "for the initial weights"),
     KEY(train, device, "auto", ONE_OF(device_names), "where to compute; auto = a GPU where there is one"),
     KEY(train, precision, "auto", ONE_OF(precision_names), "of activations; auto = the fastest on the device"),
     KEY(train, allow_tf32, "false", ANY, "float32 on a GPU may use TF32 matmuls"),
-    KEY(train, threads, "0", FROM_TO(0, 4096), "CPU threads per process; 0 = its share of the cores"),
+    KEY(train, threads, "0", FROM_TO(0, 4096), "CPU threads per process; 0 = its share of cores"),
     KEY(train, recompute, "none", ONE_OF(recompute_names), "what the backward pass computes again"),
     KEY(train, debug_alloc, "false", ANY, "an allocation for each buffer, for checkers"),
 };
@@ -206,23 +192,52 @@ const char *config_section_nearest(const char *section) {
     return nearest;
 }
 
-const char *config_optimizer_name(OptimName name) { return optimizer_names[name]; }
+/* The roles of a GPT-2's tensors: its LM head is its token embedding. */
+enum { GPT2_ROLES = 1 << ROLE_MATRIX | 1 << ROLE_EMBEDDING | 1 << ROLE_VECTOR };
+
 const char *config_schedule_name(ScheduleName name) { return schedule_names[name]; }
+
+bool config_key_is_required(const ConfigKey *key) { return !key->default_text && !key->has_optimizer_default; }
 
 /* Whether a mask, of which 0 means all, has the bit of this name. */
 static bool mask_has(unsigned mask, unsigned name) { return !mask || (mask >> name & 1); }
 
-bool config_key_applies(const ConfigKey *key, OptimName optimizer) { return mask_has(key->optimizers, optimizer); }
+bool config_key_applies(const ConfigKey *key, OptimName optimizer) {
+    return strcmp(key->section, "optimizer") != 0 || optimizer_has_key(optimizer, key->name);
+}
+
+unsigned config_key_optimizers(const ConfigKey *key) {
+    unsigned mask = 0, all = (1u << OPTIM_COUNT) - 1;
+    for (unsigned i = 0; i < OPTIM_COUNT; i++) mask |= (unsigned)config_key_applies(key, (OptimName)i) << i;
+    return mask == all ? 0 : mask;
+}
+
+bool config_key_is_absent(const ConfigKey *key, const Config *config) {
+    return key->has_optimizer_default && key->type == CONFIG_NUMBER && key->above_minimum &&
+           *(const double *)((const char *)config + key->offset) == 0.0;
+}
+
+/* What makes an optimizer that has the key not read it; NULL where it does read it. */
+static const char *idle_in_switch(const ConfigKey *key, const OptimConfig *config) {
+    const unsigned roles = GPT2_ROLES, every_role = (1u << ROLE_COUNT) - 1;
+    if (optimizer_uses_key(config, roles, key->name)) return NULL;
+    if (optimizer_uses_key(config, every_role, key->name)) return "a model whose LM head is its token embedding";
+    OptimConfig other = *config;
+    other.optimize_1d = !config->optimize_1d;
+    if (optimizer_uses_key(&other, every_role, key->name))
+        return config->optimize_1d ? "optimizer.optimize_1d true" : "optimizer.optimize_1d false";
+    return config->muon_embeddings ? "optimizer.muon_embeddings true" : "optimizer.muon_embeddings false";
+}
 
 const char *config_key_idle_in(const ConfigKey *key, const Config *config, char *where, size_t size) {
     const OptimConfig *optimizer = &config->optimizer;
-    unsigned only = optimizer->optimize_1d ? key->without_1d : key->with_1d;
+    const char *idle_in = NULL;
     if (!config_key_applies(key, optimizer->name))
-        snprintf(where, size, "the optimizer %s", optimizer_names[optimizer->name]);
+        snprintf(where, size, "the optimizer %s", optim_names[optimizer->name]);
     else if (!mask_has(key->schedules, config->schedule.name))
         snprintf(where, size, "the schedule %s", schedule_names[config->schedule.name]);
-    else if (only >> optimizer->name & 1)
-        snprintf(where, size, "optimizer.optimize_1d %s", optimizer->optimize_1d ? "true" : "false");
+    else if (strcmp(key->section, "optimizer") == 0 && (idle_in = idle_in_switch(key, optimizer)) != NULL)
+        snprintf(where, size, "%s", idle_in);
     else
         return NULL;
     return where;
@@ -235,7 +250,7 @@ static void list_names(const char *const *names, unsigned mask, char *text, size
         if (mask_has(mask, i)) used += (size_t)snprintf(text + used, size - used, "%s%s", used ? ", " : "", names[i]);
 }
 
-void config_list_optimizers(unsigned mask, char *text, size_t size) { list_names(optimizer_names, mask, text, size); }
+void config_list_optimizers(unsigned mask, char *text, size_t size) { list_names(optim_names, mask, text, size); }
 void config_list_schedules(unsigned mask, char *text, size_t size) { list_names(schedule_names, mask, text, size); }
 
 void config_key_type_text(const ConfigKey *key, char *text, size_t size) {
@@ -255,12 +270,35 @@ void config_key_type_text(const ConfigKey *key, char *text, size_t size) {
                  key->below_maximum ? ')' : ']');
 }
 
+void config_key_default_text(const ConfigKey *key, OptimName optimizer, char *text, size_t size) {
+    if (!key->has_optimizer_default) {
+        snprintf(text, size, "%s", key->default_text);
+        return;
+    }
+    const void *field = (const char *)&optimizer_of(optimizer)->defaults + (key->offset - offsetof(Config, optimizer));
+    double first = key->type == CONFIG_NUMBER || key->type == CONFIG_PAIR ? *(const double *)field : 0.0;
+    if (key->type == CONFIG_BOOL)
+        snprintf(text, size, "%s", *(const bool *)field ? "true" : "false");
+    else if (key->type == CONFIG_INT)
+        snprintf(text, size, "%d", *(const int *)field);
+    else if (key->type == CONFIG_CHOICE)
+        snprintf(text, size, "%s", key->choices[*(const unsigned *)field]);
+    else if (key->type == CONFIG_PAIR)
+        snprintf(text, size, "%g,%g", first, ((const double *)field)[1]);
+    else if (first == 0.0 && key->above_minimum)
+        snprintf(text, size, "learning_rate");
+    else
+        snprintf(text, size, "%g", first);
+}
+
 static void list_choices(const ConfigKey *key, char *text, size_t size) {
     size_t used = (size_t)snprintf(text, size, "one of:");
     for (int i = 0; key->choices[i] && used < size; i++)
         used += (size_t)snprintf(text + used, size - used, "%s %s", i ? "," : "", key->choices[i]);
-    for (int i = 0; key->aliases && key->aliases[i] && used < size; i += 2)
-        used += (size_t)snprintf(text + used, size - used, ", %s (= %s)", key->aliases[i], key->aliases[i + 1]);
+    for (int i = 0; key->choices == optim_names && i < OPTIM_COUNT && used < size; i++) {
+        const char *alias = optimizer_of((OptimName)i)->alias;
+        if (alias) used += (size_t)snprintf(text + used, size - used, ", %s (= %s)", alias, optim_names[i]);
+    }
 }
 
 void config_key_expectation(const ConfigKey *key, char *text, size_t size) {

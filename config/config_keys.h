@@ -1,9 +1,9 @@
 /* config_keys.h: the one table of keys, and questions about it.
  *
- * A line of the table says everything there is to know about a key: where its value lies in Config, its type, default,
- * range and meaning, and which optimizers and schedules use it. The parser, --help, the messages and config_to_json (config.c) only
- * walk the table, so a new option is one field in a struct and one line in config_keys.c. Nothing here reads files or
- * changes a Config. */
+ * A line of the table says where a key's value lies in Config, its type, default, range and meaning, and which schedules
+ * use it. Which optimizers use it, and its default with each, follows from the table of optimizers (optim/optimizers.h).
+ * The parser, --help, the messages and config_to_json (config.c) only walk the table, so a new option is one field in a
+ * struct and one line in config_keys.c. Nothing here reads files or changes a Config. */
 #ifndef MARS_CONFIG_CONFIG_KEYS_H
 #define MARS_CONFIG_CONFIG_KEYS_H
 
@@ -23,15 +23,13 @@ typedef struct ConfigKey {
     const char *section, *name;
     ConfigType type;
     size_t offset;                     /* of the value in Config */
-    const char *default_text;          /* as one would write it on the command line; NULL: the key is required */
+    const char *default_text;          /* as one would write it on the command line; NULL: see below */
+    bool has_optimizer_default;        /* the default is the optimizer's own; without either the key is required */
     double minimum, maximum;           /* of an int, a number, each of a pair; of a string's length in bytes */
     bool above_minimum, below_maximum; /* true: the limit itself is outside */
-    unsigned optimizers;               /* those that have the key, bit 1 << OptimName; 0: all have it */
-    unsigned without_1d, with_1d;      /* of these, those that use it only where optimize_1d is false, or true */
     unsigned schedules;                /* those that use the key, bit 1 << ScheduleName; 0: all do */
     bool is_path;                      /* a leading "~" is the home folder */
     const char *const *choices;        /* ends with NULL */
-    const char *const *aliases;        /* another name of a choice, the choice, and so on; ends with NULL */
     const char *help;
 } ConfigKey;
 
@@ -51,9 +49,17 @@ int config_key_nearest(const char *section, const char *name);
 bool config_section_exists(const char *section);
 const char *config_section_nearest(const char *section);
 
-const char *config_optimizer_name(OptimName name);
 const char *config_schedule_name(ScheduleName name);
+/* True where a config must give the key. */
+bool config_key_is_required(const ConfigKey *key);
+
+/* Whether an optimizer reads the key, at least with some value of other keys; of a key that is not the optimizer's, true.
+ * And the mask of the optimizers that do, bit 1 << OptimName; 0: all do. */
 bool config_key_applies(const ConfigKey *key, OptimName optimizer);
+unsigned config_key_optimizers(const ConfigKey *key);
+
+/* A learning rate that is learning_rate's unless it is given, and is not. */
+bool config_key_is_absent(const ConfigKey *key, const Config *config);
 
 /* Where the key has no effect in this config: "the optimizer adamw", "the schedule wsd", "optimizer.optimize_1d true";
  * NULL where it has one. */
@@ -62,6 +68,9 @@ const char *config_key_idle_in(const ConfigKey *key, const Config *config, char 
 /* The names of the optimizers in a mask (0: all), and of the schedules. */
 void config_list_optimizers(unsigned mask, char *text, size_t size);
 void config_list_schedules(unsigned mask, char *text, size_t size);
+
+/* The default of a key that is not required, as on the command line; with an optimizer, where it has its own. */
+void config_key_default_text(const ConfigKey *key, OptimName optimizer, char *text, size_t size);
 
 /* The key's type and range in a few words, for --help: "integer >= 1". */
 void config_key_type_text(const ConfigKey *key, char *text, size_t size);

@@ -50,6 +50,7 @@ void gpt2_describe(GPT2 *model, const GPT2Config *config) {
         GPT2BlockTensors *block = &model->blocks[l];
         block->ln_1 = add_layernorm(model, l, "ln_1");
         block->c_attn = add_linear(model, l, "attn.c_attn", C, 3 * C);
+        model->table.tensors[block->c_attn.weight].stacked = 3;
         block->attn_c_proj = add_linear(model, l, "attn.c_proj", C, C);
         block->ln_2 = add_layernorm(model, l, "ln_2");
         block->c_fc = add_linear(model, l, "mlp.c_fc", C, 4 * C);

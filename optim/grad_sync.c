@@ -20,25 +20,25 @@ GradSync grad_sync_open(Comm *comm, size_t length) {
 
 void grad_sync_close(GradSync *t) { free(t->gathered); }
 
-void grad_sync_gradient_ready(GradSync *t, Group *groups, int group_count, float *data, bool second, size_t from) {
+void grad_sync_gradient_ready(GradSync *t, RuleGroup *groups, int group_count, float *data, bool second, size_t from) {
     if (from > t->moving)
         die("the gradient was said to be final from element %zu on already, not %zu", t->moving, from);
     if (from == t->moving || (t->moving - from < t->piece && from > 0)) return;
     for (int i = 0; i < group_count; i++) {
-        Group *g = &groups[i];
+        RuleGroup *g = &groups[i];
         t->comm->reduce_scatter(t->comm, data, &g->partition, second ? g->shards.next_grad : g->shards.grad, from,
                                 t->moving);
     }
     t->moving = from;
 }
 
-void grad_sync_finish_gradient(GradSync *t, Group *groups, int group_count, float *data, bool second) {
+void grad_sync_finish_gradient(GradSync *t, RuleGroup *groups, int group_count, float *data, bool second) {
     grad_sync_gradient_ready(t, groups, group_count, data, second, 0);
     t->comm->wait_for(t->comm, t->comm->enqueued(t->comm));
     t->moving = t->length;
 }
 
-void grad_sync_gather(GradSync *t, const Group *groups, int group_count, void *weights, size_t element_size) {
+void grad_sync_gather(GradSync *t, const RuleGroup *groups, int group_count, void *weights, size_t element_size) {
     for (size_t begin = 0; begin < t->length; begin += t->piece) {
         size_t end = begin + t->piece < t->length ? begin + t->piece : t->length;
         for (int i = 0; i < group_count; i++)

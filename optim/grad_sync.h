@@ -4,7 +4,7 @@
 #ifndef MARS_OPTIM_GRAD_SYNC_H
 #define MARS_OPTIM_GRAD_SYNC_H
 
-#include "optim/group.h"
+#include "optim/param_groups.h"
 
 EXTERN_C_BEGIN
 
@@ -22,13 +22,14 @@ void grad_sync_close(GradSync *grad_sync);
 
 /* The gradient in `data` is final from element `from` on: sums what is not on its way yet in its owners, where it is
  * enough to be worth it, or all that is left; in the groups' shards, `next` where second, where they have such. */
-void grad_sync_gradient_ready(GradSync *grad_sync, Group *groups, int group_count, float *data, bool second,
+void grad_sync_gradient_ready(GradSync *grad_sync, RuleGroup *groups, int group_count, float *data, bool second,
                               size_t from);
 /* All of it, and what the device does from here on sees the sums. A new gradient begins. */
-void grad_sync_finish_gradient(GradSync *grad_sync, Group *groups, int group_count, float *data, bool second);
+void grad_sync_finish_gradient(GradSync *grad_sync, RuleGroup *groups, int group_count, float *data, bool second);
 
 /* Sends everybody the owners' weights, in flat order. */
-void grad_sync_gather(GradSync *grad_sync, const Group *groups, int group_count, void *weights, size_t element_size);
+void grad_sync_gather(GradSync *grad_sync, const RuleGroup *groups, int group_count, void *weights,
+                      size_t element_size);
 /* What the device does from here on sees elements [begin, end) of the weights. */
 void grad_sync_wait_for_weights(GradSync *grad_sync, size_t begin, size_t end);
 

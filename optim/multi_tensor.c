@@ -88,62 +88,86 @@ static void copy_weights(const Chunk *chunk, const MultiTensorBuffers *b) {
     for (size_t i = chunk->begin; i < chunk->end; i++) weights[i] = bfloat16_from_float(x[i]);
 }
 
-typedef void ChunkUpdate(const Chunk *chunk, const MultiTensorBuffers *buffers, const UpdateCoeffs *coeffs);
+typedef float ElementRule(float x, float g, float prev_grad, float *state, const UpdateCoeffs *coeffs);
 
-/* The states of an element pass through a small array that the compiler keeps in registers. */
-#define DEFINE_UPDATE(rule, uses_prev_grad, STATES, ...)                                                            \
-    static void rule##_update(const Chunk *chunk, const MultiTensorBuffers *b, const UpdateCoeffs *coeffs) {        \
-        const UpdateCoeffs r = *coeffs;                                                                             \
-        float *RESTRICT x = b->params + chunk->begin, *RESTRICT state0 = b->states[0] + chunk->shard;               \
-        float *RESTRICT state1 = STATES > 1 ? b->states[1] + chunk->shard : NULL;                                   \
-        const float *RESTRICT g = b->gradient + chunk->gradient;                                                    \
-        const float *RESTRICT prev_grad = uses_prev_grad ? b->prev_grad + chunk->gradient : NULL;                   \
-        size_t n = chunk->end - chunk->begin;                                                                       \
-        _Pragma("omp simd") for (size_t i = 0; i < n; i++) {                                                        \
-            float state[RULE_MAX_STATES] = {state0[i], STATES > 1 ? state1[i] : 0.0f};                              \
-            x[i] = rule##_element(x[i], g[i] * r.gradient_factor, uses_prev_grad ? prev_grad[i] : 0.0f, state, &r); \
-            state0[i] = state[0];                                                                                   \
-            if (STATES > 1) state1[i] = state[1];                                                                   \
-        }                                                                                                           \
+/* The loop of every elementwise rule. Each call has constant arguments and is inlined, so that the compiler makes a loop
+ * of each rule, with the states of an element in registers. */
+ALWAYS_INLINE void update_chunk(ElementRule *element, const bool uses_prev_grad, const int states, const Chunk *chunk,
+                                const MultiTensorBuffers *b, const UpdateCoeffs *coeffs) {
+    const UpdateCoeffs r = *coeffs;
+    float *RESTRICT x = b->params + chunk->begin, *kept[RULE_MAX_STATES];
+    for (int s = 0; s < states; s++) kept[s] = b->states[s] + chunk->shard;
+    const float *RESTRICT g = b->gradient + chunk->gradient;
+    const float *RESTRICT prev_grad = uses_prev_grad ? b->prev_grad + chunk->gradient : NULL;
+    size_t n = chunk->end - chunk->begin;
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) {
+        float state[RULE_MAX_STATES];
+        for (int s = 0; s < states; s++) state[s] = kept[s][i];
+        x[i] = element(x[i], g[i] * r.gradient_factor, uses_prev_grad ? prev_grad[i] : 0.0f, state, &r);
+        for (int s = 0; s < states; s++) kept[s][i] = state[s];
     }
-ELEMENTWISE_RULES(DEFINE_UPDATE)
+}
 
-#define UPDATE_LINE(rule, ...) [RULE_##rule] = rule##_update,
-static ChunkUpdate *const updates[RULE_COUNT] = {ELEMENTWISE_RULES(UPDATE_LINE)};
+#define UPDATE_CASE(rule, name, element, needs, keys, states, ...)                           \
+    case rule:                                                                               \
+        update_chunk(element, (needs)&RULE_NEEDS_PREV_GRAD, states, chunk, buffers, coeffs); \
+        break;
+
+static void update_by_rule(RuleName rule, const Chunk *chunk, const MultiTensorBuffers *buffers,
+                           const UpdateCoeffs *coeffs) {
+    switch (rule) {
+        ELEMENTWISE_RULES(UPDATE_CASE)
+    default:
+        die("rule %s is not elementwise", rule_of(rule)->name);
+    }
+}
 
 static void update(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *b) {
     if (b->result->skipped) return;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++) {
-        updates[rule](&chunks[c], b, &b->coeffs[chunks[c].tensor]);
+        update_by_rule(rule, &chunks[c], b, &b->coeffs[chunks[c].tensor]);
         copy_weights(&chunks[c], b);
     }
 }
 
 /* ---- matrix rules ---- */
 
-typedef void ChunkDirections(const Chunk *chunk, const MultiTensorBuffers *buffers, const UpdateCoeffs *coeffs,
-                             float *out);
+typedef float MatrixRule(float g, float prev_grad, float *state, const UpdateCoeffs *coeffs);
 
-#define DEFINE_DIRECTIONS(rule, uses_prev_grad, STATES, ...)                                                      \
-    static void rule##_directions(const Chunk *chunk, const MultiTensorBuffers *b, const UpdateCoeffs *coeffs,    \
-                                  float *RESTRICT out) {                                                          \
-        const UpdateCoeffs r = *coeffs;                                                                           \
-        float *RESTRICT state0 = b->states[0] + chunk->shard;                                                     \
-        const float *RESTRICT g = b->gradient + chunk->gradient;                                                  \
-        const float *RESTRICT prev_grad = uses_prev_grad ? b->prev_grad + chunk->gradient : NULL;                 \
-        size_t n = chunk->end - chunk->begin;                                                                     \
-        _Static_assert(STATES == 1, "the loop keeps one state");                                                  \
-        _Pragma("omp simd") for (size_t i = 0; i < n; i++) {                                                      \
-            float state[1] = {state0[i]};                                                                         \
-            out[i] = rule##_direction(g[i] * r.gradient_factor, uses_prev_grad ? prev_grad[i] : 0.0f, state, &r); \
-            state0[i] = state[0];                                                                                 \
-        }                                                                                                         \
+/* As update_chunk(): the directions of a chunk, to out. */
+ALWAYS_INLINE void chunk_directions(MatrixRule *direction, const bool uses_prev_grad, const int states,
+                                    const Chunk *chunk, const MultiTensorBuffers *b, const UpdateCoeffs *coeffs,
+                                    float *RESTRICT out) {
+    const UpdateCoeffs r = *coeffs;
+    float *kept[RULE_MAX_STATES];
+    for (int s = 0; s < states; s++) kept[s] = b->states[s] + chunk->shard;
+    const float *RESTRICT g = b->gradient + chunk->gradient;
+    const float *RESTRICT prev_grad = uses_prev_grad ? b->prev_grad + chunk->gradient : NULL;
+    size_t n = chunk->end - chunk->begin;
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) {
+        float state[RULE_MAX_STATES];
+        for (int s = 0; s < states; s++) state[s] = kept[s][i];
+        out[i] = direction(g[i] * r.gradient_factor, uses_prev_grad ? prev_grad[i] : 0.0f, state, &r);
+        for (int s = 0; s < states; s++) kept[s][i] = state[s];
     }
-MATRIX_RULES(DEFINE_DIRECTIONS)
+}
 
-#define DIRECTIONS_LINE(rule, ...) [RULE_##rule] = rule##_directions,
-static ChunkDirections *const matrix_rules[RULE_COUNT] = {MATRIX_RULES(DIRECTIONS_LINE)};
+#define DIRECTIONS_CASE(rule, name, direction, needs, keys, scale, states, ...)                         \
+    case rule:                                                                                          \
+        chunk_directions(direction, (needs)&RULE_NEEDS_PREV_GRAD, states, chunk, buffers, coeffs, out); \
+        break;
+
+static void directions_by_rule(RuleName rule, const Chunk *chunk, const MultiTensorBuffers *buffers,
+                               const UpdateCoeffs *coeffs, float *out) {
+    switch (rule) {
+        MATRIX_RULES(DIRECTIONS_CASE)
+    default:
+        die("rule %s is not for matrices", rule_of(rule)->name);
+    }
+}
 
 /* Rounds a chunk's directions to the type of the matrices, and sums the squares of what is stored. */
 static double store_directions(const float *RESTRICT out, size_t n, void *matrices, size_t at, DType type) {
@@ -173,7 +197,7 @@ static void directions(Backend *be, RuleName rule, const Chunk *chunks, int coun
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++) {
         float out[MULTI_TENSOR_CHUNK]; /* stays in the cache */
-        matrix_rules[rule](&chunks[c], b, &b->coeffs[chunks[c].tensor], out);
+        directions_by_rule(rule, &chunks[c], b, &b->coeffs[chunks[c].tensor], out);
         squares[c] = store_directions(out, chunks[c].end - chunks[c].begin, matrices, chunks[c].matrix, type);
     }
 }

@@ -1,4 +1,4 @@
-/* multi_tensor.cu: the passes of multi_tensor.h as CUDA kernels, made from the same rules (rules.h) and the same
+/* multi_tensor.cu: the passes of multi_tensor.h as CUDA kernels, made from the same rules (optimizers.h) and the same
  * decisions (step_coeffs.h) as the CPU's.
  *
  * All passes over elements are bound by memory: AdamW moves 34 bytes for each parameter with a bf16 copy of the weights
@@ -170,51 +170,31 @@ static void step_coeffs(Backend *be, const StepInputs *inputs) {
     cuda_check_launch("step_coeffs_kernel");
 }
 
-/* ---- rules as types, for kernels to be made of ---- */
-
-#define ELEMENTWISE_TYPE(rule, uses_prev_grad, states, ...)                                         \
-    struct rule##_rule {                                                                            \
-        static constexpr bool PREV_GRAD = uses_prev_grad;                                           \
-        static constexpr int STATES = states;                                                       \
-        static __device__ __forceinline__ float of(float x, float g, float prev_grad, float *state, \
-                                                   const UpdateCoeffs *r) {                         \
-            return rule##_element(x, g, prev_grad, state, r);                                       \
-        }                                                                                           \
-    };
-ELEMENTWISE_RULES(ELEMENTWISE_TYPE)
-
-#define MATRIX_TYPE(rule, uses_prev_grad, states, ...)                                                              \
-    struct rule##_rule {                                                                                            \
-        static constexpr bool PREV_GRAD = uses_prev_grad;                                                           \
-        static_assert(states == 1, "the kernel keeps one state");                                                   \
-        static __device__ __forceinline__ float of(float g, float prev_grad, float *state, const UpdateCoeffs *r) { \
-            return rule##_direction(g, prev_grad, state, r);                                                        \
-        }                                                                                                           \
-    };
-MATRIX_RULES(MATRIX_TYPE)
-
 /* ---- elementwise rules ---- */
 
-template <class R> struct UpdateWork {
+typedef float ElementRule(float x, float g, float prev_grad, float *state, const UpdateCoeffs *coeffs);
+
+/* A kernel is made of each rule: its function and what it needs are template arguments. */
+template <ElementRule *ELEMENT, bool PREV_GRAD, int STATES> struct UpdateWork {
     UpdateCoeffs coeffs;
-    float *x, *states[R::STATES];
+    float *x, *states[STATES];
     const float *g, *prev_grad;
     bf16 *weights; /* NULL where there is no copy */
 
     __device__ bool takes_runs() const {
-        return is_run_aligned(x) && is_run_aligned(states[0]) && is_run_aligned(states[R::STATES - 1]) &&
+        return is_run_aligned(x) && is_run_aligned(states[0]) && is_run_aligned(states[STATES - 1]) &&
                is_run_aligned(g) && is_run_aligned(prev_grad) && is_run_aligned(weights);
     }
 
     template <int COUNT, int N> __device__ __forceinline__ void runs(int first) {
-        Run<float, COUNT> value[N], grad[N], prev[N] = {}, state[N][R::STATES];
+        Run<float, COUNT> value[N], grad[N], prev[N] = {}, state[N][STATES];
 #pragma unroll
         for (int r = 0; r < N; r++) {
             int at = first + r * STRIDE<COUNT>;
             load_run(grad[r], g + at);
-            if (R::PREV_GRAD) load_run(prev[r], prev_grad + at);
+            if (PREV_GRAD) load_run(prev[r], prev_grad + at);
 #pragma unroll
-            for (int s = 0; s < R::STATES; s++) load_run(state[r][s], states[s] + at);
+            for (int s = 0; s < STATES; s++) load_run(state[r][s], states[s] + at);
             load_run(value[r], x + at);
         }
 #pragma unroll
@@ -223,49 +203,50 @@ template <class R> struct UpdateWork {
             Run<bf16, COUNT> rounded;
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
-                float kept[R::STATES];
+                float kept[STATES];
 #pragma unroll
-                for (int s = 0; s < R::STATES; s++) kept[s] = state[r][s].x[i];
+                for (int s = 0; s < STATES; s++) kept[s] = state[r][s].x[i];
                 float gradient = grad[r].x[i] * coeffs.gradient_factor;
-                value[r].x[i] = R::of(value[r].x[i], gradient, prev[r].x[i], kept, &coeffs);
+                value[r].x[i] = ELEMENT(value[r].x[i], gradient, prev[r].x[i], kept, &coeffs);
                 rounded.x[i] = from_float<bf16>(value[r].x[i]);
 #pragma unroll
-                for (int s = 0; s < R::STATES; s++) state[r][s].x[i] = kept[s];
+                for (int s = 0; s < STATES; s++) state[r][s].x[i] = kept[s];
             }
             store_run(x + at, value[r]);
 #pragma unroll
-            for (int s = 0; s < R::STATES; s++) store_run(states[s] + at, state[r][s]);
+            for (int s = 0; s < STATES; s++) store_run(states[s] + at, state[r][s]);
             if (weights) store_run(weights + at, rounded);
         }
     }
 };
 
 /* Block b updates tile b % TILES of chunk b / TILES. */
-template <class R>
+template <ElementRule *ELEMENT, bool PREV_GRAD, int STATES>
 static __global__ void __launch_bounds__(THREADS, 3) update_kernel(const Chunk *chunks, const MultiTensorBuffers b) {
     if (b.result->skipped) return;
     const Chunk chunk = chunks[blockIdx.x / TILES];
     const size_t begin = blockIdx.x % TILES * TILE;
     if (chunk.begin + begin >= chunk.end) return;
-    UpdateWork<R> work;
+    UpdateWork<ELEMENT, PREV_GRAD, STATES> work;
     work.coeffs = b.coeffs[chunk.tensor];
     work.x = b.params + chunk.begin + begin;
 #pragma unroll
-    for (int s = 0; s < R::STATES; s++) work.states[s] = b.states[s] + chunk.shard + begin;
+    for (int s = 0; s < STATES; s++) work.states[s] = b.states[s] + chunk.shard + begin;
     work.g = b.gradient + chunk.gradient + begin;
-    work.prev_grad = R::PREV_GRAD ? b.prev_grad + chunk.gradient + begin : NULL;
+    work.prev_grad = PREV_GRAD ? b.prev_grad + chunk.gradient + begin : NULL;
     work.weights = b.weights ? (bf16 *)b.weights + chunk.begin + begin : NULL;
     for_elements<AHEAD>(work, min((int)(chunk.end - chunk.begin - begin), TILE));
 }
 
-template <class R>
+template <ElementRule *ELEMENT, bool PREV_GRAD, int STATES>
 static void launch_update(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers) {
-    update_kernel<R><<<(unsigned)count * TILES, THREADS, 0, cuda_stream(be)>>>(chunks, *buffers);
+    update_kernel<ELEMENT, PREV_GRAD, STATES>
+        <<<(unsigned)count * TILES, THREADS, 0, cuda_stream(be)>>>(chunks, *buffers);
 }
 
-#define UPDATE_CASE(rule, ...)                                  \
-    case RULE_##rule:                                           \
-        launch_update<rule##_rule>(be, chunks, count, buffers); \
+#define UPDATE_CASE(rule, name, element, needs, keys, states, ...)                                       \
+    case rule:                                                                                           \
+        launch_update<element, ((needs)&RULE_NEEDS_PREV_GRAD) != 0, states>(be, chunks, count, buffers); \
         break;
 
 static void update(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *buffers) {
@@ -273,32 +254,36 @@ static void update(Backend *be, RuleName rule, const Chunk *chunks, int count, c
     switch (rule) {
         ELEMENTWISE_RULES(UPDATE_CASE)
     default:
-        die("rule %d is not elementwise", (int)rule);
+        die("rule %s is not elementwise", rule_of(rule)->name);
     }
     cuda_check_launch("update_kernel");
 }
 
 /* ---- matrix rules ---- */
 
-template <class R, class T> struct DirectionWork {
+typedef float MatrixRule(float g, float prev_grad, float *state, const UpdateCoeffs *coeffs);
+
+template <MatrixRule *DIRECTION, bool PREV_GRAD, int STATES, class T> struct DirectionWork {
     UpdateCoeffs coeffs;
-    float *state;
+    float *states[STATES];
     const float *g, *prev_grad;
     T *matrix;
     double squares; /* of what this thread stored */
 
     __device__ bool takes_runs() const {
-        return is_run_aligned(state) && is_run_aligned(g) && is_run_aligned(prev_grad) && is_run_aligned(matrix);
+        return is_run_aligned(states[0]) && is_run_aligned(states[STATES - 1]) && is_run_aligned(g) &&
+               is_run_aligned(prev_grad) && is_run_aligned(matrix);
     }
 
     template <int COUNT, int N> __device__ __forceinline__ void runs(int first) {
-        Run<float, COUNT> grad[N], prev[N] = {}, kept[N];
+        Run<float, COUNT> grad[N], prev[N] = {}, state[N][STATES];
 #pragma unroll
         for (int r = 0; r < N; r++) {
             int at = first + r * STRIDE<COUNT>;
             load_run(grad[r], g + at);
-            if (R::PREV_GRAD) load_run(prev[r], prev_grad + at);
-            load_run(kept[r], state + at);
+            if (PREV_GRAD) load_run(prev[r], prev_grad + at);
+#pragma unroll
+            for (int s = 0; s < STATES; s++) load_run(state[r][s], states[s] + at);
         }
 #pragma unroll
         for (int r = 0; r < N; r++) {
@@ -306,44 +291,58 @@ template <class R, class T> struct DirectionWork {
             Run<T, COUNT> out;
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
+                float kept[STATES];
+#pragma unroll
+                for (int s = 0; s < STATES; s++) kept[s] = state[r][s].x[i];
                 float gradient = grad[r].x[i] * coeffs.gradient_factor;
-                out.x[i] = from_float<T>(R::of(gradient, prev[r].x[i], &kept[r].x[i], &coeffs));
+                out.x[i] = from_float<T>(DIRECTION(gradient, prev[r].x[i], kept, &coeffs));
                 double stored = (double)to_float(out.x[i]);
                 squares += stored * stored;
+#pragma unroll
+                for (int s = 0; s < STATES; s++) state[r][s].x[i] = kept[s];
             }
-            store_run(state + at, kept[r]);
+#pragma unroll
+            for (int s = 0; s < STATES; s++) store_run(states[s] + at, state[r][s]);
             store_run(matrix + at, out);
         }
     }
 };
 
 /* Block c works on chunk c. */
-template <class R, class T>
+template <MatrixRule *DIRECTION, bool PREV_GRAD, int STATES, class T>
 static __global__ void __launch_bounds__(THREADS, 3)
     directions_kernel(const Chunk *chunks, const MultiTensorBuffers b, T *matrices, double *squares) {
     if (b.result->skipped) return;
     const Chunk chunk = chunks[blockIdx.x];
-    DirectionWork<R, T> work = {b.coeffs[chunk.tensor],      b.states[0] + chunk.shard,
-                                b.gradient + chunk.gradient, R::PREV_GRAD ? b.prev_grad + chunk.gradient : NULL,
-                                matrices + chunk.matrix,     0.0};
+    DirectionWork<DIRECTION, PREV_GRAD, STATES, T> work;
+    work.coeffs = b.coeffs[chunk.tensor];
+#pragma unroll
+    for (int s = 0; s < STATES; s++) work.states[s] = b.states[s] + chunk.shard;
+    work.g = b.gradient + chunk.gradient;
+    work.prev_grad = PREV_GRAD ? b.prev_grad + chunk.gradient : NULL;
+    work.matrix = matrices + chunk.matrix;
+    work.squares = 0.0;
     for_elements<AHEAD>(work, (int)(chunk.end - chunk.begin));
     double sum = block_sum<THREADS>(work.squares);
     if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
-template <class R>
+template <MatrixRule *DIRECTION, bool PREV_GRAD, int STATES>
 static void launch_directions(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers,
                               void *matrices, DType type, double *squares) {
     cudaStream_t stream = cuda_stream(be);
     if (type == DTYPE_FLOAT32)
-        directions_kernel<R, float><<<count, THREADS, 0, stream>>>(chunks, *buffers, (float *)matrices, squares);
+        directions_kernel<DIRECTION, PREV_GRAD, STATES, float>
+            <<<count, THREADS, 0, stream>>>(chunks, *buffers, (float *)matrices, squares);
     else
-        directions_kernel<R, bf16><<<count, THREADS, 0, stream>>>(chunks, *buffers, (bf16 *)matrices, squares);
+        directions_kernel<DIRECTION, PREV_GRAD, STATES, bf16>
+            <<<count, THREADS, 0, stream>>>(chunks, *buffers, (bf16 *)matrices, squares);
 }
 
-#define DIRECTIONS_CASE(rule, ...)                                                           \
-    case RULE_##rule:                                                                        \
-        launch_directions<rule##_rule>(be, chunks, count, buffers, matrices, type, squares); \
+#define DIRECTIONS_CASE(rule, name, direction, needs, keys, scale, states, ...)                               \
+    case rule:                                                                                                \
+        launch_directions<direction, ((needs)&RULE_NEEDS_PREV_GRAD) != 0, states>(be, chunks, count, buffers, \
+                                                                                  matrices, type, squares);   \
         break;
 
 static void directions(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *buffers,
@@ -352,7 +351,7 @@ static void directions(Backend *be, RuleName rule, const Chunk *chunks, int coun
     switch (rule) {
         MATRIX_RULES(DIRECTIONS_CASE)
     default:
-        die("rule %d is not for matrices", (int)rule);
+        die("rule %s is not for matrices", rule_of(rule)->name);
     }
     cuda_check_launch("directions_kernel");
 }

@@ -10,7 +10,7 @@
 
 #include "comm/comm.h"
 #include "kernels/backend.h"
-#include "optim/rules.h"
+#include "optim/optimizers.h"
 #include "optim/step_coeffs.h"
 #include "util/tensor_table.h"
 

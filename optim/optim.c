@@ -1,88 +1,67 @@
 /* optim.c: the sharded optimizer step (see optim.h). The arithmetic of each rule is in its own header, what a step
- * decides in step_coeffs.h, the loops are in multi_tensor.c and multi_tensor.cu, who owns what in partition.c, the tensors
- * under one rule in group.c, and what moves between processes in grad_sync.c. */
+ * decides in step_coeffs.h, the loops are in multi_tensor.c and multi_tensor.cu, who owns what in util/partition.c, the
+ * tensors under one rule in param_groups.c, and the exchanges between ranks in grad_sync.c. */
 #include "optim/optim.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "optim/grad_sync.h"
-#include "optim/group.h"
-#include "optim/tensor_plan.h"
+#include "optim/param_groups.h"
 
-enum { MAX_GROUPS = 2, MAX_STATES = MAX_GROUPS * RULE_MAX_STATES + 1, MAX_SCALARS = 3 };
+/* The one state that is not a rule's own: its buffer is exchanged with those of gradients. */
+static const char prev_grad_name[] = "g_last";
 
-static const char prev_grad_name[] =
-    "g_last"; /* the one state that is not a rule's own: it changes place with gradients */
+/* What optim_open() takes for a program that has no buffers of its own. */
+typedef struct OptimOwn {
+    TensorTable table;
+    Backend *be;
+    Comm *comm;
+    Arena arena;
+    OptimBuffers buffers;
+} OptimOwn;
 
 struct Optim {
     OptimConfig config;
-    Optimizer optimizer;
+    OptimInfo info;
     const TensorTable *table;
     OptimBuffers buffers;
     Backend *be;
     Comm *comm;
     const MultiTensorPasses *passes;
-    Arena own_arena; /* of optim_open() */
-    Group groups[MAX_GROUPS];
+    OptimOwn *own;
+    RuleGroup groups[RULE_COUNT]; /* one for each rule that updates a tensor */
     int group_count;
     GradSync grad_sync;
-    GradientBuffers whole; /* a process that is alone: whole flat buffers, which change places */
+    GradientBuffers whole; /* in a job of one process: whole flat buffers, which are exchanged */
     bool exact, uses_prev_grad;
-    bool held; /* exact: the gradient of this step's batch is set aside */
+    int gradient; /* which one of the step is begun */
     ResultQueue *queue;
-    int begun; /* steps that were begun and not ended */
+    int enqueued; /* steps whose results were not taken */
 
     /* device memory, to which the step's inputs point */
     StepInputs inputs;
     TensorPlan *plans;
-    GradientSums *sums; /* (exact ? 2 : 1, table->count): of the current gradient, and of the second one */
+    GradientSums *sums; /* (info.gradients, table->count): of the current gradient, and of the second one */
 
-    const char *state_names[MAX_STATES], *scalar_names[MAX_SCALARS];
-    int state_count, scalar_count;
-    double *scalars[MAX_SCALARS];         /* (table->count) copies on the host */
-    double **device_scalars[MAX_SCALARS]; /* which of the step's inputs */
+    double **device_scalars[OPTIM_MAX_SCALARS]; /* which of the step's inputs */
 };
-
-#define OPTIM_NAME(name, text) [OPTIM_##name] = text,
-const char *const optim_names[] = {OPTIMIZERS(OPTIM_NAME)[OPTIM_COUNT] = NULL};
-
-OptimName optim_find(const char *name) {
-    if (strcmp(name, OPTIM_SGD_SAI_ALIAS) == 0) return OPTIM_SGD_SAI;
-    int found = 0;
-    while (found < OPTIM_COUNT && strcmp(name, optim_names[found]) != 0) found++;
-    return (OptimName)found;
-}
-
-OptimConfig optim_defaults(OptimName name, double learning_rate) {
-    return (OptimConfig){.name = name,
-                         .learning_rate = learning_rate,
-                         .weight_decay = 0.1,
-                         .beta1 = 0.9,
-                         .beta2 = 0.95,
-                         .eps = 1e-8,
-                         .grad_clip = 1.0,
-                         .gradient_scale = 1.0,
-                         .gamma = 0.025,
-                         .is_approx = true,
-                         .lr_1d = learning_rate,
-                         .betas_1d = {0.9, 0.95},
-                         .weight_decay_1d = 0.1,
-                         .muon_learning_rate = learning_rate,
-                         .momentum = name == OPTIM_SGD_SAI ? 0.9 : 0.95,
-                         .nesterov = true,
-                         .ns_steps = 5};
-}
 
 static bool alone(const Optim *o) { return o->comm->size == 1; }
 static bool has_copy(const Optim *o) { return o->buffers.weights != (void *)o->buffers.params; }
 
-static bool has_shards(const Group *group) { return group->options.needs_shards; }
+static bool has_shards(const RuleGroup *group) { return group->options.needs_shards; }
 
 /* Where the gradients of a group's elements lie. */
-static GradientBuffers *gradients_of(Optim *o, Group *group) { return has_shards(group) ? &group->shards : &o->whole; }
+static GradientBuffers *gradients_of(Optim *o, RuleGroup *group) {
+    return has_shards(group) ? &group->shards : &o->whole;
+}
 
-static int group_of(const Optim *o, int tensor) { return o->groups[0].chosen[tensor] ? 0 : 1; }
+static int group_of(const Optim *o, int tensor) {
+    int i = 0;
+    while (!o->groups[i].chosen[tensor]) i++;
+    return i;
+}
 static const Rule *rule_for(const Optim *o, int tensor) { return o->groups[group_of(o, tensor)].rule; }
 
 /* ---- opening ---- */
@@ -92,74 +71,113 @@ static DType newton_schulz_dtype(const Optim *o) {
     return o->config.ns_dtype == NS_DTYPE_BFLOAT16 ? DTYPE_BFLOAT16 : DTYPE_FLOAT32;
 }
 
-/* Plans the group of the tensors that the main rule covers, or of those that it does not, where there are any. */
-static bool plan_group(Optim *o, bool main, const double *taken, Arena *arena, Error *error) {
+static RuleName rule_of_tensor(const Optim *o, int tensor) {
+    int group = param_group_of(&o->config, o->table->tensors[tensor].role);
+    return optimizer_of(o->config.name)->groups[group].rule;
+}
+
+/* Plans the group of the tensors under a rule, where there are any. Each group fills up what those before it, of whole
+ * matrices, left uneven: taken[r] counts the state elements of rank r. */
+static bool plan_group(Optim *o, RuleName rule, double *taken, Arena *arena, Error *error) {
     int count = 0;
     bool *chosen = checked_calloc((size_t)o->table->count, sizeof *chosen, "the optimizer's groups");
-    for (int i = 0; i < o->table->count; i++)
-        count += chosen[i] = o->optimizer.covers[o->table->tensors[i].role] == main;
+    for (int i = 0; i < o->table->count; i++) count += chosen[i] = rule_of_tensor(o, i) == rule;
     if (count == 0) {
         free(chosen);
         return true;
     }
-    RuleName rule = main ? o->optimizer.main : o->optimizer.rest;
-    GroupOptions options = {.rule = rule,
-                            .needs_shards = !alone(o) && (rule_of(rule)->uses_prev_grad || o->exact),
-                            .exact = o->exact,
-                            .ns_steps = o->config.ns_steps,
-                            .ns_type = newton_schulz_dtype(o),
-                            .rank = o->comm->rank,
-                            .processes = o->comm->size};
-    return group_plan(&o->groups[o->group_count++], o->table, chosen, &options, taken, o->be, arena, error);
+    RuleGroupOptions options = {.rule = rule,
+                                .needs_shards = !alone(o) && (rule_of(rule)->uses_prev_grad || o->exact),
+                                .exact = o->exact,
+                                .ns_steps = o->config.ns_steps,
+                                .ns_type = newton_schulz_dtype(o),
+                                .split_qkv = o->config.split_qkv,
+                                .rank = o->comm->rank,
+                                .ranks = o->comm->size};
+    RuleGroup *group = &o->groups[o->group_count++];
+    if (!rule_group_plan(group, o->table, chosen, &options, taken, o->be, arena, error)) return false;
+    for (int r = 0; r < o->comm->size; r++) taken[r] += rule_group_elements_kept(group, r);
+    return true;
 }
 
-/* The rest fills up what the main rule's whole matrices leave uneven. */
+/* Matrix rules first: the elementwise ones even out the state of ranks. */
 static bool plan_groups(Optim *o, Arena *arena, Error *error) {
     double *taken = checked_calloc((size_t)o->comm->size, sizeof *taken, "the optimizer's groups");
-    bool ok = plan_group(o, true, NULL, arena, error);
-    for (int r = 0; r < o->comm->size && o->group_count > 0; r++) taken[r] = group_numbers_kept(&o->groups[0], r);
-    ok = ok && plan_group(o, false, taken, arena, error);
+    bool ok = true;
+    for (int is_matrix = 1; is_matrix >= 0; is_matrix--)
+        for (int rule = 0; rule < RULE_COUNT && ok; rule++)
+            if (rule_of((RuleName)rule)->is_matrix == is_matrix)
+                ok = plan_group(o, (RuleName)rule, taken, arena, error);
     free(taken);
     return ok;
 }
 
-static void add_state_name(Optim *o, const char *name) {
-    for (int s = 0; s < o->state_count; s++)
-        if (strcmp(o->state_names[s], name) == 0) return;
-    o->state_names[o->state_count++] = name;
+static void add_state_name(OptimInfo *info, const char *name) {
+    for (int s = 0; s < info->state_count; s++)
+        if (strcmp(info->state_names[s], name) == 0) return;
+    info->state_names[info->state_count++] = name;
 }
 
 static void list_states(Optim *o) {
-    for (int i = 0; i < o->group_count; i++)
-        for (int s = 0; s < o->groups[i].rule->states; s++) add_state_name(o, o->groups[i].rule->state_names[s]);
-    if (o->uses_prev_grad) add_state_name(o, prev_grad_name);
+    for (int i = 0; i < o->group_count; i++) {
+        const Rule *rule = o->groups[i].rule;
+        for (int s = 0; s < rule->states; s++) add_state_name(&o->info, rule->state_names[s]);
+    }
+    if (o->uses_prev_grad) add_state_name(&o->info, prev_grad_name);
 }
 
 static void add_scalars(Optim *o, const char *name, Arena *arena, double **device) {
-    size_t count = (size_t)o->table->count;
-    arena_plan(arena, "optimizer", name, count * sizeof **device, device);
-    o->scalar_names[o->scalar_count] = name;
-    o->device_scalars[o->scalar_count] = device;
-    o->scalars[o->scalar_count++] = checked_calloc(count, sizeof **device, "the optimizer's numbers");
+    arena_plan(arena, "optimizer", name, (size_t)o->table->count * sizeof **device, device);
+    o->device_scalars[o->info.scalar_count] = device;
+    o->info.scalar_names[o->info.scalar_count++] = name;
 }
 
 static void list_scalars(Optim *o, Arena *arena) {
+    bool uses_snr = false;
+    for (int i = 0; i < o->group_count; i++) uses_snr = uses_snr || o->groups[i].rule->uses_snr;
     if (o->uses_prev_grad) {
         add_scalars(o, "g_last_factor", arena, &o->inputs.prev_factor);
         add_scalars(o, "g_last_squares", arena, &o->inputs.prev_squares);
     }
-    if (o->optimizer.main == RULE_sgd_sai) add_scalars(o, "snr", arena, &o->inputs.snr);
+    if (uses_snr) add_scalars(o, "snr", arena, &o->inputs.snr);
+}
+
+/* g_prev and the gradients after it are whole buffers in a job of one process, shards otherwise. */
+static void count_bytes(Optim *o) {
+    OptimInfo *info = &o->info;
+    size_t whole = o->table->length * sizeof(float);
+    if (alone(o) && o->uses_prev_grad) info->state_bytes += whole;
+    if (alone(o) && o->exact) info->exact_bytes += whole, info->workspace_bytes += whole;
+    for (int i = 0; i < o->group_count; i++) {
+        const RuleGroup *group = &o->groups[i];
+        size_t shard = group->shard_length * sizeof(float);
+        bool uses_prev_grad = group->rule->uses_prev_grad;
+        info->state_bytes += (size_t)group->rule->states * shard;
+        if (group->newton_schulz) info->workspace_bytes += newton_schulz_bytes(group->newton_schulz);
+        if (!has_shards(group)) continue;
+        if (uses_prev_grad) info->state_bytes += shard;
+        info->workspace_bytes += shard * (o->exact ? 2 : 1);
+        if (o->exact) info->exact_bytes += shard * (uses_prev_grad ? 1 : 2);
+    }
 }
 
 /* What all groups share. */
 static void plan_optim_memory(Optim *o, Arena *arena) {
     size_t whole = o->table->length * sizeof(float), count = (size_t)o->table->count;
+    size_t gradients = (size_t)o->info.gradients;
     if (alone(o) && o->uses_prev_grad) arena_plan(arena, "optimizer", prev_grad_name, whole, &o->whole.prev_grad);
     if (alone(o) && o->exact) arena_plan(arena, "workspace", "second gradients", whole, &o->whole.next_grad);
     arena_plan(arena, "workspace", "plans of tensors", count * sizeof *o->plans, &o->plans);
-    arena_plan(arena, "workspace", "numbers of tensors", count * sizeof(UpdateCoeffs), &o->inputs.coeffs);
-    arena_plan(arena, "workspace", "sums of tensors", (o->exact ? 2 : 1) * count * sizeof *o->sums, &o->sums);
-    arena_plan(arena, "optimizer", "outcome", sizeof(StepResult), &o->inputs.result);
+    arena_plan(arena, "workspace", "coefficients", count * sizeof(UpdateCoeffs), &o->inputs.coeffs);
+    arena_plan(arena, "workspace", "sums of tensors", gradients * count * sizeof *o->sums, &o->sums);
+    arena_plan(arena, "optimizer", "result", sizeof(StepResult), &o->inputs.result);
+}
+
+/* Whether the optimizer as configured has a rule with g_prev, also where no tensor follows it. */
+static bool has_prev_grad_rule(const OptimConfig *config) {
+    for (const ParamGroup *group = optimizer_of(config->name)->groups; group->roles; group++)
+        if (param_group_applies(group, config) && rule_of(group->rule)->uses_prev_grad) return true;
+    return false;
 }
 
 Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *be, Comm *comm, Arena *arena,
@@ -167,9 +185,9 @@ Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *
     Optim *o = checked_calloc(1, sizeof *o, "the optimizer");
     *o = (Optim){.config = *config, .table = table, .be = be, .comm = comm};
     o->passes = multi_tensor_passes(be);
-    o->optimizer = rules_optimizer(config);
-    o->uses_prev_grad = rule_of(o->optimizer.main)->uses_prev_grad;
+    o->uses_prev_grad = has_prev_grad_rule(config);
     o->exact = o->uses_prev_grad && !config->is_approx;
+    o->info.gradients = o->exact ? 2 : 1;
     o->grad_sync = grad_sync_open(comm, table->length);
     if (!plan_groups(o, arena, error)) {
         optim_close(o);
@@ -178,13 +196,14 @@ Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *
     plan_optim_memory(o, arena);
     list_states(o);
     list_scalars(o, arena);
+    count_bytes(o);
     return o;
 }
 
 static void copy_plans(Optim *o) {
     size_t bytes = (size_t)o->table->count * sizeof *o->plans;
     TensorPlan *plans = checked_malloc(bytes, "the optimizer's plans");
-    for (int i = 0; i < o->table->count; i++) plans[i] = tensor_plan(&o->config, &o->optimizer, &o->table->tensors[i]);
+    for (int i = 0; i < o->table->count; i++) plans[i] = tensor_plan(&o->config, &o->table->tensors[i]);
     o->be->copy_from_host(o->be, o->plans, plans, bytes);
     free(plans);
 }
@@ -202,67 +221,99 @@ void optim_start(Optim *o, OptimBuffers buffers) {
     s->plans = o->plans;
     s->sums = o->sums;
     copy_plans(o);
-    for (int i = 0; i < o->group_count; i++) group_start(&o->groups[i], o->be);
+    for (int i = 0; i < o->group_count; i++) rule_group_start(&o->groups[i], o->be);
     o->queue = o->passes->open_queue(o->be, OPTIM_MAX_STEPS);
 }
 
-Optim *optim_open(const OptimConfig *config, const TensorTable *table, OptimBuffers buffers, Backend *be, Comm *comm,
-                  Error *error) {
-    Arena arena = {0};
-    Optim *o = optim_plan(config, table, be, comm, &arena, error);
-    if (!o) return NULL;
-    arena_allocate(&arena, backend_memory(be));
-    o->own_arena = arena;
-    optim_start(o, buffers);
-    return o;
+static void close_own(OptimOwn *own) {
+    arena_free(&own->arena);
+    tensor_table_free(&own->table);
+    own->be->close(own->be);
+    free(own->comm);
+    free(own);
 }
 
 void optim_close(Optim *o) {
     if (o->queue) o->passes->close_queue(o->be, o->queue);
-    for (int i = 0; i < o->group_count; i++) group_close(&o->groups[i]);
-    for (int i = 0; i < o->scalar_count; i++) free(o->scalars[i]);
+    for (int i = 0; i < o->group_count; i++) rule_group_close(&o->groups[i]);
     grad_sync_close(&o->grad_sync);
-    arena_free(&o->own_arena);
+    OptimOwn *own = o->own;
     free(o);
+    if (own) close_own(own);
 }
+
+Optim *optim_open(const OptimConfig *config, const OptimTensor *tensors, int count, int threads, Error *error) {
+    Backend *be = backend_open("cpu", DTYPE_FLOAT32, backend_threads(threads, 1), error);
+    if (!be) return NULL;
+    OptimOwn *own = checked_calloc(1, sizeof *own, "the optimizer");
+    own->be = be;
+    own->comm = comm_open_single();
+    for (int i = 0; i < count; i++)
+        tensor_table_add(&own->table, tensors[i].name, tensors[i].role, tensors[i].rows, tensors[i].columns,
+                         tensors[i].rows);
+    size_t bytes = own->table.length * sizeof(float);
+    arena_plan(&own->arena, "weights", "parameters", bytes, &own->buffers.params);
+    arena_plan(&own->arena, "gradients", "gradients", bytes, &own->buffers.grads);
+    Optim *o = optim_plan(config, &own->table, be, own->comm, &own->arena, error);
+    if (!o) {
+        close_own(own);
+        return NULL;
+    }
+    arena_allocate(&own->arena, backend_memory(be));
+    own->buffers.weights = own->buffers.params;
+    o->own = own;
+    optim_start(o, own->buffers);
+    return o;
+}
+
+float *optim_params(const Optim *o) { return o->buffers.params; }
+size_t optim_offset(const Optim *o, int tensor) { return o->table->tensors[tensor].offset; }
+const OptimInfo *optim_info(const Optim *o) { return &o->info; }
 
 /* ---- a step ---- */
 
 OptimRates optim_rates(const OptimConfig *config, const ScheduleConfig *schedule, int64_t step) {
-    return (OptimRates){schedule_rate(schedule, config->learning_rate, step),
-                        schedule_rate(schedule, config->muon_learning_rate, step)};
+    OptimRates rates = {{0}};
+    const ParamGroup *groups = optimizer_of(config->name)->groups;
+    double main = schedule_rate(schedule, config->learning_rate, step);
+    for (int i = 0; groups[i].roles; i++) {
+        double peak = param_group_peak_lr(&groups[i], config);
+        rates.lr[i] =
+            groups[i].lr == LR_1D_OF_MAIN ? peak / config->learning_rate * main : schedule_rate(schedule, peak, step);
+    }
+    return rates;
 }
 
-bool optim_wants_next_gradient(const Optim *o) { return o->exact; }
+/* Sums the ranks' gradients in their owners: the current one, or the second one. */
+static void finish_gradient(Optim *o) {
+    if (!alone(o)) grad_sync_finish_gradient(&o->grad_sync, o->groups, o->group_count, o->whole.grad, o->gradient == 1);
+}
 
-float *optim_gradients(const Optim *o) { return alone(o) && o->held ? o->whole.next_grad : o->whole.grad; }
+float *optim_gradient(Optim *o, int which) {
+    if (which < o->gradient || which >= o->info.gradients)
+        die("optim_gradient: gradient %d comes after %d, and a step has %d", which, o->gradient, o->info.gradients);
+    if (which > o->gradient) finish_gradient(o);
+    o->gradient = which;
+    return alone(o) && which == 1 ? o->whole.next_grad : o->whole.grad;
+}
 
 void optim_gradient_ready(Optim *o, size_t from) {
-    if (!alone(o)) grad_sync_gradient_ready(&o->grad_sync, o->groups, o->group_count, o->whole.grad, o->held, from);
+    if (!alone(o))
+        grad_sync_gradient_ready(&o->grad_sync, o->groups, o->group_count, o->whole.grad, o->gradient == 1, from);
 }
 
-/* Sums the processes' gradients in their owners: today's, or the second one. */
-static void finish_gradient(Optim *o) {
-    if (!alone(o)) grad_sync_finish_gradient(&o->grad_sync, o->groups, o->group_count, o->whole.grad, o->held);
-}
-
-void optim_hold_gradient(Optim *o) {
-    if (!o->exact) die("optim_hold_gradient: only exact MARS takes a second gradient");
-    finish_gradient(o);
-    o->held = true;
-}
-
-/* sums[i] of tensor i's reduced gradient, and in the exact form sums[count + i] of the second one, on every process. */
+/* sums[i] of tensor i's reduced gradient, and in the exact form sums[count + i] of the second one, on every rank. */
 static void sum_gradients(Optim *o) {
-    int count = o->table->count, kinds = o->exact ? 2 : 1;
+    int count = o->table->count, doubles = (int)(sizeof *o->sums / sizeof(double));
     const StepResult *sum_at_first = o->inputs.snr ? o->inputs.result : NULL;
     for (int i = 0; i < o->group_count; i++) {
-        Group *group = &o->groups[i];
+        RuleGroup *group = &o->groups[i];
         const GradientBuffers *g = gradients_of(o, group);
-        group_sums(group, o->be, g->grad, group->rule->uses_prev_grad ? g->prev_grad : NULL, sum_at_first, o->sums);
-        if (o->exact) group_sums(group, o->be, g->next_grad, NULL, NULL, o->sums + count);
+        const float *prev_grad = group->rule->uses_prev_grad ? g->prev_grad : NULL;
+        rule_group_sums(group, o->be, g->grad, prev_grad, sum_at_first, o->sums);
+        if (o->exact) rule_group_sums(group, o->be, g->next_grad, NULL, NULL, o->sums + count);
     }
-    o->comm->sum_on_device(o->comm, (double *)o->sums, kinds * count * (int)(sizeof *o->sums / sizeof(double)));
+    o->comm->sum_on_device(o->comm, (double *)o->sums, o->info.gradients * count * doubles);
     o->comm->wait_for(o->comm, o->comm->enqueued(o->comm));
 }
 
@@ -273,13 +324,13 @@ static void exchange(GradientBuffers *g, bool exact) {
     *newest = old;
 }
 
-/* Buffers change places also where the device finds that the step is skipped, as the host does not know. */
+/* Buffers are exchanged also where the device finds that the step is skipped, as the host does not know. */
 static void keep_prev_grads(Optim *o) {
     for (int i = 0; i < o->group_count; i++) {
         const GradientBuffers *g = gradients_of(o, &o->groups[i]);
         if (o->groups[i].rule->uses_prev_grad)
-            group_keep_prev_grad(&o->groups[i], o->be, o->exact ? g->next_grad : g->grad, g->prev_grad,
-                                 o->inputs.result);
+            rule_group_keep_prev_grad(&o->groups[i], o->be, o->exact ? g->next_grad : g->grad, g->prev_grad,
+                                      o->inputs.result);
     }
     if (alone(o)) exchange(&o->whole, o->exact);
     for (int i = 0; i < o->group_count; i++)
@@ -295,32 +346,31 @@ static void update_groups(Optim *o) {
                                       .prev_grad = g->prev_grad,
                                       .coeffs = o->inputs.coeffs,
                                       .result = o->inputs.result};
-        group_update(&o->groups[i], o->be, buffers);
+        rule_group_update(&o->groups[i], o->be, buffers);
     }
 }
 
-void optim_begin_step(Optim *o, OptimRates rates) {
-    if (o->exact && !o->held) die("optim_begin_step: exact MARS needs two gradients; see optim.h");
-    if (o->begun == OPTIM_MAX_STEPS) die("optim_begin_step: %d steps are begun and not ended", o->begun);
+void optim_step(Optim *o, OptimRates rates) {
+    if (o->gradient != o->info.gradients - 1) die("optim_step: exact MARS needs two gradients; see optim.h");
+    if (o->enqueued == OPTIM_MAX_STEPS) die("optim_step: take the results of the %d steps before it", o->enqueued);
     finish_gradient(o);
-    o->held = false;
+    o->gradient = 0;
     sum_gradients(o);
-    o->inputs.learning_rate = rates.learning_rate;
-    o->inputs.muon_learning_rate = rates.muon_learning_rate;
+    memcpy(o->inputs.lr, rates.lr, sizeof rates.lr);
     o->passes->step_coeffs(o->be, &o->inputs);
     update_groups(o);
     if (o->uses_prev_grad) keep_prev_grads(o);
     o->passes->send(o->be, o->queue, o->inputs.result);
-    o->begun++;
+    o->enqueued++;
     if (!alone(o))
         grad_sync_gather(&o->grad_sync, o->groups, o->group_count, o->buffers.weights,
                          has_copy(o) ? dtype_size(o->be->activation) : sizeof(float));
     o->be->invalidate_weights(o->be);
 }
 
-OptimResult optim_end_step(Optim *o) {
-    if (o->begun == 0) die("optim_end_step: no step is begun");
-    o->begun--;
+OptimResult optim_result(Optim *o) {
+    if (o->enqueued == 0) die("optim_result: no step is enqueued");
+    o->enqueued--;
     StepResult result = o->passes->receive(o->be, o->queue);
     return (OptimResult){result.grad_norm, result.nonfinite_tensor, result.of_next_batch};
 }
@@ -329,16 +379,8 @@ void optim_wait_for_weights(Optim *o, size_t begin, size_t end) {
     if (!alone(o)) grad_sync_wait_for_weights(&o->grad_sync, begin, end);
 }
 
-OptimResult optim_step(Optim *o, OptimRates rates) {
-    if (o->begun > 0) die("optim_step: a step is begun and not ended");
-    optim_begin_step(o, rates);
-    OptimResult result = optim_end_step(o);
-    optim_wait_for_weights(o, 0, o->table->length);
-    return result;
-}
-
 void optim_autotune(Optim *o) {
-    for (int i = 0; i < o->group_count; i++) group_autotune(&o->groups[i]);
+    for (int i = 0; i < o->group_count; i++) rule_group_autotune(&o->groups[i]);
 }
 
 int64_t optim_updates(const Optim *o) {
@@ -354,37 +396,30 @@ void optim_set_updates(Optim *o, int64_t updates) {
 
 /* ---- state in and out ---- */
 
-int optim_state_count(const Optim *o) { return o->state_count; }
-const char *const *optim_state_names(const Optim *o) { return o->state_names; }
-int optim_scalar_count(const Optim *o) { return o->scalar_count; }
-const char *const *optim_scalar_names(const Optim *o) { return o->scalar_names; }
-
-double *const *optim_scalars(Optim *o) {
-    size_t bytes = (size_t)o->table->count * sizeof(double);
-    for (int i = 0; i < o->scalar_count; i++) o->be->copy_to_host(o->be, o->scalars[i], *o->device_scalars[i], bytes);
-    return o->scalars;
+void optim_fetch_scalars(Optim *o, int scalar, double *host) {
+    o->be->copy_to_host(o->be, host, *o->device_scalars[scalar], (size_t)o->table->count * sizeof *host);
 }
 
-void optim_store_scalars(Optim *o, int kind, const double *values) {
-    o->be->copy_from_host(o->be, *o->device_scalars[kind], values, (size_t)o->table->count * sizeof *values);
+void optim_store_scalars(Optim *o, int scalar, const double *host) {
+    o->be->copy_from_host(o->be, *o->device_scalars[scalar], host, (size_t)o->table->count * sizeof *host);
 }
 
 bool optim_has_state(const Optim *o, int state, int tensor) {
     const Rule *rule = rule_for(o, tensor);
-    if (strcmp(o->state_names[state], prev_grad_name) == 0) return rule->uses_prev_grad;
+    if (strcmp(o->info.state_names[state], prev_grad_name) == 0) return rule->uses_prev_grad;
     for (int s = 0; s < rule->states; s++)
-        if (strcmp(rule->state_names[s], o->state_names[state]) == 0) return true;
+        if (strcmp(rule->state_names[s], o->info.state_names[state]) == 0) return true;
     return false;
 }
 
-/* The first element of one of this process's parts in a state's buffer, or for state -1 in the master weights. */
-static float *part_in(Optim *o, Group *group, int state, const Part *part) {
+/* The first element of one of this rank's parts in a state's buffer, or for state -1 in the master weights. */
+static float *part_in(Optim *o, RuleGroup *group, int state, const Part *part) {
     if (state < 0) return o->buffers.params + part->begin;
-    if (strcmp(o->state_names[state], prev_grad_name) == 0)
+    if (strcmp(o->info.state_names[state], prev_grad_name) == 0)
         return gradients_of(o, group)->prev_grad + (has_shards(group) ? part->at : part->begin);
     for (int s = 0; s < group->rule->states; s++)
-        if (strcmp(group->rule->state_names[s], o->state_names[state]) == 0) return group->states[s] + part->at;
-    die("tensors of this rule have no state %s", o->state_names[state]);
+        if (strcmp(group->rule->state_names[s], o->info.state_names[state]) == 0) return group->states[s] + part->at;
+    die("tensors of this rule have no state %s", o->info.state_names[state]);
 }
 
 static bool is_inside(const Part *part, const Tensor *t) {
@@ -394,7 +429,7 @@ static bool is_inside(const Part *part, const Tensor *t) {
 void optim_fetch(Optim *o, int state, int tensor, float *host) {
     optim_wait_for_weights(o, 0, o->table->length);
     const Tensor *t = &o->table->tensors[tensor];
-    Group *group = &o->groups[group_of(o, tensor)];
+    RuleGroup *group = &o->groups[group_of(o, tensor)];
     const Partition *p = &group->partition;
     for (int r = 0; r < o->comm->size; r++)
         for (int i = p->first[r]; i < p->first[r + 1]; i++) {
@@ -413,45 +448,10 @@ void optim_fetch(Optim *o, int state, int tensor, float *host) {
 
 void optim_store(Optim *o, int state, int tensor, const float *host) {
     const Tensor *t = &o->table->tensors[tensor];
-    Group *group = &o->groups[group_of(o, tensor)];
+    RuleGroup *group = &o->groups[group_of(o, tensor)];
     const Partition *p = &group->partition;
     for (int i = p->first[o->comm->rank]; i < p->first[o->comm->rank + 1]; i++)
         if (is_inside(&p->parts[i], t))
             o->be->copy_from_host(o->be, part_in(o, group, state, &p->parts[i]), host + (p->parts[i].begin - t->offset),
                                   (p->parts[i].end - p->parts[i].begin) * sizeof(float));
-}
-
-/* g_prev and the gradients after it are whole buffers in a process that is alone, shards otherwise. */
-static size_t gradient_buffer_bytes(const Optim *o, const Group *group) {
-    return (alone(o) ? o->table->length : group->shard_length) * sizeof(float);
-}
-
-size_t optim_state_bytes(const Optim *o) {
-    size_t bytes = alone(o) && o->uses_prev_grad ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
-    for (int i = 0; i < o->group_count; i++) {
-        const Group *group = &o->groups[i];
-        bytes += (size_t)group->rule->states * group->shard_length * sizeof(float);
-        if (has_shards(group) && group->rule->uses_prev_grad) bytes += gradient_buffer_bytes(o, group);
-    }
-    return bytes;
-}
-
-size_t optim_workspace_bytes(const Optim *o) {
-    size_t bytes = alone(o) && o->exact ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
-    for (int i = 0; i < o->group_count; i++) {
-        const Group *group = &o->groups[i];
-        if (has_shards(group)) bytes += gradient_buffer_bytes(o, group) * (o->exact ? 2 : 1);
-        if (group->newton_schulz) bytes += newton_schulz_bytes(group->newton_schulz);
-    }
-    return bytes;
-}
-
-size_t optim_exact_bytes(const Optim *o) {
-    if (!o->exact) return 0;
-    size_t bytes = alone(o) ? gradient_buffer_bytes(o, &o->groups[0]) : 0;
-    for (int i = 0; i < o->group_count; i++) {
-        const Group *group = &o->groups[i];
-        if (has_shards(group)) bytes += gradient_buffer_bytes(o, group) * (group->rule->uses_prev_grad ? 1 : 2);
-    }
-    return bytes;
 }

@@ -1,54 +1,79 @@
-/* optim_config.h: which optimizer, its numbers, and how its rate changes: the config file's "optimizer" and
+/* optim_config.h: which optimizer, its settings, and how its rate changes: the config file's "optimizer" and
  * "schedule" sections. */
 #ifndef MARS_OPTIM_OPTIM_CONFIG_H
 #define MARS_OPTIM_OPTIM_CONFIG_H
 
 #include <stdbool.h>
 
-/* OPTIMIZER(name in the code, name for users) */
-#define OPTIMIZERS(OPTIMIZER)                       \
-    OPTIMIZER(ADAMW, "adamw")                       \
-    OPTIMIZER(MARS_ADAMW, "mars-adamw")             \
-    OPTIMIZER(MARS_LION, "mars-lion")               \
-    OPTIMIZER(MARS_SHAMPOO, "mars-shampoo")         \
-    OPTIMIZER(MUON, "muon")                         \
-    OPTIMIZER(MOONLIGHT, "moonlight")               \
-    OPTIMIZER(MARS_M, "mars-m")                     \
-    OPTIMIZER(MARS_M_EFFICIENT, "mars-m-efficient") \
-    OPTIMIZER(SGD_SAI, "sgd-sai")
+#include "util/base.h"
 
-/* SGD-SaI was published under another name too. */
-#define OPTIM_SGD_SAI_ALIAS "sgd-boost"
+EXTERN_C_BEGIN
 
-#define OPTIM_ENUMERATOR(name, text) OPTIM_##name,
-typedef enum OptimName { OPTIMIZERS(OPTIM_ENUMERATOR) OPTIM_COUNT } OptimName;
+/* The optimizers, in the order of their table (optimizers.c). */
+typedef enum OptimName {
+    OPTIM_ADAMW,
+    OPTIM_MARS_ADAMW,
+    OPTIM_MARS_LION,
+    OPTIM_MARS_SHAMPOO,
+    OPTIM_MUON,
+    OPTIM_MOONLIGHT,
+    OPTIM_MARS_M,
+    OPTIM_MARS_M_EFFICIENT,
+    OPTIM_SGD_SAI,
+    OPTIM_COUNT
+} OptimName;
+
+/* An upper bound on the parameter groups of an optimizer. */
+enum { OPTIM_MAX_GROUPS = 8 };
 
 /* The type that Newton-Schulz iterations run in; auto is the backend's activation type. */
 typedef enum NsDtype { NS_DTYPE_AUTO, NS_DTYPE_BFLOAT16, NS_DTYPE_FLOAT32 } NsDtype;
 
-/* Which of these an optimizer uses is said in optim/rules.c and, for users, by the table of config keys. */
+/* How far a matrix of r rows and c columns goes along its orthogonal direction, in learning rates; auto is the rule's
+ * own. */
+typedef enum MuonScale {
+    MUON_SCALE_AUTO,
+    MUON_SCALE_SPECTRAL,  /* sqrt(max(1, r/c)) */
+    MUON_SCALE_SQRT_MAX,  /* sqrt(max(r, c)) */
+    MUON_SCALE_MOONLIGHT, /* 0.2 sqrt(max(r, c)) */
+    MUON_SCALE_NONE       /* 1 */
+} MuonScale;
+
+/* Which of these an optimizer reads follows from its parameter groups (optimizers.h). */
 typedef struct OptimConfig {
     OptimName name;
-    double learning_rate; /* the schedule's peak */
-    double weight_decay;  /* decoupled; hidden matrices only, except where a rule says otherwise */
-    double beta1, beta2;  /* decay of the moving averages of g (or c) and of its square */
+    double learning_rate;                   /* the schedule's peak */
+    double embedding_lr, lm_head_lr, lr_1d; /* peaks of embeddings, LM head, and vectors; 0: learning_rate */
+    double weight_decay;                    /* decoupled; hidden matrices only, except where a rule says otherwise */
+    double beta1, beta2;                    /* decay of the moving averages of g (or c) and of its square */
     double eps;
     double grad_clip;      /* largest global gradient norm; 0 = off */
     double gradient_scale; /* multiplies the mean gradient before clipping */
 
-    double gamma;     /* MARS: how much of the gradient's change is added */
-    bool is_approx;   /* MARS: the last gradient is that of the step before, not taken anew at this step's batch */
-    bool optimize_1d; /* MARS: vectors follow the rule too, instead of AdamW */
-    double lr_1d;     /* AdamW of the tensors that the rule leaves out */
-    double betas_1d[2];
+    double gamma;       /* MARS: how much of the gradient's change is added */
+    bool is_approx;     /* MARS: g_prev is the previous step's, not taken again at this step's batch */
+    bool optimize_1d;   /* MARS: vectors follow the rule too, instead of AdamW */
+    double betas_1d[2]; /* of AdamW next to MARS and Moonlight */
     double weight_decay_1d;
 
     double muon_learning_rate, muon_weight_decay; /* muon: of the 2-D tensors */
+    bool muon_embeddings;                         /* muon: embeddings and LM head follow the matrix rule */
     double momentum;
     bool nesterov;
     int ns_steps; /* iterations of Newton-Schulz */
     NsDtype ns_dtype;
+    MuonScale muon_scale;
+    bool split_qkv; /* the query, key and value matrices of an attention layer are orthogonalised one by one */
 } OptimConfig;
+
+/* The names of the optimizers, in the order of OptimName, ending with NULL. */
+extern const char *const optim_names[];
+
+/* The optimizer of that name or alias; OPTIM_COUNT where there is none. */
+OptimName optim_find(const char *name);
+
+/* A config with the defaults of the table of optimizers, and this learning rate for all parameter groups. */
+OptimConfig optim_defaults(OptimName name, double learning_rate);
 
 typedef enum ScheduleName {
     SCHEDULE_CONSTANT,
@@ -66,5 +91,7 @@ typedef struct ScheduleConfig {
     int warmdown_iters; /* trapezoidal: steps of the final descent to 0 */
     int max_iters;      /* length of the run */
 } ScheduleConfig;
+
+EXTERN_C_END
 
 #endif

@@ -1,7 +1,7 @@
 /* step_coeffs.h: what a step decides once the sums over its gradients are known: whether they are finite, the clip, and
  * each tensor's UpdateCoeffs. Written once, for both devices: the arithmetic is in double, the loops over tensors are
- * those of multi_tensor.c and multi_tensor.cu. All of it lives on the device, so that the host asks for the passes of a
- * step without knowing what comes of it.
+ * those of multi_tensor.c and multi_tensor.cu. All of it is in the device's memory, so that the host enqueues the passes
+ * of a step without waiting for the result.
  *
  * A step whose gradient is not finite is skipped: nothing here changes but the result, and the passes after it see
  * that and do nothing. */
@@ -11,23 +11,17 @@
 #include <math.h>
 #include <stdint.h>
 
-#include "optim/rules/update_coeffs.h"
-
-/* Sums over elements, in double. */
-typedef struct GradientSums {
-    double squares; /* of g */
-    double dot;     /* of g times g_prev, where there is one */
-    double sum;     /* of g, where asked for */
-} GradientSums;
+#include "optim/optim_config.h"
+#include "optim/rules/mars.h"
+#include "optim/rules/sgd_sai.h"
 
 /* What no step changes for a tensor. */
 typedef struct TensorPlan {
-    UpdateCoeffs fixed; /* those of its numbers that stay; the others are 0 */
+    UpdateCoeffs fixed; /* those of its coefficients that stay; the others are 0 */
     double elements;
-    double lr_mult;     /* its learning rate, in those of the step that it goes by */
     double step_factor; /* matrix rules: how far to go, in learning rates */
-    bool uses_muon_lr;  /* it goes by muon_learning_rate */
-    bool uses_prev_grad;
+    int group;          /* its parameter group, which gives its learning rate */
+    bool uses_prev_grad, uses_snr;
 } TensorPlan;
 
 /* What a step did. Between steps, what the next one begins with. */
@@ -40,7 +34,7 @@ typedef struct StepResult {
     bool skipped;
 } StepResult;
 
-/* All that a step goes by; pointers are to the device's memory. */
+/* What a step reads and writes; pointers are to the device's memory. */
 typedef struct StepInputs {
     int tensors;
     bool exact; /* a second gradient */
@@ -51,7 +45,7 @@ typedef struct StepInputs {
     double *prev_factor, *prev_squares, *snr; /* (tensors) what is kept between steps; NULL where no rule needs it */
     UpdateCoeffs *coeffs;                     /* (tensors) */
     StepResult *result;
-    double learning_rate, muon_learning_rate; /* of this step */
+    double lr[OPTIM_MAX_GROUPS]; /* of each parameter group in this step */
 } StepInputs;
 
 /* The first of the tensors whose gradient is not finite, -1 if there is none; `squares` is the sum over all tensors. As
@@ -89,44 +83,36 @@ RULE_FUNCTION StepResult step_result(const StepInputs *s, double squares, double
     return result;
 }
 
-/* sgd_sai.h: a tensor's rate, from its first gradient. */
-RULE_FUNCTION double snr_coeff(const StepInputs *s, const GradientSums *sums, double elements, double factor) {
-    if (elements <= 1.0) return 1.0;
-    double squares = sums->squares, sum = sums->sum;
-    double spread = sqrt(fmax(0.0, (squares - sum * sum / elements) / (elements - 1.0)));
-    return factor * sqrt(squares) / (factor * spread + s->eps);
+/* sgd_sai.h: a tensor's snr, set at the first step. */
+RULE_FUNCTION void snr_coeffs(const StepInputs *s, const StepResult *result, UpdateCoeffs *r, int i) {
+    bool is_first = result->updates == 1;
+    if (is_first) s->snr[i] = sgd_sai_snr(&s->sums[i], s->plans[i].elements, result->factor, s->eps);
+    if (is_first) r->momentum = 0.0f;
+    r->snr = (float)s->snr[i];
 }
 
-/* mars.h: the clip of tensor i's c, whose norm follows from the sums; and what will be known of its g_prev. */
+/* mars.h: the clip of tensor i's c, and the factor and squares that its gradient will have as the next g_prev. */
 RULE_FUNCTION void correction_coeffs(const StepInputs *s, const StepResult *result, UpdateCoeffs *r, int i) {
-    double k = s->k, factor = result->factor, prev_grad = s->prev_factor[i];
-    double squares = (1.0 + k) * (1.0 + k) * factor * factor * s->sums[i].squares -
-                     2.0 * k * (1.0 + k) * factor * prev_grad * s->sums[i].dot + k * k * s->prev_squares[i];
-    double norm = sqrt(fmax(0.0, squares));
-    r->c_factor = norm > 1.0 ? (float)(1.0 / norm) : 1.0f;
-    r->prev_factor = (float)prev_grad;
+    double prev_factor = s->prev_factor[i];
+    r->c_factor = (float)mars_c_factor(s->k, &s->sums[i], result->factor, prev_factor, s->prev_squares[i]);
+    r->prev_factor = (float)prev_factor;
     const GradientSums *newest = &s->sums[s->exact ? s->tensors + i : i];
     s->prev_factor[i] = result->prev_factor;
     s->prev_squares[i] = result->prev_factor * result->prev_factor * newest->squares;
 }
 
-/* The numbers of tensor i in a step that is not skipped. The bias corrections are those of the betas as floats, with
+/* The coefficients of tensor i in a step that is not skipped. The bias corrections are those of the betas as floats, with
  * which averages are made: 1 - 0.99999f is 0.14 % too large. */
 RULE_FUNCTION void tensor_coeffs(const StepInputs *s, const StepResult *result, int i) {
     const TensorPlan *plan = &s->plans[i];
     UpdateCoeffs r = plan->fixed;
-    double rate = plan->lr_mult * (plan->uses_muon_lr ? s->muon_learning_rate : s->learning_rate);
+    double lr = s->lr[plan->group];
     r.gradient_factor = (float)result->factor;
-    r.learning_rate = (float)rate;
-    r.step = (float)(rate * plan->step_factor);
+    r.learning_rate = (float)lr;
+    r.step = (float)(lr * plan->step_factor);
     r.correction1 = (float)(1.0 / (1.0 - pow((double)r.beta1, (double)result->updates)));
     r.correction2 = (float)(1.0 / (1.0 - pow((double)r.beta2, (double)result->updates)));
-    if (s->snr) {
-        bool first = result->updates == 1;
-        if (first) s->snr[i] = snr_coeff(s, &s->sums[i], plan->elements, result->factor);
-        if (first) r.momentum = 0.0f;
-        r.snr = (float)s->snr[i];
-    }
+    if (plan->uses_snr) snr_coeffs(s, result, &r, i);
     if (plan->uses_prev_grad) correction_coeffs(s, result, &r, i);
     s->coeffs[i] = r;
 }

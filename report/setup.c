@@ -32,9 +32,10 @@ static void print_machine(Console *c, const SetupReport *s) {
 static void print_optimizer(Console *c, const SetupReport *s) {
     if (!s->optim) return;
     const char *name = optim_names[s->config->optimizer.name];
-    if (optim_wants_next_gradient(s->optim))
+    const OptimInfo *info = optim_info(s->optim);
+    if (info->gradients > 1)
         console_row(c, "optimizer", "%s, exact: a second gradient each step, %.2f GB more and twice the time", name,
-                    (double)optim_exact_bytes(s->optim) * 1e-9);
+                    (double)info->exact_bytes * 1e-9);
     else
         console_row(c, "optimizer", "%s", name);
 }
@@ -67,7 +68,8 @@ static void print_start(Console *c, const SetupReport *s) {
 static void warn_of_full_disk(const SetupReport *s) {
     if (!s->optim) return;
     const char *out_dir = s->config->train.out_dir;
-    double states = (double)optim_state_bytes(s->optim) * s->comm->size; /* about: processes have different parts */
+    double states =
+        (double)optim_info(s->optim)->state_bytes * s->comm->size; /* about: processes have different parts */
     double needed = (double)s->model->table.parameters * sizeof(float) + states;
     double left = (double)files_space_left(out_dir);
     if (left < needed)

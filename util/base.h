@@ -22,6 +22,7 @@
 
 #define PRINTF_LIKE(format_index, first_argument) __attribute__((format(printf, format_index, first_argument)))
 #define NO_RETURN __attribute__((noreturn))
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define ARRAY_LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
 #define MARS_VERSION "0.2.0"

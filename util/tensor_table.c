@@ -17,6 +17,7 @@ int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int6
     tensor->role = role;
     tensor->rows = rows;
     tensor->columns = columns;
+    tensor->stacked = 1;
     tensor->offset = table->length;
     tensor->size = (size_t)(rows * columns);
     table->parameters += tensor->size;

@@ -16,6 +16,7 @@ enum { TENSOR_ALIGNMENT = 128, TENSOR_NAME_LENGTH = 64 };
 typedef enum TensorRole {
     ROLE_MATRIX,    /* a hidden layer's 2-D weight, (out, in) as in nn.Linear */
     ROLE_EMBEDDING, /* token and position embeddings, 2-D */
+    ROLE_LM_HEAD,   /* the matrix that makes logits, where it is not the token embedding, 2-D */
     ROLE_VECTOR,    /* gains and biases, 1-D */
     ROLE_COUNT
 } TensorRole;
@@ -26,6 +27,7 @@ typedef struct Tensor {
     int64_t rows, columns; /* a vector has rows = 1 */
     size_t offset;         /* first element in every flat buffer */
     size_t size;           /* rows * columns */
+    int stacked;           /* matrices that lie above one another in it: 3 in a query, key and value matrix; else 1 */
 } Tensor;
 
 typedef struct TensorTable {
@@ -38,7 +40,7 @@ typedef struct TensorTable {
 EXTERN_C_BEGIN
 
 /* Appends a tensor after the last one and returns its index. `padded_rows` >= rows leaves room for rows that stay
- * zero (pass rows for none). */
+ * zero (pass rows for none). `stacked` is 1. */
 int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int64_t rows, int64_t columns,
                      int64_t padded_rows);
 

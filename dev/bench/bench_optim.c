@@ -21,7 +21,7 @@
 #include "model/gpt2.h"
 #include "optim/newton_schulz.h"
 #include "optim/optim.h"
-#include "optim/rules.h"
+#include "optim/optimizers.h"
 #include "util/partition.h"
 #include "util/program.h"
 
@@ -75,13 +75,15 @@ static Work work_of(const Bench *bench, const OptimConfig *config, const Rule *r
     return (Work){bytes, rule->is_matrix ? newton_schulz_flops(t->rows, t->columns, config->ns_steps) : 0.0};
 }
 
+static RuleName rule_of_tensor(const OptimConfig *config, const Tensor *t) {
+    return optimizer_of(config->name)->groups[param_group_of(config, t->role)].rule;
+}
+
 static Work whole_work(const Bench *bench, const OptimConfig *config) {
-    Optimizer optimizer = rules_optimizer(config);
     Work sum = {0.0, 0.0};
     for (int i = 0; i < bench->model.table.count; i++) {
         const Tensor *t = &bench->model.table.tensors[i];
-        const Rule *rule = rule_of(optimizer.covers[t->role] ? optimizer.main : optimizer.rest);
-        Work work = work_of(bench, config, rule, t, t->size);
+        Work work = work_of(bench, config, rule_of(rule_of_tensor(config, t)), t, t->size);
         sum.bytes += work.bytes, sum.flops += work.flops;
     }
     return sum;
@@ -104,15 +106,15 @@ static void share_out(const Bench *bench, const OptimConfig *config, const Rule 
 /* What each of PROCESSES processes would do of a step: the shares that optim.c gives them. */
 static void shared_work(const Bench *bench, const OptimConfig *config, Work *work) {
     const TensorTable *table = &bench->model.table;
-    Optimizer optimizer = rules_optimizer(config);
     bool *chosen = checked_calloc((size_t)table->count, sizeof *chosen, "groups");
     double taken[PROCESSES] = {0.0};
     memset(work, 0, PROCESSES * sizeof *work);
-    for (int rest = 0; rest < 2; rest++) {
-        const Rule *rule = rule_of(rest ? optimizer.rest : optimizer.main);
+    for (int i = 0; i < 2 * RULE_COUNT; i++) { /* matrix rules first */
+        RuleName name = (RuleName)(i % RULE_COUNT);
+        const Rule *rule = rule_of(name);
         int count = 0;
-        for (int i = 0; i < table->count; i++) count += chosen[i] = optimizer.covers[table->tensors[i].role] == !rest;
-        if (count == 0) continue;
+        for (int t = 0; t < table->count; t++) count += chosen[t] = rule_of_tensor(config, &table->tensors[t]) == name;
+        if (count == 0 || rule->is_matrix != (i < RULE_COUNT)) continue;
         Partition partition =
             rule->is_matrix ? partition_matrices(table, chosen, newton_schulz_iteration_flops, PROCESSES)
                             : partition_evenly(table, chosen, PROCESSES, taken, rule->states + rule->uses_prev_grad);
@@ -145,8 +147,7 @@ static void watch_matmuls(Backend *be, const OptimConfig *config) {
 
 static void stop_watching(Backend *be) { be->matmul_batched = plain_matmul; }
 
-static void fill_gradients(Bench *bench, Optim *optim) {
-    float *to = optim_gradients(optim);
+static void fill_gradient(Bench *bench, float *to) {
     if (to != bench->grads) bench->be->copy(bench->be, to, bench->grads, bench->model.table.length * sizeof *to);
 }
 
@@ -155,14 +156,14 @@ static void check(const Bench *bench, OptimResult result, const char *name) {
         die("%s: the gradient of %s is not finite", name, bench->model.table.tensors[result.nonfinite_tensor].name);
 }
 
-/* Asks for `steps` steps, and waits. Each finds random gradients: its own, or those of earlier steps. */
+/* Enqueues `steps` steps, and waits. Each finds random gradients: its own, or those of earlier steps. */
 static void make_steps(Bench *bench, Optim *optim, int steps, const char *name) {
     for (int i = 0; i < steps; i++) {
-        if (optim_wants_next_gradient(optim)) optim_hold_gradient(optim);
-        optim_begin_step(optim, (OptimRates){1e-4, 1e-4});
-        if (i > 0) check(bench, optim_end_step(optim), name);
+        optim_gradient(optim, optim_info(optim)->gradients - 1);
+        optim_step(optim, bench_rates());
+        if (i > 0) check(bench, optim_result(optim), name);
     }
-    check(bench, optim_end_step(optim), name);
+    check(bench, optim_result(optim), name);
     bench->be->synchronize(bench->be);
 }
 
@@ -170,13 +171,10 @@ static void make_steps(Bench *bench, Optim *optim, int steps, const char *name) 
 static void warm_up(Bench *bench, Optim *optim, const char *name) {
     bench->be->autotune(bench->be, true);
     for (int i = 0; i < 3; i++) {
-        fill_gradients(bench, optim);
-        if (optim_wants_next_gradient(optim)) {
-            optim_hold_gradient(optim);
-            fill_gradients(bench, optim);
-        }
-        optim_begin_step(optim, (OptimRates){1e-4, 1e-4});
-        check(bench, optim_end_step(optim), name);
+        for (int which = 0; which < optim_info(optim)->gradients; which++)
+            fill_gradient(bench, optim_gradient(optim, which));
+        optim_step(optim, bench_rates());
+        check(bench, optim_result(optim), name);
         bench->be->autotune(bench->be, false);
     }
 }
@@ -218,12 +216,16 @@ static void measure(Bench *bench, OptimName name, bool exact, Figures *f) {
     Work work = whole_work(bench, &config);
     f->bytes = work.bytes, f->flops = work.flops;
     OptimBuffers buffers = {bench->params, bench->weights, bench->grads};
-    Optim *optim = optim_open(&config, &bench->model.table, buffers, bench->be, bench->comm, &error);
+    Arena arena = {0};
+    Optim *optim = optim_plan(&config, &bench->model.table, bench->be, bench->comm, &arena, &error);
     if (!optim) die("%s: %s", f->name, error.text);
-    f->state = (double)optim_state_bytes(optim);
+    arena_allocate(&arena, backend_memory(bench->be));
+    optim_start(optim, buffers);
+    f->state = (double)optim_info(optim)->state_bytes;
     warm_up(bench, optim, f->name);
     for (int i = 0; i < bench->options.steps; i++) measure_steps(bench, &config, optim, f);
     optim_close(optim);
+    arena_free(&arena);
     find_slowest(bench, &config, f);
 }
 
@@ -300,7 +302,7 @@ static void measure_all(Bench *bench, cJSON *list) {
     for (int name = 0; name < OPTIM_COUNT; name++)
         for (int exact = 0; exact < 2; exact++) {
             OptimConfig config = optim_defaults((OptimName)name, 1e-4);
-            if (exact && !rule_of(rules_optimizer(&config).main)->uses_prev_grad) continue;
+            if (exact && !optimizer_uses_key(&config, 1u << ROLE_MATRIX, "is_approx")) continue;
             if (bench->options.optimizer != OPTIM_COUNT && (int)bench->options.optimizer != name) continue;
             memset(&f, 0, sizeof f);
             measure(bench, (OptimName)name, exact, &f);

@@ -121,7 +121,7 @@ static void bench_close(Bench *bench) {
 
 static void ask_for_gradient(Bench *bench) {
     GPT2 *model = &bench->model;
-    model->grads = optim_gradients(bench->optim);
+    model->grads = optim_gradient(bench->optim, 0);
     upload(bench);
     gpt2_forward_backward_prefetched(model, 1.0f / (float)(bench->batch * model->config.block_size), false);
 }
@@ -131,13 +131,13 @@ static void ask_for_step(Bench *bench) {
     Backend *be = bench->be;
     ask_for_gradient(bench);
     be->stopwatch_start(be);
-    optim_begin_step(bench->optim, (OptimRates){.learning_rate = 1e-4, .muon_learning_rate = 1e-4});
+    optim_step(bench->optim, bench_rates());
     be->stopwatch_stop(be);
-    if (bench->steps_begun++ > 0) optim_end_step(bench->optim);
+    if (bench->steps_begun++ > 0) optim_result(bench->optim);
 }
 
 static OptimResult wait_for_steps(Bench *bench) {
-    OptimResult result = optim_end_step(bench->optim);
+    OptimResult result = optim_result(bench->optim);
     bench->steps_begun = 0;
     bench->be->synchronize(bench->be);
     return result;
@@ -188,7 +188,7 @@ static void take_apart(Bench *bench, Figures *f) {
     bench->be->synchronize(bench->be);
     timed_backend_end(&f->apart);
     double middle = seconds_now();
-    optim_begin_step(bench->optim, (OptimRates){.learning_rate = 1e-4, .muon_learning_rate = 1e-4});
+    optim_step(bench->optim, bench_rates());
     wait_for_good_steps(bench);
     f->apart_seconds = seconds_now() - begun;
     f->apart_gradient = middle - begun;

@@ -10,6 +10,12 @@
 #include "optim/optim.h"
 #include "util/philox.h"
 
+OptimRates bench_rates(void) {
+    OptimRates rates;
+    for (size_t i = 0; i < ARRAY_LENGTH(rates.lr); i++) rates.lr[i] = 1e-4;
+    return rates;
+}
+
 /* ---- options ---- */
 
 /* The tiny one's sequences are longer than what a block of attention's kernels takes, its heads as wide as GPT-2's. */

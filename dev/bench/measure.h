@@ -7,7 +7,10 @@
 
 #include "kernels/backend.h"
 #include "model/gpt2_config.h"
-#include "optim/optim_config.h"
+#include "optim/optim.h"
+
+/* A learning rate of 1e-4 for every parameter group. */
+OptimRates bench_rates(void);
 
 /* ---- options ---- */
 

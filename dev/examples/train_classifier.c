@@ -4,15 +4,14 @@
  *   make examples && build/examples/train_classifier [NAME [RATE]]          NAME: an optimizer; mars-adamw where not
  * given
  *
- * What a program does for the library is in main(): it lists its tensors in a table, keeps parameters and gradients in
- * flat buffers over it, and in each step leaves a gradient where optim_gradients() says. The network is plain loops. */
+ * What a program does for the library is in main(): it lists its tensors, and in each step writes a gradient to the
+ * buffer that optim_gradient() returns. The network is plain loops. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "optim/optim.h"
-#include "util/program.h"
 
 enum { LAYERS = 3, TENSORS = 2 * LAYERS, ARMS = 3, WIDEST = 32, POINTS = 1500, TESTS = 900, BATCH = 50, STEPS = 1000 };
 
@@ -93,59 +92,60 @@ static OptimConfig read_arguments(int argc, char **argv) {
     if (argc <= 3 && name < OPTIM_COUNT && !*rest && rate > 0.0 && rate < 1e3) return optim_defaults(name, rate);
     fprintf(stderr, "usage: train_classifier [NAME [RATE]], where RATE is above 0 and below 1000 and NAME one of\n");
     for (int i = 0; i < OPTIM_COUNT; i++) fprintf(stderr, "  %s\n", optim_names[i]);
-    exit(EXIT_USAGE);
+    exit(2);
 }
 
 int main(int argc, char **argv) {
-    program_start("train_classifier", argv);
     OptimConfig config = read_arguments(argc, argv);
     ScheduleConfig schedule = {SCHEDULE_COSINE, .warmup_iters = 50, .lr_decay_iters = STEPS, .max_iters = STEPS};
 
     /* Only the weight between hidden layers has the role of a matrix. The first and the last one stand where a language
      * model has its embeddings, and get their role: Moonlight and MARS-M leave them to AdamW. */
-    TensorTable table = {0};
+    OptimTensor tensors[TENSORS];
     for (int l = 0; l < LAYERS; l++) {
         TensorRole role = l == 0 || l == LAYERS - 1 ? ROLE_EMBEDDING : ROLE_MATRIX;
-        tensor_table_add(&table, names[2 * l], role, sizes[l + 1], sizes[l], sizes[l + 1]);
-        tensor_table_add(&table, names[2 * l + 1], ROLE_VECTOR, 1, sizes[l + 1], 1);
+        tensors[2 * l] = (OptimTensor){names[2 * l], role, sizes[l + 1], sizes[l]};
+        tensors[2 * l + 1] = (OptimTensor){names[2 * l + 1], ROLE_VECTOR, 1, sizes[l + 1]};
     }
 
-    /* One process, one thread, and float32, which needs no second copy of the weights. Buffers begin as zeros. */
+    /* One thread. Parameters begin as zeros. */
     Error error;
-    Comm *comm = comm_open_single();
-    Backend *be = backend_open("cpu", DTYPE_FLOAT32, 1, &error);
-    if (!be) die("%s", error.text);
-    size_t bytes = table.length * sizeof(float);
-    float *params = be->alloc(be, bytes, "parameters"), *grads = be->alloc(be, bytes, "gradients");
-    Optim *optim = optim_open(&config, &table, (OptimBuffers){params, params, grads}, be, comm, &error);
-    if (!optim) die("%s", error.text);
+    Optim *optim = optim_open(&config, tensors, TENSORS, 1, &error);
+    if (!optim) {
+        fprintf(stderr, "train_classifier: %s\n", error.text);
+        return 1;
+    }
 
     /* The points, and weights of variance 2/in, which suits ReLU (He et al. 2015). */
     static Point points[POINTS + TESTS]; /* to train on, and after them those to test with */
     float *p[TENSORS], *d[TENSORS];      /* each tensor's parameters and gradient */
     uint64_t random = 1;
     for (int n = 0; n < POINTS + TESTS; n++) points[n] = random_point(&random);
-    for (int t = 0; t < TENSORS; t++) p[t] = params + table.tensors[t].offset;
+    for (int t = 0; t < TENSORS; t++) p[t] = optim_params(optim) + optim_offset(optim, t);
     for (int t = 0; t < TENSORS; t += 2)
-        for (size_t i = 0; i < table.tensors[t].size; i++)
-            p[t][i] = sqrtf(6.0f / (float)table.tensors[t].columns) * (2.0f * uniform(&random) - 1.0f);
+        for (int64_t i = 0; i < tensors[t].rows * tensors[t].columns; i++)
+            p[t][i] = sqrtf(6.0f / (float)tensors[t].columns) * (2.0f * uniform(&random) - 1.0f);
 
     for (int step = 0; step < STEPS; step++) {
-        float *gradient = optim_gradients(optim); /* another buffer than before, where a rule keeps the last one */
-        memset(gradient, 0, bytes);
-        for (int t = 0; t < TENSORS; t++) d[t] = gradient + table.tensors[t].offset;
+        float *gradient =
+            optim_gradient(optim, 0); /* another buffer than before, where a rule keeps the previous one */
+        for (int t = 0; t < TENSORS; t++) {
+            d[t] = gradient + optim_offset(optim, t);
+            memset(d[t], 0, (size_t)(tensors[t].rows * tensors[t].columns) * sizeof *d[t]);
+        }
         double loss = 0.0;
         for (int n = 0; n < BATCH; n++)
             loss += backward(d, p, &points[(int)(POINTS * uniform(&random))], 1.0f / BATCH) / BATCH;
-        OptimResult result = optim_step(optim, optim_rates(&config, &schedule, step));
-        if (result.nonfinite_tensor >= 0) die("step %d: the gradient is not finite; a smaller rate may help", step);
+        optim_step(optim, optim_rates(&config, &schedule, step));
+        if (optim_result(optim).nonfinite_tensor >= 0) {
+            fprintf(stderr, "train_classifier: step %d: the gradient is not finite; a smaller rate may help\n", step);
+            return 1;
+        }
         if (step % 100 == 0) printf("step %4d  loss %.4f\n", step, loss);
     }
     printf("%s: %.1f %% of the training points right, %.1f %% of the test points\n", optim_names[config.name],
            accuracy(p, points, POINTS), accuracy(p, points + POINTS, TESTS));
 
     optim_close(optim);
-    be->free(be, grads), be->free(be, params), be->close(be);
-    tensor_table_free(&table);
-    comm->close(comm, EXIT_DONE); /* ends the program */
+    return 0;
 }

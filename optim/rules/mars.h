@@ -9,7 +9,7 @@
  *   ||c||^2 = (1 + k)^2 ||g||^2 - 2 k (1 + k) <g, g_prev> + k^2 ||g_prev||^2
  * so one pass over g and g_prev serves the global clip and every tensor's norm, and a second one does the rest.
  *
- * The family's rules take every 2-D tensor, of which hidden matrices decay by weight_decay. Vectors are AdamW's, by
+ * The family's rules take every 2-D tensor, of which hidden matrices decay by weight_decay. AdamW updates vectors, with
  * lr_1d, betas_1d and weight_decay_1d, gains too, unless optimize_1d.
  *
  * State per parameter: g_prev, 4 bytes, kept by exchanging buffers. The buffer holds it unscaled: prev_factor makes it
@@ -17,7 +17,19 @@
 #ifndef MARS_OPTIM_RULES_MARS_H
 #define MARS_OPTIM_RULES_MARS_H
 
+#include <math.h>
+
 #include "optim/rules/update_coeffs.h"
+
+/* 1, or 1/||c|| where that is above 1: from the sums over a tensor's g and g_prev as their buffers hold them, the factors
+ * that scale and clip each, and the sum of squares of g_prev after its factor. */
+RULE_FUNCTION double mars_c_factor(double k, const GradientSums *sums, double factor, double prev_factor,
+                                   double prev_squares) {
+    double squares = (1.0 + k) * (1.0 + k) * factor * factor * sums->squares -
+                     2.0 * k * (1.0 + k) * factor * prev_factor * sums->dot + k * k * prev_squares;
+    double norm = sqrt(fmax(0.0, squares));
+    return norm > 1.0 ? 1.0 / norm : 1.0;
+}
 
 /* c of one element, from its gradient after scaling and clipping and what the buffer of g_prev holds. */
 RULE_FUNCTION float mars_corrected(float g, float prev_grad, const UpdateCoeffs *r) {

@@ -18,6 +18,4 @@ RULE_FUNCTION float mars_m_direction(float g, float prev_grad, float *state, con
     return state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * mars_corrected(g, prev_grad, r);
 }
 
-static inline double mars_m_step_factor(double rows, double columns) { return moonlight_step_factor(rows, columns); }
-
 #endif

@@ -18,8 +18,4 @@ RULE_FUNCTION float mars_m_efficient_direction(float g, float prev_grad, float *
     return r->gamma * g + r->beta1 * state[0];
 }
 
-static inline double mars_m_efficient_step_factor(double rows, double columns) {
-    return moonlight_step_factor(rows, columns);
-}
-
 #endif

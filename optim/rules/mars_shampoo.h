@@ -17,6 +17,4 @@ RULE_FUNCTION float mars_shampoo_direction(float g, float prev_grad, float *stat
     return state[0] / (1.0f - r->beta1);
 }
 
-static inline double mars_shampoo_step_factor(double rows, double columns) { return muon_step_factor(rows, columns); }
-
 #endif

@@ -4,7 +4,8 @@
  *   b <- mu b + g;      u = g + mu b  (Nesterov; without it u = b)
  *   x <- x (1 - lr wd) - lr 0.2 sqrt(max(rows, columns)) NS(u)
  *
- * All other tensors are AdamW's, at the same rate and, embeddings and gains included, with the same decay; betas_1d.
+ * AdamW updates all other tensors with betas_1d and, embeddings and gains included, the same decay. muon_scale replaces
+ * the factor 0.2 sqrt(max(rows, columns)).
  *
  * State per parameter: b, 4 bytes. Memory traffic is Muon's (muon.h): 30 bytes. */
 #ifndef MARS_OPTIM_RULES_MOONLIGHT_H
@@ -15,7 +16,5 @@
 RULE_FUNCTION float moonlight_direction(float g, float prev_grad, float *state, const UpdateCoeffs *r) {
     return muon_direction(g, prev_grad, state, r);
 }
-
-static inline double moonlight_step_factor(double rows, double columns) { return 0.2 * sqrt(fmax(rows, columns)); }
 
 #endif

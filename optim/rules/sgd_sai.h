@@ -14,7 +14,17 @@
 #ifndef MARS_OPTIM_RULES_SGD_SAI_H
 #define MARS_OPTIM_RULES_SGD_SAI_H
 
+#include <math.h>
+
 #include "optim/rules/update_coeffs.h"
+
+/* A tensor's snr from the sums over its first gradient, which `factor` scales and clips. */
+RULE_FUNCTION double sgd_sai_snr(const GradientSums *sums, double elements, double factor, double eps) {
+    if (elements <= 1.0) return 1.0;
+    double squares = sums->squares, sum = sums->sum;
+    double spread = sqrt(fmax(0.0, (squares - sum * sum / elements) / (elements - 1.0)));
+    return factor * sqrt(squares) / (factor * spread + eps);
+}
 
 /* r->momentum is 0 at the first step. */
 RULE_FUNCTION float sgd_sai_element(float x, float g, float prev_grad, float *state, const UpdateCoeffs *r) {

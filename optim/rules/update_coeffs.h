@@ -1,18 +1,27 @@
-/* update_coeffs.h: the numbers that the update rules take. step_coeffs.h works them out once a step for each tensor, in
- * double, so that the rules themselves are a few float operations per element. */
+/* update_coeffs.h: the coefficients that the update rules take. step_coeffs.h computes them once a step for each tensor,
+ * in double, so that the rules themselves are a few float operations per element. */
 #ifndef MARS_OPTIM_RULES_UPDATE_COEFFS_H
 #define MARS_OPTIM_RULES_UPDATE_COEFFS_H
 
 #include <stdbool.h>
 
+#include "util/base.h"
+
 /* In front of what is written once for both devices: CPU loops and CUDA kernels are made of the same functions. */
 #ifdef __CUDACC__
 #define RULE_FUNCTION static inline __host__ __device__
 #else
-#define RULE_FUNCTION static inline
+#define RULE_FUNCTION ALWAYS_INLINE
 #endif
 
-/* What is not of the rule's business is left 0. */
+/* Sums over elements, in double. */
+typedef struct GradientSums {
+    double squares; /* of g */
+    double dot;     /* of g times g_prev, where there is one */
+    double sum;     /* of g, where a rule needs it */
+} GradientSums;
+
+/* What a rule does not read is 0. */
 typedef struct UpdateCoeffs {
     float gradient_factor; /* gradient_scale times the clip: g is what the gradient buffer holds times this */
     float learning_rate, weight_decay;

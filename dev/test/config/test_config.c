@@ -817,9 +817,13 @@ static void test_table_is_consistent(void **state) {
         assert_true((a->type == CONFIG_CHOICE) == (a->choices != NULL));
         if (a->type == CONFIG_INT || a->type == CONFIG_NUMBER || a->type == CONFIG_PAIR)
             assert_true(a->minimum < a->maximum);
-        if (a->optimizers) {
+        if (a->has_optimizer_default) {
             assert_string_equal(a->section, "optimizer");
-            assert_true(a->optimizers < 1u << OPTIM_COUNT && a->default_text);
+            assert_null(a->default_text);
+            bool has_reader = false;
+            for (int name = 0; name < OPTIM_COUNT; name++)
+                has_reader = has_reader || config_key_applies(a, (OptimName)name);
+            assert_true(has_reader);
         }
         for (int j = 0; j < i; j++) {
             const ConfigKey *b = &config_keys[j];
@@ -847,7 +851,7 @@ static void test_help(void **state) {
         if (strncmp(line, "  ", 2) != 0 || strcmp(name, key->name) != 0) continue;
         assert_string_equal(section, key->section);
         must_hold(more, key->help);
-        must_hold(more, !key->default_text ? " required " : key->default_text);
+        must_hold(more, config_key_is_required(key) ? " required " : key->default_text ? key->default_text : " ");
         next++;
     }
     if (next < config_key_count) fail_msg("--help does not list %s", config_keys[next].name);
@@ -855,11 +859,15 @@ static void test_help(void **state) {
     text = test_read_file(path, NULL);
     must_hold(text, "one of: constant, cosine, wsd, trapezoidal, exp\n");
     must_hold(text, "number in [0, 1)");
-    must_hold(text,
-              "eval_interval                   integer >= 0          1000      steps between evaluations; 0 = never");
+    must_hold(
+        text,
+        "eval_interval                   integer >= 0          1000           steps between evaluations; 0 = never");
     must_hold(text, "the rate at the end\n                                  only: cosine, exp\n");
     must_hold(text, "mars-m,\n                                  mars-m-efficient, sgd-sai, sgd-boost (= sgd-sai)\n");
-    must_hold(text, "betas_1d                        2 numbers in [0, 1)   0.9,0.95  beta1, beta2 of AdamW");
+    must_hold(text, "betas_1d                        2 numbers in [0, 1)   0.9,0.95       beta1, beta2 of AdamW");
+    must_hold(text, "number > 0            learning_rate  the same of vectors\n");
+    must_hold(text, "default with mars-adamw: 0.003, mars-lion: 0.003, mars-shampoo: 0.003\n");
+    must_hold(text, "default with sgd-sai: 0.9\n");
     must_hold(text, "looks a step ahead\n                                  only: muon, moonlight\n");
     must_hold(text, "one of: auto, bfloat16, float32\n                                  only: mars-shampoo, muon,");
     free(text);

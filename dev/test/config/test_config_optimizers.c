@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "config/config_keys.h"
-#include "optim/optim.h"
+#include "optim/optimizers.h"
 
 static const char *const optimizers[] = {"adamw",     "mars-adamw", "mars-lion",        "mars-shampoo", "muon",
                                          "moonlight", "mars-m",     "mars-m-efficient", "sgd-sai"};
@@ -25,7 +25,6 @@ static const struct Setting {
     {"gamma", "mars-adamw, mars-lion, mars-shampoo, mars-m, mars-m-efficient", "0.025", "0", "0.05", "0.05"},
     {"is_approx", "mars-adamw, mars-lion, mars-shampoo, mars-m", "true", "false", "false", "false"},
     {"optimize_1d", "mars-adamw, mars-lion, mars-shampoo", "false", "true", "true", "true"},
-    {"lr_1d", "mars-adamw, mars-lion, mars-shampoo", "0.003", "1", "1.5e-3", "0.0015"},
     {"betas_1d", "mars-adamw, mars-lion, mars-shampoo, moonlight, mars-m, mars-m-efficient", "[0.9,0.95]", "[0,0.999]",
      "0.8,0.25", "[0.8,0.25]"},
     {"weight_decay_1d", "mars-adamw, mars-lion, mars-shampoo", "0.1", "0", "2.5", "2.5"},
@@ -36,6 +35,10 @@ static const struct Setting {
     {"ns_steps", "mars-shampoo, muon, moonlight, mars-m, mars-m-efficient", "5", "1", "100", "100"},
     {"ns_dtype", "mars-shampoo, muon, moonlight, mars-m, mars-m-efficient", "\"auto\"", "\"float32\"", "bfloat16",
      "\"bfloat16\""},
+    {"muon_scale", "mars-shampoo, muon, moonlight, mars-m, mars-m-efficient", "\"auto\"", "\"none\"", "sqrt-max",
+     "\"sqrt-max\""},
+    {"split_qkv", "mars-shampoo, muon, moonlight, mars-m, mars-m-efficient", "false", "true", "true", "true"},
+    {"muon_embeddings", "muon", "true", "false", "false", "false"},
 };
 
 /* Whether the list, with ", " between its names, has the optimizer. */
@@ -104,7 +107,7 @@ static void test_settings_of_each_optimizer(void **state) {
     assert_int_equal(ARRAY_LENGTH(optimizers), OPTIM_COUNT);
     for (size_t i = 0; i < ARRAY_LENGTH(optimizers); i++) {
         assert_int_equal(accepted(config_of(optimizers[i], ""), NULL).optimizer.name, i);
-        assert_string_equal(config_optimizer_name((OptimName)i), optimizers[i]);
+        assert_string_equal(optim_names[i], optimizers[i]);
         for (size_t k = 0; k < ARRAY_LENGTH(settings); k++)
             if (listed(settings[k].optimizers, optimizers[i]))
                 takes_setting(optimizers[i], &settings[k]);
@@ -121,6 +124,82 @@ static void test_settings_of_all_optimizers(void **state) {
         assert_true(c.optimizer.weight_decay == 0.01 && c.optimizer.eps == 1e-6 && c.optimizer.grad_clip == 2);
         assert_true(c.optimizer.learning_rate == 0.01);
     }
+}
+
+/* Rates of groups: the LM head is the token embedding in every model so far, so that its rate is idle; the others are
+ * learning_rate where they are not given, but for lr_1d in MARS. */
+static void test_rates_of_groups(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(optimizers); i++) {
+        bool is_mars = i >= OPTIM_MARS_ADAMW && i <= OPTIM_MARS_SHAMPOO, is_muon = i == OPTIM_MUON;
+        Config c = accepted(config_of(optimizers[i], ""), NULL);
+        char *text = config_to_json(&c);
+        assert_null(strstr(text, "embedding_lr"));
+        assert_null(strstr(text, "lm_head_lr"));
+        assert_int_equal(strstr(text, "\"lr_1d\":0.003") != NULL, is_mars);
+        assert_int_equal(strstr(text, "lr_1d") != NULL, is_mars);
+        free(text);
+        c = accepted(config_of(optimizers[i], "\"lr_1d\": 0.5"), NULL);
+        assert_true(c.optimizer.lr_1d == 0.5);
+        must_print(&c, "lr_1d", "0.5");
+        Config again = reloaded(&c);
+        assert_same_config(&c, &again);
+        refuse_by(
+            config_of(optimizers[i], is_muon ? "\"muon_embeddings\": false" : ""), "--lm_head_lr=0.5",
+            "command line: ", "optimizer.lm_head_lr has no effect with a model whose LM head is its token embedding");
+        refuse_by(config_of(optimizers[i], ""), "--lr_1d=0", "command line: ", "optimizer.lr_1d|number > 0");
+        refuse_by(config_of(optimizers[i], ""), "--lr_1d=learning_rate", "command line: ", "optimizer.lr_1d");
+        if (is_muon) {
+            refuse_by(config_of("muon", ""), "--embedding_lr=0.5",
+                      "command line: ", "optimizer.embedding_lr has no effect with optimizer.muon_embeddings true");
+            c = accepted(config_of("muon", "\"muon_embeddings\": false, \"embedding_lr\": 0.25"), NULL);
+        } else {
+            c = accepted(config_of(optimizers[i], ""), "--embedding_lr=0.25");
+        }
+        assert_true(c.optimizer.embedding_lr == 0.25);
+        must_print(&c, "embedding_lr", "0.25");
+    }
+    refuse_by(config_of("muon", ""), "--muon_scale=muon",
+              "command line: ", "optimizer.muon_scale|one of: auto, spectral, sqrt-max, moonlight, none");
+    refuse_by(config_of("muon", ""), "--split_qkv=3", "command line: ", "optimizer.split_qkv|true or false");
+    refuse_by(config_of("muon", ""), "--muon_embeddings=no", "command line: ", "optimizer.muon_embeddings");
+}
+
+/* --list_optimizers is the table: every optimizer, each role in a group, each key one of the config's. */
+static void test_list_of_optimizers(void **state) {
+    (void)state;
+    const char *path = test_path("optimizers.json");
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    config_print_optimizers(file);
+    fclose(file);
+    char *text = test_read_file(path, NULL);
+    cJSON *list = cJSON_Parse(text);
+    assert_int_equal(cJSON_GetArraySize(list), OPTIM_COUNT);
+    for (int i = 0; i < OPTIM_COUNT; i++) {
+        const cJSON *one = cJSON_GetArrayItem(list, i), *group, *key, *role;
+        assert_string_equal(cJSON_GetObjectItem(one, "name")->valuestring, optimizers[i]);
+        assert_true(cJSON_GetObjectItem(one, "title")->valuestring[0]);
+        cJSON_ArrayForEach(key, cJSON_GetObjectItem(one, "keys")) {
+            int index = config_key_find("optimizer", key->string);
+            assert_true(index >= 0 && config_key_applies(&config_keys[index], (OptimName)i));
+        }
+        int roles = 0;
+        cJSON_ArrayForEach(group, cJSON_GetObjectItem(one, "groups")) {
+            assert_true(config_key_find("optimizer", cJSON_GetObjectItem(group, "learning_rate")->valuestring) >= 0);
+            assert_true(cJSON_GetArraySize(cJSON_GetObjectItem(group, "states")) > 0);
+            cJSON_ArrayForEach(role, cJSON_GetObjectItem(group, "roles")) roles++;
+        }
+        assert_true(roles >= ROLE_COUNT);
+        for (int optimize_1d = 0; optimize_1d < 2; optimize_1d++) /* each role has one group, or this dies */
+            for (int r = 0; r < ROLE_COUNT; r++) {
+                OptimConfig config = optim_defaults((OptimName)i, 1e-3);
+                config.optimize_1d = config.muon_embeddings = optimize_1d;
+                param_group_of(&config, (TensorRole)r);
+            }
+    }
+    cJSON_Delete(list);
+    free(text);
 }
 
 /* What an optimizer uses in one of its forms: without an effect in the other, it is refused on the command line and left
@@ -178,7 +257,7 @@ static void test_settings_lie_in_their_fields(void **state) {
     assert_int_equal(c.ns_dtype, NS_DTYPE_FLOAT32);
     assert_int_equal(accepted(config_of("muon", ""), "--ns_dtype=bfloat16").optimizer.ns_dtype, NS_DTYPE_BFLOAT16);
     c = accepted(config_of("adamw", ""), NULL).optimizer; /* what it does not have holds the defaults */
-    assert_true(c.gamma == 0.025 && c.is_approx && !c.optimize_1d && c.lr_1d == 3e-3 && c.weight_decay_1d == 0.1);
+    assert_true(c.gamma == 0.025 && c.is_approx && !c.optimize_1d && c.lr_1d == 0 && c.weight_decay_1d == 0.1);
     assert_true(c.betas_1d[0] == 0.9 && c.betas_1d[1] == 0.95 && c.muon_learning_rate == 0.02);
     assert_true(c.muon_weight_decay == 0 && c.momentum == 0.95 && c.nesterov && c.ns_steps == 5);
     assert_int_equal(c.ns_dtype, NS_DTYPE_AUTO);
@@ -382,6 +461,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_settings_of_each_optimizer),
         cmocka_unit_test(test_settings_of_all_optimizers),
+        cmocka_unit_test(test_rates_of_groups),
+        cmocka_unit_test(test_list_of_optimizers),
         cmocka_unit_test(test_settings_of_one_form),
         cmocka_unit_test(test_settings_lie_in_their_fields),
         cmocka_unit_test(test_pairs),

@@ -59,7 +59,7 @@ static Run run_named(const char *name) {
 static OptimConfig published_optimizer(const Run *run) {
     OptimConfig e = {.weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_clip = 1.0};
     e.gradient_scale = run->size < 2 ? 4 : 12;
-    e.gamma = 0.025, e.is_approx = true, e.lr_1d = 3e-3, e.weight_decay_1d = 0.1;
+    e.gamma = 0.025, e.is_approx = true, e.lr_1d = 0, e.weight_decay_1d = 0.1;
     e.betas_1d[0] = 0.9, e.betas_1d[1] = 0.95;
     e.muon_learning_rate = 0.02, e.momentum = 0.95, e.nesterov = true, e.ns_steps = 5;
     bool exact = strcmp(run->optimizer, "mars_exact") == 0;

@@ -31,7 +31,7 @@ TensorTable odd_table(void) {
     for (int i = 0; i < 200; i++) {
         char name[32];
         snprintf(name, sizeof name, "small %d", i);
-        tensor_table_add(&table, name, (TensorRole)(i % 3), 1, 1 + i % 131, 1);
+        tensor_table_add(&table, name, (TensorRole)(i % ROLE_COUNT), 1, 1 + i % 131, 1);
     }
     tensor_table_add(&table, "row", ROLE_MATRIX, 1, 37, 1);
     tensor_table_add(&table, "tall", ROLE_MATRIX, 65, 33, 65);
@@ -40,6 +40,8 @@ TensorTable odd_table(void) {
     tensor_table_add(&table, "tall embedding", ROLE_EMBEDDING, 65, 33, 70);
     tensor_table_add(&table, "third tall", ROLE_MATRIX, 65, 33, 65);
     tensor_table_add(&table, "second wide", ROLE_MATRIX, 33, 65, 33);
+    tensor_table_add(&table, "head", ROLE_LM_HEAD, 41, 30, 64);
+    table.tensors[tensor_table_add(&table, "qkv", ROLE_MATRIX, 99, 65, 99)].stacked = 3;
     return table;
 }
 
@@ -64,8 +66,8 @@ OptimWorld *open_world(TensorTable table, OptimConfig config, DType type, int th
     w->buffers.params = w->be->alloc(w->be, n * sizeof(float), "params");
     w->buffers.grads = w->be->alloc(w->be, n * sizeof(float), "grads");
     w->buffers.weights = type == DTYPE_FLOAT32 ? (void *)w->buffers.params : w->be->alloc(w->be, n * 2, "weights");
-    double **lists[] = {&w->x, &w->m,         &w->v,     &w->b,      &w->prev_grad,
-                        &w->g, &w->next_grad, &w->start, &w->unsure, &w->snr};
+    double **lists[] = {&w->x,         &w->m,     &w->v,      &w->b,   &w->prev_grad, &w->g,
+                        &w->next_grad, &w->start, &w->unsure, &w->snr, &w->scalars};
     for (size_t i = 0; i < ARRAY_LENGTH(lists); i++) *lists[i] = checked_calloc(n, sizeof(double), "reference");
     w->params_copy = checked_calloc(n, sizeof(float), "a copy");
     w->gradient_copy = checked_calloc(n, sizeof(float), "a copy");
@@ -76,19 +78,23 @@ OptimWorld *open_world(TensorTable table, OptimConfig config, DType type, int th
             w->start[at] = w->x[at] = w->params_copy[at] = (float)world_normal(0, at);
         }
     set_params(w, w->params_copy);
-    w->optim = optim_open(&w->config, &w->table, w->buffers, w->be, w->comm, &error);
+    w->optim = optim_plan(&w->config, &w->table, w->be, w->comm, &w->arena, &error);
     if (!w->optim) die("%s", error.text);
+    arena_allocate(&w->arena, backend_memory(w->be));
+    optim_start(w->optim, w->buffers);
     return w;
 }
 
 void close_world(OptimWorld *w) {
     optim_close(w->optim);
+    arena_free(&w->arena);
     if (w->buffers.weights != (void *)w->buffers.params) w->be->free(w->be, w->buffers.weights);
     w->be->free(w->be, w->buffers.params);
     w->be->free(w->be, w->buffers.grads);
     w->be->close(w->be);
     free(w->comm);
-    double *lists[] = {w->x, w->m, w->v, w->b, w->prev_grad, w->g, w->next_grad, w->start, w->unsure, w->snr};
+    double *lists[] = {w->x,         w->m,     w->v,      w->b,   w->prev_grad, w->g,
+                       w->next_grad, w->start, w->unsure, w->snr, w->scalars};
     for (size_t i = 0; i < ARRAY_LENGTH(lists); i++) free(lists[i]);
     free(w->params_copy);
     free(w->gradient_copy);
@@ -110,7 +116,7 @@ const void *world_weights(OptimWorld *w) {
 }
 
 const float *world_gradient(OptimWorld *w) {
-    w->be->copy_to_host(w->be, w->gradient_copy, optim_gradients(w->optim), w->table.length * sizeof(float));
+    w->be->copy_to_host(w->be, w->gradient_copy, optim_gradient(w->optim, w->which), w->table.length * sizeof(float));
     return w->gradient_copy;
 }
 
@@ -121,12 +127,12 @@ void set_params(OptimWorld *w, const float *params) {
 }
 
 void set_element(OptimWorld *w, size_t at, float value) {
-    w->be->copy_from_host(w->be, optim_gradients(w->optim) + at, &value, sizeof value);
+    w->be->copy_from_host(w->be, optim_gradient(w->optim, w->which) + at, &value, sizeof value);
 }
 
 void fill_gradient(OptimWorld *w, float value) {
     for (size_t at = 0; at < w->table.length; at++) w->gradient_copy[at] = value;
-    w->be->copy_from_host(w->be, optim_gradients(w->optim), w->gradient_copy, w->table.length * sizeof value);
+    w->be->copy_from_host(w->be, optim_gradient(w->optim, w->which), w->gradient_copy, w->table.length * sizeof value);
 }
 
 void set_gradient(OptimWorld *w, float (*value)(uint32_t stream, size_t at), uint32_t stream) {
@@ -134,14 +140,22 @@ void set_gradient(OptimWorld *w, float (*value)(uint32_t stream, size_t at), uin
     for (int i = 0; i < w->table.count; i++) {
         const Tensor *t = &w->table.tensors[i];
         for (size_t at = t->offset; at < t->offset + t->size; at++) gradient[at] = value(stream, at);
-        w->be->copy_from_host(w->be, optim_gradients(w->optim) + t->offset, gradient + t->offset,
+        w->be->copy_from_host(w->be, optim_gradient(w->optim, w->which) + t->offset, gradient + t->offset,
                               t->size * sizeof *gradient);
     }
 }
 
 OptimRates world_rates(const OptimWorld *w, double learning_rate) {
-    return (OptimRates){.learning_rate = learning_rate,
-                        .muon_learning_rate = learning_rate * w->config.muon_learning_rate / w->config.learning_rate};
+    const ScheduleConfig constant = {.name = SCHEDULE_CONSTANT};
+    OptimRates rates = optim_rates(&w->config, &constant, 0);
+    for (size_t i = 0; i < ARRAY_LENGTH(rates.lr); i++) rates.lr[i] *= learning_rate / w->config.learning_rate;
+    return rates;
+}
+
+OptimRates uniform_rates(double learning_rate) {
+    OptimRates rates;
+    for (size_t i = 0; i < ARRAY_LENGTH(rates.lr); i++) rates.lr[i] = learning_rate;
+    return rates;
 }
 
 /* ---- the rules in float64, of one tensor each: n elements from `at` of the flat lists ---- */
@@ -225,10 +239,23 @@ static void reference_newton_schulz(double *x, int64_t rows, int64_t columns, in
     free(turned);
 }
 
-/* x <- x - lr decay x - step NS(u); u is used up. */
-static void reference_matrix_step(OptimWorld *w, const Tensor *t, double *u, double lr, double decay, double factor) {
-    double *x = w->x + t->offset;
-    reference_newton_schulz(u, t->rows, t->columns, w->config.ns_steps);
+static double muon_factor(double rows, double columns) { return sqrt(fmax(1.0, rows / columns)); }
+static double moonlight_factor(double rows, double columns) { return 0.2 * sqrt(fmax(rows, columns)); }
+
+/* x <- x - lr decay x - lr factor NS(u), where factor is `own` unless the config says otherwise; u is used up. With
+ * split_qkv u is as many matrices as are stacked in the tensor. */
+static void reference_matrix_step(OptimWorld *w, const Tensor *t, double *u, double lr, double decay,
+                                  double (*own)(double rows, double columns)) {
+    double *x = w->x + t->offset, columns = (double)t->columns;
+    int stacked = w->config.split_qkv ? t->stacked : 1;
+    int64_t rows = t->rows / stacked;
+    for (int i = 0; i < stacked; i++)
+        reference_newton_schulz(u + (size_t)(i * rows * t->columns), rows, t->columns, w->config.ns_steps);
+    double largest = fmax((double)rows, columns), factor = own((double)rows, columns);
+    if (w->config.muon_scale == MUON_SCALE_SPECTRAL) factor = muon_factor((double)rows, columns);
+    if (w->config.muon_scale == MUON_SCALE_SQRT_MAX) factor = sqrt(largest);
+    if (w->config.muon_scale == MUON_SCALE_MOONLIGHT) factor = moonlight_factor((double)rows, columns);
+    if (w->config.muon_scale == MUON_SCALE_NONE) factor = 1.0;
     for (size_t i = 0; i < t->size; i++) x[i] = x[i] * (1.0 - lr * decay) - lr * factor * u[i];
 }
 
@@ -242,17 +269,24 @@ static void reference_momentum(OptimWorld *w, const Tensor *t, double *u) {
     }
 }
 
-static double muon_factor(const Tensor *t) { return sqrt(fmax(1.0, (double)t->rows / (double)t->columns)); }
-static double moonlight_factor(const Tensor *t) { return 0.2 * sqrt(fmax((double)t->rows, (double)t->columns)); }
+/* The peak rate of a tensor by its role. */
+static double peak_of(const OptimConfig *o, const Tensor *t) {
+    double own = t->role == ROLE_EMBEDDING ? o->embedding_lr
+                 : t->role == ROLE_LM_HEAD ? o->lm_head_lr
+                 : t->role == ROLE_VECTOR  ? o->lr_1d
+                                           : 0.0;
+    return own > 0.0 ? own : o->learning_rate;
+}
 
-static void reference_mars(OptimWorld *w, const Tensor *t, double *c, OptimRates rates) {
+/* `scale` is the step's rate in peak ones, here and below. */
+static void reference_mars(OptimWorld *w, const Tensor *t, double *c, double scale) {
     const OptimConfig *o = &w->config;
-    double lr = rates.learning_rate, decay = t->role == ROLE_MATRIX ? o->weight_decay : 0.0, *m = w->m + t->offset;
+    double lr = scale * peak_of(o, t), decay = t->role == ROLE_MATRIX ? o->weight_decay : 0.0, *m = w->m + t->offset;
     if (t->role == ROLE_VECTOR && !o->optimize_1d) {
-        reference_adamw(w, t, w->g + t->offset, o->lr_1d * lr / o->learning_rate, o->betas_1d[0], o->betas_1d[1],
-                        o->weight_decay_1d);
+        reference_adamw(w, t, w->g + t->offset, lr, o->betas_1d[0], o->betas_1d[1], o->weight_decay_1d);
         return;
     }
+    if (t->role == ROLE_VECTOR) lr = scale * o->learning_rate;
     if (o->name == OPTIM_MARS_LION) {
         reference_lion(w, t, c, lr, decay);
         return;
@@ -263,24 +297,24 @@ static void reference_mars(OptimWorld *w, const Tensor *t, double *c, OptimRates
     } else {
         average(m, c, t->size, o->beta1);
         for (size_t i = 0; i < t->size; i++) c[i] = m[i] / (1.0 - o->beta1);
-        reference_matrix_step(w, t, c, lr, decay, muon_factor(t));
+        reference_matrix_step(w, t, c, lr, decay, muon_factor);
     }
 }
 
-static void reference_muon(OptimWorld *w, const Tensor *t, double *u, OptimRates rates) {
+static void reference_muon(OptimWorld *w, const Tensor *t, double *u, double scale) {
     const OptimConfig *o = &w->config;
-    if (t->role == ROLE_VECTOR) {
-        reference_adamw(w, t, w->g + t->offset, rates.learning_rate, o->beta1, o->beta2, o->weight_decay);
+    if (t->role == ROLE_VECTOR || (t->role != ROLE_MATRIX && !o->muon_embeddings)) {
+        reference_adamw(w, t, w->g + t->offset, scale * peak_of(o, t), o->beta1, o->beta2, o->weight_decay);
         return;
     }
     reference_momentum(w, t, u);
-    reference_matrix_step(w, t, u, rates.muon_learning_rate, o->muon_weight_decay, muon_factor(t));
+    reference_matrix_step(w, t, u, scale * o->muon_learning_rate, o->muon_weight_decay, muon_factor);
 }
 
 /* Moonlight and the two forms of MARS-M differ in u. */
-static void reference_moonlight(OptimWorld *w, const Tensor *t, double *u, OptimRates rates) {
+static void reference_moonlight(OptimWorld *w, const Tensor *t, double *u, double scale) {
     const OptimConfig *o = &w->config;
-    double lr = rates.learning_rate, mu = o->beta1, *b = w->b + t->offset;
+    double lr = scale * peak_of(o, t), mu = o->beta1, *b = w->b + t->offset;
     const double *g = w->g + t->offset;
     if (t->role != ROLE_MATRIX) {
         reference_adamw(w, t, g, lr, o->betas_1d[0], o->betas_1d[1], o->weight_decay);
@@ -298,7 +332,7 @@ static void reference_moonlight(OptimWorld *w, const Tensor *t, double *u, Optim
             u[i] = o->gamma * g[i] + mu * b[i];
         }
     }
-    reference_matrix_step(w, t, u, lr, o->weight_decay, moonlight_factor(t));
+    reference_matrix_step(w, t, u, lr, o->weight_decay, moonlight_factor);
 }
 
 /* The spread of a single number is not defined; its snr is 1. */
@@ -323,28 +357,28 @@ static void reference_sgd_sai(OptimWorld *w, int tensor, double lr) {
     for (size_t i = 0; i < t->size; i++) x[i] = x[i] * (1.0 - lr * decay) - lr * w->snr[tensor] * m[i];
 }
 
-static void reference_tensor(OptimWorld *w, int tensor, double *scratch, OptimRates rates) {
+static void reference_tensor(OptimWorld *w, int tensor, double *scratch, double scale) {
     const OptimConfig *o = &w->config;
     const Tensor *t = &w->table.tensors[tensor];
     switch (o->name) {
     case OPTIM_MARS_ADAMW:
     case OPTIM_MARS_LION:
     case OPTIM_MARS_SHAMPOO:
-        reference_mars(w, t, scratch, rates);
+        reference_mars(w, t, scratch, scale);
         break;
     case OPTIM_MUON:
-        reference_muon(w, t, scratch, rates);
+        reference_muon(w, t, scratch, scale);
         break;
     case OPTIM_MOONLIGHT:
     case OPTIM_MARS_M:
     case OPTIM_MARS_M_EFFICIENT:
-        reference_moonlight(w, t, scratch, rates);
+        reference_moonlight(w, t, scratch, scale);
         break;
     case OPTIM_SGD_SAI:
-        reference_sgd_sai(w, tensor, rates.learning_rate);
+        reference_sgd_sai(w, tensor, scale * peak_of(o, t));
         break;
     default:
-        reference_adamw(w, t, w->g + t->offset, rates.learning_rate, o->beta1, o->beta2,
+        reference_adamw(w, t, w->g + t->offset, scale * peak_of(o, t), o->beta1, o->beta2,
                         t->role == ROLE_MATRIX ? o->weight_decay : 0.0);
     }
 }
@@ -375,27 +409,41 @@ static double reference_clip(const OptimWorld *w, double *g) {
     return norm;
 }
 
-static double reference_step(OptimWorld *w, OptimRates rates) {
+static double reference_step(OptimWorld *w, double scale) {
     double *scratch = checked_malloc(w->table.length * sizeof *scratch, "reference");
     double norm = reference_clip(w, w->g);
     w->t++;
-    for (int i = 0; i < w->table.count; i++) reference_tensor(w, i, scratch, rates);
+    for (int i = 0; i < w->table.count; i++) reference_tensor(w, i, scratch, scale);
     if (is_exact(&w->config)) reference_clip(w, w->next_grad);
     memcpy(w->prev_grad, is_exact(&w->config) ? w->next_grad : w->g, w->table.length * sizeof *w->prev_grad);
     free(scratch);
     return norm;
 }
 
+void begin_second(OptimWorld *w) { optim_gradient(w->optim, w->which = 1); }
+
+void enqueue_step(OptimWorld *w, OptimRates rates) {
+    optim_step(w->optim, rates);
+    w->which = 0;
+}
+
+OptimResult world_step(OptimWorld *w, OptimRates rates) {
+    enqueue_step(w, rates);
+    OptimResult result = optim_result(w->optim);
+    optim_wait_for_weights(w->optim, 0, w->table.length);
+    return result;
+}
+
 void both_hold(OptimWorld *w) {
     read_gradient(w, w->g);
-    optim_hold_gradient(w->optim);
+    begin_second(w);
 }
 
 OptimResult both_step(OptimWorld *w, double lr) {
-    assert_true(optim_wants_next_gradient(w->optim) == is_exact(&w->config));
+    assert_int_equal(optim_info(w->optim)->gradients, is_exact(&w->config) ? 2 : 1);
     read_gradient(w, is_exact(&w->config) ? w->next_grad : w->g);
-    double norm = reference_step(w, world_rates(w, lr));
-    OptimResult result = optim_step(w->optim, world_rates(w, lr));
+    double norm = reference_step(w, lr / w->config.learning_rate);
+    OptimResult result = world_step(w, world_rates(w, lr));
     assert_int_equal(result.nonfinite_tensor, -1);
     assert_error_below(norm > 0.0 ? fabs(result.grad_norm - norm) / norm : result.grad_norm, 1e-12, "the norm");
     return result;
@@ -409,12 +457,16 @@ float *fetch_tensor(OptimWorld *w, int state, int tensor) {
     return host;
 }
 
-/* Numbers of which there is one per tensor. */
-static const double *scalars_named(OptimWorld *w, const char *name) {
-    for (int i = 0; i < optim_scalar_count(w->optim); i++)
-        if (strcmp(optim_scalar_names(w->optim)[i], name) == 0) return optim_scalars(w->optim)[i];
+/* A number of which there is one per tensor. */
+static double scalar_of(OptimWorld *w, const char *name, int tensor) {
+    const OptimInfo *info = optim_info(w->optim);
+    for (int i = 0; i < info->scalar_count; i++) {
+        if (strcmp(info->scalar_names[i], name) != 0) continue;
+        optim_fetch_scalars(w->optim, i, w->scalars);
+        return w->scalars[tensor];
+    }
     fail_msg("%s has no %s", optim_names[w->config.name], name);
-    return NULL;
+    return 0.0;
 }
 
 static const double *state_named(const OptimWorld *w, const char *name) {
@@ -430,9 +482,9 @@ static const double *state_named(const OptimWorld *w, const char *name) {
  * which leaves fewer digits. */
 static void assert_state(OptimWorld *w, int state, int tensor, double limit) {
     const Tensor *t = &w->table.tensors[tensor];
-    const char *name = optim_state_names(w->optim)[state];
+    const char *name = optim_info(w->optim)->state_names[state];
     bool is_last = strcmp(name, "g_last") == 0;
-    double factor = is_last ? scalars_named(w, "g_last_factor")[tensor] : 1.0;
+    double factor = is_last ? scalar_of(w, "g_last_factor", tensor) : 1.0;
     const double *expected = state_named(w, name) + t->offset;
     float *host = fetch_tensor(w, state, tensor);
     double *own = checked_malloc(t->size * sizeof *own, "a tensor");
@@ -440,19 +492,22 @@ static void assert_state(OptimWorld *w, int state, int tensor, double limit) {
     assert_error_below(relative_error(own, expected, t->size), (t->size < 64 ? 10.0 : 1.0) * limit, t->name);
     if (is_last) {
         double squares = pow(norm_of(expected, t->size), 2.0);
-        assert_error_below(relative_error(&scalars_named(w, "g_last_squares")[tensor], &squares, 1), 1e-12, t->name);
+        double kept = scalar_of(w, "g_last_squares", tensor);
+        assert_error_below(relative_error(&kept, &squares, 1), 1e-12, t->name);
     }
     free(host);
     free(own);
 }
 
 void assert_states(OptimWorld *w, double limit) {
-    for (int s = 0; s < optim_state_count(w->optim); s++)
+    for (int s = 0; s < optim_info(w->optim)->state_count; s++)
         for (int i = 0; i < w->table.count; i++)
             if (optim_has_state(w->optim, s, i)) assert_state(w, s, i, limit);
     if (w->config.name != OPTIM_SGD_SAI) return;
-    for (int i = 0; i < w->table.count; i++)
-        assert_error_below(relative_error(&scalars_named(w, "snr")[i], &w->snr[i], 1), 1e-8, "snr");
+    for (int i = 0; i < w->table.count; i++) {
+        double snr = scalar_of(w, "snr", i);
+        assert_error_below(relative_error(&snr, &w->snr[i], 1), 1e-8, "snr");
+    }
 }
 
 void assert_copies(OptimWorld *w) {
@@ -507,18 +562,17 @@ double assert_moved(OptimWorld *w, double limit) {
 static void *copy_of(const void *data, size_t bytes) { return memcpy(checked_malloc(bytes, "a copy"), data, bytes); }
 
 Snapshot take_snapshot(OptimWorld *w) {
-    size_t n = w->table.length, count = (size_t)w->table.count, scalars = (size_t)optim_scalar_count(w->optim);
+    size_t n = w->table.length, count = (size_t)w->table.count, scalars = (size_t)optim_info(w->optim)->scalar_count;
     Snapshot s = {.params = copy_of(world_params(w), n * sizeof(float)),
                   .weights = copy_of(world_weights(w), n * dtype_size(w->be->activation)),
-                  .states = checked_calloc((size_t)optim_state_count(w->optim) * n, sizeof(float), "states"),
+                  .states = checked_calloc((size_t)optim_info(w->optim)->state_count * n, sizeof(float), "states"),
                   .scalars = checked_calloc(scalars * count + 1, sizeof(double), "scalars"),
                   .updates = optim_updates(w->optim)};
-    for (int state = 0; state < optim_state_count(w->optim); state++)
+    for (int state = 0; state < optim_info(w->optim)->state_count; state++)
         for (int i = 0; i < w->table.count; i++)
             if (optim_has_state(w->optim, state, i))
                 optim_fetch(w->optim, state, i, s.states + (size_t)state * n + w->table.tensors[i].offset);
-    for (size_t k = 0; k < scalars; k++)
-        memcpy(s.scalars + k * count, optim_scalars(w->optim)[k], count * sizeof(double));
+    for (size_t k = 0; k < scalars; k++) optim_fetch_scalars(w->optim, (int)k, s.scalars + k * count);
     return s;
 }
 
@@ -530,7 +584,7 @@ static void free_snapshot(Snapshot s) {
 }
 
 void assert_is(OptimWorld *w, Snapshot s) {
-    size_t size = dtype_size(w->be->activation), states = (size_t)optim_state_count(w->optim);
+    size_t size = dtype_size(w->be->activation), states = (size_t)optim_info(w->optim)->state_count;
     Snapshot now = take_snapshot(w);
     for (int i = 0; i < w->table.count; i++) {
         const Tensor *t = &w->table.tensors[i];
@@ -539,9 +593,9 @@ void assert_is(OptimWorld *w, Snapshot s) {
                             t->size * size);
     }
     assert_memory_equal(now.states, s.states, states * w->table.length * sizeof(float));
-    if (optim_scalar_count(w->optim) > 0)
+    if (optim_info(w->optim)->scalar_count > 0)
         assert_memory_equal(now.scalars, s.scalars,
-                            (size_t)(optim_scalar_count(w->optim) * w->table.count) * sizeof(double));
+                            (size_t)(optim_info(w->optim)->scalar_count * w->table.count) * sizeof(double));
     assert_true(now.updates == s.updates);
     free_snapshot(now);
     free_snapshot(s);

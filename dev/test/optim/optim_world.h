@@ -19,13 +19,16 @@ typedef struct OptimWorld {
     OptimConfig config;
     OptimBuffers buffers;
     Optim *optim;
+    Arena arena;
+    int which; /* gradient of the step that is set now */
     int64_t t; /* updates made to the float64 numbers */
 
-    /* table.length numbers each: parameters, states, today's gradient and in the exact forms the second one */
+    /* table.length numbers each: parameters, states, the current gradient and in the exact forms the second one */
     double *x, *m, *v, *b, *prev_grad, *g, *next_grad;
-    double *start;  /* x before the first step */
-    double *unsure; /* not 0 where x hangs on the sign of a number that is 0 but for rounding (mars-lion) */
-    double *snr;    /* (table.count) */
+    double *start;   /* x before the first step */
+    double *unsure;  /* not 0 where x hangs on the sign of a number that is 0 but for rounding (mars-lion) */
+    double *snr;     /* (table.count) */
+    double *scalars; /* (table.count) a copy of the optimizer's */
 
     float *params_copy, *gradient_copy; /* on the host */
     void *weights_copy;
@@ -43,8 +46,8 @@ TensorTable odd_table(void);
 OptimWorld *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm);
 void close_world(OptimWorld *world);
 
-/* Copies of what is on the device: the whole buffer, until the next call. The gradient is the one in
- * optim_gradients(). */
+/* Copies of what is on the device: the whole buffer, until the next call. The gradient is the one
+ * that is set now. */
 const float *world_params(OptimWorld *world);
 const void *world_weights(OptimWorld *world);
 const float *world_gradient(OptimWorld *world);
@@ -60,13 +63,23 @@ double world_normal(uint32_t stream, uint64_t index);
 /* A gradient element: sizes from 1e-10, below eps, to 10. */
 float random_gradient(uint32_t stream, size_t at);
 
-/* Sets every tensor's gradient, where optim_gradients() says; gaps keep what they hold. */
+/* Sets every tensor's gradient; gaps keep what they hold. */
 void set_gradient(OptimWorld *world, float (*value)(uint32_t stream, size_t at), uint32_t stream);
 
-/* The rates of a step: muon's own is to this one as the two are in the config. */
+/* The rates of a step: those of all groups are to this one as their peaks are to the config's learning_rate. */
 OptimRates world_rates(const OptimWorld *world, double learning_rate);
 
-/* optim_hold_gradient() of both: the gradient that was set is today's, and the second one is to be set. */
+/* The next gradient that is set is the second one of the step. */
+void begin_second(OptimWorld *world);
+
+/* optim_step(), without waiting, and with. */
+void enqueue_step(OptimWorld *world, OptimRates rates);
+OptimResult world_step(OptimWorld *world, OptimRates rates);
+
+/* The same rate for every group. */
+OptimRates uniform_rates(double learning_rate);
+
+/* begin_second() of both: the gradient that was set is the current one. */
 void both_hold(OptimWorld *world);
 /* One step of both, which must agree on the norm. */
 OptimResult both_step(OptimWorld *world, double learning_rate);
@@ -93,8 +106,8 @@ double assert_moved(OptimWorld *world, double limit);
 typedef struct Snapshot {
     float *params;
     void *weights;
-    float *states;   /* optim_state_count() flat buffers */
-    double *scalars; /* optim_scalar_count() times table.count */
+    float *states;   /* info.state_count flat buffers */
+    double *scalars; /* info.scalar_count times table.count */
     int64_t updates;
 } Snapshot;
 

@@ -120,7 +120,7 @@ static void assert_factor(double grad_clip, double gradient_scale, double factor
     float m[2];
     set_element(w, w->table.tensors[0].offset, 3.0f);
     set_element(w, w->table.tensors[1].offset, -4.0f);
-    OptimResult result = optim_step(w->optim, (OptimRates){.learning_rate = 1e-3});
+    OptimResult result = world_step(w, uniform_rates(1e-3));
     assert_true(result.grad_norm == 5.0 * gradient_scale);
     optim_fetch(w->optim, 0, 0, &m[0]);
     optim_fetch(w->optim, 0, 1, &m[1]);
@@ -186,13 +186,13 @@ static void test_not_finite(void **state) {
             int64_t updates = optim_updates(w->optim);
             set_gradient(w, random_gradient, 5);
             set_element(w, t->offset + places[(round + i) % 3], bad[round]);
-            assert_int_equal(optim_step(w->optim, (OptimRates){.learning_rate = 1e-3}).nonfinite_tensor, tensors[i]);
+            assert_int_equal(world_step(w, uniform_rates(1e-3)).nonfinite_tensor, tensors[i]);
             assert_int_equal(optim_updates(w->optim), updates);
             assert_is(w, before);
             set_gradient(w, random_gradient, round + 1);
             set_gradient(twin, random_gradient, round + 1);
-            assert_int_equal(optim_step(w->optim, (OptimRates){.learning_rate = 1e-3}).nonfinite_tensor, -1);
-            optim_step(twin->optim, (OptimRates){.learning_rate = 1e-3});
+            assert_int_equal(world_step(w, uniform_rates(1e-3)).nonfinite_tensor, -1);
+            world_step(twin, uniform_rates(1e-3));
             assert_is(w, take_snapshot(twin));
         }
     close_world(w);
@@ -206,13 +206,13 @@ static void test_first_of_several_is_named(void **state) {
     set_element(w, w->table.tensors[9].offset, NAN);
     set_element(w, w->table.tensors[7].offset + 40000, INFINITY);
     set_element(w, w->table.tensors[30].offset, -INFINITY);
-    assert_int_equal(optim_step(w->optim, (OptimRates){.learning_rate = 1e-3}).nonfinite_tensor, 7);
+    assert_int_equal(world_step(w, uniform_rates(1e-3)).nonfinite_tensor, 7);
     close_world(w);
 }
 
-/* ---- steps that are begun ahead ---- */
+/* ---- steps that are enqueued ahead ---- */
 
-/* Good and bad steps, of which nobody asks for the outcome before the next is begun: outcomes come in order, and all is
+/* Good and bad steps, of which nobody takes the result before the next is enqueued: results come in order, and all is
  * as with a twin who never saw the bad ones. */
 static void test_ahead(void **state) {
     (void)state;
@@ -224,12 +224,12 @@ static void test_ahead(void **state) {
             int bad = bad_tensors[step];
             set_gradient(w, random_gradient, step + 1);
             if (bad >= 0) set_element(w, w->table.tensors[bad].offset, step % 2 ? NAN : INFINITY);
-            optim_begin_step(w->optim, (OptimRates){.learning_rate = 1e-3 * step});
+            enqueue_step(w, uniform_rates(1e-3 * step));
             if (bad >= 0) continue;
             set_gradient(twin, random_gradient, step + 1);
-            norms[step] = optim_step(twin->optim, (OptimRates){.learning_rate = 1e-3 * step}).grad_norm;
+            norms[step] = world_step(twin, uniform_rates(1e-3 * step)).grad_norm;
         }
-        OptimResult result = optim_end_step(w->optim);
+        OptimResult result = optim_result(w->optim);
         assert_int_equal(result.nonfinite_tensor, bad_tensors[ended]);
         assert_true(result.grad_norm == (bad_tensors[ended] < 0 ? norms[ended] : INFINITY));
     }
@@ -239,21 +239,20 @@ static void test_ahead(void **state) {
     close_world(twin);
 }
 
-static void begin(void *world) { optim_begin_step(((OptimWorld *)world)->optim, (OptimRates){.learning_rate = 1e-3}); }
-static void end(void *world) { optim_end_step(((OptimWorld *)world)->optim); }
-static void step(void *world) { optim_step(((OptimWorld *)world)->optim, (OptimRates){.learning_rate = 1e-3}); }
+static void enqueue(void *world) { optim_step(((OptimWorld *)world)->optim, uniform_rates(1e-3)); }
+static void take_result(void *world) { optim_result(((OptimWorld *)world)->optim); }
 
-static void test_begun_and_ended(void **state) {
+static void test_results_are_taken(void **state) {
     (void)state;
     OptimWorld *w = usual_world(DTYPE_FLOAT32, 1);
-    assert_dies(end, w, "no step is begun");
-    begin(w);
-    assert_dies(step, w, "begun and not ended");
-    begin(w);
-    assert_dies(begin, w, "2 steps are begun");
-    end(w);
-    end(w);
-    step(w);
+    assert_dies(take_result, w, "no step is enqueued");
+    enqueue(w);
+    enqueue(w);
+    assert_dies(enqueue, w, "take the results of the 2 steps");
+    take_result(w);
+    enqueue(w);
+    take_result(w);
+    take_result(w);
     assert_int_equal(optim_updates(w->optim), 3);
     close_world(w);
 }
@@ -275,32 +274,29 @@ static void test_planned_memory(void **state) {
     assert_non_null(optim);
     size_t state_bytes = arena_group_bytes(&arena, "optimizer"), work_bytes = arena_group_bytes(&arena, "workspace");
     size_t lists = (size_t)w->table.count * 512;
-    assert_in_range(state_bytes, optim_state_bytes(optim), optim_state_bytes(optim) + lists);
-    assert_in_range(work_bytes, optim_workspace_bytes(optim), optim_workspace_bytes(optim) + lists);
+    assert_in_range(state_bytes, optim_info(optim)->state_bytes, optim_info(optim)->state_bytes + lists);
+    assert_in_range(work_bytes, optim_info(optim)->workspace_bytes, optim_info(optim)->workspace_bytes + lists);
     assert_null(arena.block);
     arena_allocate(&arena, backend_memory(w->be));
     w->be->copy_from_host(w->be, params, world_params(w), bytes);
     optim_start(optim, (OptimBuffers){params, params, grads});
     float *gradient = checked_malloc(bytes, "a gradient"), *moved = checked_malloc(bytes, "parameters");
-    Optim *own = optim_open(&config, &w->table, w->buffers, w->be, w->comm, NULL);
-    assert_non_null(own);
+    OptimWorld *other = open_world(odd_table(), config, DTYPE_FLOAT32, 1, NULL);
+    Optim *own = other->optim;
     for (uint32_t i = 0; i < 6; i++) {
-        const Optim *both[] = {own, optim};
+        Optim *both[] = {own, optim};
         for (size_t at = 0; at < w->table.length; at++) gradient[at] = random_gradient(i + 1, at);
-        for (int k = 0; k < 2; k++) w->be->copy_from_host(w->be, optim_gradients(both[k]), gradient, bytes);
-        if (i % 2 == 0) {
-            optim_hold_gradient(own);
-            optim_hold_gradient(optim);
-            continue;
-        }
-        OptimResult expected = optim_step(own, (OptimRates){.learning_rate = 1e-3});
-        assert_true(optim_step(optim, (OptimRates){.learning_rate = 1e-3}).grad_norm == expected.grad_norm);
+        for (int k = 0; k < 2; k++)
+            w->be->copy_from_host(w->be, optim_gradient(both[k], i % 2 ? 1 : 0), gradient, bytes);
+        if (i % 2 == 0) continue;
+        for (int k = 0; k < 2; k++) optim_step(both[k], uniform_rates(1e-3));
+        assert_true(optim_result(own).grad_norm == optim_result(optim).grad_norm);
     }
     w->be->copy_to_host(w->be, moved, params, bytes);
-    assert_memory_equal(moved, world_params(w), bytes);
+    assert_memory_equal(moved, world_params(other), bytes);
     free(gradient);
     free(moved);
-    optim_close(own);
+    close_world(other);
     optim_close(optim);
     arena_free(&arena);
     close_world(w);
@@ -325,8 +321,7 @@ static void test_gaps(void **state) {
     for (uint32_t step = 1; step < 4; step++) {
         set_gradient(w, random_gradient, step);
         set_gradient(twin, random_gradient, step);
-        OptimResult result = optim_step(w->optim, (OptimRates){.learning_rate = 0.01}),
-                    expected = optim_step(twin->optim, (OptimRates){.learning_rate = 0.01});
+        OptimResult result = world_step(w, uniform_rates(0.01)), expected = world_step(twin, uniform_rates(0.01));
         assert_true(result.nonfinite_tensor == -1 && result.grad_norm == expected.grad_norm);
     }
     assert_is(w, take_snapshot(twin));
@@ -360,10 +355,10 @@ static void test_names(void **state) {
     OptimWorld *w = usual_world(DTYPE_FLOAT32, 1);
     assert_string_equal(optim_names[OPTIM_ADAMW], "adamw");
     assert_null(optim_names[OPTIM_COUNT]);
-    assert_int_equal(optim_state_count(w->optim), 2);
-    assert_string_equal(optim_state_names(w->optim)[0], "m");
-    assert_string_equal(optim_state_names(w->optim)[1], "v");
-    assert_in_range(optim_state_bytes(w->optim), 2 * w->table.parameters * sizeof(float),
+    assert_int_equal(optim_info(w->optim)->state_count, 2);
+    assert_string_equal(optim_info(w->optim)->state_names[0], "m");
+    assert_string_equal(optim_info(w->optim)->state_names[1], "v");
+    assert_in_range(optim_info(w->optim)->state_bytes, 2 * w->table.parameters * sizeof(float),
                     2 * w->table.length * sizeof(float));
     assert_int_equal(optim_updates(w->optim), 0);
     close_world(w);
@@ -389,8 +384,8 @@ static void test_resume(void **state) {
     for (uint32_t step = 10; step < 12; step++) {
         set_gradient(old, random_gradient, step);
         set_gradient(new, random_gradient, step);
-        optim_step(old->optim, (OptimRates){.learning_rate = 1e-3});
-        optim_step(new->optim, (OptimRates){.learning_rate = 1e-3});
+        world_step(old, uniform_rates(1e-3));
+        world_step(new, uniform_rates(1e-3));
     }
     assert_int_equal(optim_updates(new->optim), 6);
     assert_is(new, take_snapshot(old));
@@ -427,7 +422,7 @@ static void test_backend_is_told(void **state) {
     changes = 0;
     for (int step = 1; step < 4; step++) {
         set_gradient(w, random_gradient, (uint32_t)step);
-        optim_step(w->optim, (OptimRates){.learning_rate = 1e-3});
+        world_step(w, uniform_rates(1e-3));
         assert_int_equal(changes, step);
     }
     close_world(w);
@@ -440,7 +435,7 @@ int main(void) {
         cmocka_unit_test(test_zero_rate),       cmocka_unit_test(test_clip),
         cmocka_unit_test(test_gradient_scale),  cmocka_unit_test(test_huge_gradient),
         cmocka_unit_test(test_not_finite),      cmocka_unit_test(test_first_of_several_is_named),
-        cmocka_unit_test(test_ahead),           cmocka_unit_test(test_begun_and_ended),
+        cmocka_unit_test(test_ahead),           cmocka_unit_test(test_results_are_taken),
         cmocka_unit_test(test_planned_memory),  cmocka_unit_test(test_gaps),
         cmocka_unit_test(test_threads),         cmocka_unit_test(test_names),
         cmocka_unit_test(test_resume),          cmocka_unit_test(test_store_one),

@@ -170,8 +170,8 @@ static void expect_elements(const Elements *own, const Elements *expected, const
 typedef float ElementRule(float x, float g, float prev_grad, float *state, const UpdateCoeffs *r);
 typedef float DirectionRule(float g, float prev_grad, float *state, const UpdateCoeffs *r);
 
-#define ELEMENT_LINE(rule, uses_prev_grad, states, ...) {RULE_##rule, #rule, rule##_element, NULL},
-#define DIRECTION_LINE(rule, uses_prev_grad, states, ...) {RULE_##rule, #rule, NULL, rule##_direction},
+#define ELEMENT_LINE(rule, text, element, ...) {rule, text, element, NULL},
+#define DIRECTION_LINE(rule, text, direction, ...) {rule, text, NULL, direction},
 static const struct {
     RuleName name;
     const char *text;

@@ -50,7 +50,7 @@ static OptimConfig config_of(const Variant *variant, double grad_clip) {
     OptimConfig config = optim_defaults(variant->optimizer, 1e-3);
     config.is_approx = !variant->exact;
     config.optimize_1d = variant->optimize_1d;
-    config.lr_1d = 2e-3;
+    config.lr_1d = config.muon_learning_rate = 2e-3;
     config.grad_clip = grad_clip;
     config.ns_dtype = NS_DTYPE_FLOAT32;
     return config;
@@ -272,7 +272,7 @@ static void make_shares(void) {
 /* The sum over processes, in their order, is the gradient of a process that is alone. */
 static void set_own_gradient(Process *p, uint32_t step, bool second) {
     const TensorTable *table = &p->world->table;
-    float *grads = optim_gradients(p->world->optim);
+    float *grads = optim_gradient(p->world->optim, second);
     for (int i = 0; i < table->count; i++)
         for (size_t at = table->tensors[i].offset; at < table->tensors[i].offset + table->tensors[i].size; at++) {
             if (p->size > 1) {
@@ -284,10 +284,10 @@ static void set_own_gradient(Process *p, uint32_t step, bool second) {
         }
 }
 
-static void spoil(Process *p, uint32_t step) {
+static void spoil(Process *p, uint32_t step, bool second) {
     const TensorTable *table = &p->world->table;
     size_t at = table->tensors[tensor_table_find(table, "long")].offset + 12345;
-    if (p->rank == (int)step % p->size) optim_gradients(p->world->optim)[at] = step % 2 ? NAN : -INFINITY;
+    if (p->rank == (int)step % p->size) optim_gradient(p->world->optim, second)[at] = step % 2 ? NAN : -INFINITY;
 }
 
 /* In pieces of any size, some empty, some of a few elements; sometimes not to the beginning. */
@@ -301,7 +301,7 @@ static void announce(Process *p, uint32_t step) {
 }
 
 static void end_oldest(Process *p) {
-    *p->begun[0] = optim_end_step(p->world->optim);
+    *p->begun[0] = optim_result(p->world->optim);
     p->begun[0] = p->begun[1];
     p->begun_count--;
 }
@@ -309,24 +309,22 @@ static void end_oldest(Process *p) {
 /* `bad`: one process's gradient is spoiled; in the exact forms now the first one, now the second. */
 static void take_step(Process *p, uint32_t step, bool bad, OptimResult *result) {
     Optim *optim = p->world->optim;
-    bool exact = optim_wants_next_gradient(optim), bad_second = exact && step % 2 == 0;
+    bool exact = optim_info(optim)->gradients > 1, bad_second = exact && step % 2 == 0;
     set_own_gradient(p, step, false);
-    if (bad && !bad_second) spoil(p, step);
+    if (bad && !bad_second) spoil(p, step, false);
     announce(p, step);
     if (exact) {
-        optim_hold_gradient(optim);
         set_own_gradient(p, step, true);
-        if (bad && bad_second) spoil(p, step);
+        if (bad && bad_second) spoil(p, step, true);
         announce(p, step + 1);
     }
-    double rate = 1e-3 * (step + 1);
-    OptimRates rates = {.learning_rate = rate, .muon_learning_rate = 2.0 * rate};
+    OptimRates rates = world_rates(p->world, 1e-3 * (step + 1));
     if (!p->runs_ahead) {
-        *result = optim_step(optim, rates);
+        *result = world_step(p->world, rates);
         return;
     }
     if (p->begun_count == OPTIM_MAX_STEPS) end_oldest(p);
-    optim_begin_step(optim, rates);
+    enqueue_step(p->world, rates);
     p->begun[p->begun_count++] = result;
 }
 
@@ -334,15 +332,15 @@ static Memory fetch_all(Process *p) {
     const TensorTable *table = &p->world->table;
     Optim *optim = p->world->optim;
     Memory memory = {.updates = optim_updates(optim)};
-    for (int list = 0; list < 1 + optim_state_count(optim); list++) {
+    for (int list = 0; list < 1 + optim_info(optim)->state_count; list++) {
         memory.lists[list] = checked_calloc(table->length, sizeof(float), "fetched");
         for (int i = 0; i < table->count; i++)
             if (list == 0 || optim_has_state(optim, list - 1, i))
                 optim_fetch(optim, list - 1, i, p->rank == 0 ? memory.lists[list] + table->tensors[i].offset : NULL);
     }
-    for (int s = 0; s < optim_scalar_count(optim); s++) {
+    for (int s = 0; s < optim_info(optim)->scalar_count; s++) {
         memory.scalars[s] = checked_calloc((size_t)table->count, sizeof(double), "fetched");
-        memcpy(memory.scalars[s], optim_scalars(optim)[s], (size_t)table->count * sizeof(double));
+        optim_fetch_scalars(optim, s, memory.scalars[s]);
     }
     return memory;
 }
@@ -352,11 +350,11 @@ static void store_all(Process *p, const Memory *memory) {
     const TensorTable *table = &p->world->table;
     Optim *optim = p->world->optim;
     set_params(p->world, memory->lists[0]);
-    for (int state = 0; state < optim_state_count(optim); state++)
+    for (int state = 0; state < optim_info(optim)->state_count; state++)
         for (int i = 0; i < table->count; i++)
             if (optim_has_state(optim, state, i))
                 optim_store(optim, state, i, memory->lists[state + 1] + table->tensors[i].offset);
-    for (int s = 0; s < optim_scalar_count(optim); s++) optim_store_scalars(optim, s, memory->scalars[s]);
+    for (int s = 0; s < optim_info(optim)->scalar_count; s++) optim_store_scalars(optim, s, memory->scalars[s]);
     optim_set_updates(optim, memory->updates);
 }
 
@@ -417,14 +415,14 @@ static void end_job(Process *processes, int size) {
 /* ---- what comes out ---- */
 
 static const char *list_name(const Optim *optim, int list) {
-    return list == 0 ? "parameters" : optim_state_names(optim)[list - 1];
+    return list == 0 ? "parameters" : optim_info(optim)->state_names[list - 1];
 }
 
 /* Each tensor of each list within `limit` of the expected one, relatively; the same bits where it is 0. */
 static void assert_near(const char *name, const OptimWorld *w, const Memory *memory, const Memory *expected,
                         double limit) {
     assert_int_equal(memory->updates, expected->updates);
-    for (int list = 0; list < 1 + optim_state_count(w->optim); list++)
+    for (int list = 0; list < 1 + optim_info(w->optim)->state_count; list++)
         for (int i = 0; i < w->table.count; i++) {
             const Tensor *t = &w->table.tensors[i];
             const float *a = memory->lists[list] + t->offset, *b = expected->lists[list] + t->offset;
@@ -433,10 +431,10 @@ static void assert_near(const char *name, const OptimWorld *w, const Memory *mem
                 fail_msg("%s, %s of %s: error %.3g, limit %.3g", name, list_name(w->optim, list), t->name, error,
                          limit);
         }
-    for (int s = 0; s < optim_scalar_count(w->optim); s++) {
+    for (int s = 0; s < optim_info(w->optim)->scalar_count; s++) {
         double error = relative_error(memory->scalars[s], expected->scalars[s], (size_t)w->table.count);
         if (!(error <= (limit == 0.0 ? 0.0 : 1e-12)))
-            fail_msg("%s, %s: error %.3g", name, optim_scalar_names(w->optim)[s], error);
+            fail_msg("%s, %s: error %.3g", name, optim_info(w->optim)->scalar_names[s], error);
     }
 }
 
@@ -451,7 +449,7 @@ static void assert_of_one_mind(const Process *job, int size) {
         }
         assert_int_equal(optim_updates(w->optim), optim_updates(first->optim));
         assert_memory_equal(w->buffers.weights, first->buffers.weights, w->table.length * dtype_size(job->type));
-        for (int s = 0; s < optim_scalar_count(w->optim); s++)
+        for (int s = 0; s < optim_info(w->optim)->scalar_count; s++)
             assert_memory_equal(job[r].at_end.scalars[s], job[0].at_end.scalars[s],
                                 (size_t)w->table.count * sizeof(double));
     }
@@ -605,6 +603,16 @@ static void count_reduction(Comm *comm, float *data, const Partition *partition,
     reductions++;
 }
 
+/* An optimizer without buffers, which makes no step. */
+static Optim *open_optim(const OptimConfig *config, const TensorTable *table, Backend *be, Comm *comm, Arena *arena) {
+    Error error;
+    Optim *optim = optim_plan(config, table, be, comm, arena, &error);
+    if (!optim) fail_msg("%s", error.text);
+    arena_allocate(arena, backend_memory(be));
+    optim_start(optim, (OptimBuffers){0});
+    return optim;
+}
+
 static void announce_again(void *optim) { optim_gradient_ready(optim, 5); }
 
 /* Every element moves once for each group, in several exchanges, before the gradient is finished. */
@@ -615,8 +623,8 @@ static void test_pieces(void **state) {
     Backend *be = backend_open("cpu", DTYPE_FLOAT32, 1, &error);
     Comm comm = {.size = 2, .reduce_scatter = count_reduction};
     OptimConfig config = optim_defaults(OPTIM_MOONLIGHT, 1e-3);
-    Optim *optim = optim_open(&config, &table, (OptimBuffers){0}, be, &comm, &error);
-    assert_non_null(optim);
+    Arena arena = {0};
+    Optim *optim = open_optim(&config, &table, be, &comm, &arena);
     optim_gradient_ready(optim, table.length);
     optim_gradient_ready(optim, table.length - 100);
     assert_int_equal(reductions, 0); /* not worth it */
@@ -626,6 +634,7 @@ static void test_pieces(void **state) {
     for (size_t at = 0; at < table.length; at++) assert_int_equal(moved[at], 2);
     assert_dies(announce_again, optim, "was said to be final");
     optim_close(optim);
+    arena_free(&arena);
     be->close(be);
     tensor_table_free(&table);
 }
@@ -671,7 +680,7 @@ static StateSize state_size(const Variant *variant, const TensorTable *table, co
     StateSize size = {0};
     for (int i = 0; i < table->count; i++) {
         const Tensor *t = &table->tensors[i];
-        for (int s = 0; s < optim_state_count(optim); s++)
+        for (int s = 0; s < optim_info(optim)->state_count; s++)
             if (optim_has_state(optim, s, i)) size.numbers += (double)t->size;
         bool whole =
             t->role == ROLE_MATRIX || (t->role == ROLE_EMBEDDING &&
@@ -688,17 +697,17 @@ static void assert_state_is_shared(const Variant *variant, Backend *be, int proc
     OptimConfig config = config_of(variant, 1.0);
     double sum = 0.0, total = 0.0;
     for (int r = 0; r < processes; r++) {
-        Error error;
         Comm comm = {.rank = r, .size = processes};
-        Optim *optim = optim_open(&config, &table, (OptimBuffers){0}, be, &comm, &error);
-        if (!optim) fail_msg("%s", error.text);
+        Arena arena = {0};
+        Optim *optim = open_optim(&config, &table, be, &comm, &arena);
         StateSize size = state_size(variant, &table, optim);
-        double own = (double)optim_state_bytes(optim) / sizeof(float), share = size.numbers / processes;
+        double own = (double)optim_info(optim)->state_bytes / sizeof(float), share = size.numbers / processes;
         double limit = variant->is_matrix ? fmax(1.1 * share, size.largest) : 1.01 * share;
         if (own > limit)
             fail_msg("%s: process %d of %d keeps %g numbers, above %g; an even share is %g", variant->name, r,
                      processes, own, limit, share);
         optim_close(optim);
+        arena_free(&arena);
         sum += own;
         total = size.numbers;
     }

@@ -1,0 +1,131 @@
+/* optimizers.h: the tables of update rules and of optimizers. An optimizer is a list of parameter groups, as in
+ * PyTorch; a group says which tensors it takes, which rule updates them, and which keys of the config give its learning
+ * rate, betas and weight decay. The parser, --help, --list_optimizers, scripts, tests and benchmarks read these tables.
+ *
+ * A rule is one header in rules/, with the algorithm as in its paper and one inline function of an element. A new
+ * elementwise rule is that header, its line in ELEMENTWISE_RULES, and an optimizer's line in optimizers.c and in
+ * OptimName. The loops of both devices (multi_tensor.c, multi_tensor.cu) are made from the lists here. */
+#ifndef MARS_OPTIM_OPTIMIZERS_H
+#define MARS_OPTIM_OPTIMIZERS_H
+
+#include "optim/optim_config.h"
+#include "optim/rules/adamw.h"
+#include "optim/rules/mars_adamw.h"
+#include "optim/rules/mars_lion.h"
+#include "optim/rules/mars_m.h"
+#include "optim/rules/mars_m_efficient.h"
+#include "optim/rules/mars_shampoo.h"
+#include "optim/rules/moonlight.h"
+#include "optim/rules/muon.h"
+#include "optim/rules/sgd_sai.h"
+#include "util/tensor_table.h"
+
+/* ---- rules ---- */
+
+/* RULE(name, name for users, function, needs, keys, number of states, names of the states)
+ * The function of an elementwise rule, f(x, g, prev_grad, state, coeffs), updates state and returns the new x. `needs`
+ * is 0 or what RuleNeeds lists. `keys` are the config's keys that the rule reads, apart from those of its group. */
+#define ELEMENTWISE_RULES(RULE)                                                                                      \
+    RULE(RULE_ADAMW, "adamw", adamw_element, 0, "beta1 beta2 eps", 2, "m", "v")                                      \
+    RULE(RULE_MARS_ADAMW, "mars-adamw", mars_adamw_element, RULE_NEEDS_PREV_GRAD, "beta1 beta2 eps gamma is_approx", \
+         2, "m", "v")                                                                                                \
+    RULE(RULE_MARS_LION, "mars-lion", mars_lion_element, RULE_NEEDS_PREV_GRAD, "beta1 gamma is_approx", 1, "m")      \
+    RULE(RULE_SGD_SAI, "sgd-sai", sgd_sai_element, RULE_NEEDS_SNR, "momentum eps", 1, "m")
+
+/* RULE(name, name for users, function, needs, keys, scale, number of states, names of the states)
+ * The function of a matrix rule, f(g, prev_grad, state, coeffs), updates state and returns an element of the matrix that
+ * Newton-Schulz makes orthogonal. `scale` is its muon_scale where the config's is auto. */
+#define MATRIX_RULES(RULE)                                                                                             \
+    RULE(RULE_MUON, "muon", muon_direction, 0, "momentum nesterov", MUON_SCALE_SPECTRAL, 1, "b")                       \
+    RULE(RULE_MOONLIGHT, "moonlight", moonlight_direction, 0, "momentum nesterov", MUON_SCALE_MOONLIGHT, 1, "b")       \
+    RULE(RULE_MARS_SHAMPOO, "mars-shampoo", mars_shampoo_direction, RULE_NEEDS_PREV_GRAD, "beta1 gamma is_approx",     \
+         MUON_SCALE_SPECTRAL, 1, "m")                                                                                  \
+    RULE(RULE_MARS_M, "mars-m", mars_m_direction, RULE_NEEDS_PREV_GRAD, "beta1 gamma is_approx", MUON_SCALE_MOONLIGHT, \
+         1, "m")                                                                                                       \
+    RULE(RULE_MARS_M_EFFICIENT, "mars-m-efficient", mars_m_efficient_direction, 0, "beta1 gamma",                      \
+         MUON_SCALE_MOONLIGHT, 1, "b")
+
+enum { RULE_MAX_STATES = 2 };
+
+#define RULE_ENUMERATOR(rule, ...) rule,
+typedef enum RuleName { ELEMENTWISE_RULES(RULE_ENUMERATOR) MATRIX_RULES(RULE_ENUMERATOR) RULE_COUNT } RuleName;
+
+/* What a rule needs besides its gradient and states. */
+typedef enum RuleNeeds {
+    RULE_NEEDS_PREV_GRAD = 1, /* the previous gradient (rules/mars.h) */
+    RULE_NEEDS_SNR = 2        /* a tensor's signal-to-noise ratio (rules/sgd_sai.h) */
+} RuleNeeds;
+
+typedef struct Rule {
+    const char *name;
+    bool is_matrix;
+    bool uses_prev_grad, uses_snr;
+    const char *keys; /* with blanks between them */
+    int states;
+    const char *state_names[RULE_MAX_STATES];
+    MuonScale muon_scale; /* of a matrix rule, where the config's is auto */
+} Rule;
+
+/* ---- optimizers ---- */
+
+/* Which key of the config is a group's peak learning rate. LR_1D_OF_MAIN: lr_1d, and the rate follows that of
+ * learning_rate in proportion, where the others follow the schedule with their own peak and the same min_lr. */
+typedef enum LrKey { LR_MAIN, LR_MUON, LR_EMBEDDING, LR_LM_HEAD, LR_1D, LR_1D_OF_MAIN } LrKey;
+
+/* beta1 and beta2, or betas_1d. */
+typedef enum BetasKey { BETAS_MAIN, BETAS_1D } BetasKey;
+
+/* No decay, weight_decay, muon_weight_decay or weight_decay_1d. */
+typedef enum DecayKey { DECAY_NONE, DECAY_MAIN, DECAY_MUON, DECAY_1D } DecayKey;
+
+/* Where a config has a switch between two groups of the same roles. */
+typedef enum GroupWhen {
+    ALWAYS,
+    WHEN_OPTIMIZE_1D,
+    UNLESS_OPTIMIZE_1D,
+    WHEN_MUON_EMBEDDINGS,
+    UNLESS_MUON_EMBEDDINGS
+} GroupWhen;
+
+typedef struct ParamGroup {
+    unsigned roles; /* bit 1 << TensorRole for each */
+    RuleName rule;
+    LrKey lr;
+    BetasKey betas;
+    DecayKey decay;
+    GroupWhen when;
+} ParamGroup;
+
+/* `groups` ends at the first without roles. Each role is in exactly one group that is there as configured. */
+typedef struct Optimizer {
+    const char *name, *title;
+    const char *alias; /* another name that the config file may use; NULL */
+    ParamGroup groups[OPTIM_MAX_GROUPS + 1];
+    OptimConfig defaults; /* learning_rate is 0: it has none; of other rates 0 stands for learning_rate */
+} Optimizer;
+
+EXTERN_C_BEGIN
+
+const Rule *rule_of(RuleName name);
+const Optimizer *optimizer_of(OptimName name);
+
+/* Whether a group is there as configured. */
+bool param_group_applies(const ParamGroup *group, const OptimConfig *config);
+
+/* Index in the optimizer's list of the group that takes tensors of this role, as configured. */
+int param_group_of(const OptimConfig *config, TensorRole role);
+
+/* A group's peak learning rate and weight decay in a config, and the keys that give them. */
+double param_group_peak_lr(const ParamGroup *group, const OptimConfig *config);
+const char *param_group_lr_key(const ParamGroup *group);
+const char *param_group_decay_key(const ParamGroup *group); /* "" for none */
+double param_group_weight_decay(const ParamGroup *group, const OptimConfig *config);
+
+/* Whether an optimizer reads this key of the config's optimizer section: as configured, for a model with tensors of
+ * these roles; or at all, whatever its switches are set to. */
+bool optimizer_uses_key(const OptimConfig *config, unsigned roles, const char *key);
+bool optimizer_has_key(OptimName name, const char *key);
+
+EXTERN_C_END
+
+#endif

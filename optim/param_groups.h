@@ -1,0 +1,96 @@
+/* param_groups.h: the tensors that one rule updates: what stays the same of their coefficients, who owns them, this
+ * rank's states, and the passes of a step over them. An optimizer's parameter groups (optimizers.h) with the same rule
+ * are one RuleGroup, so that a pass takes all of them at once; optim.c makes a step of what is here. For optim.c only. */
+#ifndef MARS_OPTIM_PARAM_GROUPS_H
+#define MARS_OPTIM_PARAM_GROUPS_H
+
+#include "optim/multi_tensor.h"
+#include "optim/newton_schulz.h"
+
+EXTERN_C_BEGIN
+
+/* Gradients of this rank's elements as a step needs them: the current one, g_prev of mars.h, and in the exact form the
+ * one that will be g_prev. NULL where there is no need. */
+typedef struct GradientBuffers {
+    float *grad, *prev_grad, *next_grad;
+} GradientBuffers;
+
+/* Matrices of one shape that go through Newton-Schulz together. */
+typedef struct MatrixBatch {
+    int64_t rows, columns;
+    int first_chunk, chunk_count;
+    int first_matrix, matrix_count; /* counted over all batches */
+} MatrixBatch;
+
+/* How a group is opened. */
+typedef struct RuleGroupOptions {
+    RuleName rule;
+    bool needs_shards; /* several ranks, and the current gradient outlives the buffer that it was made in */
+    bool exact;        /* a second gradient each step */
+    int ns_steps;      /* matrix rules */
+    DType ns_type;     /* matrix rules */
+    bool split_qkv;    /* matrix rules: stacked matrices (tensor_table.h) are orthogonalised one by one */
+    int rank, ranks;
+} RuleGroupOptions;
+
+typedef struct RuleGroup {
+    RuleGroupOptions options;
+    const Rule *rule;
+    const MultiTensorPasses *passes;
+    bool *chosen; /* (table.count) tensors of this group */
+    Partition partition;
+    size_t shard_length;
+
+    /* of what this rank owns: on the host, to be copied to the device */
+    Chunk *chunks; /* by batch where there are batches */
+    int chunk_count;
+    SumRange *tensors;  /* the chunks of each tensor of the group, none where another rank owns it */
+    SumRange *matrices; /* the chunks of each matrix, in the order of batches; numbered inside its batch */
+    int tensor_count, matrix_count;
+    MatrixBatch *batches;
+    int batch_count;
+    NewtonSchulz *newton_schulz;
+
+    /* device memory */
+    Chunk *device_chunks;
+    SumRange *device_tensors, *device_matrices;
+    float *states[RULE_MAX_STATES]; /* shard_length elements each */
+    GradientBuffers shards;         /* where gradients are reduced into shards, else all NULL */
+    GradientSums *sums;             /* (chunk_count) */
+    double *squares, *norms;        /* (chunk_count) and (matrix_count), of matrix rules */
+} RuleGroup;
+
+/* What no step changes of a tensor's coefficients. */
+TensorPlan tensor_plan(const OptimConfig *config, const Tensor *tensor);
+
+/* mars.h: the weight of the gradient's change. */
+double tensor_plan_k(const OptimConfig *config);
+
+/* Plans a group of the tensors with chosen[i]; the group takes the array. `taken` is partition_evenly()'s. What it
+ * needs is listed in the arena. False and the reason where the device cannot do it: nothing is listed then, and the
+ * group must still be closed. */
+bool rule_group_plan(RuleGroup *group, const TensorTable *table, bool *chosen, const RuleGroupOptions *options,
+                     const double *taken, Backend *be, Arena *arena, Error *error);
+/* After arena_allocate(): copies the lists to the device. */
+void rule_group_start(RuleGroup *group, Backend *be);
+void rule_group_close(RuleGroup *group);
+
+/* sums[tensor] = the sums over this rank's part of each tensor of the group. sum_at_first: multi_tensor.h. */
+void rule_group_sums(RuleGroup *group, Backend *be, const float *gradient, const float *prev_grad,
+                     const StepResult *sum_at_first, GradientSums *sums);
+
+/* The update. buffers.states are filled in here. */
+void rule_group_update(RuleGroup *group, Backend *be, MultiTensorBuffers buffers);
+
+/* multi_tensor.h, of all that the group owns. */
+void rule_group_keep_prev_grad(RuleGroup *group, Backend *be, float *to, const float *from, const StepResult *result);
+
+/* Multiplies random matrices as each batch of matrices does, for optim_autotune(). */
+void rule_group_autotune(RuleGroup *group);
+
+/* State elements that rank r keeps: of the states and of g_prev. */
+double rule_group_elements_kept(const RuleGroup *group, int r);
+
+EXTERN_C_END
+
+#endif
