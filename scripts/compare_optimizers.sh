@@ -6,9 +6,8 @@
 #                         mini (5M, 128) or small (GPT-2 small, 1024; for a GPU)
 #   --minutes=30          how long all of it may take: every optimizer is timed first, and the number of steps follows
 #   --steps=N             or the number of steps of the full-length runs, instead
-#   --optimizers=LIST     some of them, with commas between: adamw, mars-adamw, mars-lion, mars-shampoo, muon,
-#                         moonlight, mars-m, mars-m-efficient, sgd-sai; -exact after one of the first three mars or
-#                         mars-m is its exact form (default: all nine, mars-adamw-exact and mars-m-exact)
+#   --optimizers=LIST     names of train_gpt2 --list_optimizers, with commas between; -exact after a name is the exact
+#                         form of one that has is_approx (default: all, mars-adamw-exact and mars-m-exact)
 #   --rates=3             learning rates to try for each, around a usual one
 #   --train=, --val=      tokens, files or globs (default: the bytes of the quickstart's text)
 #   --out=runs/compare    where runs and results go
@@ -28,9 +27,7 @@ fail() {
     exit "${2:-1}"
 }
 
-all=(adamw mars-adamw mars-adamw-exact mars-lion mars-shampoo muon moonlight mars-m mars-m-exact mars-m-efficient
-    sgd-sai)
-size=tiny minutes=30 steps='' optimizers=("${all[@]}") rates=3 train='' val='' out='' device=auto precision=auto
+size=tiny minutes=30 steps='' list='' rates=3 train='' val='' out='' device=auto precision=auto
 # From here the working directory is the repository's root; paths that were given are the caller's.
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac }
 for argument in "$@"; do
@@ -39,7 +36,8 @@ for argument in "$@"; do
         --size=*) size=$value ;;
         --minutes=*) minutes=$value ;;
         --steps=*) steps=$value ;;
-        --optimizers=*) IFS=, read -ra optimizers <<<"$value" ;;
+        --optimizers=) fail "--optimizers= is empty; give names of train_gpt2 --list_optimizers" 2 ;;
+        --optimizers=*) list=$value ;;
         --rates=*) rates=$value ;;
         --train=?*) train=$(absolute "$value") ;;
         --val=?*) val=$(absolute "$value") ;;
@@ -67,19 +65,42 @@ esac
 [[ $minutes =~ ^[1-9][0-9]{0,5}$ ]] || fail "--minutes=$minutes: give a whole number of minutes" 2
 [[ $steps =~ ^([1-9][0-9]{0,8})?$ ]] || fail "--steps=$steps: give a number of steps" 2
 [[ $rates =~ ^[1-9]$ ]] || fail "--rates=$rates: give a number from 1 to 9" 2
-[ ${#optimizers[@]} -gt 0 ] || fail "--optimizers= is empty; give some of ${all[*]}" 2
 [ -z "$train$val" ] || { [ -n "$train" ] && [ -n "$val" ]; } || fail "give both --train and --val, or neither" 2
 
+# The table of optimizers: for each, whether it has an exact form, and whether its matrices go through Newton-Schulz.
+[ -x "$train_gpt2" ] ||
+    fail "there is no $train_gpt2; build it with make (bash scripts/install_deps.sh installs what that needs)"
+declare -A has_exact orthogonalizes
+names=()
+while IFS=$'\t' read -r name exact orthogonalized; do
+    names+=("$name")
+    has_exact[$name]=$exact
+    orthogonalizes[$name]=$orthogonalized
+done < <("$train_gpt2" --list_optimizers | awk -F '"' '
+    /^\t\t"name"/ { name = $4; exact = 0; matrix = "" }
+    /"orthogonalized"/ && matrix == "" { matrix = /true/ ? 1 : 0 }
+    /"is_approx"/ { exact = 1 }
+    /^\t}/ { print name "\t" exact "\t" matrix }')
+all=()
+for name in "${names[@]}"; do
+    all+=("$name")
+    case $name in mars-adamw | mars-m) all+=("$name-exact") ;; esac
+done
+optimizers=("${all[@]}")
+if [ -n "$list" ]; then IFS=, read -ra optimizers <<<"$list"; fi
+
 # middle_rate OPTIMIZER: a rate that suits it; the sweep is around it. Most are above the published ones, which are for far
-# larger models and longer runs: these small ones train better with more.
+# larger models and longer runs: these small ones train better with more. Fails where there is no such optimizer.
 middle_rate() {
+    local name=${1%-exact}
+    [ -n "${has_exact[$name]:-}" ] || return 1
+    [ "$name" = "$1" ] || [ "${has_exact[$name]}" = 1 ] || return 1
     case $1 in
-        adamw | sgd-sai) echo 3e-3 ;;
         mars-lion | mars-lion-exact) echo 3e-4 ;;
         mars-adamw | mars-adamw-exact) echo 6e-3 ;;
         moonlight | mars-m | mars-m-exact | mars-m-efficient) echo 1.8e-2 ;;
         muon | mars-shampoo | mars-shampoo-exact) echo 6e-2 ;;
-        *) return 1 ;;
+        *) if [ "${orthogonalizes[$name]}" = 1 ]; then echo 1.8e-2; else echo 3e-3; fi ;;
     esac
 }
 for id in "${optimizers[@]}"; do
@@ -123,7 +144,6 @@ optimizer_keys() {
             printf '"muon_learning_rate": %s, "muon_weight_decay": 0, ' "$rate"
             echo "\"learning_rate\": $(times "$rate" 0.15), \"weight_decay\": 0.1"
             ;;
-        moonlight) echo "\"learning_rate\": $rate, \"weight_decay\": 0.1, \"momentum\": 0.95" ;;
         mars-m)
             echo "\"learning_rate\": $rate, \"weight_decay\": 0.01, \"beta1\": 0.95, \"gamma\": 0.025," \
                 "\"is_approx\": $approximate"
@@ -131,7 +151,7 @@ optimizer_keys() {
         mars-m-efficient)
             echo "\"learning_rate\": $rate, \"weight_decay\": 0.01, \"beta1\": 0.95, \"gamma\": 0.025"
             ;;
-        sgd-sai) echo "\"learning_rate\": $rate, \"weight_decay\": 0.1, \"momentum\": 0.9" ;;
+        *) echo "\"learning_rate\": $rate, \"weight_decay\": 0.1" ;;
     esac
 }
 
@@ -172,8 +192,6 @@ prepare_text() {
     log=$("$BIN/prepare_data" --tokenizer=bytes --out=$folder $text 2>&1) || fail "prepare_data failed: $log"
 }
 
-[ -x "$train_gpt2" ] ||
-    fail "there is no $train_gpt2; build it with make (bash scripts/install_deps.sh installs what that needs)"
 if [ -z "$train" ]; then prepare_text; fi
 for pattern in "$train" "$val"; do
     [ -n "$(files "$pattern")" ] || fail "there is no file $pattern; prepare_data makes such files"
