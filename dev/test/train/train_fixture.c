@@ -42,7 +42,6 @@ const char *train_small_config(void) {
     return path = train_write_config(config);
 }
 
-/* States in the order of the roles: a hidden matrix, an embedding, a vector. */
 #define EXACT " --is_approx=false"
 #define LAST "g_last_factor g_last_squares"
 const TrainVariant train_variants[] = {

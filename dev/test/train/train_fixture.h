@@ -38,10 +38,11 @@ char *train_golden_config(const char *set, const cJSON *golden, const cJSON *gol
 
 /* An optimizer, or another form of one, as arguments for a run of that config. */
 typedef struct TrainVariant {
-    const char *name;                         /* fit for a folder */
-    const char *arguments;                    /* with Newton-Schulz in float32 */
-    bool is_matrix;                           /* goes through Newton-Schulz */
-    const char *states[ROLE_COUNT], *scalars; /* what a checkpoint holds of it, names with blanks between them */
+    const char *name;      /* fit for a folder */
+    const char *arguments; /* with Newton-Schulz in float32 */
+    bool is_matrix;        /* goes through Newton-Schulz */
+    /* what a checkpoint holds of a hidden matrix, an embedding and a vector: names with blanks between them */
+    const char *states[3], *scalars;
 } TrainVariant;
 
 /* Every optimizer, and every exact form; ends with a name of NULL. */
