@@ -118,10 +118,10 @@ bool group_plan(Group *g, const TensorTable *table, bool *chosen, const GroupOpt
                 Backend *be, Arena *arena, Error *error) {
     *g = (Group){.options = *options, .rule = rule_of(options->rule), .chosen = chosen};
     g->passes = multi_tensor_passes(be);
-    g->partition =
-        g->rule->is_matrix
-            ? partition_matrices(table, chosen, newton_schulz_iteration_flops, options->processes)
-            : partition_evenly(table, chosen, options->processes, taken, g->rule->states + g->rule->uses_prev_grad);
+    g->partition = g->rule->is_matrix
+                       ? partition_matrices(table, chosen, newton_schulz_iteration_flops, options->processes)
+                       : partition_evenly(table, chosen, options->processes, taken,
+                                          g->rule->states + g->rule->uses_prev_grad, options->bucket);
     g->shard_length = partition_shard_length(&g->partition, options->rank);
     if (g->rule->is_matrix) {
         if (!plan_matrices(g, table, be, arena, error)) return false;

@@ -29,6 +29,7 @@ typedef struct GroupOptions {
     int ns_steps;      /* matrix rules */
     DType ns_type;     /* matrix rules */
     int rank, processes;
+    size_t bucket; /* partition_evenly()'s, of elementwise rules */
 } GroupOptions;
 
 typedef struct Group {

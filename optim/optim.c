@@ -109,7 +109,8 @@ static bool plan_group(Optim *o, bool main, const double *taken, Arena *arena, E
                             .ns_steps = o->config.ns_steps,
                             .ns_type = newton_schulz_dtype(o),
                             .rank = o->comm->rank,
-                            .processes = o->comm->size};
+                            .processes = o->comm->size,
+                            .bucket = o->grad_sync.bucket};
     return group_plan(&o->groups[o->group_count++], o->table, chosen, &options, taken, o->be, arena, error);
 }
 

@@ -98,25 +98,27 @@ static void free_case(Case *c) {
     free(c->partition.first);
 }
 
+static const Part no_part = {.begin = 1};
+
 /* Everything, evenly but for the rounding. */
 static Part even_part(const Rank *w, size_t n, int r, int i) {
     (void)i;
     size_t size = (size_t)w->comm->size;
-    return (Part){n * (size_t)r / size, n * ((size_t)r + 1) / size, 0};
+    return (Part){.begin = n * (size_t)r / size, .end = n * ((size_t)r + 1) / size};
 }
 
 /* Short parts in turn, of 1, 2, 3.. elements, some of none, with elements of nobody between them. */
 static Part small_part(const Rank *w, size_t n, int r, int i) {
     size_t k = (size_t)(i * w->comm->size + r), begin = k * (k + 3) / 2;
-    if (begin + k > n) return (Part){1, 0, 0};
-    return (Part){begin, begin + (k % 5 == 4 ? 0 : k), 0};
+    if (begin + k > n) return no_part;
+    return (Part){.begin = begin, .end = begin + (k % 5 == 4 ? 0 : k)};
 }
 
 /* Process 0 has all, in two parts: there are more processes than parts to own. */
 static Part first_part(const Rank *w, size_t n, int r, int i) {
     (void)w;
-    if (r > 0) return (Part){1, 0, 0};
-    return i == 0 ? (Part){0, n / 3, 0} : (Part){n / 3, n, 0};
+    if (r > 0) return no_part;
+    return i == 0 ? (Part){.begin = 0, .end = n / 3} : (Part){.begin = n / 3, .end = n};
 }
 
 static int owner_of(const Partition *partition, size_t i, size_t *at) {
