@@ -9,7 +9,10 @@
  * did, and operations enqueued after wait_for() see what it brought. Buffers are not to be touched in between. On CPUs
  * an exchange has ended when it returns.
  *
- * Elements of a flat buffer are divided between processes by a Partition (util/partition.h). */
+ * Elements of a flat buffer are divided between processes by a Partition (util/partition.h). An exchange of elements
+ * [begin, end) of a partition with even ranges is of whole buckets: begin and end are multiples of the partition's
+ * bucket, or the buffer's end. Gaps between tensors inside an even range hold zeros in every process; an exchange may
+ * include them. */
 #ifndef MARS_COMM_COMM_H
 #define MARS_COMM_COMM_H
 

@@ -14,13 +14,13 @@
 #include "comm/comm.h"
 #include "comm/heartbeat.h"
 
-/* Elements that move at a time: of one buffer, and of all shards together in a reduction, of which each process keeps
- * two such buffers. A shard's piece is never smaller than LEAST_PIECE, or many processes would exchange crumbs. */
+/* Elements that move at a time: of one buffer, and to all owners together in a reduction, of which each process keeps
+ * two such buffers. An owner's piece is never smaller than LEAST_PIECE, or many processes would exchange crumbs. */
 enum { PIECE = 1 << 22, LEAST_PIECE = 1 << 16 };
 
 typedef struct MpiComm {
     Comm base;
-    size_t piece;             /* elements of a shard that move at a time */
+    size_t piece;             /* elements of an owner that move at a time */
     float *staged, *received; /* (size, piece): for every process, and from every process */
     int64_t exchanges;
 } MpiComm;
@@ -65,70 +65,93 @@ static void barrier(Comm *comm) {
 
 /* ---- reductions ---- */
 
-/* The elements [at, at + length) of a shard. */
-typedef struct Span {
-    size_t at, length;
-} Span;
+/* The elements of an exchange that one process owns are counted one after the other, in the order of its parts: its
+ * shard may have gaps and another order. */
+typedef struct Reduction {
+    float *data, *shard; /* reduce_scatter()'s, and so on */
+    const Partition *partition;
+    size_t begin, end;
+    int *send_count, *send_at, *receive_count, *receive_at; /* (size) each, of the piece that moves */
+    size_t *owned;                                          /* (size) elements of the exchange that each owns */
+} Reduction;
 
-/* Where in r's shard the elements [begin, end) of the flat buffer lie. */
-static Span span_in_shard(const Partition *partition, int r, size_t begin, size_t end) {
-    Span span = {0, 0};
-    for (int i = partition->first[r]; i < partition->first[r + 1]; i++) {
-        Part common = part_within(&partition->parts[i], begin, end);
-        if (common.begin >= common.end) continue;
-        if (span.length == 0) span.at = common.at;
-        span.length = common.at + (common.end - common.begin) - span.at;
+static size_t count_owned(const Reduction *x, int r) {
+    size_t count = 0;
+    for (int i = x->partition->first[r]; i < x->partition->first[r + 1]; i++) {
+        Part common = part_within(&x->partition->parts[i], x->begin, x->end);
+        if (common.begin < common.end) count += common.end - common.begin;
     }
-    return span;
+    return count;
 }
 
-/* The piece of a span that starts `done` elements into it. */
-static Span piece_of(const MpiComm *mpi, Span span, size_t done) {
-    if (done >= span.length) return (Span){span.at, 0};
-    return (Span){span.at + done, (size_t)min_i64((int64_t)mpi->piece, (int64_t)(span.length - done))};
+/* How many of r's elements are in its piece that begins after `done` of them. */
+static size_t piece_length(const MpiComm *mpi, const Reduction *x, int r, size_t done) {
+    if (done >= x->owned[r]) return 0;
+    return (size_t)min_i64((int64_t)mpi->piece, (int64_t)(x->owned[r] - done));
 }
 
-/* Copies a piece of shard r out of the flat buffer, or where `back` into it. What lies between the parts of a shard is
- * nobody's: it is 0 on the way out. */
-static void copy_piece(float *staged, float *data, const Partition *partition, int r, Span piece, bool back) {
-    size_t last = piece.at + piece.length;
-    if (!back) memset(staged, 0, piece.length * sizeof *staged);
-    for (int i = partition->first[r]; i < partition->first[r + 1]; i++) {
-        const Part *part = &partition->parts[i];
-        size_t from = part->at > piece.at ? part->at : piece.at, to = part->at + (part->end - part->begin);
-        if (to > last) to = last;
-        if (from >= to) continue;
-        float *inside = data + part->begin + (from - part->at), *outside = staged + (from - piece.at);
-        memcpy(back ? inside : outside, back ? outside : inside, (to - from) * sizeof *staged);
+/* What of a part is among its owner's elements [first, last) of the exchange; *before counts those of earlier parts, and
+ * this part's are added. */
+static Part part_in_piece(const Reduction *x, const Part *part, size_t first, size_t last, size_t *before) {
+    Part common = part_within(part, x->begin, x->end);
+    if (common.begin >= common.end) return (Part){0};
+    size_t start = *before, end = start + (common.end - common.begin);
+    *before = end;
+    if (first < start) first = start;
+    if (last > end) last = end;
+    if (first >= last) return (Part){0};
+    return part_within(&common, common.begin + (first - start), common.begin + (last - start));
+}
+
+/* Copies r's elements [first, last) of the exchange out of the flat buffer. */
+static void copy_piece(const Reduction *x, int r, size_t first, size_t last, float *staged) {
+    size_t before = 0;
+    for (int i = x->partition->first[r]; i < x->partition->first[r + 1]; i++) {
+        Part part = part_in_piece(x, &x->partition->parts[i], first, last, &before);
+        size_t n = part.end - part.begin;
+        memcpy(staged, x->data + part.begin, n * sizeof *staged);
+        staged += n;
     }
 }
 
-/* One piece: everybody sends each owner its part; the owner adds up what it received, process 0 first. */
-static void reduce_piece(MpiComm *mpi, float *data, const Partition *partition, float *shard, const Span *spans,
-                         size_t done, int *layout) {
-    int size = mpi->base.size, rank = mpi->base.rank;
-    int *send_count = layout, *send_at = layout + size, *receive_count = layout + 2 * size;
-    int *receive_at = layout + 3 * size;
-    Span own = piece_of(mpi, spans[rank], done);
-    float *staged = mpi->staged;
-    for (int r = 0, at = 0; r < size; r++) {
-        Span piece = piece_of(mpi, spans[r], done);
-        send_count[r] = (int)piece.length;
-        send_at[r] = at;
-        copy_piece(staged + at, data, partition, r, piece, false);
-        at += send_count[r];
-        receive_count[r] = (int)own.length;
-        receive_at[r] = r * (int)own.length;
-    }
-    check_mpi(MPI_Alltoallv(staged, send_count, send_at, MPI_FLOAT, mpi->received, receive_count, receive_at, MPI_FLOAT,
-                            MPI_COMM_WORLD),
-              "exchanging gradients");
-    float *RESTRICT sums = shard ? shard + own.at : staged;
+/* sums[i] = the sum over processes of row r of received (size, length), process 0 first. */
+static void add_rows(float *RESTRICT sums, const float *RESTRICT received, size_t length, size_t n, int size) {
     for (int r = 0; r < size; r++) {
-        const float *RESTRICT part = mpi->received + (size_t)receive_at[r];
-        for (size_t i = 0; i < own.length; i++) sums[i] = (r > 0 ? sums[i] : 0.0f) + part[i];
+        const float *RESTRICT row = received + (size_t)r * length;
+        for (size_t i = 0; i < n; i++) sums[i] = (r > 0 ? sums[i] : 0.0f) + row[i];
     }
-    if (!shard) copy_piece(sums, data, partition, rank, own, true);
+}
+
+/* Adds up what was received of this process's elements [first, first + length). */
+static void add_piece(const MpiComm *mpi, const Reduction *x, size_t first, size_t length) {
+    int rank = mpi->base.rank;
+    const float *received = mpi->received;
+    size_t before = 0;
+    for (int i = x->partition->first[rank]; i < x->partition->first[rank + 1]; i++) {
+        Part part = part_in_piece(x, &x->partition->parts[i], first, first + length, &before);
+        size_t n = part.end - part.begin;
+        add_rows(x->shard ? x->shard + part.at : x->data + part.begin, received, length, n, mpi->base.size);
+        received += n;
+    }
+}
+
+/* One piece: everybody sends each owner its elements; the owner adds up what it received. */
+static void reduce_piece(MpiComm *mpi, const Reduction *x, size_t done) {
+    int size = mpi->base.size;
+    size_t own = piece_length(mpi, x, mpi->base.rank, done);
+    for (int r = 0, at = 0; r < size; r++) {
+        size_t length = piece_length(mpi, x, r, done);
+        copy_piece(x, r, done, done + length, mpi->staged + at);
+        x->send_count[r] = (int)length;
+        x->send_at[r] = at;
+        at += x->send_count[r];
+        x->receive_count[r] = (int)own;
+        x->receive_at[r] = r * (int)own;
+    }
+    check_mpi(MPI_Alltoallv(mpi->staged, x->send_count, x->send_at, MPI_FLOAT, mpi->received, x->receive_count,
+                            x->receive_at, MPI_FLOAT, MPI_COMM_WORLD),
+              "exchanging gradients");
+    add_piece(mpi, x, done, own);
 }
 
 static void reduce_scatter(Comm *comm, float *data, const Partition *partition, float *shard, size_t begin,
@@ -136,16 +159,24 @@ static void reduce_scatter(Comm *comm, float *data, const Partition *partition, 
     MpiComm *mpi = (MpiComm *)comm;
     mpi->exchanges++;
     if (comm->size == 1) return;
-    int *layout = checked_malloc(4 * (size_t)comm->size * sizeof *layout, "exchanging gradients");
-    Span *spans = checked_malloc((size_t)comm->size * sizeof *spans, "exchanging gradients");
-    size_t longest = 0;
+    size_t size = (size_t)comm->size, longest = 0;
+    int *layout = checked_malloc(4 * size * sizeof *layout, "exchanging gradients");
+    Reduction x = {.data = data,
+                   .shard = shard,
+                   .partition = partition,
+                   .begin = begin,
+                   .end = end,
+                   .send_count = layout,
+                   .send_at = layout + size,
+                   .receive_count = layout + 2 * size,
+                   .receive_at = layout + 3 * size,
+                   .owned = checked_malloc(size * sizeof *x.owned, "exchanging gradients")};
     for (int r = 0; r < comm->size; r++) {
-        spans[r] = span_in_shard(partition, r, begin, end);
-        if (spans[r].length > longest) longest = spans[r].length;
+        x.owned[r] = count_owned(&x, r);
+        if (x.owned[r] > longest) longest = x.owned[r];
     }
-    for (size_t done = 0; done < longest; done += mpi->piece)
-        reduce_piece(mpi, data, partition, shard, spans, done, layout);
-    free(spans);
+    for (size_t done = 0; done < longest; done += mpi->piece) reduce_piece(mpi, &x, done);
+    free(x.owned);
     free(layout);
 }
 

@@ -4,17 +4,18 @@
  * waits for an event of the operations' stream, recorded when it was enqueued, and is followed by an event, which
  * wait_for() lets the operations' stream wait for. The host waits for neither.
  *
- * Parts have any length, so a reduction is not one ncclReduceScatter but a group of ncclReduce, one to each owner, and
- * a gather is a group of ncclBroadcast, one from each; NCCL runs a group at once. Each goes once round a ring that ends,
- * or begins, at the owner. Of n elements evenly shared out among P GPUs each GPU then sends n (P - 1)/P, of 4 bytes in a
- * reduction, of element_size bytes in a gather: as much as with ncclReduceScatter and ncclAllGather.
+ * The even ranges of a partition go by ncclReduceScatter and ncclAllGather, all other parts by an ncclReduce to each
+ * owner and an ncclBroadcast from it; one group holds all calls of an exchange. Whole matrices are such other parts:
+ * around a ring a reduction of n elements to one owner moves n over each link, a reduce-scatter n (P - 1)/P. So one owner
+ * costs at most P/(P - 1) times as much, and Newton-Schulz gets the whole matrix without another exchange.
  *
- * The same bits each time: NCCL promises nothing, but adds along rings (ncclReduce knows no other way) and trees, which
- * it lays from the topology of the machine; which one, and how a buffer is cut up among them, follows from sizes and
- * the topology by a model of costs, not by timing; nothing is added atomically. So the same library on the same GPUs,
- * asked for the same exchanges, gives the same bits. Another cut of a buffer into ranges may give others, unlike
- * mpi.c. Reductions inside of the switch (NVLS) do differ from run to run, as NCCL's authors say
- * (github.com/NVIDIA/nccl/issues/1497); only the sums of a few numbers could be done there, and it is turned off. */
+ * The same bits each time: NCCL promises nothing, but adds along rings (ncclReduce knows no other way) and trees
+ * (ncclReduceScatter only where each machine has one GPU), which it lays from the topology of the machine; which one, and
+ * how a buffer is cut up among them, follows from sizes and the topology by a model of costs, not by timing; nothing is
+ * added atomically. So the same library on the same GPUs, asked for the same exchanges, gives the same bits. Another cut
+ * of a buffer into ranges may give others, unlike mpi.c. Reductions inside of the switch (NVLS) do differ from run to
+ * run, as NCCL's authors say (github.com/NVIDIA/nccl/issues/1497); it is turned off. */
+#include <assert.h>
 #include <nccl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -86,22 +87,59 @@ static void sum_on_device(Comm *comm, double *values, int n) {
     end_exchange(nccl, what);
 }
 
+/* Whether an even range is part of an exchange of [begin, end): whole, or not at all. */
+static bool is_exchanged(const Partition *partition, const EvenRange *range, size_t begin, size_t end) {
+    size_t last = range->begin + (size_t)partition->processes * range->slice;
+    bool is_inside = range->begin >= begin && last <= end;
+    assert(is_inside || range->begin >= end || last <= begin);
+    return is_inside;
+}
+
+static void reduce_even_range(const NcclComm *nccl, float *data, const EvenRange *range, float *shard,
+                              const char *what) {
+    float *from = data + range->begin;
+    float *to = shard ? shard + range->at : from + (size_t)nccl->base.rank * range->slice;
+    check_nccl(nccl->host, ncclReduceScatter(from, to, range->slice, ncclFloat32, ncclSum, nccl->nccl, nccl->stream),
+               what);
+}
+
+static void reduce_part(const NcclComm *nccl, float *data, const Part *part, int owner, float *shard,
+                        const char *what) {
+    float *to = owner != nccl->base.rank ? NULL : shard ? shard + part->at : data + part->begin;
+    check_nccl(nccl->host,
+               ncclReduce(data + part->begin, to, part->end - part->begin, ncclFloat32, ncclSum, owner, nccl->nccl,
+                          nccl->stream),
+               what);
+}
+
 static void reduce_scatter(Comm *comm, float *data, const Partition *partition, float *shard, size_t begin,
                            size_t end) {
     static const char what[] = "exchanging gradients";
     NcclComm *nccl = nccl_comm(comm);
     begin_exchange(nccl);
+    for (int i = 0; i < partition->even_count; i++)
+        if (is_exchanged(partition, &partition->even_ranges[i], begin, end))
+            reduce_even_range(nccl, data, &partition->even_ranges[i], shard, what);
     for (int r = 0; r < comm->size; r++)
         for (int i = partition->first[r]; i < partition->first[r + 1]; i++) {
             Part part = part_within(&partition->parts[i], begin, end);
-            if (part.begin >= part.end) continue;
-            float *to = r != comm->rank ? NULL : shard ? shard + part.at : data + part.begin;
-            check_nccl(nccl->host,
-                       ncclReduce(data + part.begin, to, part.end - part.begin, ncclFloat32, ncclSum, r, nccl->nccl,
-                                  nccl->stream),
-                       what);
+            if (part.begin < part.end && !part.in_even_range) reduce_part(nccl, data, &part, r, shard, what);
         }
     end_exchange(nccl, what);
+}
+
+static void gather_even_range(const NcclComm *nccl, char *data, size_t element_size, const EvenRange *range,
+                              const char *what) {
+    size_t bytes = range->slice * element_size;
+    char *to = data + range->begin * element_size, *own = to + (size_t)nccl->base.rank * bytes;
+    check_nccl(nccl->host, ncclAllGather(own, to, bytes, ncclUint8, nccl->nccl, nccl->stream), what);
+}
+
+static void gather_part(const NcclComm *nccl, char *data, size_t element_size, const Part *part, int owner,
+                        const char *what) {
+    size_t bytes = (part->end - part->begin) * element_size;
+    char *range = data + part->begin * element_size;
+    check_nccl(nccl->host, ncclBroadcast(range, range, bytes, ncclUint8, owner, nccl->nccl, nccl->stream), what);
 }
 
 static void all_gather(Comm *comm, void *data, size_t element_size, const Partition *partition, size_t begin,
@@ -109,15 +147,13 @@ static void all_gather(Comm *comm, void *data, size_t element_size, const Partit
     static const char what[] = "gathering weights";
     NcclComm *nccl = nccl_comm(comm);
     begin_exchange(nccl);
+    for (int i = 0; i < partition->even_count; i++)
+        if (is_exchanged(partition, &partition->even_ranges[i], begin, end))
+            gather_even_range(nccl, data, element_size, &partition->even_ranges[i], what);
     for (int r = 0; r < comm->size; r++)
         for (int i = partition->first[r]; i < partition->first[r + 1]; i++) {
             Part part = part_within(&partition->parts[i], begin, end);
-            if (part.begin >= part.end) continue;
-            char *range = (char *)data + part.begin * element_size;
-            check_nccl(nccl->host,
-                       ncclBroadcast(range, range, (part.end - part.begin) * element_size, ncclUint8, r, nccl->nccl,
-                                     nccl->stream),
-                       what);
+            if (part.begin < part.end && !part.in_even_range) gather_part(nccl, data, element_size, &part, r, what);
         }
     end_exchange(nccl, what);
 }

@@ -93,7 +93,8 @@ static bool plan_group(Optim *o, RuleName rule, double *taken, Arena *arena, Err
                                 .ns_type = newton_schulz_dtype(o),
                                 .split_qkv = o->config.split_qkv,
                                 .rank = o->comm->rank,
-                                .ranks = o->comm->size};
+                                .ranks = o->comm->size,
+                                .bucket = o->grad_sync.bucket};
     RuleGroup *group = &o->groups[o->group_count++];
     if (!rule_group_plan(group, o->table, chosen, &options, taken, o->be, arena, error)) return false;
     for (int r = 0; r < o->comm->size; r++) taken[r] += rule_group_elements_kept(group, r);

@@ -183,7 +183,7 @@ bool rule_group_plan(RuleGroup *g, const TensorTable *table, bool *chosen, const
     g->passes = multi_tensor_passes(be);
     g->partition = g->rule->is_matrix ? partition_matrices(table, chosen, newton_schulz_iteration_flops, options->ranks)
                                       : partition_evenly(table, chosen, options->ranks, taken,
-                                                         g->rule->states + g->rule->uses_prev_grad);
+                                                         g->rule->states + g->rule->uses_prev_grad, options->bucket);
     g->shard_length = partition_shard_length(&g->partition, options->rank);
     if (g->rule->is_matrix) {
         if (!plan_matrices(g, table, be, arena, error)) return false;

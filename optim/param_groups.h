@@ -31,6 +31,7 @@ typedef struct RuleGroupOptions {
     DType ns_type;     /* matrix rules */
     bool split_qkv;    /* matrix rules: stacked matrices (tensor_table.h) are orthogonalised one by one */
     int rank, ranks;
+    size_t bucket; /* partition_evenly()'s, of elementwise rules */
 } RuleGroupOptions;
 
 typedef struct RuleGroup {

@@ -2,8 +2,10 @@
  * them (ZeRO-1: Rajbhandari et al. 2020). A function of the table and the number of processes alone, so all processes
  * work out the same one.
  *
- * Each process owns some ranges of a flat buffer. Its shard is those ranges one after the other, for buffers that hold
- * nothing else. */
+ * Each process owns some ranges of a flat buffer. Its shard holds those ranges, for buffers that hold nothing else.
+ *
+ * Elementwise rules may cut tensors anywhere: most of their elements lie in even ranges, of which every process owns an
+ * equal slice, so that one reduce-scatter or all-gather exchanges such a range. Matrix rules need whole matrices. */
 #ifndef MARS_UTIL_PARTITION_H
 #define MARS_UTIL_PARTITION_H
 
@@ -12,25 +14,32 @@
 
 EXTERN_C_BEGIN
 
-/* A range of a flat buffer, and where in its owner's shard it lies. */
+/* A range of a flat buffer inside one tensor, and where in its owner's shard it lies. */
 typedef struct Part {
     size_t begin, end;
     size_t at;
+    bool in_even_range; /* whole, in its owner's slice of one */
 } Part;
+
+/* Equal slices: process r owns [begin + r * slice, begin + (r + 1) * slice), which lies at `at` in its shard. A slice
+ * may include gaps between tensors. */
+typedef struct EvenRange {
+    size_t begin, slice, at;
+} EvenRange;
 
 typedef struct Partition {
     int processes;
     Part *parts; /* of process r: parts[first[r]] .. parts[first[r + 1] - 1], in rising order, no two overlapping */
     int *first;  /* (processes + 1) */
+    /* The even ranges, in rising order; their elements but for gaps are in `parts` too. None crosses a multiple of
+     * `bucket`, which is 0 where there are none. */
+    EvenRange *even_ranges;
+    int even_count;
+    size_t bucket;
 } Partition;
 
-/* Elements of process r's shard: its ranges, and what aligns them. */
-static inline size_t partition_shard_length(const Partition *partition, int r) {
-    int last = partition->first[r + 1] - 1;
-    if (last < partition->first[r]) return 0;
-    const Part *part = &partition->parts[last];
-    return part->at + (part->end - part->begin);
-}
+/* Elements of process r's shard: its parts, its slices of even ranges, and what aligns them. */
+size_t partition_shard_length(const Partition *partition, int r);
 
 /* What of a part lies in [begin, end); empty where its begin >= its end. */
 static inline Part part_within(const Part *part, size_t begin, size_t end) {
@@ -51,11 +60,18 @@ typedef double MatrixCost(int64_t rows, int64_t columns);
  * tensor, the one with the fewest elements gets it.) */
 Partition partition_matrices(const TensorTable *table, const bool *chosen, MatrixCost *cost, int processes);
 
-/* Shares out the elements of the tensors with chosen[i]. Process r already keeps taken[r] numbers of state (NULL: 0)
- * and `states` are added for each element; shares are such that all end up level, or as near to it as can be. Cuts are
- * at multiples of TENSOR_ALIGNMENT inside tensors. */
-Partition partition_evenly(const TensorTable *table, const bool *chosen, int processes, const double *taken,
-                           int states);
+/* Divides the elements of the tensors with chosen[i]. Process r already keeps taken[r] numbers of state (NULL: 0) and
+ * keeps `states` more for each element that it gets. Cuts are at multiples of TENSOR_ALIGNMENT inside tensors.
+ *
+ * The flat buffer is cut into buckets of `bucket` elements (a multiple of TENSOR_ALIGNMENT) from element 0 on. Inside a
+ * bucket, each run of chosen tensors that no other tensor interrupts is an even range and a remainder of fewer than
+ * processes * TENSOR_ALIGNMENT elements, which goes to the process that keeps the fewest numbers so far.
+ *
+ * Where a process would keep more than 1.1 times its share of all state that way, because `taken` is uneven or tensors
+ * are small, the elements fill the processes up to one level instead, without even ranges, if that gives a lower
+ * maximum. A single process gets whole tensors. */
+Partition partition_evenly(const TensorTable *table, const bool *chosen, int processes, const double *taken, int states,
+                           size_t bucket);
 
 void partition_free(Partition *partition);
 

@@ -19,6 +19,7 @@
 #include "comm/comm.h"
 #include "dev/bench/measure.h"
 #include "model/gpt2.h"
+#include "optim/grad_sync.h"
 #include "optim/newton_schulz.h"
 #include "optim/optim.h"
 #include "optim/optimizers.h"
@@ -117,7 +118,8 @@ static void shared_work(const Bench *bench, const OptimConfig *config, Work *wor
         if (count == 0 || rule->is_matrix != (i < RULE_COUNT)) continue;
         Partition partition =
             rule->is_matrix ? partition_matrices(table, chosen, newton_schulz_iteration_flops, PROCESSES)
-                            : partition_evenly(table, chosen, PROCESSES, taken, rule->states + rule->uses_prev_grad);
+                            : partition_evenly(table, chosen, PROCESSES, taken, rule->states + rule->uses_prev_grad,
+                                               grad_sync_bucket(table->length));
         share_out(bench, config, rule, &partition, work, taken);
         partition_free(&partition);
     }

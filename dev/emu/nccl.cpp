@@ -24,22 +24,26 @@
 #include "dev/emu/runtime.h"
 #include "dev/emu/stream.h"
 
+enum { KINDS = 5 };
+
 struct ncclComm {
     MPI_Comm mpi;
     int rank, size;
-    bool has_failed; /* as a test asked for */
+    bool has_failed;                 /* as a test asked for */
+    size_t calls[KINDS], sum[KINDS]; /* of each kind: how many calls were made, and the sum of their counts */
 };
 
 namespace emu {
 
-enum class Kind { REDUCE, BROADCAST, ALL_REDUCE };
-static const char *const kind_names[] = {"ncclReduce", "ncclBroadcast", "ncclAllReduce"};
+enum class Kind { REDUCE, BROADCAST, ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER };
+static const char *const kind_names[KINDS] = {"ncclReduce", "ncclBroadcast", "ncclAllReduce", "ncclReduceScatter",
+                                              "ncclAllGather"};
 
 struct Call {
     Kind kind;
     const char *send;
     char *receive;
-    size_t count;
+    size_t count; /* as NCCL defines it: of the smaller buffer */
     ncclDataType_t type;
     int root; /* -1: the call has none */
     ncclComm_t comm;
@@ -114,10 +118,43 @@ static void run_broadcast(const Call &call) {
                   "a broadcast");
 }
 
+/* One owner after the other gets its slice, summed in the order of the processes. */
+static void run_reduce_scatter(const Call &call) {
+    const size_t piece = 1 << 18;
+    const float *send = reinterpret_cast<const float *>(call.send);
+    float *receive = reinterpret_cast<float *>(call.receive);
+    ncclComm_t comm = call.comm;
+    const size_t size = static_cast<size_t>(comm->size);
+    std::vector<float> parts(std::min(piece, call.count) * size);
+    for (size_t at = 0; at < call.count; at += piece)
+        for (int r = 0; r < comm->size; r++) {
+            int n = static_cast<int>(std::min(piece, call.count - at));
+            const float *slice = send + static_cast<size_t>(r) * call.count + at;
+            check_mpi(PMPI_Gather(slice, n, MPI_FLOAT, parts.data(), n, MPI_FLOAT, r, comm->mpi), "a reduce-scatter");
+            if (r == comm->rank) add_up(receive + at, parts.data(), n, comm->size);
+        }
+}
+
+static void run_all_gather(const Call &call) {
+    const size_t piece = 1 << 20, bytes = call.count * type_size(call.type);
+    ncclComm_t comm = call.comm;
+    char *own = call.receive + static_cast<size_t>(comm->rank) * bytes;
+    if (call.send != own) std::memcpy(own, call.send, bytes);
+    for (int r = 0; r < comm->size; r++)
+        for (size_t at = 0; at < bytes; at += piece)
+            check_mpi(PMPI_Bcast(call.receive + static_cast<size_t>(r) * bytes + at,
+                                 static_cast<int>(std::min(piece, bytes - at)), MPI_BYTE, r, comm->mpi),
+                      "an all-gather");
+}
+
 static void run(const Call &call) {
     check_agreement(call);
     if (call.kind == Kind::BROADCAST)
         run_broadcast(call);
+    else if (call.kind == Kind::REDUCE_SCATTER)
+        run_reduce_scatter(call);
+    else if (call.kind == Kind::ALL_GATHER)
+        run_all_gather(call);
     else if (call.type == ncclFloat32)
         run_sum<float>(call, MPI_FLOAT);
     else
@@ -132,16 +169,32 @@ struct Range {
     bool meets(const Range &other) const { return begin < other.end && other.begin < end; }
 };
 
+/* Bytes of a buffer that holds `count` elements, or as many for each process. */
+static size_t bytes_of(const Call &call, bool of_each_process) {
+    size_t bytes = call.count * type_size(call.type);
+    return of_each_process ? bytes * static_cast<size_t>(call.comm->size) : bytes;
+}
+
+static bool is_root(const Call &call) { return call.root == call.comm->rank; }
+
+/* A process's place in the larger buffer is that of the smaller one, where NCCL works in place. */
+static bool is_in_place(const Call &call) {
+    size_t own = static_cast<size_t>(call.comm->rank) * bytes_of(call, false);
+    if (call.kind == Kind::REDUCE_SCATTER) return call.receive == call.send + own;
+    if (call.kind == Kind::ALL_GATHER) return call.send == call.receive + own;
+    return call.send == call.receive;
+}
+
 static Range range_read(const Call &call) {
-    bool reads = call.kind != Kind::BROADCAST || call.root == call.comm->rank;
-    return {call.send, reads ? call.send + call.count * type_size(call.type) : call.send};
+    bool reads = call.kind != Kind::BROADCAST || is_root(call);
+    return {call.send, reads ? call.send + bytes_of(call, call.kind == Kind::REDUCE_SCATTER) : call.send};
 }
 
 static Range range_written(const Call &call) {
-    bool in_place = call.send == call.receive;
-    bool writes = call.kind == Kind::ALL_REDUCE || (call.kind == Kind::REDUCE && call.root == call.comm->rank) ||
-                  (call.kind == Kind::BROADCAST && !(in_place && call.root == call.comm->rank));
-    return {call.receive, writes ? call.receive + call.count * type_size(call.type) : call.receive};
+    bool writes = true;
+    if (call.kind == Kind::REDUCE) writes = is_root(call);
+    if (call.kind == Kind::BROADCAST) writes = !(is_in_place(call) && is_root(call));
+    return {call.receive, writes ? call.receive + bytes_of(call, call.kind == Kind::ALL_GATHER) : call.receive};
 }
 
 static void check_memory(const Call &call, const Range &range, const char *name) {
@@ -158,7 +211,7 @@ static void check_group(const std::vector<Call> &calls) {
     for (const Call &a : calls)
         for (const Call &b : calls) {
             Range written = range_written(a), read = range_read(b);
-            bool in_place = &a == &b && a.send == a.receive;
+            bool in_place = &a == &b && is_in_place(a);
             if ((written.meets(read) && !in_place) || (&a != &b && written.meets(range_written(b))))
                 fatal({}, "NCCL: a call writes memory that another one of its group uses, or its own out of place");
             if (a.stream != b.stream) fatal({}, "NCCL: the emulator wants one stream for all calls of a group");
@@ -167,15 +220,21 @@ static void check_group(const std::vector<Call> &calls) {
 
 static ncclResult_t ask(const Call &call, ncclRedOp_t op) {
     ncclComm_t comm = call.comm;
-    bool sums = call.kind != Kind::BROADCAST, has_root = call.kind != Kind::ALL_REDUCE;
+    bool sums = call.kind != Kind::BROADCAST && call.kind != Kind::ALL_GATHER;
+    bool has_root = call.kind == Kind::REDUCE || call.kind == Kind::BROADCAST;
     if (!comm || call.type < ncclInt8 || call.type > ncclBfloat16) return ncclInvalidArgument;
     if (has_root && (call.root < 0 || call.root >= comm->size)) return ncclInvalidArgument;
     if (!stream_exists(call.stream)) return ncclInvalidArgument;
     if (sums && (op != ncclSum || (call.type != ncclFloat32 && call.type != ncclFloat64)))
         fatal({}, "NCCL: the emulator only sums, and only float32 and float64");
+    if (call.kind == Kind::REDUCE_SCATTER && call.type != ncclFloat32)
+        fatal({}, "ncclReduceScatter: the emulator only takes float32");
     check_memory(call, range_read(call), "what is sent");
     check_memory(call, range_written(call), "where it is received");
-    if (call.count > 0) group.push_back(call);
+    if (call.count == 0) return ncclSuccess;
+    group.push_back(call);
+    comm->calls[static_cast<int>(call.kind)]++;
+    comm->sum[static_cast<int>(call.kind)] += call.count;
     return ncclSuccess;
 }
 
@@ -230,6 +289,32 @@ ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, ncclDa
     Call call = {
         Kind::ALL_REDUCE, static_cast<const char *>(send), static_cast<char *>(receive), count, type, -1, comm, stream};
     return ask_in_group(call, op);
+}
+
+ncclResult_t ncclReduceScatter(const void *send, void *receive, size_t receive_count, ncclDataType_t type,
+                               ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
+    Call call = {Kind::REDUCE_SCATTER,
+                 static_cast<const char *>(send),
+                 static_cast<char *>(receive),
+                 receive_count,
+                 type,
+                 -1,
+                 comm,
+                 stream};
+    return ask_in_group(call, op);
+}
+
+ncclResult_t ncclAllGather(const void *send, void *receive, size_t send_count, ncclDataType_t type, ncclComm_t comm,
+                           cudaStream_t stream) {
+    Call call = {Kind::ALL_GATHER,
+                 static_cast<const char *>(send),
+                 static_cast<char *>(receive),
+                 send_count,
+                 type,
+                 -1,
+                 comm,
+                 stream};
+    return ask_in_group(call, ncclSum);
 }
 
 /* ---- communicators ---- */
@@ -302,7 +387,7 @@ static bool shares_a_device(ncclComm_t comm) {
 ncclResult_t ncclCommInitRank(ncclComm_t *result, int processes, ncclUniqueId id, int rank) {
     if (!result || rank < 0 || rank >= processes) return ncclInvalidArgument;
     run_all_streams();
-    ncclComm_t comm = new ncclComm{MPI_COMM_NULL, rank, processes, false};
+    ncclComm_t comm = new ncclComm{MPI_COMM_NULL, rank, processes, false, {}, {}};
     int mpi_rank, mpi_size;
     check_mpi(PMPI_Comm_dup(MPI_COMM_WORLD, &comm->mpi), "connecting");
     check_mpi(PMPI_Comm_rank(comm->mpi, &mpi_rank), "connecting");
@@ -322,9 +407,16 @@ ncclResult_t ncclCommInitRank(ncclComm_t *result, int processes, ncclUniqueId id
     return ncclInvalidUsage;
 }
 
+static void print_counts(ncclComm_t comm) {
+    for (int kind = 0; kind < KINDS; kind++)
+        note({}, "NCCL: %s: %zu calls, %zu elements", kind_names[kind], comm->calls[kind], comm->sum[kind]);
+}
+
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
     if (!comm) return ncclInvalidArgument;
     run_all_streams();
+    const char *counts = std::getenv("MARS_EMU_NCCL_COUNTS");
+    if (counts && std::strcmp(counts, "1") == 0 && comm->rank == 0) print_counts(comm);
     check_mpi(PMPI_Comm_free(&comm->mpi), "ending");
     delete comm;
     return ncclSuccess;

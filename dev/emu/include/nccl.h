@@ -56,6 +56,8 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id);
 /* Refuses two processes on one GPU as NCCL does: unless their NCCL_HOSTID in the environment differ or, from 2.30.3 on,
  * NCCL_MULTI_RANK_GPU_ENABLE is 1. */
 ncclResult_t ncclCommInitRank(ncclComm_t *comm, int processes, ncclUniqueId id, int rank);
+/* MARS_EMU_NCCL_COUNTS=1 in the environment: process 0 prints how many calls of each kind were made on this communicator
+ * and the sum of their counts. */
 ncclResult_t ncclCommDestroy(ncclComm_t comm);
 /* MARS_EMU_NCCL_ERROR=R in the environment: the exchanges of process R have failed. */
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error);
@@ -69,6 +71,12 @@ ncclResult_t ncclBroadcast(const void *send, void *receive, size_t count, ncclDa
                            ncclComm_t comm, cudaStream_t stream);
 ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, ncclDataType_t type, ncclRedOp_t op,
                            ncclComm_t comm, cudaStream_t stream);
+/* `receive_count` elements of each process's sum; in place where receive is send + rank * receive_count. */
+ncclResult_t ncclReduceScatter(const void *send, void *receive, size_t receive_count, ncclDataType_t type,
+                               ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream);
+/* `send_count` elements from each process; in place where send is receive + rank * send_count. */
+ncclResult_t ncclAllGather(const void *send, void *receive, size_t send_count, ncclDataType_t type, ncclComm_t comm,
+                           cudaStream_t stream);
 ncclResult_t ncclGroupStart(void);
 ncclResult_t ncclGroupEnd(void);
 

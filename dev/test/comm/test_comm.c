@@ -93,30 +93,55 @@ static Case make_case(const Rank *w, const char *name, size_t n, int count,
     return c;
 }
 
-static void free_case(Case *c) {
-    free(c->partition.parts);
-    free(c->partition.first);
-}
+static void free_case(Case *c) { partition_free(&c->partition); }
+
+static const Part no_part = {.begin = 1};
 
 /* Everything, evenly but for the rounding. */
 static Part even_part(const Rank *w, size_t n, int r, int i) {
     (void)i;
     size_t size = (size_t)w->comm->size;
-    return (Part){n * (size_t)r / size, n * ((size_t)r + 1) / size, 0};
+    return (Part){.begin = n * (size_t)r / size, .end = n * ((size_t)r + 1) / size};
 }
 
 /* Short parts in turn, of 1, 2, 3.. elements, some of none, with elements of nobody between them. */
 static Part small_part(const Rank *w, size_t n, int r, int i) {
     size_t k = (size_t)(i * w->comm->size + r), begin = k * (k + 3) / 2;
-    if (begin + k > n) return (Part){1, 0, 0};
-    return (Part){begin, begin + (k % 5 == 4 ? 0 : k), 0};
+    if (begin + k > n) return no_part;
+    return (Part){.begin = begin, .end = begin + (k % 5 == 4 ? 0 : k)};
 }
 
 /* Process 0 has all, in two parts: there are more processes than parts to own. */
 static Part first_part(const Rank *w, size_t n, int r, int i) {
     (void)w;
-    if (r > 0) return (Part){1, 0, 0};
-    return i == 0 ? (Part){0, n / 3, 0} : (Part){n / 3, n, 0};
+    if (r > 0) return no_part;
+    return i == 0 ? (Part){.begin = 0, .end = n / 3} : (Part){.begin = n / 3, .end = n};
+}
+
+/* Gaps, sizes around the alignment, and matrices between other tensors. */
+static TensorTable even_table(void) {
+    TensorTable table = {0};
+    tensor_table_add(&table, "long", ROLE_VECTOR, 1, 1000, 1);
+    tensor_table_add(&table, "matrix", ROLE_MATRIX, 3, 43, 3);
+    tensor_table_add(&table, "padded", ROLE_EMBEDDING, 5, 100, 7);
+    tensor_table_add(&table, "longer", ROLE_VECTOR, 1, 9300, 1);
+    tensor_table_add(&table, "second matrix", ROLE_MATRIX, 64, 150, 64);
+    tensor_table_add(&table, "one", ROLE_VECTOR, 1, 1, 1);
+    tensor_table_add(&table, "last", ROLE_VECTOR, 1, 2700, 1);
+    return table;
+}
+
+/* What partition_evenly() makes of that table, or of the tensors in it that are no matrices. `taken` (NULL: nothing) is
+ * what the processes keep before. */
+static Case make_even_case(const Rank *w, const char *name, bool with_matrices, const double *taken, size_t bucket) {
+    TensorTable table = even_table();
+    bool *chosen = checked_calloc((size_t)table.count, sizeof *chosen, "a choice");
+    for (int i = 0; i < table.count; i++) chosen[i] = with_matrices || table.tensors[i].role != ROLE_MATRIX;
+    Case c = {name, table.length, partition_evenly(&table, chosen, w->comm->size, taken, 2, bucket)};
+    if ((c.partition.even_count > 0) != (w->comm->size > 1 && !taken)) die("%s: there should be even ranges", name);
+    free(chosen);
+    tensor_table_free(&table);
+    return c;
 }
 
 static int owner_of(const Partition *partition, size_t i, size_t *at) {
@@ -127,6 +152,15 @@ static int owner_of(const Partition *partition, size_t i, size_t *at) {
             if (i >= part->begin && i < part->end) return r;
         }
     return -1;
+}
+
+/* An exchange of an even range may include the gaps in it. */
+static bool is_in_even_range(const Partition *partition, size_t i) {
+    for (int e = 0; e < partition->even_count; e++) {
+        const EvenRange *range = &partition->even_ranges[e];
+        if (i >= range->begin && i < range->begin + (size_t)partition->processes * range->slice) return true;
+    }
+    return false;
 }
 
 /* ---- exchanges of ranges ---- */
@@ -143,7 +177,11 @@ static const Cuts all_cuts[] = {{"whole", 2, {0.0, 1.0}},
                                 {"in pieces", 8, {0.0, 0.001, 0.13, 0.13, 0.34, 0.341, 0.9, 1.0}},
                                 {"a part of it", 3, {0.21, 0.22, 0.77}}};
 
-static size_t cut_at(const Cuts *cuts, int i, size_t n) { return (size_t)(cuts->at[i] * (double)n); }
+/* Even ranges are exchanged by whole buckets. */
+static size_t cut_at(const Cuts *cuts, int i, const Case *c) {
+    size_t at = (size_t)(cuts->at[i] * (double)c->n), bucket = c->partition.bucket;
+    return bucket > 0 && at < c->n ? at - at % bucket : at;
+}
 
 static const float UNTOUCHED = -7.25f;
 
@@ -176,11 +214,12 @@ static void free_buffer(const Rank *w, Buffer *b) {
 }
 
 static void check_sums(const Rank *w, const Case *c, const Cuts *cuts, const Buffer *data, const Buffer *shard) {
-    size_t begin = cut_at(cuts, 0, c->n), end = cut_at(cuts, cuts->count - 1, c->n), at = 0;
+    size_t begin = cut_at(cuts, 0, c), end = cut_at(cuts, cuts->count - 1, c), at = 0;
     for (size_t i = 0; i < c->n; i++) {
         int owner = owner_of(&c->partition, i, &at);
         bool exchanged = i >= begin && i < end && owner >= 0, own = owner == w->comm->rank;
         float before = number_of(w, w->comm->rank, i), found = data->host[i];
+        if (owner < 0 && is_in_even_range(&c->partition, i)) continue;
         if (!exchanged) check(found == before, c, cuts, "element that stays", i, found);
         if (exchanged && own && !shard) check(found == sum_of(w, i), c, cuts, "sum", i, found);
         if (!shard || !own) continue;
@@ -198,7 +237,7 @@ static void reduce(const Rank *w, const Case *c, const Cuts *cuts, bool into_sha
     to_device(w, &shard);
     for (int i = cuts->count - 1; i > 0; i--)
         w->on_device->reduce_scatter(w->on_device, data.device, &c->partition, into_shard ? shard.device : NULL,
-                                     cut_at(cuts, i - 1, c->n), cut_at(cuts, i, c->n));
+                                     cut_at(cuts, i - 1, c), cut_at(cuts, i, c));
     w->on_device->wait_for(w->on_device, w->on_device->enqueued(w->on_device));
     to_host(w, &data);
     to_host(w, &shard);
@@ -210,19 +249,20 @@ static void reduce(const Rank *w, const Case *c, const Cuts *cuts, bool into_sha
 
 /* Elements are `width` floats, to stand for other sizes: a gather does not look inside. */
 static void gather(const Rank *w, const Case *c, const Cuts *cuts, size_t width) {
-    size_t begin = cut_at(cuts, 0, c->n), end = cut_at(cuts, cuts->count - 1, c->n), at = 0;
+    size_t begin = cut_at(cuts, 0, c), end = cut_at(cuts, cuts->count - 1, c), at = 0;
     Buffer data = make_buffer(w, c->n * width);
     for (size_t i = 0; i < data.n; i++) data.host[i] = number_of(w, w->comm->rank, i);
     to_device(w, &data);
     for (int i = cuts->count - 1; i > 0; i--)
         w->on_device->all_gather(w->on_device, data.device, width * sizeof(float), &c->partition,
-                                 cut_at(cuts, i - 1, c->n), cut_at(cuts, i, c->n));
+                                 cut_at(cuts, i - 1, c), cut_at(cuts, i, c));
     w->on_device->wait_for(w->on_device, w->on_device->enqueued(w->on_device));
     to_host(w, &data);
     for (size_t i = 0; i < data.n; i++) {
         size_t element = i / width;
         int owner = owner_of(&c->partition, element, &at), from = w->comm->rank;
         if (element >= begin && element < end && owner >= 0) from = owner;
+        if (owner < 0 && is_in_even_range(&c->partition, element)) continue;
         check(data.host[i] == number_of(w, from, i), c, cuts, "gathered number", i, data.host[i]);
     }
     free_buffer(w, &data);
@@ -238,7 +278,44 @@ static void exchange_case(const Rank *w, Case c) {
     free_case(&c);
 }
 
+/* Numbers whose sum depends on the order: the same bits each time. Shards hold other numbers before. */
+static void repeat(const Rank *w, const Case *c) {
+    Buffer data = make_buffer(w, c->n), shards[2];
+    size_t length = partition_shard_length(&c->partition, w->comm->rank) + 1;
+    for (size_t i = 0; i < c->n; i++) data.host[i] = number_of(w, w->comm->rank, i) / (float)(3 + i % 1000);
+    for (int k = 0; k < 2; k++) {
+        shards[k] = make_buffer(w, length);
+        for (size_t i = 0; i < length; i++) shards[k].host[i] = UNTOUCHED - (float)k;
+        to_device(w, &data);
+        to_device(w, &shards[k]);
+        w->on_device->reduce_scatter(w->on_device, data.device, &c->partition, shards[k].device, 0, c->n);
+        w->on_device->wait_for(w->on_device, w->on_device->enqueued(w->on_device));
+        to_host(w, &shards[k]);
+    }
+    size_t at = 0;
+    for (size_t i = 0; i < c->n; i++)
+        if (owner_of(&c->partition, i, &at) == w->comm->rank)
+            check(memcmp(shards[0].host + at, shards[1].host + at, sizeof(float)) == 0, c, &all_cuts[0], "second sum",
+                  i, shards[1].host[at]);
+    free_buffer(w, &data);
+    for (int k = 0; k < 2; k++) free_buffer(w, &shards[k]);
+}
+
+static void exchange_even_case(const Rank *w, Case c) {
+    if (w->comm->size > 1) repeat(w, &c);
+    exchange_case(w, c);
+}
+
+static void play_even_ranges(const Rank *w) {
+    const double first_has_all[] = {1e9, 0.0, 0.0, 0.0};
+    exchange_even_case(w, make_even_case(w, "even ranges", true, NULL, 1024));
+    exchange_even_case(w, make_even_case(w, "one bucket", true, NULL, (size_t)1 << 20));
+    exchange_even_case(w, make_even_case(w, "between matrices", false, NULL, 4096));
+    if (w->comm->size > 1) exchange_even_case(w, make_even_case(w, "up to a level", false, first_has_all, 1024));
+}
+
 static void play_exchanges(Rank *w) {
+    play_even_ranges(w);
     exchange_case(w, make_case(w, "even shares", 1009, 1, even_part));
     exchange_case(w, make_case(w, "more processes than elements", 3, 1, even_part));
     exchange_case(w, make_case(w, "short parts", 1500, 20, small_part));
@@ -317,6 +394,27 @@ static void play_order(Rank *w) {
     free_buffer(w, &data);
     free_buffer(w, &out);
     free_case(&c);
+}
+
+/* One exchange of each kind, for whoever counts NCCL's calls. */
+static void play_calls(Rank *w) {
+    enum { BUCKET = 1024 };
+    TensorTable table = {0};
+    tensor_table_add(&table, "whole bucket", ROLE_VECTOR, 1, 1000, 1);
+    tensor_table_add(&table, "matrix", ROLE_MATRIX, 1, 128, 1);
+    tensor_table_add(&table, "with a remainder", ROLE_VECTOR, 1, 300, 1);
+    bool chosen[] = {true, false, true};
+    Case c = {"calls", table.length, partition_evenly(&table, chosen, w->comm->size, NULL, 1, BUCKET)};
+    Buffer data = make_buffer(w, c.n);
+    memset(data.host, 0, c.n * sizeof *data.host);
+    to_device(w, &data);
+    w->on_device->reduce_scatter(w->on_device, data.device, &c.partition, NULL, 0, c.n);
+    w->on_device->all_gather(w->on_device, data.device, sizeof(float), &c.partition, 0, c.n);
+    w->on_device->wait_for(w->on_device, w->on_device->enqueued(w->on_device));
+    to_host(w, &data);
+    free_buffer(w, &data);
+    free_case(&c);
+    tensor_table_free(&table);
 }
 
 /* What is of the host goes through both. */
@@ -404,6 +502,30 @@ static void play_overlap(Rank *w) {
     w->on_device->all_gather(w->on_device, data.device, sizeof(float), &c.partition, 0, c.n);
 }
 
+/* Process 1 believes in other slices than process 0. */
+static void play_uneven_slices(Rank *w) {
+    Case c = make_even_case(w, "uneven slices", true, NULL, (size_t)1 << 20);
+    Buffer data = make_buffer(w, c.n);
+    if (w->comm->rank == 1) c.partition.even_ranges[0].slice -= TENSOR_ALIGNMENT;
+    w->on_device->reduce_scatter(w->on_device, data.device, &c.partition, NULL, 0, c.n);
+    w->on_device->wait_for(w->on_device, w->on_device->enqueued(w->on_device));
+    w->be->synchronize(w->be);
+}
+
+/* The slices of an even range fit the buffer of each process, but not one after the other. */
+static void play_past_the_end(Rank *w) {
+    Case c = make_even_case(w, "past the end", true, NULL, (size_t)1 << 20);
+    Buffer data = make_buffer(w, c.n), shard = make_buffer(w, c.n);
+    c.partition.even_ranges[0].slice = c.n;
+    w->on_device->reduce_scatter(w->on_device, data.device, &c.partition, shard.device, 0, 2 * c.n);
+}
+
+static void play_part_of_a_bucket(Rank *w) {
+    Case c = make_even_case(w, "part of a bucket", true, NULL, 1024);
+    Buffer data = make_buffer(w, c.n);
+    w->on_device->all_gather(w->on_device, data.device, sizeof(float), &c.partition, 128, c.n);
+}
+
 typedef struct Role {
     const char *name;
     void (*play)(Rank *w);
@@ -413,6 +535,7 @@ static const Role roles[] = {{"exchanges", play_exchanges},
                              {"untouched", play_untouched},
                              {"large", play_large},
                              {"order", play_order},
+                             {"calls", play_calls},
                              {"host", play_host},
                              {"stopped", play_stopped},
                              {"killed", play_killed},
@@ -422,7 +545,10 @@ static const Role roles[] = {{"exchanges", play_exchanges},
                              {"waiting", play_waiting},
                              {"disagreement", play_disagreement},
                              {"host_memory", play_host_memory},
-                             {"overlap", play_overlap}};
+                             {"overlap", play_overlap},
+                             {"uneven_slices", play_uneven_slices},
+                             {"past_the_end", play_past_the_end},
+                             {"part_of_a_bucket", play_part_of_a_bucket}};
 
 static int play(const char *name) {
     base_set_program("test_comm");
@@ -502,6 +628,7 @@ static void test_exchanges(void **state) {
     need(2);
     assert_plays("exchanges", 2);
     if (processes_possible() >= 3) assert_plays("exchanges", 3);
+    if (processes_possible() >= 4) assert_plays("exchanges", 4);
 }
 
 static void test_large(void **state) {
@@ -586,6 +713,18 @@ static void test_one_gpu_for_two(void **state) {
                "processes 0 and 1 would share a GPU: of 2 processes on their machine each sees 1 GPU(s)");
 }
 
+/* Of 1000 elements and a gap of 24, and of 300 elements and a gap of 84, two processes take 512 and 128 each in even
+ * ranges. 128 remain, of which 44 are the tensor's. NCCL reduces float32 and gathers bytes. */
+static void test_collectives_of_even_ranges(void **state) {
+    (void)state;
+    need(2);
+    CommandResult *result = run_part("MARS_EMU_NCCL_COUNTS=1", 2, "", "calls");
+    assert_run(result, EXIT_DONE, "NCCL: ncclReduceScatter: 2 calls, 640 elements");
+    assert_run(result, EXIT_DONE, "NCCL: ncclReduce: 1 calls, 44 elements");
+    assert_run(result, EXIT_DONE, "NCCL: ncclAllGather: 2 calls, 2560 elements");
+    assert_run(result, EXIT_DONE, "NCCL: ncclBroadcast: 1 calls, 176 elements");
+}
+
 /* One emulated GPU, and the switch that lets processes share it. */
 #define SHARED_GPU "MARS_EMU_DEVICES=1 MARS_SHARE_GPU=1 "
 
@@ -635,6 +774,9 @@ static void test_faults_of_use(void **state) {
     assert_ends("", 2, "", "disagreement", "asks for ncclAllReduce of");
     assert_ends("", 2, "", "host_memory", "emulator: ncclAllReduce: what is sent is not memory of a GPU");
     assert_ends("", 2, "", "overlap", "emulator: NCCL: a call writes memory that another one of its group uses");
+    assert_ends("", 2, "", "uneven_slices", "asks for ncclReduceScatter of");
+    assert_ends("", 2, "", "past_the_end", "emulator: ncclReduceScatter: what is sent goes past the end of its memory");
+    assert_ends("", 2, "", "part_of_a_bucket", "Assertion");
 }
 
 int main(int argc, char **argv) {
@@ -652,7 +794,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest of_gpus[] = {cmocka_unit_test(test_one_gpu_for_two)};
     const struct CMUnitTest of_emulated_gpus[] = {
         cmocka_unit_test(test_shared_gpu), cmocka_unit_test(test_settings_of_a_shared_gpu),
-        cmocka_unit_test(test_failure_of_nccl), cmocka_unit_test(test_faults_of_use)};
+        cmocka_unit_test(test_failure_of_nccl), cmocka_unit_test(test_faults_of_use),
+        cmocka_unit_test(test_collectives_of_even_ranges)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (strcmp(test_device(), "cpu") == 0) return failed;
     failed += cmocka_run_group_tests(of_gpus, NULL, NULL);

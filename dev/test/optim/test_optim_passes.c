@@ -495,7 +495,8 @@ static void cover(const TensorTable *table, size_t begin, size_t end, unsigned c
     size_t last = begin;
     for (int i = 0; i < table->count; i++) {
         const Tensor *t = &table->tensors[i];
-        Part part = {t->offset > begin ? t->offset : begin, t->offset + t->size < end ? t->offset + t->size : end, 77};
+        Part part = {t->offset > begin ? t->offset : begin, t->offset + t->size < end ? t->offset + t->size : end, 77,
+                     false};
         if (part.begin >= part.end) continue;
         int before = count;
         multi_tensor_append_chunks(&chunks, &count, &part, i, i % 2 == 0);

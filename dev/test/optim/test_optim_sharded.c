@@ -598,7 +598,8 @@ static int reductions;
 
 static void count_reduction(Comm *comm, float *data, const Partition *partition, float *shard, size_t begin,
                             size_t end) {
-    (void)comm, (void)data, (void)partition, (void)shard;
+    (void)comm, (void)data, (void)shard;
+    if (partition->bucket > 0) assert_int_equal(begin % partition->bucket, 0); /* comm.h's contract */
     for (size_t at = begin; at < end; at++) moved[at]++;
     reductions++;
 }
@@ -711,7 +712,7 @@ static void assert_state_is_shared(const Variant *variant, Backend *be, int proc
         sum += own;
         total = size.numbers;
     }
-    if (sum < total || sum > 1.01 * total)
+    if (sum < total || sum > 1.02 * total) /* slices include the gap after the token embedding */
         fail_msg("%s: %d processes keep %g numbers, expected %g", variant->name, processes, sum, total);
     tensor_table_free(&table);
 }
