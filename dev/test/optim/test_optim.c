@@ -285,9 +285,10 @@ static void test_planned_memory(void **state) {
     Optim *own = other->optim;
     for (uint32_t i = 0; i < 6; i++) {
         Optim *both[] = {own, optim};
+        Backend *backends[] = {other->be, w->be};
         for (size_t at = 0; at < w->table.length; at++) gradient[at] = random_gradient(i + 1, at);
         for (int k = 0; k < 2; k++)
-            w->be->copy_from_host(w->be, optim_gradient(both[k], i % 2 ? 1 : 0), gradient, bytes);
+            backends[k]->copy_from_host(backends[k], optim_gradient(both[k], i % 2 ? 1 : 0), gradient, bytes);
         if (i % 2 == 0) continue;
         for (int k = 0; k < 2; k++) optim_step(both[k], uniform_rates(1e-3));
         assert_true(optim_result(own).grad_norm == optim_result(optim).grad_norm);
