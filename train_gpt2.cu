@@ -281,12 +281,14 @@ static OptimResult end_steps(Trainer *t, int64_t outstanding) {
 }
 
 /* Of the step that was begun last. */
-static void log_step(Trainer *t, double loss, double learning_rate, double grad_norm) {
+static void log_step(Trainer *t, double loss, const OptimRates *rates, double grad_norm) {
+    const Config *c = &t->config;
+    double lr = schedule_rate(&c->schedule, c->optimizer.learning_rate, t->step - 1);
     double ms = t->logged_ms / t->logged_steps, tokens_per_s = (double)tokens_per_step(t) / ms * 1e3;
     double peak = t->be->peak_flops * t->comm->size;
-    StepReport report = {
-        t->step - 1,    loss, learning_rate, grad_norm,
-        tokens_seen(t), ms,   tokens_per_s,  peak > 0.0 ? gpt2_flops_per_token(&t->model) * tokens_per_s / peak : -1.0};
+    double mfu = peak > 0.0 ? gpt2_flops_per_token(&t->model) * tokens_per_s / peak : -1.0;
+    StepReport report = {t->step - 1, loss, lr, grad_norm, tokens_seen(t), ms, tokens_per_s, mfu, {0}};
+    optim_rates_by_role(&c->optimizer, &t->model.table, rates, report.lr_by_role);
     metrics_train(t->metrics, &report);
     console_step(&t->console, report.step, t->config.train.max_iters, &report);
     t->logged_ms = 0.0;
@@ -311,7 +313,7 @@ static void train_step(Trainer *t) {
     t->report.train_tokens += tokens_per_step(t);
     t->logged_steps++;
     if (logged && result.nonfinite_tensor < 0)
-        log_step(t, loss, rates.lr[0], result.grad_norm);
+        log_step(t, loss, &rates, result.grad_norm);
     else
         console_step(&t->console, t->step - 1, train->max_iters, NULL);
 }

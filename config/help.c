@@ -99,9 +99,6 @@ void config_print_help(FILE *file) {
 
 /* ---- --list_optimizers ---- */
 
-static const char *const role_names[] = {
-    [ROLE_MATRIX] = "matrix", [ROLE_EMBEDDING] = "embedding", [ROLE_LM_HEAD] = "lm_head", [ROLE_VECTOR] = "vector"};
-
 static cJSON *group_json(const ParamGroup *group) {
     static const char *const conditions[] = {[WHEN_OPTIMIZE_1D] = "optimize_1d true",
                                              [UNLESS_OPTIMIZE_1D] = "optimize_1d false",
@@ -110,7 +107,7 @@ static cJSON *group_json(const ParamGroup *group) {
     const Rule *rule = rule_of(group->rule);
     cJSON *json = cJSON_CreateObject(), *roles = cJSON_AddArrayToObject(json, "roles");
     for (int r = 0; r < ROLE_COUNT; r++)
-        if (group->roles >> r & 1) cJSON_AddItemToArray(roles, cJSON_CreateString(role_names[r]));
+        if (group->roles >> r & 1) cJSON_AddItemToArray(roles, cJSON_CreateString(tensor_role_name((TensorRole)r)));
     cJSON_AddStringToObject(json, "rule", rule->name);
     cJSON_AddStringToObject(json, "learning_rate", param_group_lr_key(group));
     cJSON_AddStringToObject(json, "betas", group->betas == BETAS_1D ? "betas_1d" : "beta1, beta2");

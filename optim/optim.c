@@ -285,6 +285,15 @@ OptimRates optim_rates(const OptimConfig *config, const ScheduleConfig *schedule
     return rates;
 }
 
+void optim_rates_by_role(const OptimConfig *config, const TensorTable *table, const OptimRates *rates,
+                         double lr[ROLE_COUNT]) {
+    for (int role = 0; role < ROLE_COUNT; role++) lr[role] = -1.0;
+    for (int i = 0; i < table->count; i++) {
+        TensorRole role = table->tensors[i].role;
+        lr[role] = rates->lr[param_group_of(config, role)];
+    }
+}
+
 /* Sums the ranks' gradients in their owners: the current one, or the second one. */
 static void finish_gradient(Optim *o) {
     if (!alone(o)) grad_sync_finish_gradient(&o->grad_sync, o->groups, o->group_count, o->whole.grad, o->gradient == 1);

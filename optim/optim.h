@@ -106,6 +106,11 @@ const OptimInfo *optim_info(const Optim *optim);
 /* The learning rates at a 0-based step of a schedule. */
 OptimRates optim_rates(const OptimConfig *config, const ScheduleConfig *schedule, int64_t step);
 
+/* The same by the role of tensors: lr[role] is the rate of the parameter group that takes tensors of that role, -1 where
+ * the table has none. */
+void optim_rates_by_role(const OptimConfig *config, const TensorTable *table, const OptimRates *rates,
+                         double lr[ROLE_COUNT]);
+
 /* Begins gradient `which` of the next step and returns the flat buffer on the device that this rank's own gradient
  * belongs in; it holds undefined values. Collective where it begins the second one: the first then is whole. The address
  * changes from step to step. */

@@ -133,6 +133,18 @@ static void put_number(Metrics *metrics, const char *key, double value) {
         fprintf(metrics->file, ",\"%s\":null", key);
 }
 
+/* An object of the roles that the model has tensors of. */
+static void put_lr_by_role(Metrics *metrics, const double lr[ROLE_COUNT]) {
+    const char *separator = "";
+    fputs(",\"lr_by_role\":{", metrics->file);
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        if (lr[role] < 0.0) continue;
+        fprintf(metrics->file, "%s\"%s\":%.9g", separator, tensor_role_name((TensorRole)role), lr[role]);
+        separator = ",";
+    }
+    fputs("}", metrics->file);
+}
+
 static void put_string(Metrics *metrics, const char *key, const char *value) {
     cJSON *string = cJSON_CreateString(value);
     char *text = cJSON_PrintUnformatted(string);
@@ -166,6 +178,7 @@ void metrics_train(Metrics *metrics, const StepReport *report) {
     begin_line(metrics, "train", report->step);
     put_number(metrics, "loss", report->loss);
     put_number(metrics, "lr", report->lr);
+    put_lr_by_role(metrics, report->lr_by_role);
     put_number(metrics, "grad_norm", report->grad_norm);
     fprintf(metrics->file, ",\"tokens\":%lld", (long long)report->tokens);
     put_number(metrics, "ms", report->ms);

@@ -7,6 +7,7 @@
 #define MARS_REPORT_METRICS_H
 
 #include "util/base.h"
+#include "util/tensor_table.h"
 
 EXTERN_C_BEGIN
 
@@ -22,12 +23,13 @@ typedef enum MetricsMode {
 typedef struct StepReport {
     int64_t step;     /* 0-based */
     double loss;      /* mean over the global batch, before the update */
-    double lr;        /* the scheduled learning_rate; muon's 2-D tensors have another */
+    double lr;        /* the scheduled learning_rate, whichever rates the parameter groups have */
     double grad_norm; /* after gradient_scale, before clipping */
     int64_t tokens;   /* seen so far, this step's included */
     double ms;        /* wall time of a step, mean since the last report */
     double tokens_per_s;
-    double mfu; /* model FLOP/s over the device's peak; negative where the peak is unknown */
+    double mfu;                    /* model FLOP/s over the device's peak; negative where the peak is unknown */
+    double lr_by_role[ROLE_COUNT]; /* of optim_rates_by_role() */
 } StepReport;
 
 /* What the last line says of a run, or of the part of it since it was resumed. */

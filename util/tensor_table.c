@@ -25,6 +25,12 @@ int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int6
     return table->count++;
 }
 
+const char *tensor_role_name(TensorRole role) {
+    static const char *const names[] = {
+        [ROLE_MATRIX] = "matrix", [ROLE_EMBEDDING] = "embedding", [ROLE_LM_HEAD] = "lm_head", [ROLE_VECTOR] = "vector"};
+    return names[role];
+}
+
 int tensor_table_find(const TensorTable *table, const char *name) {
     for (int i = 0; i < table->count; i++)
         if (strcmp(table->tensors[i].name, name) == 0) return i;

@@ -44,6 +44,9 @@ EXTERN_C_BEGIN
 int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int64_t rows, int64_t columns,
                      int64_t padded_rows);
 
+/* "matrix", "embedding", "lm_head" or "vector". */
+const char *tensor_role_name(TensorRole role);
+
 /* Index of the tensor of that name, or -1. */
 int tensor_table_find(const TensorTable *table, const char *name);
 

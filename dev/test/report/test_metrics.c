@@ -78,7 +78,8 @@ static void write_step(Metrics *metrics, int64_t step) {
                          .tokens = 8,
                          .ms = 4.0,
                          .tokens_per_s = 2000.0,
-                         .mfu = -1.0};
+                         .mfu = -1.0,
+                         .lr_by_role = {0.25, 0.5, -1.0, 0.125}};
     metrics_validation(metrics, step, 3.25, 64);
     metrics_hellaswag(metrics, step, 0.25, 0.375, 8);
     metrics_checkpoint(metrics, step, "c");
@@ -90,9 +91,10 @@ static void write_step(Metrics *metrics, int64_t step) {
 #define HELLASWAG_LINE(step) \
     "{\"event\":\"hellaswag\",\"step\":" #step ",\"accuracy\":0.25,\"accuracy_norm\":0.375,\"examples\":8}\n"
 #define CHECKPOINT_LINE(step) "{\"event\":\"checkpoint\",\"step\":" #step ",\"path\":\"c\"}\n"
-#define TRAIN_LINE(step)                                                                                       \
-    "{\"event\":\"train\",\"step\":" #step ",\"loss\":2.5,\"lr\":0.5,\"grad_norm\":1.5,\"tokens\":8,\"ms\":4," \
-    "\"tokens_per_s\":2000,\"mfu\":null}\n"
+#define TRAIN_LINE(step)                                                          \
+    "{\"event\":\"train\",\"step\":" #step                                        \
+    ",\"loss\":2.5,\"lr\":0.5,\"lr_by_role\":{\"matrix\":0.25,\"embedding\":0.5," \
+    "\"vector\":0.125},\"grad_norm\":1.5,\"tokens\":8,\"ms\":4,\"tokens_per_s\":2000,\"mfu\":null}\n"
 #define SKIPPED_LINE(step) "{\"event\":\"skipped\",\"step\":" #step ",\"tensor\":\"wte.weight\"}\n"
 #define STEP_LINES(step) VAL_LINE(step) HELLASWAG_LINE(step) CHECKPOINT_LINE(step) TRAIN_LINE(step) SKIPPED_LINE(step)
 #define START_LINE(from)                                                                                               \
@@ -146,8 +148,14 @@ static void test_numbers_come_back(void **state) {
                             FLT_MAX, FLT_EPSILON, 0.99999994f, -2.7182817f, 1000.00006f};
     for (size_t i = 0; i < ARRAY_LENGTH(values); i++) {
         Metrics *metrics = open_metrics(&folder, METRICS_NEW, 0);
-        StepReport report = {INT64_C(4503599627370495), values[i], values[i], values[i],
-                             INT64_C(9007199254740991), 1.0,       1.0,       values[i]};
+        StepReport report = {.step = INT64_C(4503599627370495),
+                             .loss = values[i],
+                             .lr = values[i],
+                             .grad_norm = values[i],
+                             .tokens = INT64_C(9007199254740991),
+                             .ms = 1.0,
+                             .tokens_per_s = 1.0,
+                             .mfu = values[i]};
         metrics_train(metrics, &report);
         metrics_close(metrics);
         cJSON *line = only_line(&folder);
@@ -364,7 +372,7 @@ static char *printed(void (*function)(Console *console), bool silent, bool is_te
 }
 
 static void print_some(Console *console) {
-    const StepReport report = {9, 3.14159, 6e-4, 1.25, 1024, 250.0, 4095.6, -1.0};
+    const StepReport report = {9, 3.14159, 6e-4, 1.25, 1024, 250.0, 4095.6, -1.0, {0}};
     console_row(console, "name", "%d of %s", 3, "them");
     console_start(console, 5);
     console_step(console, 8, 100, NULL);
