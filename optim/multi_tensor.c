@@ -245,6 +245,32 @@ static void normalize(Backend *be, void *matrices, DType type, size_t size, int 
         }
 }
 
+/* ---- norms of an update ---- */
+
+static void copy_params(Backend *be, const Chunk *chunks, int count, const float *params, float *old) {
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int c = 0; c < count; c++)
+        memcpy(old + chunks[c].shard, params + chunks[c].begin, (chunks[c].end - chunks[c].begin) * sizeof *old);
+}
+
+static UpdateSums chunk_update_sums(const float *RESTRICT x, const float *RESTRICT old, size_t n) {
+    double update = 0.0, weight = 0.0;
+#pragma omp simd reduction(+ : update, weight)
+    for (size_t i = 0; i < n; i++) {
+        double change = (double)x[i] - (double)old[i];
+        update += change * change;
+        weight += (double)x[i] * (double)x[i];
+    }
+    return (UpdateSums){update, weight};
+}
+
+static void update_sums(Backend *be, const Chunk *chunks, int count, const float *params, const float *old,
+                        UpdateSums *sums) {
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int c = 0; c < count; c++)
+        sums[c] = chunk_update_sums(params + chunks[c].begin, old + chunks[c].shard, chunks[c].end - chunks[c].begin);
+}
+
 /* ---- between steps ---- */
 
 static void keep_prev_grad(Backend *be, const Chunk *chunks, int count, float *to, const float *from,
@@ -293,6 +319,8 @@ static const MultiTensorPasses cpu_passes = {.sums = sums,
                                              .apply = apply,
                                              .keep_prev_grad = keep_prev_grad,
                                              .normalize = normalize,
+                                             .copy_params = copy_params,
+                                             .update_sums = update_sums,
                                              .open_queue = open_queue,
                                              .send = send,
                                              .receive = receive,

@@ -143,6 +143,8 @@ static void add_up(Backend *be, const double *parts, int width, const SumRange *
     if (count == 0) return;
     if (width == 1)
         add_up_kernel<1><<<count, THREADS, 0, cuda_stream(be)>>>(parts, ranges, out);
+    else if (width == 2)
+        add_up_kernel<2><<<count, THREADS, 0, cuda_stream(be)>>>(parts, ranges, out);
     else
         add_up_kernel<3><<<count, THREADS, 0, cuda_stream(be)>>>(parts, ranges, out);
     cuda_check_launch("add_up_kernel");
@@ -459,6 +461,80 @@ static void normalize(Backend *be, void *matrices, DType type, size_t size, int 
     cuda_check_launch("normalize_kernel");
 }
 
+/* ---- norms of an update ---- */
+
+struct CopyWork {
+    const float *from;
+    float *to;
+
+    __device__ bool takes_runs() const { return is_run_aligned(from) && is_run_aligned(to); }
+
+    template <int COUNT, int N> __device__ __forceinline__ void runs(int first) {
+        Run<float, COUNT> run[N];
+#pragma unroll
+        for (int r = 0; r < N; r++) load_run(run[r], from + first + r * STRIDE<COUNT>);
+#pragma unroll
+        for (int r = 0; r < N; r++) store_run(to + first + r * STRIDE<COUNT>, run[r]);
+    }
+};
+
+/* Block b copies tile b % TILES of chunk b / TILES. */
+static __global__ void __launch_bounds__(THREADS)
+    copy_params_kernel(const Chunk *chunks, const float *params, float *old) {
+    const Chunk chunk = chunks[blockIdx.x / TILES];
+    const size_t begin = blockIdx.x % TILES * TILE;
+    if (chunk.begin + begin >= chunk.end) return;
+    CopyWork work = {params + chunk.begin + begin, old + chunk.shard + begin};
+    for_elements<AHEAD>(work, min((int)(chunk.end - chunk.begin - begin), TILE));
+}
+
+static void copy_params(Backend *be, const Chunk *chunks, int count, const float *params, float *old) {
+    if (count == 0) return;
+    copy_params_kernel<<<(unsigned)count * TILES, THREADS, 0, cuda_stream(be)>>>(chunks, params, old);
+    cuda_check_launch("copy_params_kernel");
+}
+
+struct UpdateSumWork {
+    const float *x, *old;
+    double update, weight; /* of this thread's elements */
+
+    __device__ bool takes_runs() const { return is_run_aligned(x) && is_run_aligned(old); }
+
+    template <int COUNT, int N> __device__ __forceinline__ void runs(int first) {
+        Run<float, COUNT> now[N], before[N];
+#pragma unroll
+        for (int r = 0; r < N; r++) {
+            load_run(now[r], x + first + r * STRIDE<COUNT>);
+            load_run(before[r], old + first + r * STRIDE<COUNT>);
+        }
+#pragma unroll
+        for (int r = 0; r < N; r++)
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) {
+                double value = (double)now[r].x[i], change = value - (double)before[r].x[i];
+                update += change * change;
+                weight += value * value;
+            }
+    }
+};
+
+/* Block c sums over chunk c, as sums_kernel() does. */
+static __global__ void __launch_bounds__(THREADS, 4)
+    update_sums_kernel(const Chunk *chunks, const float *params, const float *old, UpdateSums *out) {
+    const Chunk chunk = chunks[blockIdx.x];
+    UpdateSumWork work = {params + chunk.begin, old + chunk.shard, 0.0, 0.0};
+    for_elements<2 * AHEAD>(work, (int)(chunk.end - chunk.begin));
+    UpdateSums total = {block_sum<THREADS>(work.update), block_sum<THREADS>(work.weight)};
+    if (threadIdx.x == 0) out[blockIdx.x] = total;
+}
+
+static void update_sums(Backend *be, const Chunk *chunks, int count, const float *params, const float *old,
+                        UpdateSums *out) {
+    if (count == 0) return;
+    update_sums_kernel<<<count, THREADS, 0, cuda_stream(be)>>>(chunks, params, old, out);
+    cuda_check_launch("update_sums_kernel");
+}
+
 /* ---- between steps ---- */
 
 /* Nearly always there is nothing to do: few blocks, each with many chunks. */
@@ -523,7 +599,8 @@ static void close_queue(Backend *be, ResultQueue *queue) {
 }
 
 /* In the order of the struct. */
-static const MultiTensorPasses cuda_passes = {sums,           add_up,    step_coeffs, update, directions, apply,
-                                              keep_prev_grad, normalize, open_queue,  send,   receive,    close_queue};
+static const MultiTensorPasses cuda_passes = {sums,       add_up,         step_coeffs, update,      directions,
+                                              apply,      keep_prev_grad, normalize,   copy_params, update_sums,
+                                              open_queue, send,           receive,     close_queue};
 
 const MultiTensorPasses *multi_tensor_cuda(void) { return &cuda_passes; }

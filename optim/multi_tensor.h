@@ -32,6 +32,11 @@ typedef struct SumRange {
     int first, count, to;
 } SumRange;
 
+/* Sums of squares over elements that a step updated: of x_new - x_old, and of x_new. */
+typedef struct UpdateSums {
+    double update, weight;
+} UpdateSums;
+
 /* The buffers that an update goes over. */
 typedef struct MultiTensorBuffers {
     float *params;
@@ -52,7 +57,7 @@ typedef struct MultiTensorPasses {
      * `sum_at_first` is given and says that no update was made yet; else it is 0. */
     void (*sums)(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *prev_grad,
                  const StepResult *sum_at_first, GradientSums *sums);
-    /* For each range: sums (., width) = the sum of its rows of parts (., width), in their order; width is 1 or 3. */
+    /* For each range: sums (., width) = the sum of its rows of parts (., width), in their order; width is 1, 2 or 3. */
     void (*add_up)(Backend *be, const double *parts, int width, const SumRange *ranges, int count, double *sums);
     /* Result and coefficients of the step (step_coeffs.h). */
     void (*step_coeffs)(Backend *be, const StepInputs *inputs);
@@ -76,6 +81,14 @@ typedef struct MultiTensorPasses {
      * 1 / (sqrt(square_norms[i]) + eps). */
     void (*normalize)(Backend *be, void *matrices, DType type, size_t size, int count, const double *square_norms,
                       double eps);
+
+    /* ---- norms of an update ---- */
+
+    /* Before the update: copies the parameters of each chunk to `old`, which is laid out as states are. */
+    void (*copy_params)(Backend *be, const Chunk *chunks, int count, const float *params, float *old);
+    /* After it: sums[c] = the sums over chunk c. */
+    void (*update_sums)(Backend *be, const Chunk *chunks, int count, const float *params, const float *old,
+                        UpdateSums *sums);
 
     /* ---- results, to the host ---- */
 

@@ -440,7 +440,7 @@ static void test_add_up(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(parts); i++) parts[i] = world_normal(6, i);
     double *device_parts = on_device(be, parts, sizeof parts);
     SumRange *device_ranges = on_device(be, ranges, sizeof ranges);
-    for (int width = 1; width <= MAX_WIDTH; width += 2) {
+    for (int width = 1; width <= MAX_WIDTH; width++) {
         double sums[6 * MAX_WIDTH];
         memset(sums, 0xff, sizeof sums);
         double *device_sums = on_device(be, sums, sizeof sums);
@@ -458,6 +458,63 @@ static void test_add_up(void **state) {
     }
     be->free(be, device_parts);
     be->free(be, device_ranges);
+    be->close(be);
+}
+
+/* ---- norms of an update ---- */
+
+/* The copy goes where states lie. */
+static void test_copy_params(void **state) {
+    (void)state;
+    Backend *be = open_device();
+    static Elements own, expected;
+    for (int shift = 0; shift < SHIFT_MATRIX; shift++) {
+        Chunk chunks[CHUNKS];
+        make_chunks(chunks, shift);
+        expected = *random_elements();
+        memset(expected.states[0], 0xff, sizeof expected.states[0]);
+        Device d = upload(be, &expected, chunks, CHUNKS);
+        d.passes->copy_params(be, d.chunks, d.count, d.elements->params, d.elements->states[0]);
+        download(&d, &own);
+        for (int c = 0; c < CHUNKS; c++)
+            memcpy(expected.states[0] + chunks[c].shard, expected.params + chunks[c].begin,
+                   (chunks[c].end - chunks[c].begin) * sizeof(float));
+        assert_memory_equal(&own, &expected, sizeof own);
+    }
+    be->close(be);
+}
+
+static void expect_update_sums(const UpdateSums *sums, const Elements *e, const Chunk *chunk) {
+    UpdateSums expected = {0};
+    for (size_t i = 0; i < chunk->end - chunk->begin; i++) {
+        double x = e->params[chunk->begin + i], old = e->states[0][chunk->shard + i];
+        expected.update += (x - old) * (x - old);
+        expected.weight += x * x;
+    }
+    assert_error_below(fabs(sums->update - expected.update) / expected.update, 1e-13, "the squares of an update");
+    assert_error_below(fabs(sums->weight - expected.weight) / expected.weight, 1e-13, "the squares of a weight");
+}
+
+static void test_update_sums(void **state) {
+    (void)state;
+    Backend *be = open_device();
+    static Elements own, before;
+    for (int shift = 0; shift < SHIFT_MATRIX; shift++) {
+        Chunk chunks[CHUNKS];
+        UpdateSums sums[CHUNKS + 1];
+        make_chunks(chunks, shift);
+        before = *random_elements();
+        memset(sums, 0xff, sizeof sums);
+        Device d = upload(be, &before, chunks, CHUNKS);
+        UpdateSums *device_sums = on_device(be, sums, sizeof sums);
+        d.passes->update_sums(be, d.chunks, d.count, d.elements->params, d.elements->states[0], device_sums);
+        be->copy_to_host(be, sums, device_sums, sizeof sums);
+        be->free(be, device_sums);
+        download(&d, &own);
+        assert_memory_equal(&own, &before, sizeof own);
+        for (int c = 0; c < CHUNKS; c++) expect_update_sums(&sums[c], &own, &chunks[c]);
+        assert_true(isnan(sums[CHUNKS].update) && isnan(sums[CHUNKS].weight)); /* nobody's */
+    }
     be->close(be);
 }
 
@@ -544,10 +601,10 @@ static void test_chunks(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_update),    cmocka_unit_test(test_directions), cmocka_unit_test(test_apply),
-        cmocka_unit_test(test_normalize), cmocka_unit_test(test_skipped),    cmocka_unit_test(test_keep_prev_grad),
-        cmocka_unit_test(test_sums),      cmocka_unit_test(test_add_up),     cmocka_unit_test(test_queue),
-        cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_update),    cmocka_unit_test(test_directions),  cmocka_unit_test(test_apply),
+        cmocka_unit_test(test_normalize), cmocka_unit_test(test_skipped),     cmocka_unit_test(test_keep_prev_grad),
+        cmocka_unit_test(test_sums),      cmocka_unit_test(test_add_up),      cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_chunks),    cmocka_unit_test(test_copy_params), cmocka_unit_test(test_update_sums),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
