@@ -3,6 +3,7 @@
  * tensors under one rule in param_groups.c, and the exchanges between ranks in grad_sync.c. */
 #include "optim/optim.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,6 +44,11 @@ struct Optim {
     StepInputs inputs;
     TensorPlan *plans;
     GradientSums *sums; /* (info.gradients, table->count): of the current gradient, and of the second one */
+
+    /* of optim_plan_norms(); else NULL */
+    OptimNorms norms;
+    UpdateSums *update_sums; /* (table->count) device memory */
+    bool has_norms;          /* the step that was enqueued last measures them */
 
     double **device_scalars[OPTIM_MAX_SCALARS]; /* which of the step's inputs */
 };
@@ -201,6 +207,16 @@ Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *
     return o;
 }
 
+void optim_plan_norms(Optim *o, Arena *arena) {
+    size_t count = (size_t)o->table->count;
+    for (int i = 0; i < o->group_count; i++) {
+        rule_group_plan_norms(&o->groups[i], arena);
+        o->info.workspace_bytes += o->groups[i].shard_length * sizeof(float);
+    }
+    arena_plan(arena, "workspace", "sums of updates", count * sizeof *o->update_sums, &o->update_sums);
+    o->norms.tensors = checked_calloc(count, sizeof *o->norms.tensors, "the norms of tensors");
+}
+
 static void copy_plans(Optim *o) {
     size_t bytes = (size_t)o->table->count * sizeof *o->plans;
     TensorPlan *plans = checked_malloc(bytes, "the optimizer's plans");
@@ -238,6 +254,7 @@ void optim_close(Optim *o) {
     if (o->queue) o->passes->close_queue(o->be, o->queue);
     for (int i = 0; i < o->group_count; i++) rule_group_close(&o->groups[i]);
     grad_sync_close(&o->grad_sync);
+    free(o->norms.tensors);
     OptimOwn *own = o->own;
     free(o);
     if (own) close_own(own);
@@ -360,7 +377,18 @@ static void update_groups(Optim *o) {
     }
 }
 
-void optim_step(Optim *o, OptimRates rates) {
+/* update_groups(), and update_sums[i] of tensor i, on every rank. */
+static void update_groups_with_norms(Optim *o) {
+    enum { WIDTH = sizeof(UpdateSums) / sizeof(double) };
+    for (int i = 0; i < o->group_count; i++) rule_group_copy_params(&o->groups[i], o->be, o->buffers.params);
+    update_groups(o);
+    for (int i = 0; i < o->group_count; i++)
+        rule_group_update_sums(&o->groups[i], o->be, o->buffers.params, o->update_sums);
+    o->comm->sum_on_device(o->comm, (double *)o->update_sums, o->table->count * WIDTH);
+    o->comm->wait_for(o->comm, o->comm->enqueued(o->comm));
+}
+
+static void take_step(Optim *o, OptimRates rates, bool with_norms) {
     if (o->gradient != o->info.gradients - 1) die("optim_step: exact MARS needs two gradients; see optim.h");
     if (o->enqueued == OPTIM_MAX_STEPS) die("optim_step: take the results of the %d steps before it", o->enqueued);
     finish_gradient(o);
@@ -368,7 +396,11 @@ void optim_step(Optim *o, OptimRates rates) {
     sum_gradients(o);
     memcpy(o->inputs.lr, rates.lr, sizeof rates.lr);
     o->passes->step_coeffs(o->be, &o->inputs);
-    update_groups(o);
+    if (with_norms)
+        update_groups_with_norms(o);
+    else
+        update_groups(o);
+    o->has_norms = with_norms;
     if (o->uses_prev_grad) keep_prev_grads(o);
     o->passes->send(o->be, o->queue, o->inputs.result);
     o->enqueued++;
@@ -376,6 +408,37 @@ void optim_step(Optim *o, OptimRates rates) {
         grad_sync_gather(&o->grad_sync, o->groups, o->group_count, o->buffers.weights,
                          has_copy(o) ? dtype_size(o->be->activation) : sizeof(float));
     o->be->invalidate_weights(o->be);
+}
+
+void optim_step(Optim *o, OptimRates rates) { take_step(o, rates, false); }
+
+void optim_step_with_norms(Optim *o, OptimRates rates) {
+    if (!o->norms.tensors) die("optim_step_with_norms: needs optim_plan_norms()");
+    take_step(o, rates, true);
+}
+
+/* A copy of a list with `size` bytes for each tensor, which the caller frees. */
+static void *fetch_sums(Optim *o, const void *device, size_t size) {
+    size_t bytes = (size_t)o->table->count * size;
+    void *host = checked_malloc(bytes, "the norms of tensors");
+    o->be->copy_to_host(o->be, host, device, bytes);
+    return host;
+}
+
+const OptimNorms *optim_norms(Optim *o) {
+    if (!o->has_norms) die("optim_norms: the last step was no optim_step_with_norms()");
+    StepResult result;
+    GradientSums *gradients = fetch_sums(o, o->sums, sizeof *gradients);
+    UpdateSums *updates = fetch_sums(o, o->update_sums, sizeof *updates);
+    o->be->copy_to_host(o->be, &result, o->inputs.result, sizeof result);
+    o->norms.clip = result.factor / o->config.gradient_scale;
+    for (int i = 0; i < o->table->count; i++)
+        o->norms.tensors[i] = (TensorNorms){.gradient = o->config.gradient_scale * sqrt(gradients[i].squares),
+                                            .update = sqrt(updates[i].update),
+                                            .weight = sqrt(updates[i].weight)};
+    free(gradients);
+    free(updates);
+    return &o->norms;
 }
 
 OptimResult optim_result(Optim *o) {

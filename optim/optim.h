@@ -59,17 +59,29 @@ typedef struct OptimResult {
     bool of_next_batch;   /* exact MARS: it is the second gradient, which comes again as the first of the next step */
 } OptimResult;
 
+/* Of one tensor in one step. */
+typedef struct TensorNorms {
+    double gradient; /* after gradient_scale, before clipping; in the exact forms of MARS that of this step's batch */
+    double update;   /* of x_new - x_old, master weights; 0 where the step was skipped */
+    double weight;   /* of x_new */
+} TensorNorms;
+
+typedef struct OptimNorms {
+    double clip;          /* the global clip multiplied gradients by this, in (0, 1]; undefined in a skipped step */
+    TensorNorms *tensors; /* (table.count) */
+} OptimNorms;
+
 enum { OPTIM_MAX_STATES = 8, OPTIM_MAX_SCALARS = 4 };
 
-/* What an optimizer needs and keeps; it does not change after optim_plan(). */
+/* What an optimizer needs and keeps; it does not change after optim_plan() and optim_plan_norms(). */
 typedef struct OptimInfo {
     int gradients; /* of a step: 1; in the exact forms of MARS 2, of this step's batch and of the next one's */
     int state_count;
     const char *state_names[OPTIM_MAX_STATES]; /* "m", "v", "g_last"; not every tensor has every state */
     int scalar_count;
     const char *scalar_names[OPTIM_MAX_SCALARS]; /* of states of one number per tensor: "snr" */
-    /* of this rank: of state; of further gradient buffers and Newton-Schulz's workspace; and what of that the exact
-     * form has more than the approximate one */
+    /* of this rank: of state; of further gradient buffers, Newton-Schulz's workspace and optim_plan_norms()'s copy; and
+     * what of that the exact form has more than the approximate one */
     size_t state_bytes, workspace_bytes, exact_bytes;
 } OptimInfo;
 
@@ -80,6 +92,10 @@ typedef struct OptimInfo {
  * it, and then nothing is listed. */
 Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *be, Comm *comm, Arena *arena,
                   Error *error);
+
+/* Between optim_plan() and arena_allocate(): lists what optim_step_with_norms() needs, in "workspace": a copy of the
+ * parameters that this rank owns, and sums. */
+void optim_plan_norms(Optim *optim, Arena *arena);
 
 /* After arena_allocate(): makes the optimizer ready for a first step, with state zero. The caller frees the arena, after
  * optim_close(). */
@@ -126,6 +142,14 @@ void optim_gradient_ready(Optim *optim, size_t from);
  * Collective. */
 enum { OPTIM_MAX_STEPS = 2 };
 void optim_step(Optim *optim, OptimRates rates);
+
+/* optim_step() that also measures norms, exactly over all ranks: sums of squares over owned elements, in double, in an
+ * order that is always the same. The update has the same bits. Needs optim_plan_norms(). Collective. */
+void optim_step_with_norms(Optim *optim, OptimRates rates);
+
+/* The norms of the step that was enqueued last, which must have been an optim_step_with_norms(); waits until it has
+ * ended. The same on every rank, and not collective. The optimizer owns the list, which is valid until the next call. */
+const OptimNorms *optim_norms(Optim *optim);
 
 /* The result of the oldest step whose result was not taken; waits until it is known. */
 OptimResult optim_result(Optim *optim);

@@ -196,6 +196,11 @@ bool rule_group_plan(RuleGroup *g, const TensorTable *table, bool *chosen, const
     return true;
 }
 
+void rule_group_plan_norms(RuleGroup *g, Arena *arena) {
+    arena_plan(arena, "workspace", "parameters before a step", g->shard_length * sizeof *g->old_params, &g->old_params);
+    arena_plan(arena, "workspace", "sums of updates", (size_t)g->chunk_count * sizeof *g->update_sums, &g->update_sums);
+}
+
 static void upload(Backend *be, void *device, const void *host, size_t bytes) {
     if (bytes > 0) be->copy_from_host(be, device, host, bytes);
 }
@@ -256,6 +261,16 @@ void rule_group_autotune(RuleGroup *g) {
 
 void rule_group_keep_prev_grad(RuleGroup *g, Backend *be, float *to, const float *from, const StepResult *result) {
     g->passes->keep_prev_grad(be, g->device_chunks, g->chunk_count, to, from, result);
+}
+
+void rule_group_copy_params(RuleGroup *g, Backend *be, const float *params) {
+    g->passes->copy_params(be, g->device_chunks, g->chunk_count, params, g->old_params);
+}
+
+void rule_group_update_sums(RuleGroup *g, Backend *be, const float *params, UpdateSums *sums) {
+    enum { WIDTH = sizeof(UpdateSums) / sizeof(double) };
+    g->passes->update_sums(be, g->device_chunks, g->chunk_count, params, g->old_params, g->update_sums);
+    g->passes->add_up(be, (const double *)g->update_sums, WIDTH, g->device_tensors, g->tensor_count, (double *)sums);
 }
 
 double rule_group_elements_kept(const RuleGroup *g, int r) {

@@ -59,6 +59,8 @@ typedef struct RuleGroup {
     GradientBuffers shards;         /* where gradients are reduced into shards, else all NULL */
     GradientSums *sums;             /* (chunk_count) */
     double *squares, *norms;        /* (chunk_count) and (matrix_count), of matrix rules */
+    float *old_params;              /* (shard_length); NULL without rule_group_plan_norms(), as is the next */
+    UpdateSums *update_sums;        /* (chunk_count) */
 } RuleGroup;
 
 /* What no step changes of a tensor's coefficients. */
@@ -72,6 +74,8 @@ double tensor_plan_k(const OptimConfig *config);
  * group must still be closed. */
 bool rule_group_plan(RuleGroup *group, const TensorTable *table, bool *chosen, const RuleGroupOptions *options,
                      const double *taken, Backend *be, Arena *arena, Error *error);
+/* After rule_group_plan(): lists in the arena what the two functions below that measure an update need. */
+void rule_group_plan_norms(RuleGroup *group, Arena *arena);
 /* After arena_allocate(): copies the lists to the device. */
 void rule_group_start(RuleGroup *group, Backend *be);
 void rule_group_close(RuleGroup *group);
@@ -85,6 +89,10 @@ void rule_group_update(RuleGroup *group, Backend *be, MultiTensorBuffers buffers
 
 /* multi_tensor.h, of all that the group owns. */
 void rule_group_keep_prev_grad(RuleGroup *group, Backend *be, float *to, const float *from, const StepResult *result);
+
+/* An update between these two is measured: sums[tensor] = the sums over this rank's part of each tensor of the group. */
+void rule_group_copy_params(RuleGroup *group, Backend *be, const float *params);
+void rule_group_update_sums(RuleGroup *group, Backend *be, const float *params, UpdateSums *sums);
 
 /* Multiplies random matrices as each batch of matrices does, for optim_autotune(). */
 void rule_group_autotune(RuleGroup *group);

@@ -54,7 +54,8 @@ float random_gradient(uint32_t stream, size_t at) {
     return (float)(world_normal(stream, at) * pow(10.0, exponent));
 }
 
-OptimWorld *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm) {
+static OptimWorld *open_either(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm,
+                               bool has_norms) {
     Error error;
     OptimWorld *w = checked_calloc(1, sizeof *w, "a world");
     w->table = table;
@@ -80,9 +81,19 @@ OptimWorld *open_world(TensorTable table, OptimConfig config, DType type, int th
     set_params(w, w->params_copy);
     w->optim = optim_plan(&w->config, &w->table, w->be, w->comm, &w->arena, &error);
     if (!w->optim) die("%s", error.text);
+    w->has_norms = has_norms;
+    if (has_norms) optim_plan_norms(w->optim, &w->arena);
     arena_allocate(&w->arena, backend_memory(w->be));
     optim_start(w->optim, w->buffers);
     return w;
+}
+
+OptimWorld *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm) {
+    return open_either(table, config, type, threads, comm, false);
+}
+
+OptimWorld *open_world_with_norms(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm) {
+    return open_either(table, config, type, threads, comm, true);
 }
 
 void close_world(OptimWorld *w) {
@@ -423,7 +434,10 @@ static double reference_step(OptimWorld *w, double scale) {
 void begin_second(OptimWorld *w) { optim_gradient(w->optim, w->which = 1); }
 
 void enqueue_step(OptimWorld *w, OptimRates rates) {
-    optim_step(w->optim, rates);
+    if (w->has_norms)
+        optim_step_with_norms(w->optim, rates);
+    else
+        optim_step(w->optim, rates);
     w->which = 0;
 }
 

@@ -20,8 +20,9 @@ typedef struct OptimWorld {
     OptimBuffers buffers;
     Optim *optim;
     Arena arena;
-    int which; /* gradient of the step that is set now */
-    int64_t t; /* updates made to the float64 numbers */
+    bool has_norms; /* steps measure norms */
+    int which;      /* gradient of the step that is set now */
+    int64_t t;      /* updates made to the float64 numbers */
 
     /* table.length numbers each: parameters, states, the current gradient and in the exact forms the second one */
     double *x, *m, *v, *b, *prev_grad, *g, *next_grad;
@@ -44,6 +45,8 @@ TensorTable odd_table(void);
 /* Takes the table. `comm` is NULL for a single process; with one, which is between threads here, the device is a CPU.
  * Parameters are random, gradients and gaps zero. */
 OptimWorld *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm);
+/* The same where every step is an optim_step_with_norms(). */
+OptimWorld *open_world_with_norms(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm);
 void close_world(OptimWorld *world);
 
 /* Copies of what is on the device: the whole buffer, until the next call. The gradient is the one
@@ -72,7 +75,7 @@ OptimRates world_rates(const OptimWorld *world, double learning_rate);
 /* The next gradient that is set is the second one of the step. */
 void begin_second(OptimWorld *world);
 
-/* optim_step(), without waiting, and with. */
+/* optim_step(), or optim_step_with_norms(), without waiting, and with. */
 void enqueue_step(OptimWorld *world, OptimRates rates);
 OptimResult world_step(OptimWorld *world, OptimRates rates);
 

@@ -237,6 +237,14 @@ typedef struct Memory {
     int64_t updates;
 } Memory;
 
+enum { MAX_TENSORS = 256 };
+
+/* What optim_norms() said of a step. */
+typedef struct StepNorms {
+    double clip;
+    TensorNorms tensors[MAX_TENSORS];
+} StepNorms;
+
 typedef struct Process Process;
 struct Process {
     int rank, size, of_processes;
@@ -248,10 +256,12 @@ struct Process {
     bool stumbles;       /* a gradient that is not finite before each good one */
     bool late;           /* exchanges are made as late as may be */
     bool announces;      /* gradients are announced in pieces, from the end */
+    bool has_norms;      /* steps measure norms; not where it runs ahead */
     bool runs_ahead;     /* a step is begun before the last one's outcome is known */
     uint32_t begin, end; /* steps to take */
     OptimWorld *world;
     OptimResult results[STEPS], stumbled[STEPS];
+    StepNorms norms[STEPS];
     OptimResult *begun[OPTIM_MAX_STEPS]; /* where the outcomes belong of steps that are not ended, oldest first */
     int begun_count;
     Memory at_begin, at_end; /* on process 0; at_begin only where something is given */
@@ -363,9 +373,17 @@ static void free_memory(Memory *memory) {
     for (int s = 0; s < SCALARS; s++) free(memory->scalars[s]);
 }
 
+static void keep_norms(Process *p, StepNorms *to) {
+    const OptimNorms *norms = optim_norms(p->world->optim);
+    to->clip = norms->clip;
+    memcpy(to->tensors, norms->tensors, (size_t)p->world->table.count * sizeof *norms->tensors);
+}
+
 static void *run_process(void *context) {
     Process *p = context;
-    p->world = open_world(p->table(), p->config, p->type, 1, open_hub_comm(p->hub, p->rank, p->size, p->late));
+    OptimWorld *(*open)(TensorTable, OptimConfig, DType, int, Comm *) =
+        p->has_norms ? open_world_with_norms : open_world;
+    p->world = open(p->table(), p->config, p->type, 1, open_hub_comm(p->hub, p->rank, p->size, p->late));
     if (p->given) {
         store_all(p, p->given);
         p->at_begin = fetch_all(p);
@@ -373,6 +391,7 @@ static void *run_process(void *context) {
     for (uint32_t step = p->begin; step < p->end; step++) {
         if (p->stumbles) take_step(p, step, true, &p->stumbled[step]);
         take_step(p, step, false, &p->results[step]);
+        if (p->has_norms) keep_norms(p, &p->norms[step]);
     }
     while (p->begun_count > 0) end_oldest(p);
     optim_wait_for_weights(p->world->optim, 0, p->world->table.length);
@@ -593,6 +612,56 @@ static void test_exchanges_beside_the_passes(void **state) {
     }
 }
 
+static void assert_close_norm(const char *name, const char *what, double own, double expected, double limit) {
+    if (!(fabs(own - expected) <= limit)) fail_msg("%s, %s: %.12g, expected %.12g", name, what, own, expected);
+}
+
+/* Every rank says the same of a step, and what one rank without others says. Where parameters have the same bits, norms
+ * differ by the order of a sum in double; else by a few roundings of parameters, and what Newton-Schulz makes of them. */
+static void assert_same_norms(const char *name, const Process *job, int size, const StepNorms *expected, uint32_t step,
+                              bool same_bits) {
+    const TensorTable *table = &job->world->table;
+    const StepNorms *own = &job->norms[step];
+    for (int r = 1; r < size; r++) assert_memory_equal(&job[r].norms[step], own, sizeof *own);
+    assert_close_norm(name, "clip", own->clip, expected->clip, 1e-13);
+    for (int i = 0; i < table->count; i++) {
+        const TensorNorms *a = &own->tensors[i], *b = &expected->tensors[i];
+        const char *tensor = table->tensors[i].name;
+        double roundings = same_bits ? 0.0 : 4e-7 * b->weight, limit = same_bits ? 1e-13 : 1e-4;
+        assert_true(b->gradient > 0.0 && b->weight > 0.0);
+        assert_close_norm(name, tensor, a->gradient, b->gradient, 1e-13 * b->gradient);
+        assert_close_norm(name, tensor, a->update, b->update, limit * b->update + roundings);
+        assert_close_norm(name, tensor, a->weight, b->weight, limit * b->update + 1e-13 * b->weight + roundings);
+    }
+}
+
+static void assert_norms_are_shared(const char *name, Process model, bool same_bits) {
+    int size = model.of_processes;
+    static Process job[MAX_RANKS], alone[1];
+    model.has_norms = true;
+    run_job(alone, 1, &model);
+    model.late = true;
+    model.stumbles = model.table == mixed_table; /* which has the tensor that is spoiled */
+    run_job(job, size, &model);
+    for (uint32_t step = 0; step < STEPS; step++)
+        assert_same_norms(name, job, size, &alone->norms[step], step, same_bits);
+    end_job(job, size);
+    end_job(alone, 1);
+}
+
+/* Every family of rules, with two ranks or with three. */
+static void test_norms(void **state) {
+    (void)state;
+    for (int size = 2; size <= 3; size++) {
+        Process same_bits = model_of(&variants[0], 0.0, size);
+        same_bits.table = odd_table;
+        assert_norms_are_shared("adamw", same_bits, true);
+        for (size_t i = 0; i < ARRAY_LENGTH(variants); i++)
+            if (i % 3 == (size == 2 ? 0 : 2))
+                assert_norms_are_shared(variants[i].name, model_of(&variants[i], 1.0, size), false);
+    }
+}
+
 static unsigned char moved[LONGEST];
 static int reductions;
 
@@ -734,7 +803,7 @@ int main(void) {
         cmocka_unit_test(test_weight_copies),   cmocka_unit_test(test_more_processes_than_parts),
         cmocka_unit_test(test_not_finite),      cmocka_unit_test(test_exchanges_beside_the_passes),
         cmocka_unit_test(test_pieces),          cmocka_unit_test(test_moved_to_another_number),
-        cmocka_unit_test(test_state_is_shared),
+        cmocka_unit_test(test_state_is_shared), cmocka_unit_test(test_norms),
     };
     make_shares();
     return cmocka_run_group_tests(tests, NULL, NULL);
