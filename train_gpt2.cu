@@ -135,6 +135,7 @@ static void open_model(Trainer *t) {
     if (training) {
         t->optim = optim_plan(&t->config.optimizer, &t->model.table, t->be, t->device_comm, &t->model.arena, &error);
         if (!t->optim) die_usage("%s: %s", config_where(&t->config, "optimizer.ns_dtype"), error.text);
+        if (train->norms_interval > 0) optim_plan_norms(t->optim, &t->model.arena);
     }
     agree_or_end(t->comm, gpt2_memory_fits(&t->model, sequences_per_process(t), &error), EXIT_FAILED, &error);
     t->model.arena.separate = train->debug_alloc;
@@ -194,6 +195,8 @@ static int64_t sequences_before(const Trainer *t, int64_t step) {
 }
 
 static int64_t tokens_seen(const Trainer *t) { return sequences_before(t, t->step) * t->config.model.block_size; }
+
+static bool every(int interval, int64_t step) { return interval > 0 && step % interval == 0; }
 
 /* ---- one step ---- */
 
@@ -295,20 +298,24 @@ static void log_step(Trainer *t, double loss, const OptimRates *rates, double gr
     t->logged_steps = 0;
 }
 
-/* Nothing here waits for a GPU but the logging of a loss, and the outcome of the step before. */
+/* Nothing here waits for a GPU but the logging of a loss or of norms, and the outcome of the step before. */
 static void train_step(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     double begun = seconds_now(), loss = 0.0;
     bool logged = t->step % train->log_interval == 0 || t->step + 1 == train->max_iters;
+    bool has_norms = every(train->norms_interval, t->step);
     OptimRates rates = optim_rates(&t->config.optimizer, &t->config.schedule, t->step);
     gpt2_forget_loss(&t->model);
     for (int which = 0; which < optim_info(t->optim)->gradients; which++) compute_gradient(t, which);
     t->be->stopwatch_start(t->be);
-    optim_step(t->optim, rates);
+    if (has_norms)
+        optim_step_with_norms(t->optim, rates);
+    else
+        optim_step(t->optim, rates);
     t->be->stopwatch_stop(t->be);
     t->step++;
     if (logged) loss = evaluate_mean_loss(&t->model, t->comm);
-    OptimResult result = end_steps(t, logged || !t->be->on_gpu ? 0 : 1);
+    OptimResult result = end_steps(t, logged || has_norms || !t->be->on_gpu ? 0 : 1);
     add_time(t, seconds_now() - begun);
     t->report.train_tokens += tokens_per_step(t);
     t->logged_steps++;
@@ -316,6 +323,8 @@ static void train_step(Trainer *t) {
         log_step(t, loss, &rates, result.grad_norm);
     else
         console_step(&t->console, t->step - 1, train->max_iters, NULL);
+    if (has_norms && result.nonfinite_tensor < 0)
+        metrics_norms(t->metrics, t->step - 1, &t->model.table, optim_norms(t->optim));
 }
 
 /* ---- validation and checkpoints ---- */
@@ -383,8 +392,6 @@ static bool agree_to_stop(Trainer *t, bool is_asked) {
     t->has_failed = stop[1] && !stop[0]; /* who is asked to stop does not need them */
     return stop[0] || stop[1];
 }
-
-static bool every(int interval, int64_t step) { return interval > 0 && step % interval == 0; }
 
 static void train(Trainer *t) {
     const TrainConfig *c = &t->config.train;

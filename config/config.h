@@ -32,7 +32,7 @@ typedef struct TrainConfig {
     int batch_size;                  /* sequences per process per micro-step */
     int eval_interval, eval_sequences;
     bool eval_only;
-    int log_interval, checkpoint_interval, keep_checkpoints;
+    int log_interval, norms_interval, checkpoint_interval, keep_checkpoints;
     char out_dir[CONFIG_STRING_LENGTH];
     bool overwrite;
     char init_from[CONFIG_STRING_LENGTH]; /* "scratch", "resume", "auto" or a path */

@@ -120,6 +120,7 @@ const ConfigKey config_keys[] = {
     KEY(train, eval_sequences, "0", AT_LEAST(0), "sequences of an evaluation; 0 = all"),
     KEY(train, eval_only, "false", ANY, "evaluate once and stop"),
     KEY(train, log_interval, "10", AT_LEAST(1), "steps between lines on the terminal"),
+    KEY(train, norms_interval, "0", AT_LEAST(0), "steps between norms of each tensor; 0 = never"),
     KEY(train, checkpoint_interval, "1000", AT_LEAST(0), "steps between checkpoints; 0 = never"),
     KEY(train, keep_checkpoints, "2", AT_LEAST(0), "how many stay; 0 = all"),
     PATH_KEY(train, out_dir, REQUIRED, "folder for metrics and checkpoints"),

@@ -24,6 +24,11 @@ struct Metrics {
 /* A step that no line lies past. */
 static const int64_t last_step = INT64_MAX;
 
+/* Whether an event's `step` is that of one step, and not the number of updates made. */
+static bool is_of_a_step(const char *event) {
+    return strcmp(event, "train") == 0 || strcmp(event, "norms") == 0 || strcmp(event, "skipped") == 0;
+}
+
 /* True where a line belongs to a run that has made `step` updates: whole, and not from a later step. */
 static bool line_stays(const char *line, size_t length, int64_t step, bool *is_validation_here) {
     if (length == 0 || line[length - 1] != '\n') return false; /* cut short by a kill */
@@ -35,11 +40,10 @@ static bool line_stays(const char *line, size_t length, int64_t step, bool *is_v
     if (stays) {
         const char *name = event->valuestring;
         double line_step = cJSON_IsNumber(at) ? at->valuedouble : -1.0;
-        bool before_update = strcmp(name, "train") == 0 || strcmp(name, "skipped") == 0;
         if (strcmp(name, "end") == 0)
             stays = step == last_step; /* else it did not end */
         else if (strcmp(name, "start") != 0)
-            stays = before_update ? line_step < (double)step : line_step <= (double)step;
+            stays = is_of_a_step(name) ? line_step < (double)step : line_step <= (double)step;
         *is_validation_here = stays && strcmp(name, "val") == 0 && line_step == (double)step;
     }
     cJSON_Delete(object);
@@ -126,11 +130,16 @@ static void finish_line(Metrics *metrics) {
 }
 
 /* Nine digits bring a float back exactly. JSON has no NaN: null. */
-static void put_number(Metrics *metrics, const char *key, double value) {
+static void put_value(Metrics *metrics, double value) {
     if (isfinite(value))
-        fprintf(metrics->file, ",\"%s\":%.9g", key, value);
+        fprintf(metrics->file, "%.9g", value);
     else
-        fprintf(metrics->file, ",\"%s\":null", key);
+        fputs("null", metrics->file);
+}
+
+static void put_number(Metrics *metrics, const char *key, double value) {
+    fprintf(metrics->file, ",\"%s\":", key);
+    put_value(metrics, value);
 }
 
 /* An object of the roles that the model has tensors of. */
@@ -184,6 +193,22 @@ void metrics_train(Metrics *metrics, const StepReport *report) {
     put_number(metrics, "ms", report->ms);
     put_number(metrics, "tokens_per_s", report->tokens_per_s);
     put_number(metrics, "mfu", report->mfu < 0.0 ? NAN : report->mfu);
+    finish_line(metrics);
+}
+
+void metrics_norms(Metrics *metrics, int64_t step, const TensorTable *table, const OptimNorms *norms) {
+    if (!is_writing(metrics)) return;
+    begin_line(metrics, "norms", step);
+    put_number(metrics, "clip", norms->clip);
+    fputs(",\"tensors\":", metrics->file);
+    for (int i = 0; i < table->count; i++) {
+        fprintf(metrics->file, "%s\"%s\":{\"gradient\":", i == 0 ? "{" : ",", table->tensors[i].name);
+        put_value(metrics, norms->tensors[i].gradient);
+        put_number(metrics, "update", norms->tensors[i].update);
+        put_number(metrics, "weight", norms->tensors[i].weight);
+        fputs("}", metrics->file);
+    }
+    fputs("}", metrics->file);
     finish_line(metrics);
 }
 

@@ -6,8 +6,7 @@
 #ifndef MARS_REPORT_METRICS_H
 #define MARS_REPORT_METRICS_H
 
-#include "util/base.h"
-#include "util/tensor_table.h"
+#include "optim/optim.h"
 
 EXTERN_C_BEGIN
 
@@ -60,6 +59,8 @@ bool metrics_has_validation(const Metrics *metrics);
 void metrics_start(Metrics *metrics, const char *config_json, size_t parameters, const char *device,
                    const char *precision, int processes, int threads, int64_t resumed_from);
 void metrics_train(Metrics *metrics, const StepReport *report);
+/* Of the tensors in the table. */
+void metrics_norms(Metrics *metrics, int64_t step, const TensorTable *table, const OptimNorms *norms);
 void metrics_validation(Metrics *metrics, int64_t step, double loss, int64_t tokens);
 /* Shares of right answers: by likelihood, and by the mean over an ending's tokens. */
 void metrics_hellaswag(Metrics *metrics, int64_t step, double accuracy, double accuracy_norm, int64_t examples);

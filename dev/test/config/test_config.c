@@ -27,7 +27,8 @@ static void test_defaults(void **state) {
               "\"schedule\":{\"name\":\"constant\",\"warmup_iters\":0},"
               "\"train\":{\"max_iters\":100,\"total_batch_size\":480,\"batch_size\":4,\"gradient_scale\":1,"
               "\"eval_interval\":1000,\"eval_sequences\":0,\"eval_only\":false,\"log_interval\":10,"
-              "\"checkpoint_interval\":1000,\"keep_checkpoints\":2,\"out_dir\":\"out\",\"overwrite\":false,"
+              "\"norms_interval\":0,\"checkpoint_interval\":1000,\"keep_checkpoints\":2,\"out_dir\":\"out\","
+              "\"overwrite\":false,"
               "\"init_from\":\"scratch\",\"seed\":5000,\"device\":\"auto\",\"precision\":\"auto\","
               "\"allow_tf32\":false,\"threads\":0,\"recompute\":\"none\",\"debug_alloc\":false}}");
     free(text);
@@ -288,6 +289,7 @@ static void test_wrong_types(void **state) {
         {"model", "\"bias\": 1", "model.bias is 1; expected true or false"},
         {"model", "\"bias\": \"true\"", "model.bias is \"true\"; expected true or false"},
         {"optimizer", "\"beta1\": \"0.9\"", "optimizer.beta1 is \"0.9\"; expected number in [0, 1)"},
+        {"train", "\"norms_interval\": \"10\"", "train.norms_interval is \"10\"; expected integer >= 0"},
         {"optimizer", "\"eps\": {}", "optimizer.eps is {}; expected number > 0"},
         {"data", "\"hellaswag\": false", "data.hellaswag is false; expected string of 0 to 1023 bytes"},
         {"data", "\"order\": 1", "data.order is 1; expected one of: random, sequential, shuffled"},
@@ -320,6 +322,7 @@ static void test_numbers_out_of_range(void **state) {
         {"schedule", "\"warmup_iters\": 1e300", "schedule.warmup_iters is 1e+300; expected|at most 2147483647"},
         {"train", "\"gradient_scale\": 0", "train.gradient_scale is 0; expected number > 0"},
         {"train", "\"log_interval\": 0", "train.log_interval is 0; expected integer >= 1"},
+        {"train", "\"norms_interval\": -1", "train.norms_interval is -1; expected integer >= 0"},
         {"train", "\"eval_interval\": -1", "train.eval_interval is -1; expected integer >= 0"},
         {"train", "\"threads\": 5000", "train.threads is 5000; expected integer in [0, 4096]"},
     };
@@ -785,7 +788,8 @@ static void test_every_key_is_in_the_table(void **state) {
         "betas_1d weight_decay_1d muon_learning_rate muon_weight_decay momentum nesterov ns_steps ns_dtype;"
         "schedule name warmup_iters lr_decay_iters min_lr warmdown_iters;"
         "train max_iters total_batch_size gradient_accumulation_steps batch_size gradient_scale eval_interval "
-        "eval_sequences eval_only log_interval checkpoint_interval keep_checkpoints out_dir overwrite init_from seed "
+        "eval_sequences eval_only log_interval norms_interval checkpoint_interval keep_checkpoints out_dir overwrite "
+        "init_from seed "
         "device precision allow_tf32 threads recompute debug_alloc";
     char *list = checked_strdup(keys), *rest = list;
     for (char *line; (line = strsep(&rest, ";"));) {

@@ -71,6 +71,10 @@ static double number(const cJSON *line, const char *key) {
 
 /* A line of each event at a step, without the numbers that do not matter here. */
 static void write_step(Metrics *metrics, int64_t step) {
+    static Tensor tensors[] = {{.name = "wte.weight"}, {.name = "ln_f.weight"}};
+    static TensorNorms tensor_norms[] = {{1.5, 0.25, 8.0}, {0.0, NAN, 0.5}};
+    const TensorTable table = {.tensors = tensors, .count = 2};
+    const OptimNorms norms = {0.75, tensor_norms};
     StepReport report = {.step = step,
                          .loss = 2.5,
                          .lr = 0.5,
@@ -84,6 +88,7 @@ static void write_step(Metrics *metrics, int64_t step) {
     metrics_hellaswag(metrics, step, 0.25, 0.375, 8);
     metrics_checkpoint(metrics, step, "c");
     metrics_train(metrics, &report);
+    metrics_norms(metrics, step, &table, &norms);
     metrics_skipped(metrics, step, "wte.weight");
 }
 
@@ -95,8 +100,13 @@ static void write_step(Metrics *metrics, int64_t step) {
     "{\"event\":\"train\",\"step\":" #step                                        \
     ",\"loss\":2.5,\"lr\":0.5,\"lr_by_role\":{\"matrix\":0.25,\"embedding\":0.5," \
     "\"vector\":0.125},\"grad_norm\":1.5,\"tokens\":8,\"ms\":4,\"tokens_per_s\":2000,\"mfu\":null}\n"
+#define NORMS_LINE(step)                                                            \
+    "{\"event\":\"norms\",\"step\":" #step                                          \
+    ",\"clip\":0.75,\"tensors\":{\"wte.weight\":{\"gradient\":1.5,\"update\":0.25," \
+    "\"weight\":8},\"ln_f.weight\":{\"gradient\":0,\"update\":null,\"weight\":0.5}}}\n"
 #define SKIPPED_LINE(step) "{\"event\":\"skipped\",\"step\":" #step ",\"tensor\":\"wte.weight\"}\n"
-#define STEP_LINES(step) VAL_LINE(step) HELLASWAG_LINE(step) CHECKPOINT_LINE(step) TRAIN_LINE(step) SKIPPED_LINE(step)
+#define STEP_LINES(step) \
+    VAL_LINE(step) HELLASWAG_LINE(step) CHECKPOINT_LINE(step) TRAIN_LINE(step) NORMS_LINE(step) SKIPPED_LINE(step)
 #define START_LINE(from)                                                                                               \
     "{\"event\":\"start\",\"config\":{\"a\":1},\"parameters\":7,\"device\":\"d\",\"precision\":\"p\",\"processes\":2," \
     "\"threads\":3,\"version\":\"" MARS_VERSION "\",\"resumed_from\":" #from "}\n"

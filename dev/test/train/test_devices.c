@@ -34,8 +34,10 @@ static cJSON *run(const char *name, const char *device, int processes, const cha
 static void test_same_curve_as_the_cpu(void **state) {
     (void)state;
     need_gpu();
-    cJSON *expected = run("cpu", "cpu", 0, ""), *log = run("cuda", "cuda", 0, "");
+    const char *norms = "--norms_interval=4";
+    cJSON *expected = run("cpu", "cpu", 0, norms), *log = run("cuda", "cuda", 0, norms);
     assert_close_curve(log, expected, rounding);
+    assert_close_norms(log, expected, 3, 1e-3);
     cJSON_Delete(log);
     log = run("auto", "auto", 0, "");
     const char *device = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(cJSON_GetArrayItem(log, 0), "device"));
@@ -65,12 +67,15 @@ static void test_processes(void **state) {
     (void)state;
     need_gpu();
     if (!train_has_mpi()) skip();
-    cJSON *expected = run("one", "cuda", 0, "");
+    const char *norms = "--norms_interval=4";
+    cJSON *expected = run("one", "cuda", 0, norms);
     for (int processes = only_small_sizes() ? 4 : 1; processes <= 4; processes *= 2) {
         if (!has_gpus(processes)) continue;
         char *name = format_string("of_%d", processes), *again = format_string("of_%d_again", processes);
-        cJSON *log = run(name, "cuda", processes, ""), *repeated = run(again, "cuda", processes, "");
+        cJSON *log = run(name, "cuda", processes, norms), *repeated = run(again, "cuda", processes, norms);
         assert_close_curve(log, expected, rounding);
+        assert_close_norms(log, expected, 3, 1e-3);
+        assert_close_norms(repeated, log, 3, 0.0);
         assert_same_curve(repeated, log);
         assert_same_checkpoints(again, name);
         cJSON_Delete(log);

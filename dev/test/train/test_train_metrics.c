@@ -60,9 +60,88 @@ static void test_learning_rates(void **state) {
     cJSON_Delete(log);
 }
 
+/* ---- norms ---- */
+
+/* Squares of the tensors' gradients add up to the square of grad_norm, and the clip follows from that. */
+static void assert_adds_up(const cJSON *norms, double grad_norm) {
+    double squares = 0.0;
+    const cJSON *tensor;
+    cJSON_ArrayForEach(tensor, cJSON_GetObjectItemCaseSensitive(norms, "tensors")) {
+        squares += pow(number_of(tensor, "gradient"), 2.0);
+        assert_true(number_of(tensor, "weight") > 0.0);
+    }
+    double clip = fmin(1.0, 0.5 / (grad_norm + 1e-6));
+    assert_error_below(fabs(sqrt(squares) - grad_norm) / grad_norm, 1e-7, "the norm of all gradients");
+    assert_error_below(fabs(number_of(norms, "clip") - clip) / clip, 1e-7, "the clip");
+}
+
+/* Every five steps, from step 0. A learning rate of 0, that of step 0, changes nothing. */
+static void test_norms(void **state) {
+    (void)state;
+    cJSON *log = run("norms", 0, "--norms_interval=5 --grad_clip=0.5 --log_interval=1");
+    int steps = 0, trained = 12;
+    double *grad_norms = log_numbers(log, "train", "grad_norm", &trained);
+    for (const cJSON *line = log->child; line; line = line->next) {
+        if (!is_event(line, "norms")) continue;
+        int step = (int)number_of(line, "step");
+        const cJSON *tensors = cJSON_GetObjectItemCaseSensitive(line, "tensors");
+        const cJSON *wte = cJSON_GetObjectItemCaseSensitive(tensors, "wte.weight");
+        assert_int_equal(step, 5 * steps++);
+        assert_adds_up(line, grad_norms[step]);
+        assert_true((number_of(wte, "update") > 0.0) == (step > 0));
+    }
+    assert_int_equal(steps, 3);
+    free(grad_norms);
+    cJSON_Delete(log);
+}
+
+/* By default there are none. What is measured changes nothing of the run. */
+static void test_without_norms(void **state) {
+    (void)state;
+    cJSON *log = run("without", 0, ""), *measured = run("measured", 0, "--norms_interval=1");
+    assert_int_equal(log_last_step(log, "norms"), -1);
+    assert_same_curve(measured, log);
+    assert_same_checkpoints("measured", "without");
+    cJSON_Delete(log);
+    cJSON_Delete(measured);
+}
+
+/* A run that goes on from step 6 repeats the norms of step 6, not those before it. */
+static void test_resumed(void **state) {
+    (void)state;
+    const char *arguments = "--optimizer.name=mars-adamw --norms_interval=3";
+    cJSON *expected = run("never_stopped", 0, arguments);
+    char *first = format_string("%s --max_iters=6" TRAIN_WHOLE_SCHEDULE, arguments);
+    char *second = format_string("%s --init_from=resume", arguments);
+    cJSON_Delete(run("resumed", 0, first));
+    cJSON *log = run("resumed", 0, second);
+    assert_close_norms(log, expected, 4, 0.0);
+    cJSON_Delete(expected);
+    cJSON_Delete(log);
+    free(first);
+    free(second);
+}
+
+/* Two ranks measure what one does, whether an optimizer keeps shards of the gradient and whole matrices or not. */
+static void test_two_ranks(void **state) {
+    (void)state;
+    if (!train_has_mpi()) skip();
+    static const char *const optimizers[] = {"adamw", "mars-m --ns_dtype=float32"};
+    for (size_t i = 0; i < ARRAY_LENGTH(optimizers); i++) {
+        char *arguments = format_string("--optimizer.name=%s --norms_interval=4", optimizers[i]);
+        char *one = format_string("one_%zu", i), *two = format_string("two_%zu", i);
+        cJSON *expected = run(one, 0, arguments), *log = run(two, 2, arguments);
+        assert_close_norms(log, expected, 3, 1e-3);
+        cJSON_Delete(expected);
+        cJSON_Delete(log);
+        free(one), free(two), free(arguments);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_learning_rates),
+        cmocka_unit_test(test_learning_rates), cmocka_unit_test(test_norms),     cmocka_unit_test(test_without_norms),
+        cmocka_unit_test(test_resumed),        cmocka_unit_test(test_two_ranks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -368,24 +368,25 @@ static void write_spoiled_weights(const char *name, const char *tensor, float va
 }
 
 /* Weights so large that a forward pass overflows. The first step is skipped and reported with the first tensor of the
- * model whose gradient is not finite; the second one ends the run. The validation loss before them is no number, and JSON's
+ * model whose gradient is not finite; the second one ends the run. Norms of neither are reported. The validation loss before them is no number, and JSON's
  * word for that is null. */
 static void assert_ends_after_two(const char *name, int processes, const char *arguments) {
     Launch launch = {.config = train_small_config(), .processes = processes};
     write_spoiled_weights("spoiled.safetensors", "transformer.h.0.ln_1.weight", 3e38f);
     CommandResult *result =
-        train_run(&launch, name, "--init_from='%s' %s", test_path("spoiled.safetensors"), arguments);
+        train_run(&launch, name, "--init_from='%s' --norms_interval=1 %s", test_path("spoiled.safetensors"), arguments);
     assert_message(result, EXIT_FAILED,
                    "error: the gradient of wte.weight is not finite for the second step in a row; nothing was saved");
     assert_run(result, EXIT_FAILED, "step      0 skipped: the gradient of wte.weight is not finite");
     cJSON *log = train_log(name);
-    int skipped = 2, trained = 0;
+    int skipped = 2, trained = 0, measured = 0;
     double *steps = log_numbers(log, "skipped", "step", &skipped);
     assert_true(steps[0] == 0 && steps[1] == 1);
     const cJSON *validation = cJSON_GetArrayItem(log, 1), *first = cJSON_GetArrayItem(log, 2);
     assert_true(cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(validation, "loss")));
     assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(first, "tensor")), "wte.weight");
     free(log_numbers(log, "train", "loss", &trained));
+    free(log_numbers(log, "norms", "step", &measured));
     free(steps);
     cJSON_Delete(log);
     assert_false(files_is_folder(test_path("%s/checkpoints", name)));

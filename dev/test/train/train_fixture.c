@@ -362,6 +362,38 @@ void assert_close_curve(const cJSON *log, const cJSON *expected, double limit) {
     }
 }
 
+static void assert_close_tensors(const cJSON *line, const cJSON *expected, double limit) {
+    const cJSON *tensors = cJSON_GetObjectItemCaseSensitive(line, "tensors"), *wanted, *norm;
+    assert_int_equal(integer_of(line, "step"), integer_of(expected, "step"));
+    expected = cJSON_GetObjectItemCaseSensitive(expected, "tensors");
+    assert_true(cJSON_GetArraySize(expected) > 0);
+    assert_int_equal(cJSON_GetArraySize(tensors), cJSON_GetArraySize(expected));
+    cJSON_ArrayForEach(wanted, expected) {
+        const cJSON *tensor = cJSON_GetObjectItemCaseSensitive(tensors, wanted->string);
+        assert_int_equal(cJSON_GetArraySize(tensor), 3);
+        cJSON_ArrayForEach(norm, wanted) {
+            const cJSON *own = cJSON_GetObjectItemCaseSensitive(tensor, norm->string);
+            if (!cJSON_IsNumber(own) || !(fabs(own->valuedouble - norm->valuedouble) <= limit * norm->valuedouble))
+                fail_msg("%s of %s: %.9g, expected %.9g, within %g", norm->string, wanted->string,
+                         own ? own->valuedouble : NAN, norm->valuedouble, limit);
+        }
+    }
+}
+
+void assert_close_norms(const cJSON *log, const cJSON *expected, int count, double limit) {
+    const cJSON *line = log->child, *wanted = expected->child;
+    for (int i = 0; i <= count; i++) {
+        while (line && !is_event(line, "norms")) line = line->next;
+        while (wanted && !is_event(wanted, "norms")) wanted = wanted->next;
+        if (i == count) break;
+        assert_true(line && wanted);
+        assert_close_tensors(line, wanted, limit);
+        line = line->next;
+        wanted = wanted->next;
+    }
+    assert_true(!line && !wanted);
+}
+
 void assert_same_checkpoints(const char *name, const char *expected) {
     static const char *const files[] = {"model.safetensors", "optimizer.safetensors"};
     for (size_t i = 0; i < ARRAY_LENGTH(files); i++)

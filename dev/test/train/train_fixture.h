@@ -94,6 +94,10 @@ void assert_same_curve(const cJSON *log, const cJSON *expected);
 /* Training and validation losses at the same steps, within `limit` of each other, relatively. */
 void assert_close_curve(const cJSON *log, const cJSON *expected, double limit);
 
+/* Lines of the event norms at the same steps, of the same tensors, within `limit` of each other, relatively; there must
+ * be `count` of them. */
+void assert_close_norms(const cJSON *log, const cJSON *expected, int count, double limit);
+
 /* The newest checkpoints of two runs hold the same bits: weights and optimizer state. */
 void assert_same_checkpoints(const char *name, const char *expected);
 
