@@ -214,8 +214,9 @@ unsigned config_key_optimizers(const ConfigKey *key) {
 }
 
 bool config_key_is_absent(const ConfigKey *key, const Config *config) {
+    const void *field = (const char *)config + key->offset;
     return key->has_optimizer_default && key->type == CONFIG_NUMBER && key->above_minimum &&
-           *(const double *)((const char *)config + key->offset) == 0.0;
+           *(const double *)field == 0.0;
 }
 
 /* What makes an optimizer that has the key not read it; NULL where it does read it. */

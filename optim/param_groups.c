@@ -46,8 +46,8 @@ TensorPlan tensor_plan(const OptimConfig *c, const Tensor *t) {
     if (rule->uses_prev_grad) plan.fixed.k = (float)tensor_plan_k(c);
     if (rule->is_matrix) {
         MuonScale scale = c->muon_scale == MUON_SCALE_AUTO ? rule->muon_scale : c->muon_scale;
-        double rows = (double)(t->rows / matrices_in(t, c->split_qkv));
-        plan.step_factor = scale_factor(scale, rows, (double)t->columns);
+        int64_t rows = t->rows / matrices_in(t, c->split_qkv);
+        plan.step_factor = scale_factor(scale, (double)rows, (double)t->columns);
     }
     return plan;
 }

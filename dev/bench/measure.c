@@ -11,7 +11,7 @@
 #include "util/philox.h"
 
 OptimRates bench_rates(void) {
-    OptimRates rates;
+    OptimRates rates = {{0}};
     for (size_t i = 0; i < ARRAY_LENGTH(rates.lr); i++) rates.lr[i] = 1e-4;
     return rates;
 }

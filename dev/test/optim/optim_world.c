@@ -164,7 +164,7 @@ OptimRates world_rates(const OptimWorld *w, double learning_rate) {
 }
 
 OptimRates uniform_rates(double learning_rate) {
-    OptimRates rates;
+    OptimRates rates = {{0}};
     for (size_t i = 0; i < ARRAY_LENGTH(rates.lr); i++) rates.lr[i] = learning_rate;
     return rates;
 }
