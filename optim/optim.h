@@ -28,16 +28,23 @@
 #ifndef MARS_OPTIM_OPTIM_H
 #define MARS_OPTIM_OPTIM_H
 
-#include "comm/comm.h"
-#include "kernels/backend.h"
+#include <stddef.h>
+#include <stdint.h>
+
 #include "optim/optim_config.h"
-#include "optim/schedule.h"
-#include "util/arena.h"
-#include "util/tensor_table.h"
+#include "util/error.h"
+#include "util/tensor_role.h"
 
 EXTERN_C_BEGIN
 
 typedef struct Optim Optim;
+
+/* Of comm/comm.h, kernels/backend.h, util/arena.h and util/tensor_table.h. These are not included, so that a program of
+ * its own may use names such as die and warn. */
+typedef struct Comm Comm;
+typedef struct Backend Backend;
+typedef struct Arena Arena;
+typedef struct TensorTable TensorTable;
 
 /* Flat device buffers of table.length elements, owned by the caller. */
 typedef struct OptimBuffers {
