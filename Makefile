@@ -8,7 +8,8 @@
 #   make lint            clang-format, cppcheck, clang-tidy, shellcheck
 #   make emu             programs and tests whose GPU is emulated on the CPU (dev/emu), under build/emu
 #   make cuda-report     registers and shared memory of every kernel on every architecture; fails where one spills
-#   make libmarsopt.a    the optimizers as a library; make marsopt-flags says how to link it, make examples shows its use
+#   make libmarsopt.a libmarsopt.so   the optimizers as a library, static and shared; make marsopt-flags says how to link
+#                        the static one, make examples shows its use
 #   make clean
 #
 # Options: MPI=0, ONEDNN=0, UTF8PROC=0, ZLIB=0, ZSTD=0, LZMA=0, CUDA=0 and NCCL=0 build without these libraries, EMU=1
@@ -103,8 +104,11 @@ debug = $(if $(SANITIZE),-g1,-g)
 arch := $(if $(ARCH),-march=$(ARCH) $(call accepts,-mprefer-vector-width=512))
 # -fno-math-errno and -fno-trapping-math let loops with square roots and roundings vectorise; neither changes a result.
 optimize = $(OPTIMIZE)
-CFLAGS_ALL = -std=gnu17 $(optimize) $(arch) -fno-math-errno -fno-trapping-math $(debug) -fopenmp -pthread $(warnings) \
-             $(werror) $(sanitize) $(if $(SANITIZE),-Wno-format-truncation) $(if $(filter emu,$(cuda)),-DMARS_EMULATOR=1) \
+# One object serves the programs and libmarsopt.so. A program that could replace a function would keep the compiler from
+# inlining it: -fno-semantic-interposition says that none does.
+pic = -fPIC -fno-semantic-interposition
+CFLAGS_ALL = -std=gnu17 $(optimize) $(arch) -fno-math-errno -fno-trapping-math $(pic) $(debug) -fopenmp -pthread \
+             $(warnings) $(werror) $(sanitize) $(if $(SANITIZE),-Wno-format-truncation) $(if $(filter emu,$(cuda)),-DMARS_EMULATOR=1) \
              -D_GNU_SOURCE -I. -MMD -MP $(CPPFLAGS) $(CFLAGS)
 LINK = $(if $(has_mpi),$(MPICC),$(CC))
 # nvcc reports what each kernel takes; -warn-spills with -Werror makes a spill an error.
@@ -161,13 +165,15 @@ cpu_objects = $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.
 objects = $(device_objects) $(plain:%.c=$(BUILD)/%.o) $(cpu_objects)
 library = $(BUILD)/libmars.a
 mpi_objects = $(patsubst %.c,$(BUILD)/%.o,comm/mpi.c comm/heartbeat.c)
-# libmarsopt.a: the optimizers for one process on a CPU, whose table of operations brings GPT-2's with it.
-marsopt = $(BIN)/libmarsopt.a
+# The optimizers for one process on a CPU, whose table of operations brings GPT-2's with it. The archive and the shared
+# library are one object, in which the functions and the table of optim/optim.h are the only global symbols.
+marsopt = $(BIN)/libmarsopt.a $(BIN)/libmarsopt.so
+OBJCOPY ?= $(shell $(CC) -print-prog-name=objcopy)
 marsopt_sources = $(filter-out kernels/autotune.c,$(wildcard optim/*.c kernels/*.c)) $(cpu_plain) comm/single.c \
                   $(addprefix util/,arena.c base.c machine_memory.c partition.c program.c streams.c tensor_table.c)
 marsopt_objects = $(marsopt_sources:%.c=$(BUILD)/%.o) $(cpu_objects)
 marsopt_libraries = $(if $(has_onednn),-ldnnl) -lm -fopenmp $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
-marsopt_flags = $(strip -I$(CURDIR) $(abspath $(marsopt)) $(marsopt_libraries))
+marsopt_flags = $(strip -I$(CURDIR) $(abspath $(BIN)/libmarsopt.a) $(marsopt_libraries))
 benches = $(patsubst dev/bench/%.c,$(BUILD)/%,$(wildcard dev/bench/bench_*.c))
 examples = $(patsubst dev/examples/%.c,$(BUILD)/examples/%,$(wildcard dev/examples/*.c))
 # A test program is one source, wherever it lies, and what all tests share. Programs of all folders lie in one.
@@ -225,11 +231,19 @@ $(programs:%=$(BIN)/%):
 
 # An archive is made anew, so that an object whose source is gone does not stay in it.
 $(library): $(objects)
-$(marsopt): $(marsopt_objects)
-$(library) $(marsopt):
+$(BIN)/libmarsopt.a: $(BUILD)/marsopt.o
+$(library) $(BIN)/libmarsopt.a:
 	@mkdir -p $(@D)
 	@rm -f $@
 	@$(AR) rcs $@ $^
+
+$(BUILD)/marsopt.o: $(marsopt_objects)
+	@$(CC) -r -nostdlib -o $@ $^
+	@$(OBJCOPY) --wildcard --keep-global-symbol='optim_*' $@
+
+$(BIN)/libmarsopt.so: $(BUILD)/marsopt.o
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(CC) -shared -Wl,-soname,$(@F) -o $@ $^ $(marsopt_libraries)
 
 marsopt-flags:
 	@echo '$(marsopt_flags)'
@@ -312,9 +326,9 @@ $(BUILD)/dev/fuzz/fuzz_%.o: CFLAGS_ALL += -DLLVMFuzzerTestOneInput=$(*F)
 $(BUILD)/test/test_fuzz_corpus: $(fuzz_targets:%=$(BUILD)/dev/fuzz/%.o) $(fuzz_support:%.c=$(BUILD)/%.o)
 
 # The test links programs by the same line as strangers.
-$(BUILD)/dev/test/optim/test_example.o: CFLAGS_ALL += -DMARSOPT_FLAGS='"$(marsopt_flags)"'
+$(BUILD)/dev/test/optim/test_example.o: CFLAGS_ALL += -DMARSOPT_FLAGS='"$(marsopt_flags)"' -DMARSOPT_SANITIZE='"$(sanitize)"'
 
-$(BUILD)/examples/%: $(BUILD)/dev/examples/%.o $(marsopt)
+$(BUILD)/examples/%: $(BUILD)/dev/examples/%.o $(BIN)/libmarsopt.a
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(CC) -o $@ $^ $(marsopt_libraries)
 

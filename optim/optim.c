@@ -7,8 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "comm/comm.h"
+#include "kernels/backend.h"
 #include "optim/grad_sync.h"
 #include "optim/param_groups.h"
+#include "optim/schedule.h"
+#include "util/arena.h"
+#include "util/tensor_table.h"
 
 /* The one state that is not a rule's own: its buffer is exchanged with those of gradients. */
 static const char prev_grad_name[] = "g_last";

@@ -1,6 +1,8 @@
 /* optim.h: one optimizer step, whatever the optimizer and however many ranks share it. A program that trains something
- * else can use it too: it is the header of libmarsopt.a and libmarsopt.so (cc program.c $(make -s marsopt-flags);
- * dev/examples/train_classifier.c and dev/examples/marsopt.py show how).
+ * else can use it too: it is the header of libmarsopt.a and libmarsopt.so, which export what is declared here and in
+ * optim_config.h (cc program.c $(make -s marsopt-flags); dev/examples/train_classifier.c and dev/examples/marsopt.py show
+ * how). Such a program opens an optimizer by optim_open(). A fatal error, such as a call in the wrong order or memory that
+ * runs out, prints a message and ends the program with status 1.
  *
  * An optimizer sees a list of tensors in flat buffers (util/tensor_table.h), never a model. Which rule updates a tensor,
  * and with which learning rate, betas and decay, follows from its role and the optimizer's parameter groups
@@ -28,22 +30,29 @@
 #ifndef MARS_OPTIM_OPTIM_H
 #define MARS_OPTIM_OPTIM_H
 
-#include "comm/comm.h"
-#include "kernels/backend.h"
+#include <stddef.h>
+#include <stdint.h>
+
 #include "optim/optim_config.h"
-#include "optim/schedule.h"
-#include "util/arena.h"
-#include "util/tensor_table.h"
+#include "util/error.h"
+#include "util/tensor_role.h"
 
 EXTERN_C_BEGIN
 
 typedef struct Optim Optim;
 
+/* Of comm/comm.h, kernels/backend.h, util/arena.h and util/tensor_table.h. These are not included, so that a program of
+ * its own may use names such as die and warn. */
+typedef struct Comm Comm;
+typedef struct Backend Backend;
+typedef struct Arena Arena;
+typedef struct TensorTable TensorTable;
+
 /* Flat device buffers of table.length elements, owned by the caller. */
 typedef struct OptimBuffers {
     float *params; /* master weights; after a step, up to date in the owned range (everywhere for float32) */
     void *weights; /* their copy in the backend's activation type, or params itself; up to date everywhere */
-    float *grads;  /* where optim_gradients() points to at first */
+    float *grads;  /* what optim_gradient() returns at first */
 } OptimBuffers;
 
 /* The learning rate of each parameter group in one step. */
@@ -106,7 +115,7 @@ void optim_close(Optim *optim);
 typedef struct OptimTensor {
     const char *name; /* shorter than TENSOR_NAME_LENGTH */
     TensorRole role;
-    int64_t rows, columns; /* (out, in); a vector has rows = 1 */
+    int64_t rows, columns; /* (out, in), not 0; a vector has rows = 1; split_qkv splits none of them */
 } OptimTensor;
 
 /* An optimizer in one process on the CPU, in float32, with `threads` threads (0: as many as cores), that owns its

@@ -5,7 +5,7 @@
 
 #include <stdbool.h>
 
-#include "util/base.h"
+#include "util/error.h"
 
 EXTERN_C_BEGIN
 

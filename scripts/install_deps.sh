@@ -45,6 +45,9 @@ links() {
 links_cxx() { has_command "${CXX:-g++}" && echo "#include <$1>
 int main() {}" | "${CXX:-g++}" -x c++ - -o /dev/null "$2" >/dev/null 2>&1; }
 
+# Debian's package is for Debian's Python, which need not be the first one.
+has_numpy() { python3 -c 'import numpy' >/dev/null 2>&1 || /usr/bin/python3 -c 'import numpy' >/dev/null 2>&1; }
+
 # A sanitizer's runtime is a package of its own.
 has_fuzzer() { has_command clang && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
     clang -x c - -o /dev/null -fsanitize=fuzzer,address,undefined >/dev/null 2>&1; }
@@ -66,12 +69,13 @@ has() {
         cmocka) links "$compiler" "stdarg.h stddef.h stdint.h setjmp.h cmocka.h" -lcmocka ;;
         clang) links clang omp.h -fopenmp ;;
         libfuzzer) has_fuzzer ;;
+        numpy) has_numpy ;;
         *) has_command "$1" ;;
     esac
 }
 
 required=(compiler make cjson xxhash)
-optional=(onednn utf8proc zlib zstd lzma mpi cmocka g++ gnuplot curl python3)
+optional=(onednn utf8proc zlib zstd lzma mpi cmocka g++ gnuplot curl python3 numpy)
 [ "$lint" = no ] || optional+=(clang-format clang-tidy cppcheck shellcheck)
 [ "$compilers" = no ] || optional+=(gcc-11 clang aarch64-linux-gnu-gcc qemu-aarch64)
 [ "$fuzz" = no ] || optional+=(libfuzzer llvm-symbolizer)
@@ -95,6 +99,7 @@ declare -A packages=(
     [gnuplot]=gnuplot-nox
     [curl]="curl ca-certificates"
     [python3]=python3
+    [numpy]=python3-numpy
     [boost-context]=libboost-context-dev
     [gcc-11]="gcc-11"
     [clang]="clang libomp-dev"
@@ -119,6 +124,7 @@ declare -A without=(
     [gnuplot]="there are no plots"
     [curl]="texts and data sets cannot be downloaded"
     [python3]="data sets cannot be downloaded, and CUDA code is not tested without a GPU"
+    [numpy]="a test of dev/examples/marsopt.py fails"
     [boost-context]="CUDA code is not tested without a GPU"
     [gcc-11]="the tests do not try this compiler"
     [clang]="the tests do not try this compiler"

@@ -10,13 +10,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "util/error.h"
+
 #ifdef __cplusplus
-#define EXTERN_C_BEGIN extern "C" {
-#define EXTERN_C_END }
 #define RESTRICT __restrict__
 #else
-#define EXTERN_C_BEGIN
-#define EXTERN_C_END
 #define RESTRICT restrict
 #endif
 
@@ -31,11 +29,6 @@
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 EXTERN_C_BEGIN
-
-/* The reason why a function returned false, as a sentence for the user: what failed, where, what would be right. */
-typedef struct Error {
-    char text[1024];
-} Error;
 
 /* error_set(error, format, ...) fills error, which may be NULL, and is false, so that `return error_set(...)` reads as
  * one thought. A macro, so that compilers and analyzers see that it is false. */

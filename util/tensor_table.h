@@ -8,18 +8,10 @@
 #define MARS_UTIL_TENSOR_TABLE_H
 
 #include "util/base.h"
+#include "util/tensor_role.h"
 
 /* Offsets are multiples of this many elements: 256 bytes even where elements have two bytes. */
-enum { TENSOR_ALIGNMENT = 128, TENSOR_NAME_LENGTH = 64 };
-
-/* What a tensor is to an optimizer. */
-typedef enum TensorRole {
-    ROLE_MATRIX,    /* a hidden layer's 2-D weight, (out, in) as in nn.Linear */
-    ROLE_EMBEDDING, /* token and position embeddings, 2-D */
-    ROLE_LM_HEAD,   /* the matrix that makes logits, where it is not the token embedding, 2-D */
-    ROLE_VECTOR,    /* gains and biases, 1-D */
-    ROLE_COUNT
-} TensorRole;
+enum { TENSOR_ALIGNMENT = 128 };
 
 typedef struct Tensor {
     char name[TENSOR_NAME_LENGTH];

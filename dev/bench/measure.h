@@ -8,6 +8,7 @@
 #include "kernels/backend.h"
 #include "model/gpt2_config.h"
 #include "optim/optim.h"
+#include "util/arena.h"
 
 /* A learning rate of 1e-4 for every parameter group. */
 OptimRates bench_rates(void);

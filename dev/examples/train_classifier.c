@@ -1,8 +1,7 @@
-/* train_classifier.c: libmarsopt.a (optim/optim.h) on something that is not GPT-2: a small network that tells three
- * spiral arms in the plane apart.
+/* train_classifier.c: libmarsopt (optim/optim.h) on something that is not GPT-2: a small network that tells three spiral
+ * arms in the plane apart.
  *
- *   make examples && build/examples/train_classifier [NAME [RATE]]          NAME: an optimizer; mars-adamw where not
- * given
+ *   make examples && build/examples/train_classifier [NAME [RATE]]          NAME: an optimizer; default mars-adamw
  *
  * What a program does for the library is in main(): it lists its tensors, and in each step writes a gradient to the
  * buffer that optim_gradient() returns. The network is plain loops. */
@@ -15,8 +14,7 @@
 
 enum { LAYERS = 3, TENSORS = 2 * LAYERS, ARMS = 3, WIDEST = 32, POINTS = 1500, TESTS = 900, BATCH = 50, STEPS = 1000 };
 
-/* Layer l makes sizes[l + 1] numbers of sizes[l]. Tensor 2l is its weight W (out, in), tensor 2l + 1 its bias b (out).
- * */
+/* Layer l makes sizes[l + 1] numbers of sizes[l]. Tensor 2l is its weight W (out, in), tensor 2l + 1 its bias b. */
 static const char *const names[TENSORS] = {"W1", "b1", "W2", "b2", "W3", "b3"};
 static const int sizes[LAYERS + 1] = {2, WIDEST, WIDEST, ARMS};
 
@@ -127,8 +125,8 @@ int main(int argc, char **argv) {
             p[t][i] = sqrtf(6.0f / (float)tensors[t].columns) * (2.0f * uniform(&random) - 1.0f);
 
     for (int step = 0; step < STEPS; step++) {
-        float *gradient =
-            optim_gradient(optim, 0); /* another buffer than before, where a rule keeps the previous one */
+        /* Another buffer than in the step before, if a rule keeps the previous gradient. */
+        float *gradient = optim_gradient(optim, 0);
         for (int t = 0; t < TENSORS; t++) {
             d[t] = gradient + optim_offset(optim, t);
             memset(d[t], 0, (size_t)(tensors[t].rows * tensors[t].columns) * sizeof *d[t]);

@@ -7,8 +7,12 @@
 #ifndef MARS_DEV_TEST_OPTIM_OPTIM_WORLD_H
 #define MARS_DEV_TEST_OPTIM_OPTIM_WORLD_H
 
+#include "comm/comm.h"
 #include "dev/test/test.h"
+#include "kernels/backend.h"
 #include "optim/optim.h"
+#include "util/arena.h"
+#include "util/tensor_table.h"
 
 EXTERN_C_BEGIN
 

@@ -1,6 +1,7 @@
-/* test_example.c: libmarsopt.a as a program of somebody else meets it. The example program, which `make tests` builds,
- * learns with every optimizer and refuses wrong arguments; and programs are compiled here by the line that
- * `make marsopt-flags` prints, as strict C, as C++, and with MPI. */
+/* test_example.c: libmarsopt.a and libmarsopt.so in other programs. The example program, which `make tests` builds, learns
+ * with every optimizer and refuses wrong arguments. Programs are compiled here by the line that `make marsopt-flags`
+ * prints, and against the shared library, as strict C and as C++; one has functions of its own with names that the
+ * library uses inside. */
 #include "dev/test/test.h"
 
 #include <stdio.h>
@@ -65,91 +66,124 @@ static void test_wrong_arguments(void **state) {
 
 /* ---- other programs ---- */
 
-/* One step of AdamW from zero goes one rate against the sign of the gradient, here the number of the process from 1. C
- * and C++; the buffers are ordinary memory. */
+/* C and C++. It has four functions that the library has too, with other arguments. One step of AdamW from zero goes one
+ * rate against the sign of the gradient. With an argument it makes a mistake, which ends it. */
 static const char program[] = "#include \"optim/optim.h\"\n"
                               "#include <stdio.h>\n"
-                              "#include <stdlib.h>\n"
-                              "int main(void) {\n"
-                              "    static TensorTable table;\n"
+                              "EXTERN_C_BEGIN\n"
+                              "int die(void);\n"
+                              "int warn(int n);\n"
+                              "int schedule_rate(int n);\n"
+                              "int tensor_table_add(int n);\n"
+                              "EXTERN_C_END\n"
+                              "int die(void) { return 1; }\n"
+                              "int warn(int n) { return n; }\n"
+                              "int schedule_rate(int n) { return n + 1; }\n"
+                              "int tensor_table_add(int n) { return n + 2; }\n"
+                              "int main(int argc, char **argv) {\n"
+                              "    static ScheduleConfig constant;\n"
+                              "    static const OptimTensor tensors[] = {{\"a\", ROLE_MATRIX, 20, 15},\n"
+                              "                                          {\"b\", ROLE_VECTOR, 1, 7}};\n"
                               "    Error error;\n"
-                              "    Comm *comm = OPEN_COMM();\n"
-                              "    Backend *be = backend_open(\"cpu\", DTYPE_FLOAT32, 2, &error);\n"
                               "    OptimConfig config = optim_defaults(OPTIM_ADAMW, 0.25);\n"
-                              "    int a = tensor_table_add(&table, \"a\", ROLE_MATRIX, 20, 15, 20);\n"
-                              "    int b = tensor_table_add(&table, \"b\", ROLE_VECTOR, 1, 7, 1);\n"
-                              "    const Tensor *last = &table.tensors[b];\n"
-                              "    float *x = (float *)calloc(table.length, sizeof *x);\n"
-                              "    float *g = (float *)calloc(table.length, sizeof *g);\n"
-                              "    OptimBuffers buffers = {x, x, g};\n"
-                              "    Optim *optim = optim_open(&config, &table, buffers, be, comm, &error);\n"
-                              "    float *gradient = optim_gradients(optim);\n"
-                              "    for (size_t i = 0; i < 300; i++) gradient[i] = (float)comm->rank + 1;\n"
-                              "    for (size_t i = 0; i < 7; i++) gradient[last->offset + i] = -1;\n"
-                              "    OptimRates rates = {0.25, 0};\n"
-                              "    OptimResult result = optim_step(optim, rates);\n"
-                              "    if (comm->rank == 0)\n"
-                              "        printf(\"a %.4f %.4f, b %.4f, norm %.3f\\n\", x[table.tensors[a].offset],\n"
-                              "               x[299], x[last->offset + 6], result.grad_norm);\n"
+                              "    Optim *optim = optim_open(&config, tensors, 2, 2, &error);\n"
+                              "    float *a = optim_params(optim), *b = a + optim_offset(optim, 1);\n"
+                              "    float *gradient = optim_gradient(optim, 0);\n"
+                              "    for (int i = 0; i < 300; i++) gradient[i] = 1;\n"
+                              "    for (int i = 0; i < 7; i++) gradient[b - a + i] = -1;\n"
+                              "    if (argc > 1) puts(argv[1]), optim_result(optim);\n"
+                              "    optim_step(optim, optim_rates(&config, &constant, 0));\n"
+                              "    printf(\"%s: a %.4f %.4f, b %.4f, norm %.3f, own %d %d %d %d\\n\", optim_names[0],\n"
+                              "           a[0], a[299], b[6], optim_result(optim).grad_norm, die(), warn(2),\n"
+                              "           schedule_rate(2), tensor_table_add(2));\n"
                               "    optim_close(optim);\n"
-                              "    be->close(be);\n"
-                              "    tensor_table_free(&table);\n"
-                              "    free(x);\n"
-                              "    free(g);\n"
-                              "    comm->close(comm, 0);\n"
                               "}\n";
 
-/* Compiles a source and links it as MARSOPT_FLAGS (from the Makefile) says, to a program in the scratch folder, whose
- * path is returned. */
-static const char *compile(const char *compiler, const char *source, const char *more) {
+/* sqrt(300 + 7) */
+static const char printed[] = "adamw: a -0.2500 -0.2500, b 0.2500, norm 17.521, own 1 2 3 4\n";
+
+static const char *bin(void) { return getenv("MARS_BIN") ? getenv("MARS_BIN") : "."; }
+
+/* What links libmarsopt.so, which the program finds when it runs. */
+static const char *shared_flags(void) {
+    static char flags[1024];
+    snprintf(flags, sizeof flags, "-I. -L'%s' -Wl,-rpath,\"$(realpath '%s')\" -lmarsopt -lm %s", bin(), bin(),
+             MARSOPT_SANITIZE);
+    return flags;
+}
+
+/* Compiles a source and links it by `flags`, to a program in the scratch folder, whose path is returned. */
+static const char *compile(const char *compiler, const char *source, const char *flags) {
     static int number;
     const char *path = test_path("program_%d", number++);
-    assert_run(test_run("%s '%s' %s -o '%s' %s", compiler, source, more, path, MARSOPT_FLAGS), 0, "");
+    assert_run(test_run("%s '%s' -o '%s' %s", compiler, source, path, flags), 0, "");
     return path;
 }
 
 static void test_strict_c(void **state) {
     (void)state;
     if (only_small_sizes()) skip(); /* what it compiles is the same source as above */
-    static const char *const standards[] = {"c11", "c17"};
+    const char *const standards[] = {"c11", "c17"}, *const flags[] = {MARSOPT_FLAGS, shared_flags()};
     for (size_t i = 0; i < ARRAY_LENGTH(standards); i++) {
         char *compiler = format_string("${CC:-cc} -O2 -std=%s -pedantic -Wall -Wextra -Werror", standards[i]);
-        const char *path = compile(compiler, "dev/examples/train_classifier.c", "");
+        const char *path = compile(compiler, "dev/examples/train_classifier.c", flags[i]);
         assert_true(test_accuracy(test_run("'%s' muon", path)) >= 95.0);
         free(compiler);
     }
 }
 
-static void test_cpp_and_own_memory(void **state) {
+static void check_program(const char *compiler, const char *source, const char *flags) {
+    const char *path = compile(compiler, source, flags);
+    assert_run(test_run("'%s'", path), 0, printed);
+    assert_run(test_run("'%s' wrong", path), EXIT_FAILED, "mars: error: optim_result: no step is enqueued");
+}
+
+static void test_own_functions_in_c(void **state) {
+    (void)state;
+    const char *source = test_path("program.c");
+    test_write_text(source, program);
+    check_program("${CC:-cc} -std=c11 -pedantic -Wall -Wextra -Werror", source, MARSOPT_FLAGS);
+    check_program("${CC:-cc} -std=c11 -pedantic -Wall -Wextra -Werror", source, shared_flags());
+}
+
+static void test_own_functions_in_cpp(void **state) {
     (void)state;
     const char *source = test_path("program.cpp");
     test_write_text(source, program);
-    const char *path =
-        compile("${CXX:-g++} -std=c++17 -pedantic -Wall -Wextra -Werror -DOPEN_COMM=comm_open_single", source, "");
-    /* sqrt(300 + 7) */
-    assert_run(test_run("'%s'", path), 0, "a -0.2500 -0.2500, b 0.2500, norm 17.521\n");
+    check_program("${CXX:-g++} -std=c++17 -pedantic -Wall -Wextra -Werror", source, MARSOPT_FLAGS);
+    check_program("${CXX:-g++} -std=c++17 -pedantic -Wall -Wextra -Werror", source, shared_flags());
 }
 
-static void test_several_processes(void **state) {
+/* ---- symbols ---- */
+
+/* The functions and tables named optim_... that optim.h and what it includes declare are the symbols that others see. */
+static void test_only_the_headers_names_are_exported(void **state) {
     (void)state;
-    if (test_run("command -v mpicc && command -v mpirun")->status != 0) skip();
-    const char *source = test_path("program.c");
-    test_write_text(source, program);
-    const char *path = compile("mpicc -std=gnu17 -Wall -Wextra -Werror -DOPEN_COMM=comm_open_mpi", source,
-                               "comm/mpi.c comm/heartbeat.c");
-    /* Gradients are added up: sqrt(300 3^2 + 7 2^2). MPI libraries do not free all of their memory. */
-    assert_run(test_run("ASAN_OPTIONS=\"$ASAN_OPTIONS:detect_leaks=0\" OMPI_ALLOW_RUN_AS_ROOT=1 "
-                        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun -np 2 --oversubscribe --bind-to none '%s'",
-                        path),
-               0, "a -0.2500 -0.2500, b 0.2500, norm 52.230\n");
+    static const char declared[] =
+        "${CC:-cc} -E -P -I. optim/optim.h | grep -oE 'optim_[a-z_]+ *[[(]' | tr -d ' [(' | sort -u";
+    char *names = checked_strdup(test_run("%s", declared)->output);
+    assert_true(strstr(names, "optim_names\n") && strstr(names, "optim_open\n") && strstr(names, "optim_step\n"));
+    const CommandResult *result =
+        test_run("nm -g --defined-only '%s/libmarsopt.a' | awk 'NF == 3 { print $3 }' | sort", bin());
+    assert_string_equal(result->output, names);
+    result = test_run("nm -D --defined-only '%s/libmarsopt.so' | awk '{ print $3 }' | sort", bin());
+    assert_string_equal(result->output, names);
+    assert_run(test_run("LC_ALL=C readelf -d '%s/libmarsopt.so'", bin()), 0, "Library soname: [libmarsopt.so]");
+    free(names);
 }
 
-/* All of the archive, also what no program here asks for, needs no more than the libraries that are named. */
+/* All of the library, also what no program here uses, needs no more than the libraries that are named. */
 static void test_nothing_is_missing(void **state) {
     (void)state;
     const char *source = test_path("empty.c");
     test_write_text(source, "int main(void) { return 0; }\n");
-    compile("${CC:-cc}", source, "-Wl,--whole-archive \"${MARS_BIN:-.}/libmarsopt.a\" -Wl,--no-whole-archive");
+    char *flags =
+        format_string("-Wl,--whole-archive '%s/libmarsopt.a' -Wl,--no-whole-archive %s", bin(), MARSOPT_FLAGS);
+    compile("${CC:-cc}", source, flags);
+    free(flags);
+    flags = format_string("-Wl,--no-as-needed,--no-allow-shlib-undefined %s", shared_flags());
+    assert_run(test_run("LD_BIND_NOW=1 '%s'", compile("${CC:-cc}", source, flags)), 0, "");
+    free(flags);
 }
 
 int main(void) {
@@ -159,8 +193,9 @@ int main(void) {
         cmocka_unit_test(test_rate_is_used),
         cmocka_unit_test(test_wrong_arguments),
         cmocka_unit_test(test_strict_c),
-        cmocka_unit_test(test_cpp_and_own_memory),
-        cmocka_unit_test(test_several_processes),
+        cmocka_unit_test(test_own_functions_in_c),
+        cmocka_unit_test(test_own_functions_in_cpp),
+        cmocka_unit_test(test_only_the_headers_names_are_exported),
         cmocka_unit_test(test_nothing_is_missing),
     };
     return cmocka_run_group_tests(unit_tests, NULL, NULL);
