@@ -24,6 +24,7 @@
 #include "kernels/backend.h"
 #include "model/gpt2_memory.h"
 #include "optim/optim.h"
+#include "optim/schedule.h"
 #include "report/console.h"
 #include "report/metrics.h"
 #include "report/setup.h"

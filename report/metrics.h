@@ -7,6 +7,7 @@
 #define MARS_REPORT_METRICS_H
 
 #include "optim/optim.h"
+#include "util/tensor_table.h"
 
 EXTERN_C_BEGIN
 

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "comm/comm.h"
 #include "dev/test/test.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "model/gpt2.h"
