@@ -33,7 +33,7 @@ static void print_names(FILE *file, const char *label, void (*list)(unsigned, ch
 static void default_of(const ConfigKey *key, char *text, size_t size) {
     int most = 0;
     char own[64], other[64];
-    if (config_key_is_required(key)) snprintf(text, size, "required");
+    snprintf(text, size, "required");
     for (int i = 0; i < OPTIM_COUNT && !config_key_is_required(key); i++) {
         if (!config_key_applies(key, (OptimName)i)) continue;
         int same = 0;
