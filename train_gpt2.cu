@@ -25,11 +25,8 @@
 #include "model/gpt2_memory.h"
 #include "optim/optim.h"
 #include "optim/schedule.h"
-#include "report/console.h"
-#include "report/metrics.h"
+#include "report/run_log.h"
 #include "report/setup.h"
-#include "util/files.h"
-#include "util/format.h"
 #include "util/program.h"
 #include "util/stop_signal.h"
 
@@ -43,8 +40,7 @@ typedef struct Trainer {
     Optim *optim;
     DataSets data;
     StepReader reader; /* of the training set */
-    Metrics *metrics;  /* on process 0 */
-    Console console;
+    RunLog log;
     Start start;
     char *algorithms;    /* of matmuls, as a text that the next run takes up; NULL on CPUs */
     int64_t step;        /* steps begun so far: the next one's number */
@@ -53,9 +49,6 @@ typedef struct Trainer {
     bool has_failed;     /* some process could not read something */
     int64_t saved_step;  /* of the newest checkpoint, or -1 */
     bool last_step_skipped;
-    double logged_ms; /* time of the steps since the last report */
-    int logged_steps;
-    RunReport report;
 } Trainer;
 
 /* ---- opening: config, device, data, model ---- */
@@ -144,8 +137,8 @@ static void open_model(Trainer *t) {
     if (!training) return;
     t->model.hooks = (GPT2Hooks){t, weights_needed, NULL};
     optim_start(t->optim, (OptimBuffers){t->model.params, t->model.weights, t->model.grads});
-    t->report.optimizer_state_bytes = (double)optim_info(t->optim)->state_bytes;
-    t->comm->sum(t->comm, &t->report.optimizer_state_bytes, 1);
+    t->log.totals.optimizer_state_bytes = (double)optim_info(t->optim)->state_bytes;
+    t->comm->sum(t->comm, &t->log.totals.optimizer_state_bytes, 1);
 }
 
 static void start_or_resume(Trainer *t) {
@@ -169,21 +162,10 @@ static void autotune_matmuls(Trainer *t) {
         die("this process has another GPU than process 0: %s", error.text);
 }
 
-static void open_reports(Trainer *t) {
-    const TrainConfig *train = &t->config.train;
-    t->comm->barrier(t->comm); /* every process has read what it needs */
-    if (t->comm->rank != 0) return;
-    Error error;
-    int64_t resumed_from = t->start.resumed_from;
-    MetricsMode mode = train->eval_only ? METRICS_APPEND : resumed_from >= 0 ? METRICS_RESUME : METRICS_NEW;
-    if (!files_make_folders(train->out_dir, &error)) die("train.out_dir: %s; choose another folder", error.text);
-    if (!train->eval_only && !checkpoint_prepare(train->out_dir, &error)) die("train.out_dir: %s", error.text);
-    if (!metrics_open(&t->metrics, train->out_dir, mode, resumed_from, &error)) die("train.out_dir: %s", error.text);
-    /* Now nothing that is read at the start can fail any more, and no other run writes to the folder. */
-    if (mode == METRICS_NEW && !checkpoint_remove_all(train->out_dir, &error)) die("train.out_dir: %s", error.text);
-    metrics_start(t->metrics, t->config_json, t->model.table.parameters, t->be->device, dtype_name(t->be->activation),
-                  t->comm->size, t->be->threads, resumed_from);
-    if (metrics_failure(t->metrics)) die("train.out_dir: %s", metrics_failure(t->metrics));
+static void open_log(Trainer *t) {
+    t->log.max_iters = t->config.train.max_iters;
+    t->comm->barrier(t->comm); /* every rank has read what it needs */
+    if (t->comm->rank == 0) run_log_open(&t->log, &t->config, t->config_json, &t->start, &t->model, t->comm);
 }
 
 static int64_t tokens_per_step(const Trainer *t) {
@@ -200,11 +182,6 @@ static int64_t tokens_seen(const Trainer *t) { return sequences_before(t, t->ste
 static bool every(int interval, int64_t step) { return interval > 0 && step % interval == 0; }
 
 /* ---- one step ---- */
-
-static void add_time(Trainer *t, double seconds) {
-    t->report.train_seconds += seconds;
-    t->logged_ms += seconds * 1e3;
-}
 
 /* Takes note of what this process could not read; an empty reason is another process's. */
 static bool note_unread(Trainer *t, const char *key, const Error *reason) {
@@ -229,7 +206,7 @@ static bool read_step_tokens(Trainer *t) {
     double begun = seconds_now();
     Error reason;
     bool ok = step_reader_read(&t->reader, t->step, &reason);
-    add_time(t, seconds_now() - begun);
+    run_log_add_time(&t->log, seconds_now() - begun);
     return ok || note_unread(t, "data.train", &reason);
 }
 
@@ -261,8 +238,7 @@ static void compute_gradient(Trainer *t, int which) {
  * MARS is no other than the next step's: it would count twice. */
 static void report_skipped(Trainer *t, int64_t step, const OptimResult *result) {
     const char *name = t->model.table.tensors[result->nonfinite_tensor].name;
-    metrics_skipped(t->metrics, step, name);
-    console_line(&t->console, "step %6lld skipped: the gradient of %s is not finite", (long long)step, name);
+    run_log_skipped(&t->log, step, name);
     if (!t->last_step_skipped || result->of_next_batch) return;
     if (t->comm->rank == 0)
         die("the gradient of %s is not finite for the second step in a row; nothing was saved. A lower "
@@ -288,15 +264,10 @@ static OptimResult end_steps(Trainer *t, int64_t outstanding) {
 static void log_step(Trainer *t, double loss, const OptimRates *rates, double grad_norm) {
     const Config *c = &t->config;
     double lr = schedule_rate(&c->schedule, c->optimizer.learning_rate, t->step - 1);
-    double ms = t->logged_ms / t->logged_steps, tokens_per_s = (double)tokens_per_step(t) / ms * 1e3;
-    double peak = t->be->peak_flops * t->comm->size;
-    double mfu = peak > 0.0 ? gpt2_flops_per_token(&t->model) * tokens_per_s / peak : -1.0;
-    StepReport report = {t->step - 1, loss, lr, grad_norm, tokens_seen(t), ms, tokens_per_s, mfu, {0}};
+    StepReport report = {t->step - 1, loss, lr, grad_norm, tokens_seen(t), 0.0, 0.0, 0.0, {0}};
     optim_rates_by_role(&c->optimizer, &t->model.table, rates, report.lr_by_role);
-    metrics_train(t->metrics, &report);
-    console_step(&t->console, report.step, t->config.train.max_iters, &report);
-    t->logged_ms = 0.0;
-    t->logged_steps = 0;
+    run_log_step(&t->log, report, tokens_per_step(t), gpt2_flops_per_token(&t->model),
+                 t->be->peak_flops * t->comm->size);
 }
 
 /* Nothing here waits for a GPU but the logging of a loss or of norms, and the outcome of the step before. */
@@ -317,15 +288,15 @@ static void train_step(Trainer *t) {
     t->step++;
     if (logged) loss = evaluate_mean_loss(&t->model, t->comm);
     OptimResult result = end_steps(t, logged || has_norms || !t->be->on_gpu ? 0 : 1);
-    add_time(t, seconds_now() - begun);
-    t->report.train_tokens += tokens_per_step(t);
-    t->logged_steps++;
+    run_log_add_time(&t->log, seconds_now() - begun);
+    t->log.totals.train_tokens += tokens_per_step(t);
+    t->log.steps++;
     if (logged && result.nonfinite_tensor < 0)
         log_step(t, loss, &rates, result.grad_norm);
     else
-        console_step(&t->console, t->step - 1, train->max_iters, NULL);
+        console_step(&t->log.console, t->step - 1, train->max_iters, NULL);
     if (has_norms && result.nonfinite_tensor < 0)
-        metrics_norms(t->metrics, t->step - 1, &t->model.table, optim_norms(t->optim));
+        metrics_norms(t->log.metrics, t->step - 1, &t->model.table, optim_norms(t->optim));
 }
 
 /* ---- validation and checkpoints ---- */
@@ -341,7 +312,6 @@ static void refuse_loss(Trainer *t, double loss) {
 /* Mean loss over the first eval_sequences windows of the validation set (0: all), and HellaSwag. */
 static bool evaluate(Trainer *t) {
     const TrainConfig *train = &t->config.train;
-    long long step = (long long)t->step;
     int64_t total = train->eval_sequences ? train->eval_sequences : loader_window_count(t->data.val);
     double loss;
     Error reason;
@@ -349,15 +319,11 @@ static bool evaluate(Trainer *t) {
         t->has_failed = true;
         return note_unread(t, "data.val", &reason);
     }
-    metrics_validation(t->metrics, t->step, loss, tokens_seen(t));
-    console_line(&t->console, "step %6lld/%d | validation loss %.4f (%lld sequences)", step, train->max_iters, loss,
-                 (long long)total);
+    run_log_validation(&t->log, t->step, loss, total, tokens_seen(t));
     if (train->eval_only && !isfinite(loss)) refuse_loss(t, loss);
     if (!t->data.hellaswag) return true;
     HellaswagScore score = hellaswag_score(&t->model, t->data.hellaswag, train->batch_size, t->comm);
-    metrics_hellaswag(t->metrics, t->step, score.accuracy, score.accuracy_norm, score.examples);
-    console_line(&t->console, "step %6lld/%d | HellaSwag %.4f (%lld examples; %.4f without regard to length)", step,
-                 train->max_iters, score.accuracy_norm, (long long)score.examples, score.accuracy);
+    run_log_hellaswag(&t->log, t->step, score.accuracy, score.accuracy_norm, score.examples);
     return true;
 }
 
@@ -378,8 +344,7 @@ static void save(Trainer *t) {
     if (!checkpoint_save(&source, train->out_dir, train->keep_checkpoints, t->comm->rank == 0, path, &error))
         die("cannot save step %lld: %s", (long long)t->step, error.text);
     t->saved_step = t->step;
-    metrics_checkpoint(t->metrics, t->step, path);
-    console_line(&t->console, "step %6lld/%d | saved %s", (long long)t->step, train->max_iters, path);
+    run_log_checkpoint(&t->log, t->step, path);
 }
 
 /* ---- the run ---- */
@@ -387,7 +352,7 @@ static void save(Trainer *t) {
 /* All processes stop together, before the next step, as soon as one was asked to, can no longer report the run, or cannot
  * read what that step needs. */
 static bool agree_to_stop(Trainer *t, bool is_asked) {
-    int stop[2] = {is_asked || metrics_failure(t->metrics),
+    int stop[2] = {is_asked || metrics_failure(t->log.metrics),
                    t->step < t->config.train.max_iters && !read_step_tokens(t)};
     t->comm->maximum(t->comm, stop, 2);
     t->has_failed = stop[1] && !stop[0]; /* who is asked to stop does not need them */
@@ -396,7 +361,7 @@ static bool agree_to_stop(Trainer *t, bool is_asked) {
 
 static void train(Trainer *t) {
     const TrainConfig *c = &t->config.train;
-    int validated = metrics_has_validation(t->metrics);
+    int validated = metrics_has_validation(t->log.metrics);
     t->comm->maximum(t->comm, &validated, 1); /* only process 0 has read the file */
     int64_t begin = t->step;
     open_reader(t);
@@ -410,7 +375,7 @@ static void train(Trainer *t) {
         if (saves || stopping) end_steps(t, 0); /* a run that is about to end saves nothing */
         if (t->step > begin && (saves || stopping)) save(t);
         if (done || stopping) break;
-        if (t->step == begin) console_start(&t->console, t->step);
+        if (t->step == begin) console_start(&t->log.console, t->step);
         train_step(t);
         stopping = agree_to_stop(t, stop_signal_came());
     }
@@ -426,40 +391,25 @@ static void fail_to_read(Trainer *t) {
     t->comm->barrier(t->comm); /* a process that could not read ends the job */
 }
 
-/* What was learned until then is saved; what was reported is cut back to that when the run goes on. */
-static void fail_to_report(Trainer *t) {
-    const char *why = metrics_failure(t->metrics);
-    if (t->config.train.eval_only) die("%s", why);
-    die("%s; the run stopped for that after step %lld, which is saved: make room and go on with --init_from=resume",
-        why, (long long)t->step);
-}
-
 static void run(Trainer *t) {
     double begun = seconds_now();
     const SetupReport setup = {&t->config, t->device_comm, t->be,       &t->model,
                                t->optim,   t->data.train,  t->data.val, &t->start};
-    setup_print(&t->console, &setup);
+    setup_print(&t->log.console, &setup);
     if (t->config.train.eval_only)
         evaluate(t);
     else
         train(t);
     bool done = !t->has_failed && (t->config.train.eval_only || t->step >= t->config.train.max_iters);
-    char time[32];
-    format_duration(seconds_now() - begun, time, sizeof time);
-    t->report.reason = t->has_failed ? "failed" : done ? "done" : "stopped";
-    t->report.seconds = seconds_now() - begun;
-    t->report.optimizer_seconds = t->be->stopwatch_seconds(t->be);
-    metrics_end(t->metrics, t->step, &t->report);
+    t->log.totals.seconds = seconds_now() - begun;
+    t->log.totals.optimizer_seconds = t->be->stopwatch_seconds(t->be);
+    run_log_end(&t->log, t->step, t->has_failed ? "failed" : done ? "done" : "stopped");
     if (t->has_failed) fail_to_read(t);
-    if (metrics_failure(t->metrics)) fail_to_report(t);
-    if (done)
-        console_line(&t->console, "done in %s; metrics in %s/metrics.jsonl", time, t->config.train.out_dir);
-    else
-        console_line(&t->console, "stopped by a signal after %s; go on with --init_from=resume", time);
+    run_log_goodbye(&t->log, t->step, done, &t->config.train);
 }
 
 static void close_all(Trainer *t) {
-    metrics_close(t->metrics);
+    metrics_close(t->log.metrics);
     if (t->optim) optim_close(t->optim);
     gpt2_free(&t->model);
     comm_close_on_device(t->device_comm, t->comm);
@@ -476,14 +426,14 @@ int main(int argc, char **argv) {
     config_answer_questions(argc, argv);
     stop_signal_listen();
     t.comm = comm_open();
-    console_open(&t.console, t.comm->rank != 0, t.comm->size == 1);
+    console_open(&t.log.console, t.comm->rank != 0, t.comm->size == 1);
     read_config(&t, argc, argv);
     open_device(&t);
     open_data(&t);
     open_model(&t);
     start_or_resume(&t);
     autotune_matmuls(&t);
-    open_reports(&t);
+    open_log(&t);
     run(&t);
     close_all(&t);
     t.comm->close(t.comm, EXIT_DONE);

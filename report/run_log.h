@@ -1,0 +1,50 @@
+/* run_log.h: the events of a run, each reported in both places: in out_dir/metrics.jsonl for programs (metrics.h) and on
+ * the terminal for people (console.h). The trainer says what happened; the words are here. */
+#ifndef MARS_REPORT_RUN_LOG_H
+#define MARS_REPORT_RUN_LOG_H
+
+#include "checkpoint/start.h"
+#include "config/config.h"
+#include "report/console.h"
+#include "report/metrics.h"
+
+EXTERN_C_BEGIN
+
+/* On ranks other than 0 metrics is NULL and the console is silent. */
+typedef struct RunLog {
+    Metrics *metrics;
+    Console console;
+    int max_iters;
+    double ms; /* time of the steps since the last report, and how many they are */
+    int steps;
+    RunReport totals; /* of the run until now */
+} RunLog;
+
+/* Opens metrics.jsonl in out_dir, which is made and locked, and reports the start; a run from scratch removes the
+ * checkpoints of an earlier one there. Called by rank 0 alone, when nothing that is read at the start can fail any more.
+ * Ends the program where the folder cannot be used. `start` says where the run goes on. */
+void run_log_open(RunLog *log, const Config *config, const char *config_json, const Start *start, const GPT2 *model,
+                  const Comm *comm);
+
+/* Adds the time of (a part of) a step. */
+void run_log_add_time(RunLog *log, double seconds);
+
+/* A step that is logged: report->ms is the mean time of the steps since the last one that was, set here, and so are
+ * tokens_per_s and mfu, from the tokens of a step and the FLOPs of a token over the device's peak FLOP/s (0: unknown). */
+void run_log_step(RunLog *log, StepReport report, int64_t tokens_per_step, double flops_per_token, double peak_flops);
+
+void run_log_skipped(RunLog *log, int64_t step, const char *tensor);
+void run_log_validation(RunLog *log, int64_t step, double loss, int64_t sequences, int64_t tokens);
+void run_log_hellaswag(RunLog *log, int64_t step, double accuracy, double accuracy_norm, int64_t examples);
+void run_log_checkpoint(RunLog *log, int64_t step, const char *path);
+
+/* The last line of the metrics. `reason` is "done", "stopped" or "failed". */
+void run_log_end(RunLog *log, int64_t step, const char *reason);
+
+/* The last line on the terminal, of a run that is done, or that a signal stopped. Where metrics could not be written, ends
+ * the program with that reason instead: step `step` is saved then, unless the run only evaluated. */
+void run_log_goodbye(RunLog *log, int64_t step, bool is_done, const TrainConfig *train);
+
+EXTERN_C_END
+
+#endif
