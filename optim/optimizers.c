@@ -27,47 +27,49 @@ const Rule *rule_of(RuleName name) { return &rules[name]; }
 #define VECTOR    (1u << ROLE_VECTOR)
 
 /* One rule for every tensor, of which hidden matrices decay. */
-#define ONE_RULE(rule)                                         \
-    {MATRIX,    rule, LR_MAIN,      BETAS_MAIN, DECAY_MAIN},   \
-    {EMBEDDING, rule, LR_EMBEDDING, BETAS_MAIN, DECAY_NONE},   \
-    {LM_HEAD,   rule, LR_LM_HEAD,   BETAS_MAIN, DECAY_NONE},   \
-    {VECTOR,    rule, LR_1D,        BETAS_MAIN, DECAY_NONE}
+#define ONE_RULE(rule)                                               \
+    {MATRIX,    rule, LR_MAIN,      BETAS_MAIN, DECAY_MAIN, ALWAYS}, \
+    {EMBEDDING, rule, LR_EMBEDDING, BETAS_MAIN, DECAY_NONE, ALWAYS}, \
+    {LM_HEAD,   rule, LR_LM_HEAD,   BETAS_MAIN, DECAY_NONE, ALWAYS}, \
+    {VECTOR,    rule, LR_1D,        BETAS_MAIN, DECAY_NONE, ALWAYS}
 
 /* MARS (rules/mars.h): a rule for 2-D tensors, and with optimize_1d one for vectors. */
-#define MARS(rule, rule_1d)                                                               \
-    {MATRIX,    rule,       LR_MAIN,       BETAS_MAIN, DECAY_MAIN},                       \
-    {EMBEDDING, rule,       LR_EMBEDDING,  BETAS_MAIN, DECAY_NONE},                       \
-    {LM_HEAD,   rule,       LR_LM_HEAD,    BETAS_MAIN, DECAY_NONE},                       \
-    {VECTOR,    RULE_ADAMW, LR_1D_OF_MAIN, BETAS_1D,   DECAY_1D,   UNLESS_OPTIMIZE_1D},   \
+#define MARS(rule, rule_1d)                                                             \
+    {MATRIX,    rule,       LR_MAIN,       BETAS_MAIN, DECAY_MAIN, ALWAYS},             \
+    {EMBEDDING, rule,       LR_EMBEDDING,  BETAS_MAIN, DECAY_NONE, ALWAYS},             \
+    {LM_HEAD,   rule,       LR_LM_HEAD,    BETAS_MAIN, DECAY_NONE, ALWAYS},             \
+    {VECTOR,    RULE_ADAMW, LR_1D_OF_MAIN, BETAS_1D,   DECAY_1D,   UNLESS_OPTIMIZE_1D}, \
     {VECTOR,    rule_1d,    LR_MAIN,       BETAS_MAIN, DECAY_NONE, WHEN_OPTIMIZE_1D}
 
 /* Moonlight (rules/moonlight.h): a rule for hidden matrices; the rest is AdamW's, with the same decay. */
-#define HIDDEN_MATRICES(rule)                                        \
-    {MATRIX,    rule,       LR_MAIN,      BETAS_MAIN, DECAY_MAIN},   \
-    {EMBEDDING, RULE_ADAMW, LR_EMBEDDING, BETAS_1D,   DECAY_MAIN},   \
-    {LM_HEAD,   RULE_ADAMW, LR_LM_HEAD,   BETAS_1D,   DECAY_MAIN},   \
-    {VECTOR,    RULE_ADAMW, LR_1D,        BETAS_1D,   DECAY_MAIN}
+#define HIDDEN_MATRICES(rule)                                              \
+    {MATRIX,    rule,       LR_MAIN,      BETAS_MAIN, DECAY_MAIN, ALWAYS}, \
+    {EMBEDDING, RULE_ADAMW, LR_EMBEDDING, BETAS_1D,   DECAY_MAIN, ALWAYS}, \
+    {LM_HEAD,   RULE_ADAMW, LR_LM_HEAD,   BETAS_1D,   DECAY_MAIN, ALWAYS}, \
+    {VECTOR,    RULE_ADAMW, LR_1D,        BETAS_1D,   DECAY_MAIN, ALWAYS}
 
 /* Muon as MARS's baseline (rules/muon.h): a rule for every 2-D tensor; what AdamW updates decays by weight_decay. */
-#define EVERY_MATRIX(rule)                                                                            \
-    {MATRIX,              rule,       LR_MUON,      BETAS_MAIN, DECAY_MUON},                          \
-    {EMBEDDING | LM_HEAD, rule,       LR_MUON,      BETAS_MAIN, DECAY_MUON, WHEN_MUON_EMBEDDINGS},    \
-    {EMBEDDING,           RULE_ADAMW, LR_EMBEDDING, BETAS_MAIN, DECAY_MAIN, UNLESS_MUON_EMBEDDINGS},  \
-    {LM_HEAD,             RULE_ADAMW, LR_LM_HEAD,   BETAS_MAIN, DECAY_MAIN, UNLESS_MUON_EMBEDDINGS},  \
-    {VECTOR,              RULE_ADAMW, LR_1D,        BETAS_MAIN, DECAY_MAIN}
+#define EVERY_MATRIX(rule)                                                                           \
+    {MATRIX,              rule,       LR_MUON,      BETAS_MAIN, DECAY_MUON, ALWAYS},                 \
+    {EMBEDDING | LM_HEAD, rule,       LR_MUON,      BETAS_MAIN, DECAY_MUON, WHEN_MUON_EMBEDDINGS},   \
+    {EMBEDDING,           RULE_ADAMW, LR_EMBEDDING, BETAS_MAIN, DECAY_MAIN, UNLESS_MUON_EMBEDDINGS}, \
+    {LM_HEAD,             RULE_ADAMW, LR_LM_HEAD,   BETAS_MAIN, DECAY_MAIN, UNLESS_MUON_EMBEDDINGS}, \
+    {VECTOR,              RULE_ADAMW, LR_1D,        BETAS_MAIN, DECAY_MAIN, ALWAYS}
 
-/* OPTIMIZER(name in the code, name and title for users, another name or NULL, defaults of momentum and lr_1d, groups) */
-#define OPTIMIZERS(OPTIMIZER)                                                                                          \
-    OPTIMIZER(OPTIM_ADAMW,            "adamw",            "AdamW",        NULL, 0.95, 0,    ONE_RULE(RULE_ADAMW))      \
-    OPTIMIZER(OPTIM_MARS_ADAMW,       "mars-adamw",       "MARS-AdamW",   NULL, 0.95, 3e-3, MARS(RULE_MARS_ADAMW, RULE_MARS_ADAMW)) \
-    OPTIMIZER(OPTIM_MARS_LION,        "mars-lion",        "MARS-Lion",    NULL, 0.95, 3e-3, MARS(RULE_MARS_LION, RULE_MARS_LION)) \
-    /* Vectors have no matrix to orthogonalise: with optimize_1d they follow MARS-AdamW. */                            \
-    OPTIMIZER(OPTIM_MARS_SHAMPOO,     "mars-shampoo",     "MARS-Shampoo", NULL, 0.95, 3e-3, MARS(RULE_MARS_SHAMPOO, RULE_MARS_ADAMW)) \
-    OPTIMIZER(OPTIM_MUON,             "muon",             "Muon",         NULL, 0.95, 0,    EVERY_MATRIX(RULE_MUON))   \
-    OPTIMIZER(OPTIM_MOONLIGHT,        "moonlight",        "Moonlight",    NULL, 0.95, 0,    HIDDEN_MATRICES(RULE_MOONLIGHT)) \
-    OPTIMIZER(OPTIM_MARS_M,           "mars-m",           "MARS-M",       NULL, 0.95, 0,    HIDDEN_MATRICES(RULE_MARS_M)) \
-    OPTIMIZER(OPTIM_MARS_M_EFFICIENT, "mars-m-efficient", "MARS-M with one buffer", NULL, 0.95, 0, HIDDEN_MATRICES(RULE_MARS_M_EFFICIENT)) \
-    OPTIMIZER(OPTIM_SGD_SAI,          "sgd-sai",          "SGD-SaI", "sgd-boost", 0.9, 0,   ONE_RULE(RULE_SGD_SAI))
+/* OPTIMIZER(name in the code, name and title for users, another name or NULL, momentum, lr_1d, groups) */
+#define OPTIMIZERS(OPTIMIZER) \
+    OPTIMIZER(OPTIM_ADAMW, "adamw", "AdamW", NULL, 0.95, 0, ONE_RULE(RULE_ADAMW)) \
+    OPTIMIZER(OPTIM_MARS_ADAMW, "mars-adamw", "MARS-AdamW", NULL, 0.95, 3e-3, MARS(RULE_MARS_ADAMW, RULE_MARS_ADAMW)) \
+    OPTIMIZER(OPTIM_MARS_LION, "mars-lion", "MARS-Lion", NULL, 0.95, 3e-3, MARS(RULE_MARS_LION, RULE_MARS_LION)) \
+    /* Vectors have no matrix to orthogonalise: with optimize_1d they follow MARS-AdamW. */ \
+    OPTIMIZER(OPTIM_MARS_SHAMPOO, "mars-shampoo", "MARS-Shampoo", NULL, 0.95, 3e-3, \
+              MARS(RULE_MARS_SHAMPOO, RULE_MARS_ADAMW)) \
+    OPTIMIZER(OPTIM_MUON, "muon", "Muon", NULL, 0.95, 0, EVERY_MATRIX(RULE_MUON)) \
+    OPTIMIZER(OPTIM_MOONLIGHT, "moonlight", "Moonlight", NULL, 0.95, 0, HIDDEN_MATRICES(RULE_MOONLIGHT)) \
+    OPTIMIZER(OPTIM_MARS_M, "mars-m", "MARS-M", NULL, 0.95, 0, HIDDEN_MATRICES(RULE_MARS_M)) \
+    OPTIMIZER(OPTIM_MARS_M_EFFICIENT, "mars-m-efficient", "MARS-M with one buffer", NULL, 0.95, 0, \
+              HIDDEN_MATRICES(RULE_MARS_M_EFFICIENT)) \
+    OPTIMIZER(OPTIM_SGD_SAI, "sgd-sai", "SGD-SaI", "sgd-boost", 0.9, 0, ONE_RULE(RULE_SGD_SAI))
 /* clang-format on */
 
 #define OPTIMIZER_LINE(name_, text, title_, alias_, momentum_, lr_1d_, ...) \
