@@ -271,9 +271,11 @@ Optim *optim_open(const OptimConfig *config, const OptimTensor *tensors, int cou
     OptimOwn *own = checked_calloc(1, sizeof *own, "the optimizer");
     own->be = be;
     own->comm = comm_open_single();
-    for (int i = 0; i < count; i++)
-        tensor_table_add(&own->table, tensors[i].name, tensors[i].role, tensors[i].rows, tensors[i].columns,
-                         tensors[i].rows);
+    for (int i = 0; i < count; i++) {
+        const OptimTensor *t = &tensors[i];
+        tensor_table_add(&own->table, t->name, t->role, t->rows, t->columns, t->rows);
+        own->table.tensors[i].stacked = t->stacked > 0 ? t->stacked : 1;
+    }
     size_t bytes = own->table.length * sizeof(float);
     arena_plan(&own->arena, "weights", "parameters", bytes, &own->buffers.params);
     arena_plan(&own->arena, "gradients", "gradients", bytes, &own->buffers.grads);

@@ -115,7 +115,8 @@ void optim_close(Optim *optim);
 typedef struct OptimTensor {
     const char *name; /* shorter than TENSOR_NAME_LENGTH */
     TensorRole role;
-    int64_t rows, columns; /* (out, in), not 0; a vector has rows = 1; split_qkv splits none of them */
+    int64_t rows, columns; /* (out, in), not 0; a vector has rows = 1 */
+    int stacked;           /* with split_qkv: matrices that lie above one another in it; 0 is 1; divides rows */
 } OptimTensor;
 
 /* An optimizer in one process on the CPU, in float32, with `threads` threads (0: as many as cores), that owns its

@@ -27,7 +27,7 @@ OptimConfig = _struct(
     (c_double, "grad_clip gradient_scale gamma"), (c_bool, "is_approx optimize_1d"), (c_double * 2, "betas_1d"),
     (c_double, "weight_decay_1d muon_learning_rate muon_weight_decay"), (c_bool, "muon_embeddings"),
     (c_double, "momentum"), (c_bool, "nesterov"), (c_int, "ns_steps ns_dtype muon_scale"), (c_bool, "split_qkv"))
-OptimTensor = _struct("OptimTensor", (c_char_p, "name"), (c_int, "role"), (c_int64, "rows columns"))
+OptimTensor = _struct("OptimTensor", (c_char_p, "name"), (c_int, "role"), (c_int64, "rows columns"), (c_int, "stacked"))
 OptimRates = _struct("OptimRates", (c_double * 8, "lr"))
 OptimResult = _struct("OptimResult", (c_double, "grad_norm"), (c_int, "nonfinite_tensor"), (c_bool, "of_next_batch"))
 
@@ -76,19 +76,21 @@ def _array(what, value, shape=None):
     return array
 
 
-def _param(name, role, array):
+def _param(name, role, array, stacked=1):
     _check(isinstance(name, str) and len(name.encode()) < 64, "a name", repr(name), "a string under 64 bytes")
     _check(role in ROLES, f"the role of {name}", repr(role), f"one of {ROLES}")
     array, dimensions = _array(name, array), 1 if role == "vector" else 2
     _check(array.ndim == dimensions and array.size, name, f"a {role} of shape {array.shape}", f"{dimensions}-D, not empty")
     _check(array.flags.carray, name, f"not contiguous or read-only; strides {array.strides}", "contiguous, writable")
-    return OptimTensor(name.encode(), ROLES.index(role), array.size // array.shape[-1], array.shape[-1]), array
+    ok, rows = isinstance(stacked, int) and stacked > 0 and len(array) % stacked == 0, f"a divisor of {len(array)} rows"
+    _check(ok, f"the number of matrices in {name}", repr(stacked), rows)
+    return OptimTensor(name.encode(), ROLES.index(role), array.size // array.shape[-1], array.shape[-1], stacked), array
 
 
 class Optimizer(contextlib.AbstractContextManager):
-    """`params` is a list of (name, role, array); steps change the arrays in place. `settings` are fields of OptimConfig;
-    a learning rate that is not among them is `lr`. `threads` 0: as many as cores. `nonfinite` names the first parameter
-    whose gradient was not finite in the last step, which then changed nothing, or is None."""
+    """`params` is a list of (name, role, array[, matrices stacked in it, for split_qkv]); steps change the arrays in
+    place. `settings` are fields of OptimConfig; other learning rates are `lr`. `threads` 0: all cores. `nonfinite` names
+    the first parameter whose gradient was not finite in the last step, which then changed nothing, or is None."""
 
     def __init__(self, params, name, lr, *, threads=0, **settings):
         _check(name in optimizers(), "the optimizer", repr(name), f"one of {optimizers()}")
@@ -114,10 +116,8 @@ class Optimizer(contextlib.AbstractContextManager):
 
     def step(self, grads, next_grads=None, lr=None):
         """One update; returns the global norm of the gradient. Exact MARS (is_approx=False) takes the gradients of this
-        batch and of the next one: step(grads, next_grads). step(grads, lr=RATE) or step(grads, RATE) multiplies every
-        learning rate by RATE / learning_rate in this step."""
-        if isinstance(next_grads, (int, float)):
-            next_grads, lr = None, next_grads
+        batch and of the next one: step(grads, next_grads). step(grads, lr=RATE) multiplies every learning rate by
+        RATE / learning_rate in this step."""
         _check(self.close.alive, "the optimizer", "closed", "an open one")
         lists, count = [list(grads)] + ([] if next_grads is None else [list(next_grads)]), len(self._names)
         _check(len(lists) == self._gradients, "the number of gradient lists", len(lists), self._gradients, TypeError)

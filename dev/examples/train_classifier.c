@@ -102,8 +102,8 @@ int main(int argc, char **argv) {
     OptimTensor tensors[TENSORS];
     for (int l = 0; l < LAYERS; l++) {
         TensorRole role = l == 0 || l == LAYERS - 1 ? ROLE_EMBEDDING : ROLE_MATRIX;
-        tensors[2 * l] = (OptimTensor){names[2 * l], role, sizes[l + 1], sizes[l]};
-        tensors[2 * l + 1] = (OptimTensor){names[2 * l + 1], ROLE_VECTOR, 1, sizes[l + 1]};
+        tensors[2 * l] = (OptimTensor){names[2 * l], role, sizes[l + 1], sizes[l], 1};
+        tensors[2 * l + 1] = (OptimTensor){names[2 * l + 1], ROLE_VECTOR, 1, sizes[l + 1], 1};
     }
 
     /* One thread. Parameters begin as zeros. */

@@ -20,6 +20,8 @@ check() { run 0 "$python" -B dev/test/optim/marsopt_checks.py "$@"; }
 test_every_optimizer_takes_the_published_steps() { check golden; }
 test_layout_of_structs() { check layout "$here"; }
 test_steps() { check steps; }
+
+test_stacked_matrices() { check stacked; }
 test_all_settings() { check all_settings; }
 test_wrong_settings() { check wrong_settings; }
 test_wrong_params() { check wrong_params; }
