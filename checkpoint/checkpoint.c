@@ -13,6 +13,7 @@
 #include <cjson/cJSON.h>
 #include <dirent.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,7 +39,7 @@ typedef struct Save {
 /* Notes a finished file in trainer.json's list. */
 static void list_file(Save *save, const char *name, uint64_t bytes, uint64_t checksum) {
     char text[17];
-    snprintf(text, sizeof text, "%016llx", (unsigned long long)checksum);
+    snprintf(text, sizeof text, "%016" PRIx64, checksum);
     cJSON *file = cJSON_AddObjectToObject(save->files, name);
     cJSON_AddNumberToObject(file, "bytes", (double)bytes);
     cJSON_AddStringToObject(file, "xxh3", text);
@@ -370,7 +371,7 @@ bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int ke
         save.host = checked_malloc(largest * sizeof(float), "a tensor to save");
         save.transposed = checked_malloc(largest * sizeof(float), "a tensor to save, transposed");
     }
-    snprintf(name, sizeof name, STEP_FORMAT, (long long)source->step);
+    snprintf(name, sizeof name, STEP_FORMAT, source->step);
     save.checkpoints = format_string("%s/" CHECKPOINTS_FOLDER, out_dir);
     save.temporary = format_string("%s/" TEMPORARY_PREFIX "%s", save.checkpoints, name);
     save.final = format_string("%s/%s", save.checkpoints, name);

@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,7 +38,7 @@ static int64_t step_in(const char *folder) {
 
 /* A free path for the folder `latest`: that of its step, else one that no checkpoint has. The caller frees it. */
 static char *place_of_copy(const char *checkpoints, int64_t step) {
-    char *path = step >= 0 ? format_string("%s/" STEP_FORMAT, checkpoints, (long long)step) : NULL;
+    char *path = step >= 0 ? format_string("%s/" STEP_FORMAT, checkpoints, step) : NULL;
     for (int number = 1; !path || exists(path); number++) {
         free(path);
         path = format_string("%s/" LATEST_LINK ".copy%d", checkpoints, number);
@@ -54,7 +55,7 @@ static bool make_room_for_link(const char *checkpoints, Error *error) {
     if (lstat(latest, &status) == 0 && S_ISDIR(status.st_mode)) {
         int64_t step = step_in(latest);
         char *place = place_of_copy(checkpoints, step), name[CHECKPOINT_NAME_LENGTH];
-        snprintf(name, sizeof name, STEP_FORMAT, (long long)step);
+        snprintf(name, sizeof name, STEP_FORMAT, step);
         ok = files_rename(latest, place, error) && (step < 0 || checkpoint_point_latest(checkpoints, name, error));
         if (ok) warn("%s was a folder instead of a link, as cp -L makes it: renamed to %s", latest, place);
         free(place);

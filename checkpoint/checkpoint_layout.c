@@ -97,21 +97,21 @@ int64_t checkpoint_missing_bias(const TensorTable *table, const Tensor *tensor, 
 const char *checkpoint_shape_text(char text[CHECKPOINT_SHAPE_LENGTH], const int64_t *shape, int dimensions) {
     size_t length = (size_t)snprintf(text, CHECKPOINT_SHAPE_LENGTH, "[");
     for (int i = 0; i < dimensions; i++)
-        length += (size_t)snprintf(text + length, CHECKPOINT_SHAPE_LENGTH - length, "%s%lld", i ? ", " : "",
-                                   (long long)shape[i]);
+        length +=
+            (size_t)snprintf(text + length, CHECKPOINT_SHAPE_LENGTH - length, "%s%" PRId64, i ? ", " : "", shape[i]);
     snprintf(text + length, CHECKPOINT_SHAPE_LENGTH - length, "]");
     return text;
 }
 
 /* The end of a sealed text: it takes the place of the closing brace. */
-static const char SEAL_FORMAT[] = ",\n\"xxh3\": \"%016llx\"}\n";
+static const char SEAL_FORMAT[] = ",\n\"xxh3\": \"%016" PRIx64 "\"}\n";
 enum { SEAL_LENGTH = sizeof ",\n\"xxh3\": \"0123456789abcdef\"}\n" - 1 };
 
 char *checkpoint_seal(const char *json) {
     size_t body = (size_t)(strrchr(json, '}') - json);
     while (json[body - 1] == '\n') body--;
     char seal[SEAL_LENGTH + 1];
-    snprintf(seal, sizeof seal, SEAL_FORMAT, (unsigned long long)files_checksum_memory(json, body));
+    snprintf(seal, sizeof seal, SEAL_FORMAT, files_checksum_memory(json, body));
     return format_string("%.*s%s", (int)body, json, seal);
 }
 
@@ -119,7 +119,7 @@ bool checkpoint_seal_is_whole(const char *text, size_t bytes) {
     if (bytes < SEAL_LENGTH) return false;
     size_t body = bytes - SEAL_LENGTH;
     char seal[SEAL_LENGTH + 1];
-    snprintf(seal, sizeof seal, SEAL_FORMAT, (unsigned long long)files_checksum_memory(text, body));
+    snprintf(seal, sizeof seal, SEAL_FORMAT, files_checksum_memory(text, body));
     return memcmp(text + body, seal, SEAL_LENGTH) == 0;
 }
 

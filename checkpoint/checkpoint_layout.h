@@ -3,6 +3,8 @@
 #ifndef MARS_CHECKPOINT_CHECKPOINT_LAYOUT_H
 #define MARS_CHECKPOINT_CHECKPOINT_LAYOUT_H
 
+#include <inttypes.h>
+
 #include "util/base.h"
 #include "util/tensor_table.h"
 
@@ -12,7 +14,7 @@ enum { TRAINER_JSON_VERSION = 1, CHECKPOINT_NAME_LENGTH = 40, CHECKPOINT_SHAPE_L
 #define CHECKPOINTS_FOLDER "checkpoints"
 #define LATEST_LINK "latest"
 #define TEMPORARY_PREFIX ".tmp_" /* of everything that a save has not finished */
-#define STEP_FORMAT "step_%08lld"
+#define STEP_FORMAT "step_%08" PRId64
 #define ASIDE_SUFFIX ".old" /* of a checkpoint that another one of the same step is about to replace */
 
 /* The files of a checkpoint. */

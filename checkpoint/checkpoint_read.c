@@ -4,6 +4,7 @@
 #include "checkpoint/checkpoint.h"
 
 #include <cjson/cJSON.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,9 +26,9 @@ static bool verify_file(const char *folder, const cJSON *item, Error *error) {
     uint64_t bytes, checksum;
     bool ok = files_checksum(path, &bytes, &checksum, error);
     if (ok && (double)bytes != expected_bytes->valuedouble)
-        ok = error_set(error, "%s is damaged: it has %llu bytes and should have %.0f", path, (unsigned long long)bytes,
+        ok = error_set(error, "%s is damaged: it has %" PRIu64 " bytes and should have %.0f", path, bytes,
                        expected_bytes->valuedouble);
-    snprintf(found, sizeof found, "%016llx", (unsigned long long)checksum);
+    snprintf(found, sizeof found, "%016" PRIx64, checksum);
     if (ok && strcmp(found, expected) != 0)
         ok = error_set(error, "%s is damaged: its checksum is %s and should be %s", path, found, expected);
     free(path);
@@ -121,8 +122,8 @@ static bool open_or_pass_over(Checkpoint *checkpoint, const char *checkpoints, c
     char *path = format_string("%s/%s", checkpoints, name);
     bool ok = checkpoint_open(checkpoint, path, &reason);
     if (ok && step >= 0 && checkpoint->step != step) {
-        ok = error_set(&reason, "%s holds step %lld, so its name should be " STEP_FORMAT, path,
-                       (long long)checkpoint->step, (long long)checkpoint->step);
+        ok = error_set(&reason, "%s holds step %" PRId64 ", so its name should be " STEP_FORMAT, path, checkpoint->step,
+                       checkpoint->step);
         checkpoint_close(checkpoint);
     }
     if (!ok) {

@@ -8,6 +8,7 @@
  * which. Where the token embedding is missing, lm_head has it: the two are one tensor, and files keep either. */
 #include "checkpoint/checkpoint.h"
 
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,8 +165,8 @@ static char *what_to_set(const SafetensorsFile *file, const TensorTable *table) 
         if (is_bias ? has.has_bias || !expected.has_bias : !keys[i].has || keys[i].has == keys[i].expected) continue;
         const char *start = text[0] ? ", " : "set ";
         char *longer = is_bias ? format_string("%s%smodel.bias to false", text, start)
-                               : format_string("%s%smodel.%s to %lld%s", text, start, keys[i].key,
-                                               (long long)keys[i].has, keys[i].more);
+                               : format_string("%s%smodel.%s to %" PRId64 "%s", text, start, keys[i].key, keys[i].has,
+                                               keys[i].more);
         free(text);
         text = longer;
     }
@@ -228,7 +229,7 @@ static bool no_place(const SafetensorsFile *file, const TensorTable *table, cons
     int64_t layers = sizes_of_file(file).n_layer;
     char remedy[64] = "is it a GPT-2 with something added?";
     if (layers > sizes_of_table(table).n_layer)
-        snprintf(remedy, sizeof remedy, "set model.n_layer to %lld", (long long)layers);
+        snprintf(remedy, sizeof remedy, "set model.n_layer to %" PRId64, layers);
     return error_set(error, "%s: the model has no place for tensor '%.200s': %s", file->path, entry->name, remedy);
 }
 

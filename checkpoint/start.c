@@ -1,6 +1,7 @@
 /* start.c: see start.h. Rank 0 looks at the disk and tells the other ranks what it found, so that all begin alike. */
 #include "checkpoint/start.h"
 
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,8 +98,8 @@ static void check_optimizer(const Config *config, const Found *found) {
 static char *note_about(const Found *found, const GPT2Config *model) {
     bool is_cropped = found->positions > model->block_size;
     if (found->is_checkpoint || !found->path[0] || (found->has_model && !is_cropped)) return NULL;
-    char *cropped = is_cropped ? format_string(": the first %d of %lld position embeddings", model->block_size,
-                                               (long long)found->positions)
+    char *cropped = is_cropped ? format_string(": the first %d of %" PRId64 " position embeddings", model->block_size,
+                                               found->positions)
                                : checked_strdup("");
     char *note = format_string("%s%s%s", found->path, cropped,
                                found->has_model ? ""

@@ -16,6 +16,7 @@
  * of a buffer into ranges may give others, unlike mpi.c. Reductions inside of the switch (NVLS) do differ from run to
  * run, as NCCL's authors say (github.com/NVIDIA/nccl/issues/1497); it is turned off. */
 #include <assert.h>
+#include <inttypes.h>
 #include <nccl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -165,7 +166,7 @@ static void wait_for(Comm *comm, int64_t exchanges) {
     NcclComm *nccl = nccl_comm(comm);
     if (exchanges <= 0) return;
     if (exchanges > nccl->enqueued)
-        die("wait_for: of %lld exchanges %lld were enqueued", (long long)exchanges, (long long)nccl->enqueued);
+        die("wait_for: of %" PRId64 " exchanges %" PRId64 " were enqueued", exchanges, nccl->enqueued);
     cuda_check(cudaStreamWaitEvent(nccl->operations, nccl->end[(exchanges - 1) % ENDS], 0), "waiting for an exchange");
 }
 

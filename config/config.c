@@ -9,6 +9,7 @@
 #include <cjson/cJSON.h>
 #include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -693,7 +694,7 @@ static void append_number(char *list, size_t size, int64_t number) {
     enum { ROOM = 32 };
     size_t used = strlen(list);
     if (used + ROOM <= size)
-        snprintf(list + used, size - used, "%s%lld", used ? ", " : "", (long long)number);
+        snprintf(list + used, size - used, "%s%" PRId64, used ? ", " : "", number);
     else if (list[used - 1] != '.')
         snprintf(list + used, size - used, ", ...");
 }
@@ -762,7 +763,7 @@ static cJSON *value_to_json(const Config *config, const ConfigKey *key) {
     /* cJSON prints the other types, but not always with all of their digits */
     char *text = NULL;
     if (key->type == CONFIG_INT) text = format_string("%d", *(const int *)field);
-    if (key->type == CONFIG_SEED) text = format_string("%llu", (unsigned long long)*(const uint64_t *)field);
+    if (key->type == CONFIG_SEED) text = format_string("%" PRIu64, *(const uint64_t *)field);
     if (key->type == CONFIG_NUMBER) text = number_text(*(const double *)field);
     if (key->type == CONFIG_PAIR) text = pair_text(field);
     bool quoted = key->type == CONFIG_SEED && (double)*(const uint64_t *)field >= exact_integers;

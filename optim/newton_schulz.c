@@ -1,6 +1,7 @@
 /* newton_schulz.c: the iteration of newton_schulz.h, in matmuls of the backend's table after one pass that scales. */
 #include "optim/newton_schulz.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "optim/multi_tensor.h"
@@ -69,7 +70,7 @@ void *newton_schulz_input(NewtonSchulz *ns) { return ns->x[0]; }
 
 const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, int count, const double *square_norms) {
     if ((size_t)(count * rows * columns) * dtype_size(ns->type) > ns->x_bytes)
-        die("Newton-Schulz: no workspace for %d matrices of %lld x %lld", count, (long long)rows, (long long)columns);
+        die("Newton-Schulz: no workspace for %d matrices of %" PRId64 " x %" PRId64, count, rows, columns);
     Backend *be = ns->be;
     bool tall = rows > columns;
     int64_t side = min_i64(rows, columns), inner = max_i64(rows, columns);

@@ -1,6 +1,7 @@
 /* console.c: the terminal output of a run (see console.h). */
 #include "report/console.h"
 
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -67,12 +68,13 @@ void console_step(Console *console, int64_t step, int64_t max_iters, const StepR
     format_duration(per_step * (double)(max_iters - step - 1), left, sizeof left);
     if (report) {
         format_count((int64_t)(report->tokens_per_s + 0.5), speed, sizeof speed);
-        console_line(console, "step %6lld/%lld | loss %7.4f | lr %.2e | norm %6.3f | %6.0f ms | %s tok/s | %s left",
-                     (long long)step, (long long)max_iters, report->loss, report->lr, report->grad_norm, report->ms,
-                     speed, left);
+        console_line(console,
+                     "step %6" PRId64 "/%" PRId64
+                     " | loss %7.4f | lr %.2e | norm %6.3f | %6.0f ms | %s tok/s | %s left",
+                     step, max_iters, report->loss, report->lr, report->grad_norm, report->ms, speed, left);
     } else if (console->is_terminal && now - console->last_progress > progress_seconds) {
-        printf("\r\033[Kstep %6lld/%lld | %.0f ms a step | %s left", (long long)step, (long long)max_iters,
-               per_step * 1e3, left);
+        printf("\r\033[Kstep %6" PRId64 "/%" PRId64 " | %.0f ms a step | %s left", step, max_iters, per_step * 1e3,
+               left);
         flush(console);
         console->progress_shown = true;
         console->last_progress = now;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,7 +165,7 @@ static void put_string(Metrics *metrics, const char *key, const char *value) {
 }
 
 static void begin_line(Metrics *metrics, const char *event, int64_t step) {
-    fprintf(metrics->file, "{\"event\":\"%s\",\"step\":%lld", event, (long long)step);
+    fprintf(metrics->file, "{\"event\":\"%s\",\"step\":%" PRId64, event, step);
 }
 
 void metrics_start(Metrics *metrics, const char *config_json, size_t parameters, const char *device,
@@ -178,7 +179,7 @@ void metrics_start(Metrics *metrics, const char *config_json, size_t parameters,
     if (resumed_from < 0)
         fputs(",\"resumed_from\":null", metrics->file);
     else
-        fprintf(metrics->file, ",\"resumed_from\":%lld", (long long)resumed_from);
+        fprintf(metrics->file, ",\"resumed_from\":%" PRId64, resumed_from);
     finish_line(metrics);
 }
 
@@ -189,7 +190,7 @@ void metrics_train(Metrics *metrics, const StepReport *report) {
     put_number(metrics, "lr", report->lr);
     put_lr_by_role(metrics, report->lr_by_role);
     put_number(metrics, "grad_norm", report->grad_norm);
-    fprintf(metrics->file, ",\"tokens\":%lld", (long long)report->tokens);
+    fprintf(metrics->file, ",\"tokens\":%" PRId64, report->tokens);
     put_number(metrics, "ms", report->ms);
     put_number(metrics, "tokens_per_s", report->tokens_per_s);
     put_number(metrics, "mfu", report->mfu < 0.0 ? NAN : report->mfu);
@@ -216,7 +217,7 @@ void metrics_validation(Metrics *metrics, int64_t step, double loss, int64_t tok
     if (!is_writing(metrics)) return;
     begin_line(metrics, "val", step);
     put_number(metrics, "loss", loss);
-    fprintf(metrics->file, ",\"tokens\":%lld", (long long)tokens);
+    fprintf(metrics->file, ",\"tokens\":%" PRId64, tokens);
     finish_line(metrics);
 }
 
@@ -225,7 +226,7 @@ void metrics_hellaswag(Metrics *metrics, int64_t step, double accuracy, double a
     begin_line(metrics, "hellaswag", step);
     put_number(metrics, "accuracy", accuracy);
     put_number(metrics, "accuracy_norm", accuracy_norm);
-    fprintf(metrics->file, ",\"examples\":%lld", (long long)examples);
+    fprintf(metrics->file, ",\"examples\":%" PRId64, examples);
     finish_line(metrics);
 }
 

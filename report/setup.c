@@ -1,6 +1,7 @@
 /* setup.c: see setup.h. */
 #include "report/setup.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #include "util/files.h"
@@ -89,7 +90,7 @@ void setup_print(Console *c, const SetupReport *s) {
     print_memory(c, s);
     print_start(c, s);
     if (s->start->resumed_from >= 0)
-        console_row(c, "output", "%s, resumed from step %lld", train->out_dir, (long long)s->start->resumed_from);
+        console_row(c, "output", "%s, resumed from step %" PRId64, train->out_dir, s->start->resumed_from);
     else
         console_row(c, "output", "%s, started from %s", train->out_dir,
                     strcmp(train->init_from, "auto") == 0 ? "scratch" : train->init_from);

@@ -2,6 +2,7 @@
  * processor's vector instructions as the rest of the program does, and nothing has to be linked. */
 #define _GNU_SOURCE 1 /* nftw */
 #define XXH_INLINE_ALL
+#include <inttypes.h>
 #include <xxhash.h>
 
 #include "util/files.h"
@@ -158,7 +159,7 @@ char *files_read(const char *path, size_t limit, size_t *bytes, Error *error) {
     off_t length = lseek(descriptor, 0, SEEK_END);
     char *data = NULL;
     if (length < 0 || (uint64_t)length > limit) {
-        error_set(error, "%s is too long: %lld bytes, at most %zu are expected", path, (long long)length, limit);
+        error_set(error, "%s is too long: %" PRId64 " bytes, at most %zu are expected", path, length, limit);
     } else {
         data = checked_malloc((size_t)length + 1, path);
         ssize_t got = lseek(descriptor, 0, SEEK_SET) == 0 ? read_fully(descriptor, data, (size_t)length) : -1;

@@ -10,6 +10,7 @@
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,8 +62,9 @@ static bool map_file(SafetensorsFile *file, Error *error) {
     if (!ok) {
         error_set(error, "%s is not a regular file", file->path);
     } else if (status.st_size < LENGTH_BYTES) {
-        ok = error_set(error, "%s is no safetensors file: it has %lld bytes, fewer than the length of a header needs",
-                       file->path, (long long)status.st_size);
+        ok = error_set(error,
+                       "%s is no safetensors file: it has %" PRId64 " bytes, fewer than the length of a header needs",
+                       file->path, status.st_size);
     } else {
         void *mapping = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
         ok = mapping != MAP_FAILED;
@@ -99,8 +101,9 @@ static cJSON *parse_header(const SafetensorsFile *file, size_t *data_start, Erro
     memcpy(&length, file->mapping, sizeof length);
     if (length > MAX_HEADER_BYTES || length > file->bytes - LENGTH_BYTES) {
         error_set(error,
-                  "%s: the header should have %llu bytes; the file has %zu behind its length, and %d are allowed",
-                  file->path, (unsigned long long)length, file->bytes - LENGTH_BYTES, MAX_HEADER_BYTES);
+                  "%s: the header should have %" PRIu64
+                  " bytes; the file has %zu behind its length, and %d are allowed",
+                  file->path, length, file->bytes - LENGTH_BYTES, MAX_HEADER_BYTES);
         return NULL;
     }
     *data_start = LENGTH_BYTES + (size_t)length;
@@ -142,12 +145,15 @@ static bool read_range(const char *path, Description *tensor, const cJSON *offse
         return error_set(error, "%s: tensor '%.200s': data_offsets should be two whole numbers, 0 or more", path,
                          tensor->name);
     if (tensor->begin > tensor->end || tensor->end > data_bytes)
-        return error_set(error, "%s: tensor '%.200s': data_offsets [%lld, %lld] do not lie in the %lld bytes of data",
-                         path, tensor->name, (long long)tensor->begin, (long long)tensor->end, (long long)data_bytes);
+        return error_set(error,
+                         "%s: tensor '%.200s': data_offsets [%" PRId64 ", %" PRId64 "] do not lie in the %" PRId64
+                         " bytes of data",
+                         path, tensor->name, tensor->begin, tensor->end, data_bytes);
     int64_t have = tensor->end - tensor->begin, need;
     if (tensor->type && (__builtin_mul_overflow(tensor->elements, tensor->type->bytes, &need) || need != have))
-        return error_set(error, "%s: tensor '%.200s': %lld elements of %s do not take the %lld bytes of data_offsets",
-                         path, tensor->name, (long long)tensor->elements, tensor->type->name, (long long)have);
+        return error_set(
+            error, "%s: tensor '%.200s': %" PRId64 " elements of %s do not take the %" PRId64 " bytes of data_offsets",
+            path, tensor->name, tensor->elements, tensor->type->name, have);
     return true;
 }
 
@@ -219,16 +225,18 @@ static bool check_together(const char *path, Description *tensors, int count, in
     int64_t position = 0;
     for (int i = 0; i < count; i++) {
         if (tensors[i].begin < position)
-            return error_set(error, "%s: tensor '%.200s' begins at byte %lld of the data, inside of tensor '%.200s'",
-                             path, tensors[i].name, (long long)tensors[i].begin, tensors[i - 1].name);
+            return error_set(error,
+                             "%s: tensor '%.200s' begins at byte %" PRId64 " of the data, inside of tensor '%.200s'",
+                             path, tensors[i].name, tensors[i].begin, tensors[i - 1].name);
         if (tensors[i].begin > position)
-            return error_set(error, "%s: bytes %lld to %lld of the data, before tensor '%.200s', belong to no tensor",
-                             path, (long long)position, (long long)tensors[i].begin, tensors[i].name);
+            return error_set(
+                error, "%s: bytes %" PRId64 " to %" PRId64 " of the data, before tensor '%.200s', belong to no tensor",
+                path, position, tensors[i].begin, tensors[i].name);
         position = tensors[i].end;
     }
     return position == data_bytes ||
-           error_set(error, "%s: the tensors end at byte %lld of the data, which has %lld bytes", path,
-                     (long long)position, (long long)data_bytes);
+           error_set(error, "%s: the tensors end at byte %" PRId64 " of the data, which has %" PRId64 " bytes", path,
+                     position, data_bytes);
 }
 
 /* Describes every tensor of the header; *count of them in a new array, which the caller frees. NULL on failure. */
@@ -407,8 +415,8 @@ bool safetensors_create(SafetensorsWriter **writer, const char *path, const Safe
 
 bool safetensors_write(SafetensorsWriter *writer, const float *data, int64_t elements, Error *error) {
     if (elements > writer->announced - writer->written)
-        return error_set(error, "%s: %lld more elements than its header announces", writer->path,
-                         (long long)(writer->written + elements - writer->announced));
+        return error_set(error, "%s: %" PRId64 " more elements than its header announces", writer->path,
+                         (writer->written + elements - writer->announced));
     writer->written += elements;
     return file_writer_append(writer->file, data, (size_t)elements * sizeof *data, error);
 }
@@ -416,8 +424,8 @@ bool safetensors_write(SafetensorsWriter *writer, const float *data, int64_t ele
 bool safetensors_finish(SafetensorsWriter *writer, uint64_t *bytes, uint64_t *checksum, Error *error) {
     bool complete = writer->written == writer->announced;
     if (!complete) {
-        error_set(error, "%s: %lld of the %lld elements that its header announces were written", writer->path,
-                  (long long)writer->written, (long long)writer->announced);
+        error_set(error, "%s: %" PRId64 " of the %" PRId64 " elements that its header announces were written",
+                  writer->path, writer->written, writer->announced);
         file_writer_abandon(writer->file);
     }
     bool ok = complete && file_writer_close(writer->file, bytes, checksum, error);

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,8 +70,8 @@ static bool write_failed(const ShardWriter *writer, Error *error) {
 static bool begin_file(ShardWriter *writer, Error *error) {
     static const int32_t no_header[SHARD_HEADER_INTS];
     if (writer->files == SHARD_WRITER_MAX_FILES)
-        return error_set(error, "%s/%s_*.bin would be more than %d files of %lld tokens; make them larger",
-                         writer->folder, writer->split, SHARD_WRITER_MAX_FILES, (long long)writer->shard_tokens);
+        return error_set(error, "%s/%s_*.bin would be more than %d files of %" PRId64 " tokens; make them larger",
+                         writer->folder, writer->split, SHARD_WRITER_MAX_FILES, writer->shard_tokens);
     char *path = temporary_path(writer, writer->files++);
     writer->file = fopen(path, "wb");
     free(path);

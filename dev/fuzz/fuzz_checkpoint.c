@@ -1,6 +1,7 @@
 /* fuzz_checkpoint.c: the JSON of a checkpoint, or of a published folder: trainer.json, config.json, the header
  * of model.safetensors, and the index of a set of files. The first byte says which of them the input is, and whether
  * trainer.json gets a right seal; the other files of the folder are always the same. */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -55,8 +56,8 @@ static void check_open(void) {
         FUZZ_CHECK(strstr(error.text, fuzz_folder()), "the message does not name the file: %s", error.text);
         return;
     }
-    FUZZ_CHECK(checkpoint.updates >= 0 && checkpoint.step >= checkpoint.updates, "step %lld, %lld updates",
-               (long long)checkpoint.step, (long long)checkpoint.updates);
+    FUZZ_CHECK(checkpoint.updates >= 0 && checkpoint.step >= checkpoint.updates,
+               "step %" PRId64 ", %" PRId64 " updates", checkpoint.step, checkpoint.updates);
     FUZZ_CHECK(memchr(checkpoint.optimizer, 0, sizeof checkpoint.optimizer), "the optimizer's name has no end");
     FUZZ_CHECK(checkpoint.model.count == 1, "%d tensors", checkpoint.model.count);
     double number;
@@ -74,7 +75,7 @@ static void read_all(const SafetensorsFile *file, const TensorTable *table) {
         FUZZ_CHECK(checkpoint_read_weights(file, table, i, host, &error), "%s", error.text);
         free(host);
     }
-    FUZZ_CHECK(checkpoint_positions(file) >= 2, "%lld positions", (long long)checkpoint_positions(file));
+    FUZZ_CHECK(checkpoint_positions(file) >= 2, "%" PRId64 " positions", checkpoint_positions(file));
 }
 
 static void check_message(const char *text) {

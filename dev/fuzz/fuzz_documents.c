@@ -5,6 +5,7 @@
  * is JSON without doubt, must be read. One kind of input
  * is no file but UTF-16, for the escapes of JSON. */
 #include <cjson/cJSON.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,7 +79,7 @@ static Documents read_documents(const char *path, const DocumentFormat *format, 
     documents.ok = documents_read(&file, format, &sink, &documents.counts, &documents.error);
     FUZZ_CHECK(documents.ok || strstr(documents.error.text, path), "the message does not name the file: %s",
                documents.error.text);
-    FUZZ_CHECK(!documents.ok || file.bytes_taken >= 0, "%lld bytes taken", (long long)file.bytes_taken);
+    FUZZ_CHECK(!documents.ok || file.bytes_taken >= 0, "%" PRId64 " bytes taken", file.bytes_taken);
     text_file_close(&file);
     return documents;
 }
@@ -264,8 +265,8 @@ static void check_plain(const Documents *found, FuzzInput file, const DocumentFo
     if (file.bytes >= 3 && memcmp(file.data, UTF8_MARK, 3) == 0) fuzz_piece(&file, 3);
     if (format->separator) {
         expected = split(file, format->separator);
-        FUZZ_CHECK(found->counts.separators == expected.counts.separators, "%lld separators for %lld",
-                   (long long)found->counts.separators, (long long)expected.counts.separators);
+        FUZZ_CHECK(found->counts.separators == expected.counts.separators, "%" PRId64 " separators for %" PRId64,
+                   found->counts.separators, expected.counts.separators);
     } else {
         append(&expected.text, file.data, file.bytes);
         take_end(&expected, NULL);
@@ -293,10 +294,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     /* Of a damaged packed file, large blocks may end the reading before there is a beginning. */
     FUZZ_CHECK(!small.ok || strcmp(small.format.text, large.format.text) == 0, "'%s', else '%s'", small.format.text,
                large.format.text);
-    FUZZ_CHECK(small.counts.bad_lines == large.counts.bad_lines || !small.ok, "%lld and %lld bad lines",
-               (long long)small.counts.bad_lines, (long long)large.counts.bad_lines);
-    FUZZ_CHECK(small.counts.separators == large.counts.separators || !small.ok, "%lld and %lld separators",
-               (long long)small.counts.separators, (long long)large.counts.separators);
+    FUZZ_CHECK(small.counts.bad_lines == large.counts.bad_lines || !small.ok, "%" PRId64 " and %" PRId64 " bad lines",
+               small.counts.bad_lines, large.counts.bad_lines);
+    FUZZ_CHECK(small.counts.separators == large.counts.separators || !small.ok,
+               "%" PRId64 " and %" PRId64 " separators", small.counts.separators, large.counts.separators);
     if (small.ok) check_equal(&small, &large, "blocks");
     if (!is_packed) {
         FUZZ_CHECK(strcmp(small.error.text, large.error.text) == 0, "'%s' and '%s'", small.error.text,

@@ -3,6 +3,7 @@
  * by the numbers, words by trying the pattern's alternatives, merges pass by pass. They must be the same in whatever
  * pieces the text comes, and where the pipeline cuts it, and decode to the text with U+FFFD in the place of what is no UTF-8,
  * which must be counted. */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -159,8 +160,8 @@ static void encode_in_pieces(const uint8_t *text, size_t bytes, uint32_t state, 
 /* Fails unless the encoder has replaced so many errors since it had replaced *before, which is moved on. */
 static void check_replaced(int64_t *before, int64_t errors, const char *what) {
     int64_t now = gpt2_replaced(encoder);
-    FUZZ_CHECK(now - *before == errors, "%s: %lld errors are replaced, of %lld", what, (long long)(now - *before),
-               (long long)errors);
+    FUZZ_CHECK(now - *before == errors, "%s: %" PRId64 " errors are replaced, of %" PRId64, what, (now - *before),
+               errors);
     *before = now;
 }
 

@@ -1,6 +1,7 @@
 /* fuzz_safetensors.c: headers of safetensors files. The input is a whole file; or, where its first byte is odd, the
  * header alone, after the number of bytes of data that the file has. The tensors of a file that is accepted are read,
  * and must come back the same from a file that we write. */
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,10 +30,10 @@ static void check_entry(const SafetensorsFile *file, const SafetensorsEntry *ent
     FUZZ_CHECK(entry->dimensions >= 0 && entry->dimensions <= SAFETENSORS_MAX_DIMENSIONS, "%d dimensions",
                entry->dimensions);
     for (int d = 0; d < entry->dimensions; d++) {
-        FUZZ_CHECK(entry->shape[d] >= 0, "dimension %d is %lld", d, (long long)entry->shape[d]);
+        FUZZ_CHECK(entry->shape[d] >= 0, "dimension %d is %" PRId64, d, entry->shape[d]);
         FUZZ_CHECK(!__builtin_mul_overflow(elements, entry->shape[d], &elements), "the shape overflows");
     }
-    FUZZ_CHECK(elements == entry->elements, "%lld elements", (long long)entry->elements);
+    FUZZ_CHECK(elements == entry->elements, "%" PRId64 " elements", entry->elements);
     const uint8_t *begin = entry->data, *first = file->mapping;
     FUZZ_CHECK(begin >= first && elements <= (int64_t)(file->bytes - (size_t)(begin - first)) / element_bytes(entry),
                "the data of '%s' leaves the file", entry->name);

@@ -1,5 +1,6 @@
 /* fuzz_shard.c: token files. The input says what one to three files hold, where to read, and what then becomes of
  * one of them. A second reading of the files' bytes says what the stream must be. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,12 +85,12 @@ static void check_read(const ShardSet *set, const File *files, int count, FuzzIn
     }
     Error error = {""};
     bool is_read = shards_read(set, position, wanted, vocab_size, tokens, &error);
-    FUZZ_CHECK(is_read == is_right, "%lld tokens at %lld below %d should be %s: %s", (long long)wanted,
-               (long long)position, vocab_size, is_right ? "read" : "refused", error.text);
+    FUZZ_CHECK(is_read == is_right, "%" PRId64 " tokens at %" PRId64 " below %d should be %s: %s", wanted, position,
+               vocab_size, is_right ? "read" : "refused", error.text);
     for (int64_t i = 0; is_read && i < wanted; i++) {
         const File *file = find_token(files, count, position + i, &index);
-        FUZZ_CHECK(memcmp(file->data + file->header_bytes + 2 * index, &tokens[i], 2) == 0, "token %lld is another one",
-                   (long long)(position + i));
+        FUZZ_CHECK(memcmp(file->data + file->header_bytes + 2 * index, &tokens[i], 2) == 0,
+                   "token %" PRId64 " is another one", (position + i));
     }
 }
 
@@ -145,8 +146,8 @@ static void check_set(const char *pattern, File *files, int count, FuzzInput *in
         FUZZ_CHECK(strstr(error.text, "shard_"), "the message names no file: %s", error.text);
         return;
     }
-    FUZZ_CHECK(shards_token_count(set) == tokens && shards_file_count(set) == count, "%lld tokens in %d files",
-               (long long)shards_token_count(set), shards_file_count(set));
+    FUZZ_CHECK(shards_token_count(set) == tokens && shards_file_count(set) == count, "%" PRId64 " tokens in %d files",
+               shards_token_count(set), shards_file_count(set));
     for (int i = 0; i < 3; i++) check_read(set, files, count, input);
     int change = (int)(fuzz_number(input, 1) % CHANGES);
     check_sample(set, files, count, input);

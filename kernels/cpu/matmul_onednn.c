@@ -13,6 +13,7 @@
 #include "kernels/cpu/matmul.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -426,9 +427,9 @@ static MatmulKernel *kernel_or_null(Matmul *matmul, const MatmulShape *shape) {
 MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape) {
     MatmulKernel *kernel = kernel_or_null(matmul, shape);
     if (!kernel)
-        die("oneDNN has no product of %s matrices %lld x %lld and %lld x %lld for this processor",
-            dtype_name(shape->input), (long long)shape->m, (long long)shape->k, (long long)shape->k,
-            (long long)shape->n);
+        die("oneDNN has no product of %s matrices %" PRId64 " x %" PRId64 " and %" PRId64 " x %" PRId64
+            " for this processor",
+            dtype_name(shape->input), shape->m, shape->k, shape->k, shape->n);
     return kernel;
 }
 

@@ -5,6 +5,7 @@
 
 #include <cjson/cJSON.h>
 #include <float.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -589,8 +590,8 @@ static void test_trainer_json_is_checked(void **state) {
     small_save(test_path("trainer"), 1, 1, 0);
     const char *folder = test_path("trainer/checkpoints/step_00000001");
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
-        char *sealed = format_string("%s,\n\"xxh3\": \"%016llx\"}\n", cases[i].body,
-                                     (unsigned long long)files_checksum_memory(cases[i].body, strlen(cases[i].body)));
+        char *sealed = format_string("%s,\n\"xxh3\": \"%016" PRIx64 "\"}\n", cases[i].body,
+                                     files_checksum_memory(cases[i].body, strlen(cases[i].body)));
         test_write_text(test_path("trainer/checkpoints/step_00000001/trainer.json"), sealed);
         free(sealed);
         Checkpoint checkpoint;

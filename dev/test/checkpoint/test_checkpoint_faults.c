@@ -4,6 +4,7 @@
  * under dev/test/fault_injection.c. */
 #include "dev/test/model/small_model.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,21 +105,20 @@ static void test_disk_full(void **state) {
     assert_int_equal(stat(test_path("full/checkpoints/latest/config.json"), &config), 0);
     assert_int_equal(stat(test_path("full/checkpoints/latest/tokenizer_config.json"), &tokenizer), 0);
     assert_int_equal(stat(test_path("full/checkpoints/latest/trainer.json"), &trainer), 0);
-    long long all =
-        (long long)(model.st_size + optimizer.st_size + config.st_size + tokenizer.st_size + trainer.st_size);
-    const long long limits[] = {0,
-                                1,
-                                model.st_size / 2,
-                                model.st_size - 1,
-                                model.st_size,
-                                model.st_size + 1,
-                                model.st_size + optimizer.st_size,
-                                all - trainer.st_size - 1,
-                                all - trainer.st_size,
-                                all - 1,
-                                all};
+    int64_t all = (model.st_size + optimizer.st_size + config.st_size + tokenizer.st_size + trainer.st_size);
+    const int64_t limits[] = {0,
+                              1,
+                              model.st_size / 2,
+                              model.st_size - 1,
+                              model.st_size,
+                              model.st_size + 1,
+                              model.st_size + optimizer.st_size,
+                              all - trainer.st_size - 1,
+                              all - trainer.st_size,
+                              all - 1,
+                              all};
     for (size_t i = 0; i < ARRAY_LENGTH(limits); i++) {
-        char *settings = format_string("FAULT_WRITE_LIMIT=%lld", limits[i]);
+        char *settings = format_string("FAULT_WRITE_LIMIT=%" PRId64, limits[i]);
         CommandResult *result = save_in_child(settings, out_dir, 2, 2);
         free(settings);
         bool fits = limits[i] == all;

@@ -2,6 +2,7 @@
  * a Backend's memory functions; knows nothing of the operations under test. */
 #include "dev/test/kernels/kernel_fixture.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -218,8 +219,8 @@ double *fetch(Array *a) {
 static void describe(const Array *a, char *text, size_t size) {
     size_t number = 0;
     while (a->fixture->arrays[number] != a) number++;
-    snprintf(text, size, "%s: array %zu of the test, %lld x %lld", a->fixture->where, number + 1, (long long)a->rows,
-             (long long)a->columns);
+    snprintf(text, size, "%s: array %zu of the test, %" PRId64 " x %" PRId64, a->fixture->where, number + 1, a->rows,
+             a->columns);
 }
 
 /* Fails where bytes [from, to) differ; `zone` says what they are. */
@@ -231,7 +232,7 @@ static void expect_bytes(const Array *a, const unsigned char *got, const unsigne
     char name[400];
     describe(a, name, sizeof name);
     long element = ((long)i - GUARD) / (long)element_size(a->fixture, a->element);
-    fail_msg("%s: %s changed, first near element %ld of %lld", name, zone, element, (long long)count_of(a));
+    fail_msg("%s: %s changed, first near element %ld of %" PRId64, name, zone, element, count_of(a));
 }
 
 static void expect_guards(const Array *a, const unsigned char *got) {
@@ -285,10 +286,10 @@ void expect_near(Array *a, const double *expected, double slack, const char *wha
         double room = 4 * limit * (norm(here, columns) + typical), difference = 0;
         for (int64_t c = 0; c < columns; c++) difference += pow(got[row * columns + c] - here[c], 2);
         if (sqrt(difference) <= room || typical == 0) continue;
-        fail_msg("%s: %s: row %lld of %lld is off by %.3g, allowed %.3g; it starts with %.9g, not %.9g; relative error "
+        fail_msg("%s: %s: row %" PRId64 " of %" PRId64
+                 " is off by %.3g, allowed %.3g; it starts with %.9g, not %.9g; relative error "
                  "of all rows %.3g",
-                 a->fixture->where, what, (long long)row, (long long)a->rows, sqrt(difference), room,
-                 got[row * columns], here[0], error);
+                 a->fixture->where, what, row, a->rows, sqrt(difference), room, got[row * columns], here[0], error);
     }
     char name[400];
     snprintf(name, sizeof name, "%s: %s", a->fixture->where, what);
@@ -296,8 +297,8 @@ void expect_near(Array *a, const double *expected, double slack, const char *wha
 }
 
 static void fail_element(const Array *a, int64_t i, double got, double expected, const char *what) {
-    fail_msg("%s: %s: element %lld (row %lld, column %lld) is %.9g, not %.9g", a->fixture->where, what, (long long)i,
-             (long long)(i / a->columns), (long long)(i % a->columns), got, expected);
+    fail_msg("%s: %s: element %" PRId64 " (row %" PRId64 ", column %" PRId64 ") is %.9g, not %.9g", a->fixture->where,
+             what, i, (i / a->columns), (i % a->columns), got, expected);
 }
 
 void expect_each(Array *a, const double *expected, double slack, double smallest, const char *what) {

@@ -2,6 +2,7 @@
  * written once more from the description in schedule.h. Which settings are refused is test_config.c's business. */
 #include "dev/test/test.h"
 
+#include <inttypes.h>
 #include <math.h>
 
 #include "optim/schedule.h"
@@ -21,7 +22,7 @@ static ScheduleConfig schedule(ScheduleName name, int warmup, int decay, double 
 static void assert_rate(const ScheduleConfig *s, double peak, int64_t step, double expected) {
     double rate = schedule_rate(s, peak, step);
     if (!(fabs(rate - expected) <= 1e-14 * fabs(expected)))
-        fail_msg("schedule %d, step %lld: %.17g, expected %.17g", (int)s->name, (long long)step, rate, expected);
+        fail_msg("schedule %d, step %" PRId64 ": %.17g, expected %.17g", (int)s->name, step, rate, expected);
 }
 
 typedef struct Expected {
