@@ -265,7 +265,7 @@ if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O1 -- "$sanitiz
 fi
 
 heading "an emulated GPU, and the same under the thread sanitizer"
-emulated=(test_golden.c test_devices.c test_hellaswag.c 'test_optim*.c' test_comm.c 'test_*.cu' "${device_tests[@]}")
+emulated=(test_golden.c test_devices.c 'test_optim*.c' test_comm.c 'test_*.cu' "${device_tests[@]}")
 emu=no
 if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O2 -- "${emulated[@]}"; then emu=yes; fi
 export TSAN_OPTIONS=atexit_sleep_ms=0 # a second for each of many processes, else
@@ -277,7 +277,7 @@ if compile build/tsan EMU=1 SANITIZE=thread OPTIMIZE=-O1 -- "${threads[@]}"; the
 if [ $emu = yes ]; then
     lane emu-devices build/emu CI= TEST_SECONDS=1800 MARS_TEST_SMALL=1 -- test_devices.c
     lane emu-optimizers build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- 'test_optim*.c' test_comm.c 'test_*.cu'
-    lane emu-golden build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- test_golden.c test_hellaswag.c
+    lane emu-golden build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- test_golden.c
 fi
 if [ $tsan = yes ]; then
     lane tsan-kernels build/tsan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "$kernels"
