@@ -6,6 +6,7 @@
  * This file is the whole run, top to bottom: read the config, open the processes, the device, the data, the model and
  * the optimizer, start or resume, then step, evaluate and save until done. How each of these works is in its own
  * folder. It compiles as C17 and as C++. */
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,8 +105,8 @@ static void open_data(Trainer *t) {
     if (!data_sets_open(&t->data, &options, &error)) die("%s", error.text);
     int64_t windows = loader_window_count(t->data.val);
     if (c->train.eval_sequences > windows)
-        die("train.eval_sequences: the validation set %s has only %lld sequences of %d tokens", c->data.val,
-            (long long)windows, c->model.block_size);
+        die("train.eval_sequences: the validation set %s has only %" PRId64 " sequences of %d tokens", c->data.val,
+            windows, c->model.block_size);
 }
 
 /* Next to the passes: gradients start to move as soon as they are final, and a pass waits for the weights of the last
@@ -280,23 +281,19 @@ static void train_step(Trainer *t) {
     gpt2_forget_loss(&t->model);
     for (int which = 0; which < optim_info(t->optim)->gradients; which++) compute_gradient(t, which);
     t->be->stopwatch_start(t->be);
-    if (has_norms)
-        optim_step_with_norms(t->optim, rates);
-    else
-        optim_step(t->optim, rates);
+    optim_step(t->optim, rates, has_norms);
     t->be->stopwatch_stop(t->be);
     t->step++;
     if (logged) loss = evaluate_mean_loss(&t->model, t->comm);
     OptimResult result = end_steps(t, logged || has_norms || !t->be->on_gpu ? 0 : 1);
     run_log_add_time(&t->log, seconds_now() - begun);
-    t->log.totals.train_tokens += tokens_per_step(t);
-    t->log.steps++;
+    run_log_count_step(&t->log, tokens_per_step(t));
     if (logged && result.nonfinite_tensor < 0)
         log_step(t, loss, &rates, result.grad_norm);
     else
         console_step(&t->log.console, t->step - 1, train->max_iters, NULL);
     if (has_norms && result.nonfinite_tensor < 0)
-        metrics_norms(t->log.metrics, t->step - 1, &t->model.table, optim_norms(t->optim));
+        run_log_norms(&t->log, t->step - 1, &t->model.table, optim_norms(t->optim));
 }
 
 /* ---- validation and checkpoints ---- */
@@ -342,7 +339,7 @@ static void save(Trainer *t) {
     source.algorithms = t->algorithms;
     Error error;
     if (!checkpoint_save(&source, train->out_dir, train->keep_checkpoints, t->comm->rank == 0, path, &error))
-        die("cannot save step %lld: %s", (long long)t->step, error.text);
+        die("cannot save step %" PRId64 ": %s", t->step, error.text);
     t->saved_step = t->step;
     run_log_checkpoint(&t->log, t->step, path);
 }
@@ -386,8 +383,8 @@ static void fail_to_read(Trainer *t) {
     t->comm->barrier(t->comm);
     if (t->unread.text[0] && t->saved_step < 0) die("%s", t->unread.text);
     if (t->unread.text[0])
-        die("%s; step %lld is saved: put the file right and go on with --init_from=resume", t->unread.text,
-            (long long)t->saved_step);
+        die("%s; step %" PRId64 " is saved: put the file right and go on with --init_from=resume", t->unread.text,
+            t->saved_step);
     t->comm->barrier(t->comm); /* a process that could not read ends the job */
 }
 

@@ -118,7 +118,7 @@ static cJSON *group_json(const ParamGroup *group) {
     if (group->when != ALWAYS) cJSON_AddStringToObject(json, "when", conditions[group->when]);
     cJSON *states = cJSON_AddArrayToObject(json, "states");
     for (int s = 0; s < rule->states; s++) cJSON_AddItemToArray(states, cJSON_CreateString(rule->state_names[s]));
-    if (rule->uses_prev_grad) cJSON_AddItemToArray(states, cJSON_CreateString("g_last"));
+    if (rule->uses_prev_grad) cJSON_AddItemToArray(states, cJSON_CreateString(PREV_GRAD_STATE));
     cJSON_AddBoolToObject(json, "orthogonalized", rule->is_matrix);
     return json;
 }

@@ -17,43 +17,43 @@ GradSync grad_sync_open(Comm *comm, size_t length) {
     return (GradSync){.comm = comm,
                       .length = length,
                       .bucket = bucket,
-                      .moving = length,
+                      .started = length,
                       .gathered = checked_calloc(buckets, sizeof(int64_t), "the optimizer's exchanges")};
 }
 
-void grad_sync_close(GradSync *t) { free(t->gathered); }
+void grad_sync_close(GradSync *s) { free(s->gathered); }
 
-void grad_sync_gradient_ready(GradSync *t, RuleGroup *groups, int group_count, float *data, bool second, size_t from) {
-    if (from > t->moving)
-        die("the gradient was said to be final from element %zu on already, not %zu", t->moving, from);
-    from = (from + t->bucket - 1) / t->bucket * t->bucket;
-    if (from >= t->moving) return;
+void grad_sync_gradient_ready(GradSync *s, RuleGroup *groups, int group_count, float *data, bool second, size_t from) {
+    if (from > s->started)
+        die("the gradient was said to be final from element %zu on already, not %zu", s->started, from);
+    from = (from + s->bucket - 1) / s->bucket * s->bucket;
+    if (from >= s->started) return;
     for (int i = 0; i < group_count; i++) {
         RuleGroup *g = &groups[i];
-        t->comm->reduce_scatter(t->comm, data, &g->partition, second ? g->shards.next_grad : g->shards.grad, from,
-                                t->moving);
+        s->comm->reduce_scatter(s->comm, data, &g->partition, second ? g->shards.next_grad : g->shards.grad, from,
+                                s->started);
     }
-    t->moving = from;
+    s->started = from;
 }
 
-void grad_sync_finish_gradient(GradSync *t, RuleGroup *groups, int group_count, float *data, bool second) {
-    grad_sync_gradient_ready(t, groups, group_count, data, second, 0);
-    t->comm->wait_for(t->comm, t->comm->enqueued(t->comm));
-    t->moving = t->length;
+void grad_sync_finish_gradient(GradSync *s, RuleGroup *groups, int group_count, float *data, bool second) {
+    grad_sync_gradient_ready(s, groups, group_count, data, second, 0);
+    s->comm->wait_for(s->comm, s->comm->enqueued(s->comm));
+    s->started = s->length;
 }
 
-void grad_sync_gather(GradSync *t, const RuleGroup *groups, int group_count, void *weights, size_t element_size) {
-    for (size_t begin = 0; begin < t->length; begin += t->bucket) {
-        size_t end = begin + t->bucket < t->length ? begin + t->bucket : t->length;
+void grad_sync_gather(GradSync *s, const RuleGroup *groups, int group_count, void *weights, size_t element_size) {
+    for (size_t begin = 0; begin < s->length; begin += s->bucket) {
+        size_t end = begin + s->bucket < s->length ? begin + s->bucket : s->length;
         for (int i = 0; i < group_count; i++)
-            t->comm->all_gather(t->comm, weights, element_size, &groups[i].partition, begin, end);
-        t->gathered[begin / t->bucket] = t->comm->enqueued(t->comm);
+            s->comm->all_gather(s->comm, weights, element_size, &groups[i].partition, begin, end);
+        s->gathered[begin / s->bucket] = s->comm->enqueued(s->comm);
     }
 }
 
 /* Buckets come in order, so the last one's coming is that of all. */
-void grad_sync_wait_for_weights(GradSync *t, size_t begin, size_t end) {
-    if (begin >= end || t->gathered[(end - 1) / t->bucket] <= t->waited_for) return;
-    t->waited_for = t->gathered[(end - 1) / t->bucket];
-    t->comm->wait_for(t->comm, t->waited_for);
+void grad_sync_wait_for_weights(GradSync *s, size_t begin, size_t end) {
+    if (begin >= end || s->gathered[(end - 1) / s->bucket] <= s->waited_for) return;
+    s->waited_for = s->gathered[(end - 1) / s->bucket];
+    s->comm->wait_for(s->comm, s->waited_for);
 }

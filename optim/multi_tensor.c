@@ -109,26 +109,23 @@ ALWAYS_INLINE void update_chunk(ElementRule *element, const bool uses_prev_grad,
     }
 }
 
-#define UPDATE_CASE(rule, name, element, needs, keys, states, ...)                           \
-    case rule:                                                                               \
-        update_chunk(element, (needs)&RULE_NEEDS_PREV_GRAD, states, chunk, buffers, coeffs); \
+#define UPDATE_CASE(rule, name, element, needs, keys, states, ...)                     \
+    case rule:                                                                         \
+        update_chunk(element, (needs)&RULE_NEEDS_PREV_GRAD, states, chunk, b, coeffs); \
         break;
-
-static void update_by_rule(RuleName rule, const Chunk *chunk, const MultiTensorBuffers *buffers,
-                           const UpdateCoeffs *coeffs) {
-    switch (rule) {
-        ELEMENTWISE_RULES(UPDATE_CASE)
-    default:
-        die("rule %s is not elementwise", rule_of(rule)->name);
-    }
-}
 
 static void update(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *b) {
     if (b->result->skipped) return;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++) {
-        update_by_rule(rule, &chunks[c], b, &b->coeffs[chunks[c].tensor]);
-        copy_weights(&chunks[c], b);
+        const Chunk *chunk = &chunks[c];
+        const UpdateCoeffs *coeffs = &b->coeffs[chunk->tensor];
+        switch (rule) {
+            ELEMENTWISE_RULES(UPDATE_CASE)
+        default:
+            die("rule %s is not elementwise", rule_of(rule)->name);
+        }
+        copy_weights(chunk, b);
     }
 }
 
@@ -155,20 +152,6 @@ ALWAYS_INLINE void chunk_directions(MatrixRule *direction, const bool uses_prev_
     }
 }
 
-#define DIRECTIONS_CASE(rule, name, direction, needs, keys, scale, states, ...)                         \
-    case rule:                                                                                          \
-        chunk_directions(direction, (needs)&RULE_NEEDS_PREV_GRAD, states, chunk, buffers, coeffs, out); \
-        break;
-
-static void directions_by_rule(RuleName rule, const Chunk *chunk, const MultiTensorBuffers *buffers,
-                               const UpdateCoeffs *coeffs, float *out) {
-    switch (rule) {
-        MATRIX_RULES(DIRECTIONS_CASE)
-    default:
-        die("rule %s is not for matrices", rule_of(rule)->name);
-    }
-}
-
 /* Rounds a chunk's directions to the type of the matrices, and sums the squares of what is stored. */
 static double store_directions(const float *RESTRICT out, size_t n, void *matrices, size_t at, DType type) {
     double squares = 0.0;
@@ -191,14 +174,25 @@ static double store_directions(const float *RESTRICT out, size_t n, void *matric
     return squares;
 }
 
+#define DIRECTIONS_CASE(rule, name, direction, needs, keys, scale, states, ...)                   \
+    case rule:                                                                                    \
+        chunk_directions(direction, (needs)&RULE_NEEDS_PREV_GRAD, states, chunk, b, coeffs, out); \
+        break;
+
 static void directions(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *b,
                        void *matrices, DType type, double *squares) {
     if (b->result->skipped) return;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++) {
+        const Chunk *chunk = &chunks[c];
+        const UpdateCoeffs *coeffs = &b->coeffs[chunk->tensor];
         float out[MULTI_TENSOR_CHUNK]; /* stays in the cache */
-        directions_by_rule(rule, &chunks[c], b, &b->coeffs[chunks[c].tensor], out);
-        squares[c] = store_directions(out, chunks[c].end - chunks[c].begin, matrices, chunks[c].matrix, type);
+        switch (rule) {
+            MATRIX_RULES(DIRECTIONS_CASE)
+        default:
+            die("rule %s is not for matrices", rule_of(rule)->name);
+        }
+        squares[c] = store_directions(out, chunk->end - chunk->begin, matrices, chunk->matrix, type);
     }
 }
 

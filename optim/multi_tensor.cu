@@ -5,14 +5,14 @@
  * and does a few dozen operations on them. So all that counts is that the bytes are moved once, coalesced, and that
  * enough loads are in flight to cover the latency of memory: some 20 KB on each multiprocessor. A thread works on runs
  * of 4 elements, 16 bytes of float and 8 of bf16, so that neighbours in a block are neighbours in memory in either
- * type. It asks for a few runs of every operand, 64 to 160 bytes, before it uses the first, and 3 blocks of 256 threads
+ * type. It loads a few runs of every operand, 64 to 160 bytes, before it uses the first, and 3 blocks of 256 threads
  * fit a multiprocessor at least: 48 KB. Elements that no run fits, after the last whole one or in a buffer that is not
  * aligned, are worked on one by one.
  *
  * Blocks find their work in the list of chunks: a tile of a chunk in passes that only write elements, a whole chunk in
  * those that also sum over it. Sums are in double, per thread, block and tensor in an order that is always the same.
  *
- * No pass waits for the host, or tells it anything but through the queue of results: a step's numbers, and whether it
+ * No pass waits for the host, or tells it anything but through the queue of results: a step's coefficients, and whether it
  * is skipped, are read where step_coeffs_kernel left them. */
 #include <stdlib.h>
 
@@ -22,7 +22,7 @@
 
 constexpr int THREADS = 256;
 constexpr int RUN = 4;   /* elements */
-constexpr int AHEAD = 2; /* runs of each operand that a thread asks for at a time */
+constexpr int AHEAD = 2; /* runs of each operand that a thread loads at a time */
 constexpr int TILE = THREADS * RUN * AHEAD;
 constexpr int TILES = MULTI_TENSOR_CHUNK / TILE;
 static_assert(TILE * TILES == MULTI_TENSOR_CHUNK, "tiles fill chunks");
@@ -156,7 +156,7 @@ static __device__ double total_squares(const GradientSums *sums, int tensors) {
     return block_sum<THREADS>(total);
 }
 
-/* One block. All threads come to the same result; each settles some tensors. */
+/* One block. All threads come to the same result; each computes the coefficients of some tensors. */
 static __global__ void __launch_bounds__(THREADS) step_coeffs_kernel(const StepInputs s) {
     const double squares = total_squares(s.sums, s.tensors);
     const double second = s.exact ? total_squares(s.sums + s.tensors, s.tensors) : 0.0;
@@ -553,7 +553,7 @@ static void keep_prev_grad(Backend *be, const Chunk *chunks, int count, float *t
     if (count == 0) return;
     const int blocks = (int)min_i64(count, 4 * cuda_backend(be)->processors);
     keep_prev_grad_kernel<<<blocks, THREADS, 0, cuda_stream(be)>>>(chunks, count, to, from, result);
-    cuda_check_launch("keep_last_kernel");
+    cuda_check_launch("keep_prev_grad_kernel");
 }
 
 /* A ring in pinned memory, which the GPU writes to; an event for each result says when it is there. */
@@ -579,8 +579,8 @@ static ResultQueue *open_queue(Backend *be, int capacity) {
 static void send(Backend *be, ResultQueue *queue, const StepResult *result) {
     const int i = (int)(queue->sent++ % queue->capacity);
     cuda_check(cudaMemcpyAsync(&queue->pinned[i], result, sizeof *result, cudaMemcpyDeviceToHost, cuda_stream(be)),
-               "copying a step's outcome");
-    cuda_check(cudaEventRecord(queue->arrived[i], cuda_stream(be)), "marking a step's outcome");
+               "copying a step's result");
+    cuda_check(cudaEventRecord(queue->arrived[i], cuda_stream(be)), "marking a step's result");
 }
 
 static StepResult receive(Backend *be, ResultQueue *queue) {

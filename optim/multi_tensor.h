@@ -1,6 +1,6 @@
-/* multi_tensor.h: passes over all tensors at once. The elements that a process owns are cut into chunks, each inside
- * one tensor; a pass is one loop over the chunks, whatever the number of tensors. What passes go by (chunks, numbers,
- * the step's result) and what they leave is in the device's memory.
+/* multi_tensor.h: passes over all tensors at once. The elements that a rank owns are cut into chunks, each inside one
+ * tensor. A pass is one loop over the chunks, for any number of tensors. The inputs of a pass (chunks, coefficients, the
+ * step's result) and its outputs are in device memory.
  *
  * There are two tables of passes, of CPU loops (multi_tensor.c) and of CUDA kernels (multi_tensor.cu), made from the
  * same rules. On a GPU a pass is enqueued when its function returns, and runs after what was enqueued
@@ -53,11 +53,13 @@ typedef struct ResultQueue ResultQueue;
 typedef struct MultiTensorPasses {
     /* ---- what a step decides by ---- */
 
-    /* sums[c] = the sums over chunk c, of the gradients as they are. `last` may be NULL. The plain sum is made where
-     * `sum_at_first` is given and says that no update was made yet; else it is 0. */
+    /* sums[c] = the sums over chunk c of the gradients before scaling. prev_grad may be NULL; then dot is 0. `sum` is
+     * computed if prev_grad is NULL, sum_at_first is not NULL and sum_at_first->updates is 0, and is undefined
+     * otherwise. */
     void (*sums)(Backend *be, const Chunk *chunks, int count, const float *gradient, const float *prev_grad,
                  const StepResult *sum_at_first, GradientSums *sums);
-    /* For each range: sums (., width) = the sum of its rows of parts (., width), in their order; width is 1, 2 or 3. */
+    /* For each range: row ranges[i].to of sums (., width) = the sum of rows [first, first + count) of parts (., width),
+     * in an order that is the same in every run; 0 where count is 0. width is 1, 2 or 3. */
     void (*add_up)(Backend *be, const double *parts, int width, const SumRange *ranges, int count, double *sums);
     /* Result and coefficients of the step (step_coeffs.h). */
     void (*step_coeffs)(Backend *be, const StepInputs *inputs);
@@ -107,7 +109,8 @@ const MultiTensorPasses *multi_tensor_passes(const Backend *be);
 const MultiTensorPasses *multi_tensor_cuda(void);
 
 /* The chunks of one part of a buffer, appended to *chunks (host memory), of which there are *count; parts lie inside
- * one tensor. */
+ * one tensor. gradient_is_shard: gradient buffers hold this rank's shard, else they are whole flat buffers. The caller
+ * frees *chunks. */
 void multi_tensor_append_chunks(Chunk **chunks, int *count, const Part *part, int tensor, bool gradient_is_shard);
 
 EXTERN_C_END

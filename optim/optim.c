@@ -4,6 +4,7 @@
 #include "optim/optim.h"
 
 #include <math.h>
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,9 +15,6 @@
 #include "optim/schedule.h"
 #include "util/arena.h"
 #include "util/tensor_table.h"
-
-/* The one state that is not a rule's own: its buffer is exchanged with those of gradients. */
-static const char prev_grad_name[] = "g_last";
 
 /* What optim_open() takes for a program that has no buffers of its own. */
 typedef struct OptimOwn {
@@ -39,7 +37,9 @@ struct Optim {
     RuleGroup groups[RULE_COUNT]; /* one for each rule that updates a tensor */
     int group_count;
     GradSync grad_sync;
-    GradientBuffers whole; /* in a job of one process: whole flat buffers, which are exchanged */
+    /* grad: the flat buffer that backward passes write; prev_grad and next_grad: flat buffers in a job of one rank, else
+     * NULL */
+    GradientBuffers whole;
     bool exact, uses_prev_grad;
     int gradient; /* which one of the step is begun */
     ResultQueue *queue;
@@ -73,7 +73,6 @@ static int group_of(const Optim *o, int tensor) {
     while (!o->groups[i].chosen[tensor]) i++;
     return i;
 }
-static const Rule *rule_for(const Optim *o, int tensor) { return o->groups[group_of(o, tensor)].rule; }
 
 /* ---- opening ---- */
 
@@ -82,17 +81,17 @@ static DType newton_schulz_dtype(const Optim *o) {
     return o->config.ns_dtype == NS_DTYPE_BFLOAT16 ? DTYPE_BFLOAT16 : DTYPE_FLOAT32;
 }
 
-static RuleName rule_of_tensor(const Optim *o, int tensor) {
+static RuleName configured_rule(const Optim *o, int tensor) {
     int group = param_group_of(&o->config, o->table->tensors[tensor].role);
     return optimizer_of(o->config.name)->groups[group].rule;
 }
 
-/* Plans the group of the tensors under a rule, where there are any. Each group fills up what those before it, of whole
- * matrices, left uneven: taken[r] counts the state elements of rank r. */
+/* Plans the RuleGroup of the tensors that a rule updates, where there are any. taken[r] counts the elements of state
+ * that rank r keeps in the groups planned before; an elementwise group gives more to ranks that keep fewer. */
 static bool plan_group(Optim *o, RuleName rule, double *taken, Arena *arena, Error *error) {
     int count = 0;
     bool *chosen = checked_calloc((size_t)o->table->count, sizeof *chosen, "the optimizer's groups");
-    for (int i = 0; i < o->table->count; i++) count += chosen[i] = rule_of_tensor(o, i) == rule;
+    for (int i = 0; i < o->table->count; i++) count += chosen[i] = configured_rule(o, i) == rule;
     if (count == 0) {
         free(chosen);
         return true;
@@ -127,6 +126,7 @@ static bool plan_groups(Optim *o, Arena *arena, Error *error) {
 static void add_state_name(OptimInfo *info, const char *name) {
     for (int s = 0; s < info->state_count; s++)
         if (strcmp(info->state_names[s], name) == 0) return;
+    assert(info->state_count < OPTIM_MAX_STATES);
     info->state_names[info->state_count++] = name;
 }
 
@@ -135,11 +135,12 @@ static void list_states(Optim *o) {
         const Rule *rule = o->groups[i].rule;
         for (int s = 0; s < rule->states; s++) add_state_name(&o->info, rule->state_names[s]);
     }
-    if (o->uses_prev_grad) add_state_name(&o->info, prev_grad_name);
+    if (o->uses_prev_grad) add_state_name(&o->info, PREV_GRAD_STATE);
 }
 
 static void add_scalars(Optim *o, const char *name, Arena *arena, double **device) {
     arena_plan(arena, "optimizer", name, (size_t)o->table->count * sizeof **device, device);
+    assert(o->info.scalar_count < OPTIM_MAX_SCALARS);
     o->device_scalars[o->info.scalar_count] = device;
     o->info.scalar_names[o->info.scalar_count++] = name;
 }
@@ -148,8 +149,8 @@ static void list_scalars(Optim *o, Arena *arena) {
     bool uses_snr = false;
     for (int i = 0; i < o->group_count; i++) uses_snr = uses_snr || o->groups[i].rule->uses_snr;
     if (o->uses_prev_grad) {
-        add_scalars(o, "g_last_factor", arena, &o->inputs.prev_factor);
-        add_scalars(o, "g_last_squares", arena, &o->inputs.prev_squares);
+        add_scalars(o, PREV_GRAD_STATE "_factor", arena, &o->inputs.prev_factor);
+        add_scalars(o, PREV_GRAD_STATE "_squares", arena, &o->inputs.prev_squares);
     }
     if (uses_snr) add_scalars(o, "snr", arena, &o->inputs.snr);
 }
@@ -177,7 +178,7 @@ static void count_bytes(Optim *o) {
 static void plan_optim_memory(Optim *o, Arena *arena) {
     size_t whole = o->table->length * sizeof(float), count = (size_t)o->table->count;
     size_t gradients = (size_t)o->info.gradients;
-    if (alone(o) && o->uses_prev_grad) arena_plan(arena, "optimizer", prev_grad_name, whole, &o->whole.prev_grad);
+    if (alone(o) && o->uses_prev_grad) arena_plan(arena, "optimizer", PREV_GRAD_STATE, whole, &o->whole.prev_grad);
     if (alone(o) && o->exact) arena_plan(arena, "workspace", "second gradients", whole, &o->whole.next_grad);
     arena_plan(arena, "workspace", "plans of tensors", count * sizeof *o->plans, &o->plans);
     arena_plan(arena, "workspace", "coefficients", count * sizeof(UpdateCoeffs), &o->inputs.coeffs);
@@ -352,13 +353,13 @@ static void sum_gradients(Optim *o) {
 }
 
 /* What was the current gradient, or the second one, is the next step's g_prev. */
-static void exchange(GradientBuffers *g, bool exact) {
+static void swap_prev_grad(GradientBuffers *g, bool exact) {
     float **newest = exact ? &g->next_grad : &g->grad, *old = g->prev_grad;
     g->prev_grad = *newest;
     *newest = old;
 }
 
-/* Buffers are exchanged also where the device finds that the step is skipped, as the host does not know. */
+/* Buffers are swapped also where the device finds that the step is skipped, as the host does not know. */
 static void keep_prev_grads(Optim *o) {
     for (int i = 0; i < o->group_count; i++) {
         const GradientBuffers *g = gradients_of(o, &o->groups[i]);
@@ -366,47 +367,47 @@ static void keep_prev_grads(Optim *o) {
             rule_group_keep_prev_grad(&o->groups[i], o->be, o->exact ? g->next_grad : g->grad, g->prev_grad,
                                       o->inputs.result);
     }
-    if (alone(o)) exchange(&o->whole, o->exact);
+    if (alone(o)) swap_prev_grad(&o->whole, o->exact);
     for (int i = 0; i < o->group_count; i++)
-        if (o->groups[i].shards.prev_grad) exchange(&o->groups[i].shards, o->exact);
+        if (o->groups[i].shards.prev_grad) swap_prev_grad(&o->groups[i].shards, o->exact);
 }
 
-static void update_groups(Optim *o) {
-    for (int i = 0; i < o->group_count; i++) {
-        const GradientBuffers *g = gradients_of(o, &o->groups[i]);
-        MultiTensorBuffers buffers = {.params = o->buffers.params,
-                                      .weights = has_copy(o) ? o->buffers.weights : NULL,
-                                      .gradient = g->grad,
-                                      .prev_grad = g->prev_grad,
-                                      .coeffs = o->inputs.coeffs,
-                                      .result = o->inputs.result};
-        rule_group_update(&o->groups[i], o->be, buffers);
-    }
+/* The inputs and outputs of a group's update; rule_group_update() sets the states. */
+static MultiTensorBuffers update_buffers(Optim *o, RuleGroup *group) {
+    const GradientBuffers *g = gradients_of(o, group);
+    return (MultiTensorBuffers){.params = o->buffers.params,
+                                .weights = has_copy(o) ? o->buffers.weights : NULL,
+                                .gradient = g->grad,
+                                .prev_grad = g->prev_grad,
+                                .coeffs = o->inputs.coeffs,
+                                .result = o->inputs.result};
 }
 
-/* update_groups(), and update_sums[i] of tensor i, on every rank. */
-static void update_groups_with_norms(Optim *o) {
-    enum { WIDTH = sizeof(UpdateSums) / sizeof(double) };
+static void copy_params(Optim *o) {
     for (int i = 0; i < o->group_count; i++) rule_group_copy_params(&o->groups[i], o->be, o->buffers.params);
-    update_groups(o);
+}
+
+/* update_sums[i] of tensor i, against the copies, on every rank. */
+static void sum_updates(Optim *o) {
+    enum { WIDTH = sizeof(UpdateSums) / sizeof(double) };
     for (int i = 0; i < o->group_count; i++)
         rule_group_update_sums(&o->groups[i], o->be, o->buffers.params, o->update_sums);
     o->comm->sum_on_device(o->comm, (double *)o->update_sums, o->table->count * WIDTH);
     o->comm->wait_for(o->comm, o->comm->enqueued(o->comm));
 }
 
-static void take_step(Optim *o, OptimRates rates, bool with_norms) {
+void optim_step(Optim *o, OptimRates rates, bool with_norms) {
     if (o->gradient != o->info.gradients - 1) die("optim_step: exact MARS needs two gradients; see optim.h");
     if (o->enqueued == OPTIM_MAX_STEPS) die("optim_step: take the results of the %d steps before it", o->enqueued);
+    if (with_norms && !o->norms.tensors) die("optim_step: norms need optim_plan_norms()");
     finish_gradient(o);
     o->gradient = 0;
     sum_gradients(o);
     memcpy(o->inputs.lr, rates.lr, sizeof rates.lr);
     o->passes->step_coeffs(o->be, &o->inputs);
-    if (with_norms)
-        update_groups_with_norms(o);
-    else
-        update_groups(o);
+    if (with_norms) copy_params(o);
+    for (int i = 0; i < o->group_count; i++) rule_group_update(&o->groups[i], o->be, update_buffers(o, &o->groups[i]));
+    if (with_norms) sum_updates(o);
     o->has_norms = with_norms;
     if (o->uses_prev_grad) keep_prev_grads(o);
     o->passes->send(o->be, o->queue, o->inputs.result);
@@ -415,13 +416,6 @@ static void take_step(Optim *o, OptimRates rates, bool with_norms) {
         grad_sync_gather(&o->grad_sync, o->groups, o->group_count, o->buffers.weights,
                          has_copy(o) ? dtype_size(o->be->activation) : sizeof(float));
     o->be->invalidate_weights(o->be);
-}
-
-void optim_step(Optim *o, OptimRates rates) { take_step(o, rates, false); }
-
-void optim_step_with_norms(Optim *o, OptimRates rates) {
-    if (!o->norms.tensors) die("optim_step_with_norms: needs optim_plan_norms()");
-    take_step(o, rates, true);
 }
 
 /* A copy of a list with `size` bytes for each tensor, which the caller frees. */
@@ -433,7 +427,7 @@ static void *fetch_sums(Optim *o, const void *device, size_t size) {
 }
 
 const OptimNorms *optim_norms(Optim *o) {
-    if (!o->has_norms) die("optim_norms: the last step was no optim_step_with_norms()");
+    if (!o->has_norms) die("optim_norms: the last step was one without norms");
     StepResult result;
     GradientSums *gradients = fetch_sums(o, o->sums, sizeof *gradients);
     UpdateSums *updates = fetch_sums(o, o->update_sums, sizeof *updates);
@@ -485,8 +479,8 @@ void optim_store_scalars(Optim *o, int scalar, const double *host) {
 }
 
 bool optim_has_state(const Optim *o, int state, int tensor) {
-    const Rule *rule = rule_for(o, tensor);
-    if (strcmp(o->info.state_names[state], prev_grad_name) == 0) return rule->uses_prev_grad;
+    const Rule *rule = o->groups[group_of(o, tensor)].rule;
+    if (strcmp(o->info.state_names[state], PREV_GRAD_STATE) == 0) return rule->uses_prev_grad;
     for (int s = 0; s < rule->states; s++)
         if (strcmp(rule->state_names[s], o->info.state_names[state]) == 0) return true;
     return false;
@@ -495,7 +489,7 @@ bool optim_has_state(const Optim *o, int state, int tensor) {
 /* The first element of one of this rank's parts in a state's buffer, or for state -1 in the master weights. */
 static float *part_in(Optim *o, RuleGroup *group, int state, const Part *part) {
     if (state < 0) return o->buffers.params + part->begin;
-    if (strcmp(o->info.state_names[state], prev_grad_name) == 0)
+    if (strcmp(o->info.state_names[state], PREV_GRAD_STATE) == 0)
         return gradients_of(o, group)->prev_grad + (has_shards(group) ? part->at : part->begin);
     for (int s = 0; s < group->rule->states; s++)
         if (strcmp(group->rule->state_names[s], o->info.state_names[state]) == 0) return group->states[s] + part->at;

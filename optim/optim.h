@@ -1,11 +1,11 @@
 /* optim.h: one optimizer step, whatever the optimizer and however many ranks share it. A program that trains something
  * else can use it too: it is the header of libmarsopt.a and libmarsopt.so, which export what is declared here and in
- * optim_config.h (cc program.c $(make -s marsopt-flags); dev/examples/train_classifier.c and dev/examples/marsopt.py show
- * how). Such a program opens an optimizer by optim_open(). A fatal error, such as a call in the wrong order or memory that
- * runs out, prints a message and ends the program with status 1.
+ * optim_config.h (cc program.c $(make -s marsopt-flags); dev/examples/train_classifier.c and dev/examples/marsopt.py
+ * show how). Such a program opens an optimizer by optim_open(). A fatal error, such as a call in the wrong order or
+ * memory that runs out, prints a message and ends the program with status 1.
  *
- * An optimizer sees a list of tensors in flat buffers (util/tensor_table.h), never a model. Which rule updates a tensor,
- * and with which learning rate, betas and decay, follows from its role and the optimizer's parameter groups
+ * An optimizer sees a list of tensors in flat buffers (util/tensor_table.h), never a model. Which rule updates a
+ * tensor, and with which learning rate, betas and decay, follows from its role and the optimizer's parameter groups
  * (optimizers.h). The step is sharded, as in ZeRO-1 (Rajbhandari et al. 2020): each rank owns some elements
  * (util/partition.h), keeps optimizer state for those alone, and a step is
  *   1. gradients are reduced into their owners,
@@ -15,15 +15,15 @@
  *      after Newton-Schulz for a matrix rule,
  *   4. the new weights are gathered.
  *
- * All that a step decides (the clip, whether a gradient is finite, each tensor's coefficients) is decided on the device,
- * in step_coeffs.h, so the host need not wait. A step of a training loop is
+ * All that a step decides (the clip, whether a gradient is finite, each tensor's coefficients) is decided on the
+ * device, in step_coeffs.h, so the host need not wait. A step of a training loop is
  *
  *     for (int which = 0; which < optim_info(o)->gradients; which++) {       1; in the exact forms of MARS 2
  *         float *grads = optim_gradient(o, which);
- *         the backward pass of batch t + which writes grads, from the end of the flat buffer to its beginning, and calls
- *             optim_gradient_ready(o, first element from which on the gradient is final)
+ *         the backward pass of batch t + which writes grads, from the end of the flat buffer to its beginning, and
+ *         calls optim_gradient_ready(o, first element from which on the gradient is final)
  *     }
- *     optim_step(o, rates);
+ *     optim_step(o, rates, false);
  *     before a forward pass reads weights [begin, end):
  *         optim_wait_for_weights(o, begin, end)
  *     result = optim_result(o);                                   up to OPTIM_MAX_STEPS later */
@@ -41,8 +41,8 @@ EXTERN_C_BEGIN
 
 typedef struct Optim Optim;
 
-/* Of comm/comm.h, kernels/backend.h, util/arena.h and util/tensor_table.h. These are not included, so that a program of
- * its own may use names such as die and warn. */
+/* Declared in comm/comm.h, kernels/backend.h, util/arena.h and util/tensor_table.h, which this header does not include,
+ * so that a program that uses the library may have its own functions called die or warn. */
 typedef struct Comm Comm;
 typedef struct Backend Backend;
 typedef struct Arena Arena;
@@ -51,8 +51,10 @@ typedef struct TensorTable TensorTable;
 /* Flat device buffers of table.length elements, owned by the caller. */
 typedef struct OptimBuffers {
     float *params; /* master weights; after a step, up to date in the owned range (everywhere for float32) */
-    void *weights; /* their copy in the backend's activation type, or params itself; up to date everywhere */
-    float *grads;  /* what optim_gradient() returns at first */
+    void
+        *weights; /* their copy in the backend's activation type, or params itself; after optim_wait_for_weights() up to
+                    * date everywhere */
+    float *grads; /* what optim_gradient() returns at first */
 } OptimBuffers;
 
 /* The learning rate of each parameter group in one step. */
@@ -63,9 +65,8 @@ typedef struct OptimRates {
 /* What a step did. */
 typedef struct OptimResult {
     double grad_norm;     /* global norm after gradient_scale, before clipping */
-    int nonfinite_tensor; /* index of the first tensor whose gradient is not finite, and then nothing was changed;
-                           * else -1 */
-    bool of_next_batch;   /* exact MARS: it is the second gradient, which comes again as the first of the next step */
+    int nonfinite_tensor; /* index of the first tensor whose gradient is not finite: the step was skipped; else -1 */
+    bool of_next_batch;   /* exact MARS: that gradient is the second one, of the next batch */
 } OptimResult;
 
 /* Of one tensor in one step. */
@@ -89,38 +90,42 @@ typedef struct OptimInfo {
     const char *state_names[OPTIM_MAX_STATES]; /* "m", "v", "g_last"; not every tensor has every state */
     int scalar_count;
     const char *scalar_names[OPTIM_MAX_SCALARS]; /* of states of one number per tensor: "snr" */
-    /* of this rank: of state; of further gradient buffers, Newton-Schulz's workspace and optim_plan_norms()'s copy; and
-     * what of that the exact form has more than the approximate one */
+    /* of this rank: states and g_prev, without the numbers per tensor; further gradient buffers, Newton-Schulz's workspace
+     * and the copy of optim_plan_norms(); and the part of these that only the exact form needs */
     size_t state_bytes, workspace_bytes, exact_bytes;
 } OptimInfo;
 
 /* ---- opening ---- */
 
-/* Lists what the optimizer needs in `arena`: its state in the group "optimizer", what a step works in in "workspace". All
- * arguments must outlive the optimizer. `comm` is the one for be's device. NULL and the reason where the device cannot do
- * it, and then nothing is listed. */
+/* Plans an optimizer: lists what it needs in `arena`, its state in the group "optimizer", what a step works in in
+ * "workspace". Copies *config. table, be and comm (that of comm_on_device() for be's device) must outlive the optimizer,
+ * and so must the memory of arena. NULL and the reason where the device cannot run the optimizer; then nothing is
+ * listed. */
 Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *be, Comm *comm, Arena *arena,
                   Error *error);
 
-/* Between optim_plan() and arena_allocate(): lists what optim_step_with_norms() needs, in "workspace": a copy of the
+/* Between optim_plan() and arena_allocate(): lists what a step with norms needs, in "workspace": a copy of the
  * parameters that this rank owns, and sums. */
 void optim_plan_norms(Optim *optim, Arena *arena);
 
-/* After arena_allocate(): makes the optimizer ready for a first step, with state zero. The caller frees the arena, after
- * optim_close(). */
+/* After arena_allocate(): makes the optimizer ready for a first step, with state zero. The caller frees the arena,
+ * after optim_close(). */
 void optim_start(Optim *optim, OptimBuffers buffers);
+/* optim is not NULL. */
 void optim_close(Optim *optim);
 
 /* A tensor of a program that has no table of its own. */
 typedef struct OptimTensor {
     const char *name; /* shorter than TENSOR_NAME_LENGTH */
     TensorRole role;
-    int64_t rows, columns; /* (out, in), not 0; a vector has rows = 1 */
-    int stacked;           /* with split_qkv: matrices that lie above one another in it; 0 is 1; divides rows */
+    int64_t rows, columns; /* (out, in), at least 1; a vector has rows = 1 */
+    int stacked;           /* matrices stacked along the rows, for split_qkv; 0 means 1; must divide rows */
 } OptimTensor;
 
 /* An optimizer in one process on the CPU, in float32, with `threads` threads (0: as many as cores), that owns its
- * buffers: parameters, zero at first, and gradients. Tensor i begins at element optim_offset(o, i) of either. */
+ * buffers: parameters, zero at first, and gradients. Tensor i begins at element optim_offset(o, i) of either. Copies
+ * config and tensors; optim_close() frees everything. NULL and the reason where this machine cannot run the optimizer. A
+ * name that is too long ends the program; rows, columns and stacked are not checked. */
 Optim *optim_open(const OptimConfig *config, const OptimTensor *tensors, int count, int threads, Error *error);
 float *optim_params(const Optim *optim);
 size_t optim_offset(const Optim *optim, int tensor);
@@ -132,40 +137,37 @@ const OptimInfo *optim_info(const Optim *optim);
 /* The learning rates at a 0-based step of a schedule. */
 OptimRates optim_rates(const OptimConfig *config, const ScheduleConfig *schedule, int64_t step);
 
-/* The same by the role of tensors: lr[role] is the rate of the parameter group that takes tensors of that role, -1 where
- * the table has none. */
+/* The same by the role of tensors: lr[role] is the rate of the parameter group that takes tensors of that role, -1
+ * where the table has none. */
 void optim_rates_by_role(const OptimConfig *config, const TensorTable *table, const OptimRates *rates,
                          double lr[ROLE_COUNT]);
 
 /* Begins gradient `which` of the next step and returns the flat buffer on the device that this rank's own gradient
- * belongs in; it holds undefined values. Collective where it begins the second one: the first then is whole. The address
- * changes from step to step. */
+ * belongs in; it holds undefined values. Collective where it begins the second one: the first then is whole. The
+ * address changes from step to step. */
 float *optim_gradient(Optim *optim, int which);
 
-/* The gradient that was begun is final on this rank from element `from` of the flat buffer on, to its end: starts the
- * reduce-scatter of what was not announced before. `from` falls from call to call, and is the same on every rank.
- * Optional: a step takes what was never announced. Collective. */
+/* Says that this rank's gradient is final in elements [from, length) of the flat buffer: starts the reduce-scatter of the
+ * whole buckets in there that have not started yet. `from` must not rise between calls for one gradient, and is the same
+ * on every rank. Optional: optim_step() reduces the remaining elements. Collective. */
 void optim_gradient_ready(Optim *optim, size_t from);
 
-/* Enqueues one update with the gradient, or gradients, of this step. Up to OPTIM_MAX_STEPS may be enqueued whose results
- * were not taken. A step after one that was skipped goes on from where that one found things, like any other.
- * Collective. */
+/* Enqueues one update with the gradient, or gradients, of this step. Up to OPTIM_MAX_STEPS may be enqueued whose
+ * results were not taken. A skipped step changes nothing: the next one starts from the same parameters and states.
+ * `with_norms` needs optim_plan_norms(), and also measures norms: sums of squares over owned elements, in double, in an
+ * order that is always the same, added up over ranks; the update has the same bits. Collective. */
 enum { OPTIM_MAX_STEPS = 2 };
-void optim_step(Optim *optim, OptimRates rates);
+void optim_step(Optim *optim, OptimRates rates, bool with_norms);
 
-/* optim_step() that also measures norms, exactly over all ranks: sums of squares over owned elements, in double, in an
- * order that is always the same. The update has the same bits. Needs optim_plan_norms(). Collective. */
-void optim_step_with_norms(Optim *optim, OptimRates rates);
-
-/* The norms of the step that was enqueued last, which must have been an optim_step_with_norms(); waits until it has
- * ended. The same on every rank, and not collective. The optimizer owns the list, which is valid until the next call. */
+/* The norms of the step that was enqueued last, which must have been one with norms; waits until it has ended. The same
+ * on every rank, and not collective. The optimizer owns the list, which is valid until the next call. */
 const OptimNorms *optim_norms(Optim *optim);
 
 /* The result of the oldest step whose result was not taken; waits until it is known. */
 OptimResult optim_result(Optim *optim);
 
-/* Operations enqueued from here on read elements [begin, end) of the weights as the last step left them. In a job of one
- * process, and on CPUs, they always do. */
+/* Operations enqueued from here on read elements [begin, end) of the weights as the last step left them. In a job of
+ * one process, and on CPUs, they always do. */
 void optim_wait_for_weights(Optim *optim, size_t begin, size_t end);
 
 /* Runs this rank's matmuls of Newton-Schulz once, on random matrices, for be->autotune(). Changes no parameter and no
@@ -178,13 +180,15 @@ void optim_autotune(Optim *optim);
 int64_t optim_updates(const Optim *optim);
 void optim_set_updates(Optim *optim, int64_t updates);
 
+/* Whether tensor number `tensor` has state number `state`, in [0, state_count). */
 bool optim_has_state(const Optim *optim, int state, int tensor);
 
 /* Copies tensor `tensor` of state number `state`, or of the master weights where state is -1, to host memory on rank 0,
  * from the ranks that own its parts. Collective; `host` is used on rank 0 only. */
 void optim_fetch(Optim *optim, int state, int tensor, float *host);
 
-/* Sets this rank's part of a state tensor from host memory that holds the whole tensor. */
+/* Copies host memory that holds the whole tensor to this rank's part of it in state number `state`, or where state is -1
+ * in the master weights, without their copies in the activation type. */
 void optim_store(Optim *optim, int state, int tensor, const float *host);
 
 /* Copies the table.count numbers of a state of one number per tensor to or from host memory; they are the same on every

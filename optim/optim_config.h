@@ -1,5 +1,5 @@
 /* optim_config.h: which optimizer, its settings, and how its rate changes: the config file's "optimizer" and
- * "schedule" sections. */
+ * "schedule" sections, with train.gradient_scale and train.max_iters. */
 #ifndef MARS_OPTIM_OPTIM_CONFIG_H
 #define MARS_OPTIM_OPTIM_CONFIG_H
 
@@ -44,17 +44,17 @@ typedef struct OptimConfig {
     OptimName name;
     double learning_rate;                   /* the schedule's peak */
     double embedding_lr, lm_head_lr, lr_1d; /* peaks of embeddings, LM head, and vectors; 0: learning_rate */
-    double weight_decay;                    /* decoupled; hidden matrices only, except where a rule says otherwise */
+    double weight_decay;                    /* decoupled; which tensors decay follows from the parameter groups */
     double beta1, beta2;                    /* decay of the moving averages of g (or c) and of its square */
     double eps;
     double grad_clip;      /* largest global gradient norm; 0 = off */
     double gradient_scale; /* multiplies the mean gradient before clipping */
 
-    double gamma;       /* MARS: how much of the gradient's change is added */
-    bool is_approx;     /* MARS: g_prev is the previous step's, not taken again at this step's batch */
-    bool optimize_1d;   /* MARS: vectors follow the rule too, instead of AdamW */
-    double betas_1d[2]; /* of AdamW next to MARS and Moonlight */
-    double weight_decay_1d;
+    double gamma;           /* MARS: how much of the gradient's change is added */
+    bool is_approx;         /* MARS: g_prev is the previous step's, not taken again at this step's batch */
+    bool optimize_1d;       /* MARS: a MARS rule updates vectors, instead of AdamW */
+    double betas_1d[2];     /* beta1, beta2 of AdamW in the MARS optimizers, moonlight and the mars-m forms */
+    double weight_decay_1d; /* MARS: of AdamW on vectors */
 
     double muon_learning_rate, muon_weight_decay; /* muon: of the 2-D tensors */
     bool muon_embeddings;                         /* muon: embeddings and LM head follow the matrix rule */
@@ -72,7 +72,8 @@ extern const char *const optim_names[];
 /* The optimizer of that name or alias; OPTIM_COUNT where there is none. */
 OptimName optim_find(const char *name);
 
-/* A config with the defaults of the table of optimizers, and this learning rate for all parameter groups. */
+/* A config with the defaults that --list_optimizers shows, but embedding_lr, lm_head_lr, lr_1d and muon_learning_rate
+ * are all learning_rate, which is above 0. `name` is below OPTIM_COUNT. */
 OptimConfig optim_defaults(OptimName name, double learning_rate);
 
 typedef enum ScheduleName {
@@ -83,6 +84,8 @@ typedef enum ScheduleName {
     SCHEDULE_EXP
 } ScheduleName;
 
+/* For cosine and exp, lr_decay_iters is above warmup_iters; for trapezoidal, warmup_iters + warmdown_iters is at most
+ * max_iters. The config file's parser checks it, schedule_rate() does not. */
 typedef struct ScheduleConfig {
     ScheduleName name;
     int warmup_iters;

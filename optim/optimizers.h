@@ -2,9 +2,9 @@
  * PyTorch; a group says which tensors it takes, which rule updates them, and which keys of the config give its learning
  * rate, betas and weight decay. The parser, --help, --list_optimizers, scripts, tests and benchmarks read these tables.
  *
- * A rule is one header in rules/, with the algorithm as in its paper and one inline function of an element. A new
- * elementwise rule is that header, its line in ELEMENTWISE_RULES, and an optimizer's line in optimizers.c and in
- * OptimName. The loops of both devices (multi_tensor.c, multi_tensor.cu) are made from the lists here. */
+ * A rule is one header in rules/, with the algorithm as in its paper and one inline function of an element. To add a
+ * rule: write its header, include it below, and add its line to ELEMENTWISE_RULES or MATRIX_RULES. To add an optimizer:
+ * add its line to OPTIMIZERS in optimizers.c and its name to OptimName, at the same position. The loops of both devices (multi_tensor.c, multi_tensor.cu) are made from the lists here. */
 #ifndef MARS_OPTIM_OPTIMIZERS_H
 #define MARS_OPTIM_OPTIMIZERS_H
 
@@ -55,6 +55,9 @@ typedef enum RuleNeeds {
     RULE_NEEDS_PREV_GRAD = 1, /* the previous gradient (rules/mars.h) */
     RULE_NEEDS_SNR = 2        /* a tensor's signal-to-noise ratio (rules/sgd_sai.h) */
 } RuleNeeds;
+
+/* The state that mars.h keeps, in checkpoints and in lists of states. */
+#define PREV_GRAD_STATE "g_last"
 
 typedef struct Rule {
     const char *name;

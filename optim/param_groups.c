@@ -165,7 +165,7 @@ static void plan_group_memory(RuleGroup *g, Arena *arena) {
     for (int s = 0; s < g->rule->states; s++) arena_plan(arena, state, g->rule->state_names[s], shard, &g->states[s]);
     if (g->options.needs_shards) {
         arena_plan(arena, work, "gradients of this rank", shard, &g->shards.grad);
-        if (g->rule->uses_prev_grad) arena_plan(arena, state, "g_last", shard, &g->shards.prev_grad);
+        if (g->rule->uses_prev_grad) arena_plan(arena, state, PREV_GRAD_STATE, shard, &g->shards.prev_grad);
         if (g->options.exact) arena_plan(arena, work, "second gradients of this rank", shard, &g->shards.next_grad);
     }
     arena_plan(arena, work, "chunks", chunks * sizeof(Chunk), &g->device_chunks);
@@ -177,13 +177,17 @@ static void plan_group_memory(RuleGroup *g, Arena *arena) {
     arena_plan(arena, work, "norms", matrices * sizeof(double), &g->norms);
 }
 
+Partition rule_partition(const Rule *rule, const TensorTable *table, const bool *chosen, int ranks, const double *taken,
+                         size_t bucket) {
+    if (rule->is_matrix) return partition_matrices(table, chosen, newton_schulz_iteration_flops, ranks);
+    return partition_evenly(table, chosen, ranks, taken, rule->states + rule->uses_prev_grad, bucket);
+}
+
 bool rule_group_plan(RuleGroup *g, const TensorTable *table, bool *chosen, const RuleGroupOptions *options,
                      const double *taken, Backend *be, Arena *arena, Error *error) {
     *g = (RuleGroup){.options = *options, .rule = rule_of(options->rule), .chosen = chosen};
     g->passes = multi_tensor_passes(be);
-    g->partition = g->rule->is_matrix ? partition_matrices(table, chosen, newton_schulz_iteration_flops, options->ranks)
-                                      : partition_evenly(table, chosen, options->ranks, taken,
-                                                         g->rule->states + g->rule->uses_prev_grad, options->bucket);
+    g->partition = rule_partition(g->rule, table, chosen, options->ranks, taken, options->bucket);
     g->shard_length = partition_shard_length(&g->partition, options->rank);
     if (g->rule->is_matrix) {
         if (!plan_matrices(g, table, be, arena, error)) return false;

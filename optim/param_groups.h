@@ -1,6 +1,7 @@
-/* param_groups.h: the tensors that one rule updates: what stays the same of their coefficients, who owns them, this
- * rank's states, and the passes of a step over them. An optimizer's parameter groups (optimizers.h) with the same rule
- * are one RuleGroup, so that a pass takes all of them at once; optim.c makes a step of what is here. For optim.c only. */
+/* param_groups.h: RuleGroup, all tensors that one rule updates: who owns them, this rank's chunks and states, and the
+ * passes of a step over them. Parameter groups (optimizers.h) with the same rule are one RuleGroup, so that a pass takes
+ * all of them at once. Also TensorPlan, the coefficients that stay the same in every step. For optim.c and grad_sync.c
+ * only. */
 #ifndef MARS_OPTIM_PARAM_GROUPS_H
 #define MARS_OPTIM_PARAM_GROUPS_H
 
@@ -68,6 +69,11 @@ TensorPlan tensor_plan(const OptimConfig *config, const Tensor *tensor);
 
 /* mars.h: the weight of the gradient's change. */
 double tensor_plan_k(const OptimConfig *config);
+
+/* Who owns which elements of the tensors with chosen[i] under a rule: whole matrices, or equal slices. The arguments are
+ * those of partition_matrices() and partition_evenly(). */
+Partition rule_partition(const Rule *rule, const TensorTable *table, const bool *chosen, int ranks, const double *taken,
+                         size_t bucket);
 
 /* Plans a group of the tensors with chosen[i]; the group takes the array. `taken` is partition_evenly()'s. What it
  * needs is listed in the arena. False and the reason where the device cannot do it: nothing is listed then, and the

@@ -7,8 +7,8 @@
 
 EXTERN_C_BEGIN
 
-/* The rate at the 0-based step `step` of a schedule whose peak is `peak`. An optimizer's second rate follows the same
- * formula with its own peak.   With w = warmup_iters, N = max_iters, d = warmdown_iters:
+/* The rate at the 0-based step `step` of a schedule whose peak is `peak`. optim_rates() calls it for
+ * each parameter group with the group's own peak. `step` is below max_iters.   With w = warmup_iters, N = max_iters, d = warmdown_iters:
  *   constant     peak step/w while step < w; then peak
  *   cosine       the same warm-up; then min_lr + (peak - min_lr) (1 + cos(pi r))/2, r = (step - w)/(lr_decay_iters -
  * w);

@@ -3,8 +3,9 @@
  * those of multi_tensor.c and multi_tensor.cu. All of it is in the device's memory, so that the host enqueues the passes
  * of a step without waiting for the result.
  *
- * A step whose gradient is not finite is skipped: nothing here changes but the result, and the passes after it see
- * that and do nothing. */
+ * A step whose gradient is not finite is skipped: only *result changes here. The passes after it read result->skipped
+ * and leave parameters, weights and states as they are; keep_prev_grad() copies g_prev back, because the host swaps the
+ * buffers in every step. */
 #ifndef MARS_OPTIM_STEP_COEFFS_H
 #define MARS_OPTIM_STEP_COEFFS_H
 
@@ -57,8 +58,8 @@ RULE_FUNCTION int first_nonfinite(const GradientSums *sums, int tensors, double 
     return -1;
 }
 
-/* gradient_scale times the clip. The largest norm is 1 as torch.nn.utils.clip_grad_norm_ counts it, with 1e-6 added to
- * the norm. */
+/* gradient_scale times the clip. The clip is that of torch.nn.utils.clip_grad_norm_: grad_clip / (norm + 1e-6), at
+ * most 1; 1 where grad_clip is 0. */
 RULE_FUNCTION double clip_factor(const StepInputs *s, double norm) {
     double clip = s->grad_clip > 0.0 ? fmin(1.0, s->grad_clip / (norm + 1e-6)) : 1.0;
     return s->gradient_scale * clip;

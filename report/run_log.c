@@ -27,6 +27,11 @@ void run_log_add_time(RunLog *log, double seconds) {
     log->ms += seconds * 1e3;
 }
 
+void run_log_count_step(RunLog *log, int64_t tokens) {
+    log->totals.train_tokens += tokens;
+    log->steps++;
+}
+
 void run_log_step(RunLog *log, StepReport report, int64_t tokens_per_step, double flops_per_token, double peak_flops) {
     report.ms = log->ms / log->steps;
     report.tokens_per_s = (double)tokens_per_step / report.ms * 1e3;
@@ -35,6 +40,10 @@ void run_log_step(RunLog *log, StepReport report, int64_t tokens_per_step, doubl
     console_step(&log->console, report.step, log->max_iters, &report);
     log->ms = 0.0;
     log->steps = 0;
+}
+
+void run_log_norms(RunLog *log, int64_t step, const TensorTable *table, const OptimNorms *norms) {
+    metrics_norms(log->metrics, step, table, norms);
 }
 
 void run_log_skipped(RunLog *log, int64_t step, const char *tensor) {

@@ -1,5 +1,5 @@
-/* run_log.h: the events of a run, each reported in both places: in out_dir/metrics.jsonl for programs (metrics.h) and on
- * the terminal for people (console.h). The trainer says what happened; the words are here. */
+/* run_log.h: reports the events of a run, to out_dir/metrics.jsonl for programs (metrics.h) and on the terminal for
+ * people (console.h). The trainer says what happened; the words are here. Norms are in the file alone. */
 #ifndef MARS_REPORT_RUN_LOG_H
 #define MARS_REPORT_RUN_LOG_H
 
@@ -10,12 +10,13 @@
 
 EXTERN_C_BEGIN
 
-/* On ranks other than 0 metrics is NULL and the console is silent. */
+/* On ranks other than 0 metrics is NULL and the console is silent. The trainer sets console and max_iters before
+ * run_log_open(), and totals.seconds, .optimizer_seconds and .optimizer_state_bytes before run_log_end(). */
 typedef struct RunLog {
     Metrics *metrics;
     Console console;
     int max_iters;
-    double ms; /* time of the steps since the last report, and how many they are */
+    double ms; /* time of the steps since the last logged one, and how many they are */
     int steps;
     RunReport totals; /* of the run until now */
 } RunLog;
@@ -26,13 +27,18 @@ typedef struct RunLog {
 void run_log_open(RunLog *log, const Config *config, const char *config_json, const Start *start, const GPT2 *model,
                   const Comm *comm);
 
-/* Adds the time of (a part of) a step. */
+/* Adds the time of a part of a step. */
 void run_log_add_time(RunLog *log, double seconds);
 
-/* A step that is logged: report->ms is the mean time of the steps since the last one that was, set here, and so are
- * tokens_per_s and mfu, from the tokens of a step and the FLOPs of a token over the device's peak FLOP/s (0: unknown). */
+/* Counts a step on so many tokens, over all ranks. */
+void run_log_count_step(RunLog *log, int64_t tokens);
+
+/* Reports a logged step, with at least one step counted since the last one. Sets report.ms, the mean time of a step since
+ * then, report.tokens_per_s and report.mfu, which is negative where peak_flops is 0 (unknown): what the caller has there
+ * is ignored. */
 void run_log_step(RunLog *log, StepReport report, int64_t tokens_per_step, double flops_per_token, double peak_flops);
 
+void run_log_norms(RunLog *log, int64_t step, const TensorTable *table, const OptimNorms *norms);
 void run_log_skipped(RunLog *log, int64_t step, const char *tensor);
 void run_log_validation(RunLog *log, int64_t step, double loss, int64_t sequences, int64_t tokens);
 void run_log_hellaswag(RunLog *log, int64_t step, double accuracy, double accuracy_norm, int64_t examples);

@@ -151,7 +151,7 @@ static void append_units(Partition *p, int r, const TensorTable *table, const bo
     }
 }
 
-/* The first process gets the first elements, and so on, until all keep equally many numbers. */
+/* The first process gets the first elements, and so on, until all keep equally many elements of state. */
 static Partition fill_up(const TensorTable *table, const bool *chosen, int processes, const double *taken, int states) {
     Partition p = partition_create(processes, (size_t)table->count + (size_t)processes);
     size_t units = 0, begin = 0;
@@ -200,7 +200,7 @@ static Run *list_runs(const TensorTable *table, const bool *chosen, size_t bucke
     return runs;
 }
 
-/* Cuts the runs, and gives each remainder to the process that keeps the fewest numbers so far. */
+/* Cuts the runs, and gives each remainder to the process that keeps the fewest elements of state so far. */
 static void divide_runs(Run *runs, int count, int processes, const double *taken, int states) {
     double *kept = checked_malloc((size_t)processes * sizeof *kept, "the optimizer's partition");
     size_t at = 0;
@@ -260,7 +260,7 @@ static Partition divide_evenly(const TensorTable *table, const bool *chosen, int
     return p;
 }
 
-/* The numbers of state that the process with the most of them keeps. */
+/* The elements of state that the process with the most of them keeps. */
 static double max_kept(const Partition *p, const double *taken, int states) {
     double kept = 0.0;
     for (int r = 0; r < p->processes; r++)
@@ -271,15 +271,16 @@ static double max_kept(const Partition *p, const double *taken, int states) {
 Partition partition_evenly(const TensorTable *table, const bool *chosen, int processes, const double *taken, int states,
                            size_t bucket) {
     double *kept = checked_calloc((size_t)processes, sizeof *kept, "the optimizer's partition");
-    double numbers = 0.0;
-    for (int r = 0; r < processes; r++) numbers += kept[r] = taken ? taken[r] : 0.0;
-    for (int i = 0; i < table->count; i++) numbers += chosen[i] ? (double)states * (double)table->tensors[i].size : 0.0;
+    double elements = 0.0;
+    for (int r = 0; r < processes; r++) elements += kept[r] = taken ? taken[r] : 0.0;
+    for (int i = 0; i < table->count; i++)
+        elements += chosen[i] ? (double)states * (double)table->tensors[i].size : 0.0;
     Partition filled = fill_up(table, chosen, processes, kept, states), even = {0};
     bool use_even = processes > 1;
     if (use_even) {
         even = divide_evenly(table, chosen, processes, kept, states, bucket);
         double max_even = max_kept(&even, kept, states);
-        use_even = max_even <= state_slack * numbers / processes || max_even <= max_kept(&filled, kept, states);
+        use_even = max_even <= state_slack * elements / processes || max_even <= max_kept(&filled, kept, states);
     }
     partition_free(use_even ? &filled : &even);
     free(kept);

@@ -1,6 +1,6 @@
 /* partition.h: which process owns which elements of the flat buffers, and so keeps their optimizer state and updates
- * them (ZeRO-1: Rajbhandari et al. 2020). A function of the table and the number of processes alone, so all processes
- * work out the same one.
+ * them (ZeRO-1: Rajbhandari et al. 2020). A partition depends only on the arguments of the two functions below, which
+ * are the same on every process, so that all compute the same one.
  *
  * Each process owns some ranges of a flat buffer. Its shard holds those ranges, for buffers that hold nothing else.
  *
@@ -60,12 +60,12 @@ typedef double MatrixCost(int64_t rows, int64_t columns);
  * tensor, the one with the fewest elements gets it.) */
 Partition partition_matrices(const TensorTable *table, const bool *chosen, MatrixCost *cost, int processes);
 
-/* Divides the elements of the tensors with chosen[i]. Process r already keeps taken[r] numbers of state (NULL: 0) and
+/* Divides the elements of the tensors with chosen[i]. Process r already keeps taken[r] elements of state (NULL: 0) and
  * keeps `states` more for each element that it gets. Cuts are at multiples of TENSOR_ALIGNMENT inside tensors.
  *
  * The flat buffer is cut into buckets of `bucket` elements (a multiple of TENSOR_ALIGNMENT) from element 0 on. Inside a
  * bucket, each run of chosen tensors that no other tensor interrupts is an even range and a remainder of fewer than
- * processes * TENSOR_ALIGNMENT elements, which goes to the process that keeps the fewest numbers so far.
+ * processes * TENSOR_ALIGNMENT elements, which goes to the process that keeps the fewest elements of state so far.
  *
  * Where a process would keep more than 1.1 times its share of all state that way, because `taken` is uneven or tensors
  * are small, the elements fill the processes up to one level instead, without even ranges, if that gives a lower

@@ -116,10 +116,7 @@ static void shared_work(const Bench *bench, const OptimConfig *config, Work *wor
         int count = 0;
         for (int t = 0; t < table->count; t++) count += chosen[t] = rule_of_tensor(config, &table->tensors[t]) == name;
         if (count == 0 || rule->is_matrix != (i < RULE_COUNT)) continue;
-        Partition partition =
-            rule->is_matrix ? partition_matrices(table, chosen, newton_schulz_iteration_flops, PROCESSES)
-                            : partition_evenly(table, chosen, PROCESSES, taken, rule->states + rule->uses_prev_grad,
-                                               grad_sync_bucket(table->length));
+        Partition partition = rule_partition(rule, table, chosen, PROCESSES, taken, grad_sync_bucket(table->length));
         share_out(bench, config, rule, &partition, work, taken);
         partition_free(&partition);
     }
@@ -162,7 +159,7 @@ static void check(const Bench *bench, OptimResult result, const char *name) {
 static void make_steps(Bench *bench, Optim *optim, int steps, const char *name) {
     for (int i = 0; i < steps; i++) {
         optim_gradient(optim, optim_info(optim)->gradients - 1);
-        optim_step(optim, bench_rates());
+        optim_step(optim, bench_rates(), false);
         if (i > 0) check(bench, optim_result(optim), name);
     }
     check(bench, optim_result(optim), name);
@@ -175,7 +172,7 @@ static void warm_up(Bench *bench, Optim *optim, const char *name) {
     for (int i = 0; i < 3; i++) {
         for (int which = 0; which < optim_info(optim)->gradients; which++)
             fill_gradient(bench, optim_gradient(optim, which));
-        optim_step(optim, bench_rates());
+        optim_step(optim, bench_rates(), false);
         check(bench, optim_result(optim), name);
         bench->be->autotune(bench->be, false);
     }

@@ -131,7 +131,7 @@ static void ask_for_step(Bench *bench) {
     Backend *be = bench->be;
     ask_for_gradient(bench);
     be->stopwatch_start(be);
-    optim_step(bench->optim, bench_rates());
+    optim_step(bench->optim, bench_rates(), false);
     be->stopwatch_stop(be);
     if (bench->steps_begun++ > 0) optim_result(bench->optim);
 }
@@ -188,7 +188,7 @@ static void take_apart(Bench *bench, Figures *f) {
     bench->be->synchronize(bench->be);
     timed_backend_end(&f->apart);
     double middle = seconds_now();
-    optim_step(bench->optim, bench_rates());
+    optim_step(bench->optim, bench_rates(), false);
     wait_for_good_steps(bench);
     f->apart_seconds = seconds_now() - begun;
     f->apart_gradient = middle - begun;

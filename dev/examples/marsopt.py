@@ -130,7 +130,7 @@ class Optimizer(contextlib.AbstractContextManager):
         self._copy(_library.optim_params(self._optim), self._arrays)
         for which, arrays in enumerate(lists):
             self._copy(_library.optim_gradient(self._optim, which), arrays)
-        _library.optim_step(self._optim, rates)
+        _library.optim_step(self._optim, rates, c_bool(False))
         result = _library.optim_result(self._optim)
         self._copy(_library.optim_params(self._optim), self._arrays, back=True)
         self.nonfinite = self._names[result.nonfinite_tensor] if result.nonfinite_tensor >= 0 else None

@@ -14,7 +14,7 @@
 
 enum { LAYERS = 3, TENSORS = 2 * LAYERS, ARMS = 3, WIDEST = 32, POINTS = 1500, TESTS = 900, BATCH = 50, STEPS = 1000 };
 
-/* Layer l makes sizes[l + 1] numbers of sizes[l]. Tensor 2l is its weight W (out, in), tensor 2l + 1 its bias b. */
+/* Layer l has sizes[l] inputs and sizes[l + 1] outputs. Its weight W (out, in) is tensor 2l, its bias b (out) 2l + 1. */
 static const char *const names[TENSORS] = {"W1", "b1", "W2", "b2", "W3", "b3"};
 static const int sizes[LAYERS + 1] = {2, WIDEST, WIDEST, ARMS};
 
@@ -134,7 +134,7 @@ int main(int argc, char **argv) {
         double loss = 0.0;
         for (int n = 0; n < BATCH; n++)
             loss += backward(d, p, &points[(int)(POINTS * uniform(&random))], 1.0f / BATCH) / BATCH;
-        optim_step(optim, optim_rates(&config, &schedule, step));
+        optim_step(optim, optim_rates(&config, &schedule, step), false);
         if (optim_result(optim).nonfinite_tensor >= 0) {
             fprintf(stderr, "train_classifier: step %d: the gradient is not finite; a smaller rate may help\n", step);
             return 1;

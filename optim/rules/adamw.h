@@ -6,8 +6,8 @@
  * Hidden matrices decay, embeddings and vectors do not.
  *
  * State per parameter: m and v, 8 bytes. Memory traffic per parameter: the norm pass reads g (4 bytes); the update
- * reads g, x, m, v and writes x, m, v (28) and, with bfloat16 activations, the weight copy (2): 34 bytes, 30
- * unclipped. */
+ * reads g, x, m, v and writes x, m, v (28) and, with bfloat16 activations, the weight copy (2): 34 bytes,
+ * also without clipping: the norm pass finds gradients that are not finite. */
 #ifndef MARS_OPTIM_RULES_ADAMW_H
 #define MARS_OPTIM_RULES_ADAMW_H
 

@@ -9,8 +9,9 @@
  *   ||c||^2 = (1 + k)^2 ||g||^2 - 2 k (1 + k) <g, g_prev> + k^2 ||g_prev||^2
  * so one pass over g and g_prev serves the global clip and every tensor's norm, and a second one does the rest.
  *
- * The family's rules take every 2-D tensor, of which hidden matrices decay by weight_decay. AdamW updates vectors, with
- * lr_1d, betas_1d and weight_decay_1d, gains too, unless optimize_1d.
+ * MARS-AdamW, MARS-Lion and MARS-Shampoo update every 2-D tensor, of which hidden matrices decay by weight_decay. AdamW
+ * updates vectors, with lr_1d, betas_1d and weight_decay_1d; with optimize_1d they follow the rule (in MARS-Shampoo
+ * MARS-AdamW), without decay. MARS-M: see mars_m.h.
  *
  * State per parameter: g_prev, 4 bytes, kept by exchanging buffers. The buffer holds it unscaled: prev_factor makes it
  * the gradient after scaling and clipping. */

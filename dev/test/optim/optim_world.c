@@ -434,10 +434,7 @@ static double reference_step(OptimWorld *w, double scale) {
 void begin_second(OptimWorld *w) { optim_gradient(w->optim, w->which = 1); }
 
 void enqueue_step(OptimWorld *w, OptimRates rates) {
-    if (w->has_norms)
-        optim_step_with_norms(w->optim, rates);
-    else
-        optim_step(w->optim, rates);
+    optim_step(w->optim, rates, w->has_norms);
     w->which = 0;
 }
 

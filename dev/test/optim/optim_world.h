@@ -49,7 +49,7 @@ TensorTable odd_table(void);
 /* Takes the table. `comm` is NULL for a single process; with one, which is between threads here, the device is a CPU.
  * Parameters are random, gradients and gaps zero. */
 OptimWorld *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm);
-/* The same where every step is an optim_step_with_norms(). */
+/* The same where every step measures norms. */
 OptimWorld *open_world_with_norms(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm);
 void close_world(OptimWorld *world);
 
@@ -79,7 +79,7 @@ OptimRates world_rates(const OptimWorld *world, double learning_rate);
 /* The next gradient that is set is the second one of the step. */
 void begin_second(OptimWorld *world);
 
-/* optim_step(), or optim_step_with_norms(), without waiting, and with. */
+/* optim_step(), with norms or without them, without waiting, and with. */
 void enqueue_step(OptimWorld *world, OptimRates rates);
 OptimResult world_step(OptimWorld *world, OptimRates rates);
 

@@ -239,7 +239,7 @@ static void test_ahead(void **state) {
     close_world(twin);
 }
 
-static void enqueue(void *world) { optim_step(((OptimWorld *)world)->optim, uniform_rates(1e-3)); }
+static void enqueue(void *world) { optim_step(((OptimWorld *)world)->optim, uniform_rates(1e-3), false); }
 static void take_result(void *world) { optim_result(((OptimWorld *)world)->optim); }
 
 static void test_results_are_taken(void **state) {
@@ -290,7 +290,7 @@ static void test_planned_memory(void **state) {
         for (int k = 0; k < 2; k++)
             backends[k]->copy_from_host(backends[k], optim_gradient(both[k], i % 2 ? 1 : 0), gradient, bytes);
         if (i % 2 == 0) continue;
-        for (int k = 0; k < 2; k++) optim_step(both[k], uniform_rates(1e-3));
+        for (int k = 0; k < 2; k++) optim_step(both[k], uniform_rates(1e-3), false);
         assert_true(optim_result(own).grad_norm == optim_result(optim).grad_norm);
     }
     w->be->copy_to_host(w->be, moved, params, bytes);

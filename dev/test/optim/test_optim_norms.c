@@ -1,4 +1,4 @@
-/* test_optim_norms.c: the norms that optim_step_with_norms() measures, with every optimizer, against the same in float64:
+/* test_optim_norms.c: the norms that optim_step() measures, with every optimizer, against the same in float64:
  * of the gradients and parameters that are on the device, and of the float64 steps of optim_world.h. How several
  * ranks share them is in test_optim_sharded.c. */
 #include "dev/test/test.h"
@@ -216,7 +216,7 @@ static void test_memory(void **state) {
     close_world(w);
 }
 
-static void step_with_norms(void *world) { optim_step_with_norms(((OptimWorld *)world)->optim, uniform_rates(1e-3)); }
+static void step_with_norms(void *world) { optim_step(((OptimWorld *)world)->optim, uniform_rates(1e-3), true); }
 static void ask_for_norms(void *world) { optim_norms(((OptimWorld *)world)->optim); }
 
 static void test_misuse(void **state) {
@@ -224,11 +224,11 @@ static void test_misuse(void **state) {
     OptimWorld *plain = open_world(few_tensors(), usual_config, DTYPE_FLOAT32, 1, NULL);
     OptimWorld *w = open_world_with_norms(few_tensors(), usual_config, DTYPE_FLOAT32, 1, NULL);
     assert_dies(step_with_norms, plain, "needs optim_plan_norms()");
-    assert_dies(ask_for_norms, w, "the last step was no optim_step_with_norms()");
+    assert_dies(ask_for_norms, w, "the last step was one without norms");
     world_step(w, uniform_rates(1e-3));
     assert_non_null(optim_norms(w->optim));
-    optim_step(w->optim, uniform_rates(1e-3));
-    assert_dies(ask_for_norms, w, "the last step was no optim_step_with_norms()");
+    optim_step(w->optim, uniform_rates(1e-3), false);
+    assert_dies(ask_for_norms, w, "the last step was one without norms");
     close_world(plain);
     close_world(w);
 }

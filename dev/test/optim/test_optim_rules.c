@@ -669,7 +669,7 @@ static void test_exchange_exact(void **state) {
     }
 }
 
-static void step_once(void *world) { optim_step(((OptimWorld *)world)->optim, uniform_rates(0.01)); }
+static void step_once(void *world) { optim_step(((OptimWorld *)world)->optim, uniform_rates(0.01), false); }
 static void first(void *world) { optim_gradient(((OptimWorld *)world)->optim, 0); }
 static void second(void *world) { optim_gradient(((OptimWorld *)world)->optim, 1); }
 
