@@ -223,7 +223,7 @@ static void test_misuse(void **state) {
     (void)state;
     OptimWorld *plain = open_world(few_tensors(), usual_config, DTYPE_FLOAT32, 1, NULL);
     OptimWorld *w = open_world_with_norms(few_tensors(), usual_config, DTYPE_FLOAT32, 1, NULL);
-    assert_dies(step_with_norms, plain, "needs optim_plan_norms()");
+    assert_dies(step_with_norms, plain, "norms need optim_plan_norms()");
     assert_dies(ask_for_norms, w, "the last step was one without norms");
     world_step(w, uniform_rates(1e-3));
     assert_non_null(optim_norms(w->optim));
