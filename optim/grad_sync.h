@@ -4,7 +4,7 @@
 #ifndef MARS_OPTIM_GRAD_SYNC_H
 #define MARS_OPTIM_GRAD_SYNC_H
 
-#include "optim/param_groups.h"
+#include "optim/rule_groups.h"
 
 EXTERN_C_BEGIN
 

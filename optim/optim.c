@@ -11,7 +11,7 @@
 #include "comm/comm.h"
 #include "kernels/backend.h"
 #include "optim/grad_sync.h"
-#include "optim/param_groups.h"
+#include "optim/rule_groups.h"
 #include "optim/schedule.h"
 #include "util/arena.h"
 #include "util/tensor_table.h"

@@ -2,8 +2,8 @@
  * passes of a step over them. Parameter groups (optimizers.h) with the same rule are one RuleGroup, so that a pass takes
  * all of them at once. Also TensorPlan, the coefficients that stay the same in every step. For optim.c and grad_sync.c
  * only. */
-#ifndef MARS_OPTIM_PARAM_GROUPS_H
-#define MARS_OPTIM_PARAM_GROUPS_H
+#ifndef MARS_OPTIM_RULE_GROUPS_H
+#define MARS_OPTIM_RULE_GROUPS_H
 
 #include "optim/multi_tensor.h"
 #include "optim/newton_schulz.h"

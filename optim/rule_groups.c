@@ -1,5 +1,5 @@
 /* param_groups.c: see param_groups.h. */
-#include "optim/param_groups.h"
+#include "optim/rule_groups.h"
 
 #include <math.h>
 #include <stdlib.h>
