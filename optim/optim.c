@@ -1,6 +1,6 @@
 /* optim.c: the sharded optimizer step (see optim.h). The arithmetic of each rule is in its own header, what a step
  * decides in step_coeffs.h, the loops are in multi_tensor.c and multi_tensor.cu, who owns what in util/partition.c, the
- * tensors under one rule in param_groups.c, and the exchanges between ranks in grad_sync.c. */
+ * tensors under one rule in rule_groups.c, and the exchanges between ranks in grad_sync.c. */
 #include "optim/optim.h"
 
 #include <math.h>

@@ -1,4 +1,4 @@
-/* param_groups.c: see param_groups.h. */
+/* rule_groups.c: see rule_groups.h. */
 #include "optim/rule_groups.h"
 
 #include <math.h>

@@ -1,4 +1,4 @@
-/* param_groups.h: RuleGroup, all tensors that one rule updates: who owns them, this rank's chunks and states, and the
+/* rule_groups.h: RuleGroup, all tensors that one rule updates: who owns them, this rank's chunks and states, and the
  * passes of a step over them. Parameter groups (optimizers.h) with the same rule are one RuleGroup, so that a pass takes
  * all of them at once. Also TensorPlan, the coefficients that stay the same in every step. For optim.c and grad_sync.c
  * only. */
