@@ -100,7 +100,7 @@ ALWAYS_INLINE void update_chunk(ElementRule *element, const bool uses_prev_grad,
     const float *RESTRICT g = b->gradient + chunk->gradient;
     const float *RESTRICT prev_grad = uses_prev_grad ? b->prev_grad + chunk->gradient : NULL;
     size_t n = chunk->end - chunk->begin;
-#pragma omp simd
+    INDEPENDENT_ITERATIONS
     for (size_t i = 0; i < n; i++) {
         float state[RULE_MAX_STATES];
         for (int s = 0; s < states; s++) state[s] = kept[s][i];
@@ -143,7 +143,7 @@ ALWAYS_INLINE void chunk_directions(MatrixRule *direction, const bool uses_prev_
     const float *RESTRICT g = b->gradient + chunk->gradient;
     const float *RESTRICT prev_grad = uses_prev_grad ? b->prev_grad + chunk->gradient : NULL;
     size_t n = chunk->end - chunk->begin;
-#pragma omp simd
+    INDEPENDENT_ITERATIONS
     for (size_t i = 0; i < n; i++) {
         float state[RULE_MAX_STATES];
         for (int s = 0; s < states; s++) state[s] = kept[s][i];
