@@ -576,7 +576,7 @@ test_all_builds_are_tested() {
         has "$here/calls" "tests build/emu build/emu ci= cuda$order build/emu/test/test_kernels"
     done
     has "$here/calls" "tests build/asan build/asan ci= cuda build/asan/test/test_kernels build/asan/test/test_gpu build/asan/test/test_emulator"
-    has "$here/calls" "tests build/emu build/emu ci= cuda build/emu/test/test_golden build/emu/test/test_hellaswag"
+    has "$here/calls" "tests build/emu build/emu ci= cuda build/emu/test/test_golden"
     has "$here/calls" "tests build/emu build/emu ci=  build/emu/test/test_devices"
     has "$here/calls" "tests build/tsan build/tsan ci= cuda build/tsan/test/test_kernels"
     has "$here/calls" "tests build/plain build/plain ci=  build/plain/test/test_kernels"
