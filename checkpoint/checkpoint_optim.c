@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "optim/optimizers.h"
+
 static bool has_state(void *context, int which, int tensor) { return optim_has_state(context, which, tensor); }
 
 static void fetch(void *context, int which, int tensor, float *host) { optim_fetch(context, which, tensor, host); }
@@ -54,7 +56,11 @@ bool checkpoint_into_optim(const Checkpoint *checkpoint, const TensorTable *tabl
     Error reason;
     bool ok = read_states(checkpoint, table, optim, host, &reason);
     free(host);
-    if (!ok) return error_set(error, "%s (was it written with another optimizer.optimize_1d?)", reason.text);
+    const char *key = optimizer_has_key(name, "optimize_1d") ? " (was it written with another optimizer.optimize_1d?)"
+                      : optimizer_has_key(name, "muon_embeddings") ? " (was it written with another "
+                                                                     "optimizer.muon_embeddings?)"
+                                                                   : "";
+    if (!ok) return error_set(error, "%s%s", reason.text, key);
     optim_set_updates(optim, checkpoint->updates);
     return true;
 }

@@ -480,8 +480,8 @@ static bool refuse_idle_key(const Config *config, const ConfigKey *key, const ch
         return error_set(error, "%s: %s.%s: %s has no such setting: remove it; schedules that have it: %s",
                          command_line, key->section, key->name, idle_in, having);
     }
-    return error_set(error, "%s: %s.%s has no effect with %s: remove one of the two", command_line, key->section,
-                     key->name, idle_in);
+    return error_set(error, "%s: %s.%s has no effect with %s: remove it", command_line, key->section, key->name,
+                     idle_in);
 }
 
 /* Appends the keys of the file that have no effect for this reason, and sets them to their defaults: the file may have
@@ -868,7 +868,8 @@ char *config_changes(const Config *config, const cJSON *earlier) {
     char *list = checked_strdup("");
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
-        bool skip = !config_key_applies(key, config->optimizer.name) || same_value(config, was, key);
+        char idle_in[128];
+        bool skip = config_key_idle_in(key, config, idle_in, sizeof idle_in) || same_value(config, was, key);
         for (size_t j = 0; j < ARRAY_LENGTH(ignored); j++) skip = skip || strcmp(key->name, ignored[j]) == 0;
         if (skip) continue;
         char *now = value_text(config, key), *before = value_text(was, key);

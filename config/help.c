@@ -1,6 +1,7 @@
 /* help.c: what a person may ask a program about its command line and config: usage, --help, --version,
  * --list_optimizers. */
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,22 +101,24 @@ void config_print_help(FILE *file) {
 /* ---- --list_optimizers ---- */
 
 static cJSON *group_json(const ParamGroup *group) {
-    static const char *const conditions[] = {[WHEN_OPTIMIZE_1D] = "optimize_1d true",
-                                             [UNLESS_OPTIMIZE_1D] = "optimize_1d false",
-                                             [WHEN_MUON_EMBEDDINGS] = "muon_embeddings true",
-                                             [UNLESS_MUON_EMBEDDINGS] = "muon_embeddings false"};
+    bool is_1d = group->when == WHEN_OPTIMIZE_1D || group->when == UNLESS_OPTIMIZE_1D;
+    bool when = group->when == WHEN_OPTIMIZE_1D || group->when == WHEN_MUON_EMBEDDINGS;
     const Rule *rule = rule_of(group->rule);
     cJSON *json = cJSON_CreateObject(), *roles = cJSON_AddArrayToObject(json, "roles");
     for (int r = 0; r < ROLE_COUNT; r++)
         if (group->roles >> r & 1) cJSON_AddItemToArray(roles, cJSON_CreateString(tensor_role_name((TensorRole)r)));
     cJSON_AddStringToObject(json, "rule", rule->name);
     cJSON_AddStringToObject(json, "learning_rate", param_group_lr_key(group));
-    cJSON_AddStringToObject(json, "betas", group->betas == BETAS_1D ? "betas_1d" : "beta1, beta2");
+    cJSON *betas = cJSON_AddArrayToObject(json, "betas");
+    static const char *const beta_keys[] = {"beta1", "beta2", "betas_1d"};
+    for (size_t i = 0; i < ARRAY_LENGTH(beta_keys); i++)
+        if (param_group_uses_key(group, beta_keys[i])) cJSON_AddItemToArray(betas, cJSON_CreateString(beta_keys[i]));
     if (group->decay == DECAY_NONE)
         cJSON_AddNullToObject(json, "weight_decay");
     else
         cJSON_AddStringToObject(json, "weight_decay", param_group_decay_key(group));
-    if (group->when != ALWAYS) cJSON_AddStringToObject(json, "when", conditions[group->when]);
+    if (group->when != ALWAYS)
+        cJSON_AddBoolToObject(cJSON_AddObjectToObject(json, "when"), is_1d ? "optimize_1d" : "muon_embeddings", when);
     cJSON *states = cJSON_AddArrayToObject(json, "states");
     for (int s = 0; s < rule->states; s++) cJSON_AddItemToArray(states, cJSON_CreateString(rule->state_names[s]));
     if (rule->uses_prev_grad) cJSON_AddItemToArray(states, cJSON_CreateString(PREV_GRAD_STATE));
@@ -174,20 +177,25 @@ void config_require_file(int argc, char *const *argv, bool speaks) {
     die_usage("the first argument must be a config file, and is '%.80s'; --key=value comes after it", argv[1]);
 }
 
+static void end_answered(void) {
+    if (fflush(stdout) != 0 || ferror(stdout)) die("cannot write to standard output: %s", strerror(errno));
+    exit(EXIT_DONE);
+}
+
 void config_answer_questions(int argc, char *const *argv) {
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--version") == 0) {
             printf("train_gpt2 (mars.c) %s\n", MARS_VERSION);
-            exit(EXIT_DONE);
+            end_answered();
         }
         if (strcmp(argv[i], "--list_optimizers") == 0) {
             config_print_optimizers(stdout);
-            exit(EXIT_DONE);
+            end_answered();
         }
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
             print_usage(stdout);
             config_print_help(stdout);
-            exit(EXIT_DONE);
+            end_answered();
         }
     }
 }

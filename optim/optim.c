@@ -5,6 +5,8 @@
 
 #include <math.h>
 #include <assert.h>
+#include <float.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -266,7 +268,33 @@ void optim_close(Optim *o) {
     if (own) close_own(own);
 }
 
+/* The ranges that the config file's parser keeps. */
+static bool check_config(const OptimConfig *c, int threads, Error *error) {
+    const struct {
+        const char *key;
+        double value, low, high; /* value in (low, high) */
+    } numbers[] = {{"learning_rate", c->learning_rate, 0.0, INFINITY},
+                   {"muon_learning_rate", c->muon_learning_rate, 0.0, INFINITY},
+                   {"eps", c->eps, 0.0, INFINITY},
+                   {"gradient_scale", c->gradient_scale, 0.0, INFINITY},
+                   {"beta1", c->beta1, -DBL_MIN, 1.0},
+                   {"beta2", c->beta2, -DBL_MIN, 1.0},
+                   {"betas_1d", c->betas_1d[0], -DBL_MIN, 1.0},
+                   {"betas_1d", c->betas_1d[1], -DBL_MIN, 1.0},
+                   {"momentum", c->momentum, -DBL_MIN, 1.0},
+                   {"ns_steps", c->ns_steps, 0.0, 101.0},
+                   {"threads", threads, -1.0, 4097.0}};
+    if (c->name >= OPTIM_COUNT) return error_set(error, "there is no optimizer %d", (int)c->name);
+    for (size_t i = 0; i < ARRAY_LENGTH(numbers); i++)
+        if (!(numbers[i].value > numbers[i].low && numbers[i].value < numbers[i].high))
+            return error_set(error, "%s is %g; expected a number %s%g", numbers[i].key, numbers[i].value,
+                             isinf(numbers[i].high) ? "above " : "of at least 0 (ns_steps: 1) and below ",
+                             isinf(numbers[i].high) ? 0.0 : numbers[i].high);
+    return true;
+}
+
 Optim *optim_open(const OptimConfig *config, const OptimTensor *tensors, int count, int threads, Error *error) {
+    if (!check_config(config, threads, error)) return NULL;
     Backend *be = backend_open("cpu", DTYPE_FLOAT32, backend_threads(threads, 1), error);
     if (!be) return NULL;
     OptimOwn *own = checked_calloc(1, sizeof *own, "the optimizer");

@@ -124,8 +124,9 @@ typedef struct OptimTensor {
 
 /* An optimizer in one process on the CPU, in float32, with `threads` threads (0: as many as cores), that owns its
  * buffers: parameters, zero at first, and gradients. Tensor i begins at element optim_offset(o, i) of either. Copies
- * config and tensors; optim_close() frees everything. NULL and the reason where this machine cannot run the optimizer. A
- * name that is too long ends the program; rows, columns and stacked are not checked. */
+ * config and tensors; optim_close() frees everything. NULL and the reason where a setting is out of its range or
+ * this machine cannot run the optimizer. A name that is too long ends the program; rows, columns and stacked are not
+ * checked. */
 Optim *optim_open(const OptimConfig *config, const OptimTensor *tensors, int count, int threads, Error *error);
 float *optim_params(const Optim *optim);
 size_t optim_offset(const Optim *optim, int tensor);

@@ -199,7 +199,7 @@ static bool has_word(const char *list, const char *word) {
     return false;
 }
 
-static bool group_uses_key(const ParamGroup *group, const char *key) {
+bool param_group_uses_key(const ParamGroup *group, const char *key) {
     const Rule *rule = rule_of(group->rule);
     bool is_beta = strcmp(key, "beta1") == 0 || strcmp(key, "beta2") == 0;
     if (strcmp(key, "betas_1d") == 0) return group->betas == BETAS_1D && has_word(rule->keys, "beta1");
@@ -220,7 +220,7 @@ bool optimizer_uses_key(const OptimConfig *config, unsigned roles, const char *k
     const ParamGroup *groups = optimizer_of(config->name)->groups;
     for (int i = 0; groups[i].roles; i++) {
         bool is_there = (groups[i].roles & roles) && param_group_applies(&groups[i], config);
-        if (is_there && group_uses_key(&groups[i], key)) return true;
+        if (is_there && param_group_uses_key(&groups[i], key)) return true;
     }
     return false;
 }
@@ -229,6 +229,6 @@ bool optimizer_has_key(OptimName name, const char *key) {
     if (is_common_key(key)) return true;
     const ParamGroup *groups = optimizer_of(name)->groups;
     for (int i = 0; groups[i].roles; i++)
-        if (group_uses_key(&groups[i], key)) return true;
+        if (param_group_uses_key(&groups[i], key)) return true;
     return false;
 }

@@ -124,6 +124,9 @@ const char *param_group_lr_key(const ParamGroup *group);
 const char *param_group_decay_key(const ParamGroup *group); /* "" for none */
 double param_group_weight_decay(const ParamGroup *group, const OptimConfig *config);
 
+/* Whether a group's rule, rate, decay or condition reads this key of the config's optimizer section. */
+bool param_group_uses_key(const ParamGroup *group, const char *key);
+
 /* Whether an optimizer reads this key of the config's optimizer section: as configured, for a model with tensors of
  * these roles; or at all, whatever its switches are set to. */
 bool optimizer_uses_key(const OptimConfig *config, unsigned roles, const char *key);

@@ -81,19 +81,20 @@ done < <("$train_gpt2" --list_optimizers | awk -F '"' '
     /"orthogonalized"/ && matrix == "" { matrix = /true/ ? 1 : 0 }
     /"is_approx"/ { exact = 1 }
     /^\t}/ { print name "\t" exact "\t" matrix }')
+[ ${#names[@]} -gt 0 ] || fail "$train_gpt2 --list_optimizers failed; build it anew with make"
 all=()
 for name in "${names[@]}"; do
     all+=("$name")
     case $name in mars-adamw | mars-m) all+=("$name-exact") ;; esac
 done
 optimizers=("${all[@]}")
-if [ -n "$list" ]; then IFS=, read -ra optimizers <<<"$list"; fi
+if [ -n "$list" ]; then IFS=, read -ra optimizers <<<"${list//sgd-boost/sgd-sai}"; fi
 
 # middle_rate OPTIMIZER: a rate that suits it; the sweep is around it. Most are above the published ones, which are for far
 # larger models and longer runs: these small ones train better with more. Fails where there is no such optimizer.
 middle_rate() {
     local name=${1%-exact}
-    [ -n "${has_exact[$name]:-}" ] || return 1
+    [ -n "$name" ] && [ -n "${has_exact[$name]:-}" ] || return 1
     [ "$name" = "$1" ] || [ "${has_exact[$name]}" = 1 ] || return 1
     case $1 in
         mars-lion | mars-lion-exact) echo 3e-4 ;;

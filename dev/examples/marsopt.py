@@ -4,10 +4,7 @@
         norm = optimizer.step([dw, db])
 
 The library is libmarsopt.so, which `make` builds, or the file that MARSOPT_LIBRARY names. As a script, a demo."""
-import contextlib
-import ctypes
-import os
-import weakref
+import contextlib, ctypes, os, weakref
 from ctypes import byref, c_bool, c_char, c_char_p, c_double, c_int, c_int64, c_size_t, c_void_p
 
 import numpy as np
@@ -50,18 +47,19 @@ def _check(ok, what, found, expected, error=ValueError):
         raise error(f"{what} is {found}; expected {expected}")
 
 
-def _setting(key, value):
-    """The value of OptimConfig's field `key`."""
-    kinds = dict(OptimConfig._fields_[1:])
+def _setting(key, value, what=None):
+    """The value of OptimConfig's field `key`; `what` is its name in messages."""
+    kinds, rates = dict(OptimConfig._fields_[2:]), ("embedding_lr", "lm_head_lr", "lr_1d")
     _check(key in kinds, "a setting", repr(key), f"one of {list(kinds)}", TypeError)
     if key in WORDS:
         _check(value in WORDS[key], key, repr(value), f"one of {WORDS[key]}")
         return WORDS[key].index(value)
-    types, expected = {c_bool: (bool, "True or False"), c_int: (int, "a whole number")}.get(
-        kinds[key], ((int, float, np.floating), "a number of at least 0; for betas_1d, two"))
-    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    types, expected = {c_bool: (bool, "True or False"), c_int: ((int, np.integer), "a whole number")}.get(
+        kinds[key], ((int, float, np.number), "a number of at least 0, above 0 for learning rates; for betas_1d, two"))
+    values = tuple(value) if isinstance(value, (list, tuple, np.ndarray)) else (value,)
     ok = all(isinstance(v, types) and isinstance(v, bool) == (types is bool) and 0 <= v < 2**31 for v in values)
-    _check(ok and len(values) == (2 if key == "betas_1d" else 1), key, repr(value), expected)
+    ok = ok and len(values) == (2 if key == "betas_1d" else 1) and (values[0] > 0 or key not in rates)
+    _check(ok, what or key, repr(value), expected)
     return values if key == "betas_1d" else values[0]
 
 
@@ -93,9 +91,10 @@ class Optimizer(contextlib.AbstractContextManager):
     the first parameter whose gradient was not finite in the last step, which then changed nothing, or is None."""
 
     def __init__(self, params, name, lr, *, threads=0, **settings):
-        _check(name in optimizers(), "the optimizer", repr(name), f"one of {optimizers()}")
-        _check(_setting("learning_rate", lr) > 0, "lr", repr(lr), "a number above 0")
-        self._config = _library.optim_defaults(optimizers().index(name), c_double(lr))
+        index = _library.optim_find(str(name).encode())
+        _check(index < len(optimizers()), "the optimizer", repr(name), f"one of {optimizers()}")
+        lr = _setting("lr_1d", lr, "lr")
+        self._config = _library.optim_defaults(index, c_double(lr))
         for key, value in settings.items():
             setattr(self._config, key, _setting(key, value))
         tensors, self._arrays = zip(*(_param(*param) for param in params))
@@ -124,7 +123,7 @@ class Optimizer(contextlib.AbstractContextManager):
         _check(all(len(part) == count for part in lists), "the number of gradients", [len(part) for part in lists], count)
         lists = [[_array(f"the gradient of {name}", grad, array.shape)
                   for name, grad, array in zip(self._names, part, self._arrays)] for part in lists]
-        factor = 1 if lr is None else _setting("learning_rate", lr) / self._config.learning_rate
+        factor = 1 if lr is None else _setting("weight_decay", lr, "lr") / self._config.learning_rate
         rates = _library.optim_rates(byref(self._config), bytes(64), c_int64(0))  # a ScheduleConfig of zeros: constant
         rates.lr[:] = [factor * rate for rate in rates.lr]
         self._copy(_library.optim_params(self._optim), self._arrays)

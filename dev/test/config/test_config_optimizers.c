@@ -188,6 +188,8 @@ static void test_list_of_optimizers(void **state) {
         cJSON_ArrayForEach(group, cJSON_GetObjectItem(one, "groups")) {
             assert_true(config_key_find("optimizer", cJSON_GetObjectItem(group, "learning_rate")->valuestring) >= 0);
             assert_true(cJSON_GetArraySize(cJSON_GetObjectItem(group, "states")) > 0);
+            cJSON_ArrayForEach(key, cJSON_GetObjectItem(group, "betas"))
+                assert_true(optimizer_has_key((OptimName)i, key->valuestring));
             cJSON_ArrayForEach(role, cJSON_GetObjectItem(group, "roles")) roles++;
         }
         assert_true(roles >= ROLE_COUNT);
@@ -221,9 +223,8 @@ static void test_settings_of_one_form(void **state) {
             char *body = format_string("%s, \"%s\": %s", form, cases[i].key, cases[i].value);
             char *override = format_string("--%s=%s", cases[i].key, cases[i].argument);
             char *printed = format_string("\"%s\":%s", cases[i].key, cases[i].value);
-            char *refused =
-                format_string("optimizer.%s has no effect with optimizer.optimize_1d %s: remove one of the two",
-                              cases[i].key, with_1d ? "true" : "false");
+            char *refused = format_string("optimizer.%s has no effect with optimizer.optimize_1d %s: remove it",
+                                          cases[i].key, with_1d ? "true" : "false");
             Config config = accepted(config_of(cases[i].optimizer, body), NULL);
             char *text = config_to_json(&config);
             assert_int_equal(strstr(text, printed) != NULL, used);

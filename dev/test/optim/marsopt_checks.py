@@ -173,13 +173,14 @@ def check_stacked():
 def check_all_settings():
     """Every field of the config is a setting, and is stored."""
     values = {"betas_1d": (0.5, 0.25), "ns_steps": 7, "ns_dtype": "float32", "muon_scale": "sqrt-max"}
-    for key, kind in marsopt.OptimConfig._fields_[1:]:
+    for key, kind in marsopt.OptimConfig._fields_[2:]:
         value = values.get(key, False if kind is ctypes.c_bool else 0.125)
         config = small(**{key: value})[2]._config
         stored = getattr(config, key)
         expected = marsopt.WORDS[key].index(value) if key in marsopt.WORDS else value
         assert (tuple(stored) if key == "betas_1d" else stored) == expected, (key, stored)
-    small(beta1=np.float32(0.5), betas_1d=[0.5, 1])
+    small(beta1=np.float32(0.5), betas_1d=np.array([0.5, 0.25]), eps=np.int64(1))
+    small(name="sgd-boost")
 
 
 # ---- wrong inputs ----
@@ -210,6 +211,21 @@ def check_wrong_settings():
             marsopt.Optimizer(param_list, "adamw", lr)
     with fails(TypeError):
         small(threads="two")
+
+
+def check_ranges():
+    """What the library finds out of range, and what only this module knows."""
+    for key, value, part in (("beta1", 1.0, "below 1"), ("beta2", 1.5, "below 1"), ("betas_1d", (0.9, 2), "below 1"),
+                             ("momentum", 1.5, "below 1"), ("ns_steps", 0, "ns_steps"), ("ns_steps", 101, "below 101"),
+                             ("eps", 0, "above 0"), ("gradient_scale", 0, "above 0"), ("threads", -1, "threads"),
+                             ("threads", 2000000000, "below 4097"), ("muon_learning_rate", 0, "above 0")):
+        with fails(RuntimeError, key, part):
+            small(**{key: value})
+    for key in ("embedding_lr", "lm_head_lr", "lr_1d"):
+        with fails(ValueError, key, "above 0"):
+            small(**{key: 0})
+    with fails(TypeError, "learning_rate"):
+        small(learning_rate=1)
 
 
 def check_wrong_params():
@@ -261,7 +277,7 @@ def check_wrong_grads():
     with fails(ValueError, "the number of gradients is [2, 1]"):
         exact.step(good, good[:1])
     for lr in (-1.0, "0.1", float("inf")):
-        with fails(ValueError, "learning_rate", repr(lr)):
+        with fails(ValueError, "lr", repr(lr)):
             optimizer.step(good, lr=lr)
     assert (w == 1).all() and (b == 1).all()
     optimizer.step(good)  # which goes on after them

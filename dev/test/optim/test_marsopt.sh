@@ -22,6 +22,8 @@ test_layout_of_structs() { check layout "$here"; }
 test_steps() { check steps; }
 
 test_stacked_matrices() { check stacked; }
+
+test_values_out_of_range() { check ranges; }
 test_all_settings() { check all_settings; }
 test_wrong_settings() { check wrong_settings; }
 test_wrong_params() { check wrong_params; }

@@ -42,6 +42,16 @@ static void test_full_log(void **state) {
     assert_done("full_errors");
 }
 
+/* What a person or a script asks for must arrive whole. */
+static void test_full_answers(void **state) {
+    (void)state;
+    static const char *const questions[] = {"--help", "--version", "--list_optimizers"};
+    const char *folder = getenv("MARS_BIN");
+    for (size_t i = 0; i < ARRAY_LENGTH(questions); i++)
+        assert_run(test_run("'%s/train_gpt2' %s > /dev/full", folder ? folder : ".", questions[i]), EXIT_FAILED,
+                   "cannot write to standard output: No space left on device");
+}
+
 /* metrics.jsonl must not become standard output. */
 static void test_closed_streams(void **state) {
     (void)state;
@@ -57,6 +67,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reader_that_ends),
         cmocka_unit_test(test_full_log),
+        cmocka_unit_test(test_full_answers),
         cmocka_unit_test(test_closed_streams),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
