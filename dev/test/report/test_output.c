@@ -2,6 +2,7 @@
  * stream is closed. The run goes on to its end, and its files hold what they should and nothing else. */
 #include "dev/test/train/train_fixture.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* The run of that name came to its end, and every line of its metrics is one. */
