@@ -27,7 +27,7 @@
 #include "comm/heartbeat.h"
 #include "util/cuda_check.h"
 
-/* Exchanges whose ends are known; to await an older one is to await a later one, which has its event now. */
+/* Exchanges whose ends are known; waiting for an older one waits for a later one, which has its event now. */
 enum { ENDS = 256 };
 
 typedef struct NcclComm {

@@ -83,7 +83,7 @@ static void set_weights(GPT2 *m) {
     be->invalidate_weights(be);
 }
 
-static void upload(Bench *bench) {
+static void copy_batch(Bench *bench) {
     int T = bench->model.config.block_size;
     gpt2_prefetch(&bench->model, bench->tokens, bench->tokens + bench->batch * T, bench->batch, T);
 }
@@ -107,7 +107,7 @@ static void bench_open(Bench *bench) {
     for (size_t i = 0; i < count; i++)
         bench->tokens[i] =
             (int32_t)philox_below(philox(2, PHILOX_DATA_OFFSET, 0, i), (uint64_t)bench->model.config.vocab_size);
-    upload(bench);
+    copy_batch(bench);
 }
 
 static void bench_close(Bench *bench) {
@@ -122,7 +122,7 @@ static void bench_close(Bench *bench) {
 static void ask_for_gradient(Bench *bench) {
     GPT2 *model = &bench->model;
     model->grads = optim_gradient(bench->optim, 0);
-    upload(bench);
+    copy_batch(bench);
     gpt2_forward_backward_prefetched(model, 1.0f / (float)(bench->batch * model->config.block_size), false);
 }
 

@@ -49,7 +49,7 @@ static void *on_device(Backend *be, const void *host, size_t bytes) {
     return device;
 }
 
-static Device upload(Backend *be, const Elements *host, const Chunk *chunks, int count) {
+static Device to_device(Backend *be, const Elements *host, const Chunk *chunks, int count) {
     double *squares = be->alloc(be, (size_t)count * sizeof *squares, "squares");
     return (Device){.be = be,
                     .passes = multi_tensor_passes(be),
@@ -202,7 +202,7 @@ static void test_update(void **state) {
                 Chunk chunks[CHUNKS];
                 make_chunks(chunks, shift);
                 expected = *random_elements();
-                Device d = upload(be, &expected, chunks, CHUNKS);
+                Device d = to_device(be, &expected, chunks, CHUNKS);
                 MultiTensorBuffers buffers = buffers_of(&d, has_weights, rule->uses_prev_grad);
                 d.passes->update(be, rules[n].name, d.chunks, d.count, &buffers);
                 download(&d, &own);
@@ -255,7 +255,7 @@ static void test_directions(void **state) {
                 double squares[CHUNKS];
                 make_chunks(chunks, shift);
                 expected = *random_elements();
-                Device d = upload(be, &expected, chunks, CHUNKS);
+                Device d = to_device(be, &expected, chunks, CHUNKS);
                 MultiTensorBuffers buffers = buffers_of(&d, true, rule_of(rules[n].name)->uses_prev_grad);
                 d.passes->directions(be, rules[n].name, d.chunks, d.count, &buffers, &d.elements->matrices, (DType)type,
                                      d.squares);
@@ -286,7 +286,7 @@ static void test_apply(void **state) {
                         expected.matrices.float32[i] = expected.prev_grad[i];
                     else
                         expected.matrices.bfloat16[i] = bfloat16_from_float(expected.prev_grad[i]);
-                Device d = upload(be, &expected, chunks, CHUNKS);
+                Device d = to_device(be, &expected, chunks, CHUNKS);
                 MultiTensorBuffers buffers = buffers_of(&d, has_weights, false);
                 d.passes->apply(be, d.chunks, d.count, &buffers, &d.elements->matrices, (DType)type);
                 download(&d, &own);
@@ -322,7 +322,7 @@ static void test_normalize(void **state) {
                 else
                     expected.matrices.bfloat16[i] = bfloat16_from_float(expected.prev_grad[i]);
             Chunk none = {0};
-            Device d = upload(be, &expected, &none, 1);
+            Device d = to_device(be, &expected, &none, 1);
             double *device_norms = on_device(be, norms, sizeof norms);
             d.passes->normalize(be, &d.elements->matrices, (DType)type, sizes[n], 5, device_norms, eps);
             download(&d, &own);
@@ -351,7 +351,7 @@ static void test_skipped(void **state) {
     for (size_t n = 0; n < ARRAY_LENGTH(rules); n++) {
         before = *random_elements();
         before.result.skipped = true;
-        Device d = upload(be, &before, chunks, CHUNKS);
+        Device d = to_device(be, &before, chunks, CHUNKS);
         MultiTensorBuffers buffers = buffers_of(&d, true, rule_of(rules[n].name)->uses_prev_grad);
         void *matrices = &d.elements->matrices;
         if (rules[n].element) d.passes->update(be, rules[n].name, d.chunks, d.count, &buffers);
@@ -376,7 +376,7 @@ static void test_keep_prev_grad(void **state) {
             make_chunks(chunks, shift);
             expected = *random_elements();
             expected.result.skipped = skipped;
-            Device d = upload(be, &expected, chunks, CHUNKS);
+            Device d = to_device(be, &expected, chunks, CHUNKS);
             Elements *e = d.elements;
             d.passes->keep_prev_grad(be, d.chunks, d.count, e->gradient, e->prev_grad, &e->result);
             download(&d, &own);
@@ -419,7 +419,7 @@ static void test_sums(void **state) {
             own = *random_elements();
             own.result.updates = kind == 2 ? 0 : 1;
             memset(sums, 0xff, sizeof sums);
-            Device d = upload(be, &own, chunks, CHUNKS);
+            Device d = to_device(be, &own, chunks, CHUNKS);
             GradientSums *device_sums = on_device(be, sums, sizeof sums);
             d.passes->sums(be, d.chunks, d.count, d.elements->gradient, with_prev_grad ? d.elements->prev_grad : NULL,
                            kind >= 2 ? &d.elements->result : NULL, device_sums);
@@ -473,7 +473,7 @@ static void test_copy_params(void **state) {
         make_chunks(chunks, shift);
         expected = *random_elements();
         memset(expected.states[0], 0xff, sizeof expected.states[0]);
-        Device d = upload(be, &expected, chunks, CHUNKS);
+        Device d = to_device(be, &expected, chunks, CHUNKS);
         d.passes->copy_params(be, d.chunks, d.count, d.elements->params, d.elements->states[0]);
         download(&d, &own);
         for (int c = 0; c < CHUNKS; c++)
@@ -505,7 +505,7 @@ static void test_update_sums(void **state) {
         make_chunks(chunks, shift);
         before = *random_elements();
         memset(sums, 0xff, sizeof sums);
-        Device d = upload(be, &before, chunks, CHUNKS);
+        Device d = to_device(be, &before, chunks, CHUNKS);
         UpdateSums *device_sums = on_device(be, sums, sizeof sums);
         d.passes->update_sums(be, d.chunks, d.count, d.elements->params, d.elements->states[0], device_sums);
         be->copy_to_host(be, sums, device_sums, sizeof sums);

@@ -247,9 +247,9 @@ static double elements_of_all(const Partition *p) {
     return sum;
 }
 
-enum { MOST_RANKS = 64 };
+enum { LARGEST_RANKS = 64 };
 
-static const int rank_counts[] = {1, 2, 3, 4, 8, MOST_RANKS};
+static const int rank_counts[] = {1, 2, 3, 4, 8, LARGEST_RANKS};
 
 /* The level to which `amount` more numbers fill processes up that keep taken[r]. */
 static double level_of(const double *taken, int processes, double amount) {
@@ -297,9 +297,9 @@ static void assert_state_is_even(const char *name, const TensorTable *table, Cho
 
 static void test_state_is_even(void **state) {
     (void)state;
-    const double nothing[MOST_RANKS] = {0};
-    double uneven[MOST_RANKS], one_has_all[MOST_RANKS] = {1e12}, equal[MOST_RANKS];
-    for (int r = 0; r < MOST_RANKS; r++) uneven[r] = r % 3 == 0 ? 3e7 : 1e6 * (r % 7), equal[r] = 1234567;
+    const double nothing[LARGEST_RANKS] = {0};
+    double uneven[LARGEST_RANKS], one_has_all[LARGEST_RANKS] = {1e12}, equal[LARGEST_RANKS];
+    for (int r = 0; r < LARGEST_RANKS; r++) uneven[r] = r % 3 == 0 ? 3e7 : 1e6 * (r % 7), equal[r] = 1234567;
     const double *const levels[] = {nothing, uneven, one_has_all, equal};
     for (int which = 0; which < TABLES; which++) {
         TensorTable table = make_table(which);
@@ -340,9 +340,9 @@ static void test_even_ranges_of_small(void **state) {
     TensorTable table = make_table(0);
     for (size_t k = 0; k < ARRAY_LENGTH(rank_counts); k++) {
         int processes = rank_counts[k];
-        double taken[MOST_RANKS] = {0};
+        double taken[LARGEST_RANKS] = {0};
         assert_even_ranges_of_small(&table, all, taken, processes);
-        if (processes == MOST_RANKS) continue; /* 48 matrices */
+        if (processes == LARGEST_RANKS) continue; /* 48 matrices */
         bool *chosen = choose(&table, matrix);
         Partition whole = partition_matrices(&table, chosen, newton_schulz_iteration_flops, processes);
         for (int r = 0; r < processes; r++) taken[r] = (double)partition_shard_length(&whole, r);
