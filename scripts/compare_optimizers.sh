@@ -70,17 +70,19 @@ esac
 # The table of optimizers: for each, whether it has an exact form, and whether its matrices go through Newton-Schulz.
 [ -x "$train_gpt2" ] ||
     fail "there is no $train_gpt2; build it with make (bash scripts/install_deps.sh installs what that needs)"
-declare -A has_exact orthogonalizes
+declare -A has_exact orthogonalizes name_of # name_of[ALIAS]
 names=()
-while IFS=$'\t' read -r name exact orthogonalized; do
+while IFS=$'\t' read -r name exact orthogonalized alias; do
     names+=("$name")
     has_exact[$name]=$exact
     orthogonalizes[$name]=$orthogonalized
+    if [ -n "$alias" ]; then name_of[$alias]=$name; fi
 done < <("$train_gpt2" --list_optimizers | awk -F '"' '
-    /^\t\t"name"/ { name = $4; exact = 0; matrix = "" }
+    /^\t\t"name"/ { name = $4; exact = 0; matrix = alias = "" }
+    /^\t\t"alias"/ { alias = $4 }
     /"orthogonalized"/ && matrix == "" { matrix = /true/ ? 1 : 0 }
     /"is_approx"/ { exact = 1 }
-    /^\t}/ { print name "\t" exact "\t" matrix }')
+    /^\t}/ { print name "\t" exact "\t" matrix "\t" alias }')
 [ ${#names[@]} -gt 0 ] || fail "$train_gpt2 --list_optimizers failed; build it anew with make"
 all=()
 for name in "${names[@]}"; do
@@ -88,7 +90,12 @@ for name in "${names[@]}"; do
     case $name in mars-adamw | mars-m) all+=("$name-exact") ;; esac
 done
 optimizers=("${all[@]}")
-if [ -n "$list" ]; then IFS=, read -ra optimizers <<<"${list//sgd-boost/sgd-sai}"; fi
+if [ -n "$list" ]; then
+    IFS=, read -ra optimizers <<<"$list"
+    for i in "${!optimizers[@]}"; do
+        [ -z "${optimizers[i]}" ] || optimizers[i]=${name_of[${optimizers[i]}]:-${optimizers[i]}}
+    done
+fi
 
 # middle_rate OPTIMIZER: a rate that suits it; the sweep is around it. Most are above the published ones, which are for far
 # larger models and longer runs: these small ones train better with more. Fails where there is no such optimizer.
