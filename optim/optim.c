@@ -3,9 +3,7 @@
  * tensors under one rule in rule_groups.c, and the exchanges between ranks in grad_sync.c. */
 #include "optim/optim.h"
 
-#include <math.h>
 #include <assert.h>
-#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,17 +81,13 @@ static DType newton_schulz_dtype(const Optim *o) {
     return o->config.ns_dtype == NS_DTYPE_BFLOAT16 ? DTYPE_BFLOAT16 : DTYPE_FLOAT32;
 }
 
-static RuleName configured_rule(const Optim *o, int tensor) {
-    int group = param_group_of(&o->config, o->table->tensors[tensor].role);
-    return optimizer_of(o->config.name)->groups[group].rule;
-}
-
 /* Plans the RuleGroup of the tensors that a rule updates, where there are any. taken[r] counts the elements of state
  * that rank r keeps in the groups planned before; an elementwise group gives more to ranks that keep fewer. */
 static bool plan_group(Optim *o, RuleName rule, double *taken, Arena *arena, Error *error) {
     int count = 0;
     bool *chosen = checked_calloc((size_t)o->table->count, sizeof *chosen, "the optimizer's groups");
-    for (int i = 0; i < o->table->count; i++) count += chosen[i] = configured_rule(o, i) == rule;
+    for (int i = 0; i < o->table->count; i++)
+        count += chosen[i] = rule_of_role(&o->config, o->table->tensors[i].role) == rule;
     if (count == 0) {
         free(chosen);
         return true;
@@ -268,28 +262,32 @@ void optim_close(Optim *o) {
     if (own) close_own(own);
 }
 
-/* The ranges that the config file's parser keeps. */
+/* The ranges of config/config_keys.c, which a program without a config file does not pass. */
 static bool check_config(const OptimConfig *c, int threads, Error *error) {
     const struct {
         const char *key;
-        double value, low, high; /* value in (low, high) */
-    } numbers[] = {{"learning_rate", c->learning_rate, 0.0, INFINITY},
-                   {"muon_learning_rate", c->muon_learning_rate, 0.0, INFINITY},
-                   {"eps", c->eps, 0.0, INFINITY},
-                   {"gradient_scale", c->gradient_scale, 0.0, INFINITY},
-                   {"beta1", c->beta1, -DBL_MIN, 1.0},
-                   {"beta2", c->beta2, -DBL_MIN, 1.0},
-                   {"betas_1d", c->betas_1d[0], -DBL_MIN, 1.0},
-                   {"betas_1d", c->betas_1d[1], -DBL_MIN, 1.0},
-                   {"momentum", c->momentum, -DBL_MIN, 1.0},
-                   {"ns_steps", c->ns_steps, 0.0, 101.0},
-                   {"threads", threads, -1.0, 4097.0}};
+        double value;
+    } above_0[] = {{"learning_rate", c->learning_rate},
+                   {"muon_learning_rate", c->muon_learning_rate},
+                   {"eps", c->eps},
+                   {"gradient_scale", c->gradient_scale}},
+      below_1[] = {{"beta1", c->beta1},
+                   {"beta2", c->beta2},
+                   {"betas_1d", c->betas_1d[0]},
+                   {"betas_1d", c->betas_1d[1]},
+                   {"momentum", c->momentum}};
     if (c->name >= OPTIM_COUNT) return error_set(error, "there is no optimizer %d", (int)c->name);
-    for (size_t i = 0; i < ARRAY_LENGTH(numbers); i++)
-        if (!(numbers[i].value > numbers[i].low && numbers[i].value < numbers[i].high))
-            return error_set(error, "%s is %g; expected a number %s%g", numbers[i].key, numbers[i].value,
-                             isinf(numbers[i].high) ? "above " : "of at least 0 (ns_steps: 1) and below ",
-                             isinf(numbers[i].high) ? 0.0 : numbers[i].high);
+    for (size_t i = 0; i < ARRAY_LENGTH(above_0); i++)
+        if (!(above_0[i].value > 0.0 && above_0[i].value < INFINITY))
+            return error_set(error, "%s is %g; expected a number above 0", above_0[i].key, above_0[i].value);
+    for (size_t i = 0; i < ARRAY_LENGTH(below_1); i++)
+        if (!(below_1[i].value >= 0.0 && below_1[i].value < 1.0))
+            return error_set(error, "%s is %g; expected a number of at least 0 and below 1", below_1[i].key,
+                             below_1[i].value);
+    if (c->ns_steps < 1 || c->ns_steps > 100)
+        return error_set(error, "ns_steps is %d; expected a number of at least 1 and below 101", c->ns_steps);
+    if (threads < 0 || threads > 4096)
+        return error_set(error, "threads is %d; expected a number of at least 0 and below 4097", threads);
     return true;
 }
 

@@ -140,6 +140,10 @@ int param_group_of(const OptimConfig *config, TensorRole role) {
     die("%s has no parameter group for tensors of role %d", optimizer_of(config->name)->name, (int)role);
 }
 
+RuleName rule_of_role(const OptimConfig *config, TensorRole role) {
+    return optimizer_of(config->name)->groups[param_group_of(config, role)].rule;
+}
+
 static double or_main(double lr, const OptimConfig *config) { return lr > 0.0 ? lr : config->learning_rate; }
 
 double param_group_peak_lr(const ParamGroup *group, const OptimConfig *config) {

@@ -118,6 +118,9 @@ bool param_group_applies(const ParamGroup *group, const OptimConfig *config);
 /* Index in the optimizer's list of the group that takes tensors of this role, as configured. */
 int param_group_of(const OptimConfig *config, TensorRole role);
 
+/* The rule of that group. */
+RuleName rule_of_role(const OptimConfig *config, TensorRole role);
+
 /* A group's peak learning rate and weight decay in a config, and the keys that give them. */
 double param_group_peak_lr(const ParamGroup *group, const OptimConfig *config);
 const char *param_group_lr_key(const ParamGroup *group);

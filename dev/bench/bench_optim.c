@@ -76,15 +76,11 @@ static Work work_of(const Bench *bench, const OptimConfig *config, const Rule *r
     return (Work){bytes, rule->is_matrix ? newton_schulz_flops(t->rows, t->columns, config->ns_steps) : 0.0};
 }
 
-static RuleName rule_of_tensor(const OptimConfig *config, const Tensor *t) {
-    return optimizer_of(config->name)->groups[param_group_of(config, t->role)].rule;
-}
-
 static Work whole_work(const Bench *bench, const OptimConfig *config) {
     Work sum = {0.0, 0.0};
     for (int i = 0; i < bench->model.table.count; i++) {
         const Tensor *t = &bench->model.table.tensors[i];
-        Work work = work_of(bench, config, rule_of(rule_of_tensor(config, t)), t, t->size);
+        Work work = work_of(bench, config, rule_of(rule_of_role(config, t->role)), t, t->size);
         sum.bytes += work.bytes, sum.flops += work.flops;
     }
     return sum;
@@ -114,7 +110,8 @@ static void shared_work(const Bench *bench, const OptimConfig *config, Work *wor
         RuleName name = (RuleName)(i % RULE_COUNT);
         const Rule *rule = rule_of(name);
         int count = 0;
-        for (int t = 0; t < table->count; t++) count += chosen[t] = rule_of_tensor(config, &table->tensors[t]) == name;
+        for (int t = 0; t < table->count; t++)
+            count += chosen[t] = rule_of_role(config, table->tensors[t].role) == name;
         if (count == 0 || rule->is_matrix != (i < RULE_COUNT)) continue;
         Partition partition = rule_partition(rule, table, chosen, PROCESSES, taken, grad_sync_bucket(table->length));
         share_out(bench, config, rule, &partition, work, taken);
