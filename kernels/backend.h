@@ -1,6 +1,6 @@
 /* backend.h: the one table of operations between GPT-2 and a device.
  *
- * The model calls be->layernorm_forward(be, ...) and never asks which device it is on. kernels/cpu and kernels/cuda
+ * The model calls be->norm_forward(be, ...) and never asks which device it is on. kernels/cpu and kernels/cuda
  * each fill a table for two activation types, float32 and bfloat16. Optimizers are not here: they live in optim/, and
  * take from here memory and matmuls.
  *
@@ -17,6 +17,7 @@
 #ifndef MARS_KERNELS_BACKEND_H
 #define MARS_KERNELS_BACKEND_H
 
+#include "kernels/layer_kinds.h"
 #include "util/arena.h"
 #include "util/base.h"
 #include "util/dtype.h"
@@ -35,6 +36,13 @@ typedef struct BatchedMatmul {
     bool transpose_a, transpose_b;
     float alpha, beta;
 } BatchedMatmul;
+
+/* A norm over N rows of C numbers. */
+typedef struct NormShape {
+    NormKind kind;
+    float eps;
+    int N, C;
+} NormShape;
 
 struct Backend {
     char name[32];       /* "cpu-float32" */
@@ -84,45 +92,63 @@ struct Backend {
      * them, such as a packed copy for a matmul library. */
     void (*invalidate_weights)(Backend *be);
 
+    /* out[i] = factor * in[i].   out may be in */
+    void (*scale)(Backend *be, void *out, const void *in, float factor, size_t n);
+
     /* ---- embedding ---- */
 
-    /* out (B,T,C) = wte[tokens] + wpe[0..T).   tokens (B,T), wte (V,C), wpe (>=T,C) */
+    /* out (B,T,C) = wte[tokens] + wpe[0..T).   tokens (B,T), wte (V,C), wpe (>=T,C) or NULL for none */
     void (*embedding_forward)(Backend *be, void *out, const int32_t *tokens, const void *wte, const void *wpe, int B,
                               int T, int C);
-    /* dwte[tokens] += dout;  dwpe[t] = (accumulate ? dwpe[t] : 0) + sum over b of dout.   dwte (V,C), dwpe (T,C)
-     * dwte is always added to: it already holds the gradient of the tied output matrix. */
+    /* dwte[tokens] += dout;  dwpe[t] = (accumulate ? dwpe[t] : 0) + sum over b of dout.   dwte (V,C), dwpe (T,C) or NULL
+     * dwte is always added to: it already holds the gradient of a tied LM head, or zeros. */
     void (*embedding_backward)(Backend *be, float *dwte, float *dwpe, const void *dout, const int32_t *tokens, int B,
                                int T, int C, int V, bool accumulate);
 
-    /* ---- LayerNorm (Ba, Kiros, Hinton 2016), eps 1e-5, biased variance ---- */
+    /* ---- norms (layer_kinds.h) over the rows of x (N,C) ---- */
 
-    /* out = (x - mean)/sqrt(var + eps) * weight + bias.   out, x (N,C); mean, rstd (N) are kept for the backward
-     * pass; weight (C); bias (C) or NULL */
-    void (*layernorm_forward)(Backend *be, void *out, float *mean, float *rstd, const void *x, const void *weight,
-                              const void *bias, int N, int C);
-    /* sum = x + delta (rounded to the activation type); out = LayerNorm(sum).   One pass over memory.
+    /* out (N,C) = norm(x).   weight (C) or NULL for gains of 1, bias (C) or NULL for none. The backward pass takes
+     * mean and rstd (N); RMSNorm has no mean and leaves it alone, NULL will do. */
+    void (*norm_forward)(Backend *be, const NormShape *norm, void *out, float *mean, float *rstd, const void *x,
+                         const void *weight, const void *bias);
+    /* sum = x + delta (rounded to the activation type); out = norm(sum).   One pass over memory.
      * sum may be x or delta itself. */
-    void (*residual_layernorm_forward)(Backend *be, void *sum, void *out, float *mean, float *rstd, const void *x,
-                                       const void *delta, const void *weight, const void *bias, int N, int C);
-    /* dx += dLayerNorm/dx (dx already holds the residual stream's gradient);  dweight, dbias (C), dbias NULL if none */
-    void (*layernorm_backward)(Backend *be, void *dx, float *dweight, float *dbias, const void *dout, const void *x,
-                               const void *weight, const float *mean, const float *rstd, int N, int C, bool accumulate);
+    void (*residual_norm_forward)(Backend *be, const NormShape *norm, void *sum, void *out, float *mean, float *rstd,
+                                  const void *x, const void *delta, const void *weight, const void *bias);
+    /* dx += dnorm/dx (dx already holds the residual stream's gradient);  dweight, dbias (C), each NULL if there is none */
+    void (*norm_backward)(Backend *be, const NormShape *norm, void *dx, float *dweight, float *dbias, const void *dout,
+                          const void *x, const void *weight, const float *mean, const float *rstd, bool accumulate);
 
     /* ---- linear layers; weight is (OC,IC) as in nn.Linear ---- */
 
     /* out (N,OC) = in (N,IC) . weight^T + bias.   bias (OC) or NULL */
     void (*matmul_forward)(Backend *be, void *out, const void *in, const void *weight, const void *bias, int N, int IC,
                            int OC);
-    /* pre = in . weight^T + bias;  out = GELU(pre), the tanh form: 0.5 x (1 + tanh(sqrt(2/pi)(x + 0.044715 x^3))).
+    /* pre = in . weight^T + bias;  out = activation(pre) (layer_kinds.h).
      * pre (N,OC) is kept for the backward pass. out may be pre itself where no backward pass follows. */
-    void (*matmul_gelu_forward)(Backend *be, void *out, void *pre, const void *in, const void *weight, const void *bias,
-                                int N, int IC, int OC);
-    /* din (N,IC) = dout (N,OC) . weight; where gelu_pre (N,IC) is given, times GELU'(gelu_pre). */
-    void (*matmul_backward_input)(Backend *be, void *din, const void *dout, const void *weight, const void *gelu_pre,
-                                  int N, int IC, int OC);
+    void (*matmul_activation_forward)(Backend *be, ActivationKind activation, void *out, void *pre, const void *in,
+                                      const void *weight, const void *bias, int N, int IC, int OC);
+    /* din (N,IC) = dout (N,OC) . weight. */
+    void (*matmul_backward_input)(Backend *be, void *din, const void *dout, const void *weight, int N, int IC, int OC);
+    /* The same, times the derivative of the activation at pre (N,IC), that is, down to what the activation was taken of. */
+    void (*matmul_backward_activation)(Backend *be, ActivationKind activation, void *din, const void *dout,
+                                       const void *weight, const void *pre, int N, int IC, int OC);
     /* dweight (OC,IC) (+)= dout^T . in;  dbias (OC) (+)= column sums of dout, NULL if none. */
     void (*matmul_backward_weight)(Backend *be, float *dweight, float *dbias, const void *dout, const void *in, int N,
                                    int IC, int OC, bool accumulate);
+
+    /* ---- queries and keys: QK-norm (Henry et al. 2020) and rotary positions (Su et al. 2021), in place ---- */
+
+    /* Changes q and k in qkv (B,T,3C) head by head, v not. First, where rstd is not NULL: q = q/sqrt(mean(q^2) + eps)
+     * over the head's HS numbers, and rstd (B,T,2,NH), queries before keys, keeps 1/sqrt(...). Then, where rotation
+     * is not NULL, with i < HS/2 and {cos, sin} = rotation[t][i] of rotation (>=T,HS/2,2):
+     *   (q[i], q[i + HS/2]) = (q[i] cos + q[i + HS/2] sin, q[i + HS/2] cos - q[i] sin). */
+    void (*qk_norm_rope_forward)(Backend *be, void *qkv, float *rstd, const float *rotation, float eps, int B, int T,
+                                 int C, int NH);
+    /* dqkv from the gradient of what the above wrote to that of what it found. qkv is as it was left: the norm's
+     * gradient needs no more, since a rotation keeps the inner products that are in it. */
+    void (*qk_norm_rope_backward)(Backend *be, void *dqkv, const void *qkv, const float *rstd, const float *rotation,
+                                  int B, int T, int C, int NH);
 
     /* ---- causal self-attention (Vaswani et al. 2017), blocked as in FlashAttention (Dao et al. 2022) ---- */
 
@@ -140,10 +166,11 @@ struct Backend {
 
     /* ---- loss ---- */
 
-    /* losses[n] = -log softmax(logits[n])[targets[n]] over the first V columns, from logits (N,VP).
-     * With gradient true, logits are overwritten by dloss * (softmax - onehot(target)), columns V.. by 0. */
-    void (*softmax_cross_entropy)(Backend *be, float *losses, void *logits, const int32_t *targets, float dloss, int N,
-                                  int V, int VP, bool gradient);
+    /* losses[n] = -log softmax(logits[n])[targets[n]] over the first V columns, from logits (N,VP). With softcap c > 0
+     * each logit z counts as c z/sqrt(z^2 + c^2). With gradient true, logits are overwritten by dloss times the
+     * gradient of the loss with respect to z, (softmax - onehot(target)) without softcap, columns V.. by 0. */
+    void (*softmax_cross_entropy)(Backend *be, float *losses, void *logits, const int32_t *targets, float dloss,
+                                  float softcap, int N, int V, int VP, bool gradient);
     /* *total += the sum of values, in double. */
     void (*add_sum)(Backend *be, double *total, const float *values, size_t n);
 

@@ -13,6 +13,14 @@
 /* Offsets are multiples of this many elements: 256 bytes even where elements have two bytes. */
 enum { TENSOR_ALIGNMENT = 128 };
 
+/* How a tensor's elements start. */
+typedef enum TensorInit {
+    TENSOR_INIT_ZERO,
+    TENSOR_INIT_ONE,
+    TENSOR_INIT_NORMAL, /* N(0, init_scale^2) */
+    TENSOR_INIT_UNIFORM /* U(-init_scale, init_scale) */
+} TensorInit;
+
 typedef struct Tensor {
     char name[TENSOR_NAME_LENGTH];
     TensorRole role;
@@ -20,6 +28,10 @@ typedef struct Tensor {
     size_t offset;         /* first element in every flat buffer */
     size_t size;           /* rows * columns */
     int stacked;           /* matrices that lie above one another in it: 3 in a query, key and value matrix; else 1 */
+    TensorInit init;
+    double init_scale;
+    const char *hf_prefix; /* before the name in checkpoints, as transformers has it; a string that is never freed */
+    bool hf_transposed;    /* checkpoints store it as (columns, rows), as transformers' Conv1D does */
 } Tensor;
 
 typedef struct TensorTable {
@@ -32,7 +44,8 @@ typedef struct TensorTable {
 EXTERN_C_BEGIN
 
 /* Appends a tensor after the last one and returns its index. `padded_rows` >= rows leaves room for rows that stay
- * zero (pass rows for none). `stacked` is 1. */
+ * zero (pass rows for none). `stacked` is 1, `init` zero, the
+ * prefix empty, `hf_transposed` false; whoever adds a tensor sets them otherwise. */
 int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int64_t rows, int64_t columns,
                      int64_t padded_rows);
 

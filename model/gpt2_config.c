@@ -1,0 +1,70 @@
+/* gpt2_config.c: see gpt2_config.h. */
+#include "model/gpt2_config.h"
+
+#include <stddef.h>
+
+const char *const position_names[] = {"learned", "rope", "rope-half", NULL};
+const char *const norm_names[] = {"layernorm", "rmsnorm", NULL};
+const char *const activation_names[] = {"gelu", "relu2", NULL};
+const char *const model_init_names[] = {"gpt2", "torch", "fan-in", NULL};
+
+GPT2Config gpt2_config(int n_layer, int n_head, int n_embd, int block_size, int vocab_size) {
+    return (GPT2Config){.n_layer = n_layer,
+                        .n_head = n_head,
+                        .n_embd = n_embd,
+                        .block_size = block_size,
+                        .vocab_size = vocab_size,
+                        .scale_attn_by_inverse_layer_idx = true,
+                        .rope_base = 10000.0,
+                        .norm_gain = true,
+                        .norm_eps = 1e-5,
+                        .qk_norm_eps = 1.1920929e-07,
+                        .tie_embeddings = true,
+                        .attention_output_scale = 1.0};
+}
+
+static bool check_sizes(const GPT2Config *c, Error *error) {
+    const struct {
+        const char *name;
+        int size, max;
+    } sizes[] = {{"n_layer", c->n_layer, GPT2_MAX_LAYERS},
+                 {"n_head", c->n_head, GPT2_MAX_HEADS},
+                 {"n_embd", c->n_embd, GPT2_MAX_CHANNELS},
+                 {"block_size (n_positions)", c->block_size, GPT2_MAX_TOKENS},
+                 {"vocab_size", c->vocab_size, GPT2_MAX_VOCABULARY}};
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
+        if (sizes[i].size < 1 || sizes[i].size > sizes[i].max)
+            return error_set(error, "%s is %d; expected from 1 to %d", sizes[i].name, sizes[i].size, sizes[i].max);
+    if (c->n_embd % c->n_head != 0)
+        return error_set(error, "n_embd %d must be a multiple of n_head %d", c->n_embd, c->n_head);
+    return true;
+}
+
+bool gpt2_config_check(const GPT2Config *c, Error *error) {
+    if (!check_sizes(c, error)) return false;
+    int HS = c->n_embd / c->n_head;
+    if (c->position == POSITION_ROPE && HS % 2 != 0)
+        return error_set(error,
+                         "position \"rope\" rotates pairs of a head's numbers, but n_embd %d / n_head %d is the odd head "
+                         "size %d; choose sizes that make it even, or position \"learned\"",
+                         c->n_embd, c->n_head, HS);
+    if (c->position == POSITION_ROPE_HALF && (HS % 4 != 0 || HS < 8))
+        return error_set(error,
+                         "position \"rope-half\" needs a head size that is a multiple of 4 and at least 8, but n_embd %d "
+                         "/ n_head %d is %d",
+                         c->n_embd, c->n_head, HS);
+    if (c->lm_head_bias && c->tie_embeddings)
+        return error_set(error, "lm_head_bias true needs an LM head of its own: set tie_embeddings to false, or "
+                                "lm_head_bias to false");
+    if (c->zero_init_lm_head && c->tie_embeddings)
+        return error_set(error, "zero_init_lm_head true needs an LM head of its own, since the token embedding must not "
+                                "start as zero: set tie_embeddings to false, or zero_init_lm_head to false");
+    if (c->dropout != 0) return error_set(error, "dropout is %g; this version has no dropout: set it to 0", c->dropout);
+    return true;
+}
+
+bool gpt2_config_is_gpt2(const GPT2Config *c) {
+    return c->position == POSITION_LEARNED && c->norm == NORM_LAYERNORM && c->norm_gain && !c->norm_embedding &&
+           !c->qk_norm && c->activation == ACTIVATION_GELU && c->attention_scale == 0 &&
+           c->attention_output_scale == 1 && c->logit_softcap == 0 && !c->lm_head_bias && c->tie_embeddings;
+}
