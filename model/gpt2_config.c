@@ -65,6 +65,6 @@ bool gpt2_config_check(const GPT2Config *c, Error *error) {
 
 bool gpt2_config_is_gpt2(const GPT2Config *c) {
     return c->position == POSITION_LEARNED && c->norm == NORM_LAYERNORM && c->norm_gain && !c->norm_embedding &&
-           !c->qk_norm && c->activation == ACTIVATION_GELU && c->attention_scale == 0 &&
-           c->attention_output_scale == 1 && c->logit_softcap == 0 && !c->lm_head_bias && c->tie_embeddings;
+           !c->qk_norm && c->attention_scale == 0 && c->attention_output_scale == 1 && c->logit_softcap == 0 &&
+           !c->lm_head_bias;
 }

@@ -69,7 +69,8 @@ extern const char *const position_names[], *const norm_names[], *const activatio
  * here. */
 bool gpt2_config_check(const GPT2Config *config, Error *error);
 
-/* Whether it is GPT-2 as transformers' GPT2LMHeadModel computes it, of whatever shape. */
+/* Whether transformers' GPT2LMHeadModel can compute it, which besides sizes lets activation, epsilon, tying and biases be
+ * chosen. */
 bool gpt2_config_is_gpt2(const GPT2Config *config);
 
 EXTERN_C_END
