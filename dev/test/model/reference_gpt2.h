@@ -4,6 +4,7 @@
 #ifndef MARS_DEV_TEST_MODEL_REFERENCE_GPT2_H
 #define MARS_DEV_TEST_MODEL_REFERENCE_GPT2_H
 
+#include "dev/test/model/gpt2_shape.h"
 #include "dev/test/test.h"
 #include "model/gpt2.h"
 

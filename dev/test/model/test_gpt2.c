@@ -30,13 +30,7 @@ typedef struct Setup {
 } Setup;
 
 static GPT2Config shape(int V, bool bias, bool scaled) {
-    return (GPT2Config){.n_layer = 3,
-                        .n_head = 3,
-                        .n_embd = 12,
-                        .block_size = 8,
-                        .vocab_size = V,
-                        .bias = bias,
-                        .scale_attn_by_inverse_layer_idx = scaled};
+    return (GPT2Config)GPT2_SHAPE(3, 3, 12, 8, V, bias, scaled);
 }
 
 static TestModel open_bench(Setup s) {
@@ -95,7 +89,7 @@ static void assert_losses(TestModel *b, double limit) {
     double own_sum = gpt2_take_loss(&b->model, &count);
     assert_int_equal(count, N);
     assert_error_below(fabs(own_sum - sum) / sum, limit, "the sum of the losses");
-    b->be->copy_to_host(b->be, losses, b->model.losses, (size_t)N * sizeof *losses);
+    b->be->copy_to_host(b->be, losses, b->model.lm_head.losses, (size_t)N * sizeof *losses);
     for (int n = 0; n < N; n++)
         if (!(fabs(losses[n] - expected[n]) <= limit * fmax(1.0, expected[n])))
             fail_msg("loss %d is %g, expected %g", n, losses[n], expected[n]);
@@ -106,14 +100,14 @@ static void assert_losses(TestModel *b, double limit) {
 /* Biases and scaling on and off, vocabularies with and without padding, one head and one layer, batches smaller and
  * shorter than the largest. */
 static const Setup setups[] = {
-    {{3, 3, 12, 8, 65, true, 0.0, true}, .B = 2, .T = 8, .threads = 2},
-    {{3, 3, 12, 8, 259, false, 0.0, true}, .B = 2, .T = 8},
-    {{3, 3, 12, 8, 65, true, 0.0, false}, .B = 2, .T = 8},
-    {{3, 3, 12, 8, 64, false, 0.0, false}, .B = 2, .T = 8},
-    {{3, 3, 12, 8, 65, true, 0.0, true}, .B = 3, .T = 5, .max_batch = 4},
-    {{3, 3, 12, 8, 65, false, 0.0, true}, .B = 1, .T = 1, .max_batch = 2},
-    {{1, 1, 10, 7, 3, true, 0.0, true}, .B = 2, .T = 7},
-    {{2, 2, 8, 150, 20, true, 0.0, true}, .B = 2, .T = 150, .threads = 2},
+    {GPT2_SHAPE(3, 3, 12, 8, 65, true, true), .B = 2, .T = 8, .threads = 2},
+    {GPT2_SHAPE(3, 3, 12, 8, 259, false, true), .B = 2, .T = 8},
+    {GPT2_SHAPE(3, 3, 12, 8, 65, true, false), .B = 2, .T = 8},
+    {GPT2_SHAPE(3, 3, 12, 8, 64, false, false), .B = 2, .T = 8},
+    {GPT2_SHAPE(3, 3, 12, 8, 65, true, true), .B = 3, .T = 5, .max_batch = 4},
+    {GPT2_SHAPE(3, 3, 12, 8, 65, false, true), .B = 1, .T = 1, .max_batch = 2},
+    {GPT2_SHAPE(1, 1, 10, 7, 3, true, true), .B = 2, .T = 7},
+    {GPT2_SHAPE(2, 2, 8, 150, 20, true, true), .B = 2, .T = 150, .threads = 2},
 };
 
 static void test_losses(void **state) {
@@ -268,17 +262,17 @@ static void assert_gaps_are_zero(const TensorTable *table, const float *buffer, 
 
 static void test_vocabulary_of_gpt2(void **state) {
     (void)state;
-    Setup setup = {{1, 1, 8, 4, 50257, false, 0.0, true}, .B = 2, .T = 4};
+    Setup setup = {GPT2_SHAPE(1, 1, 8, 4, 50257, false, true), .B = 2, .T = 4};
     TestModel b = open_bench(setup);
-    assert_int_equal(b.model.padded_vocab, 50304);
+    assert_int_equal(b.model.lm_head.linear.out, 50304);
     backward(&b);
     assert_losses(&b, 1e-5);
     float *grads = gradients(&b);
     assert_gaps_are_zero(&b.model.table, grads, "gradients");
     assert_gaps_are_zero(&b.model.table, b.model.params, "weights");
-    assert_direction(&b, grads, b.model.wte, 0, 1e-4);
+    assert_direction(&b, grads, b.model.embedding.wte, 0, 1e-4);
     assert_direction(&b, grads, -1, 1, 1e-4);
-    assert_coordinates(&b, grads, b.model.wte, 16, 1e-4);
+    assert_coordinates(&b, grads, b.model.embedding.wte, 16, 1e-4);
     free(grads);
     close_bench(&b);
 }
@@ -290,8 +284,9 @@ static void test_gaps_stay_zero(void **state) {
         for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
             Setup setup = {shape(sizes[i], true, true), .B = 2, .T = 8, .activation = (DType)type};
             TestModel b = open_bench(setup);
-            assert_int_equal(b.model.padded_vocab % 64, 0);
-            assert_true(b.model.padded_vocab >= sizes[i] && b.model.padded_vocab < sizes[i] + 64);
+            int padded = b.model.lm_head.linear.out;
+            assert_int_equal(padded % 64, 0);
+            assert_true(padded >= sizes[i] && padded < sizes[i] + 64);
             backward(&b);
             gpt2_forward_backward(&b.model, b.inputs, b.targets, b.B, b.T, 1.0f, true);
             float *grads = gradients(&b);
@@ -342,7 +337,7 @@ static void test_short_batch(void **state) {
     (void)state;
     Setup setup = {shape(65, true, true), .B = 2, .T = 5};
     TestModel b = open_bench(setup);
-    float *dwpe = gpt2_gradient(&b.model, b.model.wpe);
+    float *dwpe = b.model.grads + b.model.table.tensors[b.model.embedding.wpe].offset;
     for (int i = 0; i < 8 * 12; i++) dwpe[i] = 1.0f; /* as a longer batch before this one would leave it */
     backward(&b);
     for (int i = 0; i < 8 * 12; i++) assert_true((dwpe[i] != 0.0f) == (i < 5 * 12));
@@ -377,9 +372,9 @@ static void test_groups_of_rows(void **state) {
     const int batches[][2] = {{16, 64}, {25, 41}, {32, 64}, {33, 64}};
     for (size_t i = 0; i < ARRAY_LENGTH(batches); i++) {
         int B = batches[i][0], T = batches[i][1];
-        Setup setup = {{1, 2, 8, T, 65, true, 0.0, true}, .B = B, .T = T, .max_batch = B + 1, .threads = 2};
+        Setup setup = {GPT2_SHAPE(1, 2, 8, T, 65, true, true), .B = B, .T = T, .max_batch = B + 1, .threads = 2};
         TestModel b = open_bench(setup);
-        assert_int_equal(b.model.lm_head_rows, 1024);
+        assert_int_equal(b.model.lm_head.rows, 1024);
         backward(&b);
         assert_losses(&b, 1e-5);
         float *grads = gradients(&b);
@@ -412,7 +407,7 @@ static void test_room_for_more(void **state) {
 static void test_threads(void **state) {
     (void)state;
     for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
-        Setup setup = {{2, 2, 64, 32, 259, true, 0.0, true}, .B = 4, .T = 32, .activation = (DType)type, .threads = 1};
+        Setup setup = {GPT2_SHAPE(2, 2, 64, 32, 259, true, true), .B = 4, .T = 32, .activation = (DType)type, .threads = 1};
         TestModel b = open_bench(setup);
         float *one = gradients_of(setup);
         for (int threads = 1; threads <= 3; threads++) {
@@ -433,7 +428,7 @@ static void test_threads(void **state) {
 /* Every activation on the way is rounded by up to 2^-9 of its size; the error grows towards the first block. */
 static void test_bfloat16(void **state) {
     (void)state;
-    Setup setup = {{2, 2, 64, 32, 259, true, 0.0, true}, .B = 4, .T = 32};
+    Setup setup = {GPT2_SHAPE(2, 2, 64, 32, 259, true, true), .B = 4, .T = 32};
     TestModel exact = open_bench(setup);
     setup.activation = DTYPE_BFLOAT16;
     TestModel rounded = open_bench(setup);

@@ -60,9 +60,9 @@ static void assert_decodes(Case *c, double limit) {
     float *losses = checked_malloc((size_t)T * sizeof *losses, "losses");
     reference_gpt2_logits(expected, &c->model.config, &c->model.table, c->params, c->tokens, 1, T);
     gpt2_forward(&c->model, c->tokens, c->tokens + 1, 1, T);
-    c->be->copy_to_host(c->be, losses, c->model.losses, (size_t)T * sizeof *losses);
+    c->be->copy_to_host(c->be, losses, c->model.lm_head.losses, (size_t)T * sizeof *losses);
     for (int t = 0; t < T; t++) {
-        assert_int_equal(c->decoder.position, t);
+        assert_int_equal(c->decoder.cache.position, t);
         decoder_feed(&c->decoder, c->tokens[t]);
         for (int v = 0; v < V; v++) own[v] = c->decoder.logits[v];
         assert_error_below(relative_error(own, expected + (int64_t)t * V, (size_t)V), limit, "logits");
@@ -75,8 +75,8 @@ static void assert_decodes(Case *c, double limit) {
 }
 
 static const GPT2Config shapes[] = {
-    {3, 3, 12, 40, 65, true, 0.0, true}, {3, 2, 16, 40, 259, false, 0.0, true}, {2, 4, 16, 33, 64, true, 0.0, false},
-    {1, 1, 10, 1, 3, false, 0.0, false}, {1, 2, 8, 5, 50257, true, 0.0, true},  {2, 2, 64, 300, 65, false, 0.0, true},
+    GPT2_SHAPE(3, 3, 12, 40, 65, true, true), GPT2_SHAPE(3, 2, 16, 40, 259, false, true), GPT2_SHAPE(2, 4, 16, 33, 64, true, false),
+    GPT2_SHAPE(1, 1, 10, 1, 3, false, false), GPT2_SHAPE(1, 2, 8, 5, 50257, true, true),  GPT2_SHAPE(2, 2, 64, 300, 65, false, true),
 };
 
 static void test_decoder(void **state) {
@@ -179,7 +179,7 @@ static void fetch_random(void *context, int which, int tensor, float *host) {
 /* With `spoiled` in the place of the first LayerNorm's gains, unless that is 0. */
 static void save_random(const char *name, double spoiled) {
     GPT2 model;
-    GPT2Config config = {2, 2, 32, 16, 256, true, 0.0, true};
+    GPT2Config config = GPT2_SHAPE(2, 2, 32, 16, 256, true, true);
     Error error;
     char path[CHECKPOINT_PATH_LENGTH];
     gpt2_describe(&model, &config);
