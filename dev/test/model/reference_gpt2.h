@@ -10,7 +10,8 @@
 
 EXTERN_C_BEGIN
 
-/* logits (B*T,V) of a model whose weights lie in `params` as the table says; they have no padded columns. */
+/* logits (B*T,V) of a model whose weights lie in `params` as the table says, softcap included; they have no padded
+ * columns. */
 void reference_gpt2_logits(double *logits, const GPT2Config *config, const TensorTable *table, const double *params,
                            const int32_t *inputs, int B, int T);
 

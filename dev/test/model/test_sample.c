@@ -90,6 +90,26 @@ static void test_decoder(void **state) {
         }
 }
 
+/* Rotations go on where the cache ends, keys are normed before they are kept, the logits are capped. */
+static void test_decoder_of_other_architectures(void **state) {
+    (void)state;
+    for (int variant = 0; variant < 3; variant++) {
+        GPT2Config config = GPT2_SHAPE(2, 2, 16, 20, 65, true, false);
+        config.position = variant == 0 ? POSITION_LEARNED : variant == 1 ? POSITION_ROPE : POSITION_ROPE_HALF;
+        config.norm = variant == 0 ? NORM_LAYERNORM : NORM_RMSNORM;
+        config.norm_embedding = variant != 1, config.norm_gain = variant != 1;
+        config.qk_norm = variant != 0, config.activation = ACTIVATION_RELU2;
+        config.tie_embeddings = variant == 1, config.lm_head_bias = variant != 1;
+        config.logit_softcap = variant == 0 ? 0.0 : 3.0, config.attention_output_scale = 0.5;
+        for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
+            Case c = open_case(config, (DType)type, variant == 2, 2);
+            decoder_open(&c.decoder, &c.model);
+            assert_decodes(&c, type == DTYPE_FLOAT32 ? 1e-5 : 0.06);
+            close_case(&c);
+        }
+    }
+}
+
 static void test_decoder_bfloat16(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++) {
@@ -660,6 +680,7 @@ int main(void) {
     const struct CMUnitTest decoder_tests[] = {
         cmocka_unit_test(test_decoder),
         cmocka_unit_test(test_decoder_bfloat16),
+        cmocka_unit_test(test_decoder_of_other_architectures),
         cmocka_unit_test(test_decoder_reset),
         cmocka_unit_test(test_decoder_refuses),
     };
