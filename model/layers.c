@@ -95,7 +95,7 @@ void attention_describe(Attention *a, TensorTable *table, const GPT2Config *conf
                      .output_scale = (float)config->attention_output_scale,
                      .has_qk_norm = config->qk_norm,
                      .qk_norm_eps = (float)config->qk_norm_eps};
-    char name[TENSOR_NAME_LENGTH];
+    char name[LAYER_NAME_LENGTH];
     snprintf(name, sizeof name, "h.%d.attn.c_attn", block);
     linear_describe(&a->c_attn, table, config, name, C, 3 * C, WEIGHT_HIDDEN);
     table->tensors[a->c_attn.weight].stacked = 3;
@@ -156,7 +156,7 @@ void attention_backward(const Attention *a, const LayerPass *p, void *din, const
 void mlp_describe(Mlp *mlp, TensorTable *table, const GPT2Config *config, int block) {
     int C = config->n_embd;
     *mlp = (Mlp){.activation = config->activation};
-    char name[TENSOR_NAME_LENGTH];
+    char name[LAYER_NAME_LENGTH];
     snprintf(name, sizeof name, "h.%d.mlp.c_fc", block);
     linear_describe(&mlp->c_fc, table, config, name, C, 4 * C, WEIGHT_HIDDEN);
     snprintf(name, sizeof name, "h.%d.mlp.c_proj", block);

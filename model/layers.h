@@ -48,6 +48,9 @@ static inline float *layer_gradient(const LayerPass *pass, int tensor) {
     return tensor < 0 ? NULL : pass->grads + pass->table->tensors[tensor].offset;
 }
 
+/* Bytes of a layer's name: ".weight" fits after it. */
+enum { LAYER_NAME_LENGTH = TENSOR_NAME_LENGTH - 8 };
+
 /* How many rows a model's activations are planned for, and of which type. */
 typedef struct LayerMemory {
     Arena *arena;
