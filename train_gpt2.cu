@@ -109,8 +109,9 @@ static void open_data(Trainer *t) {
             windows, c->model.block_size);
 }
 
-/* Next to the passes: gradients start to move as soon as they are final, and a pass waits for the weights of the last
- * step where it reads them, not before. */
+/* Next to a training pass: the reduce-scatter of gradients starts as soon as they are final, and the pass waits for the
+ * weights of the last step where it reads them, not before. Callbacks of the pass, so that it alone knows in which order
+ * its layers come and where their tensors lie. */
 static void gradients_written(void *context, size_t begin, size_t end) {
     (void)end;
     optim_gradient_ready(((Trainer *)context)->optim, begin);
@@ -136,7 +137,6 @@ static void open_model(Trainer *t) {
     t->model.arena.separate = train->debug_alloc;
     gpt2_allocate(&t->model);
     if (!training) return;
-    t->model.hooks = (GPT2Hooks){t, weights_needed, NULL};
     optim_start(t->optim, (OptimBuffers){t->model.params, t->model.weights, t->model.grads});
     t->log.totals.optimizer_state_bytes = (double)optim_info(t->optim)->state_bytes;
     t->comm->sum(t->comm, &t->log.totals.optimizer_state_bytes, 1);
@@ -224,15 +224,18 @@ static void prefetch_batch(Trainer *t, int64_t step, int micro) {
 static void compute_gradient(Trainer *t, int which) {
     int64_t step = t->step + which;
     int last = t->config.train.gradient_accumulation_steps - 1;
-    t->model.grads = optim_gradient(t->optim, which);
-    t->model.ignores_loss = which > 0; /* the next step reports it, with its own weights */
+    GPT2Pass pass = {.grads = optim_gradient(t->optim, which),
+                     .dloss = 1.0f / (float)tokens_per_step(t),
+                     .ignores_loss = which > 0, /* the next step reports it, with its own weights */
+                     .context = t,
+                     .weights_needed = weights_needed};
     prefetch_batch(t, step, 0);
     for (int micro = 0; micro <= last; micro++) {
         if (micro < last) prefetch_batch(t, step, micro + 1);
-        t->model.hooks.gradients_written = micro == last ? gradients_written : NULL;
-        gpt2_forward_backward_prefetched(&t->model, 1.0f / (float)tokens_per_step(t), micro > 0);
+        pass.accumulate = micro > 0;
+        pass.gradients_written = micro == last ? gradients_written : NULL;
+        gpt2_pass(&t->model, &pass);
     }
-    t->model.ignores_loss = false;
 }
 
 /* A gradient that is not finite changes nothing, on any process; two in a row end the run. The second gradient of exact
@@ -312,6 +315,7 @@ static bool evaluate(Trainer *t) {
     int64_t total = train->eval_sequences ? train->eval_sequences : loader_window_count(t->data.val);
     double loss;
     Error reason;
+    if (t->optim) optim_wait_for_weights(t->optim, 0, t->model.table.length);
     if (!evaluate_sequences(&t->model, t->data.val, total, train->batch_size, t->comm, &loss, &reason)) {
         t->has_failed = true;
         return note_unread(t, "data.val", &reason);

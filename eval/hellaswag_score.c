@@ -65,11 +65,9 @@ static void run_batch(Scorer *s) {
     memset(s->inputs, 0, tokens * sizeof *s->inputs);
     memset(s->targets, 0, tokens * sizeof *s->targets);
     for (size_t r = 0; r < (size_t)s->row_count; r++) fill_row(s, &s->rows[r], s->inputs + r * T, s->targets + r * T);
-    bool ignored = m->ignores_loss;
-    m->ignores_loss = true;
-    gpt2_forward(m, s->inputs, s->targets, s->batch, (int)T);
-    m->ignores_loss = ignored;
-    m->be->copy_to_host(m->be, s->losses, m->losses, tokens * sizeof *s->losses);
+    gpt2_prefetch(m, s->inputs, s->targets, s->batch, (int)T);
+    gpt2_pass(m, &(GPT2Pass){.ignores_loss = true});
+    m->be->copy_to_host(m->be, s->losses, m->lm_head.losses, tokens * sizeof *s->losses);
     for (size_t r = 0; r < (size_t)s->row_count; r++) score_row(s, &s->rows[r], s->losses + r * T);
     s->row_count = 0;
 }

@@ -1,4 +1,4 @@
-/* decoder.h: GPT-2 one token at a time, with the keys and values of earlier tokens kept, for sampling. */
+/* decoder.h: a model one token at a time, with the keys and values of earlier tokens kept, for sampling. */
 #ifndef MARS_MODEL_DECODER_H
 #define MARS_MODEL_DECODER_H
 
@@ -8,10 +8,9 @@ EXTERN_C_BEGIN
 
 typedef struct Decoder {
     GPT2 *model;
-    void *keys, *values; /* (L, block_size, C) */
-    float *logits;       /* (V) host memory: of the token after the last one fed */
+    KeyValueCache cache; /* of one sequence; cache.position tokens were fed so far, at most block_size */
+    float *logits;       /* (V) host memory: of the token after the last one fed, softcap included */
     void *raw_logits;    /* (V) host memory, in the activation type */
-    int position;        /* tokens fed so far, at most block_size */
 } Decoder;
 
 /* Device memory that decoder_open() will take, beyond the model's. */

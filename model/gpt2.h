@@ -1,50 +1,34 @@
-/* gpt2.h: GPT-2 (Radford et al. 2019): its tensors, its forward and backward pass.
+/* gpt2.h: a GPT-2 (Radford et al. 2019) or a variant of it: layers wired into a transformer, its forward and backward
+ * pass.
  *
- *   x = wte[tokens] + wpe
- *   for each of L blocks:  x = x + attention(LayerNorm(x));  x = x + MLP(LayerNorm(x))
- *   loss = cross_entropy(LayerNorm(x) . wte^T, targets)              (the output matrix is the token embedding)
+ *   x = embedding(tokens)
+ *   for each of L blocks:  x = x + attention(norm(x));  x = x + MLP(norm(x))
+ *   loss = cross_entropy(LM head(norm(x)), targets)
  *
- * All arithmetic is done by a Backend; this module decides what is computed when, from which buffer into which. All
+ * What a layer computes is in layers.h; this module decides what is computed when, from which buffer into which. All
  * memory is planned once, when the model is created. */
 #ifndef MARS_MODEL_GPT2_H
 #define MARS_MODEL_GPT2_H
 
 #include "kernels/backend.h"
 #include "model/gpt2_config.h"
+#include "model/layers.h"
 #include "util/arena.h"
 #include "util/tensor_table.h"
 
 EXTERN_C_BEGIN
 
-/* Indices into the tensor table; -1 for a bias that the model does not have. */
-typedef struct GPT2LayerNorm {
-    int weight, bias;
-} GPT2LayerNorm;
-
-typedef struct GPT2Linear {
-    int weight, bias;
-    int in, out; /* features */
-} GPT2Linear;
-
-typedef struct GPT2BlockTensors {
-    GPT2LayerNorm ln_1, ln_2;
-    GPT2Linear c_attn, attn_c_proj, c_fc, mlp_c_proj;
-} GPT2BlockTensors;
-
-/* What the forward pass leaves for the backward pass, N = B*T rows. Buffers that the backward pass computes
- * again are shared by all blocks. */
-typedef struct GPT2LayerNormStatistics {
-    float *mean, *rstd; /* (N) */
-} GPT2LayerNormStatistics;
-
-typedef struct GPT2BlockActivations {
-    void *residual;               /* (N,C) the block's input */
-    void *ln_1, *qkv, *attention; /* (N,C) (N,3C) (N,C) */
-    void *residual_middle;        /* (N,C) after the attention sublayer */
-    void *ln_2, *fc, *fc_gelu;    /* (N,C) (N,4C) (N,4C) */
-    float *lse;                   /* (B,NH,T) */
-    GPT2LayerNormStatistics ln_1_statistics, ln_2_statistics;
-} GPT2BlockActivations;
+/* A transformer block: its layers, and the activations between them that the forward pass leaves for the backward
+ * pass. Those that the backward pass computes again are shared by all blocks. */
+typedef struct Block {
+    Norm ln_1, ln_2;
+    Attention attention;
+    Mlp mlp;
+    void *residual;        /* (N,C) the block's input */
+    void *residual_middle; /* (N,C) after the attention sublayer */
+    void *ln_1_out, *ln_2_out;
+    size_t begin; /* its first element in the flat buffers */
+} Block;
 
 /* A batch on the device. */
 typedef struct GPT2Batch {
@@ -55,47 +39,46 @@ typedef struct GPT2Batch {
 /* Batches that can be on the device at a time: the one that is computed and the next one. */
 enum { GPT2_BATCHES = 2 };
 
-/* What others do while a pass runs, on elements [begin, end) of the flat buffers. Both may be NULL. */
-typedef struct GPT2Hooks {
+/* What a pass does. The last three let others work while it runs: the callbacks are called in the order in which the
+ * pass enqueues its operations, with elements [begin, end) of the flat buffers, and may be NULL. */
+typedef struct GPT2Pass {
+    float *grads;      /* table.length floats for a backward pass; NULL: a forward pass alone */
+    bool accumulate;   /* adds to grads, where false overwrites */
+    float dloss;       /* the gradient is that of dloss * (sum of the token losses) */
+    bool ignores_loss; /* leaves the loss sum as it is */
     void *context;
-    /* Called before the first operation of a forward pass that reads these weights. */
+    /* Called before the first operation that reads these weights. */
     void (*weights_needed)(void *context, size_t begin, size_t end);
-    /* Called after the last operation of a backward pass that writes these gradients: from the end of the buffer to its
-     * beginning. */
+    /* Called after the last operation that writes these gradients: from the end of the buffer to its beginning. */
     void (*gradients_written)(void *context, size_t begin, size_t end);
-} GPT2Hooks;
+} GPT2Pass;
 
 typedef struct GPT2 {
     GPT2Config config;
     Backend *be;
     Recompute recompute;
     bool training;
-    int max_batch;    /* B, the largest batch */
-    int padded_vocab; /* VP: vocab_size rounded up to a multiple of 64; the extra rows of wte stay zero */
-    int lm_head_rows; /* rows of logits that exist at a time */
+    int max_batch; /* B, the largest batch */
 
     TensorTable table;
-    int wte, wpe;
-    GPT2LayerNorm ln_f;
-    GPT2BlockTensors *blocks; /* (L) */
-
     float *params; /* the master weights, table.length floats */
     void *weights; /* the same in the activation type, which the operations read; params itself for float32 */
     float *grads;  /* table.length floats; NULL where not training */
 
+    Embedding embedding;
+    Block *blocks;     /* (L) */
+    size_t blocks_end; /* the first element after all blocks */
+    Norm ln_f;
+    LmHead lm_head;
+    float *rotation; /* (block_size, HS/2, 2), see qk_norm_rope_forward(); NULL without RoPE */
+
     GPT2Batch batches[GPT2_BATCHES];
     int64_t prefetched, waited_for, computed; /* batches so far; number i is in batches[i % GPT2_BATCHES] */
-    GPT2Hooks hooks;
 
-    GPT2BlockActivations *activations; /* (L) */
-    void *residual_final, *ln_f_out;   /* (N,C) */
-    GPT2LayerNormStatistics ln_f_statistics;
-    void *sublayer_out; /* (N,C) output of the half block that is being computed */
-    void *logits;       /* (lm_head_rows, VP) */
-    float *losses;      /* (N) */
-    double *loss_sum;   /* of all tokens since gpt2_take_loss() or gpt2_forget_loss() */
+    void *residual_final, *ln_f_out; /* (N,C) */
+    double *loss_sum;                /* of all tokens since gpt2_take_loss() or gpt2_forget_loss() */
     int64_t loss_count;
-    bool ignores_loss;                     /* passes leave the sum as it is */
+    void *sublayer_out;                    /* (N,C) output of the sublayer that is being computed */
     void *dresidual, *dsublayer, *dhidden; /* (N,C) (N,C) (N,4C) gradients on their way down */
 
     Arena arena;
@@ -114,8 +97,7 @@ void gpt2_free(GPT2 *model);
 /* Only the tensor table of such a model: no memory is taken. End it with gpt2_free. */
 void gpt2_describe(GPT2 *model, const GPT2Config *config);
 
-/* GPT-2's initialisation: N(0, 0.02) for matrices and embeddings, 0.02/sqrt(2L) for the projections back into the
- * residual stream, gains 1, biases 0. A function of the seed alone. */
+/* Weights as config->init has them, a function of the seed alone. */
 void gpt2_init_weights(GPT2 *model, uint64_t seed);
 
 /* Sets the master weights of one tensor from host memory, tensor.size floats. When all are set, gpt2_params_changed()
@@ -128,17 +110,17 @@ void gpt2_params_changed(GPT2 *model);
  * device; passes take them in their order. */
 void gpt2_prefetch(GPT2 *model, const int32_t *inputs, const int32_t *targets, int B, int T);
 
-/* Forward pass over the next batch: adds to the loss sum. */
-void gpt2_forward_prefetched(GPT2 *model);
+/* One pass over the next batch. */
+void gpt2_pass(GPT2 *model, const GPT2Pass *pass);
 
-/* Forward and backward pass over the next batch. The gradient of dloss * (sum of the token losses) overwrites grads, or
- * is added where `accumulate`. */
-void gpt2_forward_backward_prefetched(GPT2 *model, float dloss, bool accumulate);
-
-/* The same over a batch that is uploaded first. */
+/* gpt2_prefetch() and a pass over that batch: forward, and forward and backward into model->grads. */
 void gpt2_forward(GPT2 *model, const int32_t *inputs, const int32_t *targets, int B, int T);
 void gpt2_forward_backward(GPT2 *model, const int32_t *inputs, const int32_t *targets, int B, int T, float dloss,
                            bool accumulate);
+
+/* Forward pass of the next token of each of B sequences (host pointer, (B)), whose earlier tokens are in the cache:
+ * model->lm_head.logits, as they are before the softcap. The caller advances cache->position. */
+void gpt2_decode(GPT2 *model, const int32_t *tokens, int B, const KeyValueCache *cache);
 
 /* A pass over random tokens, as autotune.h needs one: what it computes is of no use, and gradients are undefined after
  * it. With tokens that are all the same, most rows of the activations and of their gradients are nearly equal, and a GPU
@@ -151,20 +133,9 @@ double gpt2_take_loss(GPT2 *model, int64_t *count);
 void gpt2_forget_loss(GPT2 *model);
 
 /* Floating-point operations of one token's forward and backward pass, 6 N + 12 L C T (Chowdhery et al. 2022, app. B),
- * which counts attention as if it were not causal and recomputation not at all. */
+ * which counts attention as if it were not causal and recomputation not at all. N leaves out a token embedding that is
+ * only looked up. */
 double gpt2_flops_per_token(const GPT2 *model);
-
-/* The weight and gradient of tensor number `tensor`; NULL for -1. */
-static inline void *gpt2_weight(const GPT2 *model, int tensor) {
-    if (tensor < 0) return NULL;
-    return (char *)model->weights + model->table.tensors[tensor].offset * dtype_size(model->be->activation);
-}
-static inline float *gpt2_gradient(const GPT2 *model, int tensor) {
-    return tensor < 0 ? NULL : model->grads + model->table.tensors[tensor].offset;
-}
-
-/* The factor on attention scores in block l: 1/sqrt(HS), divided by l + 1 where the config says so. */
-float gpt2_attention_scale(const GPT2Config *config, int l);
 
 EXTERN_C_END
 

@@ -90,18 +90,3 @@ bool gpt2_decoding_fits(const GPT2 *model, Error *error) {
     return bytes <= room ||
            does_not_fit(model, "the model with its context needs", bytes, room, "a machine with more is needed", error);
 }
-
-bool gpt2_check_sizes(const GPT2Config *config, Error *error) {
-    const struct {
-        const char *name;
-        int size, max;
-    } sizes[] = {{"n_layer", config->n_layer, GPT2_MAX_LAYERS},
-                 {"n_head", config->n_head, GPT2_MAX_HEADS},
-                 {"n_embd", config->n_embd, GPT2_MAX_CHANNELS},
-                 {"block_size (n_positions)", config->block_size, GPT2_MAX_TOKENS},
-                 {"vocab_size", config->vocab_size, GPT2_MAX_VOCABULARY}};
-    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
-        if (sizes[i].size < 1 || sizes[i].size > sizes[i].max)
-            return error_set(error, "%s is %d; expected from 1 to %d", sizes[i].name, sizes[i].size, sizes[i].max);
-    return true;
-}

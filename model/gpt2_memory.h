@@ -1,15 +1,10 @@
-/* gpt2_memory.h: whether the sizes of a model can be computed with, whether a planned model fits the device's memory, and
- * what would. */
+/* gpt2_memory.h: whether a planned model fits the device's memory, and what would. */
 #ifndef MARS_MODEL_GPT2_MEMORY_H
 #define MARS_MODEL_GPT2_MEMORY_H
 
 #include "model/gpt2.h"
 
 EXTERN_C_BEGIN
-
-/* Whether every size is in its range: to be asked before a model is planned whose sizes come from a file that the config's
- * parser has not seen. */
-bool gpt2_check_sizes(const GPT2Config *config, Error *error);
 
 /* True where the plan in model->arena, others' additions included, fits what the device has left for this process, or that
  * is not known. Else the error says which batch sizes would fit, of those that divide `sequences`, the process's share of

@@ -1,137 +1,142 @@
-/* gpt2_tensors.c: which tensors a GPT-2 has, where everything lies in memory, and the initial weights. What is
- * computed with them is in gpt2.c. */
+/* gpt2_tensors.c: which tensors a model has, where everything lies in memory, and its first weights. What is computed
+ * with them is in gpt2.c. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model/gpt2.h"
-#include "util/philox.h"
 
-enum { VOCAB_MULTIPLE = 64 };
-
-/* Block of a tensor that belongs to none. */
-enum { NO_BLOCK = -1 };
-
-static int add_tensor(GPT2 *model, TensorRole role, int64_t rows, int64_t columns, int block, const char *layer,
-                      const char *kind) {
-    char name[TENSOR_NAME_LENGTH];
-    if (block == NO_BLOCK)
-        snprintf(name, sizeof name, "%s.%s", layer, kind);
-    else
-        snprintf(name, sizeof name, "h.%d.%s.%s", block, layer, kind);
-    int64_t padded_rows = role == ROLE_EMBEDDING && rows == model->config.vocab_size ? model->padded_vocab : rows;
-    return tensor_table_add(&model->table, name, role, rows, columns, padded_rows);
-}
-
-static GPT2LayerNorm add_layernorm(GPT2 *model, int block, const char *layer) {
-    int C = model->config.n_embd;
-    GPT2LayerNorm norm = {add_tensor(model, ROLE_VECTOR, 1, C, block, layer, "weight"), -1};
-    if (model->config.bias) norm.bias = add_tensor(model, ROLE_VECTOR, 1, C, block, layer, "bias");
-    return norm;
-}
-
-static GPT2Linear add_linear(GPT2 *model, int block, const char *layer, int in, int out) {
-    GPT2Linear linear = {add_tensor(model, ROLE_MATRIX, out, in, block, layer, "weight"), -1, in, out};
-    if (model->config.bias) linear.bias = add_tensor(model, ROLE_VECTOR, 1, out, block, layer, "bias");
-    return linear;
-}
-
-/* Names are those of Hugging Face's GPT-2, without the "transformer." prefix. */
+/* Names are those of Hugging Face's GPT-2, without the prefix. */
 void gpt2_describe(GPT2 *model, const GPT2Config *config) {
+    TensorTable *table = &model->table;
     memset(model, 0, sizeof *model);
     model->config = *config;
-    model->padded_vocab = (int)round_up(config->vocab_size, VOCAB_MULTIPLE);
     model->blocks = checked_calloc((size_t)config->n_layer, sizeof *model->blocks, "the blocks");
-    int C = config->n_embd;
-    model->wte = add_tensor(model, ROLE_EMBEDDING, config->vocab_size, C, NO_BLOCK, "wte", "weight");
-    model->wpe = add_tensor(model, ROLE_EMBEDDING, config->block_size, C, NO_BLOCK, "wpe", "weight");
+    embedding_describe(&model->embedding, table, config);
     for (int l = 0; l < config->n_layer; l++) {
-        GPT2BlockTensors *block = &model->blocks[l];
-        block->ln_1 = add_layernorm(model, l, "ln_1");
-        block->c_attn = add_linear(model, l, "attn.c_attn", C, 3 * C);
-        model->table.tensors[block->c_attn.weight].stacked = 3;
-        block->attn_c_proj = add_linear(model, l, "attn.c_proj", C, C);
-        block->ln_2 = add_layernorm(model, l, "ln_2");
-        block->c_fc = add_linear(model, l, "mlp.c_fc", C, 4 * C);
-        block->mlp_c_proj = add_linear(model, l, "mlp.c_proj", 4 * C, C);
+        Block *block = &model->blocks[l];
+        char name[TENSOR_NAME_LENGTH];
+        block->begin = table->length;
+        snprintf(name, sizeof name, "h.%d.ln_1", l);
+        norm_describe(&block->ln_1, table, config, name);
+        attention_describe(&block->attention, table, config, l);
+        snprintf(name, sizeof name, "h.%d.ln_2", l);
+        norm_describe(&block->ln_2, table, config, name);
+        mlp_describe(&block->mlp, table, config, l);
     }
-    model->ln_f = add_layernorm(model, NO_BLOCK, "ln_f");
+    model->blocks_end = table->length;
+    norm_describe(&model->ln_f, table, config, "ln_f");
+    lm_head_describe(&model->lm_head, table, config, &model->embedding);
+}
+
+/* ---- positions ---- */
+
+static double rope_frequency(double base, int i, int HS) { return pow(base, -2.0 * i / HS); }
+
+static double rope_half_frequency(double base, int i, int HS) {
+    int turning = HS / 4; /* pairs that turn */
+    return i < turning ? pow(base, -(double)i / (turning - 1)) : 0.0;
+}
+
+/* The frequency of pair i of a head's HS numbers; NULL where positions are learned. */
+static double (*const frequencies[])(double base, int i, int HS) = {
+    [POSITION_LEARNED] = NULL, [POSITION_ROPE] = rope_frequency, [POSITION_ROPE_HALF] = rope_half_frequency};
+
+static size_t rotation_length(const GPT2Config *c) {
+    return frequencies[c->position] ? (size_t)c->block_size * (size_t)(c->n_embd / c->n_head) : 0;
+}
+
+static void fill_rotation(GPT2 *model) {
+    const GPT2Config *c = &model->config;
+    int HS = c->n_embd / c->n_head;
+    size_t length = rotation_length(c);
+    float *host = checked_malloc(length * sizeof *host, "the rotations");
+    for (int t = 0; t < c->block_size; t++)
+        for (int i = 0; i < HS / 2; i++) {
+            double angle = t * frequencies[c->position](c->rope_base, i, HS);
+            float *pair = host + (size_t)t * (size_t)HS + 2 * i;
+            pair[0] = (float)cos(angle), pair[1] = (float)sin(angle);
+        }
+    model->be->copy_from_host(model->be, model->rotation, host, length * sizeof *host);
+    free(host);
 }
 
 /* ---- memory ---- */
 
 static void plan_weights(GPT2 *model) {
     Arena *arena = &model->arena;
-    size_t n = model->table.length;
+    size_t n = model->table.length, rotation = rotation_length(&model->config);
     bool separate = model->be->activation != DTYPE_FLOAT32;
     arena_plan(arena, "weights", "master weights", n * sizeof(float), &model->params);
     if (separate) arena_plan(arena, "weights", "weight copies", n * dtype_size(model->be->activation), &model->weights);
+    if (rotation > 0) arena_plan(arena, "weights", "rotations", rotation * sizeof(float), &model->rotation);
     if (model->training) arena_plan(arena, "gradients", "gradients", n * sizeof(float), &model->grads);
 }
 
-static void plan_statistics(GPT2 *model, size_t rows, GPT2LayerNormStatistics *statistics) {
-    arena_plan(&model->arena, "activations", "LayerNorm mean", rows * sizeof(float), &statistics->mean);
-    arena_plan(&model->arena, "activations", "LayerNorm rstd", rows * sizeof(float), &statistics->rstd);
+/* Whether block l has activations of its own: those inside its MLP, and all others but its input. What the backward pass
+ * computes again (or, where there is none, never reads again) is planned for block 0 alone: share_activations() lends it
+ * to the others. */
+static bool keeps_mlp(const GPT2 *model, int l) {
+    return l == 0 || (model->training && model->recompute == RECOMPUTE_NONE);
 }
+static bool keeps_all(const GPT2 *model, int l) {
+    return l == 0 || (model->training && model->recompute != RECOMPUTE_BLOCK);
+}
+static bool keeps_input(const GPT2 *model, int l) { return l == 0 || model->training; }
 
-/* Block l's own buffers. A buffer that is computed again in the backward pass (or, where there is none, never read
- * again) is planned for block 0 only: share_activations() lends it to the others. */
-static void plan_block(GPT2 *model, int l, size_t rows, size_t row_bytes) {
-    GPT2BlockActivations *a = &model->activations[l];
-    Arena *arena = &model->arena;
-    bool keep_mlp = l == 0 || (model->training && model->recompute == RECOMPUTE_NONE);
-    bool keep_all = l == 0 || (model->training && model->recompute != RECOMPUTE_BLOCK);
-    if (l == 0 || model->training) arena_plan(arena, "activations", "residual", rows * row_bytes, &a->residual);
-    if (keep_all) {
-        arena_plan(arena, "activations", "ln_1", rows * row_bytes, &a->ln_1);
-        arena_plan(arena, "activations", "qkv", rows * row_bytes * 3, &a->qkv);
-        arena_plan(arena, "activations", "attention", rows * row_bytes, &a->attention);
-        arena_plan(arena, "activations", "lse", rows * (size_t)model->config.n_head * sizeof(float), &a->lse);
-        arena_plan(arena, "activations", "residual_middle", rows * row_bytes, &a->residual_middle);
-        arena_plan(arena, "activations", "ln_2", rows * row_bytes, &a->ln_2);
-        plan_statistics(model, rows, &a->ln_1_statistics);
-        plan_statistics(model, rows, &a->ln_2_statistics);
+static void plan_block(GPT2 *model, int l, const LayerMemory *memory) {
+    Block *b = &model->blocks[l];
+    size_t bytes = memory->rows * (size_t)model->config.n_embd * memory->size;
+    if (keeps_input(model, l)) arena_plan(memory->arena, "activations", "residual", bytes, &b->residual);
+    if (keeps_all(model, l)) {
+        norm_plan(&b->ln_1, memory);
+        arena_plan(memory->arena, "activations", "ln_1", bytes, &b->ln_1_out);
+        attention_plan(&b->attention, memory);
+        arena_plan(memory->arena, "activations", "residual_middle", bytes, &b->residual_middle);
+        norm_plan(&b->ln_2, memory);
+        arena_plan(memory->arena, "activations", "ln_2", bytes, &b->ln_2_out);
     }
-    if (keep_mlp) {
-        arena_plan(arena, "activations", "fc", rows * row_bytes * 4, &a->fc);
-        arena_plan(arena, "activations", "fc_gelu", rows * row_bytes * 4, &a->fc_gelu);
-    }
+    if (keeps_mlp(model, l)) mlp_plan(&b->mlp, memory);
 }
 
 static void share_activations(GPT2 *model) {
-    const GPT2BlockActivations *first = &model->activations[0];
+    const Block *first = &model->blocks[0];
     for (int l = 1; l < model->config.n_layer; l++) {
-        GPT2BlockActivations *a = &model->activations[l];
-        void *residual = a->residual ? a->residual : first->residual;
-        if (!a->ln_1) *a = *first;
-        if (!a->fc) a->fc = first->fc, a->fc_gelu = first->fc_gelu;
-        a->residual = residual;
+        Block *b = &model->blocks[l];
+        if (!keeps_input(model, l)) b->residual = first->residual;
+        if (!keeps_all(model, l)) {
+            b->ln_1.kept = first->ln_1.kept, b->ln_1_out = first->ln_1_out;
+            b->attention.kept = first->attention.kept;
+            b->residual_middle = first->residual_middle;
+            b->ln_2.kept = first->ln_2.kept, b->ln_2_out = first->ln_2_out;
+        }
+        if (!keeps_mlp(model, l)) b->mlp.kept = first->mlp.kept;
     }
 }
 
 static void plan_activations(GPT2 *model) {
-    const GPT2Config *config = &model->config;
     Arena *arena = &model->arena;
-    size_t act = dtype_size(model->be->activation), rows = (size_t)model->max_batch * (size_t)config->block_size;
-    size_t row_bytes = (size_t)config->n_embd * act;
-    for (int l = 0; l < config->n_layer; l++) plan_block(model, l, rows, row_bytes);
-    arena_plan(arena, "activations", "residual_final", rows * row_bytes, &model->residual_final);
-    arena_plan(arena, "activations", "ln_f", rows * row_bytes, &model->ln_f_out);
-    plan_statistics(model, rows, &model->ln_f_statistics);
+    LayerMemory memory = {.arena = arena,
+                          .rows = (size_t)model->max_batch * (size_t)model->config.block_size,
+                          .size = dtype_size(model->be->activation)};
+    size_t bytes = memory.rows * (size_t)model->config.n_embd * memory.size;
+    embedding_plan(&model->embedding, &memory);
+    for (int l = 0; l < model->config.n_layer; l++) plan_block(model, l, &memory);
+    arena_plan(arena, "activations", "residual_final", bytes, &model->residual_final);
+    norm_plan(&model->ln_f, &memory);
+    arena_plan(arena, "activations", "ln_f", bytes, &model->ln_f_out);
     for (int i = 0; i < GPT2_BATCHES; i++) {
-        arena_plan(arena, "activations", "inputs", rows * sizeof(int32_t), &model->batches[i].inputs);
-        arena_plan(arena, "activations", "targets", rows * sizeof(int32_t), &model->batches[i].targets);
+        arena_plan(arena, "activations", "inputs", memory.rows * sizeof(int32_t), &model->batches[i].inputs);
+        arena_plan(arena, "activations", "targets", memory.rows * sizeof(int32_t), &model->batches[i].targets);
     }
-    arena_plan(arena, "activations", "losses", rows * sizeof(float), &model->losses);
+    lm_head_plan(&model->lm_head, &memory, model->be->logit_rows);
     arena_plan(arena, "activations", "loss sum", sizeof(double), &model->loss_sum);
-    arena_plan(arena, "workspace", "sublayer output", rows * row_bytes, &model->sublayer_out);
-    arena_plan(arena, "workspace", "logits", (size_t)model->lm_head_rows * (size_t)model->padded_vocab * act,
-               &model->logits);
+    arena_plan(arena, "workspace", "sublayer output", bytes, &model->sublayer_out);
     if (!model->training) return;
-    arena_plan(arena, "workspace", "dresidual", rows * row_bytes, &model->dresidual);
-    arena_plan(arena, "workspace", "dsublayer", rows * row_bytes, &model->dsublayer);
-    arena_plan(arena, "workspace", "dhidden", rows * row_bytes * 4, &model->dhidden);
+    arena_plan(arena, "workspace", "dresidual", bytes, &model->dresidual);
+    arena_plan(arena, "workspace", "dsublayer", bytes, &model->dsublayer);
+    arena_plan(arena, "workspace", "dhidden", bytes * 4, &model->dhidden);
 }
 
 void gpt2_plan(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch, Recompute recompute, bool training) {
@@ -140,8 +145,6 @@ void gpt2_plan(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch
     model->recompute = recompute;
     model->training = training;
     model->max_batch = max_batch;
-    model->lm_head_rows = (int)min_i64(be->logit_rows, (int64_t)max_batch * config->block_size);
-    model->activations = checked_calloc((size_t)config->n_layer, sizeof *model->activations, "the activations");
     plan_weights(model);
     plan_activations(model);
 }
@@ -150,6 +153,7 @@ void gpt2_allocate(GPT2 *model) {
     arena_allocate(&model->arena, backend_memory(model->be));
     share_activations(model);
     if (!model->weights) model->weights = model->params;
+    if (model->rotation) fill_rotation(model);
 }
 
 void gpt2_create(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch, Recompute recompute,
@@ -160,7 +164,6 @@ void gpt2_create(GPT2 *model, const GPT2Config *config, Backend *be, int max_bat
 
 void gpt2_free(GPT2 *model) {
     arena_free(&model->arena);
-    free(model->activations);
     free(model->blocks);
     tensor_table_free(&model->table);
     memset(model, 0, sizeof *model);
@@ -180,24 +183,14 @@ void gpt2_params_changed(GPT2 *model) {
     be->invalidate_weights(be);
 }
 
-/* `stream` numbers the tensors that are random, so that a model with biases starts from the same matrices. */
-static void init_tensor(float *out, const Tensor *tensor, int n_layer, uint64_t seed, uint32_t stream) {
-    double deviation = 0.02;
-    if (ends_with(tensor->name, "c_proj.weight")) deviation /= sqrt(2.0 * n_layer);
-    for (size_t i = 0; i < tensor->size; i++)
-        out[i] = (float)(deviation * philox_normal(philox(seed, PHILOX_INIT_WEIGHTS, stream, i)));
-}
-
+/* Vectors take no number of a stream, so a model with biases starts from the same matrices. */
 void gpt2_init_weights(GPT2 *model, uint64_t seed) {
     float *host = checked_malloc(tensor_table_largest(&model->table) * sizeof *host, "initial weights");
     uint32_t stream = 0;
     for (int i = 0; i < model->table.count; i++) {
         const Tensor *tensor = &model->table.tensors[i];
-        bool is_gain = ends_with(tensor->name, ".weight");
-        if (tensor->role != ROLE_VECTOR)
-            init_tensor(host, tensor, model->config.n_layer, seed, stream++);
-        else
-            for (size_t j = 0; j < tensor->size; j++) host[j] = is_gain ? 1.0f : 0.0f;
+        init_tensor(host, tensor, seed, stream);
+        if (tensor->role != ROLE_VECTOR) stream++;
         gpt2_set_tensor(model, i, host);
     }
     free(host);

@@ -1,7 +1,8 @@
 /* sample_gpt2: writes text with a trained model.
  *
  *     ./sample_gpt2 CHECKPOINT_DIR [--prompt="..." | --prompt_file=FILE] [--num_samples=1 --max_new_tokens=200
- *                   --temperature=0.8 --top_k=200 --seed=1 --special_tokens=false --tokenizer=bytes|gpt2]
+ *                   --temperature=0.8 --top_k=200 --seed=1 --special_tokens=false --tokenizer=bytes|gpt2
+ *                   --device=auto|cpu|cuda --precision=float32|bfloat16]
  *
  * The tokenizer is the one whose tokens.json and vocabulary the trainer copied into the checkpoint. Each new token is
  * drawn from the softmax of logits/temperature over the top_k likeliest; temperature 0 takes the likeliest. Keys and
@@ -30,7 +31,8 @@ enum { PROMPT_MAX = 64 << 20 }; /* bytes */
 static const char special_token[] = "<|endoftext|>";
 
 typedef struct Options {
-    const char *folder, *tokenizer, *prompt_file;
+    const char *folder, *tokenizer, *prompt_file, *device;
+    DType precision;
     char *prompt; /* of the command line or the file; NULL for none */
     size_t prompt_bytes;
     long max_new_tokens, top_k, num_samples;
@@ -51,7 +53,10 @@ static const char usage[] =
     "  --top_k=200            draw from that many likeliest tokens only; 0 = all\n"
     "  --seed=1               the same seed writes the same text\n"
     "  --tokenizer=NAME       bytes or gpt2; default: the one that tokens.json in the checkpoint names.\n"
-    "                         gpt2's vocabulary is read from the checkpoint, or else from data/gpt2\n";
+    "                         gpt2's vocabulary is read from the checkpoint, or else from data/gpt2\n"
+    "  --device=auto          cpu, cuda, or auto: a GPU if there is one\n"
+    "  --precision=float32    or bfloat16. Each device and precision rounds in its own way, so that after some tokens\n"
+    "                         the same seed may write another text\n";
 
 static double number(const char *key, const char *text, double least, double limit, bool whole) {
     char *end;
@@ -62,11 +67,23 @@ static double number(const char *key, const char *text, double least, double lim
     return value;
 }
 
+/* Which of the words it is. */
+static int word(const char *key, const char *text, const char *const *words, int count) {
+    char list[64] = "";
+    for (int i = 0; i < count; i++) {
+        if (strcmp(text, words[i]) == 0) return i;
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? " or " : "", words[i]);
+    }
+    die_usage("--%s=%s: expected %s", key, text, list);
+}
+
 static bool boolean(const char *key, const char *text) {
     if (strcmp(text, "true") != 0 && strcmp(text, "false") != 0)
         die_usage("--%s=%s: expected true or false", key, text);
     return strcmp(text, "true") == 0;
 }
+
+static const char *const devices[] = {"auto", "cpu", "cuda"}, *const precisions[] = {"float32", "bfloat16"};
 
 /* Sets the option called `key`; `value` is never NULL. */
 static void set_option(Options *o, const char *key, const char *value) {
@@ -86,6 +103,10 @@ static void set_option(Options *o, const char *key, const char *value) {
         o->temperature = number(key, value, 0, 100, false);
     else if (strcmp(key, "top_k") == 0)
         o->top_k = (long)number(key, value, 0, 1e9, true);
+    else if (strcmp(key, "device") == 0)
+        o->device = devices[word(key, value, devices, ARRAY_LENGTH(devices))];
+    else if (strcmp(key, "precision") == 0)
+        o->precision = word(key, value, precisions, ARRAY_LENGTH(precisions)) == 0 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16;
     else if (strcmp(key, "seed") == 0)
         o->seed = (uint64_t)number(key, value, 0, 9007199254740992.0, true);
     else
@@ -114,7 +135,8 @@ static bool note_key(char *keys, size_t size, const char *key) {
 /* Options are --key=value or --key value. */
 static Options read_options(int argc, char **argv) {
     /* Static, so that a leak checker finds its strings when a mistake ends the program. */
-    static Options o = {.max_new_tokens = 200, .top_k = 200, .num_samples = 1, .temperature = 0.8, .seed = 1};
+    static Options o = {.max_new_tokens = 200, .top_k = 200, .num_samples = 1, .temperature = 0.8, .seed = 1, .device = "auto",
+                        .precision = DTYPE_FLOAT32};
     char given[512] = "";
     for (int i = 1; i < argc; i++) {
         const char *argument = argv[i];
@@ -271,7 +293,7 @@ static void write_sample(Decoder *decoder, const Tokenizer *tokenizer, const Opt
         if (token == tokenizer_end_of_text(tokenizer)) break;
         write_token(tokenizer, token);
         append_token(&text, token);
-        if (decoder->position < T)
+        if (decoder->cache.position < T)
             decoder_feed(decoder, token);
         else
             feed_tail(decoder, &text, (size_t)ceil_div(T, 2));
@@ -296,6 +318,14 @@ static void write_samples(GPT2 *model, const Tokenizer *tokenizer, const Options
     free(candidates);
 }
 
+static Backend *open_device(const Options *o) {
+    Error error;
+    const char *device = strcmp(o->device, "auto") == 0 ? backend_auto_device() : o->device;
+    Backend *be = backend_open(device, o->precision, backend_default_threads(1), &error);
+    if (!be) die_usage("--device=%s --precision=%s: %s", o->device, dtype_name(o->precision), error.text);
+    return be;
+}
+
 int main(int argc, char **argv) {
     program_start("sample_gpt2", argv);
     Options options = read_options(argc, argv);
@@ -307,15 +337,13 @@ int main(int argc, char **argv) {
     read_prompt(&options);
     if (!checkpoint_open_weights(&file, options.folder, &error)) die("%s", error.text);
     if (!checkpoint_read_model_config(&config, options.folder, &file, &error)) die("%s", error.text);
-    if (!gpt2_check_sizes(&config, &error)) die("%s/config.json: %s", options.folder, error.text);
+    if (!gpt2_config_check(&config, &error)) die("%s/config.json: %s", options.folder, error.text);
     const char *folder = options.tokenizer && !vocabulary_is_in(options.folder) ? NULL : options.folder;
     if (!tokenizer_open(&tokenizer, options.tokenizer, folder, &error)) {
         if (options.tokenizer) die_usage("--tokenizer=%s: %s", options.tokenizer, error.text);
         die("%s; --tokenizer=NAME says which one it is", error.text);
     }
-    int threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    Backend *be = backend_open("cpu", DTYPE_FLOAT32, threads > 0 ? threads : 1, &error);
-    if (!be) die("%s", error.text);
+    Backend *be = open_device(&options);
     gpt2_plan(&model, &config, be, 1, RECOMPUTE_NONE, false);
     if (!gpt2_decoding_fits(&model, &error)) die("%s", error.text);
     gpt2_allocate(&model);

@@ -58,12 +58,25 @@ function model_title(model,    shape, names, title) {
     title = shape in names ? names[shape] : shape
     if (number(model, "block_size") != 1024) title = title " T=" number(model, "block_size")
     if (number(model, "vocab_size") < 50257) title = title " V=" number(model, "vocab_size")
+    return title variant_title(model)
+}
+
+# What makes the model another one than GPT-2, in words of the config.
+function variant_title(model,    title) {
+    if (string(model, "position") ~ /^rope/) title = title " " string(model, "position")
+    if (string(model, "norm") == "rmsnorm") title = title " rmsnorm"
+    if (model ~ /"norm_embedding":true/) title = title " norm_embedding"
+    if (model ~ /"qk_norm":true/) title = title " qk_norm"
+    if (string(model, "activation") == "relu2") title = title " relu2"
+    if (model ~ /"tie_embeddings":false/) title = title " untied"
+    if (number(model, "logit_softcap") > 0) title = title " softcap"
+    if (number(model, "dropout") > 0) title = title " dropout"
     return title
 }
 
 function data_title(path,    lower) {
     lower = tolower(path)
-    if (lower ~ /fineweb/) return "FineWeb-Edu"
+    if (lower ~ /fineweb/) return lower ~ /edu/ ? "FineWeb-Edu" : "FineWeb"
     if (lower ~ /openwebtext|owt/) return "OpenWebText"
     return sub(/\/[^\/]*$/, "", path) ? path : "this folder"
 }

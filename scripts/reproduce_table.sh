@@ -10,7 +10,8 @@
 # (which the papers call 5B, 20B and 50B tokens). A run of another batch size is compared at the same number of tokens.
 # The published loss, where there is one, follows in parentheses. Where a run has not got to the budget, its best so far
 # is there with an asterisk. Of several runs with the same data, optimizer and size the best is taken; a run that has
-# got to the budget counts before those that have not. The last table lists every run.
+# got to the budget counts before those that have not. Runs of modded-nanogpt's recipes (config/modded_*.json) are
+# compared with the published validation losses step by step. The last table lists every run.
 set -euo pipefail
 export LC_ALL=C # numbers with a point, characters as bytes
 
@@ -64,6 +65,16 @@ END_OF_TABLE
 published_source="Yuan et al., MARS: Unleashing the power of variance reduction for training large models, 2024 \
 (arXiv:2411.10438)"
 step_tokens=491520
+
+# Published curves: title, what the start line of such a run says, step:loss at each step. From the logs of
+# github.com/KellerJordan/modded-nanogpt (commits d80ac8e and c26c2a18).
+cat >"$folder/curves" <<'END_OF_CURVES'
+modded-nanogpt, Muon, 5,100 steps|"n_embd":768 "position":"rope" "activation":"relu2" "name":"muon" "max_iters":5100 \
+"total_batch_size":512|0:16.0098 125:4.9669 250:4.3420 375:4.0605 500:3.9223 750:3.7745 1000:3.6852 1500:3.5799 \
+2000:3.5166 2500:3.4755 3000:3.4433 3500:3.4145 4000:3.3718 4500:3.3205 5000:3.2783 5100:3.2747
+modded-nanogpt, the first run with Muon, 7,000 steps|"n_embd":768 "position":"rope" "activation":"gelu" "name":"muon" \
+"max_iters":7000 "total_batch_size":512|7000:3.280
+END_OF_CURVES
 
 # ---- the runs ----
 
@@ -208,7 +219,49 @@ awk -F '\t' -v published="$folder/published" -v source="$published_source" '
         for (i = 1; i <= runs; i++) print listing[i]
     }' "$folder/runs" | awk -f "$scripts/table.awk"
 
-# ---- the curves, a drawing for each size and data set ----
+# ---- published curves, step by step ----
+
+# The validation losses of a run whose start line holds all the words, as "step loss".
+losses_of() {
+    local words=$1 start word
+    start=$(grep '^{"event":"start"' "$2/metrics.jsonl" | tail -n 1)
+    for word in $words; do
+        case $start in *"$word"*) ;; *) return 0 ;; esac
+    done
+    sed -n 's/^{"event":"val","step":\([0-9]*\),"loss":\([0-9.eE+-]*\),.*}$/\1 \2/p' "$2/metrics.jsonl"
+}
+
+while IFS='|' read -r title words published; do
+    compared=()
+    rm -f "$folder"/curve_*
+    for run in "${runs[@]}"; do
+        losses_of "$words" "$run" >"$folder/losses"
+        [ -s "$folder/losses" ] || continue
+        cp "$folder/losses" "$folder/curve_${#compared[@]}"
+        compared+=("$run")
+    done
+    [ ${#compared[@]} -gt 0 ] || continue
+    echo "Validation loss at each step of $title that was published."
+    echo
+    {
+        printf '| step | published |'
+        printf ' %s |' "${compared[@]}"
+        printf '\n| ---: | ---: |'
+        printf ' ---: |%.0s' "${compared[@]}"
+        echo
+        for pair in $published; do
+            printf '| %s | %s |' "${pair%:*}" "${pair#*:}"
+            for run in "${!compared[@]}"; do
+                awk -v step="${pair%:*}" '$1 == step { loss = sprintf("%.4f", $2) }
+                    END { printf " %s |", loss == "" ? "–" : loss }' "$folder/curve_$run"
+            done
+            echo
+        done
+    } | awk -f "$scripts/table.awk"
+    echo
+done < <(sed -e ':join' -e '/\\$/{N;s/\\\n//;bjoin' -e '}' "$folder/curves")
+
+# ---- the drawings, one for each size and data set ----
 
 draw() {
     local data=$1 size=$2 name run title losses labelled=() drawn=()

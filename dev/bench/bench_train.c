@@ -47,8 +47,9 @@ typedef struct Bench {
 static void plan(Bench *bench, int batch) {
     OptimName name = bench->options.optimizer;
     OptimConfig optim = optim_defaults(name == OPTIM_COUNT ? OPTIM_ADAMW : name, 6e-4);
-    GPT2Config config = bench->options.model->config;
-    config.scale_attn_by_inverse_layer_idx = true;
+    const GPT2Config *sizes = &bench->options.model->config;
+    GPT2Config config =
+        gpt2_config(sizes->n_layer, sizes->n_head, sizes->n_embd, sizes->block_size, sizes->vocab_size);
     Error error;
     gpt2_plan(&bench->model, &config, bench->be, batch, bench->options.recompute, true);
     bench->optim = optim_plan(&optim, &bench->model.table, bench->be, bench->comm, &bench->model.arena, &error);
@@ -121,9 +122,9 @@ static void bench_close(Bench *bench) {
 
 static void ask_for_gradient(Bench *bench) {
     GPT2 *model = &bench->model;
-    model->grads = optim_gradient(bench->optim, 0);
     copy_batch(bench);
-    gpt2_forward_backward_prefetched(model, 1.0f / (float)(bench->batch * model->config.block_size), false);
+    gpt2_pass(model, &(GPT2Pass){.grads = optim_gradient(bench->optim, 0),
+                                 .dloss = 1.0f / (float)(bench->batch * model->config.block_size)});
 }
 
 /* Asks for a step, and waits for the one before it: the device always has something left to do. */

@@ -23,6 +23,35 @@ static const char *const runs[] = {
     "small_moonlight_fw", "xl_moonlight_fw",
 };
 
+/* Runs of modded-nanogpt (github.com/KellerJordan/modded-nanogpt), whose scripts have the name of the config. */
+static const struct ModdedRun {
+    const char *name;
+    GPT2Config model; /* what differs from GPT-2 small */
+    double learning_rate, muon_learning_rate;
+    MuonScale muon_scale;
+    bool split_qkv;
+    int warmup_iters, warmdown_iters, max_iters, eval_interval;
+} modded_runs[] = {
+    {"modded_nanogpt",
+     {.n_head = 6,
+      .vocab_size = 50304,
+      .norm_eps = 1.1920929e-07,
+      .qk_norm = true,
+      .qk_norm_eps = 0.0078125,
+      .activation = ACTIVATION_RELU2,
+      .attention_output_scale = 1.0,
+      .zero_init_projections = true},
+     3.6e-3, 3.6e-4, MUON_SCALE_SQRT_MAX, true, 0, 1450, 5100, 125},
+    {"modded_first_muon",
+     {.n_head = 12,
+      .vocab_size = 50257,
+      .norm_eps = 1e-6,
+      .qk_norm_eps = 1.1920929e-07,
+      .activation = ACTIVATION_GELU,
+      .attention_output_scale = 0.20412414523193154},
+     1.8e-3, 0.018, MUON_SCALE_NONE, false, 250, 2000, 7000, 128},
+};
+
 static const struct Size {
     const char *name;
     int n_layer, n_head, n_embd, batch_size, accumulation;
@@ -177,6 +206,76 @@ static void test_numbers_are_the_published_ones(void **state) {
     }
 }
 
+static void check_modded_model(const char *name, const GPT2Config *c, const GPT2Config *e) {
+    must_be(name, "n_layer", c->n_layer, 12);
+    must_be(name, "n_head", c->n_head, e->n_head);
+    must_be(name, "n_embd", c->n_embd, 768);
+    must_be(name, "block_size", c->block_size, 1024);
+    must_be(name, "vocab_size", c->vocab_size, e->vocab_size);
+    must_be(name, "bias", c->bias, false);
+    must_be(name, "scale_attn_by_inverse_layer_idx", c->scale_attn_by_inverse_layer_idx, false);
+    must_be(name, "position", c->position, POSITION_ROPE);
+    must_be(name, "rope_base", c->rope_base, 10000);
+    must_be(name, "norm", c->norm, NORM_RMSNORM);
+    must_be(name, "norm_gain", c->norm_gain, false);
+    must_be(name, "norm_eps", c->norm_eps, e->norm_eps);
+    must_be(name, "norm_embedding", c->norm_embedding, false);
+    must_be(name, "qk_norm", c->qk_norm, e->qk_norm);
+    must_be(name, "qk_norm_eps", c->qk_norm_eps, e->qk_norm_eps);
+    must_be(name, "activation", c->activation, e->activation);
+    must_be(name, "tie_embeddings", c->tie_embeddings, true);
+    must_be(name, "attention_scale", c->attention_scale, 0);
+    must_be(name, "attention_output_scale", c->attention_output_scale, e->attention_output_scale);
+    must_be(name, "logit_softcap", c->logit_softcap, 0);
+    must_be(name, "init", c->init, MODEL_INIT_TORCH);
+    must_be(name, "zero_init_projections", c->zero_init_projections, e->zero_init_projections);
+}
+
+static void check_modded_run(const struct ModdedRun *run, const Config *c) {
+    const char *name = run->name;
+    check_modded_model(name, &c->model, &run->model);
+    assert_string_equal(c->data.train, "data/fineweb/10B/fineweb_train_*.bin");
+    assert_string_equal(c->data.val, "data/fineweb/10B/fineweb_val_*.bin");
+    must_be(name, "order", c->data.order, ORDER_SEQUENTIAL);
+    must_be(name, "optimizer.name", c->optimizer.name, OPTIM_MUON);
+    must_be(name, "learning_rate", c->optimizer.learning_rate, run->learning_rate);
+    must_be(name, "muon_learning_rate", c->optimizer.muon_learning_rate, run->muon_learning_rate);
+    must_be(name, "muon_scale", c->optimizer.muon_scale, run->muon_scale);
+    must_be(name, "muon_embeddings", c->optimizer.muon_embeddings, false);
+    must_be(name, "split_qkv", c->optimizer.split_qkv, run->split_qkv);
+    must_be(name, "momentum", c->optimizer.momentum, 0.95);
+    must_be(name, "nesterov", c->optimizer.nesterov, true);
+    must_be(name, "ns_steps", c->optimizer.ns_steps, 5);
+    must_be(name, "weight_decay", c->optimizer.weight_decay, 0);
+    must_be(name, "muon_weight_decay", c->optimizer.muon_weight_decay, 0);
+    must_be(name, "beta1", c->optimizer.beta1, 0.9);
+    must_be(name, "beta2", c->optimizer.beta2, 0.95);
+    must_be(name, "eps", c->optimizer.eps, 1e-8);
+    must_be(name, "grad_clip", c->optimizer.grad_clip, 0);
+    must_be(name, "gradient_scale", c->optimizer.gradient_scale, 1);
+    must_be(name, "schedule", c->schedule.name, SCHEDULE_TRAPEZOIDAL);
+    must_be(name, "warmup_iters", c->schedule.warmup_iters, run->warmup_iters);
+    must_be(name, "warmdown_iters", c->schedule.warmdown_iters, run->warmdown_iters);
+    must_be(name, "min_lr", c->schedule.min_lr, 0);
+    must_be(name, "max_iters", c->train.max_iters, run->max_iters);
+    must_be(name, "tokens of a step", c->train.total_batch_size * c->model.block_size, 524288);
+    must_be(name, "tokens of a validation", c->train.eval_sequences * c->model.block_size, 10485760);
+    must_be(name, "eval_interval", c->train.eval_interval, run->eval_interval);
+}
+
+static void test_modded_numbers(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(modded_runs); i++) {
+        char *path = format_string("config/%s.json", modded_runs[i].name);
+        Config config;
+        Error error;
+        if (!config_load(&config, path, 0, NULL, &error)) fail_msg("%s", error.text);
+        if (!config_resolve(&config, PROCESSES, &error)) fail_msg("%s: %s", path, error.text);
+        check_modded_run(&modded_runs[i], &config);
+        free(path);
+    }
+}
+
 static void test_configs_open_with_a_comment(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(runs); i++) {
@@ -193,6 +292,8 @@ static void test_configs_open_with_a_comment(void **state) {
 static bool is_run(const char *name) {
     for (size_t i = 0; i < ARRAY_LENGTH(runs); i++)
         if (strcmp(runs[i], name) == 0) return true;
+    for (size_t i = 0; i < ARRAY_LENGTH(modded_runs); i++)
+        if (strcmp(modded_runs[i].name, name) == 0) return true;
     return false;
 }
 
@@ -213,7 +314,7 @@ static void test_no_config_is_left_out(void **state) {
             fail_msg("%s is in none of the tables", name);
         free(name);
     }
-    assert_int_equal(files.gl_pathc, ARRAY_LENGTH(runs) + 2);
+    assert_int_equal(files.gl_pathc, ARRAY_LENGTH(runs) + ARRAY_LENGTH(modded_runs) + 2);
     globfree(&files);
 }
 
@@ -236,10 +337,15 @@ static void test_each_run_has_its_script(void **state) {
     (void)state;
     glob_t files;
     assert_int_equal(glob("scripts/run_*_*.sh", 0, NULL, &files), 0);
-    assert_int_equal(files.gl_pathc, ARRAY_LENGTH(runs));
+    assert_int_equal(files.gl_pathc, ARRAY_LENGTH(runs) + ARRAY_LENGTH(modded_runs));
     globfree(&files);
     for (size_t i = 0; i < ARRAY_LENGTH(runs); i++) {
         char *script = script_of(runs[i]);
+        if (access(script, X_OK) != 0) fail_msg("%s is missing or cannot be run", script);
+        free(script);
+    }
+    for (size_t i = 0; i < ARRAY_LENGTH(modded_runs); i++) {
+        char *script = format_string("scripts/run_%s.sh", modded_runs[i].name);
         if (access(script, X_OK) != 0) fail_msg("%s is missing or cannot be run", script);
         free(script);
     }
@@ -340,7 +446,8 @@ static void test_wrong_usage(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_numbers_are_the_published_ones), cmocka_unit_test(test_configs_open_with_a_comment),
+        cmocka_unit_test(test_numbers_are_the_published_ones),
+        cmocka_unit_test(test_modded_numbers), cmocka_unit_test(test_configs_open_with_a_comment),
         cmocka_unit_test(test_no_config_is_left_out),          cmocka_unit_test(test_short_trials),
         cmocka_unit_test(test_each_run_has_its_script),        cmocka_unit_test(test_each_script_starts_its_run),
         cmocka_unit_test(test_processes_and_launcher),         cmocka_unit_test(test_builds_what_is_missing),

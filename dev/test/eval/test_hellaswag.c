@@ -190,7 +190,7 @@ static double loss_alone(GPT2 *model, const HellaswagExample *e, int k, int *cou
     for (int i = 0; i < e->ending_counts[k]; i++) tokens[n++] = e->endings[k][i];
     int skipped = n > block + 1 ? n - block - 1 : 0, T = n - skipped - 1;
     gpt2_forward(model, tokens + skipped, tokens + skipped + 1, 1, T);
-    model->be->copy_to_host(model->be, losses, model->losses, (size_t)T * sizeof *losses);
+    model->be->copy_to_host(model->be, losses, model->lm_head.losses, (size_t)T * sizeof *losses);
     *count = e->ending_counts[k] < T ? e->ending_counts[k] : T;
     double sum = 0.0;
     for (int t = T - *count; t < T; t++) sum += (double)losses[t];
@@ -221,7 +221,7 @@ static HellaswagScore score_alone(GPT2 *model, const Hellaswag *set) {
 static void test_score(void **state) {
     (void)state;
     enum { EXAMPLES = 50 };
-    GPT2Config config = {.n_layer = 2, .n_head = 2, .n_embd = 16, .block_size = 40, .vocab_size = 256};
+    GPT2Config config = gpt2_config(2, 2, 16, 40, 256);
     Backend *be = open_cpu(DTYPE_FLOAT32, 1);
     GPT2 model;
     gpt2_create(&model, &config, be, 7, RECOMPUTE_NONE, false);
@@ -266,7 +266,7 @@ static void set_halves(GPT2 *model) {
     for (int letter = 'a'; letter <= 'z'; letter++)
         for (int i = 0; i < C; i++) {
             double sign = (letter < 'n') == (i % 2 == 0) ? 1.0 : -1.0;
-            params[table->tensors[model->wte].offset + (size_t)(letter * C + i)] = sign * 4.0 / C;
+            params[table->tensors[model->embedding.wte].offset + (size_t)(letter * C + i)] = sign * 4.0 / C;
         }
     set_weights(model, params);
     free(params);
@@ -281,7 +281,7 @@ static void test_known_answers(void **state) {
         "{\"ctx\":\"b\",\"endings\":[\"anan\",\"naan\",\"zyza\",\"qrst\"],\"label\":3}\n"           /* both */
         "{\"ctx\":\"c\",\"endings\":[\"abcdabcdabcd\",\"az\",\"nanana\",\"azazaz\"],\"label\":1}\n" /* sum */
         "{\"ctx\":\"d\",\"endings\":[\"abcd\",\"azaz\",\"nana\",\"zazb\"],\"label\":2}\n";          /* none */
-    GPT2Config config = {.n_layer = 1, .n_head = 1, .n_embd = 16, .block_size = 16, .vocab_size = 256};
+    GPT2Config config = gpt2_config(1, 1, 16, 16, 256);
     Backend *be = open_cpu(DTYPE_FLOAT32, 1);
     GPT2 model;
     gpt2_create(&model, &config, be, 3, RECOMPUTE_NONE, false);

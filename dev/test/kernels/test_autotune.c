@@ -107,7 +107,7 @@ static int count_distinct(const int32_t *tokens) {
 
 static void test_model_of_random_tokens(void **state) {
     (void)state;
-    GPT2Config config = {.n_layer = 1, .n_head = 1, .n_embd = 8, .block_size = 8, .vocab_size = VOCABULARY};
+    GPT2Config config = gpt2_config(1, 1, 8, 8, VOCABULARY);
     for (int is_training = 0; is_training < 2; is_training++) {
         GPT2 model;
         Backend *be = open_cpu(DTYPE_FLOAT32, 1);

@@ -17,62 +17,122 @@ static const double *weights(const TensorTable *table, const double *params, con
     return index < 0 ? NULL : params + table->tensors[index].offset;
 }
 
-/* The same of block l, for a name after "h.L.". */
-static const double *block_weights(const TensorTable *table, const double *params, int l, const char *name) {
-    char full[TENSOR_NAME_LENGTH];
-    snprintf(full, sizeof full, "h.%d.%s", l, name);
-    return weights(table, params, full);
+/* What the blocks of one forward pass share. */
+typedef struct Reference {
+    const GPT2Config *config;
+    const TensorTable *table;
+    const double *params, *rotation; /* rotation NULL without RoPE */
+    int B, T, C, N;
+} Reference;
+
+/* out = norm(x) by the weights of that name; `l` is -1 for a norm outside of the blocks. */
+static void norm(const Reference *r, double *out, const double *x, int l, const char *name) {
+    char full[TENSOR_NAME_LENGTH], block[16] = "";
+    if (l >= 0) snprintf(block, sizeof block, "h.%d.", l);
+    snprintf(full, sizeof full, "%s%s.weight", block, name);
+    const double *gain = weights(r->table, r->params, full);
+    snprintf(full, sizeof full, "%s%s.bias", block, name);
+    const double *bias = weights(r->table, r->params, full);
+    NormShape shape = {r->config->norm, (float)r->config->norm_eps, r->N, r->C};
+    double *statistics = numbers(2 * r->N);
+    reference_norm_forward(&shape, out, statistics, statistics + r->N, x, gain, bias);
+    free(statistics);
 }
 
-#define WEIGHTS(name) weights(table, params, name)
-#define BLOCK_WEIGHTS(name) block_weights(table, params, l, name)
+static void linear(const Reference *r, double *out, const double *in, int l, const char *name, int in_size,
+                   int out_size) {
+    char full[TENSOR_NAME_LENGTH];
+    snprintf(full, sizeof full, "h.%d.%s.weight", l, name);
+    const double *weight = weights(r->table, r->params, full);
+    snprintf(full, sizeof full, "h.%d.%s.bias", l, name);
+    reference_matmul_forward(out, in, weight, weights(r->table, r->params, full), r->N, in_size, out_size);
+}
 
-/* x += attention(LayerNorm(x)), then x += MLP(LayerNorm(x)) */
-static void block_forward(double *x, const GPT2Config *config, const TensorTable *table, const double *params, int l,
-                          int B, int T) {
-    int C = config->n_embd, NH = config->n_head, N = B * T;
-    double scale = 1.0 / sqrt((double)C / NH) / (config->scale_attn_by_inverse_layer_idx ? l + 1 : 1);
-    int64_t size = (int64_t)N * C;
-    double *norm = numbers(size), *qkv = numbers(3 * size), *attended = numbers(size), *sublayer_out = numbers(size);
-    double *hidden = numbers(4 * size), *statistics = numbers(2 * N), *lse = numbers((int64_t)N * NH);
-    reference_layernorm_forward(norm, statistics, statistics + N, x, BLOCK_WEIGHTS("ln_1.weight"),
-                                BLOCK_WEIGHTS("ln_1.bias"), N, C);
-    reference_matmul_forward(qkv, norm, BLOCK_WEIGHTS("attn.c_attn.weight"), BLOCK_WEIGHTS("attn.c_attn.bias"), N, C,
-                             3 * C);
-    reference_attention_forward(attended, lse, qkv, B, T, C, NH, scale);
-    reference_matmul_forward(sublayer_out, attended, BLOCK_WEIGHTS("attn.c_proj.weight"),
-                             BLOCK_WEIGHTS("attn.c_proj.bias"), N, C, C);
-    for (int64_t i = 0; i < size; i++) x[i] += sublayer_out[i];
-    reference_layernorm_forward(norm, statistics, statistics + N, x, BLOCK_WEIGHTS("ln_2.weight"),
-                                BLOCK_WEIGHTS("ln_2.bias"), N, C);
-    reference_matmul_forward(hidden, norm, BLOCK_WEIGHTS("mlp.c_fc.weight"), BLOCK_WEIGHTS("mlp.c_fc.bias"), N, C,
-                             4 * C);
-    reference_gelu_forward(hidden, hidden, 4 * size);
-    reference_matmul_forward(sublayer_out, hidden, BLOCK_WEIGHTS("mlp.c_proj.weight"), BLOCK_WEIGHTS("mlp.c_proj.bias"),
-                             N, 4 * C, C);
-    for (int64_t i = 0; i < size; i++) x[i] += sublayer_out[i];
-    free(norm), free(qkv), free(attended), free(sublayer_out), free(hidden), free(statistics), free(lse);
+/* x += output_scale attention(norm(x)) */
+static void attention_sublayer(const Reference *r, double *x, int l) {
+    const GPT2Config *c = r->config;
+    int C = r->C, NH = c->n_head;
+    int64_t size = (int64_t)r->N * C;
+    double scale = c->attention_scale > 0 ? c->attention_scale : 1.0 / sqrt((double)C / NH);
+    if (c->scale_attn_by_inverse_layer_idx) scale /= l + 1;
+    double *normed = numbers(size), *qkv = numbers(3 * size), *turned = numbers(3 * size), *attended = numbers(size);
+    double *out = numbers(size), *lse = numbers((int64_t)r->N * NH), *rstd = numbers((int64_t)r->N * 2 * NH);
+    norm(r, normed, x, l, "ln_1");
+    linear(r, qkv, normed, l, "attn.c_attn", C, 3 * C);
+    reference_qk_norm_rope_forward(turned, c->qk_norm ? rstd : NULL, qkv, r->rotation, c->qk_norm_eps, r->B, r->T, C,
+                                   NH);
+    reference_attention_forward(attended, lse, turned, r->B, r->T, C, NH, scale);
+    linear(r, out, attended, l, "attn.c_proj", C, C);
+    for (int64_t i = 0; i < size; i++) x[i] += c->attention_output_scale * out[i];
+    free(normed), free(qkv), free(turned), free(attended), free(out), free(lse), free(rstd);
+}
+
+/* x += MLP(norm(x)) */
+static void mlp_sublayer(const Reference *r, double *x, int l) {
+    int C = r->C;
+    int64_t size = (int64_t)r->N * C;
+    double *normed = numbers(size), *hidden = numbers(4 * size), *out = numbers(size);
+    norm(r, normed, x, l, "ln_2");
+    linear(r, hidden, normed, l, "mlp.c_fc", C, 4 * C);
+    reference_activation_forward(r->config->activation, hidden, hidden, 4 * size);
+    linear(r, out, hidden, l, "mlp.c_proj", 4 * C, C);
+    for (int64_t i = 0; i < size; i++) x[i] += out[i];
+    free(normed), free(hidden), free(out);
+}
+
+/* {cos, sin} of each position and pair of a head's numbers (T,HS/2,2); NULL without RoPE. */
+static double *rotation_of(const GPT2Config *c, int T) {
+    if (c->position == POSITION_LEARNED) return NULL;
+    int HS = c->n_embd / c->n_head;
+    double *rotation = numbers((int64_t)T * HS);
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < HS / 2; i++) {
+            double frequency = c->position == POSITION_ROPE ? pow(c->rope_base, -2.0 * i / HS)
+                               : i < HS / 4                 ? pow(c->rope_base, -i / (HS / 4 - 1.0))
+                                                            : 0.0;
+            rotation[(int64_t)t * HS + 2 * i] = cos(t * frequency);
+            rotation[(int64_t)t * HS + 2 * i + 1] = sin(t * frequency);
+        }
+    return rotation;
+}
+
+/* The logits before the softcap. */
+static void raw_logits(double *logits, const GPT2Config *config, const TensorTable *table, const double *params,
+                       const int32_t *inputs, int B, int T) {
+    int C = config->n_embd, N = B * T;
+    double *rotation = rotation_of(config, T);
+    Reference r = {config, table, params, rotation, B, T, C, N};
+    double *x = numbers((int64_t)N * C), *normed = numbers((int64_t)N * C);
+    const double *wte = weights(table, params, "wte.weight"), *head = weights(table, params, "lm_head.weight");
+    reference_embedding_forward(x, inputs, wte, weights(table, params, "wpe.weight"), B, T, C);
+    if (config->norm_embedding) {
+        norm(&r, normed, x, -1, "ln_emb");
+        memcpy(x, normed, (size_t)N * (size_t)C * sizeof *x);
+    }
+    for (int l = 0; l < config->n_layer; l++) {
+        attention_sublayer(&r, x, l);
+        mlp_sublayer(&r, x, l);
+    }
+    norm(&r, normed, x, -1, "ln_f");
+    reference_matmul_forward(logits, normed, head ? head : wte, weights(table, params, "lm_head.bias"), N, C,
+                             config->vocab_size);
+    free(x), free(normed), free(rotation);
 }
 
 void reference_gpt2_logits(double *logits, const GPT2Config *config, const TensorTable *table, const double *params,
                            const int32_t *inputs, int B, int T) {
-    int C = config->n_embd, N = B * T;
-    const double *wte = WEIGHTS("wte.weight");
-    double *x = numbers((int64_t)N * C), *norm = numbers((int64_t)N * C), *statistics = numbers(2 * N);
-    reference_embedding_forward(x, inputs, wte, WEIGHTS("wpe.weight"), B, T, C);
-    for (int l = 0; l < config->n_layer; l++) block_forward(x, config, table, params, l, B, T);
-    reference_layernorm_forward(norm, statistics, statistics + N, x, WEIGHTS("ln_f.weight"), WEIGHTS("ln_f.bias"), N,
-                                C);
-    reference_matmul_forward(logits, norm, wte, NULL, N, C, config->vocab_size);
-    free(x), free(norm), free(statistics);
+    double cap = config->logit_softcap;
+    raw_logits(logits, config, table, params, inputs, B, T);
+    for (int64_t i = 0; cap > 0 && i < (int64_t)B * T * config->vocab_size; i++)
+        logits[i] *= cap / sqrt(logits[i] * logits[i] + cap * cap);
 }
 
 double reference_gpt2_losses(double *losses, const GPT2Config *config, const TensorTable *table, const double *params,
                              const int32_t *inputs, const int32_t *targets, int B, int T) {
     int N = B * T, V = config->vocab_size;
     double *logits = numbers((int64_t)N * V), *each = numbers(N), sum = 0.0;
-    reference_gpt2_logits(logits, config, table, params, inputs, B, T);
-    reference_cross_entropy_forward(each, logits, targets, N, V, V);
+    raw_logits(logits, config, table, params, inputs, B, T);
+    reference_cross_entropy_forward(each, logits, targets, config->logit_softcap, N, V, V);
     for (int n = 0; n < N; n++) sum += each[n];
     for (int n = 0; losses && n < N; n++) losses[n] = each[n];
     free(logits), free(each);

@@ -4,12 +4,14 @@
 #ifndef MARS_DEV_TEST_MODEL_REFERENCE_GPT2_H
 #define MARS_DEV_TEST_MODEL_REFERENCE_GPT2_H
 
+#include "dev/test/model/gpt2_shape.h"
 #include "dev/test/test.h"
 #include "model/gpt2.h"
 
 EXTERN_C_BEGIN
 
-/* logits (B*T,V) of a model whose weights lie in `params` as the table says; they have no padded columns. */
+/* logits (B*T,V) of a model whose weights lie in `params` as the table says, softcap included; they have no padded
+ * columns. */
 void reference_gpt2_logits(double *logits, const GPT2Config *config, const TensorTable *table, const double *params,
                            const int32_t *inputs, int B, int T);
 

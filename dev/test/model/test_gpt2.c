@@ -30,13 +30,7 @@ typedef struct Setup {
 } Setup;
 
 static GPT2Config shape(int V, bool bias, bool scaled) {
-    return (GPT2Config){.n_layer = 3,
-                        .n_head = 3,
-                        .n_embd = 12,
-                        .block_size = 8,
-                        .vocab_size = V,
-                        .bias = bias,
-                        .scale_attn_by_inverse_layer_idx = scaled};
+    return (GPT2Config)GPT2_SHAPE(3, 3, 12, 8, V, bias, scaled);
 }
 
 static TestModel open_bench(Setup s) {
@@ -77,6 +71,29 @@ static float *gradients_of(Setup setup) {
     return result;
 }
 
+static void assert_gaps_are_zero(const TensorTable *table, const float *buffer, const char *what) {
+    for (int i = 0; i < table->count; i++) {
+        const Tensor *t = &table->tensors[i];
+        size_t next = i + 1 < table->count ? table->tensors[i + 1].offset : table->length;
+        for (size_t at = t->offset + t->size; at < next; at++)
+            if (buffer[at] != 0.0f) fail_msg("%s behind %s: element %zu is %g", what, t->name, at, buffer[at]);
+    }
+}
+
+static void assert_tensors_near(const TensorTable *table, const float *a, const float *b, double limit) {
+    for (int i = 0; i < table->count; i++) {
+        const Tensor *t = &table->tensors[i];
+        assert_error_below(relative_error_float(a + t->offset, b + t->offset, t->size), limit, t->name);
+    }
+}
+
+static void assert_same_bits(const TensorTable *table, const float *a, const float *b) {
+    for (int i = 0; i < table->count; i++) {
+        const Tensor *t = &table->tensors[i];
+        if (memcmp(a + t->offset, b + t->offset, t->size * sizeof *a) != 0) fail_msg("%s has other bits", t->name);
+    }
+}
+
 /* The mean loss of the batch in float64, at any weights. */
 static double mean_loss(const TestModel *b, const double *params) {
     return reference_gpt2_losses(NULL, &b->model.config, &b->model.table, params, b->inputs, b->targets, b->B, b->T) /
@@ -95,7 +112,7 @@ static void assert_losses(TestModel *b, double limit) {
     double own_sum = gpt2_take_loss(&b->model, &count);
     assert_int_equal(count, N);
     assert_error_below(fabs(own_sum - sum) / sum, limit, "the sum of the losses");
-    b->be->copy_to_host(b->be, losses, b->model.losses, (size_t)N * sizeof *losses);
+    b->be->copy_to_host(b->be, losses, b->model.lm_head.losses, (size_t)N * sizeof *losses);
     for (int n = 0; n < N; n++)
         if (!(fabs(losses[n] - expected[n]) <= limit * fmax(1.0, expected[n])))
             fail_msg("loss %d is %g, expected %g", n, losses[n], expected[n]);
@@ -106,14 +123,14 @@ static void assert_losses(TestModel *b, double limit) {
 /* Biases and scaling on and off, vocabularies with and without padding, one head and one layer, batches smaller and
  * shorter than the largest. */
 static const Setup setups[] = {
-    {{3, 3, 12, 8, 65, true, 0.0, true}, .B = 2, .T = 8, .threads = 2},
-    {{3, 3, 12, 8, 259, false, 0.0, true}, .B = 2, .T = 8},
-    {{3, 3, 12, 8, 65, true, 0.0, false}, .B = 2, .T = 8},
-    {{3, 3, 12, 8, 64, false, 0.0, false}, .B = 2, .T = 8},
-    {{3, 3, 12, 8, 65, true, 0.0, true}, .B = 3, .T = 5, .max_batch = 4},
-    {{3, 3, 12, 8, 65, false, 0.0, true}, .B = 1, .T = 1, .max_batch = 2},
-    {{1, 1, 10, 7, 3, true, 0.0, true}, .B = 2, .T = 7},
-    {{2, 2, 8, 150, 20, true, 0.0, true}, .B = 2, .T = 150, .threads = 2},
+    {GPT2_SHAPE(3, 3, 12, 8, 65, true, true), .B = 2, .T = 8, .threads = 2},
+    {GPT2_SHAPE(3, 3, 12, 8, 259, false, true), .B = 2, .T = 8},
+    {GPT2_SHAPE(3, 3, 12, 8, 65, true, false), .B = 2, .T = 8},
+    {GPT2_SHAPE(3, 3, 12, 8, 64, false, false), .B = 2, .T = 8},
+    {GPT2_SHAPE(3, 3, 12, 8, 65, true, true), .B = 3, .T = 5, .max_batch = 4},
+    {GPT2_SHAPE(3, 3, 12, 8, 65, false, true), .B = 1, .T = 1, .max_batch = 2},
+    {GPT2_SHAPE(1, 1, 10, 7, 3, true, true), .B = 2, .T = 7},
+    {GPT2_SHAPE(2, 2, 8, 150, 20, true, true), .B = 2, .T = 150, .threads = 2},
 };
 
 static void test_losses(void **state) {
@@ -241,6 +258,98 @@ static void test_gradient_of_every_tensor(void **state) {
     }
 }
 
+/* ---- other architectures: every key of the model section, alone and with each of the others ---- */
+
+static void set_rope(GPT2Config *c) { c->position = POSITION_ROPE; }
+static void set_rope_half(GPT2Config *c) { c->position = POSITION_ROPE_HALF, c->rope_base = 1024.0; }
+static void set_rmsnorm(GPT2Config *c) { c->norm = NORM_RMSNORM, c->norm_eps = 1.2e-7; }
+static void set_no_gain(GPT2Config *c) { c->norm_gain = false; }
+static void set_norm_embedding(GPT2Config *c) { c->norm_embedding = true; }
+static void set_qk_norm(GPT2Config *c) { c->qk_norm = true, c->qk_norm_eps = 0.0078125; }
+static void set_relu2(GPT2Config *c) { c->activation = ACTIVATION_RELU2; }
+static void set_untied(GPT2Config *c) { c->tie_embeddings = false; }
+static void set_lm_head_bias(GPT2Config *c) { c->tie_embeddings = false, c->lm_head_bias = true; }
+static void set_attention_scale(GPT2Config *c) { c->attention_scale = 0.12; }
+static void set_output_scale(GPT2Config *c) { c->attention_output_scale = 0.2; }
+static void set_softcap(GPT2Config *c) { c->logit_softcap = 2.0; }
+static void set_no_bias(GPT2Config *c) { c->bias = false; }
+
+static const struct Change {
+    const char *name;
+    void (*apply)(GPT2Config *config);
+} changes[] = {{"rope", set_rope},
+               {"rope-half", set_rope_half},
+               {"rmsnorm", set_rmsnorm},
+               {"norm_gain false", set_no_gain},
+               {"norm_embedding", set_norm_embedding},
+               {"qk_norm", set_qk_norm},
+               {"relu2", set_relu2},
+               {"tie_embeddings false", set_untied},
+               {"lm_head_bias", set_lm_head_bias},
+               {"attention_scale", set_attention_scale},
+               {"attention_output_scale", set_output_scale},
+               {"logit_softcap", set_softcap},
+               {"bias false", set_no_bias}};
+
+/* Two blocks of two heads of 8 numbers, with two changes. */
+static void check_changes(const struct Change *first, const struct Change *second, Recompute recompute) {
+    Setup setup = {GPT2_SHAPE(2, 2, 16, 8, 65, true, true), .B = 2, .T = 7, .recompute = recompute};
+    first->apply(&setup.config);
+    second->apply(&setup.config);
+    TestModel b = open_bench(setup);
+    memset(b.model.grads, 0xff, b.model.table.length * sizeof *b.model.grads); /* all must be overwritten */
+    backward(&b);
+    assert_losses(&b, 1e-5);
+    float *grads = gradients(&b);
+    for (int tensor = 0; tensor < b.model.table.count; tensor++) assert_direction(&b, grads, tensor, 0, 1e-4);
+    gpt2_forward_backward(&b.model, b.inputs, b.targets, b.B, b.T, 1.0f / (float)(b.B * b.T), true);
+    float *twice = gradients(&b);
+    for (int i = 0; i < b.model.table.count; i++) {
+        const Tensor *t = &b.model.table.tensors[i];
+        for (size_t at = t->offset; at < t->offset + t->size; at++) twice[at] *= 0.5f;
+        assert_error_below(relative_error_float(twice + t->offset, grads + t->offset, t->size), 1e-6, t->name);
+    }
+    free(grads);
+    free(twice);
+    close_bench(&b);
+}
+
+static void test_pairs_of_changes(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(changes); i++)
+        for (size_t k = i; k < ARRAY_LENGTH(changes); k++) {
+            print_message("%s%s + %s", k > i ? ", " : "", changes[i].name, changes[k].name); /* which one fails */
+            check_changes(&changes[i], &changes[k], (Recompute)((i + k) % 3));
+            if (k + 1 == ARRAY_LENGTH(changes)) print_message("\n");
+        }
+}
+
+/* Recomputation and shared activations change no bit; bfloat16 rounds. */
+static void test_changes_make_no_difference(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(changes); i++)
+        for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
+            Setup setup = {GPT2_SHAPE(2, 2, 16, 8, 65, true, true), .B = 2, .T = 8, .activation = (DType)type};
+            changes[i].apply(&setup.config);
+            TestModel b = open_bench(setup);
+            float *kept = gradients_of(setup);
+            for (int recompute = RECOMPUTE_MLP; recompute <= RECOMPUTE_BLOCK; recompute++) {
+                setup.recompute = (Recompute)recompute;
+                float *grads = gradients_of(setup);
+                assert_same_bits(&b.model.table, grads, kept);
+                free(grads);
+            }
+            setup.recompute = RECOMPUTE_NONE, setup.only_forward = true;
+            TestModel other = open_bench(setup);
+            gpt2_forward(&other.model, other.inputs, other.targets, setup.B, setup.T);
+            assert_losses(&other, type == DTYPE_FLOAT32 ? 1e-5 : 0.03);
+            assert_gaps_are_zero(&b.model.table, kept, changes[i].name);
+            free(kept);
+            close_bench(&b);
+            close_bench(&other);
+        }
+}
+
 /* dloss multiplies the gradient, nothing else. */
 static void test_dloss(void **state) {
     (void)state;
@@ -257,28 +366,19 @@ static void test_dloss(void **state) {
 
 /* ---- the padded vocabulary ---- */
 
-static void assert_gaps_are_zero(const TensorTable *table, const float *buffer, const char *what) {
-    for (int i = 0; i < table->count; i++) {
-        const Tensor *t = &table->tensors[i];
-        size_t next = i + 1 < table->count ? table->tensors[i + 1].offset : table->length;
-        for (size_t at = t->offset + t->size; at < next; at++)
-            if (buffer[at] != 0.0f) fail_msg("%s behind %s: element %zu is %g", what, t->name, at, buffer[at]);
-    }
-}
-
 static void test_vocabulary_of_gpt2(void **state) {
     (void)state;
-    Setup setup = {{1, 1, 8, 4, 50257, false, 0.0, true}, .B = 2, .T = 4};
+    Setup setup = {GPT2_SHAPE(1, 1, 8, 4, 50257, false, true), .B = 2, .T = 4};
     TestModel b = open_bench(setup);
-    assert_int_equal(b.model.padded_vocab, 50304);
+    assert_int_equal(b.model.lm_head.linear.out, 50304);
     backward(&b);
     assert_losses(&b, 1e-5);
     float *grads = gradients(&b);
     assert_gaps_are_zero(&b.model.table, grads, "gradients");
     assert_gaps_are_zero(&b.model.table, b.model.params, "weights");
-    assert_direction(&b, grads, b.model.wte, 0, 1e-4);
+    assert_direction(&b, grads, b.model.embedding.wte, 0, 1e-4);
     assert_direction(&b, grads, -1, 1, 1e-4);
-    assert_coordinates(&b, grads, b.model.wte, 16, 1e-4);
+    assert_coordinates(&b, grads, b.model.embedding.wte, 16, 1e-4);
     free(grads);
     close_bench(&b);
 }
@@ -290,8 +390,9 @@ static void test_gaps_stay_zero(void **state) {
         for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
             Setup setup = {shape(sizes[i], true, true), .B = 2, .T = 8, .activation = (DType)type};
             TestModel b = open_bench(setup);
-            assert_int_equal(b.model.padded_vocab % 64, 0);
-            assert_true(b.model.padded_vocab >= sizes[i] && b.model.padded_vocab < sizes[i] + 64);
+            int padded = b.model.lm_head.linear.out;
+            assert_int_equal(padded % 64, 0);
+            assert_true(padded >= sizes[i] && padded < sizes[i] + 64);
             backward(&b);
             gpt2_forward_backward(&b.model, b.inputs, b.targets, b.B, b.T, 1.0f, true);
             float *grads = gradients(&b);
@@ -302,20 +403,6 @@ static void test_gaps_stay_zero(void **state) {
 }
 
 /* ---- what must make no difference ---- */
-
-static void assert_tensors_near(const TensorTable *table, const float *a, const float *b, double limit) {
-    for (int i = 0; i < table->count; i++) {
-        const Tensor *t = &table->tensors[i];
-        assert_error_below(relative_error_float(a + t->offset, b + t->offset, t->size), limit, t->name);
-    }
-}
-
-static void assert_same_bits(const TensorTable *table, const float *a, const float *b) {
-    for (int i = 0; i < table->count; i++) {
-        const Tensor *t = &table->tensors[i];
-        if (memcmp(a + t->offset, b + t->offset, t->size * sizeof *a) != 0) fail_msg("%s has other bits", t->name);
-    }
-}
 
 /* Two micro-batches, the second accumulated, against one batch; and what was there before does not matter. */
 static void test_accumulate(void **state) {
@@ -342,7 +429,7 @@ static void test_short_batch(void **state) {
     (void)state;
     Setup setup = {shape(65, true, true), .B = 2, .T = 5};
     TestModel b = open_bench(setup);
-    float *dwpe = gpt2_gradient(&b.model, b.model.wpe);
+    float *dwpe = b.model.grads + b.model.table.tensors[b.model.embedding.wpe].offset;
     for (int i = 0; i < 8 * 12; i++) dwpe[i] = 1.0f; /* as a longer batch before this one would leave it */
     backward(&b);
     for (int i = 0; i < 8 * 12; i++) assert_true((dwpe[i] != 0.0f) == (i < 5 * 12));
@@ -377,9 +464,9 @@ static void test_groups_of_rows(void **state) {
     const int batches[][2] = {{16, 64}, {25, 41}, {32, 64}, {33, 64}};
     for (size_t i = 0; i < ARRAY_LENGTH(batches); i++) {
         int B = batches[i][0], T = batches[i][1];
-        Setup setup = {{1, 2, 8, T, 65, true, 0.0, true}, .B = B, .T = T, .max_batch = B + 1, .threads = 2};
+        Setup setup = {GPT2_SHAPE(1, 2, 8, T, 65, true, true), .B = B, .T = T, .max_batch = B + 1, .threads = 2};
         TestModel b = open_bench(setup);
-        assert_int_equal(b.model.lm_head_rows, 1024);
+        assert_int_equal(b.model.lm_head.rows, 1024);
         backward(&b);
         assert_losses(&b, 1e-5);
         float *grads = gradients(&b);
@@ -412,7 +499,7 @@ static void test_room_for_more(void **state) {
 static void test_threads(void **state) {
     (void)state;
     for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
-        Setup setup = {{2, 2, 64, 32, 259, true, 0.0, true}, .B = 4, .T = 32, .activation = (DType)type, .threads = 1};
+        Setup setup = {GPT2_SHAPE(2, 2, 64, 32, 259, true, true), .B = 4, .T = 32, .activation = (DType)type, .threads = 1};
         TestModel b = open_bench(setup);
         float *one = gradients_of(setup);
         for (int threads = 1; threads <= 3; threads++) {
@@ -433,7 +520,7 @@ static void test_threads(void **state) {
 /* Every activation on the way is rounded by up to 2^-9 of its size; the error grows towards the first block. */
 static void test_bfloat16(void **state) {
     (void)state;
-    Setup setup = {{2, 2, 64, 32, 259, true, 0.0, true}, .B = 4, .T = 32};
+    Setup setup = {GPT2_SHAPE(2, 2, 64, 32, 259, true, true), .B = 4, .T = 32};
     TestModel exact = open_bench(setup);
     setup.activation = DTYPE_BFLOAT16;
     TestModel rounded = open_bench(setup);
@@ -475,6 +562,8 @@ int main(void) {
         cmocka_unit_test(test_take_loss),
         cmocka_unit_test(test_model_without_gradients),
         cmocka_unit_test(test_gradient_of_every_tensor),
+        cmocka_unit_test(test_pairs_of_changes),
+        cmocka_unit_test(test_changes_make_no_difference),
         cmocka_unit_test(test_dloss),
         cmocka_unit_test(test_vocabulary_of_gpt2),
         cmocka_unit_test(test_gaps_stay_zero),

@@ -11,7 +11,7 @@
 #include "util/philox.h"
 
 static GPT2Config shape(int V, bool bias) {
-    return (GPT2Config){.n_layer = 3, .n_head = 4, .n_embd = 64, .block_size = 48, .vocab_size = V, .bias = bias};
+    return (GPT2Config)GPT2_SHAPE(3, 4, 64, 48, V, bias, false);
 }
 
 static GPT2 create(const GPT2Config *config, Backend *be) {
@@ -83,8 +83,7 @@ static void test_offsets(void **state) {
 /* The parameters of GPT-2 small as published, and 6 N + 12 L C T. */
 static void test_size_of_gpt2(void **state) {
     (void)state;
-    GPT2Config config = {
-        .n_layer = 12, .n_head = 12, .n_embd = 768, .block_size = 1024, .vocab_size = 50257, .bias = true};
+    GPT2Config config = GPT2_SHAPE(12, 12, 768, 1024, 50257, true, true);
     GPT2 model;
     gpt2_describe(&model, &config);
     assert_int_equal(model.table.parameters, 124439808);
@@ -95,12 +94,20 @@ static void test_size_of_gpt2(void **state) {
 
 static void test_attention_scale(void **state) {
     (void)state;
-    GPT2Config config = {.n_layer = 4, .n_head = 3, .n_embd = 48};
-    assert_true(gpt2_attention_scale(&config, 0) == 0.25f);
-    assert_true(gpt2_attention_scale(&config, 3) == 0.25f);
-    config.scale_attn_by_inverse_layer_idx = true;
-    assert_true(gpt2_attention_scale(&config, 0) == 0.25f);
-    assert_true(gpt2_attention_scale(&config, 3) == 0.0625f);
+    const struct {
+        bool is_scaled;
+        double given;
+        float first, fourth;
+    } cases[] = {{false, 0.0, 0.25f, 0.25f}, {true, 0.0, 0.25f, 0.0625f}, {false, 0.5, 0.5f, 0.5f}, {true, 0.5, 0.5f, 0.125f}};
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        GPT2Config config = GPT2_SHAPE(4, 3, 48, 8, 64, false, cases[i].is_scaled);
+        config.attention_scale = cases[i].given;
+        GPT2 model;
+        gpt2_describe(&model, &config);
+        assert_true(model.blocks[0].attention.scale == cases[i].first);
+        assert_true(model.blocks[3].attention.scale == cases[i].fourth);
+        gpt2_free(&model);
+    }
 }
 
 /* ---- initial weights ---- */
@@ -244,13 +251,7 @@ static void test_weights_replace_older_ones(void **state) {
 
 /* Loads a file into a model of two layers like that of dev/golden. */
 static bool load(GPT2 *model, Backend *be, const char *path, int layers, bool bias, Error *error) {
-    GPT2Config config = {.n_layer = layers,
-                         .n_head = 2,
-                         .n_embd = 128,
-                         .block_size = 64,
-                         .vocab_size = 256,
-                         .bias = bias,
-                         .scale_attn_by_inverse_layer_idx = !bias};
+    GPT2Config config = GPT2_SHAPE(layers, 2, 128, 64, 256, bias, !bias);
     SafetensorsFile file;
     gpt2_create(model, &config, be, 4, RECOMPUTE_NONE, false);
     if (!safetensors_open(&file, path, error)) fail_msg("%s", error->text);

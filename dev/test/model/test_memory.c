@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "dev/test/model/gpt2_shape.h"
 #include "model/gpt2_memory.h"
 #include "util/arena.h"
 #include "util/files.h"
@@ -138,8 +139,8 @@ static void test_plans_without_end(void **state) {
 /* The largest sizes that the config takes: 2^63 bytes of activations, which is more than an int64_t holds. */
 static void test_the_largest_model(void **state) {
     (void)state;
-    GPT2Config config = {
-        GPT2_MAX_LAYERS, GPT2_MAX_HEADS, GPT2_MAX_CHANNELS, GPT2_MAX_TOKENS, GPT2_MAX_VOCABULARY, true, 0.0, true};
+    GPT2Config config = GPT2_SHAPE(GPT2_MAX_LAYERS, GPT2_MAX_HEADS, GPT2_MAX_CHANNELS, GPT2_MAX_TOKENS,
+                                   GPT2_MAX_VOCABULARY, true, true);
     Error error;
     Backend *be = backend_open("cpu", DTYPE_FLOAT32, 1, &error);
     if (!be) fail_msg("%s", error.text);
@@ -155,7 +156,7 @@ static void test_the_largest_model(void **state) {
     gpt2_free(&model);
 
     /* Few weights: then it is the batch that is too large, and a smaller one is found. */
-    config = (GPT2Config){1, 1, 16, 32, 256, false, 0.0, true};
+    config = (GPT2Config)GPT2_SHAPE(1, 1, 16, 32, 256, false, true);
     gpt2_plan(&model, &config, be, 1 << 26, RECOMPUTE_NONE, true);
     assert_true(gpt2_weights_fit(&model, &error));
     int batch = 0;
@@ -172,7 +173,7 @@ static void test_the_largest_model(void **state) {
 /* What others have planned after the model counts, too. */
 static void test_additions_to_a_plan(void **state) {
     (void)state;
-    GPT2Config config = {1, 1, 16, 32, 256, false, 0.0, true};
+    GPT2Config config = GPT2_SHAPE(1, 1, 16, 32, 256, false, true);
     Error error;
     Backend *be = backend_open("cpu", DTYPE_FLOAT32, 1, &error);
     if (!be) fail_msg("%s", error.text);
@@ -218,7 +219,7 @@ static void test_processes_share_the_memory(void **state) {
     backend_share_memory(be, 1);
     if (!train_has_mpi()) skip();
     GPT2 model;
-    GPT2Config config = {1, 2, 32, 32, 256, false, 0.0, true};
+    GPT2Config config = GPT2_SHAPE(1, 2, 32, 32, 256, false, true);
     gpt2_plan(&model, &config, be, 1000, RECOMPUTE_NONE, true);
     double all = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     int batch = (int)(0.9 * all / ((double)model.arena.bytes / 1000));

@@ -60,9 +60,9 @@ static void assert_decodes(Case *c, double limit) {
     float *losses = checked_malloc((size_t)T * sizeof *losses, "losses");
     reference_gpt2_logits(expected, &c->model.config, &c->model.table, c->params, c->tokens, 1, T);
     gpt2_forward(&c->model, c->tokens, c->tokens + 1, 1, T);
-    c->be->copy_to_host(c->be, losses, c->model.losses, (size_t)T * sizeof *losses);
+    c->be->copy_to_host(c->be, losses, c->model.lm_head.losses, (size_t)T * sizeof *losses);
     for (int t = 0; t < T; t++) {
-        assert_int_equal(c->decoder.position, t);
+        assert_int_equal(c->decoder.cache.position, t);
         decoder_feed(&c->decoder, c->tokens[t]);
         for (int v = 0; v < V; v++) own[v] = c->decoder.logits[v];
         assert_error_below(relative_error(own, expected + (int64_t)t * V, (size_t)V), limit, "logits");
@@ -75,8 +75,8 @@ static void assert_decodes(Case *c, double limit) {
 }
 
 static const GPT2Config shapes[] = {
-    {3, 3, 12, 40, 65, true, 0.0, true}, {3, 2, 16, 40, 259, false, 0.0, true}, {2, 4, 16, 33, 64, true, 0.0, false},
-    {1, 1, 10, 1, 3, false, 0.0, false}, {1, 2, 8, 5, 50257, true, 0.0, true},  {2, 2, 64, 300, 65, false, 0.0, true},
+    GPT2_SHAPE(3, 3, 12, 40, 65, true, true), GPT2_SHAPE(3, 2, 16, 40, 259, false, true), GPT2_SHAPE(2, 4, 16, 33, 64, true, false),
+    GPT2_SHAPE(1, 1, 10, 1, 3, false, false), GPT2_SHAPE(1, 2, 8, 5, 50257, true, true),  GPT2_SHAPE(2, 2, 64, 300, 65, false, true),
 };
 
 static void test_decoder(void **state) {
@@ -88,6 +88,26 @@ static void test_decoder(void **state) {
             assert_decodes(&c, 1e-5);
             close_case(&c);
         }
+}
+
+/* Rotations go on where the cache ends, keys are normed before they are kept, the logits are capped. */
+static void test_decoder_of_other_architectures(void **state) {
+    (void)state;
+    for (int variant = 0; variant < 3; variant++) {
+        GPT2Config config = GPT2_SHAPE(2, 2, 16, 20, 65, true, false);
+        config.position = variant == 0 ? POSITION_LEARNED : variant == 1 ? POSITION_ROPE : POSITION_ROPE_HALF;
+        config.norm = variant == 0 ? NORM_LAYERNORM : NORM_RMSNORM;
+        config.norm_embedding = variant != 1, config.norm_gain = variant != 1;
+        config.qk_norm = variant != 0, config.activation = ACTIVATION_RELU2;
+        config.tie_embeddings = variant == 1, config.lm_head_bias = variant != 1;
+        config.logit_softcap = variant == 0 ? 0.0 : 3.0, config.attention_output_scale = 0.5;
+        for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
+            Case c = open_case(config, (DType)type, variant == 2, 2);
+            decoder_open(&c.decoder, &c.model);
+            assert_decodes(&c, type == DTYPE_FLOAT32 ? 1e-5 : 0.06);
+            close_case(&c);
+        }
+    }
 }
 
 static void test_decoder_bfloat16(void **state) {
@@ -179,7 +199,7 @@ static void fetch_random(void *context, int which, int tensor, float *host) {
 /* With `spoiled` in the place of the first LayerNorm's gains, unless that is 0. */
 static void save_random(const char *name, double spoiled) {
     GPT2 model;
-    GPT2Config config = {2, 2, 32, 16, 256, true, 0.0, true};
+    GPT2Config config = GPT2_SHAPE(2, 2, 32, 16, 256, true, true);
     Error error;
     char path[CHECKPOINT_PATH_LENGTH];
     gpt2_describe(&model, &config);
@@ -660,6 +680,7 @@ int main(void) {
     const struct CMUnitTest decoder_tests[] = {
         cmocka_unit_test(test_decoder),
         cmocka_unit_test(test_decoder_bfloat16),
+        cmocka_unit_test(test_decoder_of_other_architectures),
         cmocka_unit_test(test_decoder_reset),
         cmocka_unit_test(test_decoder_refuses),
     };

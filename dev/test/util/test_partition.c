@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "dev/test/model/gpt2_shape.h"
 #include "dev/test/optim/optim_world.h"
 #include "model/gpt2.h"
 #include "optim/grad_sync.h"
@@ -19,7 +20,7 @@ enum { MAX_RANKS = 9, TABLES = 5 };
 
 static TensorTable gpt2_table(int layers, int heads, int channels) {
     GPT2 model;
-    gpt2_describe(&model, &(GPT2Config){layers, heads, channels, 1024, 50304, false, 0.0, true});
+    gpt2_describe(&model, &(GPT2Config)GPT2_SHAPE(layers, heads, channels, 1024, 50304, false, true));
     TensorTable table = model.table;
     model.table = (TensorTable){0};
     gpt2_free(&model);
