@@ -161,8 +161,10 @@ device_objects = $(if $(cuda),$(device_sources:%=$(BUILD)/%.o) $(patsubst %.c,$(
                    $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/no_cuda.c optim/no_cuda.c))) \
                  $(if $(filter emu,$(cuda)),$(emulator:%.cpp=$(BUILD)/%.o))
 cpu_objects = $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.o)
+# The Python file that checkpoints of some models hold is in the programs as text.
+texts = $(BUILD)/checkpoint/modeling_mars_gpt.o
 # What takes long to compile comes first, so that `make -j` ends sooner.
-objects = $(device_objects) $(plain:%.c=$(BUILD)/%.o) $(cpu_objects)
+objects = $(device_objects) $(plain:%.c=$(BUILD)/%.o) $(cpu_objects) $(texts)
 library = $(BUILD)/libmars.a
 mpi_objects = $(patsubst %.c,$(BUILD)/%.o,comm/mpi.c comm/heartbeat.c)
 # The optimizers for one process on a CPU, whose table of operations brings GPT-2's with it. The archive and the shared
@@ -186,7 +188,7 @@ test_object = $(filter %/$(1).o %/$(1).cu.o,$(test_objects))
 FUZZ_CC ?= clang
 fuzz_targets = $(patsubst dev/fuzz/%.c,%,$(wildcard dev/fuzz/fuzz_*.c))
 fuzz_support = dev/fuzz/fuzz.c dev/fuzz/small_vocabulary.c
-fuzz_sources = $(filter util/% config/% data/%,$(plain)) checkpoint/weights_format.c \
+fuzz_sources = $(filter util/% config/% data/%,$(plain)) model/gpt2_config.c checkpoint/weights_format.c \
                $(addprefix checkpoint/checkpoint_,read.c layout.c weights.c config.c)
 fuzz_objects = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(fuzz_sources) $(fuzz_support))
 fuzz_sanitizers = address,undefined
@@ -267,6 +269,14 @@ $(mpi_objects): $(BUILD)/%.o: %.c $(options)
 
 $(cuda_host:%.c=$(BUILD)/%.o): CFLAGS_ALL += $(cuda_include)
 $(BUILD)/data/prepare/unpack.o $(BUILD)/dev/test/data/test_documents.o: CFLAGS_ALL += $(unpack_flags)
+
+# A text as a C source: one string literal for each line.
+$(texts:%.o=%.c): $(BUILD)/checkpoint/%.c: checkpoint/%.py Makefile
+	@mkdir -p $(@D)
+	@{ echo 'const char checkpoint_modeling[] ='; sed 's/[\\"]/\\&/g; s/.*/    "&\\n"/' $<; echo '    ;'; } >$@
+
+$(texts): %.o: %.c $(options)
+	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -c $< -o $@
 
 # ---- device code: by nvcc, whose report on each kernel is kept next to the object; or rewritten for the emulator ----
 ifeq ($(cuda),nvcc)

@@ -78,6 +78,11 @@ static void finish_file(Save *save, SafetensorsWriter *writer, const char *name)
     if (save->ok) list_file(save, name, bytes, checksum);
 }
 
+/* Elements of the zero bias that the format has after the tensor and the model lacks; 0 for none. */
+static int64_t zero_bias(const CheckpointSource *source, const Tensor *tensor, char name[TENSOR_NAME_LENGTH]) {
+    return gpt2_config_is_gpt2(&source->model) ? checkpoint_missing_bias(source->table, tensor, name) : 0;
+}
+
 static SafetensorsWriter *create_model_file(Save *save) {
     const TensorTable *table = save->source->table;
     SafetensorsEntry *entries = checked_calloc(2 * (size_t)table->count, sizeof *entries, "a list of tensors");
@@ -85,10 +90,10 @@ static SafetensorsWriter *create_model_file(Save *save) {
     for (int i = 0; i < table->count; i++) {
         const Tensor *tensor = &table->tensors[i];
         char bias[TENSOR_NAME_LENGTH];
-        int64_t length = checkpoint_missing_bias(table, tensor, bias);
+        int64_t length = zero_bias(save->source, tensor, bias);
         entries[count++] =
-            tensor_entry(format_string(WEIGHTS_PREFIX "%s", tensor->name), tensor, checkpoint_is_transposed(tensor));
-        if (length > 0) entries[count++] = vector_entry(format_string(WEIGHTS_PREFIX "%s", bias), length);
+            tensor_entry(format_string("%s%s", tensor->hf_prefix, tensor->name), tensor, tensor->hf_transposed);
+        if (length > 0) entries[count++] = vector_entry(format_string("%s%s", tensor->hf_prefix, bias), length);
     }
     return create_file(save, MODEL_FILE, entries, count);
 }
@@ -101,16 +106,16 @@ static bool write_zeros(SafetensorsWriter *writer, int64_t elements, Error *erro
     return true;
 }
 
-/* Writes the tensor in save->host, and after it the zero bias that the model lacks but the format has. */
+/* Writes the tensor in save->host, and after it its zero bias, if any. */
 static bool write_weight(Save *save, SafetensorsWriter *writer, const Tensor *tensor) {
     const float *data = save->host;
-    if (checkpoint_is_transposed(tensor)) {
+    if (tensor->hf_transposed) {
         checkpoint_transpose(save->host, tensor->rows, tensor->columns, save->transposed);
         data = save->transposed;
     }
     char bias[TENSOR_NAME_LENGTH];
     return safetensors_write(writer, data, (int64_t)tensor->size, save->error) &&
-           write_zeros(writer, checkpoint_missing_bias(save->source->table, tensor, bias), save->error);
+           write_zeros(writer, zero_bias(save->source, tensor, bias), save->error);
 }
 
 static void save_model(Save *save) {
@@ -164,33 +169,6 @@ static void save_text(Save *save, const char *name, const char *text, uint64_t *
     free(path);
 }
 
-/* What transformers needs to build the model. */
-static cJSON *model_config_json(const GPT2Config *model, bool has_end) {
-    enum { END_OF_TEXT = 50256 };
-    cJSON *json = cJSON_CreateObject(), *architectures = cJSON_AddArrayToObject(json, "architectures");
-    cJSON_AddItemToArray(architectures, cJSON_CreateString("GPT2LMHeadModel"));
-    cJSON_AddStringToObject(json, "model_type", "gpt2");
-    cJSON_AddNumberToObject(json, "n_layer", model->n_layer);
-    cJSON_AddNumberToObject(json, "n_head", model->n_head);
-    cJSON_AddNumberToObject(json, "n_embd", model->n_embd);
-    cJSON_AddNumberToObject(json, "n_positions", model->block_size);
-    cJSON_AddNumberToObject(json, "n_ctx", model->block_size);
-    cJSON_AddNumberToObject(json, "vocab_size", model->vocab_size);
-    cJSON_AddStringToObject(json, "activation_function", "gelu_new");
-    cJSON_AddNumberToObject(json, "layer_norm_epsilon", 1e-5);
-    cJSON_AddBoolToObject(json, "scale_attn_by_inverse_layer_idx", model->scale_attn_by_inverse_layer_idx);
-    cJSON_AddBoolToObject(json, "tie_word_embeddings", true);
-    cJSON_AddNumberToObject(json, "resid_pdrop", model->dropout);
-    cJSON_AddNumberToObject(json, "embd_pdrop", model->dropout);
-    cJSON_AddNumberToObject(json, "attn_pdrop", model->dropout);
-    cJSON_AddNumberToObject(json, "initializer_range", 0.02);
-    cJSON_AddStringToObject(json, "torch_dtype", "float32");
-    cJSON_AddItemToObject(json, "bos_token_id", has_end ? cJSON_CreateNumber(END_OF_TEXT) : cJSON_CreateNull());
-    cJSON_AddItemToObject(json, "eos_token_id", has_end ? cJSON_CreateNumber(END_OF_TEXT) : cJSON_CreateNull());
-    cJSON_AddBoolToObject(json, "use_cache", true);
-    return json;
-}
-
 static char *print_and_delete(cJSON *json) {
     char *text = cJSON_Print(json);
     cJSON_Delete(json);
@@ -204,10 +182,13 @@ static void save_listed_text(Save *save, const char *name, const char *text) {
     if (save->ok) list_file(save, name, bytes, checksum);
 }
 
+/* What transformers builds the model from. */
 static void save_model_config(Save *save, bool has_end_of_text) {
-    char *text = print_and_delete(model_config_json(&save->source->model, has_end_of_text));
+    const GPT2Config *model = &save->source->model;
+    char *text = checkpoint_model_config(model, has_end_of_text);
     save_listed_text(save, CONFIG_FILE, text);
     cJSON_free(text);
+    if (!gpt2_config_is_gpt2(model)) save_listed_text(save, MODELING_FILE, checkpoint_modeling);
 }
 
 static void save_algorithms(Save *save) {

@@ -1,9 +1,12 @@
 /* checkpoint.h: a run's state on disk, and how it gets there without ever being half there.
  *
  * out_dir/checkpoints/step_00001000/
- *   model.safetensors, config.json   weights and shape in the Hugging Face GPT-2 layout (`transformers` loads the
+ *   model.safetensors, config.json   weights and model in the Hugging Face GPT-2 layout (`transformers` loads the
  *                                    folder): "transformer." names, matrices of the linear layers stored (in, out),
- *                                    zero biases where the model has none
+ *                                    zero biases where the model has none. A model that transformers' GPT-2 cannot
+ *                                    compute has model_type "mars_gpt", every key of the config's model section that
+ *                                    changes what is computed, the same names and layout, and no biases but its own
+ *   modeling_mars_gpt.py             such a model's code, for transformers with trust_remote_code=True
  *   optimizer.safetensors            "<state>.<tensor>" for each optimizer state, in the shapes of the tensor table
  *   trainer.json                     step, updates, sequences seen, config, optimizer and its state of one number per
  *                                    tensor, size and XXH3 checksum of each other file, and last its own checksum
@@ -106,16 +109,16 @@ bool checkpoint_open_weights(SafetensorsFile *file, const char *path, Error *err
 
 /* Whether the weights in `file` are those of a model with this table: every tensor there in the right shape, and
  * nothing that would be left out silently, such as further layers, biases other than 0 where the table has none, or
- * a separate lm_head. Position embeddings may have more rows. The message has at most five lines: how many tensors are
+ * an LM head of its own where the table has none. Position embeddings may have more rows. The message has at most five lines: how many tensors are
  * missing or have another shape, the first ones, and the keys to set. */
 bool checkpoint_check_weights(const SafetensorsFile *file, const TensorTable *table, Error *error);
 
-/* Reads tensor `tensor` of the table into host memory of tensor.size floats, from a file with GPT-2's names in
- * transformers' or nanoGPT's layout. */
+/* Reads tensor `tensor` of the table into host memory of tensor.size floats, from a file with the table's names, with or
+ * without prefixes, in transformers' or nanoGPT's layout. */
 bool checkpoint_read_weights(const SafetensorsFile *file, const TensorTable *table, int tensor, float *host,
                              Error *error);
 
-/* Whether the file has biases, all zero or not. */
+/* Whether the file has biases, all zero or not, besides the LM head's. */
 bool checkpoint_has_biases(const SafetensorsFile *file);
 
 /* Rows of the file's position embedding; 0 without one. */
@@ -123,9 +126,10 @@ int64_t checkpoint_positions(const SafetensorsFile *file);
 
 /* ---- the model that comes with weights (checkpoint_config.c) ---- */
 
-/* Reads the model from the config.json in a folder. A key that is missing there has transformers' default. Fails if the
- * folder asks for something that we do not compute, such as another activation. GPT-2's config.json does not say whether
- * there are biases: trainer.json does, in our checkpoints; else there are if `weights` has some (NULL: there are). */
+/* Reads the model from the config.json in a folder, of model_type "gpt2" or "mars_gpt". A key that a GPT-2's lacks has
+ * transformers' default; a mars_gpt's must have all. Fails if the folder asks for something that we do not compute, such
+ * as another activation. GPT-2's config.json does not say whether there are biases: trainer.json does, in our
+ * checkpoints; else there are if `weights` has some (NULL: there are). */
 bool checkpoint_read_model_config(GPT2Config *config, const char *folder, const SafetensorsFile *weights, Error *error);
 
 EXTERN_C_END

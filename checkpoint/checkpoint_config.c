@@ -1,5 +1,6 @@
-/* checkpoint_config.c: the model that comes with weights, as transformers describes a GPT-2 in config.json (see
- * checkpoint.h). The file must ask for nothing that we do not compute; what it leaves out has transformers' default. */
+/* checkpoint_config.c: the model that comes with weights, in config.json: written, and read (see checkpoint.h). There are
+ * two kinds. A GPT-2 is described as transformers describes it: the file must ask for nothing that we do not compute, and
+ * what it leaves out has transformers' default. Other models are of model_type "mars_gpt", with the keys of our config. */
 #include "checkpoint/checkpoint.h"
 
 #include <cjson/cJSON.h>
@@ -8,18 +9,83 @@
 #include <string.h>
 
 #include "checkpoint/checkpoint_layout.h"
+#include "config/config.h"
 #include "util/files.h"
+
+#define MARS_GPT "mars_gpt"
+
+/* transformers' names of what we compute; the first name of each kind is written. */
+static const struct Activation {
+    const char *name;
+    ActivationKind kind;
+} activations[] = {
+    {"gelu_new", ACTIVATION_GELU},
+    {"gelu_pytorch_tanh", ACTIVATION_GELU},
+    {"gelu_fast", ACTIVATION_GELU},
+    {"relu2", ACTIVATION_RELU2},
+};
+
+/* ---- writing ---- */
+
+static const char *activation_name(ActivationKind kind) {
+    size_t i = 0;
+    while (activations[i].kind != kind) i++;
+    return activations[i].name;
+}
+
+static void add_gpt2(cJSON *json, const GPT2Config *model) {
+    cJSON_AddStringToObject(json, "model_type", "gpt2");
+    cJSON_AddNumberToObject(json, "n_layer", model->n_layer);
+    cJSON_AddNumberToObject(json, "n_head", model->n_head);
+    cJSON_AddNumberToObject(json, "n_embd", model->n_embd);
+    cJSON_AddNumberToObject(json, "n_positions", model->block_size);
+    cJSON_AddNumberToObject(json, "n_ctx", model->block_size);
+    cJSON_AddNumberToObject(json, "vocab_size", model->vocab_size);
+    cJSON_AddStringToObject(json, "activation_function", activation_name(model->activation));
+    cJSON_AddNumberToObject(json, "layer_norm_epsilon", model->norm_eps);
+    cJSON_AddBoolToObject(json, "scale_attn_by_inverse_layer_idx", model->scale_attn_by_inverse_layer_idx);
+    cJSON_AddBoolToObject(json, "tie_word_embeddings", model->tie_embeddings);
+    cJSON_AddNumberToObject(json, "resid_pdrop", model->dropout);
+    cJSON_AddNumberToObject(json, "embd_pdrop", model->dropout);
+    cJSON_AddNumberToObject(json, "attn_pdrop", model->dropout);
+    cJSON_AddNumberToObject(json, "initializer_range", 0.02);
+}
+
+static void add_mars_gpt(cJSON *json, const GPT2Config *model) {
+    cJSON_AddStringToObject(json, "model_type", MARS_GPT);
+    cJSON *classes = cJSON_AddObjectToObject(json, "auto_map");
+    cJSON_AddStringToObject(classes, "AutoConfig", MODELING_NAME ".MarsGPTConfig");
+    cJSON_AddStringToObject(classes, "AutoModelForCausalLM", MODELING_NAME ".MarsGPTForCausalLM");
+    config_model_to_json(model, json);
+}
+
+char *checkpoint_model_config(const GPT2Config *model, bool has_end_of_text) {
+    enum { END_OF_TEXT = 50256 };
+    bool is_gpt2 = gpt2_config_is_gpt2(model);
+    cJSON *json = cJSON_CreateObject(), *architectures = cJSON_AddArrayToObject(json, "architectures");
+    cJSON_AddItemToArray(architectures, cJSON_CreateString(is_gpt2 ? "GPT2LMHeadModel" : "MarsGPTForCausalLM"));
+    if (is_gpt2)
+        add_gpt2(json, model);
+    else
+        add_mars_gpt(json, model);
+    cJSON_AddStringToObject(json, "torch_dtype", "float32");
+    cJSON_AddItemToObject(json, "bos_token_id", has_end_of_text ? cJSON_CreateNumber(END_OF_TEXT) : cJSON_CreateNull());
+    cJSON_AddItemToObject(json, "eos_token_id", has_end_of_text ? cJSON_CreateNumber(END_OF_TEXT) : cJSON_CreateNull());
+    cJSON_AddBoolToObject(json, "use_cache", true);
+    char *text = cJSON_Print(json);
+    cJSON_Delete(json);
+    if (!text) die("out of memory: the text of config.json");
+    return text;
+}
+
+/* ---- reading a GPT-2 ---- */
 
 /* Keys that change what the model computes: absent, or one of the values, as JSON, that stand for what we compute. */
 static const struct Supported {
-    const char *key, *values[3];
+    const char *key, *values[2];
 } supported[] = {
-    {"model_type", {"\"gpt2\""}},
-    /* three names of one function: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
-    {"activation_function", {"\"gelu_new\"", "\"gelu_pytorch_tanh\"", "\"gelu_fast\""}},
-    {"layer_norm_epsilon", {"1e-05"}},
+    {"model_type", {"\"gpt2\"", "\"" MARS_GPT "\""}}, /* the other one is read elsewhere */
     {"scale_attn_weights", {"true"}},
-    {"tie_word_embeddings", {"true"}},
     {"add_cross_attention", {"false"}},
     {"is_encoder_decoder", {"false"}},
     {"pruned_heads", {"{}", "null"}},
@@ -37,20 +103,25 @@ static bool is_value(const cJSON *item, const char *text) {
     return equal;
 }
 
+/* "config.json: KEY is VALUE; only EXPECTED is supported", and returns false. */
+static bool wrong_value(const cJSON *item, const char *path, const char *key, const char *expected, Error *error) {
+    char *text = cJSON_PrintUnformatted(item);
+    if (!text) die("out of memory: %s", path);
+    error_set(error, "%s: %s is %.100s; only %s is supported", path, key, text, expected);
+    cJSON_free(text);
+    return false;
+}
+
 static bool check_value(const cJSON *json, const char *path, const struct Supported *s, Error *error) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, s->key);
     if (!item) return true;
-    char list[128] = "";
+    char list[64] = "";
     for (size_t i = 0; i < ARRAY_LENGTH(s->values) && s->values[i]; i++) {
         if (is_value(item, s->values[i])) return true;
         size_t used = strlen(list);
         snprintf(list + used, sizeof list - used, "%s%s", i ? " or " : "", s->values[i]);
     }
-    char *text = cJSON_PrintUnformatted(item);
-    if (!text) die("out of memory: %s", path);
-    error_set(error, "%s: %s is %.100s; only %s is supported", path, s->key, text, list);
-    cJSON_free(text);
-    return false;
+    return wrong_value(item, path, s->key, list, error);
 }
 
 /* A whole number by one of its names, of which transformers knows several; the first one that is there counts. */
@@ -79,20 +150,40 @@ static bool read_sizes(GPT2Config *config, const cJSON *json, const char *path, 
         !read_size(json, path, n_positions, 1024, &config->block_size, error) ||
         !read_size(json, path, vocab_size, 50257, &config->vocab_size, error))
         return false;
-    if (config->n_embd % config->n_head != 0)
-        return error_set(error, "%s: n_embd %d is no multiple of n_head %d", path, config->n_embd, config->n_head);
     const cJSON *inner = cJSON_GetObjectItemCaseSensitive(json, "n_inner");
     if (inner && !cJSON_IsNull(inner) && !(inner->valuedouble == 4.0 * config->n_embd))
         return error_set(error, "%s: n_inner should be absent or 4 * n_embd = %.0f", path, 4.0 * config->n_embd);
     return true;
 }
 
-static bool read_scaling(GPT2Config *config, const cJSON *json, const char *path, Error *error) {
-    const cJSON *scale = cJSON_GetObjectItemCaseSensitive(json, "scale_attn_by_inverse_layer_idx");
-    if (scale && !cJSON_IsBool(scale))
-        return error_set(error, "%s: scale_attn_by_inverse_layer_idx should be true or false", path);
-    config->scale_attn_by_inverse_layer_idx = cJSON_IsTrue(scale);
+static bool read_bool(const cJSON *json, const char *path, const char *key, bool otherwise, bool *value, Error *error) {
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
+    if (item && !cJSON_IsBool(item)) return error_set(error, "%s: %s should be true or false", path, key);
+    *value = item ? cJSON_IsTrue(item) : otherwise;
     return true;
+}
+
+static bool read_activation(GPT2Config *config, const cJSON *json, const char *path, Error *error) {
+    static const char key[] = "activation_function";
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
+    const char *name = item ? cJSON_GetStringValue(item) : activations[0].name;
+    char list[128] = "";
+    for (size_t i = 0; i < ARRAY_LENGTH(activations); i++) {
+        config->activation = activations[i].kind;
+        if (name && strcmp(name, activations[i].name) == 0) return true;
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s\"%s\"", i ? " or " : "", activations[i].name);
+    }
+    return wrong_value(item, path, key, list, error);
+}
+
+static bool read_epsilon(GPT2Config *config, const cJSON *json, const char *path, Error *error) {
+    static const char key[] = "layer_norm_epsilon";
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
+    if (!item) return true; /* transformers' default is ours */
+    config->norm_eps = cJSON_IsNumber(item) ? item->valuedouble : 0.0;
+    return (config->norm_eps > 0 && config->norm_eps < 1) ||
+           wrong_value(item, path, key, "a number above 0 and below 1", error);
 }
 
 /* Another program's config.json, such as the config of a run, would be a GPT-2 small by defaults alone. */
@@ -116,13 +207,27 @@ static bool read_has_bias(GPT2Config *config, const char *folder, const Safetens
     return trainer != NULL;
 }
 
+static bool read_gpt2(GPT2Config *config, const cJSON *json, const char *path, Error *error) {
+    *config = gpt2_config(0, 0, 0, 0, 0);
+    return check_kind(json, path, error) && read_sizes(config, json, path, error) &&
+           read_activation(config, json, path, error) && read_epsilon(config, json, path, error) &&
+           read_bool(json, path, "scale_attn_by_inverse_layer_idx", false, &config->scale_attn_by_inverse_layer_idx,
+                     error) &&
+           read_bool(json, path, "tie_word_embeddings", true, &config->tie_embeddings, error);
+}
+
+/* ---- reading either kind ---- */
+
 bool checkpoint_read_model_config(GPT2Config *config, const char *folder, const SafetensorsFile *weights,
                                   Error *error) {
-    memset(config, 0, sizeof *config);
     char *path = format_string("%s/" CONFIG_FILE, folder);
     cJSON *json = checkpoint_read_json(path, error);
-    bool ok = json && check_kind(json, path, error) && read_sizes(config, json, path, error) &&
-              read_scaling(config, json, path, error) && read_has_bias(config, folder, weights, error);
+    const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "model_type"));
+    bool is_ours = type && strcmp(type, MARS_GPT) == 0;
+    Error reason;
+    bool ok = json && (is_ours ? config_model_from_json(config, json, path, error)
+                               : read_gpt2(config, json, path, error) && read_has_bias(config, folder, weights, error));
+    if (ok && !gpt2_config_check(config, &reason)) ok = error_set(error, "%s: %s", path, reason.text);
     cJSON_Delete(json);
     free(path);
     return ok;

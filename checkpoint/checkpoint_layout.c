@@ -75,8 +75,6 @@ bool checkpoint_point_latest(const char *checkpoints, const char *name, Error *e
     return ok;
 }
 
-bool checkpoint_is_transposed(const Tensor *tensor) { return tensor->role == ROLE_MATRIX; }
-
 /* In square blocks, so that both sides stay in the cache: plain rows would touch a new line with every element. */
 void checkpoint_transpose(const float *in, int64_t rows, int64_t columns, float *out) {
     for (int64_t row = 0; row < rows; row += TRANSPOSE_BLOCK)
@@ -88,7 +86,8 @@ void checkpoint_transpose(const float *in, int64_t rows, int64_t columns, float 
 
 int64_t checkpoint_missing_bias(const TensorTable *table, const Tensor *tensor, char name[TENSOR_NAME_LENGTH]) {
     const char *dot = strrchr(tensor->name, '.');
-    if (!dot || strcmp(dot, ".weight") != 0 || tensor->role == ROLE_EMBEDDING) return 0;
+    bool has_no_bias = tensor->role == ROLE_EMBEDDING || tensor->role == ROLE_LM_HEAD;
+    if (!dot || strcmp(dot, ".weight") != 0 || has_no_bias) return 0;
     snprintf(name, TENSOR_NAME_LENGTH, "%.*s.bias", (int)(dot - tensor->name), tensor->name);
     if (tensor_table_find(table, name) >= 0) return 0;
     return tensor->role == ROLE_MATRIX ? tensor->rows : tensor->columns;

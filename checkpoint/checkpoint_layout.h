@@ -1,10 +1,12 @@
 /* checkpoint_layout.h: what the files that write and read checkpoints (checkpoint_*.c) share: the names in the folder,
- * how Hugging Face lays out GPT-2's tensors, and trainer.json with its seal. For these files only. */
+ * what Hugging Face's layout needs besides the fields of the tensor table, and trainer.json with its seal. For these files
+ * only. */
 #ifndef MARS_CHECKPOINT_CHECKPOINT_LAYOUT_H
 #define MARS_CHECKPOINT_CHECKPOINT_LAYOUT_H
 
 #include <inttypes.h>
 
+#include "model/gpt2_config.h"
 #include "util/base.h"
 #include "util/tensor_table.h"
 
@@ -21,13 +23,15 @@ enum { TRAINER_JSON_VERSION = 1, CHECKPOINT_NAME_LENGTH = 40, CHECKPOINT_SHAPE_L
 #define MODEL_FILE "model.safetensors"
 #define OPTIMIZER_FILE "optimizer.safetensors"
 #define CONFIG_FILE "config.json"
+#define MODELING_NAME "modeling_mars_gpt" /* of a Python module */
+#define MODELING_FILE MODELING_NAME ".py"
 #define ALGORITHMS_FILE "algorithms.txt"
 #define TRAINER_FILE "trainer.json"
 
-/* What transformers puts before every tensor's name. */
-#define WEIGHTS_PREFIX "transformer."
-
 EXTERN_C_BEGIN
+
+/* The text of checkpoint/modeling_mars_gpt.py, which the Makefile makes a C source of. */
+extern const char checkpoint_modeling[];
 
 /* A checkpoint folder, by its name alone. */
 typedef struct CheckpointFolder {
@@ -46,16 +50,16 @@ int checkpoint_latest(const char *checkpoints, const CheckpointFolder *folders, 
 /* Makes the link `latest` name the checkpoint folder `name`, in one step. */
 bool checkpoint_point_latest(const char *checkpoints, const char *name, Error *error);
 
-/* GPT-2's linear layers are "Conv1D" in transformers, which keeps the weight as (in, out); our tables, as nn.Linear,
- * have (out, in). */
-bool checkpoint_is_transposed(const Tensor *tensor);
-
 /* out (columns, rows) = the transpose of in (rows, columns). */
 void checkpoint_transpose(const float *in, int64_t rows, int64_t columns, float *out);
 
-/* Hugging Face's GPT-2 has a bias with every LayerNorm and linear layer. Where `tensor` is the weight of one and the
- * table has no bias for it, returns the length of the missing bias and writes its name; otherwise 0. */
+/* Hugging Face's GPT-2 has a bias with every LayerNorm and linear layer but the LM head. Where `tensor` is the weight of one
+ * and the table has no bias for it, returns the length of the missing bias and writes its name; otherwise 0. */
 int64_t checkpoint_missing_bias(const TensorTable *table, const Tensor *tensor, char name[TENSOR_NAME_LENGTH]);
+
+/* The text of config.json, which the caller frees by cJSON_free; `has_end_of_text`: the vocabulary may have GPT-2's
+ * <|endoftext|>. */
+char *checkpoint_model_config(const GPT2Config *model, bool has_end_of_text);
 
 /* Writes a shape as "[128, 384]", and returns the text. */
 const char *checkpoint_shape_text(char text[CHECKPOINT_SHAPE_LENGTH], const int64_t *shape, int dimensions);

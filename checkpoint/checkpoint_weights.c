@@ -2,10 +2,11 @@
  * layouts with a model's tensor table, and saying what does not match. Checkpoints of a run, with the optimizer's state,
  * are in checkpoint_read.c.
  *
- * Names are those of transformers' GPT-2 after prefixes are removed: "transformer." (GPT2LMHeadModel), "module."
+ * Names are those of the table after prefixes are removed: "transformer." (GPT2LMHeadModel), "module."
  * (DistributedDataParallel) and "_orig_mod." (torch.compile), in any order. Linear layers are stored (in, out) by
  * transformers (Conv1D) and (out, in) by nanoGPT (nn.Linear); the fused query-key-value matrix is not square, so it tells
- * which. Where the token embedding is missing, lm_head has it: the two are one tensor, and files keep either. */
+ * which. Where a model without an LM head of its own finds no token embedding, lm_head has it: the two are one tensor, and
+ * files keep either. */
 #include "checkpoint/checkpoint.h"
 
 #include <inttypes.h>
@@ -20,8 +21,9 @@
 
 #define INDEX_SUFFIX ".index.json"
 
-static const char *const prefixes[] = {WEIGHTS_PREFIX, "module.", "_orig_mod."};
-static const char lm_head[] = "lm_head.weight", wte[] = "wte.weight", wpe[] = "wpe.weight";
+static const char *const prefixes[] = {"transformer.", "module.", "_orig_mod."};
+static const char lm_head[] = "lm_head.weight", lm_head_bias[] = "lm_head.bias";
+static const char wte[] = "wte.weight", wpe[] = "wpe.weight";
 
 /* ---- names and layouts ---- */
 
@@ -39,10 +41,12 @@ static const SafetensorsEntry *find_bare(const SafetensorsFile *file, const char
     return NULL;
 }
 
-/* The entry of a tensor of the table, or NULL. */
-static const SafetensorsEntry *find_tensor(const SafetensorsFile *file, const Tensor *tensor) {
-    const SafetensorsEntry *entry = find_bare(file, tensor->name);
-    return entry || strcmp(tensor->name, wte) != 0 ? entry : find_bare(file, lm_head);
+/* The entry of tensor `index` of the table, or NULL. */
+static const SafetensorsEntry *find_tensor(const SafetensorsFile *file, const TensorTable *table, int index) {
+    const char *name = table->tensors[index].name;
+    const SafetensorsEntry *entry = find_bare(file, name);
+    bool may_be_lm_head = strcmp(name, wte) == 0 && tensor_table_find(table, lm_head) < 0;
+    return entry || !may_be_lm_head ? entry : find_bare(file, lm_head);
 }
 
 /* Whether linear layers are stored (out, in). */
@@ -52,7 +56,7 @@ static bool has_linear_layout(const SafetensorsFile *file) {
 }
 
 static bool is_stored_transposed(const SafetensorsFile *file, const Tensor *tensor) {
-    return checkpoint_is_transposed(tensor) && !has_linear_layout(file);
+    return tensor->hf_transposed && !has_linear_layout(file);
 }
 
 /* The shape that the tensor must have in the file; returns its dimensions. */
@@ -73,8 +77,9 @@ static bool has_shape(const SafetensorsFile *file, const SafetensorsEntry *entry
 }
 
 /* Why the tensor cannot be read: one line, without the file. */
-static void explain(const SafetensorsFile *file, const Tensor *tensor, Error *error) {
-    const SafetensorsEntry *entry = find_tensor(file, tensor);
+static void explain(const SafetensorsFile *file, const TensorTable *table, int index, Error *error) {
+    const Tensor *tensor = &table->tensors[index];
+    const SafetensorsEntry *entry = find_tensor(file, table, index);
     char has[CHECKPOINT_SHAPE_LENGTH], expected[CHECKPOINT_SHAPE_LENGTH];
     int64_t shape[2];
     if (entry) {
@@ -118,7 +123,7 @@ static Sizes sizes_of_file(const SafetensorsFile *file) {
 }
 
 static Sizes sizes_of_table(const TensorTable *table) {
-    Sizes sizes = {.has_bias = tensor_table_find(table, "ln_f.bias") >= 0};
+    Sizes sizes = {.has_bias = tensor_table_find(table, "h.0.attn.c_attn.bias") >= 0};
     for (int i = 0; i < table->count; i++) {
         const int64_t shape[2] = {table->tensors[i].rows, table->tensors[i].columns};
         note_tensor(&sizes, table->tensors[i].name, shape);
@@ -129,7 +134,8 @@ static Sizes sizes_of_table(const TensorTable *table) {
 bool checkpoint_has_biases(const SafetensorsFile *file) {
     for (int i = 0; i < file->count; i++) {
         const char *name = bare_name(file->entries[i].name);
-        if (!ends_with(name, ".bias") || ends_with(name, ".attn.bias")) continue; /* the last one is the causal mask */
+        if (!ends_with(name, ".bias") || strcmp(name, lm_head_bias) == 0) continue;
+        if (ends_with(name, ".attn.bias")) continue; /* the causal mask */
         char *weight = format_string("%.*s.weight", (int)(strlen(name) - strlen(".bias")), name);
         bool has_weight = find_bare(file, weight) != NULL;
         free(weight);
@@ -183,10 +189,10 @@ static void explain_all(const SafetensorsFile *file, const TensorTable *table, i
     char *list = checked_strdup("");
     int listed = 0;
     for (int i = 0; i < table->count && listed < LISTED_TENSORS; i++) {
-        const SafetensorsEntry *entry = find_tensor(file, &table->tensors[i]);
+        const SafetensorsEntry *entry = find_tensor(file, table, i);
         Error reason;
         if (entry && has_shape(file, entry, &table->tensors[i])) continue;
-        explain(file, &table->tensors[i], &reason);
+        explain(file, table, i, &reason);
         char *longer = format_string("%s\n  %s", list, reason.text);
         free(list);
         list = longer;
@@ -223,6 +229,12 @@ static bool is_bias_of_known_weight(const TensorTable *table, const char *name) 
     return index >= 0 && table->tensors[index].role != ROLE_EMBEDDING;
 }
 
+/* What to set where the table lacks the bias `name`. Only norms can lack theirs where linear layers have biases. */
+static const char *remedy_for_bias(const TensorTable *table, const char *name) {
+    if (strcmp(name, lm_head_bias) == 0) return "set model.lm_head_bias to true";
+    return sizes_of_table(table).has_bias ? "set model.norm to layernorm" : "set model.bias to true";
+}
+
 /* A tensor for which the table has no place. */
 static bool no_place(const SafetensorsFile *file, const TensorTable *table, const SafetensorsEntry *entry,
                      Error *error) {
@@ -238,29 +250,31 @@ static bool check_unused(const SafetensorsFile *file, const TensorTable *table, 
                          Error *error) {
     const char *name = bare_name(entry->name);
     int index = tensor_table_find(table, name);
-    const SafetensorsEntry *taken = index >= 0 ? find_tensor(file, &table->tensors[index]) : NULL;
+    const SafetensorsEntry *taken = index >= 0 ? find_tensor(file, table, index) : NULL;
     if (index >= 0)
         return taken == entry ||
                error_set(error, "%s has both '%.200s' and '%.200s'", file->path, taken->name, entry->name);
     if (ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias")) return true; /* the causal mask */
     if (strcmp(name, lm_head) == 0) {
         int embedding = tensor_table_find(table, wte);
-        taken = embedding >= 0 ? find_tensor(file, &table->tensors[embedding]) : NULL;
+        taken = embedding >= 0 ? find_tensor(file, table, embedding) : NULL;
         return taken == entry || (taken && all_equal(entry, taken)) ||
-               error_set(error, "%s: 'lm_head.weight' differs from the token embedding; this model uses one for both",
+               error_set(error,
+                         "%s: 'lm_head.weight' differs from the token embedding; this model uses one for both: "
+                         "set model.tie_embeddings to false",
                          file->path);
     }
     if (is_bias_of_known_weight(table, name))
         return all_equal(entry, NULL) ||
-               error_set(error, "%s: '%s' is not all zero, and the model has no biases: set model.bias to true",
-                         file->path, entry->name);
+               error_set(error, "%s: '%s' is not all zero, and the model has no such bias: %s", file->path, entry->name,
+                         remedy_for_bias(table, name));
     return no_place(file, table, entry, error);
 }
 
 bool checkpoint_check_weights(const SafetensorsFile *file, const TensorTable *table, Error *error) {
     int missing = 0, misshapen = 0;
     for (int i = 0; i < table->count; i++) {
-        const SafetensorsEntry *entry = find_tensor(file, &table->tensors[i]);
+        const SafetensorsEntry *entry = find_tensor(file, table, i);
         missing += !entry;
         misshapen += entry && !has_shape(file, entry, &table->tensors[i]);
     }
@@ -278,10 +292,10 @@ bool checkpoint_check_weights(const SafetensorsFile *file, const TensorTable *ta
 bool checkpoint_read_weights(const SafetensorsFile *file, const TensorTable *table, int tensor, float *host,
                              Error *error) {
     const Tensor *wanted = &table->tensors[tensor];
-    const SafetensorsEntry *entry = find_tensor(file, wanted);
+    const SafetensorsEntry *entry = find_tensor(file, table, tensor);
     if (!entry || !has_shape(file, entry, wanted)) {
         Error reason;
-        explain(file, wanted, &reason);
+        explain(file, table, tensor, &reason);
         return error_set(error, "%s: %s", file->path, reason.text);
     }
     if (!is_stored_transposed(file, wanted)) {

@@ -76,7 +76,7 @@ static void find(Found *found, const TrainConfig *train) {
 
 static void take_model(Config *config, const Found *found) {
     Error error;
-    const ConfigTake take = {.shorter = !found->is_checkpoint,
+    const ConfigTake take = {.other_length = !found->is_checkpoint,
                              .without_bias = !found->is_checkpoint && !found->bias_is_recorded};
     char *file = format_string("%s/" CONFIG_FILE, found->folder);
     Config other = *config; /* a model that no config can have is the folder's fault, not the config's */

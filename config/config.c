@@ -331,15 +331,18 @@ static cJSON *parse_file(const char *path, Error *error) {
     return root;
 }
 
-static bool take_json(Config *config, const Source *file, int index, const cJSON *item, Error *error) {
-    const ConfigKey *key = &config_keys[index];
-    if (!claim(config, file, index, error)) return false;
+/* Sets the key, or says in what file and how its value is wrong. */
+static bool set_or_explain(Config *config, const ConfigKey *key, const cJSON *item, const char *path, Error *error) {
     if (set_from_json(config, key, item)) return true;
     char *value = cJSON_IsNumber(item) ? number_text(item->valuedouble) : cJSON_PrintUnformatted(item);
-    if (!value) die("out of memory: a value of the config");
-    wrong_value(file->name, key, value, error);
+    if (!value) die("out of memory: a value of %s", path);
+    wrong_value(path, key, value, error);
     free(value);
     return false;
+}
+
+static bool take_json(Config *config, const Source *file, int index, const cJSON *item, Error *error) {
+    return claim(config, file, index, error) && set_or_explain(config, &config_keys[index], item, file->name, error);
 }
 
 static bool take_section(Config *config, const Source *file, const cJSON *root, const cJSON *section, Error *error) {
@@ -456,15 +459,31 @@ static void set_default(Config *config, const ConfigKey *key) {
 
 /* ---- rules that involve more than one key, or more than the table can say ---- */
 
+/* Whether a text has the name as a whole word. */
+static bool has_word(const char *text, const char *name) {
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789_";
+    size_t length = strlen(name);
+    for (const char *at = text; (at = strstr(at, name)); at += length) {
+        bool starts = at == text || !strchr(letters, at[-1]), ends = !at[length] || !strchr(letters, at[length]);
+        if (starts && ends) return true;
+    }
+    return false;
+}
+
+/* "command line" where it gives one of the model keys that the message names, else the file. */
+static const char *where_of_model_keys(const Config *config, const char *message) {
+    for (int i = 0; i < config_key_count; i++)
+        if (strcmp(config_keys[i].section, "model") == 0 && config->origins[i] == CONFIG_FROM_COMMAND_LINE &&
+            has_word(message, config_keys[i].name))
+            return command_line;
+    return config->file[0] ? config->file : command_line;
+}
+
+/* The message begins with the name of a key. */
 static bool check_model(const Config *config, Error *error) {
-    const GPT2Config *model = &config->model;
-    if (model->n_embd % model->n_head != 0)
-        return error_set(error, "%s: model.n_embd %d must be a multiple of model.n_head %d",
-                         config_where(config, "model.n_embd model.n_head"), model->n_embd, model->n_head);
-    if (model->dropout != 0)
-        return error_set(error, "%s: model.dropout is %g; this version has no dropout: set it to 0",
-                         config_where(config, "model.dropout"), model->dropout);
-    return true;
+    Error reason;
+    return gpt2_config_check(&config->model, &reason) ||
+           error_set(error, "%s: model.%s", where_of_model_keys(config, reason.text), reason.text);
 }
 
 /* On the command line a key without an effect is a mistake. */
@@ -815,7 +834,8 @@ static bool same_value(const Config *a, const Config *b, const ConfigKey *key) {
 /* Whether a given value that differs from the folder's will do all the same. */
 static bool may_differ(const Config *config, const Config *folder, const ConfigKey *key, ConfigTake take) {
     if (strcmp(key->name, "block_size") == 0)
-        return take.shorter && config->model.block_size < folder->model.block_size;
+        return take.other_length &&
+               (folder->model.position != POSITION_LEARNED || config->model.block_size < folder->model.block_size);
     return strcmp(key->name, "bias") == 0 && take.without_bias && !config->model.bias;
 }
 
@@ -827,7 +847,7 @@ static bool take_model_key(Config *config, int index, const Config *from, const 
     bool ok = true;
     if (config->origins[index] == CONFIG_DEFAULT) {
         cJSON *value = cJSON_Parse(text);
-        ok = set_from_json(config, key, value) || wrong_value(folder, key, text, error);
+        ok = set_or_explain(config, key, value, folder, error);
         cJSON_Delete(value);
     } else if (strcmp(text, own) != 0 && !may_differ(config, from, key, take)) {
         bool by_command_line = config->origins[index] == CONFIG_FROM_COMMAND_LINE;
@@ -843,9 +863,31 @@ bool config_take_model(Config *config, const GPT2Config *model, const char *fold
     Config from = *config;
     from.model = *model;
     for (int i = 0; i < config_key_count; i++) {
-        if (strcmp(config_keys[i].section, "model") != 0 || strcmp(config_keys[i].name, "dropout") == 0) continue;
+        if (!config_keys[i].comes_with_weights) continue;
         if (!take_model_key(config, i, &from, folder, take, error)) return false;
     }
+    return true;
+}
+
+void config_model_to_json(const GPT2Config *model, cJSON *json) {
+    Config config = {.model = *model};
+    for (int i = 0; i < config_key_count; i++) {
+        const ConfigKey *key = &config_keys[i];
+        if (key->comes_with_weights) cJSON_AddItemToObject(json, key->name, value_to_json(&config, key));
+    }
+}
+
+bool config_model_from_json(GPT2Config *model, const cJSON *json, const char *path, Error *error) {
+    Config config;
+    set_defaults(&config);
+    for (int i = 0; i < config_key_count; i++) {
+        const ConfigKey *key = &config_keys[i];
+        const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key->name);
+        if (!key->comes_with_weights) continue;
+        if (!item) return error_set(error, "%s: the key %s is missing: %s", path, key->name, key->help);
+        if (!set_or_explain(&config, key, item, path, error)) return false;
+    }
+    *model = config.model;
     return true;
 }
 
@@ -862,7 +904,9 @@ static void read_earlier(Config *config, const cJSON *json) {
 }
 
 char *config_changes(const Config *config, const cJSON *earlier) {
-    static const char *const ignored[] = {"init_from", "overwrite", "eval_only", "gradient_accumulation_steps"};
+    static const char *const ignored[] = {
+        "init",      "zero_init_projections",      "zero_init_lm_head", "init_from", "overwrite",
+        "eval_only", "gradient_accumulation_steps"};
     Config *was = checked_malloc(sizeof *was, "the config of an earlier run");
     read_earlier(was, earlier);
     char *list = checked_strdup("");

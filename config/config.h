@@ -83,13 +83,20 @@ bool config_check(Config *config, Error *error);
 
 /* In what a given model key may differ from that of a folder with weights. */
 typedef struct ConfigTake {
-    bool shorter;      /* block_size may be smaller */
+    bool other_length; /* block_size may be smaller, and without position embeddings larger too */
     bool without_bias; /* bias may be false where the folder has biases: the weights must show that they are zero */
 } ConfigTake;
 
-/* Gives every model key but dropout that neither the file nor the command line gave its value in `model`, which comes
- * with the weights in `folder`. Fails if a key that they gave has another one, or a value of the folder is out of range. */
+/* Gives every key that changes what the model computes, and that neither the file nor the command line gave, its value in
+ * `model`, which comes with the weights in `folder`. Fails if a key that they gave has another one, or a value of the
+ * folder is out of range. Dropout and the keys of the initial weights stay as they are. */
 bool config_take_model(Config *config, const GPT2Config *model, const char *folder, ConfigTake take, Error *error);
+
+/* The same keys as members of a JSON object: adds all of them to `json`, and reads all of them from it. A key of `model`
+ * that is not among them gets its default. Reading fails if a key is missing or out of range; the message names `path`,
+ * where the JSON is from. */
+void config_model_to_json(const GPT2Config *model, struct cJSON *json);
+bool config_model_from_json(GPT2Config *model, const struct cJSON *json, const char *path, Error *error);
 
 /* The keys whose values differ from those in `earlier`, what config_to_json() gave for an earlier run with the same
  * optimizer: a line "section.key: value, was value" for each; "" where there are none. A key that `earlier` lacks had its

@@ -41,6 +41,10 @@ static const char *const recompute_names[] = {
 #define OPTIMIZER_KEY(name_, range, help_)                                                                             \
     {FIELD(optimizer, name_), .has_optimizer_default = true, range, .help = help_}
 
+/* A key that changes what the model computes, so that weights come with it. */
+#define MODEL_KEY(name_, default_, range, help_)                                                                       \
+    {FIELD(model, name_), .default_text = default_, range, .comes_with_weights = true, .help = help_}
+
 /* A key that is a path of this machine's, and one that not all schedules use. */
 #define PATH_KEY(section_, name_, default_, help_)                                                                     \
     {FIELD(section_, name_), .default_text = default_, NOT_EMPTY, .is_path = true, .help = help_}
@@ -53,6 +57,7 @@ static const char *const recompute_names[] = {
 #define ABOVE(low) .minimum = low, .maximum = INFINITY, .above_minimum = true
 #define FROM_TO(low, high) .minimum = low, .maximum = high
 #define FROM_BELOW(low, high) .minimum = low, .maximum = high, .below_maximum = true
+#define ABOVE_BELOW(low, high) .minimum = low, .maximum = high, .above_minimum = true, .below_maximum = true
 #define NOT_EMPTY FROM_TO(1, CONFIG_STRING_LENGTH - 1)
 #define MAY_BE_EMPTY FROM_TO(0, CONFIG_STRING_LENGTH - 1)
 #define ONE_OF(names) .choices = names
@@ -63,14 +68,31 @@ enum {
 };
 
 const ConfigKey config_keys[] = {
-    KEY(model, n_layer, "12", FROM_TO(1, GPT2_MAX_LAYERS), "transformer blocks"),
-    KEY(model, n_head, "12", FROM_TO(1, GPT2_MAX_HEADS), "attention heads in each block"),
-    KEY(model, n_embd, "768", FROM_TO(1, GPT2_MAX_CHANNELS), "width of the model, a multiple of n_head"),
-    KEY(model, block_size, "1024", FROM_TO(1, GPT2_MAX_TOKENS), "tokens in a sequence"),
-    KEY(model, vocab_size, "50304", FROM_TO(1, GPT2_MAX_VOCABULARY), "tokens in the vocabulary"),
-    KEY(model, bias, "false", ANY, "biases in linear layers and LayerNorms"),
+    MODEL_KEY(n_layer, "12", FROM_TO(1, GPT2_MAX_LAYERS), "transformer blocks"),
+    MODEL_KEY(n_head, "12", FROM_TO(1, GPT2_MAX_HEADS), "attention heads in each block"),
+    MODEL_KEY(n_embd, "768", FROM_TO(1, GPT2_MAX_CHANNELS), "width of the model, a multiple of n_head"),
+    MODEL_KEY(block_size, "1024", FROM_TO(1, GPT2_MAX_TOKENS), "tokens in a sequence"),
+    MODEL_KEY(vocab_size, "50304", FROM_TO(1, GPT2_MAX_VOCABULARY), "tokens in the vocabulary"),
+    MODEL_KEY(bias, "false", ANY, "biases in linear layers and LayerNorms"),
     KEY(model, dropout, "0", FROM_BELOW(0, 1), "only 0 in this version"),
-    KEY(model, scale_attn_by_inverse_layer_idx, "true", ANY, "divide attention scores of layer l = 0.. by l + 1"),
+    MODEL_KEY(scale_attn_by_inverse_layer_idx, "true", ANY, "divide attention scores of layer l = 0.. by l + 1"),
+    MODEL_KEY(position, "learned", ONE_OF(position_names), "a table of positions, or rotated queries and keys"),
+    MODEL_KEY(rope_base, "10000", ABOVE(1), "of the frequencies of rope and rope-half"),
+    MODEL_KEY(norm, "layernorm", ONE_OF(norm_names), "kind of the norms; rmsnorm has no bias"),
+    MODEL_KEY(norm_gain, "true", ANY, "norms multiply by a weight"),
+    MODEL_KEY(norm_eps, "1e-5", ABOVE_BELOW(0, 1), "added to the variance or mean square in a norm"),
+    MODEL_KEY(norm_embedding, "false", ANY, "a norm, ln_emb, after the embedding"),
+    MODEL_KEY(qk_norm, "false", ANY, "RMSNorm of each head's queries and keys"),
+    MODEL_KEY(qk_norm_eps, "1.1920929e-07", ABOVE_BELOW(0, 1), "norm_eps of these"),
+    MODEL_KEY(activation, "gelu", ONE_OF(activation_names), "in the MLP; relu2 is max(x, 0)^2"),
+    MODEL_KEY(tie_embeddings, "true", ANY, "the LM head is the token embedding"),
+    MODEL_KEY(lm_head_bias, "false", ANY, "of an LM head of its own"),
+    MODEL_KEY(attention_scale, "0", AT_LEAST(0), "on attention scores; 0 = 1/sqrt(n_embd/n_head)"),
+    MODEL_KEY(attention_output_scale, "1", ABOVE(0), "on the output of each attention sublayer"),
+    MODEL_KEY(logit_softcap, "0", AT_LEAST(0), "c: a logit z counts as c z/sqrt(z^2 + c^2); 0 = off"),
+    KEY(model, init, "gpt2", ONE_OF(model_init_names), "how weights start"),
+    KEY(model, zero_init_projections, "false", ANY, "c_proj of attention and MLP start as zero"),
+    KEY(model, zero_init_lm_head, "false", ANY, "an LM head of its own starts as zero"),
 
     KEY(data, train, REQUIRED, NOT_EMPTY, "tokens to train on: a file, or a glob of shards"),
     KEY(data, val, REQUIRED, NOT_EMPTY, "tokens to evaluate on, likewise"),
@@ -193,8 +215,11 @@ const char *config_section_nearest(const char *section) {
     return nearest;
 }
 
-/* The roles of a GPT-2's tensors: its LM head is its token embedding. */
-enum { GPT2_ROLES = 1 << ROLE_MATRIX | 1 << ROLE_EMBEDDING | 1 << ROLE_VECTOR };
+/* The roles of a model's tensors: without an LM head of its own there is none of that role. */
+static unsigned roles_of(const GPT2Config *model) {
+    unsigned every_role = (1u << ROLE_COUNT) - 1;
+    return model->tie_embeddings ? every_role & ~(1u << ROLE_LM_HEAD) : every_role;
+}
 
 const char *config_schedule_name(ScheduleName name) { return schedule_names[name]; }
 
@@ -220,9 +245,9 @@ bool config_key_is_absent(const ConfigKey *key, const Config *config) {
 }
 
 /* What makes an optimizer that has the key not read it; NULL where it does read it. */
-static const char *idle_in_switch(const ConfigKey *key, const OptimConfig *config) {
-    const unsigned roles = GPT2_ROLES, every_role = (1u << ROLE_COUNT) - 1;
-    if (optimizer_uses_key(config, roles, key->name)) return NULL;
+static const char *idle_in_switch(const ConfigKey *key, const OptimConfig *config, const GPT2Config *model) {
+    const unsigned every_role = (1u << ROLE_COUNT) - 1;
+    if (optimizer_uses_key(config, roles_of(model), key->name)) return NULL;
     if (optimizer_uses_key(config, every_role, key->name)) return "a model whose LM head is its token embedding";
     OptimConfig other = *config;
     other.optimize_1d = !config->optimize_1d;
@@ -238,7 +263,8 @@ const char *config_key_idle_in(const ConfigKey *key, const Config *config, char 
         snprintf(where, size, "the optimizer %s", optim_names[optimizer->name]);
     else if (!mask_has(key->schedules, config->schedule.name))
         snprintf(where, size, "the schedule %s", schedule_names[config->schedule.name]);
-    else if (strcmp(key->section, "optimizer") == 0 && (idle_in = idle_in_switch(key, optimizer)) != NULL)
+    else if (strcmp(key->section, "optimizer") == 0 &&
+             (idle_in = idle_in_switch(key, optimizer, &config->model)) != NULL)
         snprintf(where, size, "%s", idle_in);
     else
         return NULL;

@@ -29,6 +29,7 @@ typedef struct ConfigKey {
     bool above_minimum, below_maximum; /* true: the limit itself is outside */
     unsigned schedules;                /* those that use the key, bit 1 << ScheduleName; 0: all do */
     bool is_path;                      /* a leading "~" is the home folder */
+    bool comes_with_weights;           /* of the model: changes what it computes */
     const char *const *choices;        /* ends with NULL */
     const char *help;
 } ConfigKey;

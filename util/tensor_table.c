@@ -20,6 +20,7 @@ int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int6
     tensor->stacked = 1;
     tensor->offset = table->length;
     tensor->size = (size_t)(rows * columns);
+    tensor->hf_prefix = "";
     table->parameters += tensor->size;
     table->length += (size_t)round_up(padded_rows * columns, TENSOR_ALIGNMENT);
     return table->count++;

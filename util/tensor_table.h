@@ -44,8 +44,8 @@ typedef struct TensorTable {
 EXTERN_C_BEGIN
 
 /* Appends a tensor after the last one and returns its index. `padded_rows` >= rows leaves room for rows that stay
- * zero (pass rows for none). `stacked` is 1, `init` zero, the
- * prefix empty, `hf_transposed` false; whoever adds a tensor sets them otherwise. */
+ * zero (pass rows for none). `stacked` is 1, `init` zero, `hf_prefix` empty, `hf_transposed` false: whoever adds a tensor
+ * that needs others sets them. */
 int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int64_t rows, int64_t columns,
                      int64_t padded_rows);
 

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "checkpoint/checkpoint_layout.h"
 #include "data/tokenizer/tokenizer.h"
 #include "dev/test/data/gpt2_fixture.h"
 #include "util/files.h"
@@ -66,7 +67,7 @@ static void test_round_trip(void **state) {
         checkpoint_close(&checkpoint);
         GPT2Config config;
         if (!checkpoint_read_model_config(&config, path, NULL, &error)) fail_msg("%s", error.text);
-        assert_memory_equal(&config, &run.source.model, sizeof config);
+        assert_same_model(&config, &run.source.model);
         tensor_table_free(&run.table);
     }
 }
@@ -254,6 +255,170 @@ static void test_json_files(void **state) {
     assert_json(json, "bos_token_id", "50256");
     assert_json(json, "eos_token_id", "50256");
     cJSON_Delete(json);
+    tensor_table_free(&run.table);
+}
+
+/* ---- models that transformers' GPT-2 cannot compute ---- */
+
+static const struct {
+    const char *name;
+    bool is_gpt2;
+    const char *keys;
+} variants[] = {
+    {"bias", true, "{\"bias\": true}"},
+    {"scale", true, "{\"scale_attn_by_inverse_layer_idx\": false}"},
+    {"eps", true, "{\"norm_eps\": 1.1920928955078125e-07}"},
+    {"relu2", true, "{\"activation\": \"relu2\"}"},
+    {"untied", true, "{\"tie_embeddings\": false}"},
+    {"lm_head_bias", false, "{\"tie_embeddings\": false, \"lm_head_bias\": true}"},
+    {"rope", false, "{\"position\": \"rope\", \"rope_base\": 500000, \"n_embd\": 8}"},
+    {"rope_half", false, "{\"position\": \"rope-half\", \"rope_base\": 1024, \"n_embd\": 16}"},
+    {"rmsnorm", false, "{\"norm\": \"rmsnorm\", \"bias\": true}"},
+    {"norm_gain", false, "{\"norm_gain\": false}"},
+    {"norm_embedding", false, "{\"norm_embedding\": true}"},
+    {"qk_norm", false, "{\"qk_norm\": true, \"qk_norm_eps\": 0.0078125}"},
+    {"attention_scale", false, "{\"attention_scale\": 0.12}"},
+    {"attention_output_scale", false, "{\"attention_output_scale\": 0.408248290463863}"},
+    {"logit_softcap", false, "{\"logit_softcap\": 15}"},
+};
+
+/* What is read is the model that was written, and the folder has what transformers needs for it. */
+static void test_config_of_every_variant(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(variants); i++) {
+        const char *name = variants[i].name;
+        bool is_gpt2 = variants[i].is_gpt2;
+        SmallRun run;
+        char path[CHECKPOINT_PATH_LENGTH];
+        Error error;
+        GPT2Config read;
+        small_start(&run, 1, 1, false);
+        run.source.model = small_model(variants[i].keys);
+        run.source.model.init = MODEL_INIT_FAN_IN; /* which nobody reads from there */
+        assert_int_equal(gpt2_config_is_gpt2(&run.source.model), is_gpt2);
+        if (!small_save_run(&run, test_path("%s", name), 0, path, &error)) fail_msg("%s: %s", name, error.text);
+        if (!checkpoint_read_model_config(&read, path, NULL, &error)) fail_msg("%s: %s", name, error.text);
+        assert_same_model(&read, &run.source.model);
+        assert_int_equal(read.init, MODEL_INIT_GPT2);
+        cJSON *json = read_json(test_path("%s/checkpoints/latest/config.json", name));
+        assert_json(json, "model_type", is_gpt2 ? "\"gpt2\"" : "\"mars_gpt\"");
+        assert_json(json, "torch_dtype", "\"float32\"");
+        if (is_gpt2) assert_null(cJSON_GetObjectItem(json, "auto_map"));
+        cJSON_Delete(json);
+        assert_names(path, is_gpt2 ? "config.json model.safetensors optimizer.safetensors tokenizer_config.json "
+                                     "trainer.json "
+                                   : "config.json model.safetensors modeling_mars_gpt.py optimizer.safetensors "
+                                     "tokenizer_config.json trainer.json ");
+        tensor_table_free(&run.table);
+    }
+}
+
+/* transformers' words for what its GPT-2 can do. */
+static void test_keys_of_transformers(void **state) {
+    (void)state;
+    GPT2Config model = gpt2_config(LAYERS, 2, C, T, V);
+    model.activation = ACTIVATION_RELU2;
+    model.norm_eps = 1e-6;
+    model.tie_embeddings = model.scale_attn_by_inverse_layer_idx = false;
+    char *text = checkpoint_model_config(&model, false);
+    cJSON *json = cJSON_Parse(text);
+    assert_json(json, "activation_function", "\"relu2\"");
+    assert_json(json, "layer_norm_epsilon", "1e-06");
+    assert_json(json, "tie_word_embeddings", "false");
+    assert_json(json, "scale_attn_by_inverse_layer_idx", "false");
+    cJSON_Delete(json);
+    free(text);
+}
+
+/* A run of a model with a norm after the embedding and an LM head of its own, without most biases. */
+static void start_modern(SmallRun *run, int64_t step, int version) {
+    small_start(run, step, version, false);
+    small_add(&run->table, "ln_emb.weight", ROLE_VECTOR, 1, C, 1);
+    small_add(&run->table, "lm_head.weight", ROLE_LM_HEAD, V, C, V + 27);
+    small_add(&run->table, "lm_head.bias", ROLE_VECTOR, 1, V, 1);
+    run->source.model.norm_embedding = run->source.model.lm_head_bias = true;
+    run->source.model.tie_embeddings = false;
+}
+
+/* The names and shapes of its tensors, and no biases that it does not have. */
+static void test_layout_of_other_models(void **state) {
+    (void)state;
+    SmallRun run;
+    char path[CHECKPOINT_PATH_LENGTH];
+    Error error;
+    start_modern(&run, 1, 5);
+    if (!small_save_run(&run, test_path("modern"), 0, path, &error)) fail_msg("%s", error.text);
+    char *file = test_read_file(test_path("modern/checkpoints/latest/model.safetensors"), NULL);
+    const uint8_t *data = find_on_disk(file, "lm_head.weight", "[37,6]");
+    int head = tensor_table_find(&run.table, "lm_head.weight");
+    for (size_t i = 0; i < V * C; i++) {
+        float expected = small_value(5, CHECKPOINT_WEIGHTS, head, i);
+        assert_memory_equal(data + 4 * i, &expected, 4);
+    }
+    find_on_disk(file, "lm_head.bias", "[37]");
+    find_on_disk(file, "transformer.ln_emb.weight", "[6]");
+    find_on_disk(file, "transformer.wte.weight", "[37,6]");
+    find_on_disk(file, "transformer.h.1.attn.c_attn.weight", "[6,18]");
+    assert_null(strstr(file + 8, "ln_f.bias"));
+    assert_null(strstr(file + 8, "c_attn.bias"));
+    free(file);
+    Checkpoint checkpoint;
+    float values[4 * C * C];
+    if (!checkpoint_open(&checkpoint, path, &error)) fail_msg("%s", error.text);
+    if (!checkpoint_check_weights(&checkpoint.model, &run.table, &error)) fail_msg("%s", error.text);
+    assert_true(checkpoint_read_weights(&checkpoint.model, &run.table, head + 1, values, &error));
+    for (size_t i = 0; i < V; i++) {
+        float expected = small_value(5, CHECKPOINT_WEIGHTS, head + 1, i);
+        assert_memory_equal(&values[i], &expected, 4);
+    }
+    checkpoint_close(&checkpoint);
+    tensor_table_free(&run.table);
+}
+
+/* An LM head of its own in transformers' GPT-2, which has a bias everywhere but there. */
+static void test_layout_of_an_untied_gpt2(void **state) {
+    (void)state;
+    SmallRun run;
+    char path[CHECKPOINT_PATH_LENGTH];
+    Error error;
+    small_start(&run, 1, 5, false);
+    small_add(&run.table, "lm_head.weight", ROLE_LM_HEAD, V, C, V + 27);
+    run.source.model.tie_embeddings = false;
+    if (!small_save_run(&run, test_path("own_head"), 0, path, &error)) fail_msg("%s", error.text);
+    char *file = test_read_file(test_path("own_head/checkpoints/latest/model.safetensors"), NULL);
+    find_on_disk(file, "lm_head.weight", "[37,6]");
+    find_on_disk(file, "transformer.ln_f.bias", "[6]");
+    assert_null(strstr(file + 8, "lm_head.bias"));
+    free(file);
+    tensor_table_free(&run.table);
+}
+
+/* The model's code is the repository's file to the byte, and its checksum is in trainer.json. */
+static void test_modeling_file(void **state) {
+    (void)state;
+    SmallRun run;
+    char path[CHECKPOINT_PATH_LENGTH];
+    Error error;
+    start_modern(&run, 1, 1);
+    if (!small_save_run(&run, test_path("code"), 0, path, &error)) fail_msg("%s", error.text);
+    assert_run(test_run("cmp checkpoint/modeling_mars_gpt.py '%s/modeling_mars_gpt.py'", path), 0, "");
+    cJSON *json = read_json(test_path("code/checkpoints/latest/config.json"));
+    const cJSON *classes = cJSON_GetObjectItemCaseSensitive(json, "auto_map");
+    assert_json(json, "architectures", "[\"MarsGPTForCausalLM\"]");
+    assert_json(classes, "AutoConfig", "\"modeling_mars_gpt.MarsGPTConfig\"");
+    assert_json(classes, "AutoModelForCausalLM", "\"modeling_mars_gpt.MarsGPTForCausalLM\"");
+    cJSON_Delete(json);
+    Checkpoint checkpoint;
+    assert_true(checkpoint_open(&checkpoint, path, &error));
+    checkpoint_close(&checkpoint);
+    const char *code = test_path("code/checkpoints/latest/modeling_mars_gpt.py");
+    size_t bytes;
+    char *text = test_read_file(code, &bytes);
+    text[bytes / 2] ^= 1;
+    test_write_file(code, text, bytes);
+    free(text);
+    assert_false(checkpoint_open(&checkpoint, path, &error));
+    assert_non_null(strstr(error.text, "modeling_mars_gpt.py is damaged: its checksum"));
     tensor_table_free(&run.table);
 }
 
@@ -689,6 +854,11 @@ int main(void) {
         cmocka_unit_test(test_scalars),
         cmocka_unit_test(test_hugging_face_layout),
         cmocka_unit_test(test_json_files),
+        cmocka_unit_test(test_config_of_every_variant),
+        cmocka_unit_test(test_keys_of_transformers),
+        cmocka_unit_test(test_layout_of_other_models),
+        cmocka_unit_test(test_layout_of_an_untied_gpt2),
+        cmocka_unit_test(test_modeling_file),
         cmocka_unit_test(test_vocabulary_is_copied),
         cmocka_unit_test(test_tokenizer_of_gpt2),
         cmocka_unit_test(test_vocabulary_of_data_gpt2),

@@ -2,11 +2,17 @@
  * in them would silently be left out, and what config.json says about the model. */
 #include "dev/test/model/small_model.h"
 
+#include <cjson/cJSON.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "checkpoint/checkpoint_layout.h"
+#include "config/config.h"
+#include "model/gpt2.h"
 
 /* A file with the weights of a table, number j of tensor i being 1000 i + j in the order of the file. */
 typedef struct Variant {
@@ -217,7 +223,7 @@ static void test_left_over_tensors(void **state) {
     } cases[] = {
         {"h.0.ln_1.bias", C, 0, NULL},
         {"h.0.ln_1.bias", C, -0.0f, NULL},
-        {"h.0.ln_1.bias", C, 1e-40f, "'h.0.ln_1.bias' is not all zero, and the model has no biases: set model.bias"},
+        {"h.0.ln_1.bias", C, 1e-40f, "'h.0.ln_1.bias' is not all zero, and the model has no such bias: set model.bias"},
         {"transformer.h.1.mlp.c_fc.bias", 4 * C, 0, NULL},
         {"transformer.h.1.mlp.c_fc.bias", 4 * C, 0.5f, "set model.bias to true"},
         {"ln_f.bias", C, 0.5f, "set model.bias to true"},
@@ -236,6 +242,34 @@ static void test_left_over_tensors(void **state) {
         assert_check(write_weights(&table, "", NULL, cases[i].extra, cases[i].length, cases[i].value), &table,
                      cases[i].text);
     tensor_table_free(&table);
+}
+
+/* Where the model has an LM head of its own, it and the token embedding are two tensors, and so are their biases. */
+static void test_lm_head_of_its_own(void **state) {
+    (void)state;
+    TensorTable tied = small_table(LAYERS, C, V, T, false), untied = small_table(LAYERS, C, V, T, false), biased = {0};
+    small_add(&untied, "lm_head.weight", ROLE_LM_HEAD, V, C, V + 27);
+    static const char *const prefixes[] = {"", "module.", "_orig_mod.transformer."};
+    for (size_t p = 0; p < ARRAY_LENGTH(prefixes); p++)
+        for (int linear = 0; linear < 2; linear++)
+            assert_numbers(&untied, &(Variant){.prefix = prefixes[p], .is_linear = linear});
+    assert_check(write_weights(&tied, "", NULL, NULL, 0, 0), &untied, "'lm_head.weight' is missing");
+    assert_check(write_weights(&untied, "", "wte.weight", NULL, 0, 0), &untied, "'wte.weight' is missing");
+    assert_check(write_weights(&untied, "", NULL, NULL, 0, 0), &tied,
+                 "this model uses one for both: set model.tie_embeddings to false");
+    assert_check(write_weights(&untied, "", NULL, "lm_head.bias", V, 0), &untied, NULL);
+    assert_check(write_weights(&untied, "", NULL, "lm_head.bias", V, 1), &untied,
+                 "'lm_head.bias' is not all zero, and the model has no such bias: set model.lm_head_bias to true");
+    assert_check(write_weights(&tied, "", NULL, "lm_head.bias", V, 0), &tied, "no place for tensor 'lm_head.bias'");
+    /* RMSNorm has no bias where the linear layers have some */
+    small_add(&biased, "h.0.ln_1.weight", ROLE_VECTOR, 1, C, 1);
+    small_add(&biased, "h.0.attn.c_attn.weight", ROLE_MATRIX, 3 * C, C, 3 * C);
+    small_add(&biased, "h.0.attn.c_attn.bias", ROLE_VECTOR, 1, 3 * C, 1);
+    assert_check(write_weights(&biased, "", NULL, "h.0.ln_1.bias", C, 1), &biased,
+                 "the model has no such bias: set model.norm to layernorm");
+    tensor_table_free(&tied);
+    tensor_table_free(&untied);
+    tensor_table_free(&biased);
 }
 
 static void test_golden_files(void **state) {
@@ -257,6 +291,39 @@ static void test_golden_files(void **state) {
     safetensors_close(&file);
     tensor_table_free(&plain);
     tensor_table_free(&biased);
+}
+
+/* Weights of other architectures, in bfloat16: their names and shapes are those of our tables. */
+static void test_modern_golden_files(void **state) {
+    (void)state;
+    static const char *const names[] = {"modded", "proposed", "track3", "variant_bias_rmsnorm", "variant_untied"};
+    for (size_t i = 0; i < ARRAY_LENGTH(names); i++) {
+        Error error;
+        GPT2 model;
+        GPT2Config config;
+        SafetensorsFile file;
+        char *path = format_string("dev/golden/modern/%s.json", names[i]), *text = test_read_file(path, NULL);
+        cJSON *golden = cJSON_Parse(text);
+        const cJSON *keys = cJSON_GetObjectItemCaseSensitive(golden, "model");
+        if (!config_model_from_json(&config, keys, path, &error)) fail_msg("%s", error.text);
+        gpt2_describe(&model, &config);
+        char *weights = format_string("dev/golden/modern/%s_init.safetensors", names[i]);
+        assert_check(weights, &model.table, NULL);
+        assert_true(checkpoint_open_weights(&file, weights, &error));
+        assert_int_equal(file.count, model.table.count);
+        for (int t = 0; t < model.table.count; t++) {
+            const Tensor *tensor = &model.table.tensors[t];
+            float *values = checked_malloc(tensor->size * sizeof *values, tensor->name);
+            for (size_t j = 0; j < tensor->size; j++) values[j] = NAN;
+            if (!checkpoint_read_weights(&file, &model.table, t, values, &error)) fail_msg("%s", error.text);
+            for (size_t j = 0; j < tensor->size; j++) assert_true(isfinite(values[j]));
+            free(values);
+        }
+        safetensors_close(&file);
+        gpt2_free(&model);
+        cJSON_Delete(golden);
+        free(weights), free(text), free(path);
+    }
 }
 
 static void assert_not_opened(const char *path, const char *text) {
@@ -310,7 +377,7 @@ static void test_a_set_of_files(void **state) {
     const char *index = test_path("set/model.safetensors.index.json");
     assert_int_equal(rename(write_weights(&table, "transformer.", "h.1.ln_2.weight", NULL, 0, 0), one), 0);
     TensorTable rest = {0};
-    tensor_table_add(&rest, "h.1.ln_2.weight", ROLE_VECTOR, 1, C, 1);
+    small_add(&rest, "h.1.ln_2.weight", ROLE_VECTOR, 1, C, 1);
     assert_int_equal(rename(write_weights(&rest, "transformer.", NULL, NULL, 0, 0), two), 0);
     test_write_text(index, "{\"metadata\": {}, \"weight_map\": {"
                            "\"transformer.wte.weight\": \"model-00001-of-00002.safetensors\","
@@ -386,15 +453,12 @@ static bool read_config(GPT2Config *config, const char *json, Error *error) {
     return checkpoint_read_model_config(config, test_path("model"), NULL, error);
 }
 
-static void assert_config(const GPT2Config *config, const GPT2Config *expected) {
-    assert_int_equal(config->n_layer, expected->n_layer);
-    assert_int_equal(config->n_head, expected->n_head);
-    assert_int_equal(config->n_embd, expected->n_embd);
-    assert_int_equal(config->block_size, expected->block_size);
-    assert_int_equal(config->vocab_size, expected->vocab_size);
-    assert_int_equal(config->bias, expected->bias);
-    assert_int_equal(config->scale_attn_by_inverse_layer_idx, expected->scale_attn_by_inverse_layer_idx);
-    assert_true(config->dropout == 0);
+/* The published models have biases, and their attention scores are not scaled by layer. */
+static GPT2Config published_model(int n_layer, int n_head, int n_embd, int block_size) {
+    GPT2Config model = gpt2_config(n_layer, n_head, n_embd, block_size, 50257);
+    model.bias = true;
+    model.scale_attn_by_inverse_layer_idx = false;
+    return model;
 }
 
 static void test_config_of_others(void **state) {
@@ -402,8 +466,8 @@ static void test_config_of_others(void **state) {
     GPT2Config config;
     Error error;
     if (!read_config(&config, "{" SIZES "}", &error)) fail_msg("%s", error.text);
-    const GPT2Config expected = {3, 4, 8, 16, 50257, true, 0, false};
-    assert_config(&config, &expected);
+    const GPT2Config expected = published_model(3, 4, 8, 16);
+    assert_same_model(&config, &expected);
     /* as published with GPT-2 */
     if (!read_config(&config,
                      "{" SIZES ",\"activation_function\":\"gelu_new\",\"architectures\":[\"GPT2LMHeadModel\"],"
@@ -413,6 +477,17 @@ static void test_config_of_others(void **state) {
         fail_msg("%s", error.text);
     assert_true(config.scale_attn_by_inverse_layer_idx);
     assert_true(read_config(&config, "{" SIZES ",\"n_inner\":32}", &error));
+    /* and what else transformers' GPT-2 can compute */
+    if (!read_config(&config,
+                     "{" SIZES ",\"activation_function\":\"relu2\",\"layer_norm_epsilon\":1e-6,"
+                     "\"tie_word_embeddings\":false}",
+                     &error))
+        fail_msg("%s", error.text);
+    GPT2Config other = expected;
+    other.activation = ACTIVATION_RELU2;
+    other.norm_eps = 1e-6;
+    other.tie_embeddings = false;
+    assert_same_model(&config, &other);
 }
 
 /* What is missing has the default of transformers; sizes have other names, too. */
@@ -421,8 +496,8 @@ static void test_defaults_of_transformers(void **state) {
     GPT2Config config;
     Error error;
     if (!read_config(&config, "{\"model_type\":\"gpt2\"}", &error)) fail_msg("%s", error.text);
-    const GPT2Config expected = {12, 12, 768, 1024, 50257, true, 0, false};
-    assert_config(&config, &expected);
+    const GPT2Config expected = published_model(12, 12, 768, 1024);
+    assert_same_model(&config, &expected);
     if (!read_config(&config,
                      "{\"hidden_size\":8,\"num_hidden_layers\":3,\"num_attention_heads\":4,"
                      "\"max_position_embeddings\":16}",
@@ -449,8 +524,8 @@ static void test_published_configs(void **state) {
         " \"summary_use_proj\": true, \"task_specific_params\": {\"text-generation\": {\"do_sample\": true,"
         " \"max_length\": 50}}, \"vocab_size\": 50257}";
     if (!read_config(&config, published, &error)) fail_msg("%s", error.text);
-    const GPT2Config expected = {12, 12, 768, 1024, 50257, true, 0, false};
-    assert_config(&config, &expected);
+    const GPT2Config expected = published_model(12, 12, 768, 1024);
+    assert_same_model(&config, &expected);
     static const char *const same[] = {"\"activation_function\":\"gelu_pytorch_tanh\"",
                                        "\"activation_function\":\"gelu_fast\"",
                                        "\"layer_norm_epsilon\":0.00001",
@@ -492,13 +567,15 @@ static void test_wrong_configs(void **state) {
         const char *json, *text;
     } cases[] = {
         {"{" SIZES ",\"activation_function\":\"gelu\"}", "activation_function is \"gelu\"; only \"gelu_new\""},
-        {"{" SIZES ",\"model_type\":\"llama\"}", "model_type is \"llama\""},
-        {"{" SIZES ",\"layer_norm_epsilon\":1e-6}", "layer_norm_epsilon is 1e-06"},
-        {"{" SIZES ",\"tie_word_embeddings\":false}", "tie_word_embeddings is false"},
+        {"{" SIZES ",\"model_type\":\"llama\"}", "model_type is \"llama\"; only \"gpt2\" or \"mars_gpt\" is supported"},
+        {"{" SIZES ",\"layer_norm_epsilon\":0}",
+         "layer_norm_epsilon is 0; only a number above 0 and below 1 is supported"},
+        {"{" SIZES ",\"layer_norm_epsilon\":1}", "layer_norm_epsilon is 1; only"},
+        {"{" SIZES ",\"tie_word_embeddings\":0}", "tie_word_embeddings should be true or false"},
         {"{" SIZES ",\"scale_attn_weights\":false}", "scale_attn_weights is false"},
         {"{" SIZES ",\"add_cross_attention\":true}", "add_cross_attention is true"},
         {"{" SIZES ",\"activation_function\":\"relu\"}",
-         "only \"gelu_new\" or \"gelu_pytorch_tanh\" or \"gelu_fast\" is supported"},
+         "only \"gelu_new\" or \"gelu_pytorch_tanh\" or \"gelu_fast\" or \"relu2\" is supported"},
         {"{" SIZES ",\"activation_function\":null}", "activation_function is null"},
         {"{" SIZES ",\"layer_norm_epsilon\":\"1e-5\"}", "layer_norm_epsilon is \"1e-5\""},
         {"{" SIZES ",\"reorder_and_upcast_attn\":1}", "reorder_and_upcast_attn is 1"},
@@ -507,12 +584,14 @@ static void test_wrong_configs(void **state) {
         {"{\"model\":{\"n_layer\":2},\"data\":{}}", "has neither model_type nor n_embd"},
         {"{" SIZES ",\"scale_attn_by_inverse_layer_idx\":1}", "scale_attn_by_inverse_layer_idx should be"},
         {"{" SIZES ",\"n_inner\":31}", "n_inner should be absent or 4 * n_embd = 32"},
-        {"{\"n_layer\":1,\"n_head\":3,\"n_embd\":8,\"n_positions\":1,\"vocab_size\":1}", "no multiple of n_head 3"},
+        {"{\"n_layer\":1,\"n_head\":3,\"n_embd\":8,\"n_positions\":1,\"vocab_size\":1}",
+         "n_embd 8 must be a multiple of n_head 3"},
         {"{\"n_layer\":0,\"n_head\":4,\"n_embd\":8,\"n_positions\":1,\"vocab_size\":1}", "n_layer should be"},
         {"{\"n_layer\":1,\"n_head\":\"4\",\"n_embd\":8,\"n_positions\":1,\"vocab_size\":1}", "n_head should be"},
         {"{\"n_layer\":1,\"n_head\":4,\"n_embd\":8.5,\"n_positions\":1,\"vocab_size\":1}", "n_embd should be"},
         {"{\"n_layer\":1,\"n_head\":4,\"n_embd\":8,\"n_positions\":null,\"vocab_size\":1}", "n_positions should be"},
         {"{\"n_layer\":1,\"n_head\":4,\"n_embd\":8,\"n_positions\":1,\"vocab_size\":1e10}", "vocab_size should be"},
+        {"{\"model_type\":\"gpt2\",\"vocab_size\":250000}", "vocab_size is 250000; expected from 1 to 65536"},
         {"[]", "no valid JSON object"},
         {"{" SIZES "} x", "no valid JSON object"},
         {"", "no valid JSON object"},
@@ -532,16 +611,117 @@ static void test_wrong_configs(void **state) {
     assert_int_equal(unlink(test_path("model/trainer.json")), 0);
 }
 
+/* ---- config.json of models that transformers' GPT-2 cannot compute ---- */
+
+/* The config.json of such a model, with one key replaced by a value as JSON, or removed (NULL). */
+static char *changed_config(const char *key, const char *value) {
+    GPT2Config model = small_model("{\"position\": \"rope\", \"n_embd\": 8}");
+    char *text = checkpoint_model_config(&model, false);
+    cJSON *json = cJSON_Parse(text);
+    free(text);
+    assert_true(cJSON_HasObjectItem(json, key));
+    cJSON_DeleteItemFromObjectCaseSensitive(json, key);
+    if (value) cJSON_AddRawToObject(json, key, value);
+    text = cJSON_Print(json);
+    cJSON_Delete(json);
+    return text;
+}
+
+static void assert_config_refused(const char *key, const char *value, const char *expected) {
+    GPT2Config config;
+    Error error;
+    char *json = changed_config(key, value);
+    assert_false(read_config(&config, json, &error));
+    if (!strstr(error.text, expected) || strncmp(error.text, test_path("model"), strlen(test_path("model"))) != 0)
+        fail_msg("expected '%s': %s", expected, error.text);
+    free(json);
+}
+
+/* Each key changes what is computed, so none has a default there. */
+static void test_missing_keys(void **state) {
+    (void)state;
+    static const char *const keys[] = {"n_layer",
+                                       "n_head",
+                                       "n_embd",
+                                       "block_size",
+                                       "vocab_size",
+                                       "bias",
+                                       "scale_attn_by_inverse_layer_idx",
+                                       "position",
+                                       "rope_base",
+                                       "norm",
+                                       "norm_gain",
+                                       "norm_eps",
+                                       "norm_embedding",
+                                       "qk_norm",
+                                       "qk_norm_eps",
+                                       "activation",
+                                       "tie_embeddings",
+                                       "lm_head_bias",
+                                       "attention_scale",
+                                       "attention_output_scale",
+                                       "logit_softcap"};
+    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
+        char *text = format_string("model/config.json: the key %s is missing: ", keys[i]);
+        assert_config_refused(keys[i], NULL, text);
+        free(text);
+    }
+}
+
+static void test_wrong_keys(void **state) {
+    (void)state;
+    static const char *const cases[][3] = {
+        {"n_layer", "0", "model.n_layer is 0; expected integer in [1, 1024]"},
+        {"vocab_size", "250000", "model.vocab_size is 250000; expected integer in [1, 65536]"},
+        {"bias", "1", "model.bias is 1; expected true or false"},
+        {"position", "\"alibi\"", "model.position is \"alibi\"; expected one of: learned, rope, rope-half"},
+        {"position", "1", "model.position is 1; expected one of"},
+        {"rope_base", "1", "model.rope_base is 1; expected number > 1"},
+        {"norm", "\"LayerNorm\"", "model.norm is \"LayerNorm\"; expected one of: layernorm, rmsnorm"},
+        {"norm_eps", "0", "model.norm_eps is 0; expected number in (0, 1)"},
+        {"norm_eps", "1e999", "model.norm_eps is inf; expected number in (0, 1)"},
+        {"qk_norm_eps", "1", "model.qk_norm_eps is 1; expected number in (0, 1)"},
+        {"activation", "\"gelu_new\"", "model.activation is \"gelu_new\"; expected one of: gelu, relu2"},
+        {"attention_scale", "-0.1", "model.attention_scale is -0.1; expected number >= 0"},
+        {"attention_output_scale", "0", "model.attention_output_scale is 0; expected number > 0"},
+        {"logit_softcap", "null", "model.logit_softcap is null; expected number >= 0"},
+        {"n_head", "3", "config.json: n_embd 8 must be a multiple of n_head 3"},
+        {"n_head", "8", "config.json: position \"rope\" rotates pairs of a head's numbers, but n_embd 8 / n_head 8"},
+        {"position", "\"rope-half\"", "config.json: position \"rope-half\" needs a head size that is a multiple of 4"},
+        {"lm_head_bias", "true", "config.json: lm_head_bias true needs an LM head of its own"},
+        {"model_type", "\"mars_gpt2\"", "model_type is \"mars_gpt2\"; only \"gpt2\" or \"mars_gpt\" is supported"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) assert_config_refused(cases[i][0], cases[i][1], cases[i][2]);
+    GPT2Config config, expected = small_model("{\"position\": \"rope\", \"n_embd\": 8}");
+    Error error;
+    char *json = changed_config("use_cache", "false"); /* which is not the model's */
+    if (!read_config(&config, json, &error)) fail_msg("%s", error.text);
+    assert_same_model(&config, &expected);
+    free(json);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_prefixes_and_layouts),     cmocka_unit_test(test_large_transposition),
-        cmocka_unit_test(test_what_does_not_fit),        cmocka_unit_test(test_types_that_are_not_read),
-        cmocka_unit_test(test_left_over_tensors),        cmocka_unit_test(test_golden_files),
-        cmocka_unit_test(test_opening_a_folder),         cmocka_unit_test(test_copied_weights_are_verified),
-        cmocka_unit_test(test_a_set_of_files),           cmocka_unit_test(test_other_formats),
-        cmocka_unit_test(test_folders_of_other_formats), cmocka_unit_test(test_config_of_others),
-        cmocka_unit_test(test_defaults_of_transformers), cmocka_unit_test(test_published_configs),
-        cmocka_unit_test(test_biases_of_others),         cmocka_unit_test(test_wrong_configs),
+        cmocka_unit_test(test_prefixes_and_layouts),
+        cmocka_unit_test(test_large_transposition),
+        cmocka_unit_test(test_what_does_not_fit),
+        cmocka_unit_test(test_types_that_are_not_read),
+        cmocka_unit_test(test_left_over_tensors),
+        cmocka_unit_test(test_golden_files),
+        cmocka_unit_test(test_lm_head_of_its_own),
+        cmocka_unit_test(test_modern_golden_files),
+        cmocka_unit_test(test_opening_a_folder),
+        cmocka_unit_test(test_copied_weights_are_verified),
+        cmocka_unit_test(test_a_set_of_files),
+        cmocka_unit_test(test_other_formats),
+        cmocka_unit_test(test_folders_of_other_formats),
+        cmocka_unit_test(test_config_of_others),
+        cmocka_unit_test(test_defaults_of_transformers),
+        cmocka_unit_test(test_published_configs),
+        cmocka_unit_test(test_biases_of_others),
+        cmocka_unit_test(test_wrong_configs),
+        cmocka_unit_test(test_missing_keys),
+        cmocka_unit_test(test_wrong_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

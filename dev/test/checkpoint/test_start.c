@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "checkpoint/checkpoint_layout.h"
+#include "config/config.h"
 #include "dev/test/model/small_model.h"
 #include "util/files.h"
 
@@ -76,6 +78,37 @@ static void test_published_folders(void **state) {
     assert_published("tiny_bias", "{" PUBLISHED ",\"resid_pdrop\":0.1}", 5.614642709493637);
 }
 
+/* A folder with the weights of dev/golden/modern/NAME and our config.json, which is all that says what their model is. */
+static void assert_published_modern(const char *name) {
+    Error error;
+    GPT2Config model;
+    Launch launch = without_model();
+    char *path = format_string("dev/golden/modern/%s.json", name), *content = test_read_file(path, NULL);
+    cJSON *golden = cJSON_Parse(content);
+    const cJSON *keys = cJSON_GetObjectItemCaseSensitive(golden, "model");
+    const cJSON *first = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(golden, "cases"), 0);
+    const cJSON *loss = cJSON_GetObjectItemCaseSensitive(first, "val_loss_before");
+    assert_true(cJSON_IsNumber(loss));
+    if (!config_model_from_json(&model, keys, path, &error)) fail_msg("%s", error.text);
+    const char *folder = test_path("published_%s", name);
+    assert_run(test_run("mkdir -p '%s' && cp dev/golden/modern/%s_init.safetensors '%s/model.safetensors'", folder,
+                        name, folder),
+               0, "");
+    char *text = checkpoint_model_config(&model, false);
+    write_file(folder, "config.json", text);
+    train(&launch, name, "--eval_only=true --eval_sequences=0 --data.val=dev/golden/modern/%s_val.bin --init_from='%s'",
+          name, folder);
+    assert_loss(name, loss->valuedouble, 2e-6);
+    free(text), free(content), free(path);
+    cJSON_Delete(golden);
+}
+
+static void test_published_modern_folders(void **state) {
+    (void)state;
+    static const char *const names[] = {"modded_gradient", "track3_gradient", "variant_untied", "variant_bias_rmsnorm"};
+    for (size_t i = 0; i < ARRAY_LENGTH(names); i++) assert_published_modern(names[i]);
+}
+
 /* A run with every model key other than the default, and its newest checkpoint. */
 static const char *donor(void) {
     Launch launch = small_run();
@@ -103,6 +136,62 @@ static void test_model_of_a_checkpoint(void **state) {
     launch.processes = 2;
     train(&launch, "heir", "--init_from='%s' --eval_only=true", from);
     assert_loss("heir", expected, 1e-6);
+}
+
+/* A run of a model that transformers' GPT-2 cannot compute, and its newest checkpoint. */
+static const char *modern_donor(void) {
+    Launch launch = small_run();
+    const char *path = test_path("modern_donor/checkpoints/latest");
+    if (!files_is_folder(path))
+        train(
+            &launch, "modern_donor",
+            "--max_iters=3 --position=rope-half --rope_base=1024 --norm=rmsnorm --norm_eps=1e-6 --norm_embedding=true "
+            "--qk_norm=true --activation=relu2 --tie_embeddings=false --lm_head_bias=true --bias=true "
+            "--attention_scale=0.12 --attention_output_scale=0.5 --logit_softcap=15 --init=fan-in "
+            "--zero_init_projections=true --scale_attn_by_inverse_layer_idx=false" TRAIN_WHOLE_SCHEDULE);
+    return path;
+}
+
+/* Its config.json has the whole model. Rotations are for sequences of any length. */
+static void test_model_of_a_modern_checkpoint(void **state) {
+    (void)state;
+    Launch launch = without_model();
+    const char *from = modern_donor();
+    double expected = last_number("modern_donor", "val", "loss");
+    train(&launch, "modern_heir", "--init_from='%s' --eval_only=true", from);
+    assert_loss("modern_heir", expected, 1e-6);
+    train(&launch, "modern_heir", "--init_from='%s/model.safetensors' --eval_only=true --init=torch", from);
+    assert_loss("modern_heir", expected, 1e-6);
+    train(&launch, "modern_tuned", "--init_from='%s' --max_iters=1 --warmup_iters=0", from);
+    assert_run(test_run("cmp '%s/config.json' '%s/config.json'", from, test_path("modern_tuned/checkpoints/latest")), 0,
+               "");
+    train(&launch, "modern_long", "--init_from='%s' --block_size=64 --eval_only=true", from);
+    assert_loss("modern_long", expected, 0.2);
+    train(&launch, "modern_short", "--init_from='%s' --block_size=16 --eval_only=true", from);
+    assert_loss("modern_short", expected, 0.2);
+    assert_run(train_run(&launch, "wrong", "--init_from='%s' --logit_softcap=30", from), EXIT_USAGE,
+               "command line: model.logit_softcap is 30, but the model in ");
+}
+
+/* On resume too, where nothing of it can change; how the weights started does not matter any more. */
+static void test_modern_model_cannot_change(void **state) {
+    (void)state;
+    Launch launch = without_model();
+    assert_run(test_run("cp -r '%s' '%s'", test_path("modern_donor"), test_path("modern_resumed")), 0, "");
+    static const char *const changes[][2] = {
+        {"--position=rope", "model.position is \"rope\", but the model in "},
+        {"--rope_base=10000", "model.rope_base is 10000, but the model in "},
+        {"--tie_embeddings=true", "model.tie_embeddings is true, but the model in "},
+        {"--block_size=64", "model.block_size is 64, but the model in "},
+        {"--norm_eps=1e-5", "model.norm_eps is 1e-05, but the model in "},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(changes); i++)
+        assert_run(train_run(&launch, "modern_resumed", "--init_from=resume %s", changes[i][0]), EXIT_USAGE,
+                   changes[i][1]);
+    CommandResult *result =
+        train_run(&launch, "modern_resumed", "--init_from=resume --init=torch --max_iters=6" TRAIN_WHOLE_SCHEDULE);
+    assert_run(result, EXIT_DONE, "  changed    train.max_iters: 6, was 3\n");
+    assert_null(strstr(result->output, "changed    model."));
 }
 
 /* Our checkpoints have zero biases where the model has none. Without trainer.json they look like biases; a model without
@@ -196,10 +285,11 @@ static void test_models_that_we_do_not_have(void **state) {
         const char *config, *text;
     } cases[] = {
         {"{" PUBLISHED ",\"activation_function\":\"gelu\"}", "activation_function is \"gelu\"; only \"gelu_new\""},
-        {"{" PUBLISHED ",\"layer_norm_epsilon\":1e-6}", "layer_norm_epsilon is 1e-06; only 1e-05"},
+        {"{" PUBLISHED ",\"layer_norm_epsilon\":0}",
+         "layer_norm_epsilon is 0; only a number above 0 and below 1 is supported"},
         {"{" PUBLISHED ",\"scale_attn_weights\":false}", "scale_attn_weights is false; only true"},
-        {"{\"model_type\":\"gpt2\",\"vocab_size\":250000}",
-         "model.vocab_size is 250000; expected integer in [1, 65536]"},
+        {"{\"model_type\":\"gpt2\",\"vocab_size\":250000}", "vocab_size is 250000; expected from 1 to 65536"},
+        {"{\"model_type\":\"mars_gpt\",\"n_layer\":2}", "config.json: the key n_head is missing: attention heads"},
     };
     const char *folder = test_path("other");
     assert_run(test_run("mkdir -p '%s' && cp dev/golden/tiny_init.safetensors '%s/model.safetensors'", folder, folder),
@@ -494,7 +584,10 @@ static void test_files_of_others_stay(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published_folders),
+        cmocka_unit_test(test_published_modern_folders),
         cmocka_unit_test(test_model_of_a_checkpoint),
+        cmocka_unit_test(test_model_of_a_modern_checkpoint),
+        cmocka_unit_test(test_modern_model_cannot_change),
         cmocka_unit_test(test_biases_that_are_zero),
         cmocka_unit_test(test_contradictions),
         cmocka_unit_test(test_shorter_sequences),

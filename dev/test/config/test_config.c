@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "config/config_keys.h"
+#include "dev/test/model/small_model.h"
 
 /* ---- what is read ---- */
 
@@ -20,7 +21,11 @@ static void test_defaults(void **state) {
     char *text = config_to_json(&config);
     assert_string_equal(
         text, "{\"model\":{\"n_layer\":12,\"n_head\":12,\"n_embd\":768,\"block_size\":1024,\"vocab_size\":50304,"
-              "\"bias\":false,\"dropout\":0,\"scale_attn_by_inverse_layer_idx\":true},"
+              "\"bias\":false,\"dropout\":0,\"scale_attn_by_inverse_layer_idx\":true,\"position\":\"learned\","
+              "\"rope_base\":10000,\"norm\":\"layernorm\",\"norm_gain\":true,\"norm_eps\":1e-05,"
+              "\"norm_embedding\":false,\"qk_norm\":false,\"qk_norm_eps\":1.1920929e-07,\"activation\":\"gelu\","
+              "\"tie_embeddings\":true,\"lm_head_bias\":false,\"attention_scale\":0,\"attention_output_scale\":1,"
+              "\"logit_softcap\":0,\"init\":\"gpt2\",\"zero_init_projections\":false,\"zero_init_lm_head\":false},"
               "\"data\":{\"train\":\"t.bin\",\"val\":\"v.bin\",\"hellaswag\":\"\",\"order\":\"random\",\"seed\":5000},"
               "\"optimizer\":{\"name\":\"adamw\",\"learning_rate\":0.0006,\"weight_decay\":0.1,\"beta1\":0.9,"
               "\"beta2\":0.95,\"eps\":1e-08,\"grad_clip\":1},"
@@ -32,8 +37,9 @@ static void test_defaults(void **state) {
               "\"init_from\":\"scratch\",\"seed\":5000,\"device\":\"auto\",\"precision\":\"auto\","
               "\"allow_tf32\":false,\"threads\":0,\"recompute\":\"none\",\"debug_alloc\":false}}");
     free(text);
-    assert_int_equal(config.model.n_embd, 768);
-    assert_true(config.model.scale_attn_by_inverse_layer_idx);
+    const GPT2Config gpt2 = gpt2_config(12, 12, 768, 1024, 50304);
+    assert_same_model(&config.model, &gpt2);
+    assert_true(config.model.init == MODEL_INIT_GPT2 && !config.model.zero_init_projections);
     assert_string_equal(config.data.val, "v.bin");
     assert_int_equal(config.data.order, ORDER_RANDOM);
     assert_true(config.optimizer.beta2 == 0.95 && config.optimizer.gradient_scale == 1);
@@ -66,6 +72,23 @@ static void test_values_of_a_file(void **state) {
     assert_true(c.data.seed == 9007199254740991u);
     c = accepted(config_with("data", "\"seed\": \"18446744073709551615\""), NULL);
     assert_true(c.data.seed == UINT64_MAX);
+    /* modded-nanogpt's model of 2026 */
+    c = accepted(config_with("model", "\"n_head\": 6, \"bias\": true, \"scale_attn_by_inverse_layer_idx\": false, "
+                                      "\"position\": \"rope-half\", \"rope_base\": 1024, \"norm\": \"rmsnorm\", "
+                                      "\"norm_eps\": 1.1920929e-07, \"norm_embedding\": true, \"qk_norm\": true, "
+                                      "\"activation\": \"relu2\", \"tie_embeddings\": false, \"lm_head_bias\": true, "
+                                      "\"attention_scale\": 0.12, \"logit_softcap\": 15, \"init\": \"fan-in\", "
+                                      "\"zero_init_projections\": true, \"zero_init_lm_head\": true"),
+                 "--attention_output_scale=0.5");
+    assert_int_equal(c.model.position, POSITION_ROPE_HALF);
+    assert_int_equal(c.model.norm, NORM_RMSNORM);
+    assert_int_equal(c.model.activation, ACTIVATION_RELU2);
+    assert_int_equal(c.model.init, MODEL_INIT_FAN_IN);
+    assert_true(c.model.rope_base == 1024 && c.model.norm_eps == 1.1920929e-07 && c.model.norm_gain);
+    assert_true(c.model.norm_embedding && c.model.qk_norm && !c.model.tie_embeddings && c.model.lm_head_bias);
+    assert_true(c.model.attention_scale == 0.12 && c.model.attention_output_scale == 0.5);
+    assert_true(c.model.logit_softcap == 15 && c.model.zero_init_projections && c.model.zero_init_lm_head);
+    assert_int_equal(accepted(valid_config(), "--init=torch").model.init, MODEL_INIT_TORCH);
 }
 
 static void test_comments(void **state) {
@@ -308,6 +331,15 @@ static void test_numbers_out_of_range(void **state) {
         {"model", "\"vocab_size\": 65537", "model.vocab_size is 65537; expected integer in [1, 65536]"},
         {"model", "\"vocab_size\": 1e999", "model.vocab_size is inf; expected integer"},
         {"model", "\"dropout\": 1", "model.dropout is 1; expected number in [0, 1)"},
+        {"model", "\"rope_base\": 1", "model.rope_base is 1; expected number > 1"},
+        {"model", "\"rope_base\": -10000", "model.rope_base is -10000; expected number > 1"},
+        {"model", "\"norm_eps\": 0", "model.norm_eps is 0; expected number in (0, 1)"},
+        {"model", "\"norm_eps\": 1", "model.norm_eps is 1; expected number in (0, 1)"},
+        {"model", "\"qk_norm_eps\": -1e-7", "model.qk_norm_eps is -1e-07; expected number in (0, 1)"},
+        {"model", "\"attention_scale\": -0.12", "model.attention_scale is -0.12; expected number >= 0"},
+        {"model", "\"attention_output_scale\": 0", "model.attention_output_scale is 0; expected number > 0"},
+        {"model", "\"logit_softcap\": -15", "model.logit_softcap is -15; expected number >= 0"},
+        {"model", "\"logit_softcap\": 1e999", "model.logit_softcap is inf; expected number >= 0"},
         {"optimizer", "\"beta1\": 1", "optimizer.beta1 is 1; expected number in [0, 1)"},
         {"optimizer", "\"beta2\": 1.0000000000000002", "optimizer.beta2 is 1.0000000000000002; expected"},
         {"optimizer", "\"beta2\": -0.1", "optimizer.beta2 is -0.1; expected"},
@@ -381,6 +413,11 @@ static void test_strings_and_choices(void **state) {
     refuse_override("--optimizer.name=adam", "optimizer.name is 'adam'; expected one of: adamw, mars-adamw,");
     refuse_override("--optimizer.name=", "mars-m, mars-m-efficient, sgd-sai, sgd-boost (= sgd-sai)");
     refuse_override("--recompute=all", "train.recompute is 'all'; expected one of: none, mlp, block");
+    refuse_override("--position=rotary", "model.position is 'rotary'; expected one of: learned, rope, rope-half");
+    refuse_override("--norm=layer_norm", "model.norm is 'layer_norm'; expected one of: layernorm, rmsnorm");
+    refuse_override("--activation=relu", "model.activation is 'relu'; expected one of: gelu, relu2");
+    refuse_override("--init=normal", "model.init is 'normal'; expected one of: gpt2, torch, fan-in");
+    refuse_file(config_with("model", "\"norm\": true"), "model.norm is true; expected one of: layernorm, rmsnorm");
 }
 
 /* ---- the command line ---- */
@@ -472,8 +509,23 @@ static void test_wrong_overrides(void **state) {
 
 static void test_model_rules(void **state) {
     (void)state;
-    refuse_override("--n_head=7", "model.n_embd 768 must be a multiple of model.n_head 7");
+    refuse_override("--n_head=7", "model.n_embd 768 must be a multiple of n_head 7");
     refuse_override("--dropout=0.1", "model.dropout is 0.1|no dropout: set it to 0");
+    refuse_override("--lm_head_bias=true",
+                    "model.lm_head_bias true needs an LM head of its own|tie_embeddings to false");
+    refuse_override("--zero_init_lm_head=true", "model.zero_init_lm_head true needs|set tie_embeddings to false");
+    refuse_file(config_with("model", "\"n_head\": 3, \"n_embd\": 9, \"position\": \"rope\""),
+                "model.position \"rope\" rotates pairs|n_embd 9 / n_head 3 is the odd head size 3");
+    static const char *const sizes[] = {"\"n_embd\": 12, \"n_head\": 2", "\"n_embd\": 8, \"n_head\": 2"}; /* 6, 4 */
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
+        char *body = format_string("%s, \"position\": \"rope-half\"", sizes[i]);
+        refuse_file(config_with("model", body),
+                    "model.position \"rope-half\" needs a head size that is a multiple of 4");
+        free(body);
+    }
+    accepted(config_with("model", "\"n_embd\": 16, \"n_head\": 2"), "--position=rope-half");
+    accepted(config_with("model", "\"n_embd\": 6, \"n_head\": 3"), "--position=rope");
+    accepted(config_with("model", "\"tie_embeddings\": false, \"lm_head_bias\": true"), "--zero_init_lm_head=true");
     refuse_override("--batch_size=2097152", "train.batch_size 2097152 x model.block_size 1024 is more than");
     assert_int_equal(accepted(valid_config(), "--batch_size=2097151").train.batch_size, 2097151);
     refuse_by(NULL, "--n_head=7", "command line: ", "data.train is missing");
@@ -524,7 +576,10 @@ static void test_rules_name_the_place(void **state) {
     static const struct {
         const char *section, *body, *override, *text;
     } cases[] = {
-        {"model", "\"n_head\": 7", "--n_embd=32", "model.n_embd 32 must be a multiple of model.n_head 7"},
+        {"model", "\"n_head\": 7", "--n_embd=32", "model.n_embd 32 must be a multiple of n_head 7"},
+        {"model", "\"n_embd\": 36", "--position=rope", "model.position \"rope\" rotates pairs"},
+        {"model", "\"position\": \"rope\"", "--n_embd=36", "model.position \"rope\" rotates pairs"},
+        {"model", "\"lm_head_bias\": true", "--tie_embeddings=true", "model.lm_head_bias true needs"},
         {"model", "\"dropout\": 0.1", "--dropout=0.2", "model.dropout is 0.2"},
         {"model", "\"block_size\": 65536", "--batch_size=65536", "train.batch_size 65536 x model.block_size 65536"},
         {"train", "\"gradient_accumulation_steps\": 0", "--total_batch_size=0", "give train.total_batch_size or"},
@@ -539,7 +594,10 @@ static void test_rules_name_the_place(void **state) {
         refuse_by(path, cases[i].override, "command line: ", cases[i].text);
     }
     const char *path = config_with("model", "\"n_head\": 7");
-    refuse_by(path, "--max_iters=200", path, "model.n_embd 768 must be a multiple of model.n_head 7");
+    refuse_by(path, "--max_iters=200", path, "model.n_embd 768 must be a multiple of n_head 7");
+    refuse_by(path, "--n_layer=3", path, "model.n_embd 768 must be a multiple of n_head 7");
+    path = config_with("model", "\"lm_head_bias\": true");
+    refuse_by(path, "--bias=true", path, "model.lm_head_bias true needs"); /* which is another key */
     path = config_with("schedule", "\"warmup_iters\": 101");
     refuse_by(path, "--n_layer=1", path, "schedule.warmup_iters 101 must not be above train.max_iters 100");
     refuse_by(path, "--warmup_iters=102", "command line: ", "schedule.warmup_iters 102 must not be above");
@@ -740,7 +798,8 @@ static void test_round_trip(void **state) {
                             "--weight_decay=1.7976931348623157e308", "--data.seed=18446744073709551615",
                             "--train.seed=9007199254740992", "--data.train=a \"b\" \\ // \t\x01 \xC3\xA9 /* */",
                             "--bias=true", "--schedule.name=trapezoidal", "--gradient_scale=0.1", "--device=cpu",
-                            "--order=sequential", NULL));
+                            "--order=sequential", "--position=rope", "--norm=rmsnorm",
+                            "--qk_norm_eps=1.1920928955078125e-07", NULL));
     again = reloaded(&config);
     assert_same_config(&config, &again);
     assert_true(again.data.seed == UINT64_MAX && again.optimizer.eps == 5e-324);
@@ -777,12 +836,123 @@ static void test_equal_configs_are_equal_bytes(void **state) {
     assert_same_config(&a, &b);
 }
 
+/* ---- a model that comes with weights ---- */
+
+static const char folder[] = "weights/config.json";
+static const char modern_keys[] =
+    "{\"n_layer\": 3, \"n_head\": 2, \"n_embd\": 16, \"block_size\": 64, \"vocab_size\": 256, \"bias\": true, "
+    "\"scale_attn_by_inverse_layer_idx\": false, \"position\": \"rope-half\", \"rope_base\": 1024, "
+    "\"norm\": \"rmsnorm\", \"norm_gain\": false, \"norm_eps\": 1e-6, \"norm_embedding\": true, \"qk_norm\": true, "
+    "\"qk_norm_eps\": 0.0078125, \"activation\": \"relu2\", \"tie_embeddings\": false, \"lm_head_bias\": true, "
+    "\"attention_scale\": 0.12, \"attention_output_scale\": 0.3, \"logit_softcap\": 15}";
+
+/* A config with an override, or none, before it takes a model. */
+static Config config_before(const char *override) {
+    Config config;
+    Error error;
+    char *overrides[] = {(char *) override};
+    if (!config_read(&config, valid_config(), override != NULL, overrides, &error)) fail_msg("%s", error.text);
+    return config;
+}
+
+static void test_model_of_weights(void **state) {
+    (void)state;
+    GPT2Config model = small_model(modern_keys);
+    model.init = MODEL_INIT_TORCH; /* of which weights tell nothing */
+    model.zero_init_projections = true;
+    model.dropout = 0.5;
+    Error error;
+    Config config = config_before(NULL);
+    if (!config_take_model(&config, &model, folder, (ConfigTake){0}, &error)) fail_msg("%s", error.text);
+    if (!config_check(&config, &error)) fail_msg("%s", error.text);
+    model.dropout = 0;
+    assert_same_model(&config.model, &model);
+    assert_int_equal(config.model.init, MODEL_INIT_GPT2);
+    assert_false(config.model.zero_init_projections);
+    config = config_before("--init=fan-in");
+    assert_true(config_take_model(&config, &model, folder, (ConfigTake){0}, &error));
+    assert_int_equal(config.model.init, MODEL_INIT_FAN_IN);
+}
+
+/* Every key of the model may be given again; another value is an error that names the place, the key and both values. */
+static void test_contradictions_with_weights(void **state) {
+    (void)state;
+    GPT2Config model = small_model(modern_keys);
+    static const struct {
+        const char *key, *own, *other, *text;
+    } cases[] = {
+        {"n_layer", "3", "2", "is 2, but the model in weights/config.json has 3"},
+        {"n_head", "2", "4", "is 4, but the model in weights/config.json has 2"},
+        {"n_embd", "16", "32", "is 32, but the model in weights/config.json has 16"},
+        {"block_size", "64", "32", "is 32, but the model in weights/config.json has 64"},
+        {"vocab_size", "256", "257", "is 257, but the model in weights/config.json has 256"},
+        {"bias", "true", "false", "is false, but the model in weights/config.json has true"},
+        {"scale_attn_by_inverse_layer_idx", "false", "true", "is true, but the model in weights/config.json has false"},
+        {"position", "rope-half", "rope", "is \"rope\", but the model in weights/config.json has \"rope-half\""},
+        {"rope_base", "1024", "10000", "is 10000, but the model in weights/config.json has 1024"},
+        {"norm", "rmsnorm", "layernorm", "is \"layernorm\", but the model in weights/config.json has \"rmsnorm\""},
+        {"norm_gain", "false", "true", "is true, but the model in weights/config.json has false"},
+        {"norm_eps", "0.000001", "1e-5", "is 1e-05, but the model in weights/config.json has 1e-06"},
+        {"norm_embedding", "true", "false", "is false, but the model in weights/config.json has true"},
+        {"qk_norm", "true", "false", "is false, but the model in weights/config.json has true"},
+        {"qk_norm_eps", "0.0078125", "1e-6", "is 1e-06, but the model in weights/config.json has 0.0078125"},
+        {"activation", "relu2", "gelu", "is \"gelu\", but the model in weights/config.json has \"relu2\""},
+        {"tie_embeddings", "false", "true", "is true, but the model in weights/config.json has false"},
+        {"lm_head_bias", "true", "false", "is false, but the model in weights/config.json has true"},
+        {"attention_scale", "0.12", "0", "is 0, but the model in weights/config.json has 0.12"},
+        {"attention_output_scale", "0.3", "1", "is 1, but the model in weights/config.json has 0.3"},
+        {"logit_softcap", "15", "30", "is 30, but the model in weights/config.json has 15"},
+    };
+    size_t keys = 0;
+    for (int i = 0; i < config_key_count; i++) keys += config_keys[i].comes_with_weights;
+    assert_int_equal(keys, ARRAY_LENGTH(cases));
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        Error error;
+        char *own = format_string("--%s=%s", cases[i].key, cases[i].own);
+        char *other = format_string("--%s=%s", cases[i].key, cases[i].other);
+        char *text = format_string("command line: model.%s %s; remove the key: it comes with the weights", cases[i].key,
+                                   cases[i].text);
+        Config config = config_before(own);
+        if (!config_take_model(&config, &model, folder, (ConfigTake){0}, &error)) fail_msg("%s", error.text);
+        config = config_before(other);
+        assert_false(config_take_model(&config, &model, folder, (ConfigTake){0}, &error));
+        assert_string_equal(error.text, text);
+        free(own), free(other), free(text);
+    }
+}
+
+/* Position embeddings can be cut, and rotations are for sequences of any length. */
+static void test_length_of_weights(void **state) {
+    (void)state;
+    const ConfigTake free_length = {.other_length = true};
+    static const struct {
+        const char *position, *override;
+        bool fits;
+    } cases[] = {
+        {"learned", "--block_size=32", true},    {"learned", "--block_size=128", false},
+        {"rope", "--block_size=32", true},       {"rope", "--block_size=128", true},
+        {"rope-half", "--block_size=128", true},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        char *keys = format_string("{\"block_size\": 64, \"n_embd\": 16, \"position\": \"%s\"}", cases[i].position);
+        GPT2Config model = small_model(keys);
+        Config config = config_before(cases[i].override);
+        Error error;
+        assert_int_equal(config_take_model(&config, &model, folder, free_length, &error), cases[i].fits);
+        config = config_before(cases[i].override);
+        assert_false(config_take_model(&config, &model, folder, (ConfigTake){0}, &error)); /* on resume */
+        free(keys);
+    }
+}
+
 /* ---- the table and --help ---- */
 
 static void test_every_key_is_in_the_table(void **state) {
     (void)state;
     static const char *const keys =
-        "model n_layer n_head n_embd block_size vocab_size bias dropout scale_attn_by_inverse_layer_idx;"
+        "model n_layer n_head n_embd block_size vocab_size bias dropout scale_attn_by_inverse_layer_idx position "
+        "rope_base norm norm_gain norm_eps norm_embedding qk_norm qk_norm_eps activation tie_embeddings lm_head_bias "
+        "attention_scale attention_output_scale logit_softcap init zero_init_projections zero_init_lm_head;"
         "data train val hellaswag order seed;"
         "optimizer name learning_rate weight_decay beta1 beta2 eps grad_clip gamma is_approx optimize_1d lr_1d "
         "betas_1d weight_decay_1d muon_learning_rate muon_weight_decay momentum nesterov ns_steps ns_dtype;"
@@ -799,6 +969,18 @@ static void test_every_key_is_in_the_table(void **state) {
             if (config_key_find(section, name) < 0) fail_msg("%s.%s is missing", section, name);
     }
     free(list);
+}
+
+/* What changes the model's numbers comes with weights: of the model's keys all but dropout and those of the start. */
+static void test_keys_that_come_with_weights(void **state) {
+    (void)state;
+    static const char *const others[] = {"dropout", "init", "zero_init_projections", "zero_init_lm_head"};
+    for (int i = 0; i < config_key_count; i++) {
+        bool expected = strcmp(config_keys[i].section, "model") == 0;
+        for (size_t j = 0; j < ARRAY_LENGTH(others); j++)
+            expected = expected && strcmp(config_keys[i].name, others[j]) != 0;
+        if (config_keys[i].comes_with_weights != expected) fail_msg("%s", config_keys[i].name);
+    }
 }
 
 static size_t field_size(const ConfigKey *key) {
@@ -863,6 +1045,8 @@ static void test_help(void **state) {
     text = test_read_file(path, NULL);
     must_hold(text, "one of: constant, cosine, wsd, trapezoidal, exp\n");
     must_hold(text, "number in [0, 1)");
+    must_hold(text, "one of: learned, rope, rope-half\n");
+    must_hold(text, "norm_eps                        number in (0, 1)      1e-5           added to");
     must_hold(
         text,
         "eval_interval                   integer >= 0          1000           steps between evaluations; 0 = never");
@@ -976,7 +1160,11 @@ int main(void) {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_round_trip_when_resolved),
         cmocka_unit_test(test_equal_configs_are_equal_bytes),
+        cmocka_unit_test(test_model_of_weights),
+        cmocka_unit_test(test_contradictions_with_weights),
+        cmocka_unit_test(test_length_of_weights),
         cmocka_unit_test(test_every_key_is_in_the_table),
+        cmocka_unit_test(test_keys_that_come_with_weights),
         cmocka_unit_test(test_table_is_consistent),
         cmocka_unit_test(test_help),
         cmocka_unit_test(test_mutations),

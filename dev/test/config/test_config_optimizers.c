@@ -147,6 +147,13 @@ static void test_rates_of_groups(void **state) {
         refuse_by(
             config_of(optimizers[i], is_muon ? "\"muon_embeddings\": false" : ""), "--lm_head_lr=0.5",
             "command line: ", "optimizer.lm_head_lr has no effect with a model whose LM head is its token embedding");
+        Error error;
+        const char *path = config_of(optimizers[i], is_muon ? "\"muon_embeddings\": false" : "");
+        if (!load_config(&c, &error, path, "--lm_head_lr=0.5", "--tie_embeddings=false", NULL))
+            fail_msg("%s", error.text);
+        assert_true(c.optimizer.lm_head_lr == 0.5);
+        again = reloaded(&c);
+        assert_same_config(&c, &again);
         refuse_by(config_of(optimizers[i], ""), "--lr_1d=0", "command line: ", "optimizer.lr_1d|number > 0");
         refuse_by(config_of(optimizers[i], ""), "--lr_1d=learning_rate", "command line: ", "optimizer.lr_1d");
         if (is_muon) {

@@ -1,23 +1,32 @@
 /* small_model.c: see small_model.h. */
 #include "dev/test/model/small_model.h"
 
+#include <cjson/cJSON.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "config/config.h"
+
+void small_add(TensorTable *table, const char *name, TensorRole role, int64_t rows, int64_t columns, int64_t padded) {
+    Tensor *tensor = &table->tensors[tensor_table_add(table, name, role, rows, columns, padded)];
+    tensor->hf_prefix = strncmp(name, "lm_head.", strlen("lm_head.")) == 0 ? "" : "transformer.";
+    tensor->hf_transposed = role == ROLE_MATRIX;
+}
+
 static void add_block_tensor(TensorTable *table, int layer, const char *name, int64_t out, int64_t in, bool bias) {
     char text[64];
     snprintf(text, sizeof text, "h.%d.%s.weight", layer, name);
-    tensor_table_add(table, text, out ? ROLE_MATRIX : ROLE_VECTOR, out ? out : 1, in, out ? out : 1);
+    small_add(table, text, out ? ROLE_MATRIX : ROLE_VECTOR, out ? out : 1, in, out ? out : 1);
     snprintf(text, sizeof text, "h.%d.%s.bias", layer, name);
-    if (bias) tensor_table_add(table, text, ROLE_VECTOR, 1, out ? out : in, 1);
+    if (bias) small_add(table, text, ROLE_VECTOR, 1, out ? out : in, 1);
 }
 
 TensorTable small_table(int layers, int64_t c, int64_t v, int64_t t, bool bias) {
     TensorTable table = {0};
-    tensor_table_add(&table, "wte.weight", ROLE_EMBEDDING, v, c, v + 27);
-    tensor_table_add(&table, "wpe.weight", ROLE_EMBEDDING, t, c, t);
+    small_add(&table, "wte.weight", ROLE_EMBEDDING, v, c, v + 27);
+    small_add(&table, "wpe.weight", ROLE_EMBEDDING, t, c, t);
     for (int layer = 0; layer < layers; layer++) {
         add_block_tensor(&table, layer, "ln_1", 0, c, bias);
         add_block_tensor(&table, layer, "attn.c_attn", 3 * c, c, bias);
@@ -26,8 +35,8 @@ TensorTable small_table(int layers, int64_t c, int64_t v, int64_t t, bool bias) 
         add_block_tensor(&table, layer, "mlp.c_fc", 4 * c, c, bias);
         add_block_tensor(&table, layer, "mlp.c_proj", c, 4 * c, bias);
     }
-    tensor_table_add(&table, "ln_f.weight", ROLE_VECTOR, 1, c, 1);
-    if (bias) tensor_table_add(&table, "ln_f.bias", ROLE_VECTOR, 1, c, 1);
+    small_add(&table, "ln_f.weight", ROLE_VECTOR, 1, c, 1);
+    if (bias) small_add(&table, "ln_f.bias", ROLE_VECTOR, 1, c, 1);
     return table;
 }
 
@@ -63,7 +72,7 @@ void small_start(SmallRun *run, int64_t step, int version, bool bias) {
     run->source = (CheckpointSource){.step = step,
                                      .updates = step / 2,
                                      .sequences = 12345,
-                                     .model = {LAYERS, 2, C, T, V, bias, 0, true},
+                                     .model = gpt2_config(LAYERS, 2, C, T, V),
                                      .table = &run->table,
                                      .config_json = small_config_json,
                                      .optimizer = "mars-adamw",
@@ -72,6 +81,7 @@ void small_start(SmallRun *run, int64_t step, int version, bool bias) {
                                      .has_state = has_state,
                                      .fetch = fetch,
                                      .context = run};
+    run->source.model.bias = bias;
 }
 
 bool small_save_run(SmallRun *run, const char *out_dir, int keep, char path[CHECKPOINT_PATH_LENGTH], Error *error) {
@@ -107,6 +117,34 @@ void assert_holds(const Checkpoint *checkpoint, int version, bool bias) {
             }
         }
     tensor_table_free(&table);
+}
+
+GPT2Config small_model(const char *keys) {
+    GPT2Config model = gpt2_config(LAYERS, 2, C, T, V);
+    cJSON *json = cJSON_CreateObject(), *changes = cJSON_Parse(keys);
+    assert_non_null(changes);
+    config_model_to_json(&model, json);
+    while (changes->child) {
+        cJSON *change = cJSON_DetachItemViaPointer(changes, changes->child);
+        if (!cJSON_ReplaceItemInObjectCaseSensitive(json, change->string, change)) fail_msg("a key of %s", keys);
+    }
+    char *text = cJSON_PrintUnformatted(json);
+    cJSON *parsed = cJSON_Parse(text); /* for the numbers, which are raw text in *json */
+    Error error;
+    if (!config_model_from_json(&model, parsed, keys, &error)) fail_msg("%s", error.text);
+    free(text);
+    cJSON_Delete(json), cJSON_Delete(parsed), cJSON_Delete(changes);
+    return model;
+}
+
+void assert_same_model(const GPT2Config *found, const GPT2Config *expected) {
+    cJSON *json[2] = {cJSON_CreateObject(), cJSON_CreateObject()};
+    config_model_to_json(found, json[0]);
+    config_model_to_json(expected, json[1]);
+    char *text[2] = {cJSON_PrintUnformatted(json[0]), cJSON_PrintUnformatted(json[1])};
+    assert_string_equal(text[0], text[1]);
+    for (int i = 0; i < 2; i++) free(text[i]), cJSON_Delete(json[i]);
+    assert_true(found->dropout == expected->dropout);
 }
 
 void assert_newest(const char *out_dir, int64_t step, int version) {

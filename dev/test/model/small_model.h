@@ -26,6 +26,9 @@ extern const char small_config_json[];
 /* The tensors of a GPT-2 of any size. */
 TensorTable small_table(int layers, int64_t c, int64_t v, int64_t t, bool bias);
 
+/* Adds a tensor as a GPT-2 has it: the LM head's without the prefix, hidden matrices transposed in files. */
+void small_add(TensorTable *table, const char *name, TensorRole role, int64_t rows, int64_t columns, int64_t padded);
+
 /* Element `i` of a tensor: any bits, so also NaNs and infinities. Not the same for any two versions. */
 float small_value(int version, int which, int tensor, size_t i);
 
@@ -43,6 +46,12 @@ const char *small_latest(const char *out_dir);
 
 /* Every number of an open checkpoint is that of `version`, bit for bit. */
 void assert_holds(const Checkpoint *checkpoint, int version, bool bias);
+
+/* A GPT-2 of the small sizes, but for the keys of the config's model section in this JSON object. */
+GPT2Config small_model(const char *keys);
+
+/* The two models are the same in every key that changes what is computed, and in dropout. */
+void assert_same_model(const GPT2Config *found, const GPT2Config *expected);
 
 /* The newest whole checkpoint is that of `step`, with the numbers of `version`. */
 void assert_newest(const char *out_dir, int64_t step, int version);
