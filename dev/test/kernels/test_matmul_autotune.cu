@@ -118,7 +118,7 @@ static size_t run_layer(Arrays *arrays, Kind kind, float *results) {
     if (kind == FORWARD || kind == FORWARD_BIAS) {
         be->matmul_forward(be, out, in, weight, bias, N, IC, OC);
     } else {
-        be->matmul_gelu_forward(be, out, in_place ? out : pre, in, weight, bias, N, IC, OC);
+        be->matmul_activation_forward(be, ACTIVATION_GELU, out, in_place ? out : pre, in, weight, bias, N, IC, OC);
         if (!in_place) collect(arrays, results, &n, type, pre, N * OC);
     }
     collect(arrays, results, &n, type, out, N * OC);
@@ -138,7 +138,10 @@ static size_t run_backward(Arrays *arrays, Kind kind, float *results) {
         collect(arrays, results, &n, DTYPE_FLOAT32, dweight, OC * IC);
         collect(arrays, results, &n, DTYPE_FLOAT32, dbias, OC);
     } else {
-        be->matmul_backward_input(be, din, dout, weight, kind == BACKWARD_INPUT_GELU ? in : NULL, N, IC, OC);
+        if (kind == BACKWARD_INPUT_GELU)
+            be->matmul_backward_activation(be, ACTIVATION_GELU, din, dout, weight, in, N, IC, OC);
+        else
+            be->matmul_backward_input(be, din, dout, weight, N, IC, OC);
         collect(arrays, results, &n, type, din, N * IC);
     }
     return n;

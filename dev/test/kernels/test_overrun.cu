@@ -4,7 +4,6 @@
 #include <cuda_runtime.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -50,9 +49,7 @@ typedef struct Planned {
 } Planned;
 
 static void open_planned(Planned *p, DType type, OptimName name) {
-    GPT2Config config;
-    memset(&config, 0, sizeof config);
-    config.n_layer = 1, config.n_head = 1, config.n_embd = 24, config.block_size = 7, config.vocab_size = 11;
+    GPT2Config config = gpt2_config(1, 1, 24, 7, 11);
     config.bias = true;
     OptimConfig optimizer = optim_defaults(name, 1e-3);
     optimizer.is_approx = false;
