@@ -213,7 +213,7 @@ device_tests=('test_kernels*.c' test_newton_schulz.c 'test_optim*.c' test_comm.c
     test_devices.c 'test_*.cu')
 memchecked_tests=('test_kernels*.c' test_newton_schulz.c test_optim_passes.c)
 # Of attention one case alone: racecheck takes minutes for the others, or ends in an error of its own.
-racechecked_tests=(test_kernels.c test_kernels_norm.c test_kernels_matmul.c test_optim_passes.c)
+racechecked_tests=(test_kernels.c test_kernels_norm.c test_kernels_matmul.c test_kernels_qk.c test_optim_passes.c)
 racechecked_attention=test_one_head
 
 # The tests whose sources match, as programs.

@@ -40,7 +40,8 @@ typedef struct Sizes {
     int B, T, N, C, NH, V, VP, IC, OC;
 } Sizes;
 
-typedef enum Element { ACTIVATION, FLOAT, TOKEN } Element;
+/* The first two are random numbers; ANGLE: cosines and sines in turn. */
+typedef enum Element { ACTIVATION, FLOAT, ONE, ANGLE, TOKEN } Element;
 
 /* An array that an operation works on: as many of it as there are sets, one after the other. */
 typedef struct Operand {
@@ -93,21 +94,56 @@ static void run_embedding_backward(Backend *be, const Case *c, void **p) {
     be->embedding_backward(be, p[0], p[1], p[2], p[3], c->s.B, c->s.T, c->s.C, c->s.V, false);
 }
 
+static NormShape norm_of(const Case *c, NormKind kind) { return (NormShape){kind, 1e-5f, c->s.N, c->s.C}; }
+
 static void run_layernorm_forward(Backend *be, const Case *c, void **p) {
-    be->layernorm_forward(be, p[0], p[1], p[2], p[3], p[4], NULL, c->s.N, c->s.C);
+    NormShape norm = norm_of(c, NORM_LAYERNORM);
+    be->norm_forward(be, &norm, p[0], p[1], p[2], p[3], p[4], NULL);
 }
 
 static void run_residual_layernorm(Backend *be, const Case *c, void **p) {
-    be->residual_layernorm_forward(be, p[0], p[1], p[2], p[3], p[4], p[5], p[6], NULL, c->s.N, c->s.C);
+    NormShape norm = norm_of(c, NORM_LAYERNORM);
+    be->residual_norm_forward(be, &norm, p[0], p[1], p[2], p[3], p[4], p[5], p[6], NULL);
 }
 
 static void run_layernorm_backward(Backend *be, const Case *c, void **p) {
-    be->layernorm_backward(be, p[0], p[1], NULL, p[2], p[3], p[4], p[5], p[6], c->s.N, c->s.C, false);
+    NormShape norm = norm_of(c, NORM_LAYERNORM);
+    be->norm_backward(be, &norm, p[0], p[1], NULL, p[2], p[3], p[4], p[5], p[6], false);
 }
 
-static void run_softmax(Backend *be, const Case *c, void **p) {
-    be->softmax_cross_entropy(be, p[0], p[1], p[2], 1.0f / (float)c->s.N, c->s.N, c->s.V, c->s.VP, true);
+/* RMSNorm without gain, as modded-nanogpt has it. */
+static void run_rmsnorm_forward(Backend *be, const Case *c, void **p) {
+    NormShape norm = norm_of(c, NORM_RMSNORM);
+    be->norm_forward(be, &norm, p[0], NULL, p[1], p[2], NULL, NULL);
 }
+
+static void run_residual_rmsnorm(Backend *be, const Case *c, void **p) {
+    NormShape norm = norm_of(c, NORM_RMSNORM);
+    be->residual_norm_forward(be, &norm, p[0], p[1], NULL, p[2], p[3], p[4], NULL, NULL);
+}
+
+static void run_rmsnorm_backward(Backend *be, const Case *c, void **p) {
+    NormShape norm = norm_of(c, NORM_RMSNORM);
+    be->norm_backward(be, &norm, p[0], NULL, NULL, p[1], p[2], NULL, NULL, p[3], false);
+}
+
+static void run_qk_norm_rope_forward(Backend *be, const Case *c, void **p) {
+    be->qk_norm_rope_forward(be, p[0], p[1], p[2], 1e-5f, c->s.B, c->s.T, c->s.C, c->s.NH);
+}
+
+static void run_qk_norm_rope_backward(Backend *be, const Case *c, void **p) {
+    be->qk_norm_rope_backward(be, p[0], p[1], p[2], p[3], c->s.B, c->s.T, c->s.C, c->s.NH);
+}
+
+static void softmax(Backend *be, const Case *c, void **p, float softcap) {
+    be->softmax_cross_entropy(be, p[0], p[1], p[2], 1.0f / (float)c->s.N, softcap, c->s.N, c->s.V, c->s.VP, true);
+}
+
+static void run_softmax(Backend *be, const Case *c, void **p) { softmax(be, c, p, 0.0f); }
+static void run_softmax_softcap(Backend *be, const Case *c, void **p) { softmax(be, c, p, 15.0f); }
+
+/* In place, by a factor that leaves numbers as they are however often it is called. */
+static void run_scale(Backend *be, const Case *c, void **p) { be->scale(be, p[0], p[0], -1.0f, c->operands[0].count); }
 
 static void run_to_activation(Backend *be, const Case *c, void **p) {
     be->to_activation(be, p[0], p[1], c->operands[0].count);
@@ -117,16 +153,24 @@ static void run_forward(Backend *be, const Case *c, void **p) {
     be->matmul_forward(be, p[0], p[1], p[2], NULL, c->s.N, c->s.IC, c->s.OC);
 }
 
-static void run_gelu_forward(Backend *be, const Case *c, void **p) {
-    be->matmul_gelu_forward(be, p[0], p[3], p[1], p[2], NULL, c->s.N, c->s.IC, c->s.OC);
+static void activation_forward(Backend *be, const Case *c, void **p, ActivationKind activation) {
+    be->matmul_activation_forward(be, activation, p[0], p[3], p[1], p[2], NULL, c->s.N, c->s.IC, c->s.OC);
 }
+
+static void run_gelu_forward(Backend *be, const Case *c, void **p) { activation_forward(be, c, p, ACTIVATION_GELU); }
+static void run_relu2_forward(Backend *be, const Case *c, void **p) { activation_forward(be, c, p, ACTIVATION_RELU2); }
 
 static void run_backward_input(Backend *be, const Case *c, void **p) {
-    be->matmul_backward_input(be, p[0], p[1], p[2], NULL, c->s.N, c->s.IC, c->s.OC);
+    be->matmul_backward_input(be, p[0], p[1], p[2], c->s.N, c->s.IC, c->s.OC);
 }
 
-static void run_backward_input_gelu(Backend *be, const Case *c, void **p) {
-    be->matmul_backward_input(be, p[0], p[1], p[2], p[3], c->s.N, c->s.IC, c->s.OC);
+static void activation_backward(Backend *be, const Case *c, void **p, ActivationKind activation) {
+    be->matmul_backward_activation(be, activation, p[0], p[1], p[2], p[3], c->s.N, c->s.IC, c->s.OC);
+}
+
+static void run_gelu_backward(Backend *be, const Case *c, void **p) { activation_backward(be, c, p, ACTIVATION_GELU); }
+static void run_relu2_backward(Backend *be, const Case *c, void **p) {
+    activation_backward(be, c, p, ACTIVATION_RELU2);
 }
 
 static void run_backward_weight(Backend *be, const Case *c, void **p) {
@@ -153,12 +197,28 @@ static void run_attention_backward(Backend *be, const Case *c, void **p) {
 
 /* ---- measuring ---- */
 
+/* The caller frees them. */
+static float *ones_or_angles(const Operand *o) {
+    float *numbers = checked_malloc(o->count * sizeof *numbers, "an operand");
+    for (size_t i = 0; i < o->count; i++) {
+        float angle = (float)(i / 2);
+        numbers[i] = o->element == ONE ? 1.0f : i % 2 ? sinf(angle) : cosf(angle);
+    }
+    return numbers;
+}
+
 static void fill(const Bench *bench, const Operand *o, int sets, uint32_t stream) {
     Backend *be = bench->be;
     DType type = o->element == ACTIVATION ? be->activation : DTYPE_FLOAT32;
-    if (o->element != TOKEN) fill_random(be, o->memory, o->bytes * (size_t)sets / dtype_size(type), type, 1.0f, stream);
-    for (int i = 0; i < sets && o->element == TOKEN; i++)
-        be->copy_from_host(be, o->memory + (size_t)i * o->bytes, bench->tokens, o->count * sizeof *bench->tokens);
+    if (o->element == ACTIVATION || o->element == FLOAT) {
+        fill_random(be, o->memory, o->bytes * (size_t)sets / dtype_size(type), type, 1.0f, stream);
+        return;
+    }
+    float *numbers = o->element == TOKEN ? NULL : ones_or_angles(o);
+    for (int i = 0; i < sets; i++)
+        be->copy_from_host(be, o->memory + (size_t)i * o->bytes, numbers ? (void *)numbers : bench->tokens,
+                           o->count * sizeof(float));
+    free(numbers);
 }
 
 /* As many sets of operands as are used in turn. */
@@ -296,21 +356,74 @@ static void bench_layernorm(Bench *b) {
     measure(b, &backward);
 }
 
+static void bench_rmsnorm(Bench *b) {
+    Sizes s = b->s;
+    Case forward = case_of(b, "RMSNorm forward", run_rmsnorm_forward);
+    operand(b, &forward, ACTIVATION, s.N, s.C, 1);
+    operand(b, &forward, FLOAT, s.N, 1, 1);
+    operand(b, &forward, ACTIVATION, s.N, s.C, 1);
+    measure(b, &forward);
+    Case residual = case_of(b, "residual + RMSNorm forward", run_residual_rmsnorm);
+    operand(b, &residual, ACTIVATION, s.N, s.C, 1);
+    operand(b, &residual, ACTIVATION, s.N, s.C, 1);
+    operand(b, &residual, FLOAT, s.N, 1, 1);
+    operand(b, &residual, ACTIVATION, s.N, s.C, 1);
+    operand(b, &residual, ACTIVATION, s.N, s.C, 1);
+    measure(b, &residual);
+    Case backward = case_of(b, "RMSNorm backward", run_rmsnorm_backward);
+    operand(b, &backward, ACTIVATION, s.N, s.C, 2);
+    operand(b, &backward, ACTIVATION, s.N, s.C, 1);
+    operand(b, &backward, ACTIVATION, s.N, s.C, 1);
+    operand(b, &backward, FLOAT, s.N, 1, 1);
+    measure(b, &backward);
+}
+
+static Case qk_case(const Bench *b, int HS, const char *what, void (*run)(Backend *, const Case *, void **)) {
+    Case c = case_of(b, "", run);
+    c.s.NH = b->s.C / HS, c.s.C = c.s.NH * HS;
+    snprintf(c.name, sizeof c.name, "QK-norm, RoPE %s, head size %d", what, HS);
+    snprintf(c.sizes, sizeof c.sizes, "%d x %d x %d", c.s.B, c.s.NH, c.s.T);
+    return c;
+}
+
+/* Queries and keys are two thirds of qkv. The backward pass reads them too. Angles, and an rstd of 1, keep a gradient that
+ * is worked on in place again and again from dying out. */
+static void bench_qk_norm_rope(Bench *b, int HS) {
+    int N = b->s.N, T = b->s.T;
+    Case forward = qk_case(b, HS, "forward", run_qk_norm_rope_forward);
+    operand(b, &forward, ACTIVATION, N, 3 * forward.s.C, 2 * 2 / 3.0);
+    operand(b, &forward, FLOAT, N, 2 * forward.s.NH, 1);
+    operand(b, &forward, ANGLE, T, HS, 1);
+    measure(b, &forward);
+    Case backward = qk_case(b, HS, "backward", run_qk_norm_rope_backward);
+    operand(b, &backward, ACTIVATION, N, 3 * backward.s.C, 2 * 2 / 3.0);
+    operand(b, &backward, ACTIVATION, N, 3 * backward.s.C, 2 / 3.0);
+    operand(b, &backward, ONE, N, 2 * backward.s.NH, 1);
+    operand(b, &backward, ANGLE, T, HS, 1);
+    measure(b, &backward);
+}
+
 /* Rows of logits that exist at a time. */
 static int lm_head_rows(const Bench *b) { return (int)min_i64(b->be->logit_rows, b->s.N); }
 
-static void bench_softmax_and_rounding(Bench *b) {
-    Case softmax = case_of(b, "softmax, loss, gradient", run_softmax);
-    softmax.s.N = lm_head_rows(b);
-    snprintf(softmax.sizes, sizeof softmax.sizes, "%d x %d", softmax.s.N, b->s.VP);
-    operand(b, &softmax, FLOAT, softmax.s.N, 1, 1);
-    operand(b, &softmax, ACTIVATION, softmax.s.N, b->s.VP, 2);
-    operand(b, &softmax, TOKEN, softmax.s.N, 1, 1);
-    measure(b, &softmax);
+static void bench_softmax(Bench *b, const char *name, void (*run)(Backend *, const Case *, void **)) {
+    Case c = case_of(b, name, run);
+    c.s.N = lm_head_rows(b);
+    snprintf(c.sizes, sizeof c.sizes, "%d x %d", c.s.N, b->s.VP);
+    operand(b, &c, FLOAT, c.s.N, 1, 1);
+    operand(b, &c, ACTIVATION, c.s.N, b->s.VP, 2);
+    operand(b, &c, TOKEN, c.s.N, 1, 1);
+    measure(b, &c);
+}
+
+static void bench_elements(Bench *b) {
     Case rounding = case_of(b, "rounding to the activation type", run_to_activation);
     operand(b, &rounding, ACTIVATION, b->s.N, b->s.C, 1);
     operand(b, &rounding, FLOAT, b->s.N, b->s.C, 1);
     measure(b, &rounding);
+    Case scaling = case_of(b, "scaling", run_scale);
+    operand(b, &scaling, ACTIVATION, b->s.N, b->s.C, 2);
+    measure(b, &scaling);
 }
 
 /* A linear layer: N rows of IC channels become OC. */
@@ -363,17 +476,25 @@ static void bench_linear(Bench *b, Linear l, bool accumulate) {
     measure(b, &weight);
 }
 
-/* The layer after which GELU comes, and the one before which its derivative does, and their bias gradients. */
+/* The layer after which an activation comes, and the one before which its derivative does, and their bias gradients. */
 static void bench_mlp(Bench *b, Linear up, Linear down) {
     double size = (double)dtype_size(b->be->activation), hidden_bytes = size * up.N * (double)up.OC;
     Case forward = linear_forward(b, up, "forward", run_forward);
     Case gelu = linear_forward(b, up, "+ GELU forward", run_gelu_forward);
     operand(b, &gelu, ACTIVATION, up.N, up.OC, 1);
-    measure_part(b, &gelu, measure(b, &forward), "GELU", hidden_bytes);
+    Case relu2 = linear_forward(b, up, "+ ReLU^2 forward", run_relu2_forward);
+    operand(b, &relu2, ACTIVATION, up.N, up.OC, 1);
+    double seconds = measure(b, &forward);
+    measure_part(b, &gelu, seconds, "GELU", hidden_bytes);
+    measure_part(b, &relu2, seconds, "ReLU^2", hidden_bytes);
     Case input = linear_backward_input(b, down, "backward, input", run_backward_input);
-    Case input_gelu = linear_backward_input(b, down, "backward, input, GELU'", run_backward_input_gelu);
+    Case input_gelu = linear_backward_input(b, down, "backward, input, GELU'", run_gelu_backward);
     operand(b, &input_gelu, ACTIVATION, down.N, down.IC, 1);
-    measure_part(b, &input_gelu, measure(b, &input), "GELU'", hidden_bytes);
+    Case input_relu2 = linear_backward_input(b, down, "backward, input, ReLU^2'", run_relu2_backward);
+    operand(b, &input_relu2, ACTIVATION, down.N, down.IC, 1);
+    seconds = measure(b, &input);
+    measure_part(b, &input_gelu, seconds, "GELU'", hidden_bytes);
+    measure_part(b, &input_relu2, seconds, "ReLU^2'", hidden_bytes);
     Case weight = linear_backward_weight(b, up, "backward, weight", run_backward_weight);
     Case bias = linear_backward_weight(b, up, "backward, weight, bias", run_backward_weight_bias);
     operand(b, &bias, FLOAT, up.OC, 1, 1);
@@ -479,7 +600,12 @@ int main(int argc, char **argv) {
     printf("%-38s %-22s %9s %18s %6s %7s\n", "operation", "sizes", "us", "", "of it", "target");
     bench_embedding(&b);
     bench_layernorm(&b);
-    bench_softmax_and_rounding(&b);
+    bench_rmsnorm(&b);
+    bench_qk_norm_rope(&b, 64);
+    bench_qk_norm_rope(&b, 128);
+    bench_softmax(&b, "softmax, loss, gradient", run_softmax);
+    bench_softmax(&b, "the same with softcap", run_softmax_softcap);
+    bench_elements(&b);
     bench_matmuls(&b);
     bench_attention(&b, 64);
     bench_attention(&b, 128);

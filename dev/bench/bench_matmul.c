@@ -41,7 +41,7 @@ static void run_forward(const Arrays *a, const Case *c) {
 
 /* out takes the place of dout, in that of din. */
 static void run_backward_input(const Arrays *a, const Case *c) {
-    a->be->matmul_backward_input(a->be, a->in, a->out, a->weight, NULL, c->rows, c->in, c->out);
+    a->be->matmul_backward_input(a->be, a->in, a->out, a->weight, c->rows, c->in, c->out);
 }
 
 static void run_backward_weight(const Arrays *a, const Case *c) {

@@ -40,6 +40,7 @@ static const char *matmul_label(int width, const char *hidden, const char *outpu
     }
 
 TIMED(zero, "zeroing", (Backend * be, void *memory, size_t bytes), (be, memory, bytes))
+TIMED(scale, "scaling", (Backend * be, void *out, const void *in, float factor, size_t n), (be, out, in, factor, n))
 TIMED(embedding_forward, "embedding forward",
       (Backend * be, void *out, const int32_t *tokens, const void *wte, const void *wpe, int B, int T, int C),
       (be, out, tokens, wte, wpe, B, T, C))
@@ -47,31 +48,43 @@ TIMED(embedding_backward, "embedding backward",
       (Backend * be, float *dwte, float *dwpe, const void *dout, const int32_t *tokens, int B, int T, int C, int V,
        bool accumulate),
       (be, dwte, dwpe, dout, tokens, B, T, C, V, accumulate))
-TIMED(layernorm_forward, "layernorm forward",
-      (Backend * be, void *out, float *mean, float *rstd, const void *x, const void *weight, const void *bias, int N,
-       int C),
-      (be, out, mean, rstd, x, weight, bias, N, C))
-TIMED(residual_layernorm_forward, "layernorm forward",
-      (Backend * be, void *sum, void *out, float *mean, float *rstd, const void *x, const void *delta,
-       const void *weight, const void *bias, int N, int C),
-      (be, sum, out, mean, rstd, x, delta, weight, bias, N, C))
-TIMED(layernorm_backward, "layernorm backward",
-      (Backend * be, void *dx, float *dweight, float *dbias, const void *dout, const void *x, const void *weight,
-       const float *mean, const float *rstd, int N, int C, bool accumulate),
-      (be, dx, dweight, dbias, dout, x, weight, mean, rstd, N, C, accumulate))
+TIMED(norm_forward, "norm forward",
+      (Backend * be, const NormShape *norm, void *out, float *mean, float *rstd, const void *x, const void *weight,
+       const void *bias),
+      (be, norm, out, mean, rstd, x, weight, bias))
+TIMED(residual_norm_forward, "norm forward",
+      (Backend * be, const NormShape *norm, void *sum, void *out, float *mean, float *rstd, const void *x,
+       const void *delta, const void *weight, const void *bias),
+      (be, norm, sum, out, mean, rstd, x, delta, weight, bias))
+TIMED(norm_backward, "norm backward",
+      (Backend * be, const NormShape *norm, void *dx, float *dweight, float *dbias, const void *dout, const void *x,
+       const void *weight, const float *mean, const float *rstd, bool accumulate),
+      (be, norm, dx, dweight, dbias, dout, x, weight, mean, rstd, accumulate))
 TIMED(matmul_forward, matmul_label(OC, "linear forward", "LM head forward"),
       (Backend * be, void *out, const void *in, const void *weight, const void *bias, int N, int IC, int OC),
       (be, out, in, weight, bias, N, IC, OC))
-TIMED(matmul_gelu_forward, "linear + GELU forward",
-      (Backend * be, void *out, void *pre, const void *in, const void *weight, const void *bias, int N, int IC, int OC),
-      (be, out, pre, in, weight, bias, N, IC, OC))
+TIMED(matmul_activation_forward, "linear + activation forward",
+      (Backend * be, ActivationKind activation, void *out, void *pre, const void *in, const void *weight,
+       const void *bias, int N, int IC, int OC),
+      (be, activation, out, pre, in, weight, bias, N, IC, OC))
 TIMED(matmul_backward_input, matmul_label(OC, "linear backward, input", "LM head backward, input"),
-      (Backend * be, void *din, const void *dout, const void *weight, const void *gelu_pre, int N, int IC, int OC),
-      (be, din, dout, weight, gelu_pre, N, IC, OC))
+      (Backend * be, void *din, const void *dout, const void *weight, int N, int IC, int OC),
+      (be, din, dout, weight, N, IC, OC))
+TIMED(matmul_backward_activation, "linear backward, input",
+      (Backend * be, ActivationKind activation, void *din, const void *dout, const void *weight, const void *pre, int N,
+       int IC, int OC),
+      (be, activation, din, dout, weight, pre, N, IC, OC))
 TIMED(matmul_backward_weight, matmul_label(OC, "linear backward, weight", "LM head backward, weight"),
       (Backend * be, float *dweight, float *dbias, const void *dout, const void *in, int N, int IC, int OC,
        bool accumulate),
       (be, dweight, dbias, dout, in, N, IC, OC, accumulate))
+TIMED(qk_norm_rope_forward, "QK-norm, RoPE forward",
+      (Backend * be, void *qkv, float *rstd, const float *rotation, float eps, int B, int T, int C, int NH),
+      (be, qkv, rstd, rotation, eps, B, T, C, NH))
+TIMED(qk_norm_rope_backward, "QK-norm, RoPE backward",
+      (Backend * be, void *dqkv, const void *qkv, const float *rstd, const float *rotation, int B, int T, int C,
+       int NH),
+      (be, dqkv, qkv, rstd, rotation, B, T, C, NH))
 TIMED(attention_forward, "attention forward",
       (Backend * be, void *out, float *lse, const void *qkv, int B, int T, int C, int NH, float scale),
       (be, out, lse, qkv, B, T, C, NH, scale))
@@ -80,9 +93,9 @@ TIMED(attention_backward, "attention backward",
        int C, int NH, float scale),
       (be, dqkv, dout, qkv, out, lse, B, T, C, NH, scale))
 TIMED(softmax_cross_entropy, "softmax, loss, gradient",
-      (Backend * be, float *losses, void *logits, const int32_t *targets, float dloss, int N, int V, int VP,
-       bool gradient),
-      (be, losses, logits, targets, dloss, N, V, VP, gradient))
+      (Backend * be, float *losses, void *logits, const int32_t *targets, float dloss, float softcap, int N, int V,
+       int VP, bool gradient),
+      (be, losses, logits, targets, dloss, softcap, N, V, VP, gradient))
 TIMED(add_sum, "sum of losses", (Backend * be, double *total, const float *values, size_t n), (be, total, values, n))
 
 void timed_backend_begin(TimedBackend *timed, Backend *be) {
@@ -92,15 +105,19 @@ void timed_backend_begin(TimedBackend *timed, Backend *be) {
     timed->table = *be;
     active = timed;
     be->zero = timed_zero;
+    be->scale = timed_scale;
     be->embedding_forward = timed_embedding_forward;
     be->embedding_backward = timed_embedding_backward;
-    be->layernorm_forward = timed_layernorm_forward;
-    be->residual_layernorm_forward = timed_residual_layernorm_forward;
-    be->layernorm_backward = timed_layernorm_backward;
+    be->norm_forward = timed_norm_forward;
+    be->residual_norm_forward = timed_residual_norm_forward;
+    be->norm_backward = timed_norm_backward;
     be->matmul_forward = timed_matmul_forward;
-    be->matmul_gelu_forward = timed_matmul_gelu_forward;
+    be->matmul_activation_forward = timed_matmul_activation_forward;
     be->matmul_backward_input = timed_matmul_backward_input;
+    be->matmul_backward_activation = timed_matmul_backward_activation;
     be->matmul_backward_weight = timed_matmul_backward_weight;
+    be->qk_norm_rope_forward = timed_qk_norm_rope_forward;
+    be->qk_norm_rope_backward = timed_qk_norm_rope_backward;
     be->attention_forward = timed_attention_forward;
     be->attention_backward = timed_attention_backward;
     be->softmax_cross_entropy = timed_softmax_cross_entropy;

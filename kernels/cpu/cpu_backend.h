@@ -41,8 +41,9 @@ bool cpu_has_fast_bfloat16(void);
     void cpu_enter_##group##_float32(Backend *be); \
     void cpu_enter_##group##_bfloat16(Backend *be);
 DECLARE_CPU_OPERATIONS(embedding)
-DECLARE_CPU_OPERATIONS(layernorm)
+DECLARE_CPU_OPERATIONS(norm)
 DECLARE_CPU_OPERATIONS(linear)
+DECLARE_CPU_OPERATIONS(qk_norm_rope)
 DECLARE_CPU_OPERATIONS(attention)
 DECLARE_CPU_OPERATIONS(loss)
 void cpu_enter_matmuls(Backend *be); /* of either type, whatever the table's */

@@ -1,4 +1,4 @@
-/* linear.c: linear layers forward and backward, with bias and GELU. The matmuls are matmul.h's; here they are set up
+/* linear.c: linear layers forward and backward, with bias and activation. The matmuls are matmul.h's; here they are set up
  * and the elementwise work that goes with them is done. */
 #include "kernels/cpu/activation.h"
 #include "kernels/cpu/vector_math.h"
@@ -38,54 +38,77 @@ static void matmul_forward(Backend *be, void *out, const void *in, const void *w
     if (bias) add_bias(be, out, bias, N, OC);
 }
 
+/* ---- activations: a loop is inlined once for each kind, which is then a constant in it ---- */
+
+ALWAYS_INLINE float activation_of(ActivationKind kind, float x) { return kind == ACTIVATION_GELU ? gelu(x) : relu2(x); }
+
+ALWAYS_INLINE float activation_derivative(ActivationKind kind, float x) {
+    return kind == ACTIVATION_GELU ? gelu_derivative(x) : relu2_derivative(x);
+}
+
 /* out may be pre itself. */
-static void gelu_of_elements(act *out, const act *pre, int64_t n) {
+ALWAYS_INLINE void activate(ActivationKind kind, act *out, const act *pre, int64_t n) {
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) out[i] = act_store(gelu(act_load(pre[i])));
+    for (int64_t i = 0; i < n; i++) out[i] = act_store(activation_of(kind, act_load(pre[i])));
 }
 
-static void gelu_forward(Backend *be, act *out, const act *pre, int64_t n) {
-#pragma omp parallel for schedule(static) num_threads(be->threads)
-    for (int64_t begin = 0; begin < n; begin += ELEMENT_BLOCK)
-        gelu_of_elements(out + begin, pre + begin, min_i64(ELEMENT_BLOCK, n - begin));
-}
-
-/* Bias and GELU in one pass; out may be pre itself. */
-static void bias_gelu_row(act *out, act *pre, const act *RESTRICT bias, int OC) {
+/* Bias and activation in one pass; out may be pre itself. */
+ALWAYS_INLINE void add_bias_and_activate(ActivationKind kind, act *out, act *pre, const act *RESTRICT bias, int OC) {
 #pragma omp simd
     for (int o = 0; o < OC; o++) {
         act x = act_store(act_load(pre[o]) + act_load(bias[o]));
         pre[o] = x;
-        out[o] = act_store(gelu(act_load(x)));
+        out[o] = act_store(activation_of(kind, act_load(x)));
     }
 }
 
-static void matmul_gelu_forward(Backend *be, void *out, void *pre, const void *in, const void *weight, const void *bias,
-                                int N, int IC, int OC) {
-    matmul_no_bias(be, pre, in, weight, N, IC, OC);
-    if (!bias) {
-        gelu_forward(be, out, pre, (int64_t)N * OC);
-        return;
-    }
-#pragma omp parallel for schedule(static) num_threads(be->threads)
-    for (int row = 0; row < N; row++)
-        bias_gelu_row((act *)out + (int64_t)row * OC, (act *)pre + (int64_t)row * OC, bias, OC);
-}
-
-/* din *= GELU'(pre) */
-static void gelu_gradient_of_elements(act *RESTRICT din, const act *RESTRICT pre, int64_t n) {
+/* din *= the derivative at pre */
+ALWAYS_INLINE void multiply_by_derivative(ActivationKind kind, act *RESTRICT din, const act *RESTRICT pre, int64_t n) {
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) din[i] = act_store(act_load(din[i]) * gelu_derivative(act_load(pre[i])));
+    for (int64_t i = 0; i < n; i++)
+        din[i] = act_store(act_load(din[i]) * activation_derivative(kind, act_load(pre[i])));
 }
 
-static void gelu_backward(Backend *be, act *din, const act *pre, int64_t n) {
+static void activate_elements(ActivationKind kind, act *out, const act *pre, int64_t n) {
+    if (kind == ACTIVATION_GELU)
+        activate(ACTIVATION_GELU, out, pre, n);
+    else
+        activate(ACTIVATION_RELU2, out, pre, n);
+}
+
+static void bias_activation_row(ActivationKind kind, act *out, act *pre, const act *bias, int OC) {
+    if (kind == ACTIVATION_GELU)
+        add_bias_and_activate(ACTIVATION_GELU, out, pre, bias, OC);
+    else
+        add_bias_and_activate(ACTIVATION_RELU2, out, pre, bias, OC);
+}
+
+static void gradient_of_elements(ActivationKind kind, act *din, const act *pre, int64_t n) {
+    if (kind == ACTIVATION_GELU)
+        multiply_by_derivative(ACTIVATION_GELU, din, pre, n);
+    else
+        multiply_by_derivative(ACTIVATION_RELU2, din, pre, n);
+}
+
+/* ---- layers ---- */
+
+static void matmul_activation_forward(Backend *be, ActivationKind activation, void *out_, void *pre_, const void *in,
+                                      const void *weight, const void *bias, int N, int IC, int OC) {
+    act *out = out_, *pre = pre_;
+    matmul_no_bias(be, pre, in, weight, N, IC, OC);
+    if (bias) {
 #pragma omp parallel for schedule(static) num_threads(be->threads)
-    for (int64_t begin = 0; begin < n; begin += ELEMENT_BLOCK)
-        gelu_gradient_of_elements(din + begin, pre + begin, min_i64(ELEMENT_BLOCK, n - begin));
+        for (int64_t row = 0; row < N; row++) bias_activation_row(activation, out + row * OC, pre + row * OC, bias, OC);
+    } else {
+        int64_t n = (int64_t)N * OC;
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+        for (int64_t begin = 0; begin < n; begin += ELEMENT_BLOCK)
+            activate_elements(activation, out + begin, pre + begin, min_i64(ELEMENT_BLOCK, n - begin));
+    }
 }
 
-static void matmul_backward_input(Backend *be, void *din_, const void *dout, const void *weight, const void *gelu_pre,
-                                  int N, int IC, int OC) {
+static void matmul_backward_input(Backend *be, void *din_, const void *dout, const void *weight, int N, int IC,
+                                  int OC) {
     int64_t n = (int64_t)N * IC;
     act *din = din_;
     MatmulShape shape = matmul_dense(N, IC, OC, false, false, ACT_DTYPE, ACT_DTYPE);
@@ -103,7 +126,16 @@ static void matmul_backward_input(Backend *be, void *din_, const void *dout, con
         }
         be->to_activation(be, din, sums, (size_t)n);
     }
-    if (gelu_pre) gelu_backward(be, din, gelu_pre, n);
+}
+
+static void matmul_backward_activation(Backend *be, ActivationKind activation, void *din, const void *dout,
+                                       const void *weight, const void *pre, int N, int IC, int OC) {
+    int64_t n = (int64_t)N * IC;
+    matmul_backward_input(be, din, dout, weight, N, IC, OC);
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int64_t begin = 0; begin < n; begin += ELEMENT_BLOCK)
+        gradient_of_elements(activation, (act *)din + begin, (const act *)pre + begin,
+                             min_i64(ELEMENT_BLOCK, n - begin));
 }
 
 /* Threads split the columns; each adds up the rows of its own in order. */
@@ -135,7 +167,8 @@ static void matmul_backward_weight(Backend *be, float *dweight, float *dbias, co
 
 ENTER_OPERATIONS(linear) {
     be->matmul_forward = matmul_forward;
-    be->matmul_gelu_forward = matmul_gelu_forward;
+    be->matmul_activation_forward = matmul_activation_forward;
     be->matmul_backward_input = matmul_backward_input;
+    be->matmul_backward_activation = matmul_backward_activation;
     be->matmul_backward_weight = matmul_backward_weight;
 }

@@ -60,4 +60,12 @@ static inline float gelu_derivative(float x) {
     return s + x * s * (1.0f - s) * 2.0f * du;
 }
 
+/* max(x, 0)^2 and its derivative; NaN for NaN. */
+static inline float relu2(float x) {
+    float positive = x < 0.0f ? 0.0f : x;
+    return positive * positive;
+}
+
+static inline float relu2_derivative(float x) { return x < 0.0f ? 0.0f : 2.0f * x; }
+
 #endif

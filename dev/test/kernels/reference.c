@@ -33,57 +33,61 @@ void reference_embedding_forward(double *out, const int32_t *tokens, const doubl
                                  int C) {
     for (int b = 0; b < B; b++)
         for (int t = 0; t < T; t++)
-            for (int c = 0; c < C; c++) out[(b * T + t) * C + c] = wte[tokens[b * T + t] * C + c] + wpe[t * C + c];
+            for (int c = 0; c < C; c++)
+                out[(b * T + t) * C + c] = wte[tokens[b * T + t] * C + c] + (wpe ? wpe[t * C + c] : 0);
 }
 
 void reference_embedding_backward(double *dwte, double *dwpe, const double *dout, const int32_t *tokens, int B, int T,
                                   int C, int V) {
     set_zero(dwte, (int64_t)V * C);
-    set_zero(dwpe, (int64_t)T * C);
+    if (dwpe) set_zero(dwpe, (int64_t)T * C);
     for (int b = 0; b < B; b++)
         for (int t = 0; t < T; t++)
             for (int c = 0; c < C; c++) {
                 dwte[tokens[b * T + t] * C + c] += dout[(b * T + t) * C + c];
-                dwpe[t * C + c] += dout[(b * T + t) * C + c];
+                if (dwpe) dwpe[t * C + c] += dout[(b * T + t) * C + c];
             }
 }
 
-/* ---- LayerNorm ---- */
+/* ---- norms ---- */
 
-static void mean_and_rstd(double *mean, double *rstd, const double *x, int C) {
+static void mean_and_rstd(const NormShape *norm, double *mean, double *rstd, const double *x) {
     double sum = 0, squares = 0;
-    for (int c = 0; c < C; c++) sum += x[c];
-    *mean = sum / C;
-    for (int c = 0; c < C; c++) squares += (x[c] - *mean) * (x[c] - *mean);
-    *rstd = 1 / sqrt(squares / C + 1e-5);
+    for (int c = 0; c < norm->C; c++) sum += x[c];
+    *mean = norm->kind == NORM_LAYERNORM ? sum / norm->C : 0;
+    for (int c = 0; c < norm->C; c++) squares += (x[c] - *mean) * (x[c] - *mean);
+    *rstd = 1 / sqrt(squares / norm->C + norm->eps);
 }
 
-void reference_layernorm_forward(double *out, double *mean, double *rstd, const double *x, const double *weight,
-                                 const double *bias, int N, int C) {
-    for (int n = 0; n < N; n++) {
-        mean_and_rstd(&mean[n], &rstd[n], x + n * C, C);
+void reference_norm_forward(const NormShape *norm, double *out, double *mean, double *rstd, const double *x,
+                            const double *weight, const double *bias) {
+    int C = norm->C;
+    for (int n = 0; n < norm->N; n++) {
+        mean_and_rstd(norm, &mean[n], &rstd[n], x + n * C);
         for (int c = 0; c < C; c++)
-            out[n * C + c] = (x[n * C + c] - mean[n]) * rstd[n] * weight[c] + (bias ? bias[c] : 0);
+            out[n * C + c] = (x[n * C + c] - mean[n]) * rstd[n] * (weight ? weight[c] : 1) + (bias ? bias[c] : 0);
     }
 }
 
-/* With y = (x - mean) rstd and dy = dout weight:   dx = rstd (dy - mean(dy) - y mean(dy y)) */
-void reference_layernorm_backward(double *dx, double *dweight, double *dbias, const double *dout, const double *x,
-                                  const double *weight, int N, int C) {
+/* With y = (x - mean) rstd and dy = dout weight:   dx = rstd (dy - mean(dy) - y mean(dy y)); RMSNorm, whose mean does not
+ * depend on x, is without mean(dy) */
+void reference_norm_backward(const NormShape *norm, double *dx, double *dweight, double *dbias, const double *dout,
+                             const double *x, const double *weight) {
+    int C = norm->C;
     set_zero(dweight, C);
     set_zero(dbias, C);
-    for (int n = 0; n < N; n++) {
+    for (int n = 0; n < norm->N; n++) {
         double mean, rstd, mean_dy = 0, mean_dy_y = 0;
-        mean_and_rstd(&mean, &rstd, x + n * C, C);
+        mean_and_rstd(norm, &mean, &rstd, x + n * C);
         for (int c = 0; c < C; c++) {
-            double y = (x[n * C + c] - mean) * rstd, dy = dout[n * C + c] * weight[c];
-            mean_dy += dy / C;
+            double y = (x[n * C + c] - mean) * rstd, dy = dout[n * C + c] * (weight ? weight[c] : 1);
+            if (norm->kind == NORM_LAYERNORM) mean_dy += dy / C;
             mean_dy_y += dy * y / C;
             dweight[c] += dout[n * C + c] * y;
             dbias[c] += dout[n * C + c];
         }
         for (int c = 0; c < C; c++) {
-            double y = (x[n * C + c] - mean) * rstd, dy = dout[n * C + c] * weight[c];
+            double y = (x[n * C + c] - mean) * rstd, dy = dout[n * C + c] * (weight ? weight[c] : 1);
             dx[n * C + c] = rstd * (dy - mean_dy - y * mean_dy_y);
         }
     }
@@ -117,19 +121,68 @@ void reference_matmul_backward_weight(double *dweight, double *dbias, const doub
 static const double gelu_root = 0.79788456080286535588; /* sqrt(2/pi) */
 static const double gelu_cube = 0.044715;
 
-void reference_gelu_forward(double *out, const double *pre, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        double x = pre[i];
-        out[i] = 0.5 * x * (1 + tanh(gelu_root * (x + gelu_cube * x * x * x)));
-    }
+static double gelu(double x) { return 0.5 * x * (1 + tanh(gelu_root * (x + gelu_cube * x * x * x))); }
+
+static double gelu_derivative(double x) {
+    double t = tanh(gelu_root * (x + gelu_cube * x * x * x));
+    double dt = (1 - t * t) * gelu_root * (1 + 3 * gelu_cube * x * x);
+    return 0.5 * (1 + t) + 0.5 * x * dt;
 }
 
-void reference_gelu_backward(double *dpre, const double *dout, const double *pre, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        double x = pre[i], t = tanh(gelu_root * (x + gelu_cube * x * x * x));
-        double dt = (1 - t * t) * gelu_root * (1 + 3 * gelu_cube * x * x);
-        dpre[i] = dout[i] * (0.5 * (1 + t) + 0.5 * x * dt);
-    }
+static double relu2(double x) { return x < 0 ? 0 : x * x; }
+static double relu2_derivative(double x) { return x < 0 ? 0 : 2 * x; }
+
+void reference_activation_forward(ActivationKind kind, double *out, const double *pre, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] = kind == ACTIVATION_GELU ? gelu(pre[i]) : relu2(pre[i]);
+}
+
+void reference_activation_backward(ActivationKind kind, double *dpre, const double *dout, const double *pre,
+                                   int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        dpre[i] = dout[i] * (kind == ACTIVATION_GELU ? gelu_derivative(pre[i]) : relu2_derivative(pre[i]));
+}
+
+/* ---- QK-norm and rotary positions ---- */
+
+static double rstd_of_head(const double *q, double eps, int HS) { return 1 / sqrt(dot(q, q, HS) / HS + eps); }
+
+void reference_qk_norm_rope_forward(double *out, double *rstd, const double *qkv, const double *rotation, double eps,
+                                    int B, int T, int C, int NH) {
+    int HS = C / NH;
+    memcpy(out, qkv, (size_t)B * (size_t)T * 3 * (size_t)C * sizeof *out);
+    for (int row = 0; row < B * T; row++)
+        for (int head = 0; head < 2 * NH; head++) {
+            double *q = out + row * 3 * C + head * HS, scale = rstd_of_head(q, eps, HS);
+            for (int i = 0; rstd && i < HS; i++) q[i] *= scale;
+            if (rstd) rstd[row * 2 * NH + head] = scale;
+            for (int i = 0; rotation && i < HS / 2; i++) {
+                const double *angle = rotation + (row % T * (HS / 2) + i) * 2;
+                double x = q[i], y = q[i + HS / 2];
+                q[i] = x * angle[0] + y * angle[1];
+                q[i + HS / 2] = y * angle[0] - x * angle[1];
+            }
+        }
+}
+
+/* The gradient d of n = q rstd is that of the rotated n, times the rotation's transpose; then, as in RMSNorm,
+ * dq = rstd (d - n mean(d n)). */
+void reference_qk_norm_rope_backward(double *dqkv, const double *dout, const double *qkv, bool has_norm,
+                                     const double *rotation, double eps, int B, int T, int C, int NH) {
+    int HS = C / NH;
+    memcpy(dqkv, dout, (size_t)B * (size_t)T * 3 * (size_t)C * sizeof *dqkv);
+    for (int row = 0; row < B * T; row++)
+        for (int head = 0; head < 2 * NH; head++) {
+            double *d = dqkv + row * 3 * C + head * HS;
+            const double *q = qkv + row * 3 * C + head * HS;
+            for (int i = 0; rotation && i < HS / 2; i++) {
+                const double *angle = rotation + (row % T * (HS / 2) + i) * 2;
+                double x = d[i], y = d[i + HS / 2];
+                d[i] = x * angle[0] - y * angle[1];
+                d[i + HS / 2] = y * angle[0] + x * angle[1];
+            }
+            double rstd = rstd_of_head(q, eps, HS), mean_d_n = dot(d, q, HS) * rstd / HS;
+            for (int i = 0; has_norm && i < HS; i++) d[i] = rstd * (d[i] - q[i] * rstd * mean_d_n);
+        }
 }
 
 /* ---- attention ---- */
@@ -190,17 +243,39 @@ void reference_attention_backward(double *dqkv, const double *dout, const double
 
 /* ---- loss ---- */
 
-void reference_cross_entropy_forward(double *losses, const double *logits, const int32_t *targets, int N, int V,
-                                     int VP) {
-    for (int n = 0; n < N; n++) losses[n] = log_sum_exp(logits + n * VP, V) - logits[n * VP + targets[n]];
+static double capped(double z, double softcap) {
+    return softcap > 0 ? softcap * z / sqrt(z * z + softcap * softcap) : z;
+}
+
+static double capped_derivative(double z, double softcap) {
+    return softcap > 0 ? pow(softcap / sqrt(z * z + softcap * softcap), 3) : 1;
+}
+
+/* s (V) = the logits of a row as they count. Returns the log of the softmax's denominator. */
+static double cap_row(double *s, const double *logits, double softcap, int V) {
+    for (int v = 0; v < V; v++) s[v] = capped(logits[v], softcap);
+    return log_sum_exp(s, V);
+}
+
+void reference_cross_entropy_forward(double *losses, const double *logits, const int32_t *targets, double softcap,
+                                     int N, int V, int VP) {
+    double *s = checked_malloc((size_t)V * sizeof *s, "a row of logits");
+    for (int n = 0; n < N; n++) {
+        double lse = cap_row(s, logits + n * VP, softcap, V);
+        losses[n] = lse - s[targets[n]];
+    }
+    free(s);
 }
 
 void reference_cross_entropy_backward(double *dlogits, double dloss, const double *logits, const int32_t *targets,
-                                      int N, int V, int VP) {
+                                      double softcap, int N, int V, int VP) {
+    double *s = checked_malloc((size_t)V * sizeof *s, "a row of logits");
     set_zero(dlogits, (int64_t)N * VP);
     for (int n = 0; n < N; n++) {
-        double lse = log_sum_exp(logits + n * VP, V);
+        double lse = cap_row(s, logits + n * VP, softcap, V);
         for (int v = 0; v < V; v++)
-            dlogits[n * VP + v] = dloss * (exp(logits[n * VP + v] - lse) - (v == targets[n] ? 1 : 0));
+            dlogits[n * VP + v] =
+                dloss * (exp(s[v] - lse) - (v == targets[n] ? 1 : 0)) * capped_derivative(logits[n * VP + v], softcap);
     }
+    free(s);
 }

@@ -14,24 +14,24 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "util/base.h"
+#include "kernels/backend.h"
 
 EXTERN_C_BEGIN
 
-/* out (B,T,C) = wte[tokens] + wpe[t] */
+/* out (B,T,C) = wte[tokens] + wpe[t]; wpe may be NULL */
 void reference_embedding_forward(double *out, const int32_t *tokens, const double *wte, const double *wpe, int B, int T,
                                  int C);
-/* dwte (V,C), dwpe (T,C) */
+/* dwte (V,C), dwpe (T,C) or NULL */
 void reference_embedding_backward(double *dwte, double *dwpe, const double *dout, const int32_t *tokens, int B, int T,
                                   int C, int V);
 
-/* out = (x - mean) * rstd * weight + bias, rstd = 1/sqrt(var + 1e-5).
- * out, x (N,C); mean, rstd (N); bias may be NULL */
-void reference_layernorm_forward(double *out, double *mean, double *rstd, const double *x, const double *weight,
-                                 const double *bias, int N, int C);
-/* dx (N,C); dweight, dbias (C) */
-void reference_layernorm_backward(double *dx, double *dweight, double *dbias, const double *dout, const double *x,
-                                  const double *weight, int N, int C);
+/* LayerNorm: out = (x - mean) * rstd * weight + bias, rstd = 1/sqrt(var + eps). RMSNorm: the same with a mean of 0, so
+ * that rstd = 1/sqrt(mean(x^2) + eps).   out, x (N,C); mean, rstd (N); weight and bias may be NULL, for 1 and 0 */
+void reference_norm_forward(const NormShape *norm, double *out, double *mean, double *rstd, const double *x,
+                            const double *weight, const double *bias);
+/* dx (N,C); dweight, dbias (C), what the gradients of a weight and a bias would be also where there is none */
+void reference_norm_backward(const NormShape *norm, double *dx, double *dweight, double *dbias, const double *dout,
+                             const double *x, const double *weight);
 
 /* out (N,OC) = in (N,IC) . weight^T + bias, weight (OC,IC); bias may be NULL */
 void reference_matmul_forward(double *out, const double *in, const double *weight, const double *bias, int N, int IC,
@@ -42,10 +42,20 @@ void reference_matmul_backward_input(double *din, const double *dout, const doub
 void reference_matmul_backward_weight(double *dweight, double *dbias, const double *dout, const double *in, int N,
                                       int IC, int OC);
 
-/* GELU(x) = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), Hendrycks and Gimpel 2016 */
-void reference_gelu_forward(double *out, const double *pre, int64_t n);
-/* dpre = dout * GELU'(pre); dpre may be dout */
-void reference_gelu_backward(double *dpre, const double *dout, const double *pre, int64_t n);
+/* GELU(x) = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), Hendrycks and Gimpel 2016; ReLU^2(x) = max(x, 0)^2, which
+ * like its derivative is NaN for NaN. out may be pre */
+void reference_activation_forward(ActivationKind kind, double *out, const double *pre, int64_t n);
+/* dpre = dout times the derivative at pre; dpre may be dout */
+void reference_activation_backward(ActivationKind kind, double *dpre, const double *dout, const double *pre, int64_t n);
+
+/* out (B,T,3C) from qkv (B,T,3C): q and k of each head divided by sqrt(mean(q^2) + eps), of which rstd (B,T,2,NH) is 1/,
+ * unless rstd is NULL; then, with {cos, sin} = rotation[t][i] of rotation (T,HS/2,2), unless that is NULL,
+ * (q[i] cos + q[i + HS/2] sin, q[i + HS/2] cos - q[i] sin). v stays. */
+void reference_qk_norm_rope_forward(double *out, double *rstd, const double *qkv, const double *rotation, double eps,
+                                    int B, int T, int C, int NH);
+/* dqkv (B,T,3C) from dout, the gradient of out, and qkv as it was before; has_norm: whether rstd was not NULL. */
+void reference_qk_norm_rope_backward(double *dqkv, const double *dout, const double *qkv, bool has_norm,
+                                     const double *rotation, double eps, int B, int T, int C, int NH);
 
 /* out (B,T,C), lse (B,NH,T) from qkv (B,T,3C): causal attention, head h in columns [h*HS, (h+1)*HS) of each part */
 void reference_attention_forward(double *out, double *lse, const double *qkv, int B, int T, int C, int NH,
@@ -54,12 +64,13 @@ void reference_attention_forward(double *out, double *lse, const double *qkv, in
 void reference_attention_backward(double *dqkv, const double *dout, const double *qkv, int B, int T, int C, int NH,
                                   double scale);
 
-/* losses (N) = -log softmax(logits[n])[targets[n]] over the first V of VP columns */
-void reference_cross_entropy_forward(double *losses, const double *logits, const int32_t *targets, int N, int V,
-                                     int VP);
-/* dlogits (N,VP) = dloss * (softmax - onehot), 0 in columns V.. */
+/* losses (N) = -log softmax(s)[targets[n]] over the first V of VP columns; s is the logit z or, with softcap c > 0,
+ * c z/sqrt(z^2 + c^2) */
+void reference_cross_entropy_forward(double *losses, const double *logits, const int32_t *targets, double softcap,
+                                     int N, int V, int VP);
+/* dlogits (N,VP) = dloss * (softmax - onehot) * ds/dz, 0 in columns V.. */
 void reference_cross_entropy_backward(double *dlogits, double dloss, const double *logits, const int32_t *targets,
-                                      int N, int V, int VP);
+                                      double softcap, int N, int V, int VP);
 
 EXTERN_C_END
 

@@ -68,10 +68,10 @@ static void test_batched_matmul(void **state) {
     }
 }
 
-static void test_layernorm(void **state) {
-    Fixture *f = fixture_of(state);
+static void norm_of_kind(Fixture *f, NormKind kind) {
     Backend *be = f->be;
-    begin_case(f, "LayerNorm");
+    const NormShape norm = {kind, 1e-5f, N, C};
+    begin_case(f, "norm of kind %d", kind);
     Array *x = array_in(f, ACTIVATION, N, C, 1.0), *zero = array_of(f, ACTIVATION, N, C, host_numbers(f, N * C));
     Array *weight = array_in(f, ACTIVATION, 1, C, 1.0), *bias = array_in(f, ACTIVATION, 1, C, 1.0);
     Array *sum = array_out(f, ACTIVATION, N, C), *out = array_out(f, ACTIVATION, N, C);
@@ -80,21 +80,44 @@ static void test_layernorm(void **state) {
     Array *dweight = array_out(f, FLOAT, 1, C), *dbias = array_out(f, FLOAT, 1, C);
     double *eout = host_numbers(f, N * C), *statistics = host_numbers(f, 2 * N), *edx = host_numbers(f, N * C);
     double *edweight = host_numbers(f, C), *edbias = host_numbers(f, C);
-    reference_layernorm_forward(eout, statistics, statistics + N, x->value, weight->value, bias->value, N, C);
-    RUN_TWICE(f, be->layernorm_forward(be, out->device, mean->device, rstd->device, x->device, weight->device,
-                                       bias->device, N, C));
+    reference_norm_forward(&norm, eout, statistics, statistics + N, x->value, weight->value, bias->value);
+    RUN_TWICE(f, be->norm_forward(be, &norm, out->device, mean->device, rstd->device, x->device, weight->device,
+                                  bias->device));
     expect_near(out, eout, 1, "out");
-    RUN_TWICE(f, be->residual_layernorm_forward(be, sum->device, out->device, mean->device, rstd->device, x->device,
-                                                zero->device, weight->device, bias->device, N, C));
+    RUN_TWICE(f, be->residual_norm_forward(be, &norm, sum->device, out->device, mean->device, rstd->device, x->device,
+                                           zero->device, weight->device, bias->device));
     expect_exact(sum, x->value, "sum");
     expect_near(out, eout, 1, "out after the residual");
-    RUN_TWICE(f, be->layernorm_backward(be, dx->device, dweight->device, dbias->device, dout->device, x->device,
-                                        weight->device, mean->device, rstd->device, N, C, false));
-    reference_layernorm_backward(edx, edweight, edbias, dout->value, x->value, weight->value, N, C);
+    RUN_TWICE(f, be->norm_backward(be, &norm, dx->device, dweight->device, dbias->device, dout->device, x->device,
+                                   weight->device, mean->device, rstd->device, false));
+    reference_norm_backward(&norm, edx, edweight, edbias, dout->value, x->value, weight->value);
     for (int i = 0; i < N * C; i++) edx[i] += dx->value[i];
     expect_near(dx, edx, 1, "dx");
     expect_near(dweight, edweight, 1, "dweight");
     expect_near(dbias, edbias, 1, "dbias");
+}
+
+static void test_norms(void **state) {
+    Fixture *f = fixture_of(state);
+    norm_of_kind(f, NORM_LAYERNORM);
+    norm_of_kind(f, NORM_RMSNORM);
+}
+
+static void test_qk_norm_rope(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    const float eps = 1e-5f;
+    begin_case(f, "QK-norm and rotation");
+    Array *qkv = array_in_out(f, ACTIVATION, N, 3 * C, 1.0), *rstd = array_out(f, FLOAT, N, 2 * NH);
+    Array *rotation = array_in(f, FLOAT, T, HS, 1.0), *dqkv = array_in_out(f, ACTIVATION, N, 3 * C, 1.0);
+    double *out = host_numbers(f, N * 3 * C), *erstd = host_numbers(f, N * 2 * NH);
+    reference_qk_norm_rope_forward(out, erstd, qkv->value, rotation->value, eps, B, T, C, NH);
+    RUN_TWICE(f, be->qk_norm_rope_forward(be, qkv->device, rstd->device, rotation->device, eps, B, T, C, NH));
+    expect_near(qkv, out, 1, "qkv");
+    expect_near(rstd, erstd, 1, "rstd");
+    reference_qk_norm_rope_backward(out, dqkv->value, qkv->value, false, rotation->value, eps, B, T, C, NH);
+    RUN_TWICE(f, be->qk_norm_rope_backward(be, dqkv->device, qkv->device, NULL, rotation->device, B, T, C, NH));
+    expect_near(dqkv, out, 1, "dqkv");
 }
 
 /* `rows` rows; one row is work that oneDNN divides by columns. */
@@ -109,18 +132,18 @@ static void linear(Fixture *f, int rows) {
     double *epre = host_numbers(f, rows * OC), *eout = host_numbers(f, rows * OC), *edin = host_numbers(f, rows * C);
     double *edweight = host_numbers(f, OC * C), *edbias = host_numbers(f, OC);
     reference_matmul_forward(epre, in->value, weight->value, bias->value, rows, C, OC);
-    reference_gelu_forward(eout, epre, rows * OC);
+    reference_activation_forward(ACTIVATION_GELU, eout, epre, rows * OC);
     reference_matmul_backward_input(edin, dout->value, weight->value, rows, C, OC);
-    reference_gelu_backward(edin, edin, gelu_pre->value, rows * C);
+    reference_activation_backward(ACTIVATION_GELU, edin, edin, gelu_pre->value, rows * C);
     reference_matmul_backward_weight(edweight, edbias, dout->value, in->value, rows, C, OC);
     RUN_TWICE(f, be->matmul_forward(be, out->device, in->device, weight->device, bias->device, rows, C, OC));
     expect_near(out, epre, 1, "out");
-    RUN_TWICE(f, be->matmul_gelu_forward(be, out->device, pre->device, in->device, weight->device, bias->device, rows,
-                                         C, OC));
+    RUN_TWICE(f, be->matmul_activation_forward(be, ACTIVATION_GELU, out->device, pre->device, in->device,
+                                               weight->device, bias->device, rows, C, OC));
     expect_near(pre, epre, 1, "pre");
     expect_near(out, eout, 2.5, "GELU");
-    RUN_TWICE(f,
-              be->matmul_backward_input(be, din->device, dout->device, weight->device, gelu_pre->device, rows, C, OC));
+    RUN_TWICE(f, be->matmul_backward_activation(be, ACTIVATION_GELU, din->device, dout->device, weight->device,
+                                                gelu_pre->device, rows, C, OC));
     expect_near(din, edin, 1, "din");
     RUN_TWICE(f, be->matmul_backward_weight(be, dweight->device, dbias->device, dout->device, in->device, rows, C, OC,
                                             false));
@@ -169,13 +192,18 @@ static void test_loss_and_rounding(void **state) {
     Array *losses = array_out(f, FLOAT, N, 1), *in = array_in(f, FLOAT, 1, MANY, 1.0);
     Array *rounded = array_out(f, ACTIVATION, 1, MANY);
     double *elosses = host_numbers(f, N), *edlogits = host_numbers(f, N * VP);
-    reference_cross_entropy_forward(elosses, logits->value, targets->index, N, V, VP);
-    reference_cross_entropy_backward(edlogits, 0.5, logits->value, targets->index, N, V, VP);
-    RUN_TWICE(f, be->softmax_cross_entropy(be, losses->device, logits->device, targets->device, 0.5f, N, V, VP, true));
+    reference_cross_entropy_forward(elosses, logits->value, targets->index, 0, N, V, VP);
+    reference_cross_entropy_backward(edlogits, 0.5, logits->value, targets->index, 0, N, V, VP);
+    RUN_TWICE(f,
+              be->softmax_cross_entropy(be, losses->device, logits->device, targets->device, 0.5f, 0, N, V, VP, true));
     expect_near(losses, elosses, 1, "losses");
     expect_near(logits, edlogits, 1, "gradient");
     RUN_TWICE(f, be->to_activation(be, rounded->device, in->device, MANY));
     expect_exact(rounded, in->value, "rounded");
+    double *halves = fetch(rounded);
+    for (int i = 0; i < MANY; i++) halves[i] /= 2;
+    RUN_TWICE(f, be->scale(be, rounded->device, rounded->device, 0.5f, MANY));
+    expect_exact(rounded, halves, "scaled");
 }
 
 /* Steps of each kind of rule: elementwise, with the change of the gradient, and by matrices. */
@@ -208,13 +236,10 @@ int main(int argc, char **argv) {
     const char *limit = getenv("OMP_THREAD_LIMIT");
     if (!limit || atoi(limit) != LIMIT) restart(argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fewer_threads_start),
-        cmocka_unit_test(test_embedding),
-        cmocka_unit_test(test_batched_matmul),
-        cmocka_unit_test(test_layernorm),
-        cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_loss_and_rounding),
+        cmocka_unit_test(test_fewer_threads_start), cmocka_unit_test(test_embedding),
+        cmocka_unit_test(test_batched_matmul),      cmocka_unit_test(test_norms),
+        cmocka_unit_test(test_qk_norm_rope),        cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_attention),           cmocka_unit_test(test_loss_and_rounding),
         cmocka_unit_test(test_optimizers),
     };
     const int threads = THREADS;

@@ -1,5 +1,6 @@
-/* test_kernels.c: tests any Backend table: opening it, its memory, and the operations that stand alone: rounding, the
- * embedding, the loss, sums. The others have a program each: test_kernels_norm.c, _matmul.c and _attention.c. */
+/* test_kernels.c: tests any Backend table: opening it, its memory, and the operations that stand alone: rounding,
+ * scaling, the embedding, the loss, sums. The others have a program each: test_kernels_norm.c, _matmul.c, _qk.c and
+ * _attention.c. */
 #include "dev/test/kernels/kernel_fixture.h"
 
 #include <math.h>
@@ -122,6 +123,43 @@ static void test_to_activation_special(void **state) {
     expect_exact(out, in->value, "rounded");
 }
 
+/* ---- scale ---- */
+
+static void test_scale(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    const int sizes[] = {1, 3, 15, 16, 17, 63, 1000, 4097, 100003};
+    const float factors[] = {0.20412415f, 1, 0, -3.7f};
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
+        for (int in_place = 0; in_place < 2; in_place++) {
+            int n = sizes[i];
+            float factor = factors[(i + (size_t)in_place) % ARRAY_LENGTH(factors)];
+            begin_case(f, "n=%d, factor %g, in place %d", n, (double)factor, in_place);
+            Array *in = in_place ? array_in_out(f, ACTIVATION, 1, n, 3.0) : array_in(f, ACTIVATION, 1, n, 3.0);
+            Array *out = in_place ? in : array_out(f, ACTIVATION, 1, n);
+            double *expected = host_numbers(f, n);
+            for (int k = 0; k < n; k++) expected[k] = in->value[k] * factor;
+            RUN_TWICE(f, be->scale(be, out->device, in->device, factor, (size_t)n));
+            expect_exact(out, expected, "scaled");
+        }
+}
+
+static void test_scale_special(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    const double values[] = {NAN, INFINITY, -INFINITY, 0.0, -0.0, 0x1.fep127, -0x1.fep127};
+    const float factors[] = {2, -0.5f, 0, INFINITY};
+    enum { n = ARRAY_LENGTH(values) };
+    for (size_t i = 0; i < ARRAY_LENGTH(factors); i++) {
+        begin_case(f, "special values, factor %g", (double)factors[i]);
+        Array *in = array_of(f, ACTIVATION, 1, n, values), *out = array_out(f, ACTIVATION, 1, n);
+        double *expected = host_numbers(f, n);
+        for (int k = 0; k < n; k++) expected[k] = in->value[k] * factors[i];
+        RUN_TWICE(f, be->scale(be, out->device, in->device, factors[i], n));
+        expect_exact(out, expected, "scaled");
+    }
+}
+
 /* ---- embedding ---- */
 
 typedef struct EmbeddingSize {
@@ -147,6 +185,10 @@ static void test_embedding_forward(void **state) {
         RUN_TWICE(f, be->embedding_forward(be, out->device, tokens->device, wte->device, wpe->device, B, T, C));
         reference_embedding_forward(expected, tokens->index, wte->value, wpe->value, B, T, C);
         expect_exact(out, expected, "out");
+        Array *tokens_only = array_out(f, ACTIVATION, B * T, C);
+        RUN_TWICE(f, be->embedding_forward(be, tokens_only->device, tokens->device, wte->device, NULL, B, T, C));
+        reference_embedding_forward(expected, tokens->index, wte->value, NULL, B, T, C);
+        expect_exact(tokens_only, expected, "out without positions");
     }
 }
 
@@ -167,6 +209,12 @@ static void embedding_backward(Fixture *f, EmbeddingSize size, const double *giv
     for (int k = 0; k < T * C; k++) expected_dwpe[k] += dwpe_start[k];
     expect_near(dwte, expected_dwte, 1, "dwte");
     expect_near(dwpe, expected_dwpe, 1, "dwpe");
+    /* The same without positions leaves the same bits. */
+    Array *tokens_only = array_in_out(f, FLOAT, V, C, 1.0);
+    array_rewrite(tokens_only, dwte->value);
+    RUN_TWICE(
+        f, be->embedding_backward(be, tokens_only->device, NULL, dout->device, tokens->device, B, T, C, V, accumulate));
+    expect_exact(tokens_only, fetch(dwte), "dwte without positions");
 }
 
 static void test_embedding_backward(void **state) {
@@ -237,24 +285,27 @@ static void test_embedding_special(void **state) {
  * size of the logits: a float32 of that size, the log of the softmax's denominator perhaps, is off by 6e-8 of it, and
  * the denominator, a float32 sum of V terms one after the other, by some 1e-9 V of it. Either is an error of the loss
  * and a relative one of the gradient. */
-static void cross_entropy(Fixture *f, Array *logits, const Array *targets, int V, float dloss, bool gradient,
-                          double largest) {
+static void cross_entropy(Fixture *f, Array *logits, const Array *targets, int V, float dloss, float softcap,
+                          bool gradient, double largest) {
     Backend *be = f->be;
     int N = (int)logits->rows, VP = (int)logits->columns;
     Array *losses = array_out(f, FLOAT, N, 1);
     double *expected = host_numbers(f, N), *dlogits = host_numbers(f, N * VP);
-    RUN_TWICE(
-        f, be->softmax_cross_entropy(be, losses->device, logits->device, targets->device, dloss, N, V, VP, gradient));
-    reference_cross_entropy_forward(expected, logits->value, targets->index, N, V, VP);
+    RUN_TWICE(f, be->softmax_cross_entropy(be, losses->device, logits->device, targets->device, dloss, softcap, N, V,
+                                           VP, gradient));
+    reference_cross_entropy_forward(expected, logits->value, targets->index, softcap, N, V, VP);
     double rounding = 2e-7 * largest + 2e-9 * V;
     expect_each(losses, expected, 1, rounding, "loss");
     if (gradient) {
-        reference_cross_entropy_backward(dlogits, dloss, logits->value, targets->index, N, V, VP);
+        reference_cross_entropy_backward(dlogits, dloss, logits->value, targets->index, softcap, N, V, VP);
         double slack = f->activation == DTYPE_FLOAT32 ? 1 + rounding / 1e-5 : 1 + rounding / 4e-3;
         expect_each(logits, dlogits, slack, 1e-6 * dloss / V, "gradient");
     } else
         expect_exact(logits, logits->value, "logits without gradient");
 }
+
+/* None, that of track 3 of modded-nanogpt, and one which most logits exceed. */
+static const float softcaps[] = {0, 15, 0.75f};
 
 /* VP = V, and padding of less and of more than a vector; what stands there is as large as the logits. */
 static void test_cross_entropy(void **state) {
@@ -263,12 +314,13 @@ static void test_cross_entropy(void **state) {
                             {129, 100, 128},   {33, 259, 259},    {33, 259, 320},   {4, 3001, 3003},
                             {3, 50257, 50304}, {2, 50304, 50304}, {1, 50257, 50257}};
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
-        for (int gradient = 0; gradient < 2; gradient++) {
-            int N = sizes[i][0], V = sizes[i][1], VP = sizes[i][2];
+        for (int variant = 0; variant < 2 * (int)ARRAY_LENGTH(softcaps); variant++) {
+            int N = sizes[i][0], V = sizes[i][1], VP = sizes[i][2], gradient = variant % 2;
+            float softcap = softcaps[variant / 2];
             if (only_small_sizes() && V > 5000) continue;
-            begin_case(f, "N=%d V=%d VP=%d, gradient %d", N, V, VP, gradient);
+            begin_case(f, "N=%d V=%d VP=%d, softcap %g, gradient %d", N, V, VP, (double)softcap, gradient);
             Array *logits = array_in_out(f, ACTIVATION, N, VP, 3.0), *targets = array_index(f, N, 1, V);
-            cross_entropy(f, logits, targets, V, 0.37f, gradient, 10);
+            cross_entropy(f, logits, targets, V, 0.37f, softcap, gradient, 10);
         }
 }
 
@@ -277,8 +329,10 @@ static void test_cross_entropy(void **state) {
 static void test_cross_entropy_large_logits(void **state) {
     Fixture *f = fixture_of(state);
     enum { N = 8, V = 259, VP = 320 };
-    for (int gradient = 0; gradient < 2; gradient++) {
-        begin_case(f, "large logits, gradient %d", gradient);
+    for (int variant = 0; variant < 2 * (int)ARRAY_LENGTH(softcaps); variant++) {
+        int gradient = variant % 2;
+        float softcap = softcaps[variant / 2];
+        begin_case(f, "large logits, softcap %g, gradient %d", (double)softcap, gradient);
         const double targets[N] = {0, 0, 100, 258, 258, 0, 17, 258};
         double *values = host_numbers(f, N * VP);
         for (int v = 0; v < V; v++) {
@@ -295,7 +349,27 @@ static void test_cross_entropy_large_logits(void **state) {
             for (int v = V; v < VP; v++) values[n * VP + v] = 3e4;
         Array *logits = array_in_out(f, ACTIVATION, N, VP, 1.0);
         array_rewrite(logits, values);
-        cross_entropy(f, logits, array_of(f, INDEX, N, 1, targets), V, 0.5f, gradient, 1e4);
+        cross_entropy(f, logits, array_of(f, INDEX, N, 1, targets), V, 0.5f, softcap, gradient,
+                      softcap > 0 ? softcap : 1e4);
+    }
+}
+
+/* Logits whose squares no float holds count as +-softcap, and have a gradient of 0. */
+static void test_softcap_of_huge_logits(void **state) {
+    Fixture *f = fixture_of(state);
+    enum { N = 4, V = 37, VP = 64 };
+    for (int gradient = 0; gradient < 2; gradient++) {
+        begin_case(f, "huge logits, gradient %d", gradient);
+        const double targets[N] = {0, 1, 36, 2};
+        Array *logits = array_in_out(f, ACTIVATION, N, VP, 3.0);
+        double *values = host_numbers(f, N * VP);
+        memcpy(values, logits->value, N * VP * sizeof *values);
+        values[0 * VP + 0] = 1e30;  /* the target */
+        values[1 * VP + 5] = -3e38; /* next to the target */
+        values[2 * VP + 36] = -1e20;
+        for (int v = 0; v < V; v++) values[3 * VP + v] = v % 2 ? 2e19 : -2e25;
+        array_rewrite(logits, values);
+        cross_entropy(f, logits, array_of(f, INDEX, N, 1, targets), V, 0.5f, 15, gradient, 15);
     }
 }
 
@@ -314,10 +388,10 @@ static void test_cross_entropy_padding(void **state) {
         for (int k = 0; k < N * V; k++) values[k] = padded->value[k / V * VP + k % V];
         array_rewrite(bare, values);
         Array *padded_losses = array_out(f, FLOAT, N, 1), *bare_losses = array_out(f, FLOAT, N, 1);
-        RUN_TWICE(
-            f, be->softmax_cross_entropy(be, bare_losses->device, bare->device, targets->device, 1.0f, N, V, V, true));
-        RUN_TWICE(f, be->softmax_cross_entropy(be, padded_losses->device, padded->device, targets->device, 1.0f, N, V,
-                                               VP, true));
+        RUN_TWICE(f, be->softmax_cross_entropy(be, bare_losses->device, bare->device, targets->device, 1.0f, 0, N, V, V,
+                                               true));
+        RUN_TWICE(f, be->softmax_cross_entropy(be, padded_losses->device, padded->device, targets->device, 1.0f, 0, N,
+                                               V, VP, true));
         expect_each(padded_losses, fetch(bare_losses), 1, 0, "loss");
         double *expected = host_numbers(f, N * VP), *gradient = fetch(bare);
         for (int k = 0; k < N * V; k++) expected[k / V * VP + k % V] = gradient[k];
@@ -326,12 +400,15 @@ static void test_cross_entropy_padding(void **state) {
 }
 
 /* A row with NaN, or with a logit of +infinity, has no softmax: its loss and its gradients are NaN. A logit of -infinity
- * has the probability 0, and as the target an infinite loss. What the padding holds does not matter. */
+ * has the probability 0, and as the target an infinite loss; with softcap it is NaN as well. What the padding holds does
+ * not matter. */
 static void test_cross_entropy_special(void **state) {
     Fixture *f = fixture_of(state);
     enum { N = 8, V = 259, VP = 320 };
-    for (int gradient = 0; gradient < 2; gradient++) {
-        begin_case(f, "special logits, gradient %d", gradient);
+    for (int variant = 0; variant < 4; variant++) {
+        int gradient = variant % 2;
+        float softcap = softcaps[variant / 2];
+        begin_case(f, "special logits, softcap %g, gradient %d", (double)softcap, gradient);
         const double targets[N] = {0, 2, 3, 4, 5, 6, 7, 258};
         Array *logits = array_in_out(f, ACTIVATION, N, VP, 3.0);
         double *values = host_numbers(f, N * VP);
@@ -345,7 +422,7 @@ static void test_cross_entropy_special(void **state) {
         for (int v = 0; v < V; v++) values[6 * VP + v] = -INFINITY;
         for (int n = 0; n < N; n++) values[n * VP + V] = NAN, values[n * VP + VP - 1] = INFINITY;
         array_rewrite(logits, values);
-        cross_entropy(f, logits, array_of(f, INDEX, N, 1, targets), V, 0.5f, gradient, 10);
+        cross_entropy(f, logits, array_of(f, INDEX, N, 1, targets), V, 0.5f, softcap, gradient, 10);
     }
 }
 
@@ -395,6 +472,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_synchronize),
         cmocka_unit_test(test_to_activation),
         cmocka_unit_test(test_to_activation_special),
+        cmocka_unit_test(test_scale),
+        cmocka_unit_test(test_scale_special),
         cmocka_unit_test(test_embedding_forward),
         cmocka_unit_test(test_embedding_backward),
         cmocka_unit_test(test_embedding_special),
@@ -402,6 +481,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_embedding_backward_runs),
         cmocka_unit_test(test_cross_entropy),
         cmocka_unit_test(test_cross_entropy_large_logits),
+        cmocka_unit_test(test_softcap_of_huge_logits),
         cmocka_unit_test(test_cross_entropy_padding),
         cmocka_unit_test(test_cross_entropy_special),
         cmocka_unit_test(test_add_sum),

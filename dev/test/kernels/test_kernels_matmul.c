@@ -1,4 +1,4 @@
-/* test_kernels_matmul.c: tests the linear layers of any Backend table, GELU, and that nothing kept from a weight
+/* test_kernels_matmul.c: tests the linear layers of any Backend table, activations, and that nothing kept from a weight
  * outlives a change of it; and the batched products of optimizers. */
 #include "dev/test/kernels/kernel_fixture.h"
 
@@ -16,7 +16,7 @@ static const Size sizes[] = {{1, 1, 1},      {1, 3, 17},     {2, 17, 3},     {5,
                              {33, 100, 64},  {129, 64, 100}, {33, 384, 259}, {64, 384, 128}, {257, 48, 144},
                              {7, 200, 1000}, {2100, 5, 7},   {3, 40, 4200}};
 
-/* A layer's two roundings in bfloat16 (pre, then GELU of it) cost up to 1e-2 instead of 4e-3. */
+/* A layer's two roundings in bfloat16 (pre, then the activation of it) cost up to 1e-2 instead of 4e-3. */
 static const double two_roundings = 2.5;
 
 static void *device_or_null(const Array *a) { return a ? a->device : NULL; }
@@ -43,73 +43,98 @@ static void test_forward(void **state) {
         for (int has_bias = 0; has_bias < 2; has_bias++) forward(f, sizes[i], has_bias);
 }
 
-/* ---- GELU ---- */
+/* ---- activations ---- */
 
-/* With `in_place`, out and pre are one array, which ends as GELU(pre). */
-static void gelu_layer(Fixture *f, Size s, bool has_bias, bool in_place) {
+static const ActivationKind kinds[] = {ACTIVATION_GELU, ACTIVATION_RELU2};
+static const char *const kind_names[] = {"GELU", "ReLU^2"};
+
+/* With `in_place`, out and pre are one array, which ends as activation(pre). */
+static void activation_layer(Fixture *f, ActivationKind kind, Size s, bool has_bias, bool in_place) {
     Backend *be = f->be;
-    begin_case(f, "N=%d IC=%d OC=%d, bias %d, in place %d", s.N, s.IC, s.OC, has_bias, in_place);
+    begin_case(f, "%s, N=%d IC=%d OC=%d, bias %d, in place %d", kind_names[kind], s.N, s.IC, s.OC, has_bias, in_place);
     Array *in = array_in(f, ACTIVATION, s.N, s.IC, 1.0);
     Array *weight = array_in(f, ACTIVATION, s.OC, s.IC, 1.5); /* both tails of GELU, and its middle for small IC */
     Array *bias = has_bias ? array_in(f, ACTIVATION, 1, s.OC, 1.0) : NULL;
     Array *out = array_out(f, ACTIVATION, s.N, s.OC), *pre = in_place ? out : array_out(f, ACTIVATION, s.N, s.OC);
     double *expected_pre = host_numbers(f, s.N * s.OC), *expected = host_numbers(f, s.N * s.OC);
-    RUN_TWICE(f, be->matmul_gelu_forward(be, out->device, pre->device, in->device, weight->device, device_or_null(bias),
-                                         s.N, s.IC, s.OC));
+    RUN_TWICE(f, be->matmul_activation_forward(be, kind, out->device, pre->device, in->device, weight->device,
+                                               device_or_null(bias), s.N, s.IC, s.OC));
     reference_matmul_forward(expected_pre, in->value, weight->value, value_or_null(bias), s.N, s.IC, s.OC);
-    reference_gelu_forward(expected, expected_pre, s.N * s.OC);
+    reference_activation_forward(kind, expected, expected_pre, s.N * s.OC);
     if (!in_place) expect_near(pre, expected_pre, 1, "pre");
     expect_near(out, expected, two_roundings, "out");
 }
 
-static void test_gelu_layer(void **state) {
+static void test_activation_layer(void **state) {
     Fixture *f = fixture_of(state);
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
-        for (int variant = 0; variant < 4; variant++) gelu_layer(f, sizes[i], variant & 1, variant & 2);
+        for (int variant = 0; variant < 8; variant++)
+            activation_layer(f, kinds[variant / 4], sizes[i], variant & 1, variant & 2);
 }
 
 /* From one tail to the other and far beyond: GELU(x) is x or 0 there, never NaN. Close to 0 it is x/2. In the left
- * tail 1 + tanh cancels: what remains is right to a float32 rounding of 1, times x. */
-static void test_gelu_range(void **state) {
-    Fixture *f = fixture_of(state);
+ * tail 1 + tanh cancels: what remains is right to a float32 rounding of 1, times x. ReLU^2 and its derivative are 0 up
+ * to 0, among them at -0. */
+static void activation_range(Fixture *f, ActivationKind kind) {
     Backend *be = f->be;
     enum { n = 2012 };
-    begin_case(f, "the whole range");
+    begin_case(f, "the whole range of %s", kind_names[kind]);
     double *values = host_numbers(f, n), *expected = host_numbers(f, n), *ones = host_numbers(f, n);
-    const double far_out[] = {20, -20, 100, -100, 1e4, -1e4, 1e10, -1e10, 1e-8, -1e-8};
-    for (int i = 0; i < n; i++) values[i] = i <= 2000 ? (i - 1000) * 0.01 : far_out[(i - 2001) % 10], ones[i] = 1;
+    const double far_out[] = {20, -20, 100, -100, 1e4, -1e4, 1e10, -1e10, 1e-8, -1e-8, -0.0};
+    const int far_count = (int)ARRAY_LENGTH(far_out);
+    for (int i = 0; i < n; i++)
+        values[i] = i <= 2000 ? (i - 1000) * 0.01 : far_out[(i - 2001) % far_count], ones[i] = 1;
     /* By way of a layer of one weight, which is 1. */
     Array *in = array_of(f, ACTIVATION, n, 1, values), *one = array_of(f, ACTIVATION, 1, 1, ones);
     Array *pre = array_out(f, ACTIVATION, n, 1), *out = array_out(f, ACTIVATION, n, 1);
-    RUN_TWICE(f, be->matmul_gelu_forward(be, out->device, pre->device, in->device, one->device, NULL, n, 1, 1));
-    reference_gelu_forward(expected, in->value, n);
-    expect_each(out, expected, 1, 1e-6, "GELU");
+    RUN_TWICE(
+        f, be->matmul_activation_forward(be, kind, out->device, pre->device, in->device, one->device, NULL, n, 1, 1));
+    reference_activation_forward(kind, expected, in->value, n);
+    expect_each(out, expected, 1, kind == ACTIVATION_GELU ? 1e-6 : 0, "activation");
 
     Array *dout = array_of(f, ACTIVATION, n, 1, ones), *din = array_out(f, ACTIVATION, n, 1);
-    RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, one->device, in->device, n, 1, 1));
-    reference_gelu_backward(expected, ones, in->value, n);
-    expect_each(din, expected, 1, 3e-6, "GELU'");
+    RUN_TWICE(f, be->matmul_backward_activation(be, kind, din->device, dout->device, one->device, in->device, n, 1, 1));
+    reference_activation_backward(kind, expected, ones, in->value, n);
+    expect_each(din, expected, 1, kind == ACTIVATION_GELU ? 3e-6 : 0, "derivative");
+}
+
+static void test_activation_range(void **state) {
+    Fixture *f = fixture_of(state);
+    for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++) activation_range(f, kinds[i]);
 }
 
 /* ---- backward ---- */
 
-static void backward_input(Fixture *f, Size s, bool has_pre) {
+static void backward_input(Fixture *f, Size s) {
     Backend *be = f->be;
-    begin_case(f, "N=%d IC=%d OC=%d, gelu_pre %d", s.N, s.IC, s.OC, has_pre);
+    begin_case(f, "N=%d IC=%d OC=%d", s.N, s.IC, s.OC);
     Array *dout = array_in(f, ACTIVATION, s.N, s.OC, 1.0), *weight = array_in(f, ACTIVATION, s.OC, s.IC, 1.0);
-    Array *pre = has_pre ? array_in(f, ACTIVATION, s.N, s.IC, 2.0) : NULL, *din = array_out(f, ACTIVATION, s.N, s.IC);
+    Array *din = array_out(f, ACTIVATION, s.N, s.IC);
     double *expected = host_numbers(f, s.N * s.IC);
-    RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, weight->device, device_or_null(pre), s.N,
-                                           s.IC, s.OC));
+    RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, weight->device, s.N, s.IC, s.OC));
     reference_matmul_backward_input(expected, dout->value, weight->value, s.N, s.IC, s.OC);
-    if (has_pre) reference_gelu_backward(expected, expected, pre->value, s.N * s.IC);
+    expect_near(din, expected, 1, "din");
+}
+
+static void backward_activation(Fixture *f, ActivationKind kind, Size s) {
+    Backend *be = f->be;
+    begin_case(f, "%s, N=%d IC=%d OC=%d", kind_names[kind], s.N, s.IC, s.OC);
+    Array *dout = array_in(f, ACTIVATION, s.N, s.OC, 1.0), *weight = array_in(f, ACTIVATION, s.OC, s.IC, 1.0);
+    Array *pre = array_in(f, ACTIVATION, s.N, s.IC, 2.0), *din = array_out(f, ACTIVATION, s.N, s.IC);
+    double *expected = host_numbers(f, s.N * s.IC);
+    RUN_TWICE(f, be->matmul_backward_activation(be, kind, din->device, dout->device, weight->device, pre->device, s.N,
+                                                s.IC, s.OC));
+    reference_matmul_backward_input(expected, dout->value, weight->value, s.N, s.IC, s.OC);
+    reference_activation_backward(kind, expected, expected, pre->value, s.N * s.IC);
     expect_near(din, expected, 1, "din");
 }
 
 static void test_backward_input(void **state) {
     Fixture *f = fixture_of(state);
-    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
-        for (int has_pre = 0; has_pre < 2; has_pre++) backward_input(f, sizes[i], has_pre);
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
+        backward_input(f, sizes[i]);
+        for (size_t k = 0; k < ARRAY_LENGTH(kinds); k++) backward_activation(f, kinds[k], sizes[i]);
+    }
 }
 
 /* Gradients of weights are float32 sums of exact products in both tables: bfloat16 loses nothing here. */
@@ -165,7 +190,7 @@ static void special_layer(Fixture *f, double special, int where) {
     Array *dweight = array_out(f, FLOAT, s.OC, s.IC), *dbias = array_out(f, FLOAT, 1, s.OC);
     be->invalidate_weights(be);
     RUN_TWICE(f, be->matmul_forward(be, out->device, in->device, weight->device, bias->device, s.N, s.IC, s.OC));
-    RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, weight->device, NULL, s.N, s.IC, s.OC));
+    RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, weight->device, s.N, s.IC, s.OC));
     RUN_TWICE(f, be->matmul_backward_weight(be, dweight->device, dbias->device, dout->device, in->device, s.N, s.IC,
                                             s.OC, false));
     double *eout = host_numbers(f, s.N * s.OC), *edin = host_numbers(f, s.N * s.IC);
@@ -185,30 +210,34 @@ static void test_special(void **state) {
         for (int where = 0; where < 4; where++) special_layer(f, specials[i], where);
 }
 
-/* GELU(infinity) is infinity; GELU(-infinity), as a product of -infinity and 0, is NaN, and so is either derivative. A
- * layer of one weight, which is 1, passes the values on. */
-static void test_gelu_special(void **state) {
+/* GELU(infinity) is infinity; GELU(-infinity), as a product of -infinity and 0, is NaN, and so is either derivative.
+ * ReLU^2 of them is infinity and 0, and so is its derivative; that of NaN is NaN. A layer of one weight, which is 1,
+ * passes the values on. */
+static void test_activation_special(void **state) {
     Fixture *f = fixture_of(state);
     Backend *be = f->be;
     enum { n = 40 };
-    for (int has_bias = 0; has_bias < 2; has_bias++) {
-        begin_case(f, "special values, bias %d", has_bias);
+    for (int variant = 0; variant < 4; variant++) {
+        bool has_bias = variant & 1;
+        ActivationKind kind = kinds[variant / 2];
+        begin_case(f, "special values, %s, bias %d", kind_names[kind], has_bias);
         double *ones = host_numbers(f, n), *expected = host_numbers(f, n), zero = 0;
         for (int i = 0; i < n; i++) ones[i] = 1;
         Array *in = array_in(f, ACTIVATION, n, 1, 1.0), *one = array_of(f, ACTIVATION, 1, 1, ones);
         Array *bias = has_bias ? array_of(f, ACTIVATION, 1, 1, &zero) : NULL;
         Array *pre = array_out(f, ACTIVATION, n, 1), *out = array_out(f, ACTIVATION, n, 1);
         array_set(in, 3, NAN), array_set(in, 17, INFINITY), array_set(in, 20, -INFINITY), array_set(in, 39, -NAN);
-        RUN_TWICE(f, be->matmul_gelu_forward(be, out->device, pre->device, in->device, one->device,
-                                             device_or_null(bias), n, 1, 1));
-        reference_gelu_forward(expected, in->value, n);
+        RUN_TWICE(f, be->matmul_activation_forward(be, kind, out->device, pre->device, in->device, one->device,
+                                                   device_or_null(bias), n, 1, 1));
+        reference_activation_forward(kind, expected, in->value, n);
         expect_each(pre, in->value, 0, 0, "pre");
-        expect_each(out, expected, 1, 1e-6, "GELU");
+        expect_each(out, expected, 1, 1e-6, "activation");
         Array *dout = array_of(f, ACTIVATION, n, 1, ones), *din = array_out(f, ACTIVATION, n, 1);
         array_set(dout, 5, NAN), array_set(dout, 6, INFINITY);
-        RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, one->device, in->device, n, 1, 1));
-        reference_gelu_backward(expected, dout->value, in->value, n);
-        expect_each(din, expected, 1, 3e-6, "GELU'");
+        RUN_TWICE(
+            f, be->matmul_backward_activation(be, kind, din->device, dout->device, one->device, in->device, n, 1, 1));
+        reference_activation_backward(kind, expected, dout->value, in->value, n);
+        expect_each(din, expected, 1, 3e-6, "derivative");
     }
 }
 
@@ -221,7 +250,7 @@ static void expect_weight_used(Fixture *f, const void *device, const double *wei
     Array *out = array_out(f, ACTIVATION, s.N, s.OC), *din = array_out(f, ACTIVATION, s.N, s.IC);
     double *expected_out = host_numbers(f, s.N * s.OC), *expected_din = host_numbers(f, s.N * s.IC);
     RUN_TWICE(f, be->matmul_forward(be, out->device, in->device, device, NULL, s.N, s.IC, s.OC));
-    RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, device, NULL, s.N, s.IC, s.OC));
+    RUN_TWICE(f, be->matmul_backward_input(be, din->device, dout->device, device, s.N, s.IC, s.OC));
     reference_matmul_forward(expected_out, in->value, weight, NULL, s.N, s.IC, s.OC);
     reference_matmul_backward_input(expected_din, dout->value, weight, s.N, s.IC, s.OC);
     expect_near(out, expected_out, 1, what);
@@ -431,13 +460,13 @@ static void test_matmul_batched_special(void **state) { each_type(state, check_s
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward),
-        cmocka_unit_test(test_gelu_layer),
-        cmocka_unit_test(test_gelu_range),
+        cmocka_unit_test(test_activation_layer),
+        cmocka_unit_test(test_activation_range),
         cmocka_unit_test(test_backward_input),
         cmocka_unit_test(test_backward_weight),
         cmocka_unit_test(test_backward_weight_many_rows),
         cmocka_unit_test(test_special),
-        cmocka_unit_test(test_gelu_special),
+        cmocka_unit_test(test_activation_special),
         cmocka_unit_test(test_weight_contents_change),
         cmocka_unit_test(test_weight_written_by_kernel),
         cmocka_unit_test(test_weight_memory_reused),

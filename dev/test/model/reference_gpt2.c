@@ -31,23 +31,24 @@ static const double *block_weights(const TensorTable *table, const double *param
 static void block_forward(double *x, const GPT2Config *config, const TensorTable *table, const double *params, int l,
                           int B, int T) {
     int C = config->n_embd, NH = config->n_head, N = B * T;
+    NormShape shape = {config->norm, (float)config->norm_eps, N, C};
     double scale = 1.0 / sqrt((double)C / NH) / (config->scale_attn_by_inverse_layer_idx ? l + 1 : 1);
     int64_t size = (int64_t)N * C;
     double *norm = numbers(size), *qkv = numbers(3 * size), *attended = numbers(size), *sublayer_out = numbers(size);
     double *hidden = numbers(4 * size), *statistics = numbers(2 * N), *lse = numbers((int64_t)N * NH);
-    reference_layernorm_forward(norm, statistics, statistics + N, x, BLOCK_WEIGHTS("ln_1.weight"),
-                                BLOCK_WEIGHTS("ln_1.bias"), N, C);
+    reference_norm_forward(&shape, norm, statistics, statistics + N, x, BLOCK_WEIGHTS("ln_1.weight"),
+                           BLOCK_WEIGHTS("ln_1.bias"));
     reference_matmul_forward(qkv, norm, BLOCK_WEIGHTS("attn.c_attn.weight"), BLOCK_WEIGHTS("attn.c_attn.bias"), N, C,
                              3 * C);
     reference_attention_forward(attended, lse, qkv, B, T, C, NH, scale);
     reference_matmul_forward(sublayer_out, attended, BLOCK_WEIGHTS("attn.c_proj.weight"),
                              BLOCK_WEIGHTS("attn.c_proj.bias"), N, C, C);
     for (int64_t i = 0; i < size; i++) x[i] += sublayer_out[i];
-    reference_layernorm_forward(norm, statistics, statistics + N, x, BLOCK_WEIGHTS("ln_2.weight"),
-                                BLOCK_WEIGHTS("ln_2.bias"), N, C);
+    reference_norm_forward(&shape, norm, statistics, statistics + N, x, BLOCK_WEIGHTS("ln_2.weight"),
+                           BLOCK_WEIGHTS("ln_2.bias"));
     reference_matmul_forward(hidden, norm, BLOCK_WEIGHTS("mlp.c_fc.weight"), BLOCK_WEIGHTS("mlp.c_fc.bias"), N, C,
                              4 * C);
-    reference_gelu_forward(hidden, hidden, 4 * size);
+    reference_activation_forward(config->activation, hidden, hidden, 4 * size);
     reference_matmul_forward(sublayer_out, hidden, BLOCK_WEIGHTS("mlp.c_proj.weight"), BLOCK_WEIGHTS("mlp.c_proj.bias"),
                              N, 4 * C, C);
     for (int64_t i = 0; i < size; i++) x[i] += sublayer_out[i];
@@ -57,12 +58,12 @@ static void block_forward(double *x, const GPT2Config *config, const TensorTable
 void reference_gpt2_logits(double *logits, const GPT2Config *config, const TensorTable *table, const double *params,
                            const int32_t *inputs, int B, int T) {
     int C = config->n_embd, N = B * T;
+    NormShape shape = {config->norm, (float)config->norm_eps, N, C};
     const double *wte = WEIGHTS("wte.weight");
     double *x = numbers((int64_t)N * C), *norm = numbers((int64_t)N * C), *statistics = numbers(2 * N);
     reference_embedding_forward(x, inputs, wte, WEIGHTS("wpe.weight"), B, T, C);
     for (int l = 0; l < config->n_layer; l++) block_forward(x, config, table, params, l, B, T);
-    reference_layernorm_forward(norm, statistics, statistics + N, x, WEIGHTS("ln_f.weight"), WEIGHTS("ln_f.bias"), N,
-                                C);
+    reference_norm_forward(&shape, norm, statistics, statistics + N, x, WEIGHTS("ln_f.weight"), WEIGHTS("ln_f.bias"));
     reference_matmul_forward(logits, norm, wte, NULL, N, C, config->vocab_size);
     free(x), free(norm), free(statistics);
 }
@@ -72,7 +73,7 @@ double reference_gpt2_losses(double *losses, const GPT2Config *config, const Ten
     int N = B * T, V = config->vocab_size;
     double *logits = numbers((int64_t)N * V), *each = numbers(N), sum = 0.0;
     reference_gpt2_logits(logits, config, table, params, inputs, B, T);
-    reference_cross_entropy_forward(each, logits, targets, N, V, V);
+    reference_cross_entropy_forward(each, logits, targets, config->logit_softcap, N, V, V);
     for (int n = 0; n < N; n++) sum += each[n];
     for (int n = 0; losses && n < N; n++) losses[n] = each[n];
     free(logits), free(each);
