@@ -89,7 +89,7 @@ const ConfigKey config_keys[] = {
     MODEL_KEY(lm_head_bias, "false", ANY, "of an LM head of its own"),
     MODEL_KEY(attention_scale, "0", AT_LEAST(0), "on attention scores; 0 = 1/sqrt(n_embd/n_head)"),
     MODEL_KEY(attention_output_scale, "1", ABOVE(0), "on the output of each attention sublayer"),
-    MODEL_KEY(logit_softcap, "0", AT_LEAST(0), "c: a logit z counts as c z/sqrt(z^2 + c^2); 0 = off"),
+    MODEL_KEY(logit_softcap, "0", AT_LEAST(0), "c: logit z becomes c z/sqrt(z^2 + c^2); 0 = off"),
     KEY(model, init, "gpt2", ONE_OF(model_init_names), "how weights start"),
     KEY(model, zero_init_projections, "false", ANY, "c_proj of attention and MLP start as zero"),
     KEY(model, zero_init_lm_head, "false", ANY, "an LM head of its own starts as zero"),

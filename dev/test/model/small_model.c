@@ -10,7 +10,8 @@
 #include "config/config.h"
 
 void small_add(TensorTable *table, const char *name, TensorRole role, int64_t rows, int64_t columns, int64_t padded) {
-    Tensor *tensor = &table->tensors[tensor_table_add(table, name, role, rows, columns, padded)];
+    int index = tensor_table_add(table, name, role, rows, columns, padded);
+    Tensor *tensor = &table->tensors[index];
     tensor->hf_prefix = strncmp(name, "lm_head.", strlen("lm_head.")) == 0 ? "" : "transformer.";
     tensor->hf_transposed = role == ROLE_MATRIX;
 }
@@ -126,7 +127,9 @@ GPT2Config small_model(const char *keys) {
     config_model_to_json(&model, json);
     while (changes->child) {
         cJSON *change = cJSON_DetachItemViaPointer(changes, changes->child);
-        if (!cJSON_ReplaceItemInObjectCaseSensitive(json, change->string, change)) fail_msg("a key of %s", keys);
+        char *key = checked_strdup(change->string);
+        if (!cJSON_ReplaceItemInObjectCaseSensitive(json, key, change)) fail_msg("the model has no key %s", key);
+        free(key);
     }
     char *text = cJSON_PrintUnformatted(json);
     cJSON *parsed = cJSON_Parse(text); /* for the numbers, which are raw text in *json */
