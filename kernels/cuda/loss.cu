@@ -44,15 +44,22 @@ template <int N> static __device__ __forceinline__ void take_in(OnlineSum &seen,
     seen.largest = largest;
 }
 
+/* c/sqrt(z^2 + c^2). Where z^2 is more than a float holds, both z and c are scaled down for it. */
+static __device__ __forceinline__ float cap_ratio(float z, float c) {
+    const float scale = fabsf(z) > 1e18f ? 0x1p-70f : 1.0f;
+    z *= scale, c *= scale;
+    return c * rsqrtf(z * z + c * c);
+}
+
 /* What a logit z counts as, with SOFTCAP bounded by c. */
 template <bool SOFTCAP> static __device__ __forceinline__ float capped(float z, float c) {
-    return SOFTCAP ? c * z * rsqrtf(z * z + c * c) : z;
+    return SOFTCAP ? z * cap_ratio(z, c) : z;
 }
 
 /* The derivative of that. */
 template <bool SOFTCAP> static __device__ __forceinline__ float cap_derivative(float z, float c) {
-    const float cosine = SOFTCAP ? c * rsqrtf(z * z + c * c) : 1.0f;
-    return cosine * cosine * cosine;
+    const float ratio = SOFTCAP ? cap_ratio(z, c) : 1.0f;
+    return ratio * ratio * ratio;
 }
 
 /* How a row lies in memory: `head` columns, then `packs` whole packs on addresses that allow them, then the rest. Rows
