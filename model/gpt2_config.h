@@ -34,7 +34,7 @@ typedef struct GPT2Config {
     int block_size;                       /* T, the longest sequence */
     int vocab_size;                       /* V */
     bool bias;                            /* biases in the linear layers and LayerNorms */
-    double dropout;                       /* only 0 so far */
+    double dropout; /* rate, in [0, 1), after the embedding, on attention weights and on each sublayer's output */
     bool scale_attn_by_inverse_layer_idx; /* attention scores of layer l (from 0) are divided by l + 1 */
 
     PositionKind position;

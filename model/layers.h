@@ -37,6 +37,7 @@ typedef struct LayerPass {
     int B, T, N;                     /* N = B*T rows */
     const float *rotation;           /* qk_norm_rope_forward()'s, from the first row's position on; NULL without RoPE */
     const KeyValueCache *cache;      /* where decoding, with T = 1; else NULL */
+    const Dropout *dropout;          /* rate, seed and first sequence; NULL in a pass without dropout */
 } LayerPass;
 
 /* The weights and the gradient of tensor number `tensor`; NULL for -1, a tensor that the model does not have. */
@@ -97,7 +98,7 @@ void linear_describe(Linear *linear, TensorTable *table, const GPT2Config *confi
 void linear_forward(const Linear *linear, const LayerPass *pass, void *out, const void *in);
 void linear_backward(const Linear *linear, const LayerPass *pass, void *din, const void *dout, const void *in);
 
-/* ---- attention sublayer: out = output_scale (c_proj(attention(c_attn(in)))) ---- */
+/* ---- attention sublayer: out = dropout(output_scale c_proj(attention(c_attn(in)))) ---- */
 
 typedef struct AttentionActivations {
     void *qkv, *out; /* (N,3C) after QK-norm and rotation, (N,C) */
@@ -124,7 +125,7 @@ void attention_forward(const Attention *attention, const LayerPass *pass, void *
 void attention_backward(const Attention *attention, const LayerPass *pass, void *din, const void *dout, const void *in,
                         void *dhidden);
 
-/* ---- MLP sublayer: out = c_proj(activation(c_fc(in))), 4C wide inside ---- */
+/* ---- MLP sublayer: out = dropout(c_proj(activation(c_fc(in)))), 4C wide inside ---- */
 
 typedef struct MlpActivations {
     void *fc, *hidden; /* (N,4C) before and after the activation */
@@ -132,6 +133,7 @@ typedef struct MlpActivations {
 
 typedef struct Mlp {
     Linear c_fc, c_proj;
+    int block; /* number of its block, from 0 */
     ActivationKind activation;
     MlpActivations kept;
 } Mlp;
@@ -145,7 +147,7 @@ void mlp_forward(const Mlp *mlp, const LayerPass *pass, void *out, const void *i
 /* dhidden (N,4C) is working memory. */
 void mlp_backward(const Mlp *mlp, const LayerPass *pass, void *din, const void *dout, const void *in, void *dhidden);
 
-/* ---- embedding: out = norm(wte[tokens] + wpe), each of the last two where the model has it ---- */
+/* ---- embedding: out = norm(dropout(wte[tokens] + wpe)), each of the last two where the model has it ---- */
 
 typedef struct Embedding {
     int wte, wpe; /* wpe -1: positions are not learned */
