@@ -144,6 +144,7 @@ class Block(nn.Module):
 class MarsGPTForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = MarsGPTConfig
     _no_split_modules = ["Block"]
+    _supports_sdpa = True
 
     def __init__(self, config):
         super().__init__(config)

@@ -23,7 +23,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 import transformers
 from safetensors.torch import load_file
-from modeling_mars_gpt import DEFAULTS, MarsGPTConfig, MarsGPTForCausalLM
+from modeling_mars_gpt import CACHE, DEFAULTS, MarsGPTConfig, MarsGPTForCausalLM
 
 LENGTH, VOCABULARY, VALIDATION_WINDOWS = 32, 256, 16
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": LENGTH, "vocab_size": VOCABULARY}
@@ -110,8 +110,8 @@ def train(binaries, folder, name, keys, *arguments):
     config = {
         "model": keys,
         "data": {"train": "dev/golden/tiny_train.bin", "val": "dev/golden/tiny_val.bin"},
-        "optimizer": {"name": "adamw", "learning_rate": 0.01},
-        "train": {"max_iters": 30, "total_batch_size": 8, "batch_size": 8, "eval_sequences": VALIDATION_WINDOWS,
+        "optimizer": {"name": "adamw", "learning_rate": 0.02},
+        "train": {"max_iters": 150, "total_batch_size": 8, "batch_size": 8, "eval_sequences": VALIDATION_WINDOWS,
                   "out_dir": out_dir, "device": "cpu", "precision": "float32", "threads": 1}}
     path = os.path.join(folder, name + ".json")
     with open(path, "w", encoding="utf-8") as file:
@@ -140,7 +140,7 @@ def check_generation(name, model, prompt):
     with torch.no_grad():
         whole = model(input_ids=prompt, use_cache=False).logits
         first = model(input_ids=prompt[:, :5], use_cache=True)
-        cache = {key: first[key] for key in ("cache", "past_key_values") if key in first}
+        cache = {CACHE: first[CACHE]}
         rest = [first.logits] + [model(input_ids=prompt[:, i:i + 1], use_cache=True, **cache).logits
                                  for i in range(5, prompt.shape[1])]
     error = (torch.cat(rest, 1) - whole).abs().max().item() / whole.abs().max().item()
@@ -198,6 +198,7 @@ def check_model(name, keys, binaries, folder):
         check_sample(name, binaries, checkpoint, prompt[0].tolist(), tokens[0].tolist())
     saved = os.path.join(folder, name + "_saved")
     model.save_pretrained(saved)
+    close(name, "loss when saved and opened again", loss_of(open_model(saved), batch), expected, 2e-6)
     again = train(binaries, folder, name + "_again", {}, f"--init_from={saved}", "--eval_only=true")[1]
     close(name, "the trainer's loss of what it saves", again, expected, 2e-6)
 
@@ -225,6 +226,7 @@ def main():
             sys.exit(__doc__)
         options[key] = value
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     print(f"torch {torch.__version__}, transformers {transformers.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         for name, keys in {**GPT2_MODELS, **MARS_MODELS}.items():

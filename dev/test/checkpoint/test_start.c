@@ -96,8 +96,10 @@ static void assert_published_modern(const char *name) {
                0, "");
     char *text = checkpoint_model_config(&model, false);
     write_file(folder, "config.json", text);
-    train(&launch, name, "--eval_only=true --eval_sequences=0 --data.val=dev/golden/modern/%s_val.bin --init_from='%s'",
-          name, folder);
+    train(&launch, name,
+          "--eval_only=true --eval_sequences=0 --data.train=dev/golden/modern/%s_train.bin "
+          "--data.val=dev/golden/modern/%s_val.bin --init_from='%s'",
+          name, name, folder);
     assert_loss(name, loss->valuedouble, 2e-6);
     free(text), free(content), free(path);
     cJSON_Delete(golden);
