@@ -235,13 +235,9 @@ static int add_embedding(TensorTable *table, const GPT2Config *config, const cha
 
 void embedding_describe(Embedding *e, TensorTable *table, const GPT2Config *config) {
     int V = config->vocab_size;
-    *e = (Embedding){.wpe = -1,
-                     .V = V,
-                     .C = config->n_embd,
-                     .has_norm = config->norm_embedding,
-                     .is_tied = config->tie_embeddings};
-    e->wte = add_embedding(table, config, "wte.weight", V, (int)round_up(V, VOCAB_MULTIPLE),
-                           WEIGHT_TOKEN_EMBEDDING);
+    *e = (Embedding){
+        .wpe = -1, .V = V, .C = config->n_embd, .has_norm = config->norm_embedding, .is_tied = config->tie_embeddings};
+    e->wte = add_embedding(table, config, "wte.weight", V, (int)round_up(V, VOCAB_MULTIPLE), WEIGHT_TOKEN_EMBEDDING);
     if (config->position == POSITION_LEARNED)
         e->wpe = add_embedding(table, config, "wpe.weight", config->block_size, config->block_size,
                                WEIGHT_POSITION_EMBEDDING);

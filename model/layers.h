@@ -30,9 +30,9 @@ typedef struct KeyValueCache {
 typedef struct LayerPass {
     Backend *be;
     const TensorTable *table;
-    const void *weights; /* a flat buffer of the activation type */
-    float *grads;        /* the flat buffer that a backward pass writes; NULL where there is none */
-    bool accumulate;     /* add to grads, not overwrite */
+    const void *weights;             /* a flat buffer of the activation type */
+    float *grads;                    /* the flat buffer that a backward pass writes; NULL where there is none */
+    bool accumulate;                 /* add to grads, not overwrite */
     const int32_t *inputs, *targets; /* (B,T) */
     int B, T, N;                     /* N = B*T rows */
     const float *rotation;           /* qk_norm_rope_forward()'s, from the first row's position on; NULL without RoPE */

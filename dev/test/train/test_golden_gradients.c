@@ -12,9 +12,9 @@
 #include "dev/test/kernels/test_gpu.h"
 #include "model/gpt2.h"
 
-static const char *const sets[] = {"modded_gradient",     "track3_gradient",  "variant_attention_output_scale",
-                                   "variant_bias_rmsnorm", "variant_qk_norm",  "variant_relu2",
-                                   "variant_rmsnorm",      "variant_rope",     "variant_softcap",
+static const char *const sets[] = {"modded_gradient",      "track3_gradient", "variant_attention_output_scale",
+                                   "variant_bias_rmsnorm", "variant_qk_norm", "variant_relu2",
+                                   "variant_rmsnorm",      "variant_rope",    "variant_softcap",
                                    "variant_untied",       "proposed"};
 
 static const cJSON *member(const cJSON *object, const char *key) {
@@ -145,7 +145,8 @@ static void check_set(const char *set, Recompute recompute) {
     gpt2_forward_backward(&g.model, g.inputs, g.targets, g.B, g.T, 1.0f / (float)(g.B * g.T), false);
     int64_t count;
     double loss = gpt2_take_loss(&g.model, &count) / (double)count, expected = member(check, "loss")->valuedouble;
-    if (!(fabs(loss - expected) <= 1e-5 * expected)) fail_msg("%s: the loss is %.9g, expected %.9g", set, loss, expected);
+    if (!(fabs(loss - expected) <= 1e-5 * expected))
+        fail_msg("%s: the loss is %.9g, expected %.9g", set, loss, expected);
     assert_gradients(&g, set, check, 1e-4);
     close_golden(&g);
     cJSON_Delete(golden);
