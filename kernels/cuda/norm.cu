@@ -281,7 +281,7 @@ static void add_parts(Backend *be, float *dweight, float *dbias, const float *pa
 
 constexpr int ANY_THREADS = 256; /* at most */
 
-/* Of an array that may be NULL for one that holds nothing but `none`. */
+/* Element c of an array; `none` where there is no array. */
 template <class T> static __device__ __forceinline__ float element(const T *array, int c, float none) {
     return array ? to_float(array[c]) : none;
 }
@@ -426,6 +426,7 @@ static void residual_norm_forward(Backend *be, const NormShape *norm, void *sum,
                      (const T *)bias);
 }
 
+/* Launches the kernels for rows of any length; parts (count, has_weight + has_bias, C), NULL where there are none. */
 template <class T, NormKind KIND>
 static void backward_any(Backend *be, T *dx, float *parts, int count, const T *dout, const T *x, const T *weight,
                          const float *mean, const float *rstd, int N, int C, bool has_weight, bool has_bias) {

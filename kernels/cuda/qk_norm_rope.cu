@@ -112,7 +112,7 @@ static __device__ __forceinline__ void turn(Pairs<VEC> &pairs, const float *rota
 /* With packs, the loops over a thread's part run at most once, and what was loaded stays in registers between them. */
 template <int VEC> constexpr bool HOLDS = VEC > 1;
 
-/* rstd (B,T,2,NH) or NULL for no QK-norm, rotation or NULL for none. */
+/* rstd (B,T,2,NH) or NULL for no QK-norm, rotation (>=T,HS/2,2) or NULL for none. */
 template <class T, int VEC>
 static __global__ void __launch_bounds__(THREADS)
     qk_norm_rope_forward_kernel(T *qkv, float *rstd, const float *rotation, float eps, HeadRows rows) {
@@ -139,7 +139,7 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* qkv and rstd are read together, or both not where rstd is NULL. */
+/* rstd is NULL for no QK-norm, and qkv is then not read. */
 template <class T, int VEC>
 static __global__ void __launch_bounds__(THREADS)
     qk_norm_rope_backward_kernel(T *dqkv, const T *qkv, const float *rstd, const float *rotation, HeadRows rows) {

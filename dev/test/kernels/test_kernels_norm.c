@@ -21,8 +21,8 @@ typedef struct Variant {
 static const Variant variants[] = {
     {NORM_LAYERNORM, 1e-5f, true, true},       {NORM_RMSNORM, 1.1920929e-07f, false, false},
     {NORM_LAYERNORM, 1e-5f, true, false},      {NORM_RMSNORM, 0.0078125f, true, false},
-    {NORM_LAYERNORM, 0.0078125f, false, true}, {NORM_RMSNORM, 1e-5f, true, false},
-    {NORM_LAYERNORM, 1e-5f, false, false},
+    {NORM_LAYERNORM, 0.0078125f, false, true}, {NORM_RMSNORM, 1e-5f, true, true},
+    {NORM_LAYERNORM, 1e-5f, false, false},     {NORM_RMSNORM, 1e-5f, false, true},
 };
 enum { VARIANTS = ARRAY_LENGTH(variants), SMALL = 8000 }; /* elements */
 

@@ -11,10 +11,10 @@ typedef struct Size {
 } Size;
 
 /* Heads from one number to more than a warp's packs of 16 bytes, of sizes that fit no pack, odd ones (which cannot be
- * rotated) among them; more rows than a GPU has warps in a block. */
-static const Size sizes[] = {{1, 1, 1, 1},   {1, 1, 1, 2},    {2, 5, 3, 3},  {3, 33, 5, 16},
-                             {2, 17, 2, 64}, {1, 70, 6, 128}, {2, 9, 2, 65}, {1, 129, 12, 64},
-                             {5, 7, 1, 256}, {2, 3, 25, 66},  {3, 4, 3, 6},  {2, 11, 1, 512}};
+ * rotated) among them, and of as many packs as no power of 2 is; more rows than a GPU has warps in a block. */
+static const Size sizes[] = {{1, 1, 1, 1},    {1, 1, 1, 2},    {2, 5, 3, 3},     {3, 33, 5, 16}, {2, 17, 2, 64},
+                             {1, 70, 6, 128}, {2, 9, 2, 65},   {1, 129, 12, 64}, {5, 7, 1, 256}, {2, 3, 25, 66},
+                             {3, 4, 3, 6},    {2, 11, 1, 512}, {2, 5, 3, 48}};
 
 /* Which of the two are done, and with which eps: PyTorch's for float32 and for bfloat16. */
 typedef struct Mode {
