@@ -227,12 +227,14 @@ static void compute_gradient(Trainer *t, int which) {
     GPT2Pass pass = {.grads = optim_gradient(t->optim, which),
                      .dloss = 1.0f / (float)tokens_per_step(t),
                      .ignores_loss = which > 0, /* the next step reports it, with its own weights */
+                     .seed = t->config.train.seed,
                      .context = t,
                      .weights_needed = weights_needed};
     prefetch_batch(t, step, 0);
     for (int micro = 0; micro <= last; micro++) {
         if (micro < last) prefetch_batch(t, step, micro + 1);
         pass.accumulate = micro > 0;
+        pass.first_sequence = sequences_before(t, step) + t->reader.offset + micro * t->config.train.batch_size;
         pass.gradients_written = micro == last ? gradients_written : NULL;
         gpt2_pass(&t->model, &pass);
     }

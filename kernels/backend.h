@@ -17,6 +17,7 @@
 #ifndef MARS_KERNELS_BACKEND_H
 #define MARS_KERNELS_BACKEND_H
 
+#include "kernels/dropout.h"
 #include "kernels/layer_kinds.h"
 #include "util/arena.h"
 #include "util/base.h"
@@ -150,15 +151,22 @@ struct Backend {
     void (*qk_norm_rope_backward)(Backend *be, void *dqkv, const void *qkv, const float *rstd, const float *rotation,
                                   int B, int T, int C, int NH);
 
+    /* ---- dropout (dropout.h) ---- */
+
+    /* out[i] = in[i]/(1 - rate) or 0, by the mask of number i of each sequence; B sequences of n numbers, out may be in.
+     * The backward pass is the same. */
+    void (*dropout)(Backend *be, const Dropout *dropout, void *out, const void *in, int B, size_t n);
+
     /* ---- causal self-attention (Vaswani et al. 2017), blocked as in FlashAttention (Dao et al. 2022) ---- */
 
     /* qkv (B,T,3C): query, key and value of each token, heads side by side in each.   out (B,T,C)
      * out = softmax(scale Q K^T, keys <= query) V for each head; lse (B,NH,T) = log of the softmax's denominator,
-     * kept for the backward pass. */
+     * kept for the backward pass. Dropout, NULL for none, falls on the softmax's values, after their division by the
+     * denominator. */
     void (*attention_forward)(Backend *be, void *out, float *lse, const void *qkv, int B, int T, int C, int NH,
-                              float scale);
+                              float scale, const Dropout *dropout);
     void (*attention_backward)(Backend *be, void *dqkv, const void *dout, const void *qkv, const void *out,
-                               const float *lse, int B, int T, int C, int NH, float scale);
+                               const float *lse, int B, int T, int C, int NH, float scale, const Dropout *dropout);
     /* One new token per sequence, for sampling: stores its key and value at `position` of keys and values
      * (B,capacity,C), then attends to positions [0, position].   qkv (B,3C), out (B,C), position < capacity */
     void (*attention_decode)(Backend *be, void *out, void *keys, void *values, const void *qkv, int B, int position,

@@ -1,6 +1,6 @@
 /* layer_kinds.h: the kinds of norm, activation and position code that a model can have and every device computes.
  *
- * A new kind is one enumerator here, its function on each device (norm.c, linear.c or qk.c of kernels/cpu and
+ * A new kind is one enumerator here, its function on each device (in norm, linear or qk_norm_rope of kernels/cpu and
  * kernels/cuda), and one word in the table of model/gpt2_config.c. */
 #ifndef MARS_KERNELS_LAYER_KINDS_H
 #define MARS_KERNELS_LAYER_KINDS_H

@@ -142,6 +142,8 @@ void gpt2_pass(GPT2 *m, const GPT2Pass *pass) {
     LayerPass p = layer_pass(m, take_batch(m));
     p.grads = pass->grads;
     p.accumulate = pass->accumulate;
+    Dropout dropout = {(float)m->config.dropout, pass->seed, 0, pass->first_sequence};
+    if (pass->grads && dropout.rate > 0.0f) p.dropout = &dropout;
     blocks_forward(m, pass, &p);
     lm_head_loss(&m->lm_head, &p, m->dsublayer, m->ln_f_out, pass->dloss);
     if (!pass->ignores_loss) {

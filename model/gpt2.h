@@ -46,6 +46,9 @@ typedef struct GPT2Pass {
     bool accumulate;   /* adds to grads, where false overwrites */
     float dloss;       /* the gradient is that of dloss * (sum of the token losses) */
     bool ignores_loss; /* leaves the loss sum as it is */
+    /* Dropout, of a backward pass alone, draws its masks by these (kernels/dropout.h). */
+    uint64_t seed;
+    int64_t first_sequence; /* number of the batch's first sequence in the run; the others follow */
     void *context;
     /* Called before the first operation that reads these weights. */
     void (*weights_needed)(void *context, size_t begin, size_t end);

@@ -44,22 +44,24 @@ bool gpt2_config_check(const GPT2Config *c, Error *error) {
     if (!check_sizes(c, error)) return false;
     int HS = c->n_embd / c->n_head;
     if (c->position == POSITION_ROPE && HS % 2 != 0)
-        return error_set(error,
-                         "position \"rope\" rotates pairs of a head's numbers, but n_embd %d / n_head %d is the odd head "
-                         "size %d; choose sizes that make it even, or position \"learned\"",
-                         c->n_embd, c->n_head, HS);
+        return error_set(
+            error,
+            "position \"rope\" rotates pairs of a head's numbers, but n_embd %d / n_head %d is the odd head "
+            "size %d; choose sizes that make it even, or position \"learned\"",
+            c->n_embd, c->n_head, HS);
     if (c->position == POSITION_ROPE_HALF && (HS % 4 != 0 || HS < 8))
-        return error_set(error,
-                         "position \"rope-half\" needs a head size that is a multiple of 4 and at least 8, but n_embd %d "
-                         "/ n_head %d is %d",
-                         c->n_embd, c->n_head, HS);
+        return error_set(
+            error,
+            "position \"rope-half\" needs a head size that is a multiple of 4 and at least 8, but n_embd %d "
+            "/ n_head %d is %d",
+            c->n_embd, c->n_head, HS);
     if (c->lm_head_bias && c->tie_embeddings)
         return error_set(error, "lm_head_bias true needs an LM head of its own: set tie_embeddings to false, or "
                                 "lm_head_bias to false");
     if (c->zero_init_lm_head && c->tie_embeddings)
-        return error_set(error, "zero_init_lm_head true needs an LM head of its own, since the token embedding must not "
-                                "start as zero: set tie_embeddings to false, or zero_init_lm_head to false");
-    if (c->dropout != 0) return error_set(error, "dropout is %g; this version has no dropout: set it to 0", c->dropout);
+        return error_set(error,
+                         "zero_init_lm_head true needs an LM head of its own, since the token embedding must not "
+                         "start as zero: set tie_embeddings to false, or zero_init_lm_head to false");
     return true;
 }
 

@@ -28,13 +28,13 @@ typedef enum PositionKind {
 typedef enum ModelInit { MODEL_INIT_GPT2, MODEL_INIT_TORCH, MODEL_INIT_FAN_IN } ModelInit;
 
 typedef struct GPT2Config {
-    int n_layer;                          /* L */
-    int n_head;                           /* NH */
-    int n_embd;                           /* C, a multiple of n_head */
-    int block_size;                       /* T, the longest sequence */
-    int vocab_size;                       /* V */
-    bool bias;                            /* biases in the linear layers and LayerNorms */
-    double dropout;                       /* only 0 so far */
+    int n_layer;    /* L */
+    int n_head;     /* NH */
+    int n_embd;     /* C, a multiple of n_head */
+    int block_size; /* T, the longest sequence */
+    int vocab_size; /* V */
+    bool bias;      /* biases in the linear layers and LayerNorms */
+    double dropout; /* rate, in [0, 1), after the embedding, on attention weights and on each sublayer's output */
     bool scale_attn_by_inverse_layer_idx; /* attention scores of layer l (from 0) are divided by l + 1 */
 
     PositionKind position;
@@ -46,8 +46,8 @@ typedef struct GPT2Config {
     bool qk_norm;        /* RMSNorm without gain over each head's query and key, before they are rotated */
     double qk_norm_eps;
     ActivationKind activation;
-    bool tie_embeddings; /* the LM head is the token embedding */
-    bool lm_head_bias;   /* of an LM head of its own */
+    bool tie_embeddings;           /* the LM head is the token embedding */
+    bool lm_head_bias;             /* of an LM head of its own */
     double attention_scale;        /* on attention scores; 0: 1/sqrt(HS) */
     double attention_output_scale; /* on the output of each attention sublayer, its bias included */
     double logit_softcap;          /* c: a logit z counts as c z/sqrt(z^2 + c^2); 0: as it is */

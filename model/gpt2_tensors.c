@@ -16,7 +16,7 @@ void gpt2_describe(GPT2 *model, const GPT2Config *config) {
     embedding_describe(&model->embedding, table, config);
     for (int l = 0; l < config->n_layer; l++) {
         Block *block = &model->blocks[l];
-        char name[TENSOR_NAME_LENGTH];
+        char name[LAYER_NAME_LENGTH];
         block->begin = table->length;
         snprintf(name, sizeof name, "h.%d.ln_1", l);
         norm_describe(&block->ln_1, table, config, name);

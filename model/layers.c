@@ -23,6 +23,32 @@ static void plan(const LayerMemory *memory, const char *name, size_t bytes_per_r
     arena_plan(memory->arena, "activations", name, memory->rows * bytes_per_row, pointer);
 }
 
+/* ---- dropout ---- */
+
+/* Places in the model: the embedding, and three in each block. */
+enum { PLACE_EMBEDDING, PLACE_ATTENTION_WEIGHTS, PLACE_ATTENTION, PLACE_MLP, PLACES_OF_BLOCK = 3 };
+
+static Dropout dropout_at(const LayerPass *p, int block, int place) {
+    Dropout dropout = *p->dropout;
+    dropout.place = (uint32_t)(place + block * PLACES_OF_BLOCK);
+    return dropout;
+}
+
+/* x = dropout(x), (N,C), where the pass has dropout. */
+static void drop(const LayerPass *p, int block, int place, void *x, int C) {
+    if (!p->dropout) return;
+    Dropout dropout = dropout_at(p, block, place);
+    p->be->dropout(p->be, &dropout, x, x, p->B, (size_t)p->T * (size_t)C);
+}
+
+/* The gradient of what was dropped: dout itself, or `room` with it. */
+static const void *drop_backward(const LayerPass *p, int block, int place, void *room, const void *dout, int C) {
+    if (!p->dropout) return dout;
+    Dropout dropout = dropout_at(p, block, place);
+    p->be->dropout(p->be, &dropout, room, dout, p->B, (size_t)p->T * (size_t)C);
+    return room;
+}
+
 /* ---- norm ---- */
 
 void norm_describe(Norm *n, TensorTable *table, const GPT2Config *config, const char *name) {
@@ -95,7 +121,7 @@ void attention_describe(Attention *a, TensorTable *table, const GPT2Config *conf
                      .output_scale = (float)config->attention_output_scale,
                      .has_qk_norm = config->qk_norm,
                      .qk_norm_eps = (float)config->qk_norm_eps};
-    char name[TENSOR_NAME_LENGTH];
+    char name[LAYER_NAME_LENGTH];
     snprintf(name, sizeof name, "h.%d.attn.c_attn", block);
     linear_describe(&a->c_attn, table, config, name, C, 3 * C, WEIGHT_HIDDEN);
     table->tensors[a->c_attn.weight].stacked = 3;
@@ -125,26 +151,33 @@ void attention_forward(const Attention *a, const LayerPass *p, void *out, const 
     if (a->has_qk_norm || p->rotation)
         p->be->qk_norm_rope_forward(p->be, a->kept.qkv, a->kept.qk_rstd, p->rotation, a->qk_norm_eps, p->B, p->T, a->C,
                                     a->heads);
+    Dropout weights = {0};
+    if (p->dropout) weights = dropout_at(p, a->block, PLACE_ATTENTION_WEIGHTS);
     if (p->cache)
         attention_decode(a, p);
     else
-        p->be->attention_forward(p->be, a->kept.out, a->kept.lse, a->kept.qkv, p->B, p->T, a->C, a->heads, a->scale);
+        p->be->attention_forward(p->be, a->kept.out, a->kept.lse, a->kept.qkv, p->B, p->T, a->C, a->heads, a->scale,
+                                 p->dropout ? &weights : NULL);
     linear_forward(&a->c_proj, p, out, a->kept.out);
-    if (a->output_scale != 1.0f)
-        p->be->scale(p->be, out, out, a->output_scale, (size_t)p->N * (size_t)a->C);
+    if (a->output_scale != 1.0f) p->be->scale(p->be, out, out, a->output_scale, (size_t)p->N * (size_t)a->C);
+    drop(p, a->block, PLACE_ATTENTION, out, a->C);
 }
 
 void attention_backward(const Attention *a, const LayerPass *p, void *din, const void *dout, const void *in,
                         void *dhidden) {
     size_t n = (size_t)p->N * (size_t)a->C;
     void *dqkv = dhidden, *dattention = (char *)dhidden + 3 * n * dtype_size(p->be->activation);
-    if (a->output_scale != 1.0f) { /* din has room for it: it is written last */
+    Dropout weights = {0};
+    if (p->dropout) weights = dropout_at(p, a->block, PLACE_ATTENTION_WEIGHTS);
+    /* din has room for the gradient on its way: it is written last. */
+    dout = drop_backward(p, a->block, PLACE_ATTENTION, din, dout, a->C);
+    if (a->output_scale != 1.0f) {
         p->be->scale(p->be, din, dout, a->output_scale, n);
         dout = din;
     }
     linear_backward(&a->c_proj, p, dattention, dout, a->kept.out);
     p->be->attention_backward(p->be, dqkv, dattention, a->kept.qkv, a->kept.out, a->kept.lse, p->B, p->T, a->C,
-                              a->heads, a->scale);
+                              a->heads, a->scale, p->dropout ? &weights : NULL);
     if (a->has_qk_norm || p->rotation)
         p->be->qk_norm_rope_backward(p->be, dqkv, a->kept.qkv, a->kept.qk_rstd, p->rotation, p->B, p->T, a->C,
                                      a->heads);
@@ -155,8 +188,8 @@ void attention_backward(const Attention *a, const LayerPass *p, void *din, const
 
 void mlp_describe(Mlp *mlp, TensorTable *table, const GPT2Config *config, int block) {
     int C = config->n_embd;
-    *mlp = (Mlp){.activation = config->activation};
-    char name[TENSOR_NAME_LENGTH];
+    *mlp = (Mlp){.block = block, .activation = config->activation};
+    char name[LAYER_NAME_LENGTH];
     snprintf(name, sizeof name, "h.%d.mlp.c_fc", block);
     linear_describe(&mlp->c_fc, table, config, name, C, 4 * C, WEIGHT_HIDDEN);
     snprintf(name, sizeof name, "h.%d.mlp.c_proj", block);
@@ -177,10 +210,12 @@ void mlp_hidden_forward(const Mlp *mlp, const LayerPass *p, const void *in) {
 void mlp_forward(const Mlp *mlp, const LayerPass *p, void *out, const void *in) {
     mlp_hidden_forward(mlp, p, in);
     linear_forward(&mlp->c_proj, p, out, mlp->kept.hidden);
+    drop(p, mlp->block, PLACE_MLP, out, mlp->c_proj.out);
 }
 
 void mlp_backward(const Mlp *mlp, const LayerPass *p, void *din, const void *dout, const void *in, void *dhidden) {
     const Linear *proj = &mlp->c_proj;
+    dout = drop_backward(p, mlp->block, PLACE_MLP, din, dout, proj->out); /* din is written last */
     linear_backward_weight(proj, p, dout, mlp->kept.hidden);
     p->be->matmul_backward_activation(p->be, mlp->activation, dhidden, dout, layer_weight(p, proj->weight),
                                       mlp->kept.fc, p->N, proj->in, proj->out);
@@ -200,13 +235,9 @@ static int add_embedding(TensorTable *table, const GPT2Config *config, const cha
 
 void embedding_describe(Embedding *e, TensorTable *table, const GPT2Config *config) {
     int V = config->vocab_size;
-    *e = (Embedding){.wpe = -1,
-                     .V = V,
-                     .C = config->n_embd,
-                     .has_norm = config->norm_embedding,
-                     .is_tied = config->tie_embeddings};
-    e->wte = add_embedding(table, config, "wte.weight", V, (int)round_up(V, VOCAB_MULTIPLE),
-                           WEIGHT_TOKEN_EMBEDDING);
+    *e = (Embedding){
+        .wpe = -1, .V = V, .C = config->n_embd, .has_norm = config->norm_embedding, .is_tied = config->tie_embeddings};
+    e->wte = add_embedding(table, config, "wte.weight", V, (int)round_up(V, VOCAB_MULTIPLE), WEIGHT_TOKEN_EMBEDDING);
     if (config->position == POSITION_LEARNED)
         e->wpe = add_embedding(table, config, "wpe.weight", config->block_size, config->block_size,
                                WEIGHT_POSITION_EMBEDDING);
@@ -222,8 +253,9 @@ void embedding_plan(Embedding *e, const LayerMemory *memory) {
 void embedding_forward(const Embedding *e, const LayerPass *p, void *out) {
     const char *wpe = layer_weight(p, e->wpe);
     if (wpe && p->cache) wpe += (size_t)p->cache->position * (size_t)e->C * dtype_size(p->be->activation);
-    p->be->embedding_forward(p->be, e->has_norm ? e->raw : out, p->inputs, layer_weight(p, e->wte), wpe, p->B, p->T,
-                             e->C);
+    void *sum = e->has_norm ? e->raw : out;
+    p->be->embedding_forward(p->be, sum, p->inputs, layer_weight(p, e->wte), wpe, p->B, p->T, e->C);
+    drop(p, 0, PLACE_EMBEDDING, sum, e->C);
     if (e->has_norm) norm_forward(&e->norm, p, out, e->raw);
 }
 
@@ -235,6 +267,7 @@ void embedding_backward(const Embedding *e, const LayerPass *p, const void *dout
         norm_backward(&e->norm, p, draw, dout, e->raw);
         dout = draw;
     }
+    dout = drop_backward(p, 0, PLACE_EMBEDDING, draw, dout, e->C);
     if (!e->is_tied && !p->accumulate) be->zero(be, dwte, p->table->tensors[e->wte].size * sizeof *dwte);
     be->embedding_backward(be, dwte, dwpe, dout, p->inputs, p->B, p->T, e->C, e->V, p->accumulate);
     if (!dwpe || p->accumulate) return;

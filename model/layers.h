@@ -30,13 +30,14 @@ typedef struct KeyValueCache {
 typedef struct LayerPass {
     Backend *be;
     const TensorTable *table;
-    const void *weights; /* a flat buffer of the activation type */
-    float *grads;        /* the flat buffer that a backward pass writes; NULL where there is none */
-    bool accumulate;     /* add to grads, not overwrite */
+    const void *weights;             /* a flat buffer of the activation type */
+    float *grads;                    /* the flat buffer that a backward pass writes; NULL where there is none */
+    bool accumulate;                 /* add to grads, not overwrite */
     const int32_t *inputs, *targets; /* (B,T) */
     int B, T, N;                     /* N = B*T rows */
     const float *rotation;           /* qk_norm_rope_forward()'s, from the first row's position on; NULL without RoPE */
     const KeyValueCache *cache;      /* where decoding, with T = 1; else NULL */
+    const Dropout *dropout;          /* rate, seed and first sequence; NULL in a pass without dropout */
 } LayerPass;
 
 /* The weights and the gradient of tensor number `tensor`; NULL for -1, a tensor that the model does not have. */
@@ -47,6 +48,9 @@ static inline const void *layer_weight(const LayerPass *pass, int tensor) {
 static inline float *layer_gradient(const LayerPass *pass, int tensor) {
     return tensor < 0 ? NULL : pass->grads + pass->table->tensors[tensor].offset;
 }
+
+/* Bytes of a layer's name: ".weight" fits after it. */
+enum { LAYER_NAME_LENGTH = TENSOR_NAME_LENGTH - 8 };
 
 /* How many rows a model's activations are planned for, and of which type. */
 typedef struct LayerMemory {
@@ -94,7 +98,7 @@ void linear_describe(Linear *linear, TensorTable *table, const GPT2Config *confi
 void linear_forward(const Linear *linear, const LayerPass *pass, void *out, const void *in);
 void linear_backward(const Linear *linear, const LayerPass *pass, void *din, const void *dout, const void *in);
 
-/* ---- attention sublayer: out = output_scale (c_proj(attention(c_attn(in)))) ---- */
+/* ---- attention sublayer: out = dropout(output_scale c_proj(attention(c_attn(in)))) ---- */
 
 typedef struct AttentionActivations {
     void *qkv, *out; /* (N,3C) after QK-norm and rotation, (N,C) */
@@ -121,7 +125,7 @@ void attention_forward(const Attention *attention, const LayerPass *pass, void *
 void attention_backward(const Attention *attention, const LayerPass *pass, void *din, const void *dout, const void *in,
                         void *dhidden);
 
-/* ---- MLP sublayer: out = c_proj(activation(c_fc(in))), 4C wide inside ---- */
+/* ---- MLP sublayer: out = dropout(c_proj(activation(c_fc(in)))), 4C wide inside ---- */
 
 typedef struct MlpActivations {
     void *fc, *hidden; /* (N,4C) before and after the activation */
@@ -129,6 +133,7 @@ typedef struct MlpActivations {
 
 typedef struct Mlp {
     Linear c_fc, c_proj;
+    int block; /* number of its block, from 0 */
     ActivationKind activation;
     MlpActivations kept;
 } Mlp;
@@ -142,7 +147,7 @@ void mlp_forward(const Mlp *mlp, const LayerPass *pass, void *out, const void *i
 /* dhidden (N,4C) is working memory. */
 void mlp_backward(const Mlp *mlp, const LayerPass *pass, void *din, const void *dout, const void *in, void *dhidden);
 
-/* ---- embedding: out = norm(wte[tokens] + wpe), each of the last two where the model has it ---- */
+/* ---- embedding: out = norm(dropout(wte[tokens] + wpe)), each of the last two where the model has it ---- */
 
 typedef struct Embedding {
     int wte, wpe; /* wpe -1: positions are not learned */

@@ -135,7 +135,12 @@ static bool note_key(char *keys, size_t size, const char *key) {
 /* Options are --key=value or --key value. */
 static Options read_options(int argc, char **argv) {
     /* Static, so that a leak checker finds its strings when a mistake ends the program. */
-    static Options o = {.max_new_tokens = 200, .top_k = 200, .num_samples = 1, .temperature = 0.8, .seed = 1, .device = "auto",
+    static Options o = {.max_new_tokens = 200,
+                        .top_k = 200,
+                        .num_samples = 1,
+                        .temperature = 0.8,
+                        .seed = 1,
+                        .device = "auto",
                         .precision = DTYPE_FLOAT32};
     char given[512] = "";
     for (int i = 1; i < argc; i++) {

@@ -224,7 +224,7 @@ awk -F '\t' -v published="$folder/published" -v source="$published_source" '
 # The validation losses of a run whose start line holds all the words, as "step loss".
 losses_of() {
     local words=$1 start word
-    start=$(grep '^{"event":"start"' "$2/metrics.jsonl" | tail -n 1)
+    start=$(sed -n '/^{"event":"start"/p' "$2/metrics.jsonl" | tail -n 1)
     for word in $words; do
         case $start in *"$word"*) ;; *) return 0 ;; esac
     done

@@ -10,6 +10,13 @@
 #include <math.h>
 #include <stdint.h>
 
+/* Device code uses these functions, too. */
+#ifdef __CUDACC__
+#define PHILOX_FUNCTION __host__ __device__
+#else
+#define PHILOX_FUNCTION
+#endif
+
 /* What a stream is for: streams of different purposes are independent for the same seed. New ones go last. */
 typedef enum PhiloxPurpose {
     PHILOX_INIT_WEIGHTS, /* index: element of the tensor; sub-stream: the tensor */
@@ -17,7 +24,8 @@ typedef enum PhiloxPurpose {
     PHILOX_DATA_SHUFFLE, /* index: round and half of the window number (see loader.c); sub-stream: epoch */
     PHILOX_DATA_SPLIT,   /* index: the document */
     PHILOX_SAMPLE_TOKEN, /* index: the token's position */
-    PHILOX_TUNING        /* index: element of what is multiplied while algorithms are timed; sub-stream: which array */
+    PHILOX_TUNING,       /* index: element of what is multiplied while algorithms are timed; sub-stream: which array */
+    PHILOX_DROPOUT       /* see kernels/dropout.h */
 } PhiloxPurpose;
 
 typedef struct Philox4 {
@@ -25,7 +33,7 @@ typedef struct Philox4 {
 } Philox4;
 
 /* 128 random bits for (seed, purpose, stream, index). */
-static inline Philox4 philox(uint64_t seed, PhiloxPurpose purpose, uint32_t stream, uint64_t index) {
+static inline PHILOX_FUNCTION Philox4 philox(uint64_t seed, PhiloxPurpose purpose, uint32_t stream, uint64_t index) {
     uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32), c2 = stream, c3 = (uint32_t)purpose;
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {

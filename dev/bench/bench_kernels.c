@@ -201,7 +201,8 @@ static void run_attention_backward(Backend *be, const Case *c, void **p) {
 static float *ones_or_angles(const Operand *o) {
     float *numbers = checked_malloc(o->count * sizeof *numbers, "an operand");
     for (size_t i = 0; i < o->count; i++) {
-        float angle = (float)(i / 2);
+        size_t pair = i / 2;
+        float angle = (float)pair;
         numbers[i] = o->element == ONE ? 1.0f : i % 2 ? sinf(angle) : cosf(angle);
     }
     return numbers;
@@ -604,7 +605,7 @@ int main(int argc, char **argv) {
     bench_qk_norm_rope(&b, 64);
     bench_qk_norm_rope(&b, 128);
     bench_softmax(&b, "softmax, loss, gradient", run_softmax);
-    bench_softmax(&b, "the same with softcap", run_softmax_softcap);
+    bench_softmax(&b, "softmax, loss, gradient, softcap", run_softmax_softcap);
     bench_elements(&b);
     bench_matmuls(&b);
     bench_attention(&b, 64);

@@ -48,8 +48,7 @@ static void plan(Bench *bench, int batch) {
     OptimName name = bench->options.optimizer;
     OptimConfig optim = optim_defaults(name == OPTIM_COUNT ? OPTIM_ADAMW : name, 6e-4);
     const GPT2Config *sizes = &bench->options.model->config;
-    GPT2Config config =
-        gpt2_config(sizes->n_layer, sizes->n_head, sizes->n_embd, sizes->block_size, sizes->vocab_size);
+    GPT2Config config = gpt2_config(sizes->n_layer, sizes->n_head, sizes->n_embd, sizes->block_size, sizes->vocab_size);
     Error error;
     gpt2_plan(&bench->model, &config, bench->be, batch, bench->options.recompute, true);
     bench->optim = optim_plan(&optim, &bench->model.table, bench->be, bench->comm, &bench->model.arena, &error);

@@ -36,7 +36,9 @@ def read_report(path, kernels):
 def demangle(names):
     """Kernel names as a person would write them, without their parameters."""
     text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
-    return [re.sub(r"\(anonymous namespace\)::|^void |\(.*\)$", "", line) for line in text.splitlines()]
+    # A template argument of an enumeration, "(NormKind)1", becomes its number alone.
+    lines = [re.sub(r"\(\w+\)(\d)", r"\1", line) for line in text.splitlines()]
+    return [re.sub(r"\(anonymous namespace\)::|^void |\(.*\)$", "", line) for line in lines]
 
 
 def main():

@@ -6,18 +6,18 @@
 #include "kernels/cpu/activation.h"
 
 /* Where a head's numbers lie: those of queries and then of keys, 2 NH heads, begin each row of qkv (B T,3C). */
-typedef struct Heads {
+typedef struct QkHeads {
     int T, C, count, HS;
-} Heads;
+} QkHeads;
 
-static Heads heads_of(int T, int C, int NH, const float *rotation) {
-    Heads h = {T, C, 2 * NH, C / NH};
+static QkHeads heads_of(int T, int C, int NH, const float *rotation) {
+    QkHeads h = {T, C, 2 * NH, C / NH};
     assert(!rotation || h.HS % 2 == 0);
     return h;
 }
 
 /* The angles of row `row`; NULL for none. */
-static const float *angles_of(const float *rotation, Heads h, int64_t row) {
+static const float *angles_of(const float *rotation, QkHeads h, int64_t row) {
     return rotation ? rotation + row % h.T * h.HS : NULL;
 }
 
@@ -49,7 +49,7 @@ static void scale_and_rotate(act *RESTRICT q, float factor, const float *RESTRIC
 
 static void qk_norm_rope_forward(Backend *be, void *qkv, float *rstd, const float *rotation, float eps, int B, int T,
                                  int C, int NH) {
-    Heads h = heads_of(T, C, NH, rotation);
+    QkHeads h = heads_of(T, C, NH, rotation);
     if (!rstd && !rotation) return;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int64_t row = 0; row < (int64_t)B * T; row++) {
@@ -100,7 +100,7 @@ ALWAYS_INLINE void backward_head(act *RESTRICT dq, const act *RESTRICT q, float 
 
 static void qk_norm_rope_backward(Backend *be, void *dqkv, const void *qkv, const float *rstd, const float *rotation,
                                   int B, int T, int C, int NH) {
-    Heads h = heads_of(T, C, NH, rotation);
+    QkHeads h = heads_of(T, C, NH, rotation);
     if (!rstd && !rotation) return;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int64_t row = 0; row < (int64_t)B * T; row++) {

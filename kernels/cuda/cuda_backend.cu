@@ -216,7 +216,7 @@ static void cuda_stopwatch_stop(Backend *be) {
     watch->pending++;
 }
 
-/* ---- rounding ---- */
+/* ---- rounding and scaling ---- */
 
 enum { ROUND_THREADS = 256 };
 
@@ -246,6 +246,29 @@ static void to_activation(Backend *be, void *out, const float *in, size_t n) {
     unsigned blocks = (unsigned)ceil_div((int64_t)n, ROUND_THREADS * Pack<bf16>::N);
     round_kernel<<<blocks, ROUND_THREADS, 0, cuda_stream(be)>>>((bf16 *)out, in, n);
     cuda_check_launch("round_kernel");
+}
+
+enum { SCALE_THREADS = 256 };
+
+/* Thread i scales pack i; the few after the last whole pack are done one by one. Bytes per element: 4 in bfloat16. */
+template <class T>
+static __global__ void __launch_bounds__(SCALE_THREADS) scale_kernel(T *out, const T *in, float factor, size_t n) {
+    size_t at = ((size_t)blockIdx.x * SCALE_THREADS + threadIdx.x) * Pack<T>::N;
+    if (at + Pack<T>::N <= n && is_pack_aligned(in) && is_pack_aligned(out)) {
+        Pack<T> x = load_pack(in + at);
+#pragma unroll
+        for (int i = 0; i < Pack<T>::N; i++) x.x[i] = from_float<T>(factor * to_float(x.x[i]));
+        store_pack(out + at, x);
+        return;
+    }
+    for (size_t i = at; i < n && i < at + Pack<T>::N; i++) out[i] = from_float<T>(factor * to_float(in[i]));
+}
+
+template <class T> static void scale(Backend *be, void *out, const void *in, float factor, size_t n) {
+    if (n == 0) return;
+    unsigned blocks = (unsigned)ceil_div((int64_t)n, SCALE_THREADS * Pack<T>::N);
+    scale_kernel<T><<<blocks, SCALE_THREADS, 0, cuda_stream(be)>>>((T *)out, (const T *)in, factor, n);
+    cuda_check_launch("scale_kernel");
 }
 
 /* ---- opening ---- */
@@ -297,6 +320,7 @@ static void enter_memory(Backend *be) {
     be->stopwatch_stop = cuda_stopwatch_stop;
     be->stopwatch_seconds = cuda_stopwatch_seconds;
     be->to_activation = to_activation;
+    be->scale = be->activation == DTYPE_FLOAT32 ? scale<float> : scale<bf16>;
     be->invalidate_weights = cuda_invalidate_weights;
     be->close = cuda_close;
 }
@@ -342,9 +366,10 @@ Backend *cuda_backend_open(const BackendOptions *options, Error *error) {
     cuda->matmul = cuda_matmul_open(cuda);
     enter_memory(be);
     cuda_enter_embedding(be);
-    cuda_enter_layernorm(be);
+    cuda_enter_norm(be);
     cuda_enter_loss(be);
     cuda_enter_linear(be);
+    cuda_enter_qk_norm_rope(be);
     cuda_enter_attention(be);
     return be;
 }

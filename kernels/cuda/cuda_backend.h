@@ -45,10 +45,11 @@ void *cuda_scratch(Backend *be, size_t bytes);
 
 /* Each file of operations enters them in a table, for its activation type. */
 void cuda_enter_embedding(Backend *be);
-void cuda_enter_layernorm(Backend *be);
+void cuda_enter_norm(Backend *be);
 void cuda_enter_loss(Backend *be);
 /* The matmuls, and what autotunes them. */
 void cuda_enter_linear(Backend *be);
+void cuda_enter_qk_norm_rope(Backend *be);
 void cuda_enter_attention(Backend *be); /* attention.cu: chooses between the files of kernels */
 
 /* matmul.c: one cuBLASLt handle and its workspace. */

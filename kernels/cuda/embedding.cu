@@ -1,4 +1,4 @@
-/* embedding.cu: token and position embeddings, out = wte[tokens] + wpe, and their gradients.
+/* embedding.cu: token and position embeddings, out = wte[tokens] + wpe or without wpe, and their gradients.
  *
  * All of it is bound by memory. Bytes per element of out or dout that cannot be avoided, with bf16 activations:
  *
@@ -49,7 +49,8 @@ static __global__ void __launch_bounds__(MAX_THREADS)
     embed_kernel(T *out, const int32_t *tokens, const T *wte, const T *wpe, int B, int seq_len, int C) {
     const int t = blockIdx.x, first = blockIdx.y * SEQUENCES;
     for (int c = threadIdx.x * VEC; c < C; c += blockDim.x * VEC) {
-        Pack<T, VEC> position = load_pack<VEC>(wpe + (size_t)t * C + c), token[SEQUENCES] = {};
+        Pack<T, VEC> position = {}, token[SEQUENCES] = {};
+        if (wpe) position = load_pack<VEC>(wpe + (size_t)t * C + c);
 #pragma unroll
         for (int i = 0; i < SEQUENCES; i++)
             if (first + i < B)
@@ -341,6 +342,7 @@ static void backward(Backend *be, float *dwte, float *dwpe, const T *dout, const
     add_pieces_kernel<PIECE_VEC><<<dim3(windows, slices), dim3(WARP, PIECE_WARPS), 0, cuda_stream(be)>>>(
         dwte, work.pieces, work.last_token, tokens, order, C);
     cuda_check_launch("add_pieces_kernel");
+    if (!dwpe) return;
     sum_sequences_kernel<T, VEC>
         <<<(unsigned)seq_len, threads_of_row(C, VEC), 0, cuda_stream(be)>>>(dwpe, dout, B, seq_len, C, accumulate);
     cuda_check_launch("sum_sequences_kernel");

@@ -1,6 +1,6 @@
-/* linear.cu: linear layers, forward and backward, with bias and GELU. The matmuls are cuBLASLt's (matmul.h), where it
- * can with the elementwise work in the matmul, on sums that are still in registers. Here are the kernels that do that
- * work where it cannot, and the bias gradient.
+/* linear.cu: linear layers, forward and backward, with bias and activation. The matmuls are cuBLASLt's (matmul.h), where
+ * it can with the elementwise work in the matmul, on sums that are still in registers: bias, and GELU in bfloat16. Here
+ * are the kernels that do that work where it cannot, for every activation, and the bias gradient.
  *
  * All of them read each input once and write each output once, and do so little arithmetic that memory bounds them:
  * the backward pass of GELU moves 6 bytes of bfloat16 per element for about 20 instructions, two of which are for the
@@ -38,13 +38,24 @@ static __device__ __forceinline__ Sigmoid gelu_sigmoid(float x) {
     return {u >= 0.0f ? r : e * r, e * r * r};
 }
 
-static __device__ __forceinline__ float gelu(float x) { return x * gelu_sigmoid(x).s; }
+struct Gelu {
+    static __device__ __forceinline__ float value(float x) { return x * gelu_sigmoid(x).s; }
+    static __device__ __forceinline__ float derivative(float x) {
+        Sigmoid sigmoid = gelu_sigmoid(x);
+        float du = GELU_ROOT * (1.0f + 3.0f * GELU_CUBE * x * x);
+        return sigmoid.s + x * sigmoid.derivative * 2.0f * du;
+    }
+};
 
-static __device__ __forceinline__ float gelu_derivative(float x) {
-    Sigmoid sigmoid = gelu_sigmoid(x);
-    float du = GELU_ROOT * (1.0f + 3.0f * GELU_CUBE * x * x);
-    return sigmoid.s + x * sigmoid.derivative * 2.0f * du;
-}
+/* ---- squared ReLU ---- */
+
+/* max(x, 0), but NaN for NaN. */
+static __device__ __forceinline__ float relu(float x) { return x < 0.0f ? 0.0f : x; }
+
+struct Relu2 {
+    static __device__ __forceinline__ float value(float x) { return relu(x) * relu(x); }
+    static __device__ __forceinline__ float derivative(float x) { return 2.0f * relu(x); }
+};
 
 /* ---- kernels that finish a matmul ---- */
 
@@ -59,9 +70,10 @@ static __global__ void __launch_bounds__(THREADS) bias_kernel(T *x, const T *bia
     store_pack(x + at, sum);
 }
 
-/* pre += bias, where there is one; out = GELU(pre).   pre and out (N,OC), which may be one, bias (OC) or NULL */
-template <class T, int COUNT>
-static __global__ void __launch_bounds__(THREADS) gelu_kernel(T *out, T *pre, const T *bias, size_t n, int OC) {
+/* pre += bias, where there is one; out = the activation of pre.   pre and out (N,OC), which may be one, bias (OC) or
+ * NULL, n = N*OC elements */
+template <class Activation, class T, int COUNT>
+static __global__ void __launch_bounds__(THREADS) activation_kernel(T *out, T *pre, const T *bias, size_t n, int OC) {
     size_t at = ((size_t)blockIdx.x * THREADS + threadIdx.x) * COUNT;
     if (at >= n) return;
     Pack<T, COUNT> x = load_pack<COUNT>(pre + at);
@@ -72,25 +84,25 @@ static __global__ void __launch_bounds__(THREADS) gelu_kernel(T *out, T *pre, co
         if (out != pre) store_pack(pre + at, x);
     }
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) x.x[i] = from_float<T>(gelu(to_float(x.x[i])));
+    for (int i = 0; i < COUNT; i++) x.x[i] = from_float<T>(Activation::value(to_float(x.x[i])));
     store_pack(out + at, x);
 }
 
-/* d *= GELU'(pre), n elements each */
-template <class T, int COUNT>
-static __global__ void __launch_bounds__(THREADS) gelu_backward_kernel(T *d, const T *pre, size_t n) {
+/* d *= the activation's derivative at pre, n elements each */
+template <class Activation, class T, int COUNT>
+static __global__ void __launch_bounds__(THREADS) activation_backward_kernel(T *d, const T *pre, size_t n) {
     size_t at = ((size_t)blockIdx.x * THREADS + threadIdx.x) * COUNT;
     if (at >= n) return;
     Pack<T, COUNT> gradient = load_pack<COUNT>(d + at), x = load_pack<COUNT>(pre + at);
 #pragma unroll
     for (int i = 0; i < COUNT; i++)
-        gradient.x[i] = from_float<T>(to_float(gradient.x[i]) * gelu_derivative(to_float(x.x[i])));
+        gradient.x[i] = from_float<T>(to_float(gradient.x[i]) * Activation::derivative(to_float(x.x[i])));
     store_pack(d + at, gradient);
 }
 
-/* Whether packs suit rows of n elements of matmul p, and its arrays. */
-template <class T> static bool suits_packs(const CudaGemm *p) {
-    return p->n % Pack<T>::N == 0 && is_pack_aligned(p->d) && is_pack_aligned(p->pre) && is_pack_aligned(p->bias);
+/* Whether packs suit rows of n elements, and three arrays of them. */
+template <class T> static bool suits_packs(int64_t n, const void *a, const void *b, const void *c) {
+    return n % Pack<T>::N == 0 && is_pack_aligned(a) && is_pack_aligned(b) && is_pack_aligned(c);
 }
 
 template <class T> static void finish_bias(Backend *be, const CudaGemm *p) {
@@ -98,35 +110,46 @@ template <class T> static void finish_bias(Backend *be, const CudaGemm *p) {
     T *d = (T *)p->d;
     const T *bias = (const T *)p->bias;
     constexpr int PACK = Pack<T>::N;
-    if (suits_packs<T>(p))
+    if (suits_packs<T>(p->n, d, bias, NULL))
         bias_kernel<T, PACK><<<blocks_for<PACK>(n), THREADS, 0, cuda_stream(be)>>>(d, bias, n, (int)p->n);
     else
         bias_kernel<T, 1><<<blocks_for<1>(n), THREADS, 0, cuda_stream(be)>>>(d, bias, n, (int)p->n);
     cuda_check_launch("bias_kernel");
 }
 
-template <class T> static void finish_gelu(Backend *be, const CudaGemm *p) {
-    size_t n = (size_t)p->m * p->n;
-    T *d = (T *)p->d, *pre = p->pre ? (T *)p->pre : d;
-    const T *bias = (const T *)p->bias;
+/* pre (N,OC) += bias (OC or NULL);  out = the activation of pre. */
+template <class Activation, class T>
+static void activate(Backend *be, T *out, T *pre, const T *bias, int64_t N, int64_t OC) {
+    size_t n = (size_t)N * OC;
     constexpr int PACK = Pack<T>::N;
-    if (suits_packs<T>(p))
-        gelu_kernel<T, PACK><<<blocks_for<PACK>(n), THREADS, 0, cuda_stream(be)>>>(d, pre, bias, n, (int)p->n);
+    if (suits_packs<T>(OC, out, pre, bias))
+        activation_kernel<Activation, T, PACK>
+            <<<blocks_for<PACK>(n), THREADS, 0, cuda_stream(be)>>>(out, pre, bias, n, (int)OC);
     else
-        gelu_kernel<T, 1><<<blocks_for<1>(n), THREADS, 0, cuda_stream(be)>>>(d, pre, bias, n, (int)p->n);
-    cuda_check_launch("gelu_kernel");
+        activation_kernel<Activation, T, 1>
+            <<<blocks_for<1>(n), THREADS, 0, cuda_stream(be)>>>(out, pre, bias, n, (int)OC);
+    cuda_check_launch("activation_kernel");
+}
+
+/* d (N,IC) *= the activation's derivative at pre (N,IC). */
+template <class Activation, class T>
+static void activate_backward(Backend *be, T *d, const T *pre, int64_t N, int64_t IC) {
+    size_t n = (size_t)N * IC;
+    constexpr int PACK = Pack<T>::N;
+    if (suits_packs<T>(IC, d, pre, NULL))
+        activation_backward_kernel<Activation, T, PACK>
+            <<<blocks_for<PACK>(n), THREADS, 0, cuda_stream(be)>>>(d, pre, n);
+    else
+        activation_backward_kernel<Activation, T, 1><<<blocks_for<1>(n), THREADS, 0, cuda_stream(be)>>>(d, pre, n);
+    cuda_check_launch("activation_backward_kernel");
+}
+
+template <class T> static void finish_gelu(Backend *be, const CudaGemm *p) {
+    activate<Gelu, T>(be, (T *)p->d, (T *)(p->pre ? p->pre : p->d), (const T *)p->bias, p->m, p->n);
 }
 
 template <class T> static void finish_gelu_backward(Backend *be, const CudaGemm *p) {
-    size_t n = (size_t)p->m * p->n;
-    T *d = (T *)p->d;
-    const T *pre = (const T *)p->pre;
-    constexpr int PACK = Pack<T>::N;
-    if (suits_packs<T>(p))
-        gelu_backward_kernel<T, PACK><<<blocks_for<PACK>(n), THREADS, 0, cuda_stream(be)>>>(d, pre, n);
-    else
-        gelu_backward_kernel<T, 1><<<blocks_for<1>(n), THREADS, 0, cuda_stream(be)>>>(d, pre, n);
-    cuda_check_launch("gelu_backward_kernel");
+    activate_backward<Gelu, T>(be, (T *)p->d, (const T *)p->pre, p->m, p->n);
 }
 
 /* ---- bias gradient ---- */
@@ -215,6 +238,13 @@ static void matmul_forward(Backend *be, void *out, const void *in, const void *w
 }
 
 template <class T>
+static void matmul_backward_input(Backend *be, void *din, const void *dout, const void *weight, int N, int IC, int OC) {
+    CudaGemm p = matmul<T>(din, dout, weight, N, IC, OC, false, false);
+    cuda_multiply(be, &p);
+}
+
+/* With GELU in the matmul. */
+template <class T>
 static void matmul_gelu_forward(Backend *be, void *out, void *pre, const void *in, const void *weight, const void *bias,
                                 int N, int IC, int OC) {
     CudaGemm p = matmul<T>(out, in, weight, N, OC, IC, false, true);
@@ -226,15 +256,41 @@ static void matmul_gelu_forward(Backend *be, void *out, void *pre, const void *i
 }
 
 template <class T>
-static void matmul_backward_input(Backend *be, void *din, const void *dout, const void *weight, const void *gelu_pre,
-                                  int N, int IC, int OC) {
+static void matmul_backward_gelu(Backend *be, void *din, const void *dout, const void *weight, const void *pre, int N,
+                                 int IC, int OC) {
     CudaGemm p = matmul<T>(din, dout, weight, N, IC, OC, false, false);
-    if (gelu_pre) {
-        p.epilogue = CUDA_EPILOGUE_GELU_BACKWARD;
-        p.pre = const_cast<void *>(gelu_pre);
-        p.finish = finish_gelu_backward<T>;
-    }
+    p.epilogue = CUDA_EPILOGUE_GELU_BACKWARD;
+    p.pre = const_cast<void *>(pre);
+    p.finish = finish_gelu_backward<T>;
     cuda_multiply(be, &p);
+}
+
+template <class T>
+static void matmul_activation_forward(Backend *be, ActivationKind activation, void *out, void *pre, const void *in,
+                                      const void *weight, const void *bias, int N, int IC, int OC) {
+    switch (activation) {
+    case ACTIVATION_GELU:
+        matmul_gelu_forward<T>(be, out, pre, in, weight, bias, N, IC, OC);
+        break;
+    case ACTIVATION_RELU2:
+        matmul_forward<T>(be, pre, in, weight, bias, N, IC, OC);
+        activate<Relu2, T>(be, (T *)out, (T *)pre, NULL, N, OC);
+        break;
+    }
+}
+
+template <class T>
+static void matmul_backward_activation(Backend *be, ActivationKind activation, void *din, const void *dout,
+                                       const void *weight, const void *pre, int N, int IC, int OC) {
+    switch (activation) {
+    case ACTIVATION_GELU:
+        matmul_backward_gelu<T>(be, din, dout, weight, pre, N, IC, OC);
+        break;
+    case ACTIVATION_RELU2:
+        matmul_backward_input<T>(be, din, dout, weight, N, IC, OC);
+        activate_backward<Relu2, T>(be, (T *)din, (const T *)pre, N, IC);
+        break;
+    }
 }
 
 template <class T>
@@ -250,8 +306,9 @@ static void matmul_backward_weight(Backend *be, float *dweight, float *dbias, co
 
 template <class T> static void enter(Backend *be) {
     be->matmul_forward = matmul_forward<T>;
-    be->matmul_gelu_forward = matmul_gelu_forward<T>;
+    be->matmul_activation_forward = matmul_activation_forward<T>;
     be->matmul_backward_input = matmul_backward_input<T>;
+    be->matmul_backward_activation = matmul_backward_activation<T>;
     be->matmul_backward_weight = matmul_backward_weight<T>;
 }
 

@@ -12,7 +12,10 @@
  *
  * Accuracy: x - m is exact or nearly so, and __expf is then off by about 2^-22 + 2^-24 |x - m| relative. Taking
  * exp(x - m)/s and not exp(x - log-sum-exp) leaves out the rounding of a log-sum-exp as large as the logits. The
- * target's gradient, p_t - 1, is expm1(-loss), since p_t near 1 would lose digits in a difference. */
+ * target's gradient, p_t - 1, is expm1(-loss), since p_t near 1 would lose digits in a difference.
+ *
+ * With a softcap c, x = c z/sqrt(z^2 + c^2) of a logit z, and dx/dz = (c/sqrt(z^2 + c^2))^3 multiplies the gradient. Both
+ * readings of the row compute x anew: one reciprocal square root next to each exp. */
 #include <float.h>
 
 #include "kernels/cuda/cuda_backend.h"
@@ -41,6 +44,24 @@ template <int N> static __device__ __forceinline__ void take_in(OnlineSum &seen,
     seen.largest = largest;
 }
 
+/* c/sqrt(z^2 + c^2). Where z^2 is more than a float holds, both z and c are scaled down for it. */
+static __device__ __forceinline__ float cap_ratio(float z, float c) {
+    const float scale = fabsf(z) > 1e18f ? 0x1p-70f : 1.0f;
+    z *= scale, c *= scale;
+    return c * rsqrtf(z * z + c * c);
+}
+
+/* What a logit z counts as, with SOFTCAP bounded by c. */
+template <bool SOFTCAP> static __device__ __forceinline__ float capped(float z, float c) {
+    return SOFTCAP ? z * cap_ratio(z, c) : z;
+}
+
+/* The derivative of that. */
+template <bool SOFTCAP> static __device__ __forceinline__ float cap_derivative(float z, float c) {
+    const float ratio = SOFTCAP ? cap_ratio(z, c) : 1.0f;
+    return ratio * ratio * ratio;
+}
+
 /* How a row lies in memory: `head` columns, then `packs` whole packs on addresses that allow them, then the rest. Rows
  * of odd lengths begin anywhere. */
 typedef struct Layout {
@@ -59,8 +80,8 @@ template <class T> static __device__ __forceinline__ int loose_column(Layout lay
 }
 
 /* This thread's part of a row: every THREADS-th pack and loose column. */
-template <class T, int THREADS>
-static __device__ __forceinline__ OnlineSum sum_of_part(const T *row, Layout layout, int V) {
+template <class T, int THREADS, bool SOFTCAP>
+static __device__ __forceinline__ OnlineSum sum_of_part(const T *row, Layout layout, int V, float softcap) {
     constexpr int VEC = Pack<T>::N;
     OnlineSum seen = {-FLT_MAX, 0.0f};
 #pragma unroll 2
@@ -68,67 +89,77 @@ static __device__ __forceinline__ OnlineSum sum_of_part(const T *row, Layout lay
         Pack<T> pack = load_pack(row + layout.head + p * VEC);
         float x[VEC];
 #pragma unroll
-        for (int i = 0; i < VEC; i++) x[i] = to_float(pack.x[i]);
+        for (int i = 0; i < VEC; i++) x[i] = capped<SOFTCAP>(to_float(pack.x[i]), softcap);
         take_in(seen, x);
     }
     for (int i = threadIdx.x; i < V - layout.packs * VEC; i += THREADS) {
-        float x[1] = {to_float(row[loose_column<T>(layout, i)])};
+        float x[1] = {capped<SOFTCAP>(to_float(row[loose_column<T>(layout, i)]), softcap)};
         take_in(seen, x);
     }
     return seen;
 }
 
-/* The same part: scale exp(x - largest), and 0 in columns V to VP. */
-template <class T, int THREADS>
-static __device__ __forceinline__ void scale_part(T *row, Layout layout, int V, int VP, float scale, float largest) {
+/* scale exp(x - largest) dx/dz for the logit z. */
+template <bool SOFTCAP>
+static __device__ __forceinline__ float gradient_at(float z, float scale, float largest, float softcap) {
+    return scale * __expf(capped<SOFTCAP>(z, softcap) - largest) * cap_derivative<SOFTCAP>(z, softcap);
+}
+
+/* The same part: its gradients, and 0 in columns V to VP. */
+template <class T, int THREADS, bool SOFTCAP>
+static __device__ __forceinline__ void scale_part(T *row, Layout layout, int V, int VP, float scale, float largest,
+                                                  float softcap) {
     constexpr int VEC = Pack<T>::N;
     const int rounds = (layout.packs - (int)threadIdx.x + THREADS - 1) / THREADS;
 #pragma unroll 2
     for (int p = threadIdx.x + (rounds - 1) * THREADS; p >= 0; p -= THREADS) {
         Pack<T> pack = load_pack(row + layout.head + p * VEC);
 #pragma unroll
-        for (int i = 0; i < VEC; i++) pack.x[i] = from_float<T>(scale * __expf(to_float(pack.x[i]) - largest));
+        for (int i = 0; i < VEC; i++)
+            pack.x[i] = from_float<T>(gradient_at<SOFTCAP>(to_float(pack.x[i]), scale, largest, softcap));
         store_pack(row + layout.head + p * VEC, pack);
     }
     for (int i = threadIdx.x; i < VP - layout.packs * VEC; i += THREADS) {
         const int v = loose_column<T>(layout, i);
-        row[v] = from_float<T>(v < V ? scale * __expf(to_float(row[v]) - largest) : 0.0f);
+        row[v] = from_float<T>(v < V ? gradient_at<SOFTCAP>(to_float(row[v]), scale, largest, softcap) : 0.0f);
     }
 }
 
-template <class T, int THREADS>
+template <class T, int THREADS, bool SOFTCAP>
 static __global__ void __launch_bounds__(THREADS, PLACES / THREADS)
-    cross_entropy_kernel(float *losses, T *logits, const int32_t *targets, float dloss, int V, int VP, bool gradient) {
+    cross_entropy_kernel(float *losses, T *logits, const int32_t *targets, float dloss, float softcap, int V, int VP,
+                         bool gradient) {
     T *row = logits + (size_t)blockIdx.x * VP;
     const int target = targets[blockIdx.x];
     const float target_logit = to_float(row[target]);
     const Layout layout = layout_of(row, V);
-    const OnlineSum part = sum_of_part<T, THREADS>(row, layout, V);
+    const OnlineSum part = sum_of_part<T, THREADS, SOFTCAP>(row, layout, V, softcap);
     const float largest = block_max<THREADS>(part.largest);
     const float sum = block_sum<THREADS>(part.sum * __expf(part.largest - largest));
-    const float loss = logf(sum) - (target_logit - largest);
+    const float loss = logf(sum) - (capped<SOFTCAP>(target_logit, softcap) - largest);
     if (threadIdx.x == 0) losses[blockIdx.x] = loss;
     if (!gradient) return;
-    scale_part<T, THREADS>(row, layout, V, VP, dloss / sum, largest);
+    scale_part<T, THREADS, SOFTCAP>(row, layout, V, VP, dloss / sum, largest, softcap);
     __syncthreads();
-    if (threadIdx.x == 0) row[target] = from_float<T>(dloss * expm1f(-loss));
+    if (threadIdx.x == 0)
+        row[target] = from_float<T>(dloss * expm1f(-loss) * cap_derivative<SOFTCAP>(target_logit, softcap));
 }
 
 template <class T, int THREADS>
-static void launch_cross_entropy(Backend *be, float *losses, T *logits, const int32_t *targets, float dloss, int N,
-                                 int V, int VP, bool gradient) {
-    cross_entropy_kernel<T, THREADS>
-        <<<(unsigned)N, THREADS, 0, cuda_stream(be)>>>(losses, logits, targets, dloss, V, VP, gradient);
+static void launch_cross_entropy(Backend *be, float *losses, T *logits, const int32_t *targets, float dloss,
+                                 float softcap, int N, int V, int VP, bool gradient) {
+    auto *kernel = softcap > 0.0f ? cross_entropy_kernel<T, THREADS, true> : cross_entropy_kernel<T, THREADS, false>;
+    kernel<<<(unsigned)N, THREADS, 0, cuda_stream(be)>>>(losses, logits, targets, dloss, softcap, V, VP, gradient);
     cuda_check_launch("cross_entropy_kernel");
 }
 
 template <class T>
-static void softmax_cross_entropy(Backend *be, float *losses, void *logits, const int32_t *targets, float dloss, int N,
-                                  int V, int VP, bool gradient) {
+static void softmax_cross_entropy(Backend *be, float *losses, void *logits, const int32_t *targets, float dloss,
+                                  float softcap, int N, int V, int VP, bool gradient) {
     if (V <= SHORT_ROW)
-        launch_cross_entropy<T, SHORT_THREADS>(be, losses, (T *)logits, targets, dloss, N, V, VP, gradient);
+        launch_cross_entropy<T, SHORT_THREADS>(be, losses, (T *)logits, targets, dloss, softcap, N, V, VP, gradient);
     else
-        launch_cross_entropy<T, LONG_THREADS>(be, losses, (T *)logits, targets, dloss, N, V, VP, gradient);
+        launch_cross_entropy<T, LONG_THREADS>(be, losses, (T *)logits, targets, dloss, softcap, N, V, VP, gradient);
 }
 
 /* ---- sums ---- */

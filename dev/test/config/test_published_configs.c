@@ -41,7 +41,14 @@ static const struct ModdedRun {
       .activation = ACTIVATION_RELU2,
       .attention_output_scale = 1.0,
       .zero_init_projections = true},
-     3.6e-3, 3.6e-4, MUON_SCALE_SQRT_MAX, true, 0, 1450, 5100, 125},
+     3.6e-3,
+     3.6e-4,
+     MUON_SCALE_SQRT_MAX,
+     true,
+     0,
+     1450,
+     5100,
+     125},
     {"modded_first_muon",
      {.n_head = 12,
       .vocab_size = 50257,
@@ -49,7 +56,14 @@ static const struct ModdedRun {
       .qk_norm_eps = 1.1920929e-07,
       .activation = ACTIVATION_GELU,
       .attention_output_scale = 0.20412414523193154},
-     1.8e-3, 0.018, MUON_SCALE_NONE, false, 250, 2000, 7000, 128},
+     1.8e-3,
+     0.018,
+     MUON_SCALE_NONE,
+     false,
+     250,
+     2000,
+     7000,
+     128},
 };
 
 static const struct Size {
@@ -447,11 +461,16 @@ static void test_wrong_usage(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_numbers_are_the_published_ones),
-        cmocka_unit_test(test_modded_numbers), cmocka_unit_test(test_configs_open_with_a_comment),
-        cmocka_unit_test(test_no_config_is_left_out),          cmocka_unit_test(test_short_trials),
-        cmocka_unit_test(test_each_run_has_its_script),        cmocka_unit_test(test_each_script_starts_its_run),
-        cmocka_unit_test(test_processes_and_launcher),         cmocka_unit_test(test_builds_what_is_missing),
-        cmocka_unit_test(test_data_that_is_missing),           cmocka_unit_test(test_wrong_usage),
+        cmocka_unit_test(test_modded_numbers),
+        cmocka_unit_test(test_configs_open_with_a_comment),
+        cmocka_unit_test(test_no_config_is_left_out),
+        cmocka_unit_test(test_short_trials),
+        cmocka_unit_test(test_each_run_has_its_script),
+        cmocka_unit_test(test_each_script_starts_its_run),
+        cmocka_unit_test(test_processes_and_launcher),
+        cmocka_unit_test(test_builds_what_is_missing),
+        cmocka_unit_test(test_data_that_is_missing),
+        cmocka_unit_test(test_wrong_usage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

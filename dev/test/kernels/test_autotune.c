@@ -74,7 +74,7 @@ static void test_newton_schulz_of_random_matrices(void **state) {
 enum { BATCH = 4, TOKENS = BATCH * 8, VOCABULARY = 300 };
 
 static void (*plain_embedding)(Backend *, void *, const int32_t *, const void *, const void *, int, int, int);
-static void (*plain_loss)(Backend *, float *, void *, const int32_t *, float, int, int, int, bool);
+static void (*plain_loss)(Backend *, float *, void *, const int32_t *, float, float, int, int, int, bool);
 static int32_t inputs[TOKENS], targets[TOKENS];
 static int inputs_seen, targets_seen;
 
@@ -86,12 +86,12 @@ static void watched_embedding(Backend *be, void *out, const int32_t *tokens, con
     plain_embedding(be, out, tokens, wte, wpe, B, T, C);
 }
 
-static void watched_loss(Backend *be, float *losses, void *logits, const int32_t *tokens, float dloss, int N, int V,
-                         int VP, bool gradient) {
+static void watched_loss(Backend *be, float *losses, void *logits, const int32_t *tokens, float dloss, float softcap,
+                         int N, int V, int VP, bool gradient) {
     assert_true(targets_seen + N <= TOKENS);
     be->copy_to_host(be, targets + targets_seen, tokens, (size_t)N * sizeof *tokens);
     targets_seen += N;
-    plain_loss(be, losses, logits, tokens, dloss, N, V, VP, gradient);
+    plain_loss(be, losses, logits, tokens, dloss, softcap, N, V, VP, gradient);
 }
 
 static int count_distinct(const int32_t *tokens) {

@@ -29,9 +29,7 @@ typedef struct Setup {
     bool only_forward;
 } Setup;
 
-static GPT2Config shape(int V, bool bias, bool scaled) {
-    return (GPT2Config)GPT2_SHAPE(3, 3, 12, 8, V, bias, scaled);
-}
+static GPT2Config shape(int V, bool bias, bool scaled) { return (GPT2Config)GPT2_SHAPE(3, 3, 12, 8, V, bias, scaled); }
 
 static TestModel open_bench(Setup s) {
     TestModel b = {.be = open_cpu(s.activation, s.threads ? s.threads : 1), .B = s.B, .T = s.T};
@@ -499,7 +497,8 @@ static void test_room_for_more(void **state) {
 static void test_threads(void **state) {
     (void)state;
     for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
-        Setup setup = {GPT2_SHAPE(2, 2, 64, 32, 259, true, true), .B = 4, .T = 32, .activation = (DType)type, .threads = 1};
+        Setup setup = {GPT2_SHAPE(2, 2, 64, 32, 259, true, true), .B = 4, .T = 32, .activation = (DType)type,
+                       .threads = 1};
         TestModel b = open_bench(setup);
         float *one = gradients_of(setup);
         for (int threads = 1; threads <= 3; threads++) {

@@ -10,9 +10,7 @@
 #include "dev/test/model/reference_gpt2.h"
 #include "util/philox.h"
 
-static GPT2Config shape(int V, bool bias) {
-    return (GPT2Config)GPT2_SHAPE(3, 4, 64, 48, V, bias, false);
-}
+static GPT2Config shape(int V, bool bias) { return (GPT2Config)GPT2_SHAPE(3, 4, 64, 48, V, bias, false); }
 
 static GPT2 create(const GPT2Config *config, Backend *be) {
     GPT2 model;
@@ -98,7 +96,8 @@ static void test_attention_scale(void **state) {
         bool is_scaled;
         double given;
         float first, fourth;
-    } cases[] = {{false, 0.0, 0.25f, 0.25f}, {true, 0.0, 0.25f, 0.0625f}, {false, 0.5, 0.5f, 0.5f}, {true, 0.5, 0.5f, 0.125f}};
+    } cases[] = {
+        {false, 0.0, 0.25f, 0.25f}, {true, 0.0, 0.25f, 0.0625f}, {false, 0.5, 0.5f, 0.5f}, {true, 0.5, 0.5f, 0.125f}};
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         GPT2Config config = GPT2_SHAPE(4, 3, 48, 8, 64, false, cases[i].is_scaled);
         config.attention_scale = cases[i].given;

@@ -75,8 +75,9 @@ static void assert_decodes(Case *c, double limit) {
 }
 
 static const GPT2Config shapes[] = {
-    GPT2_SHAPE(3, 3, 12, 40, 65, true, true), GPT2_SHAPE(3, 2, 16, 40, 259, false, true), GPT2_SHAPE(2, 4, 16, 33, 64, true, false),
-    GPT2_SHAPE(1, 1, 10, 1, 3, false, false), GPT2_SHAPE(1, 2, 8, 5, 50257, true, true),  GPT2_SHAPE(2, 2, 64, 300, 65, false, true),
+    GPT2_SHAPE(3, 3, 12, 40, 65, true, true),  GPT2_SHAPE(3, 2, 16, 40, 259, false, true),
+    GPT2_SHAPE(2, 4, 16, 33, 64, true, false), GPT2_SHAPE(1, 1, 10, 1, 3, false, false),
+    GPT2_SHAPE(1, 2, 8, 5, 50257, true, true), GPT2_SHAPE(2, 2, 64, 300, 65, false, true),
 };
 
 static void test_decoder(void **state) {

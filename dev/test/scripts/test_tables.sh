@@ -473,6 +473,39 @@ test_comparison_says_what_is_wrong() {
     has "$here/output" "--minutes=30"
 }
 
+# A run of a recipe whose validation losses were published is compared with them at each step that was.
+modded_start() {
+    mkdir -p "$1"
+    printf '{"event":"start","config":{"model":{"n_layer":12,"n_head":6,"n_embd":768,"block_size":1024,"vocab_size":50304,%s},' \
+        "\"position\":\"rope\",\"norm\":\"rmsnorm\",\"qk_norm\":true,\"activation\":\"$2\"" >>"$1/metrics.jsonl"
+    printf '"data":{"train":"data/fineweb/10B/fineweb_train_*.bin"},"optimizer":{"name":"muon","learning_rate":0.0036,' \
+        >>"$1/metrics.jsonl"
+    printf '"muon_learning_rate":0.00036},"schedule":{"name":"trapezoidal"},"train":{"max_iters":%d,' "$3" \
+        >>"$1/metrics.jsonl"
+    printf '"total_batch_size":512}},"parameters":1000,"resumed_from":null}\n' >>"$1/metrics.jsonl"
+}
+
+test_published_curve() {
+    modded_start "$here/mod a" relu2 5100
+    step_tokens=524288 losses "$here/mod a" 0:16.02 125:4.9 130:4.8 5100:3.27512
+    modded_start "$here/mod_b" relu2 5100
+    step_tokens=524288 losses "$here/mod_b" 250:4.35 125:nan
+    modded_start "$here/mod_other" gelu 5100 # no published recipe
+    step_tokens=524288 losses "$here/mod_other" 0:11
+    modded_start "$here/mod_first" gelu 7000
+    step_tokens=524288 losses "$here/mod_first" 7000:3.281
+    table "$here/mod a" "$here/mod_b" "$here/mod_other" "$here/mod_first"
+    grep -qF 'Validation loss at each step of modded-nanogpt, Muon, 5,100 steps that was published.' "$here/output"
+    row_is "step | published" "$here/mod a | $here/mod_b"
+    row_is 0 '16.0098 | 16.0200 | –'
+    row_is 125 '4.9669 | 4.9000 | –'
+    row_is 250 '4.3420 | – | 4.3500'
+    row_is 5100 '3.2747 | 3.2751 | –'
+    row_is 7000 '3.280 | 3.2810'
+    if [ -n "$(row 130)" ]; then return 1; fi
+    row "$here/mod_b" | grep -qF '| FineWeb | small rope rmsnorm qk_norm relu2 |'
+}
+
 test_comparison_with_the_trainer() {
     cat config/*.c model/*.c >"$here/text"
     "$BIN/prepare_data" --tokenizer=bytes --out="$here/tokens" "$here/text" >/dev/null

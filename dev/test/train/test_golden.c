@@ -161,11 +161,11 @@ static bool is_enough(const GoldenRun *run) {
 static void check_float32(const GoldenRun *run) {
     if (has_time_for_little() && !is_enough(run) && strcmp(run->name, "mars-m") != 0) return;
     cJSON *log = plain_log(run);
-    bool is_flipping = cJSON_IsTrue(
-        cJSON_GetObjectItemCaseSensitive(member(run->expected, "optimizer"), "cautious_weight_decay"));
-    double limit = has_bfloat16_newton_schulz(run)                        ? 5e-3
+    bool is_flipping =
+        cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(member(run->expected, "optimizer"), "cautious_weight_decay"));
+    double limit = has_bfloat16_newton_schulz(run)                     ? 5e-3
                    : is_adamw(run) || (is_modern(run) && !is_flipping) ? 2e-4
-                                                                          : 1e-3;
+                                                                       : 1e-3;
     assert_golden(run, log, limit, !has_newton_schulz(run));
     cJSON_Delete(log);
 }
@@ -178,7 +178,7 @@ static void test_float32(void **state) {
 static void check_bfloat16(const GoldenRun *run) {
     if (has_time_for_little() && !is_enough(run)) return;
     cJSON *log = run_case(run, "bfloat16", "--precision=bfloat16");
-    assert_golden(run, log, 5e-3, false);
+    assert_golden(run, log, is_modern(run) ? 5e-2 : 5e-3, false);
     cJSON_Delete(log);
 }
 

@@ -12,9 +12,9 @@
 #include "dev/test/kernels/test_gpu.h"
 #include "model/gpt2.h"
 
-static const char *const sets[] = {"modded_gradient",     "track3_gradient",  "variant_attention_output_scale",
-                                   "variant_bias_rmsnorm", "variant_qk_norm",  "variant_relu2",
-                                   "variant_rmsnorm",      "variant_rope",     "variant_softcap",
+static const char *const sets[] = {"modded_gradient",      "track3_gradient", "variant_attention_output_scale",
+                                   "variant_bias_rmsnorm", "variant_qk_norm", "variant_relu2",
+                                   "variant_rmsnorm",      "variant_rope",    "variant_softcap",
                                    "variant_untied",       "proposed"};
 
 static const cJSON *member(const cJSON *object, const char *key) {
@@ -85,15 +85,23 @@ static void find_part(const TensorTable *table, const char *name, size_t *begin,
     free(tensor_name);
 }
 
+/* The expected norm of the whole tensor that `name` is, or is a part of. */
+static double whole_norm(const cJSON *norms, const char *name) {
+    char *whole = format_string("%.*s", (int)strcspn(name, " "), name);
+    double norm = member(norms, whole)->valuedouble;
+    free(whole);
+    return norm;
+}
+
 static void assert_gradients(const GoldenModel *g, const char *set, const cJSON *check, double limit) {
     const TensorTable *table = &g->model.table;
     float *grads = checked_malloc(table->length * sizeof *grads, "gradients");
     float *params = checked_malloc(table->length * sizeof *params, "weights");
     g->be->copy_to_host(g->be, grads, g->model.grads, table->length * sizeof *grads);
     g->be->copy_to_host(g->be, params, g->model.params, table->length * sizeof *params);
-    const cJSON *expected_norm;
+    const cJSON *expected_norms = member(check, "gradient_norm"), *expected_norm;
     int tensors = 0;
-    cJSON_ArrayForEach(expected_norm, member(check, "gradient_norm")) {
+    cJSON_ArrayForEach(expected_norm, expected_norms) {
         const char *name = expected_norm->string;
         size_t begin, end;
         double squares = 0.0, dot = 0.0, weight_squares = 0.0;
@@ -105,9 +113,11 @@ static void assert_gradients(const GoldenModel *g, const char *set, const cJSON 
         }
         double norm = expected_norm->valuedouble;
         double expected_dot = member(member(check, "gradient_dot_weight"), name)->valuedouble;
-        if (!(fabs(sqrt(squares) - norm) <= limit * norm))
+        /* The gradient of a key's bias is rounding alone where nothing but the softmax sees keys. */
+        double scale = fmax(norm, 0.01 * whole_norm(expected_norms, name));
+        if (!(fabs(sqrt(squares) - norm) <= limit * scale))
             fail_msg("%s: the gradient of %s has norm %.9g, expected %.9g", set, name, sqrt(squares), norm);
-        if (!(fabs(dot - expected_dot) <= limit * norm * sqrt(weight_squares)))
+        if (!(fabs(dot - expected_dot) <= limit * scale * sqrt(weight_squares)))
             fail_msg("%s: the gradient of %s times the weight is %.9g, expected %.9g", set, name, dot, expected_dot);
         tensors += strchr(name, ' ') == NULL;
     }
@@ -135,7 +145,8 @@ static void check_set(const char *set, Recompute recompute) {
     gpt2_forward_backward(&g.model, g.inputs, g.targets, g.B, g.T, 1.0f / (float)(g.B * g.T), false);
     int64_t count;
     double loss = gpt2_take_loss(&g.model, &count) / (double)count, expected = member(check, "loss")->valuedouble;
-    if (!(fabs(loss - expected) <= 1e-5 * expected)) fail_msg("%s: the loss is %.9g, expected %.9g", set, loss, expected);
+    if (!(fabs(loss - expected) <= 1e-5 * expected))
+        fail_msg("%s: the loss is %.9g, expected %.9g", set, loss, expected);
     assert_gradients(&g, set, check, 1e-4);
     close_golden(&g);
     cJSON_Delete(golden);

@@ -1,8 +1,11 @@
-/* layernorm.cu: LayerNorm (Ba, Kiros, Hinton 2016), alone and fused with the residual addition before it, and its
- * backward pass. With n = (x - mean) rstd and d = dout * weight,
+/* norm.cu: LayerNorm (Ba, Kiros, Hinton 2016) and RMSNorm (Zhang, Sennrich 2019), alone and fused with the residual
+ * addition before them, and their backward passes. With n = (x - mean) rstd and d = dout * weight,
  *
  *     out = n * weight + bias          dx += rstd (d - mean(d) - n mean(d n))
  *     dweight = sum over rows of dout * n,    dbias = sum over rows of dout
+ *
+ * RMSNorm has 0 in the place of mean and of mean(d), and computes neither. The kernels are templates on the kind, and on
+ * which of weight and bias there are.
  *
  * All of it is bound by memory. Bytes per element that cannot be avoided, with bf16 activations (twice that in float):
  *
@@ -20,10 +23,10 @@
  *
  * Rows that are not a multiple of 16 bytes, or longer than 448 packs, take the kernels at the end, which read a row
  * again for each pass over it, one element at a time. */
+#include <assert.h>
+
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device.cuh"
-
-constexpr float EPS = 1e-5f;
 
 /* Threads of a block: a multiple of the 224 that a row of 1600 bf16 takes, and as many packs as a row that is held in
  * registers can have. Two such blocks on a multiprocessor leave each thread 72 registers. */
@@ -78,13 +81,15 @@ template <class T> static __device__ __forceinline__ float square_total(const Pa
     return sum;
 }
 
-template <class T>
+template <bool WEIGHT, class T>
 static __device__ __forceinline__ Pack<T> normalized(const Pack<T> &x, float mean, float rstd, const Pack<T> &weight,
                                                      const Pack<T> &bias) {
     Pack<T> out;
 #pragma unroll
-    for (int i = 0; i < Pack<T>::N; i++)
-        out.x[i] = from_float<T>((to_float(x.x[i]) - mean) * rstd * to_float(weight.x[i]) + to_float(bias.x[i]));
+    for (int i = 0; i < Pack<T>::N; i++) {
+        float n = (to_float(x.x[i]) - mean) * rstd, w = WEIGHT ? to_float(weight.x[i]) : 1.0f;
+        out.x[i] = from_float<T>(n * w + to_float(bias.x[i]));
+    }
     return out;
 }
 
@@ -94,10 +99,10 @@ static __device__ __forceinline__ Pack<T> normalized(const Pack<T> &x, float mea
  *
  * Block b takes FORWARD_ROWS rows from b FORWARD_ROWS on; thread i pack i of each. What has no row or is after its end
  * counts as zeros. */
-template <class T, bool RESIDUAL>
+template <class T, NormKind KIND, bool RESIDUAL, bool WEIGHT>
 static __global__ void __launch_bounds__(MAX_THREADS, 2)
     forward_kernel(T *sum, T *out, float *mean_out, float *rstd_out, const T *x, const T *delta, const T *weight,
-                   const T *bias, int N, int C) {
+                   const T *bias, float eps, int N, int C) {
     __shared__ WarpSums<FORWARD_ROWS> of_warp[2];
     const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     const int c = threadIdx.x * Pack<T>::N, first_row = blockIdx.x * FORWARD_ROWS;
@@ -120,10 +125,12 @@ static __global__ void __launch_bounds__(MAX_THREADS, 2)
             store_pack(sum + at + (size_t)r * C, row[r]);
         }
 
-    Sums<FORWARD_ROWS> mean, rstd;
+    Sums<FORWARD_ROWS> mean = {}, rstd;
+    if (KIND == NORM_LAYERNORM) {
 #pragma unroll
-    for (int r = 0; r < FORWARD_ROWS; r++) mean.x[r] = total(row[r]);
-    sum_over_warps(mean, of_warp[0], warp, 0, warps);
+        for (int r = 0; r < FORWARD_ROWS; r++) mean.x[r] = total(row[r]);
+        sum_over_warps(mean, of_warp[0], warp, 0, warps);
+    }
 #pragma unroll
     for (int r = 0; r < FORWARD_ROWS; r++) {
         mean.x[r] *= per_channel;
@@ -132,14 +139,16 @@ static __global__ void __launch_bounds__(MAX_THREADS, 2)
     sum_over_warps(rstd, of_warp[1], warp, 0, warps);
 
     if (!in_row) return;
-    Pack<T> w = load_pack(weight + c), b = {};
+    Pack<T> w = {}, b = {};
+    if (WEIGHT) w = load_pack(weight + c);
     if (bias) b = load_pack(bias + c);
 #pragma unroll
     for (int r = 0; r < FORWARD_ROWS; r++)
         if (r < rows) {
-            rstd.x[r] = rsqrtf(rstd.x[r] * per_channel + EPS);
-            store_pack(out + at + (size_t)r * C, normalized(row[r], mean.x[r], rstd.x[r], w, b));
-            if (c == 0) mean_out[first_row + r] = mean.x[r], rstd_out[first_row + r] = rstd.x[r];
+            rstd.x[r] = rsqrtf(rstd.x[r] * per_channel + eps);
+            store_pack(out + at + (size_t)r * C, normalized<WEIGHT>(row[r], mean.x[r], rstd.x[r], w, b));
+            if (c == 0 && KIND == NORM_LAYERNORM) mean_out[first_row + r] = mean.x[r];
+            if (c == 0) rstd_out[first_row + r] = rstd.x[r];
         }
 }
 
@@ -169,81 +178,85 @@ template <class T> struct BackwardRow {
     float mean, rstd;
 };
 
-template <class T>
+template <NormKind KIND, class T>
 static __device__ __forceinline__ BackwardRow<T> load_row(const T *dout, const T *x, const float *mean,
                                                           const float *rstd, int row, int c, int N, int C) {
     BackwardRow<T> held = {};
     if (row >= N || c >= C) return held;
     const size_t at = (size_t)row * C + c;
     held.x = load_pack(x + at), held.dout = load_pack(dout + at);
-    held.mean = mean[row], held.rstd = rstd[row];
+    if (KIND == NORM_LAYERNORM) held.mean = mean[row];
+    held.rstd = rstd[row];
     return held;
 }
 
 /* A block has blockDim.y teams of blockDim.x threads; a team takes one row at a time, thread i of it pack i. The grid
- * is no larger than what runs at once, and strides over the rows: each block leaves a partial sum of dweight, and with
- * BIAS of dbias, in `parts` (blocks, 1 or 2, C), and these should be few next to the rows.
+ * is no larger than what runs at once, and strides over the rows: each block leaves partial sums, with WEIGHT of dweight
+ * and with BIAS of dbias, in `parts` (blocks, how many of them there are, C), and these should be few next to the rows.
  *
  * Dynamic shared memory: 2 C floats where there are several teams. */
-template <class T, bool BIAS>
+template <class T, NormKind KIND, bool WEIGHT, bool BIAS>
 static __global__ void __launch_bounds__(MAX_THREADS, 2)
     backward_kernel(T *dx, float *parts, const T *dout, const T *x, const T *weight, const float *mean,
                     const float *rstd, int N, int C) {
-    __shared__ WarpSums<2> of_warp[2];
-    extern __shared__ __align__(16) float of_teams[]; /* (2, C) */
     constexpr int VEC = Pack<T>::N;
+    constexpr int SUMS = KIND == NORM_LAYERNORM ? 2 : 1, DN = SUMS - 1; /* of d and d n, or d n alone; DN: of d n */
+    __shared__ WarpSums<SUMS> of_warp[2];
+    extern __shared__ __align__(16) float of_teams[]; /* (2, C) */
     const int warps = blockDim.x / WARP, first_warp = threadIdx.y * warps, warp = first_warp + threadIdx.x / WARP;
     const int c = threadIdx.x * VEC;
     const float per_channel = 1.0f / (float)C;
     const bool in_row = c < C;
 
     Pack<T> w = {};
-    if (in_row) w = load_pack(weight + c);
+    if (WEIGHT && in_row) w = load_pack(weight + c);
     Pack<float, VEC> dweight = {}, dbias = {};
 
     const int stride = gridDim.x * blockDim.y;
     int row = blockIdx.x * blockDim.y + threadIdx.y, buffer = 0;
     for (int block_row = blockIdx.x * blockDim.y; block_row < N; block_row += stride, row += stride, buffer ^= 1) {
-        const BackwardRow<T> now = load_row(dout, x, mean, rstd, row, c, N, C);
+        const BackwardRow<T> now = load_row<KIND>(dout, x, mean, rstd, row, c, N, C);
         const bool active = in_row && row < N;
         const size_t at = (size_t)row * C + c;
         Pack<T> result = {};
         if (active) result = load_pack(dx + at);
-        Sums<2> means = {};
+        Sums<SUMS> means = {};
 #pragma unroll
         for (int i = 0; i < VEC; i++) {
             float g = to_float(now.dout.x[i]), n = (to_float(now.x.x[i]) - now.mean) * now.rstd,
-                  d = g * to_float(w.x[i]);
-            means.x[0] += d;
-            means.x[1] += d * n;
-            dweight.x[i] += g * n;
+                  d = WEIGHT ? g * to_float(w.x[i]) : g;
+            if (KIND == NORM_LAYERNORM) means.x[0] += d;
+            means.x[DN] += d * n;
+            if (WEIGHT) dweight.x[i] += g * n;
             if (BIAS) dbias.x[i] += g;
         }
         sum_over_warps(means, of_warp[buffer], warp, first_warp, warps);
         if (!active) continue;
-        const float d_mean = means.x[0] * per_channel, dn_mean = means.x[1] * per_channel;
+        const float d_mean = KIND == NORM_LAYERNORM ? means.x[0] * per_channel : 0.0f;
+        const float dn_mean = means.x[DN] * per_channel;
 #pragma unroll
         for (int i = 0; i < VEC; i++) {
-            float n = (to_float(now.x.x[i]) - now.mean) * now.rstd, d = to_float(now.dout.x[i]) * to_float(w.x[i]);
+            float n = (to_float(now.x.x[i]) - now.mean) * now.rstd, g = to_float(now.dout.x[i]),
+                  d = WEIGHT ? g * to_float(w.x[i]) : g;
             result.x[i] = from_float<T>(to_float(result.x[i]) + now.rstd * (d - d_mean - n * dn_mean));
         }
         store_pack(dx + at, result);
     }
 
-    parts += (size_t)blockIdx.x * (BIAS ? 2 : 1) * C;
-    store_sum_of_teams(parts, of_teams, dweight, c, C);
-    if (BIAS) store_sum_of_teams(parts + C, of_teams + C, dbias, c, C);
+    parts += (size_t)blockIdx.x * (WEIGHT + BIAS) * C;
+    if (WEIGHT) store_sum_of_teams(parts, of_teams, dweight, c, C);
+    if (BIAS) store_sum_of_teams(parts + (WEIGHT ? C : 0), of_teams + C, dbias, c, C);
 }
 
 /* ---- the sum of the parts ---- */
 
 constexpr int ADD_WARPS = 16; /* of a block, which share the parts of WARP columns */
 
-/* dweight (C) and dbias (C or NULL) = themselves or zeros + the sum of parts (count, 1 or 2, C). */
+/* first (C) and second (C or NULL) = themselves or zeros + the sum of parts (count, 1 or 2, C). */
 static __global__ void __launch_bounds__(WARP *ADD_WARPS)
-    add_parts_kernel(float *dweight, float *dbias, const float *parts, int count, int C, bool accumulate) {
+    add_parts_kernel(float *first, float *second, const float *parts, int count, int C, bool accumulate) {
     __shared__ float of_warp[ADD_WARPS][WARP];
-    const int columns = dbias ? 2 * C : C, column = blockIdx.x * WARP + threadIdx.x;
+    const int columns = second ? 2 * C : C, column = blockIdx.x * WARP + threadIdx.x;
     float sum = 0.0f;
     if (column < columns)
         for (int i = threadIdx.y; i < count; i += ADD_WARPS) sum += parts[(size_t)i * columns + column];
@@ -251,15 +264,16 @@ static __global__ void __launch_bounds__(WARP *ADD_WARPS)
     __syncthreads();
     if (threadIdx.y > 0 || column >= columns) return;
     for (int w = 1; w < ADD_WARPS; w++) sum += of_warp[w][threadIdx.x];
-    float *to = column < C ? dweight + column : dbias + (column - C);
+    float *to = column < C ? first + column : second + (column - C);
     *to = accumulate ? *to + sum : sum;
 }
 
+/* dweight (C or NULL) and dbias (C or NULL), one of them at least, of parts in this order. */
 static void add_parts(Backend *be, float *dweight, float *dbias, const float *parts, int count, int C,
                       bool accumulate) {
-    unsigned blocks = (unsigned)ceil_div((dbias ? 2 : 1) * (int64_t)C, WARP);
-    add_parts_kernel<<<blocks, dim3(WARP, ADD_WARPS), 0, cuda_stream(be)>>>(dweight, dbias, parts, count, C,
-                                                                            accumulate);
+    float *first = dweight ? dweight : dbias, *second = dweight ? dbias : NULL;
+    unsigned blocks = (unsigned)ceil_div((second ? 2 : 1) * (int64_t)C, WARP);
+    add_parts_kernel<<<blocks, dim3(WARP, ADD_WARPS), 0, cuda_stream(be)>>>(first, second, parts, count, C, accumulate);
     cuda_check_launch("add_parts_kernel");
 }
 
@@ -267,11 +281,16 @@ static void add_parts(Backend *be, float *dweight, float *dbias, const float *pa
 
 constexpr int ANY_THREADS = 256; /* at most */
 
+/* Of an array that may be NULL for one that holds nothing but `none`. */
+template <class T> static __device__ __forceinline__ float element(const T *array, int c, float none) {
+    return array ? to_float(array[c]) : none;
+}
+
 /* Each thread reads of `sum` only what it has stored itself. */
-template <class T, bool RESIDUAL>
+template <class T, NormKind KIND, bool RESIDUAL>
 static __global__ void __launch_bounds__(ANY_THREADS)
     forward_any_kernel(T *sum, T *out, float *mean_out, float *rstd_out, const T *x, const T *delta, const T *weight,
-                       const T *bias, int C) {
+                       const T *bias, float eps, int C) {
     __shared__ WarpSums<1> of_warp[2];
     const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     const size_t at = (size_t)blockIdx.x * C;
@@ -280,61 +299,67 @@ static __global__ void __launch_bounds__(ANY_THREADS)
             sum[at + c] = from_float<T>(to_float(x[at + c]) + to_float(delta[at + c]));
     const T *row = (RESIDUAL ? sum : x) + at;
     Sums<1> sums = {};
-    for (int c = threadIdx.x; c < C; c += blockDim.x) sums.x[0] += to_float(row[c]);
-    sum_over_warps(sums, of_warp[0], warp, 0, warps);
-    const float mean = sums.x[0] / (float)C;
-    sums.x[0] = 0.0f;
+    float mean = 0.0f;
+    if (KIND == NORM_LAYERNORM) {
+        for (int c = threadIdx.x; c < C; c += blockDim.x) sums.x[0] += to_float(row[c]);
+        sum_over_warps(sums, of_warp[0], warp, 0, warps);
+        mean = sums.x[0] / (float)C;
+        sums.x[0] = 0.0f;
+    }
     for (int c = threadIdx.x; c < C; c += blockDim.x) {
         float centered = to_float(row[c]) - mean;
         sums.x[0] += centered * centered;
     }
     sum_over_warps(sums, of_warp[1], warp, 0, warps);
-    const float rstd = rsqrtf(sums.x[0] / (float)C + EPS);
-    for (int c = threadIdx.x; c < C; c += blockDim.x)
-        out[at + c] =
-            from_float<T>((to_float(row[c]) - mean) * rstd * to_float(weight[c]) + (bias ? to_float(bias[c]) : 0.0f));
-    if (threadIdx.x == 0) mean_out[blockIdx.x] = mean, rstd_out[blockIdx.x] = rstd;
+    const float rstd = rsqrtf(sums.x[0] / (float)C + eps);
+    for (int c = threadIdx.x; c < C; c += blockDim.x) {
+        float n = (to_float(row[c]) - mean) * rstd;
+        out[at + c] = from_float<T>(n * element(weight, c, 1.0f) + element(bias, c, 0.0f));
+    }
+    if (threadIdx.x > 0) return;
+    if (KIND == NORM_LAYERNORM) mean_out[blockIdx.x] = mean;
+    rstd_out[blockIdx.x] = rstd;
 }
 
 /* dx alone. */
-template <class T>
+template <class T, NormKind KIND>
 static __global__ void __launch_bounds__(ANY_THREADS)
     backward_any_kernel(T *dx, const T *dout, const T *x, const T *weight, const float *mean, const float *rstd,
                         int C) {
     __shared__ WarpSums<2> of_warp;
     const size_t at = (size_t)blockIdx.x * C;
-    const float row_mean = mean[blockIdx.x], row_rstd = rstd[blockIdx.x];
+    const float row_mean = KIND == NORM_LAYERNORM ? mean[blockIdx.x] : 0.0f, row_rstd = rstd[blockIdx.x];
     Sums<2> means = {};
     for (int c = threadIdx.x; c < C; c += blockDim.x) {
-        float d = to_float(dout[at + c]) * to_float(weight[c]), n = (to_float(x[at + c]) - row_mean) * row_rstd;
-        means.x[0] += d;
+        float d = to_float(dout[at + c]) * element(weight, c, 1.0f), n = (to_float(x[at + c]) - row_mean) * row_rstd;
+        if (KIND == NORM_LAYERNORM) means.x[0] += d;
         means.x[1] += d * n;
     }
     sum_over_warps(means, of_warp, threadIdx.x / WARP, 0, blockDim.x / WARP);
     const float d_mean = means.x[0] / (float)C, dn_mean = means.x[1] / (float)C;
     for (int c = threadIdx.x; c < C; c += blockDim.x) {
-        float d = to_float(dout[at + c]) * to_float(weight[c]), n = (to_float(x[at + c]) - row_mean) * row_rstd;
+        float d = to_float(dout[at + c]) * element(weight, c, 1.0f), n = (to_float(x[at + c]) - row_mean) * row_rstd;
         dx[at + c] = from_float<T>(to_float(dx[at + c]) + row_rstd * (d - d_mean - n * dn_mean));
     }
 }
 
 /* parts (gridDim.y, 1 or 2, C): a thread sums one channel over every gridDim.y-th row. */
-template <class T>
+template <class T, NormKind KIND>
 static __global__ void __launch_bounds__(ANY_THREADS)
     backward_any_parts_kernel(float *parts, const T *dout, const T *x, const float *mean, const float *rstd, int N,
-                              int C, bool has_bias) {
+                              int C, bool has_weight, bool has_bias) {
     const int c = blockIdx.x * blockDim.x + threadIdx.x;
     if (c >= C) return;
     float dweight = 0.0f, dbias = 0.0f;
     for (int row = blockIdx.y; row < N; row += gridDim.y) {
         const size_t at = (size_t)row * C + c;
-        float g = to_float(dout[at]);
-        dweight += g * (to_float(x[at]) - mean[row]) * rstd[row];
+        float g = to_float(dout[at]), row_mean = KIND == NORM_LAYERNORM ? mean[row] : 0.0f;
+        dweight += g * (to_float(x[at]) - row_mean) * rstd[row];
         dbias += g;
     }
-    parts += (size_t)blockIdx.y * (has_bias ? 2 : 1) * C + c;
-    parts[0] = dweight;
-    if (has_bias) parts[C] = dbias;
+    parts += (size_t)blockIdx.y * (has_weight + has_bias) * C + c;
+    if (has_weight) parts[0] = dweight;
+    if (has_bias) parts[has_weight ? C : 0] = dbias;
 }
 
 /* ---- launches ---- */
@@ -351,72 +376,105 @@ template <class T> static unsigned threads_of_row(int C) { return (unsigned)roun
 
 static unsigned threads_of_any_row(int C) { return (unsigned)min_i64(round_up(C, WARP), ANY_THREADS); }
 
+/* Which forward_kernel suits. */
+template <class T, bool RESIDUAL> static auto *forward_kernel_for(NormKind kind, bool weight) {
+    if (kind == NORM_LAYERNORM)
+        return weight ? forward_kernel<T, NORM_LAYERNORM, RESIDUAL, true>
+                      : forward_kernel<T, NORM_LAYERNORM, RESIDUAL, false>;
+    return weight ? forward_kernel<T, NORM_RMSNORM, RESIDUAL, true> : forward_kernel<T, NORM_RMSNORM, RESIDUAL, false>;
+}
+
+template <class T, NormKind KIND> static auto *backward_kernel_of_kind(bool weight, bool bias) {
+    if (weight) return bias ? backward_kernel<T, KIND, true, true> : backward_kernel<T, KIND, true, false>;
+    return bias ? backward_kernel<T, KIND, false, true> : backward_kernel<T, KIND, false, false>;
+}
+
+template <class T> static auto *backward_kernel_for(NormKind kind, bool weight, bool bias) {
+    return kind == NORM_LAYERNORM ? backward_kernel_of_kind<T, NORM_LAYERNORM>(weight, bias)
+                                  : backward_kernel_of_kind<T, NORM_RMSNORM>(weight, bias);
+}
+
 /* sum and delta are NULL where there is no residual. */
 template <class T, bool RESIDUAL>
-static void forward(Backend *be, T *sum, T *out, float *mean, float *rstd, const T *x, const T *delta, const T *weight,
-                    const T *bias, int N, int C) {
+static void forward(Backend *be, const NormShape *norm, T *sum, T *out, float *mean, float *rstd, const T *x,
+                    const T *delta, const T *weight, const T *bias) {
+    const int N = norm->N, C = norm->C;
     if (holds_rows<T>(C, out, x, weight, bias, sum) && is_pack_aligned(delta)) {
         unsigned blocks = (unsigned)ceil_div(N, FORWARD_ROWS);
-        forward_kernel<T, RESIDUAL>
-            <<<blocks, threads_of_row<T>(C), 0, cuda_stream(be)>>>(sum, out, mean, rstd, x, delta, weight, bias, N, C);
-    } else
-        forward_any_kernel<T, RESIDUAL><<<(unsigned)N, threads_of_any_row(C), 0, cuda_stream(be)>>>(
-            sum, out, mean, rstd, x, delta, weight, bias, C);
-    cuda_check_launch("LayerNorm, forward");
+        auto *kernel = forward_kernel_for<T, RESIDUAL>(norm->kind, weight != NULL);
+        kernel<<<blocks, threads_of_row<T>(C), 0, cuda_stream(be)>>>(sum, out, mean, rstd, x, delta, weight, bias,
+                                                                     norm->eps, N, C);
+    } else {
+        auto *kernel = norm->kind == NORM_LAYERNORM ? forward_any_kernel<T, NORM_LAYERNORM, RESIDUAL>
+                                                    : forward_any_kernel<T, NORM_RMSNORM, RESIDUAL>;
+        kernel<<<(unsigned)N, threads_of_any_row(C), 0, cuda_stream(be)>>>(sum, out, mean, rstd, x, delta, weight, bias,
+                                                                           norm->eps, C);
+    }
+    cuda_check_launch("norm, forward");
 }
 
 template <class T>
-static void layernorm_forward(Backend *be, void *out, float *mean, float *rstd, const void *x, const void *weight,
-                              const void *bias, int N, int C) {
-    forward<T, false>(be, NULL, (T *)out, mean, rstd, (const T *)x, NULL, (const T *)weight, (const T *)bias, N, C);
+static void norm_forward(Backend *be, const NormShape *norm, void *out, float *mean, float *rstd, const void *x,
+                         const void *weight, const void *bias) {
+    forward<T, false>(be, norm, NULL, (T *)out, mean, rstd, (const T *)x, NULL, (const T *)weight, (const T *)bias);
 }
 
 template <class T>
-static void residual_layernorm_forward(Backend *be, void *sum, void *out, float *mean, float *rstd, const void *x,
-                                       const void *delta, const void *weight, const void *bias, int N, int C) {
-    forward<T, true>(be, (T *)sum, (T *)out, mean, rstd, (const T *)x, (const T *)delta, (const T *)weight,
-                     (const T *)bias, N, C);
+static void residual_norm_forward(Backend *be, const NormShape *norm, void *sum, void *out, float *mean, float *rstd,
+                                  const void *x, const void *delta, const void *weight, const void *bias) {
+    forward<T, true>(be, norm, (T *)sum, (T *)out, mean, rstd, (const T *)x, (const T *)delta, (const T *)weight,
+                     (const T *)bias);
+}
+
+template <class T, NormKind KIND>
+static void backward_any(Backend *be, T *dx, float *parts, int count, const T *dout, const T *x, const T *weight,
+                         const float *mean, const float *rstd, int N, int C, bool has_weight, bool has_bias) {
+    const unsigned threads = threads_of_any_row(C);
+    if (parts) {
+        const dim3 blocks((unsigned)ceil_div(C, threads), (unsigned)count);
+        backward_any_parts_kernel<T, KIND>
+            <<<blocks, threads, 0, cuda_stream(be)>>>(parts, dout, x, mean, rstd, N, C, has_weight, has_bias);
+        cuda_check_launch("norm, gradients of its parameters");
+    }
+    backward_any_kernel<T, KIND><<<(unsigned)N, threads, 0, cuda_stream(be)>>>(dx, dout, x, weight, mean, rstd, C);
 }
 
 template <class T>
-static void layernorm_backward(Backend *be, void *dx, float *dweight, float *dbias, const void *dout, const void *x,
-                               const void *weight, const float *mean, const float *rstd, int N, int C,
-                               bool accumulate) {
-    const size_t part_bytes = (size_t)(dbias ? 2 : 1) * C * sizeof(float);
+static void norm_backward(Backend *be, const NormShape *norm, void *dx, float *dweight, float *dbias, const void *dout,
+                          const void *x, const void *weight, const float *mean, const float *rstd, bool accumulate) {
+    assert((weight != NULL) == (dweight != NULL));
+    const int N = norm->N, C = norm->C, parameters = (dweight != NULL) + (dbias != NULL);
     const int processors = cuda_backend(be)->processors;
+    const size_t part_bytes = (size_t)parameters * C * sizeof(float);
     int count;
-    float *parts;
+    float *parts = NULL; /* (count, parameters, C); NULL where there are none */
     if (holds_rows<T>(C, dx, dout, x, weight, NULL)) {
         unsigned width = threads_of_row<T>(C), teams = MAX_THREADS / width;
         unsigned blocks_on_processor = 2 * MAX_THREADS / (width * teams);
         count = (int)min_i64(ceil_div(N, teams), processors * blocks_on_processor);
-        parts = (float *)cuda_scratch(be, count * part_bytes);
+        if (parameters > 0) parts = (float *)cuda_scratch(be, count * part_bytes);
         size_t shared = teams > 1 ? 2 * (size_t)C * sizeof(float) : 0;
-        auto *kernel = dbias ? backward_kernel<T, true> : backward_kernel<T, false>;
+        auto *kernel = backward_kernel_for<T>(norm->kind, dweight != NULL, dbias != NULL);
         kernel<<<(unsigned)count, dim3(width, teams), shared, cuda_stream(be)>>>(
             (T *)dx, parts, (const T *)dout, (const T *)x, (const T *)weight, mean, rstd, N, C);
     } else {
-        const unsigned threads = threads_of_any_row(C);
         count = (int)min_i64(N, processors);
-        parts = (float *)cuda_scratch(be, count * part_bytes);
-        const dim3 blocks((unsigned)ceil_div(C, threads), (unsigned)count);
-        backward_any_parts_kernel<T><<<blocks, threads, 0, cuda_stream(be)>>>(parts, (const T *)dout, (const T *)x,
-                                                                              mean, rstd, N, C, dbias != NULL);
-        cuda_check_launch("LayerNorm, gradients of its parameters");
-        backward_any_kernel<T><<<(unsigned)N, threads, 0, cuda_stream(be)>>>((T *)dx, (const T *)dout, (const T *)x,
-                                                                             (const T *)weight, mean, rstd, C);
+        if (parameters > 0) parts = (float *)cuda_scratch(be, count * part_bytes);
+        auto *launch = norm->kind == NORM_LAYERNORM ? backward_any<T, NORM_LAYERNORM> : backward_any<T, NORM_RMSNORM>;
+        launch(be, (T *)dx, parts, count, (const T *)dout, (const T *)x, (const T *)weight, mean, rstd, N, C,
+               dweight != NULL, dbias != NULL);
     }
-    cuda_check_launch("LayerNorm, backward");
-    add_parts(be, dweight, dbias, parts, count, C, accumulate);
+    cuda_check_launch("norm, backward");
+    if (parts) add_parts(be, dweight, dbias, parts, count, C, accumulate);
 }
 
 template <class T> static void enter(Backend *be) {
-    be->layernorm_forward = layernorm_forward<T>;
-    be->residual_layernorm_forward = residual_layernorm_forward<T>;
-    be->layernorm_backward = layernorm_backward<T>;
+    be->norm_forward = norm_forward<T>;
+    be->residual_norm_forward = residual_norm_forward<T>;
+    be->norm_backward = norm_backward<T>;
 }
 
-void cuda_enter_layernorm(Backend *be) {
+void cuda_enter_norm(Backend *be) {
     if (be->activation == DTYPE_BFLOAT16)
         enter<bf16>(be);
     else

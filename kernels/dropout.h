@@ -1,0 +1,40 @@
+/* dropout.h: which numbers dropout sets to zero (Srivastava et al. 2014), the same on every device.
+ *
+ * Each number of a sequence is dropped by a random word that is a function of (seed, place in the model, number of the
+ * sequence in the run, place in the sequence) alone. So a mask does not depend on the batch that the sequence is in, on
+ * the number of ranks or on the device, and a backward pass, or a forward pass that is made again, finds it again
+ * without keeping it. Four neighbours share one call of Philox. */
+#ifndef MARS_KERNELS_DROPOUT_H
+#define MARS_KERNELS_DROPOUT_H
+
+#include "util/philox.h"
+
+/* Of one layer in one pass. */
+typedef struct Dropout {
+    float rate;             /* probability of being dropped, in [0, 1); what is kept is multiplied by 1/(1 - rate) */
+    uint64_t seed;          /* of the run */
+    uint32_t place;         /* number of the place in the model: places have independent masks */
+    int64_t first_sequence; /* number of the batch's first sequence in the run; the others follow */
+} Dropout;
+
+/* What the masks of one sequence at one place are made from. */
+static inline PHILOX_FUNCTION uint64_t dropout_key(const Dropout *dropout, int b) {
+    Philox4 random =
+        philox(dropout->seed, PHILOX_DROPOUT, dropout->place, (uint64_t)(dropout->first_sequence + (int64_t)b));
+    return (uint64_t)random.word[1] << 32 | random.word[0];
+}
+
+/* A word below this drops its number. */
+static inline PHILOX_FUNCTION uint32_t dropout_threshold(float rate) { return (uint32_t)((double)rate * 4294967296.0); }
+
+/* Words of numbers 4 quad .. 4 quad + 3 of a sequence, in the order in which they are stored. */
+static inline PHILOX_FUNCTION Philox4 dropout_words(uint64_t key, uint64_t quad) {
+    return philox(key, PHILOX_DROPOUT, 0, quad);
+}
+
+/* Words of the attention weights of head h, query q and keys 4 quad .. 4 quad + 3. */
+static inline PHILOX_FUNCTION Philox4 dropout_attention_words(uint64_t key, int h, int q, int quad) {
+    return philox(key, PHILOX_DROPOUT, 1, (uint64_t)h << 32 | (uint64_t)q << 16 | (uint64_t)quad);
+}
+
+#endif
