@@ -145,9 +145,8 @@ static void check_config(void) {
     SafetensorsFile file;
     bool has_weights = safetensors_open(&file, fuzz_path(MODEL_FILE), &error);
     if (checkpoint_read_model_config(&config, fuzz_folder(), has_weights ? &file : NULL, &error))
-        FUZZ_CHECK(config.n_layer > 0 && config.n_head > 0 && config.n_embd > 0 && config.block_size > 0 &&
-                       config.vocab_size > 0 && config.n_embd % config.n_head == 0,
-                   "a shape that no model has");
+        FUZZ_CHECK(gpt2_config_check(&config, &error) && config.norm_eps > 0 && config.rope_base > 1,
+                   "a model that cannot be: %s", error.text);
     else
         FUZZ_CHECK(strstr(error.text, fuzz_folder()), "the message does not name the file: %s", error.text);
     if (has_weights) safetensors_close(&file);

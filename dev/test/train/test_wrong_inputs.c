@@ -95,7 +95,7 @@ static void test_config_file(void **state) {
     assert_config_refused("train", "eval_only", "1", "train.eval_only is 1; expected true or false");
     assert_config_refused("train", "batch_size", "2.5", "train.batch_size is 2.5; expected integer >= 1");
     assert_config_refused("optimizer", "learning_rate", "-1", "optimizer.learning_rate is -1; expected number > 0");
-    assert_config_refused("model", "n_head", "3", "model.n_embd 32 must be a multiple of model.n_head 3");
+    assert_config_refused("model", "n_head", "3", "model.n_embd 32 must be a multiple of n_head 3");
     assert_config_refused("model", "dropout", "0.1", "model.dropout is 0.1; this version has no dropout: set it to 0");
     assert_config_refused("train", "gradient_accumulation_steps", "2",
                           "train.total_batch_size 12 and train.gradient_accumulation_steps 2 are both given");
@@ -315,7 +315,7 @@ static void test_weights_of_another_model(void **state) {
     assert_weights_refused(tiny, "--n_embd=128 --block_size=64", "the model has no place for tensor 'h.1.");
     char *with_bias = format_string("%s --bias=true", as_tiny);
     assert_weights_refused(tiny, with_bias, "'h.0.ln_1.bias' is missing");
-    assert_weights_refused(biased, as_tiny, "the model has no biases: set model.bias to true");
+    assert_weights_refused(biased, as_tiny, "the model has no such bias: set model.bias to true");
     free(with_bias);
 }
 
