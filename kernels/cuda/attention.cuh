@@ -238,16 +238,12 @@ __device__ __forceinline__ float row_max(float x) {
 
 /* ---- dropout ---- */
 
-/* The dropout of a block's head. */
+/* The dropout of a block's head. It lies in shared memory, since the kernels on tensor cores have no registers left. */
 struct HeadDropout {
     uint64_t key;
     int head;
     uint32_t threshold;
     float scale;
-
-    __device__ __forceinline__ HeadDropout(const Dropout &dropout, int head)
-        : key(dropout_key(&dropout, (int)blockIdx.z)), head(head), threshold(dropout_threshold(dropout.rate)),
-          scale(dropout_scale(dropout.rate)) {}
 
     /* Four bits: which of the weights of a query and keys from `first_key`, a multiple of 4, on are kept. */
     __device__ __forceinline__ uint32_t kept(int query, int first_key) const {
@@ -258,6 +254,10 @@ struct HeadDropout {
         return bits;
     }
 };
+
+__device__ __forceinline__ HeadDropout head_dropout(const Dropout &dropout, int head) {
+    return {dropout_key(&dropout, (int)blockIdx.z), head, dropout_threshold(dropout.rate), dropout_scale(dropout.rate)};
+}
 
 /* Of four lanes that are DISTANCE apart, lane r has in bits 4 k + w what lane w gets in bits 4 k + r. */
 template <int DISTANCE> __device__ __forceinline__ uint32_t transpose_bits(uint32_t bits) {

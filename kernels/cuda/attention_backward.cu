@@ -115,6 +115,8 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
                             const float *lse, AttentionSize size) {
     typedef BackwardSizes<HS> S;
     extern __shared__ __align__(128) unsigned char memory[];
+    __shared__ HeadDropout dropout;
+    if (HAS_DROPOUT && threadIdx.x == 0) dropout = head_dropout(size.dropout, blockIdx.x);
     bf16 *shared = reinterpret_cast<bf16 *>(memory);
     int first = (gridDim.y - 1 - blockIdx.y) * S::ROWS, rows = size.T - first, C = size.C, pitch = 3 * C;
     const bf16 *query = head_of_block<HS>(qkv, size.T, pitch);
@@ -137,7 +139,6 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
                row, rows);
     float dquery[S::M][HS / 8][4], scale = size.scale * LOG2_E;
     set_zero(dquery);
-    const HeadDropout dropout(size.dropout, blockIdx.x);
     int end = min(first + S::ROWS, size.T);
     for (int key = 0; key < end; key += S::STREAMED) {
         cp_async_wait<0>();
@@ -201,6 +202,8 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
                                  AttentionSize size) {
     typedef BackwardSizes<HS> S;
     extern __shared__ __align__(128) unsigned char memory[];
+    __shared__ HeadDropout dropout;
+    if (HAS_DROPOUT && threadIdx.x == 0) dropout = head_dropout(size.dropout, blockIdx.x);
     bf16 *shared = reinterpret_cast<bf16 *>(memory);
     int first = blockIdx.y * S::ROWS, rows = size.T - first, C = size.C, pitch = 3 * C;
     const bf16 *query = head_of_block<HS>(qkv, size.T, pitch) + (size_t)first * pitch;
@@ -227,7 +230,6 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
     float dkey[S::M][HS / 8][4], dvalue[S::M][HS / 8][4], scale = size.scale * LOG2_E;
     set_zero(dkey);
     set_zero(dvalue);
-    const HeadDropout dropout(size.dropout, blockIdx.x);
     for (int tile = 0; tile < rows; tile += S::STREAMED) {
         cp_async_wait<0>();
         __syncthreads();

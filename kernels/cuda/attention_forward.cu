@@ -170,6 +170,8 @@ __global__ void __launch_bounds__(ForwardSizes<HS>::THREADS, ForwardSizes<HS>::B
     attention_forward_kernel(bf16 *out, float *lse, const bf16 *qkv, AttentionSize size) {
     typedef ForwardSizes<HS> S;
     extern __shared__ __align__(128) unsigned char memory[];
+    __shared__ HeadDropout dropout;
+    if (HAS_DROPOUT && threadIdx.x == 0) dropout = head_dropout(size.dropout, blockIdx.x);
     bf16 *shared = reinterpret_cast<bf16 *>(memory);
     int first = (gridDim.y - 1 - blockIdx.y) * S::QUERIES, rows = size.T - first, pitch = 3 * size.C;
     const bf16 *query = head_of_block<HS>(qkv, size.T, pitch);
@@ -185,7 +187,6 @@ __global__ void __launch_bounds__(ForwardSizes<HS>::THREADS, ForwardSizes<HS>::B
     const WarpRows<S::M, HS, S::KEPT> queries(TileFragments<HS>(shared, 0), row);
     Softmax<S::M, HS> softmax;
     float scale = size.scale * LOG2_E;
-    const HeadDropout dropout(size.dropout, blockIdx.x);
     int end = min(first + S::QUERIES, size.T);
     for (int key = 0; key < end; key += S::KEYS) {
         cp_async_wait<0>();

@@ -162,7 +162,7 @@ __device__ __forceinline__ Rows<T> rows_of(const T *array, int first, HeadPart p
 __device__ __forceinline__ uint32_t kept_of_queries(const HeadDropout &dropout, int query, int key) {
     uint32_t bits = 0;
     int x = piece_x();
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < PER_THREAD; i++)
         bits |= dropout.kept(query + piece_row(i), key + x / 4 * 4 + SIDE * (x % 4)) << 4 * i;
     return transpose_bits<1>(bits);
@@ -171,7 +171,7 @@ __device__ __forceinline__ uint32_t kept_of_queries(const HeadDropout &dropout, 
 /* Rows are the keys from `key` on, columns the queries from `query` on. */
 __device__ __forceinline__ uint32_t kept_of_keys(const HeadDropout &dropout, int query, int key) {
     uint32_t kept = 0;
-#pragma unroll
+#pragma unroll 1
     for (int j = 0; j < PER_THREAD; j++) {
         uint32_t bits = dropout.kept(query + piece_column(j), key + piece_row(0));
 #pragma unroll
@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
     Piece o;
     set_zero(o);
     for (int i = 0; i < PER_THREAD; i++) maximum[i] = -INFINITY, sum[i] = 0.0f;
-    const HeadDropout dropout(size.dropout, part.head);
+    const HeadDropout dropout = head_dropout(size.dropout, part.head);
     for (int key = 0; key <= first; key += TILE) {
         uint32_t kept = HAS_DROPOUT ? kept_of_queries(dropout, first, key) : 0;
         Piece s;
@@ -287,7 +287,7 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
         of_query[i] = t < size.T ? lse[part.lse + t] : INFINITY;
         less[i] = t < size.T ? delta[part.lse + t] : 0.0f;
     }
-    const HeadDropout dropout(size.dropout, part.head);
+    const HeadDropout dropout = head_dropout(size.dropout, part.head);
     for (int key = 0; key <= first; key += TILE) {
         uint32_t kept = HAS_DROPOUT ? kept_of_queries(dropout, first, key) : 0;
         Piece s, dp;
@@ -323,7 +323,7 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
     Piece dkey, dvalue;
     set_zero(dkey);
     set_zero(dvalue);
-    const HeadDropout dropout(size.dropout, part.head);
+    const HeadDropout dropout = head_dropout(size.dropout, part.head);
     for (int query = first; query < size.T; query += TILE) {
         uint32_t kept = HAS_DROPOUT ? kept_of_keys(dropout, query, first) : 0;
         Piece s, dp;
