@@ -137,7 +137,7 @@ options_now := $(subst -I$(BUILD)/,-I,$(filter-out -Werror all-warnings,$(shell 
 
 # ---- sources ----
 programs = train_gpt2 prepare_data sample_gpt2
-typed = $(wildcard $(addprefix kernels/cpu/,embedding.c norm.c linear.c qk_norm_rope.c attention.c loss.c))
+typed = $(wildcard $(addprefix kernels/cpu/,embedding.c norm.c linear.c qk_norm_rope.c dropout.c attention.c loss.c))
 cpu_plain = kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/matmul_batched.c kernels/cpu/transpose.c kernels/cpu/widen.c \
             kernels/cpu/matmul_$(if $(has_onednn),onednn,plain).c
 plain = $(filter-out data/prepare/prepare_data.c model/sample_gpt2.c %/no_cuda.c data/tokenizer/char_class_%.c, \

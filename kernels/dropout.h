@@ -25,7 +25,10 @@ static inline PHILOX_FUNCTION uint64_t dropout_key(const Dropout *dropout, int b
 }
 
 /* A word below this drops its number. */
-static inline PHILOX_FUNCTION uint32_t dropout_threshold(float rate) { return (uint32_t)((double)rate * 4294967296.0); }
+static inline PHILOX_FUNCTION uint32_t dropout_threshold(float rate) { return (uint32_t)(rate * 0x1p32f); }
+
+/* What a number that is kept is multiplied by. One that is dropped becomes 0, whatever it was. */
+static inline PHILOX_FUNCTION float dropout_scale(float rate) { return 1.0f / (1.0f - rate); }
 
 /* Words of numbers 4 quad .. 4 quad + 3 of a sequence, in the order in which they are stored. */
 static inline PHILOX_FUNCTION Philox4 dropout_words(uint64_t key, uint64_t quad) {
@@ -34,7 +37,7 @@ static inline PHILOX_FUNCTION Philox4 dropout_words(uint64_t key, uint64_t quad)
 
 /* Words of the attention weights of head h, query q and keys 4 quad .. 4 quad + 3. */
 static inline PHILOX_FUNCTION Philox4 dropout_attention_words(uint64_t key, int h, int q, int quad) {
-    return philox(key, PHILOX_DROPOUT, 1, (uint64_t)h << 32 | (uint64_t)q << 16 | (uint64_t)quad);
+    return philox(key, PHILOX_DROPOUT, 1 + (uint32_t)h, (uint64_t)(uint32_t)q << 32 | (uint32_t)quad);
 }
 
 #endif

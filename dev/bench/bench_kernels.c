@@ -187,12 +187,12 @@ static void run_backward_weight_bias(Backend *be, const Case *c, void **p) {
 
 static void run_attention_forward(Backend *be, const Case *c, void **p) {
     be->attention_forward(be, p[0], p[1], p[2], c->s.B, c->s.T, c->s.C, c->s.NH,
-                          1.0f / sqrtf((float)c->s.C / (float)c->s.NH));
+                          1.0f / sqrtf((float)c->s.C / (float)c->s.NH), NULL);
 }
 
 static void run_attention_backward(Backend *be, const Case *c, void **p) {
     be->attention_backward(be, p[0], p[1], p[2], p[3], p[4], c->s.B, c->s.T, c->s.C, c->s.NH,
-                           1.0f / sqrtf((float)c->s.C / (float)c->s.NH));
+                           1.0f / sqrtf((float)c->s.C / (float)c->s.NH), NULL);
 }
 
 /* ---- measuring ---- */

@@ -51,7 +51,7 @@ static void run_backward_weight(const Arrays *a, const Case *c) {
 enum { HEAD_SIZE = 64 };
 
 static void run_attention(const Arrays *a, const Case *c) {
-    a->be->attention_forward(a->be, a->out, a->sums, a->in, c->rows, c->in, c->out, c->out / HEAD_SIZE, 0.125f);
+    a->be->attention_forward(a->be, a->out, a->sums, a->in, c->rows, c->in, c->out, c->out / HEAD_SIZE, 0.125f, NULL);
 }
 
 static void run_newton_schulz(const Arrays *a, const Case *c) {

@@ -85,13 +85,16 @@ TIMED(qk_norm_rope_backward, "QK-norm, RoPE backward",
       (Backend * be, void *dqkv, const void *qkv, const float *rstd, const float *rotation, int B, int T, int C,
        int NH),
       (be, dqkv, qkv, rstd, rotation, B, T, C, NH))
+TIMED(dropout, "dropout", (Backend * be, const Dropout *dropout, void *out, const void *in, int B, size_t n),
+      (be, dropout, out, in, B, n))
 TIMED(attention_forward, "attention forward",
-      (Backend * be, void *out, float *lse, const void *qkv, int B, int T, int C, int NH, float scale),
-      (be, out, lse, qkv, B, T, C, NH, scale))
+      (Backend * be, void *out, float *lse, const void *qkv, int B, int T, int C, int NH, float scale,
+       const Dropout *dropout),
+      (be, out, lse, qkv, B, T, C, NH, scale, dropout))
 TIMED(attention_backward, "attention backward",
       (Backend * be, void *dqkv, const void *dout, const void *qkv, const void *out, const float *lse, int B, int T,
-       int C, int NH, float scale),
-      (be, dqkv, dout, qkv, out, lse, B, T, C, NH, scale))
+       int C, int NH, float scale, const Dropout *dropout),
+      (be, dqkv, dout, qkv, out, lse, B, T, C, NH, scale, dropout))
 TIMED(softmax_cross_entropy, "softmax, loss, gradient",
       (Backend * be, float *losses, void *logits, const int32_t *targets, float dloss, float softcap, int N, int V,
        int VP, bool gradient),
@@ -118,6 +121,7 @@ void timed_backend_begin(TimedBackend *timed, Backend *be) {
     be->matmul_backward_weight = timed_matmul_backward_weight;
     be->qk_norm_rope_forward = timed_qk_norm_rope_forward;
     be->qk_norm_rope_backward = timed_qk_norm_rope_backward;
+    be->dropout = timed_dropout;
     be->attention_forward = timed_attention_forward;
     be->attention_backward = timed_attention_backward;
     be->softmax_cross_entropy = timed_softmax_cross_entropy;

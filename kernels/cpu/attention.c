@@ -8,6 +8,9 @@
  * Backward, as in FlashAttention: with P = exp(scale S - lse), recomputed,
  *   dV = P^T dO,  dP = dO V^T,  dS = P (dP - delta) scale,  dQ = dS K,  dK = dS^T Q,  delta = rowsum(dO O).
  *
+ * With dropout each weight P counts as P~ = 0 or P/(1 - rate): O = P~ V, dV = P~^T dO, and dP is dropped by the same
+ * mask before delta, which is the same rowsum, is taken from it. The denominator, and so lse, knows nothing of it.
+ *
  * A thread takes a whole head, so that dK and dV are summed by one thread in one order. It first copies the head's
  * queries, keys and values, whose rows lie 3C apart, into dense matrices: oneDNN's fast kernels take no others. */
 #include <math.h>
@@ -17,6 +20,7 @@
 #include <omp.h>
 
 #include "kernels/cpu/activation.h"
+#include "kernels/cpu/dropout_words.h"
 #include "kernels/cpu/vector_math.h"
 
 enum { BLOCK = 128 };
@@ -25,6 +29,7 @@ enum { BLOCK = 128 };
 typedef struct Heads {
     int B, T, C, NH, HS;
     float scale;
+    const Dropout *dropout; /* NULL: none */
 } Heads;
 
 /* The matmuls of one block of queries: `rows` queries from `first` on meet `keys` keys. */
@@ -102,16 +107,17 @@ typedef struct HeadScratch {
     float *output, *sums;            /* (BLOCK,HS), (BLOCK) */
     float *dkey, *dvalue;            /* (T,HS) */
     act *dquery;                     /* (BLOCK,HS) */
+    uint32_t *words;                 /* (T), rounded up to a multiple of 4: of one query's dropout */
 } HeadScratch;
 
-enum { SCRATCH_PIECES = 13 };
+enum { SCRATCH_PIECES = 14 };
 
 /* Enough for either pass. */
 static size_t scratch_bytes(Heads h) {
     size_t head = (size_t)h.T * (size_t)h.HS, scores = (size_t)BLOCK * (size_t)h.T,
            block = (size_t)BLOCK * (size_t)h.HS;
     return (4 * head + 2 * scores + block) * sizeof(act) + (2 * head + 2 * scores + block + BLOCK) * sizeof(float) +
-           SCRATCH_PIECES * 64;
+           ((size_t)h.T + 3) * sizeof(uint32_t) + SCRATCH_PIECES * 64;
 }
 
 /* The calling thread's working memory, with the head's queries, keys and values in it. */
@@ -133,16 +139,46 @@ static HeadScratch open_head(Backend *be, Heads h, const act *qkv) {
     w.dvalue = cut(&memory, head, sizeof(float));
     w.output = cut(&memory, block, sizeof(float));
     w.sums = cut(&memory, BLOCK, sizeof(float));
+    w.words = cut(&memory, (size_t)h.T + 3, sizeof(uint32_t));
     gather_head(w.query, qkv, h.T, h.HS, 3 * h.C);
     gather_head(w.key, qkv + h.C, h.T, h.HS, 3 * h.C);
     gather_head(w.value, qkv + 2 * h.C, h.T, h.HS, 3 * h.C);
     return w;
 }
 
+/* ---- dropout: a row's loop is inlined once with it and once without ---- */
+
+/* The dropout of one head. */
+typedef struct HeadDropout {
+    bool is_on;
+    uint64_t key;
+    int head; /* in its sequence */
+    DropoutRule rule;
+} HeadDropout;
+
+static HeadDropout head_dropout(Heads h, int head) {
+    HeadDropout dropout = {0};
+    if (!h.dropout) return dropout;
+    dropout.is_on = true;
+    dropout.key = dropout_key(h.dropout, head / h.NH);
+    dropout.head = head % h.NH;
+    dropout.rule = dropout_rule(h.dropout);
+    return dropout;
+}
+
+/* The words of query t and the keys that it sees. */
+static const uint32_t *words_of_query(HeadDropout dropout, HeadScratch w, int t) {
+    if (dropout.is_on) fill_attention_words(w.words, dropout.key, dropout.head, t, (int)ceil_div(t + 1, 4));
+    return w.words;
+}
+
 /* ---- forward ---- */
 
-/* p[0..visible) = exp(scale (s - maximum)), the rest 0. Returns the sum; *lse is the log-sum-exp of scale s. */
-static float softmax_row(act *RESTRICT p, float *lse, const float *RESTRICT s, int visible, int keys, float scale) {
+/* p[0..visible) = exp(scale (s - maximum)), dropped where so by `words`, the rest 0. Returns the sum without dropout;
+ * *lse is the log-sum-exp of scale s. */
+ALWAYS_INLINE float softmax_row_of(bool has_dropout, act *RESTRICT p, float *lse, const float *RESTRICT s,
+                                   const uint32_t *RESTRICT words, DropoutRule rule, int visible, int keys,
+                                   float scale) {
     int32_t largest = ordered_from_float(-INFINITY);
     float sum = 0.0f;
 #pragma omp simd reduction(max : largest)
@@ -155,20 +191,30 @@ static float softmax_row(act *RESTRICT p, float *lse, const float *RESTRICT s, i
     for (int j = 0; j < visible; j++) {
         float e = vector_exp(s[j] * scale - maximum);
         sum += e;
-        p[j] = act_store(e);
+        p[j] = act_store(has_dropout ? drop_or_scale(rule, words[j], e) : e);
     }
     for (int j = visible; j < keys; j++) p[j] = act_store(0.0f);
     *lse = maximum + logf(sum);
     return sum;
 }
 
-static void forward_block(Backend *be, Heads h, const QueryBlock *q, HeadScratch w, act *out, float *lse) {
+static float softmax_row(act *p, float *lse, const float *s, const uint32_t *words, HeadDropout dropout, int visible,
+                         int keys, float scale) {
+    return dropout.is_on ? softmax_row_of(true, p, lse, s, words, dropout.rule, visible, keys, scale)
+                         : softmax_row_of(false, p, lse, s, words, dropout.rule, visible, keys, scale);
+}
+
+static void forward_block(Backend *be, Heads h, const QueryBlock *q, HeadScratch w, HeadDropout dropout, act *out,
+                          float *lse) {
     Matmul *matmul = cpu_backend(be)->matmul;
     int thread = omp_get_thread_num();
     matmul_run(matmul, q->scores, thread, w.query + (int64_t)q->first * h.HS, w.key, w.s);
-    for (int r = 0; r < q->rows; r++)
-        w.sums[r] = softmax_row(w.p + (int64_t)r * q->keys, &lse[q->first + r], w.s + (int64_t)r * q->keys,
-                                q->first + r + 1, q->keys, h.scale);
+    for (int r = 0; r < q->rows; r++) {
+        int t = q->first + r;
+        int64_t row = (int64_t)r * q->keys;
+        w.sums[r] =
+            softmax_row(w.p + row, &lse[t], w.s + row, words_of_query(dropout, w, t), dropout, t + 1, q->keys, h.scale);
+    }
     matmul_run(matmul, q->output, thread, w.p, w.value, w.output);
     for (int r = 0; r < q->rows; r++) {
         act *RESTRICT row = out + (int64_t)(q->first + r) * h.C;
@@ -180,8 +226,8 @@ static void forward_block(Backend *be, Heads h, const QueryBlock *q, HeadScratch
 }
 
 static void attention_forward(Backend *be, void *out, float *lse, const void *qkv, int B, int T, int C, int NH,
-                              float scale) {
-    Heads h = {B, T, C, NH, C / NH, scale};
+                              float scale, const Dropout *dropout) {
+    Heads h = {B, T, C, NH, C / NH, scale, dropout};
     int count;
     QueryBlock *blocks = query_blocks(be, h, false, &count);
 #pragma omp parallel for schedule(dynamic) num_threads(be->threads)
@@ -189,23 +235,35 @@ static void attention_forward(Backend *be, void *out, float *lse, const void *qk
         int64_t row = (int64_t)(head / NH) * T, column = head % NH * h.HS;
         HeadScratch w = open_head(be, h, (const act *)qkv + row * 3 * C + column);
         for (int i = 0; i < count; i++)
-            forward_block(be, h, &blocks[i], w, (act *)out + row * C + column, lse + (int64_t)head * T);
+            forward_block(be, h, &blocks[i], w, head_dropout(h, head), (act *)out + row * C + column,
+                          lse + (int64_t)head * T);
     }
     free(blocks);
 }
 
 /* ---- backward ---- */
 
-/* p = exp(scale s - lse) and ds = p (dp - delta) scale over the visible keys, 0 after them. */
-static void backward_row(act *RESTRICT p, act *RESTRICT ds, const float *RESTRICT s, const float *RESTRICT dp,
-                         float lse, float delta, int visible, int keys, float scale) {
+/* p = exp(scale s - lse) and ds = p (dp - delta) scale over the visible keys, 0 after them. With dropout dp counts, and
+ * p is stored, as `words` say. */
+ALWAYS_INLINE void backward_row_of(bool has_dropout, act *RESTRICT p, act *RESTRICT ds, const float *RESTRICT s,
+                                   const float *RESTRICT dp, const uint32_t *RESTRICT words, DropoutRule rule,
+                                   float lse, float delta, int visible, int keys, float scale) {
 #pragma omp simd
     for (int j = 0; j < visible; j++) {
         float probability = vector_exp(s[j] * scale - lse);
-        p[j] = act_store(probability);
-        ds[j] = act_store(probability * (dp[j] - delta) * scale);
+        float gradient = has_dropout ? drop_or_scale(rule, words[j], dp[j]) : dp[j];
+        p[j] = act_store(has_dropout ? drop_or_scale(rule, words[j], probability) : probability);
+        ds[j] = act_store(probability * (gradient - delta) * scale);
     }
     for (int j = visible; j < keys; j++) p[j] = ds[j] = act_store(0.0f);
+}
+
+static void backward_row(act *p, act *ds, const float *s, const float *dp, const uint32_t *words, HeadDropout dropout,
+                         float lse, float delta, int visible, int keys, float scale) {
+    if (dropout.is_on)
+        backward_row_of(true, p, ds, s, dp, words, dropout.rule, lse, delta, visible, keys, scale);
+    else
+        backward_row_of(false, p, ds, s, dp, words, dropout.rule, lse, delta, visible, keys, scale);
 }
 
 static float dot_row(const act *RESTRICT x, const act *RESTRICT y, int n) {
@@ -216,8 +274,8 @@ static float dot_row(const act *RESTRICT x, const act *RESTRICT y, int n) {
 }
 
 /* One block of queries: dquery into place, its share of dkey and dvalue. */
-static void backward_block(Backend *be, Heads h, const QueryBlock *q, HeadScratch w, act *dqkv, const act *out,
-                           const float *lse) {
+static void backward_block(Backend *be, Heads h, const QueryBlock *q, HeadScratch w, HeadDropout dropout, act *dqkv,
+                           const act *out, const float *lse) {
     Matmul *matmul = cpu_backend(be)->matmul;
     int thread = omp_get_thread_num();
     const act *query = w.query + (int64_t)q->first * h.HS, *dout = w.dout + (int64_t)q->first * h.HS;
@@ -227,7 +285,8 @@ static void backward_block(Backend *be, Heads h, const QueryBlock *q, HeadScratc
         int t = q->first + r;
         int64_t row = (int64_t)r * q->keys;
         float delta = dot_row(dout + (int64_t)r * h.HS, out + (int64_t)t * h.C, h.HS);
-        backward_row(w.p + row, w.ds + row, w.s + row, w.dp + row, lse[t], delta, t + 1, q->keys, h.scale);
+        backward_row(w.p + row, w.ds + row, w.s + row, w.dp + row, words_of_query(dropout, w, t), dropout, lse[t],
+                     delta, t + 1, q->keys, h.scale);
     }
     matmul_run(matmul, q->dkeys, thread, w.p, dout, w.dvalue);
     matmul_run(matmul, q->dkeys, thread, w.ds, query, w.dkey);
@@ -236,8 +295,8 @@ static void backward_block(Backend *be, Heads h, const QueryBlock *q, HeadScratc
 }
 
 static void attention_backward(Backend *be, void *dqkv_, const void *dout, const void *qkv, const void *out,
-                               const float *lse, int B, int T, int C, int NH, float scale) {
-    Heads h = {B, T, C, NH, C / NH, scale};
+                               const float *lse, int B, int T, int C, int NH, float scale, const Dropout *dropout) {
+    Heads h = {B, T, C, NH, C / NH, scale, dropout};
     int count;
     QueryBlock *blocks = query_blocks(be, h, true, &count);
 #pragma omp parallel for schedule(dynamic) num_threads(be->threads)
@@ -247,7 +306,8 @@ static void attention_backward(Backend *be, void *dqkv_, const void *dout, const
         HeadScratch w = open_head(be, h, (const act *)qkv + row * 3 * C + column);
         gather_head(w.dout, (const act *)dout + row * C + column, T, h.HS, C);
         for (int i = count - 1; i >= 0; i--)
-            backward_block(be, h, &blocks[i], w, dqkv, (const act *)out + row * C + column, lse + (int64_t)head * T);
+            backward_block(be, h, &blocks[i], w, head_dropout(h, head), dqkv, (const act *)out + row * C + column,
+                           lse + (int64_t)head * T);
         scatter_sums(dqkv + C, w.dkey, T, h.HS, 3 * C);
         scatter_sums(dqkv + 2 * C, w.dvalue, T, h.HS, 3 * C);
     }

@@ -142,9 +142,10 @@ Backend *cpu_backend_open(DType activation, int threads, Error *error) {
     be->invalidate_weights = cpu_invalidate_weights;
     be->close = cpu_close;
     cpu_enter_matmuls(be);
-#define ENTER(type)                                                                         \
-    cpu_enter_embedding_##type(be), cpu_enter_norm_##type(be), cpu_enter_linear_##type(be), \
-        cpu_enter_qk_norm_rope_##type(be), cpu_enter_attention_##type(be), cpu_enter_loss_##type(be)
+#define ENTER(type)                                                                                      \
+    cpu_enter_embedding_##type(be), cpu_enter_norm_##type(be), cpu_enter_linear_##type(be),              \
+        cpu_enter_qk_norm_rope_##type(be), cpu_enter_dropout_##type(be), cpu_enter_attention_##type(be), \
+        cpu_enter_loss_##type(be)
     if (activation == DTYPE_FLOAT32)
         ENTER(float32);
     else

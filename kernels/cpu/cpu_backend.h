@@ -44,6 +44,7 @@ DECLARE_CPU_OPERATIONS(embedding)
 DECLARE_CPU_OPERATIONS(norm)
 DECLARE_CPU_OPERATIONS(linear)
 DECLARE_CPU_OPERATIONS(qk_norm_rope)
+DECLARE_CPU_OPERATIONS(dropout)
 DECLARE_CPU_OPERATIONS(attention)
 DECLARE_CPU_OPERATIONS(loss)
 void cpu_enter_matmuls(Backend *be); /* of either type, whatever the table's */

@@ -10,28 +10,35 @@ static bool fits_tensor_cores(AttentionSize size, const void *const *arrays, int
     return true;
 }
 
+static AttentionSize size_of_call(int B, int T, int C, int NH, float scale, const Dropout *dropout) {
+    AttentionSize size = {B, T, C, NH, scale, {}};
+    if (dropout) size.dropout = *dropout;
+    return size;
+}
+
 static void forward_float32(Backend *be, void *out, float *lse, const void *qkv, int B, int T, int C, int NH,
-                            float scale) {
-    attention_forward_plain<float>(be, (float *)out, lse, (const float *)qkv, {B, T, C, NH, scale});
+                            float scale, const Dropout *dropout) {
+    attention_forward_plain<float>(be, (float *)out, lse, (const float *)qkv,
+                                   size_of_call(B, T, C, NH, scale, dropout));
 }
 
 static void forward_bfloat16(Backend *be, void *out, float *lse, const void *qkv, int B, int T, int C, int NH,
-                             float scale) {
-    AttentionSize size = {B, T, C, NH, scale};
+                             float scale, const Dropout *dropout) {
+    AttentionSize size = size_of_call(B, T, C, NH, scale, dropout);
     const void *arrays[] = {out, qkv};
     bool fits = fits_tensor_cores(size, arrays, ARRAY_LENGTH(arrays));
     (fits ? attention_forward_tensor : attention_forward_plain<bf16>)(be, (bf16 *)out, lse, (const bf16 *)qkv, size);
 }
 
 static void backward_float32(Backend *be, void *dqkv, const void *dout, const void *qkv, const void *out,
-                             const float *lse, int B, int T, int C, int NH, float scale) {
+                             const float *lse, int B, int T, int C, int NH, float scale, const Dropout *dropout) {
     attention_backward_plain<float>(be, (float *)dqkv, (const float *)dout, (const float *)qkv, (const float *)out, lse,
-                                    {B, T, C, NH, scale});
+                                    size_of_call(B, T, C, NH, scale, dropout));
 }
 
 static void backward_bfloat16(Backend *be, void *dqkv, const void *dout, const void *qkv, const void *out,
-                              const float *lse, int B, int T, int C, int NH, float scale) {
-    AttentionSize size = {B, T, C, NH, scale};
+                              const float *lse, int B, int T, int C, int NH, float scale, const Dropout *dropout) {
+    AttentionSize size = size_of_call(B, T, C, NH, scale, dropout);
     const void *arrays[] = {dqkv, dout, qkv, out};
     bool fits = fits_tensor_cores(size, arrays, ARRAY_LENGTH(arrays));
     (fits ? attention_backward_tensor : attention_backward_plain<bf16>)(be, (bf16 *)dqkv, (const bf16 *)dout,
@@ -43,7 +50,7 @@ template <class T>
 static void decode(Backend *be, void *out, void *keys, void *values, const void *qkv, int B, int position, int capacity,
                    int C, int NH, float scale) {
     attention_decode_plain<T>(be, (T *)out, (T *)keys, (T *)values, (const T *)qkv, position, capacity,
-                              {B, 1, C, NH, scale});
+                              size_of_call(B, 1, C, NH, scale, NULL));
 }
 
 void cuda_enter_attention(Backend *be) {

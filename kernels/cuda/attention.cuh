@@ -26,10 +26,12 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/ptx.cuh"
 
-/* The sizes of a call; see backend.h. */
+/* The sizes of a call, its scale and its dropout; see backend.h. Kernels that have dropout are templates of their own:
+ * those without are as if there were none. */
 typedef struct AttentionSize {
     int B, T, C, NH;
     float scale;
+    Dropout dropout; /* rate 0: none */
 } AttentionSize;
 
 /* On tensor cores. Head size 64 or 128, scale > 0, arrays aligned to 16 bytes. */
@@ -232,6 +234,72 @@ __device__ __forceinline__ float row_sum(float x) {
 __device__ __forceinline__ float row_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
     return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
+}
+
+/* ---- dropout ---- */
+
+/* The dropout of a block's head. It lies in shared memory, since the kernels on tensor cores have no registers left. */
+struct HeadDropout {
+    uint64_t key;
+    int head;
+    uint32_t threshold;
+    float scale;
+
+    /* Four bits: which of the weights of a query and keys from `first_key`, a multiple of 4, on are kept. */
+    __device__ __forceinline__ uint32_t kept(int query, int first_key) const {
+        Philox4 random = dropout_attention_words(key, head, query, first_key / 4);
+        uint32_t bits = 0;
+#pragma unroll
+        for (int w = 0; w < 4; w++) bits |= (uint32_t)(random.word[w] >= threshold) << w;
+        return bits;
+    }
+};
+
+__device__ __forceinline__ HeadDropout head_dropout(const Dropout &dropout, int head) {
+    return {dropout_key(&dropout, (int)blockIdx.z), head, dropout_threshold(dropout.rate), dropout_scale(dropout.rate)};
+}
+
+/* Of four lanes that are DISTANCE apart, lane r has in bits 4 k + w what lane w gets in bits 4 k + r. */
+template <int DISTANCE> __device__ __forceinline__ uint32_t transpose_bits(uint32_t bits) {
+    int r = threadIdx.x / DISTANCE % 4;
+    uint32_t transposed = (bits >> r & 0x11111111u) << r;
+#pragma unroll
+    for (int other = 1; other < 4; other++)
+        transposed |= (__shfl_xor_sync(ALL_LANES, bits, other * DISTANCE) >> r & 0x11111111u) << (r ^ other);
+    return transposed;
+}
+
+/* Which scores of a step, whose queries are those from `query` on and whose keys those from `key` on, are kept:
+ * bit 8 m + 4 (i / 2) + 2 n + i % 2 for s[m][n][i]. One call of Philox serves four neighbouring keys of a query, which
+ * are in two lanes, or in four where rows are keys; so each lane makes a half or a quarter of the calls. */
+template <bool ROWS_ARE_KEYS, int M>
+__device__ __forceinline__ uint32_t kept_scores(const HeadDropout &dropout, int query, int key) {
+    int g = threadIdx.x % WARP / 4, q = threadIdx.x % 4;
+    query += ROWS_ARE_KEYS ? g % 4 / 2 * 8 + 2 * q + g % 2 : g;
+    key += ROWS_ARE_KEYS ? g / 4 * 4 : q % 2 * 8 + q / 2 * 4;
+    uint32_t bits = 0;
+#pragma unroll
+    for (int i = 0; i < 2 * M; i++)
+        bits |= dropout.kept(query + (ROWS_ARE_KEYS ? 0 : 8 * i), key + (ROWS_ARE_KEYS ? 8 * i : 0)) << 4 * i;
+    if (ROWS_ARE_KEYS) return transpose_bits<4>(bits);
+    int own = q % 2 * 2, other = 2 - own;
+    uint32_t others = __shfl_xor_sync(ALL_LANES, bits, 1);
+    return (bits >> own & 0x33333333u) << own | (others >> own & 0x33333333u) << other;
+}
+
+__device__ __forceinline__ bool is_kept(uint32_t kept, int m, int n, int i) {
+    return kept >> (8 * m + i / 2 * 4 + 2 * n + i % 2) & 1;
+}
+
+/* Makes 0 of the weights that are not kept. */
+template <int M> __device__ __forceinline__ void drop_scores(float (&s)[M][2][4], uint32_t kept) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < 2; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (!is_kept(kept, m, n, i)) s[m][n][i] = 0.0f;
 }
 
 /* ---- results ---- */

@@ -2,6 +2,7 @@
  * (Dao 2023), but in two kernels, so that every sum has one owner and one order.
  *     P = exp(scale S - lse), S = Q K^T;    dV = P^T dO;    dP = dO V^T;    delta = rowsum(dO out);
  *     dS = P (dP - delta);    dQ = scale dS K;    dK = scale dS^T Q
+ * With dropout dV = P~^T dO where P~ is 0 or P/(1 - rate), and dP is dropped by the same mask; delta is the same rowsum.
  *
  * FlashAttention-2 has one kernel with a block for each block of keys, which makes five matmuls and adds its parts of dQ
  * to memory with atomics: in any order. Here a first kernel has a block for each block of queries and makes S, dP and dQ;
@@ -36,6 +37,13 @@ template <int HS> struct BackwardSizes {
     static constexpr int STATS = STREAMED * (int)(sizeof(QueryStats) / sizeof(bf16)), STAGE = 2 * TILE + STATS;
     static constexpr int BYTES = (STAGES + 2 * STAGE) * (int)sizeof(bf16);
 };
+
+/* dP - delta, dP dropped. */
+template <bool HAS_DROPOUT>
+__device__ __forceinline__ float less_delta(float dp, bool is_kept, float scale, float delta) {
+    if (!HAS_DROPOUT) return dp - delta;
+    return is_kept ? fmaf(dp, scale, -delta) : -delta;
+}
 
 /* ---- dQ ---- */
 
@@ -73,12 +81,14 @@ __device__ __forceinline__ void find_stats(QueryStats (&of_row)[M][2], QueryStat
     }
 }
 
-/* One step of dquery += dS K: the keys from row `at` of their tile on, which are `ahead` of the warp's first query. */
-template <int M, int HS, int KEPT>
+/* One step of dquery += dS K: the keys from row `at` of their tile on, which are `ahead` of the warp's first query, number
+ * `first` of the sequence. */
+template <bool HAS_DROPOUT, int M, int HS, int KEPT>
 __device__ __forceinline__ void add_keys(float (&dquery)[M][HS / 8][4], const WarpRows<M, HS, KEPT> &query,
                                          const WarpRows<M, HS, KEPT> &dout, const QueryStats (&stats)[M][2],
                                          const TileFragments<HS> &keys, const TileFragments<HS> &values, int at,
-                                         int ahead, float scale) {
+                                         int ahead, float scale, const HeadDropout &dropout, int first) {
+    uint32_t kept = HAS_DROPOUT ? kept_scores<false, M>(dropout, first, first + ahead) : 0;
     float s[M][2][4], dp[M][2][4];
     multiply_transposed(s, query, keys, at);
     multiply_transposed(dp, dout, values, at);
@@ -90,7 +100,8 @@ __device__ __forceinline__ void add_keys(float (&dquery)[M][HS / 8][4], const Wa
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 float p = exp2_approx(fmaf(s[m][n][i], scale, -stats[m][i / 2].lse));
-                s[m][n][i] = p * (dp[m][n][i] - stats[m][i / 2].delta);
+                s[m][n][i] = p * less_delta<HAS_DROPOUT>(dp[m][n][i], is_kept(kept, m, n, i), dropout.scale,
+                                                         stats[m][i / 2].delta);
             }
     uint32_t ds[M][4];
     round_scores(ds, s);
@@ -98,12 +109,14 @@ __device__ __forceinline__ void add_keys(float (&dquery)[M][HS / 8][4], const Wa
 }
 
 /* Grid (NH, blocks of ROWS queries, B). Also fills `stats` (B,NH,blocks x ROWS) for the other kernel. */
-template <int HS>
+template <int HS, bool HAS_DROPOUT>
 __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>::BLOCKS)
     attention_dquery_kernel(bf16 *dqkv, QueryStats *stats, const bf16 *dout, const bf16 *qkv, const bf16 *out,
                             const float *lse, AttentionSize size) {
     typedef BackwardSizes<HS> S;
     extern __shared__ __align__(128) unsigned char memory[];
+    __shared__ HeadDropout dropout;
+    if (HAS_DROPOUT && threadIdx.x == 0) dropout = head_dropout(size.dropout, blockIdx.x);
     bf16 *shared = reinterpret_cast<bf16 *>(memory);
     int first = (gridDim.y - 1 - blockIdx.y) * S::ROWS, rows = size.T - first, C = size.C, pitch = 3 * C;
     const bf16 *query = head_of_block<HS>(qkv, size.T, pitch);
@@ -139,7 +152,8 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
         int ahead = key - (first + row);
 #pragma unroll 1
         for (int at = 0; at < S::STREAMED && ahead + at < 16 * S::M; at += STEP)
-            add_keys(dquery, warp_query, warp_dout, of_row, keys, values, at, ahead + at, scale);
+            add_keys<HAS_DROPOUT>(dquery, warp_query, warp_dout, of_row, keys, values, at, ahead + at, scale, dropout,
+                                  first + row);
     }
     store_rows<S::M, HS>(head_of_block<HS>(dqkv, size.T, pitch) + (size_t)first * pitch, pitch, row, rows, dquery,
                          size.scale, shared);
@@ -148,12 +162,13 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
 /* ---- dK and dV ---- */
 
 /* One step of dvalue += P^T dO and dkey += dS^T Q: the queries from row `at` of their tile on; the warp's first key is
- * `ahead` of them. */
-template <int M, int HS, int KEPT, int VALUE_KEPT>
-__device__ __forceinline__ void add_queries(float (&dkey)[M][HS / 8][4], float (&dvalue)[M][HS / 8][4],
-                                            const WarpRows<M, HS, KEPT> &key, const WarpRows<M, HS, VALUE_KEPT> &value,
-                                            const QueryStats *stats, const TileFragments<HS> &queries,
-                                            const TileFragments<HS> &douts, int at, int ahead, float scale) {
+ * `ahead` of them and number `first` of the sequence. */
+template <bool HAS_DROPOUT, int M, int HS, int KEPT, int VALUE_KEPT>
+__device__ __forceinline__ void
+add_queries(float (&dkey)[M][HS / 8][4], float (&dvalue)[M][HS / 8][4], const WarpRows<M, HS, KEPT> &key,
+            const WarpRows<M, HS, VALUE_KEPT> &value, const QueryStats *stats, const TileFragments<HS> &queries,
+            const TileFragments<HS> &douts, int at, int ahead, float scale, const HeadDropout &dropout, int first) {
+    uint32_t kept = HAS_DROPOUT ? kept_scores<true, M>(dropout, first - ahead, first) : 0;
     float s[M][2][4], dp[M][2][4];
     multiply_transposed(s, key, queries, at);
     multiply_transposed(dp, value, douts, at);
@@ -168,9 +183,11 @@ __device__ __forceinline__ void add_queries(float (&dkey)[M][HS / 8][4], float (
             for (int i = 0; i < 4; i++) {
                 float p = exp2_approx(fmaf(s[m][n][i], scale, -(i % 2 ? two.z : two.x)));
                 s[m][n][i] = p;
-                dp[m][n][i] = p * (dp[m][n][i] - (i % 2 ? two.w : two.y));
+                dp[m][n][i] = p * less_delta<HAS_DROPOUT>(dp[m][n][i], is_kept(kept, m, n, i), dropout.scale,
+                                                          i % 2 ? two.w : two.y);
             }
     }
+    if (HAS_DROPOUT) drop_scores(s, kept);
     uint32_t p[M][4], ds[M][4];
     round_scores(p, s);
     multiply_add(dvalue, p, douts, at);
@@ -179,12 +196,14 @@ __device__ __forceinline__ void add_queries(float (&dkey)[M][HS / 8][4], float (
 }
 
 /* Grid (NH, blocks of ROWS keys, B). */
-template <int HS>
+template <int HS, bool HAS_DROPOUT>
 __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>::BLOCKS)
     attention_dkey_dvalue_kernel(bf16 *dqkv, const QueryStats *stats, const bf16 *dout, const bf16 *qkv,
                                  AttentionSize size) {
     typedef BackwardSizes<HS> S;
     extern __shared__ __align__(128) unsigned char memory[];
+    __shared__ HeadDropout dropout;
+    if (HAS_DROPOUT && threadIdx.x == 0) dropout = head_dropout(size.dropout, blockIdx.x);
     bf16 *shared = reinterpret_cast<bf16 *>(memory);
     int first = blockIdx.y * S::ROWS, rows = size.T - first, C = size.C, pitch = 3 * C;
     const bf16 *query = head_of_block<HS>(qkv, size.T, pitch) + (size_t)first * pitch;
@@ -220,39 +239,43 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
         const QueryStats *tile_stats = reinterpret_cast<const QueryStats *>(shared + stage + 2 * S::TILE);
 #pragma unroll 1
         for (int at = max(0, ahead); at < S::STREAMED; at += STEP)
-            add_queries(dkey, dvalue, key, value, tile_stats, queries, douts, at, ahead - at, scale);
+            add_queries<HAS_DROPOUT>(dkey, dvalue, key, value, tile_stats, queries, douts, at, ahead - at, scale,
+                                     dropout, first + row);
     }
     bf16 *to = head_of_block<HS>(dqkv, size.T, pitch) + (size_t)first * pitch + C;
     store_rows<S::M, HS>(to, pitch, row, rows, dkey, size.scale, shared);
-    store_rows<S::M, HS>(to + C, pitch, row, rows, dvalue, 1.0f, shared + S::SECOND);
+    store_rows<S::M, HS>(to + C, pitch, row, rows, dvalue, HAS_DROPOUT ? dropout.scale : 1.0f, shared + S::SECOND);
 }
 
 /* ---- both ---- */
 
-template <int HS>
+template <int HS, bool HAS_DROPOUT>
 static void backward(Backend *be, bf16 *dqkv, const bf16 *dout, const bf16 *qkv, const bf16 *out, const float *lse,
                      AttentionSize size) {
     typedef BackwardSizes<HS> S;
     const char *what = "asking for shared memory";
-    cuda_check(cudaFuncSetAttribute(attention_dquery_kernel<HS>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES),
+    cuda_check(cudaFuncSetAttribute(attention_dquery_kernel<HS, HAS_DROPOUT>,
+                                    cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES),
                what);
-    cuda_check(
-        cudaFuncSetAttribute(attention_dkey_dvalue_kernel<HS>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES),
-        what);
+    cuda_check(cudaFuncSetAttribute(attention_dkey_dvalue_kernel<HS, HAS_DROPOUT>,
+                                    cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES),
+               what);
     dim3 grid((unsigned)size.NH, (unsigned)ceil_div(size.T, S::ROWS), (unsigned)size.B);
     size_t count = (size_t)size.B * size.NH * grid.y * S::ROWS;
     QueryStats *stats = (QueryStats *)cuda_scratch(be, count * sizeof *stats);
-    attention_dquery_kernel<HS>
+    attention_dquery_kernel<HS, HAS_DROPOUT>
         <<<grid, S::THREADS, S::BYTES, cuda_stream(be)>>>(dqkv, stats, dout, qkv, out, lse, size);
     cuda_check_launch("attention_dquery_kernel");
-    attention_dkey_dvalue_kernel<HS><<<grid, S::THREADS, S::BYTES, cuda_stream(be)>>>(dqkv, stats, dout, qkv, size);
+    attention_dkey_dvalue_kernel<HS, HAS_DROPOUT>
+        <<<grid, S::THREADS, S::BYTES, cuda_stream(be)>>>(dqkv, stats, dout, qkv, size);
     cuda_check_launch("attention_dkey_dvalue_kernel");
 }
 
 void attention_backward_tensor(Backend *be, bf16 *dqkv, const bf16 *dout, const bf16 *qkv, const bf16 *out,
                                const float *lse, AttentionSize size) {
-    if (size.C / size.NH == 64)
-        backward<64>(be, dqkv, dout, qkv, out, lse, size);
+    bool is_64 = size.C / size.NH == 64;
+    if (size.dropout.rate > 0.0f)
+        (is_64 ? backward<64, true> : backward<128, true>)(be, dqkv, dout, qkv, out, lse, size);
     else
-        backward<128>(be, dqkv, dout, qkv, out, lse, size);
+        (is_64 ? backward<64, false> : backward<128, false>)(be, dqkv, dout, qkv, out, lse, size);
 }

@@ -106,14 +106,18 @@ template <int M> __device__ __forceinline__ bool is_large(const float (&sum)[M][
     return __any_sync(ALL_LANES, largest > LARGE_SUM);
 }
 
-/* Some steps: the keys from row `at` of their tile on. Where MASKED, they are `ahead` of the warp's first query. */
-template <int STEPS, bool MASKED, int M, int HS, int KEPT>
+/* Some steps: the keys from row `at` of their tile on, number `key` of the sequence. Where MASKED, they are `ahead` of the
+ * warp's first query, number `query` of the sequence. */
+template <int STEPS, bool MASKED, bool HAS_DROPOUT, int M, int HS, int KEPT>
 __device__ __forceinline__ void attend(Softmax<M, HS> &softmax, const WarpRows<M, HS, KEPT> &queries,
                                        const TileFragments<HS> &keys, const TileFragments<HS> &values, int at,
-                                       int ahead, bool first, float scale) {
-    uint32_t p[STEPS][M][4];
+                                       int ahead, float scale, const HeadDropout &dropout, int query, int key) {
+    uint32_t p[STEPS][M][4], kept[STEPS];
+    if (HAS_DROPOUT)
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) kept[step] = kept_scores<false, M>(dropout, query, key + step * STEP);
     float sum[M][2];
-    for (bool raise = first;; raise = true) {
+    for (bool raise = key == 0;; raise = true) {
         float s[STEPS][M][2][4];
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
@@ -126,6 +130,7 @@ __device__ __forceinline__ void attend(Softmax<M, HS> &softmax, const WarpRows<M
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
             take_exponentials(s[step], sum, softmax, scale);
+            if (HAS_DROPOUT) drop_scores(s[step], kept[step]);
             round_scores(p[step], s[step]);
         }
         if (raise || !is_large(sum)) break;
@@ -139,9 +144,10 @@ __device__ __forceinline__ void attend(Softmax<M, HS> &softmax, const WarpRows<M
     for (int step = 0; step < STEPS; step++) multiply_add(softmax.o, p[step], values, at + step * STEP);
 }
 
+/* `factor` multiplies out. */
 template <int M, int HS>
-__device__ __forceinline__ void finish(bf16 *out, float *lse, Softmax<M, HS> &softmax, int C, int row, int rows,
-                                       bf16 *tile) {
+__device__ __forceinline__ void finish(bf16 *out, float *lse, Softmax<M, HS> &softmax, float factor, int C, int row,
+                                       int rows, bf16 *tile) {
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
@@ -155,15 +161,17 @@ __device__ __forceinline__ void finish(bf16 *out, float *lse, Softmax<M, HS> &so
                 softmax.o[m][n][2 * half + 1] *= inverse;
             }
         }
-    store_rows<M, HS>(out, C, row, rows, softmax.o, 1.0f, tile);
+    store_rows<M, HS>(out, C, row, rows, softmax.o, factor, tile);
 }
 
 /* Grid (NH, blocks of QUERIES queries, B). */
-template <int HS>
+template <int HS, bool HAS_DROPOUT>
 __global__ void __launch_bounds__(ForwardSizes<HS>::THREADS, ForwardSizes<HS>::BLOCKS)
     attention_forward_kernel(bf16 *out, float *lse, const bf16 *qkv, AttentionSize size) {
     typedef ForwardSizes<HS> S;
     extern __shared__ __align__(128) unsigned char memory[];
+    __shared__ HeadDropout dropout;
+    if (HAS_DROPOUT && threadIdx.x == 0) dropout = head_dropout(size.dropout, blockIdx.x);
     bf16 *shared = reinterpret_cast<bf16 *>(memory);
     int first = (gridDim.y - 1 - blockIdx.y) * S::QUERIES, rows = size.T - first, pitch = 3 * size.C;
     const bf16 *query = head_of_block<HS>(qkv, size.T, pitch);
@@ -192,28 +200,32 @@ __global__ void __launch_bounds__(ForwardSizes<HS>::THREADS, ForwardSizes<HS>::B
         int diagonal = first + row - key, at = 0; /* the key that is the warp's first query */
 #pragma unroll 1
         for (; at < min(S::KEYS, diagonal); at += S::STEPS * STEP)
-            attend<S::STEPS, false>(softmax, queries, keys, values, at, 0, key + at == 0, scale);
+            attend<S::STEPS, false, HAS_DROPOUT>(softmax, queries, keys, values, at, 0, scale, dropout, first + row,
+                                                 key + at);
 #pragma unroll 1
         for (; at - diagonal < 16 * S::M && at < S::KEYS; at += STEP)
-            attend<1, true>(softmax, queries, keys, values, at, at - diagonal, key + at == 0, scale);
+            attend<1, true, HAS_DROPOUT>(softmax, queries, keys, values, at, at - diagonal, scale, dropout, first + row,
+                                         key + at);
     }
     finish(head_of_block<HS>(out, size.T, size.C) + (size_t)first * size.C, head_of_block(lse, size.T) + first, softmax,
-           size.C, row, rows, shared);
+           HAS_DROPOUT ? dropout.scale : 1.0f, size.C, row, rows, shared);
 }
 
-template <int HS> static void forward(Backend *be, bf16 *out, float *lse, const bf16 *qkv, AttentionSize size) {
+template <int HS, bool HAS_DROPOUT>
+static void forward(Backend *be, bf16 *out, float *lse, const bf16 *qkv, AttentionSize size) {
     typedef ForwardSizes<HS> S;
-    cuda_check(
-        cudaFuncSetAttribute(attention_forward_kernel<HS>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES),
-        "asking for shared memory");
+    cuda_check(cudaFuncSetAttribute(attention_forward_kernel<HS, HAS_DROPOUT>,
+                                    cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES),
+               "asking for shared memory");
     dim3 grid((unsigned)size.NH, (unsigned)ceil_div(size.T, S::QUERIES), (unsigned)size.B);
-    attention_forward_kernel<HS><<<grid, S::THREADS, S::BYTES, cuda_stream(be)>>>(out, lse, qkv, size);
+    attention_forward_kernel<HS, HAS_DROPOUT><<<grid, S::THREADS, S::BYTES, cuda_stream(be)>>>(out, lse, qkv, size);
     cuda_check_launch("attention_forward_kernel");
 }
 
 void attention_forward_tensor(Backend *be, bf16 *out, float *lse, const bf16 *qkv, AttentionSize size) {
-    if (size.C / size.NH == 64)
-        forward<64>(be, out, lse, qkv, size);
+    bool is_64 = size.C / size.NH == 64;
+    if (size.dropout.rate > 0.0f)
+        (is_64 ? forward<64, true> : forward<128, true>)(be, out, lse, qkv, size);
     else
-        forward<128>(be, out, lse, qkv, size);
+        (is_64 ? forward<64, false> : forward<128, false>)(be, out, lse, qkv, size);
 }

@@ -156,9 +156,37 @@ __device__ __forceinline__ Rows<T> rows_of(const T *array, int first, HeadPart p
     return {array + (part.token + first) * pitch + part.head * part.HS, size.T - first, pitch};
 }
 
+/* ---- dropout: bit 4 i + j says whether element i, j of a piece is kept ---- */
+
+/* Rows are the queries from `query` on, columns the keys from `key` on. Four threads share calls of Philox. */
+__device__ __forceinline__ uint32_t kept_of_queries(const HeadDropout &dropout, int query, int key) {
+    uint32_t bits = 0;
+    int x = piece_x();
+#pragma unroll 1
+    for (int i = 0; i < PER_THREAD; i++)
+        bits |= dropout.kept(query + piece_row(i), key + x / 4 * 4 + SIDE * (x % 4)) << 4 * i;
+    return transpose_bits<1>(bits);
+}
+
+/* Rows are the keys from `key` on, columns the queries from `query` on. */
+__device__ __forceinline__ uint32_t kept_of_keys(const HeadDropout &dropout, int query, int key) {
+    uint32_t kept = 0;
+#pragma unroll 1
+    for (int j = 0; j < PER_THREAD; j++) {
+        uint32_t bits = dropout.kept(query + piece_column(j), key + piece_row(0));
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++) kept |= (bits >> i & 1) << (4 * i + j);
+    }
+    return kept;
+}
+
+__device__ __forceinline__ float drop_or_scale(const HeadDropout &dropout, uint32_t kept, int i, int j, float x) {
+    return kept >> (4 * i + j) & 1 ? x * dropout.scale : 0.0f;
+}
+
 /* ---- forward ---- */
 
-template <class T>
+template <class T, bool HAS_DROPOUT>
 __global__ void __launch_bounds__(PLAIN_THREADS)
     attention_forward_plain_kernel(T *out, float *lse, const T *qkv, AttentionSize size) {
     __shared__ __align__(16) float weights[TILE][PITCH];
@@ -169,7 +197,9 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
     Piece o;
     set_zero(o);
     for (int i = 0; i < PER_THREAD; i++) maximum[i] = -INFINITY, sum[i] = 0.0f;
+    const HeadDropout dropout = head_dropout(size.dropout, part.head);
     for (int key = 0; key <= first; key += TILE) {
+        uint32_t kept = HAS_DROPOUT ? kept_of_queries(dropout, first, key) : 0;
         Piece s;
         multiply_transposed(s, queries, rows_of_qkv(qkv, 1, key, part, size), part.HS);
 #pragma unroll
@@ -188,6 +218,7 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
             for (int j = 0; j < PER_THREAD; j++) {
                 s[i][j] = expf(s[i][j] - largest);
                 added += s[i][j];
+                if (HAS_DROPOUT) s[i][j] = drop_or_scale(dropout, kept, i, j, s[i][j]);
                 o[i][j] *= factor;
             }
             sum[i] = sum[i] * factor + shared_row_sum(added);
@@ -210,9 +241,15 @@ static dim3 plain_grid(AttentionSize size) {
     return dim3((unsigned)(size.NH * parts), (unsigned)ceil_div(size.T, TILE), (unsigned)size.B);
 }
 
-template <class T> void attention_forward_plain(Backend *be, T *out, float *lse, const T *qkv, AttentionSize size) {
-    attention_forward_plain_kernel<T><<<plain_grid(size), PLAIN_THREADS, 0, cuda_stream(be)>>>(out, lse, qkv, size);
+template <class T, bool HAS_DROPOUT>
+static void forward(Backend *be, T *out, float *lse, const T *qkv, AttentionSize size) {
+    attention_forward_plain_kernel<T, HAS_DROPOUT>
+        <<<plain_grid(size), PLAIN_THREADS, 0, cuda_stream(be)>>>(out, lse, qkv, size);
     cuda_check_launch("attention_forward_plain_kernel");
+}
+
+template <class T> void attention_forward_plain(Backend *be, T *out, float *lse, const T *qkv, AttentionSize size) {
+    (size.dropout.rate > 0.0f ? forward<T, true> : forward<T, false>)(be, out, lse, qkv, size);
 }
 
 /* ---- backward; the formulas are in attention_backward.cu ---- */
@@ -234,7 +271,7 @@ __global__ void __launch_bounds__(DELTA_WARPS *WARP)
     if (lane == 0) delta[at] = sum;
 }
 
-template <class T>
+template <class T, bool HAS_DROPOUT>
 __global__ void __launch_bounds__(PLAIN_THREADS)
     attention_dquery_plain_kernel(T *dqkv, const T *dout, const T *qkv, const float *lse, const float *delta,
                                   AttentionSize size) {
@@ -250,7 +287,9 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
         of_query[i] = t < size.T ? lse[part.lse + t] : INFINITY;
         less[i] = t < size.T ? delta[part.lse + t] : 0.0f;
     }
+    const HeadDropout dropout = head_dropout(size.dropout, part.head);
     for (int key = 0; key <= first; key += TILE) {
+        uint32_t kept = HAS_DROPOUT ? kept_of_queries(dropout, first, key) : 0;
         Piece s, dp;
         Rows<T> keys = rows_of_qkv(qkv, 1, key, part, size);
         multiply_transposed(s, queries, keys, part.HS);
@@ -261,6 +300,7 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
             for (int j = 0; j < PER_THREAD; j++) {
                 bool visible = key + piece_column(j) <= first + piece_row(i);
                 float p = visible ? expf(s[i][j] * size.scale - of_query[i]) : 0.0f;
+                if (HAS_DROPOUT) dp[i][j] = drop_or_scale(dropout, kept, i, j, dp[i][j]);
                 s[i][j] = p * (dp[i][j] - less[i]);
             }
         store_weights(weights, s);
@@ -271,7 +311,7 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
     store_piece(to, pitch, size.T - first, part.column, part.HS, dquery, size.scale);
 }
 
-template <class T>
+template <class T, bool HAS_DROPOUT>
 __global__ void __launch_bounds__(PLAIN_THREADS)
     attention_dkey_dvalue_plain_kernel(T *dqkv, const T *dout, const T *qkv, const float *lse, const float *delta,
                                        AttentionSize size) {
@@ -283,7 +323,9 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
     Piece dkey, dvalue;
     set_zero(dkey);
     set_zero(dvalue);
+    const HeadDropout dropout = head_dropout(size.dropout, part.head);
     for (int query = first; query < size.T; query += TILE) {
+        uint32_t kept = HAS_DROPOUT ? kept_of_keys(dropout, query, first) : 0;
         Piece s, dp;
         Rows<T> queries = rows_of_qkv(qkv, 0, query, part, size), douts = rows_of(dout, query, part, size);
         multiply_transposed(s, keys, queries, part.HS);
@@ -296,7 +338,9 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
             for (int i = 0; i < PER_THREAD; i++) {
                 bool visible = first + piece_row(i) <= t;
                 s[i][j] = visible ? expf(s[i][j] * size.scale - of_query) : 0.0f;
+                if (HAS_DROPOUT) dp[i][j] = drop_or_scale(dropout, kept, i, j, dp[i][j]);
                 dp[i][j] = s[i][j] * (dp[i][j] - less);
+                if (HAS_DROPOUT) s[i][j] = drop_or_scale(dropout, kept, i, j, s[i][j]);
             }
         }
         store_weights(p_weights, s);
@@ -310,9 +354,9 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
     store_piece(to + size.C, pitch, size.T - first, part.column, part.HS, dvalue, 1.0f);
 }
 
-template <class T>
-void attention_backward_plain(Backend *be, T *dqkv, const T *dout, const T *qkv, const T *out, const float *lse,
-                              AttentionSize size) {
+template <class T, bool HAS_DROPOUT>
+static void backward(Backend *be, T *dqkv, const T *dout, const T *qkv, const T *out, const float *lse,
+                     AttentionSize size) {
     size_t rows = (size_t)size.B * size.NH * size.T;
     float *delta = (float *)cuda_scratch(be, rows * sizeof *delta);
     cudaStream_t stream = cuda_stream(be);
@@ -320,10 +364,18 @@ void attention_backward_plain(Backend *be, T *dqkv, const T *dout, const T *qkv,
     attention_delta_kernel<T><<<blocks, DELTA_WARPS * WARP, 0, stream>>>(delta, dout, out, size);
     cuda_check_launch("attention_delta_kernel");
     dim3 grid = plain_grid(size);
-    attention_dquery_plain_kernel<T><<<grid, PLAIN_THREADS, 0, stream>>>(dqkv, dout, qkv, lse, delta, size);
+    attention_dquery_plain_kernel<T, HAS_DROPOUT>
+        <<<grid, PLAIN_THREADS, 0, stream>>>(dqkv, dout, qkv, lse, delta, size);
     cuda_check_launch("attention_dquery_plain_kernel");
-    attention_dkey_dvalue_plain_kernel<T><<<grid, PLAIN_THREADS, 0, stream>>>(dqkv, dout, qkv, lse, delta, size);
+    attention_dkey_dvalue_plain_kernel<T, HAS_DROPOUT>
+        <<<grid, PLAIN_THREADS, 0, stream>>>(dqkv, dout, qkv, lse, delta, size);
     cuda_check_launch("attention_dkey_dvalue_plain_kernel");
+}
+
+template <class T>
+void attention_backward_plain(Backend *be, T *dqkv, const T *dout, const T *qkv, const T *out, const float *lse,
+                              AttentionSize size) {
+    (size.dropout.rate > 0.0f ? backward<T, true> : backward<T, false>)(be, dqkv, dout, qkv, out, lse, size);
 }
 
 /* ---- one new token ---- */

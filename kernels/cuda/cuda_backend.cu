@@ -370,6 +370,7 @@ Backend *cuda_backend_open(const BackendOptions *options, Error *error) {
     cuda_enter_loss(be);
     cuda_enter_linear(be);
     cuda_enter_qk_norm_rope(be);
+    cuda_enter_dropout(be);
     cuda_enter_attention(be);
     return be;
 }

@@ -50,6 +50,7 @@ void cuda_enter_loss(Backend *be);
 /* The matmuls, and what autotunes them. */
 void cuda_enter_linear(Backend *be);
 void cuda_enter_qk_norm_rope(Backend *be);
+void cuda_enter_dropout(Backend *be);
 void cuda_enter_attention(Backend *be); /* attention.cu: chooses between the files of kernels */
 
 /* matmul.c: one cuBLASLt handle and its workspace. */

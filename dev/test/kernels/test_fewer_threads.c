@@ -169,9 +169,9 @@ static void test_attention(void **state) {
     double *eout = host_numbers(f, N * C), *else_ = host_numbers(f, B * NH * T), *edqkv = host_numbers(f, N * 3 * C);
     reference_attention_forward(eout, else_, qkv->value, B, T, C, NH, scale);
     reference_attention_backward(edqkv, dout->value, qkv->value, B, T, C, NH, scale);
-    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, scale));
+    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, scale, NULL));
     RUN_TWICE(f, be->attention_backward(be, dqkv->device, dout->device, qkv->device, out->device, lse->device, B, T, C,
-                                        NH, scale));
+                                        NH, scale, NULL));
     expect_near(out, eout, 2.5, "out");
     expect_near(lse, else_, 1, "lse");
     expect_near(dqkv, edqkv, 2.5, "dqkv");

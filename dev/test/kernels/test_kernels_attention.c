@@ -40,7 +40,7 @@ static void forward(Fixture *f, Size s, float scale, double deviation, double ou
     Array *qkv = array_in(f, ACTIVATION, B * T, 3 * C, deviation), *lse = array_out(f, FLOAT, B * NH, T);
     Array *out = array_out(f, ACTIVATION, B * T * NH, s.HS);
     double *expected = host_numbers(f, B * T * C), *expected_lse = host_numbers(f, B * NH * T);
-    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, scale));
+    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, scale, NULL));
     reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, scale);
     expect_near(out, expected, out_slack, "out");
     expect_near(lse, expected_lse, 1, "lse");
@@ -95,9 +95,9 @@ static void backward(Fixture *f, Size s, float scale, bool by_part) {
     Array *out = array_out(f, ACTIVATION, B * T, C), *lse = array_out(f, FLOAT, B * NH, T);
     Array *dqkv = array_out(f, ACTIVATION, B * T * 3 * NH, s.HS);
     double *expected = host_numbers(f, B * T * 3 * C);
-    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, scale));
+    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, scale, NULL));
     RUN_TWICE(f, be->attention_backward(be, dqkv->device, dout->device, qkv->device, out->device, lse->device, B, T, C,
-                                        NH, scale));
+                                        NH, scale, NULL));
     reference_attention_backward(expected, dout->value, qkv->value, B, T, C, NH, scale);
     expect_near(dqkv, expected, slack, "dqkv");
     if (by_part) expect_parts(f, dqkv, expected, s);
@@ -170,7 +170,7 @@ static void count_forward(Fixture *f, Size s) {
     Array *qkv = counting_qkv(f, s, false), *out = array_out(f, ACTIVATION, B * T, C);
     Array *lse = array_out(f, FLOAT, B * NH, T);
     double *expected = host_numbers(f, B * T * C), *expected_lse = host_numbers(f, B * NH * T);
-    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale));
+    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale, NULL));
     reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, usual_scale);
     expect_each(out, expected, slack, 1e-6, "out");
     expect_each(lse, expected_lse, 1, 1e-5, "lse");
@@ -189,9 +189,9 @@ static void count_backward(Fixture *f, Size s) {
     Array *qkv = counting_qkv(f, s, true), *dout = array_of(f, ACTIVATION, B * T, C, values);
     Array *out = array_out(f, ACTIVATION, B * T, C), *lse = array_out(f, FLOAT, B * NH, T);
     Array *dqkv = array_out(f, ACTIVATION, B * T, 3 * C);
-    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale));
+    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale, NULL));
     RUN_TWICE(f, be->attention_backward(be, dqkv->device, dout->device, qkv->device, out->device, lse->device, B, T, C,
-                                        NH, usual_scale));
+                                        NH, usual_scale, NULL));
     reference_attention_backward(expected, dout->value, qkv->value, B, T, C, NH, usual_scale);
     const double *got = fetch(dqkv), unit[] = {usual_scale, usual_scale * small, 1};
     const char *names[] = {"dquery", "dkey", "dvalue"};
@@ -244,7 +244,7 @@ static void decode(Fixture *f, Size s, int capacity) {
     Array *whole = array_out(f, ACTIVATION, B * T, C), *lse = array_out(f, FLOAT, B * NH, T);
     Array *keys = array_out(f, ACTIVATION, B * capacity, C), *values = array_out(f, ACTIVATION, B * capacity, C);
     double *expected = host_numbers(f, B * T * C), *expected_lse = host_numbers(f, B * NH * T);
-    RUN_TWICE(f, be->attention_forward(be, whole->device, lse->device, qkv->device, B, T, C, NH, usual_scale));
+    RUN_TWICE(f, be->attention_forward(be, whole->device, lse->device, qkv->device, B, T, C, NH, usual_scale, NULL));
     reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, usual_scale);
     const double *same_table = fetch(whole);
     Array *out = array_out(f, ACTIVATION, B * NH, s.HS);
@@ -290,9 +290,9 @@ static void special(Fixture *f, double value, int which) {
         array_set(dout, row * C + HS + 2, value);
     double *expected = host_numbers(f, B * T * C), *expected_lse = host_numbers(f, B * NH * T);
     double *gradient = host_numbers(f, B * T * 3 * C);
-    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale));
+    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale, NULL));
     RUN_TWICE(f, be->attention_backward(be, dqkv->device, dout->device, qkv->device, out->device, lse->device, B, T, C,
-                                        NH, usual_scale));
+                                        NH, usual_scale, NULL));
     reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, usual_scale);
     reference_attention_backward(gradient, dout->value, qkv->value, B, T, C, NH, usual_scale);
     expect_each(out, expected, slack, 2e-2, "out");
