@@ -5,7 +5,7 @@
     logits = norm(x) . (lm_head or wte)^T, softly capped where logit_softcap
 
 The keys of config.json are those of the "model" section of mars.c's config files. Norms, rotations and logits are
-computed in float32 whatever the type of the weights. Runs with transformers 4.57 and 5.24."""
+computed in float32 whatever the type of the weights. There is no dropout. Runs with transformers 4.57 and 5.24."""
 import math
 
 import torch

@@ -18,6 +18,7 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "checkpoint"))
+sys.dont_write_bytecode = True
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch

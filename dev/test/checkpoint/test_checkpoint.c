@@ -320,12 +320,15 @@ static void test_keys_of_transformers(void **state) {
     model.activation = ACTIVATION_RELU2;
     model.norm_eps = 1e-6;
     model.tie_embeddings = model.scale_attn_by_inverse_layer_idx = false;
+    model.dropout = 0.125;
     char *text = checkpoint_model_config(&model, false);
     cJSON *json = cJSON_Parse(text);
     assert_json(json, "activation_function", "\"relu2\"");
     assert_json(json, "layer_norm_epsilon", "1e-06");
     assert_json(json, "tie_word_embeddings", "false");
     assert_json(json, "scale_attn_by_inverse_layer_idx", "false");
+    static const char *const rates[] = {"resid_pdrop", "embd_pdrop", "attn_pdrop"};
+    for (size_t i = 0; i < ARRAY_LENGTH(rates); i++) assert_json(json, rates[i], "0.125");
     cJSON_Delete(json);
     free(text);
 }
