@@ -224,12 +224,13 @@ static void prefetch_batch(Trainer *t, int64_t step, int micro) {
 static void compute_gradient(Trainer *t, int which) {
     int64_t step = t->step + which;
     int last = t->config.train.gradient_accumulation_steps - 1;
-    GPT2Pass pass = {.grads = optim_gradient(t->optim, which),
-                     .dloss = 1.0f / (float)tokens_per_step(t),
-                     .ignores_loss = which > 0, /* the next step reports it, with its own weights */
-                     .seed = t->config.train.seed,
-                     .context = t,
-                     .weights_needed = weights_needed};
+    GPT2Pass pass;
+    memset(&pass, 0, sizeof pass);
+    pass.grads = optim_gradient(t->optim, which);
+    pass.dloss = 1.0f / (float)tokens_per_step(t);
+    pass.ignores_loss = which > 0; /* the next step reports it, with its own weights */
+    pass.seed = t->config.train.seed;
+    pass.context = t, pass.weights_needed = weights_needed;
     prefetch_batch(t, step, 0);
     for (int micro = 0; micro <= last; micro++) {
         if (micro < last) prefetch_batch(t, step, micro + 1);
