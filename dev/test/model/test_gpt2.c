@@ -17,6 +17,7 @@ typedef struct TestModel {
     double *params;
     int32_t *inputs, *targets;
     int B, T;
+    const Dropout *dropout; /* of the losses in float64; NULL: none */
 } TestModel;
 
 typedef struct Setup {
@@ -29,9 +30,7 @@ typedef struct Setup {
     bool only_forward;
 } Setup;
 
-static GPT2Config shape(int V, bool bias, bool scaled) {
-    return (GPT2Config)GPT2_SHAPE(3, 3, 12, 8, V, bias, scaled);
-}
+static GPT2Config shape(int V, bool bias, bool scaled) { return (GPT2Config)GPT2_SHAPE(3, 3, 12, 8, V, bias, scaled); }
 
 static TestModel open_bench(Setup s) {
     TestModel b = {.be = open_cpu(s.activation, s.threads ? s.threads : 1), .B = s.B, .T = s.T};
@@ -96,7 +95,8 @@ static void assert_same_bits(const TensorTable *table, const float *a, const flo
 
 /* The mean loss of the batch in float64, at any weights. */
 static double mean_loss(const TestModel *b, const double *params) {
-    return reference_gpt2_losses(NULL, &b->model.config, &b->model.table, params, b->inputs, b->targets, b->B, b->T) /
+    return reference_gpt2_losses(NULL, &b->model.config, &b->model.table, params, b->inputs, b->targets, b->B, b->T,
+                                 b->dropout) /
            (b->B * b->T);
 }
 
@@ -107,7 +107,7 @@ static void assert_losses(TestModel *b, double limit) {
     double *expected = checked_malloc((size_t)N * sizeof *expected, "losses");
     float *losses = checked_malloc((size_t)N * sizeof *losses, "losses");
     double sum = reference_gpt2_losses(expected, &b->model.config, &b->model.table, b->params, b->inputs, b->targets,
-                                       b->B, b->T);
+                                       b->B, b->T, b->dropout);
     int64_t count;
     double own_sum = gpt2_take_loss(&b->model, &count);
     assert_int_equal(count, N);
@@ -499,7 +499,8 @@ static void test_room_for_more(void **state) {
 static void test_threads(void **state) {
     (void)state;
     for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
-        Setup setup = {GPT2_SHAPE(2, 2, 64, 32, 259, true, true), .B = 4, .T = 32, .activation = (DType)type, .threads = 1};
+        Setup setup = {GPT2_SHAPE(2, 2, 64, 32, 259, true, true), .B = 4, .T = 32, .activation = (DType)type,
+                       .threads = 1};
         TestModel b = open_bench(setup);
         float *one = gradients_of(setup);
         for (int threads = 1; threads <= 3; threads++) {
