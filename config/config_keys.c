@@ -75,7 +75,7 @@ const ConfigKey config_keys[] = {
     MODEL_KEY(vocab_size, "50304", FROM_TO(1, GPT2_MAX_VOCABULARY), "tokens in the vocabulary"),
     MODEL_KEY(bias, "false", ANY, "biases in linear layers and LayerNorms"),
     KEY(model, dropout, "0", FROM_BELOW(0, 1),
-        "rate of dropout while training: embedding, attention weights, both sublayers' outputs"),
+        "rate of dropout, which training alone has"),
     MODEL_KEY(scale_attn_by_inverse_layer_idx, "true", ANY, "divide attention scores of layer l = 0.. by l + 1"),
     MODEL_KEY(position, "learned", ONE_OF(position_names), "a table of positions, or rotated queries and keys"),
     MODEL_KEY(rope_base, "10000", ABOVE(1), "of the frequencies of rope and rope-half"),

@@ -510,7 +510,6 @@ static void test_wrong_overrides(void **state) {
 static void test_model_rules(void **state) {
     (void)state;
     refuse_override("--n_head=7", "model.n_embd 768 must be a multiple of n_head 7");
-    refuse_override("--dropout=0.1", "model.dropout is 0.1|no dropout: set it to 0");
     refuse_override("--lm_head_bias=true",
                     "model.lm_head_bias true needs an LM head of its own|tie_embeddings to false");
     refuse_override("--zero_init_lm_head=true", "model.zero_init_lm_head true needs|set tie_embeddings to false");
@@ -580,7 +579,6 @@ static void test_rules_name_the_place(void **state) {
         {"model", "\"n_embd\": 36", "--position=rope", "model.position \"rope\" rotates pairs"},
         {"model", "\"position\": \"rope\"", "--n_embd=36", "model.position \"rope\" rotates pairs"},
         {"model", "\"lm_head_bias\": true", "--tie_embeddings=true", "model.lm_head_bias true needs"},
-        {"model", "\"dropout\": 0.1", "--dropout=0.2", "model.dropout is 0.2"},
         {"model", "\"block_size\": 65536", "--batch_size=65536", "train.batch_size 65536 x model.block_size 65536"},
         {"train", "\"gradient_accumulation_steps\": 0", "--total_batch_size=0", "give train.total_batch_size or"},
         {"train", "\"device\": \"cpu\"", "--allow_tf32=true", "train.allow_tf32 is for GPUs"},
