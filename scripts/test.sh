@@ -239,7 +239,7 @@ by_isa=(test_kernels_matmul.c test_kernels_attention.c test_newton_schulz.c)
 if [ $v3 = yes ]; then
     lane cpu-avx2-runs build/v3 CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX2 -- test_golden.c
     lane cpu-avx2 build/v3 CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX2 -- test_kernels.c test_kernels_norm.c test_kernels_qk.c \
-        "${by_isa[@]}"
+        test_kernels_dropout.c "${by_isa[@]}"
 fi
 if [ $native = no ]; then
     :

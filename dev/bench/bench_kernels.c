@@ -145,6 +145,12 @@ static void run_softmax_softcap(Backend *be, const Case *c, void **p) { softmax(
 /* In place, by a factor that leaves numbers as they are however often it is called. */
 static void run_scale(Backend *be, const Case *c, void **p) { be->scale(be, p[0], p[0], -1.0f, c->operands[0].count); }
 
+static const Dropout bench_dropout = {.rate = 0.1f, .seed = 1};
+
+static void run_dropout(Backend *be, const Case *c, void **p) {
+    be->dropout(be, &bench_dropout, p[0], p[1], c->s.B, (size_t)c->s.T * (size_t)c->s.C);
+}
+
 static void run_to_activation(Backend *be, const Case *c, void **p) {
     be->to_activation(be, p[0], p[1], c->operands[0].count);
 }
@@ -193,6 +199,16 @@ static void run_attention_forward(Backend *be, const Case *c, void **p) {
 static void run_attention_backward(Backend *be, const Case *c, void **p) {
     be->attention_backward(be, p[0], p[1], p[2], p[3], p[4], c->s.B, c->s.T, c->s.C, c->s.NH,
                            1.0f / sqrtf((float)c->s.C / (float)c->s.NH), NULL);
+}
+
+static void run_attention_forward_dropout(Backend *be, const Case *c, void **p) {
+    be->attention_forward(be, p[0], p[1], p[2], c->s.B, c->s.T, c->s.C, c->s.NH,
+                          1.0f / sqrtf((float)c->s.C / (float)c->s.NH), &bench_dropout);
+}
+
+static void run_attention_backward_dropout(Backend *be, const Case *c, void **p) {
+    be->attention_backward(be, p[0], p[1], p[2], p[3], p[4], c->s.B, c->s.T, c->s.C, c->s.NH,
+                           1.0f / sqrtf((float)c->s.C / (float)c->s.NH), &bench_dropout);
 }
 
 /* ---- measuring ---- */
@@ -271,7 +287,7 @@ static void report(Bench *bench, const Case *c, double seconds, double copy, dou
     const char *verdict = target == 0.0 ? "" : ratio >= target ? "ok" : "below";
     char target_text[16] = "";
     if (target > 0.0) snprintf(target_text, sizeof target_text, "%.2f", target);
-    printf("%-38s %-22s %9.1f %9.4g %-8s %6.2f %7s %s\n", c->name, c->sizes, seconds * 1e6,
+    printf("%-42s %-22s %9.1f %9.4g %-8s %6.2f %7s %s\n", c->name, c->sizes, seconds * 1e6,
            rate * (by_flops ? 1e-12 : 1e-9), by_flops ? "TFLOP/s" : "GB/s", ratio, target_text, verdict);
     fflush(stdout);
     cJSON *object = cJSON_CreateObject();
@@ -425,6 +441,10 @@ static void bench_elements(Bench *b) {
     Case scaling = case_of(b, "scaling", run_scale);
     operand(b, &scaling, ACTIVATION, b->s.N, b->s.C, 2);
     measure(b, &scaling);
+    Case dropout = case_of(b, "dropout", run_dropout);
+    operand(b, &dropout, ACTIVATION, b->s.N, b->s.C, 1);
+    operand(b, &dropout, ACTIVATION, b->s.N, b->s.C, 1);
+    measure(b, &dropout);
 }
 
 /* A linear layer: N rows of IC channels become OC. */
@@ -525,24 +545,35 @@ static Case attention_case(const Bench *b, int HS, const char *what, void (*run)
     return c;
 }
 
-static void bench_attention(Bench *b, int HS) {
-    bool has_target = HS == 64 && b->s.T == 1024;
-    int heads = b->s.C / HS, C = heads * HS, N = b->s.N;
-    Case forward = attention_case(b, HS, "forward", run_attention_forward);
-    if (has_target) forward.target = ATTENTION_FORWARD_TARGET;
+static void measure_attention_forward(Bench *b, Case forward, double target) {
+    int N = b->s.N, C = forward.s.C;
+    forward.target = target;
     operand(b, &forward, ACTIVATION, N, C, 1);
-    operand(b, &forward, FLOAT, N, heads, 1);
+    operand(b, &forward, FLOAT, N, forward.s.NH, 1);
     operand(b, &forward, ACTIVATION, N, 3 * C, 1);
     measure(b, &forward);
-    Case backward = attention_case(b, HS, "backward", run_attention_backward);
+}
+
+static void measure_attention_backward(Bench *b, Case backward, double target) {
+    int N = b->s.N, C = backward.s.C;
     backward.flops *= 2.5;
-    if (has_target) backward.target = ATTENTION_BACKWARD_TARGET;
+    backward.target = target;
     operand(b, &backward, ACTIVATION, N, 3 * C, 1);
     operand(b, &backward, ACTIVATION, N, C, 1);
     operand(b, &backward, ACTIVATION, N, 3 * C, 1);
     operand(b, &backward, ACTIVATION, N, C, 1);
-    operand(b, &backward, FLOAT, N, heads, 1);
+    operand(b, &backward, FLOAT, N, backward.s.NH, 1);
     measure(b, &backward);
+}
+
+static void bench_attention(Bench *b, int HS) {
+    bool has_target = HS == 64 && b->s.T == 1024;
+    measure_attention_forward(b, attention_case(b, HS, "forward", run_attention_forward),
+                              has_target ? ATTENTION_FORWARD_TARGET : 0);
+    measure_attention_backward(b, attention_case(b, HS, "backward", run_attention_backward),
+                               has_target ? ATTENTION_BACKWARD_TARGET : 0);
+    measure_attention_forward(b, attention_case(b, HS, "forward, dropout", run_attention_forward_dropout), 0);
+    measure_attention_backward(b, attention_case(b, HS, "backward, dropout", run_attention_backward_dropout), 0);
 }
 
 /* ---- the run ---- */
@@ -598,7 +629,7 @@ int main(int argc, char **argv) {
     double copy = copy_rate(&b.rates), matmul = matmul_rate(&b.rates);
     printf("%s, %s, GPT-2 %s at batch %d x %d: copy %.1f GB/s, matmul %.4g TFLOP/s\n", b.be->device, b.be->name,
            b.options.model->name, b.s.B, b.s.T, copy * 1e-9, matmul * 1e-12);
-    printf("%-38s %-22s %9s %18s %6s %7s\n", "operation", "sizes", "us", "", "of it", "target");
+    printf("%-42s %-22s %9s %18s %6s %7s\n", "operation", "sizes", "us", "", "of it", "target");
     bench_embedding(&b);
     bench_layernorm(&b);
     bench_rmsnorm(&b);

@@ -238,7 +238,7 @@ __device__ __forceinline__ float row_max(float x) {
 
 /* ---- dropout ---- */
 
-/* The dropout of a block's head. It lies in shared memory, since the kernels on tensor cores have no registers left. */
+/* The dropout of a block's head. On tensor cores it lies in shared memory, after all else, since no registers are left. */
 struct HeadDropout {
     uint64_t key;
     int head;
@@ -254,6 +254,8 @@ struct HeadDropout {
         return bits;
     }
 };
+
+template <bool HAS_DROPOUT> constexpr int dropout_bytes() { return HAS_DROPOUT ? (int)sizeof(HeadDropout) : 0; }
 
 __device__ __forceinline__ HeadDropout head_dropout(const Dropout &dropout, int head) {
     return {dropout_key(&dropout, (int)blockIdx.z), head, dropout_threshold(dropout.rate), dropout_scale(dropout.rate)};

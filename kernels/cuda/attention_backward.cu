@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
                             const float *lse, AttentionSize size) {
     typedef BackwardSizes<HS> S;
     extern __shared__ __align__(128) unsigned char memory[];
-    __shared__ HeadDropout dropout;
+    HeadDropout &dropout = *reinterpret_cast<HeadDropout *>(memory + S::BYTES);
     if (HAS_DROPOUT && threadIdx.x == 0) dropout = head_dropout(size.dropout, blockIdx.x);
     bf16 *shared = reinterpret_cast<bf16 *>(memory);
     int first = (gridDim.y - 1 - blockIdx.y) * S::ROWS, rows = size.T - first, C = size.C, pitch = 3 * C;
@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
                                  AttentionSize size) {
     typedef BackwardSizes<HS> S;
     extern __shared__ __align__(128) unsigned char memory[];
-    __shared__ HeadDropout dropout;
+    HeadDropout &dropout = *reinterpret_cast<HeadDropout *>(memory + S::BYTES);
     if (HAS_DROPOUT && threadIdx.x == 0) dropout = head_dropout(size.dropout, blockIdx.x);
     bf16 *shared = reinterpret_cast<bf16 *>(memory);
     int first = blockIdx.y * S::ROWS, rows = size.T - first, C = size.C, pitch = 3 * C;
@@ -253,21 +253,22 @@ template <int HS, bool HAS_DROPOUT>
 static void backward(Backend *be, bf16 *dqkv, const bf16 *dout, const bf16 *qkv, const bf16 *out, const float *lse,
                      AttentionSize size) {
     typedef BackwardSizes<HS> S;
+    constexpr int bytes = S::BYTES + dropout_bytes<HAS_DROPOUT>();
     const char *what = "asking for shared memory";
     cuda_check(cudaFuncSetAttribute(attention_dquery_kernel<HS, HAS_DROPOUT>,
-                                    cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES),
+                                    cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
                what);
     cuda_check(cudaFuncSetAttribute(attention_dkey_dvalue_kernel<HS, HAS_DROPOUT>,
-                                    cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES),
+                                    cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
                what);
     dim3 grid((unsigned)size.NH, (unsigned)ceil_div(size.T, S::ROWS), (unsigned)size.B);
     size_t count = (size_t)size.B * size.NH * grid.y * S::ROWS;
     QueryStats *stats = (QueryStats *)cuda_scratch(be, count * sizeof *stats);
     attention_dquery_kernel<HS, HAS_DROPOUT>
-        <<<grid, S::THREADS, S::BYTES, cuda_stream(be)>>>(dqkv, stats, dout, qkv, out, lse, size);
+        <<<grid, S::THREADS, bytes, cuda_stream(be)>>>(dqkv, stats, dout, qkv, out, lse, size);
     cuda_check_launch("attention_dquery_kernel");
     attention_dkey_dvalue_kernel<HS, HAS_DROPOUT>
-        <<<grid, S::THREADS, S::BYTES, cuda_stream(be)>>>(dqkv, stats, dout, qkv, size);
+        <<<grid, S::THREADS, bytes, cuda_stream(be)>>>(dqkv, stats, dout, qkv, size);
     cuda_check_launch("attention_dkey_dvalue_kernel");
 }
 

@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(ForwardSizes<HS>::THREADS, ForwardSizes<HS>::B
     attention_forward_kernel(bf16 *out, float *lse, const bf16 *qkv, AttentionSize size) {
     typedef ForwardSizes<HS> S;
     extern __shared__ __align__(128) unsigned char memory[];
-    __shared__ HeadDropout dropout;
+    HeadDropout &dropout = *reinterpret_cast<HeadDropout *>(memory + S::BYTES);
     if (HAS_DROPOUT && threadIdx.x == 0) dropout = head_dropout(size.dropout, blockIdx.x);
     bf16 *shared = reinterpret_cast<bf16 *>(memory);
     int first = (gridDim.y - 1 - blockIdx.y) * S::QUERIES, rows = size.T - first, pitch = 3 * size.C;
@@ -214,11 +214,12 @@ __global__ void __launch_bounds__(ForwardSizes<HS>::THREADS, ForwardSizes<HS>::B
 template <int HS, bool HAS_DROPOUT>
 static void forward(Backend *be, bf16 *out, float *lse, const bf16 *qkv, AttentionSize size) {
     typedef ForwardSizes<HS> S;
+    constexpr int bytes = S::BYTES + dropout_bytes<HAS_DROPOUT>();
     cuda_check(cudaFuncSetAttribute(attention_forward_kernel<HS, HAS_DROPOUT>,
-                                    cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES),
+                                    cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
                "asking for shared memory");
     dim3 grid((unsigned)size.NH, (unsigned)ceil_div(size.T, S::QUERIES), (unsigned)size.B);
-    attention_forward_kernel<HS, HAS_DROPOUT><<<grid, S::THREADS, S::BYTES, cuda_stream(be)>>>(out, lse, qkv, size);
+    attention_forward_kernel<HS, HAS_DROPOUT><<<grid, S::THREADS, bytes, cuda_stream(be)>>>(out, lse, qkv, size);
     cuda_check_launch("attention_forward_kernel");
 }
 

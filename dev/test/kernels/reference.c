@@ -185,6 +185,28 @@ void reference_qk_norm_rope_backward(double *dqkv, const double *dout, const dou
         }
 }
 
+/* ---- dropout ---- */
+
+void reference_dropout(double *out, const double *in, const Dropout *dropout, int B, int64_t n) {
+    for (int b = 0; b < B; b++)
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t word = dropout_words(dropout_key(dropout, b), (uint64_t)i / 4).word[i % 4];
+            bool is_dropped = word < dropout_threshold(dropout->rate);
+            out[b * n + i] = is_dropped ? 0 : in[b * n + i] * dropout_scale(dropout->rate);
+        }
+}
+
+void reference_attention_factors(double *factors, const Dropout *dropout, int B, int T, int NH) {
+    for (int b = 0; b < B; b++)
+        for (int h = 0; h < NH; h++)
+            for (int t = 0; t < T; t++)
+                for (int s = 0; s < T; s++) {
+                    uint32_t word = dropout_attention_words(dropout_key(dropout, b), h, t, s / 4).word[s % 4];
+                    bool is_dropped = word < dropout_threshold(dropout->rate);
+                    *factors++ = is_dropped ? 0 : dropout_scale(dropout->rate);
+                }
+}
+
 /* ---- attention ---- */
 
 /* scores[s] = scale <q[t], k[s]> for s <= t, of the head whose query, key and value start at qkv; a token's are
@@ -193,8 +215,13 @@ static void attention_scores(double *scores, const double *qkv, int t, int C, in
     for (int s = 0; s <= t; s++) scores[s] = scale * dot(qkv + t * 3 * C, qkv + s * 3 * C + C, HS);
 }
 
-void reference_attention_forward(double *out, double *lse, const double *qkv, int B, int T, int C, int NH,
-                                 double scale) {
+/* The factors of a query and the keys up to it; NULL where there are none. */
+static const double *factors_of(const double *factors, int head, int t, int T) {
+    return factors ? factors + ((int64_t)head * T + t) * T : NULL;
+}
+
+void reference_attention_forward(double *out, double *lse, const double *qkv, const double *factors, int B, int T,
+                                 int C, int NH, double scale) {
     int HS = C / NH;
     double *scores = checked_malloc((size_t)T * sizeof *scores, "attention scores");
     set_zero(out, (int64_t)B * T * C);
@@ -202,32 +229,38 @@ void reference_attention_forward(double *out, double *lse, const double *qkv, in
         for (int h = 0; h < NH; h++)
             for (int t = 0; t < T; t++) {
                 const double *head = qkv + b * T * 3 * C + h * HS, *values = head + 2 * C;
+                const double *factor = factors_of(factors, b * NH + h, t, T);
                 double *lse_t = &lse[(b * NH + h) * T + t];
                 attention_scores(scores, head, t, C, HS, scale);
                 *lse_t = log_sum_exp(scores, t + 1);
-                for (int s = 0; s <= t; s++)
-                    add_scaled(out + (b * T + t) * C + h * HS, exp(scores[s] - *lse_t), values + s * 3 * C, HS);
+                for (int s = 0; s <= t; s++) {
+                    double p = exp(scores[s] - *lse_t) * (factor ? factor[s] : 1);
+                    add_scaled(out + (b * T + t) * C + h * HS, p, values + s * 3 * C, HS);
+                }
             }
     free(scores);
 }
 
-/* One query t of one head. p = softmax(scores), out = sum p v, so   dv[s] += p[s] dout,   dp[s] = <dout, v[s]>,
- * dscores = p (dp - <p, dp>),   dq = scale sum dscores[s] k[s],   dk[s] += scale dscores[s] q */
-static void attention_backward_query(double *dqkv, const double *dout, const double *qkv, double *scores, int t, int C,
-                                     int HS, double scale) {
+/* One query t of one head. p = softmax(scores), out = sum f p v with factors f, so   dv[s] += f[s] p[s] dout,
+ * dp[s] = f[s] <dout, v[s]>,   dscores = p (dp - <p, dp>),   dq = scale sum dscores[s] k[s],
+ * dk[s] += scale dscores[s] q */
+static void attention_backward_query(double *dqkv, const double *dout, const double *qkv, const double *factor,
+                                     double *scores, int t, int C, int HS, double scale) {
     attention_scores(scores, qkv, t, C, HS, scale);
     double lse = log_sum_exp(scores, t + 1), p_dp = 0;
-    for (int s = 0; s <= t; s++) p_dp += exp(scores[s] - lse) * dot(dout, qkv + s * 3 * C + 2 * C, HS);
+    for (int s = 0; s <= t; s++)
+        p_dp += exp(scores[s] - lse) * (factor ? factor[s] : 1) * dot(dout, qkv + s * 3 * C + 2 * C, HS);
     for (int s = 0; s <= t; s++) {
-        double p = exp(scores[s] - lse), dp = dot(dout, qkv + s * 3 * C + 2 * C, HS), dscore = p * (dp - p_dp);
+        double f = factor ? factor[s] : 1, p = exp(scores[s] - lse);
+        double dp = f * dot(dout, qkv + s * 3 * C + 2 * C, HS), dscore = p * (dp - p_dp);
         add_scaled(dqkv + t * 3 * C, scale * dscore, qkv + s * 3 * C + C, HS);
         add_scaled(dqkv + s * 3 * C + C, scale * dscore, qkv + t * 3 * C, HS);
-        add_scaled(dqkv + s * 3 * C + 2 * C, p, dout, HS);
+        add_scaled(dqkv + s * 3 * C + 2 * C, f * p, dout, HS);
     }
 }
 
-void reference_attention_backward(double *dqkv, const double *dout, const double *qkv, int B, int T, int C, int NH,
-                                  double scale) {
+void reference_attention_backward(double *dqkv, const double *dout, const double *qkv, const double *factors, int B,
+                                  int T, int C, int NH, double scale) {
     int HS = C / NH;
     double *scores = checked_malloc((size_t)T * sizeof *scores, "attention scores");
     set_zero(dqkv, (int64_t)B * T * 3 * C);
@@ -235,8 +268,8 @@ void reference_attention_backward(double *dqkv, const double *dout, const double
         for (int h = 0; h < NH; h++)
             for (int t = 0; t < T; t++) {
                 int head = b * T * 3 * C + h * HS;
-                attention_backward_query(dqkv + head, dout + (b * T + t) * C + h * HS, qkv + head, scores, t, C, HS,
-                                         scale);
+                attention_backward_query(dqkv + head, dout + (b * T + t) * C + h * HS, qkv + head,
+                                         factors_of(factors, b * NH + h, t, T), scores, t, C, HS, scale);
             }
     free(scores);
 }

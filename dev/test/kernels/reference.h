@@ -57,12 +57,20 @@ void reference_qk_norm_rope_forward(double *out, double *rstd, const double *qkv
 void reference_qk_norm_rope_backward(double *dqkv, const double *dout, const double *qkv, bool has_norm,
                                      const double *rotation, double eps, int B, int T, int C, int NH);
 
-/* out (B,T,C), lse (B,NH,T) from qkv (B,T,3C): causal attention, head h in columns [h*HS, (h+1)*HS) of each part */
-void reference_attention_forward(double *out, double *lse, const double *qkv, int B, int T, int C, int NH,
-                                 double scale);
+/* out, in (B sequences of n numbers): in times a factor that dropout.h makes 0 or 1/(1 - rate); 0 for any number that is
+ * dropped. out may be in */
+void reference_dropout(double *out, const double *in, const Dropout *dropout, int B, int64_t n);
+
+/* factors (B,NH,T,T): what dropout.h multiplies the weight of a query (third) and a key (last) by, 0 or 1/(1 - rate) */
+void reference_attention_factors(double *factors, const Dropout *dropout, int B, int T, int NH);
+
+/* out (B,T,C), lse (B,NH,T) from qkv (B,T,3C): causal attention, head h in columns [h*HS, (h+1)*HS) of each part. The
+ * softmax's values are multiplied by factors (B,NH,T,T), NULL for 1. */
+void reference_attention_forward(double *out, double *lse, const double *qkv, const double *factors, int B, int T,
+                                 int C, int NH, double scale);
 /* dqkv (B,T,3C) */
-void reference_attention_backward(double *dqkv, const double *dout, const double *qkv, int B, int T, int C, int NH,
-                                  double scale);
+void reference_attention_backward(double *dqkv, const double *dout, const double *qkv, const double *factors, int B,
+                                  int T, int C, int NH, double scale);
 
 /* losses (N) = -log softmax(s)[targets[n]] over the first V of VP columns; s is the logit z or, with softcap c > 0,
  * c z/sqrt(z^2 + c^2) */

@@ -41,7 +41,7 @@ static void forward(Fixture *f, Size s, float scale, double deviation, double ou
     Array *out = array_out(f, ACTIVATION, B * T * NH, s.HS);
     double *expected = host_numbers(f, B * T * C), *expected_lse = host_numbers(f, B * NH * T);
     RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, scale, NULL));
-    reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, scale);
+    reference_attention_forward(expected, expected_lse, qkv->value, NULL, B, T, C, NH, scale);
     expect_near(out, expected, out_slack, "out");
     expect_near(lse, expected_lse, 1, "lse");
 }
@@ -98,7 +98,7 @@ static void backward(Fixture *f, Size s, float scale, bool by_part) {
     RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, scale, NULL));
     RUN_TWICE(f, be->attention_backward(be, dqkv->device, dout->device, qkv->device, out->device, lse->device, B, T, C,
                                         NH, scale, NULL));
-    reference_attention_backward(expected, dout->value, qkv->value, B, T, C, NH, scale);
+    reference_attention_backward(expected, dout->value, qkv->value, NULL, B, T, C, NH, scale);
     expect_near(dqkv, expected, slack, "dqkv");
     if (by_part) expect_parts(f, dqkv, expected, s);
 }
@@ -171,7 +171,7 @@ static void count_forward(Fixture *f, Size s) {
     Array *lse = array_out(f, FLOAT, B * NH, T);
     double *expected = host_numbers(f, B * T * C), *expected_lse = host_numbers(f, B * NH * T);
     RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale, NULL));
-    reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, usual_scale);
+    reference_attention_forward(expected, expected_lse, qkv->value, NULL, B, T, C, NH, usual_scale);
     expect_each(out, expected, slack, 1e-6, "out");
     expect_each(lse, expected_lse, 1, 1e-5, "lse");
 }
@@ -192,7 +192,7 @@ static void count_backward(Fixture *f, Size s) {
     RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale, NULL));
     RUN_TWICE(f, be->attention_backward(be, dqkv->device, dout->device, qkv->device, out->device, lse->device, B, T, C,
                                         NH, usual_scale, NULL));
-    reference_attention_backward(expected, dout->value, qkv->value, B, T, C, NH, usual_scale);
+    reference_attention_backward(expected, dout->value, qkv->value, NULL, B, T, C, NH, usual_scale);
     const double *got = fetch(dqkv), unit[] = {usual_scale, usual_scale * small, 1};
     const char *names[] = {"dquery", "dkey", "dvalue"};
     for (int i = 0; i < B * T * 3 * C; i++) {
@@ -211,6 +211,115 @@ static void test_every_pair(void **state) {
         count_forward(f, counted[i]);
         count_backward(f, counted[i]);
     }
+}
+
+/* ---- dropout ---- */
+
+static const Dropout usual_dropout = {.rate = 0.3f, .seed = 77, .place = 4, .first_sequence = 12};
+
+/* Forward and backward with dropout, against the reference with its factors. */
+static void dropped(Fixture *f, Size s, Dropout dropout) {
+    if (too_large(s)) return;
+    Backend *be = f->be;
+    int B = s.B, T = s.T, NH = s.NH, C = NH * s.HS;
+    begin_case(f, "dropout %g, B=%d T=%d NH=%d HS=%d", dropout.rate, B, T, NH, s.HS);
+    Array *qkv = array_in(f, ACTIVATION, B * T, 3 * C, 1.0), *dout = array_in(f, ACTIVATION, B * T, C, 1.0);
+    Array *out = array_out(f, ACTIVATION, B * T * NH, s.HS), *lse = array_out(f, FLOAT, B * NH, T);
+    Array *dqkv = array_out(f, ACTIVATION, B * T * 3 * NH, s.HS);
+    double *factors = host_numbers(f, (int64_t)B * NH * T * T), *expected = host_numbers(f, B * T * C);
+    double *expected_lse = host_numbers(f, B * NH * T), *gradient = host_numbers(f, B * T * 3 * C);
+    reference_attention_factors(factors, &dropout, B, T, NH);
+    reference_attention_forward(expected, expected_lse, qkv->value, factors, B, T, C, NH, usual_scale);
+    reference_attention_backward(gradient, dout->value, qkv->value, factors, B, T, C, NH, usual_scale);
+    RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale, &dropout));
+    expect_near(out, expected, slack, "out");
+    expect_near(lse, expected_lse, 1, "lse");
+    RUN_TWICE(f, be->attention_backward(be, dqkv->device, dout->device, qkv->device, out->device, lse->device, B, T, C,
+                                        NH, usual_scale, &dropout));
+    expect_near(dqkv, gradient, slack, "dqkv");
+    if (T > 1) expect_parts(f, dqkv, gradient, s);
+}
+
+static void test_dropout(void **state) {
+    Fixture *f = fixture_of(state);
+    const float rates[] = {0.0001f, 0.1f, 0.5f, 0.9f};
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) dropped(f, sizes[i], usual_dropout);
+    for (size_t i = 0; i < ARRAY_LENGTH(rates); i++) {
+        Dropout dropout = usual_dropout;
+        dropout.rate = rates[i];
+        dropped(f, (Size){1, 65, 2, 64}, dropout);
+        dropped(f, (Size){1, 129, 1, 128}, dropout);
+        dropped(f, (Size){2, 67, 2, 20}, dropout);
+    }
+}
+
+/* A rate of 0 is no dropout; another seed, place or sequence has other masks. */
+static void test_dropout_masks(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    const Size of[] = {{1, 70, 2, 64}, {2, 70, 1, 16}};
+    for (size_t i = 0; i < ARRAY_LENGTH(of); i++) {
+        int B = of[i].B, T = of[i].T, NH = of[i].NH, C = NH * of[i].HS;
+        Dropout dropouts[5] = {usual_dropout, usual_dropout, usual_dropout, usual_dropout, {.rate = 0.0f}};
+        dropouts[1].seed++;
+        dropouts[2].place++;
+        dropouts[3].first_sequence++;
+        begin_size(f, of[i], "masks");
+        Array *qkv = array_in(f, ACTIVATION, B * T, 3 * C, 1.0), *lse = array_out(f, FLOAT, B * NH, T);
+        const double *outs[6];
+        for (int k = 0; k < 6; k++) {
+            Array *out = array_out(f, ACTIVATION, B * T, C);
+            RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale,
+                                               k < 5 ? &dropouts[k] : NULL));
+            outs[k] = fetch(out);
+        }
+        for (int k = 0; k < 5; k++)
+            for (int other = k + 1; other < 6; other++) {
+                double error = relative_error(outs[k], outs[other], (size_t)(B * T * C));
+                if (k == 4 ? error != 0.0 : error < 0.1)
+                    fail_msg("%s: outputs %d and %d differ by %g", f->where, k, other, error);
+            }
+    }
+}
+
+/* The mean over many masks is the output without dropout. A weight p of value v has the deviation
+ * p v sqrt(rate/(1 - rate)) in each of them. */
+static void test_dropout_mean(void **state) {
+    Fixture *f = fixture_of(state);
+    Backend *be = f->be;
+    enum { B = 1, T = 19, NH = 2, HS = 64, C = NH * HS };
+    int seeds = only_small_sizes() ? 40 : 400;
+    begin_case(f, "the mean over %d masks", seeds);
+    Array *qkv = array_in(f, ACTIVATION, B * T, 3 * C, 1.0), *lse = array_out(f, FLOAT, B * NH, T);
+    Array *out = array_out(f, ACTIVATION, B * T, C);
+    double *expected = host_numbers(f, T * C), *squared = host_numbers(f, T * C), *lses = host_numbers(f, NH * T);
+    double *weights = host_numbers(f, NH * T * T), *mean = host_numbers(f, T * C);
+    reference_attention_forward(expected, lses, qkv->value, NULL, B, T, C, NH, usual_scale);
+    for (int h = 0; h < NH; h++)
+        for (int t = 0; t < T; t++)
+            for (int s = 0; s <= t; s++) {
+                double score = 0.0;
+                for (int c = h * HS; c < (h + 1) * HS; c++)
+                    score += usual_scale * qkv->value[t * 3 * C + c] * qkv->value[s * 3 * C + C + c];
+                weights[(h * T + t) * T + s] = exp(score - lses[h * T + t]);
+            }
+    for (int i = 0; i < T * C; i++)
+        for (int s = 0; s <= i / C; s++)
+            squared[i] += pow(weights[(i % C / HS * T + i / C) * T + s] * qkv->value[s * 3 * C + 2 * C + i % C], 2);
+    for (int seed = 0; seed < seeds; seed++) {
+        Dropout dropout = usual_dropout;
+        dropout.seed = (uint64_t)seed;
+        be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale, &dropout);
+        const double *one = fetch(out);
+        for (int i = 0; i < T * C; i++) mean[i] += one[i] / seeds;
+    }
+    double total = 0.0;
+    for (int i = 0; i < T * C; i++) {
+        double variance = squared[i] * usual_dropout.rate / (1 - usual_dropout.rate) / seeds;
+        total += pow(mean[i] - expected[i], 2) / variance / (T * C);
+    }
+    /* The 64 columns of a head share their masks, which leaves some hundred independent terms. */
+    if (!(total > 0.5 && total < 1.6)) fail_msg("%s: %g times the variance expected", f->where, total);
 }
 
 /* ---- one token at a time ---- */
@@ -245,7 +354,7 @@ static void decode(Fixture *f, Size s, int capacity) {
     Array *keys = array_out(f, ACTIVATION, B * capacity, C), *values = array_out(f, ACTIVATION, B * capacity, C);
     double *expected = host_numbers(f, B * T * C), *expected_lse = host_numbers(f, B * NH * T);
     RUN_TWICE(f, be->attention_forward(be, whole->device, lse->device, qkv->device, B, T, C, NH, usual_scale, NULL));
-    reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, usual_scale);
+    reference_attention_forward(expected, expected_lse, qkv->value, NULL, B, T, C, NH, usual_scale);
     const double *same_table = fetch(whole);
     Array *out = array_out(f, ACTIVATION, B * NH, s.HS);
     for (int t = 0; t < T; t++) {
@@ -293,8 +402,8 @@ static void special(Fixture *f, double value, int which) {
     RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, usual_scale, NULL));
     RUN_TWICE(f, be->attention_backward(be, dqkv->device, dout->device, qkv->device, out->device, lse->device, B, T, C,
                                         NH, usual_scale, NULL));
-    reference_attention_forward(expected, expected_lse, qkv->value, B, T, C, NH, usual_scale);
-    reference_attention_backward(gradient, dout->value, qkv->value, B, T, C, NH, usual_scale);
+    reference_attention_forward(expected, expected_lse, qkv->value, NULL, B, T, C, NH, usual_scale);
+    reference_attention_backward(gradient, dout->value, qkv->value, NULL, B, T, C, NH, usual_scale);
     expect_each(out, expected, slack, 2e-2, "out");
     expect_each(lse, expected_lse, 1, 1e-4, "lse");
     expect_each(dqkv, gradient, slack, 5e-2, "dqkv");
@@ -331,7 +440,7 @@ static void test_decode_special(void **state) {
                                                   C, NH, usual_scale));
             }
             double *expected = host_numbers(f, B * T * C), *lse = host_numbers(f, B * NH * T);
-            reference_attention_forward(expected, lse, qkv->value, B, T, C, NH, usual_scale);
+            reference_attention_forward(expected, lse, qkv->value, NULL, B, T, C, NH, usual_scale);
             expect_each(out, rows_at(f, expected, T - 1, B, T, C), slack, 2e-2, "decoded");
         }
 }
@@ -342,7 +451,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_backward),       cmocka_unit_test(test_tile_edges),
         cmocka_unit_test(test_one_head),       cmocka_unit_test(test_every_pair),
         cmocka_unit_test(test_decode),         cmocka_unit_test(test_special),
-        cmocka_unit_test(test_decode_special),
+        cmocka_unit_test(test_decode_special), cmocka_unit_test(test_dropout),
+        cmocka_unit_test(test_dropout_masks),  cmocka_unit_test(test_dropout_mean),
     };
     return run_kernel_tests(argc, argv, tests, ARRAY_LENGTH(tests));
 }

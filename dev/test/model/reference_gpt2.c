@@ -23,7 +23,22 @@ typedef struct Reference {
     const TensorTable *table;
     const double *params, *rotation; /* rotation NULL without RoPE */
     int B, T, C, N;
+    const Dropout *dropout; /* NULL: none */
 } Reference;
+
+/* The dropout of a place in the model: 0 the embedding; 1, 2 and 3 of each block l the attention's weights, its
+ * output and that of the MLP. */
+static Dropout dropout_at(const Reference *r, int l, int place) {
+    Dropout dropout = *r->dropout;
+    dropout.place = (uint32_t)(3 * l + place);
+    return dropout;
+}
+
+static void drop(const Reference *r, double *x, int l, int place) {
+    if (!r->dropout) return;
+    Dropout dropout = dropout_at(r, l, place);
+    reference_dropout(x, x, &dropout, r->B, (int64_t)r->T * r->C);
+}
 
 /* out = norm(x) by the weights of that name; `l` is -1 for a norm outside of the blocks. */
 static void norm(const Reference *r, double *out, const double *x, int l, const char *name) {
@@ -48,7 +63,7 @@ static void linear(const Reference *r, double *out, const double *in, int l, con
     reference_matmul_forward(out, in, weight, weights(r->table, r->params, full), r->N, in_size, out_size);
 }
 
-/* x += output_scale attention(norm(x)) */
+/* x += dropout(output_scale attention(norm(x))) */
 static void attention_sublayer(const Reference *r, double *x, int l) {
     const GPT2Config *c = r->config;
     int C = r->C, NH = c->n_head;
@@ -57,17 +72,24 @@ static void attention_sublayer(const Reference *r, double *x, int l) {
     if (c->scale_attn_by_inverse_layer_idx) scale /= l + 1;
     double *normed = numbers(size), *qkv = numbers(3 * size), *turned = numbers(3 * size), *attended = numbers(size);
     double *out = numbers(size), *lse = numbers((int64_t)r->N * NH), *rstd = numbers((int64_t)r->N * 2 * NH);
+    double *factors = r->dropout ? numbers((int64_t)r->N * NH * r->T) : NULL;
+    if (factors) {
+        Dropout dropout = dropout_at(r, l, 1);
+        reference_attention_factors(factors, &dropout, r->B, r->T, NH);
+    }
     norm(r, normed, x, l, "ln_1");
     linear(r, qkv, normed, l, "attn.c_attn", C, 3 * C);
     reference_qk_norm_rope_forward(turned, c->qk_norm ? rstd : NULL, qkv, r->rotation, c->qk_norm_eps, r->B, r->T, C,
                                    NH);
-    reference_attention_forward(attended, lse, turned, r->B, r->T, C, NH, scale);
+    reference_attention_forward(attended, lse, turned, factors, r->B, r->T, C, NH, scale);
     linear(r, out, attended, l, "attn.c_proj", C, C);
-    for (int64_t i = 0; i < size; i++) x[i] += c->attention_output_scale * out[i];
-    free(normed), free(qkv), free(turned), free(attended), free(out), free(lse), free(rstd);
+    for (int64_t i = 0; i < size; i++) out[i] *= c->attention_output_scale;
+    drop(r, out, l, 2);
+    for (int64_t i = 0; i < size; i++) x[i] += out[i];
+    free(normed), free(qkv), free(turned), free(attended), free(out), free(lse), free(rstd), free(factors);
 }
 
-/* x += MLP(norm(x)) */
+/* x += dropout(MLP(norm(x))) */
 static void mlp_sublayer(const Reference *r, double *x, int l) {
     int C = r->C;
     int64_t size = (int64_t)r->N * C;
@@ -76,6 +98,7 @@ static void mlp_sublayer(const Reference *r, double *x, int l) {
     linear(r, hidden, normed, l, "mlp.c_fc", C, 4 * C);
     reference_activation_forward(r->config->activation, hidden, hidden, 4 * size);
     linear(r, out, hidden, l, "mlp.c_proj", 4 * C, C);
+    drop(r, out, l, 3);
     for (int64_t i = 0; i < size; i++) x[i] += out[i];
     free(normed), free(hidden), free(out);
 }
@@ -98,13 +121,14 @@ static double *rotation_of(const GPT2Config *c, int T) {
 
 /* The logits before the softcap. */
 static void raw_logits(double *logits, const GPT2Config *config, const TensorTable *table, const double *params,
-                       const int32_t *inputs, int B, int T) {
+                       const int32_t *inputs, int B, int T, const Dropout *dropout) {
     int C = config->n_embd, N = B * T;
     double *rotation = rotation_of(config, T);
-    Reference r = {config, table, params, rotation, B, T, C, N};
+    Reference r = {config, table, params, rotation, B, T, C, N, dropout};
     double *x = numbers((int64_t)N * C), *normed = numbers((int64_t)N * C);
     const double *wte = weights(table, params, "wte.weight"), *head = weights(table, params, "lm_head.weight");
     reference_embedding_forward(x, inputs, wte, weights(table, params, "wpe.weight"), B, T, C);
+    drop(&r, x, 0, 0);
     if (config->norm_embedding) {
         norm(&r, normed, x, -1, "ln_emb");
         memcpy(x, normed, (size_t)N * (size_t)C * sizeof *x);
@@ -122,16 +146,16 @@ static void raw_logits(double *logits, const GPT2Config *config, const TensorTab
 void reference_gpt2_logits(double *logits, const GPT2Config *config, const TensorTable *table, const double *params,
                            const int32_t *inputs, int B, int T) {
     double cap = config->logit_softcap;
-    raw_logits(logits, config, table, params, inputs, B, T);
+    raw_logits(logits, config, table, params, inputs, B, T, NULL);
     for (int64_t i = 0; cap > 0 && i < (int64_t)B * T * config->vocab_size; i++)
         logits[i] *= cap / sqrt(logits[i] * logits[i] + cap * cap);
 }
 
 double reference_gpt2_losses(double *losses, const GPT2Config *config, const TensorTable *table, const double *params,
-                             const int32_t *inputs, const int32_t *targets, int B, int T) {
+                             const int32_t *inputs, const int32_t *targets, int B, int T, const Dropout *dropout) {
     int N = B * T, V = config->vocab_size;
     double *logits = numbers((int64_t)N * V), *each = numbers(N), sum = 0.0;
-    raw_logits(logits, config, table, params, inputs, B, T);
+    raw_logits(logits, config, table, params, inputs, B, T, dropout);
     reference_cross_entropy_forward(each, logits, targets, config->logit_softcap, N, V, V);
     for (int n = 0; n < N; n++) sum += each[n];
     for (int n = 0; losses && n < N; n++) losses[n] = each[n];

@@ -15,9 +15,10 @@ EXTERN_C_BEGIN
 void reference_gpt2_logits(double *logits, const GPT2Config *config, const TensorTable *table, const double *params,
                            const int32_t *inputs, int B, int T);
 
-/* losses (B*T), NULL where only their sum is wanted, which is returned. */
+/* losses (B*T), NULL where only their sum is wanted, which is returned. Dropout, NULL for none, is as in a training
+ * pass; its place is not read. */
 double reference_gpt2_losses(double *losses, const GPT2Config *config, const TensorTable *table, const double *params,
-                             const int32_t *inputs, const int32_t *targets, int B, int T);
+                             const int32_t *inputs, const int32_t *targets, int B, int T, const Dropout *dropout);
 
 /* Weights that make every part of a model matter: matrices and embeddings of deviation 0.2 or so, gains around 1,
  * biases around 0, all rounded to `type`. Gaps of the table stay 0. The caller frees the table.length numbers. */

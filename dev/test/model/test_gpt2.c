@@ -17,6 +17,7 @@ typedef struct TestModel {
     double *params;
     int32_t *inputs, *targets;
     int B, T;
+    const Dropout *dropout; /* of the losses in float64; NULL: none */
 } TestModel;
 
 typedef struct Setup {
@@ -94,7 +95,8 @@ static void assert_same_bits(const TensorTable *table, const float *a, const flo
 
 /* The mean loss of the batch in float64, at any weights. */
 static double mean_loss(const TestModel *b, const double *params) {
-    return reference_gpt2_losses(NULL, &b->model.config, &b->model.table, params, b->inputs, b->targets, b->B, b->T) /
+    return reference_gpt2_losses(NULL, &b->model.config, &b->model.table, params, b->inputs, b->targets, b->B, b->T,
+                                 b->dropout) /
            (b->B * b->T);
 }
 
@@ -105,7 +107,7 @@ static void assert_losses(TestModel *b, double limit) {
     double *expected = checked_malloc((size_t)N * sizeof *expected, "losses");
     float *losses = checked_malloc((size_t)N * sizeof *losses, "losses");
     double sum = reference_gpt2_losses(expected, &b->model.config, &b->model.table, b->params, b->inputs, b->targets,
-                                       b->B, b->T);
+                                       b->B, b->T, b->dropout);
     int64_t count;
     double own_sum = gpt2_take_loss(&b->model, &count);
     assert_int_equal(count, N);
@@ -514,6 +516,136 @@ static void test_threads(void **state) {
     }
 }
 
+/* ---- dropout ---- */
+
+static const Dropout of_run = {.rate = 0.3f, .seed = 31, .first_sequence = 100};
+
+static Setup dropout_setup(DType activation) {
+    Setup setup = {GPT2_SHAPE(2, 2, 16, 8, 65, true, true), .B = 4, .T = 7, .activation = activation};
+    setup.config.dropout = 0.3;
+    return setup;
+}
+
+/* A micro-step over sequences [first, first + B) of the batch. */
+static void dropped_pass(TestModel *b, Dropout dropout, int first, int B, bool accumulate) {
+    gpt2_prefetch(&b->model, b->inputs + first * b->T, b->targets + first * b->T, B, b->T);
+    gpt2_pass(&b->model, &(GPT2Pass){.grads = b->model.grads,
+                                     .accumulate = accumulate,
+                                     .dloss = 1.0f / (float)(b->B * b->T),
+                                     .seed = dropout.seed,
+                                     .first_sequence = dropout.first_sequence + first});
+}
+
+/* The gradients of the whole batch, `at_once` sequences at a time; the caller frees them. */
+static float *dropped_gradients(Setup setup, Dropout dropout, int at_once) {
+    TestModel b = open_bench(setup);
+    for (int first = 0; first < b.B; first += at_once) dropped_pass(&b, dropout, first, at_once, first > 0);
+    float *result = gradients(&b);
+    close_bench(&b);
+    return result;
+}
+
+/* Losses and gradients against float64 losses with the same masks. */
+static void check_dropout(void (*change)(GPT2Config *config)) {
+    Setup setup = dropout_setup(DTYPE_FLOAT32);
+    if (change) change(&setup.config);
+    TestModel b = open_bench(setup);
+    b.dropout = &of_run;
+    dropped_pass(&b, of_run, 0, b.B, false);
+    assert_losses(&b, 1e-5);
+    float *grads = gradients(&b);
+    for (int tensor = 0; tensor < b.model.table.count; tensor++) {
+        assert_coordinates(&b, grads, tensor, 12, 1e-4);
+        assert_direction(&b, grads, tensor, 0, 1e-4);
+    }
+    free(grads);
+    close_bench(&b);
+}
+
+static void test_dropout(void **state) {
+    (void)state;
+    check_dropout(NULL);
+    for (size_t i = 0; i < ARRAY_LENGTH(changes); i++) check_dropout(changes[i].apply);
+}
+
+/* Masks are those of the sequences, whatever the micro-batch, and are found again where activations are not kept. */
+static void test_dropout_is_of_the_sequence(void **state) {
+    (void)state;
+    for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
+        Setup setup = dropout_setup((DType)type);
+        TestModel b = open_bench(setup);
+        float *whole = dropped_gradients(setup, of_run, 4), *again = dropped_gradients(setup, of_run, 4);
+        assert_same_bits(&b.model.table, again, whole);
+        for (int at_once = 1; at_once <= 2; at_once++) {
+            float *parts = dropped_gradients(setup, of_run, at_once);
+            assert_tensors_near(&b.model.table, parts, whole, type == DTYPE_FLOAT32 ? 5e-6 : 1e-2);
+            free(parts);
+        }
+        for (int recompute = RECOMPUTE_MLP; recompute <= RECOMPUTE_BLOCK; recompute++) {
+            setup.recompute = (Recompute)recompute;
+            float *grads = dropped_gradients(setup, of_run, 4);
+            assert_same_bits(&b.model.table, grads, whole);
+            free(grads);
+        }
+        free(whole);
+        free(again);
+        close_bench(&b);
+    }
+}
+
+/* Other seeds and sequences have other masks, and no dropout is none of them. */
+static void test_dropout_masks_differ(void **state) {
+    (void)state;
+    Setup setup = dropout_setup(DTYPE_FLOAT32);
+    TestModel b = open_bench(setup);
+    Dropout other_seed = of_run, other_sequence = of_run;
+    other_seed.seed++;
+    other_sequence.first_sequence++;
+    float *grads[] = {dropped_gradients(setup, of_run, 4), dropped_gradients(setup, other_seed, 4),
+                      dropped_gradients(setup, other_sequence, 4), NULL};
+    setup.config.dropout = 0.0;
+    grads[3] = dropped_gradients(setup, of_run, 4);
+    for (size_t i = 0; i < ARRAY_LENGTH(grads); i++)
+        for (size_t k = i + 1; k < ARRAY_LENGTH(grads); k++) {
+            double difference = relative_error_float(grads[i], grads[k], b.model.table.length);
+            if (!(difference > 0.1)) fail_msg("gradients %zu and %zu differ by %g", i, k, difference);
+        }
+    for (size_t i = 0; i < ARRAY_LENGTH(grads); i++) free(grads[i]);
+    close_bench(&b);
+}
+
+/* Sequences 0 and 1 of a batch are the same tokens with other masks. */
+static void test_dropout_of_equal_sequences(void **state) {
+    (void)state;
+    TestModel b = open_bench(dropout_setup(DTYPE_FLOAT32));
+    float losses[2 * 7];
+    memcpy(b.inputs + 7, b.inputs, 7 * sizeof *b.inputs);
+    memcpy(b.targets + 7, b.targets, 7 * sizeof *b.targets);
+    dropped_pass(&b, of_run, 0, 2, false);
+    b.be->copy_to_host(b.be, losses, b.model.lm_head.losses, sizeof losses);
+    for (int t = 0; t < 7; t++) assert_true(losses[t] != losses[7 + t]);
+    close_bench(&b);
+}
+
+/* Evaluation has no dropout: the bits of a model without. */
+static void test_evaluation_without_dropout(void **state) {
+    (void)state;
+    for (int only_forward = 0; only_forward < 2; only_forward++) {
+        Setup setup = dropout_setup(DTYPE_FLOAT32);
+        setup.only_forward = only_forward == 1;
+        TestModel b = open_bench(setup);
+        setup.config.dropout = 0.0;
+        TestModel without = open_bench(setup);
+        gpt2_forward(&b.model, b.inputs, b.targets, b.B, b.T);
+        gpt2_forward(&without.model, b.inputs, b.targets, b.B, b.T);
+        int64_t count;
+        double loss = gpt2_take_loss(&b.model, &count), expected = gpt2_take_loss(&without.model, &count);
+        assert_memory_equal(&loss, &expected, sizeof loss);
+        close_bench(&b);
+        close_bench(&without);
+    }
+}
+
 /* ---- bfloat16 ---- */
 
 /* Every activation on the way is rounded by up to 2^-9 of its size; the error grows towards the first block. */
@@ -572,6 +704,11 @@ int main(void) {
         cmocka_unit_test(test_groups_of_rows),
         cmocka_unit_test(test_room_for_more),
         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_dropout),
+        cmocka_unit_test(test_dropout_is_of_the_sequence),
+        cmocka_unit_test(test_dropout_masks_differ),
+        cmocka_unit_test(test_dropout_of_equal_sequences),
+        cmocka_unit_test(test_evaluation_without_dropout),
         cmocka_unit_test(test_bfloat16),
         cmocka_unit_test(test_batch_that_does_not_fit),
     };

@@ -18,7 +18,7 @@ static const double step = 1e-4, limit = 1e-6;
 /* One operation on fixed shapes: up to three inputs, and the arrays that forward() needs room for. */
 typedef struct Case {
     double *input[3];
-    const double *rotation;
+    const double *rotation, *factors;
     double eps, softcap;
     NormShape norm;
     ActivationKind activation;
@@ -228,28 +228,38 @@ static void test_qk_norm_rope_gradient(void **state) {
 }
 
 static void attention(Case *c) {
-    reference_attention_forward(c->out, c->mean, c->input[0], c->B, c->T, c->C, c->NH, 0.3);
+    reference_attention_forward(c->out, c->mean, c->input[0], c->factors, c->B, c->T, c->C, c->NH, 0.3);
+}
+
+/* With dropout at a rate, 0 for none. */
+static void attention_gradient(int B, int T, int NH, int HS, float rate) {
+    int C = NH * HS, n = B * T * C;
+    double *a[] = {random_numbers(3 * n, 1), random_numbers(n, 2), zeros(n),
+                   zeros(B * NH * T),        zeros(3 * n),         zeros(B * NH * T * T)};
+    Dropout dropout = {.rate = rate, .seed = 3, .place = 2, .first_sequence = 7};
+    reference_attention_factors(a[5], &dropout, B, T, NH);
+    Case c = {.input = {a[0]},
+              .factors = rate > 0 ? a[5] : NULL,
+              .dout = a[1],
+              .out = a[2],
+              .mean = a[3],
+              .out_count = n,
+              .B = B,
+              .T = T,
+              .C = C,
+              .NH = NH,
+              .forward = attention};
+    reference_attention_backward(a[4], c.dout, a[0], c.factors, B, T, C, NH, 0.3);
+    assert_is_gradient(&c, a[4], a[0], 3 * n, rate > 0 ? "attention dqkv with dropout" : "attention dqkv");
+    free_all(a, ARRAY_LENGTH(a));
 }
 
 static void test_attention_gradient(void **state) {
     (void)state;
     const int sizes[][4] = {{1, 1, 1, 1}, {2, 5, 3, 3}, {3, 9, 2, 5}, {1, 33, 1, 8}, {1, 17, 1, 16}};
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
-        int B = sizes[i][0], T = sizes[i][1], NH = sizes[i][2], C = NH * sizes[i][3], n = B * T * C;
-        double *a[] = {random_numbers(3 * n, 1), random_numbers(n, 2), zeros(n), zeros(B * NH * T), zeros(3 * n)};
-        Case c = {.input = {a[0]},
-                  .dout = a[1],
-                  .out = a[2],
-                  .mean = a[3],
-                  .out_count = n,
-                  .B = B,
-                  .T = T,
-                  .C = C,
-                  .NH = NH,
-                  .forward = attention};
-        reference_attention_backward(a[4], c.dout, a[0], B, T, C, NH, 0.3);
-        assert_is_gradient(&c, a[4], a[0], 3 * n, "attention dqkv");
-        free_all(a, ARRAY_LENGTH(a));
+        attention_gradient(sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], 0.0f);
+        if (sizes[i][1] > 1) attention_gradient(sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], 0.4f);
     }
 }
 
@@ -380,7 +390,7 @@ static void test_attention_by_hand(void **state) {
     enum { T = 2, C = 2, NH = 2 };
     const double qkv[T * 3 * C] = {9, 1, 4, 0, 10, 30, 2, 2, 4, 3, 20, 50};
     double out[T * C], lse[NH * T];
-    reference_attention_forward(out, lse, qkv, 1, T, C, NH, 0.5);
+    reference_attention_forward(out, lse, qkv, NULL, 1, T, C, NH, 0.5);
     double p = 1 / (1 + exp(0.5 * 2 * 3)); /* weight of key 0 (score 0) against key 1 (score 0.5 * 2 * 3) */
     assert_near(out[0], 10);
     assert_near(out[1], 30);

@@ -96,7 +96,7 @@ static void test_config_file(void **state) {
     assert_config_refused("train", "batch_size", "2.5", "train.batch_size is 2.5; expected integer >= 1");
     assert_config_refused("optimizer", "learning_rate", "-1", "optimizer.learning_rate is -1; expected number > 0");
     assert_config_refused("model", "n_head", "3", "model.n_embd 32 must be a multiple of n_head 3");
-    assert_config_refused("model", "dropout", "0.1", "model.dropout is 0.1; this version has no dropout: set it to 0");
+    assert_config_refused("model", "dropout", "1", "model.dropout is 1; expected number in [0, 1)");
     assert_config_refused("train", "gradient_accumulation_steps", "2",
                           "train.total_batch_size 12 and train.gradient_accumulation_steps 2 are both given");
     assert_config_refused("schedule", "warmup_iters", "13",
