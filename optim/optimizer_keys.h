@@ -41,8 +41,8 @@
     KEY(optimize_1d, ANY, "vectors follow the rule too, instead of AdamW")                                             \
     KEY(betas_1d, FROM_BELOW(0, 1), "beta1, beta2 of AdamW next to the rule")                                          \
     KEY(weight_decay_1d, AT_LEAST(0), "of AdamW on the vectors")                                                       \
-    KEY(muon_learning_rate, ABOVE(0), "the schedule's peak for tensors of the matrix rule")                            \
-    KEY(muon_weight_decay, AT_LEAST(0), "decoupled; of the same tensors")                                              \
+    KEY(muon_learning_rate, ABOVE(0), "the schedule's peak of tensors under its rule")                            \
+    KEY(muon_weight_decay, AT_LEAST(0), "decoupled; the same tensors")                                              \
     KEY(muon_embeddings, ANY, "false: AdamW for embeddings and LM head")                                               \
     KEY(muon_beta2, FROM_BELOW(0, 1), "decay of the moving average of a row's squares")                                \
     KEY(momentum, FROM_BELOW(0, 1), "of g")                                                                            \
