@@ -105,8 +105,9 @@ ALWAYS_INLINE void update_chunk(RuleDirection *direction, const bool uses_prev_g
     for (size_t i = 0; i < n; i++) {
         float state[RULE_MAX_STATES];
         for (int s = 0; s < states; s++) state[s] = kept[s][i];
+        float decay = r.weight_decay * x[i];
         float u = direction(g[i] * r.gradient_factor, uses_prev_grad ? prev_grad[i] : 0.0f, state, &r);
-        x[i] = elementwise_step(x[i], u, cautious, &r);
+        x[i] -= r.learning_rate * (element_decay(decay, u, x[i], cautious) + u);
         for (int s = 0; s < states; s++) kept[s][i] = state[s];
     }
 }
@@ -207,7 +208,7 @@ ALWAYS_INLINE void apply_along(float *RESTRICT x, const float *RESTRICT O, const
     for (size_t i = 0; i < n; i++) {
         float o = O ? O[i] : float_from_bfloat16(O16[i]);
         float along = factors ? step * factors[i] : step;
-        x[i] -= element_decay(decay, o, x[i], cautious) * x[i] + along * o;
+        x[i] -= element_decay(decay * x[i], o, x[i], cautious) + along * o;
     }
 }
 

@@ -209,8 +209,9 @@ template <RuleDirection *DIRECTION, bool PREV_GRAD, int STATES, bool CAUTIOUS> s
 #pragma unroll
                 for (int s = 0; s < STATES; s++) kept[s] = state[r][s].x[i];
                 float gradient = grad[r].x[i] * coeffs.gradient_factor;
+                float before = value[r].x[i], decay = coeffs.weight_decay * before;
                 float direction = DIRECTION(gradient, prev[r].x[i], kept, &coeffs);
-                value[r].x[i] = elementwise_step(value[r].x[i], direction, CAUTIOUS, &coeffs);
+                value[r].x[i] -= coeffs.learning_rate * (element_decay(decay, direction, before, CAUTIOUS) + direction);
                 rounded.x[i] = from_float<bf16>(value[r].x[i]);
 #pragma unroll
                 for (int s = 0; s < STATES; s++) state[r][s].x[i] = kept[s];
@@ -405,8 +406,8 @@ template <class T, Lines LINES, bool CAUTIOUS> struct ApplyWork {
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
                 const float o = to_float(way[r].x[i]);
-                const float kept = element_decay(decay, o, value[r].x[i], CAUTIOUS);
-                value[r].x[i] -= kept * value[r].x[i] + steps[r].x[i] * o;
+                const float before = value[r].x[i];
+                value[r].x[i] -= element_decay(decay * before, o, before, CAUTIOUS) + steps[r].x[i] * o;
                 rounded.x[i] = from_float<bf16>(value[r].x[i]);
             }
             store_run(x + at, value[r]);

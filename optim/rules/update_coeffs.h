@@ -35,16 +35,11 @@ typedef struct UpdateCoeffs {
     float step;  /* and the learning rate times this factor */
 } UpdateCoeffs;
 
-/* The weight decay of one element in a step along `update`, which is subtracted from x. Cautious decay
- * (cautious_weight_decay) leaves alone an element that the step moves away from 0: it decays where update * x >= 0, with
- * x as it is before the step. */
+/* The decay of one element in a step along `update`, which is subtracted from x. Cautious decay (cautious_weight_decay)
+ * leaves alone an element that the step moves away from 0: it decays where update * x >= 0, with x as it is before the
+ * step. */
 RULE_FUNCTION float element_decay(float decay, float update, float x, bool cautious) {
     return cautious && !(update * x >= 0.0f) ? 0.0f : decay;
-}
-
-/* x after a step along the direction of an elementwise rule. */
-RULE_FUNCTION float elementwise_step(float x, float direction, bool cautious, const UpdateCoeffs *r) {
-    return x - r->learning_rate * (element_decay(r->weight_decay, direction, x, cautious) * x + direction);
 }
 
 #endif
