@@ -35,13 +35,19 @@ static const char *const recompute_names[] = {
     {FIELD(section_, name_), .default_text = default_, range, .help = help_}
 /* Settings of optimizers (optim/optimizer_keys.h): one that must be given, one whose default is in the table of
  * optimizers, and one that users find in the section train: for them it is a matter of the batch, not of the rule. */
-#define REQUIRED_OPTIMIZER_KEY(name_, range, help_)                                                                    \
-    {FIELD(optimizer, name_), .default_text = REQUIRED, range, .help = help_},
-#define OPTIMIZER_KEY(name_, range, help_)                                                                             \
-    {FIELD(optimizer, name_), .has_optimizer_default = true, range, .help = help_},
-#define OPTIMIZER_KEY_OF_TRAIN(name_, range, help_)                                                                    \
-    {.section = "train", .name = #name_, .type = TYPE_OF(optimizer.name_),                                             \
-     .offset = offsetof(Config, optimizer.name_), .default_text = "1", range, .help = help_},
+#define OPTIMIZER_RANGE(minimum_, maximum_, limits_, choices_)                                                         \
+    .minimum = minimum_, .maximum = maximum_, .above_minimum = ((limits_)&ABOVE_MINIMUM) != 0,                         \
+    .below_maximum = ((limits_)&BELOW_MAXIMUM) != 0, .zero_is_absent = ((limits_)&OR_ABSENT) != 0, .choices = choices_
+#define REQUIRED_OPTIMIZER_KEY(name_, minimum_, maximum_, limits_, choices_, help_)                                    \
+    {FIELD(optimizer, name_), .default_text = REQUIRED, OPTIMIZER_RANGE(minimum_, maximum_, limits_, choices_),        \
+     .help = help_},
+#define OPTIMIZER_KEY(name_, minimum_, maximum_, limits_, choices_, help_)                                             \
+    {FIELD(optimizer, name_), .has_optimizer_default = true, OPTIMIZER_RANGE(minimum_, maximum_, limits_, choices_),   \
+     .help = help_},
+#define OPTIMIZER_KEY_OF_TRAIN(name_, minimum_, maximum_, limits_, choices_, help_)                                    \
+    {.section = "train", .name = #name_, .type = TYPE_OF(optimizer.name_), .default_text = "1",                        \
+     .offset = offsetof(Config, optimizer.name_), OPTIMIZER_RANGE(minimum_, maximum_, limits_, choices_),              \
+     .help = help_},
 
 /* A key that is a path of this machine's, and one that not all schedules use. */
 #define PATH_KEY(section_, name_, default_, help_)                                                                     \
@@ -50,8 +56,14 @@ static const char *const recompute_names[] = {
     {FIELD(schedule, name_), .default_text = default_, .schedules = schedules_, range, .help = help_}
 
 #define REQUIRED NULL
+#define ANY .minimum = 0
+#define AT_LEAST(low) .minimum = low, .maximum = INFINITY
+#define ABOVE(low) .minimum = low, .maximum = INFINITY, .above_minimum = true
+#define FROM_TO(low, high) .minimum = low, .maximum = high
+#define FROM_BELOW(low, high) .minimum = low, .maximum = high, .below_maximum = true
 #define NOT_EMPTY FROM_TO(1, CONFIG_STRING_LENGTH - 1)
 #define MAY_BE_EMPTY FROM_TO(0, CONFIG_STRING_LENGTH - 1)
+#define ONE_OF(names) .choices = names
 
 enum {
     DECAYS = 1 << SCHEDULE_COSINE | 1 << SCHEDULE_EXP,

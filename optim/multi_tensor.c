@@ -200,40 +200,30 @@ static void directions(Backend *be, RuleName rule, const Chunk *chunks, int coun
     }
 }
 
-/* n elements along a row of O, which is float32 or bfloat16: the other one is NULL. `factors` of each element; NULL for
- * none. As in update_chunk(), calls have constant arguments where it matters. */
-ALWAYS_INLINE void apply_along(float *RESTRICT x, const float *RESTRICT O, const bfloat16 *RESTRICT O16,
-                               const float *RESTRICT factors, size_t n, float decay, float step, const bool cautious) {
+/* n elements along a row of O, which is float32 or bfloat16. `factors` of each element; NULL for none. As in
+ * update_chunk(), calls have constant arguments where it matters. */
+ALWAYS_INLINE void apply_along(float *RESTRICT x, const void *O, const bool is_bfloat16, const float *RESTRICT factors,
+                               size_t n, float decay, float step, const bool cautious) {
+    const float *RESTRICT O32 = O;
+    const bfloat16 *RESTRICT O16 = O;
 #pragma omp simd
     for (size_t i = 0; i < n; i++) {
-        float o = O ? O[i] : float_from_bfloat16(O16[i]);
+        float o = is_bfloat16 ? float_from_bfloat16(O16[i]) : O32[i];
         float along = factors ? step * factors[i] : step;
         x[i] -= element_decay(decay * x[i], o, x[i], cautious) + along * o;
     }
 }
 
-static void apply_float32(float *x, const float *O, const float *factors, size_t n, float decay, float step,
-                          bool cautious) {
+ALWAYS_INLINE void apply_type(float *x, const void *O, const bool is_bfloat16, const float *factors, size_t n,
+                              float decay, float step, bool cautious) {
     if (factors && cautious)
-        apply_along(x, O, NULL, factors, n, decay, step, true);
+        apply_along(x, O, is_bfloat16, factors, n, decay, step, true);
     else if (factors)
-        apply_along(x, O, NULL, factors, n, decay, step, false);
+        apply_along(x, O, is_bfloat16, factors, n, decay, step, false);
     else if (cautious)
-        apply_along(x, O, NULL, NULL, n, decay, step, true);
+        apply_along(x, O, is_bfloat16, NULL, n, decay, step, true);
     else
-        apply_along(x, O, NULL, NULL, n, decay, step, false);
-}
-
-static void apply_bfloat16(float *x, const bfloat16 *O, const float *factors, size_t n, float decay, float step,
-                           bool cautious) {
-    if (factors && cautious)
-        apply_along(x, NULL, O, factors, n, decay, step, true);
-    else if (factors)
-        apply_along(x, NULL, O, factors, n, decay, step, false);
-    else if (cautious)
-        apply_along(x, NULL, O, NULL, n, decay, step, true);
-    else
-        apply_along(x, NULL, O, NULL, n, decay, step, false);
+        apply_along(x, O, is_bfloat16, NULL, n, decay, step, false);
 }
 
 /* Elements [at, at + n) of a chunk. */
@@ -242,9 +232,9 @@ static void apply_part(const Chunk *chunk, const MultiTensorBuffers *b, const Ma
     const UpdateCoeffs *r = &b->coeffs[chunk->tensor];
     float decay = r->learning_rate * r->weight_decay, *x = b->params + chunk->begin + at;
     if (m->type == DTYPE_FLOAT32)
-        apply_float32(x, (const float *)m->elements + chunk->matrix + at, factors, n, decay, step, b->cautious);
+        apply_type(x, (const float *)m->elements + chunk->matrix + at, false, factors, n, decay, step, b->cautious);
     else
-        apply_bfloat16(x, (const bfloat16 *)m->elements + chunk->matrix + at, factors, n, decay, step, b->cautious);
+        apply_type(x, (const bfloat16 *)m->elements + chunk->matrix + at, true, factors, n, decay, step, b->cautious);
 }
 
 /* A chunk row by row, as far as rows are in it. */
@@ -345,8 +335,7 @@ static void line_factors(Backend *be, const MatrixList *m, const LineState *wher
             after += square / normuon_divisor_square(state[l]);
         }
         double norm_factor = normuon_norm_factor(before, after);
-        for (int64_t l = 0; l < lines; l++)
-            factor[l] = (float)(norm_factor / sqrt(normuon_divisor_square(state[l])));
+        for (int64_t l = 0; l < lines; l++) factor[l] = (float)(norm_factor / sqrt(normuon_divisor_square(state[l])));
     }
 }
 

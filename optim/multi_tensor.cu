@@ -246,11 +246,9 @@ template <RuleDirection *DIRECTION, bool PREV_GRAD, int STATES>
 static void launch_update(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers) {
     const unsigned blocks = (unsigned)count * TILES;
     if (buffers->cautious)
-        update_kernel<DIRECTION, PREV_GRAD, STATES, true>
-            <<<blocks, THREADS, 0, cuda_stream(be)>>>(chunks, *buffers);
+        update_kernel<DIRECTION, PREV_GRAD, STATES, true><<<blocks, THREADS, 0, cuda_stream(be)>>>(chunks, *buffers);
     else
-        update_kernel<DIRECTION, PREV_GRAD, STATES, false>
-            <<<blocks, THREADS, 0, cuda_stream(be)>>>(chunks, *buffers);
+        update_kernel<DIRECTION, PREV_GRAD, STATES, false><<<blocks, THREADS, 0, cuda_stream(be)>>>(chunks, *buffers);
 }
 
 #define UPDATE_CASE(rule, name, direction, needs, keys, states, ...)                                       \
@@ -531,10 +529,9 @@ static void launch_line_squares(Backend *be, const MatrixList *m, const StepResu
         row_squares_kernel<T, COUNT><<<(unsigned)ceil_div(rows, THREADS / WARP), THREADS, 0, stream>>>(
             elements, (size_t)rows, (int)m->columns, result, squares);
     } else {
-        const dim3 blocks((unsigned)ceil_div(m->columns, THREADS * COUNT),
-                          (unsigned)line_slabs(m->rows, m->columns), (unsigned)m->count);
-        column_squares_kernel<T, COUNT>
-            <<<blocks, THREADS, 0, stream>>>(elements, m->rows, m->columns, result, squares);
+        const dim3 blocks((unsigned)ceil_div(m->columns, THREADS * COUNT), (unsigned)line_slabs(m->rows, m->columns),
+                          (unsigned)m->count);
+        column_squares_kernel<T, COUNT><<<blocks, THREADS, 0, stream>>>(elements, m->rows, m->columns, result, squares);
     }
 }
 
@@ -775,7 +772,7 @@ static void close_queue(Backend *be, ResultQueue *queue) {
 
 /* In the order of the struct. */
 static const MultiTensorPasses cuda_passes = {
-    sums,      add_up,      step_coeffs, update,     directions, apply, line_squares, line_factors, keep_prev_grad,
-    normalize, copy_params, update_sums, open_queue, send,       receive, close_queue};
+    sums,           add_up,    step_coeffs, update,      directions, apply, line_squares, line_factors,
+    keep_prev_grad, normalize, copy_params, update_sums, open_queue, send,  receive,      close_queue};
 
 const MultiTensorPasses *multi_tensor_cuda(void) { return &cuda_passes; }

@@ -18,29 +18,36 @@ const char *const muon_scale_names[] = {
     [MUON_SCALE_AUTO] = "auto",           [MUON_SCALE_SPECTRAL] = "spectral", [MUON_SCALE_SQRT_MAX] = "sqrt-max",
     [MUON_SCALE_MOONLIGHT] = "moonlight", [MUON_SCALE_NONE] = "none",         NULL};
 
-#define TYPE_OF(field)                                                                                            \
+#define TYPE_OF(field) \
     _Generic(((OptimConfig *)0)->field,                                                                           \
         bool: OPTIMIZER_KEY_BOOL, int: OPTIMIZER_KEY_INT, double: OPTIMIZER_KEY_NUMBER,                           \
         double *: OPTIMIZER_KEY_PAIR, unsigned: OPTIMIZER_KEY_CHOICE)
-#define KEY_LINE(name_, range, help) {.name = #name_, .type = TYPE_OF(name_), .offset = offsetof(OptimConfig, name_), range},
+#define KEY_LINE(name_, minimum_, maximum_, limits_, choices_, help) \
+    {.name = #name_,                                                 \
+     .type = TYPE_OF(name_),                                         \
+     .offset = offsetof(OptimConfig, name_),                         \
+     .minimum = minimum_,                                            \
+     .maximum = maximum_,                                            \
+     .limits = limits_,                                              \
+     .choices = choices_},
 
 static const OptimizerKey keys[] = {LEARNING_RATE_KEY(KEY_LINE) GRADIENT_SCALE_KEY(KEY_LINE) OPTIMIZER_KEYS(KEY_LINE)};
 
 /* "a number of at least 0 and below 1", "a whole number from 1 to 100" */
 static void range_text(const OptimizerKey *key, char *text, size_t size) {
     const char *number = key->type == OPTIMIZER_KEY_INT ? "a whole number" : "a number";
-    if (isfinite(key->maximum) && !key->below_maximum)
+    if (isfinite(key->maximum) && !(key->limits & BELOW_MAXIMUM))
         snprintf(text, size, "%s from %g to %g", number, key->minimum, key->maximum);
     else if (isfinite(key->maximum))
         snprintf(text, size, "%s of at least %g and below %g", number, key->minimum, key->maximum);
     else
-        snprintf(text, size, "%s %s %g", number, key->above_minimum ? "above" : "of at least", key->minimum);
+        snprintf(text, size, "%s %s %g", number, key->limits & ABOVE_MINIMUM ? "above" : "of at least", key->minimum);
 }
 
 static bool in_range(const OptimizerKey *key, double value) {
-    if (key->zero_is_absent && value == 0.0) return true;
-    bool above = key->above_minimum ? value > key->minimum : value >= key->minimum;
-    bool below = key->below_maximum ? value < key->maximum : value <= key->maximum;
+    if ((key->limits & OR_ABSENT) && value == 0.0) return true;
+    bool above = key->limits & ABOVE_MINIMUM ? value > key->minimum : value >= key->minimum;
+    bool below = key->limits & BELOW_MAXIMUM ? value < key->maximum : value <= key->maximum;
     return isfinite(value) && above && below;
 }
 

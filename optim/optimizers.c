@@ -85,26 +85,26 @@ int rule_state_find(const Rule *rule, const char *name) {
 /* clang-format on */
 
 #define OPTIMIZER_LINE(name_, text, title_, alias_, momentum_, lr_1d_, muon_embeddings_, ...) \
-    [name_] = {.name = text,                                                \
-               .title = title_,                                             \
-               .alias = alias_,                                             \
-               .groups = {__VA_ARGS__},                                     \
-               .defaults = {.name = name_,                                  \
-                            .lr_1d = lr_1d_,                                \
-                            .weight_decay = 0.1,                            \
-                            .beta1 = 0.9,                                   \
-                            .beta2 = 0.95,                                  \
-                            .eps = 1e-8,                                    \
-                            .grad_clip = 1.0,                               \
-                            .gradient_scale = 1.0,                          \
-                            .gamma = 0.025,                                 \
-                            .is_approx = true,                              \
-                            .betas_1d = {0.9, 0.95},                        \
-                            .weight_decay_1d = 0.1,                         \
-                            .muon_learning_rate = 0.02,                     \
-                            .muon_embeddings = muon_embeddings_,            \
-                            .muon_beta2 = 0.95,                             \
-                            .momentum = momentum_,                          \
+    [name_] = {.name = text,                                                                  \
+               .title = title_,                                                               \
+               .alias = alias_,                                                               \
+               .groups = {__VA_ARGS__},                                                       \
+               .defaults = {.name = name_,                                                    \
+                            .lr_1d = lr_1d_,                                                  \
+                            .weight_decay = 0.1,                                              \
+                            .beta1 = 0.9,                                                     \
+                            .beta2 = 0.95,                                                    \
+                            .eps = 1e-8,                                                      \
+                            .grad_clip = 1.0,                                                 \
+                            .gradient_scale = 1.0,                                            \
+                            .gamma = 0.025,                                                   \
+                            .is_approx = true,                                                \
+                            .betas_1d = {0.9, 0.95},                                          \
+                            .weight_decay_1d = 0.1,                                           \
+                            .muon_learning_rate = 0.02,                                       \
+                            .muon_embeddings = muon_embeddings_,                              \
+                            .muon_beta2 = 0.95,                                               \
+                            .momentum = momentum_,                                            \
                             .nesterov = true}},
 static const Optimizer optimizers[OPTIM_COUNT] = {OPTIMIZERS(OPTIMIZER_LINE)};
 

@@ -31,11 +31,11 @@
 
 /* RULE(name, name for users, function, needs, keys, number of states, names of the states)
  * Elementwise rules: x <- x - lr (wd x + direction). */
-#define ELEMENTWISE_RULES(RULE)                                                                                     \
-    RULE(RULE_ADAMW, "adamw", adamw_direction, 0, "beta1 beta2 eps", 2, "m", "v")                                   \
-    RULE(RULE_MARS_ADAMW, "mars-adamw", mars_adamw_direction, RULE_NEEDS_PREV_GRAD,                                 \
-         "beta1 beta2 eps gamma is_approx", 2, "m", "v")                                                            \
-    RULE(RULE_MARS_LION, "mars-lion", mars_lion_direction, RULE_NEEDS_PREV_GRAD, "beta1 gamma is_approx", 1, "m")   \
+#define ELEMENTWISE_RULES(RULE)                                                                                        \
+    RULE(RULE_ADAMW, "adamw", adamw_direction, 0, "beta1 beta2 eps", 2, "m", "v")                                      \
+    RULE(RULE_MARS_ADAMW, "mars-adamw", mars_adamw_direction, RULE_NEEDS_PREV_GRAD, "beta1 beta2 eps gamma is_approx", \
+         2, "m", "v")                                                                                                  \
+    RULE(RULE_MARS_LION, "mars-lion", mars_lion_direction, RULE_NEEDS_PREV_GRAD, "beta1 gamma is_approx", 1, "m")      \
     RULE(RULE_SGD_SAI, "sgd-sai", sgd_sai_direction, RULE_NEEDS_SNR, "momentum eps", 1, "m")
 
 /* RULE(name, name for users, function, needs, keys, scale, number of states, names of the states, and with
@@ -75,10 +75,10 @@ typedef struct Rule {
     const char *name;
     bool is_matrix;
     bool uses_prev_grad, uses_snr, uses_lines;
-    const char *keys; /* with blanks between them */
-    int states;       /* of one number per element */
+    const char *keys;                         /* with blanks between them */
+    int states;                               /* of one number per element */
     const char *state_names[RULE_MAX_STATES]; /* of these, and after them that of lines */
-    MuonScale muon_scale; /* of a matrix rule, where the config's is auto */
+    MuonScale muon_scale;                     /* of a matrix rule, where the config's is auto */
 } Rule;
 
 /* ---- optimizers ---- */

@@ -167,8 +167,8 @@ static bool plan_matrices(RuleGroup *g, const TensorTable *table, Backend *be, A
     g->matrices = checked_calloc((size_t)count + 1, sizeof *g->matrices, "the optimizer's matrices");
     for (int s = 0, first = 0; s < shape_count; first += shapes[s++].count)
         append_batches(g, &shapes[s], matrices + first, be);
-    g->newton_schulz = newton_schulz_plan(be, g->options.ns_type, g->options.ns_coefficients, g->options.ns_steps, shapes,
-                                          shape_count, arena, error);
+    g->newton_schulz = newton_schulz_plan(be, g->options.ns_type, g->options.ns_coefficients, g->options.ns_steps,
+                                          shapes, shape_count, arena, error);
     free(shapes);
     free(matrices);
     return g->newton_schulz != NULL;

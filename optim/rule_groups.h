@@ -69,8 +69,8 @@ typedef struct RuleGroup {
     LineState *device_lines;
     double *line_squares; /* of the batch that needs most */
     float *line_factors;
-    float *old_params;              /* (shard_length); NULL without rule_group_plan_norms(), as is the next */
-    UpdateSums *update_sums;        /* (chunk_count) */
+    float *old_params;       /* (shard_length); NULL without rule_group_plan_norms(), as is the next */
+    UpdateSums *update_sums; /* (chunk_count) */
 } RuleGroup;
 
 /* What no step changes of a tensor's coefficients. */

@@ -380,7 +380,8 @@ static void test_strings_and_choices(void **state) {
     refuse_file(config_with("train", "\"precision\": \"fp16\""), "expected one of: auto, float32, bfloat16");
     refuse_file(config_with("train", "\"device\": \"\""), "train.device is \"\"; expected one of: auto, cpu, cuda");
     refuse_override("--optimizer.name=adam", "optimizer.name is 'adam'; expected one of: adamw, mars-adamw,");
-    refuse_override("--optimizer.name=", "mars-m, mars-m-efficient, sgd-sai, normuon, mars-normuon, sgd-boost (= sgd-sai)");
+    refuse_override("--optimizer.name=",
+                    "mars-m, mars-m-efficient, sgd-sai, normuon, mars-normuon, sgd-boost (= sgd-sai)");
     refuse_override("--recompute=all", "train.recompute is 'all'; expected one of: none, mlp, block");
 }
 

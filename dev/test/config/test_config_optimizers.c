@@ -11,9 +11,9 @@
 #include "config/config_keys.h"
 #include "optim/optimizers.h"
 
-static const char *const optimizers[] = {"adamw",     "mars-adamw", "mars-lion",        "mars-shampoo", "muon",
-                                         "moonlight", "mars-m",     "mars-m-efficient", "sgd-sai",      "normuon",
-                                         "mars-normuon"};
+static const char *const optimizers[] = {"adamw",   "mars-adamw", "mars-lion",   "mars-shampoo",
+                                         "muon",    "moonlight",  "mars-m",      "mars-m-efficient",
+                                         "sgd-sai", "normuon",    "mars-normuon"};
 
 #define MATRIX_OPTIMIZERS "mars-shampoo, muon, moonlight, mars-m, mars-m-efficient, normuon, mars-normuon"
 
@@ -40,10 +40,8 @@ static const struct Setting {
     {"momentum", "muon, moonlight, sgd-sai, normuon", "0.95", "0", "0.99", "0.99"},
     {"nesterov", "muon, moonlight, normuon", "true", "false", "false", "false"},
     {"ns_steps", MATRIX_OPTIMIZERS, "5", "1", "100", "100"},
-    {"ns_dtype", MATRIX_OPTIMIZERS, "\"auto\"", "\"float32\"", "bfloat16",
-     "\"bfloat16\""},
-    {"muon_scale", MATRIX_OPTIMIZERS, "\"auto\"", "\"none\"", "sqrt-max",
-     "\"sqrt-max\""},
+    {"ns_dtype", MATRIX_OPTIMIZERS, "\"auto\"", "\"float32\"", "bfloat16", "\"bfloat16\""},
+    {"muon_scale", MATRIX_OPTIMIZERS, "\"auto\"", "\"none\"", "sqrt-max", "\"sqrt-max\""},
     {"split_qkv", MATRIX_OPTIMIZERS, "false", "true", "true", "true"},
     {"ns_coefficients", MATRIX_OPTIMIZERS, "\"quintic\"", "\"cubic\"", "polar-express", "\"polar-express\""},
     {"muon_embeddings", "muon, normuon", "true", "false", "false", "false"},
@@ -317,8 +315,9 @@ static void test_newton_schulz_steps(void **state) {
             Config again = reloaded(&config);
             assert_same_config(&config, &again);
         }
-    const char *message = "polar-express has exactly 5 steps: set ns_steps to 5 or leave it out, or set ns_coefficients "
-                          "to quintic or cubic";
+    const char *message =
+        "polar-express has exactly 5 steps: set ns_steps to 5 or leave it out, or set ns_coefficients "
+        "to quintic or cubic";
     char *parts = format_string("optimizer.ns_steps is 12; %s", message);
     refuse_by(config_of("normuon", "\"ns_coefficients\": \"polar-express\""), "--ns_steps=12", "command line: ", parts);
     refuse_by(config_of("muon", "\"ns_steps\": 12"), "--ns_coefficients=polar-express", "command line: ", parts);
@@ -404,8 +403,7 @@ static void test_bad_settings(void **state) {
               "command line: ", "optimizer.muon_beta2 is '1.5'; expected number in [0, 1)");
     refuse_by(config_of("muon", ""), "--ns_coefficients=Cubic",
               "command line: ", "optimizer.ns_coefficients is 'Cubic'; expected one of: quintic, polar-express, cubic");
-    refuse_override("--cautious_weight_decay=yes",
-                    "optimizer.cautious_weight_decay is 'yes'; expected true or false");
+    refuse_override("--cautious_weight_decay=yes", "optimizer.cautious_weight_decay is 'yes'; expected true or false");
     refuse_override("--lr_1d=-1e-3", "optimizer.lr_1d is '-1e-3'; expected number > 0");
     refuse_override("--nesterov=yes", "optimizer.nesterov is 'yes'; expected true or false");
     refuse_override("--ns_steps=five", "optimizer.ns_steps is 'five'; expected integer in [1, 100]");

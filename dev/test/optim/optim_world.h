@@ -30,8 +30,9 @@ typedef struct OptimWorld {
 
     /* table.length numbers each: parameters, states, the current gradient and in the exact forms the second one */
     double *x, *m, *v, *b, *prev_grad, *g, *next_grad;
-    double *start;   /* x before the first step */
-    double *unsure;  /* not 0 where x hangs on the sign of a number that is 0 but for rounding (mars-lion, cautious decay) */
+    double *start; /* x before the first step */
+    double *
+        unsure; /* not 0 where x hangs on the sign of a number that is 0 but for rounding (mars-lion, cautious decay) */
     double *snr;     /* (table.count) */
     double *scalars; /* (table.count) a copy of the optimizer's */
 

@@ -144,14 +144,14 @@ static void multiply(double *c, const double *a, const double *b, const double *
 }
 
 /* The published numbers: of each step a, b and c of X <- a X + (b A + c A A) X, the last ones for further steps. */
-static const double published[][5][3] = {[NS_COEFFICIENTS_QUINTIC] = {{3.4445, -4.7750, 2.0315}},
-                                         [NS_COEFFICIENTS_POLAR_EXPRESS] =
-                                             {{8.156554524902461, -22.48329292557795, 15.878769915207462},
-                                              {4.042929935166739, -2.808917465908714, 0.5000178451051316},
-                                              {3.8916678022926607, -2.772484153217685, 0.5060648178503393},
-                                              {3.285753657755655, -2.3681294933425376, 0.46449024233003106},
-                                              {2.3465413258596377, -1.7097828382687081, 0.42323551169305323}},
-                                         [NS_COEFFICIENTS_CUBIC] = {{2.0, -1.5, 0.5}}};
+static const double published[][5][3] = {
+    [NS_COEFFICIENTS_QUINTIC] = {{3.4445, -4.7750, 2.0315}},
+    [NS_COEFFICIENTS_POLAR_EXPRESS] = {{8.156554524902461, -22.48329292557795, 15.878769915207462},
+                                       {4.042929935166739, -2.808917465908714, 0.5000178451051316},
+                                       {3.8916678022926607, -2.772484153217685, 0.5060648178503393},
+                                       {3.285753657755655, -2.3681294933425376, 0.46449024233003106},
+                                       {2.3465413258596377, -1.7097828382687081, 0.42323551169305323}},
+    [NS_COEFFICIENTS_CUBIC] = {{2.0, -1.5, 0.5}}};
 
 /* As published: a tall matrix is transposed, iterated and transposed back. The coefficients are numbers of the type. */
 static double *reference_with(Fixture *f, const double *g, Shape shape, double square_norm, DType type,
@@ -163,8 +163,7 @@ static double *reference_with(Fixture *f, const double *g, Shape shape, double s
     double *x = host_numbers(f, size_of(shape)), *next = host_numbers(f, size_of(shape));
     double *a = host_numbers(f, m * m), *b = host_numbers(f, m * m);
     for (int i = 0; i < m; i++)
-        for (int j = 0; j < n; j++)
-            x[i * n + j] = store((tall ? g[j * m + i] : g[i * n + j]) / divisor);
+        for (int j = 0; j < n; j++) x[i * n + j] = store((tall ? g[j * m + i] : g[i * n + j]) / divisor);
     for (int step = 0; step < steps_of[coefficients]; step++) {
         const double *c = published[coefficients][is_polar ? step : 0];
         multiply(a, x, x, NULL, 1, 0, m, m, n, true, store);
@@ -424,7 +423,8 @@ static void test_type_the_device_lacks(void **state) {
     const NewtonSchulzShape shape = {8, 8, 1};
     Error error;
     Arena arena = {0};
-    assert_null(newton_schulz_plan(&without, DTYPE_BFLOAT16, NS_COEFFICIENTS_QUINTIC, STEPS, &shape, 1, &arena, &error));
+    assert_null(
+        newton_schulz_plan(&without, DTYPE_BFLOAT16, NS_COEFFICIENTS_QUINTIC, STEPS, &shape, 1, &arena, &error));
     assert_int_equal(arena.count, 0);
     assert_non_null(strstr(error.text, "bfloat16"));
     assert_non_null(strstr(error.text, "ns_dtype"));

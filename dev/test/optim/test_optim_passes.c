@@ -441,7 +441,8 @@ static void test_line_factors(void **state) {
         int64_t lines = max_i64(list.rows, list.columns);
         int64_t sums = lines * (list.rows >= list.columns ? 1 : (list.rows + LINE_SLAB - 1) / LINE_SLAB);
         LineState where[COUNT];
-        for (int i = 0; i < COUNT; i++) where[i] = (LineState){(size_t)(5 + (COUNT - 1 - i) * (lines + 2)), i % TENSORS};
+        for (int i = 0; i < COUNT; i++)
+            where[i] = (LineState){(size_t)(5 + (COUNT - 1 - i) * (lines + 2)), i % TENSORS};
         for (int64_t l = 0; l < COUNT * sums; l++)
             squares[l] = l / sums == 1 ? 0.0 : pow(world_normal(8, (uint64_t)l), 2.0);
         expected = *random_elements();
@@ -767,11 +768,11 @@ static void test_chunks(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_update), cmocka_unit_test(test_directions), cmocka_unit_test(test_apply),
+        cmocka_unit_test(test_update),      cmocka_unit_test(test_directions),   cmocka_unit_test(test_apply),
         cmocka_unit_test(test_apply_lines), cmocka_unit_test(test_line_squares), cmocka_unit_test(test_line_factors),
-        cmocka_unit_test(test_normalize), cmocka_unit_test(test_skipped),     cmocka_unit_test(test_keep_prev_grad),
-        cmocka_unit_test(test_sums),      cmocka_unit_test(test_add_up),      cmocka_unit_test(test_queue),
-        cmocka_unit_test(test_chunks),    cmocka_unit_test(test_copy_params), cmocka_unit_test(test_update_sums),
+        cmocka_unit_test(test_normalize),   cmocka_unit_test(test_skipped),      cmocka_unit_test(test_keep_prev_grad),
+        cmocka_unit_test(test_sums),        cmocka_unit_test(test_add_up),       cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_chunks),      cmocka_unit_test(test_copy_params),  cmocka_unit_test(test_update_sums),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
