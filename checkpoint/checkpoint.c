@@ -128,6 +128,13 @@ static void save_model(Save *save) {
     finish_file(save, writer, MODEL_FILE);
 }
 
+/* A tensor with the shape of state number `which` of tensor i. */
+static Tensor state_tensor(const CheckpointSource *source, int which, int i) {
+    size_t vector = source->state_vector ? source->state_vector(source->context, which, i) : 0;
+    return vector > 0 ? (Tensor){.role = ROLE_VECTOR, .rows = 1, .columns = (int64_t)vector, .size = vector}
+                      : source->table->tensors[i];
+}
+
 static SafetensorsWriter *create_optimizer_file(Save *save) {
     const CheckpointSource *source = save->source;
     const TensorTable *table = source->table;
@@ -136,10 +143,11 @@ static SafetensorsWriter *create_optimizer_file(Save *save) {
         checked_calloc((size_t)source->state_count * (size_t)table->count, sizeof *entries, "a list of tensors");
     for (int state = 0; state < source->state_count; state++)
         for (int i = 0; i < table->count; i++)
-            if (source->has_state(source->context, state, i))
-                entries[count++] =
-                    tensor_entry(format_string("%s.%s", source->state_names[state], table->tensors[i].name),
-                                 &table->tensors[i], false);
+            if (source->has_state(source->context, state, i)) {
+                Tensor shape = state_tensor(source, state, i);
+                entries[count++] = tensor_entry(
+                    format_string("%s.%s", source->state_names[state], table->tensors[i].name), &shape, false);
+            }
     return create_file(save, OPTIMIZER_FILE, entries, count);
 }
 
@@ -149,8 +157,8 @@ static void save_optimizer(Save *save) {
     SafetensorsWriter *writer = save->ok ? create_optimizer_file(save) : NULL;
     for (int state = 0; state < source->state_count; state++)
         for (int i = 0; i < source->table->count; i++) {
-            int64_t elements = (int64_t)source->table->tensors[i].size;
             if (!source->has_state(source->context, state, i)) continue;
+            int64_t elements = (int64_t)state_tensor(source, state, i).size;
             source->fetch(source->context, state, i, save->host);
             save->ok = save->ok && safetensors_write(writer, save->host, elements, save->error);
         }

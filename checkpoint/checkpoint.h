@@ -7,7 +7,8 @@
  *                                    compute has model_type "mars_gpt", every key of the config's model section that
  *                                    changes what is computed, the same names and layout, and no biases but its own
  *   modeling_mars_gpt.py             such a model's code, for transformers with trust_remote_code=True
- *   optimizer.safetensors            "<state>.<tensor>" for each optimizer state, in the shapes of the tensor table
+ *   optimizer.safetensors            "<state>.<tensor>" for each optimizer state, in the shapes of the tensor table, or
+ *                                    a vector for a state of one number per row or column
  *   trainer.json                     step, updates, sequences seen, config, optimizer and its state of one number per
  *                                    tensor, size and XXH3 checksum of each other file, and last its own checksum
  *   algorithms.txt                   which algorithms multiply matrices, where the device chose them by timing
@@ -42,6 +43,8 @@ typedef struct CheckpointSource {
     int state_count;
     const char *const *state_names;
     bool (*has_state)(void *context, int which, int tensor); /* not every tensor has every state */
+    /* The length of a tensor's state that is a vector; 0 where it has the tensor's shape. NULL where all have. */
+    size_t (*state_vector)(void *context, int which, int tensor);
     void (*fetch)(void *context, int which, int tensor, float *host);
     void *context;
     int scalar_count; /* states of one number per tensor, table->count numbers each */
@@ -92,6 +95,10 @@ void checkpoint_close(Checkpoint *checkpoint);
 /* Reads the optimizer state called `state` ("m") of tensor `tensor` into host memory of tensor.size floats. */
 bool checkpoint_read_state(const Checkpoint *checkpoint, const TensorTable *table, const char *state, int tensor,
                            float *host, Error *error);
+
+/* The same of a state that is a vector of `length` numbers. */
+bool checkpoint_read_state_vector(const Checkpoint *checkpoint, const TensorTable *table, const char *state, int tensor,
+                                  size_t length, float *host, Error *error);
 
 /* Reads the state of one number per tensor that is called `name` ("snr"), table->count numbers. */
 bool checkpoint_read_scalars(const Checkpoint *checkpoint, const TensorTable *table, const char *name, double *numbers,

@@ -8,6 +8,8 @@
 
 static bool has_state(void *context, int which, int tensor) { return optim_has_state(context, which, tensor); }
 
+static size_t state_vector(void *context, int which, int tensor) { return optim_state_vector(context, which, tensor); }
+
 static void fetch(void *context, int which, int tensor, float *host) { optim_fetch(context, which, tensor, host); }
 
 static void fetch_scalars(void *context, int which, double *host) { optim_fetch_scalars(context, which, host); }
@@ -19,6 +21,7 @@ void checkpoint_from_optim(CheckpointSource *source, OptimName name, Optim *opti
     source->state_count = info->state_count;
     source->state_names = info->state_names;
     source->has_state = has_state;
+    source->state_vector = state_vector;
     source->fetch = fetch;
     source->context = optim;
     source->scalar_count = info->scalar_count;
@@ -32,7 +35,11 @@ static bool read_states(const Checkpoint *checkpoint, const TensorTable *table, 
     for (int s = 0; s < info->state_count; s++)
         for (int i = 0; i < table->count; i++) {
             if (!optim_has_state(optim, s, i)) continue;
-            if (!checkpoint_read_state(checkpoint, table, info->state_names[s], i, host, error)) return false;
+            const char *state = info->state_names[s];
+            size_t vector = optim_state_vector(optim, s, i);
+            if (vector > 0 ? !checkpoint_read_state_vector(checkpoint, table, state, i, vector, host, error)
+                           : !checkpoint_read_state(checkpoint, table, state, i, host, error))
+                return false;
             optim_store(optim, s, i, host);
         }
     double *numbers = checked_malloc((size_t)table->count * sizeof *numbers, "optimizer state");
@@ -43,6 +50,17 @@ static bool read_states(const Checkpoint *checkpoint, const TensorTable *table, 
     }
     free(numbers);
     return ok;
+}
+
+/* What to look at where states are missing or have another shape, for the end of a message. */
+static const char *settings_of_states(OptimName name) {
+    bool has_1d = optimizer_has_key(name, "optimize_1d"), has_embeddings = optimizer_has_key(name, "muon_embeddings");
+    bool has_lines = optimizer_has_key(name, "muon_beta2");
+    return has_1d                        ? " (was it written with another optimizer.optimize_1d?)"
+           : has_embeddings && has_lines ? " (was it written with another optimizer.muon_embeddings or split_qkv?)"
+           : has_embeddings              ? " (was it written with another optimizer.muon_embeddings?)"
+           : has_lines                   ? " (was it written with another optimizer.split_qkv?)"
+                                         : "";
 }
 
 bool checkpoint_into_optim(const Checkpoint *checkpoint, const TensorTable *table, OptimName name, Optim *optim,
@@ -56,11 +74,7 @@ bool checkpoint_into_optim(const Checkpoint *checkpoint, const TensorTable *tabl
     Error reason;
     bool ok = read_states(checkpoint, table, optim, host, &reason);
     free(host);
-    const char *key = optimizer_has_key(name, "optimize_1d") ? " (was it written with another optimizer.optimize_1d?)"
-                      : optimizer_has_key(name, "muon_embeddings") ? " (was it written with another "
-                                                                     "optimizer.muon_embeddings?)"
-                                                                   : "";
-    if (!ok) return error_set(error, "%s%s", reason.text, key);
+    if (!ok) return error_set(error, "%s%s", reason.text, settings_of_states(name));
     optim_set_updates(optim, checkpoint->updates);
     return true;
 }

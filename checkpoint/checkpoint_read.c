@@ -168,16 +168,27 @@ static bool check_shape(const SafetensorsFile *file, const SafetensorsEntry *ent
                      checkpoint_shape_text(expected, shape, dimensions));
 }
 
-bool checkpoint_read_state(const Checkpoint *checkpoint, const TensorTable *table, const char *state, int tensor,
-                           float *host, Error *error) {
-    const Tensor *wanted = &table->tensors[tensor];
-    char *name = format_string("%s.%s", state, wanted->name);
+/* Reads a state of the tensor that is called `tensor`; it has the shape of `wanted`. */
+static bool read_state(const Checkpoint *checkpoint, const char *state, const char *tensor, const Tensor *wanted,
+                       float *host, Error *error) {
+    char *name = format_string("%s.%s", state, tensor);
     const SafetensorsEntry *entry = safetensors_find(&checkpoint->state, name);
     bool ok = entry ? check_shape(&checkpoint->state, entry, wanted, error)
                     : error_set(error, "%s/%s has no float tensor '%s'", checkpoint->path, OPTIMIZER_FILE, name);
     free(name);
     if (ok) safetensors_read_float32(entry, host);
     return ok;
+}
+
+bool checkpoint_read_state(const Checkpoint *checkpoint, const TensorTable *table, const char *state, int tensor,
+                           float *host, Error *error) {
+    return read_state(checkpoint, state, table->tensors[tensor].name, &table->tensors[tensor], host, error);
+}
+
+bool checkpoint_read_state_vector(const Checkpoint *checkpoint, const TensorTable *table, const char *state, int tensor,
+                                  size_t length, float *host, Error *error) {
+    Tensor wanted = {.role = ROLE_VECTOR, .rows = 1, .columns = (int64_t)length, .size = length};
+    return read_state(checkpoint, state, table->tensors[tensor].name, &wanted, host, error);
 }
 
 bool checkpoint_read_scalars(const Checkpoint *checkpoint, const TensorTable *table, const char *name, double *numbers,

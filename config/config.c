@@ -18,6 +18,7 @@
 #include <strings.h>
 
 #include "config/config_keys.h"
+#include "optim/optimizer_keys.h"
 #include "optim/optimizers.h"
 #include "util/files.h"
 
@@ -533,11 +534,10 @@ static bool resolve_idle_keys(Config *config, Error *error) {
 }
 
 static bool check_optimizer(const Config *config, Error *error) {
-    const OptimConfig *optimizer = &config->optimizer;
-    if (optimizer->name == OPTIM_MARS_M_EFFICIENT && optimizer->beta1 == 0)
-        return error_set(error, "%s: optimizer.beta1 is 0; mars-m-efficient divides by it: expected a number in (0, 1)",
-                         config_where(config, "optimizer.beta1 optimizer.name"));
-    return true;
+    const char *keys;
+    Error reason;
+    return optimizer_check(&config->optimizer, &keys, &reason) ||
+           error_set(error, "%s: optimizer.%s", config_where(config, keys), reason.text);
 }
 
 static bool check_batch(const Config *config, Error *error) {
@@ -667,6 +667,7 @@ static void shorten_schedule(Config *config) {
 static void fill_dependent_defaults(Config *config) {
     config->schedule.max_iters = config->train.max_iters;
     if (config->schedule.lr_decay_iters == 0) config->schedule.lr_decay_iters = config->train.max_iters;
+    config->optimizer.ns_steps = ns_steps_of(&config->optimizer);
 }
 
 static void set_defaults(Config *config) {
@@ -901,6 +902,7 @@ static void read_earlier(Config *config, const cJSON *json) {
         if (item && set_from_json(config, key, item)) config->origins[i] = CONFIG_FROM_FILE;
     }
     set_optimizer_defaults(config);
+    config->optimizer.ns_steps = ns_steps_of(&config->optimizer);
 }
 
 char *config_changes(const Config *config, const cJSON *earlier) {

@@ -6,16 +6,12 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "optim/optimizer_keys.h"
 #include "optim/optimizers.h"
 
 /* In the order of the enumerations. */
 static const char *const order_names[] = {
     [ORDER_RANDOM] = "random", [ORDER_SEQUENTIAL] = "sequential", [ORDER_SHUFFLED] = "shuffled", NULL};
-static const char *const ns_dtype_names[] = {
-    [NS_DTYPE_AUTO] = "auto", [NS_DTYPE_BFLOAT16] = "bfloat16", [NS_DTYPE_FLOAT32] = "float32", NULL};
-static const char *const muon_scale_names[] = {
-    [MUON_SCALE_AUTO] = "auto",           [MUON_SCALE_SPECTRAL] = "spectral", [MUON_SCALE_SQRT_MAX] = "sqrt-max",
-    [MUON_SCALE_MOONLIGHT] = "moonlight", [MUON_SCALE_NONE] = "none",         NULL};
 static const char *const schedule_names[] = {
     [SCHEDULE_CONSTANT] = "constant",       [SCHEDULE_COSINE] = "cosine", [SCHEDULE_WSD] = "wsd",
     [SCHEDULE_TRAPEZOIDAL] = "trapezoidal", [SCHEDULE_EXP] = "exp",       NULL};
@@ -37,9 +33,21 @@ static const char *const recompute_names[] = {
     .section = #section_, .name = #name_, .type = TYPE_OF(section_.name_), .offset = offsetof(Config, section_.name_)
 #define KEY(section_, name_, default_, range, help_)                                                                   \
     {FIELD(section_, name_), .default_text = default_, range, .help = help_}
-/* A key of the optimizer section whose default is in the table of optimizers. */
-#define OPTIMIZER_KEY(name_, range, help_)                                                                             \
-    {FIELD(optimizer, name_), .has_optimizer_default = true, range, .help = help_}
+/* Settings of optimizers (optim/optimizer_keys.h): one that must be given, one whose default is in the table of
+ * optimizers, and one that users find in the section train: for them it is a matter of the batch, not of the rule. */
+#define OPTIMIZER_RANGE(minimum_, maximum_, limits_, choices_)                                                         \
+    .minimum = minimum_, .maximum = maximum_, .above_minimum = ((limits_)&ABOVE_MINIMUM) != 0,                         \
+    .below_maximum = ((limits_)&BELOW_MAXIMUM) != 0, .zero_is_absent = ((limits_)&OR_ABSENT) != 0, .choices = choices_
+#define REQUIRED_OPTIMIZER_KEY(name_, minimum_, maximum_, limits_, choices_, help_)                                    \
+    {FIELD(optimizer, name_), .default_text = REQUIRED, OPTIMIZER_RANGE(minimum_, maximum_, limits_, choices_),        \
+     .help = help_},
+#define OPTIMIZER_KEY(name_, minimum_, maximum_, limits_, choices_, help_)                                             \
+    {FIELD(optimizer, name_), .has_optimizer_default = true, OPTIMIZER_RANGE(minimum_, maximum_, limits_, choices_),   \
+     .help = help_},
+#define OPTIMIZER_KEY_OF_TRAIN(name_, minimum_, maximum_, limits_, choices_, help_)                                    \
+    {.section = "train", .name = #name_, .type = TYPE_OF(optimizer.name_), .default_text = "1",                        \
+     .offset = offsetof(Config, optimizer.name_), OPTIMIZER_RANGE(minimum_, maximum_, limits_, choices_),              \
+     .help = help_},
 
 /* A key that changes what the model computes, so that weights come with it. */
 #define MODEL_KEY(name_, default_, range, help_)                                                                       \
@@ -101,29 +109,8 @@ const ConfigKey config_keys[] = {
     KEY(data, seed, "5000", ANY, "for the order of the sequences"),
 
     KEY(optimizer, name, REQUIRED, ONE_OF(optim_names), "see --list_optimizers"),
-    KEY(optimizer, learning_rate, REQUIRED, ABOVE(0), "the schedule's peak"),
-    OPTIMIZER_KEY(embedding_lr, ABOVE(0), "the same of embeddings"),
-    OPTIMIZER_KEY(lm_head_lr, ABOVE(0), "the same of an LM head of its own"),
-    OPTIMIZER_KEY(lr_1d, ABOVE(0), "the same of vectors"),
-    OPTIMIZER_KEY(weight_decay, AT_LEAST(0), "decoupled; see --list_optimizers"),
-    OPTIMIZER_KEY(beta1, FROM_BELOW(0, 1), "decay of the moving average of g (in mars, of c)"),
-    OPTIMIZER_KEY(beta2, FROM_BELOW(0, 1), "the same of its square"),
-    OPTIMIZER_KEY(eps, ABOVE(0), "keeps divisors from 0, such as adamw's root"),
-    OPTIMIZER_KEY(grad_clip, AT_LEAST(0), "largest global norm of the gradient; 0 = off"),
-    OPTIMIZER_KEY(gamma, AT_LEAST(0), "share of the gradient's change in c"),
-    OPTIMIZER_KEY(is_approx, ANY, "false: a second gradient each step"),
-    OPTIMIZER_KEY(optimize_1d, ANY, "vectors follow the rule too, instead of AdamW"),
-    OPTIMIZER_KEY(betas_1d, FROM_BELOW(0, 1), "beta1, beta2 of AdamW next to the rule"),
-    OPTIMIZER_KEY(weight_decay_1d, AT_LEAST(0), "of AdamW on the vectors"),
-    OPTIMIZER_KEY(muon_learning_rate, ABOVE(0), "the schedule's peak for 2-D tensors"),
-    OPTIMIZER_KEY(muon_weight_decay, AT_LEAST(0), "decoupled; 2-D tensors"),
-    OPTIMIZER_KEY(muon_embeddings, ANY, "false: AdamW for embeddings and LM head"),
-    OPTIMIZER_KEY(momentum, FROM_BELOW(0, 1), "of g"),
-    OPTIMIZER_KEY(nesterov, ANY, "momentum that looks a step ahead"),
-    OPTIMIZER_KEY(ns_steps, FROM_TO(1, 100), "iterations of Newton-Schulz"),
-    OPTIMIZER_KEY(ns_dtype, ONE_OF(ns_dtype_names), "type that these run in; auto = as activations"),
-    OPTIMIZER_KEY(muon_scale, ONE_OF(muon_scale_names), "length of a matrix's step; auto = the rule's own"),
-    OPTIMIZER_KEY(split_qkv, ANY, "orthogonalise query, key, value one by one"),
+    LEARNING_RATE_KEY(REQUIRED_OPTIMIZER_KEY)
+    OPTIMIZER_KEYS(OPTIMIZER_KEY)
 
     KEY(schedule, name, "constant", ONE_OF(schedule_names), "how the rate changes"),
     KEY(schedule, warmup_iters, "0", AT_LEAST(0), "steps of linear rise at the start"),
@@ -135,9 +122,7 @@ const ConfigKey config_keys[] = {
     KEY(train, total_batch_size, "0", AT_LEAST(0), "sequences per step over all processes (see below)"),
     KEY(train, gradient_accumulation_steps, "0", AT_LEAST(0), "micro-steps per process and step (see below)"),
     KEY(train, batch_size, REQUIRED, AT_LEAST(1), "sequences per process and micro-step"),
-    {.section = "train", .name = "gradient_scale", .type = TYPE_OF(optimizer.gradient_scale),
-     .offset = offsetof(Config, optimizer.gradient_scale), .default_text = "1", ABOVE(0),
-     .help = "factor on the mean gradient, before clipping"}, /* for users a matter of the batch, not of the rule */
+    GRADIENT_SCALE_KEY(OPTIMIZER_KEY_OF_TRAIN)
     KEY(train, eval_interval, "1000", AT_LEAST(0), "steps between evaluations; 0 = never"),
     KEY(train, eval_sequences, "0", AT_LEAST(0), "sequences of an evaluation; 0 = all"),
     KEY(train, eval_only, "false", ANY, "evaluate once and stop"),
@@ -240,8 +225,7 @@ unsigned config_key_optimizers(const ConfigKey *key) {
 
 bool config_key_is_absent(const ConfigKey *key, const Config *config) {
     const void *field = (const char *)config + key->offset;
-    return key->has_optimizer_default && key->type == CONFIG_NUMBER && key->above_minimum &&
-           *(const double *)field == 0.0;
+    return key->zero_is_absent && key->type == CONFIG_NUMBER && *(const double *)field == 0.0;
 }
 
 /* What makes an optimizer that has the key not read it; NULL where it does read it. */
@@ -303,7 +287,9 @@ void config_key_default_text(const ConfigKey *key, OptimName optimizer, char *te
         snprintf(text, size, "%s", key->default_text);
         return;
     }
-    const void *field = (const char *)&optimizer_of(optimizer)->defaults + (key->offset - offsetof(Config, optimizer));
+    OptimConfig defaults = optimizer_of(optimizer)->defaults;
+    defaults.ns_steps = ns_steps_of(&defaults);
+    const void *field = (const char *)&defaults + (key->offset - offsetof(Config, optimizer));
     double first = key->type == CONFIG_NUMBER || key->type == CONFIG_PAIR ? *(const double *)field : 0.0;
     if (key->type == CONFIG_BOOL)
         snprintf(text, size, "%s", *(const bool *)field ? "true" : "false");
@@ -313,7 +299,7 @@ void config_key_default_text(const ConfigKey *key, OptimName optimizer, char *te
         snprintf(text, size, "%s", key->choices[*(const unsigned *)field]);
     else if (key->type == CONFIG_PAIR)
         snprintf(text, size, "%g,%g", first, ((const double *)field)[1]);
-    else if (first == 0.0 && key->above_minimum)
+    else if (first == 0.0 && key->zero_is_absent)
         snprintf(text, size, "learning_rate");
     else
         snprintf(text, size, "%g", first);

@@ -27,6 +27,7 @@ typedef struct ConfigKey {
     bool has_optimizer_default;        /* the default is the optimizer's own; without either the key is required */
     double minimum, maximum;           /* of an int, a number, each of a pair; of a string's length in bytes */
     bool above_minimum, below_maximum; /* true: the limit itself is outside */
+    bool zero_is_absent;               /* 0 in Config, which no user can write, stands for another key's value */
     unsigned schedules;                /* those that use the key, bit 1 << ScheduleName; 0: all do */
     bool is_path;                      /* a leading "~" is the home folder */
     bool comes_with_weights;           /* of the model: changes what it computes */

@@ -120,7 +120,8 @@ static cJSON *group_json(const ParamGroup *group) {
     if (group->when != ALWAYS)
         cJSON_AddBoolToObject(cJSON_AddObjectToObject(json, "when"), is_1d ? "optimize_1d" : "muon_embeddings", when);
     cJSON *states = cJSON_AddArrayToObject(json, "states");
-    for (int s = 0; s < rule->states; s++) cJSON_AddItemToArray(states, cJSON_CreateString(rule->state_names[s]));
+    for (int s = 0; s < rule_state_count(rule); s++)
+        cJSON_AddItemToArray(states, cJSON_CreateString(rule->state_names[s]));
     if (rule->uses_prev_grad) cJSON_AddItemToArray(states, cJSON_CreateString(PREV_GRAD_STATE));
     cJSON_AddBoolToObject(json, "orthogonalized", rule->is_matrix);
     return json;

@@ -88,12 +88,13 @@ static void copy_weights(const Chunk *chunk, const MultiTensorBuffers *b) {
     for (size_t i = chunk->begin; i < chunk->end; i++) weights[i] = bfloat16_from_float(x[i]);
 }
 
-typedef float ElementRule(float x, float g, float prev_grad, float *state, const UpdateCoeffs *coeffs);
+typedef float RuleDirection(float g, float prev_grad, float *state, const UpdateCoeffs *coeffs);
 
 /* The loop of every elementwise rule. Each call has constant arguments and is inlined, so that the compiler makes a loop
  * of each rule, with the states of an element in registers. */
-ALWAYS_INLINE void update_chunk(ElementRule *element, const bool uses_prev_grad, const int states, const Chunk *chunk,
-                                const MultiTensorBuffers *b, const UpdateCoeffs *coeffs) {
+ALWAYS_INLINE void update_chunk(RuleDirection *direction, const bool uses_prev_grad, const int states,
+                                const bool cautious, const Chunk *chunk, const MultiTensorBuffers *b,
+                                const UpdateCoeffs *coeffs) {
     const UpdateCoeffs r = *coeffs;
     float *RESTRICT x = b->params + chunk->begin, *kept[RULE_MAX_STATES];
     for (int s = 0; s < states; s++) kept[s] = b->states[s] + chunk->shard;
@@ -104,14 +105,19 @@ ALWAYS_INLINE void update_chunk(ElementRule *element, const bool uses_prev_grad,
     for (size_t i = 0; i < n; i++) {
         float state[RULE_MAX_STATES];
         for (int s = 0; s < states; s++) state[s] = kept[s][i];
-        x[i] = element(x[i], g[i] * r.gradient_factor, uses_prev_grad ? prev_grad[i] : 0.0f, state, &r);
+        float decay = r.weight_decay * x[i];
+        float u = direction(g[i] * r.gradient_factor, uses_prev_grad ? prev_grad[i] : 0.0f, state, &r);
+        x[i] -= r.learning_rate * (element_decay(decay, u, x[i], cautious) + u);
         for (int s = 0; s < states; s++) kept[s][i] = state[s];
     }
 }
 
-#define UPDATE_CASE(rule, name, element, needs, keys, states, ...)                     \
-    case rule:                                                                         \
-        update_chunk(element, (needs)&RULE_NEEDS_PREV_GRAD, states, chunk, b, coeffs); \
+#define UPDATE_CASE(rule, name, direction, needs, keys, states, ...)                                \
+    case rule:                                                                                      \
+        if (b->cautious)                                                                            \
+            update_chunk(direction, (needs)&RULE_NEEDS_PREV_GRAD, states, true, chunk, b, coeffs);  \
+        else                                                                                        \
+            update_chunk(direction, (needs)&RULE_NEEDS_PREV_GRAD, states, false, chunk, b, coeffs); \
         break;
 
 static void update(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *b) {
@@ -131,10 +137,8 @@ static void update(Backend *be, RuleName rule, const Chunk *chunks, int count, c
 
 /* ---- matrix rules ---- */
 
-typedef float MatrixRule(float g, float prev_grad, float *state, const UpdateCoeffs *coeffs);
-
 /* As update_chunk(): the directions of a chunk, to out. */
-ALWAYS_INLINE void chunk_directions(MatrixRule *direction, const bool uses_prev_grad, const int states,
+ALWAYS_INLINE void chunk_directions(RuleDirection *direction, const bool uses_prev_grad, const int states,
                                     const Chunk *chunk, const MultiTensorBuffers *b, const UpdateCoeffs *coeffs,
                                     float *RESTRICT out) {
     const UpdateCoeffs r = *coeffs;
@@ -196,46 +200,159 @@ static void directions(Backend *be, RuleName rule, const Chunk *chunks, int coun
     }
 }
 
-static void apply_float32(float *RESTRICT x, const float *RESTRICT O, size_t n, float decay, float step) {
+/* n elements along a row of O, which is float32 or bfloat16. `factors` of each element; NULL for none. As in
+ * update_chunk(), calls have constant arguments where it matters. */
+ALWAYS_INLINE void apply_along(float *RESTRICT x, const void *O, const bool is_bfloat16, const float *RESTRICT factors,
+                               size_t n, float decay, float step, const bool cautious) {
+    const float *RESTRICT O32 = O;
+    const bfloat16 *RESTRICT O16 = O;
 #pragma omp simd
-    for (size_t i = 0; i < n; i++) x[i] -= decay * x[i] + step * O[i];
+    for (size_t i = 0; i < n; i++) {
+        float o = is_bfloat16 ? float_from_bfloat16(O16[i]) : O32[i];
+        float along = factors ? step * factors[i] : step;
+        x[i] -= element_decay(decay * x[i], o, x[i], cautious) + along * o;
+    }
 }
 
-static void apply_bfloat16(float *RESTRICT x, const bfloat16 *RESTRICT O, size_t n, float decay, float step) {
-#pragma omp simd
-    for (size_t i = 0; i < n; i++) x[i] -= decay * x[i] + step * float_from_bfloat16(O[i]);
+ALWAYS_INLINE void apply_type(float *x, const void *O, const bool is_bfloat16, const float *factors, size_t n,
+                              float decay, float step, bool cautious) {
+    if (factors && cautious)
+        apply_along(x, O, is_bfloat16, factors, n, decay, step, true);
+    else if (factors)
+        apply_along(x, O, is_bfloat16, factors, n, decay, step, false);
+    else if (cautious)
+        apply_along(x, O, is_bfloat16, NULL, n, decay, step, true);
+    else
+        apply_along(x, O, is_bfloat16, NULL, n, decay, step, false);
 }
 
-static void apply(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *b, const void *matrices,
-                  DType type) {
+/* Elements [at, at + n) of a chunk. */
+static void apply_part(const Chunk *chunk, const MultiTensorBuffers *b, const MatrixList *m, const float *factors,
+                       size_t at, size_t n, float step) {
+    const UpdateCoeffs *r = &b->coeffs[chunk->tensor];
+    float decay = r->learning_rate * r->weight_decay, *x = b->params + chunk->begin + at;
+    if (m->type == DTYPE_FLOAT32)
+        apply_type(x, (const float *)m->elements + chunk->matrix + at, false, factors, n, decay, step, b->cautious);
+    else
+        apply_type(x, (const bfloat16 *)m->elements + chunk->matrix + at, true, factors, n, decay, step, b->cautious);
+}
+
+/* A chunk row by row, as far as rows are in it. */
+static void apply_lines(const Chunk *chunk, const MultiTensorBuffers *b, const MatrixList *m, const float *factors) {
+    const bool are_rows = lines_are_rows(m->rows, m->columns);
+    const float step = b->coeffs[chunk->tensor].step, *line = factors + chunk->line;
+    size_t length = chunk->end - chunk->begin, column = (size_t)chunk->column, columns = (size_t)m->columns;
+    for (size_t at = 0, n; at < length; at += n, column = 0) {
+        n = columns - column < length - at ? columns - column : length - at;
+        if (are_rows)
+            apply_part(chunk, b, m, NULL, at, n, step * *line++);
+        else
+            apply_part(chunk, b, m, line + column, at, n, step);
+    }
+}
+
+static void apply(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *b, const MatrixList *m,
+                  const float *factors) {
     if (b->result->skipped) return;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++) {
-        const UpdateCoeffs *r = &b->coeffs[chunks[c].tensor];
-        float decay = r->learning_rate * r->weight_decay, *x = b->params + chunks[c].begin;
-        size_t n = chunks[c].end - chunks[c].begin;
-        if (type == DTYPE_FLOAT32)
-            apply_float32(x, (const float *)matrices + chunks[c].matrix, n, decay, r->step);
+        if (factors)
+            apply_lines(&chunks[c], b, m, factors);
         else
-            apply_bfloat16(x, (const bfloat16 *)matrices + chunks[c].matrix, n, decay, r->step);
+            apply_part(&chunks[c], b, m, NULL, 0, chunks[c].end - chunks[c].begin, b->coeffs[chunks[c].tensor].step);
         copy_weights(&chunks[c], b);
     }
 }
 
+/* ---- lines ---- */
+
+/* The sum of squares of n elements from `at` on. */
+static double sum_of_squares(const MatrixList *m, size_t at, size_t n) {
+    const float *RESTRICT x32 = (const float *)m->elements + at;
+    const bfloat16 *RESTRICT x16 = (const bfloat16 *)m->elements + at;
+    double sum = 0.0;
+    if (m->type == DTYPE_FLOAT32) {
+#pragma omp simd reduction(+ : sum)
+        for (size_t i = 0; i < n; i++) sum += (double)x32[i] * (double)x32[i];
+    } else {
+#pragma omp simd reduction(+ : sum)
+        for (size_t i = 0; i < n; i++) sum += (double)float_from_bfloat16(x16[i]) * (double)float_from_bfloat16(x16[i]);
+    }
+    return sum;
+}
+
+/* sums[i] += the square of element at + i. */
+static void add_squares(const MatrixList *m, size_t at, size_t n, double *RESTRICT sums) {
+    const float *RESTRICT x32 = (const float *)m->elements + at;
+    const bfloat16 *RESTRICT x16 = (const bfloat16 *)m->elements + at;
+    if (m->type == DTYPE_FLOAT32) {
+#pragma omp simd
+        for (size_t i = 0; i < n; i++) sums[i] += (double)x32[i] * (double)x32[i];
+    } else {
+#pragma omp simd
+        for (size_t i = 0; i < n; i++)
+            sums[i] += (double)float_from_bfloat16(x16[i]) * (double)float_from_bfloat16(x16[i]);
+    }
+}
+
+static void line_squares(Backend *be, const MatrixList *m, const StepResult *result, double *squares) {
+    if (result->skipped) return;
+    const bool are_rows = lines_are_rows(m->rows, m->columns);
+    const int64_t slabs = ceil_div(m->rows, LINE_SLAB);
+    const size_t columns = (size_t)m->columns;
+#pragma omp parallel for collapse(2) schedule(static) num_threads(be->threads)
+    for (int i = 0; i < m->count; i++)
+        for (int64_t slab = 0; slab < slabs; slab++) {
+            int64_t begin = slab * LINE_SLAB, end = min_i64(begin + LINE_SLAB, m->rows), first_row = i * m->rows;
+            double *sums = squares + (size_t)(i * slabs + slab) * columns;
+            if (!are_rows) memset(sums, 0, columns * sizeof *sums);
+            for (int64_t row = begin; row < end; row++) {
+                size_t at = (size_t)(first_row + row) * columns;
+                if (are_rows)
+                    squares[first_row + row] = sum_of_squares(m, at, columns);
+                else
+                    add_squares(m, at, columns, sums);
+            }
+        }
+}
+
+static void line_factors(Backend *be, const MatrixList *m, const LineState *where, const MultiTensorBuffers *b,
+                         const double *squares, float *factors) {
+    if (b->result->skipped) return;
+    const int64_t lines = line_count(m->rows, m->columns), slabs = line_slabs(m->rows, m->columns);
+    const double length = (double)min_i64(m->rows, m->columns);
+#pragma omp parallel for schedule(static) num_threads(be->threads)
+    for (int i = 0; i < m->count; i++) {
+        const UpdateCoeffs *r = &b->coeffs[where[i].tensor];
+        float *state = b->line_state + where[i].begin, *factor = factors + i * lines;
+        double before = 0.0, after = 0.0;
+        for (int64_t l = 0; l < lines; l++) {
+            double square = 0.0;
+            for (int64_t slab = 0; slab < slabs; slab++) square += squares[(i * slabs + slab) * lines + l];
+            square *= (double)r->scale * (double)r->scale;
+            state[l] = normuon_v(state[l], square / length, r);
+            before += square;
+            after += square / normuon_divisor_square(state[l]);
+        }
+        double norm_factor = normuon_norm_factor(before, after);
+        for (int64_t l = 0; l < lines; l++) factor[l] = (float)(norm_factor / sqrt(normuon_divisor_square(state[l])));
+    }
+}
+
 static void normalize(Backend *be, void *matrices, DType type, size_t size, int count, const double *square_norms,
-                      double eps) {
+                      double factor, double eps) {
     enum { BLOCK = 1 << 14 }; /* elements of one thread at a time */
 #pragma omp parallel for collapse(2) schedule(static) num_threads(be->threads)
     for (int i = 0; i < count; i++)
         for (size_t begin = 0; begin < size; begin += BLOCK) {
             size_t n = size - begin < BLOCK ? size - begin : BLOCK, at = (size_t)i * size + begin;
-            float factor = (float)(1.0 / (sqrt(square_norms[i]) + eps));
+            float scale = (float)(1.0 / (factor * sqrt(square_norms[i]) + eps));
             float *RESTRICT x32 = (float *)matrices + at;
             bfloat16 *RESTRICT x16 = (bfloat16 *)matrices + at;
             if (type == DTYPE_FLOAT32)
-                for (size_t j = 0; j < n; j++) x32[j] *= factor;
+                for (size_t j = 0; j < n; j++) x32[j] *= scale;
             else
-                for (size_t j = 0; j < n; j++) x16[j] = bfloat16_from_float(float_from_bfloat16(x16[j]) * factor);
+                for (size_t j = 0; j < n; j++) x16[j] = bfloat16_from_float(float_from_bfloat16(x16[j]) * scale);
         }
 }
 
@@ -311,6 +428,8 @@ static const MultiTensorPasses cpu_passes = {.sums = sums,
                                              .update = update,
                                              .directions = directions,
                                              .apply = apply,
+                                             .line_squares = line_squares,
+                                             .line_factors = line_factors,
                                              .keep_prev_grad = keep_prev_grad,
                                              .normalize = normalize,
                                              .copy_params = copy_params,

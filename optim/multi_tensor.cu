@@ -174,10 +174,10 @@ static void step_coeffs(Backend *be, const StepInputs *inputs) {
 
 /* ---- elementwise rules ---- */
 
-typedef float ElementRule(float x, float g, float prev_grad, float *state, const UpdateCoeffs *coeffs);
+typedef float RuleDirection(float g, float prev_grad, float *state, const UpdateCoeffs *coeffs);
 
 /* A kernel is made of each rule: its function and what it needs are template arguments. */
-template <ElementRule *ELEMENT, bool PREV_GRAD, int STATES> struct UpdateWork {
+template <RuleDirection *DIRECTION, bool PREV_GRAD, int STATES, bool CAUTIOUS> struct UpdateWork {
     UpdateCoeffs coeffs;
     float *x, *states[STATES];
     const float *g, *prev_grad;
@@ -209,7 +209,9 @@ template <ElementRule *ELEMENT, bool PREV_GRAD, int STATES> struct UpdateWork {
 #pragma unroll
                 for (int s = 0; s < STATES; s++) kept[s] = state[r][s].x[i];
                 float gradient = grad[r].x[i] * coeffs.gradient_factor;
-                value[r].x[i] = ELEMENT(value[r].x[i], gradient, prev[r].x[i], kept, &coeffs);
+                float before = value[r].x[i], decay = coeffs.weight_decay * before;
+                float direction = DIRECTION(gradient, prev[r].x[i], kept, &coeffs);
+                value[r].x[i] -= coeffs.learning_rate * (element_decay(decay, direction, before, CAUTIOUS) + direction);
                 rounded.x[i] = from_float<bf16>(value[r].x[i]);
 #pragma unroll
                 for (int s = 0; s < STATES; s++) state[r][s].x[i] = kept[s];
@@ -223,13 +225,13 @@ template <ElementRule *ELEMENT, bool PREV_GRAD, int STATES> struct UpdateWork {
 };
 
 /* Block b updates tile b % TILES of chunk b / TILES. */
-template <ElementRule *ELEMENT, bool PREV_GRAD, int STATES>
+template <RuleDirection *DIRECTION, bool PREV_GRAD, int STATES, bool CAUTIOUS>
 static __global__ void __launch_bounds__(THREADS, 3) update_kernel(const Chunk *chunks, const MultiTensorBuffers b) {
     if (b.result->skipped) return;
     const Chunk chunk = chunks[blockIdx.x / TILES];
     const size_t begin = blockIdx.x % TILES * TILE;
     if (chunk.begin + begin >= chunk.end) return;
-    UpdateWork<ELEMENT, PREV_GRAD, STATES> work;
+    UpdateWork<DIRECTION, PREV_GRAD, STATES, CAUTIOUS> work;
     work.coeffs = b.coeffs[chunk.tensor];
     work.x = b.params + chunk.begin + begin;
 #pragma unroll
@@ -240,15 +242,18 @@ static __global__ void __launch_bounds__(THREADS, 3) update_kernel(const Chunk *
     for_elements<AHEAD>(work, min((int)(chunk.end - chunk.begin - begin), TILE));
 }
 
-template <ElementRule *ELEMENT, bool PREV_GRAD, int STATES>
+template <RuleDirection *DIRECTION, bool PREV_GRAD, int STATES>
 static void launch_update(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers) {
-    update_kernel<ELEMENT, PREV_GRAD, STATES>
-        <<<(unsigned)count * TILES, THREADS, 0, cuda_stream(be)>>>(chunks, *buffers);
+    const unsigned blocks = (unsigned)count * TILES;
+    if (buffers->cautious)
+        update_kernel<DIRECTION, PREV_GRAD, STATES, true><<<blocks, THREADS, 0, cuda_stream(be)>>>(chunks, *buffers);
+    else
+        update_kernel<DIRECTION, PREV_GRAD, STATES, false><<<blocks, THREADS, 0, cuda_stream(be)>>>(chunks, *buffers);
 }
 
-#define UPDATE_CASE(rule, name, element, needs, keys, states, ...)                                       \
-    case rule:                                                                                           \
-        launch_update<element, ((needs)&RULE_NEEDS_PREV_GRAD) != 0, states>(be, chunks, count, buffers); \
+#define UPDATE_CASE(rule, name, direction, needs, keys, states, ...)                                       \
+    case rule:                                                                                             \
+        launch_update<direction, ((needs)&RULE_NEEDS_PREV_GRAD) != 0, states>(be, chunks, count, buffers); \
         break;
 
 static void update(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *buffers) {
@@ -263,9 +268,7 @@ static void update(Backend *be, RuleName rule, const Chunk *chunks, int count, c
 
 /* ---- matrix rules ---- */
 
-typedef float MatrixRule(float g, float prev_grad, float *state, const UpdateCoeffs *coeffs);
-
-template <MatrixRule *DIRECTION, bool PREV_GRAD, int STATES, class T> struct DirectionWork {
+template <RuleDirection *DIRECTION, bool PREV_GRAD, int STATES, class T> struct DirectionWork {
     UpdateCoeffs coeffs;
     float *states[STATES];
     const float *g, *prev_grad;
@@ -311,7 +314,7 @@ template <MatrixRule *DIRECTION, bool PREV_GRAD, int STATES, class T> struct Dir
 };
 
 /* Block c works on chunk c. */
-template <MatrixRule *DIRECTION, bool PREV_GRAD, int STATES, class T>
+template <RuleDirection *DIRECTION, bool PREV_GRAD, int STATES, class T>
 static __global__ void __launch_bounds__(THREADS, 3)
     directions_kernel(const Chunk *chunks, const MultiTensorBuffers b, T *matrices, double *squares) {
     if (b.result->skipped) return;
@@ -329,7 +332,7 @@ static __global__ void __launch_bounds__(THREADS, 3)
     if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
-template <MatrixRule *DIRECTION, bool PREV_GRAD, int STATES>
+template <RuleDirection *DIRECTION, bool PREV_GRAD, int STATES>
 static void launch_directions(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers,
                               void *matrices, DType type, double *squares) {
     cudaStream_t stream = cuda_stream(be);
@@ -358,22 +361,41 @@ static void directions(Backend *be, RuleName rule, const Chunk *chunks, int coun
     cuda_check_launch("directions_kernel");
 }
 
-/* x <- x - decay x - step O, and the copy of the weights. */
-template <class T> struct ApplyWork {
+/* What the factors of lines are of. */
+enum class Lines { NONE, ROWS, COLUMNS };
+
+/* x <- x - decay x - step O, each line of O times its factor, and the copy of the weights. */
+template <class T, Lines LINES, bool CAUTIOUS> struct ApplyWork {
     float *x;
     bf16 *weights;
     const T *O;
     float decay, step;
+    const float *factors;     /* of the row, or of all columns, of the tile's first element */
+    unsigned column, columns; /* of this element; of the matrix */
 
-    __device__ bool takes_runs() const { return is_run_aligned(x) && is_run_aligned(weights) && is_run_aligned(O); }
+    /* Runs that begin at multiples of RUN lie in one row where rows are a multiple of it long. */
+    __device__ bool takes_runs() const {
+        const bool rows_are_runs = LINES == Lines::NONE || (column % RUN == 0 && columns % RUN == 0);
+        return rows_are_runs && is_run_aligned(x) && is_run_aligned(weights) && is_run_aligned(O) &&
+               (LINES != Lines::COLUMNS || is_run_aligned(factors));
+    }
+
+    /* How far a run goes along each element of O. */
+    template <int COUNT> __device__ __forceinline__ void load_steps(Run<float, COUNT> &steps, int at) {
+        if (LINES == Lines::COLUMNS) load_run(steps, factors + (column + at) % columns);
+        const float factor = LINES == Lines::ROWS ? factors[(column + at) / columns] : 1.0f;
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) steps.x[i] = LINES == Lines::COLUMNS ? step * steps.x[i] : step * factor;
+    }
 
     template <int COUNT, int N> __device__ __forceinline__ void runs(int first) {
-        Run<float, COUNT> value[N];
+        Run<float, COUNT> value[N], steps[N];
         Run<T, COUNT> way[N];
 #pragma unroll
         for (int r = 0; r < N; r++) {
             load_run(way[r], O + first + r * STRIDE<COUNT>);
             load_run(value[r], x + first + r * STRIDE<COUNT>);
+            load_steps(steps[r], first + r * STRIDE<COUNT>);
         }
 #pragma unroll
         for (int r = 0; r < N; r++) {
@@ -381,7 +403,9 @@ template <class T> struct ApplyWork {
             Run<bf16, COUNT> rounded;
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
-                value[r].x[i] -= decay * value[r].x[i] + step * to_float(way[r].x[i]);
+                const float o = to_float(way[r].x[i]);
+                const float before = value[r].x[i];
+                value[r].x[i] -= element_decay(decay * before, o, before, CAUTIOUS) + steps[r].x[i] * o;
                 rounded.x[i] = from_float<bf16>(value[r].x[i]);
             }
             store_run(x + at, value[r]);
@@ -392,30 +416,177 @@ template <class T> struct ApplyWork {
 
 /* Block b works on tile b % TILES of chunk b / TILES, counted from the end: of what Newton-Schulz wrote, the end is in the
  * level 2 cache. */
-template <class T>
+template <class T, Lines LINES, bool CAUTIOUS>
 static __global__ void __launch_bounds__(THREADS, 6)
-    apply_kernel(const Chunk *chunks, const MultiTensorBuffers b, const T *matrices) {
+    apply_kernel(const Chunk *chunks, const MultiTensorBuffers b, const T *matrices, const float *factors,
+                 unsigned columns) {
     if (b.result->skipped) return;
     const unsigned block = gridDim.x - 1 - blockIdx.x;
     const Chunk chunk = chunks[block / TILES];
     const size_t begin = block % TILES * TILE;
     if (chunk.begin + begin >= chunk.end) return;
     const UpdateCoeffs *coeffs = &b.coeffs[chunk.tensor];
-    ApplyWork<T> work = {b.params + chunk.begin + begin, b.weights ? (bf16 *)b.weights + chunk.begin + begin : NULL,
-                         matrices + chunk.matrix + begin, coeffs->learning_rate * coeffs->weight_decay, coeffs->step};
+    ApplyWork<T, LINES, CAUTIOUS> work = {b.params + chunk.begin + begin,
+                                          b.weights ? (bf16 *)b.weights + chunk.begin + begin : NULL,
+                                          matrices + chunk.matrix + begin,
+                                          coeffs->learning_rate * coeffs->weight_decay,
+                                          coeffs->step,
+                                          LINES == Lines::NONE ? NULL : factors + chunk.line,
+                                          (unsigned)chunk.column + (unsigned)begin,
+                                          columns};
     for_elements<AHEAD>(work, min((int)(chunk.end - chunk.begin - begin), TILE));
 }
 
-static void apply(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers, const void *matrices,
-                  DType type) {
-    if (count == 0) return;
-    const unsigned blocks = (unsigned)count * TILES;
-    if (type == DTYPE_FLOAT32)
-        apply_kernel<float><<<blocks, THREADS, 0, cuda_stream(be)>>>(chunks, *buffers, (const float *)matrices);
+template <class T, Lines LINES>
+static void launch_apply(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers,
+                         const MatrixList *m, const float *factors) {
+    const unsigned blocks = (unsigned)count * TILES, columns = (unsigned)m->columns;
+    cudaStream_t stream = cuda_stream(be);
+    if (buffers->cautious)
+        apply_kernel<T, LINES, true>
+            <<<blocks, THREADS, 0, stream>>>(chunks, *buffers, (const T *)m->elements, factors, columns);
     else
-        apply_kernel<bf16><<<blocks, THREADS, 0, cuda_stream(be)>>>(chunks, *buffers, (const bf16 *)matrices);
+        apply_kernel<T, LINES, false>
+            <<<blocks, THREADS, 0, stream>>>(chunks, *buffers, (const T *)m->elements, factors, columns);
+}
+
+template <class T>
+static void apply_type(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers,
+                       const MatrixList *m, const float *factors) {
+    if (!factors)
+        launch_apply<T, Lines::NONE>(be, chunks, count, buffers, m, factors);
+    else if (lines_are_rows(m->rows, m->columns))
+        launch_apply<T, Lines::ROWS>(be, chunks, count, buffers, m, factors);
+    else
+        launch_apply<T, Lines::COLUMNS>(be, chunks, count, buffers, m, factors);
+}
+
+static void apply(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers, const MatrixList *m,
+                  const float *factors) {
+    if (count == 0) return;
+    if (m->type == DTYPE_FLOAT32)
+        apply_type<float>(be, chunks, count, buffers, m, factors);
+    else
+        apply_type<bf16>(be, chunks, count, buffers, m, factors);
     cuda_check_launch("apply_kernel");
 }
+
+/* ---- lines ---- */
+
+template <class T, int COUNT> __device__ __forceinline__ float sum_of_squares(const Run<T, COUNT> &run) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) sum += to_float(run.x[i]) * to_float(run.x[i]);
+    return sum;
+}
+
+/* A warp sums the squares of a row, of all matrices' rows one after the other. Sums of a run are in float, of runs in
+ * double: conversions to double are slow. */
+template <class T, int COUNT>
+static __global__ void __launch_bounds__(THREADS)
+    row_squares_kernel(const T *matrices, size_t rows, int columns, const StepResult *result, double *squares) {
+    const size_t row = (size_t)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP;
+    if (result->skipped || row >= rows) return;
+    const T *x = matrices + row * columns;
+    double sum = 0.0;
+#pragma unroll 4
+    for (int at = threadIdx.x % WARP * COUNT; at < columns; at += WARP * COUNT) {
+        Run<T, COUNT> run;
+        load_run(run, x + at);
+        sum += (double)sum_of_squares(run);
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % WARP == 0) squares[row] = sum;
+}
+
+/* Block (b, slab, i): a thread sums the squares of COUNT columns of matrix i over the rows of a slab. */
+template <class T, int COUNT>
+static __global__ void __launch_bounds__(THREADS)
+    column_squares_kernel(const T *matrices, int64_t rows, int64_t columns, const StepResult *result, double *squares) {
+    const int64_t column = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * COUNT;
+    if (result->skipped || column >= columns) return;
+    const int64_t begin = (int64_t)blockIdx.y * LINE_SLAB, end = begin + LINE_SLAB < rows ? begin + LINE_SLAB : rows;
+    const T *x = matrices + (blockIdx.z * rows + begin) * columns + column;
+    double sums[COUNT] = {};
+#pragma unroll 8
+    for (int row = 0; row < (int)(end - begin); row++) {
+        Run<T, COUNT> run;
+        load_run(run, x + row * columns);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) sums[i] += (double)(to_float(run.x[i]) * to_float(run.x[i]));
+    }
+    double *out = squares + ((int64_t)blockIdx.z * gridDim.y + blockIdx.y) * columns + column;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) out[i] = sums[i];
+}
+
+template <class T, int COUNT>
+static void launch_line_squares(Backend *be, const MatrixList *m, const StepResult *result, double *squares) {
+    const T *elements = (const T *)m->elements;
+    cudaStream_t stream = cuda_stream(be);
+    if (lines_are_rows(m->rows, m->columns)) {
+        const int64_t rows = m->count * m->rows;
+        row_squares_kernel<T, COUNT><<<(unsigned)ceil_div(rows, THREADS / WARP), THREADS, 0, stream>>>(
+            elements, (size_t)rows, (int)m->columns, result, squares);
+    } else {
+        const dim3 blocks((unsigned)ceil_div(m->columns, THREADS * COUNT), (unsigned)line_slabs(m->rows, m->columns),
+                          (unsigned)m->count);
+        column_squares_kernel<T, COUNT><<<blocks, THREADS, 0, stream>>>(elements, m->rows, m->columns, result, squares);
+    }
+}
+
+static void line_squares(Backend *be, const MatrixList *m, const StepResult *result, double *squares) {
+    if (m->count == 0) return;
+    const bool runs = m->columns % RUN == 0;
+    if (m->type == DTYPE_FLOAT32 && runs)
+        launch_line_squares<float, RUN>(be, m, result, squares);
+    else if (m->type == DTYPE_FLOAT32)
+        launch_line_squares<float, 1>(be, m, result, squares);
+    else if (runs)
+        launch_line_squares<bf16, RUN>(be, m, result, squares);
+    else
+        launch_line_squares<bf16, 1>(be, m, result, squares);
+    cuda_check_launch("a kernel of line_squares()");
+}
+
+constexpr int LINE_THREADS = 1024; /* there are few blocks */
+
+/* Block i computes the state and the factors of matrix i's lines. */
+static __global__ void __launch_bounds__(LINE_THREADS)
+    line_factors_kernel(int64_t lines, int64_t slabs, double length, const LineState *where, const MultiTensorBuffers b,
+                        const double *squares, float *factors) {
+    if (b.result->skipped) return;
+    const UpdateCoeffs r = b.coeffs[where[blockIdx.x].tensor];
+    const double scale = (double)r.scale * (double)r.scale;
+    float *state = b.line_state + where[blockIdx.x].begin, *factor = factors + blockIdx.x * lines;
+    double before = 0.0, after = 0.0;
+    for (int64_t l = threadIdx.x; l < lines; l += LINE_THREADS) {
+        const double *part = squares + blockIdx.x * slabs * lines + l;
+        double square = 0.0;
+#pragma unroll 8
+        for (int64_t slab = 0; slab < slabs; slab++) square += part[slab * lines];
+        square *= scale;
+        state[l] = normuon_v(state[l], square / length, &r);
+        before += square;
+        after += square / normuon_divisor_square(state[l]);
+    }
+    before = block_sum<LINE_THREADS>(before);
+    after = block_sum<LINE_THREADS>(after);
+    const double norm_factor = normuon_norm_factor(before, after);
+    for (int64_t l = threadIdx.x; l < lines; l += LINE_THREADS)
+        factor[l] = (float)(norm_factor / sqrt(normuon_divisor_square(state[l])));
+}
+
+static void line_factors(Backend *be, const MatrixList *m, const LineState *where, const MultiTensorBuffers *buffers,
+                         const double *squares, float *factors) {
+    if (m->count == 0) return;
+    line_factors_kernel<<<m->count, LINE_THREADS, 0, cuda_stream(be)>>>(
+        line_count(m->rows, m->columns), line_slabs(m->rows, m->columns), (double)min_i64(m->rows, m->columns), where,
+        *buffers, squares, factors);
+    cuda_check_launch("line_factors_kernel");
+}
+
+/* ---- Newton-Schulz's ---- */
 
 template <class T> struct ScaleWork {
     T *x;
@@ -440,24 +611,25 @@ template <class T> struct ScaleWork {
  * 2 cache. Tiles are twice as large as elsewhere: there is one operand. */
 template <class T>
 static __global__ void __launch_bounds__(THREADS)
-    normalize_kernel(T *matrices, size_t size, const double *square_norms, double eps) {
-    __shared__ float factor;
+    normalize_kernel(T *matrices, size_t size, const double *square_norms, double factor, double eps) {
+    __shared__ float scale;
     const unsigned tile = gridDim.x - 1 - blockIdx.x, matrix = gridDim.y - 1 - blockIdx.y;
-    if (threadIdx.x == 0) factor = (float)(1.0 / (sqrt(square_norms[matrix]) + eps));
+    if (threadIdx.x == 0) scale = (float)(1.0 / (factor * sqrt(square_norms[matrix]) + eps));
     __syncthreads();
     const size_t begin = (size_t)tile * 2 * TILE;
-    ScaleWork<T> work = {matrices + matrix * size + begin, factor};
+    ScaleWork<T> work = {matrices + matrix * size + begin, scale};
     for_elements<2 * AHEAD>(work, (int)min(size - begin, (size_t)(2 * TILE)));
 }
 
 static void normalize(Backend *be, void *matrices, DType type, size_t size, int count, const double *square_norms,
-                      double eps) {
+                      double factor, double eps) {
     if (count == 0) return;
     const dim3 blocks((unsigned)ceil_div((int64_t)size, 2 * TILE), (unsigned)count);
+    cudaStream_t stream = cuda_stream(be);
     if (type == DTYPE_FLOAT32)
-        normalize_kernel<float><<<blocks, THREADS, 0, cuda_stream(be)>>>((float *)matrices, size, square_norms, eps);
+        normalize_kernel<float><<<blocks, THREADS, 0, stream>>>((float *)matrices, size, square_norms, factor, eps);
     else
-        normalize_kernel<bf16><<<blocks, THREADS, 0, cuda_stream(be)>>>((bf16 *)matrices, size, square_norms, eps);
+        normalize_kernel<bf16><<<blocks, THREADS, 0, stream>>>((bf16 *)matrices, size, square_norms, factor, eps);
     cuda_check_launch("normalize_kernel");
 }
 
@@ -599,8 +771,8 @@ static void close_queue(Backend *be, ResultQueue *queue) {
 }
 
 /* In the order of the struct. */
-static const MultiTensorPasses cuda_passes = {sums,       add_up,         step_coeffs, update,      directions,
-                                              apply,      keep_prev_grad, normalize,   copy_params, update_sums,
-                                              open_queue, send,           receive,     close_queue};
+static const MultiTensorPasses cuda_passes = {
+    sums,           add_up,    step_coeffs, update,      directions, apply, line_squares, line_factors,
+    keep_prev_grad, normalize, copy_params, update_sums, open_queue, send,  receive,      close_queue};
 
 const MultiTensorPasses *multi_tensor_cuda(void) { return &cuda_passes; }

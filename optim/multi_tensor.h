@@ -25,6 +25,7 @@ typedef struct Chunk {
     size_t shard;    /* in states */
     size_t matrix;   /* in the workspace of Newton-Schulz, of matrix rules */
     int tensor;
+    int line, column; /* of matrix rules: its place among the factors of lines, and the column, of its first element */
 } Chunk;
 
 /* Sum number `to` is that of rows [first, first + count). */
@@ -37,14 +38,42 @@ typedef struct UpdateSums {
     double update, weight;
 } UpdateSums;
 
+/* Matrices of one shape, dense and one after the other. A line of a matrix is a row, or where it has fewer rows than
+ * columns a column: it has as many lines as its longer side is long. The lines of several matrices are numbered one matrix
+ * after the other; the place of an element is the number of its row where lines are rows, and that of its matrix's first
+ * column where they are columns. */
+typedef struct MatrixList {
+    const void *elements;
+    DType type;
+    int64_t rows, columns;
+    int count;
+} MatrixList;
+
+/* Where the state of one matrix's lines begins, and whose coefficients it has. */
+typedef struct LineState {
+    size_t begin;
+    int tensor;
+} LineState;
+
+/* The sum of squares of a column is added up from those of its parts in slabs of so many rows. */
+enum { LINE_SLAB = 64 };
+
+static inline bool lines_are_rows(int64_t rows, int64_t columns) { return rows >= columns; }
+static inline int64_t line_count(int64_t rows, int64_t columns) { return max_i64(rows, columns); }
+static inline int64_t line_slabs(int64_t rows, int64_t columns) {
+    return lines_are_rows(rows, columns) ? 1 : ceil_div(rows, LINE_SLAB);
+}
+
 /* The buffers that an update goes over. */
 typedef struct MultiTensorBuffers {
     float *params;
     void *weights;                     /* the copy in the activation type; NULL where there is none apart from params */
     const float *gradient, *prev_grad; /* prev_grad is NULL for rules without g_prev */
     float *states[RULE_MAX_STATES];
+    float *line_state;          /* of rules with lines */
     const UpdateCoeffs *coeffs; /* one per tensor */
     const StepResult *result;   /* where it says that the step is skipped, nothing is written */
+    bool cautious;              /* cautious weight decay (element_decay()) */
 } MultiTensorBuffers;
 
 /* Results on their way to the host. */
@@ -72,17 +101,25 @@ typedef struct MultiTensorPasses {
      * `matrices`; squares[c] = the sum of squares of what chunk c wrote. */
     void (*directions)(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *buffers,
                        void *matrices, DType type, double *squares);
-    /* And the pass after it: x <- x - learning_rate weight_decay x - step O, where O are the orthogonal matrices. */
-    void (*apply)(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers, const void *matrices,
-                  DType type);
+    /* And the pass after it: x <- x - learning_rate weight_decay x - step O, where O are the orthogonal matrices; each
+     * line times its factor, unless `factors` is NULL. */
+    void (*apply)(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers,
+                  const MatrixList *matrices, const float *factors);
+    /* Rules with lines (rules/normuon.h), between Newton-Schulz and apply(): squares (matrices->count, line_slabs(),
+     * line_count()) = the sums of squares of each line's elements in each slab of rows. */
+    void (*line_squares)(Backend *be, const MatrixList *matrices, const StepResult *result, double *squares);
+    /* And from these: updates buffers->line_state and writes factors (matrices->count, line_count()). where[i] is of matrix
+     * i. */
+    void (*line_factors)(Backend *be, const MatrixList *matrices, const LineState *where,
+                         const MultiTensorBuffers *buffers, const double *squares, float *factors);
     /* A step that is skipped keeps g_prev, but the buffers change places all the same: then, and only then,
      * to = from. */
     void (*keep_prev_grad)(Backend *be, const Chunk *chunks, int count, float *to, const float *from,
                            const StepResult *result);
     /* Newton-Schulz's: each of `count` matrices of `size` elements, one after the other, times
-     * 1 / (sqrt(square_norms[i]) + eps). */
+     * 1 / (factor sqrt(square_norms[i]) + eps). */
     void (*normalize)(Backend *be, void *matrices, DType type, size_t size, int count, const double *square_norms,
-                      double eps);
+                      double factor, double eps);
 
     /* ---- norms of an update ---- */
 

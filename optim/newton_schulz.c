@@ -1,23 +1,50 @@
 /* newton_schulz.c: the iteration of newton_schulz.h, in matmuls of the backend's table after one pass that scales. */
 #include "optim/newton_schulz.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 
 #include "optim/multi_tensor.h"
 #include "util/philox.h"
 
-/* Keller Jordan's quintic, 3.4445 s - 4.7750 s^3 + 2.0315 s^5 of each singular value s. It does not settle at 1, but
- * rises steeply at 0, which is what a few steps need. */
-static const float LINEAR = 3.4445f, CUBIC = -4.7750f, QUINTIC = 2.0315f;
+/* A step takes each singular value s to linear s + cubic s^3 + quintic s^5. */
+typedef struct Polynomial {
+    float linear, cubic, quintic;
+} Polynomial;
 
-/* In bfloat16 the coefficients are rounded as well, to 3.4375, -4.78125 and 2.03125: so they are in the runs that the
- * reference values come from, where a bfloat16 matrix times a number is computed in bfloat16. */
+enum { POLAR_EXPRESS_STEPS = 5 };
+
+/* How an iteration starts, and its polynomial in each step; step i has the last one where there are no more than i. */
+static const struct {
+    double norm_factor, norm_eps;
+    int count;
+    Polynomial steps[POLAR_EXPRESS_STEPS];
+} iterations[] = {
+    /* It does not settle at 1, but rises steeply at 0, which is what a few steps need. */
+    [NS_COEFFICIENTS_QUINTIC] = {1.0, 1e-7, 1, {{3.4445f, -4.7750f, 2.0315f}}},
+    [NS_COEFFICIENTS_POLAR_EXPRESS] = {1.02,
+                                       1e-6,
+                                       POLAR_EXPRESS_STEPS,
+                                       {{8.156554524902461f, -22.48329292557795f, 15.878769915207462f},
+                                        {4.042929935166739f, -2.808917465908714f, 0.5000178451051316f},
+                                        {3.8916678022926607f, -2.772484153217685f, 0.5060648178503393f},
+                                        {3.285753657755655f, -2.3681294933425376f, 0.46449024233003106f},
+                                        {2.3465413258596377f, -1.7097828382687081f, 0.42323551169305323f}}},
+    [NS_COEFFICIENTS_CUBIC] = {1.0, 1e-7, 1, {{2.0f, -1.5f, 0.5f}}},
+};
+
+/* In bfloat16 the coefficients are rounded as well, those of quintic to 3.4375, -4.78125 and 2.03125: so they are in the
+ * runs that the reference values come from, where a bfloat16 matrix times a number is computed in bfloat16. */
 static float coefficient(DType type, float value) {
     return type == DTYPE_FLOAT32 ? value : float_from_bfloat16(bfloat16_from_float(value));
 }
 
-static const double NORM_EPS = 1e-7;
+static Polynomial polynomial_of(NsCoefficients coefficients, int step, DType type) {
+    const int last = iterations[coefficients].count - 1;
+    const Polynomial *p = &iterations[coefficients].steps[step < last ? step : last];
+    return (Polynomial){coefficient(type, p->linear), coefficient(type, p->cubic), coefficient(type, p->quintic)};
+}
 
 /* Elements of X in the workspace, where a matrix is not larger by itself: 134 MB of bfloat16, twice. With a quarter of
  * it the matmuls of GPT-2 small's matrices, 7 and 5 at a time instead of all 12, took 14 % longer on an H100. */
@@ -26,6 +53,7 @@ static const int64_t BATCH_ELEMENTS = 1 << 26;
 struct NewtonSchulz {
     Backend *be;
     DType type;
+    NsCoefficients coefficients;
     int steps;
     size_t x_bytes, a_bytes; /* of a buffer of X, and of A or B */
     void *x[2];              /* a step reads one and writes the other; x[0] is the input */
@@ -40,8 +68,9 @@ int newton_schulz_batch(const Backend *be, const NewtonSchulzShape *shape) {
     return (int)max_i64(1, min_i64(shape->count, BATCH_ELEMENTS / size));
 }
 
-NewtonSchulz *newton_schulz_plan(Backend *be, DType type, int steps, const NewtonSchulzShape *shapes, int shape_count,
-                                 Arena *arena, Error *error) {
+NewtonSchulz *newton_schulz_plan(Backend *be, DType type, NsCoefficients coefficients, int steps,
+                                 const NewtonSchulzShape *shapes, int shape_count, Arena *arena, Error *error) {
+    assert(coefficients != NS_COEFFICIENTS_POLAR_EXPRESS || steps == POLAR_EXPRESS_STEPS);
     if (!be->multiplies(be, type)) {
         error_set(error, "%s cannot multiply %s matrices; set optimizer.ns_dtype to float32", be->device,
                   dtype_name(type));
@@ -54,7 +83,7 @@ NewtonSchulz *newton_schulz_plan(Backend *be, DType type, int steps, const Newto
         a_elements = max_i64(a_elements, batch * side * side);
     }
     NewtonSchulz *ns = checked_calloc(1, sizeof *ns, "Newton-Schulz");
-    ns->be = be, ns->type = type, ns->steps = steps;
+    ns->be = be, ns->type = type, ns->coefficients = coefficients, ns->steps = steps;
     ns->x_bytes = (size_t)x_elements * dtype_size(type), ns->a_bytes = (size_t)a_elements * dtype_size(type);
     for (int i = 0; i < 2; i++) arena_plan(arena, "workspace", "Newton-Schulz, X", ns->x_bytes, &ns->x[i]);
     arena_plan(arena, "workspace", "Newton-Schulz, A", ns->a_bytes, &ns->a);
@@ -74,14 +103,14 @@ const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, i
     Backend *be = ns->be;
     bool tall = rows > columns;
     int64_t side = min_i64(rows, columns), inner = max_i64(rows, columns);
-    float linear = coefficient(ns->type, LINEAR), cubic = coefficient(ns->type, CUBIC);
-    float quintic = coefficient(ns->type, QUINTIC);
-    BatchedMatmul square = {ns->type, count, side, side, inner, tall, !tall, 1.0f, 0.0f};         /* A */
-    BatchedMatmul polynomial = {ns->type, count, side, side, side, false, false, quintic, cubic}; /* B */
-    BatchedMatmul update = {ns->type, count, rows, columns, side, false, false, 1.0f, linear};    /* X */
-    multi_tensor_passes(be)->normalize(be, ns->x[0], ns->type, (size_t)(rows * columns), count, square_norms, NORM_EPS);
+    BatchedMatmul square = {ns->type, count, side, side, inner, tall, !tall, 1.0f, 0.0f}; /* A */
+    multi_tensor_passes(be)->normalize(be, ns->x[0], ns->type, (size_t)(rows * columns), count, square_norms,
+                                       iterations[ns->coefficients].norm_factor, iterations[ns->coefficients].norm_eps);
     for (int step = 0; step < ns->steps; step++) {
         const void *x = ns->x[step % 2];
+        Polynomial p = polynomial_of(ns->coefficients, step, ns->type);
+        BatchedMatmul polynomial = {ns->type, count, side, side, side, false, false, p.quintic, p.cubic}; /* B */
+        BatchedMatmul update = {ns->type, count, rows, columns, side, false, false, 1.0f, p.linear};      /* X */
         be->matmul_batched(be, &square, ns->a, x, x, NULL);
         be->matmul_batched(be, &polynomial, ns->b, ns->a, ns->a, ns->a);
         be->matmul_batched(be, &update, ns->x[(step + 1) % 2], tall ? x : ns->b, tall ? ns->b : x, x);

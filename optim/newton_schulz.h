@@ -1,12 +1,18 @@
 /* newton_schulz.h: the nearest semi-orthogonal matrix, nearly (Jordan et al., "Muon: an optimizer for hidden layers in
  * neural networks", 2024).
  *
- *   X <- G / (||G|| + 1e-7)
+ *   X <- G / (f ||G|| + eps)
  *   repeat `steps` times, for X with no more rows than columns:
- *       A = X X^T;   B = -4.7750 A + 2.0315 A A;   X <- 3.4445 X + B X
- * A matrix with more rows than columns is treated as its transpose: A = X^T X and X <- 3.4445 X + X B, which needs no
- * transposing in memory. In bfloat16 the three coefficients are rounded to bfloat16 too. What comes out has G's
- * singular vectors and singular values between about 0.7 and 1.2.
+ *       A = X X^T;   B = b A + c A A;   X <- a X + B X
+ * A matrix with more rows than columns is treated as its transpose: A = X^T X and X <- a X + X B, which needs no
+ * transposing in memory. In bfloat16 the three coefficients are rounded to bfloat16 too. What comes out has G's singular
+ * vectors, and singular values near 1:
+ *
+ *   quintic        a, b, c = 3.4445, -4.7750, 2.0315; f = 1, eps = 1e-7. Jordan's; ends between about 0.7 and 1.2.
+ *   cubic          a, b, c = 2, -1.5, 0.5; f and eps as above. Converges to 1, with an error that is cubed in each step
+ *                  near 1; small singular values double in a step.
+ *   polar-express  other coefficients in each of five steps; f = 1.02, eps = 1e-6 (Amsel et al., "The Polar Express: Optimal
+ *                  matrix sign methods and their application to the Muon algorithm", 2025, arXiv:2505.16932).
  *
  * Matrices of one shape are worked on together, in strided-batched matmuls (backend.h), as many at a time as fit the
  * workspace, which is taken once; where the device works on such matrices one after the other anyway, one at a time.
@@ -15,6 +21,7 @@
 #define MARS_OPTIM_NEWTON_SCHULZ_H
 
 #include "kernels/backend.h"
+#include "optim/optim_config.h"
 #include "util/arena.h"
 
 EXTERN_C_BEGIN
@@ -30,9 +37,10 @@ typedef struct NewtonSchulzShape {
 } NewtonSchulzShape;
 
 /* Lists the workspace for the given shapes, in `type`, in the arena, which is to be allocated before the first run.
- * NULL and the reason where the device cannot multiply that type; nothing is listed then. */
-NewtonSchulz *newton_schulz_plan(Backend *be, DType type, int steps, const NewtonSchulzShape *shapes, int shape_count,
-                                 Arena *arena, Error *error);
+ * `steps` must be 5 for polar-express. NULL and the reason where the device cannot multiply that type; nothing is listed
+ * then. */
+NewtonSchulz *newton_schulz_plan(Backend *be, DType type, NsCoefficients coefficients, int steps,
+                                 const NewtonSchulzShape *shapes, int shape_count, Arena *arena, Error *error);
 void newton_schulz_close(NewtonSchulz *ns);
 
 /* Bytes of the workspace. */

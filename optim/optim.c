@@ -11,6 +11,7 @@
 #include "comm/comm.h"
 #include "kernels/backend.h"
 #include "optim/grad_sync.h"
+#include "optim/optimizer_keys.h"
 #include "optim/rule_groups.h"
 #include "optim/schedule.h"
 #include "util/arena.h"
@@ -95,7 +96,9 @@ static bool plan_group(Optim *o, RuleName rule, double *taken, Arena *arena, Err
     RuleGroupOptions options = {.rule = rule,
                                 .needs_shards = !alone(o) && (rule_of(rule)->uses_prev_grad || o->exact),
                                 .exact = o->exact,
-                                .ns_steps = o->config.ns_steps,
+                                .cautious = o->config.cautious_weight_decay,
+                                .ns_coefficients = o->config.ns_coefficients,
+                                .ns_steps = ns_steps_of(&o->config),
                                 .ns_type = newton_schulz_dtype(o),
                                 .split_qkv = o->config.split_qkv,
                                 .rank = o->comm->rank,
@@ -129,7 +132,7 @@ static void add_state_name(OptimInfo *info, const char *name) {
 static void list_states(Optim *o) {
     for (int i = 0; i < o->group_count; i++) {
         const Rule *rule = o->groups[i].rule;
-        for (int s = 0; s < rule->states; s++) add_state_name(&o->info, rule->state_names[s]);
+        for (int s = 0; s < rule_state_count(rule); s++) add_state_name(&o->info, rule->state_names[s]);
     }
     if (o->uses_prev_grad) add_state_name(&o->info, PREV_GRAD_STATE);
 }
@@ -161,7 +164,7 @@ static void count_bytes(Optim *o) {
         const RuleGroup *group = &o->groups[i];
         size_t shard = group->shard_length * sizeof(float);
         bool uses_prev_grad = group->rule->uses_prev_grad;
-        info->state_bytes += (size_t)group->rule->states * shard;
+        info->state_bytes += (size_t)group->rule->states * shard + group->line_state_length * sizeof(float);
         if (group->newton_schulz) info->workspace_bytes += newton_schulz_bytes(group->newton_schulz);
         if (!has_shards(group)) continue;
         if (uses_prev_grad) info->state_bytes += shard;
@@ -262,37 +265,12 @@ void optim_close(Optim *o) {
     if (own) close_own(own);
 }
 
-/* The ranges of config/config_keys.c, which a program without a config file does not pass. */
-static bool check_config(const OptimConfig *c, int threads, Error *error) {
-    const struct {
-        const char *key;
-        double value;
-    } above_0[] = {{"learning_rate", c->learning_rate},
-                   {"muon_learning_rate", c->muon_learning_rate},
-                   {"eps", c->eps},
-                   {"gradient_scale", c->gradient_scale}},
-      below_1[] = {{"beta1", c->beta1},
-                   {"beta2", c->beta2},
-                   {"betas_1d", c->betas_1d[0]},
-                   {"betas_1d", c->betas_1d[1]},
-                   {"momentum", c->momentum}};
-    if (c->name >= OPTIM_COUNT) return error_set(error, "there is no optimizer %d", (int)c->name);
-    for (size_t i = 0; i < ARRAY_LENGTH(above_0); i++)
-        if (!(above_0[i].value > 0.0 && above_0[i].value < INFINITY))
-            return error_set(error, "%s is %g; expected a number above 0", above_0[i].key, above_0[i].value);
-    for (size_t i = 0; i < ARRAY_LENGTH(below_1); i++)
-        if (!(below_1[i].value >= 0.0 && below_1[i].value < 1.0))
-            return error_set(error, "%s is %g; expected a number of at least 0 and below 1", below_1[i].key,
-                             below_1[i].value);
-    if (c->ns_steps < 1 || c->ns_steps > 100)
-        return error_set(error, "ns_steps is %d; expected a number of at least 1 and below 101", c->ns_steps);
-    if (threads < 0 || threads > 4096)
-        return error_set(error, "threads is %d; expected a number of at least 0 and below 4097", threads);
-    return true;
-}
-
 Optim *optim_open(const OptimConfig *config, const OptimTensor *tensors, int count, int threads, Error *error) {
-    if (!check_config(config, threads, error)) return NULL;
+    if (!optimizer_check_ranges(config, error)) return NULL;
+    if (threads < 0 || threads > 4096) {
+        error_set(error, "threads is %d; expected a whole number from 0 to 4096", threads);
+        return NULL;
+    }
     Backend *be = backend_open("cpu", DTYPE_FLOAT32, backend_threads(threads, 1), error);
     if (!be) return NULL;
     OptimOwn *own = checked_calloc(1, sizeof *own, "the optimizer");
@@ -507,19 +485,31 @@ void optim_store_scalars(Optim *o, int scalar, const double *host) {
 bool optim_has_state(const Optim *o, int state, int tensor) {
     const Rule *rule = o->groups[group_of(o, tensor)].rule;
     if (strcmp(o->info.state_names[state], PREV_GRAD_STATE) == 0) return rule->uses_prev_grad;
-    for (int s = 0; s < rule->states; s++)
-        if (strcmp(rule->state_names[s], o->info.state_names[state]) == 0) return true;
-    return false;
+    return rule_state_find(rule, o->info.state_names[state]) >= 0;
 }
 
-/* The first element of one of this rank's parts in a state's buffer, or for state -1 in the master weights. */
-static float *part_in(Optim *o, RuleGroup *group, int state, const Part *part) {
+size_t optim_state_vector(const Optim *o, int state, int tensor) {
+    const Rule *rule = o->groups[group_of(o, tensor)].rule;
+    bool is_of_lines = rule->uses_lines && rule_state_find(rule, o->info.state_names[state]) == rule->states;
+    return is_of_lines ? line_state_size(&o->table->tensors[tensor], o->config.split_qkv) : 0;
+}
+
+/* The first number of one of this rank's parts in a state's buffer, or for state -1 in the master weights. */
+static float *part_in(Optim *o, RuleGroup *group, int state, int tensor, const Part *part) {
     if (state < 0) return o->buffers.params + part->begin;
-    if (strcmp(o->info.state_names[state], PREV_GRAD_STATE) == 0)
+    const char *name = o->info.state_names[state];
+    if (strcmp(name, PREV_GRAD_STATE) == 0)
         return gradients_of(o, group)->prev_grad + (has_shards(group) ? part->at : part->begin);
-    for (int s = 0; s < group->rule->states; s++)
-        if (strcmp(group->rule->state_names[s], o->info.state_names[state]) == 0) return group->states[s] + part->at;
-    die("tensors of this rule have no state %s", o->info.state_names[state]);
+    int own = rule_state_find(group->rule, name);
+    if (own < 0) die("tensors of this rule have no state %s", name);
+    return own == group->rule->states ? group->line_state + group->line_state_begin[tensor]
+                                      : group->states[own] + part->at;
+}
+
+/* How many numbers of a state there are in a part; a tensor with a state of lines is one part. */
+static size_t part_length(const Optim *o, int state, int tensor, const Part *part) {
+    size_t vector = state < 0 ? 0 : optim_state_vector(o, state, tensor);
+    return vector > 0 ? vector : part->end - part->begin;
 }
 
 static bool is_inside(const Part *part, const Tensor *t) {
@@ -534,13 +524,13 @@ void optim_fetch(Optim *o, int state, int tensor, float *host) {
     for (int r = 0; r < o->comm->size; r++)
         for (int i = p->first[r]; i < p->first[r + 1]; i++) {
             const Part *part = &p->parts[i];
-            size_t n = part->end - part->begin;
             if (!is_inside(part, t)) continue;
+            size_t n = part_length(o, state, tensor, part);
             bool owner = r == o->comm->rank, writer = o->comm->rank == 0;
             float *to = writer  ? host + (part->begin - t->offset)
                         : owner ? checked_malloc(n * sizeof *to, "a tensor to save")
                                 : NULL;
-            if (owner) o->be->copy_to_host(o->be, to, part_in(o, group, state, part), n * sizeof *to);
+            if (owner) o->be->copy_to_host(o->be, to, part_in(o, group, state, tensor, part), n * sizeof *to);
             o->comm->send_to_root(o->comm, r, to, n);
             if (!writer) free(to);
         }
@@ -550,8 +540,10 @@ void optim_store(Optim *o, int state, int tensor, const float *host) {
     const Tensor *t = &o->table->tensors[tensor];
     RuleGroup *group = &o->groups[group_of(o, tensor)];
     const Partition *p = &group->partition;
-    for (int i = p->first[o->comm->rank]; i < p->first[o->comm->rank + 1]; i++)
-        if (is_inside(&p->parts[i], t))
-            o->be->copy_from_host(o->be, part_in(o, group, state, &p->parts[i]), host + (p->parts[i].begin - t->offset),
-                                  (p->parts[i].end - p->parts[i].begin) * sizeof(float));
+    for (int i = p->first[o->comm->rank]; i < p->first[o->comm->rank + 1]; i++) {
+        const Part *part = &p->parts[i];
+        if (is_inside(part, t))
+            o->be->copy_from_host(o->be, part_in(o, group, state, tensor, part), host + (part->begin - t->offset),
+                                  part_length(o, state, tensor, part) * sizeof *host);
+    }
 }

@@ -87,7 +87,8 @@ enum { OPTIM_MAX_STATES = 8, OPTIM_MAX_SCALARS = 4 };
 typedef struct OptimInfo {
     int gradients; /* of a step: 1; in the exact forms of MARS 2, of this step's batch and of the next one's */
     int state_count;
-    const char *state_names[OPTIM_MAX_STATES]; /* "m", "v", "g_last"; not every tensor has every state */
+    const char *state_names[OPTIM_MAX_STATES]; /* "m", "v", "g_last"; not every tensor has every state, and a state's
+                                                * shape may differ between tensors (optim_state_vector()) */
     int scalar_count;
     const char *scalar_names[OPTIM_MAX_SCALARS]; /* of states of one number per tensor: "snr" */
     /* of this rank: states and g_prev, without the numbers per tensor; further gradient buffers, Newton-Schulz's workspace
@@ -183,6 +184,10 @@ void optim_set_updates(Optim *optim, int64_t updates);
 
 /* Whether tensor number `tensor` has state number `state`, in [0, state_count). */
 bool optim_has_state(const Optim *optim, int state, int tensor);
+
+/* The length of a tensor's state that is a vector, with a number for each row or column (rules/normuon.h); 0 where it has
+ * the shape of the tensor. The tensor has this state. */
+size_t optim_state_vector(const Optim *optim, int state, int tensor);
 
 /* Copies tensor `tensor` of state number `state`, or of the master weights where state is -1, to host memory on rank 0,
  * from the ranks that own its parts. Collective; `host` is used on rank 0 only. */

@@ -20,6 +20,8 @@ typedef enum OptimName {
     OPTIM_MARS_M,
     OPTIM_MARS_M_EFFICIENT,
     OPTIM_SGD_SAI,
+    OPTIM_NORMUON,
+    OPTIM_MARS_NORMUON,
     OPTIM_COUNT
 } OptimName;
 
@@ -28,6 +30,13 @@ enum { OPTIM_MAX_GROUPS = 8 };
 
 /* The type that Newton-Schulz iterations run in; auto is the backend's activation type. */
 typedef enum NsDtype { NS_DTYPE_AUTO, NS_DTYPE_BFLOAT16, NS_DTYPE_FLOAT32 } NsDtype;
+
+/* Whose polynomials Newton-Schulz iterates (newton_schulz.h). */
+typedef enum NsCoefficients {
+    NS_COEFFICIENTS_QUINTIC,
+    NS_COEFFICIENTS_POLAR_EXPRESS,
+    NS_COEFFICIENTS_CUBIC
+} NsCoefficients;
 
 /* How far a matrix of r rows and c columns goes along its orthogonal direction, in learning rates; auto is the rule's
  * own. */
@@ -45,6 +54,7 @@ typedef struct OptimConfig {
     double learning_rate;                   /* the schedule's peak */
     double embedding_lr, lm_head_lr, lr_1d; /* peaks of embeddings, LM head, and vectors; 0: learning_rate */
     double weight_decay;                    /* decoupled; which tensors decay follows from the parameter groups */
+    bool cautious_weight_decay;             /* decay only elements that the update moves towards 0, or leaves alone */
     double beta1, beta2;                    /* decay of the moving averages of g (or c) and of its square */
     double eps;
     double grad_clip;      /* largest global gradient norm; 0 = off */
@@ -56,11 +66,13 @@ typedef struct OptimConfig {
     double betas_1d[2];     /* beta1, beta2 of AdamW in the MARS optimizers, moonlight and the mars-m forms */
     double weight_decay_1d; /* MARS: of AdamW on vectors */
 
-    double muon_learning_rate, muon_weight_decay; /* muon: of the 2-D tensors */
-    bool muon_embeddings;                         /* muon: embeddings and LM head follow the matrix rule */
+    double muon_learning_rate, muon_weight_decay; /* muon, normuon: of the tensors under the matrix rule */
+    bool muon_embeddings;                         /* muon, normuon: embeddings and LM head follow the matrix rule */
+    double muon_beta2;                            /* normuon: decay of the moving average over squares of a row */
     double momentum;
     bool nesterov;
-    int ns_steps; /* iterations of Newton-Schulz */
+    int ns_steps; /* iterations of Newton-Schulz; 0: those of its coefficients, quintic 5, polar-express 5, cubic 12 */
+    NsCoefficients ns_coefficients;
     NsDtype ns_dtype;
     MuonScale muon_scale;
     bool split_qkv; /* the query, key and value matrices of an attention layer are orthogonalised one by one */

@@ -7,7 +7,7 @@
 
 #define RULE_FIELDS(name_, needs_, keys_, count_, ...)                                                                 \
     .name = name_, .uses_prev_grad = ((needs_)&RULE_NEEDS_PREV_GRAD) != 0, .uses_snr = ((needs_)&RULE_NEEDS_SNR) != 0, \
-    .keys = keys_, .states = count_, .state_names = {__VA_ARGS__}
+    .uses_lines = ((needs_)&RULE_NEEDS_LINES) != 0, .keys = keys_, .states = count_, .state_names = {__VA_ARGS__}
 
 #define ELEMENTWISE_LINE(rule, name, function, needs, keys, count, ...) \
     [rule] = {RULE_FIELDS(name, needs, keys, count, __VA_ARGS__)},
@@ -17,6 +17,14 @@
 static const Rule rules[] = {ELEMENTWISE_RULES(ELEMENTWISE_LINE) MATRIX_RULES(MATRIX_LINE)};
 
 const Rule *rule_of(RuleName name) { return &rules[name]; }
+
+int rule_state_count(const Rule *rule) { return rule->states + rule->uses_lines; }
+
+int rule_state_find(const Rule *rule, const char *name) {
+    for (int s = 0; s < rule_state_count(rule); s++)
+        if (strcmp(rule->state_names[s], name) == 0) return s;
+    return -1;
+}
 
 /* ---- optimizers ---- */
 
@@ -48,7 +56,8 @@ const Rule *rule_of(RuleName name) { return &rules[name]; }
     {LM_HEAD,   RULE_ADAMW, LR_LM_HEAD,   BETAS_1D,   DECAY_MAIN, ALWAYS}, \
     {VECTOR,    RULE_ADAMW, LR_1D,        BETAS_1D,   DECAY_MAIN, ALWAYS}
 
-/* Muon as MARS's baseline (rules/muon.h): a rule for every 2-D tensor; what AdamW updates decays by weight_decay. */
+/* Muon as MARS's baseline (rules/muon.h): a rule for every 2-D tensor, or with muon_embeddings false for hidden matrices;
+ * what AdamW updates decays by weight_decay. */
 #define EVERY_MATRIX(rule)                                                                           \
     {MATRIX,              rule,       LR_MUON,      BETAS_MAIN, DECAY_MUON, ALWAYS},                 \
     {EMBEDDING | LM_HEAD, rule,       LR_MUON,      BETAS_MAIN, DECAY_MUON, WHEN_MUON_EMBEDDINGS},   \
@@ -56,44 +65,47 @@ const Rule *rule_of(RuleName name) { return &rules[name]; }
     {LM_HEAD,             RULE_ADAMW, LR_LM_HEAD,   BETAS_MAIN, DECAY_MAIN, UNLESS_MUON_EMBEDDINGS}, \
     {VECTOR,              RULE_ADAMW, LR_1D,        BETAS_MAIN, DECAY_MAIN, ALWAYS}
 
-/* OPTIMIZER(name in the code, name and title for users, another name or NULL, momentum, lr_1d, groups) */
+/* OPTIMIZER(name in the code, name and title for users, another name or NULL, momentum, lr_1d, muon_embeddings, groups) */
 #define OPTIMIZERS(OPTIMIZER) \
-    OPTIMIZER(OPTIM_ADAMW, "adamw", "AdamW", NULL, 0.95, 0, ONE_RULE(RULE_ADAMW)) \
-    OPTIMIZER(OPTIM_MARS_ADAMW, "mars-adamw", "MARS-AdamW", NULL, 0.95, 3e-3, MARS(RULE_MARS_ADAMW, RULE_MARS_ADAMW)) \
-    OPTIMIZER(OPTIM_MARS_LION, "mars-lion", "MARS-Lion", NULL, 0.95, 3e-3, MARS(RULE_MARS_LION, RULE_MARS_LION)) \
+    OPTIMIZER(OPTIM_ADAMW, "adamw", "AdamW", NULL, 0.95, 0, true, ONE_RULE(RULE_ADAMW)) \
+    OPTIMIZER(OPTIM_MARS_ADAMW, "mars-adamw", "MARS-AdamW", NULL, 0.95, 3e-3, true, \
+              MARS(RULE_MARS_ADAMW, RULE_MARS_ADAMW)) \
+    OPTIMIZER(OPTIM_MARS_LION, "mars-lion", "MARS-Lion", NULL, 0.95, 3e-3, true, MARS(RULE_MARS_LION, RULE_MARS_LION)) \
     /* Vectors have no matrix to orthogonalise: with optimize_1d they follow MARS-AdamW. */ \
-    OPTIMIZER(OPTIM_MARS_SHAMPOO, "mars-shampoo", "MARS-Shampoo", NULL, 0.95, 3e-3, \
+    OPTIMIZER(OPTIM_MARS_SHAMPOO, "mars-shampoo", "MARS-Shampoo", NULL, 0.95, 3e-3, true, \
               MARS(RULE_MARS_SHAMPOO, RULE_MARS_ADAMW)) \
-    OPTIMIZER(OPTIM_MUON, "muon", "Muon", NULL, 0.95, 0, EVERY_MATRIX(RULE_MUON)) \
-    OPTIMIZER(OPTIM_MOONLIGHT, "moonlight", "Moonlight", NULL, 0.95, 0, HIDDEN_MATRICES(RULE_MOONLIGHT)) \
-    OPTIMIZER(OPTIM_MARS_M, "mars-m", "MARS-M", NULL, 0.95, 0, HIDDEN_MATRICES(RULE_MARS_M)) \
-    OPTIMIZER(OPTIM_MARS_M_EFFICIENT, "mars-m-efficient", "MARS-M with one buffer", NULL, 0.95, 0, \
+    OPTIMIZER(OPTIM_MUON, "muon", "Muon", NULL, 0.95, 0, true, EVERY_MATRIX(RULE_MUON)) \
+    OPTIMIZER(OPTIM_MOONLIGHT, "moonlight", "Moonlight", NULL, 0.95, 0, true, HIDDEN_MATRICES(RULE_MOONLIGHT)) \
+    OPTIMIZER(OPTIM_MARS_M, "mars-m", "MARS-M", NULL, 0.95, 0, true, HIDDEN_MATRICES(RULE_MARS_M)) \
+    OPTIMIZER(OPTIM_MARS_M_EFFICIENT, "mars-m-efficient", "MARS-M with one buffer", NULL, 0.95, 0, true, \
               HIDDEN_MATRICES(RULE_MARS_M_EFFICIENT)) \
-    OPTIMIZER(OPTIM_SGD_SAI, "sgd-sai", "SGD-SaI", "sgd-boost", 0.9, 0, ONE_RULE(RULE_SGD_SAI))
+    OPTIMIZER(OPTIM_SGD_SAI, "sgd-sai", "SGD-SaI", "sgd-boost", 0.9, 0, true, ONE_RULE(RULE_SGD_SAI)) \
+    OPTIMIZER(OPTIM_NORMUON, "normuon", "NorMuon", NULL, 0.95, 0, false, EVERY_MATRIX(RULE_NORMUON)) \
+    OPTIMIZER(OPTIM_MARS_NORMUON, "mars-normuon", "MARS-NorMuon", NULL, 0.95, 0, true, HIDDEN_MATRICES(RULE_MARS_NORMUON))
 /* clang-format on */
 
-#define OPTIMIZER_LINE(name_, text, title_, alias_, momentum_, lr_1d_, ...) \
-    [name_] = {.name = text,                                                \
-               .title = title_,                                             \
-               .alias = alias_,                                             \
-               .groups = {__VA_ARGS__},                                     \
-               .defaults = {.name = name_,                                  \
-                            .lr_1d = lr_1d_,                                \
-                            .weight_decay = 0.1,                            \
-                            .beta1 = 0.9,                                   \
-                            .beta2 = 0.95,                                  \
-                            .eps = 1e-8,                                    \
-                            .grad_clip = 1.0,                               \
-                            .gradient_scale = 1.0,                          \
-                            .gamma = 0.025,                                 \
-                            .is_approx = true,                              \
-                            .betas_1d = {0.9, 0.95},                        \
-                            .weight_decay_1d = 0.1,                         \
-                            .muon_learning_rate = 0.02,                     \
-                            .muon_embeddings = true,                        \
-                            .momentum = momentum_,                          \
-                            .nesterov = true,                               \
-                            .ns_steps = 5}},
+#define OPTIMIZER_LINE(name_, text, title_, alias_, momentum_, lr_1d_, muon_embeddings_, ...) \
+    [name_] = {.name = text,                                                                  \
+               .title = title_,                                                               \
+               .alias = alias_,                                                               \
+               .groups = {__VA_ARGS__},                                                       \
+               .defaults = {.name = name_,                                                    \
+                            .lr_1d = lr_1d_,                                                  \
+                            .weight_decay = 0.1,                                              \
+                            .beta1 = 0.9,                                                     \
+                            .beta2 = 0.95,                                                    \
+                            .eps = 1e-8,                                                      \
+                            .grad_clip = 1.0,                                                 \
+                            .gradient_scale = 1.0,                                            \
+                            .gamma = 0.025,                                                   \
+                            .is_approx = true,                                                \
+                            .betas_1d = {0.9, 0.95},                                          \
+                            .weight_decay_1d = 0.1,                                           \
+                            .muon_learning_rate = 0.02,                                       \
+                            .muon_embeddings = muon_embeddings_,                              \
+                            .muon_beta2 = 0.95,                                               \
+                            .momentum = momentum_,                                            \
+                            .nesterov = true}},
 static const Optimizer optimizers[OPTIM_COUNT] = {OPTIMIZERS(OPTIMIZER_LINE)};
 
 #define OPTIMIZER_NAME(name, text, ...) [name] = text,
@@ -114,6 +126,11 @@ OptimConfig optim_defaults(OptimName name, double learning_rate) {
     config.learning_rate = config.embedding_lr = config.lm_head_lr = config.lr_1d = learning_rate;
     config.muon_learning_rate = learning_rate;
     return config;
+}
+
+int ns_steps_of(const OptimConfig *config) {
+    if (config->ns_steps > 0) return config->ns_steps;
+    return config->ns_coefficients == NS_COEFFICIENTS_CUBIC ? 12 : 5;
 }
 
 /* ---- what a group reads ---- */
@@ -211,7 +228,8 @@ bool param_group_uses_key(const ParamGroup *group, const char *key) {
     if (strcmp(key, "optimize_1d") == 0) return group->when == WHEN_OPTIMIZE_1D || group->when == UNLESS_OPTIMIZE_1D;
     if (strcmp(key, "muon_embeddings") == 0)
         return group->when == WHEN_MUON_EMBEDDINGS || group->when == UNLESS_MUON_EMBEDDINGS;
-    if (rule->is_matrix && has_word("ns_steps ns_dtype muon_scale split_qkv", key)) return true;
+    if (strcmp(key, "cautious_weight_decay") == 0) return group->decay != DECAY_NONE;
+    if (rule->is_matrix && has_word("ns_steps ns_coefficients ns_dtype muon_scale split_qkv", key)) return true;
     return strcmp(key, param_group_lr_key(group)) == 0 || strcmp(key, param_group_decay_key(group)) == 0 ||
            has_word(rule->keys, key);
 }

@@ -4,7 +4,8 @@
  *
  * A rule is one header in rules/, with the algorithm as in its paper and one inline function of an element. To add a
  * rule: write its header, include it below, and add its line to ELEMENTWISE_RULES or MATRIX_RULES. To add an optimizer:
- * add its line to OPTIMIZERS in optimizers.c and its name to OptimName, at the same position. The loops of both devices (multi_tensor.c, multi_tensor.cu) are made from the lists here. */
+ * add its line to OPTIMIZERS in optimizers.c and its name to OptimName, at the same position. A new setting is a line in
+ * optimizer_keys.h. The loops of both devices (multi_tensor.c, multi_tensor.cu) are made from the lists here. */
 #ifndef MARS_OPTIM_OPTIMIZERS_H
 #define MARS_OPTIM_OPTIMIZERS_H
 
@@ -14,27 +15,33 @@
 #include "optim/rules/mars_lion.h"
 #include "optim/rules/mars_m.h"
 #include "optim/rules/mars_m_efficient.h"
+#include "optim/rules/mars_normuon.h"
 #include "optim/rules/mars_shampoo.h"
 #include "optim/rules/moonlight.h"
 #include "optim/rules/muon.h"
+#include "optim/rules/normuon.h"
 #include "optim/rules/sgd_sai.h"
 #include "util/tensor_table.h"
 
 /* ---- rules ---- */
 
-/* RULE(name, name for users, function, needs, keys, number of states, names of the states)
- * The function of an elementwise rule, f(x, g, prev_grad, state, coeffs), updates state and returns the new x. `needs`
- * is 0 or what RuleNeeds lists. `keys` are the config's keys that the rule reads, apart from those of its group. */
-#define ELEMENTWISE_RULES(RULE)                                                                                      \
-    RULE(RULE_ADAMW, "adamw", adamw_element, 0, "beta1 beta2 eps", 2, "m", "v")                                      \
-    RULE(RULE_MARS_ADAMW, "mars-adamw", mars_adamw_element, RULE_NEEDS_PREV_GRAD, "beta1 beta2 eps gamma is_approx", \
-         2, "m", "v")                                                                                                \
-    RULE(RULE_MARS_LION, "mars-lion", mars_lion_element, RULE_NEEDS_PREV_GRAD, "beta1 gamma is_approx", 1, "m")      \
-    RULE(RULE_SGD_SAI, "sgd-sai", sgd_sai_element, RULE_NEEDS_SNR, "momentum eps", 1, "m")
+/* The function of a rule, f(g, prev_grad, state, coeffs), updates the states of one element and returns its direction.
+ * `needs` is 0 or what RuleNeeds lists. `keys` are the config's keys that the rule reads, apart from those of its group.
+ * The number of states is that of the states of one number per element. */
 
-/* RULE(name, name for users, function, needs, keys, scale, number of states, names of the states)
- * The function of a matrix rule, f(g, prev_grad, state, coeffs), updates state and returns an element of the matrix that
- * Newton-Schulz makes orthogonal. `scale` is its muon_scale where the config's is auto. */
+/* RULE(name, name for users, function, needs, keys, number of states, names of the states)
+ * Elementwise rules: x <- x - lr (wd x + direction). */
+#define ELEMENTWISE_RULES(RULE)                                                                                        \
+    RULE(RULE_ADAMW, "adamw", adamw_direction, 0, "beta1 beta2 eps", 2, "m", "v")                                      \
+    RULE(RULE_MARS_ADAMW, "mars-adamw", mars_adamw_direction, RULE_NEEDS_PREV_GRAD, "beta1 beta2 eps gamma is_approx", \
+         2, "m", "v")                                                                                                  \
+    RULE(RULE_MARS_LION, "mars-lion", mars_lion_direction, RULE_NEEDS_PREV_GRAD, "beta1 gamma is_approx", 1, "m")      \
+    RULE(RULE_SGD_SAI, "sgd-sai", sgd_sai_direction, RULE_NEEDS_SNR, "momentum eps", 1, "m")
+
+/* RULE(name, name for users, function, needs, keys, scale, number of states, names of the states, and with
+ * RULE_NEEDS_LINES the name of the state of lines)
+ * Matrix rules: Newton-Schulz makes the matrix of directions orthogonal. `scale` is the muon_scale where the config's is
+ * auto. */
 #define MATRIX_RULES(RULE)                                                                                             \
     RULE(RULE_MUON, "muon", muon_direction, 0, "momentum nesterov", MUON_SCALE_SPECTRAL, 1, "b")                       \
     RULE(RULE_MOONLIGHT, "moonlight", moonlight_direction, 0, "momentum nesterov", MUON_SCALE_MOONLIGHT, 1, "b")       \
@@ -43,7 +50,11 @@
     RULE(RULE_MARS_M, "mars-m", mars_m_direction, RULE_NEEDS_PREV_GRAD, "beta1 gamma is_approx", MUON_SCALE_MOONLIGHT, \
          1, "m")                                                                                                       \
     RULE(RULE_MARS_M_EFFICIENT, "mars-m-efficient", mars_m_efficient_direction, 0, "beta1 gamma",                      \
-         MUON_SCALE_MOONLIGHT, 1, "b")
+         MUON_SCALE_MOONLIGHT, 1, "b")                                                                                 \
+    RULE(RULE_NORMUON, "normuon", normuon_direction, RULE_NEEDS_LINES, "momentum nesterov muon_beta2",                 \
+         MUON_SCALE_SPECTRAL, 1, "b", "v")                                                                             \
+    RULE(RULE_MARS_NORMUON, "mars-normuon", mars_normuon_direction, RULE_NEEDS_PREV_GRAD | RULE_NEEDS_LINES,           \
+         "beta1 gamma is_approx muon_beta2", MUON_SCALE_SPECTRAL, 1, "m", "v")
 
 enum { RULE_MAX_STATES = 2 };
 
@@ -53,7 +64,8 @@ typedef enum RuleName { ELEMENTWISE_RULES(RULE_ENUMERATOR) MATRIX_RULES(RULE_ENU
 /* What a rule needs besides its gradient and states. */
 typedef enum RuleNeeds {
     RULE_NEEDS_PREV_GRAD = 1, /* the previous gradient (rules/mars.h) */
-    RULE_NEEDS_SNR = 2        /* a tensor's signal-to-noise ratio (rules/sgd_sai.h) */
+    RULE_NEEDS_SNR = 2,       /* a tensor's signal-to-noise ratio (rules/sgd_sai.h) */
+    RULE_NEEDS_LINES = 4      /* lines of equal size, with a state of one number per line (rules/normuon.h) */
 } RuleNeeds;
 
 /* The state that mars.h keeps, in checkpoints and in lists of states. */
@@ -62,11 +74,11 @@ typedef enum RuleNeeds {
 typedef struct Rule {
     const char *name;
     bool is_matrix;
-    bool uses_prev_grad, uses_snr;
-    const char *keys; /* with blanks between them */
-    int states;
-    const char *state_names[RULE_MAX_STATES];
-    MuonScale muon_scale; /* of a matrix rule, where the config's is auto */
+    bool uses_prev_grad, uses_snr, uses_lines;
+    const char *keys;                         /* with blanks between them */
+    int states;                               /* of one number per element */
+    const char *state_names[RULE_MAX_STATES]; /* of these, and after them that of lines */
+    MuonScale muon_scale;                     /* of a matrix rule, where the config's is auto */
 } Rule;
 
 /* ---- optimizers ---- */
@@ -110,6 +122,12 @@ typedef struct Optimizer {
 EXTERN_C_BEGIN
 
 const Rule *rule_of(RuleName name);
+
+/* States that have a name in rule->state_names; and the index of one, -1 where the rule has none of that name. The state
+ * of lines has the index rule->states. */
+int rule_state_count(const Rule *rule);
+int rule_state_find(const Rule *rule, const char *name);
+
 const Optimizer *optimizer_of(OptimName name);
 
 /* Whether a group is there as configured. */
@@ -126,6 +144,9 @@ double param_group_peak_lr(const ParamGroup *group, const OptimConfig *config);
 const char *param_group_lr_key(const ParamGroup *group);
 const char *param_group_decay_key(const ParamGroup *group); /* "" for none */
 double param_group_weight_decay(const ParamGroup *group, const OptimConfig *config);
+
+/* Iterations of Newton-Schulz in a config: its ns_steps, or where this is 0 those that go with its ns_coefficients. */
+int ns_steps_of(const OptimConfig *config);
 
 /* Whether a group's rule, rate, decay or condition reads this key of the config's optimizer section. */
 bool param_group_uses_key(const ParamGroup *group, const char *key);

@@ -27,6 +27,11 @@ static double scale_factor(MuonScale scale, double rows, double columns) {
 /* Matrices that a tensor holds for a matrix rule. */
 static int matrices_in(const Tensor *t, bool split_qkv) { return split_qkv ? t->stacked : 1; }
 
+size_t line_state_size(const Tensor *t, bool split_qkv) {
+    int matrices = matrices_in(t, split_qkv);
+    return (size_t)(matrices * line_count(t->rows / matrices, t->columns));
+}
+
 TensorPlan tensor_plan(const OptimConfig *c, const Tensor *t) {
     int index = param_group_of(c, t->role);
     const ParamGroup *group = &optimizer_of(c->name)->groups[index];
@@ -38,7 +43,9 @@ TensorPlan tensor_plan(const OptimConfig *c, const Tensor *t) {
                        .uses_snr = rule->uses_snr,
                        .fixed = {.weight_decay = (float)param_group_weight_decay(group, c),
                                  .beta1 = (float)(has_betas_1d ? c->betas_1d[0] : c->beta1),
-                                 .beta2 = (float)(has_betas_1d ? c->betas_1d[1] : c->beta2),
+                                 .beta2 = (float)(rule->uses_lines ? c->muon_beta2
+                                                  : has_betas_1d   ? c->betas_1d[1]
+                                                                   : c->beta2),
                                  .eps = (float)c->eps,
                                  .gamma = (float)c->gamma,
                                  .momentum = (float)c->momentum,
@@ -47,7 +54,7 @@ TensorPlan tensor_plan(const OptimConfig *c, const Tensor *t) {
     if (rule->is_matrix) {
         MuonScale scale = c->muon_scale == MUON_SCALE_AUTO ? rule->muon_scale : c->muon_scale;
         int64_t rows = t->rows / matrices_in(t, c->split_qkv);
-        plan.step_factor = scale_factor(scale, (double)rows, (double)t->columns);
+        plan.scale = scale_factor(scale, (double)rows, (double)t->columns);
     }
     return plan;
 }
@@ -60,7 +67,7 @@ static void append_chunks(RuleGroup *g, const Part *part, int tensor) {
 
 /* A matrix of this rank: a tensor, or with split_qkv one of those that are stacked in it. */
 typedef struct Matrix {
-    int tensor;
+    int tensor, index; /* its number among those that are stacked */
     int64_t rows, columns;
     Part part;
 } Matrix;
@@ -82,7 +89,7 @@ static Matrix *list_matrices(const RuleGroup *g, const TensorTable *table, int *
         for (int m = 0; m < stacked; m++) {
             size_t size = t->size / (size_t)stacked, begin = t->offset + (size_t)m * size;
             matrices[(*count)++] =
-                (Matrix){tensor, t->rows / stacked, t->columns, part_within(&p->parts[i], begin, begin + size)};
+                (Matrix){tensor, m, t->rows / stacked, t->columns, part_within(&p->parts[i], begin, begin + size)};
         }
     }
     return matrices;
@@ -106,7 +113,15 @@ static NewtonSchulzShape *sort_by_shape(Matrix *matrices, int count, int *shape_
     return shapes;
 }
 
-/* Cuts the matrices of one shape into batches, and these into chunks that know their place in the workspace. */
+/* Says where in a batch, of which this is matrix i, a chunk lies. */
+static void place_chunk(Chunk *chunk, const Matrix *m, int i) {
+    int64_t at = (int64_t)(chunk->begin - m->part.begin), lines = i * line_count(m->rows, m->columns);
+    chunk->matrix = (size_t)i * matrix_size(m) + (size_t)at;
+    chunk->line = (int)(lines_are_rows(m->rows, m->columns) ? lines + at / m->columns : lines);
+    chunk->column = (int)(at % m->columns);
+}
+
+/* Cuts the matrices of one shape into batches, and these into chunks. */
 static void append_batches(RuleGroup *g, const NewtonSchulzShape *shape, const Matrix *matrices, const Backend *be) {
     int limit = newton_schulz_batch(be, shape);
     for (int done = 0; done < shape->count; done += limit) {
@@ -119,12 +134,26 @@ static void append_batches(RuleGroup *g, const NewtonSchulzShape *shape, const M
             const Matrix *m = &matrices[done + i];
             int first = g->chunk_count;
             append_chunks(g, &m->part, m->tensor);
-            for (int c = first; c < g->chunk_count; c++)
-                g->chunks[c].matrix = (size_t)i * matrix_size(m) + (g->chunks[c].begin - m->part.begin);
+            for (int c = first; c < g->chunk_count; c++) place_chunk(&g->chunks[c], m, i);
+            if (g->lines)
+                g->lines[g->matrix_count] = (LineState){
+                    g->line_state_begin[m->tensor] + (size_t)(m->index * line_count(m->rows, m->columns)), m->tensor};
             g->matrices[g->matrix_count++] = (SumRange){first - batch.first_chunk, g->chunk_count - first, i};
         }
         batch.chunk_count = g->chunk_count - batch.first_chunk;
         g->batches[g->batch_count++] = batch;
+    }
+}
+
+/* The states of lines of this rank's tensors lie one after the other. */
+static void list_line_states(RuleGroup *g, const TensorTable *table, int matrices) {
+    const Partition *p = &g->partition;
+    g->lines = checked_calloc((size_t)matrices + 1, sizeof *g->lines, "the optimizer's matrices");
+    g->line_state_begin = checked_calloc((size_t)table->count, sizeof *g->line_state_begin, "the optimizer's tensors");
+    for (int i = p->first[g->options.rank]; i < p->first[g->options.rank + 1]; i++) {
+        int tensor = partition_tensor_of(table, &p->parts[i]);
+        g->line_state_begin[tensor] = g->line_state_length;
+        g->line_state_length += line_state_size(&table->tensors[tensor], g->options.split_qkv);
     }
 }
 
@@ -133,12 +162,13 @@ static bool plan_matrices(RuleGroup *g, const TensorTable *table, Backend *be, A
     int count, shape_count;
     Matrix *matrices = list_matrices(g, table, &count);
     NewtonSchulzShape *shapes = sort_by_shape(matrices, count, &shape_count);
+    if (g->rule->uses_lines) list_line_states(g, table, count);
     g->batches = checked_calloc((size_t)count + 1, sizeof *g->batches, "the optimizer's matrices");
     g->matrices = checked_calloc((size_t)count + 1, sizeof *g->matrices, "the optimizer's matrices");
     for (int s = 0, first = 0; s < shape_count; first += shapes[s++].count)
         append_batches(g, &shapes[s], matrices + first, be);
-    g->newton_schulz =
-        newton_schulz_plan(be, g->options.ns_type, g->options.ns_steps, shapes, shape_count, arena, error);
+    g->newton_schulz = newton_schulz_plan(be, g->options.ns_type, g->options.ns_coefficients, g->options.ns_steps,
+                                          shapes, shape_count, arena, error);
     free(shapes);
     free(matrices);
     return g->newton_schulz != NULL;
@@ -158,6 +188,22 @@ static void list_tensors(RuleGroup *g, const TensorTable *table) {
     g->tensors = of_tensor;
 }
 
+static void plan_line_memory(RuleGroup *g, Arena *arena) {
+    size_t squares = 0, factors = 0;
+    for (int b = 0; b < g->batch_count; b++) {
+        const MatrixBatch *batch = &g->batches[b];
+        size_t lines = (size_t)(batch->matrix_count * line_count(batch->rows, batch->columns));
+        size_t sums = lines * (size_t)line_slabs(batch->rows, batch->columns);
+        if (lines > factors) factors = lines;
+        if (sums > squares) squares = sums;
+    }
+    size_t state = g->line_state_length * sizeof *g->line_state;
+    arena_plan(arena, "optimizer", g->rule->state_names[g->rule->states], state, &g->line_state);
+    arena_plan(arena, "workspace", "lines", (size_t)g->matrix_count * sizeof *g->lines, &g->device_lines);
+    arena_plan(arena, "workspace", "squares of lines", squares * sizeof *g->line_squares, &g->line_squares);
+    arena_plan(arena, "workspace", "factors of lines", factors * sizeof *g->line_factors, &g->line_factors);
+}
+
 static void plan_group_memory(RuleGroup *g, Arena *arena) {
     size_t shard = g->shard_length * sizeof(float), chunks = (size_t)g->chunk_count;
     size_t tensors = (size_t)g->tensor_count, matrices = (size_t)g->matrix_count;
@@ -175,6 +221,7 @@ static void plan_group_memory(RuleGroup *g, Arena *arena) {
     arena_plan(arena, work, "matrices", matrices * sizeof(SumRange), &g->device_matrices);
     arena_plan(arena, work, "squares", chunks * sizeof(double), &g->squares);
     arena_plan(arena, work, "norms", matrices * sizeof(double), &g->norms);
+    if (g->rule->uses_lines) plan_line_memory(g, arena);
 }
 
 Partition rule_partition(const Rule *rule, const TensorTable *table, const bool *chosen, int ranks, const double *taken,
@@ -213,6 +260,7 @@ void rule_group_start(RuleGroup *g, Backend *be) {
     upload(be, g->device_chunks, g->chunks, (size_t)g->chunk_count * sizeof *g->chunks);
     upload(be, g->device_tensors, g->tensors, (size_t)g->tensor_count * sizeof *g->tensors);
     upload(be, g->device_matrices, g->matrices, (size_t)g->matrix_count * sizeof *g->matrices);
+    if (g->lines) upload(be, g->device_lines, g->lines, (size_t)g->matrix_count * sizeof *g->lines);
 }
 
 void rule_group_close(RuleGroup *g) {
@@ -223,6 +271,8 @@ void rule_group_close(RuleGroup *g) {
     free(g->tensors);
     free(g->matrices);
     free(g->batches);
+    free(g->lines);
+    free(g->line_state_begin);
 }
 
 /* ---- the passes of a step ---- */
@@ -232,6 +282,16 @@ void rule_group_sums(RuleGroup *g, Backend *be, const float *gradient, const flo
     enum { WIDTH = sizeof(GradientSums) / sizeof(double) };
     g->passes->sums(be, g->device_chunks, g->chunk_count, gradient, prev_grad, sum_at_first, g->sums);
     g->passes->add_up(be, (const double *)g->sums, WIDTH, g->device_tensors, g->tensor_count, (double *)sums);
+}
+
+/* What the lines of the batch's orthogonal matrices are to be multiplied by; NULL for a rule without lines. */
+static const float *factors_of_lines(RuleGroup *g, Backend *be, const MatrixBatch *batch, const MatrixList *matrices,
+                                     const MultiTensorBuffers *buffers) {
+    if (!g->rule->uses_lines) return NULL;
+    g->passes->line_squares(be, matrices, buffers->result, g->line_squares);
+    g->passes->line_factors(be, matrices, g->device_lines + batch->first_matrix, buffers, g->line_squares,
+                            g->line_factors);
+    return g->line_factors;
 }
 
 /* One batch: directions into the workspace, Newton-Schulz, the step along the result. */
@@ -244,11 +304,15 @@ static void update_batch(RuleGroup *g, Backend *be, const MatrixBatch *batch, co
                           g->squares);
     g->passes->add_up(be, g->squares, 1, g->device_matrices + batch->first_matrix, batch->matrix_count, norms);
     const void *result = newton_schulz_run(ns, batch->rows, batch->columns, batch->matrix_count, norms);
-    g->passes->apply(be, chunks, batch->chunk_count, buffers, result, type);
+    MatrixList matrices = {result, type, batch->rows, batch->columns, batch->matrix_count};
+    const float *factors = factors_of_lines(g, be, batch, &matrices, buffers);
+    g->passes->apply(be, chunks, batch->chunk_count, buffers, &matrices, factors);
 }
 
 void rule_group_update(RuleGroup *g, Backend *be, MultiTensorBuffers buffers) {
     for (int s = 0; s < g->rule->states; s++) buffers.states[s] = g->states[s];
+    buffers.line_state = g->line_state;
+    buffers.cautious = g->options.cautious;
     if (g->rule->is_matrix)
         for (int b = 0; b < g->batch_count; b++) update_batch(g, be, &g->batches[b], &buffers);
     else

@@ -28,9 +28,11 @@ typedef struct RuleGroupOptions {
     RuleName rule;
     bool needs_shards; /* several ranks, and the current gradient outlives the buffer that it was made in */
     bool exact;        /* a second gradient each step */
-    int ns_steps;      /* matrix rules */
-    DType ns_type;     /* matrix rules */
-    bool split_qkv;    /* matrix rules: stacked matrices (tensor_table.h) are orthogonalised one by one */
+    bool cautious;     /* cautious weight decay */
+    NsCoefficients ns_coefficients; /* matrix rules, with the next ones */
+    int ns_steps;
+    DType ns_type;
+    bool split_qkv; /* stacked matrices (tensor_table.h) are orthogonalised one by one */
     int rank, ranks;
     size_t bucket; /* partition_evenly()'s, of elementwise rules */
 } RuleGroupOptions;
@@ -52,6 +54,9 @@ typedef struct RuleGroup {
     MatrixBatch *batches;
     int batch_count;
     NewtonSchulz *newton_schulz;
+    LineState *lines;         /* (matrix_count) of rules with lines; else NULL, as is the next */
+    size_t *line_state_begin; /* (table.count) where the state of each tensor's lines begins */
+    size_t line_state_length;
 
     /* device memory */
     Chunk *device_chunks;
@@ -60,8 +65,12 @@ typedef struct RuleGroup {
     GradientBuffers shards;         /* where gradients are reduced into shards, else all NULL */
     GradientSums *sums;             /* (chunk_count) */
     double *squares, *norms;        /* (chunk_count) and (matrix_count), of matrix rules */
-    float *old_params;              /* (shard_length); NULL without rule_group_plan_norms(), as is the next */
-    UpdateSums *update_sums;        /* (chunk_count) */
+    float *line_state;              /* (line_state_length) of rules with lines, as are the next ones */
+    LineState *device_lines;
+    double *line_squares; /* of the batch that needs most */
+    float *line_factors;
+    float *old_params;       /* (shard_length); NULL without rule_group_plan_norms(), as is the next */
+    UpdateSums *update_sums; /* (chunk_count) */
 } RuleGroup;
 
 /* What no step changes of a tensor's coefficients. */
@@ -74,6 +83,9 @@ double tensor_plan_k(const OptimConfig *config);
  * those of partition_matrices() and partition_evenly(). */
 Partition rule_partition(const Rule *rule, const TensorTable *table, const bool *chosen, int ranks, const double *taken,
                          size_t bucket);
+
+/* Numbers in the state of lines of a tensor under a rule that has it. */
+size_t line_state_size(const Tensor *tensor, bool split_qkv);
 
 /* Plans a group of the tensors with chosen[i]; the group takes the array. `taken` is partition_evenly()'s. What it
  * needs is listed in the arena. False and the reason where the device cannot do it: nothing is listed then, and the
@@ -90,7 +102,7 @@ void rule_group_close(RuleGroup *group);
 void rule_group_sums(RuleGroup *group, Backend *be, const float *gradient, const float *prev_grad,
                      const StepResult *sum_at_first, GradientSums *sums);
 
-/* The update. buffers.states are filled in here. */
+/* The update. buffers.states, .line_state and .cautious are filled in here. */
 void rule_group_update(RuleGroup *group, Backend *be, MultiTensorBuffers buffers);
 
 /* multi_tensor.h, of all that the group owns. */
@@ -103,7 +115,7 @@ void rule_group_update_sums(RuleGroup *group, Backend *be, const float *params, 
 /* Multiplies random matrices as each batch of matrices does, for optim_autotune(). */
 void rule_group_autotune(RuleGroup *group);
 
-/* State elements that rank r keeps: of the states and of g_prev. */
+/* State elements that rank r keeps: of the states and of g_prev. (The state of lines is less than a hundredth.) */
 double rule_group_elements_kept(const RuleGroup *group, int r);
 
 EXTERN_C_END

@@ -20,8 +20,8 @@
 typedef struct TensorPlan {
     UpdateCoeffs fixed; /* those of its coefficients that stay; the others are 0 */
     double elements;
-    double step_factor; /* matrix rules: how far to go, in learning rates */
-    int group;          /* its parameter group, which gives its learning rate */
+    double scale; /* matrix rules: the step factor of the matrix's shape */
+    int group;    /* its parameter group, which gives its learning rate */
     bool uses_prev_grad, uses_snr;
 } TensorPlan;
 
@@ -110,7 +110,8 @@ RULE_FUNCTION void tensor_coeffs(const StepInputs *s, const StepResult *result, 
     double lr = s->lr[plan->group];
     r.gradient_factor = (float)result->factor;
     r.learning_rate = (float)lr;
-    r.step = (float)(lr * plan->step_factor);
+    r.scale = (float)plan->scale;
+    r.step = (float)(lr * plan->scale);
     r.correction1 = (float)(1.0 / (1.0 - pow((double)r.beta1, (double)result->updates)));
     r.correction2 = (float)(1.0 / (1.0 - pow((double)r.beta2, (double)result->updates)));
     if (plan->uses_snr) snr_coeffs(s, result, &r, i);

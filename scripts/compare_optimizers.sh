@@ -107,7 +107,7 @@ middle_rate() {
         mars-lion | mars-lion-exact) echo 3e-4 ;;
         mars-adamw | mars-adamw-exact) echo 6e-3 ;;
         moonlight | mars-m | mars-m-exact | mars-m-efficient) echo 1.8e-2 ;;
-        muon | mars-shampoo | mars-shampoo-exact) echo 6e-2 ;;
+        muon | normuon | mars-shampoo | mars-shampoo-exact) echo 6e-2 ;;
         *) if [ "${orthogonalizes[$name]}" = 1 ]; then echo 1.8e-2; else echo 3e-3; fi ;;
     esac
 }
@@ -148,11 +148,11 @@ optimizer_keys() {
             if [ "$name" = mars-adamw ]; then printf '"beta2": 0.99, '; fi
             echo "\"gamma\": 0.025, \"is_approx\": $approximate"
             ;;
-        muon)
+        muon | normuon)
             printf '"muon_learning_rate": %s, "muon_weight_decay": 0, ' "$rate"
             echo "\"learning_rate\": $(times "$rate" 0.15), \"weight_decay\": 0.1"
             ;;
-        mars-m)
+        mars-m | mars-normuon)
             echo "\"learning_rate\": $rate, \"weight_decay\": 0.01, \"beta1\": 0.95, \"gamma\": 0.025," \
                 "\"is_approx\": $approximate"
             ;;
@@ -166,8 +166,8 @@ optimizer_keys() {
 # config OPTIMIZER RATE STEPS EVALUATIONS FOLDER: the whole config of a run.
 config() {
     local id=$1 rate=$2 iters=$3 evaluations=$4 folder=$5 least=$2
-    # The least rate has to be below both of Muon's.
-    if [ "$id" = muon ]; then least=$(times "$rate" 0.15); fi
+    # The least rate has to be below both of Muon's and NorMuon's.
+    if [ "$id" = muon ] || [ "$id" = normuon ]; then least=$(times "$rate" 0.15); fi
     cat <<END_OF_CONFIG
 // $id in the comparison of $out; the tokens: $fingerprint
 {

@@ -44,6 +44,8 @@ function optimizer_title(id,    title, exact) {
     title["mars-m"] = "MARS-M"
     title["mars-m-efficient"] = "MARS-M efficient"
     title["sgd-sai"] = "SGD-SaI"
+    title["normuon"] = "NorMuon"
+    title["mars-normuon"] = "MARS-NorMuon"
     return (id in title ? title[id] : id) exact
 }
 

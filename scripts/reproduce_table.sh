@@ -115,8 +115,9 @@ awk -F '\t' -v published="$folder/published" -v source="$published_source" '
         for (i = 1; i <= appearances; i++) {
             split(appeared[i], part, SUBSEP)
             list_known("size", part[2], "small,medium,large,XL")
-            list_known("row", part[2], "adamw,muon,mars-adamw-exact,mars-adamw,mars-lion-exact,mars-lion," \
-                "mars-shampoo-exact,mars-shampoo,mars-m-exact,mars-m,mars-m-efficient,moonlight,sgd-sai")
+            list_known("row", part[2], "adamw,muon,normuon,mars-adamw-exact,mars-adamw,mars-lion-exact,mars-lion," \
+                "mars-shampoo-exact,mars-shampoo,mars-m-exact,mars-m,mars-m-efficient,mars-normuon-exact," \
+                "mars-normuon,moonlight,sgd-sai")
         }
         for (i = 1; i <= appearances; i++) {
             split(appeared[i], part, SUBSEP)

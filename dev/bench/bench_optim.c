@@ -62,10 +62,10 @@ typedef struct Work {
 
 /* The least bytes that a rule's passes move for one parameter, as the rules' headers count them: with a copy of the
  * weights of `copy` bytes and matrices of `element` bytes, which go through memory twice more where they are `scaled`
- * there, and for exact MARS the second gradient's norm. */
+ * there, and are read once more for the norms of lines, and for exact MARS the second gradient's norm. */
 static double floor_bytes(const Rule *rule, size_t copy, size_t element, bool scaled, bool exact) {
     double last = rule->uses_prev_grad ? 8.0 : 0.0, second = exact ? 4.0 : 0.0;
-    double matrices = rule->is_matrix ? (scaled ? 4.0 : 2.0) * (double)element : 0.0;
+    double matrices = rule->is_matrix ? ((scaled ? 4.0 : 2.0) + rule->uses_lines) * (double)element : 0.0;
     double update = 4.0 + 8.0 * rule->states + matrices + 8.0;
     return 4.0 + update + (double)copy + last + second;
 }
@@ -73,7 +73,7 @@ static double floor_bytes(const Rule *rule, size_t copy, size_t element, bool sc
 static Work work_of(const Bench *bench, const OptimConfig *config, const Rule *rule, const Tensor *t, size_t elements) {
     size_t element = dtype_size(bench->options.precision), copy = bench->options.precision == DTYPE_BFLOAT16 ? 2 : 0;
     double bytes = floor_bytes(rule, copy, element, bench->be->on_gpu, !config->is_approx) * (double)elements;
-    return (Work){bytes, rule->is_matrix ? newton_schulz_flops(t->rows, t->columns, config->ns_steps) : 0.0};
+    return (Work){bytes, rule->is_matrix ? newton_schulz_flops(t->rows, t->columns, ns_steps_of(config)) : 0.0};
 }
 
 static Work whole_work(const Bench *bench, const OptimConfig *config) {
@@ -135,7 +135,7 @@ static void watched_matmul(Backend *be, const BatchedMatmul *matmul, void *d, co
 }
 
 static void watch_matmuls(Backend *be, const OptimConfig *config) {
-    matmuls_of_run = config->ns_steps * NEWTON_SCHULZ_MATMULS;
+    matmuls_of_run = ns_steps_of(config) * NEWTON_SCHULZ_MATMULS;
     matmuls_seen = 0;
     plain_matmul = be->matmul_batched;
     be->matmul_batched = watched_matmul;

@@ -11,7 +11,7 @@ import numpy as np
 
 # The enumerations and structs of optim/optim_config.h, optim/optim.h and util/tensor_role.h, in their order.
 ROLES = ("matrix", "embedding", "lm_head", "vector")
-WORDS = {"ns_dtype": ("auto", "bfloat16", "float32"),
+WORDS = {"ns_coefficients": ("quintic", "polar-express", "cubic"), "ns_dtype": ("auto", "bfloat16", "float32"),
          "muon_scale": ("auto", "spectral", "sqrt-max", "moonlight", "none")}
 
 
@@ -20,10 +20,11 @@ def _struct(name, *groups):
 
 
 OptimConfig = _struct(
-    "OptimConfig", (c_int, "name"), (c_double, "learning_rate embedding_lr lm_head_lr lr_1d weight_decay beta1 beta2 eps"),
-    (c_double, "grad_clip gradient_scale gamma"), (c_bool, "is_approx optimize_1d"), (c_double * 2, "betas_1d"),
-    (c_double, "weight_decay_1d muon_learning_rate muon_weight_decay"), (c_bool, "muon_embeddings"),
-    (c_double, "momentum"), (c_bool, "nesterov"), (c_int, "ns_steps ns_dtype muon_scale"), (c_bool, "split_qkv"))
+    "OptimConfig", (c_int, "name"), (c_double, "learning_rate embedding_lr lm_head_lr lr_1d weight_decay"),
+    (c_bool, "cautious_weight_decay"), (c_double, "beta1 beta2 eps grad_clip gradient_scale gamma"),
+    (c_bool, "is_approx optimize_1d"), (c_double * 2, "betas_1d"), (c_double, "weight_decay_1d"),
+    (c_double, "muon_learning_rate muon_weight_decay"), (c_bool, "muon_embeddings"), (c_double, "muon_beta2 momentum"),
+    (c_bool, "nesterov"), (c_int, "ns_steps ns_coefficients ns_dtype muon_scale"), (c_bool, "split_qkv"))
 OptimTensor = _struct("OptimTensor", (c_char_p, "name"), (c_int, "role"), (c_int64, "rows columns"), (c_int, "stacked"))
 OptimRates = _struct("OptimRates", (c_double * 8, "lr"))
 OptimResult = _struct("OptimResult", (c_double, "grad_norm"), (c_int, "nonfinite_tensor"), (c_bool, "of_next_batch"))

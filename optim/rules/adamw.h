@@ -15,12 +15,12 @@
 
 #include "optim/rules/update_coeffs.h"
 
-RULE_FUNCTION float adamw_element(float x, float g, float prev_grad, float *state, const UpdateCoeffs *r) {
+RULE_FUNCTION float adamw_direction(float g, float prev_grad, float *state, const UpdateCoeffs *r) {
     (void)prev_grad;
     state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * g;
     state[1] = r->beta2 * state[1] + (1.0f - r->beta2) * g * g;
     float denominator = sqrtf(state[1] * r->correction2) + r->eps;
-    return x - r->learning_rate * (r->weight_decay * x + state[0] * r->correction1 / denominator);
+    return state[0] * r->correction1 / denominator;
 }
 
 #endif

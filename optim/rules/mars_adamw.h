@@ -12,8 +12,8 @@
 #include "optim/rules/adamw.h"
 #include "optim/rules/mars.h"
 
-RULE_FUNCTION float mars_adamw_element(float x, float g, float prev_grad, float *state, const UpdateCoeffs *r) {
-    return adamw_element(x, mars_corrected(g, prev_grad, r), 0.0f, state, r);
+RULE_FUNCTION float mars_adamw_direction(float g, float prev_grad, float *state, const UpdateCoeffs *r) {
+    return adamw_direction(mars_corrected(g, prev_grad, r), 0.0f, state, r);
 }
 
 #endif

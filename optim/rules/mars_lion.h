@@ -10,10 +10,9 @@
 
 #include "optim/rules/mars.h"
 
-RULE_FUNCTION float mars_lion_element(float x, float g, float prev_grad, float *state, const UpdateCoeffs *r) {
+RULE_FUNCTION float mars_lion_direction(float g, float prev_grad, float *state, const UpdateCoeffs *r) {
     float m = state[0] = r->beta1 * state[0] + (1.0f - r->beta1) * mars_corrected(g, prev_grad, r);
-    float sign = m > 0.0f ? 1.0f : m < 0.0f ? -1.0f : 0.0f;
-    return x - r->learning_rate * (r->weight_decay * x + sign);
+    return m > 0.0f ? 1.0f : m < 0.0f ? -1.0f : 0.0f;
 }
 
 #endif

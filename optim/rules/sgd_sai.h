@@ -27,10 +27,10 @@ RULE_FUNCTION double sgd_sai_snr(const GradientSums *sums, double elements, doub
 }
 
 /* r->momentum is 0 at the first step. */
-RULE_FUNCTION float sgd_sai_element(float x, float g, float prev_grad, float *state, const UpdateCoeffs *r) {
+RULE_FUNCTION float sgd_sai_direction(float g, float prev_grad, float *state, const UpdateCoeffs *r) {
     (void)prev_grad;
     state[0] = r->momentum * state[0] + (1.0f - r->momentum) * g;
-    return x - r->learning_rate * (r->weight_decay * x + r->snr * state[0]);
+    return r->snr * state[0];
 }
 
 #endif

@@ -31,7 +31,15 @@ typedef struct UpdateCoeffs {
     float k, c_factor;              /* mars.h: weight of the change; 1, or 1/||c|| where that is above 1 */
     float gamma, momentum, snr;
     bool nesterov;
-    float step; /* matrix rules: the learning rate times the step factor of the matrix's shape */
+    float scale; /* matrix rules: the step factor of the matrix's shape */
+    float step;  /* and the learning rate times this factor */
 } UpdateCoeffs;
+
+/* The decay of one element in a step along `update`, which is subtracted from x. Cautious decay (cautious_weight_decay)
+ * leaves alone an element that the step moves away from 0: it decays where update * x >= 0, with x as it is before the
+ * step. */
+RULE_FUNCTION float element_decay(float decay, float update, float x, bool cautious) {
+    return cautious && !(update * x >= 0.0f) ? 0.0f : decay;
+}
 
 #endif

@@ -27,7 +27,8 @@ static void test_defaults(void **state) {
               "\"tie_embeddings\":true,\"lm_head_bias\":false,\"attention_scale\":0,\"attention_output_scale\":1,"
               "\"logit_softcap\":0,\"init\":\"gpt2\",\"zero_init_projections\":false,\"zero_init_lm_head\":false},"
               "\"data\":{\"train\":\"t.bin\",\"val\":\"v.bin\",\"hellaswag\":\"\",\"order\":\"random\",\"seed\":5000},"
-              "\"optimizer\":{\"name\":\"adamw\",\"learning_rate\":0.0006,\"weight_decay\":0.1,\"beta1\":0.9,"
+              "\"optimizer\":{\"name\":\"adamw\",\"learning_rate\":0.0006,\"weight_decay\":0.1,"
+              "\"cautious_weight_decay\":false,\"beta1\":0.9,"
               "\"beta2\":0.95,\"eps\":1e-08,\"grad_clip\":1},"
               "\"schedule\":{\"name\":\"constant\",\"warmup_iters\":0},"
               "\"train\":{\"max_iters\":100,\"total_batch_size\":480,\"batch_size\":4,\"gradient_scale\":1,"
@@ -411,7 +412,8 @@ static void test_strings_and_choices(void **state) {
     refuse_file(config_with("train", "\"precision\": \"fp16\""), "expected one of: auto, float32, bfloat16");
     refuse_file(config_with("train", "\"device\": \"\""), "train.device is \"\"; expected one of: auto, cpu, cuda");
     refuse_override("--optimizer.name=adam", "optimizer.name is 'adam'; expected one of: adamw, mars-adamw,");
-    refuse_override("--optimizer.name=", "mars-m, mars-m-efficient, sgd-sai, sgd-boost (= sgd-sai)");
+    refuse_override("--optimizer.name=",
+                    "mars-m, mars-m-efficient, sgd-sai, normuon, mars-normuon, sgd-boost (= sgd-sai)");
     refuse_override("--recompute=all", "train.recompute is 'all'; expected one of: none, mlp, block");
     refuse_override("--position=rotary", "model.position is 'rotary'; expected one of: learned, rope, rope-half");
     refuse_override("--norm=layer_norm", "model.norm is 'layer_norm'; expected one of: layernorm, rmsnorm");
@@ -1050,12 +1052,13 @@ static void test_help(void **state) {
         text,
         "eval_interval                   integer >= 0          1000           steps between evaluations; 0 = never");
     must_hold(text, "the rate at the end\n                                  only: cosine, exp\n");
-    must_hold(text, "mars-m,\n                                  mars-m-efficient, sgd-sai, sgd-boost (= sgd-sai)\n");
+    must_hold(text, "mars-m,\n                                  mars-m-efficient, sgd-sai, normuon, mars-normuon, "
+                    "sgd-boost (= sgd-sai)\n");
     must_hold(text, "betas_1d                        2 numbers in [0, 1)   0.9,0.95       beta1, beta2 of AdamW");
     must_hold(text, "number > 0            learning_rate  the same of vectors\n");
     must_hold(text, "default with mars-adamw: 0.003, mars-lion: 0.003, mars-shampoo: 0.003\n");
     must_hold(text, "default with sgd-sai: 0.9\n");
-    must_hold(text, "looks a step ahead\n                                  only: muon, moonlight\n");
+    must_hold(text, "looks a step ahead\n                                  only: muon, moonlight, normuon\n");
     must_hold(text, "one of: auto, bfloat16, float32\n                                  only: mars-shampoo, muon,");
     free(text);
 }

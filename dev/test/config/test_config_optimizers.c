@@ -11,34 +11,40 @@
 #include "config/config_keys.h"
 #include "optim/optimizers.h"
 
-static const char *const optimizers[] = {"adamw",     "mars-adamw", "mars-lion",        "mars-shampoo", "muon",
-                                         "moonlight", "mars-m",     "mars-m-efficient", "sgd-sai"};
+static const char *const optimizers[] = {"adamw",   "mars-adamw", "mars-lion",   "mars-shampoo",
+                                         "muon",    "moonlight",  "mars-m",      "mars-m-efficient",
+                                         "sgd-sai", "normuon",    "mars-normuon"};
+
+#define MATRIX_OPTIMIZERS "mars-shampoo, muon, moonlight, mars-m, mars-m-efficient, normuon, mars-normuon"
 
 /* The keys that not all optimizers have: who has them, the default, and another value, as JSON without spaces, as
  * text on the command line, and again as JSON. */
 static const struct Setting {
     const char *key, *optimizers, *standard, *other, *argument, *printed;
 } settings[] = {
-    {"beta1", "adamw, mars-adamw, mars-lion, mars-shampoo, muon, mars-m, mars-m-efficient", "0.9", "0.75", "8e-1",
-     "0.8"},
-    {"beta2", "adamw, mars-adamw, mars-shampoo, muon", "0.95", "0.999", "0", "0"},
-    {"gamma", "mars-adamw, mars-lion, mars-shampoo, mars-m, mars-m-efficient", "0.025", "0", "0.05", "0.05"},
-    {"is_approx", "mars-adamw, mars-lion, mars-shampoo, mars-m", "true", "false", "false", "false"},
+    {"beta1",
+     "adamw, mars-adamw, mars-lion, mars-shampoo, muon, mars-m, mars-m-efficient, normuon, "
+     "mars-normuon",
+     "0.9", "0.75", "8e-1", "0.8"},
+    {"beta2", "adamw, mars-adamw, mars-shampoo, muon, normuon", "0.95", "0.999", "0", "0"},
+    {"gamma", "mars-adamw, mars-lion, mars-shampoo, mars-m, mars-m-efficient, mars-normuon", "0.025", "0", "0.05",
+     "0.05"},
+    {"is_approx", "mars-adamw, mars-lion, mars-shampoo, mars-m, mars-normuon", "true", "false", "false", "false"},
     {"optimize_1d", "mars-adamw, mars-lion, mars-shampoo", "false", "true", "true", "true"},
-    {"betas_1d", "mars-adamw, mars-lion, mars-shampoo, moonlight, mars-m, mars-m-efficient", "[0.9,0.95]", "[0,0.999]",
-     "0.8,0.25", "[0.8,0.25]"},
+    {"betas_1d", "mars-adamw, mars-lion, mars-shampoo, moonlight, mars-m, mars-m-efficient, mars-normuon", "[0.9,0.95]",
+     "[0,0.999]", "0.8,0.25", "[0.8,0.25]"},
     {"weight_decay_1d", "mars-adamw, mars-lion, mars-shampoo", "0.1", "0", "2.5", "2.5"},
-    {"muon_learning_rate", "muon", "0.02", "1e-06", "1e-2", "0.01"},
-    {"muon_weight_decay", "muon", "0", "0.25", "3", "3"},
-    {"momentum", "muon, moonlight, sgd-sai", "0.95", "0", "0.99", "0.99"},
-    {"nesterov", "muon, moonlight", "true", "false", "false", "false"},
-    {"ns_steps", "mars-shampoo, muon, moonlight, mars-m, mars-m-efficient", "5", "1", "100", "100"},
-    {"ns_dtype", "mars-shampoo, muon, moonlight, mars-m, mars-m-efficient", "\"auto\"", "\"float32\"", "bfloat16",
-     "\"bfloat16\""},
-    {"muon_scale", "mars-shampoo, muon, moonlight, mars-m, mars-m-efficient", "\"auto\"", "\"none\"", "sqrt-max",
-     "\"sqrt-max\""},
-    {"split_qkv", "mars-shampoo, muon, moonlight, mars-m, mars-m-efficient", "false", "true", "true", "true"},
-    {"muon_embeddings", "muon", "true", "false", "false", "false"},
+    {"muon_learning_rate", "muon, normuon", "0.02", "1e-06", "1e-2", "0.01"},
+    {"muon_weight_decay", "muon, normuon", "0", "0.25", "3", "3"},
+    {"muon_beta2", "normuon, mars-normuon", "0.95", "0", "0.5", "0.5"},
+    {"momentum", "muon, moonlight, sgd-sai, normuon", "0.95", "0", "0.99", "0.99"},
+    {"nesterov", "muon, moonlight, normuon", "true", "false", "false", "false"},
+    {"ns_steps", MATRIX_OPTIMIZERS, "5", "1", "100", "100"},
+    {"ns_dtype", MATRIX_OPTIMIZERS, "\"auto\"", "\"float32\"", "bfloat16", "\"bfloat16\""},
+    {"muon_scale", MATRIX_OPTIMIZERS, "\"auto\"", "\"none\"", "sqrt-max", "\"sqrt-max\""},
+    {"split_qkv", MATRIX_OPTIMIZERS, "false", "true", "true", "true"},
+    {"ns_coefficients", MATRIX_OPTIMIZERS, "\"quintic\"", "\"cubic\"", "polar-express", "\"polar-express\""},
+    {"muon_embeddings", "muon, normuon", "true", "false", "false", "false"},
 };
 
 /* Whether the list, with ", " between its names, has the optimizer. */
@@ -51,8 +57,9 @@ static bool listed(const char *list, const char *optimizer) {
 }
 
 static const char *default_of(const struct Setting *setting, const char *optimizer) {
-    bool special = strcmp(setting->key, "momentum") == 0 && strcmp(optimizer, "sgd-sai") == 0;
-    return special ? "0.9" : setting->standard;
+    if (strcmp(setting->key, "momentum") == 0 && strcmp(optimizer, "sgd-sai") == 0) return "0.9";
+    if (strcmp(setting->key, "muon_embeddings") == 0 && strcmp(optimizer, "normuon") == 0) return "false";
+    return setting->standard;
 }
 
 /* The config as JSON has "key":value. */
@@ -122,7 +129,13 @@ static void test_settings_of_all_optimizers(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(optimizers); i++) {
         Config c = accepted(config_of(optimizers[i], "\"weight_decay\": 0.01, \"eps\": 1e-6, \"grad_clip\": 2"), NULL);
         assert_true(c.optimizer.weight_decay == 0.01 && c.optimizer.eps == 1e-6 && c.optimizer.grad_clip == 2);
-        assert_true(c.optimizer.learning_rate == 0.01);
+        assert_true(c.optimizer.learning_rate == 0.01 && !c.optimizer.cautious_weight_decay);
+        must_print(&c, "cautious_weight_decay", "false");
+        c = accepted(config_of(optimizers[i], "\"cautious_weight_decay\": true"), NULL);
+        assert_true(c.optimizer.cautious_weight_decay);
+        must_print(&c, "cautious_weight_decay", "true");
+        c = accepted(config_of(optimizers[i], ""), "--cautious_weight_decay=true");
+        assert_true(c.optimizer.cautious_weight_decay);
     }
 }
 
@@ -131,7 +144,8 @@ static void test_settings_of_all_optimizers(void **state) {
 static void test_rates_of_groups(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(optimizers); i++) {
-        bool is_mars = i >= OPTIM_MARS_ADAMW && i <= OPTIM_MARS_SHAMPOO, is_muon = i == OPTIM_MUON;
+        bool is_mars = i >= OPTIM_MARS_ADAMW && i <= OPTIM_MARS_SHAMPOO;
+        bool is_muon = i == OPTIM_MUON || i == OPTIM_NORMUON;
         Config c = accepted(config_of(optimizers[i], ""), NULL);
         char *text = config_to_json(&c);
         assert_null(strstr(text, "embedding_lr"));
@@ -157,9 +171,9 @@ static void test_rates_of_groups(void **state) {
         refuse_by(config_of(optimizers[i], ""), "--lr_1d=0", "command line: ", "optimizer.lr_1d|number > 0");
         refuse_by(config_of(optimizers[i], ""), "--lr_1d=learning_rate", "command line: ", "optimizer.lr_1d");
         if (is_muon) {
-            refuse_by(config_of("muon", ""), "--embedding_lr=0.5",
+            refuse_by(config_of(optimizers[i], "\"muon_embeddings\": true"), "--embedding_lr=0.5",
                       "command line: ", "optimizer.embedding_lr has no effect with optimizer.muon_embeddings true");
-            c = accepted(config_of("muon", "\"muon_embeddings\": false, \"embedding_lr\": 0.25"), NULL);
+            c = accepted(config_of(optimizers[i], "\"muon_embeddings\": false, \"embedding_lr\": 0.25"), NULL);
         } else {
             c = accepted(config_of(optimizers[i], ""), "--embedding_lr=0.25");
         }
@@ -264,11 +278,60 @@ static void test_settings_lie_in_their_fields(void **state) {
     assert_int_equal(c.ns_steps, 7);
     assert_int_equal(c.ns_dtype, NS_DTYPE_FLOAT32);
     assert_int_equal(accepted(config_of("muon", ""), "--ns_dtype=bfloat16").optimizer.ns_dtype, NS_DTYPE_BFLOAT16);
+    c = accepted(config_of("normuon", "\"muon_learning_rate\": 0.1, \"muon_weight_decay\": 0.2, \"muon_beta2\": 0.3, "
+                                      "\"muon_embeddings\": true, \"ns_coefficients\": \"cubic\", "
+                                      "\"cautious_weight_decay\": true"),
+                 NULL)
+            .optimizer;
+    assert_true(c.muon_learning_rate == 0.1 && c.muon_weight_decay == 0.2 && c.muon_beta2 == 0.3 && c.muon_embeddings);
+    assert_true(c.cautious_weight_decay && c.ns_steps == 12);
+    assert_int_equal(c.ns_coefficients, NS_COEFFICIENTS_CUBIC);
     c = accepted(config_of("adamw", ""), NULL).optimizer; /* what it does not have holds the defaults */
     assert_true(c.gamma == 0.025 && c.is_approx && !c.optimize_1d && c.lr_1d == 0 && c.weight_decay_1d == 0.1);
     assert_true(c.betas_1d[0] == 0.9 && c.betas_1d[1] == 0.95 && c.muon_learning_rate == 0.02);
     assert_true(c.muon_weight_decay == 0 && c.momentum == 0.95 && c.nesterov && c.ns_steps == 5);
     assert_int_equal(c.ns_dtype, NS_DTYPE_AUTO);
+}
+
+/* ns_steps follows from ns_coefficients where it is not given, wherever these are given. */
+static void test_newton_schulz_steps(void **state) {
+    (void)state;
+    static const struct {
+        const char *file, *argument;
+        int steps;
+    } cases[] = {
+        {"", NULL, 5},
+        {"", "--ns_coefficients=cubic", 12},
+        {"\"ns_coefficients\": \"cubic\"", NULL, 12},
+        {"\"ns_coefficients\": \"cubic\"", "--ns_coefficients=quintic", 5},
+        {"\"ns_coefficients\": \"cubic\"", "--ns_steps=3", 3},
+        {"\"ns_coefficients\": \"cubic\", \"ns_steps\": 7", NULL, 7},
+        {"\"ns_steps\": 7", "--ns_coefficients=cubic", 7},
+        {"\"ns_coefficients\": \"polar-express\"", NULL, 5},
+        {"\"ns_coefficients\": \"polar-express\"", "--ns_steps=5", 5},
+        {"\"ns_steps\": 5", "--ns_coefficients=polar-express", 5},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
+        for (size_t k = OPTIM_MARS_SHAMPOO; k < OPTIM_COUNT; k++) {
+            if (k == OPTIM_SGD_SAI) continue;
+            Config config = accepted(config_of(optimizers[k], cases[i].file), cases[i].argument);
+            assert_int_equal(config.optimizer.ns_steps, cases[i].steps);
+            char *steps = format_string("%d", cases[i].steps);
+            must_print(&config, "ns_steps", steps);
+            free(steps);
+            Config again = reloaded(&config);
+            assert_same_config(&config, &again);
+        }
+    const char *message =
+        "polar-express has exactly 5 steps: set ns_steps to 5 or leave it out, or set ns_coefficients "
+        "to quintic or cubic";
+    char *parts = format_string("optimizer.ns_steps is 12; %s", message);
+    refuse_by(config_of("normuon", "\"ns_coefficients\": \"polar-express\""), "--ns_steps=12", "command line: ", parts);
+    refuse_by(config_of("muon", "\"ns_steps\": 12"), "--ns_coefficients=polar-express", "command line: ", parts);
+    refuse_file(config_of("mars-m", "\"ns_steps\": 12, \"ns_coefficients\": \"polar-express\""), parts);
+    free(parts);
+    /* without an effect, they contradict nothing */
+    accepted(config_of("adamw", "\"ns_steps\": 12, \"ns_coefficients\": \"polar-express\""), NULL);
 }
 
 static void test_pairs(void **state) {
@@ -329,9 +392,25 @@ static void test_bad_settings(void **state) {
         {"\"ns_steps\": 0", "optimizer.ns_steps is 0; expected integer in [1, 100]"},
         {"\"ns_steps\": 101", "optimizer.ns_steps is 101; expected integer in [1, 100]"},
         {"\"ns_steps\": 5.5", "optimizer.ns_steps is 5.5; expected integer in [1, 100]"},
+        {"\"ns_coefficients\": \"quartic\"",
+         "optimizer.ns_coefficients is \"quartic\"; expected one of: quintic, polar-express, cubic"},
+        {"\"ns_coefficients\": 5", "optimizer.ns_coefficients is 5; expected one of: quintic, polar-express, cubic"},
+        {"\"cautious_weight_decay\": 1", "optimizer.cautious_weight_decay is 1; expected true or false"},
         {"\"ns_dtype\": \"fp32\"", "optimizer.ns_dtype is \"fp32\"; expected one of: auto, bfloat16, float32"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) refuse_file(config_of("muon", cases[i][0]), cases[i][1]);
+    static const char *const normuon[][2] = {
+        {"\"muon_beta2\": 1", "optimizer.muon_beta2 is 1; expected number in [0, 1)"},
+        {"\"muon_beta2\": -0.1", "optimizer.muon_beta2 is -0.1; expected number in [0, 1)"},
+        {"\"muon_beta2\": \"0.9\"", "optimizer.muon_beta2 is \"0.9\"; expected number in [0, 1)"},
+        {"\"muon_embeddings\": 0", "optimizer.muon_embeddings is 0; expected true or false"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(normuon); i++) refuse_file(config_of("normuon", normuon[i][0]), normuon[i][1]);
+    refuse_by(config_of("mars-normuon", ""), "--muon_beta2=1.5",
+              "command line: ", "optimizer.muon_beta2 is '1.5'; expected number in [0, 1)");
+    refuse_by(config_of("muon", ""), "--ns_coefficients=Cubic",
+              "command line: ", "optimizer.ns_coefficients is 'Cubic'; expected one of: quintic, polar-express, cubic");
+    refuse_override("--cautious_weight_decay=yes", "optimizer.cautious_weight_decay is 'yes'; expected true or false");
     refuse_override("--lr_1d=-1e-3", "optimizer.lr_1d is '-1e-3'; expected number > 0");
     refuse_override("--nesterov=yes", "optimizer.nesterov is 'yes'; expected true or false");
     refuse_override("--ns_steps=five", "optimizer.ns_steps is 'five'; expected integer in [1, 100]");
@@ -417,7 +496,7 @@ static void test_settings_of_the_golden_files(void **state) {
         free(text);
     }
     globfree(&files);
-    for (int i = 0; i < OPTIM_COUNT; i++)
+    for (int i = 0; i < OPTIM_NORMUON; i++)
         if (!seen[i]) fail_msg("no golden file has %s", optimizers[i]);
 }
 
@@ -436,8 +515,11 @@ static void test_defaults_of_the_library(void **state) {
         assert_true(library.optimize_1d == table.optimize_1d && library.weight_decay_1d == table.weight_decay_1d);
         assert_memory_equal(library.betas_1d, table.betas_1d, sizeof library.betas_1d);
         assert_true(library.muon_weight_decay == table.muon_weight_decay && library.momentum == table.momentum);
-        assert_true(library.nesterov == table.nesterov && library.ns_steps == table.ns_steps);
+        assert_true(library.nesterov == table.nesterov && ns_steps_of(&library) == table.ns_steps);
         assert_int_equal(library.ns_dtype, table.ns_dtype);
+        assert_int_equal(library.ns_coefficients, table.ns_coefficients);
+        assert_true(library.muon_embeddings == table.muon_embeddings && library.muon_beta2 == table.muon_beta2);
+        assert_true(library.cautious_weight_decay == table.cautious_weight_decay);
     }
 }
 
@@ -473,6 +555,7 @@ int main(void) {
         cmocka_unit_test(test_list_of_optimizers),
         cmocka_unit_test(test_settings_of_one_form),
         cmocka_unit_test(test_settings_lie_in_their_fields),
+        cmocka_unit_test(test_newton_schulz_steps),
         cmocka_unit_test(test_pairs),
         cmocka_unit_test(test_bad_settings),
         cmocka_unit_test(test_another_optimizer_on_the_command_line),

@@ -177,18 +177,29 @@ static double norm_of(const double *a, size_t n) {
     return sqrt(squares);
 }
 
+/* x after a step along `update`. With cautious decay an element hangs on the sign of its update, which float and double may
+ * see differently where it is less than `doubt`. */
+static void reference_update(OptimWorld *w, size_t at, double update, double lr, double decay, double doubt) {
+    bool cautious = w->config.cautious_weight_decay;
+    if (cautious && decay > 0.0 && fabs(update) < doubt) w->unsure[at] = 1.0;
+    if (cautious && update * w->x[at] < 0.0) decay = 0.0;
+    w->x[at] -= lr * (decay * w->x[at] + update);
+}
+
 static void average(double *mean, const double *a, size_t n, double beta) {
     for (size_t i = 0; i < n; i++) mean[i] = beta * mean[i] + (1.0 - beta) * a[i];
 }
 
 static void reference_adamw(OptimWorld *w, const Tensor *t, const double *g, double lr, double beta1, double beta2,
                             double decay) {
-    double *x = w->x + t->offset, *m = w->m + t->offset, *v = w->v + t->offset, steps = (double)w->t;
+    double *m = w->m + t->offset, *v = w->v + t->offset, steps = (double)w->t;
     for (size_t i = 0; i < t->size; i++) {
+        double size = fabs(m[i]) + fabs(g[i]);
         m[i] = beta1 * m[i] + (1.0 - beta1) * g[i];
         v[i] = beta2 * v[i] + (1.0 - beta2) * g[i] * g[i];
         double mean = m[i] / (1.0 - pow(beta1, steps)), square = v[i] / (1.0 - pow(beta2, steps));
-        x[i] -= lr * (decay * x[i] + mean / (sqrt(square) + w->config.eps));
+        double divisor = sqrt(square) + w->config.eps;
+        reference_update(w, t->offset + i, mean / divisor, lr, decay, 1e-5 * size / divisor);
     }
 }
 
@@ -205,13 +216,13 @@ static double reference_corrected(const OptimWorld *w, const Tensor *t, double *
 /* Where m comes to nearly nothing out of numbers that are not, float and double may see other signs. */
 static void reference_lion(OptimWorld *w, const Tensor *t, double *c, double lr, double decay) {
     double divisor = reference_corrected(w, t, c);
-    double *x = w->x + t->offset, *m = w->m + t->offset, beta1 = w->config.beta1;
+    double *m = w->m + t->offset, beta1 = w->config.beta1;
     const double *g = w->g + t->offset, *last = w->prev_grad + t->offset;
     for (size_t i = 0; i < t->size; i++) {
         double size = fabs(m[i]) + (fabs(g[i]) + fabs(last[i])) / divisor;
         m[i] = beta1 * m[i] + (1.0 - beta1) * c[i];
         if (size > 0.0 && fabs(m[i]) < 1e-6 * size) w->unsure[t->offset + i] = 1.0;
-        x[i] -= lr * (decay * x[i] + (double)(m[i] > 0.0) - (double)(m[i] < 0.0));
+        reference_update(w, t->offset + i, (double)(m[i] > 0.0) - (double)(m[i] < 0.0), lr, decay, 0.0);
     }
 }
 
@@ -229,22 +240,34 @@ static void transpose(double *out, const double *a, int64_t m, int64_t n) {
         for (int64_t j = 0; j < n; j++) out[j * m + i] = a[i * n + j];
 }
 
+/* The published polynomials: a, b and c of each step. */
+static const double polar_express[5][3] = {{8.156554524902461, -22.48329292557795, 15.878769915207462},
+                                           {4.042929935166739, -2.808917465908714, 0.5000178451051316},
+                                           {3.8916678022926607, -2.772484153217685, 0.5060648178503393},
+                                           {3.285753657755655, -2.3681294933425376, 0.46449024233003106},
+                                           {2.3465413258596377, -1.7097828382687081, 0.42323551169305323}};
+static const double quintic[3] = {3.4445, -4.7750, 2.0315}, cubic[3] = {2.0, -1.5, 0.5};
+
 /* Newton-Schulz, in place. */
-static void reference_newton_schulz(double *x, int64_t rows, int64_t columns, int steps) {
+static void reference_newton_schulz(double *x, int64_t rows, int64_t columns, const OptimConfig *o) {
+    bool is_polar = o->ns_coefficients == NS_COEFFICIENTS_POLAR_EXPRESS;
+    bool is_cubic = o->ns_coefficients == NS_COEFFICIENTS_CUBIC;
+    int steps = o->ns_steps > 0 ? o->ns_steps : is_cubic ? 12 : 5;
     size_t size = (size_t)(rows * columns);
     int64_t m = min_i64(rows, columns), n = max_i64(rows, columns);
     size_t side = (size_t)(m * m);
     double *turned = checked_malloc((2 * size + 2 * side) * sizeof *turned, "Newton-Schulz");
     double *matmul = turned + size, *a = matmul + size, *b = a + side, norm = norm_of(x, size);
-    for (size_t i = 0; i < size; i++) x[i] /= norm + 1e-7;
+    for (size_t i = 0; i < size; i++) x[i] /= is_polar ? 1.02 * norm + 1e-6 : norm + 1e-7;
     if (rows > columns) transpose(turned, x, rows, columns), memcpy(x, turned, size * sizeof *x);
     for (int step = 0; step < steps; step++) {
+        const double *c = is_polar ? polar_express[step] : is_cubic ? cubic : quintic;
         transpose(turned, x, m, n);
         multiply(a, x, turned, m, n, m);
         multiply(b, a, a, m, m, m);
-        for (size_t i = 0; i < side; i++) b[i] = -4.7750 * a[i] + 2.0315 * b[i];
+        for (size_t i = 0; i < side; i++) b[i] = c[1] * a[i] + c[2] * b[i];
         multiply(matmul, b, x, m, m, n);
-        for (size_t i = 0; i < size; i++) x[i] = 3.4445 * x[i] + matmul[i];
+        for (size_t i = 0; i < size; i++) x[i] = c[0] * x[i] + matmul[i];
     }
     if (rows > columns) transpose(turned, x, columns, rows), memcpy(x, turned, size * sizeof *x);
     free(turned);
@@ -253,21 +276,42 @@ static void reference_newton_schulz(double *x, int64_t rows, int64_t columns, in
 static double muon_factor(double rows, double columns) { return sqrt(fmax(1.0, rows / columns)); }
 static double moonlight_factor(double rows, double columns) { return 0.2 * sqrt(fmax(rows, columns)); }
 
-/* x <- x - lr decay x - lr factor NS(u), where factor is `own` unless the config says otherwise; u is used up. With
- * split_qkv u is as many matrices as are stacked in the tensor. */
+/* NorMuon: O (rows,columns), which is scaled already, and v of its rows or columns. */
+static void reference_lines(const OptimWorld *w, double *O, double *v, int64_t rows, int64_t columns) {
+    double before = norm_of(O, (size_t)(rows * columns)), beta2 = w->config.muon_beta2;
+    int64_t lines = rows >= columns ? rows : columns, length = rows >= columns ? columns : rows;
+    for (int64_t l = 0; l < lines; l++) {
+        int64_t first = rows >= columns ? l * columns : l, stride = rows >= columns ? 1 : columns;
+        double mean = 0.0;
+        for (int64_t i = 0; i < length; i++) mean += pow(O[first + i * stride], 2.0) / (double)length;
+        v[l] = beta2 * v[l] + (1.0 - beta2) * mean;
+        for (int64_t i = 0; i < length; i++) O[first + i * stride] /= sqrt(fmax(v[l], 1e-10));
+    }
+    double after = norm_of(O, (size_t)(rows * columns));
+    for (int64_t i = 0; i < rows * columns; i++) O[i] *= before / fmax(after, 1e-10);
+}
+
+/* x <- x - lr decay x - lr O, where O is factor NS(u), and with NorMuon what this makes of it; factor is `own` unless the
+ * config says otherwise; u is used up. With split_qkv u is as many matrices as are stacked in the tensor. */
 static void reference_matrix_step(OptimWorld *w, const Tensor *t, double *u, double lr, double decay,
                                   double (*own)(double rows, double columns)) {
-    double *x = w->x + t->offset, columns = (double)t->columns;
+    double columns = (double)t->columns;
     int stacked = w->config.split_qkv ? t->stacked : 1;
-    int64_t rows = t->rows / stacked;
-    for (int i = 0; i < stacked; i++)
-        reference_newton_schulz(u + (size_t)(i * rows * t->columns), rows, t->columns, w->config.ns_steps);
+    int64_t rows = t->rows / stacked, lines = max_i64(rows, t->columns);
+    bool is_normuon = w->config.name == OPTIM_NORMUON || w->config.name == OPTIM_MARS_NORMUON;
     double largest = fmax((double)rows, columns), factor = own((double)rows, columns);
     if (w->config.muon_scale == MUON_SCALE_SPECTRAL) factor = muon_factor((double)rows, columns);
     if (w->config.muon_scale == MUON_SCALE_SQRT_MAX) factor = sqrt(largest);
     if (w->config.muon_scale == MUON_SCALE_MOONLIGHT) factor = moonlight_factor((double)rows, columns);
     if (w->config.muon_scale == MUON_SCALE_NONE) factor = 1.0;
-    for (size_t i = 0; i < t->size; i++) x[i] = x[i] * (1.0 - lr * decay) - lr * factor * u[i];
+    for (int i = 0; i < stacked; i++) {
+        double *O = u + (size_t)(i * rows * t->columns);
+        reference_newton_schulz(O, rows, t->columns, &w->config);
+        for (int64_t k = 0; k < rows * t->columns; k++) O[k] *= factor;
+        if (is_normuon) reference_lines(w, O, w->v + t->offset + i * lines, rows, t->columns);
+    }
+    double doubt = 1e-3 * norm_of(u, t->size) / sqrt((double)t->size);
+    for (size_t i = 0; i < t->size; i++) reference_update(w, t->offset + i, u[i], lr, decay, doubt);
 }
 
 /* b <- momentum b + g, and u = g + momentum b, or b without Nesterov. */
@@ -322,7 +366,7 @@ static void reference_muon(OptimWorld *w, const Tensor *t, double *u, double sca
     reference_matrix_step(w, t, u, scale * o->muon_learning_rate, o->muon_weight_decay, muon_factor);
 }
 
-/* Moonlight and the two forms of MARS-M differ in u. */
+/* Moonlight, the two forms of MARS-M and MARS-NorMuon differ in u and in what is made of NS(u). */
 static void reference_moonlight(OptimWorld *w, const Tensor *t, double *u, double scale) {
     const OptimConfig *o = &w->config;
     double lr = scale * peak_of(o, t), mu = o->beta1, *b = w->b + t->offset;
@@ -333,7 +377,7 @@ static void reference_moonlight(OptimWorld *w, const Tensor *t, double *u, doubl
     }
     if (o->name == OPTIM_MOONLIGHT) {
         reference_momentum(w, t, u);
-    } else if (o->name == OPTIM_MARS_M) {
+    } else if (o->name == OPTIM_MARS_M || o->name == OPTIM_MARS_NORMUON) {
         reference_corrected(w, t, u);
         average(w->m + t->offset, u, t->size, o->beta1);
         memcpy(u, w->m + t->offset, t->size * sizeof *u);
@@ -343,7 +387,7 @@ static void reference_moonlight(OptimWorld *w, const Tensor *t, double *u, doubl
             u[i] = o->gamma * g[i] + mu * b[i];
         }
     }
-    reference_matrix_step(w, t, u, lr, o->weight_decay, moonlight_factor);
+    reference_matrix_step(w, t, u, lr, o->weight_decay, o->name == OPTIM_MARS_NORMUON ? muon_factor : moonlight_factor);
 }
 
 /* The spread of a single number is not defined; its snr is 1. */
@@ -357,15 +401,14 @@ static double reference_snr(const double *g, size_t n, double eps) {
 static void reference_sgd_sai(OptimWorld *w, int tensor, double lr) {
     const OptimConfig *o = &w->config;
     const Tensor *t = &w->table.tensors[tensor];
-    double *x = w->x + t->offset, *m = w->m + t->offset, decay = t->role == ROLE_MATRIX ? o->weight_decay : 0.0;
+    double *m = w->m + t->offset, decay = t->role == ROLE_MATRIX ? o->weight_decay : 0.0;
     const double *g = w->g + t->offset;
-    if (w->t == 1) {
-        w->snr[tensor] = reference_snr(g, t->size, o->eps);
-        memcpy(m, g, t->size * sizeof *m);
-    } else {
-        average(m, g, t->size, o->momentum);
+    if (w->t == 1) w->snr[tensor] = reference_snr(g, t->size, o->eps);
+    for (size_t i = 0; i < t->size; i++) {
+        double size = fabs(m[i]) + fabs(g[i]), snr = w->snr[tensor];
+        m[i] = w->t == 1 ? g[i] : o->momentum * m[i] + (1.0 - o->momentum) * g[i];
+        reference_update(w, t->offset + i, snr * m[i], lr, decay, 1e-5 * snr * size);
     }
-    for (size_t i = 0; i < t->size; i++) x[i] = x[i] * (1.0 - lr * decay) - lr * w->snr[tensor] * m[i];
 }
 
 static void reference_tensor(OptimWorld *w, int tensor, double *scratch, double scale) {
@@ -378,11 +421,13 @@ static void reference_tensor(OptimWorld *w, int tensor, double *scratch, double 
         reference_mars(w, t, scratch, scale);
         break;
     case OPTIM_MUON:
+    case OPTIM_NORMUON:
         reference_muon(w, t, scratch, scale);
         break;
     case OPTIM_MOONLIGHT:
     case OPTIM_MARS_M:
     case OPTIM_MARS_M_EFFICIENT:
+    case OPTIM_MARS_NORMUON:
         reference_moonlight(w, t, scratch, scale);
         break;
     case OPTIM_SGD_SAI:
@@ -398,7 +443,7 @@ static void reference_tensor(OptimWorld *w, int tensor, double *scratch, double 
 
 static bool has_last(const OptimConfig *o) {
     return o->name == OPTIM_MARS_ADAMW || o->name == OPTIM_MARS_LION || o->name == OPTIM_MARS_SHAMPOO ||
-           o->name == OPTIM_MARS_M;
+           o->name == OPTIM_MARS_M || o->name == OPTIM_MARS_NORMUON;
 }
 static bool is_exact(const OptimConfig *o) { return has_last(o) && !o->is_approx; }
 
@@ -497,10 +542,11 @@ static void assert_state(OptimWorld *w, int state, int tensor, double limit) {
     bool is_last = strcmp(name, "g_last") == 0;
     double factor = is_last ? scalar_of(w, "g_last_factor", tensor) : 1.0;
     const double *expected = state_named(w, name) + t->offset;
+    size_t vector = optim_state_vector(w->optim, state, tensor), n = vector > 0 ? vector : t->size;
     float *host = fetch_tensor(w, state, tensor);
-    double *own = checked_malloc(t->size * sizeof *own, "a tensor");
-    for (size_t k = 0; k < t->size; k++) own[k] = factor * host[k];
-    assert_error_below(relative_error(own, expected, t->size), (t->size < 64 ? 10.0 : 1.0) * limit, t->name);
+    double *own = checked_malloc(n * sizeof *own, "a tensor");
+    for (size_t k = 0; k < n; k++) own[k] = factor * host[k];
+    assert_error_below(relative_error(own, expected, n), (vector > 0 ? 100.0 : n < 64 ? 10.0 : 1.0) * limit, t->name);
     if (is_last) {
         double squares = pow(norm_of(expected, t->size), 2.0);
         double kept = scalar_of(w, "g_last_squares", tensor);

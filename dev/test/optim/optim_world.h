@@ -30,8 +30,9 @@ typedef struct OptimWorld {
 
     /* table.length numbers each: parameters, states, the current gradient and in the exact forms the second one */
     double *x, *m, *v, *b, *prev_grad, *g, *next_grad;
-    double *start;   /* x before the first step */
-    double *unsure;  /* not 0 where x hangs on the sign of a number that is 0 but for rounding (mars-lion) */
+    double *start; /* x before the first step */
+    double *
+        unsure; /* not 0 where x hangs on the sign of a number that is 0 but for rounding (mars-lion, cautious decay) */
     double *snr;     /* (table.count) */
     double *scalars; /* (table.count) a copy of the optimizer's */
 
@@ -94,8 +95,8 @@ OptimResult both_step(OptimWorld *world, double learning_rate);
 /* A tensor of a state (-1: of the parameters) as a checkpoint would get it; the caller frees it. */
 float *fetch_tensor(OptimWorld *world, int state, int tensor);
 
-/* Each tensor of every state within `limit` of the float64 one, in the norm, small ones within 10 times that; and snr
- * and the norms of g_last. */
+/* Each tensor of every state within `limit` of the float64 one, in the norm, small ones within 10 times that, and v of
+ * lines, which Newton-Schulz makes, within 100 times; and snr and the norms of g_last. */
 void assert_states(OptimWorld *world, double limit);
 
 /* Each parameter within a few roundings plus limit * moved of the float64 one, where `moved` is the sum of the rates;

@@ -66,11 +66,12 @@ typedef struct Workspace {
     double *square_norms; /* (MAX_MATRICES) on the device */
 } Workspace;
 
-static Workspace *open_workspace(Fixture *f, DType type, int steps, const NewtonSchulzShape *planned, int count) {
+static Workspace *open_workspace(Fixture *f, DType type, NsCoefficients coefficients, int steps,
+                                 const NewtonSchulzShape *planned, int count) {
     Error error;
     Workspace *w = checked_calloc(1, sizeof *w, "a workspace");
     arena_plan(&w->arena, "workspace", "norms", MAX_MATRICES * sizeof(double), &w->square_norms);
-    w->ns = newton_schulz_plan(f->be, type, steps, planned, count, &w->arena, &error);
+    w->ns = newton_schulz_plan(f->be, type, coefficients, steps, planned, count, &w->arena, &error);
     if (!w->ns) fail_msg("%s", error.text);
     arena_allocate(&w->arena, backend_memory(f->be));
     return w;
@@ -82,11 +83,16 @@ static void close_workspace(Workspace *w) {
     free(w);
 }
 
-static Workspace *open_for(Fixture *f, const Batch *batch) {
+/* Steps of each NsCoefficients. */
+static const int steps_of[] = {STEPS, STEPS, 12};
+
+static Workspace *open_with(Fixture *f, const Batch *batch, NsCoefficients coefficients) {
     NewtonSchulzShape shape = {batch->shape.rows, batch->shape.columns, batch->count};
     assert_int_equal(newton_schulz_batch(f->be, &shape), batch->count);
-    return open_workspace(f, batch->type, STEPS, &shape, 1);
+    return open_workspace(f, batch->type, coefficients, steps_of[coefficients], &shape, 1);
 }
+
+static Workspace *open_for(Fixture *f, const Batch *batch) { return open_with(f, batch, NS_COEFFICIENTS_QUINTIC); }
 
 /* Runs the batch; the results as host_numbers(). */
 static double *run_batch(Fixture *f, Workspace *w, const Batch *batch) {
@@ -137,20 +143,32 @@ static void multiply(double *c, const double *a, const double *b, const double *
         }
 }
 
+/* The published numbers: of each step a, b and c of X <- a X + (b A + c A A) X, the last ones for further steps. */
+static const double published[][5][3] = {
+    [NS_COEFFICIENTS_QUINTIC] = {{3.4445, -4.7750, 2.0315}},
+    [NS_COEFFICIENTS_POLAR_EXPRESS] = {{8.156554524902461, -22.48329292557795, 15.878769915207462},
+                                       {4.042929935166739, -2.808917465908714, 0.5000178451051316},
+                                       {3.8916678022926607, -2.772484153217685, 0.5060648178503393},
+                                       {3.285753657755655, -2.3681294933425376, 0.46449024233003106},
+                                       {2.3465413258596377, -1.7097828382687081, 0.42323551169305323}},
+    [NS_COEFFICIENTS_CUBIC] = {{2.0, -1.5, 0.5}}};
+
 /* As published: a tall matrix is transposed, iterated and transposed back. The coefficients are numbers of the type. */
-static double *reference(Fixture *f, const double *g, Shape shape, double square_norm, DType type, Store store) {
-    double linear = rounded(type, 3.4445), cubic = rounded(type, -4.7750), quintic = rounded(type, 2.0315);
+static double *reference_with(Fixture *f, const double *g, Shape shape, double square_norm, DType type,
+                              NsCoefficients coefficients, Store store) {
+    bool is_polar = coefficients == NS_COEFFICIENTS_POLAR_EXPRESS;
+    double divisor = is_polar ? 1.02 * sqrt(square_norm) + 1e-6 : sqrt(square_norm) + 1e-7;
     bool tall = shape.rows > shape.columns;
     int m = tall ? shape.columns : shape.rows, n = tall ? shape.rows : shape.columns;
     double *x = host_numbers(f, size_of(shape)), *next = host_numbers(f, size_of(shape));
     double *a = host_numbers(f, m * m), *b = host_numbers(f, m * m);
     for (int i = 0; i < m; i++)
-        for (int j = 0; j < n; j++)
-            x[i * n + j] = store((tall ? g[j * m + i] : g[i * n + j]) / (sqrt(square_norm) + 1e-7));
-    for (int step = 0; step < STEPS; step++) {
+        for (int j = 0; j < n; j++) x[i * n + j] = store((tall ? g[j * m + i] : g[i * n + j]) / divisor);
+    for (int step = 0; step < steps_of[coefficients]; step++) {
+        const double *c = published[coefficients][is_polar ? step : 0];
         multiply(a, x, x, NULL, 1, 0, m, m, n, true, store);
-        multiply(b, a, a, a, quintic, cubic, m, m, m, false, store);
-        multiply(next, b, x, x, 1, linear, m, n, m, false, store);
+        multiply(b, a, a, a, rounded(type, c[2]), rounded(type, c[1]), m, m, m, false, store);
+        multiply(next, b, x, x, 1, rounded(type, c[0]), m, n, m, false, store);
         memcpy(x, next, (size_t)size_of(shape) * sizeof *x);
     }
     for (int i = 0; i < m; i++)
@@ -158,21 +176,33 @@ static double *reference(Fixture *f, const double *g, Shape shape, double square
     return next;
 }
 
+static double *reference(Fixture *f, const double *g, Shape shape, double square_norm, DType type, Store store) {
+    return reference_with(f, g, shape, square_norm, type, NS_COEFFICIENTS_QUINTIC, store);
+}
+
 /* A rounding of an element moves small singular values by much more, as five steps multiply them by up to 3.4445^5.
  * By how much, in the type at hand, the reference says when it rounds whatever it stores: an implementation may be as
  * far from the exact result as that, and half as far again; and for float32, whose sums round as well, by 1e-5. */
-static void expect_reference(Fixture *f, const Batch *batch, const double *result, const char *what) {
+static void expect_reference_with(Fixture *f, const Batch *batch, NsCoefficients coefficients, const double *result,
+                                  const char *what) {
     int64_t size = size_of(batch->shape);
     for (int i = 0; i < batch->count; i++) {
         const double *g = batch->value + i * size;
-        const double *exact = reference(f, g, batch->shape, batch->square_norms[i], batch->type, store_exact);
-        const double *typical = reference(f, g, batch->shape, batch->square_norms[i], batch->type,
-                                          batch->type == DTYPE_FLOAT32 ? store_float32 : store_bfloat16);
-        double room = 1.5 * relative_error(typical, exact, (size_t)size) + 1e-5;
+        Store store = batch->type == DTYPE_FLOAT32 ? store_float32 : store_bfloat16;
+        const double *exact =
+            reference_with(f, g, batch->shape, batch->square_norms[i], batch->type, coefficients, store_exact);
+        const double *typical =
+            reference_with(f, g, batch->shape, batch->square_norms[i], batch->type, coefficients, store);
+        double room = 1.5 * relative_error(typical, exact, (size_t)size) +
+                      (coefficients == NS_COEFFICIENTS_POLAR_EXPRESS ? 4e-5 : 1e-5); /* it is steep at 1, too */
         double error = relative_error(result + i * size, exact, (size_t)size);
         if (!(error <= room))
             fail_msg("%s: %s, matrix %d: relative error %.3g, allowed %.3g", f->where, what, i, error, room);
     }
+}
+
+static void expect_reference(Fixture *f, const Batch *batch, const double *result, const char *what) {
+    expect_reference_with(f, batch, NS_COEFFICIENTS_QUINTIC, result, what);
 }
 
 /* ---- tests ---- */
@@ -191,6 +221,47 @@ static void test_against_reference(void **state) {
                 expect_reference(f, &batch, run_batch(f, w, &batch), "result");
                 close_workspace(w);
             }
+}
+
+/* The other polynomials, and how they start: polar-express depends on the length of a matrix that is not far above 1e-6. */
+static void test_other_coefficients(void **state) {
+    Fixture *f = fixture_of(state);
+    const Shape few[] = {{1, 1}, {1, 9}, {9, 1}, {33, 65}, {65, 33}, {64, 64}};
+    const double deviations[] = {0.02, 1e-7};
+    for (size_t t = 0; t < ARRAY_LENGTH(types); t++)
+        for (int coefficients = NS_COEFFICIENTS_POLAR_EXPRESS; coefficients <= NS_COEFFICIENTS_CUBIC; coefficients++)
+            for (size_t s = 0; s < ARRAY_LENGTH(few) * ARRAY_LENGTH(deviations); s++) {
+                if (!f->be->multiplies(f->be, types[t])) continue;
+                Shape shape = few[s / ARRAY_LENGTH(deviations)];
+                begin_case(f, "coefficients %d, %d x %d in %s", coefficients, shape.rows, shape.columns,
+                           dtype_name(types[t]));
+                Batch batch = batch_make(f, types[t], shape, 3, deviations[s % ARRAY_LENGTH(deviations)]);
+                Workspace *w = open_with(f, &batch, (NsCoefficients)coefficients);
+                poison(f, w, &batch);
+                expect_reference_with(f, &batch, (NsCoefficients)coefficients, run_batch(f, w, &batch), "result");
+                close_workspace(w);
+            }
+}
+
+/* In float32 twelve cubic steps settle at 1; five of polar-express end within an eighth of it. */
+static void test_where_singular_values_settle(void **state) {
+    Fixture *f = fixture_of(state);
+    const double limits[] = {[NS_COEFFICIENTS_POLAR_EXPRESS] = 0.25, [NS_COEFFICIENTS_CUBIC] = 1e-4};
+    for (int coefficients = NS_COEFFICIENTS_POLAR_EXPRESS; coefficients <= NS_COEFFICIENTS_CUBIC; coefficients++) {
+        begin_case(f, "coefficients %d", coefficients);
+        Batch batch = batch_make(f, DTYPE_FLOAT32, (Shape){129, 40}, 1, 1.0);
+        Workspace *w = open_with(f, &batch, (NsCoefficients)coefficients);
+        const double *x = run_batch(f, w, &batch);
+        double square = 0; /* of X^T X - I: as in test_singular_values() */
+        for (int i = 0; i < 40; i++)
+            for (int j = 0; j < 40; j++) {
+                double dot = 0;
+                for (int r = 0; r < 129; r++) dot += x[r * 40 + i] * x[r * 40 + j];
+                square += pow(dot - (i == j), 2);
+            }
+        assert_error_below(sqrt(square / 40), limits[coefficients], "||X^T X - I||");
+        close_workspace(w);
+    }
 }
 
 /* Of the size that training has: its rounding errors, in the worst type, are those known of bfloat16. */
@@ -291,7 +362,7 @@ static void test_same_bits(void **state) {
             expect_equal(f, run_batch(f, w, &batch), first, 5 * size, "the second run");
             close_workspace(w);
             const NewtonSchulzShape several[] = {{200, 300, 1}, {shapes[s].rows, shapes[s].columns, 1}, {300, 10, 2}};
-            w = open_workspace(f, types[t], STEPS, several, 3);
+            w = open_workspace(f, types[t], NS_COEFFICIENTS_QUINTIC, STEPS, several, 3);
             for (int i = 4; i >= 0; i--) {
                 Batch one = batch_of_one(&batch, i);
                 expect_equal(f, run_batch(f, w, &one), first + i * size, size, "alone");
@@ -306,7 +377,7 @@ static void test_number_of_steps(void **state) {
     begin_case(f, "one number");
     const NewtonSchulzShape shape = {1, 1, 1};
     for (int steps = 0; steps <= 6; steps++) {
-        Workspace *w = open_workspace(f, DTYPE_FLOAT32, steps, &shape, 1);
+        Workspace *w = open_workspace(f, DTYPE_FLOAT32, NS_COEFFICIENTS_QUINTIC, steps, &shape, 1);
         Batch batch = batch_make(f, DTYPE_FLOAT32, (Shape){1, 1}, 1, 1.0);
         batch.square_norms[0] = pow(batch.value[0] / 0.3 - 1e-7, 2); /* so that it starts from 0.3 or -0.3 */
         double expected = batch.value[0] / (sqrt(batch.square_norms[0]) + 1e-7);
@@ -328,7 +399,7 @@ static void test_workspace(void **state) {
     assert_int_equal(newton_schulz_batch(&cpu, &(NewtonSchulzShape){768, 768, 12}), 1);
     assert_int_equal(newton_schulz_batch(&cpu, &(NewtonSchulzShape){256, 1024, 12}), 12);
     const NewtonSchulzShape several[] = {{64, 1000, 3}, {400, 400, 2}, {100, 3000, 1}};
-    Workspace *w = open_workspace(f, DTYPE_FLOAT32, STEPS, several, 3);
+    Workspace *w = open_workspace(f, DTYPE_FLOAT32, NS_COEFFICIENTS_QUINTIC, STEPS, several, 3);
     const NewtonSchulz *ns = w->ns;
     assert_int_equal(newton_schulz_type(ns), DTYPE_FLOAT32);
     size_t matrix = 400 * 400 * sizeof(float); /* two of them in each X, A and B */
@@ -352,7 +423,8 @@ static void test_type_the_device_lacks(void **state) {
     const NewtonSchulzShape shape = {8, 8, 1};
     Error error;
     Arena arena = {0};
-    assert_null(newton_schulz_plan(&without, DTYPE_BFLOAT16, STEPS, &shape, 1, &arena, &error));
+    assert_null(
+        newton_schulz_plan(&without, DTYPE_BFLOAT16, NS_COEFFICIENTS_QUINTIC, STEPS, &shape, 1, &arena, &error));
     assert_int_equal(arena.count, 0);
     assert_non_null(strstr(error.text, "bfloat16"));
     assert_non_null(strstr(error.text, "ns_dtype"));
@@ -361,6 +433,7 @@ static void test_type_the_device_lacks(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_reference),     cmocka_unit_test(test_larger_matrix),
+        cmocka_unit_test(test_other_coefficients),    cmocka_unit_test(test_where_singular_values_settle),
         cmocka_unit_test(test_singular_values),       cmocka_unit_test(test_sizes_of_norms),
         cmocka_unit_test(test_zero_stays_zero),       cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_number_of_steps),       cmocka_unit_test(test_workspace),

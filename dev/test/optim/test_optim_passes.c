@@ -22,6 +22,7 @@ typedef struct Elements {
         float float32[LENGTH];
         bfloat16 bfloat16[LENGTH];
     } matrices;
+    float factors[LENGTH]; /* of lines */
     UpdateCoeffs coeffs[TENSORS];
     StepResult result;
 } Elements;
@@ -92,6 +93,7 @@ static Elements *random_elements(void) {
     fill(random.states[0], 4);
     fill(random.states[1], 5);
     for (size_t i = 0; i < LENGTH; i++) random.states[1][i] = fabsf(random.states[1][i]);
+    fill(random.factors, 7);
     memset(random.weights, 0xff, sizeof random.weights);
     memset(&random.matrices, 0xff, sizeof random.matrices);
     for (int i = 0; i < TENSORS; i++)
@@ -110,6 +112,7 @@ static Elements *random_elements(void) {
                                           .momentum = 0.9f,
                                           .snr = 3.0f,
                                           .nesterov = i == 0,
+                                          .scale = 1.5f - (float)i,
                                           .step = 0.02f};
     random.result = (StepResult){.updates = 10, .nonfinite_tensor = -1};
     return &random;
@@ -167,25 +170,27 @@ static void expect_elements(const Elements *own, const Elements *expected, const
 
 /* ---- elementwise rules ---- */
 
-typedef float ElementRule(float x, float g, float prev_grad, float *state, const UpdateCoeffs *r);
-typedef float DirectionRule(float g, float prev_grad, float *state, const UpdateCoeffs *r);
+typedef float RuleDirection(float g, float prev_grad, float *state, const UpdateCoeffs *r);
 
-#define ELEMENT_LINE(rule, text, element, ...) {rule, text, element, NULL},
-#define DIRECTION_LINE(rule, text, direction, ...) {rule, text, NULL, direction},
+#define RULE_LINE(rule, text, direction, ...) {rule, text, direction},
 static const struct {
     RuleName name;
     const char *text;
-    ElementRule *element;
-    DirectionRule *direction;
-} rules[] = {ELEMENTWISE_RULES(ELEMENT_LINE) MATRIX_RULES(DIRECTION_LINE)};
+    RuleDirection *direction;
+} rules[] = {ELEMENTWISE_RULES(RULE_LINE) MATRIX_RULES(RULE_LINE)};
 
-static void plain_update(Elements *e, const Chunk *chunk, const Rule *rule, ElementRule *element, bool has_weights) {
+static bool is_matrix(size_t n) { return rule_of(rules[n].name)->is_matrix; }
+
+static void plain_update(Elements *e, const Chunk *chunk, const Rule *rule, RuleDirection *direction, bool has_weights,
+                         bool cautious) {
     const UpdateCoeffs *r = &e->coeffs[chunk->tensor];
     for (size_t i = 0; i < chunk->end - chunk->begin; i++) {
         float state[RULE_MAX_STATES], *x = &e->params[chunk->begin + i];
         for (int s = 0; s < rule->states; s++) state[s] = e->states[s][chunk->shard + i];
-        *x = element(*x, e->gradient[chunk->gradient + i] * r->gradient_factor, e->prev_grad[chunk->gradient + i],
-                     state, r);
+        float u = direction(e->gradient[chunk->gradient + i] * r->gradient_factor, e->prev_grad[chunk->gradient + i],
+                            state, r);
+        float decay = cautious && u * *x < 0.0f ? 0.0f : r->weight_decay;
+        *x -= r->learning_rate * (decay * *x + u);
         for (int s = 0; s < rule->states; s++) e->states[s][chunk->shard + i] = state[s];
         if (has_weights) e->weights[chunk->begin + i] = bfloat16_from_float(*x);
     }
@@ -196,18 +201,20 @@ static void test_update(void **state) {
     Backend *be = open_device();
     static Elements own, expected;
     for (size_t n = 0; n < ARRAY_LENGTH(rules); n++)
-        for (int shift = 0; shift < SHIFT_MATRIX && rules[n].element; shift++)
-            for (int has_weights = 0; has_weights < 2; has_weights++) {
+        for (int shift = 0; shift < SHIFT_MATRIX && !is_matrix(n); shift++)
+            for (int kind = 0; kind < 4; kind++) {
+                bool has_weights = kind & 1, cautious = kind & 2;
                 const Rule *rule = rule_of(rules[n].name);
                 Chunk chunks[CHUNKS];
                 make_chunks(chunks, shift);
                 expected = *random_elements();
                 Device d = to_device(be, &expected, chunks, CHUNKS);
                 MultiTensorBuffers buffers = buffers_of(&d, has_weights, rule->uses_prev_grad);
+                buffers.cautious = cautious;
                 d.passes->update(be, rules[n].name, d.chunks, d.count, &buffers);
                 download(&d, &own);
                 for (int c = 0; c < CHUNKS; c++)
-                    plain_update(&expected, &chunks[c], rule, rules[n].element, has_weights);
+                    plain_update(&expected, &chunks[c], rule, rules[n].direction, has_weights, cautious);
                 expect_elements(&own, &expected, rules[n].text, shift);
             }
     be->close(be);
@@ -216,7 +223,7 @@ static void test_update(void **state) {
 /* ---- matrix rules ---- */
 
 /* Returns the sum of squares of what is stored. */
-static double plain_directions(Elements *e, const Chunk *chunk, DirectionRule *direction, DType type) {
+static double plain_directions(Elements *e, const Chunk *chunk, RuleDirection *direction, DType type) {
     const UpdateCoeffs *r = &e->coeffs[chunk->tensor];
     double squares = 0.0;
     for (size_t i = 0; i < chunk->end - chunk->begin; i++) {
@@ -249,7 +256,7 @@ static void test_directions(void **state) {
     Backend *be = open_device();
     static Elements own, expected;
     for (size_t n = 0; n < ARRAY_LENGTH(rules); n++)
-        for (int shift = 0; shift < SHIFTS && rules[n].direction; shift++)
+        for (int shift = 0; shift < SHIFTS && is_matrix(n); shift++)
             for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
                 Chunk chunks[CHUNKS];
                 double squares[CHUNKS];
@@ -271,38 +278,188 @@ static void test_directions(void **state) {
     be->close(be);
 }
 
+/* Matrices are numbers now. */
+static void set_matrices(Elements *e, DType type) {
+    for (size_t i = 0; i < LENGTH; i++)
+        if (type == DTYPE_FLOAT32)
+            e->matrices.float32[i] = e->prev_grad[i];
+        else
+            e->matrices.bfloat16[i] = bfloat16_from_float(e->prev_grad[i]);
+}
+
+static float matrix_element(const Elements *e, DType type, size_t at) {
+    return type == DTYPE_FLOAT32 ? e->matrices.float32[at] : float_from_bfloat16(e->matrices.bfloat16[at]);
+}
+
+/* The factor of a chunk's element number i: that of its row or column. 1 without factors. */
+static float factor_of(const Elements *e, const Chunk *chunk, const MatrixList *m, size_t i) {
+    size_t at = (size_t)chunk->column + i, columns = (size_t)m->columns;
+    if (columns == 0) return 1.0f;
+    return e->factors[(size_t)chunk->line + (m->rows >= m->columns ? at / columns : at % columns)];
+}
+
+static void plain_apply(Elements *e, const Chunk *chunk, const MatrixList *m, bool has_weights, bool cautious) {
+    const UpdateCoeffs *r = &e->coeffs[chunk->tensor];
+    for (size_t i = 0; i < chunk->end - chunk->begin; i++) {
+        float O = matrix_element(e, m->type, chunk->matrix + i), *x = &e->params[chunk->begin + i];
+        float decay = cautious && O * *x < 0.0f ? 0.0f : r->learning_rate * r->weight_decay;
+        *x -= decay * *x + r->step * factor_of(e, chunk, m, i) * O;
+        if (has_weights) e->weights[chunk->begin + i] = bfloat16_from_float(*x);
+    }
+}
+
+/* Chunks that begin in any column of matrices with `columns` columns, 0 for an update without factors. */
+static void assert_applies(Backend *be, int shift, DType type, int64_t rows, int64_t columns, int kind) {
+    static Elements own, expected;
+    bool has_weights = kind & 1, cautious = kind & 2;
+    Chunk chunks[CHUNKS];
+    make_chunks(chunks, shift);
+    for (int c = 0; c < CHUNKS && columns > 0; c++) {
+        chunks[c].line = c % 4 * 10;
+        chunks[c].column = (int)(c % 3 * 4 % columns) + (c == 5);
+        if (chunks[c].column >= columns) chunks[c].column = 0;
+    }
+    expected = *random_elements();
+    set_matrices(&expected, type);
+    Device d = to_device(be, &expected, chunks, CHUNKS);
+    MultiTensorBuffers buffers = buffers_of(&d, has_weights, false);
+    buffers.cautious = cautious;
+    MatrixList list = {&d.elements->matrices, type, rows, columns, 1};
+    d.passes->apply(be, d.chunks, d.count, &buffers, &list, columns > 0 ? d.elements->factors : NULL);
+    download(&d, &own);
+    for (int c = 0; c < CHUNKS; c++) plain_apply(&expected, &chunks[c], &list, has_weights, cautious);
+    expect_elements(&own, &expected, "apply", shift);
+    assert_memory_equal(&own.matrices, &expected.matrices, sizeof own.matrices);
+}
+
 static void test_apply(void **state) {
     (void)state;
     Backend *be = open_device();
-    static Elements own, expected;
     for (int shift = 0; shift < SHIFTS; shift++)
         for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++)
-            for (int has_weights = 0; has_weights < 2; has_weights++) {
-                Chunk chunks[CHUNKS];
-                make_chunks(chunks, shift);
-                expected = *random_elements();
-                for (size_t i = 0; i < LENGTH; i++)
-                    if (type == DTYPE_FLOAT32)
-                        expected.matrices.float32[i] = expected.prev_grad[i];
-                    else
-                        expected.matrices.bfloat16[i] = bfloat16_from_float(expected.prev_grad[i]);
-                Device d = to_device(be, &expected, chunks, CHUNKS);
-                MultiTensorBuffers buffers = buffers_of(&d, has_weights, false);
-                d.passes->apply(be, d.chunks, d.count, &buffers, &d.elements->matrices, (DType)type);
-                download(&d, &own);
-                for (int c = 0; c < CHUNKS; c++)
-                    for (size_t i = 0; i < chunks[c].end - chunks[c].begin; i++) {
-                        const UpdateCoeffs *r = &expected.coeffs[chunks[c].tensor];
-                        size_t from = chunks[c].matrix + i;
-                        float O = type == DTYPE_FLOAT32 ? expected.matrices.float32[from]
-                                                        : float_from_bfloat16(expected.matrices.bfloat16[from]);
-                        float *x = &expected.params[chunks[c].begin + i];
-                        *x -= r->learning_rate * r->weight_decay * *x + r->step * O;
-                        if (has_weights) expected.weights[chunks[c].begin + i] = bfloat16_from_float(*x);
-                    }
-                expect_elements(&own, &expected, "apply", shift);
-                assert_memory_equal(&own.matrices, &expected.matrices, sizeof own.matrices);
+            for (int kind = 0; kind < 4; kind++) assert_applies(be, shift, (DType)type, 0, 0, kind);
+    be->close(be);
+}
+
+/* Rows that are shorter and longer than a chunk, of lengths that runs fit and not, and the same for columns. */
+static void test_apply_lines(void **state) {
+    (void)state;
+    Backend *be = open_device();
+    const int64_t columns[] = {1, 3, 4, 12, 64, 257, 2048, 10000};
+    for (size_t i = 0; i < ARRAY_LENGTH(columns); i++)
+        for (int are_rows = 0; are_rows < 2; are_rows++)
+            for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++)
+                for (int kind = 0; kind < 4; kind++) {
+                    if (!are_rows && columns[i] == 1) continue;
+                    int shift = (kind + (int)i) % SHIFTS;
+                    assert_applies(be, shift, (DType)type, are_rows ? columns[i] : 1, columns[i], kind);
+                }
+    be->close(be);
+}
+
+/* ---- lines ---- */
+
+static const struct LineShape {
+    int64_t rows, columns;
+} line_shapes[] = {{1, 1},   {1, 9},   {9, 1},    {7, 5},    {5, 7},     {64, 12},  {12, 64},
+                   {65, 64}, {64, 65}, {200, 37}, {37, 200}, {130, 132}, {3, 5000}, {5000, 3}};
+
+/* Sums are as expected, and nothing lies after them. */
+static void assert_line_squares(Backend *be, const MatrixList *m, const Elements *e, const double *squares) {
+    bool are_rows = m->rows >= m->columns;
+    int64_t slabs = are_rows ? 1 : (m->rows + LINE_SLAB - 1) / LINE_SLAB, lines = are_rows ? m->rows : m->columns;
+    double *expected = checked_calloc((size_t)(m->count * slabs * lines), sizeof *expected, "sums");
+    for (int64_t i = 0; i < m->count; i++)
+        for (int64_t row = 0; row < m->rows; row++)
+            for (int64_t column = 0; column < m->columns; column++) {
+                double x = matrix_element(e, m->type, (size_t)((i * m->rows + row) * m->columns + column));
+                expected[are_rows ? i * m->rows + row : (i * slabs + row / LINE_SLAB) * m->columns + column] += x * x;
             }
+    for (int64_t l = 0; l < m->count * slabs * lines; l++)
+        if (!(fabs(squares[l] - expected[l]) <= 3e-7 * expected[l]))
+            fail_msg("%s, %d x %d: sum %d is %.9g, expected %.9g", be->device, (int)m->rows, (int)m->columns, (int)l,
+                     squares[l], expected[l]);
+    assert_true(isnan(squares[m->count * slabs * lines]));
+    free(expected);
+}
+
+static void test_line_squares(void **state) {
+    (void)state;
+    Backend *be = open_device();
+    static Elements elements;
+    static double squares[LENGTH];
+    const Chunk none = {0};
+    for (size_t s = 0; s < ARRAY_LENGTH(line_shapes); s++)
+        for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++)
+            for (int count = 1; count <= 2; count++) {
+                elements = *random_elements();
+                set_matrices(&elements, (DType)type);
+                memset(squares, 0xff, sizeof squares);
+                Device d = to_device(be, &elements, &none, 1);
+                double *device_squares = on_device(be, squares, sizeof squares);
+                MatrixList list = {&d.elements->matrices, (DType)type, line_shapes[s].rows, line_shapes[s].columns,
+                                   count};
+                d.passes->line_squares(be, &list, &d.elements->result, device_squares);
+                be->copy_to_host(be, squares, device_squares, sizeof squares);
+                be->free(be, device_squares);
+                download(&d, &elements);
+                assert_line_squares(be, &list, &elements, squares);
+            }
+    be->close(be);
+}
+
+/* NorMuon's v, and what a line is multiplied by, from the sums; in matrix 1 these are 0. */
+static void plain_line_factors(Elements *e, const MatrixList *m, const LineState *where, const double *squares) {
+    int64_t lines = m->rows >= m->columns ? m->rows : m->columns, length = m->rows >= m->columns ? m->columns : m->rows;
+    int64_t slabs = m->rows >= m->columns ? 1 : (m->rows + LINE_SLAB - 1) / LINE_SLAB;
+    for (int64_t i = 0; i < m->count; i++) {
+        const UpdateCoeffs *r = &e->coeffs[where[i].tensor];
+        float *v = &e->states[1][where[i].begin], *factor = &e->factors[i * lines];
+        double before = 0.0, after = 0.0;
+        for (int64_t l = 0; l < lines; l++) {
+            double square = 0.0;
+            for (int64_t slab = 0; slab < slabs; slab++)
+                square += r->scale * r->scale * squares[(i * slabs + slab) * lines + l];
+            v[l] = (float)(r->beta2 * v[l] + (1.0 - (double)r->beta2) * square / (double)length);
+            before += square;
+            after += square / fmax(v[l], 1e-10);
+        }
+        for (int64_t l = 0; l < lines; l++)
+            factor[l] = (float)(sqrt(before) / fmax(sqrt(after), 1e-10) / sqrt(fmax(v[l], 1e-10)));
+    }
+}
+
+static void test_line_factors(void **state) {
+    (void)state;
+    enum { COUNT = 3 };
+    Backend *be = open_device();
+    static Elements own, expected;
+    static double squares[LENGTH];
+    const Chunk none = {0};
+    for (size_t s = 0; s < ARRAY_LENGTH(line_shapes); s++) {
+        MatrixList list = {NULL, DTYPE_FLOAT32, line_shapes[s].rows, line_shapes[s].columns, COUNT};
+        int64_t lines = max_i64(list.rows, list.columns);
+        int64_t sums = lines * (list.rows >= list.columns ? 1 : (list.rows + LINE_SLAB - 1) / LINE_SLAB);
+        LineState where[COUNT];
+        for (int i = 0; i < COUNT; i++)
+            where[i] = (LineState){(size_t)(5 + (COUNT - 1 - i) * (lines + 2)), i % TENSORS};
+        for (int64_t l = 0; l < COUNT * sums; l++)
+            squares[l] = l / sums == 1 ? 0.0 : pow(world_normal(8, (uint64_t)l), 2.0);
+        expected = *random_elements();
+        for (int i = 0; i < COUNT; i++) expected.states[1][where[i].begin] = 0.0f; /* v of a first step */
+        Device d = to_device(be, &expected, &none, 1);
+        MultiTensorBuffers buffers = buffers_of(&d, false, false);
+        buffers.line_state = d.elements->states[1];
+        double *device_squares = on_device(be, squares, sizeof squares);
+        LineState *device_where = on_device(be, where, sizeof where);
+        d.passes->line_factors(be, &list, device_where, &buffers, device_squares, d.elements->factors);
+        be->free(be, device_squares);
+        be->free(be, device_where);
+        download(&d, &own);
+        plain_line_factors(&expected, &list, where, squares);
+        expect_elements(&own, &expected, "line_factors", (int)s);
+        expect_floats(own.factors, expected.factors, "factors", "line_factors", (int)s);
+    }
     be->close(be);
 }
 
@@ -312,28 +469,24 @@ static void test_normalize(void **state) {
     Backend *be = open_device();
     static Elements own, expected;
     const size_t sizes[] = {1, 3, 4, 15, 1024, 2049, 8192, 9001};
-    const double norms[] = {4.0, 0.0, 2.25, 1e-20, 1e6}, eps = 1e-7;
+    const double norms[] = {4.0, 0.0, 2.25, 1e-20, 1e6}, eps = 1e-7, factor = 1.25;
     for (size_t n = 0; n < ARRAY_LENGTH(sizes); n++)
         for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
             expected = *random_elements();
-            for (size_t i = 0; i < LENGTH; i++)
-                if (type == DTYPE_FLOAT32)
-                    expected.matrices.float32[i] = expected.prev_grad[i];
-                else
-                    expected.matrices.bfloat16[i] = bfloat16_from_float(expected.prev_grad[i]);
+            set_matrices(&expected, (DType)type);
             Chunk none = {0};
             Device d = to_device(be, &expected, &none, 1);
             double *device_norms = on_device(be, norms, sizeof norms);
-            d.passes->normalize(be, &d.elements->matrices, (DType)type, sizes[n], 5, device_norms, eps);
+            d.passes->normalize(be, &d.elements->matrices, (DType)type, sizes[n], 5, device_norms, factor, eps);
             download(&d, &own);
             be->free(be, device_norms);
             for (size_t i = 0; i < 5 * sizes[n]; i++) {
-                float factor = (float)(1.0 / (sqrt(norms[i / sizes[n]]) + eps));
+                float scale = (float)(1.0 / (factor * sqrt(norms[i / sizes[n]]) + eps));
                 bfloat16 *x16 = &expected.matrices.bfloat16[i];
                 if (type == DTYPE_FLOAT32)
-                    expected.matrices.float32[i] *= factor;
+                    expected.matrices.float32[i] *= scale;
                 else
-                    *x16 = bfloat16_from_float(float_from_bfloat16(*x16) * factor);
+                    *x16 = bfloat16_from_float(float_from_bfloat16(*x16) * scale);
             }
             expect_matrices(&own, &expected, (DType)type, "normalize", (int)sizes[n]);
         }
@@ -354,10 +507,24 @@ static void test_skipped(void **state) {
         Device d = to_device(be, &before, chunks, CHUNKS);
         MultiTensorBuffers buffers = buffers_of(&d, true, rule_of(rules[n].name)->uses_prev_grad);
         void *matrices = &d.elements->matrices;
-        if (rules[n].element) d.passes->update(be, rules[n].name, d.chunks, d.count, &buffers);
-        if (rules[n].direction) {
+        if (!is_matrix(n)) d.passes->update(be, rules[n].name, d.chunks, d.count, &buffers);
+        if (is_matrix(n)) {
+            MatrixList list = {matrices, DTYPE_BFLOAT16, 100, 12, 1};
+            double squares[100], before_squares[100];
+            memset(squares, 0xff, sizeof squares);
+            memcpy(before_squares, squares, sizeof squares);
+            double *device_squares = on_device(be, squares, sizeof squares);
+            LineState where = {0}, *device_where = on_device(be, &where, sizeof where);
+            buffers.line_state = d.elements->states[1];
             d.passes->directions(be, rules[n].name, d.chunks, d.count, &buffers, matrices, DTYPE_BFLOAT16, d.squares);
-            d.passes->apply(be, d.chunks, d.count, &buffers, matrices, DTYPE_BFLOAT16);
+            d.passes->line_squares(be, &list, buffers.result, device_squares);
+            d.passes->line_factors(be, &list, device_where, &buffers, device_squares, d.elements->factors);
+            d.passes->apply(be, d.chunks, d.count, &buffers, &list, NULL);
+            d.passes->apply(be, d.chunks, d.count, &buffers, &list, d.elements->factors);
+            be->copy_to_host(be, squares, device_squares, sizeof squares);
+            assert_memory_equal(squares, before_squares, sizeof squares);
+            be->free(be, device_squares);
+            be->free(be, device_where);
         }
         download(&d, &own);
         assert_memory_equal(&own, &before, sizeof own);
@@ -601,10 +768,11 @@ static void test_chunks(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_update),    cmocka_unit_test(test_directions),  cmocka_unit_test(test_apply),
-        cmocka_unit_test(test_normalize), cmocka_unit_test(test_skipped),     cmocka_unit_test(test_keep_prev_grad),
-        cmocka_unit_test(test_sums),      cmocka_unit_test(test_add_up),      cmocka_unit_test(test_queue),
-        cmocka_unit_test(test_chunks),    cmocka_unit_test(test_copy_params), cmocka_unit_test(test_update_sums),
+        cmocka_unit_test(test_update),      cmocka_unit_test(test_directions),   cmocka_unit_test(test_apply),
+        cmocka_unit_test(test_apply_lines), cmocka_unit_test(test_line_squares), cmocka_unit_test(test_line_factors),
+        cmocka_unit_test(test_normalize),   cmocka_unit_test(test_skipped),      cmocka_unit_test(test_keep_prev_grad),
+        cmocka_unit_test(test_sums),        cmocka_unit_test(test_add_up),       cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_chunks),      cmocka_unit_test(test_copy_params),  cmocka_unit_test(test_update_sums),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,6 +14,7 @@
 #include "config/config.h"
 #include "dev/test/kernels/test_gpu.h"
 #include "dev/test/optim/optim_world.h"
+#include "optim/optimizers.h"
 
 /* What makes a variant of an optimizer. */
 typedef enum Form {
@@ -23,6 +24,10 @@ typedef enum Form {
     NO_NESTEROV,
     ADAMW_EMBEDDINGS, /* muon_embeddings false */
     SPLIT_QKV,
+    CAUTIOUS,
+    CAUTIOUS_1D,   /* and optimize_1d */
+    POLAR_EXPRESS, /* ns_coefficients, as is the next */
+    CUBIC,
     SQRT_MAX, /* muon_scale; and the others: */
     SPECTRAL,
     MOONLIGHT,
@@ -54,6 +59,10 @@ static const Variant variants[] = {
     {"mars-m", OPTIM_MARS_M, "m v g_last", USUAL},
     {"mars-m exact", OPTIM_MARS_M, "m v g_last", EXACT},
     {"mars-m-efficient", OPTIM_MARS_M_EFFICIENT, "b m v", USUAL},
+    {"normuon", OPTIM_NORMUON, "b v m", USUAL},
+    {"normuon without nesterov", OPTIM_NORMUON, "b v m", NO_NESTEROV},
+    {"mars-normuon", OPTIM_MARS_NORMUON, "m v g_last", USUAL},
+    {"mars-normuon exact", OPTIM_MARS_NORMUON, "m v g_last", EXACT},
     {"sgd-sai", OPTIM_SGD_SAI, "m", USUAL},
     /* other settings of the same rules, which few tests need */
     {"muon with adamw embeddings", OPTIM_MUON, "b m v", ADAMW_EMBEDDINGS},
@@ -63,8 +72,25 @@ static const Variant variants[] = {
     {"moonlight, no scale", OPTIM_MOONLIGHT, "b m v", NO_SCALE},
     {"mars-m, split qkv", OPTIM_MARS_M, "m v g_last", SPLIT_QKV},
     {"mars-shampoo, sqrt-max scale", OPTIM_MARS_SHAMPOO, "m v g_last", SQRT_MAX},
+    {"normuon with adamw embeddings", OPTIM_NORMUON, "b v m", ADAMW_EMBEDDINGS},
+    {"normuon, split qkv", OPTIM_NORMUON, "b v m", SPLIT_QKV},
+    {"normuon, no scale", OPTIM_NORMUON, "b v m", NO_SCALE},
+    {"mars-normuon, split qkv", OPTIM_MARS_NORMUON, "m v g_last", SPLIT_QKV},
+    {"adamw, cautious", OPTIM_ADAMW, "m v", CAUTIOUS},
+    {"mars-adamw, cautious", OPTIM_MARS_ADAMW, "m v g_last", CAUTIOUS},
+    {"mars-lion 1d, cautious", OPTIM_MARS_LION, "m g_last", CAUTIOUS_1D},
+    {"mars-shampoo, cautious", OPTIM_MARS_SHAMPOO, "m v g_last", CAUTIOUS},
+    {"muon, cautious", OPTIM_MUON, "b m v", CAUTIOUS},
+    {"moonlight, cautious", OPTIM_MOONLIGHT, "b m v", CAUTIOUS},
+    {"normuon, cautious", OPTIM_NORMUON, "b v m", CAUTIOUS},
+    {"mars-normuon, cautious", OPTIM_MARS_NORMUON, "m v g_last", CAUTIOUS},
+    {"sgd-sai, cautious", OPTIM_SGD_SAI, "m", CAUTIOUS},
+    {"muon, polar-express", OPTIM_MUON, "b m v", POLAR_EXPRESS},
+    {"normuon, polar-express", OPTIM_NORMUON, "b v m", POLAR_EXPRESS},
+    {"mars-m, cubic", OPTIM_MARS_M, "m v g_last", CUBIC},
+    {"normuon, cubic", OPTIM_NORMUON, "b v m", CUBIC},
 };
-enum { VARIANTS = ARRAY_LENGTH(variants), OTHER_SETTINGS = 7, BASIC_VARIANTS = VARIANTS - OTHER_SETTINGS };
+enum { VARIANTS = ARRAY_LENGTH(variants), OTHER_SETTINGS = 24, BASIC_VARIANTS = VARIANTS - OTHER_SETTINGS };
 
 /* Numbers that are all different, so that no two can be taken for each other; decays that a float holds exactly.
  * SGD-SaI takes long steps of small gradients. */
@@ -76,7 +102,12 @@ static OptimConfig config_of(const Variant *variant) {
     c.eps = 1e-7;
     c.gamma = 0.04;
     c.is_approx = variant->form != EXACT;
-    c.optimize_1d = variant->form == WITH_1D;
+    c.optimize_1d = variant->form == WITH_1D || variant->form == CAUTIOUS_1D;
+    c.cautious_weight_decay = variant->form == CAUTIOUS || variant->form == CAUTIOUS_1D;
+    c.ns_coefficients = variant->form == POLAR_EXPRESS ? NS_COEFFICIENTS_POLAR_EXPRESS
+                        : variant->form == CUBIC       ? NS_COEFFICIENTS_CUBIC
+                                                       : NS_COEFFICIENTS_QUINTIC;
+    c.muon_beta2 = 0.9375;
     c.embedding_lr = 0.8 * c.learning_rate;
     c.lm_head_lr = 1.2 * c.learning_rate;
     c.lr_1d = 0.6 * c.learning_rate;
@@ -384,7 +415,10 @@ static void test_defaults(void **state) {
         assert_true(file.grad_clip == own.grad_clip && file.gradient_scale == own.gradient_scale);
         assert_true(file.is_approx == own.is_approx && file.optimize_1d == own.optimize_1d);
         assert_true(file.muon_weight_decay == own.muon_weight_decay && file.nesterov == own.nesterov);
-        assert_true(file.ns_steps == own.ns_steps && file.ns_dtype == own.ns_dtype);
+        assert_true(file.ns_steps == ns_steps_of(&own) && file.ns_dtype == own.ns_dtype);
+        assert_true(file.ns_coefficients == own.ns_coefficients && file.muon_beta2 == own.muon_beta2);
+        assert_true(file.cautious_weight_decay == own.cautious_weight_decay);
+        assert_true(file.muon_embeddings == own.muon_embeddings && own.muon_embeddings == (name != OPTIM_NORMUON));
         if (name == OPTIM_MUON || name == OPTIM_MOONLIGHT || name == OPTIM_SGD_SAI)
             assert_true(file.momentum == own.momentum);
         cJSON_Delete(settings);
@@ -842,6 +876,32 @@ static void test_which_states(void **state) {
     assert_has(OPTIM_MARS_M, "mg", "mv", "mv");
     assert_has(OPTIM_MARS_M_EFFICIENT, "b", "mv", "mv");
     assert_has(OPTIM_SGD_SAI, "m", "m", "m");
+    assert_has(OPTIM_NORMUON, "bv", "mv", "mv");
+    assert_has(OPTIM_MARS_NORMUON, "mvg", "mv", "mv");
+}
+
+/* v of lines: a number for each row, or column where there are fewer rows, of each matrix. */
+static void test_state_of_lines(void **state) {
+    (void)state;
+    const struct {
+        const char *tensor;
+        size_t whole, split;
+    } lines[] = {{"tall", 23, 23}, {"row", 37, 37}, {"wide", 23, 23}, {"qkv", 33, 3 * 23}, {"tokens", 20, 20}};
+    for (int split = 0; split < 2; split++) {
+        OptimConfig config = optim_defaults(OPTIM_NORMUON, 1e-3);
+        config.muon_embeddings = true;
+        config.split_qkv = split;
+        OptimWorld *w = open_world(small_table(), config, DTYPE_FLOAT32, 1, NULL);
+        assert_string_equal(optim_info(w->optim)->state_names[0], "b");
+        assert_string_equal(optim_info(w->optim)->state_names[1], "v");
+        for (size_t i = 0; i < ARRAY_LENGTH(lines); i++) {
+            int tensor = tensor_table_find(&w->table, lines[i].tensor);
+            assert_int_equal(optim_state_vector(w->optim, 0, tensor), 0);
+            assert_int_equal(optim_state_vector(w->optim, 1, tensor), split ? lines[i].split : lines[i].whole);
+        }
+        assert_int_equal(optim_state_vector(w->optim, 1, tensor_table_find(&w->table, "gain")), 0);
+        close_world(w);
+    }
 }
 
 /* States are held for what has them, with some padding; g_last and the second gradient as whole buffers. */
@@ -855,7 +915,10 @@ static void test_bytes(void **state) {
             if (whole) least += flat, limit += flat;
             for (int i = 0; i < w->table.count && !whole; i++) {
                 if (!optim_has_state(w->optim, s, i)) continue;
-                least += w->table.tensors[i].size * sizeof(float);
+                size_t vector = optim_state_vector(w->optim, s, i);
+                least += (vector > 0 ? vector : w->table.tensors[i].size) * sizeof(float);
+                limit += vector * sizeof(float);
+                if (vector > 0) continue;
                 limit += (size_t)round_up((int64_t)w->table.tensors[i].size, TENSOR_ALIGNMENT) * sizeof(float);
             }
         }
@@ -891,6 +954,7 @@ int main(void) {
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_which_states),
+        cmocka_unit_test(test_state_of_lines),
         cmocka_unit_test(test_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

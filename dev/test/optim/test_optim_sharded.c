@@ -22,6 +22,7 @@ typedef struct Variant {
     bool exact, optimize_1d;
     bool is_matrix; /* goes through Newton-Schulz */
     int numbers;    /* of state for an element of a tensor that the rule is for, g_last included */
+    bool splits;    /* split_qkv, muon_embeddings and cautious decay */
 } Variant;
 
 static const Variant variants[] = {
@@ -41,6 +42,11 @@ static const Variant variants[] = {
     {"mars-m, exact", OPTIM_MARS_M, .exact = true, .is_matrix = true, .numbers = 2},
     {"mars-m-efficient", OPTIM_MARS_M_EFFICIENT, .is_matrix = true, .numbers = 1},
     {"sgd-sai", OPTIM_SGD_SAI, .numbers = 1},
+    {"normuon", OPTIM_NORMUON, .is_matrix = true, .numbers = 1},
+    {"normuon, split, embeddings too", OPTIM_NORMUON, .is_matrix = true, .numbers = 1, .splits = true},
+    {"mars-normuon", OPTIM_MARS_NORMUON, .is_matrix = true, .numbers = 2},
+    {"mars-normuon, exact", OPTIM_MARS_NORMUON, .exact = true, .is_matrix = true, .numbers = 2},
+    {"mars-normuon, exact, split", OPTIM_MARS_NORMUON, .exact = true, .is_matrix = true, .numbers = 2, .splits = true},
 };
 
 /* Where there is little time, every third: exact forms, and such as Newton-Schulz is for. */
@@ -53,6 +59,8 @@ static OptimConfig config_of(const Variant *variant, double grad_clip) {
     config.lr_1d = config.muon_learning_rate = 2e-3;
     config.grad_clip = grad_clip;
     config.ns_dtype = NS_DTYPE_FLOAT32;
+    config.split_qkv = config.cautious_weight_decay = variant->splits;
+    if (variant->splits) config.muon_embeddings = true;
     return config;
 }
 
@@ -73,6 +81,7 @@ static TensorTable mixed_table(void) {
     tensor_table_add(&table, "tall b", ROLE_MATRIX, 71, 23, 71);
     tensor_table_add(&table, "wide c", ROLE_MATRIX, 24, 72, 24);
     tensor_table_add(&table, "gain c", ROLE_VECTOR, 1, 5000, 1);
+    table.tensors[tensor_table_add(&table, "qkv", ROLE_MATRIX, 69, 31, 69)].stacked = 3;
     return table;
 }
 
@@ -279,14 +288,15 @@ static void make_shares(void) {
     }
 }
 
-/* The sum over processes, in their order, is the gradient of a process that is alone. */
+/* The sum over processes, in their order, is the gradient of a process that is alone. Processes from `of_processes` on add
+ * nothing to it. */
 static void set_own_gradient(Process *p, uint32_t step, bool second) {
     const TensorTable *table = &p->world->table;
     float *grads = optim_gradient(p->world->optim, second);
     for (int i = 0; i < table->count; i++)
         for (size_t at = table->tensors[i].offset; at < table->tensors[i].offset + table->tensors[i].size; at++) {
             if (p->size > 1) {
-                grads[at] = shares[p->rank][step][second][at];
+                grads[at] = p->rank < p->of_processes ? shares[p->rank][step][second][at] : 0.0f;
                 continue;
             }
             grads[at] = 0.0f;
@@ -727,6 +737,29 @@ static void assert_moves(const Variant *variant, int from, int to) {
     end_job(straight, from);
 }
 
+/* From three processes to one and on to four. */
+static void assert_moves_twice(const Variant *variant) {
+    Process three[3], one[1], four[4], straight[3], model = model_of(variant, 1.0, 3);
+    run_job(straight, 3, &model);
+    model.end = STEPS / 2;
+    run_job(three, 3, &model);
+    model.begin = model.end;
+    model.end = STEPS - 1;
+    model.given = &three->at_end;
+    run_job(one, 1, &model);
+    model.begin = STEPS - 1;
+    model.end = STEPS;
+    model.given = &one->at_end;
+    run_job(four, 4, &model);
+    assert_of_one_mind(four, 4);
+    assert_near(variant->name, one->world, &four->at_begin, &one->at_end, 0.0);
+    assert_near(variant->name, one->world, &four->at_end, &straight->at_end, variant->is_matrix ? 1e-5 : 3e-7);
+    end_job(four, 4);
+    end_job(one, 1);
+    end_job(three, 3);
+    end_job(straight, 3);
+}
+
 static void test_moved_to_another_number(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(variants); i++) {
@@ -734,6 +767,7 @@ static void test_moved_to_another_number(void **state) {
         assert_moves(&variants[i], 1, 3);
         assert_moves(&variants[i], 3, 1);
         assert_moves(&variants[i], 3, 3);
+        assert_moves_twice(&variants[i]);
     }
 }
 
@@ -750,12 +784,18 @@ static StateSize state_size(const Variant *variant, const TensorTable *table, co
     StateSize size = {0};
     for (int i = 0; i < table->count; i++) {
         const Tensor *t = &table->tensors[i];
+        double lines = 0.0;
         for (int s = 0; s < optim_info(optim)->state_count; s++)
-            if (optim_has_state(optim, s, i)) size.numbers += (double)t->size;
+            if (optim_has_state(optim, s, i)) {
+                size_t vector = optim_state_vector(optim, s, i);
+                size.numbers += (double)(vector > 0 ? vector : t->size);
+                lines += (double)vector;
+            }
         bool whole =
             t->role == ROLE_MATRIX || (t->role == ROLE_EMBEDDING &&
-                                       (variant->optimizer == OPTIM_MUON || variant->optimizer == OPTIM_MARS_SHAMPOO));
-        if (variant->is_matrix && whole) size.largest = fmax(size.largest, variant->numbers * (double)t->size);
+                                       (variant->optimizer == OPTIM_MUON || variant->optimizer == OPTIM_MARS_SHAMPOO ||
+                                        (variant->optimizer == OPTIM_NORMUON && variant->splits)));
+        if (variant->is_matrix && whole) size.largest = fmax(size.largest, variant->numbers * (double)t->size + lines);
     }
     return size;
 }

@@ -322,7 +322,7 @@ compare() {
 test_comparison_of_all() {
     fake_trainer
     compare 0 --steps=120
-    [ "$(wc -l <"$here/calls")" -eq 44 ]
+    [ "$(wc -l <"$here/calls")" -eq 52 ]
     row "optimizer" | grep -q "best val loss | at step | best rate | tokens/s | optimizer % | state B/param"
     row_is AdamW "2.0000 | 120 | 3e-3 | 15,360 | 25.0 | 8.1 | 1e-3 2.477 · 3e-3 2.000 · 9e-3 2.477"
     row_is "MARS-AdamW exact" "2.1761 | 120 | 2e-3 † | 15,360 | 25.0 | 8.1 | 2e-3 2.176 · 6e-3 2.301 · 1.8e-2 2.778"
@@ -330,7 +330,7 @@ test_comparison_of_all() {
     has "$here/output" "† at the edge"
     # The best come first.
     sed -n '/^| AdamW/,/^| Muon/p' "$here/output" | grep -q SGD-SaI
-    [ "$(wc -l <"$here/out/compare.tsv")" -eq 12 ]
+    [ "$(wc -l <"$here/out/compare.tsv")" -eq 14 ]
     cmp "$here/out/compare.md" <(sed -n '/^4 layers/,/^† /p' "$here/output")
     has "$here/out/compare.svg" "MARS-M efficient, 6e-3"
     has "$here/out/compare.svg" "AdamW, 3e-3"
@@ -342,7 +342,7 @@ test_comparison_of_all() {
 test_comparison_configs() {
     fake_trainer
     compare 0 --steps=120 --rates=1 --device=cpu --precision=float32
-    [ "$(wc -l <"$here/calls")" -eq 11 ]
+    [ "$(wc -l <"$here/calls")" -eq 13 ]
     local json
     settings() { json=$(cat "$here/out/$1"/full_*/run.json); echo "$json" | sed -n 's/ *"optimizer": {\(.*\)},$/\1/p'; }
     [ "$(settings adamw)" = '"name": "adamw", "learning_rate": 3e-3, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95' ]
@@ -352,6 +352,10 @@ test_comparison_configs() {
     settings mars-adamw-exact | grep -q '"name": "mars-adamw",.*"is_approx": false'
     [ "$(settings muon)" = '"name": "muon", "muon_learning_rate": 6e-2, "muon_weight_decay": 0, '`
         `'"learning_rate": 9e-3, "weight_decay": 0.1' ]
+    [ "$(settings normuon)" = '"name": "normuon", "muon_learning_rate": 6e-2, "muon_weight_decay": 0, '`
+        `'"learning_rate": 9e-3, "weight_decay": 0.1' ]
+    [ "$(settings mars-normuon)" = '"name": "mars-normuon", "learning_rate": 1.8e-2, "weight_decay": 0.01, '`
+        `'"beta1": 0.95, "gamma": 0.025, "is_approx": true' ]
     [ "$(settings moonlight)" = '"name": "moonlight", "learning_rate": 1.8e-2, "weight_decay": 0.1' ]
     [ "$(settings mars-m-efficient)" = '"name": "mars-m-efficient", "learning_rate": 1.8e-2, "weight_decay": 0.01, '`
         `'"beta1": 0.95, "gamma": 0.025' ]

@@ -66,11 +66,17 @@ const TrainVariant train_variants[] = {
     {"mars-m-exact", "--optimizer.name=mars-m" EXACT, true, {"m g_last", "m v", "m v"}, LAST},
     {"mars-m-efficient", "--optimizer.name=mars-m-efficient", true, {"b", "m v", "m v"}, ""},
     {"sgd-sai", "--optimizer.name=sgd-sai", false, {"m", "m", "m"}, "snr"},
+    {"normuon", "--optimizer.name=normuon --split_qkv=true", true, {"b v*", "m v", "m v"}, ""},
+    {"mars-normuon-exact",
+     "--optimizer.name=mars-normuon --ns_coefficients=polar-express --cautious_weight_decay=true" EXACT,
+     true,
+     {"m v* g_last", "m v", "m v"},
+     LAST},
     {NULL, NULL, false, {NULL}, NULL},
 };
 
 bool train_stands_for_others(const TrainVariant *variant) {
-    static const char *const names[] = {"mars-adamw-exact", "mars-m-exact", "muon", "sgd-sai"};
+    static const char *const names[] = {"mars-adamw-exact", "mars-m-exact", "muon", "sgd-sai", "normuon"};
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
         if (strcmp(variant->name, names[i]) == 0) return true;
     return false;

@@ -41,7 +41,8 @@ typedef struct TrainVariant {
     const char *name;      /* fit for a folder */
     const char *arguments; /* with Newton-Schulz in float32 */
     bool is_matrix;        /* goes through Newton-Schulz */
-    /* what a checkpoint holds of a hidden matrix, an embedding and a vector: names with blanks between them */
+    /* what a checkpoint holds of a hidden matrix, an embedding and a vector: names with blanks between them, with a star
+     * after a state that has a number for each row or column */
     const char *states[3], *scalars;
 } TrainVariant;
 
