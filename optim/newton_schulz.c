@@ -34,16 +34,9 @@ static const struct {
     [NS_COEFFICIENTS_CUBIC] = {1.0, 1e-7, 1, {{2.0f, -1.5f, 0.5f}}},
 };
 
-/* In bfloat16 the coefficients are rounded as well, those of quintic to 3.4375, -4.78125 and 2.03125: so they are in the
- * runs that the reference values come from, where a bfloat16 matrix times a number is computed in bfloat16. */
-static float coefficient(DType type, float value) {
-    return type == DTYPE_FLOAT32 ? value : float_from_bfloat16(bfloat16_from_float(value));
-}
-
-static Polynomial polynomial_of(NsCoefficients coefficients, int step, DType type) {
+static Polynomial polynomial_of(NsCoefficients coefficients, int step) {
     const int last = iterations[coefficients].count - 1;
-    const Polynomial *p = &iterations[coefficients].steps[step < last ? step : last];
-    return (Polynomial){coefficient(type, p->linear), coefficient(type, p->cubic), coefficient(type, p->quintic)};
+    return iterations[coefficients].steps[step < last ? step : last];
 }
 
 /* Elements of X in the workspace, where a matrix is not larger by itself: 134 MB of bfloat16, twice. With a quarter of
@@ -108,7 +101,7 @@ const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, i
                                        iterations[ns->coefficients].norm_factor, iterations[ns->coefficients].norm_eps);
     for (int step = 0; step < ns->steps; step++) {
         const void *x = ns->x[step % 2];
-        Polynomial p = polynomial_of(ns->coefficients, step, ns->type);
+        Polynomial p = polynomial_of(ns->coefficients, step);
         BatchedMatmul polynomial = {ns->type, count, side, side, side, false, false, p.quintic, p.cubic}; /* B */
         BatchedMatmul update = {ns->type, count, rows, columns, side, false, false, 1.0f, p.linear};      /* X */
         be->matmul_batched(be, &square, ns->a, x, x, NULL);

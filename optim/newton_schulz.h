@@ -5,8 +5,8 @@
  *   repeat `steps` times, for X with no more rows than columns:
  *       A = X X^T;   B = b A + c A A;   X <- a X + B X
  * A matrix with more rows than columns is treated as its transpose: A = X^T X and X <- a X + X B, which needs no
- * transposing in memory. In bfloat16 the three coefficients are rounded to bfloat16 too. What comes out has G's singular
- * vectors, and singular values near 1:
+ * transposing in memory. In bfloat16 matrices are rounded, coefficients are not, as in PyTorch 2.15. What comes out has G's
+ * singular vectors, and singular values near 1:
  *
  *   quintic        a, b, c = 3.4445, -4.7750, 2.0315; f = 1, eps = 1e-7. Jordan's; ends between about 0.7 and 1.2.
  *   cubic          a, b, c = 2, -1.5, 0.5; f and eps as above. Converges to 1, with an error that is cubed in each step

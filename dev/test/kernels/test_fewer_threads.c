@@ -168,7 +168,7 @@ static void test_attention(void **state) {
     Array *keys = array_out(f, ACTIVATION, B, C), *values = array_out(f, ACTIVATION, B, C);
     double *eout = host_numbers(f, N * C), *else_ = host_numbers(f, B * NH * T), *edqkv = host_numbers(f, N * 3 * C);
     reference_attention_forward(eout, else_, qkv->value, NULL, B, T, C, NH, scale);
-    reference_attention_backward(edqkv, NULL, dout->value, qkv->value, B, T, C, NH, scale);
+    reference_attention_backward(edqkv, dout->value, qkv->value, NULL, B, T, C, NH, scale);
     RUN_TWICE(f, be->attention_forward(be, out->device, lse->device, qkv->device, B, T, C, NH, scale, NULL));
     RUN_TWICE(f, be->attention_backward(be, dqkv->device, dout->device, qkv->device, out->device, lse->device, B, T, C,
                                         NH, scale, NULL));

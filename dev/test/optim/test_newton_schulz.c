@@ -153,9 +153,9 @@ static const double published[][5][3] = {
                                        {2.3465413258596377, -1.7097828382687081, 0.42323551169305323}},
     [NS_COEFFICIENTS_CUBIC] = {{2.0, -1.5, 0.5}}};
 
-/* As published: a tall matrix is transposed, iterated and transposed back. The coefficients are numbers of the type. */
-static double *reference_with(Fixture *f, const double *g, Shape shape, double square_norm, DType type,
-                              NsCoefficients coefficients, Store store) {
+/* As published: a tall matrix is transposed, iterated and transposed back. */
+static double *reference_with(Fixture *f, const double *g, Shape shape, double square_norm, NsCoefficients coefficients,
+                              Store store) {
     bool is_polar = coefficients == NS_COEFFICIENTS_POLAR_EXPRESS;
     double divisor = is_polar ? 1.02 * sqrt(square_norm) + 1e-6 : sqrt(square_norm) + 1e-7;
     bool tall = shape.rows > shape.columns;
@@ -167,8 +167,8 @@ static double *reference_with(Fixture *f, const double *g, Shape shape, double s
     for (int step = 0; step < steps_of[coefficients]; step++) {
         const double *c = published[coefficients][is_polar ? step : 0];
         multiply(a, x, x, NULL, 1, 0, m, m, n, true, store);
-        multiply(b, a, a, a, rounded(type, c[2]), rounded(type, c[1]), m, m, m, false, store);
-        multiply(next, b, x, x, 1, rounded(type, c[0]), m, n, m, false, store);
+        multiply(b, a, a, a, c[2], c[1], m, m, m, false, store);
+        multiply(next, b, x, x, 1, c[0], m, n, m, false, store);
         memcpy(x, next, (size_t)size_of(shape) * sizeof *x);
     }
     for (int i = 0; i < m; i++)
@@ -176,8 +176,8 @@ static double *reference_with(Fixture *f, const double *g, Shape shape, double s
     return next;
 }
 
-static double *reference(Fixture *f, const double *g, Shape shape, double square_norm, DType type, Store store) {
-    return reference_with(f, g, shape, square_norm, type, NS_COEFFICIENTS_QUINTIC, store);
+static double *reference(Fixture *f, const double *g, Shape shape, double square_norm, Store store) {
+    return reference_with(f, g, shape, square_norm, NS_COEFFICIENTS_QUINTIC, store);
 }
 
 /* A rounding of an element moves small singular values by much more, as five steps multiply them by up to 3.4445^5.
@@ -189,10 +189,8 @@ static void expect_reference_with(Fixture *f, const Batch *batch, NsCoefficients
     for (int i = 0; i < batch->count; i++) {
         const double *g = batch->value + i * size;
         Store store = batch->type == DTYPE_FLOAT32 ? store_float32 : store_bfloat16;
-        const double *exact =
-            reference_with(f, g, batch->shape, batch->square_norms[i], batch->type, coefficients, store_exact);
-        const double *typical =
-            reference_with(f, g, batch->shape, batch->square_norms[i], batch->type, coefficients, store);
+        const double *exact = reference_with(f, g, batch->shape, batch->square_norms[i], coefficients, store_exact);
+        const double *typical = reference_with(f, g, batch->shape, batch->square_norms[i], coefficients, store);
         double room = 1.5 * relative_error(typical, exact, (size_t)size) +
                       (coefficients == NS_COEFFICIENTS_POLAR_EXPRESS ? 4e-5 : 1e-5); /* it is steep at 1, too */
         double error = relative_error(result + i * size, exact, (size_t)size);
@@ -275,7 +273,7 @@ static void test_larger_matrix(void **state) {
             Batch batch = batch_make(f, types[t], larger[s], 1, 1.0);
             Workspace *w = open_for(f, &batch);
             const double *result = run_batch(f, w, &batch);
-            const double *exact = reference(f, batch.value, larger[s], batch.square_norms[0], batch.type, store_exact);
+            const double *exact = reference(f, batch.value, larger[s], batch.square_norms[0], store_exact);
             assert_error_below(relative_error(result, exact, (size_t)size_of(larger[s])),
                                types[t] == DTYPE_FLOAT32 ? 1e-5 : 2e-2, f->where);
             close_workspace(w);
