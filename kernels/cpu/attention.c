@@ -158,7 +158,7 @@ typedef struct HeadDropout {
 
 static HeadDropout head_dropout(Heads h, int head) {
     HeadDropout dropout = {0};
-    if (!h.dropout) return dropout;
+    if (!h.dropout || h.dropout->rate == 0.0f) return dropout;
     dropout.is_on = true;
     dropout.key = dropout_key(h.dropout, head / h.NH);
     dropout.head = head % h.NH;
