@@ -30,14 +30,23 @@ static inline PHILOX_FUNCTION uint32_t dropout_threshold(float rate) { return (u
 /* What a number that is kept is multiplied by. One that is dropped becomes 0, whatever it was. */
 static inline PHILOX_FUNCTION float dropout_scale(float rate) { return 1.0f / (1.0f - rate); }
 
+/* A key has a stream of words for numbers, and one for the attention weights of each head. */
+static inline PHILOX_FUNCTION uint32_t dropout_stream(void) { return 0; }
+static inline PHILOX_FUNCTION uint32_t dropout_attention_stream(int h) { return 1 + (uint32_t)h; }
+
+/* The index of a call in its stream: of numbers it is the quad itself, of attention weights that of query and quad. */
+static inline PHILOX_FUNCTION uint64_t dropout_attention_index(int q, int quad) {
+    return (uint64_t)(uint32_t)q << 32 | (uint32_t)quad;
+}
+
 /* Words of numbers 4 quad .. 4 quad + 3 of a sequence, in the order in which they are stored. */
 static inline PHILOX_FUNCTION Philox4 dropout_words(uint64_t key, uint64_t quad) {
-    return philox(key, PHILOX_DROPOUT, 0, quad);
+    return philox(key, PHILOX_DROPOUT, dropout_stream(), quad);
 }
 
 /* Words of the attention weights of head h, query q and keys 4 quad .. 4 quad + 3. */
 static inline PHILOX_FUNCTION Philox4 dropout_attention_words(uint64_t key, int h, int q, int quad) {
-    return philox(key, PHILOX_DROPOUT, 1 + (uint32_t)h, (uint64_t)(uint32_t)q << 32 | (uint32_t)quad);
+    return philox(key, PHILOX_DROPOUT, dropout_attention_stream(h), dropout_attention_index(q, quad));
 }
 
 #endif

@@ -32,18 +32,33 @@ typedef struct Philox4 {
     uint32_t word[4];
 } Philox4;
 
+/* The key's words grow by the golden ratio and sqrt(3) - 1, as published, from each round to the next. */
+#define PHILOX_KEY_STEP_0 0x9E3779B9u
+#define PHILOX_KEY_STEP_1 0xBB67AE85u
+#define PHILOX_ROUNDS 10
+
+static inline PHILOX_FUNCTION Philox4 philox_round(Philox4 c, uint32_t k0, uint32_t k1) {
+    uint64_t p0 = (uint64_t)0xD2511F53u * c.word[0], p1 = (uint64_t)0xCD9E8D57u * c.word[2];
+    Philox4 next = {
+        {(uint32_t)(p1 >> 32) ^ c.word[1] ^ k0, (uint32_t)p1, (uint32_t)(p0 >> 32) ^ c.word[3] ^ k1, (uint32_t)p0}};
+    return next;
+}
+
+/* What the first round takes. */
+static inline PHILOX_FUNCTION Philox4 philox_counter(PhiloxPurpose purpose, uint32_t stream, uint64_t index) {
+    Philox4 counter = {{(uint32_t)index, (uint32_t)(index >> 32), stream, (uint32_t)purpose}};
+    return counter;
+}
+
 /* 128 random bits for (seed, purpose, stream, index). */
 static inline PHILOX_FUNCTION Philox4 philox(uint64_t seed, PhiloxPurpose purpose, uint32_t stream, uint64_t index) {
-    uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32), c2 = stream, c3 = (uint32_t)purpose;
+    Philox4 c = philox_counter(purpose, stream, index);
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-        uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c0 = n0, c1 = (uint32_t)p1, c2 = n2, c3 = (uint32_t)p0;
-        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u; /* the golden ratio and sqrt(3) - 1, as published */
+    for (int round = 0; round < PHILOX_ROUNDS; round++) {
+        c = philox_round(c, k0, k1);
+        k0 += PHILOX_KEY_STEP_0, k1 += PHILOX_KEY_STEP_1;
     }
-    Philox4 result = {{c0, c1, c2, c3}};
-    return result;
+    return c;
 }
 
 /* Uniform in [0, bound), bound > 0: the high word of a 64 x 64-bit product, biased by less than bound / 2^64. */

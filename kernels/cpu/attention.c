@@ -107,7 +107,7 @@ typedef struct HeadScratch {
     float *output, *sums;            /* (BLOCK,HS), (BLOCK) */
     float *dkey, *dvalue;            /* (T,HS) */
     act *dquery;                     /* (BLOCK,HS) */
-    uint32_t *words;                 /* (T), rounded up to a multiple of 4: of one query's dropout */
+    uint32_t *words;                 /* (T), with dropout_room(): of one query's dropout */
 } HeadScratch;
 
 enum { SCRATCH_PIECES = 14 };
@@ -117,7 +117,7 @@ static size_t scratch_bytes(Heads h) {
     size_t head = (size_t)h.T * (size_t)h.HS, scores = (size_t)BLOCK * (size_t)h.T,
            block = (size_t)BLOCK * (size_t)h.HS;
     return (4 * head + 2 * scores + block) * sizeof(act) + (2 * head + 2 * scores + block + BLOCK) * sizeof(float) +
-           ((size_t)h.T + 3) * sizeof(uint32_t) + SCRATCH_PIECES * 64;
+           dropout_room((size_t)h.T) * sizeof(uint32_t) + SCRATCH_PIECES * 64;
 }
 
 /* The calling thread's working memory, with the head's queries, keys and values in it. */
@@ -139,7 +139,7 @@ static HeadScratch open_head(Backend *be, Heads h, const act *qkv) {
     w.dvalue = cut(&memory, head, sizeof(float));
     w.output = cut(&memory, block, sizeof(float));
     w.sums = cut(&memory, BLOCK, sizeof(float));
-    w.words = cut(&memory, (size_t)h.T + 3, sizeof(uint32_t));
+    w.words = cut(&memory, dropout_room((size_t)h.T), sizeof(uint32_t));
     gather_head(w.query, qkv, h.T, h.HS, 3 * h.C);
     gather_head(w.key, qkv + h.C, h.T, h.HS, 3 * h.C);
     gather_head(w.value, qkv + 2 * h.C, h.T, h.HS, 3 * h.C);
@@ -158,7 +158,7 @@ typedef struct HeadDropout {
 
 static HeadDropout head_dropout(Heads h, int head) {
     HeadDropout dropout = {0};
-    if (!h.dropout) return dropout;
+    if (!h.dropout || h.dropout->rate == 0.0f) return dropout;
     dropout.is_on = true;
     dropout.key = dropout_key(h.dropout, head / h.NH);
     dropout.head = head % h.NH;
@@ -168,7 +168,9 @@ static HeadDropout head_dropout(Heads h, int head) {
 
 /* The words of query t and the keys that it sees. */
 static const uint32_t *words_of_query(HeadDropout dropout, HeadScratch w, int t) {
-    if (dropout.is_on) fill_attention_words(w.words, dropout.key, dropout.head, t, (int)ceil_div(t + 1, 4));
+    if (dropout.is_on)
+        fill_words(w.words, dropout.key, dropout_attention_stream(dropout.head), dropout_attention_index(t, 0),
+                   (int)ceil_div(t + 1, 4));
     return w.words;
 }
 

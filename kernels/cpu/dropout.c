@@ -2,7 +2,7 @@
 #include "kernels/cpu/activation.h"
 #include "kernels/cpu/dropout_words.h"
 
-enum { QUADS = 256 }; /* whose words a thread draws at a time */
+enum { QUADS = 8 * DROPOUT_LANES }; /* whose words a thread draws at a time */
 
 /* out may be in. */
 static void drop_elements(act *out, const act *in, const uint32_t *words, DropoutRule rule, int n) {
@@ -19,7 +19,7 @@ static void dropout_forward(Backend *be, const Dropout *dropout, void *out, cons
         int64_t first = block % blocks * 4 * QUADS, at = b * n + first;
         int length = (int)min_i64(4 * QUADS, n - first);
         uint32_t words[4 * QUADS];
-        fill_words(words, dropout_key(dropout, b), (uint64_t)first / 4, (int)ceil_div(length, 4));
+        fill_words(words, dropout_key(dropout, b), dropout_stream(), (uint64_t)first / 4, (int)ceil_div(length, 4));
         drop_elements((act *)out + at, (const act *)in + at, words, rule, length);
     }
 }

@@ -1,4 +1,5 @@
-/* dropout_words.h: the random words of dropout.h for many neighbours at once, by loops that vectorise. */
+/* dropout_words.h: the random words of dropout.h for many neighbours at once. philox() in a loop is not vectorised by GCC,
+ * because of the loop of rounds in it; here each round is a loop over calls. */
 #ifndef MARS_KERNELS_CPU_DROPOUT_WORDS_H
 #define MARS_KERNELS_CPU_DROPOUT_WORDS_H
 
@@ -19,21 +20,36 @@ ALWAYS_INLINE float drop_or_scale(DropoutRule rule, uint32_t word, float x) {
     return word < rule.threshold ? 0.0f : x * rule.scale;
 }
 
-/* words (4 quads) of a sequence's numbers from 4 first on. */
-static inline void fill_words(uint32_t *RESTRICT words, uint64_t key, uint64_t first, int quads) {
-#pragma omp simd
-    for (int i = 0; i < quads; i++) {
-        Philox4 random = dropout_words(key, first + (uint64_t)i);
-        for (int w = 0; w < 4; w++) words[4 * i + w] = random.word[w];
-    }
+/* Calls of Philox that are made side by side; room for words is a multiple of 4 times as many. */
+enum { DROPOUT_LANES = 32 };
+
+static inline size_t dropout_room(size_t words) {
+    return (words + 4 * DROPOUT_LANES - 1) / (4 * DROPOUT_LANES) * (4 * DROPOUT_LANES);
 }
 
-/* words (4 quads) of the attention weights of head h, query q and the first keys. */
-static inline void fill_attention_words(uint32_t *RESTRICT words, uint64_t key, int h, int q, int quads) {
+/* words (4 quads, rounded up to dropout_room()) of philox(key, PHILOX_DROPOUT, stream, first), (..., first + 1), ... */
+static inline void fill_words(uint32_t *RESTRICT words, uint64_t key, uint32_t stream, uint64_t first, int quads) {
+    for (int at = 0; at < quads; at += DROPOUT_LANES, words += 4 * DROPOUT_LANES) {
+        uint32_t c0[DROPOUT_LANES], c1[DROPOUT_LANES], c2[DROPOUT_LANES], c3[DROPOUT_LANES];
+        uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
 #pragma omp simd
-    for (int i = 0; i < quads; i++) {
-        Philox4 random = dropout_attention_words(key, h, q, i);
-        for (int w = 0; w < 4; w++) words[4 * i + w] = random.word[w];
+        for (int i = 0; i < DROPOUT_LANES; i++) {
+            Philox4 c = philox_counter(PHILOX_DROPOUT, stream, first + (uint64_t)(at + i));
+            c0[i] = c.word[0], c1[i] = c.word[1], c2[i] = c.word[2], c3[i] = c.word[3];
+        }
+        for (int round = 0; round < PHILOX_ROUNDS; round++) {
+#pragma omp simd
+            for (int i = 0; i < DROPOUT_LANES; i++) {
+                Philox4 c = philox_round((Philox4){{c0[i], c1[i], c2[i], c3[i]}}, k0, k1);
+                c0[i] = c.word[0], c1[i] = c.word[1], c2[i] = c.word[2], c3[i] = c.word[3];
+            }
+            k0 += PHILOX_KEY_STEP_0, k1 += PHILOX_KEY_STEP_1;
+        }
+#pragma omp simd
+        for (int i = 0; i < DROPOUT_LANES; i++) {
+            words[4 * i] = c0[i], words[4 * i + 1] = c1[i];
+            words[4 * i + 2] = c2[i], words[4 * i + 3] = c3[i];
+        }
     }
 }
 

@@ -46,6 +46,22 @@ static void test_same_curve_as_the_cpu(void **state) {
     cJSON_Delete(expected);
 }
 
+/* Which numbers are dropped is a matter of the sequence alone. */
+static void test_dropout(void **state) {
+    (void)state;
+    need_gpu();
+    const char *arguments = "--dropout=0.2 --max_iters=6";
+    cJSON *expected = run("dropout_cpu", "cpu", 0, arguments), *log = run("dropout_cuda", "cuda", 0, arguments);
+    assert_close_curve(log, expected, rounding);
+    cJSON_Delete(log);
+    if (train_has_mpi() && has_gpus(2)) {
+        log = run("dropout_two", "cuda", 2, arguments);
+        assert_close_curve(log, expected, rounding);
+        cJSON_Delete(log);
+    }
+    cJSON_Delete(expected);
+}
+
 /* How activations are kept and how memory is taken is no matter of the numbers. */
 static void test_other_memory_same_bits(void **state) {
     (void)state;
@@ -198,6 +214,7 @@ static void test_memory_of_a_shared_gpu(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_curve_as_the_cpu),
+        cmocka_unit_test(test_dropout),
         cmocka_unit_test(test_other_memory_same_bits),
         cmocka_unit_test(test_processes),
         cmocka_unit_test(test_every_optimizer),
