@@ -46,7 +46,7 @@ static const char *const sets[] = {"tiny",
                                    "modern/variant_softcap",
                                    "modern/variant_untied"};
 
-static bool is_modern(const GoldenRun *run) { return strncmp(run->set, "modern/", strlen("modern/")) == 0; }
+static bool is_modern(const char *set) { return strncmp(set, "modern/", strlen("modern/")) == 0; }
 
 static const cJSON *member(const cJSON *object, const char *key) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
@@ -72,6 +72,13 @@ static bool has_newton_schulz(const GoldenRun *run) {
  * PyTorch 2.15 is 0.0065 from them, and 0.0005 from this trainer. */
 static bool has_bfloat16_newton_schulz(const GoldenRun *run) { return setting_is(run, "ns_dtype", "bfloat16"); }
 
+/* The steps of a run: where there is little time the first ones. The schedules of other architectures than GPT-2 depend
+ * on the length of the run, which is left whole. */
+static int steps_of(const char *set, const cJSON *golden) {
+    int all = member(member(golden, "train"), "max_iters")->valueint;
+    return has_time_for_little() && !is_modern(set) ? FEW_STEPS : all;
+}
+
 /* Calls `check` for every case of one set, and returns how many there were. */
 static int for_each_case(const char *set, void (*check)(const GoldenRun *run)) {
     char *file = format_string("dev/golden/%s.json", set), *text = test_read_file(file, NULL);
@@ -80,7 +87,7 @@ static int for_each_case(const char *set, void (*check)(const GoldenRun *run)) {
     const cJSON *one;
     if (!golden) fail_msg("%s is not JSON", file);
     cJSON_ArrayForEach(one, member(golden, "cases")) {
-        char *config = train_golden_config(set, golden, one, has_time_for_little() ? FEW_STEPS : 0);
+        char *config = train_golden_config(set, golden, one, steps_of(set, golden));
         GoldenRun run = {set, golden, one, member(one, "case")->valuestring, {.config = config}};
         check(&run);
         count++;
@@ -107,7 +114,7 @@ static void assert_near(const GoldenRun *run, const char *what, int step, double
 /* The curve of a run against the reference: losses within `limit`. Gradient norms are compared in float32 only. */
 static void assert_golden(const GoldenRun *run, const cJSON *log, double limit, bool compare_norms) {
     int all_steps = member(member(run->golden, "train"), "max_iters")->valueint, evaluations = 2;
-    int steps = has_time_for_little() ? FEW_STEPS : all_steps;
+    int steps = steps_of(run->set, run->golden);
     double *losses = log_numbers(log, "train", "loss", &steps), *norms = log_numbers(log, "train", "grad_norm", &steps);
     double *validation = log_numbers(log, "val", "loss", &evaluations);
     const cJSON *expected_losses = member(run->expected, "train_loss"),
@@ -131,7 +138,7 @@ static void assert_golden(const GoldenRun *run, const cJSON *log, double limit, 
 
 /* The name of a run of this case, and so of its folder. The caller frees it. */
 static char *run_name(const GoldenRun *run, const char *variant) {
-    return format_string("%s_%s_%s", is_modern(run) ? strchr(run->set, '/') + 1 : run->set, run->name, variant);
+    return format_string("%s_%s_%s", is_modern(run->set) ? strchr(run->set, '/') + 1 : run->set, run->name, variant);
 }
 
 /* Runs a case in some way and returns its log. */
@@ -158,16 +165,21 @@ static bool is_enough(const GoldenRun *run) {
     return strcmp(run->name, "adamw") == 0 || strcmp(run->name, "mars-adamw-exact") == 0;
 }
 
-/* Where there is little time, these and Newton-Schulz: the optimizers are compared with published values by
- * test_optim_rules.c. */
+/* Where there is little time, these, Newton-Schulz, and every architecture in runs of a few steps: the optimizers are
+ * compared with published values by test_optim_rules.c. */
+static bool is_worth_its_time(const GoldenRun *run) {
+    return is_enough(run) || strcmp(run->name, "mars-m") == 0 ||
+           (is_modern(run->set) && steps_of(run->set, run->golden) <= 10);
+}
+
 static void check_float32(const GoldenRun *run) {
-    if (has_time_for_little() && !is_enough(run) && strcmp(run->name, "mars-m") != 0) return;
+    if (has_time_for_little() && !is_worth_its_time(run)) return;
     cJSON *log = plain_log(run);
     bool is_flipping =
         cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(member(run->expected, "optimizer"), "cautious_weight_decay"));
-    double limit = has_bfloat16_newton_schulz(run)                     ? (is_modern(run) ? 5e-3 : 1e-2)
-                   : is_adamw(run) || (is_modern(run) && !is_flipping) ? 2e-4
-                                                                       : 1e-3;
+    double limit = has_bfloat16_newton_schulz(run)                          ? (is_modern(run->set) ? 5e-3 : 1e-2)
+                   : is_adamw(run) || (is_modern(run->set) && !is_flipping) ? 2e-4
+                                                                            : 1e-3;
     assert_golden(run, log, limit, !has_newton_schulz(run));
     cJSON_Delete(log);
 }
@@ -181,7 +193,7 @@ static void check_bfloat16(const GoldenRun *run) {
     if (has_time_for_little() && !is_enough(run)) return;
     cJSON *log = run_case(run, "bfloat16", "--precision=bfloat16");
     /* The first steps of the variants of GPT-2 are large: their losses move by up to 0.04, those of whole runs by 0.01. */
-    assert_golden(run, log, is_modern(run) ? 5e-2 : has_bfloat16_newton_schulz(run) ? 1e-2 : 5e-3, false);
+    assert_golden(run, log, is_modern(run->set) ? 5e-2 : has_bfloat16_newton_schulz(run) ? 1e-2 : 5e-3, false);
     cJSON_Delete(log);
 }
 
@@ -210,7 +222,7 @@ static void check_same_bits(const GoldenRun *run, const char *variant, const cha
 }
 
 static void check_raw_tokens(const GoldenRun *run) {
-    if (!is_enough(run) || is_modern(run)) return;
+    if (!is_enough(run) || is_modern(run->set)) return;
     char *arguments = format_string("--precision=float32 --data.train=dev/golden/%s_train_raw.bin", run->set);
     check_same_bits(run, "raw", arguments);
     free(arguments);
