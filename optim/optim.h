@@ -12,7 +12,7 @@
  *   2. one pass over the owned gradients gives every tensor's sums, added up over ranks: the global norm, and with it
  *      the clip, and each tensor's ||c|| (rules/mars.h) are exact also for a tensor that is split between owners,
  *   3. master weights, states and the weight copy are updated: one pass for an elementwise rule, a pass before and one
- *      after Newton-Schulz for a matrix rule,
+ *      after Newton-Schulz for a matrix rule, with one more between the last two in NorMuon,
  *   4. the new weights are gathered.
  *
  * All that a step decides (the clip, whether a gradient is finite, each tensor's coefficients) is decided on the
