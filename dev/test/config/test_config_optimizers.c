@@ -477,6 +477,7 @@ static void test_settings_of_the_golden_files(void **state) {
     (void)state;
     glob_t files;
     assert_int_equal(glob("dev/golden/*.json", 0, NULL, &files), 0);
+    assert_int_equal(glob("dev/golden/modern/*.json", GLOB_APPEND, NULL, &files), 0);
     bool seen[OPTIM_COUNT] = {false};
     for (size_t f = 0; f < files.gl_pathc; f++) {
         char *text = test_read_file(files.gl_pathv[f], NULL);
@@ -496,8 +497,8 @@ static void test_settings_of_the_golden_files(void **state) {
         free(text);
     }
     globfree(&files);
-    for (int i = 0; i < OPTIM_NORMUON; i++)
-        if (!seen[i]) fail_msg("no golden file has %s", optimizers[i]);
+    for (int i = 0; i < OPTIM_COUNT; i++) /* mars-normuon is ours: test_optim_rules.c has its values in float64 */
+        if (!seen[i] && i != OPTIM_MARS_NORMUON) fail_msg("no golden file has %s", optimizers[i]);
 }
 
 /* A program that uses the library gets the defaults of the table, but for its one rate. */

@@ -478,15 +478,15 @@ test_comparison_says_what_is_wrong() {
 }
 
 # A run of a recipe whose validation losses were published is compared with them at each step that was.
-modded_start() {
+modded_start() { # RUN ACTIVATION STEPS
     mkdir -p "$1"
-    printf '{"event":"start","config":{"model":{"n_layer":12,"n_head":6,"n_embd":768,"block_size":1024,"vocab_size":50304,%s},' \
-        "\"position\":\"rope\",\"norm\":\"rmsnorm\",\"qk_norm\":true,\"activation\":\"$2\"" >>"$1/metrics.jsonl"
-    printf '"data":{"train":"data/fineweb/10B/fineweb_train_*.bin"},"optimizer":{"name":"muon","learning_rate":0.0036,' \
-        >>"$1/metrics.jsonl"
-    printf '"muon_learning_rate":0.00036},"schedule":{"name":"trapezoidal"},"train":{"max_iters":%d,' "$3" \
-        >>"$1/metrics.jsonl"
-    printf '"total_batch_size":512}},"parameters":1000,"resumed_from":null}\n' >>"$1/metrics.jsonl"
+    {
+        printf '{"event":"start","config":{"model":{"n_layer":12,"n_head":6,"n_embd":768,"block_size":1024,'
+        printf '"vocab_size":50304,"position":"rope","norm":"rmsnorm","qk_norm":true,"activation":"%s"},' "$2"
+        printf '"data":{"train":"data/fineweb/10B/fineweb_train_*.bin"},"optimizer":{"name":"muon",'
+        printf '"learning_rate":0.0036,"muon_learning_rate":0.00036},"schedule":{"name":"trapezoidal"},'
+        printf '"train":{"max_iters":%d,"total_batch_size":512}},"parameters":1000,"resumed_from":null}\n' "$3"
+    } >>"$1/metrics.jsonl"
 }
 
 test_published_curve() {
