@@ -28,9 +28,9 @@ static const struct Activation {
 /* ---- writing ---- */
 
 static const char *activation_name(ActivationKind kind) {
-    size_t i = 0;
-    while (activations[i].kind != kind) i++;
-    return activations[i].name;
+    for (size_t i = 0; i < ARRAY_LENGTH(activations); i++)
+        if (activations[i].kind == kind) return activations[i].name;
+    die("the activation %s has no name in transformers", activation_names[kind]);
 }
 
 static void add_gpt2(cJSON *json, const GPT2Config *model) {
@@ -84,7 +84,7 @@ char *checkpoint_model_config(const GPT2Config *model, bool has_end_of_text) {
 static const struct Supported {
     const char *key, *values[2];
 } supported[] = {
-    {"model_type", {"\"gpt2\"", "\"" MARS_GPT "\""}}, /* the other one is read elsewhere */
+    {"model_type", {"\"gpt2\"", "\"" MARS_GPT "\""}}, /* the other one never gets here: it is listed for the message */
     {"scale_attn_weights", {"true"}},
     {"add_cross_attention", {"false"}},
     {"is_encoder_decoder", {"false"}},
@@ -187,12 +187,26 @@ static bool read_epsilon(GPT2Config *config, const cJSON *json, const char *path
 }
 
 /* Another program's config.json, such as the config of a run, would be a GPT-2 small by defaults alone. */
+/* Keys that only a mars_gpt has: in another model they would be passed over. */
+static bool has_keys_of_mars_gpt(const cJSON *json, const char *path, Error *error) {
+    static const char *const keys[] = {"position",   "norm",          "norm_embedding",  "qk_norm",
+                                       "activation", "logit_softcap", "attention_scale", "attention_output_scale"};
+    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++)
+        if (has(json, keys[i])) {
+            error_set(error,
+                      "%s: has the key %s of a mars_gpt, but its model_type is not \"mars_gpt\"; correct model_type",
+                      path, keys[i]);
+            return true;
+        }
+    return false;
+}
+
 static bool check_kind(const cJSON *json, const char *path, Error *error) {
     if (!has(json, "model_type") && !has(json, "n_embd") && !has(json, "hidden_size"))
         return error_set(error, "%s has neither model_type nor n_embd: it is no config.json of transformers", path);
     for (size_t i = 0; i < ARRAY_LENGTH(supported); i++)
         if (!check_value(json, path, &supported[i], error)) return false;
-    return true;
+    return !has_keys_of_mars_gpt(json, path, error);
 }
 
 static bool read_has_bias(GPT2Config *config, const char *folder, const SafetensorsFile *weights, Error *error) {

@@ -59,10 +59,16 @@ static ConfigOrigin origin_of(const Config *config, const void *field) {
 
 static void *field_of(Config *config, const ConfigKey *key) { return (char *)config + key->offset; }
 
-static bool in_range(const ConfigKey *key, double value) {
+static bool is_within(const ConfigKey *key, double value) {
     bool above = key->above_minimum ? value > key->minimum : value >= key->minimum;
     bool below = key->below_maximum ? value < key->maximum : value <= key->maximum;
     return isfinite(value) && above && below;
+}
+
+/* A number is computed with in float32, where it must not round to one that is out of range: 0.99999999 to 1, 1e39 to
+ * infinity. */
+static bool in_range(const ConfigKey *key, double value) {
+    return is_within(key, value) && (key->type == CONFIG_INT || is_within(key, (float)value));
 }
 
 /* These return false where the value is not one that the key can have. */
@@ -864,7 +870,10 @@ bool config_take_model(Config *config, const GPT2Config *model, const char *fold
     Config from = *config;
     from.model = *model;
     for (int i = 0; i < config_key_count; i++) {
+        char idle_in[128];
         if (!config_keys[i].comes_with_weights) continue;
+        if (config_key_idle_in(&config_keys[i], &from, idle_in, sizeof idle_in))
+            continue; /* the folder may not say it */
         if (!take_model_key(config, i, &from, folder, take, error)) return false;
     }
     return true;
@@ -885,7 +894,11 @@ bool config_model_from_json(GPT2Config *model, const cJSON *json, const char *pa
         const ConfigKey *key = &config_keys[i];
         const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key->name);
         if (!key->comes_with_weights) continue;
-        if (!item) return error_set(error, "%s: the key %s is missing: %s", path, key->name, key->help);
+        if (!item) {
+            char expected[160];
+            config_key_expectation(key, expected, sizeof expected);
+            return error_set(error, "%s: the key %s is missing; expected %s", path, key->name, expected);
+        }
         if (!set_or_explain(&config, key, item, path, error)) return false;
     }
     *model = config.model;

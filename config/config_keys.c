@@ -133,7 +133,7 @@ const ConfigKey config_keys[] = {
     PATH_KEY(train, out_dir, REQUIRED, "folder for metrics and checkpoints"),
     KEY(train, overwrite, "false", ANY, "start anew although out_dir has checkpoints"),
     PATH_KEY(train, init_from, "scratch", "scratch, resume, auto, or a path to weights"),
-    KEY(train, seed, "5000", ANY, "for the initial weights"),
+    KEY(train, seed, "5000", ANY, "of the initial weights and of dropout"),
     KEY(train, device, "auto", ONE_OF(device_names), "where to compute; auto = a GPU where there is one"),
     KEY(train, precision, "auto", ONE_OF(precision_names), "of activations; auto = the fastest on the device"),
     KEY(train, allow_tf32, "false", ANY, "float32 on a GPU may use TF32 matmuls"),
@@ -240,6 +240,13 @@ static const char *idle_in_switch(const ConfigKey *key, const OptimConfig *confi
     return config->muon_embeddings ? "optimizer.muon_embeddings true" : "optimizer.muon_embeddings false";
 }
 
+/* What makes the model not read a key of its section; NULL where it does read it. */
+static const char *idle_in_model(const ConfigKey *key, const GPT2Config *model) {
+    if (strcmp(key->name, "rope_base") == 0 && model->position == POSITION_LEARNED) return "model.position learned";
+    if (strcmp(key->name, "qk_norm_eps") == 0 && !model->qk_norm) return "model.qk_norm false";
+    return NULL;
+}
+
 const char *config_key_idle_in(const ConfigKey *key, const Config *config, char *where, size_t size) {
     const OptimConfig *optimizer = &config->optimizer;
     const char *idle_in = NULL;
@@ -249,6 +256,8 @@ const char *config_key_idle_in(const ConfigKey *key, const Config *config, char 
         snprintf(where, size, "the schedule %s", schedule_names[config->schedule.name]);
     else if (strcmp(key->section, "optimizer") == 0 &&
              (idle_in = idle_in_switch(key, optimizer, &config->model)) != NULL)
+        snprintf(where, size, "%s", idle_in);
+    else if (strcmp(key->section, "model") == 0 && (idle_in = idle_in_model(key, &config->model)) != NULL)
         snprintf(where, size, "%s", idle_in);
     else
         return NULL;

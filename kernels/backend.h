@@ -108,15 +108,16 @@ struct Backend {
 
     /* ---- norms (layer_kinds.h) over the rows of x (N,C) ---- */
 
-    /* out (N,C) = norm(x).   weight (C) or NULL for gains of 1, bias (C) or NULL for none. The backward pass takes
-     * mean and rstd (N); RMSNorm has no mean and leaves it alone, NULL will do. */
+    /* out (N,C) = norm(x).   weight (C) or NULL for gains of 1, bias (C) or NULL for none. Writes mean and rstd (N),
+     * which the backward pass reads. RMSNorm does not touch mean: it may be NULL. */
     void (*norm_forward)(Backend *be, const NormShape *norm, void *out, float *mean, float *rstd, const void *x,
                          const void *weight, const void *bias);
     /* sum = x + delta (rounded to the activation type); out = norm(sum).   One pass over memory.
      * sum may be x or delta itself. */
     void (*residual_norm_forward)(Backend *be, const NormShape *norm, void *sum, void *out, float *mean, float *rstd,
                                   const void *x, const void *delta, const void *weight, const void *bias);
-    /* dx += dnorm/dx (dx already holds the residual stream's gradient);  dweight, dbias (C), each NULL if there is none */
+    /* dx += the gradient of x (dx already holds the residual stream's).   dweight, dbias (C): dweight is NULL where weight
+     * is, dbias where the norm has no bias. */
     void (*norm_backward)(Backend *be, const NormShape *norm, void *dx, float *dweight, float *dbias, const void *dout,
                           const void *x, const void *weight, const float *mean, const float *rstd, bool accumulate);
 
@@ -131,7 +132,7 @@ struct Backend {
                                       const void *weight, const void *bias, int N, int IC, int OC);
     /* din (N,IC) = dout (N,OC) . weight. */
     void (*matmul_backward_input)(Backend *be, void *din, const void *dout, const void *weight, int N, int IC, int OC);
-    /* The same, times the derivative of the activation at pre (N,IC), that is, down to what the activation was taken of. */
+    /* din = (dout . weight) times the derivative of the activation at pre (N,IC): the gradient of pre. */
     void (*matmul_backward_activation)(Backend *be, ActivationKind activation, void *din, const void *dout,
                                        const void *weight, const void *pre, int N, int IC, int OC);
     /* dweight (OC,IC) (+)= dout^T . in;  dbias (OC) (+)= column sums of dout, NULL if none. */
@@ -140,14 +141,13 @@ struct Backend {
 
     /* ---- queries and keys: QK-norm (Henry et al. 2020) and rotary positions (Su et al. 2021), in place ---- */
 
-    /* Changes q and k in qkv (B,T,3C) head by head, v not. First, where rstd is not NULL: q = q/sqrt(mean(q^2) + eps)
-     * over the head's HS numbers, and rstd (B,T,2,NH), queries before keys, keeps 1/sqrt(...). Then, where rotation
-     * is not NULL, with i < HS/2 and {cos, sin} = rotation[t][i] of rotation (>=T,HS/2,2):
+    /* Changes each head of q and k in qkv (B,T,3C), not v. Where rstd is not NULL: rstd (B,T,2,NH), queries before keys,
+     * is 1/sqrt(mean(q^2) + eps) over the head's HS elements, and q is multiplied by it. Then, where rotation is not NULL, with i < HS/2 and {cos, sin} = rotation[t][i] of rotation (>=T,HS/2,2):
      *   (q[i], q[i + HS/2]) = (q[i] cos + q[i + HS/2] sin, q[i + HS/2] cos - q[i] sin). */
     void (*qk_norm_rope_forward)(Backend *be, void *qkv, float *rstd, const float *rotation, float eps, int B, int T,
                                  int C, int NH);
-    /* dqkv from the gradient of what the above wrote to that of what it found. qkv is as it was left: the norm's
-     * gradient needs no more, since a rotation keeps the inner products that are in it. */
+    /* Changes dqkv from the gradient of the above's outputs to that of its inputs. qkv holds the outputs, which is
+     * enough for the norm: a rotation does not change the inner products in its gradient. */
     void (*qk_norm_rope_backward)(Backend *be, void *dqkv, const void *qkv, const float *rstd, const float *rotation,
                                   int B, int T, int C, int NH);
 

@@ -1,9 +1,9 @@
-/* dropout.h: which numbers dropout sets to zero (Srivastava et al. 2014), the same on every device.
+/* dropout.h: which elements dropout sets to zero (Srivastava et al. 2014), the same on every device.
  *
- * Each number of a sequence is dropped by a random word that is a function of (seed, place in the model, number of the
- * sequence in the run, place in the sequence) alone. So a mask does not depend on the batch that the sequence is in, on
- * the number of ranks or on the device, and a backward pass, or a forward pass that is made again, finds it again
- * without keeping it. Four neighbours share one call of Philox. */
+ * A random word decides whether an element is dropped. The word depends on the seed, the place in the model, the number of
+ * the sequence in the run and the index of the element in its sequence, and on nothing else. So a mask does not depend on
+ * the batch that the sequence is in, on the number of ranks or on the device, and the backward pass, or a recomputed
+ * forward pass, makes the same mask again instead of keeping it. Four neighbours share one call of Philox. */
 #ifndef MARS_KERNELS_DROPOUT_H
 #define MARS_KERNELS_DROPOUT_H
 
@@ -24,22 +24,22 @@ static inline PHILOX_FUNCTION uint64_t dropout_key(const Dropout *dropout, int b
     return (uint64_t)random.word[1] << 32 | random.word[0];
 }
 
-/* A word below this drops its number. */
+/* An element whose word is below this is dropped. */
 static inline PHILOX_FUNCTION uint32_t dropout_threshold(float rate) { return (uint32_t)(rate * 0x1p32f); }
 
-/* What a number that is kept is multiplied by. One that is dropped becomes 0, whatever it was. */
+/* What an element that is kept is multiplied by. One that is dropped becomes 0, whatever it was. */
 static inline PHILOX_FUNCTION float dropout_scale(float rate) { return 1.0f / (1.0f - rate); }
 
-/* A key has a stream of words for numbers, and one for the attention weights of each head. */
+/* A key has a stream of words for elements, and one for the attention weights of each head. */
 static inline PHILOX_FUNCTION uint32_t dropout_stream(void) { return 0; }
 static inline PHILOX_FUNCTION uint32_t dropout_attention_stream(int h) { return 1 + (uint32_t)h; }
 
-/* The index of a call in its stream: of numbers it is the quad itself, of attention weights that of query and quad. */
+/* The index of a call in its stream: of elements it is the quad itself, of attention weights that of query and quad. */
 static inline PHILOX_FUNCTION uint64_t dropout_attention_index(int q, int quad) {
     return (uint64_t)(uint32_t)q << 32 | (uint32_t)quad;
 }
 
-/* Words of numbers 4 quad .. 4 quad + 3 of a sequence, in the order in which they are stored. */
+/* Words of elements 4 quad .. 4 quad + 3 of a sequence, in the order in which they are stored. */
 static inline PHILOX_FUNCTION Philox4 dropout_words(uint64_t key, uint64_t quad) {
     return philox(key, PHILOX_DROPOUT, dropout_stream(), quad);
 }

@@ -1,7 +1,9 @@
-/* layer_kinds.h: the kinds of norm, activation and position code that a model can have and every device computes.
+/* layer_kinds.h: the kinds of norm and of activation that a model can have and every device computes. Kinds of position
+ * are in model/gpt2_config.h: a device knows rotations alone.
  *
- * A new kind is one enumerator here, its function on each device (in norm, linear or qk_norm_rope of kernels/cpu and
- * kernels/cuda), and one word in the table of model/gpt2_config.c. */
+ * A new kind needs an enumerator here, its function in norm or linear of kernels/cpu and kernels/cuda, its word in
+ * model/gpt2_config.c, and its line in checkpoint/modeling_mars_gpt.py; a norm also its tensors and statistics in
+ * model/layers.c, an activation that transformers' GPT-2 has also its name in checkpoint/checkpoint_config.c. */
 #ifndef MARS_KERNELS_LAYER_KINDS_H
 #define MARS_KERNELS_LAYER_KINDS_H
 

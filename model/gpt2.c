@@ -54,9 +54,10 @@ static void recompute_block(GPT2 *m, int l, const LayerPass *p) {
     if (m->recompute != RECOMPUTE_NONE) mlp_hidden_forward(&b->mlp, p, b->ln_2_out);
 }
 
-/* ---- all blocks ---- */
+/* ---- from tokens to the last norm ---- */
 
-/* Elements of the flat buffers: the embeddings lie first, then each block's tensors together, then the rest. */
+/* Elements of the flat buffers: the embeddings lie first, then each block's tensors together,
+ * then ln_f and an LM head of its own. */
 static size_t block_begin(const GPT2 *m, int l) { return l < m->config.n_layer ? m->blocks[l].begin : m->blocks_end; }
 
 static void need_weights(const GPT2Pass *pass, size_t begin, size_t end) {
@@ -68,7 +69,7 @@ static void wrote_gradients(const GPT2Pass *pass, size_t begin, size_t end) {
 }
 
 /* From tokens to ln_f_out. */
-static void blocks_forward(GPT2 *m, const GPT2Pass *pass, const LayerPass *p) {
+static void transformer_forward(GPT2 *m, const GPT2Pass *pass, const LayerPass *p) {
     Block *first = &m->blocks[0];
     need_weights(pass, 0, block_begin(m, 1));
     embedding_forward(&m->embedding, p, first->residual);
@@ -82,7 +83,7 @@ static void blocks_forward(GPT2 *m, const GPT2Pass *pass, const LayerPass *p) {
 }
 
 /* From dsublayer, the gradient of ln_f_out, down to the embeddings. */
-static void blocks_backward(GPT2 *m, const GPT2Pass *pass, const LayerPass *p) {
+static void transformer_backward(GPT2 *m, const GPT2Pass *pass, const LayerPass *p) {
     m->be->zero(m->be, m->dresidual, (size_t)p->N * (size_t)m->config.n_embd * dtype_size(m->be->activation));
     norm_backward(&m->ln_f, p, m->dresidual, m->dsublayer, m->residual_final);
     wrote_gradients(pass, block_begin(m, m->config.n_layer), m->table.length);
@@ -103,8 +104,8 @@ static void wait_for_prefetched(GPT2 *m) {
     m->waited_for = m->prefetched;
 }
 
-/* A pass that is enqueued after the next prefetch, over the batch before, must not wait for that prefetch: everything
- * prefetched until now is waited for first. */
+/* Waits for all earlier copies first. Otherwise a pass over the previous batch, enqueued after this copy, would also wait
+ * for this copy. */
 void gpt2_prefetch(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T) {
     if (B > m->max_batch || T > m->config.block_size)
         die("a batch of %d x %d tokens does not fit a model made for %d x %d", B, T, m->max_batch,
@@ -144,13 +145,13 @@ void gpt2_pass(GPT2 *m, const GPT2Pass *pass) {
     p.accumulate = pass->accumulate;
     Dropout dropout = {(float)m->config.dropout, pass->seed, 0, pass->first_sequence};
     if (pass->grads && dropout.rate > 0.0f) p.dropout = &dropout;
-    blocks_forward(m, pass, &p);
+    transformer_forward(m, pass, &p);
     lm_head_loss(&m->lm_head, &p, m->dsublayer, m->ln_f_out, pass->dloss);
     if (!pass->ignores_loss) {
         m->be->add_sum(m->be, m->loss_sum, m->lm_head.losses, (size_t)p.N);
         m->loss_count += p.N;
     }
-    if (pass->grads) blocks_backward(m, pass, &p);
+    if (pass->grads) transformer_backward(m, pass, &p);
 }
 
 void gpt2_forward(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T) {
@@ -170,7 +171,7 @@ void gpt2_decode(GPT2 *m, const int32_t *tokens, int B, const KeyValueCache *cac
     LayerPass p = layer_pass(m, &batch);
     p.cache = cache;
     if (p.rotation) p.rotation += (size_t)cache->position * (size_t)(m->config.n_embd / m->config.n_head);
-    blocks_forward(m, &(GPT2Pass){0}, &p);
+    transformer_forward(m, &(GPT2Pass){0}, &p);
     lm_head_logits(&m->lm_head, &p, m->ln_f_out);
 }
 

@@ -39,14 +39,15 @@ typedef struct GPT2Batch {
 /* Batches that can be on the device at a time: the one that is computed and the next one. */
 enum { GPT2_BATCHES = 2 };
 
-/* What a pass does. The last three let others work while it runs: the callbacks are called in the order in which the
- * pass enqueues its operations, with elements [begin, end) of the flat buffers, and may be NULL. */
+/* What a pass does. The callbacks let others work while it runs: they are called in the order in which the pass enqueues
+ * its operations, with elements [begin, end) of the flat buffers, and may be NULL. */
 typedef struct GPT2Pass {
     float *grads;      /* table.length floats for a backward pass; NULL: a forward pass alone */
     bool accumulate;   /* adds to grads, where false overwrites */
     float dloss;       /* the gradient is that of dloss * (sum of the token losses) */
     bool ignores_loss; /* leaves the loss sum as it is */
-    /* Dropout, of a backward pass alone, draws its masks by these (kernels/dropout.h). */
+    /* Dropout is on in a pass with grads alone, in its forward part too. Its masks depend on these two and on the place in
+     * the model (kernels/dropout.h). */
     uint64_t seed;
     int64_t first_sequence; /* number of the batch's first sequence in the run; the others follow */
     void *context;
@@ -73,7 +74,7 @@ typedef struct GPT2 {
     size_t blocks_end; /* the first element after all blocks */
     Norm ln_f;
     LmHead lm_head;
-    float *rotation; /* (block_size, HS/2, 2), see qk_norm_rope_forward(); NULL without RoPE */
+    float *rotation; /* rope.h's, on the device; NULL without RoPE */
 
     GPT2Batch batches[GPT2_BATCHES];
     int64_t prefetched, waited_for, computed; /* batches so far; number i is in batches[i % GPT2_BATCHES] */
@@ -82,7 +83,7 @@ typedef struct GPT2 {
     double *loss_sum;                /* of all tokens since gpt2_take_loss() or gpt2_forget_loss() */
     int64_t loss_count;
     void *sublayer_out;                    /* (N,C) output of the sublayer that is being computed */
-    void *dresidual, *dsublayer, *dhidden; /* (N,C) (N,C) (N,4C) gradients on their way down */
+    void *dresidual, *dsublayer, *dhidden; /* (N,C) (N,C) (N,4C) gradients of the backward pass */
 
     Arena arena;
 } GPT2;
@@ -122,7 +123,7 @@ void gpt2_forward_backward(GPT2 *model, const int32_t *inputs, const int32_t *ta
                            bool accumulate);
 
 /* Forward pass of the next token of each of B sequences (host pointer, (B)), whose earlier tokens are in the cache:
- * model->lm_head.logits, as they are before the softcap. The caller advances cache->position. */
+ * writes the logits (B,VP), before the softcap, to model->lm_head.logits. The caller advances cache->position. */
 void gpt2_decode(GPT2 *model, const int32_t *tokens, int B, const KeyValueCache *cache);
 
 /* A pass over random tokens, as autotune.h needs one: what it computes is of no use, and gradients are undefined after
@@ -136,8 +137,8 @@ double gpt2_take_loss(GPT2 *model, int64_t *count);
 void gpt2_forget_loss(GPT2 *model);
 
 /* Floating-point operations of one token's forward and backward pass, 6 N + 12 L C T (Chowdhery et al. 2022, app. B),
- * which counts attention as if it were not causal and recomputation not at all. N leaves out a token embedding that is
- * only looked up. */
+ * which counts attention as if it were not causal and recomputation not at all. N are all parameters, wpe too, but a
+ * token embedding that is only looked up. */
 double gpt2_flops_per_token(const GPT2 *model);
 
 EXTERN_C_END

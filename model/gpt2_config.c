@@ -42,6 +42,9 @@ static bool check_sizes(const GPT2Config *c, Error *error) {
 
 bool gpt2_config_check(const GPT2Config *c, Error *error) {
     if (!check_sizes(c, error)) return false;
+    if (c->logit_softcap != 0 && !(c->logit_softcap >= 1e-6 && c->logit_softcap <= 1e6)) /* its square is computed */
+        return error_set(error, "logit_softcap is %g; expected 0 for none, or a number from 1e-6 to 1e6",
+                         c->logit_softcap);
     int HS = c->n_embd / c->n_head;
     if (c->position == POSITION_ROPE && HS % 2 != 0)
         return error_set(

@@ -24,7 +24,7 @@ typedef enum PositionKind {
     POSITION_ROPE_HALF /* the same with rope_base^(-k/(HS/4-1)), k = 0 .. HS/4-1, and then HS/4 zeros */
 } PositionKind;
 
-/* How weights start: gpt2_tensors.c has the table. */
+/* How weights start: gpt2_init.c has the table. */
 typedef enum ModelInit { MODEL_INIT_GPT2, MODEL_INIT_TORCH, MODEL_INIT_FAN_IN } ModelInit;
 
 typedef struct GPT2Config {

@@ -5,7 +5,7 @@
 
 #include "util/philox.h"
 
-/* A normal's standard deviation or a uniform's bound: `scale`, divided by the square roots that are asked for. */
+/* A normal's standard deviation or a uniform's bound: `scale`, divided by the square roots below. */
 typedef struct Scheme {
     TensorInit init;
     double scale;
@@ -13,7 +13,7 @@ typedef struct Scheme {
     bool by_depth;   /* sqrt(2 n_layer) */
 } Scheme;
 
-/* gpt2: Radford et al. 2019.  torch: what nn.Linear and nn.Embedding start with; a tied table starts as nn.Linear does.
+/* gpt2: Radford et al. 2019.  torch: what weights of nn.Linear and nn.Embedding start with; a tied table is a Linear's.
  * fan-in: modded-nanogpt's third track. */
 static const Scheme schemes[][WEIGHT_KINDS] = {
     [MODEL_INIT_GPT2] = {[WEIGHT_TOKEN_EMBEDDING] = {TENSOR_INIT_NORMAL, 0.02, false, false},
@@ -34,8 +34,9 @@ static const Scheme schemes[][WEIGHT_KINDS] = {
                            [WEIGHT_PROJECTION] = {TENSOR_INIT_NORMAL, 0.57445626465380284, true, false}}};
 
 void init_choose(Tensor *tensor, const GPT2Config *config, WeightKind kind) {
-    bool is_head = kind == WEIGHT_TOKEN_EMBEDDING && config->tie_embeddings && config->init == MODEL_INIT_TORCH;
-    const Scheme *scheme = &schemes[config->init][is_head ? WEIGHT_LM_HEAD : kind];
+    bool starts_as_lm_head =
+        kind == WEIGHT_TOKEN_EMBEDDING && config->tie_embeddings && config->init == MODEL_INIT_TORCH;
+    const Scheme *scheme = &schemes[config->init][starts_as_lm_head ? WEIGHT_LM_HEAD : kind];
     bool is_zero = (kind == WEIGHT_PROJECTION && config->zero_init_projections) ||
                    (kind == WEIGHT_LM_HEAD && config->zero_init_lm_head);
     tensor->init = is_zero ? TENSOR_INIT_ZERO : scheme->init;

@@ -7,7 +7,7 @@
 
 #include "model/decoder.h"
 
-/* Operations take working memory as they need it (sums of LayerNorm's gradients, sorted tokens): this share of what is
+/* Operations take working memory as they need it (sums of the gradients of norms, sorted tokens): this share of what is
  * left is kept for them. */
 enum { RESERVED_SHARE = 32 };
 

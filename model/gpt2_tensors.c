@@ -1,11 +1,11 @@
 /* gpt2_tensors.c: which tensors a model has, where everything lies in memory, and its first weights. What is computed
  * with them is in gpt2.c. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model/gpt2.h"
+#include "model/rope.h"
 
 /* Names are those of Hugging Face's GPT-2, without the prefix. */
 void gpt2_describe(GPT2 *model, const GPT2Config *config) {
@@ -30,43 +30,11 @@ void gpt2_describe(GPT2 *model, const GPT2Config *config) {
     lm_head_describe(&model->lm_head, table, config, &model->embedding);
 }
 
-/* ---- positions ---- */
-
-static double rope_frequency(double base, int i, int HS) { return pow(base, -2.0 * i / HS); }
-
-static double rope_half_frequency(double base, int i, int HS) {
-    int turning = HS / 4; /* pairs that turn */
-    return i < turning ? pow(base, -(double)i / (turning - 1)) : 0.0;
-}
-
-/* The frequency of pair i of a head's HS numbers; NULL where positions are learned. */
-static double (*const frequencies[])(double base, int i, int HS) = {
-    [POSITION_LEARNED] = NULL, [POSITION_ROPE] = rope_frequency, [POSITION_ROPE_HALF] = rope_half_frequency};
-
-static size_t rotation_length(const GPT2Config *c) {
-    return frequencies[c->position] ? (size_t)c->block_size * (size_t)(c->n_embd / c->n_head) : 0;
-}
-
-static void fill_rotation(GPT2 *model) {
-    const GPT2Config *c = &model->config;
-    int HS = c->n_embd / c->n_head;
-    size_t length = rotation_length(c);
-    float *host = checked_malloc(length * sizeof *host, "the rotations");
-    for (int t = 0; t < c->block_size; t++)
-        for (int i = 0; i < HS / 2; i++) {
-            double angle = t * frequencies[c->position](c->rope_base, i, HS);
-            float *pair = host + (size_t)t * (size_t)HS + 2 * i;
-            pair[0] = (float)cos(angle), pair[1] = (float)sin(angle);
-        }
-    model->be->copy_from_host(model->be, model->rotation, host, length * sizeof *host);
-    free(host);
-}
-
 /* ---- memory ---- */
 
 static void plan_weights(GPT2 *model) {
     Arena *arena = &model->arena;
-    size_t n = model->table.length, rotation = rotation_length(&model->config);
+    size_t n = model->table.length, rotation = rope_length(&model->config);
     bool separate = model->be->activation != DTYPE_FLOAT32;
     arena_plan(arena, "weights", "master weights", n * sizeof(float), &model->params);
     if (separate) arena_plan(arena, "weights", "weight copies", n * dtype_size(model->be->activation), &model->weights);
@@ -74,9 +42,8 @@ static void plan_weights(GPT2 *model) {
     if (model->training) arena_plan(arena, "gradients", "gradients", n * sizeof(float), &model->grads);
 }
 
-/* Whether block l has activations of its own: those inside its MLP, and all others but its input. What the backward pass
- * computes again (or, where there is none, never reads again) is planned for block 0 alone: share_activations() lends it
- * to the others. */
+/* Which activations block l owns: those inside its MLP, its input, and all others. Block 0 owns all. Another block
+ * shares those of block 0 where the backward pass computes them again, or where there is no backward pass. */
 static bool keeps_mlp(const GPT2 *model, int l) {
     return l == 0 || (model->training && model->recompute == RECOMPUTE_NONE);
 }
@@ -87,7 +54,7 @@ static bool keeps_input(const GPT2 *model, int l) { return l == 0 || model->trai
 
 static void plan_block(GPT2 *model, int l, const LayerMemory *memory) {
     Block *b = &model->blocks[l];
-    size_t bytes = memory->rows * (size_t)model->config.n_embd * memory->size;
+    size_t bytes = memory->rows * (size_t)model->config.n_embd * memory->element_size;
     if (keeps_input(model, l)) arena_plan(memory->arena, "activations", "residual", bytes, &b->residual);
     if (keeps_all(model, l)) {
         norm_plan(&b->ln_1, memory);
@@ -119,8 +86,8 @@ static void plan_activations(GPT2 *model) {
     Arena *arena = &model->arena;
     LayerMemory memory = {.arena = arena,
                           .rows = (size_t)model->max_batch * (size_t)model->config.block_size,
-                          .size = dtype_size(model->be->activation)};
-    size_t bytes = memory.rows * (size_t)model->config.n_embd * memory.size;
+                          .element_size = dtype_size(model->be->activation)};
+    size_t bytes = memory.rows * (size_t)model->config.n_embd * memory.element_size;
     embedding_plan(&model->embedding, &memory);
     for (int l = 0; l < model->config.n_layer; l++) plan_block(model, l, &memory);
     arena_plan(arena, "activations", "residual_final", bytes, &model->residual_final);
@@ -147,6 +114,14 @@ void gpt2_plan(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch
     model->max_batch = max_batch;
     plan_weights(model);
     plan_activations(model);
+}
+
+static void fill_rotation(GPT2 *model) {
+    size_t length = rope_length(&model->config);
+    float *host = checked_malloc(length * sizeof *host, "the rotations");
+    rope_fill(host, &model->config);
+    model->be->copy_from_host(model->be, model->rotation, host, length * sizeof *host);
+    free(host);
 }
 
 void gpt2_allocate(GPT2 *model) {

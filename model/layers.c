@@ -2,6 +2,7 @@
  * where its activations lie stand before them; how weights start is in gpt2_init.c. */
 #include "model/layers.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -18,6 +19,8 @@ static Tensor *add_tensor(TensorTable *table, TensorRole role, int64_t rows, int
     table->tensors[*index].hf_prefix = TRANSFORMER_PREFIX;
     return &table->tensors[*index];
 }
+
+static int padded_vocab(int V) { return (int)round_up(V, VOCAB_MULTIPLE); }
 
 static void plan(const LayerMemory *memory, const char *name, size_t bytes_per_row, void *pointer) {
     arena_plan(memory->arena, "activations", name, memory->rows * bytes_per_row, pointer);
@@ -41,7 +44,7 @@ static void drop(const LayerPass *p, int block, int place, void *x, int C) {
     p->be->dropout(p->be, &dropout, x, x, p->B, (size_t)p->T * (size_t)C);
 }
 
-/* The gradient of what was dropped: dout itself, or `room` with it. */
+/* Returns the gradient of what dropout took: dout itself without dropout, else `room`, where it is written. */
 static const void *drop_backward(const LayerPass *p, int block, int place, void *room, const void *dout, int C) {
     if (!p->dropout) return dout;
     Dropout dropout = dropout_at(p, block, place);
@@ -130,7 +133,7 @@ void attention_describe(Attention *a, TensorTable *table, const GPT2Config *conf
 }
 
 void attention_plan(Attention *a, const LayerMemory *memory) {
-    size_t row = (size_t)a->C * memory->size, heads = (size_t)a->heads * sizeof(float);
+    size_t row = (size_t)a->C * memory->element_size, heads = (size_t)a->heads * sizeof(float);
     plan(memory, "qkv", row * 3, &a->kept.qkv);
     plan(memory, "attention", row, &a->kept.out);
     plan(memory, "lse", heads, &a->kept.lse);
@@ -146,18 +149,25 @@ static void attention_decode(const Attention *a, const LayerPass *p) {
                             cache->capacity, a->C, a->heads, a->scale);
 }
 
+/* Dropout of the attention weights, in `room`; NULL where the pass has none. */
+static const Dropout *attention_dropout(const Attention *a, const LayerPass *p, Dropout *room) {
+    if (!p->dropout) return NULL;
+    *room = dropout_at(p, a->block, PLACE_ATTENTION_WEIGHTS);
+    return room;
+}
+
 void attention_forward(const Attention *a, const LayerPass *p, void *out, const void *in) {
     linear_forward(&a->c_attn, p, a->kept.qkv, in);
     if (a->has_qk_norm || p->rotation)
         p->be->qk_norm_rope_forward(p->be, a->kept.qkv, a->kept.qk_rstd, p->rotation, a->qk_norm_eps, p->B, p->T, a->C,
                                     a->heads);
-    Dropout weights = {0};
-    if (p->dropout) weights = dropout_at(p, a->block, PLACE_ATTENTION_WEIGHTS);
+    Dropout room;
+    const Dropout *dropout = attention_dropout(a, p, &room);
     if (p->cache)
         attention_decode(a, p);
     else
         p->be->attention_forward(p->be, a->kept.out, a->kept.lse, a->kept.qkv, p->B, p->T, a->C, a->heads, a->scale,
-                                 p->dropout ? &weights : NULL);
+                                 dropout);
     linear_forward(&a->c_proj, p, out, a->kept.out);
     if (a->output_scale != 1.0f) p->be->scale(p->be, out, out, a->output_scale, (size_t)p->N * (size_t)a->C);
     drop(p, a->block, PLACE_ATTENTION, out, a->C);
@@ -167,8 +177,8 @@ void attention_backward(const Attention *a, const LayerPass *p, void *din, const
                         void *dhidden) {
     size_t n = (size_t)p->N * (size_t)a->C;
     void *dqkv = dhidden, *dattention = (char *)dhidden + 3 * n * dtype_size(p->be->activation);
-    Dropout weights = {0};
-    if (p->dropout) weights = dropout_at(p, a->block, PLACE_ATTENTION_WEIGHTS);
+    Dropout room;
+    const Dropout *dropout = attention_dropout(a, p, &room);
     /* din has room for the gradient on its way: it is written last. */
     dout = drop_backward(p, a->block, PLACE_ATTENTION, din, dout, a->C);
     if (a->output_scale != 1.0f) {
@@ -177,7 +187,7 @@ void attention_backward(const Attention *a, const LayerPass *p, void *din, const
     }
     linear_backward(&a->c_proj, p, dattention, dout, a->kept.out);
     p->be->attention_backward(p->be, dqkv, dattention, a->kept.qkv, a->kept.out, a->kept.lse, p->B, p->T, a->C,
-                              a->heads, a->scale, p->dropout ? &weights : NULL);
+                              a->heads, a->scale, dropout);
     if (a->has_qk_norm || p->rotation)
         p->be->qk_norm_rope_backward(p->be, dqkv, a->kept.qkv, a->kept.qk_rstd, p->rotation, p->B, p->T, a->C,
                                      a->heads);
@@ -197,8 +207,8 @@ void mlp_describe(Mlp *mlp, TensorTable *table, const GPT2Config *config, int bl
 }
 
 void mlp_plan(Mlp *mlp, const LayerMemory *memory) {
-    plan(memory, "fc", (size_t)mlp->c_fc.out * memory->size, &mlp->kept.fc);
-    plan(memory, "fc activation", (size_t)mlp->c_fc.out * memory->size, &mlp->kept.hidden);
+    plan(memory, "fc", (size_t)mlp->c_fc.out * memory->element_size, &mlp->kept.fc);
+    plan(memory, "fc activation", (size_t)mlp->c_fc.out * memory->element_size, &mlp->kept.hidden);
 }
 
 void mlp_hidden_forward(const Mlp *mlp, const LayerPass *p, const void *in) {
@@ -237,7 +247,7 @@ void embedding_describe(Embedding *e, TensorTable *table, const GPT2Config *conf
     int V = config->vocab_size;
     *e = (Embedding){
         .wpe = -1, .V = V, .C = config->n_embd, .has_norm = config->norm_embedding, .is_tied = config->tie_embeddings};
-    e->wte = add_embedding(table, config, "wte.weight", V, (int)round_up(V, VOCAB_MULTIPLE), WEIGHT_TOKEN_EMBEDDING);
+    e->wte = add_embedding(table, config, "wte.weight", V, padded_vocab(V), WEIGHT_TOKEN_EMBEDDING);
     if (config->position == POSITION_LEARNED)
         e->wpe = add_embedding(table, config, "wpe.weight", config->block_size, config->block_size,
                                WEIGHT_POSITION_EMBEDDING);
@@ -246,76 +256,78 @@ void embedding_describe(Embedding *e, TensorTable *table, const GPT2Config *conf
 
 void embedding_plan(Embedding *e, const LayerMemory *memory) {
     if (!e->has_norm) return;
-    plan(memory, "embedding", (size_t)e->C * memory->size, &e->raw);
+    plan(memory, "embedding", (size_t)e->C * memory->element_size, &e->sum);
     norm_plan(&e->norm, memory);
 }
 
 void embedding_forward(const Embedding *e, const LayerPass *p, void *out) {
     const char *wpe = layer_weight(p, e->wpe);
     if (wpe && p->cache) wpe += (size_t)p->cache->position * (size_t)e->C * dtype_size(p->be->activation);
-    void *sum = e->has_norm ? e->raw : out;
+    void *sum = e->has_norm ? e->sum : out;
     p->be->embedding_forward(p->be, sum, p->inputs, layer_weight(p, e->wte), wpe, p->B, p->T, e->C);
     drop(p, 0, PLACE_EMBEDDING, sum, e->C);
-    if (e->has_norm) norm_forward(&e->norm, p, out, e->raw);
+    if (e->has_norm) norm_forward(&e->norm, p, out, e->sum);
 }
 
-void embedding_backward(const Embedding *e, const LayerPass *p, const void *dout, void *draw) {
+void embedding_backward(const Embedding *e, const LayerPass *p, const void *dout, void *dsum) {
     Backend *be = p->be;
     float *dwte = layer_gradient(p, e->wte), *dwpe = layer_gradient(p, e->wpe);
     if (e->has_norm) {
-        be->zero(be, draw, (size_t)p->N * (size_t)e->C * dtype_size(be->activation));
-        norm_backward(&e->norm, p, draw, dout, e->raw);
-        dout = draw;
+        be->zero(be, dsum, (size_t)p->N * (size_t)e->C * dtype_size(be->activation));
+        norm_backward(&e->norm, p, dsum, dout, e->sum);
+        dout = dsum;
     }
-    dout = drop_backward(p, 0, PLACE_EMBEDDING, draw, dout, e->C);
+    dout = drop_backward(p, 0, PLACE_EMBEDDING, dsum, dout, e->C);
     if (!e->is_tied && !p->accumulate) be->zero(be, dwte, p->table->tensors[e->wte].size * sizeof *dwte);
     be->embedding_backward(be, dwte, dwpe, dout, p->inputs, p->B, p->T, e->C, e->V, p->accumulate);
     if (!dwpe || p->accumulate) return;
-    /* A short batch says nothing about later positions: their gradient is 0, not the last step's. */
+    /* A short batch says nothing about later positions: their gradient is 0, not the previous step's. */
     size_t used = (size_t)p->T * (size_t)e->C, all = p->table->tensors[e->wpe].size;
     be->zero(be, dwpe + used, (all - used) * sizeof *dwpe);
 }
 
 /* ---- LM head ---- */
 
-void lm_head_describe(LmHead *head, TensorTable *table, const GPT2Config *config, const Embedding *embedding) {
-    int V = config->vocab_size, C = config->n_embd, VP = (int)round_up(V, VOCAB_MULTIPLE);
-    *head = (LmHead){.linear = {embedding->wte, -1, C, VP}, .V = V, .softcap = (float)config->logit_softcap};
+void lm_head_describe(LmHead *lm_head, TensorTable *table, const GPT2Config *config, const Embedding *embedding) {
+    int V = config->vocab_size, C = config->n_embd, VP = padded_vocab(V);
+    *lm_head = (LmHead){.linear = {embedding->wte, -1, C, VP}, .V = V, .softcap = (float)config->logit_softcap};
     if (config->tie_embeddings) return;
-    head->linear.weight = tensor_table_add(table, "lm_head.weight", ROLE_LM_HEAD, V, C, VP);
-    table->tensors[head->linear.weight].hf_prefix = "";
-    init_choose(&table->tensors[head->linear.weight], config, WEIGHT_LM_HEAD);
-    /* The matmul reads VP biases: the gap after V of them, up to TENSOR_ALIGNMENT, is long enough, and stays zero. */
+    lm_head->linear.weight = tensor_table_add(table, "lm_head.weight", ROLE_LM_HEAD, V, C, VP);
+    table->tensors[lm_head->linear.weight].hf_prefix = "";
+    init_choose(&table->tensors[lm_head->linear.weight], config, WEIGHT_LM_HEAD);
+    /* Matmuls read VP biases and write VP gradients of them: the gap after the V biases has room, and stays zero. */
+    static_assert(TENSOR_ALIGNMENT % VOCAB_MULTIPLE == 0, "a bias of the LM head has no room for its padding");
     if (!config->lm_head_bias) return;
-    add_tensor(table, ROLE_VECTOR, 1, V, "lm_head", "bias", &head->linear.bias)->hf_prefix = "";
+    add_tensor(table, ROLE_VECTOR, 1, V, "lm_head", "bias", &lm_head->linear.bias)->hf_prefix = "";
 }
 
-void lm_head_plan(LmHead *head, const LayerMemory *memory, int rows) {
-    head->rows = (int)min_i64(rows, (int64_t)memory->rows);
-    plan(memory, "losses", sizeof(float), &head->losses);
-    arena_plan(memory->arena, "workspace", "logits", (size_t)head->rows * (size_t)head->linear.out * memory->size,
-               &head->logits);
+void lm_head_plan(LmHead *lm_head, const LayerMemory *memory, int rows) {
+    lm_head->rows = (int)min_i64(rows, (int64_t)memory->rows);
+    plan(memory, "losses", sizeof(float), &lm_head->losses);
+    arena_plan(memory->arena, "workspace", "logits",
+               (size_t)lm_head->rows * (size_t)lm_head->linear.out * memory->element_size, &lm_head->logits);
 }
 
 /* Logits of the whole batch would be the largest buffer of all, so rows go in groups: each group's logits, losses
  * and gradients are finished before the next group's logits take their place. */
-void lm_head_loss(const LmHead *head, const LayerPass *p, void *din, const void *in, float dloss) {
+void lm_head_loss(const LmHead *lm_head, const LayerPass *p, void *din, const void *in, float dloss) {
     Backend *be = p->be;
-    const Linear *linear = &head->linear;
+    const Linear *linear = &lm_head->linear;
     size_t row_bytes = (size_t)linear->in * dtype_size(be->activation);
     LayerPass group = *p;
-    for (int begin = 0; begin < p->N; begin += head->rows) {
+    for (int begin = 0; begin < p->N; begin += lm_head->rows) {
         const char *in_group = (const char *)in + (size_t)begin * row_bytes;
-        group.N = (int)min_i64(head->rows, p->N - begin);
+        group.N = (int)min_i64(lm_head->rows, p->N - begin);
         group.accumulate = p->accumulate || begin > 0;
-        linear_forward(linear, &group, head->logits, in_group);
-        be->softmax_cross_entropy(be, head->losses + begin, head->logits, p->targets + begin, dloss, head->softcap,
-                                  group.N, head->V, linear->out, p->grads != NULL);
-        if (p->grads) linear_backward(linear, &group, (char *)din + (size_t)begin * row_bytes, head->logits, in_group);
+        linear_forward(linear, &group, lm_head->logits, in_group);
+        be->softmax_cross_entropy(be, lm_head->losses + begin, lm_head->logits, p->targets + begin, dloss,
+                                  lm_head->softcap, group.N, lm_head->V, linear->out, p->grads != NULL);
+        if (p->grads)
+            linear_backward(linear, &group, (char *)din + (size_t)begin * row_bytes, lm_head->logits, in_group);
     }
 }
 
-void lm_head_logits(const LmHead *head, const LayerPass *p, const void *in) {
-    if (p->N > head->rows) die("the LM head is asked for the logits of %d rows and holds %d", p->N, head->rows);
-    linear_forward(&head->linear, p, head->logits, in);
+void lm_head_logits(const LmHead *lm_head, const LayerPass *p, const void *in) {
+    if (p->N > lm_head->rows) die("the LM head is asked for the logits of %d rows and holds %d", p->N, lm_head->rows);
+    linear_forward(&lm_head->linear, p, lm_head->logits, in);
 }

@@ -7,6 +7,10 @@
  *   NAME_plan       lists its activations in the arena
  *   NAME_forward    and, next to it, NAME_backward, which visits the same operations in reverse
  *
+ * Linear layers keep no activations and have no plan; the LM head, whose logits are made and used in groups of rows, has
+ * lm_head_loss() for both passes, and lm_head_logits(). A `void *` is an array of the backend's activation type; N = B*T
+ * rows. Backward functions write the gradients of weights to pass->grads.
+ *
  * Decoding is the forward pass over one row of each sequence, with a cache of keys and values: only attention and
  * embedding read LayerPass.cache. Arithmetic is done by the Backend. */
 #ifndef MARS_MODEL_LAYERS_H
@@ -33,7 +37,7 @@ typedef struct LayerPass {
     const void *weights;             /* a flat buffer of the activation type */
     float *grads;                    /* the flat buffer that a backward pass writes; NULL where there is none */
     bool accumulate;                 /* add to grads, not overwrite */
-    const int32_t *inputs, *targets; /* (B,T) */
+    const int32_t *inputs, *targets; /* (B,T); where decoding there are no targets */
     int B, T, N;                     /* N = B*T rows */
     const float *rotation;           /* qk_norm_rope_forward()'s, from the first row's position on; NULL without RoPE */
     const KeyValueCache *cache;      /* where decoding, with T = 1; else NULL */
@@ -55,8 +59,8 @@ enum { LAYER_NAME_LENGTH = TENSOR_NAME_LENGTH - 8 };
 /* How many rows a model's activations are planned for, and of which type. */
 typedef struct LayerMemory {
     Arena *arena;
-    size_t rows; /* N of the largest batch */
-    size_t size; /* bytes of a number of the activation type */
+    size_t rows;         /* N of the largest batch */
+    size_t element_size; /* bytes of an element of the activation type */
 } LayerMemory;
 
 /* ---- norm: LayerNorm or RMSNorm over C numbers ---- */
@@ -82,10 +86,10 @@ void norm_forward(const Norm *norm, const LayerPass *pass, void *out, const void
 /* sum = x + delta, out = norm(sum): the residual addition before a norm, in one pass over memory. */
 void residual_norm_forward(const Norm *norm, const LayerPass *pass, void *sum, void *out, const void *x,
                            const void *delta);
-/* dx += the gradient that comes through the norm from dout; x is what was normalised. */
+/* dx += the gradient that comes through the norm from dout. x is what the norm's last forward pass took. */
 void norm_backward(const Norm *norm, const LayerPass *pass, void *dx, const void *dout, const void *x);
 
-/* ---- linear: out = in . weight^T + bias ---- */
+/* ---- linear: out (N,out) = in (N,in) . weight^T + bias ---- */
 
 typedef struct Linear {
     int weight, bias;
@@ -121,7 +125,7 @@ void attention_describe(Attention *attention, TensorTable *table, const GPT2Conf
 void attention_plan(Attention *attention, const LayerMemory *memory);
 
 void attention_forward(const Attention *attention, const LayerPass *pass, void *out, const void *in);
-/* dhidden (N,4C) is working memory. */
+/* in, out, din, dout are (N,C), and din is not `in`. dhidden (N,4C) is working memory. */
 void attention_backward(const Attention *attention, const LayerPass *pass, void *din, const void *dout, const void *in,
                         void *dhidden);
 
@@ -141,28 +145,28 @@ typedef struct Mlp {
 void mlp_describe(Mlp *mlp, TensorTable *table, const GPT2Config *config, int block);
 void mlp_plan(Mlp *mlp, const LayerMemory *memory);
 
-/* The first part of mlp_forward(), which is all that the backward pass needs to have computed again. */
+/* c_fc and the activation: all that recomputation has to do. */
 void mlp_hidden_forward(const Mlp *mlp, const LayerPass *pass, const void *in);
 void mlp_forward(const Mlp *mlp, const LayerPass *pass, void *out, const void *in);
 /* dhidden (N,4C) is working memory. */
 void mlp_backward(const Mlp *mlp, const LayerPass *pass, void *din, const void *dout, const void *in, void *dhidden);
 
-/* ---- embedding: out = norm(dropout(wte[tokens] + wpe)), each of the last two where the model has it ---- */
+/* ---- embedding: out = norm(dropout(wte[tokens] + wpe)); wpe, dropout and norm where the model has them ---- */
 
 typedef struct Embedding {
     int wte, wpe; /* wpe -1: positions are not learned */
     int V, C;
     bool has_norm, is_tied; /* is_tied: the LM head writes the gradient of wte first */
     Norm norm;
-    void *raw; /* (N,C) what the norm takes; NULL without it */
+    void *sum; /* (N,C) what the norm takes; NULL without it */
 } Embedding;
 
 void embedding_describe(Embedding *embedding, TensorTable *table, const GPT2Config *config);
 void embedding_plan(Embedding *embedding, const LayerMemory *memory);
 
 void embedding_forward(const Embedding *embedding, const LayerPass *pass, void *out);
-/* draw (N,C) is working memory. */
-void embedding_backward(const Embedding *embedding, const LayerPass *pass, const void *dout, void *draw);
+/* dsum (N,C) is working memory. */
+void embedding_backward(const Embedding *embedding, const LayerPass *pass, const void *dout, void *dsum);
 
 /* ---- LM head and loss: logits = in . weight^T + bias, their cross-entropy ---- */
 
@@ -175,15 +179,15 @@ typedef struct LmHead {
     float *losses; /* (N) of each token, after a pass */
 } LmHead;
 
-/* `embedding` has its tensors. */
-void lm_head_describe(LmHead *head, TensorTable *table, const GPT2Config *config, const Embedding *embedding);
+/* embedding_describe() comes first: a tied LM head has its wte. */
+void lm_head_describe(LmHead *lm_head, TensorTable *table, const GPT2Config *config, const Embedding *embedding);
 /* Logits of at most `rows` rows exist at a time. */
-void lm_head_plan(LmHead *head, const LayerMemory *memory, int rows);
+void lm_head_plan(LmHead *lm_head, const LayerMemory *memory, int rows);
 
 /* Losses of all rows and, where the pass has gradients, the gradients of dloss times their sum: din, weight and bias. */
-void lm_head_loss(const LmHead *head, const LayerPass *pass, void *din, const void *in, float dloss);
-/* head->logits = those of all N rows, at most head->rows, as they are before the softcap. */
-void lm_head_logits(const LmHead *head, const LayerPass *pass, const void *in);
+void lm_head_loss(const LmHead *lm_head, const LayerPass *pass, void *din, const void *in, float dloss);
+/* lm_head->logits = those of all N rows, at most lm_head->rows, as they are before the softcap. */
+void lm_head_logits(const LmHead *lm_head, const LayerPass *pass, const void *in);
 
 EXTERN_C_END
 

@@ -25,7 +25,8 @@ typedef struct Chunk {
     size_t shard;    /* in states */
     size_t matrix;   /* in the workspace of Newton-Schulz, of matrix rules */
     int tensor;
-    int line, column; /* of matrix rules: its place among the factors of lines, and the column, of its first element */
+    /* Of matrix rules: the column of the first element, and its line; where lines are columns, the first of its matrix. */
+    int line, column;
 } Chunk;
 
 /* Sum number `to` is that of rows [first, first + count). */
@@ -38,10 +39,8 @@ typedef struct UpdateSums {
     double update, weight;
 } UpdateSums;
 
-/* Matrices of one shape, dense and one after the other. A line of a matrix is a row, or where it has fewer rows than
- * columns a column: it has as many lines as its longer side is long. The lines of several matrices are numbered one matrix
- * after the other; the place of an element is the number of its row where lines are rows, and that of its matrix's first
- * column where they are columns. */
+/* Matrices of one shape, dense and one after the other. A line of a matrix is a row where it has at least as many rows as
+ * columns, else a column. The lines of several matrices are numbered in order, one matrix after the other. */
 typedef struct MatrixList {
     const void *elements;
     DType type;

@@ -26,16 +26,16 @@ typedef enum OptimizerKeyLimits {
 /* Those whose defaults are in the table of optimizers. */
 /* clang-format off */
 #define OPTIMIZER_KEYS(KEY)                                                                                            \
-    KEY(embedding_lr, 0, INFINITY, ABOVE_MINIMUM | OR_ABSENT, NULL, "the same of embeddings")                          \
-    KEY(lm_head_lr, 0, INFINITY, ABOVE_MINIMUM | OR_ABSENT, NULL, "the same of an LM head of its own")                 \
-    KEY(lr_1d, 0, INFINITY, ABOVE_MINIMUM | OR_ABSENT, NULL, "the same of vectors")                                    \
+    KEY(embedding_lr, 0, INFINITY, ABOVE_MINIMUM | OR_ABSENT, NULL, "the peak of embeddings")                          \
+    KEY(lm_head_lr, 0, INFINITY, ABOVE_MINIMUM | OR_ABSENT, NULL, "the peak of an LM head of its own")                 \
+    KEY(lr_1d, 0, INFINITY, ABOVE_MINIMUM | OR_ABSENT, NULL, "the peak of vectors")                                    \
     KEY(weight_decay, 0, INFINITY, 0, NULL, "decoupled; see --list_optimizers")                                        \
     KEY(cautious_weight_decay, 0, 0, 0, NULL, "decay only where the update and x have one sign")                       \
     KEY(beta1, 0, 1, BELOW_MAXIMUM, NULL, "decay of the moving average of g (in mars, of c)")                          \
-    KEY(beta2, 0, 1, BELOW_MAXIMUM, NULL, "the same of its square")                                                    \
+    KEY(beta2, 0, 1, BELOW_MAXIMUM, NULL, "decay of the moving average of its square")                                                    \
     KEY(eps, 0, INFINITY, ABOVE_MINIMUM, NULL, "keeps divisors from 0, such as adamw's root")                          \
     KEY(grad_clip, 0, INFINITY, 0, NULL, "largest global norm of the gradient; 0 = off")                               \
-    KEY(gamma, 0, INFINITY, 0, NULL, "share of the gradient's change in c")                                            \
+    KEY(gamma, 0, INFINITY, 0, NULL, "weight of the gradient's change in c")                                            \
     KEY(is_approx, 0, 0, 0, NULL, "false: a second gradient each step")                                                \
     KEY(optimize_1d, 0, 0, 0, NULL, "vectors follow the rule too, instead of AdamW")                                   \
     KEY(betas_1d, 0, 1, BELOW_MAXIMUM, NULL, "beta1, beta2 of AdamW next to the rule")                                 \
@@ -44,7 +44,7 @@ typedef enum OptimizerKeyLimits {
     KEY(muon_weight_decay, 0, INFINITY, 0, NULL, "decoupled; the same tensors")                                        \
     KEY(muon_embeddings, 0, 0, 0, NULL, "false: AdamW for embeddings and LM head")                                     \
     KEY(muon_beta2, 0, 1, BELOW_MAXIMUM, NULL, "decay of the moving average of a row's squares")                       \
-    KEY(momentum, 0, 1, BELOW_MAXIMUM, NULL, "of g")                                                                   \
+    KEY(momentum, 0, 1, BELOW_MAXIMUM, NULL, "decay of the momentum")                                                                   \
     KEY(nesterov, 0, 0, 0, NULL, "momentum that looks a step ahead")                                                   \
     KEY(ns_steps, 1, 100, OR_ABSENT, NULL, "iterations of Newton-Schulz; cubic: 12")                                   \
     KEY(ns_coefficients, 0, 0, 0, ns_coefficients_names, "its polynomials; polar-express has 5 steps")                 \
@@ -77,9 +77,9 @@ extern const char *const ns_dtype_names[], *const ns_coefficients_names[], *cons
 /* Whether every setting is in its range, and optimizer_check() finds nothing. */
 bool optimizer_check_ranges(const OptimConfig *config, Error *error);
 
-/* Whether settings that are in their ranges fit each other. If not, *keys are the keys concerned, such as
+/* Whether settings that are in their ranges fit each other. If not, *concerned lists the keys, such as
  * "optimizer.beta1 optimizer.name"; the message begins with the first of them, without its section. */
-bool optimizer_check(const OptimConfig *config, const char **keys, Error *error);
+bool optimizer_check(const OptimConfig *config, const char **concerned, Error *error);
 
 EXTERN_C_END
 

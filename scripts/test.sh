@@ -13,12 +13,14 @@
 #   plain      a build without oneDNN, MPI and CUDA (by Clang), and the tests of what replaces them
 #   asan       the address and undefined-behaviour sanitizers, with CUDA emulated on the CPU (dev/emu): all tests on the
 #              CPU but whole runs, and the kernels' on the emulated GPU, at small sizes
-#   emu        the emulated GPU without sanitizers: kernels in three other orders of its threads, whole training runs,
-#              several ranks, every optimizer, and ranks that share a GPU with (emulated) NCCL between them
+#   emu        the emulated GPU without sanitizers: kernels at small sizes in three other orders of its threads, whole
+#              training runs, gradients of every architecture, several ranks, every optimizer, and ranks that share a GPU
+#              with (emulated) NCCL between them
 #   tsan       the emulated GPU under the thread sanitizer: kernels at small sizes
 #
-#   --all    also clang's analyzer to its full depth; the data loader under the thread sanitizer; and tests of kernels,
-#            optimizers, tokenizer and checkpoints as aarch64 programs, by qemu-user
+#   --all    also kernels on the emulated GPU at all sizes; clang's analyzer to its full depth; the data loader under the
+#            thread sanitizer; and tests of kernels, optimizers, tokenizer and checkpoints as aarch64 programs, by
+#            qemu-user
 #
 # Everything lies under build/, so that ./train_gpt2 stays as it is. The last line is "N passed, N failed", over all of
 # it; a build or a lint that fails counts as one failure. A part whose tools are not installed is skipped by name. Where
@@ -196,7 +198,7 @@ v3=no
 if has_tools gcc-11 gcc-11; then
     # A processor of another family has other names for its levels.
     if [ "$(uname -m)" = x86_64 ]; then level=ARCH=x86-64-v3; else level=ARCH=native; fi
-    if compile build/v3 WERROR=1 CC=gcc-11 CUDA=0 "$level" -- "$kernels" test_newton_schulz.c test_golden.c; then v3=yes; fi
+    if compile build/v3 WERROR=1 CC=gcc-11 CUDA=0 "$level" -- "$kernels" test_newton_schulz.c test_gpt2.c test_golden_gradients.c; then v3=yes; fi
     host_cuda gcc-11
 fi
 plain=no
@@ -237,7 +239,7 @@ fi
 heading "other processors, and without oneDNN, MPI and CUDA"
 by_isa=(test_kernels_matmul.c test_kernels_attention.c test_newton_schulz.c)
 if [ $v3 = yes ]; then
-    lane cpu-avx2-runs build/v3 CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX2 -- test_golden.c
+    lane cpu-avx2-models build/v3 CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX2 -- test_gpt2.c test_golden_gradients.c
     lane cpu-avx2 build/v3 CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX2 -- test_kernels.c test_kernels_norm.c test_kernels_qk.c \
         test_kernels_dropout.c "${by_isa[@]}"
 fi
@@ -246,13 +248,13 @@ if [ $native = no ]; then
 elif cpu_has avx512bw avx512vl avx512dq && ! cpu_has avx512_bf16; then
     echo "cpu-avx512: this is such a processor, and the tests above ran on it"
 elif cpu_has avx512bw avx512vl avx512dq; then
-    lane cpu-avx512 build CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX512_CORE -- "${by_isa[@]}" test_golden.c
+    lane cpu-avx512 build CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX512_CORE -- "${by_isa[@]}" test_gpt2.c test_golden_gradients.c
 else
     echo "cpu-avx512: skipped: this processor has no AVX-512"
 fi
 if [ $plain = yes ]; then
     lane plain build/plain CI= TEST_SECONDS=1800 MARS_TEST_SMALL=1 CC=clang -- "$kernels" test_newton_schulz.c \
-        test_optim_rules.c 'test_gpt2*.c' test_golden.c
+        test_optim_rules.c 'test_gpt2*.c' test_golden_gradients.c
 fi
 wait_for_lanes
 
@@ -266,7 +268,7 @@ if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O1 -- "$sanitiz
 fi
 
 heading "an emulated GPU, and the same under the thread sanitizer"
-emulated=(test_golden.c test_devices.c 'test_optim*.c' test_comm.c 'test_*.cu' "${device_tests[@]}")
+emulated=('test_golden*.c' test_devices.c 'test_optim*.c' test_comm.c 'test_*.cu' "${device_tests[@]}")
 emu=no
 if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O2 -- "${emulated[@]}"; then emu=yes; fi
 export TSAN_OPTIONS=atexit_sleep_ms=0 # a second for each of many processes, else
@@ -278,14 +280,15 @@ if compile build/tsan EMU=1 SANITIZE=thread OPTIMIZE=-O1 -- "${threads[@]}"; the
 if [ $emu = yes ]; then
     lane emu-devices build/emu CI= TEST_SECONDS=1800 MARS_TEST_SMALL=1 -- test_devices.c
     lane emu-optimizers build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- 'test_optim*.c' test_comm.c 'test_*.cu'
-    lane emu-golden build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- test_golden.c
+    lane emu-golden build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- 'test_golden*.c'
 fi
 if [ $tsan = yes ]; then
     lane tsan-kernels build/tsan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "$kernels"
     lane tsan-emulator build/tsan CI= TEST_SECONDS=1800 -- test_emulator.cu test_faults.cu
 fi
 if [ $emu = yes ]; then
-    small=0 # once at all sizes
+    small=1
+    if [ $all = yes ]; then small=0; fi # once at all sizes
     for order in $orders; do
         lane "emu-${order/:/-}" build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=$small \
             MARS_EMU_ORDER="$order" -- "${device_tests[@]}"

@@ -1,9 +1,11 @@
 /* linear.c: linear layers forward and backward, with bias and activation. The matmuls are matmul.h's; here they are set up
  * and the elementwise work that goes with them is done. */
+#include <math.h>
+
 #include "kernels/cpu/activation.h"
 #include "kernels/cpu/vector_math.h"
 
-/* oneDNN loses half its speed where the inner dimension is very long (the backward pass of the output layer), so
+/* oneDNN loses half its speed where the inner dimension is very long (the backward pass of the LM head), so
  * such matmuls are made in parts of at most this length, summed in float32. */
 enum { LONGEST_INNER = 8192 };
 
@@ -40,20 +42,35 @@ static void matmul_forward(Backend *be, void *out, const void *in, const void *w
 
 /* ---- activations: a loop is inlined once for each kind, which is then a constant in it ---- */
 
-ALWAYS_INLINE float activation_of(ActivationKind kind, float x) { return kind == ACTIVATION_GELU ? gelu(x) : relu2(x); }
+ALWAYS_INLINE float activation_of(ActivationKind kind, float x) {
+    switch (kind) {
+    case ACTIVATION_GELU:
+        return gelu(x);
+    case ACTIVATION_RELU2:
+        return relu2(x);
+    }
+    return NAN;
+}
 
 ALWAYS_INLINE float activation_derivative(ActivationKind kind, float x) {
-    return kind == ACTIVATION_GELU ? gelu_derivative(x) : relu2_derivative(x);
+    switch (kind) {
+    case ACTIVATION_GELU:
+        return gelu_derivative(x);
+    case ACTIVATION_RELU2:
+        return relu2_derivative(x);
+    }
+    return NAN;
 }
 
 /* out may be pre itself. */
-ALWAYS_INLINE void activate(ActivationKind kind, act *out, const act *pre, int64_t n) {
+ALWAYS_INLINE void activate_of_kind(ActivationKind kind, act *out, const act *pre, int64_t n) {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) out[i] = act_store(activation_of(kind, act_load(pre[i])));
 }
 
 /* Bias and activation in one pass; out may be pre itself. */
-ALWAYS_INLINE void add_bias_and_activate(ActivationKind kind, act *out, act *pre, const act *RESTRICT bias, int OC) {
+ALWAYS_INLINE void bias_activation_row_of_kind(ActivationKind kind, act *out, act *pre, const act *RESTRICT bias,
+                                               int OC) {
 #pragma omp simd
     for (int o = 0; o < OC; o++) {
         act x = act_store(act_load(pre[o]) + act_load(bias[o]));
@@ -63,31 +80,43 @@ ALWAYS_INLINE void add_bias_and_activate(ActivationKind kind, act *out, act *pre
 }
 
 /* din *= the derivative at pre */
-ALWAYS_INLINE void multiply_by_derivative(ActivationKind kind, act *RESTRICT din, const act *RESTRICT pre, int64_t n) {
+ALWAYS_INLINE void gradient_of_kind(ActivationKind kind, act *RESTRICT din, const act *RESTRICT pre, int64_t n) {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
         din[i] = act_store(act_load(din[i]) * activation_derivative(kind, act_load(pre[i])));
 }
 
 static void activate_elements(ActivationKind kind, act *out, const act *pre, int64_t n) {
-    if (kind == ACTIVATION_GELU)
-        activate(ACTIVATION_GELU, out, pre, n);
-    else
-        activate(ACTIVATION_RELU2, out, pre, n);
+    switch (kind) {
+    case ACTIVATION_GELU:
+        activate_of_kind(ACTIVATION_GELU, out, pre, n);
+        return;
+    case ACTIVATION_RELU2:
+        activate_of_kind(ACTIVATION_RELU2, out, pre, n);
+        return;
+    }
 }
 
 static void bias_activation_row(ActivationKind kind, act *out, act *pre, const act *bias, int OC) {
-    if (kind == ACTIVATION_GELU)
-        add_bias_and_activate(ACTIVATION_GELU, out, pre, bias, OC);
-    else
-        add_bias_and_activate(ACTIVATION_RELU2, out, pre, bias, OC);
+    switch (kind) {
+    case ACTIVATION_GELU:
+        bias_activation_row_of_kind(ACTIVATION_GELU, out, pre, bias, OC);
+        return;
+    case ACTIVATION_RELU2:
+        bias_activation_row_of_kind(ACTIVATION_RELU2, out, pre, bias, OC);
+        return;
+    }
 }
 
 static void gradient_of_elements(ActivationKind kind, act *din, const act *pre, int64_t n) {
-    if (kind == ACTIVATION_GELU)
-        multiply_by_derivative(ACTIVATION_GELU, din, pre, n);
-    else
-        multiply_by_derivative(ACTIVATION_RELU2, din, pre, n);
+    switch (kind) {
+    case ACTIVATION_GELU:
+        gradient_of_kind(ACTIVATION_GELU, din, pre, n);
+        return;
+    case ACTIVATION_RELU2:
+        gradient_of_kind(ACTIVATION_RELU2, din, pre, n);
+        return;
+    }
 }
 
 /* ---- layers ---- */

@@ -30,8 +30,9 @@ ALWAYS_INLINE void scale_row(act *RESTRICT out, const act *RESTRICT x, const act
 }
 
 /* One row, which stays in the first-level cache: mean, then variance around it, then the result. */
-ALWAYS_INLINE void row_of_kind(NormKind kind, float eps, act *RESTRICT out, float *mean_out, float *rstd_out,
-                               const act *RESTRICT x, const act *RESTRICT weight, const act *RESTRICT bias, int C) {
+ALWAYS_INLINE void normalize_row_of_kind(NormKind kind, float eps, act *RESTRICT out, float *mean_out, float *rstd_out,
+                                         const act *RESTRICT x, const act *RESTRICT weight, const act *RESTRICT bias,
+                                         int C) {
     float mean = kind == NORM_LAYERNORM ? mean_of_row(x, C) : 0.0f, square_sum = 0.0f;
 #pragma omp simd reduction(+ : square_sum)
     for (int c = 0; c < C; c++) {
@@ -49,10 +50,14 @@ ALWAYS_INLINE void row_of_kind(NormKind kind, float eps, act *RESTRICT out, floa
 
 static void forward_row(const NormShape *norm, int64_t row, act *out, float *mean, float *rstd, const act *x,
                         const act *weight, const act *bias) {
-    if (norm->kind == NORM_LAYERNORM)
-        row_of_kind(NORM_LAYERNORM, norm->eps, out, &mean[row], &rstd[row], x, weight, bias, norm->C);
-    else
-        row_of_kind(NORM_RMSNORM, norm->eps, out, NULL, &rstd[row], x, weight, bias, norm->C);
+    switch (norm->kind) {
+    case NORM_LAYERNORM:
+        normalize_row_of_kind(NORM_LAYERNORM, norm->eps, out, &mean[row], &rstd[row], x, weight, bias, norm->C);
+        return;
+    case NORM_RMSNORM:
+        normalize_row_of_kind(NORM_RMSNORM, norm->eps, out, NULL, &rstd[row], x, weight, bias, norm->C);
+        return;
+    }
 }
 
 static void norm_forward(Backend *be, const NormShape *norm, void *out, float *mean, float *rstd, const void *x,
@@ -99,8 +104,8 @@ ALWAYS_INLINE void backward_row_of_kind(NormKind kind, act *RESTRICT dx, float *
 }
 
 /* The same with NULL as a constant where there is no weight or bias. */
-ALWAYS_INLINE void backward_row_of_parts(NormKind kind, act *dx, float *dweight, float *dbias, const act *dout,
-                                         const act *x, const act *weight, float mean, float rstd, int C) {
+ALWAYS_INLINE void backward_row_of_params(NormKind kind, act *dx, float *dweight, float *dbias, const act *dout,
+                                          const act *x, const act *weight, float mean, float rstd, int C) {
     if (weight && dbias)
         backward_row_of_kind(kind, dx, dweight, dbias, dout, x, weight, mean, rstd, C);
     else if (weight)
@@ -113,10 +118,14 @@ ALWAYS_INLINE void backward_row_of_parts(NormKind kind, act *dx, float *dweight,
 
 static void backward_row(NormKind kind, int64_t row, act *dx, float *dweight, float *dbias, const act *dout,
                          const act *x, const act *weight, const float *mean, const float *rstd, int C) {
-    if (kind == NORM_LAYERNORM)
-        backward_row_of_parts(NORM_LAYERNORM, dx, dweight, dbias, dout, x, weight, mean[row], rstd[row], C);
-    else
-        backward_row_of_parts(NORM_RMSNORM, dx, dweight, dbias, dout, x, weight, 0.0f, rstd[row], C);
+    switch (kind) {
+    case NORM_LAYERNORM:
+        backward_row_of_params(NORM_LAYERNORM, dx, dweight, dbias, dout, x, weight, mean[row], rstd[row], C);
+        return;
+    case NORM_RMSNORM:
+        backward_row_of_params(NORM_RMSNORM, dx, dweight, dbias, dout, x, weight, 0.0f, rstd[row], C);
+        return;
+    }
 }
 
 /* sum (+)= part, C numbers */

@@ -16,8 +16,8 @@ static QkHeads heads_of(int T, int C, int NH, const float *rotation) {
     return h;
 }
 
-/* The angles of row `row`; NULL for none. */
-static const float *angles_of(const float *rotation, QkHeads h, int64_t row) {
+/* {cos, sin} of row `row` (HS/2,2); NULL for none. */
+static const float *rotation_at(const float *rotation, QkHeads h, int64_t row) {
     return rotation ? rotation + row % h.T * h.HS : NULL;
 }
 
@@ -30,13 +30,13 @@ static float rstd_of_head(const act *RESTRICT q, float eps, int HS) {
     return 1.0f / sqrtf(square_sum / (float)HS + eps);
 }
 
-/* q = factor q, rotated by `angles` (HS/2,2) where these are not NULL. */
-static void scale_and_rotate(act *RESTRICT q, float factor, const float *RESTRICT angles, int HS) {
-    if (angles) {
+/* q = factor q, rotated by `cos_sin` (HS/2,2) where it is not NULL. */
+static void scale_and_rotate(act *RESTRICT q, float factor, const float *RESTRICT cos_sin, int HS) {
+    if (cos_sin) {
         act *RESTRICT low = q, *RESTRICT high = q + HS / 2;
 #pragma omp simd
         for (int i = 0; i < HS / 2; i++) {
-            float cosine = angles[2 * i], sine = angles[2 * i + 1];
+            float cosine = cos_sin[2 * i], sine = cos_sin[2 * i + 1];
             float x = factor * act_load(low[i]), y = factor * act_load(high[i]);
             low[i] = act_store(x * cosine + y * sine);
             high[i] = act_store(y * cosine - x * sine);
@@ -53,12 +53,12 @@ static void qk_norm_rope_forward(Backend *be, void *qkv, float *rstd, const floa
     if (!rstd && !rotation) return;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int64_t row = 0; row < (int64_t)B * T; row++) {
-        const float *angles = angles_of(rotation, h, row);
+        const float *cos_sin = rotation_at(rotation, h, row);
         for (int head = 0; head < h.count; head++) {
             act *q = (act *)qkv + row * 3 * C + head * h.HS;
             float factor = rstd ? rstd_of_head(q, eps, h.HS) : 1.0f;
             if (rstd) rstd[row * h.count + head] = factor;
-            scale_and_rotate(q, factor, angles, h.HS);
+            scale_and_rotate(q, factor, cos_sin, h.HS);
         }
     }
 }
@@ -79,15 +79,15 @@ ALWAYS_INLINE float norm_gradient(const act *dq, const act *q, float mean, float
     return q ? rstd * (act_load(dq[i]) - act_load(q[i]) * mean) : act_load(dq[i]);
 }
 
-/* dq = its norm_gradient, rotated back by `angles` where these are not NULL. */
+/* dq = its norm_gradient, rotated back by `cos_sin` where it is not NULL. */
 ALWAYS_INLINE void backward_head(act *RESTRICT dq, const act *RESTRICT q, float mean, float rstd,
-                                 const float *RESTRICT angles, int HS) {
-    if (angles) {
+                                 const float *RESTRICT cos_sin, int HS) {
+    if (cos_sin) {
         act *RESTRICT low = dq, *RESTRICT high = dq + HS / 2;
         const act *RESTRICT q_high = q ? q + HS / 2 : NULL;
 #pragma omp simd
         for (int i = 0; i < HS / 2; i++) {
-            float cosine = angles[2 * i], sine = angles[2 * i + 1];
+            float cosine = cos_sin[2 * i], sine = cos_sin[2 * i + 1];
             float x = norm_gradient(low, q, mean, rstd, i), y = norm_gradient(high, q_high, mean, rstd, i);
             low[i] = act_store(x * cosine - y * sine);
             high[i] = act_store(y * cosine + x * sine);
@@ -104,15 +104,15 @@ static void qk_norm_rope_backward(Backend *be, void *dqkv, const void *qkv, cons
     if (!rstd && !rotation) return;
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int64_t row = 0; row < (int64_t)B * T; row++) {
-        const float *angles = angles_of(rotation, h, row);
+        const float *cos_sin = rotation_at(rotation, h, row);
         for (int head = 0; head < h.count; head++) {
             int64_t place = row * 3 * C + head * h.HS;
             act *dq = (act *)dqkv + place;
             const act *q = (const act *)qkv + place;
             if (rstd)
-                backward_head(dq, q, mean_product(dq, q, h.HS), rstd[row * h.count + head], angles, h.HS);
+                backward_head(dq, q, mean_product(dq, q, h.HS), rstd[row * h.count + head], cos_sin, h.HS);
             else
-                backward_head(dq, NULL, 0.0f, 1.0f, angles, h.HS);
+                backward_head(dq, NULL, 0.0f, 1.0f, cos_sin, h.HS);
         }
     }
 }

@@ -4,15 +4,16 @@
  *
  *   b <- mu b + g;      u = g + mu b  (Nesterov; without it u = b)
  *   O = sqrt(max(1, rows/columns)) NS(u);      n = ||O||                             NS: newton_schulz.h
- *   v <- beta2 v + (1 - beta2) mean(O^2)                 of each line; beta2 = muon_beta2; v starts at 0, uncorrected
+ *   v <- beta2 v + (1 - beta2) mean(O^2)                 of each line; beta2 = muon_beta2; v starts at 0; no bias
+ *                                                        correction
  *   O <- O / sqrt(max(v, 1e-10));      O <- O n / max(||O||, 1e-10)
  *   x <- x (1 - lr wd) - lr O
  *
  * Groups, rates and decays are Muon's (muon.h), but embeddings are AdamW's unless muon_embeddings is true. With split_qkv
  * each of the stacked matrices has its own v and n.
  *
- * The squares of a line also give ||O||: before the division it is the root of their sum, after it that of the sum of
- * squares / max(v, 1e-10). So one pass over NS(u) makes a factor for each line, and the update multiplies by it.
+ * The sums of squares of the lines also give ||O||: before the division it is the root of their sum, after it the root of
+ * the sum of squares / max(v, 1e-10). So one pass over NS(u) makes a factor for each line, and the update multiplies by it.
  *
  * State per parameter: b, 4 bytes; per line: v. Memory traffic per parameter: Muon's and NS(u) read once more (2): 32
  * bytes. */

@@ -662,7 +662,7 @@ static void test_missing_keys(void **state) {
                                        "attention_output_scale",
                                        "logit_softcap"};
     for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
-        char *text = format_string("model/config.json: the key %s is missing: ", keys[i]);
+        char *text = format_string("model/config.json: the key %s is missing; expected ", keys[i]);
         assert_config_refused(keys[i], NULL, text);
         free(text);
     }

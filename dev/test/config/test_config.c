@@ -22,8 +22,8 @@ static void test_defaults(void **state) {
     assert_string_equal(
         text, "{\"model\":{\"n_layer\":12,\"n_head\":12,\"n_embd\":768,\"block_size\":1024,\"vocab_size\":50304,"
               "\"bias\":false,\"dropout\":0,\"scale_attn_by_inverse_layer_idx\":true,\"position\":\"learned\","
-              "\"rope_base\":10000,\"norm\":\"layernorm\",\"norm_gain\":true,\"norm_eps\":1e-05,"
-              "\"norm_embedding\":false,\"qk_norm\":false,\"qk_norm_eps\":1.1920929e-07,\"activation\":\"gelu\","
+              "\"norm\":\"layernorm\",\"norm_gain\":true,\"norm_eps\":1e-05,"
+              "\"norm_embedding\":false,\"qk_norm\":false,\"activation\":\"gelu\","
               "\"tie_embeddings\":true,\"lm_head_bias\":false,\"attention_scale\":0,\"attention_output_scale\":1,"
               "\"logit_softcap\":0,\"init\":\"gpt2\",\"zero_init_projections\":false,\"zero_init_lm_head\":false},"
               "\"data\":{\"train\":\"t.bin\",\"val\":\"v.bin\",\"hellaswag\":\"\",\"order\":\"random\",\"seed\":5000},"
@@ -332,6 +332,12 @@ static void test_numbers_out_of_range(void **state) {
         {"model", "\"vocab_size\": 65537", "model.vocab_size is 65537; expected integer in [1, 65536]"},
         {"model", "\"vocab_size\": 1e999", "model.vocab_size is inf; expected integer"},
         {"model", "\"dropout\": 1", "model.dropout is 1; expected number in [0, 1)"},
+        {"model", "\"attention_scale\": 1e39", "model.attention_scale is 1e+39; expected number >= 0"},
+        {"model", "\"norm_eps\": 1e-50", "model.norm_eps is 1e-50; expected number in (0, 1)"},
+        {"model", "\"dropout\": 0.99999999999", "model.dropout is 0.99999999999; expected number in [0, 1)"},
+        {"model", "\"logit_softcap\": 2e19",
+         "model.logit_softcap is 2e+19; expected 0 for none, or a number from 1e-6"},
+        {"optimizer", "\"beta2\": 0.9999999999", "optimizer.beta2 is 0.9999999999; expected number in [0, 1)"},
         {"model", "\"rope_base\": 1", "model.rope_base is 1; expected number > 1"},
         {"model", "\"rope_base\": -10000", "model.rope_base is -10000; expected number > 1"},
         {"model", "\"norm_eps\": 0", "model.norm_eps is 0; expected number in (0, 1)"},
@@ -788,6 +794,18 @@ static void test_settle_overflow(void **state) {
     assert_int_equal(config.train.total_batch_size, 2147483647);
 }
 
+/* A key that the model does not read is a mistake on the command line and a warning in the file. */
+static void test_model_keys_without_effect(void **state) {
+    (void)state;
+    refuse_override("--rope_base=1024", "model.rope_base|model.position learned");
+    refuse_override("--qk_norm_eps=0.5", "model.qk_norm_eps|model.qk_norm false");
+    Config config;
+    Error error;
+    assert_true(load_config(&config, &error, valid_config(), "--position=rope", "--rope_base=1024", "--qk_norm=true",
+                            "--qk_norm_eps=0.5", NULL));
+    assert_true(config.model.rope_base == 1024.0 && config.model.qk_norm_eps == 0.5);
+}
+
 /* ---- back to text ---- */
 
 static void test_round_trip(void **state) {
@@ -795,15 +813,15 @@ static void test_round_trip(void **state) {
     Config config = accepted(valid_config(), NULL), again = reloaded(&config);
     assert_same_config(&config, &again);
     Error error;
-    assert_true(load_config(&config, &error, valid_config(), "--learning_rate=0.30000000000000004", "--eps=5e-324",
-                            "--weight_decay=1.7976931348623157e308", "--data.seed=18446744073709551615",
+    assert_true(load_config(&config, &error, valid_config(), "--learning_rate=0.30000000000000004", "--eps=2e-38",
+                            "--weight_decay=3.4028234663852886e38", "--data.seed=18446744073709551615",
                             "--train.seed=9007199254740992", "--data.train=a \"b\" \\ // \t\x01 \xC3\xA9 /* */",
                             "--bias=true", "--schedule.name=trapezoidal", "--gradient_scale=0.1", "--device=cpu",
-                            "--order=sequential", "--position=rope", "--norm=rmsnorm",
+                            "--order=sequential", "--position=rope", "--norm=rmsnorm", "--qk_norm=true",
                             "--qk_norm_eps=1.1920928955078125e-07", NULL));
     again = reloaded(&config);
     assert_same_config(&config, &again);
-    assert_true(again.data.seed == UINT64_MAX && again.optimizer.eps == 5e-324);
+    assert_true(again.data.seed == UINT64_MAX && again.optimizer.eps == 2e-38);
     assert_true(load_config(&config, &error, valid_config(), "--train.seed=9007199254740991", "--init_from=x", NULL));
     again = reloaded(&config);
     assert_same_config(&config, &again);
@@ -1055,7 +1073,7 @@ static void test_help(void **state) {
     must_hold(text, "mars-m,\n                                  mars-m-efficient, sgd-sai, normuon, mars-normuon, "
                     "sgd-boost (= sgd-sai)\n");
     must_hold(text, "betas_1d                        2 numbers in [0, 1)   0.9,0.95       beta1, beta2 of AdamW");
-    must_hold(text, "number > 0            learning_rate  the same of vectors\n");
+    must_hold(text, "number > 0            learning_rate  the peak of vectors\n");
     must_hold(text, "default with mars-adamw: 0.003, mars-lion: 0.003, mars-shampoo: 0.003\n");
     must_hold(text, "default with sgd-sai: 0.9\n");
     must_hold(text, "looks a step ahead\n                                  only: muon, moonlight, normuon\n");
@@ -1159,6 +1177,7 @@ int main(void) {
         cmocka_unit_test(test_resolve),
         cmocka_unit_test(test_resolve_lists_what_fits),
         cmocka_unit_test(test_settle_overflow),
+        cmocka_unit_test(test_model_keys_without_effect),
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_round_trip_when_resolved),
         cmocka_unit_test(test_equal_configs_are_equal_bytes),

@@ -318,10 +318,12 @@ static void test_pairs_of_changes(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(changes); i++)
         for (size_t k = i; k < ARRAY_LENGTH(changes); k++) {
-            print_message("%s%s + %s", k > i ? ", " : "", changes[i].name, changes[k].name); /* which one fails */
+            if (only_small_sizes() && k != i && (i + k) % 5 != 0)
+                continue; /* all pairs in the build without sanitizers */
+            print_message("%s + %s, ", changes[i].name, changes[k].name); /* which one fails */
             check_changes(&changes[i], &changes[k], (Recompute)((i + k) % 3));
-            if (k + 1 == ARRAY_LENGTH(changes)) print_message("\n");
         }
+    print_message("\n");
 }
 
 /* Recomputation and shared activations change no bit; bfloat16 rounds. */

@@ -432,7 +432,13 @@ static bool is_in_haste(void) { return only_small_sizes() || device_is_emulated(
 
 /* The optimizers' own errors, in ways: matrices' grow in Newton-Schulz, where small singular values are lifted out of
  * the roundings of large ones. */
-static double limit_of(OptimName name) { return uses_matrices(name) ? 1e-5 : 1e-6; }
+static double limit_of(const OptimConfig *config) {
+    if (!uses_matrices(config->name)) return 1e-6;
+    /* Other coefficients lift small singular values further, and NorMuon lifts small lines to the size of large ones. */
+    bool lifts_more = config->ns_coefficients != NS_COEFFICIENTS_QUINTIC || config->name == OPTIM_NORMUON ||
+                      config->name == OPTIM_MARS_NORMUON;
+    return lifts_more ? 1e-4 : 1e-5;
+}
 
 /* Steps of both, and the same ones in a table of bfloat16 weights, whose master weights must not differ. */
 static void run_against_float64(const Variant *variant, const OptimConfig *config, uint32_t steps) {
@@ -441,7 +447,7 @@ static void run_against_float64(const Variant *variant, const OptimConfig *confi
     for (uint32_t step = 0; step < steps; step++) both_random_step(w, step);
     random_steps(copied, 0, steps);
     assert_states(w, 5e-7);
-    double worst = assert_moved(w, limit_of(config->name));
+    double worst = assert_moved(w, limit_of(config));
     assert_memory_equal(world_params(copied), world_params(w), w->table.length * sizeof(float));
     assert_copies(copied);
     if (shows())
@@ -451,17 +457,23 @@ static void run_against_float64(const Variant *variant, const OptimConfig *confi
     close_world(copied);
 }
 
+/* Which no published value tests. */
+static bool is_normuon(const Variant *variant) {
+    return variant->name == OPTIM_NORMUON || variant->name == OPTIM_MARS_NORMUON;
+}
+
 static void test_against_float64(void **state) {
     (void)state;
     bool in_haste = is_in_haste();
     for (int v = 0; v < VARIANTS; v++)
         for (int clipped = 0; clipped < 2; clipped++) {
-            if (in_haste && (v % 3 != 2 || clipped != v % 2)) continue;
+            if (in_haste && (v % 5 != 2 || clipped != v % 2) && !(v < BASIC_VARIANTS && is_normuon(&variants[v])))
+                continue;
             if (v >= BASIC_VARIANTS && !clipped) continue;
             OptimConfig config = config_of(&variants[v]);
             config.grad_clip = clipped ? 1.0 : 0.0;
             config.gradient_scale = clipped ? 4.0 : 1.0;
-            run_against_float64(&variants[v], &config, in_haste ? 4 : 7);
+            run_against_float64(&variants[v], &config, in_haste ? 3 : 5);
         }
 }
 
@@ -483,7 +495,7 @@ static void test_zero_gradient(void **state) {
             assert_params(w, 0.0, 0.0);
         }
         for (uint32_t step = 0; step < 3; step++) both_random_step(w, step);
-        assert_moved(w, limit_of(w->config.name));
+        assert_moved(w, limit_of(&w->config));
         close_world(w);
     }
 }
@@ -499,7 +511,7 @@ static void test_one_role(void **state) {
             OptimWorld *w = open_world(table, config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
             for (uint32_t step = 0; step < 3; step++) both_random_step(w, step);
             assert_states(w, 5e-7);
-            assert_moved(w, limit_of(w->config.name));
+            assert_moved(w, limit_of(&w->config));
             close_world(w);
         }
 }
