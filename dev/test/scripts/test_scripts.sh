@@ -528,7 +528,7 @@ make_tree() {
     mkdir -p "$here/scripts" "$here/dev/test/scripts" "$here/bin"
     cp scripts/test.sh "$here/scripts"
     mkdir -p "$here/dev/emu"
-    touch "$here"/dev/test/scripts/{test_one.c,test_kernels.c,test_golden.c,test_hellaswag.c,test_devices.c,test_gpu.cu,test_two.sh,test_gpu_check.sh} \
+    touch "$here"/dev/test/scripts/{test_one.c,test_kernels.c,test_golden.c,test_gpt2.c,test_hellaswag.c,test_devices.c,test_gpu.cu,test_two.sh,test_gpu_check.sh} \
         "$here/dev/emu/test_emulator.cu"
     echo "flags: avx512bw avx512vl avx512dq avx512_bf16" >"$here/cpuinfo"
     export MARS_CPUINFO=$here/cpuinfo
@@ -564,14 +564,14 @@ test_all_builds_are_tested() {
     has "$here/calls" "BUILD=build/clang BIN=build/clang WERROR=1 CC=clang"
     has "$here/calls" "BUILD=build/aarch64-onednn-1"
     has "$here/calls" "BUILD=build/aarch64-onednn-0"
-    has "$here/calls" "tests build build ci=true  dev/test/scripts/test_gpu_check.sh dev/test/scripts/test_two.sh build/test/test_golden build/test/test_hellaswag build/test/test_kernels"
+    has "$here/calls" "tests build build ci=true  dev/test/scripts/test_gpu_check.sh dev/test/scripts/test_two.sh build/test/test_golden build/test/test_gpt2 build/test/test_hellaswag build/test/test_kernels"
     lacks "$here/calls" "build/test/test_devices"
     lacks "$here/calls" "build/test/test_gpu"
     has "$here/calls" "make --no-print-directory cuda-report"
-    has "$here/calls" "tests build/asan build/asan ci=  build/asan/test/test_hellaswag build/asan/test/test_kernels"
-    has "$here/calls" "tests build build ci=  build/test/test_golden"
+    has "$here/calls" "tests build/asan build/asan ci=  build/asan/test/test_gpt2 build/asan/test/test_hellaswag build/asan/test/test_kernels"
+    has "$here/calls" "tests build build ci=  build/test/test_gpt2"
     has "$here/calls" "tests build/v3 build/v3 ci=  build/v3/test/test_kernels"
-    has "$here/calls" "tests build/v3 build/v3 ci=  build/v3/test/test_golden"
+    has "$here/calls" "tests build/v3 build/v3 ci=  build/v3/test/test_gpt2"
     for order in reverse newest mix:1; do
         has "$here/calls" "tests build/emu build/emu ci= cuda$order build/emu/test/test_kernels"
     done
