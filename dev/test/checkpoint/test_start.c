@@ -291,7 +291,8 @@ static void test_models_that_we_do_not_have(void **state) {
          "layer_norm_epsilon is 0; only a number above 0 and below 1 is supported"},
         {"{" PUBLISHED ",\"scale_attn_weights\":false}", "scale_attn_weights is false; only true"},
         {"{\"model_type\":\"gpt2\",\"vocab_size\":250000}", "vocab_size is 250000; expected from 1 to 65536"},
-        {"{\"model_type\":\"mars_gpt\",\"n_layer\":2}", "config.json: the key n_head is missing; expected integer in [1, 1024]"},
+        {"{\"model_type\":\"mars_gpt\",\"n_layer\":2}",
+         "config.json: the key n_head is missing; expected integer in [1, 1024]"},
     };
     const char *folder = test_path("other");
     assert_run(test_run("mkdir -p '%s' && cp dev/golden/tiny_init.safetensors '%s/model.safetensors'", folder, folder),
