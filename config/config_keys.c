@@ -254,10 +254,9 @@ const char *config_key_idle_in(const ConfigKey *key, const Config *config, char 
         snprintf(where, size, "the optimizer %s", optim_names[optimizer->name]);
     else if (!mask_has(key->schedules, config->schedule.name))
         snprintf(where, size, "the schedule %s", schedule_names[config->schedule.name]);
-    else if (strcmp(key->section, "optimizer") == 0 &&
-             (idle_in = idle_in_switch(key, optimizer, &config->model)) != NULL)
-        snprintf(where, size, "%s", idle_in);
-    else if (strcmp(key->section, "model") == 0 && (idle_in = idle_in_model(key, &config->model)) != NULL)
+    else if ((strcmp(key->section, "optimizer") == 0 &&
+              (idle_in = idle_in_switch(key, optimizer, &config->model)) != NULL) ||
+             (strcmp(key->section, "model") == 0 && (idle_in = idle_in_model(key, &config->model)) != NULL))
         snprintf(where, size, "%s", idle_in);
     else
         return NULL;
