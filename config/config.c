@@ -59,16 +59,8 @@ static ConfigOrigin origin_of(const Config *config, const void *field) {
 
 static void *field_of(Config *config, const ConfigKey *key) { return (char *)config + key->offset; }
 
-static bool is_within(const ConfigKey *key, double value) {
-    bool above = key->above_minimum ? value > key->minimum : value >= key->minimum;
-    bool below = key->below_maximum ? value < key->maximum : value <= key->maximum;
-    return isfinite(value) && above && below;
-}
-
-/* A number is computed with in float32, where it must not round to one that is out of range: 0.99999999 to 1, 1e39 to
- * infinity. */
 static bool in_range(const ConfigKey *key, double value) {
-    return is_within(key, value) && (key->type == CONFIG_INT || is_within(key, (float)value));
+    return range_holds(value, key->minimum, key->maximum, key->limits, key->type == CONFIG_INT);
 }
 
 /* These return false where the value is not one that the key can have. */

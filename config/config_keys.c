@@ -36,8 +36,7 @@ static const char *const recompute_names[] = {
 /* Settings of optimizers (optim/optimizer_keys.h): one that must be given, one whose default is in the table of
  * optimizers, and one that users find in the section train: for them it is a matter of the batch, not of the rule. */
 #define OPTIMIZER_RANGE(minimum_, maximum_, limits_, choices_)                                                         \
-    .minimum = minimum_, .maximum = maximum_, .above_minimum = ((limits_)&ABOVE_MINIMUM) != 0,                         \
-    .below_maximum = ((limits_)&BELOW_MAXIMUM) != 0, .zero_is_absent = ((limits_)&OR_ABSENT) != 0, .choices = choices_
+    .minimum = minimum_, .maximum = maximum_, .limits = limits_, .choices = choices_
 #define REQUIRED_OPTIMIZER_KEY(name_, minimum_, maximum_, limits_, choices_, help_)                                    \
     {FIELD(optimizer, name_), .default_text = REQUIRED, OPTIMIZER_RANGE(minimum_, maximum_, limits_, choices_),        \
      .help = help_},
@@ -62,10 +61,10 @@ static const char *const recompute_names[] = {
 #define REQUIRED NULL
 #define ANY .minimum = 0
 #define AT_LEAST(low) .minimum = low, .maximum = INFINITY
-#define ABOVE(low) .minimum = low, .maximum = INFINITY, .above_minimum = true
+#define ABOVE(low) .minimum = low, .maximum = INFINITY, .limits = ABOVE_MINIMUM
 #define FROM_TO(low, high) .minimum = low, .maximum = high
-#define FROM_BELOW(low, high) .minimum = low, .maximum = high, .below_maximum = true
-#define ABOVE_BELOW(low, high) .minimum = low, .maximum = high, .above_minimum = true, .below_maximum = true
+#define FROM_BELOW(low, high) .minimum = low, .maximum = high, .limits = BELOW_MAXIMUM
+#define ABOVE_BELOW(low, high) .minimum = low, .maximum = high, .limits = ABOVE_MINIMUM | BELOW_MAXIMUM
 #define NOT_EMPTY FROM_TO(1, CONFIG_STRING_LENGTH - 1)
 #define MAY_BE_EMPTY FROM_TO(0, CONFIG_STRING_LENGTH - 1)
 #define ONE_OF(names) .choices = names
@@ -225,7 +224,7 @@ unsigned config_key_optimizers(const ConfigKey *key) {
 
 bool config_key_is_absent(const ConfigKey *key, const Config *config) {
     const void *field = (const char *)config + key->offset;
-    return key->zero_is_absent && key->type == CONFIG_NUMBER && *(const double *)field == 0.0;
+    return (key->limits & OR_ABSENT) && key->type == CONFIG_NUMBER && *(const double *)field == 0.0;
 }
 
 /* What makes an optimizer that has the key not read it; NULL where it does read it. */
@@ -284,10 +283,10 @@ void config_key_type_text(const ConfigKey *key, char *text, size_t size) {
     else if (key->type == CONFIG_CHOICE)
         snprintf(text, size, "choice");
     else if (isinf(key->maximum))
-        snprintf(text, size, "%s %s %g", type, key->above_minimum ? ">" : ">=", key->minimum);
+        snprintf(text, size, "%s %s %g", type, key->limits & ABOVE_MINIMUM ? ">" : ">=", key->minimum);
     else
-        snprintf(text, size, "%s in %c%g, %g%c", type, key->above_minimum ? '(' : '[', key->minimum, key->maximum,
-                 key->below_maximum ? ')' : ']');
+        snprintf(text, size, "%s in %c%g, %g%c", type, key->limits & ABOVE_MINIMUM ? '(' : '[', key->minimum,
+                 key->maximum, key->limits & BELOW_MAXIMUM ? ')' : ']');
 }
 
 void config_key_default_text(const ConfigKey *key, OptimName optimizer, char *text, size_t size) {
@@ -307,7 +306,7 @@ void config_key_default_text(const ConfigKey *key, OptimName optimizer, char *te
         snprintf(text, size, "%s", key->choices[*(const unsigned *)field]);
     else if (key->type == CONFIG_PAIR)
         snprintf(text, size, "%g,%g", first, ((const double *)field)[1]);
-    else if (first == 0.0 && key->zero_is_absent)
+    else if (first == 0.0 && (key->limits & OR_ABSENT))
         snprintf(text, size, "learning_rate");
     else
         snprintf(text, size, "%g", first);

@@ -8,6 +8,7 @@
 #define MARS_CONFIG_CONFIG_KEYS_H
 
 #include "config/config.h"
+#include "util/range.h"
 
 typedef enum ConfigType {
     CONFIG_BOOL,   /* bool */
@@ -22,16 +23,15 @@ typedef enum ConfigType {
 typedef struct ConfigKey {
     const char *section, *name;
     ConfigType type;
-    size_t offset;                     /* of the value in Config */
-    const char *default_text;          /* as one would write it on the command line; NULL: see below */
-    bool has_optimizer_default;        /* the default is the optimizer's own; without either the key is required */
-    double minimum, maximum;           /* of an int, a number, each of a pair; of a string's length in bytes */
-    bool above_minimum, below_maximum; /* true: the limit itself is outside */
-    bool zero_is_absent;               /* 0 in Config, which no user can write, stands for another key's value */
-    unsigned schedules;                /* those that use the key, bit 1 << ScheduleName; 0: all do */
-    bool is_path;                      /* a leading "~" is the home folder */
-    bool comes_with_weights;           /* of the model: changes what it computes */
-    const char *const *choices;        /* ends with NULL */
+    size_t offset;              /* of the value in Config */
+    const char *default_text;   /* as one would write it on the command line; NULL: see below */
+    bool has_optimizer_default; /* the default is the optimizer's own; without either the key is required */
+    double minimum, maximum;    /* of an int, a number, each of a pair; of a string's length in bytes */
+    unsigned limits;            /* RangeLimits (util/range.h) */
+    unsigned schedules;         /* those that use the key, bit 1 << ScheduleName; 0: all do */
+    bool is_path;               /* a leading "~" is the home folder */
+    bool comes_with_weights;    /* of the model: changes what it computes */
+    const char *const *choices; /* ends with NULL */
     const char *help;
 } ConfigKey;
 

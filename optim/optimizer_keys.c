@@ -44,16 +44,9 @@ static void range_text(const OptimizerKey *key, char *text, size_t size) {
         snprintf(text, size, "%s %s %g", number, key->limits & ABOVE_MINIMUM ? "above" : "of at least", key->minimum);
 }
 
-static bool is_within(const OptimizerKey *key, double value) {
-    bool above = key->limits & ABOVE_MINIMUM ? value > key->minimum : value >= key->minimum;
-    bool below = key->limits & BELOW_MAXIMUM ? value < key->maximum : value <= key->maximum;
-    return isfinite(value) && above && below;
-}
-
-/* A number is computed with in float32, where it must not round to one that is out of range. */
 static bool in_range(const OptimizerKey *key, double value) {
     if ((key->limits & OR_ABSENT) && value == 0.0) return true;
-    return is_within(key, value) && is_within(key, (float)value);
+    return range_holds(value, key->minimum, key->maximum, key->limits, key->type == OPTIMIZER_KEY_INT);
 }
 
 static bool check_number(const OptimizerKey *key, double value, Error *error) {

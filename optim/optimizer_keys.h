@@ -9,13 +9,7 @@
 #include <stddef.h>
 
 #include "optim/optim_config.h"
-
-/* What a limit of a range may say. */
-typedef enum OptimizerKeyLimits {
-    ABOVE_MINIMUM = 1, /* the minimum itself is outside */
-    BELOW_MAXIMUM = 2, /* the maximum itself is outside */
-    OR_ABSENT = 4      /* 0 in OptimConfig, which no user can write, stands for the value of another key */
-} OptimizerKeyLimits;
+#include "util/range.h"
 
 /* KEY(field of OptimConfig, minimum, maximum, limits, choices, help)
  * Minimum and maximum are of an int, a number, each of a pair; choices are the names of an enumeration, else NULL. */
@@ -32,10 +26,10 @@ typedef enum OptimizerKeyLimits {
     KEY(weight_decay, 0, INFINITY, 0, NULL, "decoupled; see --list_optimizers")                                        \
     KEY(cautious_weight_decay, 0, 0, 0, NULL, "decay only where the update and x have one sign")                       \
     KEY(beta1, 0, 1, BELOW_MAXIMUM, NULL, "decay of the moving average of g (in mars, of c)")                          \
-    KEY(beta2, 0, 1, BELOW_MAXIMUM, NULL, "decay of the moving average of its square")                                                    \
+    KEY(beta2, 0, 1, BELOW_MAXIMUM, NULL, "decay of the moving average of its square")                                 \
     KEY(eps, 0, INFINITY, ABOVE_MINIMUM, NULL, "keeps divisors from 0, such as adamw's root")                          \
     KEY(grad_clip, 0, INFINITY, 0, NULL, "largest global norm of the gradient; 0 = off")                               \
-    KEY(gamma, 0, INFINITY, 0, NULL, "weight of the gradient's change in c")                                            \
+    KEY(gamma, 0, INFINITY, 0, NULL, "weight of the gradient's change in c")                                           \
     KEY(is_approx, 0, 0, 0, NULL, "false: a second gradient each step")                                                \
     KEY(optimize_1d, 0, 0, 0, NULL, "vectors follow the rule too, instead of AdamW")                                   \
     KEY(betas_1d, 0, 1, BELOW_MAXIMUM, NULL, "beta1, beta2 of AdamW next to the rule")                                 \
@@ -44,7 +38,7 @@ typedef enum OptimizerKeyLimits {
     KEY(muon_weight_decay, 0, INFINITY, 0, NULL, "decoupled; the same tensors")                                        \
     KEY(muon_embeddings, 0, 0, 0, NULL, "false: AdamW for embeddings and LM head")                                     \
     KEY(muon_beta2, 0, 1, BELOW_MAXIMUM, NULL, "decay of the moving average of a row's squares")                       \
-    KEY(momentum, 0, 1, BELOW_MAXIMUM, NULL, "decay of the momentum")                                                                   \
+    KEY(momentum, 0, 1, BELOW_MAXIMUM, NULL, "decay of the momentum")                                                \
     KEY(nesterov, 0, 0, 0, NULL, "momentum that looks a step ahead")                                                   \
     KEY(ns_steps, 1, 100, OR_ABSENT, NULL, "iterations of Newton-Schulz; cubic: 12")                                   \
     KEY(ns_coefficients, 0, 0, 0, ns_coefficients_names, "its polynomials; polar-express has 5 steps")                 \
@@ -66,7 +60,7 @@ typedef struct OptimizerKey {
     OptimizerKeyType type;
     size_t offset; /* of the value in OptimConfig */
     double minimum, maximum;
-    unsigned limits;            /* OptimizerKeyLimits */
+    unsigned limits;            /* RangeLimits */
     const char *const *choices; /* ends with NULL */
 } OptimizerKey;
 

@@ -9,8 +9,8 @@
 enum { MAX_OVERRIDES = 8 };
 
 static bool in_range(const ConfigKey *key, double value) {
-    return (key->above_minimum ? value > key->minimum : value >= key->minimum) &&
-           (key->below_maximum ? value < key->maximum : value <= key->maximum);
+    return (key->limits & ABOVE_MINIMUM ? value > key->minimum : value >= key->minimum) &&
+           (key->limits & BELOW_MAXIMUM ? value < key->maximum : value <= key->maximum);
 }
 
 static bool is_choice(const ConfigKey *key, unsigned value) {

@@ -1,0 +1,29 @@
+/* range.h: whether a setting is in its range. The tables of keys (config/config_keys.h, optim/optimizer_keys.h) say the
+ * ranges. */
+#ifndef MARS_UTIL_RANGE_H
+#define MARS_UTIL_RANGE_H
+
+#include <math.h>
+#include <stdbool.h>
+
+/* What the limits of a range may say, beyond their values. */
+typedef enum RangeLimits {
+    ABOVE_MINIMUM = 1, /* the minimum itself is outside */
+    BELOW_MAXIMUM = 2, /* the maximum itself is outside */
+    OR_ABSENT = 4      /* 0 in the struct, which no user can write, stands for the value of another key */
+} RangeLimits;
+
+static inline bool range_holds_exactly(double value, double minimum, double maximum, unsigned limits) {
+    bool above = limits & ABOVE_MINIMUM ? value > minimum : value >= minimum;
+    bool below = limits & BELOW_MAXIMUM ? value < maximum : value <= maximum;
+    return isfinite(value) && above && below;
+}
+
+/* Of a whole number, or of one that is computed with in float32, where it must not round to one that is out of range:
+ * 0.99999999 to 1, 1e39 to infinity. */
+static inline bool range_holds(double value, double minimum, double maximum, unsigned limits, bool is_whole) {
+    return range_holds_exactly(value, minimum, maximum, limits) &&
+           (is_whole || range_holds_exactly((float)value, minimum, maximum, limits));
+}
+
+#endif
