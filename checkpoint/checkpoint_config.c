@@ -238,10 +238,11 @@ bool checkpoint_read_model_config(GPT2Config *config, const char *folder, const 
     cJSON *json = checkpoint_read_json(path, error);
     const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "model_type"));
     bool is_ours = type && strcmp(type, MARS_GPT) == 0;
+    const char *concerned;
     Error reason;
     bool ok = json && (is_ours ? config_model_from_json(config, json, path, error)
                                : read_gpt2(config, json, path, error) && read_has_bias(config, folder, weights, error));
-    if (ok && !gpt2_config_check(config, &reason)) ok = error_set(error, "%s: %s", path, reason.text);
+    if (ok && !gpt2_config_check(config, &concerned, &reason)) ok = error_set(error, "%s: %s", path, reason.text);
     cJSON_Delete(json);
     free(path);
     return ok;

@@ -458,31 +458,11 @@ static void set_default(Config *config, const ConfigKey *key) {
 
 /* ---- rules that involve more than one key, or more than the table can say ---- */
 
-/* Whether a text has the name as a whole word. */
-static bool has_word(const char *text, const char *name) {
-    static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789_";
-    size_t length = strlen(name);
-    for (const char *at = text; (at = strstr(at, name)); at += length) {
-        bool starts = at == text || !strchr(letters, at[-1]), ends = !at[length] || !strchr(letters, at[length]);
-        if (starts && ends) return true;
-    }
-    return false;
-}
-
-/* "command line" where it gives one of the model keys that the message names, else the file. */
-static const char *where_of_model_keys(const Config *config, const char *message) {
-    for (int i = 0; i < config_key_count; i++)
-        if (strcmp(config_keys[i].section, "model") == 0 && config->origins[i] == CONFIG_FROM_COMMAND_LINE &&
-            has_word(message, config_keys[i].name))
-            return command_line;
-    return config->file[0] ? config->file : command_line;
-}
-
-/* The message begins with the name of a key. */
 static bool check_model(const Config *config, Error *error) {
+    const char *keys;
     Error reason;
-    return gpt2_config_check(&config->model, &reason) ||
-           error_set(error, "%s: model.%s", where_of_model_keys(config, reason.text), reason.text);
+    return gpt2_config_check(&config->model, &keys, &reason) ||
+           error_set(error, "%s: model.%s", config_where(config, keys), reason.text);
 }
 
 /* On the command line a key without an effect is a mistake. */

@@ -23,29 +23,28 @@ GPT2Config gpt2_config(int n_layer, int n_head, int n_embd, int block_size, int 
                         .attention_output_scale = 1.0};
 }
 
-static bool check_sizes(const GPT2Config *c, Error *error) {
+static bool check_sizes(const GPT2Config *c, const char **concerned, Error *error) {
     const struct {
-        const char *name;
+        const char *key, *name;
         int size, max;
-    } sizes[] = {{"n_layer", c->n_layer, GPT2_MAX_LAYERS},
-                 {"n_head", c->n_head, GPT2_MAX_HEADS},
-                 {"n_embd", c->n_embd, GPT2_MAX_CHANNELS},
-                 {"block_size (n_positions)", c->block_size, GPT2_MAX_TOKENS},
-                 {"vocab_size", c->vocab_size, GPT2_MAX_VOCABULARY}};
-    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
+    } sizes[] = {{"model.n_layer", "n_layer", c->n_layer, GPT2_MAX_LAYERS},
+                 {"model.n_head", "n_head", c->n_head, GPT2_MAX_HEADS},
+                 {"model.n_embd", "n_embd", c->n_embd, GPT2_MAX_CHANNELS},
+                 {"model.block_size", "block_size (n_positions)", c->block_size, GPT2_MAX_TOKENS},
+                 {"model.vocab_size", "vocab_size", c->vocab_size, GPT2_MAX_VOCABULARY}};
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
+        *concerned = sizes[i].key;
         if (sizes[i].size < 1 || sizes[i].size > sizes[i].max)
             return error_set(error, "%s is %d; expected from 1 to %d", sizes[i].name, sizes[i].size, sizes[i].max);
-    if (c->n_embd % c->n_head != 0)
-        return error_set(error, "n_embd %d must be a multiple of n_head %d", c->n_embd, c->n_head);
-    return true;
+    }
+    *concerned = "model.n_embd model.n_head";
+    return c->n_embd % c->n_head == 0 ||
+           error_set(error, "n_embd %d must be a multiple of n_head %d", c->n_embd, c->n_head);
 }
 
-bool gpt2_config_check(const GPT2Config *c, Error *error) {
-    if (!check_sizes(c, error)) return false;
-    if (c->logit_softcap != 0 && !(c->logit_softcap >= 1e-6 && c->logit_softcap <= 1e6)) /* its square is computed */
-        return error_set(error, "logit_softcap is %g; expected 0 for none, or a number from 1e-6 to 1e6",
-                         c->logit_softcap);
+static bool check_positions(const GPT2Config *c, const char **concerned, Error *error) {
     int HS = c->n_embd / c->n_head;
+    *concerned = "model.position model.n_embd model.n_head";
     if (c->position == POSITION_ROPE && HS % 2 != 0)
         return error_set(
             error,
@@ -58,14 +57,30 @@ bool gpt2_config_check(const GPT2Config *c, Error *error) {
             "position \"rope-half\" needs a head size that is a multiple of 4 and at least 8, but n_embd %d "
             "/ n_head %d is %d",
             c->n_embd, c->n_head, HS);
+    return true;
+}
+
+/* What needs an LM head of its own. */
+static bool check_lm_head(const GPT2Config *c, const char **concerned, Error *error) {
+    *concerned = "model.lm_head_bias model.tie_embeddings";
     if (c->lm_head_bias && c->tie_embeddings)
         return error_set(error, "lm_head_bias true needs an LM head of its own: set tie_embeddings to false, or "
                                 "lm_head_bias to false");
+    *concerned = "model.zero_init_lm_head model.tie_embeddings";
     if (c->zero_init_lm_head && c->tie_embeddings)
         return error_set(error,
                          "zero_init_lm_head true needs an LM head of its own, since the token embedding must not "
                          "start as zero: set tie_embeddings to false, or zero_init_lm_head to false");
     return true;
+}
+
+bool gpt2_config_check(const GPT2Config *c, const char **concerned, Error *error) {
+    if (!check_sizes(c, concerned, error)) return false;
+    *concerned = "model.logit_softcap";
+    if (c->logit_softcap != 0 && !(c->logit_softcap >= 1e-6 && c->logit_softcap <= 1e6)) /* its square is computed */
+        return error_set(error, "logit_softcap is %g; expected 0 for none, or a number from 1e-6 to 1e6",
+                         c->logit_softcap);
+    return check_positions(c, concerned, error) && check_lm_head(c, concerned, error);
 }
 
 bool gpt2_config_is_gpt2(const GPT2Config *c) {

@@ -64,10 +64,10 @@ GPT2Config gpt2_config(int n_layer, int n_head, int n_embd, int block_size, int 
 /* Words of the config for each kind, in the order of the enumerators; NULL ends the list. */
 extern const char *const position_names[], *const norm_names[], *const activation_names[], *const model_init_names[];
 
-/* Whether every size is in its range and the keys go together. The error names a key of the model section, the value
- * found and what would be right. Weights that come with their model are read without the config's parser, so both ask
- * here. */
-bool gpt2_config_check(const GPT2Config *config, Error *error);
+/* Whether every size is in its range and the keys go together. If not, *concerned lists the keys, such as
+ * "model.n_embd model.n_head"; the message begins with the first of them, without its section, and tells the value found
+ * and what would be right. Weights that come with their model are read without the config's parser, so both ask here. */
+bool gpt2_config_check(const GPT2Config *config, const char **concerned, Error *error);
 
 /* Whether transformers' GPT2LMHeadModel can compute it, which besides sizes lets activation, epsilon, tying and biases be
  * chosen. */

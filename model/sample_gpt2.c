@@ -342,7 +342,6 @@ int main(int argc, char **argv) {
     read_prompt(&options);
     if (!checkpoint_open_weights(&file, options.folder, &error)) die("%s", error.text);
     if (!checkpoint_read_model_config(&config, options.folder, &file, &error)) die("%s", error.text);
-    if (!gpt2_config_check(&config, &error)) die("%s/config.json: %s", options.folder, error.text);
     const char *folder = options.tokenizer && !vocabulary_is_in(options.folder) ? NULL : options.folder;
     if (!tokenizer_open(&tokenizer, options.tokenizer, folder, &error)) {
         if (options.tokenizer) die_usage("--tokenizer=%s: %s", options.tokenizer, error.text);

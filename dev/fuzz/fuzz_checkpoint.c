@@ -141,11 +141,12 @@ static void write_set(FuzzInput index, bool twice) {
 
 static void check_config(void) {
     GPT2Config config;
+    const char *concerned;
     Error error = {""};
     SafetensorsFile file;
     bool has_weights = safetensors_open(&file, fuzz_path(MODEL_FILE), &error);
     if (checkpoint_read_model_config(&config, fuzz_folder(), has_weights ? &file : NULL, &error))
-        FUZZ_CHECK(gpt2_config_check(&config, &error) && config.norm_eps > 0 && config.rope_base > 1,
+        FUZZ_CHECK(gpt2_config_check(&config, &concerned, &error) && config.norm_eps > 0 && config.rope_base > 1,
                    "a model that cannot be: %s", error.text);
     else
         FUZZ_CHECK(strstr(error.text, fuzz_folder()), "the message does not name the file: %s", error.text);
