@@ -328,6 +328,6 @@ void lm_head_loss(const LmHead *lm_head, const LayerPass *p, void *din, const vo
 }
 
 void lm_head_logits(const LmHead *lm_head, const LayerPass *p, const void *in) {
-    if (p->N > lm_head->rows) die("the LM head is asked for the logits of %d rows and holds %d", p->N, lm_head->rows);
+    if (p->N > lm_head->rows) die("the LM head has room for the logits of %d rows, not of %d", lm_head->rows, p->N);
     linear_forward(&lm_head->linear, p, lm_head->logits, in);
 }

@@ -284,7 +284,7 @@ void rule_group_sums(RuleGroup *g, Backend *be, const float *gradient, const flo
     g->passes->add_up(be, (const double *)g->sums, WIDTH, g->device_tensors, g->tensor_count, (double *)sums);
 }
 
-/* What the lines of the batch's orthogonal matrices are to be multiplied by; NULL for a rule without lines. */
+/* A factor for each line of the batch's orthogonal matrices; NULL for a rule without lines. */
 static const float *factors_of_lines(RuleGroup *g, Backend *be, const MatrixBatch *batch, const MatrixList *matrices,
                                      const MultiTensorBuffers *buffers) {
     if (!g->rule->uses_lines) return NULL;

@@ -122,18 +122,23 @@ static const char *donor(void) {
     return path;
 }
 
-/* An evaluation of the donor's weights without any model key gives the donor's loss, and its checkpoint says the same. */
+/* An evaluation of the donor's weights without any model key, from the folder and from the file with `options`, gives the
+ * donor's loss, and the checkpoint of a run from them says the same of the model. */
+static void assert_inherits(const Launch *launch, const char *from, double expected, const char *options) {
+    train(launch, "heir", "--init_from='%s' --eval_only=true", from);
+    assert_loss("heir", expected, 1e-6);
+    train(launch, "heir", "--init_from='%s/model.safetensors' --eval_only=true %s", from, options);
+    assert_loss("heir", expected, 1e-6);
+    train(launch, "tuned", "--init_from='%s' --max_iters=1 --warmup_iters=0 --overwrite=true", from);
+    assert_run(test_run("cmp '%s/config.json' '%s/config.json'", from, test_path("tuned/checkpoints/latest")), 0, "");
+}
+
 static void test_model_of_a_checkpoint(void **state) {
     (void)state;
     Launch launch = without_model();
     const char *from = donor();
     double expected = last_number("donor", "val", "loss");
-    train(&launch, "heir", "--init_from='%s' --eval_only=true", from);
-    assert_loss("heir", expected, 1e-6);
-    train(&launch, "heir", "--init_from='%s/model.safetensors' --eval_only=true", from);
-    assert_loss("heir", expected, 1e-6);
-    train(&launch, "tuned", "--init_from='%s' --max_iters=1 --warmup_iters=0", from);
-    assert_run(test_run("cmp '%s/config.json' '%s/config.json'", from, test_path("tuned/checkpoints/latest")), 0, "");
+    assert_inherits(&launch, from, expected, "");
     if (!train_has_mpi()) skip();
     launch.processes = 2;
     train(&launch, "heir", "--init_from='%s' --eval_only=true", from);
@@ -160,13 +165,7 @@ static void test_model_of_a_modern_checkpoint(void **state) {
     Launch launch = without_model();
     const char *from = modern_donor();
     double expected = last_number("modern_donor", "val", "loss");
-    train(&launch, "modern_heir", "--init_from='%s' --eval_only=true", from);
-    assert_loss("modern_heir", expected, 1e-6);
-    train(&launch, "modern_heir", "--init_from='%s/model.safetensors' --eval_only=true --init=torch", from);
-    assert_loss("modern_heir", expected, 1e-6);
-    train(&launch, "modern_tuned", "--init_from='%s' --max_iters=1 --warmup_iters=0", from);
-    assert_run(test_run("cmp '%s/config.json' '%s/config.json'", from, test_path("modern_tuned/checkpoints/latest")), 0,
-               "");
+    assert_inherits(&launch, from, expected, "--init=torch");
     train(&launch, "modern_long", "--init_from='%s' --block_size=64 --eval_only=true", from);
     assert_loss("modern_long", expected, 0.2);
     train(&launch, "modern_short", "--init_from='%s' --block_size=16 --eval_only=true", from);

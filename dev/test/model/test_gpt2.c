@@ -75,7 +75,7 @@ static void assert_gaps_are_zero(const TensorTable *table, const float *buffer, 
         const Tensor *t = &table->tensors[i];
         size_t next = i + 1 < table->count ? table->tensors[i + 1].offset : table->length;
         for (size_t at = t->offset + t->size; at < next; at++)
-            if (buffer[at] != 0.0f) fail_msg("%s behind %s: element %zu is %g", what, t->name, at, buffer[at]);
+            if (buffer[at] != 0.0f) fail_msg("%s after %s: element %zu is %g", what, t->name, at, buffer[at]);
     }
 }
 
