@@ -77,7 +77,7 @@ has() {
 required=(compiler make cjson xxhash)
 optional=(onednn utf8proc zlib zstd lzma mpi cmocka g++ gnuplot curl python3 numpy)
 [ "$lint" = no ] || optional+=(clang-format clang-tidy cppcheck shellcheck)
-[ "$compilers" = no ] || optional+=(gcc-11 clang aarch64-linux-gnu-gcc qemu-aarch64)
+[ "$compilers" = no ] || optional+=(gcc-11 g++-11 clang aarch64-linux-gnu-gcc qemu-aarch64)
 [ "$fuzz" = no ] || optional+=(libfuzzer llvm-symbolizer)
 
 # The emulator changes stacks by itself on x86_64 alone.
@@ -102,6 +102,7 @@ declare -A packages=(
     [numpy]=python3-numpy
     [boost-context]=libboost-context-dev
     [gcc-11]="gcc-11"
+    [g++-11]="g++-11"
     [clang]="clang libomp-dev"
     [aarch64-linux-gnu-gcc]="gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
     [qemu-aarch64]="qemu-user"
@@ -127,6 +128,7 @@ declare -A without=(
     [numpy]="a test of dev/examples/marsopt.py fails"
     [boost-context]="CUDA code is not tested without a GPU"
     [gcc-11]="the tests do not try this compiler"
+    [g++-11]="the tests do not try this compiler"
     [clang]="the tests do not try this compiler"
     [aarch64-linux-gnu-gcc]="the tests do not try this processor"
     [qemu-aarch64]="the tests run nothing on this processor"

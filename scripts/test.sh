@@ -4,18 +4,18 @@
 # Cheap checks come first, so that a warning shows within a minute or two.
 #
 #   lint       clang-format, cppcheck, clang-tidy, shellcheck
-#   compilers  all host code by GCC 11 (of the tests those that run in "cpus"), Clang, and the cross compiler for aarch64
-#              with and without oneDNN, with warnings as errors
+#   compilers  all host code by GCC 11 and Clang (of the tests those that run in "cpus", "plain" and "emu"), and the cross
+#              compiler for aarch64 with and without oneDNN, with warnings as errors
 #   build      the build that users get, and all tests; where nvcc is there, every kernel for every architecture, with a
 #              table of their registers
 #   cpus       what depends on the processor, as on others: oneDNN without bfloat16 and without AVX-512, and loops
-#              compiled for x86-64-v3 (by GCC 11)
+#              compiled for x86-64-v3 (GCC 11's build)
 #   plain      a build without oneDNN, MPI and CUDA (by Clang), and the tests of what replaces them
 #   asan       the address and undefined-behaviour sanitizers, with CUDA emulated on the CPU (dev/emu): all tests on the
 #              CPU but whole runs, and the kernels' on the emulated GPU, at small sizes
-#   emu        the emulated GPU without sanitizers: kernels at small sizes in two other orders of its threads, whole
-#              training runs, gradients of every architecture, several ranks, every optimizer, and ranks that share a GPU
-#              with (emulated) NCCL between them
+#   emu        the emulated GPU without sanitizers (GCC 11's build): kernels at small sizes in two other orders of its
+#              threads, whole training runs, gradients of every architecture, several ranks, every optimizer, and ranks that
+#              share a GPU with (emulated) NCCL between them
 #   tsan       the emulated GPU under the thread sanitizer: kernels at small sizes
 #
 #   --all    also kernels on the emulated GPU at all sizes and in a third order; clang's analyzer to its full depth; the
@@ -72,13 +72,6 @@ compile() {
         targets+=("$folder/test/fault_injection.so")
     fi
     step "make-${folder//\//-}" make -j"$cores" BUILD="$folder" BIN="$folder" "${options[@]}" programs "${targets[@]}"
-}
-
-# host_cuda COMPILER: compiles the host code that needs the headers of CUDA or NCCL, which the emulator has, too.
-host_cuda() {
-    local folder=build/cuda-$1
-    step "make-${folder//\//-}" make BUILD="$folder" BIN="$folder" WERROR=1 CC="$1" EMU=1 "$folder/comm/nccl.o" \
-        "$folder"/kernels/cuda/{matmul_algorithms,matmul}.o || true
 }
 
 # list_tests FOLDER PATTERN...: the tests whose sources match, as programs of that folder or scripts; those of GPUs
@@ -190,24 +183,30 @@ deep=()
 if [ $all = yes ]; then deep=(ANALYZER_NODES=225000); fi
 if has_tools lint clang-format clang-tidy cppcheck shellcheck; then step lint make lint "${deep[@]}" || true; fi
 
-# Tests of a backend table, which any device can be asked to pass.
+# Tests of a backend table, which any device can be asked to pass; of code that runs on top of one; and of models.
 kernels='test_kernels*.c'
+device_tests=("$kernels" test_newton_schulz.c test_optim_passes.c)
+model_tests=(test_gpt2.c test_golden_gradients.c)
 
 heading "compilers"
-v3=no
-if has_tools gcc-11 gcc-11; then
-    # A processor of another family has other names for its levels.
-    if [ "$(uname -m)" = x86_64 ]; then level=ARCH=x86-64-v3; else level=ARCH=native; fi
-    if compile build/v3 WERROR=1 CC=gcc-11 CUDA=0 "$level" -- "$kernels" test_gpt2.c test_golden_gradients.c; then v3=yes; fi
-    host_cuda gcc-11
-fi
+# One build is both the emulated GPU and what an older compiler makes for an older processor.
+gnu=()
+if has_tools gcc-11 gcc-11 g++-11; then gnu=(CC=gcc-11 CXX=g++-11); fi
+# A processor of another family has other names for its levels.
+if [ "$(uname -m)" = x86_64 ]; then gnu+=(ARCH=x86-64-v3); fi
+optimizer_tests=(test_optim.c test_optim_norms.c test_optim_passes.c test_optim_rules.c)
+emu=no
+if compile build/emu EMU=1 WERROR=1 "${gnu[@]}" -- "$kernels" test_newton_schulz.c 'test_golden*.c' test_gpt2.c \
+    "${optimizer_tests[@]}" test_comm.c test_devices.c 'test_*.cu'; then emu=yes; fi
+plain_tests=("$kernels" test_newton_schulz.c test_optim_rules.c 'test_gpt2*.c' test_golden_gradients.c)
 plain=no
 if has_tools clang clang; then
-    if compile build/plain WERROR=1 CC=clang ONEDNN=0 MPI=0 CUDA=0; then plain=yes; fi
-    # The rest of the host code, which stands for libraries that this build has.
-    step make-build-clang make -j"$cores" BUILD=build/clang BIN=build/clang WERROR=1 CC=clang CUDA=0 \
-        build/clang/{kernels/cpu/matmul_onednn,comm/mpi,comm/heartbeat}.o || true
-    host_cuda clang
+    if compile build/plain WERROR=1 CC=clang ONEDNN=0 MPI=0 CUDA=0 -- "${plain_tests[@]}"; then plain=yes; fi
+    # The rest of the host code, which stands for libraries that this build has, or needs the headers of CUDA or NCCL, which
+    # the emulator has, too.
+    step make-build-clang make -j"$cores" BUILD=build/clang BIN=build/clang WERROR=1 CC=clang EMU=1 \
+        build/clang/{kernels/cpu/matmul_onednn,kernels/cuda/matmul_algorithms,kernels/cuda/matmul,comm/mpi,comm/heartbeat,comm/nccl}.o ||
+        true
 fi
 aarch64=no
 if has_tools aarch64 aarch64-linux-gnu-gcc && step aarch64-libraries bash dev/aarch64.sh sysroot build/aarch64-libraries; then
@@ -221,8 +220,6 @@ if has_tools aarch64 aarch64-linux-gnu-gcc && step aarch64-libraries bash dev/aa
     done
 fi
 
-# Tests of code that runs on top of a backend table, which any device can be asked to pass.
-device_tests=("$kernels" test_newton_schulz.c test_optim_passes.c)
 # The orders in which the emulator runs the threads of a block, but for its usual one.
 orders='reverse newest'
 if [ $all = yes ]; then orders+=' mix:1'; fi
@@ -238,24 +235,22 @@ if has_tools cuda-report nvcc; then
 fi
 
 heading "other processors, and without oneDNN, MPI and CUDA"
-by_isa=(test_kernels_matmul.c test_kernels_attention.c)
-if [ $v3 = yes ]; then
-    lane cpu-avx2-models build/v3 CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX2 -- test_gpt2.c test_golden_gradients.c
-    lane cpu-avx2 build/v3 CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX2 -- test_kernels.c test_kernels_norm.c test_kernels_qk.c \
-        test_kernels_dropout.c "${by_isa[@]}"
+if [ $emu = yes ]; then
+    lane cpu-avx2-models build/emu CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX2 -- "${model_tests[@]}"
+    lane cpu-avx2 build/emu CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX2 -- "$kernels"
 fi
 if [ $native = no ]; then
     :
 elif cpu_has avx512bw avx512vl avx512dq && ! cpu_has avx512_bf16; then
     echo "cpu-avx512: this is such a processor, and the tests above ran on it"
 elif cpu_has avx512bw avx512vl avx512dq; then
-    lane cpu-avx512 build CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX512_CORE -- "${by_isa[@]}" test_gpt2.c test_golden_gradients.c
+    lane cpu-avx512 build CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX512_CORE -- test_kernels_matmul.c \
+        test_kernels_attention.c "${model_tests[@]}"
 else
     echo "cpu-avx512: skipped: this processor has no AVX-512"
 fi
 if [ $plain = yes ]; then
-    lane plain build/plain CI= TEST_SECONDS=1800 MARS_TEST_SMALL=1 CC=clang -- "$kernels" test_newton_schulz.c \
-        test_optim_rules.c 'test_gpt2*.c' test_golden_gradients.c
+    lane plain build/plain CI= TEST_SECONDS=1800 MARS_TEST_SMALL=1 CC=clang -- "${plain_tests[@]}"
 fi
 wait_for_lanes
 
@@ -263,16 +258,13 @@ heading "address and undefined-behaviour sanitizers, CUDA emulated"
 # Not whole runs, whose parts other tests go through, too, nor what asan-forward and other tests of optimizers repeat.
 sanitized='test_!(golden|example|processes|resume|newton_schulz|optim_rules).c'
 if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O1 -- "$sanitized" 'test_*.cu'; then
-    lane asan-forward build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "${device_tests[@]}" \
-        'test_*.cu'
+    lane asan-forward build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "$kernels" \
+        test_optim_passes.c 'test_*.cu'
     MARS_EMU_DEVICES=0 CI='' TEST_SECONDS=1800 MARS_TEST_SMALL=1 run_tests build/asan "$sanitized"
     wait_for_lanes
 fi
 
 heading "an emulated GPU, and the same under the thread sanitizer"
-emulated=('test_golden*.c' test_devices.c 'test_optim*.c' test_comm.c 'test_*.cu' "${device_tests[@]}")
-emu=no
-if compile build/emu EMU=1 WERROR=1 OPTIMIZE=-O2 -- "${emulated[@]}"; then emu=yes; fi
 export TSAN_OPTIONS=atexit_sleep_ms=0 # a second for each of many processes, else
 threads=("$kernels" test_emulator.cu test_faults.cu)
 if [ $all = yes ]; then threads+=(test_data.c); fi
@@ -280,8 +272,10 @@ tsan=no
 if compile build/tsan EMU=1 SANITIZE=thread OPTIMIZE=-O1 -- "${threads[@]}"; then tsan=yes; fi
 # The longest lanes first, so that none is left alone at the end.
 if [ $emu = yes ]; then
+    lane emu-nccl build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_ONLY=emulated_nccl -- test_gpu_check.sh
+    lane emu-optimizers build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- "${optimizer_tests[@]}" 'test_*.cu'
     lane emu-devices build/emu CI= TEST_SECONDS=1800 MARS_TEST_SMALL=1 -- test_devices.c
-    lane emu-optimizers build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- 'test_optim*.c' test_comm.c 'test_*.cu'
+    lane emu-processes build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- test_comm.c
     lane emu-golden build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- 'test_golden*.c'
 fi
 if [ $tsan = yes ]; then
@@ -298,11 +292,6 @@ if [ $emu = yes ]; then
     done
 fi
 wait_for_lanes
-if [ $emu = yes ]; then
-    step emu-nccl env CI= MARS_TEST_DEVICE=cuda MARS_BUILD=build/emu MARS_BIN=build/emu \
-        bash dev/test/scripts/test_gpu_check.sh emulated_nccl || true
-fi
-
 if [ $all = yes ]; then
     heading "the data loader under the thread sanitizer"
     CI='' TEST_SECONDS=1800 run_tests build/tsan test_data.c

@@ -532,7 +532,7 @@ make_tree() {
         "$here/dev/emu/test_emulator.cu"
     echo "flags: avx512bw avx512vl avx512dq avx512_bf16" >"$here/cpuinfo"
     export MARS_CPUINFO=$here/cpuinfo
-    for tool in gcc-11 clang aarch64-linux-gnu-gcc qemu-aarch64 clang-format clang-tidy cppcheck shellcheck nvcc; do
+    for tool in gcc-11 g++-11 clang aarch64-linux-gnu-gcc qemu-aarch64 clang-format clang-tidy cppcheck shellcheck nvcc; do
         command_file "$here/bin/$tool" <<<'exit 1'
     done
     echo "echo aarch64 \"\$@\" >>'$here/calls'" >"$here/dev/aarch64.sh"
@@ -556,11 +556,11 @@ test_all_builds_are_tested() {
     make_tree
     export CI=true
     run 0 bash "$here/scripts/test.sh"
-    last_line_is "56 passed, 0 failed"
+    last_line_is "64 passed, 0 failed"
     has "$here/calls" "install --emu --lint --compilers"
     # A warning shows early.
     [ "$(grep -n "make lint" "$here/calls" | cut -d : -f 1)" -lt "$(grep -n "tests build build ci=true" "$here/calls" | cut -d : -f 1)" ]
-    has "$here/calls" "BUILD=build/v3 BIN=build/v3 WERROR=1 CC=gcc-11"
+    has "$here/calls" "BUILD=build/emu BIN=build/emu EMU=1 WERROR=1 CC=gcc-11 CXX=g++-11"
     has "$here/calls" "BUILD=build/clang BIN=build/clang WERROR=1 CC=clang"
     has "$here/calls" "BUILD=build/aarch64-onednn-1"
     has "$here/calls" "BUILD=build/aarch64-onednn-0"
@@ -570,24 +570,25 @@ test_all_builds_are_tested() {
     has "$here/calls" "make --no-print-directory cuda-report"
     has "$here/calls" "tests build/asan build/asan ci=  build/asan/test/test_gpt2 build/asan/test/test_hellaswag build/asan/test/test_kernels"
     has "$here/calls" "tests build build ci=  build/test/test_gpt2"
-    has "$here/calls" "tests build/v3 build/v3 ci=  build/v3/test/test_kernels"
-    has "$here/calls" "tests build/v3 build/v3 ci=  build/v3/test/test_gpt2"
+    has "$here/calls" "tests build/emu build/emu ci=  build/emu/test/test_kernels"
+    has "$here/calls" "tests build/emu build/emu ci=  build/emu/test/test_gpt2"
     for order in reverse newest; do
         has "$here/calls" "tests build/emu build/emu ci= cuda$order build/emu/test/test_kernels"
     done
     has "$here/calls" "tests build/asan build/asan ci= cuda build/asan/test/test_kernels build/asan/test/test_gpu build/asan/test/test_emulator"
     has "$here/calls" "tests build/emu build/emu ci= cuda build/emu/test/test_golden"
     has "$here/calls" "tests build/emu build/emu ci=  build/emu/test/test_devices"
+    has "$here/calls" "tests build/emu build/emu ci= cuda dev/test/scripts/test_gpu_check.sh"
     has "$here/calls" "tests build/tsan build/tsan ci= cuda build/tsan/test/test_kernels"
     has "$here/calls" "tests build/plain build/plain ci=  build/plain/test/test_kernels"
     run 0 bash "$here/scripts/test.sh" --all
-    last_line_is "72 passed, 0 failed"
+    last_line_is "80 passed, 0 failed"
     run 2 bash "$here/scripts/test.sh" --wrong
     # A processor that is as the tests would make it has run them already; an older one cannot.
     echo "flags: avx512bw avx512vl avx512dq" >"$here/cpuinfo"
     run 0 bash "$here/scripts/test.sh"
     has "$here/output" "cpu-avx512: this is such a processor"
-    last_line_is "52 passed, 0 failed"
+    last_line_is "60 passed, 0 failed"
     echo "flags: avx2" >"$here/cpuinfo"
     run 0 bash "$here/scripts/test.sh"
     has "$here/output" "cpu-avx512: skipped"
@@ -612,21 +613,21 @@ test_a_failing_stage_is_a_failure() {
     export CI=true
     echo lint >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "60 passed, 1 failed"
+    last_line_is "64 passed, 1 failed"
     has "$here/output" "error: it does not compile"
     echo build/asan >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "52 passed, 1 failed"
+    last_line_is "56 passed, 1 failed"
     echo cuda-report >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "60 passed, 1 failed"
+    last_line_is "64 passed, 1 failed"
     echo found >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
     last_line_is "0 passed, 1 failed"
     rm "$here/make_fails"
     touch "$here/test_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "60 passed, 15 failed"
+    last_line_is "64 passed, 16 failed"
 }
 
 # ---- quickstart.sh ----
