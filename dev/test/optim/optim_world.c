@@ -50,8 +50,13 @@ double world_normal(uint32_t stream, uint64_t index) {
 }
 
 float random_gradient(uint32_t stream, size_t at) {
-    double exponent = 11.0 * philox_uniform(philox(18, PHILOX_INIT_WEIGHTS, stream, at).word[0]) - 10.0;
-    return (float)(world_normal(stream, at) * pow(10.0, exponent));
+    Philox4 random = philox(18, PHILOX_INIT_WEIGHTS, stream, at);
+    return (float)ldexp(2.0 * philox_uniform(random.word[0]) - 1.0, (int)(random.word[1] % 37) - 33);
+}
+
+/* A parameter before the first step: of variance 1, and of one magnitude. */
+static float start_value(size_t at) {
+    return (float)(2.0 * sqrt(3.0) * (philox_uniform(philox(17, PHILOX_INIT_WEIGHTS, 0, at).word[0]) - 0.5));
 }
 
 static OptimWorld *open_either(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm,
@@ -76,7 +81,7 @@ static OptimWorld *open_either(TensorTable table, OptimConfig config, DType type
     for (int i = 0; i < table.count; i++)
         for (size_t k = 0; k < table.tensors[i].size; k++) {
             size_t at = table.tensors[i].offset + k;
-            w->start[at] = w->x[at] = w->params_copy[at] = (float)world_normal(0, at);
+            w->start[at] = w->x[at] = w->params_copy[at] = start_value(at);
         }
     set_params(w, w->params_copy);
     w->optim = optim_plan(&w->config, &w->table, w->be, w->comm, &w->arena, &error);

@@ -50,7 +50,7 @@ static void test_same_curve_as_the_cpu(void **state) {
 static void test_dropout(void **state) {
     (void)state;
     need_gpu();
-    const char *arguments = "--dropout=0.2 --max_iters=6";
+    const char *arguments = "--dropout=0.2 --max_iters=4";
     cJSON *expected = run("dropout_cpu", "cpu", 0, arguments), *log = run("dropout_cuda", "cuda", 0, arguments);
     assert_close_curve(log, expected, rounding);
     cJSON_Delete(log);
@@ -67,9 +67,10 @@ static void test_other_memory_same_bits(void **state) {
     (void)state;
     need_gpu();
     static const char *const ways[] = {"--recompute=mlp", "--recompute=block", "--debug_alloc=true"};
-    cJSON *expected = run("plain", "cuda", 0, "--optimizer.name=mars-m");
+    cJSON *expected = run("plain", "cuda", 0, "--optimizer.name=mars-m --max_iters=4");
     for (size_t i = 0; i < ARRAY_LENGTH(ways); i++) {
-        char *name = format_string("way_%zu", i), *arguments = format_string("--optimizer.name=mars-m %s", ways[i]);
+        char *name = format_string("way_%zu", i),
+             *arguments = format_string("--optimizer.name=mars-m --max_iters=4 %s", ways[i]);
         cJSON *log = run(name, "cuda", 0, arguments);
         assert_same_curve(log, expected);
         cJSON_Delete(log);
@@ -102,7 +103,7 @@ static void test_processes(void **state) {
     cJSON_Delete(expected);
 }
 
-/* Every optimizer: alone on the CPU, alone on a GPU, shared by two. Six steps, for time; alone on an emulated GPU
+/* Every optimizer: alone on the CPU, alone on a GPU, shared by two. Four steps, for time; alone on an emulated GPU
  * test_optim_rules.c has them. */
 static void test_every_optimizer(void **state) {
     (void)state;
@@ -110,7 +111,7 @@ static void test_every_optimizer(void **state) {
     for (const TrainVariant *v = train_variants; v->name; v++) {
         if (!train_has_time_for(v)) continue;
         char *cpu = format_string("%s_cpu", v->name), *two = format_string("%s_two", v->name);
-        char *arguments = format_string("%s --max_iters=6 --precision=float32%s", v->arguments,
+        char *arguments = format_string("%s --max_iters=4 --precision=float32%s", v->arguments,
                                         v->is_matrix ? " --ns_dtype=float32" : "");
         cJSON *expected = run(cpu, "cpu", 0, arguments);
         const double limit = 1e-4; /* Newton-Schulz enlarges what rounding does */
