@@ -198,6 +198,11 @@ fuzz_flags = -std=gnu17 -O1 -march=$(ARCH) -g -fno-omit-frame-pointer -fno-sanit
              $(werror) -D_GNU_SOURCE $(unpack_flags) -I. $(CPPFLAGS)
 test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(test_sources) dev/test/fault_injection.c, \
                  $(wildcard dev/test/*.c dev/test/*/*.c)))
+# Tests of kernels are linked with kernels/ and util/ alone: these need nothing else, and compile sooner.
+kernel_tests = test_kernels% test_emulator test_faults
+kernel_support = $(filter $(patsubst %.c,$(BUILD)/%.o,$(wildcard dev/test/*.c dev/test/kernels/*.c)),$(test_support))
+kernel_library = $(BUILD)/libkernels.a
+what_links = $(if $(filter $(kernel_tests),$(1)),$(kernel_support) $(kernel_library),$(test_support) $(library))
 
 .PHONY: all programs tests examples marsopt-flags test bench bench-data fuzz lint clean found emu cuda-report FORCE
 .DELETE_ON_ERROR:
@@ -235,8 +240,9 @@ $(programs:%=$(BIN)/%):
 
 # An archive is made anew, so that an object whose source is gone does not stay in it.
 $(library): $(objects)
+$(kernel_library): $(filter $(addprefix $(BUILD)/,kernels/% util/% dev/emu/%),$(objects))
 $(BIN)/libmarsopt.a: $(BUILD)/marsopt.o
-$(library) $(BIN)/libmarsopt.a:
+$(library) $(kernel_library) $(BIN)/libmarsopt.a:
 	@mkdir -p $(@D)
 	@rm -f $@
 	@$(AR) rcs $@ $^
@@ -314,9 +320,9 @@ $(BUILD)/%.o: %.c $(options)
 	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -c $< -o $@
 
 .SECONDEXPANSION:
-$(tests): $(BUILD)/test/%: $$(call test_object,$$*) $(test_support) $(library)
+$(tests): $(BUILD)/test/%: $$(call test_object,$$*) $$(call what_links,$$*)
 	@mkdir -p $(@D)
-	$(call quiet,LINK)$(LINK) -o $@ $(filter %.o,$^) $(library) -lcmocka $(LIBRARIES)
+	$(call quiet,LINK)$(LINK) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBRARIES)
 
 # ---- fuzzing: libFuzzer's entry has another name in each target of the test that repeats the kept inputs ----
 fuzz: $(fuzz_targets:%=$(BUILD)/fuzz/%)
