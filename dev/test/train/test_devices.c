@@ -25,9 +25,10 @@ static int setup(void **state) {
 /* Real GPUs are few: several processes are tried where there are several. */
 static bool has_gpus(int count) { return device_is_emulated("cuda") || count == 1; }
 
+/* Steps of few sequences, as an emulated GPU takes long for each. */
 static cJSON *run(const char *name, const char *device, int processes, const char *arguments) {
     Launch launch = {.config = train_small_config(), .processes = processes};
-    train(&launch, name, "--device=%s --batch_size=1 %s", device, arguments);
+    train(&launch, name, "--device=%s --batch_size=1 --total_batch_size=4 %s", device, arguments);
     return train_log(name);
 }
 
