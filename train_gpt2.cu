@@ -132,6 +132,7 @@ static void open_model(Trainer *t) {
         t->optim = optim_plan(&t->config.optimizer, &t->model.table, t->be, t->device_comm, &t->model.arena, &error);
         if (!t->optim) die_usage("%s: %s", config_where(&t->config, "optimizer.ns_dtype"), error.text);
         if (train->norms_interval > 0) optim_plan_norms(t->optim, &t->model.arena);
+        if (train->ema_start > 0) optim_plan_ema(t->optim, &t->model.arena);
     }
     agree_or_end(t->comm, gpt2_memory_fits(&t->model, sequences_per_process(t), &error), EXIT_FAILED, &error);
     t->model.arena.separate = train->debug_alloc;
@@ -277,6 +278,13 @@ static void log_step(Trainer *t, double loss, const OptimRates *rates, double gr
                  t->be->peak_flops * t->comm->size);
 }
 
+/* Of the weights after a step. */
+static void update_ema(Trainer *t) {
+    const TrainConfig *train = &t->config.train;
+    if (train->ema_start == 0 || t->step < train->ema_start) return;
+    optim_update_ema(t->optim, t->step == train->ema_start ? 0.0 : train->ema_decay);
+}
+
 /* Nothing here waits for a GPU but the logging of a loss or of norms, and the outcome of the step before. */
 static void train_step(Trainer *t) {
     const TrainConfig *train = &t->config.train;
@@ -290,6 +298,7 @@ static void train_step(Trainer *t) {
     optim_step(t->optim, rates, has_norms);
     t->be->stopwatch_stop(t->be);
     t->step++;
+    update_ema(t);
     if (logged) loss = evaluate_mean_loss(&t->model, t->comm);
     OptimResult result = end_steps(t, logged || has_norms || !t->be->on_gpu ? 0 : 1);
     run_log_add_time(&t->log, seconds_now() - begun);
@@ -312,20 +321,35 @@ static void refuse_loss(Trainer *t, double loss) {
     t->comm->barrier(t->comm); /* rank 0 ends the job */
 }
 
-/* Mean loss over the first eval_sequences windows of the validation set (0: all), and HellaSwag. */
+/* Mean loss over the first `total` windows of the validation set. */
+static bool validation_loss(Trainer *t, int64_t total, double *loss) {
+    Error reason;
+    if (t->optim) optim_wait_for_weights(t->optim, 0, t->model.table.length);
+    if (evaluate_sequences(&t->model, t->data.val, total, t->config.train.batch_size, t->comm, loss, &reason))
+        return true;
+    t->has_failed = true;
+    return note_unread(t, "data.val", &reason);
+}
+
+/* The same of the weights mixed with their average. */
+static bool validation_loss_of_ema(Trainer *t, int64_t total, double *loss) {
+    optim_show_ema(t->optim, t->config.train.ema_mix);
+    bool ok = validation_loss(t, total, loss);
+    optim_hide_ema(t->optim);
+    return ok;
+}
+
+/* Validation, on eval_sequences windows (0: all), and HellaSwag. */
 static bool evaluate(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     int64_t total = train->eval_sequences ? train->eval_sequences : loader_window_count(t->data.val);
-    double loss;
-    Error reason;
-    if (t->optim) optim_wait_for_weights(t->optim, 0, t->model.table.length);
-    if (!evaluate_sequences(&t->model, t->data.val, total, train->batch_size, t->comm, &loss, &reason)) {
-        t->has_failed = true;
-        return note_unread(t, "data.val", &reason);
-    }
-    run_log_validation(&t->log, t->step, loss, total, tokens_seen(t));
+    bool has_ema = t->optim && optim_has_ema(t->optim);
+    double loss, ema_loss;
+    if (!validation_loss(t, total, &loss) || (has_ema && !validation_loss_of_ema(t, total, &ema_loss))) return false;
+    run_log_validation(&t->log, t->step, loss, has_ema ? &ema_loss : NULL, total, tokens_seen(t));
     if (train->eval_only && !isfinite(loss)) refuse_loss(t, loss);
     if (!t->data.hellaswag) return true;
+    if (t->optim) optim_wait_for_weights(t->optim, 0, t->model.table.length);
     HellaswagScore score = hellaswag_score(&t->model, t->data.hellaswag, train->batch_size, t->comm);
     run_log_hellaswag(&t->log, t->step, score.accuracy, score.accuracy_norm, score.examples);
     return true;
@@ -347,6 +371,9 @@ static void save(Trainer *t) {
     Error error;
     if (!checkpoint_save(&source, train->out_dir, train->keep_checkpoints, t->comm->rank == 0, path, &error))
         die("cannot save step %" PRId64 ": %s", t->step, error.text);
+    if (source.has_ema && t->step == train->max_iters &&
+        !checkpoint_export_ema(&source, train->ema_mix, train->out_dir, t->comm->rank == 0, &error))
+        die("cannot save the average of the weights: %s", error.text);
     t->saved_step = t->step;
     run_log_checkpoint(&t->log, t->step, path);
 }

@@ -83,7 +83,7 @@ static int64_t zero_bias(const CheckpointSource *source, const Tensor *tensor, c
     return gpt2_config_is_gpt2(&source->model) ? checkpoint_missing_bias(source->table, tensor, name) : 0;
 }
 
-static SafetensorsWriter *create_model_file(Save *save) {
+static SafetensorsWriter *create_weights_file(Save *save, const char *name) {
     const TensorTable *table = save->source->table;
     SafetensorsEntry *entries = checked_calloc(2 * (size_t)table->count, sizeof *entries, "a list of tensors");
     int count = 0;
@@ -95,7 +95,7 @@ static SafetensorsWriter *create_model_file(Save *save) {
             tensor_entry(format_string("%s%s", tensor->hf_prefix, tensor->name), tensor, tensor->hf_transposed);
         if (length > 0) entries[count++] = vector_entry(format_string("%s%s", tensor->hf_prefix, bias), length);
     }
-    return create_file(save, MODEL_FILE, entries, count);
+    return create_file(save, name, entries, count);
 }
 
 static bool write_zeros(SafetensorsWriter *writer, int64_t elements, Error *error) {
@@ -118,14 +118,29 @@ static bool write_weight(Save *save, SafetensorsWriter *writer, const Tensor *te
            write_zeros(writer, zero_bias(save->source, tensor, bias), save->error);
 }
 
-static void save_model(Save *save) {
+/* save->host = weights + mix (average - weights) of tensor i. */
+static void fetch_mix(Save *save, int i, float mix) {
     const CheckpointSource *source = save->source;
-    SafetensorsWriter *writer = save->ok ? create_model_file(save) : NULL;
+    float *average = save->transposed; /* which is free until the tensor is written */
+    source->fetch(source->context, CHECKPOINT_WEIGHTS, i, save->host);
+    if (mix == 0.0f) return;
+    source->fetch(source->context, CHECKPOINT_EMA, i, average);
+    for (size_t at = 0; save->host && at < source->table->tensors[i].size; at++)
+        save->host[at] += mix * (average[at] - save->host[at]);
+}
+
+/* Writes weights with this share of their average to the file `name`. */
+static void save_weights(Save *save, const char *name, double mix) {
+    const CheckpointSource *source = save->source;
+    SafetensorsWriter *writer = save->ok ? create_weights_file(save, name) : NULL;
     for (int i = 0; i < source->table->count; i++) {
-        source->fetch(source->context, CHECKPOINT_WEIGHTS, i, save->host);
+        if (mix == 1.0)
+            source->fetch(source->context, CHECKPOINT_EMA, i, save->host);
+        else
+            fetch_mix(save, i, (float)mix);
         save->ok = save->ok && write_weight(save, writer, &source->table->tensors[i]);
     }
-    finish_file(save, writer, MODEL_FILE);
+    finish_file(save, writer, name);
 }
 
 /* A tensor with the shape of state number `which` of tensor i. */
@@ -221,6 +236,14 @@ static void save_tokenizer(Save *save, CheckpointTokenizer *tokenizer) {
         free(file->from);
         free(file->text);
     }
+}
+
+/* What transformers needs besides the weights. */
+static void save_model_texts(Save *save) {
+    CheckpointTokenizer tokenizer;
+    checkpoint_tokenizer(&tokenizer, save->source->tokens_folder, &save->source->model);
+    save_model_config(save, tokenizer.has_end_of_text);
+    save_tokenizer(save, &tokenizer);
 }
 
 /* {"snr": {"wte.weight": 1.5, ...}}. cJSON would not always print all digits of a double. */
@@ -336,45 +359,65 @@ static void prune(const char *checkpoints, int keep) {
 
 static void write_checkpoint(Save *save, int keep) {
     begin(save);
-    save_model(save);
+    save_weights(save, MODEL_FILE, 0.0);
+    if (save->source->has_ema) save_weights(save, EMA_FILE, 1.0);
     save_optimizer(save);
     if (!save->ok) return;
-    CheckpointTokenizer tokenizer;
-    checkpoint_tokenizer(&tokenizer, save->source->tokens_folder, &save->source->model);
-    save_model_config(save, tokenizer.has_end_of_text);
+    save_model_texts(save);
     save_algorithms(save);
-    save_tokenizer(save, &tokenizer);
     save_trainer(save);
     publish(save);
     if (save->ok) prune(save->checkpoints, keep);
 }
 
+/* `name`: of the new folder in `parent`. */
+static void open_save(Save *save, const CheckpointSource *source, const char *parent, const char *name, bool writer,
+                      Error *error) {
+    *save = (Save){.source = source, .ok = writer, .error = error, .files = cJSON_CreateObject()};
+    if (writer) {
+        size_t bytes = tensor_table_largest(source->table) * sizeof(float);
+        save->host = checked_malloc(bytes, "a tensor to save");
+        save->transposed = checked_malloc(bytes, "a tensor to save, transposed");
+    }
+    save->checkpoints = checked_strdup(parent);
+    save->temporary = format_string("%s/" TEMPORARY_PREFIX "%s", parent, name);
+    save->final = format_string("%s/%s", parent, name);
+    save->aside = format_string("%s" ASIDE_SUFFIX, save->final);
+}
+
+/* Returns how it went, as the caller is to hear it. */
+static bool close_save(Save *save, bool writer) {
+    if (writer && !save->ok) files_remove_tree(save->temporary, NULL);
+    cJSON_Delete(save->files);
+    free(save->checkpoints);
+    free(save->temporary);
+    free(save->final);
+    free(save->aside);
+    free(save->host);
+    free(save->transposed);
+    return !writer || save->ok;
+}
+
 bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int keep, bool writer,
                      char path[CHECKPOINT_PATH_LENGTH], Error *error) {
-    Save save = {.source = source, .ok = writer, .error = error, .files = cJSON_CreateObject()};
-    char name[CHECKPOINT_NAME_LENGTH];
-    size_t largest = 0;
-    for (int i = 0; i < source->table->count; i++)
-        if (source->table->tensors[i].size > largest) largest = source->table->tensors[i].size;
-    if (writer) {
-        save.host = checked_malloc(largest * sizeof(float), "a tensor to save");
-        save.transposed = checked_malloc(largest * sizeof(float), "a tensor to save, transposed");
-    }
+    Save save;
+    char name[CHECKPOINT_NAME_LENGTH], *checkpoints = format_string("%s/" CHECKPOINTS_FOLDER, out_dir);
     snprintf(name, sizeof name, STEP_FORMAT, source->step);
-    save.checkpoints = format_string("%s/" CHECKPOINTS_FOLDER, out_dir);
-    save.temporary = format_string("%s/" TEMPORARY_PREFIX "%s", save.checkpoints, name);
-    save.final = format_string("%s/%s", save.checkpoints, name);
-    save.aside = format_string("%s" ASIDE_SUFFIX, save.final);
+    open_save(&save, source, checkpoints, name, writer, error);
+    free(checkpoints);
     if (snprintf(path, CHECKPOINT_PATH_LENGTH, "%s", save.final) >= CHECKPOINT_PATH_LENGTH && writer)
         save.ok = error_set(error, "the path %s is longer than %d characters", save.final, CHECKPOINT_PATH_LENGTH);
     write_checkpoint(&save, keep);
-    if (writer && !save.ok) files_remove_tree(save.temporary, NULL);
-    cJSON_Delete(save.files);
-    free(save.checkpoints);
-    free(save.temporary);
-    free(save.final);
-    free(save.aside);
-    free(save.host);
-    free(save.transposed);
-    return !writer || save.ok;
+    return close_save(&save, writer);
+}
+
+bool checkpoint_export_ema(const CheckpointSource *source, double mix, const char *out_dir, bool writer, Error *error) {
+    Save save;
+    open_save(&save, source, out_dir, EXPORT_FOLDER, writer, error);
+    save.ok = save.ok && files_remove_tree(save.temporary, error) && files_make_folders(save.temporary, error);
+    save_weights(&save, MODEL_FILE, mix);
+    if (save.ok) save_model_texts(&save);
+    save.ok = save.ok && files_sync_folder(save.temporary, error) && files_remove_tree(save.final, error) &&
+              files_rename(save.temporary, save.final, error) && files_sync_folder(out_dir, error);
+    return close_save(&save, writer);
 }

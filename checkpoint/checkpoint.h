@@ -6,6 +6,7 @@
  *                                    zero biases where the model has none. A model that transformers' GPT-2 cannot
  *                                    compute has model_type "mars_gpt", every key of the config's model section that
  *                                    changes what is computed, the same names and layout, and no biases but its own
+ *   model_ema.safetensors            the average of the weights, where there is one (train.ema_start), laid out likewise
  *   modeling_mars_gpt.py             such a model's code, for transformers with trust_remote_code=True
  *   optimizer.safetensors            "<state>.<tensor>" for each optimizer state, in the shapes of the tensor table, or
  *                                    a vector for a state of one number per row or column
@@ -16,7 +17,10 @@
  *   tokenizer_config.json, vocab.json, merges.txt, tokenizer.json
  *                                    the tokenizer for transformers (checkpoint_tokenizer.h)
  * out_dir/checkpoints/latest         symbolic link to the newest whole one
- * Everything is written under a temporary name, synced, then renamed; `latest` is replaced last. */
+ * Everything is written under a temporary name, synced, then renamed; `latest` is replaced last.
+ *
+ * out_dir/ema/                       at the end of a run with an average: the same, less optimizer.safetensors, trainer.json
+ *                                    and what else only a resumed run needs, of the weights that ema_loss is of */
 #ifndef MARS_CHECKPOINT_CHECKPOINT_H
 #define MARS_CHECKPOINT_CHECKPOINT_H
 
@@ -27,10 +31,10 @@
 
 EXTERN_C_BEGIN
 
-enum { CHECKPOINT_WEIGHTS = -1, CHECKPOINT_PATH_LENGTH = 1400 };
+enum { CHECKPOINT_WEIGHTS = -1, CHECKPOINT_EMA = -2, CHECKPOINT_PATH_LENGTH = 1400 };
 
-/* What is saved. `fetch` copies one tensor of the weights (which = CHECKPOINT_WEIGHTS) or of optimizer state number
- * `which` into host memory of tensor.size floats. It is collective: every process calls checkpoint_save, and fetch
+/* What is saved. `fetch` copies one tensor of the weights (which = CHECKPOINT_WEIGHTS), of their average (CHECKPOINT_EMA,
+ * if has_ema) or of optimizer state number `which` into host memory of tensor.size floats. It is collective: every process calls checkpoint_save, and fetch
  * is called for the same tensors in the same order on all; only on the writer is `host` not NULL. */
 typedef struct CheckpointSource {
     int64_t step;
@@ -40,6 +44,7 @@ typedef struct CheckpointSource {
     const TensorTable *table;
     const char *config_json; /* the run's config, as config_to_json gives it */
     const char *optimizer;   /* its name */
+    bool has_ema;
     int state_count;
     const char *const *state_names;
     bool (*has_state)(void *context, int which, int tensor); /* not every tensor has every state */
@@ -61,7 +66,11 @@ typedef struct CheckpointSource {
 bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int keep, bool writer,
                      char path[CHECKPOINT_PATH_LENGTH], Error *error);
 
-/* Removes every checkpoint below out_dir, and nothing else that lies in their folder. */
+/* Writes weights (1 - mix) X + mix E of a source that has an average E to out_dir/ema, as a model that others load:
+ * transformers, or --init_from. `writer`, failure and what other processes get are as in checkpoint_save(). */
+bool checkpoint_export_ema(const CheckpointSource *source, double mix, const char *out_dir, bool writer, Error *error);
+
+/* Removes every checkpoint and the folder `ema` below out_dir, and nothing else that lies there. */
 bool checkpoint_remove_all(const char *out_dir, Error *error);
 
 /* Makes sure that checkpoints can be saved below out_dir, before a run trains for hours: tries what a save does, makes
@@ -76,6 +85,7 @@ typedef struct Checkpoint {
     int64_t step, updates, sequences; /* sequences: step x total_batch_size if an older version wrote it */
     char optimizer[64];
     SafetensorsFile model, state; /* state.count is 0 where there is no optimizer.safetensors */
+    SafetensorsFile ema;          /* and so is this one's, without an average of the weights */
     struct cJSON *scalars;        /* NULL where there are none */
     struct cJSON *config;         /* of the run that wrote it */
 } Checkpoint;

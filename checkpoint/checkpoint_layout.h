@@ -17,10 +17,12 @@ enum { TRAINER_JSON_VERSION = 1, CHECKPOINT_NAME_LENGTH = 40, CHECKPOINT_SHAPE_L
 #define LATEST_LINK "latest"
 #define TEMPORARY_PREFIX ".tmp_" /* of everything that a save has not finished */
 #define STEP_FORMAT "step_%08" PRId64
+#define EXPORT_FOLDER "ema" /* below out_dir, too */
 #define ASIDE_SUFFIX ".old" /* of a checkpoint that another one of the same step is about to replace */
 
 /* The files of a checkpoint. */
 #define MODEL_FILE "model.safetensors"
+#define EMA_FILE "model_ema.safetensors"
 #define OPTIMIZER_FILE "optimizer.safetensors"
 #define CONFIG_FILE "config.json"
 #define MODELING_NAME "modeling_mars_gpt" /* of a Python module */

@@ -1,6 +1,7 @@
 /* checkpoint_optim.c: see checkpoint_optim.h. */
 #include "checkpoint/checkpoint_optim.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +10,9 @@
 static bool has_state(void *context, int which, int tensor) { return optim_has_state(context, which, tensor); }
 
 static size_t state_vector(void *context, int which, int tensor) { return optim_state_vector(context, which, tensor); }
+
+_Static_assert((int)CHECKPOINT_WEIGHTS == (int)OPTIM_WEIGHTS && (int)CHECKPOINT_EMA == (int)OPTIM_EMA,
+               "what is not a state has the same numbers");
 
 static void fetch(void *context, int which, int tensor, float *host) { optim_fetch(context, which, tensor, host); }
 
@@ -23,6 +27,7 @@ void checkpoint_from_optim(CheckpointSource *source, OptimName name, Optim *opti
     source->has_state = has_state;
     source->state_vector = state_vector;
     source->fetch = fetch;
+    source->has_ema = optim_has_ema(optim);
     source->context = optim;
     source->scalar_count = info->scalar_count;
     source->scalar_names = info->scalar_names;
@@ -77,4 +82,20 @@ bool checkpoint_into_optim(const Checkpoint *checkpoint, const TensorTable *tabl
     if (!ok) return error_set(error, "%s%s", reason.text, settings_of_states(name));
     optim_set_updates(optim, checkpoint->updates);
     return true;
+}
+
+bool checkpoint_into_ema(const Checkpoint *checkpoint, const TensorTable *table, Optim *optim, Error *error) {
+    if (checkpoint->ema.count == 0)
+        return error_set(error,
+                         "%s holds no average of the weights; set train.ema_start to a step after %" PRId64 ", or to 0",
+                         checkpoint->path, checkpoint->step);
+    if (!checkpoint_check_weights(&checkpoint->ema, table, error)) return false;
+    float *host = checked_malloc(tensor_table_largest(table) * sizeof *host, "the average of the weights");
+    bool ok = true;
+    for (int i = 0; ok && i < table->count; i++) {
+        ok = checkpoint_read_weights(&checkpoint->ema, table, i, host, error);
+        if (ok) optim_store(optim, OPTIM_EMA, i, host);
+    }
+    free(host);
+    return ok;
 }

@@ -16,6 +16,9 @@ void checkpoint_from_optim(CheckpointSource *source, OptimName name, Optim *opti
 bool checkpoint_into_optim(const Checkpoint *checkpoint, const TensorTable *table, OptimName name, Optim *optim,
                            Error *error);
 
+/* Sets the average of optim_plan_ema() to the checkpoint's. Fails where that has none. */
+bool checkpoint_into_ema(const Checkpoint *checkpoint, const TensorTable *table, Optim *optim, Error *error);
+
 EXTERN_C_END
 
 #endif

@@ -69,8 +69,11 @@ static bool open_verified(Checkpoint *checkpoint, const char *path, const cJSON 
     checkpoint->step = checkpoint_integer(trainer, "step");
     checkpoint->updates = checkpoint_integer(trainer, "updates");
     checkpoint->sequences = checkpoint_integer(trainer, "sequences");
+    const cJSON *files = cJSON_GetObjectItemCaseSensitive(trainer, "files");
     return open_in_folder(&checkpoint->model, path, MODEL_FILE, error) &&
-           (!cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(trainer, "files"), OPTIMIZER_FILE) ||
+           (!cJSON_GetObjectItemCaseSensitive(files, EMA_FILE) ||
+            open_in_folder(&checkpoint->ema, path, EMA_FILE, error)) &&
+           (!cJSON_GetObjectItemCaseSensitive(files, OPTIMIZER_FILE) ||
             open_in_folder(&checkpoint->state, path, OPTIMIZER_FILE, error));
 }
 
@@ -88,6 +91,7 @@ bool checkpoint_open(Checkpoint *checkpoint, const char *path, Error *error) {
 void checkpoint_close(Checkpoint *checkpoint) {
     safetensors_close(&checkpoint->model);
     safetensors_close(&checkpoint->state);
+    safetensors_close(&checkpoint->ema);
     cJSON_Delete(checkpoint->scalars);
     cJSON_Delete(checkpoint->config);
     memset(checkpoint, 0, sizeof *checkpoint);

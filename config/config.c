@@ -545,6 +545,11 @@ static bool check_train(const Config *config, Error *error) {
     if (train->allow_tf32 && train->device == DEVICE_CPU)
         return error_set(error, "%s: train.allow_tf32 is for GPUs; set it to false, or train.device to cuda or auto",
                          config_where(config, "train.allow_tf32 train.device"));
+    if (train->ema_start >= train->max_iters && train->ema_start > 0 && !train->eval_only)
+        return error_set(error,
+                         "%s: train.ema_start %d must be below train.max_iters %d: the average of the weights would "
+                         "be one of none",
+                         config_where(config, "train.ema_start train.max_iters"), train->ema_start, train->max_iters);
     return true;
 }
 
@@ -624,7 +629,7 @@ static void shorten(Config *config, int *steps, const char *name, int part, int 
     if (*steps == 0 || origin_of(config, steps) != CONFIG_FROM_FILE) return;
     int shorter = (int)((int64_t)*steps * part / whole);
     size_t used = strlen(note);
-    snprintf(note + used, size - used, "%sschedule.%s is %d instead of %d", used ? ", " : "", name, shorter, *steps);
+    snprintf(note + used, size - used, "%s%s is %d instead of %d", used ? ", " : "", name, shorter, *steps);
     *steps = shorter;
 }
 
@@ -636,8 +641,9 @@ static void shorten_schedule(Config *config) {
     if (!shortened || config->train.eval_only) return;
     ScheduleConfig *schedule = &config->schedule;
     char note[256] = "";
-    shorten(config, &schedule->warmup_iters, "warmup_iters", part, whole, note, sizeof note);
-    shorten(config, &schedule->warmdown_iters, "warmdown_iters", part, whole, note, sizeof note);
+    shorten(config, &schedule->warmup_iters, "schedule.warmup_iters", part, whole, note, sizeof note);
+    shorten(config, &schedule->warmdown_iters, "schedule.warmdown_iters", part, whole, note, sizeof note);
+    shorten(config, &config->train.ema_start, "train.ema_start", part, whole, note, sizeof note);
     if (note[0]) warn("%s: train.max_iters is %d instead of %d; in proportion, %s", command_line, part, whole, note);
 }
 

@@ -43,6 +43,8 @@ typedef struct TrainConfig {
     int threads;
     Recompute recompute;
     bool debug_alloc; /* an allocation for each buffer */
+    int ema_start;    /* the step from which on there is an average of the weights; 0 = none */
+    double ema_decay, ema_mix;
 } TrainConfig;
 
 /* Who gave a key its value. */

@@ -139,6 +139,9 @@ const ConfigKey config_keys[] = {
     KEY(train, threads, "0", FROM_TO(0, 4096), "CPU threads per process; 0 = its share of cores"),
     KEY(train, recompute, "none", ONE_OF(recompute_names), "what the backward pass computes again"),
     KEY(train, debug_alloc, "false", ANY, "an allocation for each buffer, for checkers"),
+    KEY(train, ema_start, "0", AT_LEAST(0), "where an average of weights begins; 0 = none"),
+    KEY(train, ema_decay, "0.99333", FROM_BELOW(0, 1), "its decay in each step"),
+    KEY(train, ema_mix, "0.6", FROM_TO(0, 1), "its share of the weights that ema_loss is of"),
 };
 /* clang-format on */
 
@@ -246,6 +249,12 @@ static const char *idle_in_model(const ConfigKey *key, const GPT2Config *model) 
     return NULL;
 }
 
+/* The same of the section train. */
+static const char *idle_in_train(const ConfigKey *key, const TrainConfig *train) {
+    bool is_of_ema = strcmp(key->name, "ema_decay") == 0 || strcmp(key->name, "ema_mix") == 0;
+    return is_of_ema && train->ema_start == 0 ? "train.ema_start 0" : NULL;
+}
+
 const char *config_key_idle_in(const ConfigKey *key, const Config *config, char *where, size_t size) {
     const OptimConfig *optimizer = &config->optimizer;
     const char *idle_in = NULL;
@@ -255,7 +264,8 @@ const char *config_key_idle_in(const ConfigKey *key, const Config *config, char 
         snprintf(where, size, "the schedule %s", schedule_names[config->schedule.name]);
     else if ((strcmp(key->section, "optimizer") == 0 &&
               (idle_in = idle_in_switch(key, optimizer, &config->model)) != NULL) ||
-             (strcmp(key->section, "model") == 0 && (idle_in = idle_in_model(key, &config->model)) != NULL))
+             (strcmp(key->section, "model") == 0 && (idle_in = idle_in_model(key, &config->model)) != NULL) ||
+             (strcmp(key->section, "train") == 0 && (idle_in = idle_in_train(key, &config->train)) != NULL))
         snprintf(where, size, "%s", idle_in);
     else
         return NULL;

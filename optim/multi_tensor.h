@@ -128,6 +128,14 @@ typedef struct MultiTensorPasses {
     void (*update_sums)(Backend *be, const Chunk *chunks, int count, const float *params, const float *old,
                         UpdateSums *sums);
 
+    /* ---- an average of the weights (optim_plan_ema()), which is laid out as states are ---- */
+
+    /* average += (1 - decay) (params - average); where decay is 0, average = params, whatever it was. */
+    void (*average)(Backend *be, const Chunk *chunks, int count, const float *params, float *average, float decay);
+    /* to = params + share (average - params), rounded to `type`; where share is 0, to = params. `to` is a flat buffer. */
+    void (*mix)(Backend *be, const Chunk *chunks, int count, const float *params, const float *average, float share,
+                void *to, DType type);
+
     /* ---- results, to the host ---- */
 
     /* send() copies one when the device gets there, without waiting; receive() waits for the oldest that was sent and

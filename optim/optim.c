@@ -56,6 +56,8 @@ struct Optim {
     UpdateSums *update_sums; /* (table->count) device memory */
     bool has_norms;          /* the step that was enqueued last measures them */
 
+    bool plans_ema, has_ema, shows_ema;
+
     double **device_scalars[OPTIM_MAX_SCALARS]; /* which of the step's inputs */
 };
 
@@ -220,6 +222,14 @@ void optim_plan_norms(Optim *o, Arena *arena) {
     }
     arena_plan(arena, "workspace", "sums of updates", count * sizeof *o->update_sums, &o->update_sums);
     o->norms.tensors = checked_calloc(count, sizeof *o->norms.tensors, "the norms of tensors");
+}
+
+void optim_plan_ema(Optim *o, Arena *arena) {
+    for (int i = 0; i < o->group_count; i++) {
+        rule_group_plan_ema(&o->groups[i], arena);
+        o->info.state_bytes += o->groups[i].shard_length * sizeof(float);
+    }
+    o->plans_ema = true;
 }
 
 static void copy_plans(Optim *o) {
@@ -400,10 +410,18 @@ static void sum_updates(Optim *o) {
     o->comm->wait_for(o->comm, o->comm->enqueued(o->comm));
 }
 
+/* Sends the weights that this rank has set to the others. */
+static void gather_weights(Optim *o) {
+    size_t size = has_copy(o) ? dtype_size(o->be->activation) : sizeof(float);
+    if (!alone(o)) grad_sync_gather(&o->grad_sync, o->groups, o->group_count, o->buffers.weights, size);
+    o->be->invalidate_weights(o->be);
+}
+
 void optim_step(Optim *o, OptimRates rates, bool with_norms) {
     if (o->gradient != o->info.gradients - 1) die("optim_step: exact MARS needs two gradients; see optim.h");
     if (o->enqueued == OPTIM_MAX_STEPS) die("optim_step: take the results of the %d steps before it", o->enqueued);
     if (with_norms && !o->norms.tensors) die("optim_step: norms need optim_plan_norms()");
+    if (o->shows_ema) die("optim_step: the weights are still those of optim_show_ema()");
     finish_gradient(o);
     o->gradient = 0;
     sum_gradients(o);
@@ -416,10 +434,7 @@ void optim_step(Optim *o, OptimRates rates, bool with_norms) {
     if (o->uses_prev_grad) keep_prev_grads(o);
     o->passes->send(o->be, o->queue, o->inputs.result);
     o->enqueued++;
-    if (!alone(o))
-        grad_sync_gather(&o->grad_sync, o->groups, o->group_count, o->buffers.weights,
-                         has_copy(o) ? dtype_size(o->be->activation) : sizeof(float));
-    o->be->invalidate_weights(o->be);
+    gather_weights(o);
 }
 
 /* A copy of a list with `size` bytes for each tensor, which the caller frees. */
@@ -455,6 +470,44 @@ OptimResult optim_result(Optim *o) {
 
 void optim_wait_for_weights(Optim *o, size_t begin, size_t end) {
     if (!alone(o)) grad_sync_wait_for_weights(&o->grad_sync, begin, end);
+}
+
+/* ---- an average of the weights ---- */
+
+void optim_update_ema(Optim *o, double decay) {
+    if (!o->plans_ema) die("optim_update_ema: the average needs optim_plan_ema()");
+    if (o->shows_ema) die("optim_update_ema: the weights are still those of optim_show_ema()");
+    if (!o->has_ema && decay > 0.0) die("optim_update_ema: an average begins with a decay of 0");
+    o->has_ema = true;
+    for (int i = 0; i < o->group_count; i++) rule_group_average(&o->groups[i], o->be, o->buffers.params, (float)decay);
+}
+
+bool optim_has_ema(const Optim *o) { return o->has_ema; }
+
+/* The weights become those of `params` and of the average. Each rank mixes what it owns. */
+static void mix_weights(Optim *o, const float *params, double share, void *weights, DType type) {
+    for (int i = 0; i < o->group_count; i++) rule_group_mix(&o->groups[i], o->be, params, (float)share, weights, type);
+}
+
+/* Where there is no copy, the weights are the master weights, which then wait in the buffer of the gradients. */
+static const float *master_beside_ema(const Optim *o) { return has_copy(o) ? o->buffers.params : o->whole.grad; }
+
+void optim_show_ema(Optim *o, double mix) {
+    if (!o->has_ema) die("optim_show_ema: there is no average yet");
+    if (o->shows_ema) die("optim_show_ema: comes after optim_hide_ema()");
+    optim_wait_for_weights(o, 0, o->table->length);
+    if (!has_copy(o)) mix_weights(o, o->buffers.params, 0.0, o->whole.grad, DTYPE_FLOAT32);
+    mix_weights(o, master_beside_ema(o), mix, o->buffers.weights, o->be->activation);
+    gather_weights(o);
+    o->shows_ema = true;
+}
+
+void optim_hide_ema(Optim *o) {
+    if (!o->shows_ema) die("optim_hide_ema: comes after optim_show_ema()");
+    optim_wait_for_weights(o, 0, o->table->length);
+    mix_weights(o, master_beside_ema(o), 0.0, o->buffers.weights, o->be->activation);
+    gather_weights(o);
+    o->shows_ema = false;
 }
 
 void optim_autotune(Optim *o) {
@@ -494,9 +547,10 @@ size_t optim_state_vector(const Optim *o, int state, int tensor) {
     return is_of_lines ? line_state_size(&o->table->tensors[tensor], o->config.split_qkv) : 0;
 }
 
-/* The first number of one of this rank's parts in a state's buffer, or for state -1 in the master weights. */
+/* The first number of one of this rank's parts in a state's buffer, in the master weights or in their average. */
 static float *part_in(Optim *o, RuleGroup *group, int state, int tensor, const Part *part) {
-    if (state < 0) return o->buffers.params + part->begin;
+    if (state == OPTIM_WEIGHTS) return o->buffers.params + part->begin;
+    if (state == OPTIM_EMA) return group->ema + part->at;
     const char *name = o->info.state_names[state];
     if (strcmp(name, PREV_GRAD_STATE) == 0)
         return gradients_of(o, group)->prev_grad + (has_shards(group) ? part->at : part->begin);
@@ -537,6 +591,7 @@ void optim_fetch(Optim *o, int state, int tensor, float *host) {
 }
 
 void optim_store(Optim *o, int state, int tensor, const float *host) {
+    o->has_ema = o->has_ema || state == OPTIM_EMA;
     const Tensor *t = &o->table->tensors[tensor];
     RuleGroup *group = &o->groups[group_of(o, tensor)];
     const Partition *p = &group->partition;

@@ -83,7 +83,8 @@ typedef struct OptimNorms {
 
 enum { OPTIM_MAX_STATES = 8, OPTIM_MAX_SCALARS = 4 };
 
-/* What an optimizer needs and keeps; it does not change after optim_plan() and optim_plan_norms(). */
+/* What an optimizer needs and keeps; it does not change after optim_plan(), optim_plan_norms() and
+ * optim_plan_ema(). */
 typedef struct OptimInfo {
     int gradients; /* of a step: 1; in the exact forms of MARS 2, of this step's batch and of the next one's */
     int state_count;
@@ -91,7 +92,7 @@ typedef struct OptimInfo {
                                                 * shape may differ between tensors (optim_state_vector()) */
     int scalar_count;
     const char *scalar_names[OPTIM_MAX_SCALARS]; /* of states of one number per tensor: "snr" */
-    /* of this rank: states and g_prev, without the numbers per tensor; further gradient buffers, Newton-Schulz's workspace
+    /* of this rank: states, g_prev and the average of optim_plan_ema(), without the numbers per tensor; further gradient buffers, Newton-Schulz's workspace
      * and the copy of optim_plan_norms(); and the part of these that only the exact form needs */
     size_t state_bytes, workspace_bytes, exact_bytes;
 } OptimInfo;
@@ -108,6 +109,10 @@ Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *
 /* Between optim_plan() and arena_allocate(): lists what a step with norms needs, in "workspace": a copy of the
  * parameters that this rank owns, and sums. */
 void optim_plan_norms(Optim *optim, Arena *arena);
+
+/* Between optim_plan() and arena_allocate(): lists an exponential moving average (EMA) of the weights in "optimizer", of
+ * the elements that this rank owns; optim_update_ema() begins it. */
+void optim_plan_ema(Optim *optim, Arena *arena);
 
 /* After arena_allocate(): makes the optimizer ready for a first step, with state zero. The caller frees the arena,
  * after optim_close(). */
@@ -172,6 +177,18 @@ OptimResult optim_result(Optim *optim);
  * one process, and on CPUs, they always do. */
 void optim_wait_for_weights(Optim *optim, size_t begin, size_t end);
 
+/* ---- an average of the weights, of optim_plan_ema(), between steps ---- */
+
+/* Enqueues E = decay E + (1 - decay) X, where X are the master weights after the last step; with decay 0 the average
+ * begins, with E = X. */
+void optim_update_ema(Optim *optim, double decay);
+bool optim_has_ema(const Optim *optim); /* whether it has begun, or was stored */
+
+/* Between these two calls the weights are (1 - mix) X + mix E, in the activation type, on every rank; after them they are X
+ * again, bit by bit. optim_wait_for_weights() after either. The buffer of gradients is undefined then. Collective. */
+void optim_show_ema(Optim *optim, double mix);
+void optim_hide_ema(Optim *optim);
+
 /* Runs this rank's matmuls of Newton-Schulz once, on random matrices, for be->autotune(). Changes no parameter and no
  * state. */
 void optim_autotune(Optim *optim);
@@ -189,12 +206,15 @@ bool optim_has_state(const Optim *optim, int state, int tensor);
  * the shape of the tensor. The tensor has this state. */
 size_t optim_state_vector(const Optim *optim, int state, int tensor);
 
-/* Copies tensor `tensor` of state number `state`, or of the master weights where state is -1, to host memory on rank 0,
- * from the ranks that own its parts. Collective; `host` is used on rank 0 only. */
+/* What is not a state, for the next two: the master weights, and the average of optim_plan_ema(). */
+enum { OPTIM_WEIGHTS = -1, OPTIM_EMA = -2 };
+
+/* Copies tensor `tensor` of state number `state`, or of OPTIM_WEIGHTS or OPTIM_EMA, to host memory on rank 0, from the
+ * ranks that own its parts. Collective; `host` is used on rank 0 only. */
 void optim_fetch(Optim *optim, int state, int tensor, float *host);
 
-/* Copies host memory that holds the whole tensor to this rank's part of it in state number `state`, or where state is -1
- * in the master weights, without their copies in the activation type. */
+/* Copies host memory that holds the whole tensor to this rank's part of it in the same; the weights without their
+ * copies in the activation type. */
 void optim_store(Optim *optim, int state, int tensor, const float *host);
 
 /* Copies the table.count numbers of a state of one number per tensor to or from host memory; they are the same on every

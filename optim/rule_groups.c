@@ -252,6 +252,10 @@ void rule_group_plan_norms(RuleGroup *g, Arena *arena) {
     arena_plan(arena, "workspace", "sums of updates", (size_t)g->chunk_count * sizeof *g->update_sums, &g->update_sums);
 }
 
+void rule_group_plan_ema(RuleGroup *g, Arena *arena) {
+    arena_plan(arena, "optimizer", "average of weights", g->shard_length * sizeof *g->ema, &g->ema);
+}
+
 static void upload(Backend *be, void *device, const void *host, size_t bytes) {
     if (bytes > 0) be->copy_from_host(be, device, host, bytes);
 }
@@ -339,6 +343,14 @@ void rule_group_update_sums(RuleGroup *g, Backend *be, const float *params, Upda
     enum { WIDTH = sizeof(UpdateSums) / sizeof(double) };
     g->passes->update_sums(be, g->device_chunks, g->chunk_count, params, g->old_params, g->update_sums);
     g->passes->add_up(be, (const double *)g->update_sums, WIDTH, g->device_tensors, g->tensor_count, (double *)sums);
+}
+
+void rule_group_average(RuleGroup *g, Backend *be, const float *params, float decay) {
+    g->passes->average(be, g->device_chunks, g->chunk_count, params, g->ema, decay);
+}
+
+void rule_group_mix(RuleGroup *g, Backend *be, const float *params, float share, void *to, DType type) {
+    g->passes->mix(be, g->device_chunks, g->chunk_count, params, g->ema, share, to, type);
 }
 
 double rule_group_elements_kept(const RuleGroup *g, int r) {

@@ -71,6 +71,7 @@ typedef struct RuleGroup {
     float *line_factors;
     float *old_params;       /* (shard_length); NULL without rule_group_plan_norms(), as is the next */
     UpdateSums *update_sums; /* (chunk_count) */
+    float *ema;              /* (shard_length); NULL without rule_group_plan_ema() */
 } RuleGroup;
 
 /* What no step changes of a tensor's coefficients. */
@@ -111,6 +112,12 @@ void rule_group_keep_prev_grad(RuleGroup *group, Backend *be, float *to, const f
 /* An update between these two is measured: sums[tensor] = the sums over this rank's part of each tensor of the group. */
 void rule_group_copy_params(RuleGroup *group, Backend *be, const float *params);
 void rule_group_update_sums(RuleGroup *group, Backend *be, const float *params, UpdateSums *sums);
+
+/* After rule_group_plan(): lists the average of this rank's weights in the arena, which the next two take part in
+ * (multi_tensor.h). */
+void rule_group_plan_ema(RuleGroup *group, Arena *arena);
+void rule_group_average(RuleGroup *group, Backend *be, const float *params, float decay);
+void rule_group_mix(RuleGroup *group, Backend *be, const float *params, float share, void *to, DType type);
 
 /* Multiplies random matrices as each batch of matrices does, for optim_autotune(). */
 void rule_group_autotune(RuleGroup *group);

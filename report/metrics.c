@@ -213,11 +213,12 @@ void metrics_norms(Metrics *metrics, int64_t step, const TensorTable *table, con
     finish_line(metrics);
 }
 
-void metrics_validation(Metrics *metrics, int64_t step, double loss, int64_t tokens) {
+void metrics_validation(Metrics *metrics, int64_t step, double loss, const double *ema_loss, int64_t tokens) {
     if (!is_writing(metrics)) return;
     begin_line(metrics, "val", step);
     put_number(metrics, "loss", loss);
     fprintf(metrics->file, ",\"tokens\":%" PRId64, tokens);
+    if (ema_loss) put_number(metrics, "ema_loss", *ema_loss);
     finish_line(metrics);
 }
 

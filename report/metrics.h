@@ -62,7 +62,8 @@ void metrics_start(Metrics *metrics, const char *config_json, size_t parameters,
 void metrics_train(Metrics *metrics, const StepReport *report);
 /* Of the tensors in the table. */
 void metrics_norms(Metrics *metrics, int64_t step, const TensorTable *table, const OptimNorms *norms);
-void metrics_validation(Metrics *metrics, int64_t step, double loss, int64_t tokens);
+/* ema_loss: that of the average of the weights, NULL where there is none. */
+void metrics_validation(Metrics *metrics, int64_t step, double loss, const double *ema_loss, int64_t tokens);
 /* Shares of right answers: by likelihood, and by the mean over an ending's tokens. */
 void metrics_hellaswag(Metrics *metrics, int64_t step, double accuracy, double accuracy_norm, int64_t examples);
 void metrics_checkpoint(Metrics *metrics, int64_t step, const char *path);

@@ -51,10 +51,13 @@ void run_log_skipped(RunLog *log, int64_t step, const char *tensor) {
     console_line(&log->console, "step %6" PRId64 " skipped: the gradient of %s is not finite", step, tensor);
 }
 
-void run_log_validation(RunLog *log, int64_t step, double loss, int64_t sequences, int64_t tokens) {
-    metrics_validation(log->metrics, step, loss, tokens);
-    console_line(&log->console, "step %6" PRId64 "/%d | validation loss %.4f (%" PRId64 " sequences)", step,
-                 log->max_iters, loss, sequences);
+void run_log_validation(RunLog *log, int64_t step, double loss, const double *ema_loss, int64_t sequences,
+                        int64_t tokens) {
+    char average[64] = "";
+    if (ema_loss) snprintf(average, sizeof average, ", %.4f of the average of weights", *ema_loss);
+    metrics_validation(log->metrics, step, loss, ema_loss, tokens);
+    console_line(&log->console, "step %6" PRId64 "/%d | validation loss %.4f%s (%" PRId64 " sequences)", step,
+                 log->max_iters, loss, average, sequences);
 }
 
 void run_log_hellaswag(RunLog *log, int64_t step, double accuracy, double accuracy_norm, int64_t examples) {

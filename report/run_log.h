@@ -40,7 +40,9 @@ void run_log_step(RunLog *log, StepReport report, int64_t tokens_per_step, doubl
 
 void run_log_norms(RunLog *log, int64_t step, const TensorTable *table, const OptimNorms *norms);
 void run_log_skipped(RunLog *log, int64_t step, const char *tensor);
-void run_log_validation(RunLog *log, int64_t step, double loss, int64_t sequences, int64_t tokens);
+/* ema_loss: see metrics_validation(). */
+void run_log_validation(RunLog *log, int64_t step, double loss, const double *ema_loss, int64_t sequences,
+                        int64_t tokens);
 void run_log_hellaswag(RunLog *log, int64_t step, double accuracy, double accuracy_norm, int64_t examples);
 void run_log_checkpoint(RunLog *log, int64_t step, const char *path);
 

@@ -195,7 +195,7 @@ gnu=()
 if has_tools gcc-11 gcc-11 g++-11; then gnu=(CC=gcc-11 CXX=g++-11); fi
 # A processor of another family has other names for its levels.
 if [ "$(uname -m)" = x86_64 ]; then gnu+=(ARCH=x86-64-v3); fi
-optimizer_tests=(test_optim.c test_optim_norms.c test_optim_passes.c test_optim_rules.c)
+optimizer_tests=(test_optim.c test_optim_ema.c test_optim_norms.c test_optim_passes.c test_optim_rules.c)
 emu=no
 if compile build/emu EMU=1 WERROR=1 "${gnu[@]}" -- "$kernels" test_newton_schulz.c 'test_golden*.c' test_gpt2.c \
     "${optimizer_tests[@]}" test_comm.c test_devices.c 'test_*.cu'; then emu=yes; fi

@@ -7,7 +7,8 @@
  * where no cache holds a batch of matrices, Newton-Schulz reads and writes them once more to scale them) over the time
  * they take, against a plain copy's bytes read and written; Newton-Schulz by its FLOP/s, against a large matmul
  * (measure.h). Machines are shared and their speed drifts, so copy and matmul are timed next to each measurement, and
- * the ratios' medians are what counts. On a GPU a measurement is a run of steps that are asked for ahead.
+ * the ratios' medians are what counts. On a GPU a measurement is a run of steps that are asked for ahead. The last line is
+ * what an average of the weights adds to each step (optim_update_ema()).
  *
  * Next to it stands what the slowest of 8 processes would take: by each one's share of the bytes and of Newton-Schulz,
  * at the speed measured here, exchanges between processes not counted. */
@@ -225,6 +226,39 @@ static void measure(Bench *bench, OptimName name, bool exact, Figures *f) {
     find_slowest(bench, &config, f);
 }
 
+/* The average is read and written, and the weights are read. Processes share it as AdamW's states. */
+static void measure_ema(Bench *bench, Figures *f) {
+    OptimConfig config = optim_defaults(OPTIM_ADAMW, 1e-4);
+    Error error;
+    Backend *be = bench->be;
+    Arena arena = {0};
+    snprintf(f->name, sizeof f->name, "average of weights");
+    f->bytes = 3.0 * sizeof(float) * (double)bench->model.table.parameters;
+    Optim *optim = optim_plan(&config, &bench->model.table, be, bench->comm, &arena, &error);
+    if (!optim) die("%s: %s", f->name, error.text);
+    size_t without = optim_info(optim)->state_bytes;
+    optim_plan_ema(optim, &arena);
+    f->state = (double)(optim_info(optim)->state_bytes - without);
+    arena_allocate(&arena, backend_memory(be));
+    optim_start(optim, (OptimBuffers){bench->params, bench->weights, bench->grads});
+    optim_update_ema(optim, 0.0);
+    optim_update_ema(optim, 0.9);
+    for (int steps = be->on_gpu ? STEPS_AHEAD : 1; f->measured < bench->options.steps; f->measured++) {
+        double copy = copy_rate(&bench->rates), begun = seconds_now();
+        for (int i = 0; i < steps; i++) optim_update_ema(optim, 0.9);
+        be->synchronize(be);
+        double seconds = f->seconds[f->measured] = (seconds_now() - begun) / steps;
+        copy = 0.5 * (copy + copy_rate(&bench->rates));
+        f->bandwidth_ratio[f->measured] = f->bytes / seconds / copy;
+    }
+    optim_close(optim);
+    arena_free(&arena);
+    Work work[PROCESSES], whole = whole_work(bench, &config);
+    shared_work(bench, &config, work);
+    for (int r = 0; r < PROCESSES; r++)
+        f->slowest_seconds = fmax(f->slowest_seconds, median(f->seconds, f->measured) * work[r].bytes / whole.bytes);
+}
+
 /* ---- reporting ---- */
 
 static void print_head(Bench *bench) {
@@ -304,6 +338,10 @@ static void measure_all(Bench *bench, cJSON *list) {
             measure(bench, (OptimName)name, exact, &f);
             report(bench, &f, list);
         }
+    if (bench->options.optimizer != OPTIM_COUNT) return;
+    memset(&f, 0, sizeof f);
+    measure_ema(bench, &f);
+    report(bench, &f, list);
 }
 
 int main(int argc, char **argv) {

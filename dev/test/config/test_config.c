@@ -36,7 +36,8 @@ static void test_defaults(void **state) {
               "\"norms_interval\":0,\"checkpoint_interval\":1000,\"keep_checkpoints\":2,\"out_dir\":\"out\","
               "\"overwrite\":false,"
               "\"init_from\":\"scratch\",\"seed\":5000,\"device\":\"auto\",\"precision\":\"auto\","
-              "\"allow_tf32\":false,\"threads\":0,\"recompute\":\"none\",\"debug_alloc\":false}}");
+              "\"allow_tf32\":false,\"threads\":0,\"recompute\":\"none\",\"debug_alloc\":false,"
+              "\"ema_start\":0}}");
     free(text);
     const GPT2Config gpt2 = gpt2_config(12, 12, 768, 1024, 50304);
     assert_same_model(&config.model, &gpt2);
@@ -362,6 +363,10 @@ static void test_numbers_out_of_range(void **state) {
         {"train", "\"gradient_scale\": 0", "train.gradient_scale is 0; expected number > 0"},
         {"train", "\"log_interval\": 0", "train.log_interval is 0; expected integer >= 1"},
         {"train", "\"norms_interval\": -1", "train.norms_interval is -1; expected integer >= 0"},
+        {"train", "\"ema_start\": -1", "train.ema_start is -1; expected integer >= 0"},
+        {"train", "\"ema_decay\": 1", "train.ema_decay is 1; expected number in [0, 1)"},
+        {"train", "\"ema_decay\": -0.5", "train.ema_decay is -0.5; expected number in [0, 1)"},
+        {"train", "\"ema_mix\": 1.5", "train.ema_mix is 1.5; expected number in [0, 1]"},
         {"train", "\"eval_interval\": -1", "train.eval_interval is -1; expected integer >= 0"},
         {"train", "\"threads\": 5000", "train.threads is 5000; expected integer in [0, 4096]"},
     };
@@ -679,6 +684,10 @@ static void test_short_trials(void **state) {
     assert_schedule(path, "--max_iters=99", NULL, (int[]){38, 99, 60}, "schedule.warmup_iters is 38 instead of 39");
     config_with("schedule", "\"warmup_iters\": 0"); /* nothing to shorten */
     assert_schedule(path, "--max_iters=10", NULL, (int[]){0, 10, 0}, NULL);
+    config_with("train", "\"ema_start\": 60");
+    assert_schedule(path, "--max_iters=10", NULL, (int[]){0, 10, 0}, "train.ema_start is 6 instead of 60");
+    assert_int_equal(accepted(path, "--max_iters=10").train.ema_start, 6);
+    assert_int_equal(accepted(path, "--max_iters=1").train.ema_start, 0);
     config_with("train", "\"eval_only\": true}, \"schedule\": {\"warmup_iters\": 39");
     assert_schedule(path, "--max_iters=10", NULL, (int[]){39, 10, 0}, NULL);
     config_with("schedule", "\"warmup_iters\": 2147483647}, \"model\": {\"n_layer\": 1");
@@ -688,6 +697,23 @@ static void test_short_trials(void **state) {
     assert_int_equal(config.schedule.warmup_iters, 2147483647);
     free(warnings);
     free(path);
+}
+
+/* An average of the weights begins before the run ends; what it is like matters only where there is one. */
+static void test_average_of_weights(void **state) {
+    (void)state;
+    Config config = accepted(config_with("train", "\"ema_start\": 99"), NULL);
+    assert_true(config.train.ema_start == 99 && config.train.ema_decay == 0.99333 && config.train.ema_mix == 0.6);
+    const char *path = config_with("train", "\"ema_start\": 100");
+    refuse_file(path, "train.ema_start 100 must be below train.max_iters 100");
+    assert_int_equal(accepted(path, "--eval_only=true").train.ema_start, 100);
+    path = config_with("train", "\"ema_decay\": 0.5, \"ema_mix\": 1");
+    char *warnings = warnings_of(&config, path, NULL, NULL);
+    must_hold(warnings, "train.ema_decay, train.ema_mix");
+    must_hold(warnings, "train.ema_start 0");
+    assert_true(config.train.ema_decay == 0.99333 && config.train.ema_mix == 0.6);
+    free(warnings);
+    refuse_by(path, "--ema_mix=1", "command line: ", "train.ema_mix has no effect with train.ema_start 0: remove it");
 }
 
 /* ---- keys that a schedule does not use ---- */
@@ -979,7 +1005,7 @@ static void test_every_key_is_in_the_table(void **state) {
         "train max_iters total_batch_size gradient_accumulation_steps batch_size gradient_scale eval_interval "
         "eval_sequences eval_only log_interval norms_interval checkpoint_interval keep_checkpoints out_dir overwrite "
         "init_from seed "
-        "device precision allow_tf32 threads recompute debug_alloc";
+        "device precision allow_tf32 threads recompute debug_alloc ema_start ema_decay ema_mix";
     char *list = checked_strdup(keys), *rest = list;
     for (char *line; (line = strsep(&rest, ";"));) {
         const char *section = strsep(&line, " ");
@@ -1173,6 +1199,7 @@ int main(void) {
         cmocka_unit_test(test_schedule_rules),
         cmocka_unit_test(test_rules_name_the_place),
         cmocka_unit_test(test_short_trials),
+        cmocka_unit_test(test_average_of_weights),
         cmocka_unit_test(test_keys_of_each_schedule),
         cmocka_unit_test(test_resolve),
         cmocka_unit_test(test_resolve_lists_what_fits),

@@ -60,7 +60,7 @@ static float start_value(size_t at) {
 }
 
 static OptimWorld *open_either(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm,
-                               bool has_norms) {
+                               bool has_norms, bool has_ema) {
     Error error;
     OptimWorld *w = checked_calloc(1, sizeof *w, "a world");
     w->table = table;
@@ -88,17 +88,22 @@ static OptimWorld *open_either(TensorTable table, OptimConfig config, DType type
     if (!w->optim) die("%s", error.text);
     w->has_norms = has_norms;
     if (has_norms) optim_plan_norms(w->optim, &w->arena);
+    if (has_ema) optim_plan_ema(w->optim, &w->arena);
     arena_allocate(&w->arena, backend_memory(w->be));
     optim_start(w->optim, w->buffers);
     return w;
 }
 
 OptimWorld *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm) {
-    return open_either(table, config, type, threads, comm, false);
+    return open_either(table, config, type, threads, comm, false, false);
 }
 
 OptimWorld *open_world_with_norms(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm) {
-    return open_either(table, config, type, threads, comm, true);
+    return open_either(table, config, type, threads, comm, true, false);
+}
+
+OptimWorld *open_world_with_ema(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm) {
+    return open_either(table, config, type, threads, comm, false, true);
 }
 
 void close_world(OptimWorld *w) {

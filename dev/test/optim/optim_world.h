@@ -50,8 +50,9 @@ TensorTable odd_table(void);
 /* Takes the table. `comm` is NULL for a single process; with one, which is between threads here, the device is a CPU.
  * Parameters are random, gradients and gaps zero. */
 OptimWorld *open_world(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm);
-/* The same where every step measures norms. */
+/* The same where every step measures norms, and where there is room for an average of the weights. */
 OptimWorld *open_world_with_norms(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm);
+OptimWorld *open_world_with_ema(TensorTable table, OptimConfig config, DType type, int threads, Comm *comm);
 void close_world(OptimWorld *world);
 
 /* Copies of what is on the device: the whole buffer, until the next call. The gradient is the one

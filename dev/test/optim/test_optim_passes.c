@@ -685,6 +685,73 @@ static void test_update_sums(void **state) {
     be->close(be);
 }
 
+/* ---- an average of the weights ---- */
+
+static void test_average(void **state) {
+    (void)state;
+    Backend *be = open_device();
+    static Elements own, expected;
+    for (int shift = 0; shift < SHIFT_MATRIX; shift++)
+        for (int begins = 0; begins < 2; begins++) {
+            Chunk chunks[CHUNKS];
+            make_chunks(chunks, shift);
+            expected = *random_elements();
+            if (begins) memset(expected.states[0], 0xff, sizeof expected.states[0]); /* it may hold anything */
+            Device d = to_device(be, &expected, chunks, CHUNKS);
+            float decay = begins ? 0.0f : 0.75f;
+            d.passes->average(be, d.chunks, d.count, d.elements->params, d.elements->states[0], decay);
+            download(&d, &own);
+            for (int c = 0; c < CHUNKS; c++)
+                for (size_t i = 0; i < chunks[c].end - chunks[c].begin; i++) {
+                    float x = expected.params[chunks[c].begin + i], *to = &expected.states[0][chunks[c].shard + i];
+                    float average = begins ? x : (float)(0.75 * (double)*to + 0.25 * (double)x);
+                    float found = own.states[0][chunks[c].shard + i];
+                    assert_true(begins ? found == x : fabsf(found - average) <= 2e-7f * (fabsf(*to) + fabsf(x)));
+                    *to = found;
+                }
+            assert_memory_equal(&own, &expected, sizeof own); /* nothing but that */
+        }
+    be->close(be);
+}
+
+/* As bfloat16 and as float32, which here take the places of weights and of gradients. With a share of 0 the average may
+ * hold anything. */
+static void test_mix(void **state) {
+    (void)state;
+    Backend *be = open_device();
+    static Elements own, expected;
+    const float shares[] = {0.6f, 0.0f};
+    for (int shift = 0; shift < SHIFT_MATRIX; shift++)
+        for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++)
+            for (size_t s = 0; s < ARRAY_LENGTH(shares); s++) {
+                Chunk chunks[CHUNKS];
+                float share = shares[s];
+                make_chunks(chunks, shift);
+                expected = *random_elements();
+                if (share == 0.0f) memset(expected.states[0], 0xff, sizeof expected.states[0]);
+                Device d = to_device(be, &expected, chunks, CHUNKS);
+                Elements *e = d.elements;
+                void *to = type == DTYPE_FLOAT32 ? (void *)e->gradient : e->weights;
+                d.passes->mix(be, d.chunks, d.count, e->params, e->states[0], share, to, (DType)type);
+                download(&d, &own);
+                for (int c = 0; c < CHUNKS; c++)
+                    for (size_t i = 0; i < chunks[c].end - chunks[c].begin; i++) {
+                        size_t at = chunks[c].begin + i;
+                        float x = expected.params[at], average = expected.states[0][chunks[c].shard + i];
+                        double mixed = share == 0.0f ? (double)x : 0.4 * (double)x + 0.6 * (double)average;
+                        double found =
+                            type == DTYPE_FLOAT32 ? own.gradient[at] : (double)float_from_bfloat16(own.weights[at]);
+                        double largest = fabs((double)x) + (share == 0.0f ? 0.0 : fabs((double)average));
+                        double slack = type == DTYPE_FLOAT32 ? (share == 0.0f ? 0.0 : 2e-7) : 0x1p-8;
+                        assert_true(fabs(found - mixed) <= slack * largest);
+                        expected.gradient[at] = own.gradient[at];
+                        expected.weights[at] = own.weights[at];
+                    }
+                assert_memory_equal(&own, &expected, sizeof own);
+            }
+    be->close(be);
+}
+
 /* ---- results ---- */
 
 /* They come in order, each as it was when it was sent. */
@@ -773,6 +840,7 @@ int main(void) {
         cmocka_unit_test(test_normalize),   cmocka_unit_test(test_skipped),      cmocka_unit_test(test_keep_prev_grad),
         cmocka_unit_test(test_sums),        cmocka_unit_test(test_add_up),       cmocka_unit_test(test_queue),
         cmocka_unit_test(test_chunks),      cmocka_unit_test(test_copy_params),  cmocka_unit_test(test_update_sums),
+        cmocka_unit_test(test_average),     cmocka_unit_test(test_mix),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

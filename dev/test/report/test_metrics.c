@@ -84,7 +84,7 @@ static void write_step(Metrics *metrics, int64_t step) {
                          .tokens_per_s = 2000.0,
                          .mfu = -1.0,
                          .lr_by_role = {0.25, 0.5, -1.0, 0.125}};
-    metrics_validation(metrics, step, 3.25, 64);
+    metrics_validation(metrics, step, 3.25, NULL, 64);
     metrics_hellaswag(metrics, step, 0.25, 0.375, 8);
     metrics_checkpoint(metrics, step, "c");
     metrics_train(metrics, &report);
@@ -144,7 +144,7 @@ static void test_not_a_number(void **state) {
     const double values[] = {NAN, -NAN, INFINITY, -INFINITY};
     for (size_t i = 0; i < ARRAY_LENGTH(values); i++) {
         Metrics *metrics = open_metrics(&folder, METRICS_NEW, 0);
-        metrics_validation(metrics, 1, values[i], 2);
+        metrics_validation(metrics, 1, values[i], NULL, 2);
         metrics_close(metrics);
         assert_file(&folder, "{\"event\":\"val\",\"step\":1,\"loss\":null,\"tokens\":2}\n");
     }
@@ -293,7 +293,7 @@ static void test_append(void **state) {
     char *before = test_read_file(folder.file, NULL);
     Metrics *metrics = open_metrics(&folder, METRICS_APPEND, -1);
     assert_file(&folder, before);
-    metrics_validation(metrics, 4, 3.25, 64);
+    metrics_validation(metrics, 4, 3.25, NULL, 64);
     metrics_close(metrics);
     char *expected = format_string("%s%s", before, VAL_LINE(4));
     assert_file(&folder, expected);

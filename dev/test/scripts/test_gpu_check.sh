@@ -475,6 +475,8 @@ test_bench_optim() {
     bench bench_optim --steps=1
     figures bench_optim '[o["name"] for o in r["optimizers"]][:3] == ["adamw", "mars-adamw", "mars-adamw exact"]'
     figures bench_optim 'r["optimizers"][0]["state, bytes per parameter"] == 8'
+    figures bench_optim 'r["optimizers"][-1]["name"] == "average of weights"'
+    figures bench_optim 'round(r["optimizers"][-1]["floor, bytes per parameter"]) == 12'
     figures bench_optim 'all(0 < o["one of 8, ms"] < o["step, ms"] for o in r["optimizers"])'
     bench bench_optim --steps=1 --optimizer=muon --precision=float32
     figures bench_optim '[o["name"] for o in r["optimizers"]] == ["muon"]'
