@@ -2,11 +2,12 @@
 #
 #   awk -v run=runs/mine [-v budgets="1000000 2000000"] -f scripts/metrics.awk <runs/mine/metrics.jsonl
 #
-# The fields: 1 run, 2 optimizer (its name; "-exact" follows for a MARS that is not approximate), 3 optimizer as people
-# write it, 4 model, 5 data set, 6 learning rate, 7 last step, 8 its tokens, 9 best validation loss, 10 its step,
-# 11 status (done, stopped, skipped: ended by gradients that are not finite, unfinished), 12 tokens per second,
-# 13 optimizer's part of a step's time in percent, 14 bytes of optimizer state per parameter, 15 data.train, and for
-# each budget, in tokens, two more: the best validation loss so far, and 1 where the run has got that far, else 0.
+# The fields: 1 run, 2 optimizer (its name; "-exact" follows for a MARS that is not approximate, then "-gamma-G" for one
+# with another gamma than 0.025), 3 optimizer as people write it, 4 model, 5 data set, 6 learning rate, 7 last step,
+# 8 its tokens, 9 best validation loss, 10 its step, 11 status (done, stopped, skipped: ended by gradients that are not
+# finite, unfinished), 12 tokens per second, 13 optimizer's part of a step's time in percent, 14 bytes of optimizer state
+# per parameter, 15 data.train, and for each budget, in tokens, two more: the best validation loss so far, and 1 where
+# the run has got that far, else 0.
 #
 # The run may still be going on, or have been killed in the middle of a line. Of a step that occurs twice the last line
 # counts, and so does the last start line.
@@ -33,8 +34,12 @@ function section(text, name) {
 
 function known(value) { return value == "" ? "-" : value }
 
-function optimizer_title(id,    title, exact) {
-    exact = sub(/-exact$/, "", id) ? " exact" : ""
+function optimizer_title(id,    title, variant) {
+    if (match(id, /-gamma-/)) {
+        variant = " gamma " substr(id, RSTART + RLENGTH)
+        id = substr(id, 1, RSTART - 1)
+    }
+    if (sub(/-exact$/, "", id)) variant = " exact" variant
     title["adamw"] = "AdamW"
     title["mars-adamw"] = "MARS-AdamW"
     title["mars-lion"] = "MARS-Lion"
@@ -46,7 +51,7 @@ function optimizer_title(id,    title, exact) {
     title["sgd-sai"] = "SGD-SaI"
     title["normuon"] = "NorMuon"
     title["mars-normuon"] = "MARS-NorMuon"
-    return (id in title ? title[id] : id) exact
+    return (id in title ? title[id] : id) variant
 }
 
 # The sizes of GPT-2 by their names, others as layers x width. Losses over other sequences or another vocabulary are
@@ -91,7 +96,9 @@ function data_title(path,    lower) {
     if (event == "start" && index($0, ",\"resumed_from\":")) {
         optimizer = section($0, "optimizer")
         id = string(optimizer, "name")
+        gamma = number(optimizer, "gamma")
         if (optimizer ~ /"is_approx":false/ && id ~ /^mars-/) id = id "-exact"
+        if (gamma != "" && gamma - 0.025 != 0 && id ~ /^mars-/) id = id "-gamma-" gamma
         rate = number(optimizer, "muon_learning_rate")
         if (rate == "") rate = number(optimizer, "learning_rate")
         train_path = string(section($0, "data"), "train")

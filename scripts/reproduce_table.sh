@@ -5,13 +5,14 @@
 #   --out=PATH    draws PATH_SIZE.png and PATH_SIZE.svg (default: runs/table)
 #
 # Without a RUN_DIR it reads every folder of runs/ that has a metrics.jsonl: of runs that are finished, still going on,
-# resumed or killed. There is a table for each data set, with a row for each optimizer and a column for each model size
-# and budget: the best validation loss up to step 10,000, 40,000 and 100,000 of the published batch, 491,520 tokens
-# (which the papers call 5B, 20B and 50B tokens). A run of another batch size is compared at the same number of tokens.
-# The published loss, where there is one, follows in parentheses. Where a run has not got to the budget, its best so far
-# is there with an asterisk. Of several runs with the same data, optimizer and size the best is taken; a run that has
-# got to the budget counts before those that have not. Runs of modded-nanogpt's recipes (config/modded_*.json) are
-# compared with the published validation losses step by step. The last table lists every run.
+# resumed or killed. There is a table for each data set and model size, with a column for each budget: the best
+# validation loss up to step 10,000, 40,000 and 100,000 of the published batch, 491,520 tokens (which the papers call
+# 5B, 20B and 50B tokens). A run of another batch size is compared at the same number of tokens. There is a row for each
+# optimizer and source of published losses, which follow in parentheses, and stand alone where there is no run. Where a
+# run has not got to the budget, its best so far is there with an asterisk. Of several runs with the same data,
+# optimizer and size the best is taken; a run that has got to the budget counts before those that have not. The next
+# table lists every run. Runs of modded-nanogpt's recipes (config/modded_*.json) are compared with its published losses
+# at their last step, and step by step.
 set -euo pipefail
 export LC_ALL=C # numbers with a point, characters as bytes
 
@@ -49,32 +50,71 @@ fi
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-# What was published: data set, optimizer, size, then the best validation loss up to 5B, 20B and 50B tokens.
+# What was published: data set, optimizer, size, the best validation loss up to 5B, 20B and 50B tokens, and the source.
+# Of one optimizer there may be several sources, which differ.
 cat >"$folder/published" <<'END_OF_TABLE'
-OpenWebText adamw small 3.193 3.024 2.885
-OpenWebText adamw medium 3.084 2.821 2.691
-OpenWebText adamw large 3.013 2.741 2.561
-OpenWebText muon small 3.165 3.006 2.901
-OpenWebText muon medium 3.009 2.813 2.688
-OpenWebText muon large 2.915 2.691 2.573
-OpenWebText mars-adamw-exact small 3.107 2.980 2.847
-OpenWebText mars-adamw small 3.108 2.981 2.849
-OpenWebText mars-adamw medium 2.969 2.763 2.636
-OpenWebText mars-adamw large 2.876 2.647 2.518
+OpenWebText adamw small 3.193 3.024 2.885 MARS, table
+OpenWebText adamw medium 3.084 2.821 2.691 MARS, table
+OpenWebText adamw large 3.013 2.741 2.561 MARS, table
+OpenWebText adamw small - - 2.889 MARS-M, figure
+OpenWebText adamw medium - - 2.688 MARS-M, figure
+OpenWebText adamw large - - 2.569 MARS-M, figure
+OpenWebText muon small 3.165 3.006 2.901 MARS, table
+OpenWebText muon medium 3.009 2.813 2.688 MARS, table
+OpenWebText muon large 2.915 2.691 2.573 MARS, table
+OpenWebText mars-adamw-exact small 3.107 2.980 2.847 MARS, table
+OpenWebText mars-adamw small 3.108 2.981 2.849 MARS, table
+OpenWebText mars-adamw medium 2.969 2.763 2.636 MARS, table
+OpenWebText mars-adamw large 2.876 2.647 2.518 MARS, table
+OpenWebText mars-m small - - 2.841 MARS-M, figure
+OpenWebText mars-m medium - - 2.628 MARS-M, figure
+OpenWebText mars-m large - - 2.5205 MARS-M, figure
+OpenWebText mars-m-gamma-0.01 small - - 2.841 MARS-M, figure
+OpenWebText mars-m-gamma-0.01 medium - - 2.624 MARS-M, figure
+OpenWebText mars-m-gamma-0.01 large - - 2.513 MARS-M, figure
+OpenWebText moonlight small - - 2.849 MARS-M, figure
+OpenWebText moonlight medium - - 2.639 MARS-M, figure
+OpenWebText moonlight large - - 2.525 MARS-M, figure
+FineWeb-Edu adamw small - - 2.893 MARS-M, figure
+FineWeb-Edu adamw XL - - 2.421 MARS-M, figure
+FineWeb-Edu mars-adamw small - - 2.853 MARS, figure ±0.005
+FineWeb-Edu mars-adamw XL - - 2.376 MARS, figure ±0.005
+FineWeb-Edu mars-m small - - 2.855 MARS-M, figure
+FineWeb-Edu mars-m XL - - 2.379 MARS-M, figure
+FineWeb-Edu mars-m-gamma-0.01 small - - 2.8505 MARS-M, figure
+FineWeb-Edu mars-m-gamma-0.01 XL - - 2.378 MARS-M, figure
+FineWeb-Edu moonlight small - - 2.865 MARS-M, figure
+FineWeb-Edu moonlight XL - - 2.394 MARS-M, figure
 END_OF_TABLE
-published_source="Yuan et al., MARS: Unleashing the power of variance reduction for training large models, 2024 \
-(arXiv:2411.10438)"
+cat >"$folder/sources" <<'END_OF_SOURCES'
+In parentheses: the published loss, over a part of the validation set; the runs of config/ take all of it.
+MARS: Yuan et al., MARS: Unleashing the power of variance reduction for training large models (arXiv:2411.10438).
+MARS-M: Liu, Yuan and Gu, MARS-M: When variance reduction meets matrices (arXiv:2510.21800).
+Losses of a figure are read off to ±0.001, or to what stands there. A gamma that is not named is 0.025.
+END_OF_SOURCES
 step_tokens=491520
 
-# Published curves: title, what the start line of such a run says, step:loss at each step. From the logs of
-# github.com/KellerJordan/modded-nanogpt (commits d80ac8e and c26c2a18).
-cat >"$folder/curves" <<'END_OF_CURVES'
-modded-nanogpt, Muon, 5,100 steps|"n_embd":768 "position":"rope" "activation":"relu2" "name":"muon" "max_iters":5100 \
-"total_batch_size":512|0:16.0098 125:4.9669 250:4.3420 375:4.0605 500:3.9223 750:3.7745 1000:3.6852 1500:3.5799 \
-2000:3.5166 2500:3.4755 3000:3.4433 3500:3.4145 4000:3.3718 4500:3.3205 5000:3.2783 5100:3.2747
-modded-nanogpt, the first run with Muon, 7,000 steps|"n_embd":768 "position":"rope" "activation":"gelu" "name":"muon" \
-"max_iters":7000 "total_batch_size":512|7000:3.280
-END_OF_CURVES
+# What the start line of a run of modded-nanogpt (github.com/KellerJordan/modded-nanogpt) says where it has the recipe of
+# config/modded_nanogpt.json and config/modded_first_muon.json.
+modded='"n_embd":768 "position":"rope" "name":"muon" "total_batch_size":512'
+modded_nanogpt="$modded \"activation\":\"relu2\" \"max_iters\":5100"
+modded_first_muon="$modded \"activation\":\"gelu\" \"max_iters\":7000"
+
+# The losses of the first one, as step:loss, from its log (commit d80ac8e).
+modded_curve="0:16.0098 125:4.9669 250:4.3420 375:4.0605 500:3.9223 750:3.7745 1000:3.6852 1500:3.5799 2000:3.5166 \
+2500:3.4755 3000:3.4433 3500:3.4145 4000:3.3718 4500:3.3205 5000:3.2783 5100:3.2747"
+
+# Its states up to that one: optimizer, steps, validation loss at the last of them, source, and what the start line says.
+cat >"$folder/finals" <<END_OF_FINALS
+AdamW|9536|3.2818|modded-nanogpt, readme|
+Muon, config/modded_first_muon.json|7000|about 3.280|modded-nanogpt, c26c2a18|$modded_first_muon
+Muon|6676|about 3.275|modded-nanogpt|
+Muon|6200|3.2785|modded-nanogpt|
+Muon|6000|about 3.275|modded-nanogpt|
+Muon|5600|about 3.272|modded-nanogpt|
+Muon|5400|about 3.278|modded-nanogpt|
+Muon, config/modded_nanogpt.json|5100|${modded_curve##*:}|modded-nanogpt, log of d80ac8e|$modded_nanogpt
+END_OF_FINALS
 
 # ---- the runs ----
 
@@ -93,9 +133,9 @@ done
 
 # ---- the tables ----
 
-# Tables and rows of what was published come first, in its order, then the rest. A data set without published losses
-# has only the columns that a run has begun.
-awk -F '\t' -v published="$folder/published" -v source="$published_source" '
+# Tables and rows of what was published come first, in its order, then the rest. A table has the columns for which there
+# are published losses, and those that a run has begun.
+awk -F '\t' -v published="$folder/published" -v sources="$folder/sources" '
     function list_once(kind, group, name) {
         if ((kind, group, name) in listed) return
         listed[kind, group, name] = 1
@@ -110,14 +150,16 @@ awk -F '\t' -v published="$folder/published" -v source="$published_source" '
         present[kind, group, name] = 1
         appeared[++appearances] = kind SUBSEP group SUBSEP name
     }
+    # Sizes are grouped by data set, rows by data set and size.
     function order_all(    i, part) {
         list_known("data", "", "OpenWebText,FineWeb-Edu")
         for (i = 1; i <= appearances; i++) {
             split(appeared[i], part, SUBSEP)
-            list_known("size", part[2], "small,medium,large,XL")
-            list_known("row", part[2], "adamw,muon,normuon,mars-adamw-exact,mars-adamw,mars-lion-exact,mars-lion," \
-                "mars-shampoo-exact,mars-shampoo,mars-m-exact,mars-m,mars-m-efficient,mars-normuon-exact," \
-                "mars-normuon,moonlight,sgd-sai")
+            if (part[1] == "size") list_known("size", part[2], "small,medium,large,XL")
+            if (part[1] == "row")
+                list_known("row", part[2], "adamw,muon,normuon,mars-adamw-exact,mars-adamw,mars-lion-exact," \
+                    "mars-lion,mars-shampoo-exact,mars-shampoo,mars-m-exact,mars-m,mars-m-gamma-0.01," \
+                    "mars-m-efficient,mars-normuon-exact,mars-normuon,moonlight,sgd-sai")
         }
         for (i = 1; i <= appearances; i++) {
             split(appeared[i], part, SUBSEP)
@@ -132,31 +174,32 @@ awk -F '\t' -v published="$folder/published" -v source="$published_source" '
         there[key] = is_there
         whose[key] = run
     }
-    function cell(key,    text) {
-        text = key in ours ? sprintf("%.3f", ours[key]) (there[key] ? "" : "\\*") : "–"
+    function cell(key, source,    text) {
+        if (key in ours) text = sprintf("%.3f", ours[key]) (there[key] ? "" : "\\*")
         if (key in ours && !there[key]) unfinished[whose[key]] = 1
-        return text (key in paper ? " (" paper[key] ")" : "")
+        if ((key, source) in paper) text = text (text == "" ? "" : " ") "(" paper[key, source] ")"
+        return text == "" ? "–" : text
     }
-    function print_table(data,    i, j, b, line, rule, size, id, key) {
-        line = "| " data " |"
+    function print_row(data, size, id, source,    b, line) {
+        line = "| " title[id] " |"
+        for (b = 1; b <= 3; b++)
+            if ((data, size, b) in shown) line = line " " cell(data SUBSEP id SUBSEP size SUBSEP b, source) " |"
+        print line " " source " |"
+    }
+    function print_table(data, size,    b, i, k, line, rule, id) {
+        line = "| " data ", " size " |"
         rule = "| --- |"
-        for (i = 1; i <= members["size", data]; i++)
-            for (b = 1; b <= 3; b++)
-                if ((data, member["size", data, i], b) in shown) {
-                    line = line " " member["size", data, i] ", " budget[b] " |"
-                    rule = rule " ---: |"
-                }
-        print line
-        print rule
-        for (j = 1; j <= members["row", data]; j++) {
-            id = member["row", data, j]
-            line = "| " title[id] " |"
-            for (i = 1; i <= members["size", data]; i++) {
-                size = member["size", data, i]
-                for (b = 1; b <= 3; b++)
-                    if ((data, size, b) in shown) line = line " " cell(data SUBSEP id SUBSEP size SUBSEP b) " |"
+        for (b = 1; b <= 3; b++)
+            if ((data, size, b) in shown) {
+                line = line " " budget[b] " |"
+                rule = rule " ---: |"
             }
-            print line
+        print line " source |"
+        print rule " --- |"
+        for (i = 1; i <= members["row", data "\t" size]; i++) {
+            id = member["row", data "\t" size, i]
+            if (!papers[data, id, size]) print_row(data, size, id, "–")
+            for (k = 1; k <= papers[data, id, size]; k++) print_row(data, size, id, paper_source[data, id, size, k])
         }
         print ""
     }
@@ -174,13 +217,20 @@ awk -F '\t' -v published="$folder/published" -v source="$published_source" '
         title["muon"] = "Muon"
         title["mars-adamw"] = "MARS-AdamW"
         title["mars-adamw-exact"] = "MARS-AdamW exact"
+        title["mars-m"] = "MARS-M"
+        title["mars-m-gamma-0.01"] = "MARS-M gamma 0.01"
+        title["moonlight"] = "Moonlight"
         while ((getline line < published) > 0) {
-            split(line, f, " ")
+            words = split(line, f, " ")
+            source = f[7]
+            for (i = 8; i <= words; i++) source = source " " f[i]
             add("data", "", f[1])
-            add("row", f[1], f[2])
             add("size", f[1], f[3])
+            add("row", f[1] "\t" f[3], f[2])
+            paper_source[f[1], f[2], f[3], ++papers[f[1], f[2], f[3]]] = source
             for (b = 1; b <= 3; b++) {
-                paper[f[1], f[2], f[3], b] = f[3 + b]
+                if (f[3 + b] == "-") continue
+                paper[f[1], f[2], f[3], b, source] = f[3 + b]
                 shown[f[1], f[3], b] = 1
             }
         }
@@ -188,8 +238,8 @@ awk -F '\t' -v published="$folder/published" -v source="$published_source" '
     {
         title[$2] = $3
         add("data", "", $5)
-        add("row", $5, $2)
         add("size", $5, $4)
+        add("row", $5 "\t" $4, $2)
         for (b = 1; b <= 3; b++) {
             consider($5 SUBSEP $2 SUBSEP $4 SUBSEP b, $(14 + 2 * b), $(15 + 2 * b), $1)
             if (b == 1 || $(13 + 2 * b) == 1) shown[$5, $4, b] = 1
@@ -206,9 +256,12 @@ awk -F '\t' -v published="$folder/published" -v source="$published_source" '
     END {
         order_all()
         print "Best validation loss up to step 10,000 (5B), 40,000 (20B) and 100,000 (50B) of 491,520 tokens."
-        print "In parentheses: published by " source "."
+        while ((getline line < sources) > 0) print line
         print ""
-        for (i = 1; i <= members["data", ""]; i++) print_table(member["data", "", i])
+        for (i = 1; i <= members["data", ""]; i++) {
+            data = member["data", "", i]
+            for (k = 1; k <= members["size", data]; k++) print_table(data, member["size", data, k])
+        }
         for (i = 1; i <= runs; i++) {
             if (!(name[i] in unfinished)) continue
             note = note (note == "" ? "" : "; ") name[i] (ended[name[i]] ? " ended at step " : " at step ") \
@@ -220,7 +273,7 @@ awk -F '\t' -v published="$folder/published" -v source="$published_source" '
         for (i = 1; i <= runs; i++) print listing[i]
     }' "$folder/runs" | awk -f "$scripts/table.awk"
 
-# ---- published curves, step by step ----
+# ---- modded-nanogpt: the losses at the last step, and those of one run step by step ----
 
 # The validation losses of a run whose start line holds all the words, as "step loss".
 losses_of() {
@@ -232,17 +285,37 @@ losses_of() {
     sed -n 's/^{"event":"val","step":\([0-9]*\),"loss":\([0-9.eE+-]*\),.*}$/\1 \2/p' "$2/metrics.jsonl"
 }
 
-while IFS='|' read -r title words published; do
-    compared=()
-    rm -f "$folder"/curve_*
-    for run in "${runs[@]}"; do
-        losses_of "$words" "$run" >"$folder/losses"
-        [ -s "$folder/losses" ] || continue
-        cp "$folder/losses" "$folder/curve_${#compared[@]}"
-        compared+=("$run")
-    done
-    [ ${#compared[@]} -gt 0 ] || continue
-    echo "Validation loss at each step of $title that was published."
+echo
+echo "Final validation loss of modded-nanogpt's runs with GPT-2 small on FineWeb, each at its last step."
+echo "In parentheses: published in github.com/KellerJordan/modded-nanogpt."
+echo
+{
+    echo "| modded-nanogpt | steps | final val loss | source |"
+    echo "| --- | ---: | ---: | --- |"
+    while IFS='|' read -r title steps published source words; do
+        : >"$folder/losses"
+        if [ -n "$words" ]; then
+            # Of a step that occurs twice in a run the last line counts; of several runs the lowest.
+            for run in "${runs[@]}"; do
+                losses_of "$words" "$run" | awk -v step="$steps" '$1 == step { loss = $2 }
+                    END { if (loss != "") printf "%.4f\n", loss }' >>"$folder/losses"
+            done
+        fi
+        ours=$(sort -g "$folder/losses" | sed -n 1p)
+        echo "| $title | ${steps%???},${steps: -3} | ${ours:+$ours }($published) | $source |"
+    done <"$folder/finals"
+} | awk -f "$scripts/table.awk"
+
+compared=()
+for run in "${runs[@]}"; do
+    losses_of "$modded_nanogpt" "$run" >"$folder/losses"
+    [ -s "$folder/losses" ] || continue
+    cp "$folder/losses" "$folder/curve_${#compared[@]}"
+    compared+=("$run")
+done
+if [ ${#compared[@]} -gt 0 ]; then
+    echo
+    echo "Validation loss at each step of modded-nanogpt, Muon, 5,100 steps that was published."
     echo
     {
         printf '| step | published |'
@@ -250,7 +323,7 @@ while IFS='|' read -r title words published; do
         printf '\n| ---: | ---: |'
         printf ' ---: |%.0s' "${compared[@]}"
         echo
-        for pair in $published; do
+        for pair in $modded_curve; do
             printf '| %s | %s |' "${pair%:*}" "${pair#*:}"
             for run in "${!compared[@]}"; do
                 awk -v step="${pair%:*}" '$1 == step { loss = sprintf("%.4f", $2) }
@@ -259,8 +332,7 @@ while IFS='|' read -r title words published; do
             echo
         done
     } | awk -f "$scripts/table.awk"
-    echo
-done < <(sed -e ':join' -e '/\\$/{N;s/\\\n//;bjoin' -e '}' "$folder/curves")
+fi
 
 # ---- the drawings, one for each size and data set ----
 

@@ -14,14 +14,14 @@
 enum { PROCESSES = 8, STEPS = 100000 };
 
 static const char *const runs[] = {
-    "small_adamw",        "medium_adamw",    "large_adamw",  "xl_adamw",         "small_mars",
-    "medium_mars",        "large_mars",      "xl_mars",      "small_mars_exact", "medium_mars_exact",
-    "large_mars_exact",   "xl_mars_exact",   "small_muon",   "medium_muon",      "large_muon",
-    "small_mars_m",       "medium_mars_m",   "large_mars_m", "xl_mars_m",        "small_moonlight",
-    "medium_moonlight",   "large_moonlight", "xl_moonlight", "small_sgd_sai",    "small_adamw_fw",
-    "xl_adamw_fw",        "small_mars_fw",   "xl_mars_fw",   "small_mars_m_fw",  "xl_mars_m_fw",
-    "small_moonlight_fw", "xl_moonlight_fw",
-};
+    "small_adamw", "medium_adamw", "large_adamw", "xl_adamw", "small_mars", "medium_mars", "large_mars", "xl_mars",
+    "small_mars_exact", "medium_mars_exact", "large_mars_exact", "xl_mars_exact", "small_muon", "medium_muon",
+    "large_muon", "small_mars_m", "medium_mars_m", "large_mars_m", "xl_mars_m", "small_moonlight", "medium_moonlight",
+    "large_moonlight", "xl_moonlight", "small_sgd_sai", "small_adamw_fw", "xl_adamw_fw", "small_mars_fw", "xl_mars_fw",
+    "small_mars_m_fw", "xl_mars_m_fw", "small_moonlight_fw", "xl_moonlight_fw",
+    /* MARS-M at other settings than those of its config files */
+    "small_mars_m_gamma001", "medium_mars_m_gamma001", "large_mars_m_gamma001", "xl_mars_m_gamma001",
+    "small_mars_m_gamma001_fw", "xl_mars_m_gamma001_fw", "small_mars_m_lr001_fw"};
 
 /* Runs of modded-nanogpt (github.com/KellerJordan/modded-nanogpt), whose scripts have the name of the config. */
 static const struct ModdedRun {
@@ -106,6 +106,7 @@ static OptimConfig published_optimizer(const Run *run) {
     e.betas_1d[0] = 0.9, e.betas_1d[1] = 0.95;
     e.muon_learning_rate = 0.02, e.momentum = 0.95, e.nesterov = true, e.ns_steps = 5;
     bool exact = strcmp(run->optimizer, "mars_exact") == 0;
+    bool low_gamma = strcmp(run->optimizer, "mars_m_gamma001") == 0;
     if (strcmp(run->optimizer, "adamw") == 0) {
         e.name = OPTIM_ADAMW;
         e.learning_rate = (double[]){6e-4, 3e-4, 2e-4, 2e-4}[run->size];
@@ -121,10 +122,14 @@ static OptimConfig published_optimizer(const Run *run) {
     } else if (strcmp(run->optimizer, "moonlight") == 0) {
         e.name = OPTIM_MOONLIGHT;
         e.learning_rate = (double[]){6e-3, 5e-3, 5e-3, 3e-3}[run->size];
-    } else if (strcmp(run->optimizer, "mars_m") == 0) {
+    } else if (strcmp(run->optimizer, "mars_m") == 0 || low_gamma) {
         e.name = OPTIM_MARS_M;
         e.learning_rate = (double[]){6e-3, 5e-3, 5e-3, 3e-3}[run->size];
-        e.weight_decay = 0.01, e.beta1 = 0.95;
+        e.weight_decay = 0.01, e.beta1 = 0.95, e.gamma = low_gamma ? 0.01 : 0.025;
+    } else if (strcmp(run->optimizer, "mars_m_lr001") == 0) { /* MARS-M's README, of FineWeb-Edu small alone */
+        e.name = OPTIM_MARS_M;
+        e.learning_rate = (double[]){1e-2, 0, 0, 0}[run->size];
+        e.weight_decay = 0.1, e.beta1 = 0.95;
     } else if (strcmp(run->optimizer, "sgd_sai") == 0) {
         e.name = OPTIM_SGD_SAI;
         e.momentum = 0.9;

@@ -50,7 +50,24 @@ end_line() {
     } >>"$1/metrics.jsonl"
 }
 
+# section HEADER: the output's table whose first cell is this, without the spaces that align it.
+section() {
+    sed 's/  */ /g; s/^| //; s/ |$//' "$here/output" |
+        awk -v text="$1 |" 'index($0, text) == 1 { inside = 1 } /^$/ { inside = 0 } inside'
+}
+
+# section_has HEADER ROW...: fails unless the table has each of the rows.
+section_has() {
+    local header=$1 row
+    shift
+    for row in "$@"; do
+        section "$header" | grep -qxF -e "$row" ||
+            { echo "the table '$header' has no row '$row':"; cat "$here/output"; return 1; }
+    done
+}
+
 owt=data/openwebtext/train.bin
+edu="data/fineweb/edu100B/edu_fineweb_train_*.bin"
 table() { run 0 bash scripts/reproduce_table.sh --out="$here/table" "$@"; }
 
 # ---- metrics.awk and table.awk ----
@@ -108,6 +125,18 @@ test_summary_passes_over_damage() {
     has "$here/summary" "it - - "
 }
 
+test_summary_of_another_gamma() {
+    start_line "$here/run" 2 64 mars-m t.bin ',"gamma":0.01,"is_approx":false'
+    summary >"$here/summary"
+    has "$here/summary" "it mars-m-exact-gamma-0.01 MARS-M exact gamma 0.01 2x64"
+    start_line "$here/run" 2 64 mars-m-efficient t.bin ',"gamma":0.025'
+    summary >"$here/summary"
+    has "$here/summary" "it mars-m-efficient MARS-M efficient 2x64"
+    start_line "$here/run" 2 64 adamw t.bin ',"gamma":0.01'
+    summary >"$here/summary"
+    has "$here/summary" "it adamw AdamW 2x64"
+}
+
 test_columns_are_aligned() {
     printf '%s\n' 'a text' '| name | µs |' '| --- | ---: |' '| long name | – |' '| b | 1234 |' '' '| z |' |
         awk -f scripts/table.awk >"$here/output"
@@ -136,15 +165,19 @@ test_table_beside_the_published() {
     losses "$here/xl" 10000:2.7 40000:2.6 100000:2.5
     table "$here"/{small,medium,large,exact,xl}
     has "$here/output" "arXiv:2411.10438"
-    row_is OpenWebText "small, 5B | small, 20B | small, 50B | medium, 5B | medium, 20B | medium, 50B | large, 5B |\
- large, 20B | large, 50B | XL, 5B | XL, 20B | XL, 50B"
-    row_is AdamW "3.190 (3.193) | 3.021 (3.024) | 2.886 (2.885) | – (3.084) | – (2.821) | – (2.691) | – (3.013) |\
- – (2.741) | – (2.561) | – | – | –"
-    row_is Muon "– (3.165) | – (3.006) | – (2.901) | – (3.009) | – (2.813) | – (2.688) | 2.916 (2.915) |\
- 2.690 (2.691) | 2.570 (2.573) | – | – | –"
-    row_is "MARS-AdamW exact" "3.100 (3.107) | 2.900 (2.980) | 2.800 (2.847) | – | – | – | – | – | – | – | – | –"
-    row_is "MARS-AdamW" "– (3.108) | – (2.981) | – (2.849) | 2.900 (2.969) | 2.764 (2.763) | 2.600 (2.636) |\
- – (2.876) | – (2.647) | – (2.518) | 2.700 | 2.600 | 2.500"
+    has "$here/output" "arXiv:2510.21800"
+    section_has "OpenWebText, small" "OpenWebText, small | 5B | 20B | 50B | source" \
+        "AdamW | 3.190 (3.193) | 3.021 (3.024) | 2.886 (2.885) | MARS, table" \
+        "AdamW | 3.190 | 3.021 | 2.886 (2.889) | MARS-M, figure" \
+        "Muon | (3.165) | (3.006) | (2.901) | MARS, table" \
+        "MARS-AdamW exact | 3.100 (3.107) | 2.900 (2.980) | 2.800 (2.847) | MARS, table" \
+        "MARS-AdamW | (3.108) | (2.981) | (2.849) | MARS, table" \
+        "MARS-M | – | – | (2.841) | MARS-M, figure"
+    section_has "OpenWebText, medium" "AdamW | (3.084) | (2.821) | (2.691) | MARS, table" \
+        "MARS-AdamW | 2.900 (2.969) | 2.764 (2.763) | 2.600 (2.636) | MARS, table"
+    section_has "OpenWebText, large" "Muon | 2.916 (2.915) | 2.690 (2.691) | 2.570 (2.573) | MARS, table"
+    [ "$(section "OpenWebText, XL" | sed 2d)" = "OpenWebText, XL | 5B | 20B | 50B | source
+MARS-AdamW | 2.700 | 2.600 | 2.500 | –" ]
     lacks "$here/output" '\*'
     row_is "$here/small" "OpenWebText | small | AdamW | 0.006 | 100,000 | 49.15 | 2.8861 | 100,000 | done"
     has "$here/output" "$here/table_medium.png"
@@ -162,8 +195,8 @@ test_table_of_unfinished_runs() {
     start_line "$here/later" 24 1024 adamw $owt
     losses "$here/later" 12000:3.02 13000:3.03
     table "$here/early/" "$here/later"
-    row_is AdamW "3.300\\* (3.193) | 3.300\\* (3.024) | 3.300\\* (2.885) | 3.080 (3.084) | 3.020\\* (2.821) |\
- 3.020\\* (2.691) | – (3.013) | – (2.741) | – (2.561)"
+    section_has "OpenWebText, small" "AdamW | 3.300\\* (3.193) | 3.300\\* (3.024) | 3.300\\* (2.885) | MARS, table"
+    section_has "OpenWebText, medium" "AdamW | 3.080 (3.084) | 3.020\\* (2.821) | 3.020\\* (2.691) | MARS, table"
     has "$here/output" "\\* best so far, the run has not got there: $here/early at step 8,000; $here/later at"
     has "$here/output" "$here/later at step 13,000."
     row_is "$here/early" "OpenWebText | small | AdamW | 0.006 | 8,000 | 3.932 | 3.3000 | 7,000 | unfinished"
@@ -173,13 +206,12 @@ test_table_counts_tokens_not_steps() {
     start_line "$here/half" 12 768 adamw $owt
     step_tokens=245760 losses "$here/half" 10000:3.4 20000:3.19 20001:3.0 40000:3.0 80000:2.9
     table "$here/half"
-    row_is AdamW "3.190 (3.193) | 2.900 (3.024) | 2.900\\* (2.885) | – (3.084) | – (2.821) | – (2.691) | – (3.013) |\
- – (2.741) | – (2.561)"
+    row_is AdamW "3.190 (3.193) | 2.900 (3.024) | 2.900\\* (2.885) | MARS, table"
 }
 
 test_table_of_what_was_not_published() {
     start_line "$here/new" 12 768 my-rule $owt
-    start_line "$here/fw" 48 1600 mars-m data/fineweb/edu100B/t_*.bin ',"is_approx":false'
+    start_line "$here/fw" 24 1024 mars-m "$edu" ',"is_approx":false'
     start_line "$here/quick" 6 384 moonlight data/quickstart/train_*.bin
     block_size=512 start_line "$here/short" 12 768 mars-lion $owt ',"is_approx":true'
     losses "$here/new" 10000:3
@@ -187,18 +219,96 @@ test_table_of_what_was_not_published() {
     losses "$here/quick" 10:2
     losses "$here/short" 10:7.5
     table "$here"/{quick,fw,new,short}
-    row OpenWebText | grep -q "large, 50B | small T=512, 5B$"
-    row my-rule | grep -q "^my-rule | 3.000 | 3.000.* | 3.000.* | – .*–$"
-    row MARS-Lion | grep -q "^MARS-Lion | – .*| 7.500..$"
-    row_is FineWeb-Edu "XL, 5B | XL, 20B"
-    row_is "MARS-M exact" "3.100 | 3.000\\*"
-    row_is "data/quickstart" "6x384, 5B"
-    row_is Moonlight '2.000\*'
+    section_has "OpenWebText, small" "my-rule | 3.000 | 3.000\\* | 3.000\\* | –"
+    [ "$(section "OpenWebText, small T=512" | sed 2d)" = "OpenWebText, small T=512 | 5B | source
+MARS-Lion | 7.500\\* | –" ]
+    [ "$(section "FineWeb-Edu, medium" | sed 2d)" = "FineWeb-Edu, medium | 5B | 20B | source
+MARS-M exact | 3.100 | 3.000\\* | –" ]
+    [ "$(section "data/quickstart, 6x384" | sed 2d)" = "data/quickstart, 6x384 | 5B | source
+Moonlight | 2.000\\* | –" ]
     [ -s "$here/table_6x384_data_quickstart.png" ]
-    [ -s "$here/table_XL_FineWeb-Edu.svg" ]
-    # The tables of the papers' data come first.
-    sed -n '/^| OpenWebText/,$p' "$here/output" | sed -n '/^| FineWeb-Edu/,$p' >"$here/after_both"
-    has "$here/after_both" "| data/quickstart | 6x384, 5B |"
+    [ -s "$here/table_medium_FineWeb-Edu.svg" ]
+    # The tables of the papers' data come first, and of their sizes.
+    grep '^| .* | source *|$' "$here/output" | sed 's/^| //; s/ *|.*//' >"$here/headers"
+    [ "$(paste -s -d ';' "$here/headers")" = "OpenWebText, small;OpenWebText, medium;OpenWebText, large;"`
+        `"OpenWebText, small T=512;FineWeb-Edu, small;FineWeb-Edu, medium;FineWeb-Edu, XL;data/quickstart, 6x384;"`
+        `"modded-nanogpt" ]
+}
+
+# What the papers and repositories say, a second time: every row of the tables where no run of theirs is there.
+published='OpenWebText, small | 5B | 20B | 50B | source
+AdamW | (3.193) | (3.024) | (2.885) | MARS, table
+AdamW | – | – | (2.889) | MARS-M, figure
+Muon | (3.165) | (3.006) | (2.901) | MARS, table
+MARS-AdamW exact | (3.107) | (2.980) | (2.847) | MARS, table
+MARS-AdamW | (3.108) | (2.981) | (2.849) | MARS, table
+MARS-M | – | – | (2.841) | MARS-M, figure
+MARS-M gamma 0.01 | – | – | (2.841) | MARS-M, figure
+Moonlight | – | – | (2.849) | MARS-M, figure
+OpenWebText, medium | 5B | 20B | 50B | source
+AdamW | (3.084) | (2.821) | (2.691) | MARS, table
+AdamW | – | – | (2.688) | MARS-M, figure
+Muon | (3.009) | (2.813) | (2.688) | MARS, table
+MARS-AdamW | (2.969) | (2.763) | (2.636) | MARS, table
+MARS-M | – | – | (2.628) | MARS-M, figure
+MARS-M gamma 0.01 | – | – | (2.624) | MARS-M, figure
+Moonlight | – | – | (2.639) | MARS-M, figure
+OpenWebText, large | 5B | 20B | 50B | source
+AdamW | (3.013) | (2.741) | (2.561) | MARS, table
+AdamW | – | – | (2.569) | MARS-M, figure
+Muon | (2.915) | (2.691) | (2.573) | MARS, table
+MARS-AdamW | (2.876) | (2.647) | (2.518) | MARS, table
+MARS-M | – | – | (2.5205) | MARS-M, figure
+MARS-M gamma 0.01 | – | – | (2.513) | MARS-M, figure
+Moonlight | – | – | (2.525) | MARS-M, figure
+FineWeb-Edu, small | 50B | source
+AdamW | (2.893) | MARS-M, figure
+MARS-AdamW | (2.853) | MARS, figure ±0.005
+MARS-M | (2.855) | MARS-M, figure
+MARS-M gamma 0.01 | (2.8505) | MARS-M, figure
+Moonlight | (2.865) | MARS-M, figure
+FineWeb-Edu, XL | 50B | source
+AdamW | (2.421) | MARS-M, figure
+MARS-AdamW | (2.376) | MARS, figure ±0.005
+MARS-M | (2.379) | MARS-M, figure
+MARS-M gamma 0.01 | (2.378) | MARS-M, figure
+Moonlight | (2.394) | MARS-M, figure
+modded-nanogpt | steps | final val loss | source
+AdamW | 9,536 | (3.2818) | modded-nanogpt, readme
+Muon, config/modded_first_muon.json | 7,000 | (about 3.280) | modded-nanogpt, c26c2a18
+Muon | 6,676 | (about 3.275) | modded-nanogpt
+Muon | 6,200 | (3.2785) | modded-nanogpt
+Muon | 6,000 | (about 3.275) | modded-nanogpt
+Muon | 5,600 | (about 3.272) | modded-nanogpt
+Muon | 5,400 | (about 3.278) | modded-nanogpt
+Muon, config/modded_nanogpt.json | 5,100 | (3.2747) | modded-nanogpt, log of d80ac8e'
+
+test_every_published_loss() {
+    start_line "$here/other" 2 64 adamw some/folder/t.bin
+    losses "$here/other" 10:5
+    table "$here/other"
+    # The tables with a source, but for that of the run.
+    sed 's/  */ /g; s/^| //; s/ |$//' "$here/output" | awk '
+        / \| source$/ { inside = !/^some/ }
+        /^$/ { inside = 0 }
+        inside && !/^-/' >"$here/rows"
+    diff <(echo "$published") "$here/rows"
+}
+
+test_tables_fit_a_terminal() {
+    start_line "$here/a" 36 1280 mars-m $owt ',"gamma":0.01'
+    losses "$here/a" 0:9.9999
+    start_line "$here/b" 48 1600 mars-adamw "$edu" ',"is_approx":false,"gamma":0.0125'
+    losses "$here/b" 10000:2.9 40000:2.8 40001:2.7
+    table "$here/a" "$here/b"
+    section_has "OpenWebText, large" "MARS-M gamma 0.01 | 10.000\\* | 10.000\\* | 10.000\\* (2.513) | MARS-M, figure"
+    section_has "FineWeb-Edu, XL" "MARS-AdamW exact gamma 0.0125 | 2.900 | 2.800 | 2.700\\* | –" \
+        "MARS-AdamW | – | – | (2.376) | MARS, figure ±0.005"
+    # All but the list of runs, whose names are as long as they are, and what tells where they are.
+    sed "/^| run/,/^$/d; /^\\\\\*/d; \|$here|d" "$here/output" >"$here/text"
+    has "$here/text" "FineWeb-Edu, XL"
+    has "$here/text" "modded-nanogpt"
+    ! LC_ALL=C.UTF-8 grep -E '^.{121,}' "$here/text"
 }
 
 test_table_takes_the_best_of_several() {
@@ -208,7 +318,7 @@ test_table_takes_the_best_of_several() {
     losses "$here/run2" 10000:3.2 40000:3.15
     losses "$here/run3" 9000:3.0 # the lowest, but not there yet
     table "$here"/run*
-    row AdamW | grep -qF "AdamW | 3.200 (3.193) | 3.100 (3.024) | 3.000\\* (2.885) |"
+    row_is AdamW "3.200 (3.193) | 3.100 (3.024) | 3.000\\* (2.885) | MARS, table"
     row_is "$here/run2" "OpenWebText | small | AdamW | 0.006 | 40,000 | 19.66 | 3.1500 | 40,000 | unfinished"
     has "$here/table_small.svg" "AdamW, $here/run3"
 }
@@ -229,14 +339,17 @@ test_table_finds_the_runs() {
 }
 
 test_table_says_what_is_wrong() {
+    local flag
     run 1 bash scripts/reproduce_table.sh "$here/nothing"
     has "$here/output" "cannot read $here/nothing/metrics.jsonl"
     mkdir "$here/empty"
     : >"$here/empty/metrics.jsonl"
     run 1 bash scripts/reproduce_table.sh --out="$here/table" "$here/empty"
     has "$here/output" "none of the runs says what it is"
-    run 2 bash scripts/reproduce_table.sh --wrong
-    has "$here/output" "unknown option --wrong"
+    for flag in --wrong --out --out= -o; do
+        run 2 bash scripts/reproduce_table.sh $flag "$here/empty"
+        has "$here/output" "unknown option $flag; see --help"
+    done
     run 0 bash scripts/reproduce_table.sh --help
     has "$here/output" "--out=PATH"
     # A run that has validated nothing yet.
@@ -505,9 +618,32 @@ test_published_curve() {
     row_is 125 '4.9669 | 4.9000 | –'
     row_is 250 '4.3420 | – | 4.3500'
     row_is 5100 '3.2747 | 3.2751 | –'
-    row_is 7000 '3.280 | 3.2810'
+    [ "$(section step | sed 1,2d | cut -d ' ' -f 1,3 | tr ' \n' ': ')" = "0:16.0098 125:4.9669 250:4.3420 375:4.0605 "`
+        `"500:3.9223 750:3.7745 1000:3.6852 1500:3.5799 2000:3.5166 2500:3.4755 3000:3.4433 3500:3.4145 4000:3.3718 "`
+        `"4500:3.3205 5000:3.2783 5100:3.2747 " ]
+    section_has modded-nanogpt \
+        "Muon, config/modded_first_muon.json | 7,000 | 3.2810 (about 3.280) | modded-nanogpt, c26c2a18" \
+        "Muon, config/modded_nanogpt.json | 5,100 | 3.2751 (3.2747) | modded-nanogpt, log of d80ac8e" \
+        "Muon | 5,400 | (about 3.278) | modded-nanogpt"
     if [ -n "$(row 130)" ]; then return 1; fi
     row "$here/mod_b" | grep -qF '| FineWeb | small rope rmsnorm qk_norm relu2 |'
+}
+
+# The loss at the last step counts, of several runs the lowest; a run that is not there yet has none.
+test_final_losses() {
+    modded_start "$here/one" relu2 5100
+    step_tokens=524288 losses "$here/one" 5000:3.2 5100:3.29 5100:3.28
+    modded_start "$here/two" relu2 5100
+    step_tokens=524288 losses "$here/two" 5100:3.27506
+    modded_start "$here/first" gelu 7000
+    step_tokens=524288 losses "$here/first" 6912:3.281
+    table "$here/one"
+    section_has modded-nanogpt \
+        "Muon, config/modded_nanogpt.json | 5,100 | 3.2800 (3.2747) | modded-nanogpt, log of d80ac8e"
+    table "$here"/{one,two,first}
+    section_has modded-nanogpt \
+        "Muon, config/modded_nanogpt.json | 5,100 | 3.2751 (3.2747) | modded-nanogpt, log of d80ac8e" \
+        "Muon, config/modded_first_muon.json | 7,000 | (about 3.280) | modded-nanogpt, c26c2a18"
 }
 
 test_comparison_with_the_trainer() {
