@@ -33,9 +33,10 @@ absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac }
 for argument in "$@"; do
     value=${argument#*=}
     case $argument in
+        --seeds= | --target= | --out=) fail "$argument has no value; see --help" 2 ;;
         --seeds=*) seeds=$value ;;
         --target=*) target=$value ;;
-        --out=?*) out=$(absolute "$value") ;;
+        --out=*) out=$(absolute "$value") ;;
         --report-only) report_only=yes ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
         --out_dir=* | --train.out_dir=*) fail "${argument%%=*}: every run has its own; give --out=FOLDER" 2 ;;
@@ -249,8 +250,8 @@ report() {
             if (n > 0) {
                 mean = sum / n
                 for (i = 1; i <= n; i++) squares += (loss[i] - mean) ^ 2
-                printf "n %d, mean %.4f, standard deviation %s\n", n, mean, \
-                    n > 1 ? sprintf("%.4f", sqrt(squares / (n - 1))) : "unknown (one run)"
+                deviation = n > 1 ? sprintf("%.4f", sqrt(squares / (n - 1))) : "unknown (one run)"
+                printf "n %d, mean %.4f, standard deviation %s\n", n, mean, deviation
                 left = (target - mean) * sqrt(n)
                 printf "(%s - mean) * sqrt(n) = %.4f; the rule requires at least %s\n\n", target, left, least
             }
