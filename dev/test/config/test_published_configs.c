@@ -66,6 +66,9 @@ static const struct ModdedRun {
      128},
 };
 
+/* Runs of its optimizer track, "track3_OPTIMIZER": one model, batch and number of steps, which the track fixes. */
+static const char *const track3_runs[] = {"track3_muon", "track3_normuon", "track3_mars"};
+
 static const struct Size {
     const char *name;
     int n_layer, n_head, n_embd, batch_size, accumulation;
@@ -99,12 +102,19 @@ static Run run_named(const char *name) {
 
 /* ---- the numbers ---- */
 
-static OptimConfig published_optimizer(const Run *run) {
+/* What a key is that a config leaves out. */
+static OptimConfig default_optimizer(void) {
     OptimConfig e = {.weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_clip = 1.0};
-    e.gradient_scale = run->size < 2 ? 4 : 12;
     e.gamma = 0.025, e.is_approx = true, e.lr_1d = 0, e.weight_decay_1d = 0.1;
     e.betas_1d[0] = 0.9, e.betas_1d[1] = 0.95;
-    e.muon_learning_rate = 0.02, e.momentum = 0.95, e.nesterov = true, e.ns_steps = 5;
+    e.muon_learning_rate = 0.02, e.muon_embeddings = true, e.muon_beta2 = 0.95;
+    e.momentum = 0.95, e.nesterov = true, e.ns_steps = 5;
+    return e;
+}
+
+static OptimConfig published_optimizer(const Run *run) {
+    OptimConfig e = default_optimizer();
+    e.gradient_scale = run->size < 2 ? 4 : 12;
     bool exact = strcmp(run->optimizer, "mars_exact") == 0;
     bool low_gamma = strcmp(run->optimizer, "mars_m_gamma001") == 0;
     if (strcmp(run->optimizer, "adamw") == 0) {
@@ -149,7 +159,10 @@ static void check_optimizer(const char *name, const OptimConfig *c, const OptimC
         assert_true(c->learning_rate > 0);
     else
         must_be(name, "learning_rate", c->learning_rate, e->learning_rate);
+    must_be(name, "embedding_lr", c->embedding_lr, e->embedding_lr);
+    must_be(name, "lm_head_lr", c->lm_head_lr, e->lm_head_lr);
     must_be(name, "weight_decay", c->weight_decay, e->weight_decay);
+    must_be(name, "cautious_weight_decay", c->cautious_weight_decay, e->cautious_weight_decay);
     must_be(name, "beta1", c->beta1, e->beta1);
     must_be(name, "beta2", c->beta2, e->beta2);
     must_be(name, "eps", c->eps, e->eps);
@@ -164,8 +177,13 @@ static void check_optimizer(const char *name, const OptimConfig *c, const OptimC
     must_be(name, "weight_decay_1d", c->weight_decay_1d, e->weight_decay_1d);
     must_be(name, "muon_learning_rate", c->muon_learning_rate, e->muon_learning_rate);
     must_be(name, "muon_weight_decay", c->muon_weight_decay, e->muon_weight_decay);
+    must_be(name, "muon_embeddings", c->muon_embeddings, e->muon_embeddings);
+    must_be(name, "muon_beta2", c->muon_beta2, e->muon_beta2);
+    must_be(name, "muon_scale", c->muon_scale, e->muon_scale);
+    must_be(name, "split_qkv", c->split_qkv, e->split_qkv);
     must_be(name, "momentum", c->momentum, e->momentum);
     must_be(name, "nesterov", c->nesterov, e->nesterov);
+    must_be(name, "ns_coefficients", c->ns_coefficients, e->ns_coefficients);
     must_be(name, "ns_steps", c->ns_steps, e->ns_steps);
     must_be(name, "ns_dtype", c->ns_dtype, e->ns_dtype);
 }
@@ -295,6 +313,89 @@ static void test_modded_numbers(void **state) {
     }
 }
 
+static OptimConfig track3_optimizer(const char *name) {
+    OptimConfig e = default_optimizer();
+    bool normuon = strcmp(name, "track3_normuon") == 0;
+    if (strcmp(name, "track3_mars") == 0) { /* ours, but for what MARS publishes */
+        e.name = OPTIM_MARS_ADAMW;
+        e.learning_rate = 0.003, e.embedding_lr = 0.3, e.lm_head_lr = 0.003125, e.lr_1d = 0.01;
+        e.weight_decay = 0.05, e.weight_decay_1d = 0, e.beta1 = 0.95, e.beta2 = 0.99, e.eps = 2e-16;
+        e.gradient_scale = 1;
+        return e;
+    }
+    e.name = normuon ? OPTIM_NORMUON : OPTIM_MUON;
+    e.muon_learning_rate = normuon ? 0.035 : 0.025, e.muon_weight_decay = normuon ? 0.025 : 0.05;
+    e.embedding_lr = normuon ? 0.3 : 0.7, e.lm_head_lr = normuon ? 0.003125 : 0.004;
+    e.learning_rate = normuon ? 0.01 : 0.015, e.weight_decay = normuon ? 0 : 0.001;
+    e.beta1 = 0.8, e.eps = 1e-10, e.grad_clip = 0, e.gradient_scale = 512 * 1024;
+    e.muon_embeddings = false, e.split_qkv = true, e.muon_scale = MUON_SCALE_SPECTRAL;
+    e.ns_coefficients = NS_COEFFICIENTS_CUBIC, e.ns_steps = 12;
+    return e;
+}
+
+static void check_track3_model(const char *name, const GPT2Config *c) {
+    must_be(name, "n_layer", c->n_layer, 12);
+    must_be(name, "n_head", c->n_head, 6);
+    must_be(name, "n_embd", c->n_embd, 768);
+    must_be(name, "block_size", c->block_size, 1024);
+    must_be(name, "vocab_size", c->vocab_size, 50304);
+    must_be(name, "bias", c->bias, true);
+    must_be(name, "dropout", c->dropout, 0);
+    must_be(name, "scale_attn_by_inverse_layer_idx", c->scale_attn_by_inverse_layer_idx, false);
+    must_be(name, "position", c->position, POSITION_ROPE_HALF);
+    must_be(name, "rope_base", c->rope_base, 1024);
+    must_be(name, "norm", c->norm, NORM_RMSNORM);
+    must_be(name, "norm_gain", c->norm_gain, true);
+    must_be(name, "norm_eps", c->norm_eps, 1.1920929e-07);
+    must_be(name, "norm_embedding", c->norm_embedding, true);
+    must_be(name, "qk_norm", c->qk_norm, true);
+    must_be(name, "qk_norm_eps", c->qk_norm_eps, 1.1920929e-07);
+    must_be(name, "activation", c->activation, ACTIVATION_RELU2);
+    must_be(name, "tie_embeddings", c->tie_embeddings, false);
+    must_be(name, "lm_head_bias", c->lm_head_bias, true);
+    must_be(name, "attention_scale", c->attention_scale, 0.12);
+    must_be(name, "attention_output_scale", c->attention_output_scale, 1);
+    must_be(name, "logit_softcap", c->logit_softcap, 15);
+    must_be(name, "init", c->init, MODEL_INIT_FAN_IN);
+    must_be(name, "zero_init_projections", c->zero_init_projections, true);
+    must_be(name, "zero_init_lm_head", c->zero_init_lm_head, true);
+}
+
+static void check_track3_training(const char *name, const Config *c) {
+    assert_string_equal(c->data.train, "data/fineweb/10B/fineweb_train_*.bin");
+    assert_string_equal(c->data.val, "data/fineweb/10B/fineweb_val_*.bin");
+    must_be(name, "order", c->data.order, ORDER_SEQUENTIAL);
+    must_be(name, "schedule", c->schedule.name, SCHEDULE_TRAPEZOIDAL);
+    must_be(name, "warmup_iters", c->schedule.warmup_iters, strcmp(name, "track3_mars") == 0 ? 325 : 0);
+    must_be(name, "share of the constant rate", c->train.max_iters - c->schedule.warmdown_iters, 0.3 * 3250);
+    must_be(name, "min_lr", c->schedule.min_lr, 0);
+    must_be(name, "max_iters", c->train.max_iters, 3250);
+    must_be(name, "total_batch_size", c->train.total_batch_size, 512);
+    must_be(name, "batch_size", c->train.batch_size, 64);
+    must_be(name, "eval_interval", c->train.eval_interval, 125);
+    must_be(name, "tokens of a validation", c->train.eval_sequences * c->model.block_size, 10485760);
+    char *out_dir = format_string("runs/%s", name);
+    assert_string_equal(c->train.out_dir, out_dir);
+    free(out_dir);
+}
+
+static void test_track3_numbers(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(track3_runs); i++) {
+        const char *name = track3_runs[i];
+        OptimConfig expected = track3_optimizer(name);
+        char *path = format_string("config/%s.json", name);
+        Config config;
+        Error error;
+        if (!config_load(&config, path, 0, NULL, &error)) fail_msg("%s", error.text);
+        if (!config_resolve(&config, PROCESSES, &error)) fail_msg("%s: %s", path, error.text);
+        check_track3_model(name, &config.model);
+        check_optimizer(name, &config.optimizer, &expected);
+        check_track3_training(name, &config);
+        free(path);
+    }
+}
+
 static void test_configs_open_with_a_comment(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(runs); i++) {
@@ -308,16 +409,25 @@ static void test_configs_open_with_a_comment(void **state) {
 
 /* ---- one script for each config, one config for each script ---- */
 
+enum { RUN_COUNT = ARRAY_LENGTH(runs) + ARRAY_LENGTH(modded_runs) + ARRAY_LENGTH(track3_runs) };
+
+/* Over the tables of runs, one after the other. */
+static const char *run_name(size_t i) {
+    if (i < ARRAY_LENGTH(runs)) return runs[i];
+    i -= ARRAY_LENGTH(runs);
+    return i < ARRAY_LENGTH(modded_runs) ? modded_runs[i].name : track3_runs[i - ARRAY_LENGTH(modded_runs)];
+}
+
 static bool is_run(const char *name) {
-    for (size_t i = 0; i < ARRAY_LENGTH(runs); i++)
-        if (strcmp(runs[i], name) == 0) return true;
-    for (size_t i = 0; i < ARRAY_LENGTH(modded_runs); i++)
-        if (strcmp(modded_runs[i].name, name) == 0) return true;
+    for (size_t i = 0; i < RUN_COUNT; i++)
+        if (strcmp(run_name(i), name) == 0) return true;
     return false;
 }
 
-/* "scripts/run_OPTIMIZER_SIZE.sh" or "..._fw.sh", which the caller frees. */
+/* "scripts/run_OPTIMIZER_SIZE.sh" or "..._fw.sh", for modded-nanogpt's runs "scripts/run_NAME.sh"; the caller frees it. */
 static char *script_of(const char *name) {
+    if (strncmp(name, "modded_", 7) == 0 || strncmp(name, "track3_", 7) == 0)
+        return format_string("scripts/run_%s.sh", name);
     Run run = run_named(name);
     return format_string("scripts/run_%s_%s%s.sh", run.optimizer, sizes[run.size].name, run.fineweb ? "_fw" : "");
 }
@@ -333,7 +443,7 @@ static void test_no_config_is_left_out(void **state) {
             fail_msg("%s is in none of the tables", name);
         free(name);
     }
-    assert_int_equal(files.gl_pathc, ARRAY_LENGTH(runs) + ARRAY_LENGTH(modded_runs) + 2);
+    assert_int_equal(files.gl_pathc, RUN_COUNT + 2);
     globfree(&files);
 }
 
@@ -356,15 +466,10 @@ static void test_each_run_has_its_script(void **state) {
     (void)state;
     glob_t files;
     assert_int_equal(glob("scripts/run_*_*.sh", 0, NULL, &files), 0);
-    assert_int_equal(files.gl_pathc, ARRAY_LENGTH(runs) + ARRAY_LENGTH(modded_runs));
+    assert_int_equal(files.gl_pathc, RUN_COUNT);
     globfree(&files);
-    for (size_t i = 0; i < ARRAY_LENGTH(runs); i++) {
-        char *script = script_of(runs[i]);
-        if (access(script, X_OK) != 0) fail_msg("%s is missing or cannot be run", script);
-        free(script);
-    }
-    for (size_t i = 0; i < ARRAY_LENGTH(modded_runs); i++) {
-        char *script = format_string("scripts/run_%s.sh", modded_runs[i].name);
+    for (size_t i = 0; i < RUN_COUNT; i++) {
+        char *script = script_of(run_name(i));
         if (access(script, X_OK) != 0) fail_msg("%s is missing or cannot be run", script);
         free(script);
     }
@@ -376,11 +481,13 @@ static void test_each_run_has_its_script(void **state) {
 static void make_tree(void) {
     CommandResult *result =
         test_run("set -e; tree=%s/tree; rm -rf $tree; mkdir -p $tree/config $tree/bin $tree/elsewhere;"
-                 "mkdir -p $tree/data/openwebtext $tree/data/fineweb/edu100B; cp -r scripts $tree; cp config/*.json "
+                 "mkdir -p $tree/data/openwebtext $tree/data/fineweb/edu100B $tree/data/fineweb/10B; cp -r scripts "
+                 "$tree; cp config/*.json "
                  "$tree/config;"
                  "touch $tree/data/openwebtext/train.bin $tree/data/openwebtext/val.bin;"
                  "touch $tree/data/fineweb/edu100B/edu_fineweb_train_000001.bin;"
                  "touch $tree/data/fineweb/edu100B/edu_fineweb_val_000000.bin;"
+                 "touch $tree/data/fineweb/10B/fineweb_train_000001.bin $tree/data/fineweb/10B/fineweb_val_000000.bin;"
                  "for name in mpirun srun train_gpt2; do"
                  "  printf '#!/bin/bash\\nprintf \"<%%%%s>\" %%s \"$@\"\\n' $name >$tree/bin/$name; chmod +x "
                  "$tree/bin/$name; done;"
@@ -400,11 +507,11 @@ static void run_in_tree(const char *command, int status, const char *text) {
 static void test_each_script_starts_its_run(void **state) {
     (void)state;
     make_tree();
-    for (size_t i = 0; i < ARRAY_LENGTH(runs); i++) {
-        char *script = script_of(runs[i]);
+    for (size_t i = 0; i < RUN_COUNT; i++) {
+        char *script = script_of(run_name(i));
         char *command = format_string("%s --out_dir='a  b' --batch_size=3", script);
-        char *expected =
-            format_string("<mpirun><-np><8><./train_gpt2><config/%s.json><--out_dir=a  b><--batch_size=3>", runs[i]);
+        char *expected = format_string("<mpirun><-np><8><./train_gpt2><config/%s.json><--out_dir=a  b><--batch_size=3>",
+                                       run_name(i));
         run_in_tree(command, 0, expected);
         free(script);
         free(command);
@@ -467,6 +574,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_numbers_are_the_published_ones),
         cmocka_unit_test(test_modded_numbers),
+        cmocka_unit_test(test_track3_numbers),
         cmocka_unit_test(test_configs_open_with_a_comment),
         cmocka_unit_test(test_no_config_is_left_out),
         cmocka_unit_test(test_short_trials),

@@ -1,0 +1,283 @@
+#!/usr/bin/env bash
+# track3.sh CONFIG_NAME [OPTION...]: trains one of the runs in config/ with several seeds and applies the rule of
+# modded-nanogpt's optimizer track (track 3, github.com/KellerJordan/modded-nanogpt) to their validation losses, as in:
+# track3.sh track3_muon --seeds=10
+#
+#   --seeds=10       train with the seeds 1, 2, ... 10
+#   --target=3.28    the loss to get below: the track's; models and data sets of your own have another
+#   --out=FOLDER     where the runs go, each into FOLDER/seed_N (default: runs/CONFIG_NAME_seeds)
+#   --report-only    trains nothing: reports on the runs that FOLDER has
+#   --key=value      any other key goes to train_gpt2, in every run, as in --max_iters=3000 for fewer steps
+#
+# A result counts if (target - mean) * sqrt(n) >= 0.004, where the mean is over the validation losses of n seeds at the
+# last step, max_iters; losses at other steps do not matter. All runs of FOLDER take part, so that nobody picks the best.
+# They must be of one config and one number of steps: only seeds, folders, logging, checkpoints, threads, processes and
+# micro-batches may differ. If a run diverges, the result does not count.
+#
+# A seed sets the initial weights and, unless data.order is sequential, the order of the data. scripts/run.sh starts the
+# runs, so NPROC (8) and MPIRUN are as there. Interrupted, the script goes on when started again in the same way: a run
+# that is complete is not repeated, one that was interrupted goes on from its last checkpoint. The report goes to
+# standard output, all else to standard error. The exit status is 0 after a report, whatever it says; 1 after a failure;
+# 2 for wrong usage.
+set -euo pipefail
+export LC_ALL=C # numbers with a point
+
+fail() {
+    echo "track3.sh: $1" >&2
+    exit "${2:-1}"
+}
+
+name='' seeds='' target=3.28 out='' report_only=no options=()
+# From here the working directory is the repository's root; a folder that was given is the caller's.
+absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac }
+for argument in "$@"; do
+    value=${argument#*=}
+    case $argument in
+        --seeds= | --target= | --out=) fail "$argument has no value; see --help" 2 ;;
+        --seeds=*) seeds=$value ;;
+        --target=*) target=$value ;;
+        --out=*) out=$(absolute "$value") ;;
+        --report-only) report_only=yes ;;
+        -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+        --out_dir=* | --train.out_dir=*) fail "${argument%%=*}: every run has its own; give --out=FOLDER" 2 ;;
+        --seed=* | --train.seed=* | --data.seed=*) fail "${argument%%=*}: every run has its own; give --seeds=N" 2 ;;
+        --init_from=* | --train.init_from=* | --overwrite=* | --train.overwrite=* | --eval_only=* | --train.eval_only=*)
+            fail "${argument%%=*}: this script decides whether a run starts or goes on; leave it out" 2 ;;
+        --[a-z]*=*) options+=("$argument") ;;
+        -*) fail "unknown option $argument; see --help" 2 ;;
+        *)
+            [ -z "$name" ] || fail "$argument is a second name, after $name; give the name of one run" 2
+            name=${argument#config/}
+            name=${name%.json}
+            ;;
+    esac
+done
+cd "$(dirname "$0")/.."
+names=$(basename -a -s .json config/*.json | tr '\n' ' ')
+[ -n "$name" ] || fail "give the name of a run, one of: $names" 2
+[ -f "config/$name.json" ] || fail "there is no config/$name.json; give one of: $names" 2
+[[ $target =~ ^[0-9]+(\.[0-9]+)?$ && $target =~ [1-9] ]] || fail "--target=$target: give a loss, such as 3.28" 2
+if [ $report_only = yes ]; then
+    [ -z "$seeds" ] || fail "--report-only reports on every run of the folder; leave --seeds out" 2
+    [ ${#options[@]} -eq 0 ] || fail "--report-only trains nothing; leave ${options[0]} out" 2
+fi
+seeds=${seeds:-10}
+[[ $seeds =~ ^[1-9][0-9]{0,2}$ ]] || fail "--seeds=$seeds: give a number of seeds from 1 to 999" 2
+out=${out:-runs/${name}_seeds}
+
+# ---- the runs that there are ----
+
+# Keys in which the runs of one folder may differ: they change the loss by rounding at most. And what the start line
+# says about the machine.
+may_differ="data.seed train.seed train.out_dir train.init_from train.overwrite train.device train.precision \
+train.threads train.batch_size train.gradient_accumulation_steps train.recompute train.debug_alloc \
+train.log_interval train.norms_interval train.eval_interval train.checkpoint_interval train.keep_checkpoints"
+start_may_differ="device processes threads version resumed_from"
+
+# The seeds that FOLDER has runs of, in order.
+seeds_present() {
+    local metrics seed
+    for metrics in "$out"/seed_*/metrics.jsonl; do
+        seed=${metrics#"$out"/seed_}
+        seed=${seed%/metrics.jsonl}
+        if [[ $seed =~ ^[1-9][0-9]*$ ]]; then echo "$seed"; fi
+    done | sort -n
+}
+
+# outcome SEED: sets $state, $step, $max_iters and $loss to those of its run. The state is complete, diverged or
+# unfinished (also where there is no run), the step the last one that is known, the loss that of the validation at
+# max_iters; "-" is not known.
+outcome() {
+    local metrics=$out/seed_$1/metrics.jsonl fields
+    state=unfinished step=- max_iters=- loss=-
+    if [ ! -s "$metrics" ]; then return; fi
+    fields=$(awk -v run="$1" -f scripts/metrics.awk <"$metrics")
+    max_iters=$(sed -n 's/^{"event":"start".*"max_iters":\([0-9]*\).*/\1/p' "$metrics" | tail -n 1)
+    loss=$(sed -n "s/^{\"event\":\"val\",\"step\":$max_iters,\"loss\":\([^,}]*\).*/\1/p" "$metrics" | tail -n 1)
+    step=$(cut -f 7 <<<"$fields") max_iters=${max_iters:--} loss=${loss:--}
+    if tail -n 2 "$metrics" | awk -F '[:,]' '
+        /^\{"event":"skipped","step":/ { step[++n] = $4 }
+        END { exit !(n == 2 && step[2] == step[1] + 1) }'; then # two such steps in a row end a run
+        state=diverged
+    elif [ "$(cut -f 11 <<<"$fields")" = "done" ]; then
+        [ "$loss" != - ] || fail "$metrics has no validation loss at its last step, $max_iters; remove this run"
+        if [ "$loss" = null ]; then state=diverged; else state=complete; fi
+    fi
+}
+
+# Fails unless all runs of FOLDER were made in the same way, in whichever of their starts.
+require_one_config() {
+    local present seed files=() difference
+    present=$(seeds_present)
+    for seed in $present; do files+=("$out/seed_$seed/metrics.jsonl"); done
+    if [ ${#files[@]} -eq 0 ]; then return; fi
+    difference=$(awk -v names="$may_differ $start_may_differ" '
+        BEGIN {
+            n = split(names, word, " ")
+            for (i = 1; i <= n; i++) may_differ[word[i]] = 1
+        }
+        # {"event":"start","config":{"SECTION":{"KEY":VALUE,...},...},"parameters":...}, and between two keys ,"
+        /^\{"event":"start"/ && /\}$/ {
+            section = ""
+            n = split(substr($0, index($0, ",\"config\":{") + 12), part, ",\"")
+            for (i = 1; i <= n; i++) {
+                text = part[i]
+                if (match(text, /^[a-z]+":\{"/)) {
+                    section = substr(text, 1, RLENGTH - 4) "."
+                    text = substr(text, RLENGTH + 1)
+                }
+                key = text
+                sub(/":.*/, "", key)
+                value = substr(text, length(key) + 3)
+                name = section key
+                if (value ~ /\}\}$/) section = "" # the config ends
+                sub(/\}+$/, "", value)
+                if (name in may_differ) continue
+                if (!(name in first)) {
+                    first[name] = value
+                    where[name] = FILENAME
+                } else if (first[name] != value) {
+                    print name " is " first[name] " in " where[name] " and " value " in " FILENAME
+                    exit
+                }
+            }
+        }' "${files[@]}")
+    [ -z "$difference" ] ||
+        fail "the runs are not of one config: $difference; remove the runs that do not belong, or give another --out"
+}
+
+# ---- training ----
+
+child='' stops=0 interrupted=no
+# The first request lets the run save; a second one ends it.
+# shellcheck disable=SC2317 # traps call it
+stop() {
+    interrupted=yes stops=$((stops + 1))
+    if [ -n "$child" ]; then kill -s "$([ $stops -eq 1 ] && echo USR1 || echo TERM)" "$child" 2>/dev/null || true; fi
+}
+
+# train SEED: starts its run, or goes on with it. Ends the script unless the run is complete or has diverged.
+train() {
+    local run=$out/seed_$1 status=0
+    trap stop INT TERM HUP USR1
+    bash scripts/run.sh "$name" "${options[@]}" --train.seed="$1" --data.seed="$1" --out_dir="$run" --init_from=auto \
+        >&2 </dev/null &
+    child=$!
+    if [ $stops -gt 0 ]; then kill -s USR1 $child 2>/dev/null || true; fi
+    interrupted=yes
+    while [ $interrupted = yes ]; do
+        interrupted=no status=0
+        wait $child || status=$?
+    done
+    child=
+    trap - INT TERM HUP USR1
+    if [ $stops -gt 0 ]; then
+        echo "track3.sh: interrupted; start it again in the same way to go on" >&2
+        exit 130
+    fi
+    outcome "$1"
+    if [ "$state" = diverged ] || { [ "$state" = complete ] && [ $status -eq 0 ]; }; then return; fi
+    if [ $status -eq 0 ]; then fail "the run $run was stopped from outside; start again in the same way to go on"; fi
+    fail "the run $run failed with status $status" $((status == 2 ? 2 : 1))
+}
+
+# What the runs of FOLDER are made of: with something else, runs could not be compared.
+recipe() {
+    local option key
+    for option in "${options[@]}"; do
+        key=${option%%=*}
+        key=${key#--}
+        case " $may_differ " in *[\ .]"$key "*) ;; *) echo "$option" ;; esac
+    done | sort
+    cat "config/$name.json"
+}
+
+train_all() {
+    local seed
+    if [ -n "$(seeds_present)" ] && [ -e "$out/recipe.txt" ] && ! cmp -s "$out/recipe.txt" <(recipe); then
+        fail "the runs in $out have other options or another config (see $out/recipe.txt); give another --out"
+    fi
+    mkdir -p "$out"
+    recipe >"$out/recipe.txt"
+    for ((seed = 1; seed <= seeds; seed++)); do
+        outcome $seed
+        if [ "$state" != unfinished ]; then continue; fi
+        echo "seed $seed of $seeds: $out/seed_$seed" >&2
+        train $seed
+        require_one_config
+    done
+}
+
+# ---- the report ----
+
+# Of lines "SEED STATE STEP MAX_ITERS LOSS".
+report() {
+    awk -v name="$name" -v target="$target" -v least=0.004 '
+        function grouped(n,    text) {
+            text = n ""
+            while (match(text, /[0-9][0-9][0-9][0-9]($|,)/))
+                text = substr(text, 1, RSTART) "," substr(text, RSTART + 1)
+            return text
+        }
+        # "seed 3", "seeds 3 and 4", "seeds 3, 4 and 5"
+        function listed(seeds,    n, i, part, text) {
+            n = split(seeds, part, " ")
+            text = (n > 1 ? "seeds " : "seed ") part[1]
+            for (i = 2; i <= n; i++) text = text (i < n ? ", " : " and ") part[i]
+            return text
+        }
+        function plural(seeds, one, more) { return index(seeds, " ") ? more : one }
+        {
+            steps = $4
+            if ($2 == "complete") {
+                loss[++n] = $5
+                sum += $5
+                text = sprintf("%.4f", $5)
+            } else {
+                text = $2 ", step " ($3 == "-" ? 0 : grouped($3))
+                if ($2 == "diverged") diverged = diverged (diverged == "" ? "" : " ") $1
+                else unfinished = unfinished (unfinished == "" ? "" : " ") $1
+            }
+            row[NR] = "| " $1 " | " text " |"
+        }
+        END {
+            print name ": validation losses at step " grouped(steps)
+            print ""
+            print "| seed | validation loss |"
+            print "| ---: | ---: |"
+            for (i = 1; i <= NR; i++) print row[i]
+            print ""
+            if (n > 0) {
+                mean = sum / n
+                for (i = 1; i <= n; i++) squares += (loss[i] - mean) ^ 2
+                deviation = n > 1 ? sprintf("%.4f", sqrt(squares / (n - 1))) : "unknown (one run)"
+                printf "n %d, mean %.4f, standard deviation %s\n", n, mean, deviation
+                left = (target - mean) * sqrt(n)
+                printf "(%s - mean) * sqrt(n) = %.4f; the rule requires at least %s\n\n", target, left, least
+            }
+            if (diverged != "") {
+                print "No: the result does not count, because " listed(diverged) " diverged."
+            } else if (unfinished != "") {
+                print "No verdict yet: " listed(unfinished) " " plural(unfinished, "is", "are") " unfinished."
+            } else if (left >= least - 1e-9) { # decimals are not exact
+                print "Yes: the result counts. " n (n > 1 ? " runs of " : " run of ") grouped(steps) \
+                    " steps reached " target "."
+            } else {
+                needed = target > mean ? (least / (target - mean)) ^ 2 : 0
+                print "No: the result does not count. " (target > mean ? "With this mean it takes " \
+                    (needed < 1e6 ? grouped(int(needed + 0.999999)) : "more than a million") " runs." : \
+                    "The mean is not below " target ".")
+            }
+        }' | awk -f scripts/table.awk
+}
+
+require_one_config
+if [ $report_only = no ]; then train_all; fi
+present=$(seeds_present)
+[ -n "$present" ] || fail "there are no runs in $out (no $out/seed_N/metrics.jsonl)"
+lines=
+for seed in $present; do
+    outcome "$seed"
+    lines+="$seed $state $step $max_iters $loss"$'\n'
+done
+printf %s "$lines" | report
