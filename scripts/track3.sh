@@ -10,7 +10,8 @@
 #   --key=value      any other key goes to train_gpt2, in every run, as in --max_iters=3000 for fewer steps
 #
 # A result counts if (target - mean) * sqrt(n) >= 0.004, where the mean is over the validation losses of n seeds at the
-# last step, max_iters; losses at other steps do not matter. All runs of FOLDER take part, so that nobody picks the best.
+# last step, max_iters; losses at other steps do not matter. Of runs with an average of their weights (--ema_start=N) it is
+# the average's loss, ema_loss. All runs of FOLDER take part, so that nobody picks the best.
 # They must be of one config and one number of steps: only seeds, folders, logging, checkpoints, threads, processes and
 # micro-batches may differ. If a run diverges, the result does not count.
 #
@@ -86,14 +87,16 @@ seeds_present() {
 
 # outcome SEED: sets $state, $step, $max_iters and $loss to those of its run. The state is complete, diverged or
 # unfinished (also where there is no run), the step the last one that is known, the loss that of the validation at
-# max_iters; "-" is not known.
+# max_iters; "-" is not known. $loss_key: which loss that is.
+loss_key=loss
 outcome() {
     local metrics=$out/seed_$1/metrics.jsonl fields
     state=unfinished step=- max_iters=- loss=-
     if [ ! -s "$metrics" ]; then return; fi
     fields=$(awk -v run="$1" -f scripts/metrics.awk <"$metrics")
     max_iters=$(sed -n 's/^{"event":"start".*"max_iters":\([0-9]*\).*/\1/p' "$metrics" | tail -n 1)
-    loss=$(sed -n "s/^{\"event\":\"val\",\"step\":$max_iters,\"loss\":\([^,}]*\).*/\1/p" "$metrics" | tail -n 1)
+    if grep -q '^{"event":"start".*"ema_start":[1-9]' "$metrics"; then loss_key=ema_loss; fi
+    loss=$(sed -n "s/^{\"event\":\"val\",\"step\":$max_iters,.*\"$loss_key\":\([^,}]*\).*/\1/p" "$metrics" | tail -n 1)
     step=$(cut -f 7 <<<"$fields") max_iters=${max_iters:--} loss=${loss:--}
     if tail -n 2 "$metrics" | awk -F '[:,]' '
         /^\{"event":"skipped","step":/ { step[++n] = $4 }
@@ -212,7 +215,7 @@ train_all() {
 
 # Of lines "SEED STATE STEP MAX_ITERS LOSS".
 report() {
-    awk -v name="$name" -v target="$target" -v least=0.004 '
+    awk -v name="$name" -v target="$target" -v key="$loss_key" -v least=0.004 '
         function grouped(n,    text) {
             text = n ""
             while (match(text, /[0-9][0-9][0-9][0-9]($|,)/))
@@ -241,7 +244,7 @@ report() {
             row[NR] = "| " $1 " | " text " |"
         }
         END {
-            print name ": validation losses at step " grouped(steps)
+            print name ": validation losses " (key == "loss" ? "" : "(" key ") ") "at step " grouped(steps)
             print ""
             print "| seed | validation loss |"
             print "| ---: | ---: |"

@@ -45,6 +45,7 @@ for argument in "$@"; do
         --out_dir=*) run=${argument#*=} ;;
         --max_iters=*) steps=${argument#*=} ;;
         --threads=2) precision=bfloat16 ;;
+        --ema_start=*) ema_start=${argument#*=} ;;
     esac
 done
 echo "$*" >>"$here/calls"
@@ -53,8 +54,9 @@ mkdir -p "$run"
 {
     printf '{"event":"start","config":{"model":{"n_layer":1,"n_head":2},"data":{"train":"a,\\"b}","seed":%d},' "$seed"
     printf '"optimizer":{"name":"mars-adamw","betas_1d":[0.9,0.95]},"schedule":{"name":"constant"},"train":{'
-    printf '"max_iters":%d,"out_dir":"%s","seed":%d}},"parameters":9,"device":"it","precision":"%s","processes":1,' \
-        "$steps" "$run" "$seed" $precision
+    printf '"max_iters":%d,"out_dir":"%s","seed":%d,"ema_start":%d}},"parameters":9,"device":"it",' \
+        "$steps" "$run" "$seed" "${ema_start:-0}"
+    printf '"precision":"%s","processes":1,' $precision
     printf '"threads":%d,"version":"0","resumed_from":null}\n' "$seed"
 } >>"$run/metrics.jsonl"
 if [ -e "$here/slow" ]; then
@@ -71,7 +73,8 @@ loss=$(sed -n "${seed}p" "$here/losses")
         exit 1
     fi
     printf '{"event":"skipped","step":%d,"tensor":"wte"}\n' 5 7 # two that are not in a row
-    printf '{"event":"val","step":%d,"loss":%s,"tokens":128}\n' "$steps" "$loss"
+    if [ -n "${ema_start:-}" ]; then average=',"ema_loss":3.25'; fi
+    printf '{"event":"val","step":%d,"loss":%s,"tokens":128%s}\n' "$steps" "$loss" "${average:-}"
     printf '{"event":"end","step":%d,"reason":"done","seconds":9}\n' "$steps"
 } >>"$run/metrics.jsonl"
 END_OF_TRAINER
@@ -131,6 +134,17 @@ test_one_seed() {
     fake_trainer 3.27601
     track3 0 tiny --seeds=1 --out="$here/other"
     has "$here/report" "No: the result does not count. With this mean it takes 2 runs."
+}
+
+# The loss of the average of the weights is what the run is for. Runs without one are others.
+test_average_of_weights() {
+    fake_trainer 3.3 3.3
+    track3 0 tiny --seeds=2 --ema_start=6
+    has "$here/report" "tiny: validation losses (ema_loss) at step 8"
+    has "$here/report" "n 2, mean 3.2500"
+    has "$here/report" "Yes: the result counts."
+    track3 1 tiny --seeds=2
+    has "$here/output" "have other options or another config"
 }
 
 test_seeds_that_diverge() {
