@@ -1,4 +1,4 @@
-# Makefile: builds train_gpt2, prepare_data and sample_gpt2 with whatever this machine has, and says what it found.
+# Makefile: builds train_gpt2, prepare_data, sample_gpt2 and export_hf with whatever this machine has, and says what it found.
 #
 #   make                 the programs
 #   make test            the tests (scripts/test.sh also installs what is missing and runs the sanitizers)
@@ -99,7 +99,8 @@ endif
 # ---- flags ----
 warnings = -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wmissing-prototypes -Wstrict-prototypes
 werror = $(if $(filter 1,$(WERROR)),-Werror)
-# What the address sanitizer notices anyway, a bad pointer that is used, the other one need not check before each use.
+# The address sanitizer reports the use of a bad pointer, so UBSan leaves out its checks of null, size and overflow of
+# pointers, which take long to compile.
 sanitize = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all \
              $(if $(findstring address,$(SANITIZE)),-fno-sanitize=null$(comma)object-size$(comma)pointer-overflow))
 debug = $(if $(SANITIZE),-g1,-g)
@@ -138,11 +139,11 @@ options_now := $(subst -I$(BUILD)/,-I,$(filter-out -Werror all-warnings,$(shell 
                  $(CXXFLAGS_EMU) $(unpack_flags) $(if $(cuda),$(nvcc) $(NVCC_FLAGS) $(cuda_include)) $(LINK) $(LIBRARIES)))
 
 # ---- sources ----
-programs = train_gpt2 prepare_data sample_gpt2
+programs = train_gpt2 prepare_data sample_gpt2 export_hf
 typed = $(wildcard $(addprefix kernels/cpu/,embedding.c norm.c linear.c qk_norm_rope.c dropout.c attention.c loss.c))
 cpu_plain = kernels/cpu/cpu_backend.c kernels/cpu/huge_memory.c kernels/cpu/matmul_batched.c kernels/cpu/transpose.c kernels/cpu/widen.c \
             kernels/cpu/matmul_$(if $(has_onednn),onednn,plain).c
-plain = $(filter-out data/prepare/prepare_data.c model/sample_gpt2.c %/no_cuda.c data/tokenizer/char_class_%.c, \
+plain = $(filter-out data/prepare/prepare_data.c model/sample_gpt2.c checkpoint/export_hf.c %/no_cuda.c data/tokenizer/char_class_%.c, \
           $(wildcard util/*.c kernels/*.c optim/*.c data/*.c data/*/*.c config/*.c model/*.c checkpoint/*.c \
           eval/*.c report/*.c)) $(cpu_plain) \
         data/tokenizer/char_class_$(if $(has_utf8proc),utf8proc,none).c \
@@ -198,11 +199,11 @@ fuzz_flags = -std=gnu17 -O1 -march=$(ARCH) -g -fno-omit-frame-pointer -fno-sanit
              $(werror) -D_GNU_SOURCE $(unpack_flags) -I. $(CPPFLAGS)
 test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(test_sources) dev/test/fault_injection.c, \
                  $(wildcard dev/test/*.c dev/test/*/*.c)))
-# Tests of kernels are linked with kernels/ and util/ alone: these need nothing else, and compile sooner.
+# Tests of kernels link kernels/, util/ and dev/emu/ alone, which shows that these need nothing else.
 kernel_tests = test_kernels% test_emulator test_faults
 kernel_support = $(filter $(patsubst %.c,$(BUILD)/%.o,$(wildcard dev/test/*.c dev/test/kernels/*.c)),$(test_support))
 kernel_library = $(BUILD)/libkernels.a
-what_links = $(if $(filter $(kernel_tests),$(1)),$(kernel_support) $(kernel_library),$(test_support) $(library))
+test_links = $(if $(filter $(kernel_tests),$(1)),$(kernel_support) $(kernel_library),$(test_support) $(library))
 
 .PHONY: all programs tests examples marsopt-flags test bench bench-data fuzz lint clean found emu cuda-report FORCE
 .DELETE_ON_ERROR:
@@ -234,6 +235,7 @@ $(options): FORCE
 $(BIN)/train_gpt2: $(BUILD)/train_gpt2.o $(library)
 $(BIN)/prepare_data: $(BUILD)/data/prepare/prepare_data.o $(library)
 $(BIN)/sample_gpt2: $(BUILD)/model/sample_gpt2.o $(library)
+$(BIN)/export_hf: $(BUILD)/checkpoint/export_hf.o $(library)
 $(programs:%=$(BIN)/%):
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(LINK) -o $@ $^ $(LIBRARIES)
@@ -320,7 +322,7 @@ $(BUILD)/%.o: %.c $(options)
 	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -c $< -o $@
 
 .SECONDEXPANSION:
-$(tests): $(BUILD)/test/%: $$(call test_object,$$*) $$(call what_links,$$*)
+$(tests): $(BUILD)/test/%: $$(call test_object,$$*) $$(call test_links,$$*)
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(LINK) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBRARIES)
 

@@ -278,11 +278,12 @@ static void log_step(Trainer *t, double loss, const OptimRates *rates, double gr
                  t->be->peak_flops * t->comm->size);
 }
 
-/* Of the weights after a step. */
+/* The average of the weights begins after ema_start steps, and each later one updates it, also one that was skipped. */
 static void update_ema(Trainer *t) {
     const TrainConfig *train = &t->config.train;
-    if (train->ema_start == 0 || t->step < train->ema_start) return;
-    optim_update_ema(t->optim, t->step == train->ema_start ? 0.0 : train->ema_decay);
+    int64_t steps = t->step + 1;
+    if (train->ema_start == 0 || steps < train->ema_start) return;
+    optim_update_ema(t->optim, steps == train->ema_start ? 0.0 : train->ema_decay);
 }
 
 /* Nothing here waits for a GPU but the logging of a loss or of norms, and the outcome of the step before. */
@@ -296,9 +297,9 @@ static void train_step(Trainer *t) {
     for (int which = 0; which < optim_info(t->optim)->gradients; which++) compute_gradient(t, which);
     t->be->stopwatch_start(t->be);
     optim_step(t->optim, rates, has_norms);
+    update_ema(t);
     t->be->stopwatch_stop(t->be);
     t->step++;
-    update_ema(t);
     if (logged) loss = evaluate_mean_loss(&t->model, t->comm);
     OptimResult result = end_steps(t, logged || has_norms || !t->be->on_gpu ? 0 : 1);
     run_log_add_time(&t->log, seconds_now() - begun);
@@ -371,9 +372,6 @@ static void save(Trainer *t) {
     Error error;
     if (!checkpoint_save(&source, train->out_dir, train->keep_checkpoints, t->comm->rank == 0, path, &error))
         die("cannot save step %" PRId64 ": %s", t->step, error.text);
-    if (source.has_ema && t->step == train->max_iters &&
-        !checkpoint_export_ema(&source, train->ema_mix, train->out_dir, t->comm->rank == 0, &error))
-        die("cannot save the average of the weights: %s", error.text);
     t->saved_step = t->step;
     run_log_checkpoint(&t->log, t->step, path);
 }

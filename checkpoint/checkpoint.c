@@ -1,4 +1,4 @@
-/* checkpoint.c: saving a checkpoint: what is in the files, and the order of steps that keeps a whole checkpoint on
+/* checkpoint.c: saving a checkpoint, and exporting weights (checkpoint_export()): what is in the files, and the order of steps that keeps a whole checkpoint on
  * the disk at every moment. Opening and reading are in checkpoint_read.c, the names in checkpoint_layout.h, what is done
  * to the folder of all checkpoints before a run in checkpoint_folder.c.
  *
@@ -27,11 +27,12 @@ typedef struct Save {
     const CheckpointSource *source;
     bool ok;           /* this process writes, and nothing has gone wrong so far */
     Error *error;      /* why not */
-    char *checkpoints; /* the folder of all checkpoints */
+    char *parent;      /* the folder of all checkpoints, or the one above an export */
     char *temporary;   /* the new checkpoint while it is written */
     char *final;       /* and its place */
     char *aside;       /* where an old one of the same step waits until the new one is in place */
     cJSON *files;      /* the "files" of trainer.json */
+    DType type;        /* of weights in the files */
     float *host;       /* room for the largest tensor; NULL where this process does not write */
     float *transposed; /* and for its transpose */
 } Save;
@@ -95,6 +96,7 @@ static SafetensorsWriter *create_weights_file(Save *save, const char *name) {
             tensor_entry(format_string("%s%s", tensor->hf_prefix, tensor->name), tensor, tensor->hf_transposed);
         if (length > 0) entries[count++] = vector_entry(format_string("%s%s", tensor->hf_prefix, bias), length);
     }
+    for (int i = 0; i < count; i++) entries[i].type = save->type == DTYPE_BFLOAT16 ? SAFETENSORS_BF16 : SAFETENSORS_F32;
     return create_file(save, name, entries, count);
 }
 
@@ -118,26 +120,12 @@ static bool write_weight(Save *save, SafetensorsWriter *writer, const Tensor *te
            write_zeros(writer, zero_bias(save->source, tensor, bias), save->error);
 }
 
-/* save->host = weights + mix (average - weights) of tensor i. */
-static void fetch_mix(Save *save, int i, float mix) {
-    const CheckpointSource *source = save->source;
-    float *average = save->transposed; /* which is free until the tensor is written */
-    source->fetch(source->context, CHECKPOINT_WEIGHTS, i, save->host);
-    if (mix == 0.0f) return;
-    source->fetch(source->context, CHECKPOINT_EMA, i, average);
-    for (size_t at = 0; save->host && at < source->table->tensors[i].size; at++)
-        save->host[at] += mix * (average[at] - save->host[at]);
-}
-
-/* Writes weights with this share of their average to the file `name`. */
-static void save_weights(Save *save, const char *name, double mix) {
+/* Writes CHECKPOINT_WEIGHTS or CHECKPOINT_EMA to the file `name`. */
+static void save_weights(Save *save, int which, const char *name) {
     const CheckpointSource *source = save->source;
     SafetensorsWriter *writer = save->ok ? create_weights_file(save, name) : NULL;
     for (int i = 0; i < source->table->count; i++) {
-        if (mix == 1.0)
-            source->fetch(source->context, CHECKPOINT_EMA, i, save->host);
-        else
-            fetch_mix(save, i, (float)mix);
+        source->fetch(source->context, which, i, save->host);
         save->ok = save->ok && write_weight(save, writer, &source->table->tensors[i]);
     }
     finish_file(save, writer, name);
@@ -208,7 +196,7 @@ static void save_listed_text(Save *save, const char *name, const char *text) {
 /* What transformers builds the model from. */
 static void save_model_config(Save *save, bool has_end_of_text) {
     const GPT2Config *model = &save->source->model;
-    char *text = checkpoint_model_config(model, has_end_of_text);
+    char *text = checkpoint_model_config(model, save->type, has_end_of_text);
     save_listed_text(save, CONFIG_FILE, text);
     cJSON_free(text);
     if (!gpt2_config_is_gpt2(model)) save_listed_text(save, MODELING_FILE, checkpoint_modeling);
@@ -305,9 +293,9 @@ static void remove_leftovers(const char *checkpoints) {
 
 /* Clears the ground (also of leftovers, which may be what fills the disk) and makes the temporary folder. */
 static void begin(Save *save) {
-    save->ok = save->ok && files_make_folders(save->checkpoints, save->error);
+    save->ok = save->ok && files_make_folders(save->parent, save->error);
     if (!save->ok) return;
-    remove_leftovers(save->checkpoints);
+    remove_leftovers(save->parent);
     save->ok = files_remove_tree(save->temporary, save->error) && files_make_folders(save->temporary, save->error);
 }
 
@@ -320,8 +308,8 @@ static void publish(Save *save) {
                (files_remove_tree(save->aside, save->error) && files_rename(save->final, save->aside, save->error));
     if (!save->ok) return;
     bool placed = files_rename(save->temporary, save->final, save->error);
-    save->ok = placed && files_sync_folder(save->checkpoints, save->error) &&
-               checkpoint_point_latest(save->checkpoints, strrchr(save->final, '/') + 1, save->error);
+    save->ok = placed && files_sync_folder(save->parent, save->error) &&
+               checkpoint_point_latest(save->parent, strrchr(save->final, '/') + 1, save->error);
     if (!save->ok) {
         if (placed) rename(save->final, save->temporary);
         if (replaces) rename(save->aside, save->final);
@@ -329,7 +317,7 @@ static void publish(Save *save) {
     }
     /* Old and new are both whole, so whichever `latest` names after a power cut will do: no reason to fail. */
     Error error;
-    if (!files_sync_folder(save->checkpoints, &error)) warn("%s is saved, but: %s", save->final, error.text);
+    if (!files_sync_folder(save->parent, &error)) warn("%s is saved, but: %s", save->final, error.text);
 }
 
 /* Under a temporary name first: a folder that is half removed must not look like a checkpoint. */
@@ -359,37 +347,38 @@ static void prune(const char *checkpoints, int keep) {
 
 static void write_checkpoint(Save *save, int keep) {
     begin(save);
-    save_weights(save, MODEL_FILE, 0.0);
-    if (save->source->has_ema) save_weights(save, EMA_FILE, 1.0);
+    save_weights(save, CHECKPOINT_WEIGHTS, MODEL_FILE);
+    if (save->source->has_ema) save_weights(save, CHECKPOINT_EMA, EMA_FILE);
     save_optimizer(save);
     if (!save->ok) return;
     save_model_texts(save);
     save_algorithms(save);
     save_trainer(save);
     publish(save);
-    if (save->ok) prune(save->checkpoints, keep);
+    if (save->ok) prune(save->parent, keep);
 }
 
-/* `name`: of the new folder in `parent`. */
+/* Begins a save to the new folder `name` in `parent`. */
 static void open_save(Save *save, const CheckpointSource *source, const char *parent, const char *name, bool writer,
                       Error *error) {
-    *save = (Save){.source = source, .ok = writer, .error = error, .files = cJSON_CreateObject()};
+    *save =
+        (Save){.source = source, .ok = writer, .error = error, .files = cJSON_CreateObject(), .type = DTYPE_FLOAT32};
     if (writer) {
         size_t bytes = tensor_table_largest(source->table) * sizeof(float);
         save->host = checked_malloc(bytes, "a tensor to save");
         save->transposed = checked_malloc(bytes, "a tensor to save, transposed");
     }
-    save->checkpoints = checked_strdup(parent);
+    save->parent = checked_strdup(parent);
     save->temporary = format_string("%s/" TEMPORARY_PREFIX "%s", parent, name);
     save->final = format_string("%s/%s", parent, name);
     save->aside = format_string("%s" ASIDE_SUFFIX, save->final);
 }
 
-/* Returns how it went, as the caller is to hear it. */
+/* Frees all but the source. False on a writer that failed. */
 static bool close_save(Save *save, bool writer) {
     if (writer && !save->ok) files_remove_tree(save->temporary, NULL);
     cJSON_Delete(save->files);
-    free(save->checkpoints);
+    free(save->parent);
     free(save->temporary);
     free(save->final);
     free(save->aside);
@@ -411,13 +400,18 @@ bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int ke
     return close_save(&save, writer);
 }
 
-bool checkpoint_export_ema(const CheckpointSource *source, double mix, const char *out_dir, bool writer, Error *error) {
+bool checkpoint_export(const CheckpointSource *source, DType type, const char *folder, Error *error) {
     Save save;
-    open_save(&save, source, out_dir, EXPORT_FOLDER, writer, error);
-    save.ok = save.ok && files_remove_tree(save.temporary, error) && files_make_folders(save.temporary, error);
-    save_weights(&save, MODEL_FILE, mix);
+    char parent[CHECKPOINT_PATH_LENGTH];
+    const char *slash = strrchr(folder, '/'), *name = slash ? slash + 1 : folder;
+    files_folder_of(folder, parent, sizeof parent);
+    open_save(&save, source, parent, name, true, error);
+    save.type = type;
+    save.ok = files_make_folders(parent, error) && files_remove_tree(save.temporary, error) &&
+              files_make_folders(save.temporary, error);
+    save_weights(&save, CHECKPOINT_WEIGHTS, MODEL_FILE);
     if (save.ok) save_model_texts(&save);
-    save.ok = save.ok && files_sync_folder(save.temporary, error) && files_remove_tree(save.final, error) &&
-              files_rename(save.temporary, save.final, error) && files_sync_folder(out_dir, error);
-    return close_save(&save, writer);
+    save.ok = save.ok && files_sync_folder(save.temporary, error) && files_rename(save.temporary, folder, error) &&
+              files_sync_folder(parent, error);
+    return close_save(&save, true);
 }

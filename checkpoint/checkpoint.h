@@ -17,15 +17,13 @@
  *   tokenizer_config.json, vocab.json, merges.txt, tokenizer.json
  *                                    the tokenizer for transformers (checkpoint_tokenizer.h)
  * out_dir/checkpoints/latest         symbolic link to the newest whole one
- * Everything is written under a temporary name, synced, then renamed; `latest` is replaced last.
- *
- * out_dir/ema/                       at the end of a run with an average: the same, less optimizer.safetensors, trainer.json
- *                                    and what else only a resumed run needs, of the weights that ema_loss is of */
+ * Everything is written under a temporary name, synced, then renamed; `latest` is replaced last. */
 #ifndef MARS_CHECKPOINT_CHECKPOINT_H
 #define MARS_CHECKPOINT_CHECKPOINT_H
 
 #include "model/gpt2_config.h"
 #include "util/base.h"
+#include "util/dtype.h"
 #include "util/safetensors.h"
 #include "util/tensor_table.h"
 
@@ -34,8 +32,9 @@ EXTERN_C_BEGIN
 enum { CHECKPOINT_WEIGHTS = -1, CHECKPOINT_EMA = -2, CHECKPOINT_PATH_LENGTH = 1400 };
 
 /* What is saved. `fetch` copies one tensor of the weights (which = CHECKPOINT_WEIGHTS), of their average (CHECKPOINT_EMA,
- * if has_ema) or of optimizer state number `which` into host memory of tensor.size floats. It is collective: every process calls checkpoint_save, and fetch
- * is called for the same tensors in the same order on all; only on the writer is `host` not NULL. */
+ * if has_ema) or of optimizer state number `which` into host memory of tensor.size floats. It is collective: every process
+ * calls checkpoint_save, and fetch is called for the same tensors in the same order on all; only on the writer is `host`
+ * not NULL. */
 typedef struct CheckpointSource {
     int64_t step;
     int64_t updates;   /* of the optimizer: less than step where steps were skipped */
@@ -66,11 +65,11 @@ typedef struct CheckpointSource {
 bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int keep, bool writer,
                      char path[CHECKPOINT_PATH_LENGTH], Error *error);
 
-/* Writes weights (1 - mix) X + mix E of a source that has an average E to out_dir/ema, as a model that others load:
- * transformers, or --init_from. `writer`, failure and what other processes get are as in checkpoint_save(). */
-bool checkpoint_export_ema(const CheckpointSource *source, double mix, const char *out_dir, bool writer, Error *error);
+/* Writes the weights of a source, rounded to `type`, with what transformers and --init_from need besides, to a new folder,
+ * of which nothing may be there but the folder above it. In one process. On failure there is no such folder. */
+bool checkpoint_export(const CheckpointSource *source, DType type, const char *folder, Error *error);
 
-/* Removes every checkpoint and the folder `ema` below out_dir, and nothing else that lies there. */
+/* Removes every checkpoint below out_dir, and nothing else that lies in their folder. */
 bool checkpoint_remove_all(const char *out_dir, Error *error);
 
 /* Makes sure that checkpoints can be saved below out_dir, before a run trains for hours: tries what a save does, makes
@@ -85,7 +84,7 @@ typedef struct Checkpoint {
     int64_t step, updates, sequences; /* sequences: step x total_batch_size if an older version wrote it */
     char optimizer[64];
     SafetensorsFile model, state; /* state.count is 0 where there is no optimizer.safetensors */
-    SafetensorsFile ema;          /* and so is this one's, without an average of the weights */
+    SafetensorsFile ema;          /* ema.count is 0 where there is no average of the weights */
     struct cJSON *scalars;        /* NULL where there are none */
     struct cJSON *config;         /* of the run that wrote it */
 } Checkpoint;
@@ -134,6 +133,10 @@ bool checkpoint_check_weights(const SafetensorsFile *file, const TensorTable *ta
  * without prefixes, in transformers' or nanoGPT's layout. */
 bool checkpoint_read_weights(const SafetensorsFile *file, const TensorTable *table, int tensor, float *host,
                              Error *error);
+
+/* Whether all numbers of a tensor that was read from the file are finite: a model with one that is not computes nothing
+ * but such numbers. */
+bool checkpoint_check_finite(const SafetensorsFile *file, const Tensor *tensor, const float *host, Error *error);
 
 /* Whether the file has biases, all zero or not, besides the LM head's. */
 bool checkpoint_has_biases(const SafetensorsFile *file);

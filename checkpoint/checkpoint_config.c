@@ -59,7 +59,7 @@ static void add_mars_gpt(cJSON *json, const GPT2Config *model) {
     config_model_to_json(model, json);
 }
 
-char *checkpoint_model_config(const GPT2Config *model, bool has_end_of_text) {
+char *checkpoint_model_config(const GPT2Config *model, DType type, bool has_end_of_text) {
     enum { END_OF_TEXT = 50256 };
     bool is_gpt2 = gpt2_config_is_gpt2(model);
     cJSON *json = cJSON_CreateObject(), *architectures = cJSON_AddArrayToObject(json, "architectures");
@@ -68,7 +68,7 @@ char *checkpoint_model_config(const GPT2Config *model, bool has_end_of_text) {
         add_gpt2(json, model);
     else
         add_mars_gpt(json, model);
-    cJSON_AddStringToObject(json, "torch_dtype", "float32");
+    cJSON_AddStringToObject(json, "torch_dtype", type == DTYPE_BFLOAT16 ? "bfloat16" : "float32");
     cJSON_AddItemToObject(json, "bos_token_id", has_end_of_text ? cJSON_CreateNumber(END_OF_TEXT) : cJSON_CreateNull());
     cJSON_AddItemToObject(json, "eos_token_id", has_end_of_text ? cJSON_CreateNumber(END_OF_TEXT) : cJSON_CreateNull());
     cJSON_AddBoolToObject(json, "use_cache", true);

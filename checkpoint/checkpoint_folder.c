@@ -147,17 +147,6 @@ static bool is_ours(const char *name, const char *path) {
     return S_ISLNK(status.st_mode) || step_in(path) >= 0;
 }
 
-/* What checkpoint_export_ema() wrote, whole or not. */
-static bool remove_export(const char *out_dir, Error *error) {
-    char *folder = format_string("%s/" EXPORT_FOLDER, out_dir), *model = format_string("%s/" MODEL_FILE, folder);
-    char *temporary = format_string("%s/" TEMPORARY_PREFIX EXPORT_FOLDER, out_dir);
-    bool ok = (!files_is_file(model) || files_remove_tree(folder, error)) && files_remove_tree(temporary, error);
-    free(folder);
-    free(model);
-    free(temporary);
-    return ok;
-}
-
 bool checkpoint_remove_all(const char *out_dir, Error *error) {
     int count;
     char *checkpoints = format_string("%s/" CHECKPOINTS_FOLDER, out_dir);
@@ -178,5 +167,5 @@ bool checkpoint_remove_all(const char *out_dir, Error *error) {
     rmdir(checkpoints); /* unless there is something else in it */
     free(folders);
     free(checkpoints);
-    return ok && remove_export(out_dir, error);
+    return ok;
 }

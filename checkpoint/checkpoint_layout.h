@@ -8,6 +8,7 @@
 
 #include "model/gpt2_config.h"
 #include "util/base.h"
+#include "util/dtype.h"
 #include "util/tensor_table.h"
 
 enum { TRAINER_JSON_VERSION = 1, CHECKPOINT_NAME_LENGTH = 40, CHECKPOINT_SHAPE_LENGTH = 256 };
@@ -17,7 +18,6 @@ enum { TRAINER_JSON_VERSION = 1, CHECKPOINT_NAME_LENGTH = 40, CHECKPOINT_SHAPE_L
 #define LATEST_LINK "latest"
 #define TEMPORARY_PREFIX ".tmp_" /* of everything that a save has not finished */
 #define STEP_FORMAT "step_%08" PRId64
-#define EXPORT_FOLDER "ema" /* below out_dir, too */
 #define ASIDE_SUFFIX ".old" /* of a checkpoint that another one of the same step is about to replace */
 
 /* The files of a checkpoint. */
@@ -59,9 +59,9 @@ void checkpoint_transpose(const float *in, int64_t rows, int64_t columns, float 
  * and the table has no bias for it, returns the length of the missing bias and writes its name; otherwise 0. */
 int64_t checkpoint_missing_bias(const TensorTable *table, const Tensor *tensor, char name[TENSOR_NAME_LENGTH]);
 
-/* The text of config.json, which the caller frees by cJSON_free; `has_end_of_text`: the vocabulary may have GPT-2's
- * <|endoftext|>. */
-char *checkpoint_model_config(const GPT2Config *model, bool has_end_of_text);
+/* The text of config.json for weights of a type, which the caller frees by cJSON_free; `has_end_of_text`: the vocabulary may
+ * have GPT-2's <|endoftext|>. */
+char *checkpoint_model_config(const GPT2Config *model, DType type, bool has_end_of_text);
 
 /* Writes a shape as "[128, 384]", and returns the text. */
 const char *checkpoint_shape_text(char text[CHECKPOINT_SHAPE_LENGTH], const int64_t *shape, int dimensions);

@@ -12,7 +12,7 @@ static bool has_state(void *context, int which, int tensor) { return optim_has_s
 static size_t state_vector(void *context, int which, int tensor) { return optim_state_vector(context, which, tensor); }
 
 _Static_assert((int)CHECKPOINT_WEIGHTS == (int)OPTIM_WEIGHTS && (int)CHECKPOINT_EMA == (int)OPTIM_EMA,
-               "what is not a state has the same numbers");
+               "fetch() passes `which` on as the state");
 
 static void fetch(void *context, int which, int tensor, float *host) { optim_fetch(context, which, tensor, host); }
 
@@ -87,7 +87,8 @@ bool checkpoint_into_optim(const Checkpoint *checkpoint, const TensorTable *tabl
 bool checkpoint_into_ema(const Checkpoint *checkpoint, const TensorTable *table, Optim *optim, Error *error) {
     if (checkpoint->ema.count == 0)
         return error_set(error,
-                         "%s holds no average of the weights; set train.ema_start to a step after %" PRId64 ", or to 0",
+                         "%s holds no average of the weights; set train.ema_start to a step after %" PRId64
+                         ", or to 0 for none",
                          checkpoint->path, checkpoint->step);
     if (!checkpoint_check_weights(&checkpoint->ema, table, error)) return false;
     float *host = checked_malloc(tensor_table_largest(table) * sizeof *host, "the average of the weights");

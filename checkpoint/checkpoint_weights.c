@@ -11,6 +11,7 @@
 
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -306,6 +307,16 @@ bool checkpoint_read_weights(const SafetensorsFile *file, const TensorTable *tab
         checkpoint_transpose(stored, wanted->columns, wanted->rows, host);
         free(stored);
     }
+    return true;
+}
+
+bool checkpoint_check_finite(const SafetensorsFile *file, const Tensor *tensor, const float *host, Error *error) {
+    for (size_t i = 0; i < tensor->size; i++)
+        if (!isfinite(host[i]))
+            return error_set(error,
+                             "%s: number %zu of tensor '%s' is %g; the training that made it has failed: take an "
+                             "earlier checkpoint",
+                             file->path, i, tensor->name, host[i]);
     return true;
 }
 

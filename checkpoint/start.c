@@ -133,8 +133,12 @@ static void load_checkpoint(Start *start, const Config *config, GPT2 *model, Opt
     if (!checkpoint_load_gpt2(model, &checkpoint.model, &error)) die("%s", error.text);
     if (optim && !checkpoint_into_optim(&checkpoint, &model->table, config->optimizer.name, optim, &error))
         die("%s", error.text);
-    bool has_ema = optim && config->train.ema_start > 0 && checkpoint.step >= config->train.ema_start;
-    if (has_ema && !checkpoint_into_ema(&checkpoint, &model->table, optim, &error)) die("%s", error.text);
+    int64_t ema_start = config->train.ema_start;
+    bool has_ema = optim && ema_start > 0 && checkpoint.step >= ema_start;
+    if (has_ema && checkpoint.step == ema_start)
+        optim_update_ema(optim, 0.0); /* it begins here, whether the run so far was to have one or not */
+    else if (has_ema && !checkpoint_into_ema(&checkpoint, &model->table, optim, &error))
+        die("%s", error.text);
     start->algorithms = checkpoint_read_algorithms(&checkpoint);
     start->changes = config_changes(config, checkpoint.config);
     checkpoint_close(&checkpoint);

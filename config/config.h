@@ -44,7 +44,8 @@ typedef struct TrainConfig {
     Recompute recompute;
     bool debug_alloc; /* an allocation for each buffer */
     int ema_start;    /* the step from which on there is an average of the weights; 0 = none */
-    double ema_decay, ema_mix;
+    double ema_decay; /* of that average (EMA) in a step */
+    double ema_mix;   /* its share of the weights that ema_loss is of */
 } TrainConfig;
 
 /* Who gave a key its value. */

@@ -139,9 +139,9 @@ const ConfigKey config_keys[] = {
     KEY(train, threads, "0", FROM_TO(0, 4096), "CPU threads per process; 0 = its share of cores"),
     KEY(train, recompute, "none", ONE_OF(recompute_names), "what the backward pass computes again"),
     KEY(train, debug_alloc, "false", ANY, "an allocation for each buffer, for checkers"),
-    KEY(train, ema_start, "0", AT_LEAST(0), "where an average of weights begins; 0 = none"),
-    KEY(train, ema_decay, "0.99333", FROM_BELOW(0, 1), "its decay in each step"),
-    KEY(train, ema_mix, "0.6", FROM_TO(0, 1), "its share of the weights that ema_loss is of"),
+    KEY(train, ema_start, "0", AT_LEAST(0), "where an average (EMA) begins; 0 = none"),
+    KEY(train, ema_decay, "0.99333", FROM_BELOW(0, 1), "decay of the EMA in each step"),
+    KEY(train, ema_mix, "0.6", FROM_TO(0, 1), "share of the EMA in what ema_loss is of"),
 };
 /* clang-format on */
 

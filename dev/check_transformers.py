@@ -3,11 +3,11 @@
 
     python3 dev/check_transformers.py [--bin=FOLDER] [--only=NAME]
 
-Needs torch and transformers (4.57 or newer), and train_gpt2 and sample_gpt2 in FOLDER (default: the current one). For
+Needs torch and transformers (4.57 or newer), and train_gpt2, sample_gpt2 and export_hf in FOLDER (default: the current one). For
 each model it trains a few steps, opens the checkpoint by AutoModelForCausalLM and compares: the validation loss in
 float32 and bfloat16, logits of GPT2LMHeadModel and of modeling_mars_gpt.py where both can compute the model, tokens with
-and without a key-value cache and behind padding, sample_gpt2's likeliest tokens, and the loss that the trainer finds for
-what transformers has saved. Then the losses in dev/golden/modern. Exit status 1 where something differs."""
+and without a key-value cache and behind padding, sample_gpt2's likeliest tokens, the loss that the trainer finds for
+what transformers has saved, and logits of what export_hf wrote with the scale of attention folded in. Then the losses in dev/golden/modern. Exit status 1 where something differs."""
 import glob
 import json
 import os
@@ -175,6 +175,19 @@ def mars_from_gpt2(model, keys):
     return mars.eval()
 
 
+def check_export(name, keys, binaries, checkpoint, model, batch):
+    """Without the setting, transformers' default attention computes the same."""
+    if keys.get("qk_norm") or not keys.get("scale_attn_by_inverse_layer_idx", True):
+        return
+    folder = checkpoint.rstrip("/") + "_folded"
+    run([os.path.join(binaries, "export_hf"), checkpoint, folder, "--fold_attention_scale"])
+    folded = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    with torch.no_grad():
+        logits, found = model(input_ids=batch[:, :-1]).logits, folded(input_ids=batch[:, :-1]).logits
+    error = (found - logits).abs().max().item() / logits.abs().max().item()
+    check(name, "logits of export_hf's folder", error < 1e-5, f"{error:.1e}")
+
+
 def check_model(name, keys, binaries, folder):
     keys = {**SIZES, **keys}
     checkpoint, expected = train(binaries, folder, name, keys)
@@ -193,6 +206,7 @@ def check_model(name, keys, binaries, folder):
             logits, found = model(input_ids=batch[:, :-1]).logits, own(input_ids=batch[:, :-1]).logits
         error = (found - logits).abs().max().item() / logits.abs().max().item()
         check(name, "logits of MarsGPTForCausalLM", error < 1e-5, f"{error:.1e}")
+    check_export(name, keys, binaries, checkpoint, model, batch)
     prompt = batch[:1, :10]
     tokens = check_generation(name, model, prompt)
     if keys["vocab_size"] == VOCABULARY:

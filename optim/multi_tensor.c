@@ -358,36 +358,36 @@ static void normalize(Backend *be, void *matrices, DType type, size_t size, int 
 
 /* ---- an average of the weights ---- */
 
-/* decay is the same for all: a loop with the multiplication would keep a NaN that the average held. */
-static void average_chunk(const float *RESTRICT x, float *RESTRICT average, size_t n, float decay) {
+/* A decay of 0 copies: a product with it would keep a NaN that the average held. */
+static void update_ema_chunk(const float *RESTRICT x, float *RESTRICT ema, size_t n, float decay) {
     if (decay == 0.0f)
-        memcpy(average, x, n * sizeof *average);
+        memcpy(ema, x, n * sizeof *ema);
     else
-        for (size_t i = 0; i < n; i++) average[i] += (1.0f - decay) * (x[i] - average[i]);
+        for (size_t i = 0; i < n; i++) ema[i] += (1.0f - decay) * (x[i] - ema[i]);
 }
 
-static void average(Backend *be, const Chunk *chunks, int count, const float *params, float *to, float decay) {
+static void update_ema(Backend *be, const Chunk *chunks, int count, const float *params, float *ema, float decay) {
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++)
-        average_chunk(params + chunks[c].begin, to + chunks[c].shard, chunks[c].end - chunks[c].begin, decay);
+        update_ema_chunk(params + chunks[c].begin, ema + chunks[c].shard, chunks[c].end - chunks[c].begin, decay);
 }
 
-ALWAYS_INLINE float mixed(float x, const float *average, size_t i, float share) {
-    return share == 0.0f ? x : x + share * (average[i] - x);
+ALWAYS_INLINE float mixed(float x, const float *ema, size_t i, float mix) {
+    return mix == 0.0f ? x : x + mix * (ema[i] - x);
 }
 
-static void mix(Backend *be, const Chunk *chunks, int count, const float *params, const float *average, float share,
-                void *to, DType type) {
+static void mix_ema(Backend *be, const Chunk *chunks, int count, const float *params, const float *ema, float mix,
+                    void *to, DType type) {
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++) {
-        const float *RESTRICT x = params + chunks[c].begin, *RESTRICT of = average + chunks[c].shard;
+        const float *RESTRICT x = params + chunks[c].begin, *RESTRICT e = ema + chunks[c].shard;
         float *RESTRICT to32 = (float *)to + chunks[c].begin;
         bfloat16 *RESTRICT to16 = (bfloat16 *)to + chunks[c].begin;
         size_t n = chunks[c].end - chunks[c].begin;
         if (type == DTYPE_FLOAT32)
-            for (size_t i = 0; i < n; i++) to32[i] = mixed(x[i], of, i, share);
+            for (size_t i = 0; i < n; i++) to32[i] = mixed(x[i], e, i, mix);
         else
-            for (size_t i = 0; i < n; i++) to16[i] = bfloat16_from_float(mixed(x[i], of, i, share));
+            for (size_t i = 0; i < n; i++) to16[i] = bfloat16_from_float(mixed(x[i], e, i, mix));
     }
 }
 
@@ -469,8 +469,8 @@ static const MultiTensorPasses cpu_passes = {.sums = sums,
                                              .normalize = normalize,
                                              .copy_params = copy_params,
                                              .update_sums = update_sums,
-                                             .average = average,
-                                             .mix = mix,
+                                             .update_ema = update_ema,
+                                             .mix_ema = mix_ema,
                                              .open_queue = open_queue,
                                              .send = send,
                                              .receive = receive,

@@ -709,69 +709,69 @@ static void update_sums(Backend *be, const Chunk *chunks, int count, const float
 
 /* ---- an average of the weights ---- */
 
-struct AverageWork {
+struct EmaWork {
     const float *x;
-    float *average;
+    float *ema;
     float decay;
 
-    __device__ bool takes_runs() const { return is_run_aligned(x) && is_run_aligned(average); }
+    __device__ bool takes_runs() const { return is_run_aligned(x) && is_run_aligned(ema); }
 
     template <int COUNT, int N> __device__ __forceinline__ void runs(int first) {
-        Run<float, COUNT> now[N], mean[N];
+        Run<float, COUNT> param[N], mean[N];
 #pragma unroll
         for (int r = 0; r < N; r++) {
-            load_run(now[r], x + first + r * STRIDE<COUNT>);
-            load_run(mean[r], average + first + r * STRIDE<COUNT>);
+            load_run(param[r], x + first + r * STRIDE<COUNT>);
+            load_run(mean[r], ema + first + r * STRIDE<COUNT>);
         }
 #pragma unroll
         for (int r = 0; r < N; r++) {
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
-                float moved = mean[r].x[i] + (1.0f - decay) * (now[r].x[i] - mean[r].x[i]);
-                mean[r].x[i] = decay == 0.0f ? now[r].x[i] : moved;
+                float moved = mean[r].x[i] + (1.0f - decay) * (param[r].x[i] - mean[r].x[i]);
+                mean[r].x[i] = decay == 0.0f ? param[r].x[i] : moved;
             }
-            store_run(average + first + r * STRIDE<COUNT>, mean[r]);
+            store_run(ema + first + r * STRIDE<COUNT>, mean[r]);
         }
     }
 };
 
 /* Block b works on tile b % TILES of chunk b / TILES, as the next one does. */
 static __global__ void __launch_bounds__(THREADS)
-    average_kernel(const Chunk *chunks, const float *params, float *average, float decay) {
+    update_ema_kernel(const Chunk *chunks, const float *params, float *ema, float decay) {
     const Chunk chunk = chunks[blockIdx.x / TILES];
     const size_t begin = blockIdx.x % TILES * TILE;
     if (chunk.begin + begin >= chunk.end) return;
-    AverageWork work = {params + chunk.begin + begin, average + chunk.shard + begin, decay};
+    EmaWork work = {params + chunk.begin + begin, ema + chunk.shard + begin, decay};
     for_elements<AHEAD>(work, min((int)(chunk.end - chunk.begin - begin), TILE));
 }
 
-static void average(Backend *be, const Chunk *chunks, int count, const float *params, float *to, float decay) {
+static void update_ema(Backend *be, const Chunk *chunks, int count, const float *params, float *ema, float decay) {
     if (count == 0) return;
-    average_kernel<<<(unsigned)count * TILES, THREADS, 0, cuda_stream(be)>>>(chunks, params, to, decay);
-    cuda_check_launch("average_kernel");
+    update_ema_kernel<<<(unsigned)count * TILES, THREADS, 0, cuda_stream(be)>>>(chunks, params, ema, decay);
+    cuda_check_launch("update_ema_kernel");
 }
 
 template <class T> struct MixWork {
-    const float *x, *average;
-    float share;
+    const float *x, *ema;
+    float mix;
     T *to;
 
-    __device__ bool takes_runs() const { return is_run_aligned(x) && is_run_aligned(average) && is_run_aligned(to); }
+    __device__ bool takes_runs() const { return is_run_aligned(x) && is_run_aligned(ema) && is_run_aligned(to); }
 
     template <int COUNT, int N> __device__ __forceinline__ void runs(int first) {
-        Run<float, COUNT> now[N], mean[N];
+        Run<float, COUNT> param[N], mean[N];
 #pragma unroll
         for (int r = 0; r < N; r++) {
-            load_run(now[r], x + first + r * STRIDE<COUNT>);
-            load_run(mean[r], average + first + r * STRIDE<COUNT>);
+            load_run(param[r], x + first + r * STRIDE<COUNT>);
+            load_run(mean[r], ema + first + r * STRIDE<COUNT>);
         }
 #pragma unroll
         for (int r = 0; r < N; r++) {
             Run<T, COUNT> out;
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
-                float between = now[r].x[i] + share * (mean[r].x[i] - now[r].x[i]);
-                out.x[i] = from_float<T>(share == 0.0f ? now[r].x[i] : between);
+                float between = param[r].x[i] + mix * (mean[r].x[i] - param[r].x[i]);
+                out.x[i] = from_float<T>(mix == 0.0f ? param[r].x[i] : between);
             }
             store_run(to + first + r * STRIDE<COUNT>, out);
         }
@@ -780,24 +780,24 @@ template <class T> struct MixWork {
 
 template <class T>
 static __global__ void __launch_bounds__(THREADS)
-    mix_kernel(const Chunk *chunks, const float *params, const float *average, float share, T *to) {
+    mix_ema_kernel(const Chunk *chunks, const float *params, const float *ema, float mix, T *to) {
     const Chunk chunk = chunks[blockIdx.x / TILES];
     const size_t begin = blockIdx.x % TILES * TILE;
     if (chunk.begin + begin >= chunk.end) return;
-    MixWork<T> work = {params + chunk.begin + begin, average + chunk.shard + begin, share, to + chunk.begin + begin};
+    MixWork<T> work = {params + chunk.begin + begin, ema + chunk.shard + begin, mix, to + chunk.begin + begin};
     for_elements<AHEAD>(work, min((int)(chunk.end - chunk.begin - begin), TILE));
 }
 
-static void mix(Backend *be, const Chunk *chunks, int count, const float *params, const float *average, float share,
-                void *to, DType type) {
+static void mix_ema(Backend *be, const Chunk *chunks, int count, const float *params, const float *ema, float mix,
+                    void *to, DType type) {
     if (count == 0) return;
     const unsigned blocks = (unsigned)count * TILES;
     cudaStream_t stream = cuda_stream(be);
     if (type == DTYPE_FLOAT32)
-        mix_kernel<float><<<blocks, THREADS, 0, stream>>>(chunks, params, average, share, (float *)to);
+        mix_ema_kernel<float><<<blocks, THREADS, 0, stream>>>(chunks, params, ema, mix, (float *)to);
     else
-        mix_kernel<bf16><<<blocks, THREADS, 0, stream>>>(chunks, params, average, share, (bf16 *)to);
-    cuda_check_launch("mix_kernel");
+        mix_ema_kernel<bf16><<<blocks, THREADS, 0, stream>>>(chunks, params, ema, mix, (bf16 *)to);
+    cuda_check_launch("mix_ema_kernel");
 }
 
 /* ---- between steps ---- */
@@ -865,7 +865,7 @@ static void close_queue(Backend *be, ResultQueue *queue) {
 
 /* In the order of the struct. */
 static const MultiTensorPasses cuda_passes = {
-    sums,      add_up,      step_coeffs, update,  directions, apply,      line_squares, line_factors, keep_prev_grad,
-    normalize, copy_params, update_sums, average, mix,        open_queue, send,         receive,      close_queue};
+    sums,      add_up,      step_coeffs, update,     directions, apply,      line_squares, line_factors, keep_prev_grad,
+    normalize, copy_params, update_sums, update_ema, mix_ema,    open_queue, send,         receive,      close_queue};
 
 const MultiTensorPasses *multi_tensor_cuda(void) { return &cuda_passes; }

@@ -128,13 +128,13 @@ typedef struct MultiTensorPasses {
     void (*update_sums)(Backend *be, const Chunk *chunks, int count, const float *params, const float *old,
                         UpdateSums *sums);
 
-    /* ---- an average of the weights (optim_plan_ema()), which is laid out as states are ---- */
+    /* ---- an exponential moving average of the weights (optim_plan_ema()), laid out as states are ---- */
 
-    /* average += (1 - decay) (params - average); where decay is 0, average = params, whatever it was. */
-    void (*average)(Backend *be, const Chunk *chunks, int count, const float *params, float *average, float decay);
-    /* to = params + share (average - params), rounded to `type`; where share is 0, to = params. `to` is a flat buffer. */
-    void (*mix)(Backend *be, const Chunk *chunks, int count, const float *params, const float *average, float share,
-                void *to, DType type);
+    /* ema += (1 - decay) (params - ema); where decay is 0, ema = params, whatever it was. */
+    void (*update_ema)(Backend *be, const Chunk *chunks, int count, const float *params, float *ema, float decay);
+    /* to = params + mix (ema - params), rounded to `type`; where mix is 0, to = params. `to` is a flat buffer. */
+    void (*mix_ema)(Backend *be, const Chunk *chunks, int count, const float *params, const float *ema, float mix,
+                    void *to, DType type);
 
     /* ---- results, to the host ---- */
 

@@ -56,7 +56,8 @@ struct Optim {
     UpdateSums *update_sums; /* (table->count) device memory */
     bool has_norms;          /* the step that was enqueued last measures them */
 
-    bool plans_ema, has_ema, shows_ema;
+    bool plans_ema, has_ema; /* there is room for an average of the weights; and it has begun */
+    bool shows_ema;          /* between optim_show_ema() and optim_hide_ema() */
 
     double **device_scalars[OPTIM_MAX_SCALARS]; /* which of the step's inputs */
 };
@@ -479,25 +480,27 @@ void optim_update_ema(Optim *o, double decay) {
     if (o->shows_ema) die("optim_update_ema: the weights are still those of optim_show_ema()");
     if (!o->has_ema && decay > 0.0) die("optim_update_ema: an average begins with a decay of 0");
     o->has_ema = true;
-    for (int i = 0; i < o->group_count; i++) rule_group_average(&o->groups[i], o->be, o->buffers.params, (float)decay);
+    for (int i = 0; i < o->group_count; i++)
+        rule_group_update_ema(&o->groups[i], o->be, o->buffers.params, (float)decay);
 }
 
 bool optim_has_ema(const Optim *o) { return o->has_ema; }
 
 /* The weights become those of `params` and of the average. Each rank mixes what it owns. */
-static void mix_weights(Optim *o, const float *params, double share, void *weights, DType type) {
-    for (int i = 0; i < o->group_count; i++) rule_group_mix(&o->groups[i], o->be, params, (float)share, weights, type);
+static void mix_weights(Optim *o, const float *params, double mix, void *weights, DType type) {
+    for (int i = 0; i < o->group_count; i++)
+        rule_group_mix_ema(&o->groups[i], o->be, params, (float)mix, weights, type);
 }
 
 /* Where there is no copy, the weights are the master weights, which then wait in the buffer of the gradients. */
-static const float *master_beside_ema(const Optim *o) { return has_copy(o) ? o->buffers.params : o->whole.grad; }
+static const float *params_while_shown(const Optim *o) { return has_copy(o) ? o->buffers.params : o->whole.grad; }
 
 void optim_show_ema(Optim *o, double mix) {
     if (!o->has_ema) die("optim_show_ema: there is no average yet");
     if (o->shows_ema) die("optim_show_ema: comes after optim_hide_ema()");
     optim_wait_for_weights(o, 0, o->table->length);
     if (!has_copy(o)) mix_weights(o, o->buffers.params, 0.0, o->whole.grad, DTYPE_FLOAT32);
-    mix_weights(o, master_beside_ema(o), mix, o->buffers.weights, o->be->activation);
+    mix_weights(o, params_while_shown(o), mix, o->buffers.weights, o->be->activation);
     gather_weights(o);
     o->shows_ema = true;
 }
@@ -505,7 +508,7 @@ void optim_show_ema(Optim *o, double mix) {
 void optim_hide_ema(Optim *o) {
     if (!o->shows_ema) die("optim_hide_ema: comes after optim_show_ema()");
     optim_wait_for_weights(o, 0, o->table->length);
-    mix_weights(o, master_beside_ema(o), 0.0, o->buffers.weights, o->be->activation);
+    mix_weights(o, params_while_shown(o), 0.0, o->buffers.weights, o->be->activation);
     gather_weights(o);
     o->shows_ema = false;
 }
@@ -570,7 +573,12 @@ static bool is_inside(const Part *part, const Tensor *t) {
     return part->begin >= t->offset && part->begin < t->offset + t->size;
 }
 
+static void check_state(const Optim *o, int state) {
+    if (state == OPTIM_EMA && !o->plans_ema) die("an average of the weights needs optim_plan_ema()");
+}
+
 void optim_fetch(Optim *o, int state, int tensor, float *host) {
+    check_state(o, state);
     optim_wait_for_weights(o, 0, o->table->length);
     const Tensor *t = &o->table->tensors[tensor];
     RuleGroup *group = &o->groups[group_of(o, tensor)];
@@ -591,6 +599,7 @@ void optim_fetch(Optim *o, int state, int tensor, float *host) {
 }
 
 void optim_store(Optim *o, int state, int tensor, const float *host) {
+    check_state(o, state);
     o->has_ema = o->has_ema || state == OPTIM_EMA;
     const Tensor *t = &o->table->tensors[tensor];
     RuleGroup *group = &o->groups[group_of(o, tensor)];

@@ -92,8 +92,9 @@ typedef struct OptimInfo {
                                                 * shape may differ between tensors (optim_state_vector()) */
     int scalar_count;
     const char *scalar_names[OPTIM_MAX_SCALARS]; /* of states of one number per tensor: "snr" */
-    /* of this rank: states, g_prev and the average of optim_plan_ema(), without the numbers per tensor; further gradient buffers, Newton-Schulz's workspace
-     * and the copy of optim_plan_norms(); and the part of these that only the exact form needs */
+    /* of this rank: states, g_prev and the average of optim_plan_ema(), without the numbers per tensor; further gradient
+     * buffers, Newton-Schulz's workspace and the copy of optim_plan_norms(); and the part of these that only the exact
+     * form needs */
     size_t state_bytes, workspace_bytes, exact_bytes;
 } OptimInfo;
 
@@ -177,15 +178,17 @@ OptimResult optim_result(Optim *optim);
  * one process, and on CPUs, they always do. */
 void optim_wait_for_weights(Optim *optim, size_t begin, size_t end);
 
-/* ---- an average of the weights, of optim_plan_ema(), between steps ---- */
+/* ---- an average of the weights, of optim_plan_ema(), between steps. A call in the wrong order is fatal. ---- */
 
-/* Enqueues E = decay E + (1 - decay) X, where X are the master weights after the last step; with decay 0 the average
- * begins, with E = X. */
+/* Enqueues E = decay E + (1 - decay) X, where X are the master weights after the last step, and decay is in [0, 1). The
+ * first call must have a decay of 0, with which E = X. Not collective. */
 void optim_update_ema(Optim *optim, double decay);
-bool optim_has_ema(const Optim *optim); /* whether it has begun, or was stored */
+/* Whether the average has begun, or was stored. */
+bool optim_has_ema(const Optim *optim);
 
-/* Between these two calls the weights are (1 - mix) X + mix E, in the activation type, on every rank; after them they are X
- * again, bit by bit. optim_wait_for_weights() after either. The buffer of gradients is undefined then. Collective. */
+/* From optim_show_ema() to optim_hide_ema() the weights are (1 - mix) X + mix E, mix in [0, 1], in the activation type and
+ * on every rank; afterwards they are X again, to the bit. Call optim_wait_for_weights() after each of them. Both leave the
+ * buffer of gradients undefined. Collective. */
 void optim_show_ema(Optim *optim, double mix);
 void optim_hide_ema(Optim *optim);
 
@@ -206,15 +209,15 @@ bool optim_has_state(const Optim *optim, int state, int tensor);
  * the shape of the tensor. The tensor has this state. */
 size_t optim_state_vector(const Optim *optim, int state, int tensor);
 
-/* What is not a state, for the next two: the master weights, and the average of optim_plan_ema(). */
+/* For the next two, in place of a state's number: the master weights, and the average of optim_plan_ema(). */
 enum { OPTIM_WEIGHTS = -1, OPTIM_EMA = -2 };
 
 /* Copies tensor `tensor` of state number `state`, or of OPTIM_WEIGHTS or OPTIM_EMA, to host memory on rank 0, from the
  * ranks that own its parts. Collective; `host` is used on rank 0 only. */
 void optim_fetch(Optim *optim, int state, int tensor, float *host);
 
-/* Copies host memory that holds the whole tensor to this rank's part of it in the same; the weights without their
- * copies in the activation type. */
+/* Copies host memory that holds the whole tensor to this rank's part of it in the state, the weights or the average. The
+ * copies of the weights in the activation type stay as they are. */
 void optim_store(Optim *optim, int state, int tensor, const float *host);
 
 /* Copies the table.count numbers of a state of one number per tensor to or from host memory; they are the same on every

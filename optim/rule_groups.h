@@ -113,11 +113,11 @@ void rule_group_keep_prev_grad(RuleGroup *group, Backend *be, float *to, const f
 void rule_group_copy_params(RuleGroup *group, Backend *be, const float *params);
 void rule_group_update_sums(RuleGroup *group, Backend *be, const float *params, UpdateSums *sums);
 
-/* After rule_group_plan(): lists the average of this rank's weights in the arena, which the next two take part in
+/* After rule_group_plan(): lists the average of this rank's weights in the arena. The next two are passes over it
  * (multi_tensor.h). */
 void rule_group_plan_ema(RuleGroup *group, Arena *arena);
-void rule_group_average(RuleGroup *group, Backend *be, const float *params, float decay);
-void rule_group_mix(RuleGroup *group, Backend *be, const float *params, float share, void *to, DType type);
+void rule_group_update_ema(RuleGroup *group, Backend *be, const float *params, float decay);
+void rule_group_mix_ema(RuleGroup *group, Backend *be, const float *params, float mix, void *to, DType type);
 
 /* Multiplies random matrices as each batch of matrices does, for optim_autotune(). */
 void rule_group_autotune(RuleGroup *group);

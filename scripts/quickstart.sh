@@ -182,7 +182,7 @@ bash scripts/install_deps.sh
 heading "2/6 building"
 make found
 quietly build make -j"$(nproc)" BUILD="$BUILD" BIN="$BIN" programs
-echo "built train_gpt2, prepare_data and sample_gpt2"
+echo "built train_gpt2, prepare_data, sample_gpt2 and export_hf"
 heading "3/6 text"
 get_text
 quietly prepare "$BIN/prepare_data" --tokenizer=bytes --out="$data" "$text"

@@ -60,11 +60,12 @@ step() {
     return 1
 }
 
-# compile FOLDER [OPTION...] [-- TEST_PATTERN...]: programs and tests, both in that folder; only the tests that match, and
-# what they load.
+# compile FOLDER [--no-programs] [OPTION...] [-- TEST_PATTERN...]: programs and tests, both in that folder; only the tests
+# that match, and what they load.
 compile() {
-    local folder=$1 options=() targets=(programs tests)
+    local folder=$1 options=() programs=(programs) targets=(programs tests)
     shift
+    if [ "$1" = --no-programs ]; then programs=() && shift; fi
     while [ $# -gt 0 ] && [ "$1" != -- ]; do options+=("$1") && shift; done
     if [ $# -gt 0 ]; then
         shift
@@ -73,7 +74,6 @@ compile() {
     fi
     step "make-${folder//\//-}" make -j"$cores" BUILD="$folder" BIN="$folder" "${options[@]}" "${targets[@]}"
 }
-programs=(programs)
 
 # list_tests FOLDER PATTERN...: the tests whose sources match, as programs of that folder or scripts; those of GPUs
 # alone only by their own names.
@@ -195,10 +195,10 @@ gnu=()
 if has_tools gcc-11 gcc-11 g++-11; then gnu=(CC=gcc-11 CXX=g++-11); fi
 # A processor of another family has other names for its levels.
 if [ "$(uname -m)" = x86_64 ]; then gnu+=(ARCH=x86-64-v3); fi
-optimizer_tests=(test_optim.c test_optim_ema.c test_optim_norms.c test_optim_passes.c test_optim_rules.c)
+optimizer_tests='test_optim!(_sharded).c' # which the GPU has no part in
 emu=no
 if compile build/emu EMU=1 WERROR=1 "${gnu[@]}" -- "$kernels" test_newton_schulz.c 'test_golden*.c' test_gpt2.c \
-    "${optimizer_tests[@]}" test_comm.c test_devices.c 'test_*.cu'; then emu=yes; fi
+    "$optimizer_tests" test_comm.c test_devices.c 'test_*.cu'; then emu=yes; fi
 plain_tests=("$kernels" test_newton_schulz.c 'test_gpt2*.c' test_golden_gradients.c)
 plain=no
 if has_tools clang clang; then
@@ -256,11 +256,11 @@ fi
 wait_for_lanes
 
 heading "address and undefined-behaviour sanitizers, CUDA emulated"
-# Not whole runs, whose parts other tests go through, too, nor what asan-forward and other tests of optimizers repeat.
+# Not whole runs, whose parts other tests go through, too. Newton-Schulz runs on the emulated GPU alone.
 sanitized='test_!(golden|example|processes|resume|newton_schulz|optim_rules).c'
-if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O1 -- "$sanitized" 'test_*.cu'; then
-    lane asan-forward build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "$kernels" \
-        test_optim_passes.c 'test_*.cu'
+if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O1 -- "$sanitized" test_newton_schulz.c 'test_*.cu'; then
+    lane asan-forward build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "${device_tests[@]}" \
+        'test_*.cu'
     MARS_EMU_DEVICES=0 CI='' TEST_SECONDS=1800 MARS_TEST_SMALL=1 run_tests build/asan "$sanitized"
     wait_for_lanes
 fi
@@ -270,14 +270,13 @@ export TSAN_OPTIONS=atexit_sleep_ms=0 # a second for each of many processes, els
 threads=("$kernels" test_emulator.cu test_faults.cu)
 if [ $all = yes ]; then threads+=(test_data.c); fi
 tsan=no
-programs=() # which these tests do not run
-if compile build/tsan EMU=1 SANITIZE=thread OPTIMIZE=-O1 -- "${threads[@]}"; then tsan=yes; fi
+if compile build/tsan --no-programs EMU=1 SANITIZE=thread OPTIMIZE=-O1 -- "${threads[@]}"; then tsan=yes; fi
 # The longest lanes first, so that none is left alone at the end.
 if [ $emu = yes ]; then
     if [ $all = yes ]; then
         lane emu-nccl build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_ONLY=emulated_nccl -- test_gpu_check.sh
     fi
-    lane emu-optimizers build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- "${optimizer_tests[@]}" 'test_*.cu'
+    lane emu-optimizers build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- "$optimizer_tests" 'test_*.cu'
     lane emu-devices build/emu CI= TEST_SECONDS=1800 MARS_TEST_SMALL=1 -- test_devices.c
     lane emu-processes build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- test_comm.c
     lane emu-golden build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- 'test_golden*.c'

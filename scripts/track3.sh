@@ -12,8 +12,8 @@
 # A result counts if (target - mean) * sqrt(n) >= 0.004, where the mean is over the validation losses of n seeds at the
 # last step, max_iters; losses at other steps do not matter. Of runs with an average of their weights (--ema_start=N) it is
 # the average's loss, ema_loss. All runs of FOLDER take part, so that nobody picks the best.
-# They must be of one config and one number of steps: only seeds, folders, logging, checkpoints, threads, processes and
-# micro-batches may differ. If a run diverges, the result does not count.
+# They must be of one config and one number of steps: only what changes the loss by rounding at most may differ, such
+# as folders, logging, checkpoints, threads, processes and micro-batches. If a run diverges, the result does not count.
 #
 # A seed sets the initial weights and, unless data.order is sequential, the order of the data. scripts/run.sh starts the
 # runs, so NPROC (8) and MPIRUN are as there. Interrupted, the script goes on when started again in the same way: a run
@@ -87,11 +87,11 @@ seeds_present() {
 
 # outcome SEED: sets $state, $step, $max_iters and $loss to those of its run. The state is complete, diverged or
 # unfinished (also where there is no run), the step the last one that is known, the loss that of the validation at
-# max_iters; "-" is not known. $loss_key: which loss that is.
+# max_iters; "-" is not known. $loss_key: which loss that is, loss or ema_loss.
 loss_key=loss
 outcome() {
     local metrics=$out/seed_$1/metrics.jsonl fields
-    state=unfinished step=- max_iters=- loss=-
+    state=unfinished step=- max_iters=- loss=- loss_key=loss
     if [ ! -s "$metrics" ]; then return; fi
     fields=$(awk -v run="$1" -f scripts/metrics.awk <"$metrics")
     max_iters=$(sed -n 's/^{"event":"start".*"max_iters":\([0-9]*\).*/\1/p' "$metrics" | tail -n 1)

@@ -362,8 +362,11 @@ void safetensors_read_float32(const SafetensorsEntry *entry, float *out) {
 struct SafetensorsWriter {
     FileWriter *file;
     char *path;
+    SafetensorsType type;       /* of all tensors */
     int64_t announced, written; /* elements */
 };
+
+static size_t written_size(SafetensorsType type) { return type == SAFETENSORS_BF16 ? sizeof(bfloat16) : sizeof(float); }
 
 /* The header of a file with these tensors, one after the other; the caller frees it with cJSON_free. */
 static char *header_text(const SafetensorsEntry *entries, int count, const char *const *metadata, int64_t *elements) {
@@ -373,7 +376,7 @@ static char *header_text(const SafetensorsEntry *entries, int count, const char 
     *elements = 0;
     for (int i = 0; i < count; i++) {
         cJSON *tensor = cJSON_AddObjectToObject(header, entries[i].name);
-        cJSON_AddStringToObject(tensor, "dtype", "F32");
+        cJSON_AddStringToObject(tensor, "dtype", entries[i].type == SAFETENSORS_BF16 ? "BF16" : "F32");
         cJSON *shape = cJSON_AddArrayToObject(tensor, "shape");
         int64_t size = 1;
         for (int d = 0; d < entries[i].dimensions; d++) {
@@ -381,9 +384,10 @@ static char *header_text(const SafetensorsEntry *entries, int count, const char 
             size *= entries[i].shape[d];
         }
         cJSON *offsets = cJSON_AddArrayToObject(tensor, "data_offsets");
-        cJSON_AddItemToArray(offsets, cJSON_CreateNumber((double)*elements * sizeof(float)));
+        double element = (double)written_size(entries[i].type);
+        cJSON_AddItemToArray(offsets, cJSON_CreateNumber((double)*elements * element));
         *elements += size;
-        cJSON_AddItemToArray(offsets, cJSON_CreateNumber((double)*elements * sizeof(float)));
+        cJSON_AddItemToArray(offsets, cJSON_CreateNumber((double)*elements * element));
     }
     char *text = cJSON_PrintUnformatted(header);
     cJSON_Delete(header);
@@ -409,7 +413,19 @@ bool safetensors_create(SafetensorsWriter **writer, const char *path, const Safe
         return false;
     }
     *writer = checked_malloc(sizeof **writer, "a safetensors writer");
-    **writer = (SafetensorsWriter){file, checked_strdup(path), elements, 0};
+    **writer =
+        (SafetensorsWriter){file, checked_strdup(path), count > 0 ? entries[0].type : SAFETENSORS_F32, elements, 0};
+    return true;
+}
+
+static bool append_bfloat16(FileWriter *file, const float *data, int64_t elements, Error *error) {
+    enum { BLOCK = 4096 };
+    bfloat16 rounded[BLOCK];
+    for (int64_t done = 0; done < elements; done += BLOCK) {
+        int64_t n = min_i64(BLOCK, elements - done);
+        for (int64_t i = 0; i < n; i++) rounded[i] = bfloat16_from_float(data[done + i]);
+        if (!file_writer_append(file, rounded, (size_t)n * sizeof *rounded, error)) return false;
+    }
     return true;
 }
 
@@ -418,6 +434,7 @@ bool safetensors_write(SafetensorsWriter *writer, const float *data, int64_t ele
         return error_set(error, "%s: %" PRId64 " more elements than its header announces", writer->path,
                          (writer->written + elements - writer->announced));
     writer->written += elements;
+    if (writer->type == SAFETENSORS_BF16) return append_bfloat16(writer->file, data, elements, error);
     return file_writer_append(writer->file, data, (size_t)elements * sizeof *data, error);
 }
 

@@ -63,11 +63,11 @@ void safetensors_read_first(const SafetensorsEntry *entry, int64_t count, float 
 
 typedef struct SafetensorsWriter SafetensorsWriter;
 
-/* Creates the file at `path` and writes the header for `count` float32 tensors, of which name, dimensions and shape
- * are read. `metadata` is a NULL-terminated list of key, value, key, value, ... strings. */
+/* Creates the file at `path` and writes the header for `count` tensors, of which name, type, dimensions and shape are
+ * read; all are of one type, float32 or bfloat16. `metadata` is a NULL-terminated list of key, value, key, value, ... strings. */
 bool safetensors_create(SafetensorsWriter **writer, const char *path, const SafetensorsEntry *entries, int count,
                         const char *const *metadata, Error *error);
-/* Appends `elements` floats of data. */
+/* Appends `elements` floats of data, rounded to the type. */
 bool safetensors_write(SafetensorsWriter *writer, const float *data, int64_t elements, Error *error);
 /* Syncs, closes and frees the writer, also when it fails. Fails where not all announced data was written.
  * *bytes and *checksum (XXH3, 64 bits, of the whole file) may be NULL. */

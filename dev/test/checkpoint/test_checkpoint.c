@@ -321,7 +321,7 @@ static void test_keys_of_transformers(void **state) {
     model.norm_eps = 1e-6;
     model.tie_embeddings = model.scale_attn_by_inverse_layer_idx = false;
     model.dropout = 0.125;
-    char *text = checkpoint_model_config(&model, false);
+    char *text = checkpoint_model_config(&model, DTYPE_FLOAT32, false);
     cJSON *json = cJSON_Parse(text);
     assert_json(json, "activation_function", "\"relu2\"");
     assert_json(json, "layer_norm_epsilon", "1e-06");

@@ -616,7 +616,7 @@ static void test_wrong_configs(void **state) {
 /* The config.json of such a model, with one key replaced by a value as JSON, or removed (NULL). */
 static char *changed_config(const char *key, const char *value) {
     GPT2Config model = small_model("{\"position\": \"rope\", \"n_embd\": 8}");
-    char *text = checkpoint_model_config(&model, false);
+    char *text = checkpoint_model_config(&model, DTYPE_FLOAT32, false);
     cJSON *json = cJSON_Parse(text);
     free(text);
     assert_true(cJSON_HasObjectItem(json, key));

@@ -94,7 +94,7 @@ static void assert_published_modern(const char *name) {
     assert_run(test_run("mkdir -p '%s' && cp dev/golden/modern/%s_init.safetensors '%s/model.safetensors'", folder,
                         name, folder),
                0, "");
-    char *text = checkpoint_model_config(&model, false);
+    char *text = checkpoint_model_config(&model, DTYPE_FLOAT32, false);
     write_file(folder, "config.json", text);
     train(&launch, name,
           "--eval_only=true --eval_sequences=0 --data.train=dev/golden/modern/%s_train.bin "

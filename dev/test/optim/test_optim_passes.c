@@ -699,7 +699,7 @@ static void test_average(void **state) {
             if (begins) memset(expected.states[0], 0xff, sizeof expected.states[0]); /* it may hold anything */
             Device d = to_device(be, &expected, chunks, CHUNKS);
             float decay = begins ? 0.0f : 0.75f;
-            d.passes->average(be, d.chunks, d.count, d.elements->params, d.elements->states[0], decay);
+            d.passes->update_ema(be, d.chunks, d.count, d.elements->params, d.elements->states[0], decay);
             download(&d, &own);
             for (int c = 0; c < CHUNKS; c++)
                 for (size_t i = 0; i < chunks[c].end - chunks[c].begin; i++) {
@@ -732,7 +732,7 @@ static void test_mix(void **state) {
                 Device d = to_device(be, &expected, chunks, CHUNKS);
                 Elements *e = d.elements;
                 void *to = type == DTYPE_FLOAT32 ? (void *)e->gradient : e->weights;
-                d.passes->mix(be, d.chunks, d.count, e->params, e->states[0], share, to, (DType)type);
+                d.passes->mix_ema(be, d.chunks, d.count, e->params, e->states[0], share, to, (DType)type);
                 download(&d, &own);
                 for (int c = 0; c < CHUNKS; c++)
                     for (size_t i = 0; i < chunks[c].end - chunks[c].begin; i++) {

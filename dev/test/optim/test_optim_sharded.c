@@ -49,7 +49,7 @@ static const Variant variants[] = {
     {"mars-normuon, exact, split", OPTIM_MARS_NORMUON, .exact = true, .is_matrix = true, .numbers = 2, .splits = true},
 };
 
-/* Where there is little time, every third: exact forms, and such as Newton-Schulz is for. */
+/* Where there is little time, every sixth: exact forms, and mars-m-efficient. */
 static bool has_time_for(size_t variant) { return !only_small_sizes() || variant % 6 == 2; }
 
 static OptimConfig config_of(const Variant *variant, double grad_clip) {

@@ -7,7 +7,7 @@ source "$(dirname "$0")/../script_fixture.sh"
 BUILD=$(realpath "${MARS_BUILD:-build}")
 unset OMP_WAIT_POLICY GOMP_SPINCOUNT KMP_BLOCKTIME
 # Not the example, which is a program that only uses the library: what OpenMP does in it is for its author to set.
-programs=("$BIN/train_gpt2" "$BIN/sample_gpt2" "$BIN/prepare_data" "$BUILD"/bench_*)
+programs=("$BIN/train_gpt2" "$BIN/sample_gpt2" "$BIN/prepare_data" "$BIN/export_hf" "$BUILD"/bench_*)
 
 # settings COMMAND...: what OpenMP's runtime, GNU's or LLVM's, says of its settings whenever it is loaded.
 settings() { { OMP_DISPLAY_ENV=verbose "$@" --no_such_option 2>&1 >"$here/output" || true; } | tr -d "' "; }

@@ -1,5 +1,5 @@
-/* test_ema.c: runs with an average of their weights (train.ema_start): what they report, save and export, resumed and with
- * any number of processes. */
+/* test_ema.c: runs with an average of their weights (train.ema_start): what they report and save, resumed and with any number
+ * of processes. What they export, test_export.c tests. */
 #include "dev/test/train/train_fixture.h"
 
 #include <math.h>
@@ -47,34 +47,8 @@ static void test_reported(void **state) {
         if (step >= 5) assert_true((average == loss) == (step == 5));
     }
     assert_false(files_is_file(test_path("plain/checkpoints/latest/model_ema.safetensors")));
-    assert_false(files_is_folder(test_path("plain/ema")));
     cJSON_Delete(plain);
     cJSON_Delete(log);
-}
-
-/* Others load the model that ema_loss is of; with a mix of 0 that is the last one. */
-static void test_exported(void **state) {
-    (void)state;
-    cJSON *log = run("exported", 0, EMA);
-    assert_true(files_is_file(test_path("exported/checkpoints/step_00000012/model_ema.safetensors")));
-    Launch launch = {.config = train_small_config()};
-    train(&launch, "heir", "--eval_only=true --init_from='%s'", test_path("exported/ema"));
-    cJSON *heir = train_log("heir");
-    double expected = validation(log, 12, "ema_loss");
-    assert_error_below(fabs(validation(heir, 0, "loss") / expected - 1.0), 1e-6, "the loss of the exported model");
-    cJSON_Delete(heir);
-    cJSON_Delete(log);
-    cJSON_Delete(run("unmixed", 0, "--ema_start=5 --ema_mix=0"));
-    assert_same_file("unmixed/ema", "unmixed/checkpoints/latest", "model.safetensors");
-}
-
-/* A new run in the same folder leaves no model of the old one there. */
-static void test_overwritten(void **state) {
-    (void)state;
-    cJSON_Delete(run("twice", 0, EMA));
-    assert_true(files_is_folder(test_path("twice/ema")));
-    cJSON_Delete(run("twice", 0, "--overwrite=true"));
-    assert_false(files_is_folder(test_path("twice/ema")));
 }
 
 /* Before the average begins, where it begins and after it. */
@@ -88,28 +62,27 @@ static void test_resumed(void **state) {
         char *first = format_string("%s--optimizer.name=mars-adamw --max_iters=%d" TRAIN_WHOLE_SCHEDULE,
                                     stops[i] > 5 ? EMA : "", stops[i]);
         cJSON_Delete(run(name, 0, first));
-        if (stops[i] == 5) {
-            Launch launch = {.config = train_small_config()};
-            CommandResult *result = train_run(&launch, name, EMA "--optimizer.name=mars-adamw --init_from=resume");
-            assert_run(result, EXIT_FAILED, "holds no average of the weights; set train.ema_start to a step after 5");
-        } else {
-            cJSON *log = run(name, 0, EMA "--optimizer.name=mars-adamw --init_from=resume");
-            assert_true(validation(log, 12, "ema_loss") == validation(expected, 12, "ema_loss"));
-            assert_same_file(name, "whole", "checkpoints/latest/model_ema.safetensors");
-            assert_same_file(name, "whole", "ema/model.safetensors");
-            cJSON_Delete(log);
-        }
+        cJSON *log = run(name, 0, EMA "--optimizer.name=mars-adamw --init_from=resume");
+        assert_true(validation(log, 12, "ema_loss") == validation(expected, 12, "ema_loss"));
+        assert_same_file(name, "whole", "checkpoints/latest/model_ema.safetensors");
+        cJSON_Delete(log);
         free(first);
         free(name);
     }
     cJSON_Delete(expected);
+    /* One that should have begun earlier. */
+    cJSON_Delete(run("without", 0, "--max_iters=6" TRAIN_WHOLE_SCHEDULE));
+    Launch launch = {.config = train_small_config()};
+    assert_run(train_run(&launch, "without", EMA "--init_from=resume"), EXIT_FAILED,
+               "holds no average of the weights; set train.ema_start to a step after 6, or to 0 for none");
 }
 
 /* Each process averages what it owns, and all see the mix. */
 static void test_processes(void **state) {
     (void)state;
     if (!train_has_mpi()) skip();
-    static const char *const settings[] = {"--optimizer.name=adamw", "--optimizer.name=mars-m --ns_dtype=float32"};
+    static const char *const settings[] = {"--optimizer.name=adamw", "--optimizer.name=mars-m --ns_dtype=float32",
+                                           "--optimizer.name=mars-adamw --is_approx=false"};
     for (size_t i = 0; i < ARRAY_LENGTH(settings); i++) {
         char *arguments = format_string(EMA "%s", settings[i]), *one = format_string("one_%zu", i);
         cJSON *expected = run(one, 0, arguments);
@@ -142,6 +115,12 @@ static void test_bfloat16(void **state) {
     Launch launch = {.config = train_small_config()};
     if (train_run(&launch, "half", EMA "--precision=bfloat16 --batch_size=1")->status == EXIT_USAGE) skip();
     cJSON *log = train_log("half"), *expected = run("full", 0, EMA);
+    if (train_has_mpi()) {
+        cJSON *two = run("half_of_two", 2, EMA "--precision=bfloat16");
+        double change = validation(two, 12, "ema_loss") / validation(log, 12, "ema_loss") - 1.0;
+        assert_error_below(fabs(change), 1e-3, "ema_loss of two processes");
+        cJSON_Delete(two);
+    }
     for (int step = 8; step <= 12; step += 4) {
         double change = validation(log, step, "ema_loss") / validation(expected, step, "ema_loss") - 1.0;
         assert_error_below(fabs(change), 3e-3, "ema_loss");
@@ -167,9 +146,8 @@ static void test_wrong_settings(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reported),       cmocka_unit_test(test_exported),  cmocka_unit_test(test_overwritten),
-        cmocka_unit_test(test_resumed),        cmocka_unit_test(test_processes), cmocka_unit_test(test_bfloat16),
-        cmocka_unit_test(test_wrong_settings),
+        cmocka_unit_test(test_reported), cmocka_unit_test(test_resumed),        cmocka_unit_test(test_processes),
+        cmocka_unit_test(test_bfloat16), cmocka_unit_test(test_wrong_settings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
