@@ -547,8 +547,8 @@ static bool check_train(const Config *config, Error *error) {
                          config_where(config, "train.allow_tf32 train.device"));
     if (train->ema_start >= train->max_iters && train->ema_start > 0 && !train->eval_only)
         return error_set(error,
-                         "%s: train.ema_start %d must be below train.max_iters %d: the average of the weights would "
-                         "be one of none",
+                         "%s: train.ema_start %d must be below train.max_iters %d, so that there are steps to average; "
+                         "lower it, or set it to 0 for no average of the weights",
                          config_where(config, "train.ema_start train.max_iters"), train->ema_start, train->max_iters);
     return true;
 }
@@ -644,7 +644,10 @@ static void shorten_schedule(Config *config) {
     shorten(config, &schedule->warmup_iters, "schedule.warmup_iters", part, whole, note, sizeof note);
     shorten(config, &schedule->warmdown_iters, "schedule.warmdown_iters", part, whole, note, sizeof note);
     shorten(config, &config->train.ema_start, "train.ema_start", part, whole, note, sizeof note);
-    if (note[0]) warn("%s: train.max_iters is %d instead of %d; in proportion, %s", command_line, part, whole, note);
+    bool loses_ema = config->train.ema_start == 0 && strstr(note, "train.ema_start");
+    if (note[0])
+        warn("%s: train.max_iters is %d instead of %d; in proportion, %s%s", command_line, part, whole, note,
+             loses_ema ? ", so that there is no average of the weights" : "");
 }
 
 /* Defaults that depend on other keys. */

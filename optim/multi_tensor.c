@@ -358,18 +358,18 @@ static void normalize(Backend *be, void *matrices, DType type, size_t size, int 
 
 /* ---- an average of the weights ---- */
 
-/* A decay of 0 copies: a product with it would keep a NaN that the average held. */
-static void update_ema_chunk(const float *RESTRICT x, float *RESTRICT ema, size_t n, float decay) {
-    if (decay == 0.0f)
+/* A rate of 1 copies: the sum would keep a NaN that the average held. */
+static void update_ema_chunk(const float *RESTRICT x, float *RESTRICT ema, size_t n, float rate) {
+    if (rate == 1.0f)
         memcpy(ema, x, n * sizeof *ema);
     else
-        for (size_t i = 0; i < n; i++) ema[i] += (1.0f - decay) * (x[i] - ema[i]);
+        for (size_t i = 0; i < n; i++) ema[i] += rate * (x[i] - ema[i]);
 }
 
-static void update_ema(Backend *be, const Chunk *chunks, int count, const float *params, float *ema, float decay) {
+static void update_ema(Backend *be, const Chunk *chunks, int count, const float *params, float *ema, float rate) {
 #pragma omp parallel for schedule(static) num_threads(be->threads)
     for (int c = 0; c < count; c++)
-        update_ema_chunk(params + chunks[c].begin, ema + chunks[c].shard, chunks[c].end - chunks[c].begin, decay);
+        update_ema_chunk(params + chunks[c].begin, ema + chunks[c].shard, chunks[c].end - chunks[c].begin, rate);
 }
 
 ALWAYS_INLINE float mixed(float x, const float *ema, size_t i, float mix) {

@@ -712,7 +712,7 @@ static void update_sums(Backend *be, const Chunk *chunks, int count, const float
 struct EmaWork {
     const float *x;
     float *ema;
-    float decay;
+    float rate;
 
     __device__ bool takes_runs() const { return is_run_aligned(x) && is_run_aligned(ema); }
 
@@ -727,8 +727,8 @@ struct EmaWork {
         for (int r = 0; r < N; r++) {
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {
-                float moved = mean[r].x[i] + (1.0f - decay) * (param[r].x[i] - mean[r].x[i]);
-                mean[r].x[i] = decay == 0.0f ? param[r].x[i] : moved;
+                float moved = mean[r].x[i] + rate * (param[r].x[i] - mean[r].x[i]);
+                mean[r].x[i] = rate == 1.0f ? param[r].x[i] : moved;
             }
             store_run(ema + first + r * STRIDE<COUNT>, mean[r]);
         }
@@ -737,17 +737,17 @@ struct EmaWork {
 
 /* Block b works on tile b % TILES of chunk b / TILES, as the next one does. */
 static __global__ void __launch_bounds__(THREADS)
-    update_ema_kernel(const Chunk *chunks, const float *params, float *ema, float decay) {
+    update_ema_kernel(const Chunk *chunks, const float *params, float *ema, float rate) {
     const Chunk chunk = chunks[blockIdx.x / TILES];
     const size_t begin = blockIdx.x % TILES * TILE;
     if (chunk.begin + begin >= chunk.end) return;
-    EmaWork work = {params + chunk.begin + begin, ema + chunk.shard + begin, decay};
+    EmaWork work = {params + chunk.begin + begin, ema + chunk.shard + begin, rate};
     for_elements<AHEAD>(work, min((int)(chunk.end - chunk.begin - begin), TILE));
 }
 
-static void update_ema(Backend *be, const Chunk *chunks, int count, const float *params, float *ema, float decay) {
+static void update_ema(Backend *be, const Chunk *chunks, int count, const float *params, float *ema, float rate) {
     if (count == 0) return;
-    update_ema_kernel<<<(unsigned)count * TILES, THREADS, 0, cuda_stream(be)>>>(chunks, params, ema, decay);
+    update_ema_kernel<<<(unsigned)count * TILES, THREADS, 0, cuda_stream(be)>>>(chunks, params, ema, rate);
     cuda_check_launch("update_ema_kernel");
 }
 

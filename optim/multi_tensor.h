@@ -130,8 +130,8 @@ typedef struct MultiTensorPasses {
 
     /* ---- an exponential moving average of the weights (optim_plan_ema()), laid out as states are ---- */
 
-    /* ema += (1 - decay) (params - ema); where decay is 0, ema = params, whatever it was. */
-    void (*update_ema)(Backend *be, const Chunk *chunks, int count, const float *params, float *ema, float decay);
+    /* ema += rate (params - ema); where rate is 1, ema = params, whatever it was. */
+    void (*update_ema)(Backend *be, const Chunk *chunks, int count, const float *params, float *ema, float rate);
     /* to = params + mix (ema - params), rounded to `type`; where mix is 0, to = params. `to` is a flat buffer. */
     void (*mix_ema)(Backend *be, const Chunk *chunks, int count, const float *params, const float *ema, float mix,
                     void *to, DType type);

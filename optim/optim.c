@@ -481,7 +481,7 @@ void optim_update_ema(Optim *o, double decay) {
     if (!o->has_ema && decay > 0.0) die("optim_update_ema: an average begins with a decay of 0");
     o->has_ema = true;
     for (int i = 0; i < o->group_count; i++)
-        rule_group_update_ema(&o->groups[i], o->be, o->buffers.params, (float)decay);
+        rule_group_update_ema(&o->groups[i], o->be, o->buffers.params, (float)(1.0 - decay));
 }
 
 bool optim_has_ema(const Optim *o) { return o->has_ema; }

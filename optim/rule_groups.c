@@ -345,8 +345,8 @@ void rule_group_update_sums(RuleGroup *g, Backend *be, const float *params, Upda
     g->passes->add_up(be, (const double *)g->update_sums, WIDTH, g->device_tensors, g->tensor_count, (double *)sums);
 }
 
-void rule_group_update_ema(RuleGroup *g, Backend *be, const float *params, float decay) {
-    g->passes->update_ema(be, g->device_chunks, g->chunk_count, params, g->ema, decay);
+void rule_group_update_ema(RuleGroup *g, Backend *be, const float *params, float rate) {
+    g->passes->update_ema(be, g->device_chunks, g->chunk_count, params, g->ema, rate);
 }
 
 void rule_group_mix_ema(RuleGroup *g, Backend *be, const float *params, float mix, void *to, DType type) {

@@ -116,7 +116,7 @@ void rule_group_update_sums(RuleGroup *group, Backend *be, const float *params, 
 /* After rule_group_plan(): lists the average of this rank's weights in the arena. The next two are passes over it
  * (multi_tensor.h). */
 void rule_group_plan_ema(RuleGroup *group, Arena *arena);
-void rule_group_update_ema(RuleGroup *group, Backend *be, const float *params, float decay);
+void rule_group_update_ema(RuleGroup *group, Backend *be, const float *params, float rate);
 void rule_group_mix_ema(RuleGroup *group, Backend *be, const float *params, float mix, void *to, DType type);
 
 /* Multiplies random matrices as each batch of matrices does, for optim_autotune(). */

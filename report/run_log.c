@@ -54,7 +54,7 @@ void run_log_skipped(RunLog *log, int64_t step, const char *tensor) {
 void run_log_validation(RunLog *log, int64_t step, double loss, const double *ema_loss, int64_t sequences,
                         int64_t tokens) {
     char average[64] = "";
-    if (ema_loss) snprintf(average, sizeof average, ", %.4f of the average of weights", *ema_loss);
+    if (ema_loss) snprintf(average, sizeof average, ", %.4f mixed with the average", *ema_loss);
     metrics_validation(log->metrics, step, loss, ema_loss, tokens);
     console_line(&log->console, "step %6" PRId64 "/%d | validation loss %.4f%s (%" PRId64 " sequences)", step,
                  log->max_iters, loss, average, sequences);

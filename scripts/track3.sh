@@ -50,6 +50,7 @@ for argument in "$@"; do
             [ -z "$name" ] || fail "$argument is a second name, after $name; give the name of one run" 2
             name=${argument#config/}
             name=${name%.json}
+            [[ $name != */* ]] || fail "$argument: give the name of a config in config/, without a folder" 2
             ;;
     esac
 done
@@ -98,9 +99,11 @@ outcome() {
     if grep -q '^{"event":"start".*"ema_start":[1-9]' "$metrics"; then loss_key=ema_loss; fi
     loss=$(sed -n "s/^{\"event\":\"val\",\"step\":$max_iters,.*\"$loss_key\":\([^,}]*\).*/\1/p" "$metrics" | tail -n 1)
     step=$(cut -f 7 <<<"$fields") max_iters=${max_iters:--} loss=${loss:--}
-    if tail -n 2 "$metrics" | awk -F '[:,]' '
-        /^\{"event":"skipped","step":/ { step[++n] = $4 }
-        END { exit !(n == 2 && step[2] == step[1] + 1) }'; then # two such steps in a row end a run
+    # Two skipped steps in a row end a run; a validation or a checkpoint may lie between them.
+    if tail -n 5 "$metrics" | awk -F '[:,]' '
+        /^\{"event":"skipped","step":/ { in_a_row = last != "" && $4 == last + 1; last = $4; next }
+        /^\{"event":"(train|end)"/ { in_a_row = 0 }
+        END { exit !in_a_row }'; then
         state=diverged
     elif [ "$(cut -f 11 <<<"$fields")" = "done" ]; then
         [ "$loss" != - ] || fail "$metrics has no validation loss at its last step, $max_iters; remove this run"

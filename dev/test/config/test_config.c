@@ -687,6 +687,7 @@ static void test_short_trials(void **state) {
     config_with("train", "\"ema_start\": 60");
     assert_schedule(path, "--max_iters=10", NULL, (int[]){0, 10, 0}, "train.ema_start is 6 instead of 60");
     assert_int_equal(accepted(path, "--max_iters=10").train.ema_start, 6);
+    assert_schedule(path, "--max_iters=1", NULL, (int[]){0, 1, 0}, "instead of 60, so that there is no average of the");
     assert_int_equal(accepted(path, "--max_iters=1").train.ema_start, 0);
     config_with("train", "\"eval_only\": true}, \"schedule\": {\"warmup_iters\": 39");
     assert_schedule(path, "--max_iters=10", NULL, (int[]){39, 10, 0}, NULL);

@@ -698,8 +698,8 @@ static void test_average(void **state) {
             expected = *random_elements();
             if (begins) memset(expected.states[0], 0xff, sizeof expected.states[0]); /* it may hold anything */
             Device d = to_device(be, &expected, chunks, CHUNKS);
-            float decay = begins ? 0.0f : 0.75f;
-            d.passes->update_ema(be, d.chunks, d.count, d.elements->params, d.elements->states[0], decay);
+            float rate = begins ? 1.0f : 0.25f;
+            d.passes->update_ema(be, d.chunks, d.count, d.elements->params, d.elements->states[0], rate);
             download(&d, &own);
             for (int c = 0; c < CHUNKS; c++)
                 for (size_t i = 0; i < chunks[c].end - chunks[c].begin; i++) {

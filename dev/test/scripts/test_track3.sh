@@ -69,7 +69,9 @@ loss=$(sed -n "${seed}p" "$here/losses")
 {
     echo '{"event":"val","step":4,"loss":1,"tokens":64}'
     if [ "$loss" = skip ]; then
-        printf '{"event":"skipped","step":%d,"tensor":"wte"}\n' 5 6
+        printf '{"event":"skipped","step":%d,"tensor":"wte"}\n' 5
+        echo '{"event":"val","step":6,"loss":null,"tokens":96}'
+        printf '{"event":"skipped","step":%d,"tensor":"wte"}\n' 6
         exit 1
     fi
     printf '{"event":"skipped","step":%d,"tensor":"wte"}\n' 5 7 # two that are not in a row
@@ -150,7 +152,7 @@ test_average_of_weights() {
 test_seeds_that_diverge() {
     fake_trainer 3.1 skip 3.1 null
     track3 0 tiny --seeds=4
-    has "$here/report" "|    2 | diverged, step 4 |"
+    has "$here/report" "|    2 | diverged, step 6 |"
     has "$here/report" "|    4 | diverged, step 8 |"
     has "$here/report" "n 2, mean 3.1000"
     has "$here/report" "No: the result does not count, because seeds 2 and 4 diverged."
@@ -260,6 +262,8 @@ test_what_is_wrong() {
     has "$here/output" "give the name of a run, one of: tiny"
     track3 2 no_such_run
     has "$here/output" "there is no config/no_such_run.json; give one of: tiny"
+    track3 2 ../config/tiny
+    has "$here/output" "give the name of a config in config/, without a folder"
     track3 2 tiny tiny
     track3 2 tiny --report-only --seeds=3
     track3 2 tiny --report-only --max_iters=3
