@@ -103,7 +103,7 @@ const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, i
         const void *x = ns->x[step % 2];
         Polynomial p = polynomial_of(ns->coefficients, step);
         BatchedMatmul polynomial = {ns->type, count, side, side, side, false, false, p.quintic, p.cubic, true}; /* B */
-        BatchedMatmul update = {ns->type, count, rows, columns, side, false, false, 1.0f, p.linear, false}; /* X */
+        BatchedMatmul update = {ns->type, count, rows, columns, side, false, false, 1.0f, p.linear, false};     /* X */
         be->matmul_batched(be, &square, ns->a, x, x, NULL);
         be->matmul_batched(be, &polynomial, ns->b, ns->a, ns->a, ns->a);
         be->matmul_batched(be, &update, ns->x[(step + 1) % 2], tall ? x : ns->b, tall ? ns->b : x, x);

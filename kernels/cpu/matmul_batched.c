@@ -168,8 +168,7 @@ static void multiply_symmetric(Backend *be, const BatchedMatmul *p, const Operan
     }
 }
 
-/* Fewer blocks would leave some of a dozen threads without work. What the halves gain was measured where float32 is
- * multiplied, and bfloat16 as float32. */
+/* Fewer than four blocks to a side would leave threads without work. bfloat16 instructions have not been measured. */
 static bool worth_halving(const BatchedMatmul *p) {
     return p->symmetric && p->n > 3 * SYMMETRIC_BLOCK && (p->type == DTYPE_FLOAT32 || matmul_widens_bfloat16());
 }
