@@ -1,7 +1,7 @@
 /* matmul_batched.c: the dense matmuls of backend.h's last section. Large matrices are multiplied one after the other,
  * each by all threads; small ones side by side, each by one thread, as waiting for each other would take longer than
- * the work. Large symmetric ones are computed by half, each block by one thread. Which way is the shape's matter alone, so
- * a result does not depend on what else is in the batch. */
+ * the work. Large symmetric ones are computed by half, each block by one thread. Which way is the shape's matter alone,
+ * so a result does not depend on what else is in the batch. */
 #include "kernels/cpu/cpu_backend.h"
 
 #include <assert.h>
@@ -19,8 +19,8 @@ enum { LONGEST_ACROSS = 768 };
  * to wake the other threads and wait for them. */
 enum { SIDE_BY_SIDE_WORK = 1 << 26 };
 
-/* Rows and columns of a block of a symmetric matrix (multiply_symmetric()). One thread multiplies blocks of half the size
- * up to three times more slowly; blocks of twice the size leave more to compute. */
+/* Rows and columns of a block of a symmetric matrix (multiply_symmetric()). One thread multiplies blocks of half the
+ * size up to three times more slowly; blocks of twice the size leave more to compute. */
 enum { SYMMETRIC_BLOCK = 128 };
 
 /* Bytes that a thread copies at a time. */
@@ -136,9 +136,10 @@ static void copy_block(char *d, const char *c, const Block *block, int64_t n, si
     }
 }
 
-/* Large symmetric matrices: each thread takes some of the blocks on and below the diagonal, one at a time, and copies each
- * to its place above the diagonal. Of s x s blocks s (s + 1)/2 are multiplied: 21 of 36 for 768 rows, 36 of 64 for 1024.
- * More threads than that find no work. The bits do not depend on the number of threads, as one computes a whole block. */
+/* Large symmetric matrices: each thread takes some of the blocks on and below the diagonal, one at a time, and copies
+ * each to its place above the diagonal. Of s x s blocks s (s + 1)/2 are multiplied: 21 of 36 for 768 rows, 36 of 64 for
+ * 1024. More threads than that find no work. One thread computes a whole block, so the bits do not depend on the number
+ * of threads. */
 static void multiply_symmetric(Backend *be, const BatchedMatmul *p, const Operands *first) {
     Matmul *matmul = cpu_backend(be)->matmul;
     const int64_t side = SYMMETRIC_BLOCK, blocks = ceil_div(p->n, side), last = p->n - (blocks - 1) * side;
