@@ -435,7 +435,7 @@ static void expect_same_of_one_thread(Fixture *f, const BatchedMatmul *p, Array 
     const double *expected = fetch(d);
     Error error;
     Backend *one = backend_open("cpu", f->be->activation, 1, &error);
-    if (!one) fail_msg("%s", error.text);
+    if (!one) die("%s", error.text);
     memset(d->device, 0xff, (size_t)(d->rows * d->columns) * dtype_size(p->type));
     one->matmul_batched(one, p, d->device, a->device, a->device, c->device);
     expect_exact(d, expected, "d of one thread");
