@@ -29,13 +29,16 @@ typedef struct Backend Backend;
 
 /* Matmuls of `count` pairs of matrices of one shape and of a type of their own, whatever the table's:
  *   d[i] = alpha op(a[i]) . op(b[i]) + beta c[i]        op(a) (m,k), op(b) (k,n), c and d (m,n)
- * op transposes where said, so that a is stored (k,m) or b (n,k). Matrices are dense and lie one after the other. */
+ * op transposes where said, so that a is stored (k,m) or b (n,k). Matrices are dense and lie one after the other.
+ * symmetric: the caller knows that each d[i] is symmetric (m = n), as a a^T is, and as a a + c is where a and c are. The
+ * device may then compute one half of it and copy that to the other. */
 typedef struct BatchedMatmul {
     DType type;
     int count;
     int64_t m, n, k;
     bool transpose_a, transpose_b;
     float alpha, beta;
+    bool symmetric;
 } BatchedMatmul;
 
 /* A norm over N rows of C numbers. */

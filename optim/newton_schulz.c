@@ -96,14 +96,14 @@ const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, i
     Backend *be = ns->be;
     bool tall = rows > columns;
     int64_t side = min_i64(rows, columns), inner = max_i64(rows, columns);
-    BatchedMatmul square = {ns->type, count, side, side, inner, tall, !tall, 1.0f, 0.0f}; /* A */
+    BatchedMatmul square = {ns->type, count, side, side, inner, tall, !tall, 1.0f, 0.0f, true}; /* A */
     multi_tensor_passes(be)->normalize(be, ns->x[0], ns->type, (size_t)(rows * columns), count, square_norms,
                                        iterations[ns->coefficients].norm_factor, iterations[ns->coefficients].norm_eps);
     for (int step = 0; step < ns->steps; step++) {
         const void *x = ns->x[step % 2];
         Polynomial p = polynomial_of(ns->coefficients, step);
-        BatchedMatmul polynomial = {ns->type, count, side, side, side, false, false, p.quintic, p.cubic}; /* B */
-        BatchedMatmul update = {ns->type, count, rows, columns, side, false, false, 1.0f, p.linear};      /* X */
+        BatchedMatmul polynomial = {ns->type, count, side, side, side, false, false, p.quintic, p.cubic, true}; /* B */
+        BatchedMatmul update = {ns->type, count, rows, columns, side, false, false, 1.0f, p.linear, false};     /* X */
         be->matmul_batched(be, &square, ns->a, x, x, NULL);
         be->matmul_batched(be, &polynomial, ns->b, ns->a, ns->a, ns->a);
         be->matmul_batched(be, &update, ns->x[(step + 1) % 2], tall ? x : ns->b, tall ? ns->b : x, x);

@@ -37,6 +37,9 @@ const char *matmul_library(void);
 /* True where bfloat16 matmuls run on matrix units. */
 bool matmul_has_fast_bfloat16(void);
 
+/* True where all bfloat16 matrices are multiplied as float32 copies of them. */
+bool matmul_widens_bfloat16(void);
+
 /* Whether this machine multiplies matrices of that type. */
 bool matmul_multiplies(Matmul *matmul, DType input);
 

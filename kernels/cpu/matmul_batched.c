@@ -1,10 +1,14 @@
 /* matmul_batched.c: the dense matmuls of backend.h's last section. Large matrices are multiplied one after the other,
  * each by all threads; small ones side by side, each by one thread, as waiting for each other would take longer than
- * the work. Which way is the shape's matter alone, so a result does not depend on what else is in the batch. */
+ * the work. Large symmetric ones are computed by half, each block by one thread. Which way is the shape's matter alone,
+ * so a result does not depend on what else is in the batch. */
 #include "kernels/cpu/cpu_backend.h"
 
+#include <assert.h>
 #include <omp.h>
 #include <string.h>
+
+#include "kernels/cpu/transpose.h"
 
 /* Where the first factor is stored transposed, both factors lie across the inner dimension, and oneDNN slows down as
  * it grows. Such matmuls are made in parts of at most this length, summed in float32: of 3072 rows of 768 bfloat16
@@ -14,6 +18,10 @@ enum { LONGEST_ACROSS = 768 };
 /* Multiplications up to which one thread makes a matmul alone: a few tenths of a millisecond, little more than it takes
  * to wake the other threads and wait for them. */
 enum { SIDE_BY_SIDE_WORK = 1 << 26 };
+
+/* Rows and columns of a block of a symmetric matrix (multiply_symmetric()). One thread multiplies blocks of half the
+ * size up to three times more slowly; blocks of twice the size leave more to compute. */
+enum { SYMMETRIC_BLOCK = 128 };
 
 /* Bytes that a thread copies at a time. */
 enum { COPY_BLOCK = 1 << 18 };
@@ -115,10 +123,66 @@ static void multiply_side_by_side(Backend *be, const BatchedMatmul *p, const Ope
     }
 }
 
+/* A block of a matrix: from (row, column) on, so many rows and columns. */
+typedef struct Block {
+    int64_t row, column, rows, columns;
+} Block;
+
+/* Copies a block of c to the same place of d, matrices with n columns. */
+static void copy_block(char *d, const char *c, const Block *block, int64_t n, size_t element) {
+    for (int64_t r = 0; r < block->rows; r++) {
+        size_t begin = (size_t)((block->row + r) * n + block->column) * element;
+        memcpy(d + begin, c + begin, (size_t)block->columns * element);
+    }
+}
+
+/* Large symmetric matrices: each thread takes some of the blocks on and below the diagonal, one at a time, and copies
+ * each to its place above the diagonal. Of s x s blocks s (s + 1)/2 are multiplied: 21 of 36 for 768 rows, 36 of 64 for
+ * 1024. More threads than that find no work. One thread computes a whole block, so the bits do not depend on the number
+ * of threads. */
+static void multiply_symmetric(Backend *be, const BatchedMatmul *p, const Operands *first) {
+    Matmul *matmul = cpu_backend(be)->matmul;
+    const int64_t side = SYMMETRIC_BLOCK, blocks = ceil_div(p->n, side), last = p->n - (blocks - 1) * side;
+    size_t element = dtype_size(p->type);
+    MatmulShape shape = matmul_dense(p->m, p->n, p->k, p->transpose_a, p->transpose_b, p->type, p->type);
+    shape.alpha = p->alpha, shape.beta = p->beta;
+    shape.one_thread = true;
+    MatmulKernel *kernels[2][2]; /* of blocks in the last row, or not, and in the last column, or not */
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 2; j++) {
+            shape.m = i ? last : side, shape.n = j ? last : side;
+            kernels[i][j] = matmul_kernel(matmul, &shape);
+        }
+#pragma omp parallel for schedule(dynamic) num_threads(be->threads)
+    for (int64_t i = 0; i < p->count * blocks * blocks; i++) {
+        int64_t row = i / blocks % blocks, column = i % blocks;
+        if (column > row) continue;
+        Operands o = operands_of(p, first, (int)(i / (blocks * blocks)));
+        bool is_last_row = row == blocks - 1, is_last_column = column == blocks - 1;
+        Block block = {row * side, column * side, is_last_row ? last : side, is_last_column ? last : side};
+        if (o.c && o.c != o.d) copy_block(o.d, o.c, &block, p->n, element);
+        matmul_run(matmul, kernels[is_last_row][is_last_column], omp_get_thread_num(),
+                   o.a + (size_t)(block.row * (p->transpose_a ? 1 : shape.lda)) * element,
+                   o.b + (size_t)(block.column * (p->transpose_b ? shape.ldb : 1)) * element,
+                   o.d + (size_t)(block.row * shape.ldc + block.column) * element);
+        mirror_block(o.d, p->n, block.row, block.column, side, element);
+    }
+}
+
+/* Fewer than four blocks to a side would leave threads without work. bfloat16 instructions have not been measured. */
+static bool worth_halving(const BatchedMatmul *p) {
+    return p->symmetric && p->n > 3 * SYMMETRIC_BLOCK && (p->type == DTYPE_FLOAT32 || matmul_widens_bfloat16());
+}
+
 static void matmul_batched(Backend *be, const BatchedMatmul *p, void *d, const void *a, const void *b, const void *c) {
+    assert(!p->symmetric || p->m == p->n);
     Operands first = {.d = d, .a = a, .b = b, .c = p->beta != 0.0f ? c : NULL};
     if (p->m * p->n * p->k <= SIDE_BY_SIDE_WORK) {
         multiply_side_by_side(be, p, &first);
+        return;
+    }
+    if (worth_halving(p)) {
+        multiply_symmetric(be, p, &first);
         return;
     }
     bool in_parts = p->transpose_a && p->k > LONGEST_ACROSS;

@@ -280,15 +280,19 @@ static MatmulKernel *kernel_from(Matmul *matmul, const MatmulShape *shape, dnnl_
 
 static bool isa_includes(dnnl_cpu_isa_t isa) { return ((int)dnnl_get_effective_cpu_isa() & (int)isa) == (int)isa; }
 
-/* Whether oneDNN multiplies these bfloat16 matrices more slowly than float32 copies of them: by scalar loops, or by
- * integer instructions that stand in for missing bfloat16 ones (at a tenth to a third of the float32 rate). */
-static bool is_slow_bfloat16(const_dnnl_primitive_desc_t description) {
-    if (strncmp(implementation_of(description), "ref", 3) == 0) return true;
+/* Without bfloat16 instructions oneDNN lets integer ones stand in for them, at a tenth to a third of the float32 rate. */
+bool matmul_widens_bfloat16(void) {
 #if defined(__x86_64__)
     return !isa_includes(dnnl_cpu_isa_avx512_core_bf16);
 #else
     return false;
 #endif
+}
+
+/* Whether oneDNN multiplies these bfloat16 matrices more slowly than float32 copies of them: by scalar loops, or without
+ * bfloat16 instructions. */
+static bool is_slow_bfloat16(const_dnnl_primitive_desc_t description) {
+    return strncmp(implementation_of(description), "ref", 3) == 0 || matmul_widens_bfloat16();
 }
 
 /* A kernel that runs oneDNN on the matrices as they are. NULL where oneDNN has no implementation for this machine, or a

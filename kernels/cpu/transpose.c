@@ -1,4 +1,4 @@
-/* transpose.c: a two-byte transpose by 8 x 8 tiles in vector registers (see transpose.h). */
+/* transpose.c: a two-byte transpose by 8 x 8 tiles in vector registers, and the mirroring of a block (see transpose.h). */
 #include "kernels/cpu/transpose.h"
 
 #include <string.h>
@@ -66,4 +66,31 @@ void transpose_16bit(uint16_t *out, const uint16_t *in, int64_t rows, int64_t co
     for (int64_t row = 0; row < rows; row += GROUP)
         for (int64_t column = 0; column < columns; column += GROUP)
             transpose_group(out, in, row, column, rows, columns, distance);
+}
+
+/* Mirrors the group from (row, column) on, on the diagonal or below it, of a matrix of elements of `size` bytes. */
+ALWAYS_INLINE void mirror_group(char *matrix, int64_t row, int64_t column, int64_t n, size_t size) {
+    char group[GROUP * GROUP * sizeof(uint32_t)] __attribute__((aligned(64))); /* the transpose */
+    int64_t height = min_i64(GROUP, n - row), width = min_i64(GROUP, n - column);
+    for (int64_t r = 0; r < height; r++)
+        for (int64_t c = 0; c < width; c++)
+            memcpy(group + (size_t)(c * GROUP + r) * size, matrix + (size_t)((row + r) * n + column + c) * size, size);
+    for (int64_t c = 0; c < width; c++) {
+        int64_t first = row == column ? c : 0; /* below the diagonal nothing is written */
+        memcpy(matrix + (size_t)((column + c) * n + row + first) * size, group + (size_t)(c * GROUP + first) * size,
+               (size_t)(height - first) * size);
+    }
+}
+
+ALWAYS_INLINE void mirror_groups(char *matrix, int64_t n, int64_t row, int64_t column, int64_t side, size_t size) {
+    for (int64_t r = row; r < min_i64(row + side, n); r += GROUP)
+        for (int64_t c = column; c < min_i64(column + side, r + 1); c += GROUP) mirror_group(matrix, r, c, n, size);
+}
+
+/* In either call `size` is a constant, so that an element is copied by one instruction. */
+void mirror_block(void *matrix, int64_t n, int64_t row, int64_t column, int64_t side, size_t size) {
+    if (size == sizeof(uint32_t))
+        mirror_groups(matrix, n, row, column, side, sizeof(uint32_t));
+    else
+        mirror_groups(matrix, n, row, column, side, sizeof(uint16_t));
 }

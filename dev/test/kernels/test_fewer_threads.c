@@ -47,13 +47,14 @@ static void test_embedding(void **state) {
 }
 
 /* One large matrix, in parts if a is stored transposed, which leave their sums in the working memory that LayerNorm uses
- * next; and 3 small matrices, one thread each. All are full of ones, so that each element is the inner dimension. */
+ * next; a symmetric one in blocks; and 3 small matrices, one thread each. All are full of ones, so that each element is the inner dimension. */
 static void test_batched_matmul(void **state) {
     Fixture *f = fixture_of(state);
     Backend *be = f->be;
-    const BatchedMatmul cases[] = {{f->activation, 1, 256, 256, 1100, true, false, 1, 0},
-                                   {f->activation, 1, 256, 256, 1100, false, false, 1, 0},
-                                   {f->activation, 3, 40, 50, 60, false, false, 1, 0}};
+    const BatchedMatmul cases[] = {{f->activation, 1, 256, 256, 1100, true, false, 1, 0, false},
+                                   {f->activation, 1, 256, 256, 1100, false, false, 1, 0, false},
+                                   {f->activation, 1, 400, 400, 1100, false, true, 1, 0, true},
+                                   {f->activation, 3, 40, 50, 60, false, false, 1, 0, false}};
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         const BatchedMatmul *p = &cases[i];
         begin_case(f, "batched matmul %zu", i);

@@ -3,6 +3,7 @@
 #include "dev/test/kernels/kernel_fixture.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "dev/test/kernels/reference.h"
 
@@ -399,7 +400,8 @@ static void test_matmul_batched(void **state) { each_type(state, check_shapes); 
 static void check_same_factors(Fixture *f, DType type) {
     Backend *be = f->be;
     for (int tall = 0; tall < 2; tall++) {
-        BatchedMatmul gram = {type, 3, 33, 33, 850, tall, !tall, 1, 0}, square = {type, 3, 33, 33, 33, 0, 0, 2, -3};
+        BatchedMatmul gram = {type, 3, 33, 33, 850, tall, !tall, 1, 0, false};
+        BatchedMatmul square = {type, 3, 33, 33, 33, false, false, 2, -3, false};
         begin_matmul(f, &gram, "a square");
         Array *x = array_in(f, ACTIVATION, 3 * 33, 850, 1.0), *xx = array_out(f, ACTIVATION, 3 * 33, 33);
         RUN_TWICE(f, be->matmul_batched(be, &gram, xx->device, x->device, x->device, NULL));
@@ -413,11 +415,90 @@ static void check_same_factors(Fixture *f, DType type) {
 
 static void test_matmul_batched_of_same_factors(void **state) { each_type(state, check_same_factors); }
 
+/* Sizes of matrices that one thread multiplies, and of one that a CPU computes by half, block by block, the last of them
+ * narrower, and more rows than are summed at a time. */
+static const MatmulSize symmetric_sizes[] = {{1, 1, 1}, {33, 33, 17}, {389, 389, 801}};
+
+/* Of what is computed by half, the other half is a copy, to the bit. */
+static void expect_symmetric(Fixture *f, Array *d, int count, int n) {
+    const double *x = fetch(d);
+    for (int matrix = 0; matrix < count; matrix++, x += n * n)
+        for (int i = 0; i < n; i++)
+            for (int j = 0; j < i; j++)
+                if (x[i * n + j] != x[j * n + i])
+                    fail_msg("%s: element %d, %d is %.9g, and %d, %d is %.9g", f->where, i, j, x[i * n + j], j, i,
+                             x[j * n + i]);
+}
+
+/* Those that one thread alone computes have the same bits, whatever is in d before. */
+static void expect_same_of_one_thread(Fixture *f, const BatchedMatmul *p, Array *d, const Array *a, const Array *c) {
+    const double *expected = fetch(d);
+    Error error;
+    Backend *one = backend_open("cpu", f->be->activation, 1, &error);
+    if (!one) die("%s", error.text);
+    memset(d->device, 0xff, (size_t)(d->rows * d->columns) * dtype_size(p->type));
+    one->matmul_batched(one, p, d->device, a->device, a->device, c->device);
+    expect_exact(d, expected, "d of one thread");
+    one->close(one);
+}
+
+/* Symmetric random numbers. */
+static double *symmetric_numbers(Fixture *f, int count, int n, double deviation) {
+    double *x = host_numbers(f, count * n * n);
+    const double *random = array_in(f, ACTIVATION, count * n, n, deviation)->value;
+    for (int i = 0; i < count * n; i++)
+        for (int j = 0; j < n; j++) x[i * n + j] = random[j <= i % n ? i * n + j : (i - i % n + j) * n + i % n];
+    return x;
+}
+
+/* With has_nan the first element of a is NaN, and so are the first row and the first column of the result. */
+static void symmetric_matmul(Fixture *f, const BatchedMatmul *p, bool is_gram, bool has_nan) {
+    Backend *be = f->be;
+    begin_matmul(f, p, is_gram ? "x times its transpose" : "a times a");
+    int64_t rows = p->count * p->n, k_rows = p->transpose_a ? p->count * p->k : rows;
+    double *start = symmetric_numbers(f, p->count, (int)p->n, 3.0);
+    Array *a = is_gram ? array_in(f, ACTIVATION, k_rows, p->transpose_a ? p->n : p->k, 1.0)
+                       : array_of(f, ACTIVATION, rows, p->n, start);
+    Array *c = is_gram ? array_of(f, ACTIVATION, rows, p->n, start) : a, *d = array_out(f, ACTIVATION, rows, p->n);
+    if (has_nan) array_set(a, 0, NAN);
+    double *expected = matmul_reference(f, p, a->value, a->value, p->beta != 0 ? c->value : NULL);
+    RUN_TWICE(f, be->matmul_batched(be, p, d->device, a->device, a->device, c->device));
+    if (has_nan) {
+        expect_each(d, expected, 2, 2e-2, "d");
+    } else {
+        expect_near(d, expected, 1, "d");
+        if (be->on_gpu || p->type != DTYPE_FLOAT32 || p->n < 100) return;
+        expect_symmetric(f, d, p->count, (int)p->n);
+        expect_same_of_one_thread(f, p, d, a, c);
+    }
+}
+
+/* Grams of either kind and A A + A. The large one is of the table's own type, to take less time. */
+static void check_symmetric(Fixture *f, DType type) {
+    for (size_t s = 0; s < ARRAY_LENGTH(symmetric_sizes); s++) {
+        MatmulSize size = symmetric_sizes[s];
+        bool is_large = size.n > 100;
+        if (is_large && (only_small_sizes() || type != f->be->activation)) continue;
+        int count = is_large ? 1 : 3;
+        BatchedMatmul wide = {type, count, size.n, size.n, size.k, false, true, 2, 0, true}, tall = wide;
+        tall.transpose_a = true, tall.transpose_b = false, tall.beta = -3;
+        BatchedMatmul square = {type, count, size.n, size.n, size.n, false, false, 2, -3, true};
+        if (is_large) square.m = square.n = square.k = 421; /* enough not to be left to one thread */
+        symmetric_matmul(f, &wide, true, false);
+        symmetric_matmul(f, &wide, true, true);
+        symmetric_matmul(f, &tall, true, false);
+        symmetric_matmul(f, &square, false, false);
+        if (!is_large) symmetric_matmul(f, &square, false, true);
+    }
+}
+
+static void test_matmul_batched_symmetric(void **state) { each_type(state, check_symmetric); }
+
 /* A matrix of a batch has the bits that it has alone. */
 static void check_alone(Fixture *f, DType type) {
     Backend *be = f->be;
     for (int transposed = 0; transposed < 4; transposed++) {
-        BatchedMatmul p = {type, 4, 65, 33, 800, transposed & 1, transposed & 2, 2, 0.5f}, one = p;
+        BatchedMatmul p = {type, 4, 65, 33, 800, transposed & 1, transposed & 2, 2, 0.5f, false}, one = p;
         one.count = 1;
         begin_matmul(f, &p, "matrices alone");
         Array *a = array_in(f, ACTIVATION, 4 * 65, 800, 1.0), *b = array_in(f, ACTIVATION, 4 * 800, 33, 1.0);
@@ -445,7 +526,7 @@ static void check_special(Fixture *f, DType type) {
             for (int where = 0; where < 3; where++) {
                 int m = shapes[s].m, n = shapes[s].n, k = shapes[s].k;
                 if (m > 100 && (i > 0 || where > 0 || only_small_sizes())) continue;
-                BatchedMatmul p = {type, 2, m, n, k, true, where == 1, 2, -0.5f};
+                BatchedMatmul p = {type, 2, m, n, k, true, where == 1, 2, -0.5f, false};
                 begin_matmul(f, &p, "special values");
                 Array *a = array_in(f, ACTIVATION, 2 * k, m, 1.0), *b = array_in(f, ACTIVATION, 2 * k, n, 1.0);
                 Array *c = array_in(f, ACTIVATION, 2 * m, n, 3.0), *d = array_out(f, ACTIVATION, 2 * m, n);
@@ -473,6 +554,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_weight_of_several_shapes),
         cmocka_unit_test(test_matmul_batched),
         cmocka_unit_test(test_matmul_batched_of_same_factors),
+        cmocka_unit_test(test_matmul_batched_symmetric),
         cmocka_unit_test(test_matmul_batched_alone),
         cmocka_unit_test(test_matmul_batched_special),
     };

@@ -97,7 +97,7 @@ static void collect(Arrays *arrays, float *results, size_t *count, DType type, c
 
 static size_t run_batch(Arrays *arrays, DType type, int count, float *results) {
     Backend *be = arrays->be;
-    BatchedMatmul p = {type, count, SIDE, SIDE, INNER, false, true, 2.0f, 0.5f};
+    BatchedMatmul p = {type, count, SIDE, SIDE, INNER, false, true, 2.0f, 0.5f, false};
     void *x = filled(arrays, type, BATCH * SIDE * INNER, 7), *c = filled(arrays, type, BATCH * SIDE * SIDE, 8);
     void *d = array(arrays, type, BATCH * SIDE * SIDE);
     size_t n = 0;
