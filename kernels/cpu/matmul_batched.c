@@ -1,7 +1,7 @@
 /* matmul_batched.c: the dense matmuls of backend.h's last section. Large matrices are multiplied one after the other,
  * each by all threads; small ones side by side, each by one thread, as waiting for each other would take longer than
- * the work. Large symmetric ones are computed by half, each block by one thread. Which way is the shape's matter alone,
- * so a result does not depend on what else is in the batch. */
+ * the work. Large symmetric ones are computed by half, each block by one thread. Which way follows from the shape and
+ * the number of threads, so a result does not depend on what else is in the batch. */
 #include "kernels/cpu/cpu_backend.h"
 
 #include <assert.h>
@@ -138,8 +138,7 @@ static void copy_block(char *d, const char *c, const Block *block, int64_t n, si
 
 /* Large symmetric matrices: each thread takes some of the blocks on and below the diagonal, one at a time, and copies
  * each to its place above the diagonal. Of s x s blocks s (s + 1)/2 are multiplied: 21 of 36 for 768 rows, 36 of 64 for
- * 1024. More threads than that find no work. One thread computes a whole block, so the bits do not depend on the number
- * of threads. */
+ * 1024. One thread computes a whole block, so the bits do not depend on which. */
 static void multiply_symmetric(Backend *be, const BatchedMatmul *p, const Operands *first) {
     Matmul *matmul = cpu_backend(be)->matmul;
     const int64_t side = SYMMETRIC_BLOCK, blocks = ceil_div(p->n, side), last = p->n - (blocks - 1) * side;
@@ -169,9 +168,14 @@ static void multiply_symmetric(Backend *be, const BatchedMatmul *p, const Operan
     }
 }
 
-/* Fewer than four blocks to a side would leave threads without work. bfloat16 instructions have not been measured. */
-static bool worth_halving(const BatchedMatmul *p) {
-    return p->symmetric && p->n > 3 * SYMMETRIC_BLOCK && (p->type == DTYPE_FLOAT32 || matmul_widens_bfloat16());
+/* Whether threads that take whole blocks end clearly before threads that share all of the matrix: with many threads some
+ * find no block. bfloat16 instructions have not been measured. */
+static bool worth_halving(const Backend *be, const BatchedMatmul *p) {
+    if (!p->symmetric || p->n <= 3 * SYMMETRIC_BLOCK || (p->type != DTYPE_FLOAT32 && !matmul_widens_bfloat16()))
+        return false;
+    int64_t side = ceil_div(p->n, SYMMETRIC_BLOCK), all = side * side;
+    int64_t halves = side * (side + 1) / 2, rounds = ceil_div(halves, be->threads);
+    return 10 * rounds * be->threads <= 9 * all;
 }
 
 static void matmul_batched(Backend *be, const BatchedMatmul *p, void *d, const void *a, const void *b, const void *c) {
@@ -181,7 +185,7 @@ static void matmul_batched(Backend *be, const BatchedMatmul *p, void *d, const v
         multiply_side_by_side(be, p, &first);
         return;
     }
-    if (worth_halving(p)) {
+    if (worth_halving(be, p)) {
         multiply_symmetric(be, p, &first);
         return;
     }
