@@ -60,11 +60,11 @@ static SafetensorsEntry tensor_entry(char *name, const Tensor *tensor, bool tran
 }
 
 /* Creates the safetensors file `name`; frees the entries with their names. */
-static SafetensorsWriter *create_file(Save *save, const char *name, SafetensorsEntry *entries, int count) {
+static SafetensorsWriter *create_file(Save *save, const char *name, SafetensorsEntry *entries, int count, DType type) {
     static const char *const metadata[] = {"format", "pt", NULL};
     SafetensorsWriter *writer = NULL;
     char *path = format_string("%s/%s", save->temporary, name);
-    save->ok = safetensors_create(&writer, path, entries, count, metadata, save->error);
+    save->ok = safetensors_create(&writer, path, entries, count, type, metadata, save->error);
     free(path);
     for (int i = 0; i < count; i++) free(entries[i].name);
     free(entries);
@@ -96,8 +96,7 @@ static SafetensorsWriter *create_weights_file(Save *save, const char *name) {
             tensor_entry(format_string("%s%s", tensor->hf_prefix, tensor->name), tensor, tensor->hf_transposed);
         if (length > 0) entries[count++] = vector_entry(format_string("%s%s", tensor->hf_prefix, bias), length);
     }
-    for (int i = 0; i < count; i++) entries[i].type = save->type == DTYPE_BFLOAT16 ? SAFETENSORS_BF16 : SAFETENSORS_F32;
-    return create_file(save, name, entries, count);
+    return create_file(save, name, entries, count, save->type);
 }
 
 static bool write_zeros(SafetensorsWriter *writer, int64_t elements, Error *error) {
@@ -151,7 +150,7 @@ static SafetensorsWriter *create_optimizer_file(Save *save) {
                 entries[count++] = tensor_entry(
                     format_string("%s.%s", source->state_names[state], table->tensors[i].name), &shape, false);
             }
-    return create_file(save, OPTIMIZER_FILE, entries, count);
+    return create_file(save, OPTIMIZER_FILE, entries, count, DTYPE_FLOAT32);
 }
 
 static void save_optimizer(Save *save) {

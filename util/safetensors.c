@@ -362,21 +362,20 @@ void safetensors_read_float32(const SafetensorsEntry *entry, float *out) {
 struct SafetensorsWriter {
     FileWriter *file;
     char *path;
-    SafetensorsType type;       /* of all tensors */
+    DType type;                 /* of all tensors */
     int64_t announced, written; /* elements */
 };
 
-static size_t written_size(SafetensorsType type) { return type == SAFETENSORS_BF16 ? sizeof(bfloat16) : sizeof(float); }
-
 /* The header of a file with these tensors, one after the other; the caller frees it with cJSON_free. */
-static char *header_text(const SafetensorsEntry *entries, int count, const char *const *metadata, int64_t *elements) {
+static char *header_text(const SafetensorsEntry *entries, int count, DType type, const char *const *metadata,
+                         int64_t *elements) {
     cJSON *header = cJSON_CreateObject();
     cJSON *about = metadata && metadata[0] ? cJSON_AddObjectToObject(header, METADATA) : NULL;
     for (int i = 0; about && metadata[i]; i += 2) cJSON_AddStringToObject(about, metadata[i], metadata[i + 1]);
     *elements = 0;
     for (int i = 0; i < count; i++) {
         cJSON *tensor = cJSON_AddObjectToObject(header, entries[i].name);
-        cJSON_AddStringToObject(tensor, "dtype", entries[i].type == SAFETENSORS_BF16 ? "BF16" : "F32");
+        cJSON_AddStringToObject(tensor, "dtype", type == DTYPE_BFLOAT16 ? "BF16" : "F32");
         cJSON *shape = cJSON_AddArrayToObject(tensor, "shape");
         int64_t size = 1;
         for (int d = 0; d < entries[i].dimensions; d++) {
@@ -384,7 +383,7 @@ static char *header_text(const SafetensorsEntry *entries, int count, const char 
             size *= entries[i].shape[d];
         }
         cJSON *offsets = cJSON_AddArrayToObject(tensor, "data_offsets");
-        double element = (double)written_size(entries[i].type);
+        double element = (double)dtype_size(type);
         cJSON_AddItemToArray(offsets, cJSON_CreateNumber((double)*elements * element));
         *elements += size;
         cJSON_AddItemToArray(offsets, cJSON_CreateNumber((double)*elements * element));
@@ -396,12 +395,12 @@ static char *header_text(const SafetensorsEntry *entries, int count, const char 
 }
 
 bool safetensors_create(SafetensorsWriter **writer, const char *path, const SafetensorsEntry *entries, int count,
-                        const char *const *metadata, Error *error) {
+                        DType type, const char *const *metadata, Error *error) {
     *writer = NULL;
     FileWriter *file;
     if (!file_writer_open(&file, path, error)) return false;
     int64_t elements;
-    char *text = header_text(entries, count, metadata, &elements);
+    char *text = header_text(entries, count, type, metadata, &elements);
     size_t bytes = strlen(text);
     uint64_t length = (uint64_t)round_up((int64_t)(LENGTH_BYTES + bytes), DATA_ALIGNMENT) - LENGTH_BYTES;
     static const char spaces[] = "                                                                ";
@@ -413,8 +412,7 @@ bool safetensors_create(SafetensorsWriter **writer, const char *path, const Safe
         return false;
     }
     *writer = checked_malloc(sizeof **writer, "a safetensors writer");
-    **writer =
-        (SafetensorsWriter){file, checked_strdup(path), count > 0 ? entries[0].type : SAFETENSORS_F32, elements, 0};
+    **writer = (SafetensorsWriter){file, checked_strdup(path), type, elements, 0};
     return true;
 }
 
@@ -434,7 +432,7 @@ bool safetensors_write(SafetensorsWriter *writer, const float *data, int64_t ele
         return error_set(error, "%s: %" PRId64 " more elements than its header announces", writer->path,
                          (writer->written + elements - writer->announced));
     writer->written += elements;
-    if (writer->type == SAFETENSORS_BF16) return append_bfloat16(writer->file, data, elements, error);
+    if (writer->type == DTYPE_BFLOAT16) return append_bfloat16(writer->file, data, elements, error);
     return file_writer_append(writer->file, data, (size_t)elements * sizeof *data, error);
 }
 

@@ -8,6 +8,7 @@
 #define MARS_UTIL_SAFETENSORS_H
 
 #include "util/base.h"
+#include "util/dtype.h"
 
 enum { SAFETENSORS_MAX_DIMENSIONS = 8 };
 
@@ -63,10 +64,10 @@ void safetensors_read_first(const SafetensorsEntry *entry, int64_t count, float 
 
 typedef struct SafetensorsWriter SafetensorsWriter;
 
-/* Creates the file at `path` and writes the header for `count` tensors, of which name, type, dimensions and shape are
- * read; all are of one type, float32 or bfloat16. `metadata` is a NULL-terminated list of key, value, key, value, ... strings. */
+/* Creates the file at `path` and writes the header for `count` tensors of a type, of whose entries name, dimensions and
+ * shape are read. `metadata` is a NULL-terminated list of key, value, key, value, ... strings. */
 bool safetensors_create(SafetensorsWriter **writer, const char *path, const SafetensorsEntry *entries, int count,
-                        const char *const *metadata, Error *error);
+                        DType type, const char *const *metadata, Error *error);
 /* Appends `elements` floats of data, rounded to the type. */
 bool safetensors_write(SafetensorsWriter *writer, const float *data, int64_t elements, Error *error);
 /* Syncs, closes and frees the writer, also when it fails. Fails where not all announced data was written.

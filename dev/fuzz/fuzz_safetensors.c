@@ -56,7 +56,8 @@ static void write_again(const SafetensorsFile *file, const char *path) {
     static const char *const metadata[] = {"format", "pt", NULL};
     SafetensorsWriter *writer;
     Error error = {""};
-    FUZZ_CHECK(safetensors_create(&writer, path, file->entries, file->count, metadata, &error), "%s", error.text);
+    FUZZ_CHECK(safetensors_create(&writer, path, file->entries, file->count, DTYPE_FLOAT32, metadata, &error), "%s",
+               error.text);
     for (int i = 0; i < file->count; i++) {
         float *values = read_entry(&file->entries[i]);
         FUZZ_CHECK(safetensors_write(writer, values, file->entries[i].elements, &error), "%s", error.text);

@@ -49,7 +49,7 @@ static const char *write_variant(const TensorTable *table, const Variant *v) {
         entries[count++] = (SafetensorsEntry){.name = checked_strdup(v->extra), .dimensions = 1, .shape = {v->length}};
     SafetensorsWriter *writer;
     Error error;
-    if (!safetensors_create(&writer, path, entries, count, NULL, &error)) fail_msg("%s", error.text);
+    if (!safetensors_create(&writer, path, entries, count, DTYPE_FLOAT32, NULL, &error)) fail_msg("%s", error.text);
     for (int i = 0; i < count; i++) free(entries[i].name);
     for (int i = 0; i < table->count; i++) {
         size_t size = table->tensors[i].size;

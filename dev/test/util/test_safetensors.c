@@ -80,7 +80,7 @@ static float *write_example(const char *path, uint64_t *bytes, uint64_t *checksu
     random_floats(data, total, 7);
     SafetensorsWriter *writer;
     Error error;
-    if (!safetensors_create(&writer, path, example, ARRAY_LENGTH(example), metadata, &error))
+    if (!safetensors_create(&writer, path, example, ARRAY_LENGTH(example), DTYPE_FLOAT32, metadata, &error))
         fail_msg("%s", error.text);
     static const int64_t pieces[] = {1, 0, 14, 1, 300000, 2, 400000};
     int64_t done = 0;
@@ -93,6 +93,37 @@ static float *write_example(const char *path, uint64_t *bytes, uint64_t *checksu
     assert_true(safetensors_write(writer, data + done, (int64_t)total - done, &error));
     if (!safetensors_finish(writer, bytes, checksum, &error)) fail_msg("%s", error.text);
     return data;
+}
+
+/* Rounded to nearest; special numbers stay what they are. In pieces, some longer than what is converted at a time. */
+static void test_written_as_bfloat16(void **state) {
+    (void)state;
+    enum { FIRST = 3, SECOND = 9001, TOTAL = FIRST + SECOND };
+    static float data[TOTAL], read[SECOND];
+    const SafetensorsEntry entries[] = {{.name = "a", .dimensions = 1, .shape = {FIRST}},
+                                        {.name = "b", .dimensions = 2, .shape = {SECOND, 1}}};
+    const char *path = test_path("half.safetensors");
+    SafetensorsWriter *writer;
+    SafetensorsFile file;
+    Error error;
+    random_floats(data, TOTAL, 9);
+    data[0] = NAN, data[1] = INFINITY, data[2] = -0.0f;
+    assert_true(safetensors_create(&writer, path, entries, 2, DTYPE_BFLOAT16, NULL, &error));
+    assert_true(safetensors_write(writer, data, 2, &error) && safetensors_write(writer, data + 2, TOTAL - 2, &error));
+    if (!safetensors_finish(writer, NULL, NULL, &error)) fail_msg("%s", error.text);
+    open_or_fail(&file, path);
+    const float *expected = data;
+    for (int i = 0; i < 2; i++) {
+        const SafetensorsEntry *entry = safetensors_find(&file, entries[i].name);
+        assert_true(entry && entry->type == SAFETENSORS_BF16 && entry->elements == entries[i].shape[0]);
+        safetensors_read_float32(entry, read);
+        for (int64_t k = 0; k < entry->elements; k++) {
+            float rounded = float_from_bfloat16(bfloat16_from_float(expected[k]));
+            assert_true(isnan(rounded) ? isnan(read[k]) : memcmp(&read[k], &rounded, sizeof rounded) == 0);
+        }
+        expected += entry->elements;
+    }
+    safetensors_close(&file);
 }
 
 static void test_round_trip(void **state) {
@@ -159,7 +190,7 @@ static void test_padding_for_every_length(void **state) {
         const char *path = test_path("padding.safetensors");
         SafetensorsWriter *writer;
         float value = (float)i;
-        assert_true(safetensors_create(&writer, path, &entry, 1, NULL, NULL));
+        assert_true(safetensors_create(&writer, path, &entry, 1, DTYPE_FLOAT32, NULL, NULL));
         assert_true(safetensors_write(writer, &value, 1, NULL));
         assert_true(safetensors_finish(writer, NULL, NULL, NULL));
         SafetensorsFile file;
@@ -177,13 +208,13 @@ static void test_unfinished_files_go_away(void **state) {
     SafetensorsWriter *writer;
     Error error;
     float data[14] = {0};
-    assert_true(safetensors_create(&writer, path, &example[1], 1, NULL, &error));
+    assert_true(safetensors_create(&writer, path, &example[1], 1, DTYPE_FLOAT32, NULL, &error));
     assert_true(safetensors_write(writer, data, 14, &error));
     assert_false(safetensors_finish(writer, NULL, NULL, &error));
     assert_non_null(strstr(error.text, "14 of the 15"));
     assert_non_null(strstr(error.text, path));
     assert_int_not_equal(access(path, F_OK), 0);
-    assert_false(safetensors_create(&writer, test_path("no/such/folder"), example, 1, NULL, &error));
+    assert_false(safetensors_create(&writer, test_path("no/such/folder"), example, 1, DTYPE_FLOAT32, NULL, &error));
     assert_null(writer);
     assert_non_null(strstr(error.text, "No such file"));
 }
@@ -198,7 +229,7 @@ static void test_full_disk_is_reported(void **state) {
         SafetensorsWriter *writer;
         Error error = {""};
         const SafetensorsEntry *entry = big ? &example[3] : &example[1];
-        assert_true(safetensors_create(&writer, path, entry, 1, NULL, &error));
+        assert_true(safetensors_create(&writer, path, entry, 1, DTYPE_FLOAT32, NULL, &error));
         bool written = safetensors_write(writer, data, big ? BIG : 15, &error);
         assert_int_equal(written, !big);
         if (big) assert_non_null(strstr(error.text, "No space left"));
@@ -620,6 +651,7 @@ static void test_mutations(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_written_as_bfloat16),
         cmocka_unit_test(test_bytes_on_disk),
         cmocka_unit_test(test_padding_for_every_length),
         cmocka_unit_test(test_unfinished_files_go_away),
