@@ -1,6 +1,6 @@
-/* checkpoint.c: saving a checkpoint, and exporting weights (checkpoint_export()): what is in the files, and the order of steps that keeps a whole checkpoint on
- * the disk at every moment. Opening and reading are in checkpoint_read.c, the names in checkpoint_layout.h, what is done
- * to the folder of all checkpoints before a run in checkpoint_folder.c.
+/* checkpoint.c: saving a checkpoint, and exporting weights (checkpoint_export()): what is in the files, and the order of
+ * steps that keeps a whole checkpoint on the disk at every moment. Opening and reading are in checkpoint_read.c, the names
+ * in checkpoint_layout.h, what is done to the folder of all checkpoints before a run in checkpoint_folder.c.
  *
  *   1. write every file into checkpoints/.tmp_step_N and sync each, then the folder
  *   2. rename .tmp_step_N to step_N, sync `checkpoints`: the new checkpoint is there, `latest` still names the old one

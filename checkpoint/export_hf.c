@@ -5,7 +5,6 @@
  * OUT gets the weights, config.json, the tokenizer and, where transformers has no such model, its code; not what only a
  * resumed run needs. CHECKPOINT is a folder of weights with its config.json, of our trainer or of others. */
 #include <cjson/cJSON.h>
-#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,11 +22,9 @@ static const char usage[] =
     "  CHECKPOINT              a folder with weights and their config.json, such as runs/NAME/checkpoints/latest\n"
     "  OUT                     a folder that is not there yet, for transformers and programs that read its models\n"
     "  --dtype=float32         or bfloat16: what the weights are rounded to\n"
-    "  --fold_attention_scale  divide the queries of layer l = 1, 2, ... by l, and set "
-    "scale_attn_by_inverse_layer_idx\n"
-    "                          to false: the same function for programs that ignore that setting\n"
-    "  --ema                   of a run with train.ema_start: the weights mixed with their average, which ema_loss is "
-    "of\n";
+    "  --fold_attention_scale  divide the queries of layer l = 1, 2, ... by l, with scale_attn_by_inverse_layer_idx\n"
+    "                          false: the same function for programs that ignore that setting\n"
+    "  --ema                   of a run with train.ema_start: the weights mixed with their average, as for ema_loss\n";
 
 typedef struct Options {
     const char *from;
