@@ -257,7 +257,7 @@ wait_for_lanes
 
 heading "address and undefined-behaviour sanitizers, CUDA emulated"
 # Not whole runs, whose parts other tests go through, too. Newton-Schulz runs on the emulated GPU alone.
-sanitized='test_!(golden|example|processes|resume|newton_schulz|optim_rules).c'
+sanitized='test_!(golden|example|processes|resume|ema|newton_schulz|optim_rules).c'
 if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O1 -- "$sanitized" test_newton_schulz.c 'test_*.cu'; then
     lane asan-forward build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "${device_tests[@]}" \
         'test_*.cu'

@@ -28,6 +28,8 @@ bool only_small_sizes(void) {
     return small && strcmp(small, "1") == 0;
 }
 
+bool has_its_turn(size_t number, size_t share) { return !only_small_sizes() || number % share == 0; }
+
 const char *test_folder(void) {
     if (!folder[0]) {
         const char *parent = getenv("TMPDIR");

@@ -21,6 +21,10 @@ const char *test_device(void);
  * slower. Each path through the code under test should have a case that is left. */
 bool only_small_sizes(void);
 
+/* Whether a case of a product of cases (sizes x variants) is tested: each one; but where only small sizes are tested one
+ * in `share`. `number` is such as size + variant, so that each size and each variant keeps some. */
+bool has_its_turn(size_t number, size_t share);
+
 /* A scratch folder of this test program, made on first use and removed when the program ends. */
 const char *test_folder(void);
 

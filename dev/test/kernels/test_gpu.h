@@ -25,4 +25,11 @@ static inline bool device_is_emulated(const char *device) {
     return emulated;
 }
 
+/* True where each step takes long, and a test keeps some of its cases: with small sizes alone, or on an emulated GPU. */
+static inline bool is_in_haste(void) {
+    static int answer = -1; /* that of a device, which is opened for it */
+    if (answer < 0) answer = only_small_sizes() || device_is_emulated(test_device());
+    return answer;
+}
+
 #endif

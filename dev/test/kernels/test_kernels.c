@@ -220,8 +220,8 @@ static void embedding_backward(Fixture *f, EmbeddingSize size, const double *giv
 static void test_embedding_backward(void **state) {
     Fixture *f = fixture_of(state);
     for (size_t i = 0; i < ARRAY_LENGTH(embedding_sizes); i++) {
-        embedding_backward(f, embedding_sizes[i], NULL, false);
-        embedding_backward(f, embedding_sizes[i], NULL, true);
+        if (has_its_turn(i, 2)) embedding_backward(f, embedding_sizes[i], NULL, false);
+        if (has_its_turn(i + 1, 2)) embedding_backward(f, embedding_sizes[i], NULL, true);
     }
 }
 
@@ -317,7 +317,7 @@ static void test_cross_entropy(void **state) {
         for (int variant = 0; variant < 2 * (int)ARRAY_LENGTH(softcaps); variant++) {
             int N = sizes[i][0], V = sizes[i][1], VP = sizes[i][2], gradient = variant % 2;
             float softcap = softcaps[variant / 2];
-            if (only_small_sizes() && V > 5000) continue;
+            if ((only_small_sizes() && V > 5000) || !has_its_turn(i + (size_t)variant, 3)) continue;
             begin_case(f, "N=%d V=%d VP=%d, softcap %g, gradient %d", N, V, VP, (double)softcap, gradient);
             Array *logits = array_in_out(f, ACTIVATION, N, VP, 3.0), *targets = array_index(f, N, 1, V);
             cross_entropy(f, logits, targets, V, 0.37f, softcap, gradient, 10);

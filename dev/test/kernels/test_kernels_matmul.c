@@ -69,8 +69,9 @@ static void activation_layer(Fixture *f, ActivationKind kind, Size s, bool has_b
 static void test_activation_layer(void **state) {
     Fixture *f = fixture_of(state);
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
-        for (int variant = 0; variant < 8; variant++)
-            activation_layer(f, kinds[variant / 4], sizes[i], variant & 1, variant & 2);
+        for (size_t variant = 0; variant < 8; variant++)
+            if (has_its_turn(i + variant, 3))
+                activation_layer(f, kinds[variant / 4], sizes[i], variant & 1, variant & 2);
 }
 
 /* From one tail to the other and far beyond: GELU(x) is x or 0 there, never NaN. Close to 0 it is x/2. In the left
@@ -162,7 +163,8 @@ static void backward_weight(Fixture *f, Size s, bool has_bias, bool accumulate) 
 static void test_backward_weight(void **state) {
     Fixture *f = fixture_of(state);
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
-        for (int variant = 0; variant < 4; variant++) backward_weight(f, sizes[i], variant & 1, variant & 2);
+        for (size_t variant = 0; variant < 4; variant++)
+            if (has_its_turn(i + variant, 3)) backward_weight(f, sizes[i], variant & 1, variant & 2);
 }
 
 /* More rows than a block of column sums has, and more columns, in whole packs and not. */
@@ -386,6 +388,7 @@ static void check_shapes(Fixture *f, DType type) {
     for (size_t s = 0; s < ARRAY_LENGTH(matmul_sizes); s++)
         for (int transposed = 0; transposed < 4; transposed++)
             for (size_t i = 0; i < ARRAY_LENGTH(factors); i++, round++) {
+                if (!has_its_turn(s + (size_t)transposed + i, 3)) continue;
                 MatmulSize size = matmul_sizes[s];
                 BatchedMatmul p = {.type = type, .count = 1 + round % 4, .m = size.m, .n = size.n, .k = size.k};
                 p.transpose_a = transposed & 1, p.transpose_b = transposed & 2;

@@ -425,9 +425,6 @@ static void test_defaults(void **state) {
     }
 }
 
-/* Under a sanitizer or on an emulated GPU, where each step takes long. */
-static bool is_in_haste(void) { return only_small_sizes() || device_is_emulated(test_device()); }
-
 /* ---- float64 ---- */
 
 /* The optimizers' own errors, in ways: matrices' grow in Newton-Schulz, where small singular values are lifted out of
@@ -601,9 +598,11 @@ static void test_not_finite(void **state) {
         OptimWorld *w = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
         OptimWorld *twin = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
         uint32_t step = 0;
-        for (int tensor = 0; tensor < w->table.count; tensor++)
+        for (int tensor = 0; tensor < w->table.count; tensor++) {
+            if (is_in_haste() && tensor != v % w->table.count) continue;
             for (int second = 0; second < 1 + (variants[v].form == EXACT); second++, step++)
-                expect_skip(w, twin, step, tensor, second, bad[step % 3]);
+                expect_skip(w, twin, step, tensor, second, bad[(step + (uint32_t)v) % 3]);
+        }
         close_world(w);
         close_world(twin);
     }
@@ -789,6 +788,7 @@ static void test_ns_dtype(void **state) {
 
 static void test_threads(void **state) {
     (void)state;
+    if (strcmp(test_device(), "cpu") != 0) skip(); /* a GPU's work does not depend on them */
     int every = is_in_haste() ? 4 : 2;
     for (int v = 0; v < VARIANTS; v += every)
         for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {

@@ -19,15 +19,9 @@ typedef struct GoldenRun {
     Launch launch;
 } GoldenRun;
 
+/* Where a step takes a tenth of a second or more (is_in_haste()), a run is its first steps, and that other ways of running
+ * are the same, the build without sanitizers tests, and test_devices.c on the emulated GPU. */
 enum { CASES = 38, FEW_STEPS = 6 };
-
-/* Under a sanitizer or on an emulated GPU a step takes a tenth of a second or more. There a run is its first steps, and
- * that other ways of running are the same, the build without sanitizers tests, and test_devices.c on the emulated GPU. */
-static bool has_time_for_little(void) {
-    static int answer = -1;
-    if (answer < 0) answer = only_small_sizes() || device_is_emulated(test_device());
-    return answer;
-}
 
 /* GPT-2, and the models of other architectures. */
 static const char *const sets[] = {"tiny",
@@ -76,7 +70,7 @@ static bool has_bfloat16_newton_schulz(const GoldenRun *run) { return setting_is
  * on the length of the run, which is left whole. */
 static int steps_of(const char *set, const cJSON *golden) {
     int all = member(member(golden, "train"), "max_iters")->valueint;
-    return has_time_for_little() && !is_modern(set) ? FEW_STEPS : all;
+    return is_in_haste() && !is_modern(set) ? FEW_STEPS : all;
 }
 
 /* Calls `check` for every case of one set, and returns how many there were. */
@@ -168,7 +162,7 @@ static bool is_enough(const GoldenRun *run) {
 /* Where there is little time, these and Newton-Schulz: the optimizers are compared with published values by
  * test_optim_rules.c, gradients of every architecture by test_golden_gradients.c. */
 static void check_float32(const GoldenRun *run) {
-    if (has_time_for_little() && !is_enough(run) && strcmp(run->name, "mars-m") != 0) return;
+    if (is_in_haste() && !is_enough(run) && strcmp(run->name, "mars-m") != 0) return;
     cJSON *log = plain_log(run);
     bool is_flipping =
         cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(member(run->expected, "optimizer"), "cautious_weight_decay"));
@@ -187,7 +181,7 @@ static void test_float32(void **state) {
 static void check_bfloat16(const GoldenRun *run) {
     bool stands_for_others =
         is_enough(run) || strcmp(run->name, "modded-muon") == 0 || strcmp(run->name, "track3-normuon") == 0;
-    if ((has_time_for_little() && !is_enough(run)) || (is_modern(run->set) && !stands_for_others)) return;
+    if ((is_in_haste() && !is_enough(run)) || (is_modern(run->set) && !stands_for_others)) return;
     cJSON *log = run_case(run, "bfloat16", "--precision=bfloat16");
     /* The first steps of the variants of GPT-2 are large: their losses move by up to 0.04, those of whole runs by 0.01. */
     assert_golden(run, log, is_modern(run->set) ? 5e-2 : has_bfloat16_newton_schulz(run) ? 1e-2 : 5e-3, false);
@@ -227,7 +221,7 @@ static void check_raw_tokens(const GoldenRun *run) {
 
 static void test_raw_tokens(void **state) {
     (void)state;
-    if (has_time_for_little()) skip();
+    if (is_in_haste()) skip();
     for_every_case(check_raw_tokens);
 }
 
@@ -239,7 +233,7 @@ static void check_recompute(const GoldenRun *run) {
 
 static void test_recompute(void **state) {
     (void)state;
-    if (has_time_for_little()) skip();
+    if (is_in_haste()) skip();
     for_every_case(check_recompute);
 }
 
@@ -264,7 +258,7 @@ static void check_micro_steps(const GoldenRun *run) {
 
 static void test_micro_steps(void **state) {
     (void)state;
-    if (has_time_for_little()) skip();
+    if (is_in_haste()) skip();
     for_every_case(check_micro_steps);
 }
 
