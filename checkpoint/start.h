@@ -26,6 +26,10 @@ typedef struct Start {
  * contradicts the weights, a run would mix with an earlier one's checkpoints, or another optimizer wrote the checkpoint. */
 void start_find(Start *start, Config *config, Comm *comm);
 
+/* Gives the model keys their values as start_find() does, on one process alone, to look at the config of a run that does
+ * not begin: whose checkpoints out_dir has does not matter. */
+void start_find_model(Config *config);
+
 /* Sets the weights of the model and, of a checkpoint, the state of `optim` (NULL: it is not needed). Ends the program
  * if the files do not fit. */
 void start_load(Start *start, const Config *config, GPT2 *model, Optim *optim);

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "checkpoint/checkpoint_layout.h"
-#include "config/config.h"
+#include "config/config_model.h"
 #include "dev/test/model/small_model.h"
 #include "util/files.h"
 

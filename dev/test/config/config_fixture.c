@@ -94,7 +94,7 @@ void refuse_override(const char *override, const char *parts) {
     refuse_by(valid_config(), override, "command line: ", parts);
 }
 
-void assert_same_config(const Config *a, const Config *b) { assert_memory_equal(a, b, offsetof(Config, file)); }
+void assert_same_config(const Config *a, const Config *b) { assert_memory_equal(a, b, offsetof(Config, files)); }
 
 Config reloaded(const Config *config) {
     char *text = config_to_json(config);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "config/config_keys.h"
+#include "config/config_model.h"
 #include "dev/test/model/small_model.h"
 
 /* ---- what is read ---- */
@@ -616,7 +617,7 @@ static void test_rules_name_the_place(void **state) {
     Config config = accepted(valid_config(), "--n_layer=3");
     assert_string_equal(config_where(&config, "model.n_head train.out_dir"), test_path("config.json"));
     assert_string_equal(config_where(&config, "model.n_head model.n_layer"), "command line");
-    config.file[0] = 0;
+    config.files[0][0] = 0;
     assert_string_equal(config_where(&config, "model.n_head"), "command line");
 }
 
@@ -791,7 +792,7 @@ static void test_resolve(void **state) {
     assert_false(config_resolve(&config, 0, &error));
     config = accepted(valid_config(), "--n_layer=2");
     assert_false(config_resolve(&config, 7, &error));
-    if (strncmp(error.text, config.file, strlen(config.file)) != 0) fail_msg("does not say where: %s", error.text);
+    if (strncmp(error.text, config.files[0], strlen(config.files[0])) != 0) fail_msg("does not say where: %s", error.text);
 }
 
 static void test_resolve_lists_what_fits(void **state) {
