@@ -72,7 +72,8 @@ static bool claim(Config *config, const Source *source, int index, Error *error)
 /* ---- files ---- */
 
 static bool take_json(Config *config, const Source *file, int index, const cJSON *item, Error *error) {
-    return claim(config, file, index, error) && config_set_or_explain(config, &config_keys[index], item, file->name, error);
+    return claim(config, file, index, error) &&
+           config_set_or_explain(config, &config_keys[index], item, file->name, error);
 }
 
 static bool take_section(Config *config, const Source *file, const cJSON *root, const cJSON *section, Error *error) {
@@ -183,7 +184,8 @@ static bool wrong_form(const char *where, const char *argument, Error *error) {
 static bool take_override(Config *config, const Source *source, const char *argument, Error *error) {
     const char *equals = strchr(argument, '=');
     if (strncmp(argument, "--base=", strlen("--base=")) == 0)
-        return error_set(error, "%s: --base: only a file has a base; write a file with \"base\": \"%.80s\" and give that",
+        return error_set(error,
+                         "%s: --base: only a file has a base; write a file with \"base\": \"%.80s\" and give that",
                          source->name, equals + 1);
     if (strncmp(argument, "--", 2) != 0 || !equals || equals == argument + 2)
         return wrong_form(source->name, argument, error);

@@ -201,15 +201,19 @@ static bool check_base(const ConfigFile *file, const char *path, Error *error) {
     if (files_is_folder(path))
         return error_set(error, "%s: base: %s is a folder; give the config file in it", file->path, path);
     if (access(path, R_OK) == 0) return true;
-    return error_set(error, "%s: base: cannot open %s: %s%s", file->path, path, strerror(errno),
-                     path[0] == '/' ? "" : "; the path begins at the folder of the file that gives it");
+    return error_set(error, "%s: base: cannot open %s: %s", file->path, path, strerror(errno));
 }
 
 /* Adds the file at `path`, which is the base of the chain's last file unless the chain is empty. */
 static bool add_file(ConfigChain *chain, const char *path, Error *error) {
     ConfigFile *file = &chain->files[chain->count];
     if (chain->count > 0 && !check_base(file - 1, path, error)) return false;
-    if (chain->count == CONFIG_MAX_FILES) return refuse_chain(chain, path, "more files than may be joined", error);
+    if (chain->count == CONFIG_MAX_FILES) {
+        char *problem = format_string("more than %d files", CONFIG_MAX_FILES);
+        refuse_chain(chain, path, problem, error);
+        free(problem);
+        return false;
+    }
     if (!config_file_read(file, path, error)) return false;
     for (const ConfigFile *before = chain->files; before < file; before++)
         if (before->device == file->device && before->inode == file->inode) {

@@ -76,14 +76,15 @@ static void print_key(FILE *file, const ConfigKey *key) {
 }
 
 void config_print_help(FILE *file) {
-    fprintf(file,
-            "--print_config prints the config that the run would have, bases, defaults and command line included, as\n"
-            "a config file with a line for each key. The keys of a model that comes with weights are in it: it reads\n"
-            "config.json in the folder of init_from, or of the checkpoint that the run would go on from. It trains\n"
-            "nothing and writes no file, and the exit status is 2 where the config is wrong.\n\n"
-            "Keys of the config file, by section. On the command line: --section.key=value, or --key=value where\n"
-            "only one section has the key; what is given there wins over the file. \"base\": \"PATH\" next to the\n"
-            "sections, relative to the file, names a file whose keys this one has, too, unless it gives them itself.\n");
+    fprintf(
+        file,
+        "--print_config prints the config that the run would have, bases, defaults and command line included, as\n"
+        "a config file with a line for each key. The keys of a model that comes with weights are in it: it reads\n"
+        "config.json in the folder of init_from, or of the checkpoint that the run would go on from. It trains\n"
+        "nothing and writes no file, and the exit status is 2 where the config is wrong.\n\n"
+        "Keys of the config file, by section. On the command line: --section.key=value, or --key=value where\n"
+        "only one section has the key; what is given there wins over the file. \"base\": \"PATH\" next to the\n"
+        "sections, relative to the file, names a file whose keys this one has, too, unless it gives them itself.\n");
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
         if (i == 0 || strcmp(key->section, config_keys[i - 1].section) != 0) {
