@@ -81,12 +81,12 @@ EXTERN_C_BEGIN
  * the number of processes. On failure *error names the file in which the wrong value is (or the command line), the key,
  * and what would be right.
  *
- * "base": "PATH" in a file, relative to the folder of that file, names a file whose keys this one has, too. A key of the
- * file replaces that of its base, and total_batch_size and gradient_accumulation_steps replace each other.
+ * "base": "PATH" in a file reads that file first; PATH is relative to the folder of the file that gives it. Each key of the
+ * file replaces the same key of its base. total_batch_size and gradient_accumulation_steps replace each other.
  *
- * A key that the chosen optimizer or schedule does not use gets its default. In the config file itself it is a warning,
- * among the overrides an error. In a base it is neither: a base has keys for all runs that share it. Where the overrides
- * shorten max_iters, the warm-up and warm-down of the files are shortened in proportion, with a warning. */
+ * A key that the chosen optimizer or schedule does not use gets its default. This is a warning for a key of the config file
+ * itself, an error for an override, and neither for a key of a base, which several runs share. If the overrides shorten
+ * max_iters, the warm-up and warm-down of the files are shortened in proportion, with a warning. */
 bool config_load(Config *config, const char *path, int count, char *const *overrides, Error *error);
 
 /* config_load() in two steps, between which model keys may come from a folder with weights. config_read() reads each

@@ -76,15 +76,14 @@ static void print_key(FILE *file, const ConfigKey *key) {
 }
 
 void config_print_help(FILE *file) {
-    fprintf(
-        file,
-        "--print_config prints the config that the run would have, bases, defaults and command line included, as\n"
-        "a config file with a line for each key. The keys of a model that comes with weights are in it: it reads\n"
-        "config.json in the folder of init_from, or of the checkpoint that the run would go on from. It trains\n"
-        "nothing and writes no file, and the exit status is 2 where the config is wrong.\n\n"
-        "Keys of the config file, by section. On the command line: --section.key=value, or --key=value where\n"
-        "only one section has the key; what is given there wins over the file. \"base\": \"PATH\" next to the\n"
-        "sections, relative to the file, names a file whose keys this one has, too, unless it gives them itself.\n");
+    fprintf(file,
+            "--print_config prints the config that the run would have, with bases and defaults filled in, as a\n"
+            "config file with one key a line. Where init_from names weights or a checkpoint, the model keys are\n"
+            "those of its config.json. It trains nothing and writes no file. The exit status is 2 if the config\n"
+            "is wrong.\n\n"
+            "Keys of the config file, by section. On the command line: --section.key=value, or --key=value where\n"
+            "only one section has the key; what is given there wins over the file. \"base\": \"PATH\", next to\n"
+            "the sections, reads that file first; PATH is relative to the folder of the file that gives it.\n");
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
         if (i == 0 || strcmp(key->section, config_keys[i - 1].section) != 0) {
@@ -98,8 +97,8 @@ void config_print_help(FILE *file) {
             "total_batch_size = batch_size x processes x gradient_accumulation_steps.\n"
             "A key that is marked \"only\" has no effect on the other optimizers or schedules: in the file that is\n"
             "a warning, on the command line an error, and so is a key that is given twice. The same holds for a key\n"
-            "that the optimizer does not read as configured, such as lr_1d of mars-adamw with optimize_1d. Keys of a\n"
-            "base may be without effect: it has those of all runs that share it.\n"
+            "that the optimizer does not read as configured, such as lr_1d of mars-adamw with optimize_1d. For a\n"
+            "key of a base it is neither.\n"
             "--list_optimizers prints each optimizer's parameter groups and the keys that they read, as JSON.\n"
             "--max_iters below the file's shortens the file's warmup_iters and warmdown_iters in\n"
             "proportion; those that are given on the command line too stay as they are.\n");
