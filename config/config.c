@@ -95,20 +95,14 @@ static bool take_section(Config *config, const Source *file, const cJSON *root, 
     return true;
 }
 
-/* Where the file gives the batch in one of two ways, what a base says in the other way no longer counts. */
-static void replace_batch(Config *config, int level) {
-    int given = config_key_find("train", "total_batch_size");
-    int other = config_key_find("train", "gradient_accumulation_steps");
-    for (int way = 0; way < 2; way++) {
-        bool gives = config->origins[given] == CONFIG_FROM_FILE && config->levels[given] == level;
-        bool is_set = *(const int *)((const char *)config + config_keys[given].offset) != 0;
-        if (gives && is_set && config->origins[other] == CONFIG_FROM_FILE && config->levels[other] > level) {
-            config_set_default(config, &config_keys[other]);
-            config->origins[other] = CONFIG_DEFAULT;
-        }
-        int swapped = given;
-        given = other, other = swapped;
-    }
+/* If the file of this level gives the batch by one key of `train`, a base's value of the other key no longer counts. */
+static void replace_batch(Config *config, int level, const char *given, const char *other) {
+    int key = config_key_find("train", given), replaced = config_key_find("train", other);
+    bool is_set = *(const int *)((const char *)config + config_keys[key].offset) != 0;
+    if (!is_set || config->origins[key] != CONFIG_FROM_FILE || config->levels[key] != level) return;
+    if (config->origins[replaced] != CONFIG_FROM_FILE || config->levels[replaced] == level) return;
+    config_set_default(config, &config_keys[replaced]);
+    config->origins[replaced] = CONFIG_DEFAULT;
 }
 
 static bool take_file(Config *config, const Source *file, const cJSON *root, Error *error) {
@@ -116,7 +110,8 @@ static bool take_file(Config *config, const Source *file, const cJSON *root, Err
         bool is_base = strcmp(section->string, "base") == 0;
         if (!is_base && !take_section(config, file, root, section, error)) return false;
     }
-    replace_batch(config, file->level);
+    replace_batch(config, file->level, "total_batch_size", "gradient_accumulation_steps");
+    replace_batch(config, file->level, "gradient_accumulation_steps", "total_batch_size");
     return true;
 }
 

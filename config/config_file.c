@@ -170,8 +170,9 @@ bool config_file_base(const ConfigFile *file, char **path, Error *error) {
     if (!entry) return true;
     if (!cJSON_IsString(entry) || !entry->valuestring[0]) {
         char *value = cJSON_PrintUnformatted(entry);
+        if (!value) die("out of memory: a value of %s", file->path);
         error_set(error, "%s: base is %.80s; expected the path of a config file, such as \"base/small.json\"",
-                  file->path, value ? value : "too large");
+                  file->path, value);
         free(value);
         return false;
     }
@@ -183,7 +184,7 @@ bool config_file_base(const ConfigFile *file, char **path, Error *error) {
     return true;
 }
 
-/* Is false, and shows the paths of the chain and then `next`. */
+/* Is false: the file at `next` cannot be the base of the chain's last file. Shows all paths. */
 static bool refuse_chain(const ConfigChain *chain, const char *next, const char *problem, Error *error) {
     char *shown = checked_strdup("");
     for (int i = 0; i < chain->count; i++) {
@@ -193,6 +194,12 @@ static bool refuse_chain(const ConfigChain *chain, const char *next, const char 
     }
     error_set(error, "%s: base: %s: %s%s", chain->files[chain->count - 1].path, problem, shown, next);
     free(shown);
+    return false;
+}
+
+static bool holds_file(const ConfigChain *chain, const ConfigFile *file) {
+    for (int i = 0; i < chain->count; i++)
+        if (chain->files[i].device == file->device && chain->files[i].inode == file->inode) return true;
     return false;
 }
 
@@ -206,22 +213,20 @@ static bool check_base(const ConfigFile *file, const char *path, Error *error) {
 
 /* Adds the file at `path`, which is the base of the chain's last file unless the chain is empty. */
 static bool add_file(ConfigChain *chain, const char *path, Error *error) {
-    ConfigFile *file = &chain->files[chain->count];
-    if (chain->count > 0 && !check_base(file - 1, path, error)) return false;
-    if (chain->count == CONFIG_MAX_FILES) {
-        char *problem = format_string("more than %d files", CONFIG_MAX_FILES);
-        refuse_chain(chain, path, problem, error);
-        free(problem);
-        return false;
+    ConfigFile file;
+    if (chain->count > 0 && !check_base(&chain->files[chain->count - 1], path, error)) return false;
+    if (!config_file_read(&file, path, error)) return false;
+    bool is_circle = holds_file(chain, &file);
+    if (!is_circle && chain->count < CONFIG_MAX_FILES) {
+        chain->files[chain->count++] = file;
+        return true;
     }
-    if (!config_file_read(file, path, error)) return false;
-    for (const ConfigFile *before = chain->files; before < file; before++)
-        if (before->device == file->device && before->inode == file->inode) {
-            config_file_free(file);
-            return refuse_chain(chain, path, "the files name each other in a circle", error);
-        }
-    chain->count++;
-    return true;
+    config_file_free(&file);
+    char *problem = is_circle ? checked_strdup("the files name each other in a circle")
+                              : format_string("more than %d files", CONFIG_MAX_FILES);
+    refuse_chain(chain, path, problem, error);
+    free(problem);
+    return false;
 }
 
 bool config_chain_read(ConfigChain *chain, const char *path, Error *error) {

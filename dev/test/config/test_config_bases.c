@@ -248,6 +248,11 @@ static void test_too_many_files(void **state) {
     (void)state;
     assert_int_equal(accepted(chain_of(CONFIG_MAX_FILES), NULL).train.max_iters, 100);
     refuse_by(chain_of(CONFIG_MAX_FILES + 1), NULL, test_path("1.json"), "base: more than 8 files: |/8.json -> ");
+    /* A circle of as many files is called one. */
+    char *first = format_string("{\"base\": \"%d.json\"}", CONFIG_MAX_FILES - 1);
+    written("0.json", first);
+    refuse_by(test_path("%d.json", CONFIG_MAX_FILES - 1), NULL, test_path("0.json"), "in a circle");
+    free(first);
 }
 
 /* ---- as text ---- */
