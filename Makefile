@@ -192,8 +192,8 @@ test_object = $(filter %/$(1).o %/$(1).cu.o,$(test_objects))
 FUZZ_CC ?= clang
 fuzz_targets = $(patsubst dev/fuzz/%.c,%,$(wildcard dev/fuzz/fuzz_*.c))
 fuzz_support = dev/fuzz/fuzz.c dev/fuzz/small_vocabulary.c
-fuzz_sources = $(filter util/% config/% data/%,$(plain)) model/gpt2_config.c optim/optimizers.c checkpoint/weights_format.c \
-               $(addprefix checkpoint/checkpoint_,read.c layout.c weights.c config.c)
+fuzz_sources = $(filter util/% config/% data/%,$(plain)) model/gpt2_config.c optim/optimizers.c optim/optimizer_keys.c \
+               checkpoint/weights_format.c $(addprefix checkpoint/checkpoint_,read.c layout.c weights.c config.c)
 fuzz_objects = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(fuzz_sources) $(fuzz_support))
 fuzz_sanitizers = address,undefined
 fuzz_flags = -std=gnu17 -O1 -march=$(ARCH) -g -fno-omit-frame-pointer -fno-sanitize-recover=all $(warnings) -Wno-psabi \

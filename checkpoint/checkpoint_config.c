@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "checkpoint/checkpoint_layout.h"
-#include "config/config.h"
+#include "config/config_model.h"
 #include "util/files.h"
 
 #define MARS_GPT "mars_gpt"

@@ -11,7 +11,7 @@
 #include "checkpoint/checkpoint_gpt2.h"
 #include "checkpoint/checkpoint_layout.h"
 #include "checkpoint/checkpoint_optim.h"
-#include "config/config_keys.h"
+#include "config/config_model.h"
 #include "util/files.h"
 
 /* What rank 0 found: plain bytes, for a broadcast. */
@@ -56,20 +56,27 @@ static void find_weights(Found *found, const char *path) {
     safetensors_close(&file);
 }
 
-/* On rank 0. A run that begins anew must not mix with an older one's checkpoints. */
+static bool may_resume(const TrainConfig *train) {
+    return strcmp(train->init_from, "resume") == 0 || strcmp(train->init_from, "auto") == 0;
+}
+
+/* A run that begins anew must not mix with an older one's checkpoints. */
+static void refuse_to_mix(const TrainConfig *train) {
+    if (may_resume(train) || train->eval_only || train->overwrite || !checkpoint_exists(train->out_dir)) return;
+    die("train.out_dir: %s holds the checkpoints of an earlier run; resume it with --init_from=resume, replace it "
+        "with --overwrite=true, or choose another folder",
+        train->out_dir);
+}
+
+/* On rank 0. */
 static void find(Found *found, const TrainConfig *train) {
-    bool resume = strcmp(train->init_from, "resume") == 0, may_resume = resume || strcmp(train->init_from, "auto") == 0;
-    bool exists = checkpoint_exists(train->out_dir);
-    if (resume && !exists) die("train.init_from is \"resume\", but %s holds no checkpoint", train->out_dir);
-    if (may_resume && exists) {
+    bool exists = may_resume(train) && checkpoint_exists(train->out_dir);
+    if (strcmp(train->init_from, "resume") == 0 && !exists)
+        die("train.init_from is \"resume\", but %s holds no checkpoint", train->out_dir);
+    if (exists)
         find_checkpoint(found, train->out_dir);
-        return;
-    }
-    if (exists && !train->eval_only && !train->overwrite)
-        die("train.out_dir: %s holds the checkpoints of an earlier run; resume it with --init_from=resume, replace it "
-            "with --overwrite=true, or choose another folder",
-            train->out_dir);
-    if (!may_resume && strcmp(train->init_from, "scratch") != 0) find_weights(found, train->init_from);
+    else if (!may_resume(train) && strcmp(train->init_from, "scratch") != 0)
+        find_weights(found, train->init_from);
 }
 
 /* ---- the config and what was found ---- */
@@ -94,6 +101,11 @@ static void check_optimizer(const Config *config, const Found *found) {
               config_where(config, "optimizer.name"), name, found->path, found->optimizer, found->path);
 }
 
+static void take_found(Config *config, const Found *found) {
+    if (found->is_checkpoint) check_optimizer(config, found);
+    if (found->has_model) take_model(config, found);
+}
+
 /* A line about weights that were not taken as they are, or NULL. */
 static char *note_about(const Found *found, const GPT2Config *model) {
     bool is_cropped = found->positions > model->block_size;
@@ -112,15 +124,24 @@ static char *note_about(const Found *found, const GPT2Config *model) {
 void start_find(Start *start, Config *config, Comm *comm) {
     memset(start, 0, sizeof *start);
     Found *found = checked_calloc(1, sizeof *found, "where the run begins");
-    if (comm->rank == 0) find(found, &config->train);
+    if (comm->rank == 0) {
+        refuse_to_mix(&config->train);
+        find(found, &config->train);
+    }
     comm->broadcast(comm, found, sizeof *found);
-    if (found->is_checkpoint) check_optimizer(config, found);
-    if (found->has_model) take_model(config, found);
+    take_found(config, found);
     memcpy(start->path, found->path, sizeof start->path);
     start->resumed_from = found->is_checkpoint ? found->step : -1;
     start->step = found->step;
     start->sequences = found->sequences;
     start->weights_note = note_about(found, &config->model);
+    free(found);
+}
+
+void start_find_model(Config *config) {
+    Found *found = checked_calloc(1, sizeof *found, "where the run would begin");
+    find(found, &config->train);
+    take_found(config, found);
     free(found);
 }
 

@@ -26,6 +26,10 @@ typedef struct Start {
  * contradicts the weights, a run would mix with an earlier one's checkpoints, or another optimizer wrote the checkpoint. */
 void start_find(Start *start, Config *config, Comm *comm);
 
+/* Gives the model keys the values that start_find() would give them, for --print_config: on one process, and also if out_dir
+ * has checkpoints of an earlier run. */
+void start_find_model(Config *config);
+
 /* Sets the weights of the model and, of a checkpoint, the state of `optim` (NULL: it is not needed). Ends the program
  * if the files do not fit. */
 void start_load(Start *start, const Config *config, GPT2 *model, Optim *optim);

@@ -1,34 +1,29 @@
-/* config.c: from a JSON file and a command line to a checked Config, and back to JSON.
+/* config.c: from JSON files and a command line to a checked Config, and back to JSON.
  *
  * Everything here walks the table of keys (config_keys.c): nothing below names a key, except for the rules that
- * involve more than one. cJSON parses, but it forgives too much for a file that people write by hand (a string that
- * runs over lines, a key given twice, numbers too large for a double), so the text is examined before it gets there
- * and the values after it. What depends on the device, or on files that the config names, is not checked here. */
+ * involve more than one. What depends on the device, or on files that the config's keys name, is not checked here. */
 #include "config/config.h"
 
 #include <cjson/cJSON.h>
-#include <ctype.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
-#include "config/config_keys.h"
+#include "config/config_file.h"
+#include "config/config_value.h"
 #include "optim/optimizer_keys.h"
 #include "optim/optimizers.h"
-#include "util/files.h"
 
 static const char command_line[] = "command line";
-static const double exact_integers = 0x1p53; /* below it, a double holds an integer that no other text rounds to */
 
-/* The file or the command line, and what messages call it. */
+/* A file or the command line, and what messages call it. */
 typedef struct Source {
     const char *name;
     ConfigOrigin origin;
+    int level; /* of a file: 0 for the config file, 1 for its base, and so on */
 } Source;
 
 /* ---- where values come from ---- */
@@ -36,6 +31,7 @@ typedef struct Source {
 const char *config_where(const Config *config, const char *keys) {
     char *list = checked_strdup(keys), *rest = list;
     bool overridden = false;
+    int level = CONFIG_MAX_FILES;
     for (char *section; (section = strsep(&rest, " "));) {
         char *dot = strchr(section, '.');
         if (!dot) die("'%s' is no key", section);
@@ -43,9 +39,11 @@ const char *config_where(const Config *config, const char *keys) {
         int index = config_key_find(section, dot + 1);
         if (index < 0) die("there is no key %s.%s", section, dot + 1);
         overridden |= config->origins[index] == CONFIG_FROM_COMMAND_LINE;
+        if (config->origins[index] == CONFIG_FROM_FILE && config->levels[index] < level) level = config->levels[index];
     }
     free(list);
-    return overridden || !config->file[0] ? command_line : config->file;
+    if (overridden || !config->files[0][0]) return command_line;
+    return config->files[level < CONFIG_MAX_FILES ? level : 0];
 }
 
 /* Who gave the key whose value is `field` of the config. */
@@ -53,138 +51,6 @@ static ConfigOrigin origin_of(const Config *config, const void *field) {
     for (int i = 0; i < config_key_count; i++)
         if ((const char *)config + config_keys[i].offset == (const char *)field) return config->origins[i];
     die("a field of the config that no key has");
-}
-
-/* ---- one value ---- */
-
-static void *field_of(Config *config, const ConfigKey *key) { return (char *)config + key->offset; }
-
-static bool in_range(const ConfigKey *key, double value) {
-    return range_holds(value, key->minimum, key->maximum, key->limits, key->type == CONFIG_INT);
-}
-
-/* These return false where the value is not one that the key can have. */
-
-static bool set_number(Config *config, const ConfigKey *key, double value) {
-    if (!in_range(key, value)) return false;
-    if (key->type == CONFIG_NUMBER) {
-        *(double *)field_of(config, key) = value;
-        return true;
-    }
-    if (value != floor(value) || fabs(value) > INT_MAX) return false;
-    *(int *)field_of(config, key) = (int)value;
-    return true;
-}
-
-static bool set_pair(Config *config, const ConfigKey *key, double first, double second) {
-    if (!in_range(key, first) || !in_range(key, second)) return false;
-    double *field = field_of(config, key);
-    field[0] = first;
-    field[1] = second;
-    return true;
-}
-
-static bool set_seed(Config *config, const ConfigKey *key, const char *text) {
-    if (!text[0] || text[strspn(text, "0123456789")]) return false;
-    errno = 0;
-    unsigned long long value = strtoull(text, NULL, 10);
-    if (errno != 0) return false;
-    *(uint64_t *)field_of(config, key) = value;
-    return true;
-}
-
-static bool set_string(Config *config, const ConfigKey *key, const char *text) {
-    char *value = key->is_path ? files_expand_home(text) : checked_strdup(text);
-    size_t length = strlen(value);
-    bool fits = (double)length >= key->minimum && (double)length <= key->maximum;
-    if (fits) {
-        char *field = field_of(config, key);
-        memset(field, 0, CONFIG_STRING_LENGTH); /* so that equal configs are equal bytes */
-        snprintf(field, CONFIG_STRING_LENGTH, "%s", value);
-    }
-    free(value);
-    return fits;
-}
-
-static bool set_choice(Config *config, const ConfigKey *key, const char *text) {
-    if (key->choices == optim_names && optim_find(text) < OPTIM_COUNT)
-        text = optim_names[optim_find(text)]; /* an alias */
-    for (unsigned i = 0; key->choices[i]; i++) {
-        if (strcmp(text, key->choices[i]) != 0) continue;
-        *(unsigned *)field_of(config, key) = i;
-        return true;
-    }
-    return false;
-}
-
-static bool number_from_text(const char *text, double *value) {
-    char *end; /* strtod alone would also take spaces, hexadecimal, inf and nan */
-    *value = strtod(text, &end);
-    return text[0] && !text[strspn(text, "0123456789+-.eE")] && !*end;
-}
-
-/* "0.9,0.95", or as in JSON "[0.9, 0.95]". */
-static bool set_pair_from_text(Config *config, const ConfigKey *key, const char *text) {
-    char first[64], second[64];
-    int end = 0;
-    bool bracketed = text[0] == '[';
-    if (sscanf(text + bracketed, "%63[^,], %63[^]]%n", first, second, &end) != 2) return false;
-    double a, b;
-    return strcmp(text + bracketed + end, bracketed ? "]" : "") == 0 && number_from_text(first, &a) &&
-           number_from_text(second, &b) && set_pair(config, key, a, b);
-}
-
-/* Sets a value written as on the command line. */
-static bool set_from_text(Config *config, const ConfigKey *key, const char *text) {
-    if (key->type == CONFIG_STRING) return set_string(config, key, text);
-    if (key->type == CONFIG_CHOICE) return set_choice(config, key, text);
-    if (key->type == CONFIG_SEED) return set_seed(config, key, text);
-    if (key->type == CONFIG_BOOL) {
-        *(bool *)field_of(config, key) = strcmp(text, "true") == 0;
-        return strcmp(text, "true") == 0 || strcmp(text, "false") == 0;
-    }
-    if (key->type == CONFIG_PAIR) return set_pair_from_text(config, key, text);
-    double value;
-    return number_from_text(text, &value) && set_number(config, key, value);
-}
-
-static bool set_from_json(Config *config, const ConfigKey *key, const cJSON *item) {
-    if (key->type == CONFIG_BOOL) {
-        *(bool *)field_of(config, key) = cJSON_IsTrue(item);
-        return cJSON_IsBool(item);
-    }
-    if (key->type == CONFIG_INT || key->type == CONFIG_NUMBER)
-        return cJSON_IsNumber(item) && set_number(config, key, item->valuedouble);
-    if (key->type == CONFIG_PAIR) {
-        const cJSON *a = cJSON_GetArrayItem(item, 0), *b = cJSON_GetArrayItem(item, 1);
-        return cJSON_IsArray(item) && cJSON_GetArraySize(item) == 2 && cJSON_IsNumber(a) && cJSON_IsNumber(b) &&
-               set_pair(config, key, a->valuedouble, b->valuedouble);
-    }
-    if (key->type == CONFIG_SEED && cJSON_IsNumber(item)) {
-        double value = item->valuedouble;
-        if (!(value >= 0 && value < exact_integers) || value != floor(value)) return false;
-        *(uint64_t *)field_of(config, key) = (uint64_t)value;
-        return true;
-    }
-    return cJSON_IsString(item) && set_from_text(config, key, item->valuestring);
-}
-
-/* The shortest of the decimal forms that read back as the same double. */
-static char *number_text(double value) {
-    char text[32];
-    for (int digits = 15; digits <= 17; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, value);
-        if (strtod(text, NULL) == value) break;
-    }
-    return checked_strdup(text);
-}
-
-static bool wrong_value(const char *where, const ConfigKey *key, const char *value, Error *error) {
-    enum { SHOWN = 80 };
-    char expected[256];
-    config_key_expectation(key, expected, sizeof expected);
-    return error_set(error, "%s: %s.%s is %.*s%s; expected %s", where, key->section, key->name, SHOWN, value,
-                     strlen(value) > SHOWN ? "..." : "", expected);
 }
 
 static bool unknown_key(const char *where, const char *section, const char *name, Error *error) {
@@ -195,153 +61,19 @@ static bool unknown_key(const char *where, const char *section, const char *name
 
 /* Notes that the source gives the key, which it may do once. */
 static bool claim(Config *config, const Source *source, int index, Error *error) {
-    if (config->origins[index] == source->origin)
+    if (config->origins[index] == source->origin && config->levels[index] == source->level)
         return error_set(error, "%s: %s.%s is given twice; remove one of the two", source->name,
                          config_keys[index].section, config_keys[index].name);
     config->origins[index] = (unsigned char)source->origin;
+    config->levels[index] = (unsigned char)source->level;
     return true;
 }
 
-/* ---- the file ---- */
-
-/* A name as in config/NAME.json, which the scripts take, is no path. */
-static void cannot_open(const char *path, const char *reason, Error *error) {
-    char *published = format_string("config/%s%s", path, strstr(path, ".json") ? "" : ".json");
-    if (files_is_folder(path))
-        error_set(error, "%s: a folder; give the config file in it", path);
-    else if (!strchr(path, '/') && files_is_file(published))
-        error_set(error, "%s: cannot open the config: %s; there is %s", path, reason, published);
-    else
-        error_set(error, "%s: cannot open the config: %s", path, reason);
-    free(published);
-}
-
-/* The whole file with a 0 after it, which the caller frees; NULL and the reason where it cannot be read. It may be
- * a pipe, so its size is not asked for. */
-static char *read_text(const char *path, size_t *length, Error *error) {
-    enum { LIMIT = 1 << 20 };
-    FILE *file = files_is_folder(path) ? NULL : fopen(path, "rb");
-    if (!file) {
-        cannot_open(path, strerror(errno), error);
-        return NULL;
-    }
-    char *text = checked_malloc(LIMIT + 1, "the config's text");
-    errno = 0;
-    *length = fread(text, 1, LIMIT + 1, file);
-    bool failed = ferror(file) != 0;
-    if (failed)
-        error_set(error, "%s: cannot read the config: %s", path, strerror(errno));
-    else if (*length > LIMIT)
-        error_set(error, "%s: too large for a config: more than %d bytes", path, LIMIT);
-    fclose(file);
-    if (failed || *length > LIMIT) {
-        free(text);
-        return NULL;
-    }
-    text[*length] = 0;
-    return text;
-}
-
-/* "FILE:LINE:COLUMN: problem, at: the text there". Columns count bytes, from 1. */
-static bool syntax_error(const char *path, const char *text, size_t at, const char *problem, Error *error) {
-    size_t line = 1, line_start = 0;
-    for (size_t i = 0; i < at; i++)
-        if (text[i] == '\n') line++, line_start = i + 1;
-    char there[33];
-    size_t shown = 0;
-    for (; shown < sizeof there - 1 && text[at + shown] && !strchr("\r\n", text[at + shown]); shown++)
-        there[shown] = isprint((unsigned char)text[at + shown]) ? text[at + shown] : '?';
-    there[shown] = 0;
-    return error_set(error, "%s:%zu:%zu: %s, at: %s", path, line, at - line_start + 1, problem,
-                     shown      ? there
-                     : text[at] ? "the end of the line"
-                                : "the end of the file");
-}
-
-/* Moves *at from a string's opening quote to its closing one. Returns NULL, or what is wrong with the string. */
-static const char *skip_string(const char *text, size_t *at) {
-    size_t i = *at + 1;
-    for (; text[i] && text[i] != '\n' && text[i] != '"'; i++) {
-        if (text[i] != '\\' || text[i + 1] == 0 || text[i + 1] == '\n') continue;
-        i++;
-        if (strncmp(text + i, "u0000", 5) == 0) return "a string cannot hold \\u0000";
-    }
-    if (text[i] != '"') return "this string has no closing quote on its line";
-    *at = i;
-    return NULL;
-}
-
-/* Overwrites comments by spaces, so that every other byte keeps its line and column, and finds what cJSON would let
- * pass or misplace: strings that do not end on their line, comments that do not end, zero bytes. */
-static bool blank_comments(char *text, size_t length, const char *path, Error *error) {
-    if (length >= 2 && (memcmp(text, "\xff\xfe", 2) == 0 || memcmp(text, "\xfe\xff", 2) == 0))
-        return error_set(error, "%s: UTF-16 text; expected UTF-8: save it as that", path);
-    if (strlen(text) != length) return syntax_error(path, text, strlen(text), "a zero byte: not a text file", error);
-    for (size_t i = 0; i < length; i++) {
-        if (text[i] == '"') {
-            const char *problem = skip_string(text, &i);
-            if (problem) return syntax_error(path, text, i, problem, error);
-        } else if (text[i] == '/' && text[i + 1] == '/') {
-            for (; i < length && text[i] != '\n'; i++) text[i] = ' ';
-        } else if (text[i] == '/' && text[i + 1] == '*') {
-            const char *end = strstr(text + i + 2, "*/");
-            if (!end) return syntax_error(path, text, i, "this comment has no end", error);
-            for (; text + i < end + 2; i++)
-                if (text[i] != '\n') text[i] = ' ';
-            i--;
-        }
-    }
-    return true;
-}
-
-/* Where cJSON wanted a key and found something else, it reports the byte after it. That is so where the byte before
- * `at` follows a brace or a comma; a bracket there is where a list's first element is wanted. */
-static size_t where_parsing_stopped(const char *text, size_t at) {
-    if (at < 2 || strchr(" \t\r\n\"[", text[at - 1])) return at;
-    size_t i = at - 1;
-    while (i > 0 && strchr(" \t\r\n", text[i - 1])) i--;
-    return i > 0 && strchr("{,", text[i - 1]) ? at - 1 : at;
-}
-
-/* The root object, which the caller deletes; NULL and the reason where there is none. `path` is for messages. */
-static cJSON *parse_text(const char *text, size_t length, const char *path, Error *error) {
-    if (!text[strspn(text, " \t\r\n")]) {
-        error_set(error, "%s: the config is empty; expected an object of sections, {\"model\": {...}, ...}", path);
-        return NULL;
-    }
-    const char *end = text;
-    cJSON *root = cJSON_ParseWithLengthOpts(text, length + 1, &end, true);
-    if (cJSON_IsObject(root)) return root;
-    if (root)
-        error_set(error, "%s: expected an object of sections, {\"model\": {...}, ...}", path);
-    else
-        syntax_error(path, text, where_parsing_stopped(text, (size_t)(end - text)),
-                     "not JSON (keys in double quotes, commas between entries only)", error);
-    cJSON_Delete(root);
-    return NULL;
-}
-
-static cJSON *parse_file(const char *path, Error *error) {
-    size_t length;
-    char *text = read_text(path, &length, error);
-    if (!text) return NULL;
-    cJSON *root = blank_comments(text, length, path, error) ? parse_text(text, length, path, error) : NULL;
-    free(text);
-    return root;
-}
-
-/* Sets the key, or says in what file and how its value is wrong. */
-static bool set_or_explain(Config *config, const ConfigKey *key, const cJSON *item, const char *path, Error *error) {
-    if (set_from_json(config, key, item)) return true;
-    char *value = cJSON_IsNumber(item) ? number_text(item->valuedouble) : cJSON_PrintUnformatted(item);
-    if (!value) die("out of memory: a value of %s", path);
-    wrong_value(path, key, value, error);
-    free(value);
-    return false;
-}
+/* ---- files ---- */
 
 static bool take_json(Config *config, const Source *file, int index, const cJSON *item, Error *error) {
-    return claim(config, file, index, error) && set_or_explain(config, &config_keys[index], item, file->name, error);
+    return claim(config, file, index, error) &&
+           config_set_or_explain(config, &config_keys[index], item, file->name, error);
 }
 
 static bool take_section(Config *config, const Source *file, const cJSON *root, const cJSON *section, Error *error) {
@@ -363,13 +95,37 @@ static bool take_section(Config *config, const Source *file, const cJSON *root, 
     return true;
 }
 
-static bool load_file(Config *config, const Source *file, Error *error) {
-    cJSON *root = parse_file(file->name, error);
-    if (!root) return false;
-    bool ok = true;
-    for (const cJSON *section = root->child; section && ok; section = section->next)
-        ok = take_section(config, file, root, section, error);
-    cJSON_Delete(root);
+/* If the file of this level gives the batch by one key of `train`, a base's value of the other key no longer counts. */
+static void replace_batch(Config *config, int level, const char *given, const char *other) {
+    int key = config_key_find("train", given), replaced = config_key_find("train", other);
+    bool is_set = *(const int *)((const char *)config + config_keys[key].offset) != 0;
+    if (!is_set || config->origins[key] != CONFIG_FROM_FILE || config->levels[key] != level) return;
+    if (config->origins[replaced] != CONFIG_FROM_FILE || config->levels[replaced] == level) return;
+    config_set_default(config, &config_keys[replaced]);
+    config->origins[replaced] = CONFIG_DEFAULT;
+}
+
+static bool take_file(Config *config, const Source *file, const cJSON *root, Error *error) {
+    for (const cJSON *section = root->child; section; section = section->next) {
+        bool is_base = strcmp(section->string, "base") == 0;
+        if (!is_base && !take_section(config, file, root, section, error)) return false;
+    }
+    replace_batch(config, file->level, "total_batch_size", "gradient_accumulation_steps");
+    replace_batch(config, file->level, "gradient_accumulation_steps", "total_batch_size");
+    return true;
+}
+
+/* Each file after its base. */
+static bool take_files(Config *config, const char *path, Error *error) {
+    ConfigChain chain;
+    bool ok = config_chain_read(&chain, path, error);
+    for (int i = 0; i < chain.count; i++)
+        snprintf(config->files[i], sizeof config->files[i], "%s", chain.files[i].path);
+    for (int i = chain.count - 1; i >= 0 && ok; i--) {
+        const Source source = {chain.files[i].path, CONFIG_FROM_FILE, i};
+        ok = take_file(config, &source, chain.files[i].root, error);
+    }
+    config_chain_free(&chain);
     return ok;
 }
 
@@ -422,38 +178,21 @@ static bool wrong_form(const char *where, const char *argument, Error *error) {
 
 static bool take_override(Config *config, const Source *source, const char *argument, Error *error) {
     const char *equals = strchr(argument, '=');
+    if (strncmp(argument, "--base=", strlen("--base=")) == 0)
+        return error_set(error,
+                         "%s: --base: only a file has a base; write a file with \"base\": \"%.80s\" and give that",
+                         source->name, equals + 1);
     if (strncmp(argument, "--", 2) != 0 || !equals || equals == argument + 2)
         return wrong_form(source->name, argument, error);
     char *name = format_string("%.*s", (int)(equals - argument - 2), argument + 2);
     int index = find_key(name, error);
     free(name);
     if (index < 0 || !claim(config, source, index, error)) return false;
-    if (set_from_text(config, &config_keys[index], equals + 1)) return true;
+    if (config_set_from_text(config, &config_keys[index], equals + 1)) return true;
     char *value = format_string("'%s'", equals + 1);
-    wrong_value(source->name, &config_keys[index], value, error);
+    config_wrong_value(source->name, &config_keys[index], value, error);
     free(value);
     return false;
-}
-
-/* ---- defaults ---- */
-
-static size_t size_of(const ConfigKey *key) {
-    static const size_t sizes[] = {
-        [CONFIG_BOOL] = sizeof(bool),      [CONFIG_INT] = sizeof(int),         [CONFIG_SEED] = sizeof(uint64_t),
-        [CONFIG_NUMBER] = sizeof(double),  [CONFIG_PAIR] = 2 * sizeof(double), [CONFIG_STRING] = CONFIG_STRING_LENGTH,
-        [CONFIG_CHOICE] = sizeof(unsigned)};
-    return sizes[key->type];
-}
-
-/* Of a key that is not required: its own, or that of the config's optimizer. */
-static void set_default(Config *config, const ConfigKey *key) {
-    if (key->has_optimizer_default) {
-        size_t offset = key->offset - offsetof(Config, optimizer);
-        const char *defaults = (const char *)&optimizer_of(config->optimizer.name)->defaults;
-        memcpy(field_of(config, key), defaults + offset, size_of(key));
-    } else if (!set_from_text(config, key, key->default_text)) {
-        die("the default of %s.%s is not valid", key->section, key->name);
-    }
 }
 
 /* ---- rules that involve more than one key, or more than the table can say ---- */
@@ -482,8 +221,8 @@ static bool refuse_idle_key(const Config *config, const ConfigKey *key, const ch
                      idle_in);
 }
 
-/* Appends the keys of the file that have no effect for this reason, and sets them to their defaults: the file may have
- * them for another optimizer, as in `train_gpt2 small_mars.json --optimizer.name=muon`. */
+/* Sets the keys of files that have no effect for this reason to their defaults: a file may have them for another optimizer,
+ * as in `train_gpt2 small_mars.json --optimizer.name=muon`. Appends those of the config file itself to `names`. */
 static void drop_keys(Config *config, const char *idle_in, char *names, size_t size) {
     char own[128];
     for (int i = 0; i < config_key_count; i++) {
@@ -491,13 +230,14 @@ static void drop_keys(Config *config, const char *idle_in, char *names, size_t s
         if (config->origins[i] != CONFIG_FROM_FILE || !config_key_idle_in(key, config, own, sizeof own)) continue;
         if (strcmp(own, idle_in) != 0) continue;
         size_t used = strlen(names);
-        snprintf(names + used, size - used, "%s%s.%s", used ? ", " : "", key->section, key->name);
-        set_default(config, key);
+        if (config->levels[i] == 0)
+            snprintf(names + used, size - used, "%s%s.%s", used ? ", " : "", key->section, key->name);
+        config_set_default(config, key);
         config->origins[i] = CONFIG_DEFAULT;
     }
 }
 
-/* A warning for each reason why keys of the file have no effect. */
+/* A warning for each reason why keys of the config file have no effect. */
 static bool resolve_idle_keys(Config *config, Error *error) {
     char idle_in[128];
     for (int i = 0; i < config_key_count; i++) {
@@ -506,7 +246,7 @@ static bool resolve_idle_keys(Config *config, Error *error) {
         if (config->origins[i] == CONFIG_FROM_COMMAND_LINE) return refuse_idle_key(config, key, idle_in, error);
         char names[512] = "";
         drop_keys(config, idle_in, names, sizeof names);
-        warn("%s: without effect on %s: %s", config->file, idle_in, names);
+        if (names[0]) warn("%s: without effect on %s: %s", config->files[0], idle_in, names);
     }
     return true;
 }
@@ -615,7 +355,7 @@ static bool check_required(const Config *config, Error *error) {
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
         if (config_key_is_required(key) && config->origins[i] == CONFIG_DEFAULT)
-            return error_set(error, "%s: %s.%s is missing: %s", config->file[0] ? config->file : command_line,
+            return error_set(error, "%s: %s.%s is missing: %s", config->files[0][0] ? config->files[0] : command_line,
                              key->section, key->name, key->help);
     }
     return true;
@@ -657,24 +397,17 @@ static void fill_dependent_defaults(Config *config) {
     config->optimizer.ns_steps = ns_steps_of(&config->optimizer);
 }
 
-static void set_defaults(Config *config) {
-    memset(config, 0, sizeof *config);
-    for (int i = 0; i < config_key_count; i++)
-        if (config_keys[i].default_text) set_default(config, &config_keys[i]);
-}
-
 /* Where the name of the optimizer is known: its own defaults of keys that were not given. */
 static void set_optimizer_defaults(Config *config) {
     for (int i = 0; i < config_key_count; i++)
         if (config_keys[i].has_optimizer_default && config->origins[i] == CONFIG_DEFAULT)
-            set_default(config, &config_keys[i]);
+            config_set_default(config, &config_keys[i]);
 }
 
 bool config_read(Config *config, const char *path, int count, char *const *overrides, Error *error) {
-    const Source file = {path, CONFIG_FROM_FILE}, arguments = {command_line, CONFIG_FROM_COMMAND_LINE};
-    set_defaults(config);
-    if (path) snprintf(config->file, sizeof config->file, "%s", path);
-    if (path && !load_file(config, &file, error)) return false;
+    const Source arguments = {command_line, CONFIG_FROM_COMMAND_LINE, 0};
+    config_set_defaults(config);
+    if (path && !take_files(config, path, error)) return false;
     config->max_iters_of_file = config->train.max_iters;
     for (int i = 0; i < count; i++)
         if (!take_override(config, &arguments, overrides[i], error)) return false;
@@ -753,33 +486,7 @@ bool config_resolve(Config *config, int processes, Error *error) {
 
 /* ---- back to text ---- */
 
-static char *pair_text(const double *pair) {
-    char *first = number_text(pair[0]), *second = number_text(pair[1]);
-    char *text = format_string("[%s,%s]", first, second);
-    free(first);
-    free(second);
-    return text;
-}
-
-static cJSON *value_to_json(const Config *config, const ConfigKey *key) {
-    const void *field = (const char *)config + key->offset;
-    if (config_key_is_absent(key, config)) return cJSON_CreateString("learning_rate");
-    if (key->type == CONFIG_BOOL) return cJSON_CreateBool(*(const bool *)field);
-    if (key->type == CONFIG_STRING) return cJSON_CreateString(field);
-    if (key->type == CONFIG_CHOICE) return cJSON_CreateString(key->choices[*(const unsigned *)field]);
-    /* cJSON prints the other types, but not always with all of their digits */
-    char *text = NULL;
-    if (key->type == CONFIG_INT) text = format_string("%d", *(const int *)field);
-    if (key->type == CONFIG_SEED) text = format_string("%" PRIu64, *(const uint64_t *)field);
-    if (key->type == CONFIG_NUMBER) text = number_text(*(const double *)field);
-    if (key->type == CONFIG_PAIR) text = pair_text(field);
-    bool quoted = key->type == CONFIG_SEED && (double)*(const uint64_t *)field >= exact_integers;
-    cJSON *item = quoted ? cJSON_CreateString(text) : cJSON_CreateRaw(text);
-    free(text);
-    return item;
-}
-
-char *config_to_json(const Config *config) {
+static cJSON *config_tree(const Config *config) {
     /* of the two ways to give the batch, the one that config_load takes */
     const int *left_out =
         config->train.total_batch_size ? &config->train.gradient_accumulation_steps : &config->train.total_batch_size;
@@ -792,108 +499,60 @@ char *config_to_json(const Config *config) {
         if (config_key_idle_in(key, config, idle_in, sizeof idle_in) || config_key_is_absent(key, config)) continue;
         if (i == 0 || strcmp(key->section, config_keys[i - 1].section) != 0)
             section = cJSON_AddObjectToObject(root, key->section);
-        ok = section && cJSON_AddItemToObject(section, key->name, value_to_json(config, key));
+        ok = section && cJSON_AddItemToObject(section, key->name, config_value_to_json(config, key));
     }
-    char *text = ok ? cJSON_PrintUnformatted(root) : NULL;
-    if (!text) die("out of memory: the config as JSON");
+    if (!ok) die("out of memory: the config as JSON");
+    return root;
+}
+
+/* As text on one line, which the caller frees. */
+static char *text_of(const cJSON *json) {
+    char *text = cJSON_PrintUnformatted(json);
+    if (!text) die("out of memory: the config's text");
+    return text;
+}
+
+char *config_to_json(const Config *config) {
+    cJSON *root = config_tree(config);
+    char *text = text_of(root);
     cJSON_Delete(root);
     return text;
 }
 
-/* ---- what comes with weights, and what an earlier run had ---- */
-
-/* A value as JSON, which the caller frees by cJSON_free. */
-static char *value_text(const Config *config, const ConfigKey *key) {
-    cJSON *value = value_to_json(config, key);
-    char *text = cJSON_PrintUnformatted(value);
-    if (!text) die("out of memory: a value of the config");
-    cJSON_Delete(value);
-    return text;
+void config_print(FILE *file, const Config *config) {
+    cJSON *root = config_tree(config);
+    fprintf(file, "{\n");
+    for (const cJSON *section = root->child; section; section = section->next) {
+        fprintf(file, "    \"%s\": {\n", section->string);
+        for (const cJSON *item = section->child; item; item = item->next) {
+            char *value = text_of(item);
+            fprintf(file, "        \"%s\": %s%s\n", item->string, value, item->next ? "," : "");
+            free(value);
+        }
+        fprintf(file, "    }%s\n", section->next ? "," : "");
+    }
+    fprintf(file, "}\n");
+    cJSON_Delete(root);
 }
 
+/* ---- what an earlier run had ---- */
+
 static bool same_value(const Config *a, const Config *b, const ConfigKey *key) {
-    char *text = value_text(a, key), *other = value_text(b, key);
+    char *text = config_value_text(a, key), *other = config_value_text(b, key);
     bool same = strcmp(text, other) == 0;
     cJSON_free(text);
     cJSON_free(other);
     return same;
 }
 
-/* Whether a given value that differs from the folder's will do all the same. */
-static bool may_differ(const Config *config, const Config *folder, const ConfigKey *key, ConfigTake take) {
-    if (strcmp(key->name, "block_size") == 0)
-        return take.other_length &&
-               (folder->model.position != POSITION_LEARNED || config->model.block_size < folder->model.block_size);
-    return strcmp(key->name, "bias") == 0 && take.without_bias && !config->model.bias;
-}
-
-/* One key: *from is a config with the folder's model. */
-static bool take_model_key(Config *config, int index, const Config *from, const char *folder, ConfigTake take,
-                           Error *error) {
-    const ConfigKey *key = &config_keys[index];
-    char *text = value_text(from, key), *own = value_text(config, key);
-    bool ok = true;
-    if (config->origins[index] == CONFIG_DEFAULT) {
-        cJSON *value = cJSON_Parse(text);
-        ok = set_or_explain(config, key, value, folder, error);
-        cJSON_Delete(value);
-    } else if (strcmp(text, own) != 0 && !may_differ(config, from, key, take)) {
-        bool by_command_line = config->origins[index] == CONFIG_FROM_COMMAND_LINE;
-        ok = error_set(error, "%s: %s.%s is %s, but the model in %s has %s; remove the key: it comes with the weights",
-                       by_command_line ? command_line : config->file, key->section, key->name, own, folder, text);
-    }
-    cJSON_free(text);
-    cJSON_free(own);
-    return ok;
-}
-
-bool config_take_model(Config *config, const GPT2Config *model, const char *folder, ConfigTake take, Error *error) {
-    Config from = *config;
-    from.model = *model;
-    for (int i = 0; i < config_key_count; i++) {
-        char idle_in[128];
-        if (!config_keys[i].comes_with_weights) continue;
-        if (config_key_idle_in(&config_keys[i], &from, idle_in, sizeof idle_in))
-            continue; /* the folder may not say it */
-        if (!take_model_key(config, i, &from, folder, take, error)) return false;
-    }
-    return true;
-}
-
-void config_model_to_json(const GPT2Config *model, cJSON *json) {
-    Config config = {.model = *model};
-    for (int i = 0; i < config_key_count; i++) {
-        const ConfigKey *key = &config_keys[i];
-        if (key->comes_with_weights) cJSON_AddItemToObject(json, key->name, value_to_json(&config, key));
-    }
-}
-
-bool config_model_from_json(GPT2Config *model, const cJSON *json, const char *path, Error *error) {
-    Config config;
-    set_defaults(&config);
-    for (int i = 0; i < config_key_count; i++) {
-        const ConfigKey *key = &config_keys[i];
-        const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key->name);
-        if (!key->comes_with_weights) continue;
-        if (!item) {
-            char expected[160];
-            config_key_expectation(key, expected, sizeof expected);
-            return error_set(error, "%s: the key %s is missing; expected %s", path, key->name, expected);
-        }
-        if (!set_or_explain(&config, key, item, path, error)) return false;
-    }
-    *model = config.model;
-    return true;
-}
-
 /* The config in `json`, whose values the keys have that it lacks or spoils: defaults. */
 static void read_earlier(Config *config, const cJSON *json) {
-    set_defaults(config);
+    config_set_defaults(config);
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
         const cJSON *section = cJSON_GetObjectItemCaseSensitive(json, key->section);
         const cJSON *item = cJSON_GetObjectItemCaseSensitive(section, key->name);
-        if (item && set_from_json(config, key, item)) config->origins[i] = CONFIG_FROM_FILE;
+        if (item && config_set_from_json(config, key, item)) config->origins[i] = CONFIG_FROM_FILE;
     }
     set_optimizer_defaults(config);
     config->optimizer.ns_steps = ns_steps_of(&config->optimizer);
@@ -912,7 +571,7 @@ char *config_changes(const Config *config, const cJSON *earlier) {
         bool skip = config_key_idle_in(key, config, idle_in, sizeof idle_in) || same_value(config, was, key);
         for (size_t j = 0; j < ARRAY_LENGTH(ignored); j++) skip = skip || strcmp(key->name, ignored[j]) == 0;
         if (skip) continue;
-        char *now = value_text(config, key), *before = value_text(was, key);
+        char *now = config_value_text(config, key), *before = config_value_text(was, key);
         char *longer =
             format_string("%s%s%s.%s: %s, was %s", list, list[0] ? "\n" : "", key->section, key->name, now, before);
         cJSON_free(now);

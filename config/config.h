@@ -1,7 +1,8 @@
-/* config.h: one run, as a JSON file and the command line describe it.
+/* config.h: one run, as JSON files and the command line describe it.
  *
- * One table of keys (config.c) drives parsing, --help, defaults, ranges and messages. Adding an option is adding a
- * field here and a line there. */
+ * One table of keys (config_keys.c) drives parsing, --help, defaults, ranges and messages. Adding an option is adding a
+ * field here and a line there. Files are read in config_file.c, single values in config_value.c, and the model that comes
+ * with weights in config_model.c. */
 #ifndef MARS_CONFIG_CONFIG_H
 #define MARS_CONFIG_CONFIG_H
 
@@ -48,11 +49,14 @@ typedef struct TrainConfig {
     double ema_mix;   /* its share of the weights that ema_loss is of */
 } TrainConfig;
 
-/* Who gave a key its value. */
+/* Who gave a key its value: a file is the config file or one of its bases. */
 typedef enum ConfigOrigin { CONFIG_DEFAULT, CONFIG_FROM_FILE, CONFIG_FROM_COMMAND_LINE } ConfigOrigin;
 
 /* An upper bound on the number of keys, for arrays with an element for each. */
 enum { CONFIG_MAX_KEYS = 128 };
+
+/* A config file and its bases are at most this many files. */
+enum { CONFIG_MAX_FILES = 8 };
 
 typedef struct Config {
     GPT2Config model;
@@ -62,44 +66,33 @@ typedef struct Config {
     TrainConfig train;
     /* Where the values come from, for messages. It does not matter to the run, and comes last: what is before it is the
      * same in configs that say the same. */
-    char file[CONFIG_STRING_LENGTH];        /* cut to fit; "" for none */
-    unsigned char origins[CONFIG_MAX_KEYS]; /* a ConfigOrigin for each key of the table */
-    int max_iters_of_file;                  /* 0 for none */
+    char files[CONFIG_MAX_FILES][CONFIG_STRING_LENGTH]; /* the config file, its base, the base of that; cut to fit */
+    unsigned char origins[CONFIG_MAX_KEYS];             /* a ConfigOrigin for each key of the table */
+    unsigned char levels[CONFIG_MAX_KEYS];              /* of a key from a file: which of the files */
+    int max_iters_of_file;                              /* 0 for none */
 } Config;
 
 struct cJSON;
 
 EXTERN_C_BEGIN
 
-/* Reads the JSON file at `path` (NULL: defaults only) and then `count` overrides of the form "--key=value", where
- * key is "section.name" or a name that only one section has. Checks everything that can be checked without knowing
- * the number of processes. A key that the chosen optimizer or schedule does not use is a warning in the file, where it
- * gets its default, and an error among the overrides. Where the overrides shorten max_iters, the file's warm-up
- * and warm-down are shortened in proportion, with a warning. On failure *error names the file (or the
- * command line), the key and what would be right. */
+/* Reads the JSON file at `path` (NULL: defaults only), its bases, and then `count` overrides of the form "--key=value",
+ * where key is "section.name" or a name that only one section has. Checks everything that can be checked without knowing
+ * the number of processes. On failure *error names the file in which the wrong value is (or the command line), the key,
+ * and what would be right.
+ *
+ * "base": "PATH" in a file reads that file first; PATH is relative to the folder of the file that gives it. Each key of the
+ * file replaces the same key of its base. total_batch_size and gradient_accumulation_steps replace each other.
+ *
+ * A key that the chosen optimizer or schedule does not use gets its default. This is a warning for a key of the config file
+ * itself, an error for an override, and neither for a key of a base, which several runs share. If the overrides shorten
+ * max_iters, the warm-up and warm-down of the files are shortened in proportion, with a warning. */
 bool config_load(Config *config, const char *path, int count, char *const *overrides, Error *error);
 
 /* config_load() in two steps, between which model keys may come from a folder with weights. config_read() reads each
  * value, and checks that required keys are there; config_check() checks how the values go together. */
 bool config_read(Config *config, const char *path, int count, char *const *overrides, Error *error);
 bool config_check(Config *config, Error *error);
-
-/* In what a given model key may differ from that of a folder with weights. */
-typedef struct ConfigTake {
-    bool other_length; /* block_size may be smaller, and without position embeddings larger too */
-    bool without_bias; /* bias may be false where the folder has biases: the weights must show that they are zero */
-} ConfigTake;
-
-/* Gives every key that changes what the model computes, and that neither the file nor the command line gave, its value in
- * `model`, which comes with the weights in `folder`. Fails if a key that they gave has another one, or a value of the
- * folder is out of range. Dropout and the keys of the initial weights stay as they are. */
-bool config_take_model(Config *config, const GPT2Config *model, const char *folder, ConfigTake take, Error *error);
-
-/* The same keys as members of a JSON object: adds all of them to `json`, and reads all of them from it. A key of `model`
- * that is not among them gets its default. Reading fails if a key is missing or out of range; the message names `path`,
- * where the JSON is from. */
-void config_model_to_json(const GPT2Config *model, struct cJSON *json);
-bool config_model_from_json(GPT2Config *model, const struct cJSON *json, const char *path, Error *error);
 
 /* The keys whose values differ from those in `earlier`, what config_to_json() gave for an earlier run with the same
  * optimizer: a line "section.key: value, was value" for each; "" where there are none. A key that `earlier` lacks had its
@@ -112,7 +105,8 @@ char *config_changes(const Config *config, const struct cJSON *earlier);
 bool config_resolve(Config *config, int processes, Error *error);
 
 /* Where a value is that someone must change: "command line" where it gives one of these keys ("train.max_iters
- * schedule.warmup_iters", with blanks between them), else the file. */
+ * schedule.warmup_iters", with blanks between them); else the file that gives one of them, before its bases; else, where
+ * no file does, the config file. */
 const char *config_where(const Config *config, const char *keys);
 
 /* The config as one JSON object of sections, which config_load reads back to the same config: every key, but those that
@@ -120,8 +114,17 @@ const char *config_where(const Config *config, const char *keys);
  * caller frees the text. */
 char *config_to_json(const Config *config);
 
+/* Prints that object with a line for each key. */
+void config_print(FILE *file, const Config *config);
+
 /* Answers --help (-h), --version and --list_optimizers, wherever they stand, and ends the program; else returns. */
 void config_answer_questions(int argc, char *const *argv);
+
+/* Ends a program that has printed an answer: fails if standard output could not be written. */
+NO_RETURN void config_end_answered(void);
+
+/* Removes --print_config from the arguments, wherever it stands; whether it was there. */
+bool config_takes_print_config(int *argc, char **argv);
 
 /* Ends the program with EXIT_USAGE unless the first argument can be a config file. One process `speaks` for all. */
 void config_require_file(int argc, char *const *argv, bool speaks);

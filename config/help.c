@@ -1,5 +1,5 @@
 /* help.c: what a person may ask a program about its command line and config: usage, --help, --version,
- * --list_optimizers. */
+ * --list_optimizers. --print_config needs a run's beginning to answer it (train_gpt2.cu). */
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <stdio.h>
@@ -77,8 +77,13 @@ static void print_key(FILE *file, const ConfigKey *key) {
 
 void config_print_help(FILE *file) {
     fprintf(file,
+            "--print_config prints the config that the run would have, with bases and defaults filled in, as a\n"
+            "config file with one key a line. Where init_from names weights or a checkpoint, the model keys are\n"
+            "those of its config.json. It trains nothing and writes no file. The exit status is 2 if the config\n"
+            "is wrong.\n\n"
             "Keys of the config file, by section. On the command line: --section.key=value, or --key=value where\n"
-            "only one section has the key; what is given there wins over the file.\n");
+            "only one section has the key; what is given there wins over the file. \"base\": \"PATH\", next to\n"
+            "the sections, reads that file first; PATH is relative to the folder of the file that gives it.\n");
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
         if (i == 0 || strcmp(key->section, config_keys[i - 1].section) != 0) {
@@ -92,7 +97,8 @@ void config_print_help(FILE *file) {
             "total_batch_size = batch_size x processes x gradient_accumulation_steps.\n"
             "A key that is marked \"only\" has no effect on the other optimizers or schedules: in the file that is\n"
             "a warning, on the command line an error, and so is a key that is given twice. The same holds for a key\n"
-            "that the optimizer does not read as configured, such as lr_1d of mars-adamw with optimize_1d.\n"
+            "that the optimizer does not read as configured, such as lr_1d of mars-adamw with optimize_1d. For a\n"
+            "key of a base it is neither.\n"
             "--list_optimizers prints each optimizer's parameter groups and the keys that they read, as JSON.\n"
             "--max_iters below the file's shortens the file's warmup_iters and warmdown_iters in\n"
             "proportion; those that are given on the command line too stay as they are.\n");
@@ -166,6 +172,7 @@ void config_print_optimizers(FILE *file) {
 static void print_usage(FILE *file) {
     fprintf(file, "usage: train_gpt2 CONFIG.json [--key=value ...]\n"
                   "       mpirun -np N train_gpt2 CONFIG.json [--key=value ...]\n"
+                  "       train_gpt2 CONFIG.json [--key=value ...] --print_config\n"
                   "       train_gpt2 --help | --version | --list_optimizers\n");
 }
 
@@ -178,7 +185,7 @@ void config_require_file(int argc, char *const *argv, bool speaks) {
     die_usage("the first argument must be a config file, and is '%.80s'; --key=value comes after it", argv[1]);
 }
 
-static void end_answered(void) {
+void config_end_answered(void) {
     if (fflush(stdout) != 0 || ferror(stdout)) die("cannot write to standard output: %s", strerror(errno));
     exit(EXIT_DONE);
 }
@@ -187,16 +194,25 @@ void config_answer_questions(int argc, char *const *argv) {
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--version") == 0) {
             printf("train_gpt2 (mars.c) %s\n", MARS_VERSION);
-            end_answered();
+            config_end_answered();
         }
         if (strcmp(argv[i], "--list_optimizers") == 0) {
             config_print_optimizers(stdout);
-            end_answered();
+            config_end_answered();
         }
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
             print_usage(stdout);
             config_print_help(stdout);
-            end_answered();
+            config_end_answered();
         }
     }
+}
+
+bool config_takes_print_config(int *argc, char **argv) {
+    int kept = 1;
+    for (int i = 1; i < *argc; i++)
+        if (strcmp(argv[i], "--print_config") != 0) argv[kept++] = argv[i];
+    bool was_there = kept < *argc;
+    if (was_there) *argc = kept;
+    return was_there;
 }

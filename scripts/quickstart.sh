@@ -123,7 +123,7 @@ get_text() {
 values() { sed -n "s/^{\"event\":\"$1\".*\"$2\":\([-+.0-9eE]*\)[,}].*/\1/p" "$3/metrics.jsonl"; }
 
 # setting KEY: a whole number of the config.
-setting() { sed -n "s/.*\"$1\": *\([0-9]*\).*/\1/p" config/quickstart.json; }
+setting() { "$BIN/train_gpt2" config/quickstart.json --print_config | sed -n "s/^ *\"$1\": \([0-9]*\),*$/\1/p"; }
 
 # Milliseconds of a step on this machine: the median of a few, after the first, in which everything is set up.
 measure_step() {

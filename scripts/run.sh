@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # run.sh CONFIG_NAME [--key=value ...]: one of the runs in config/, as in: run.sh small_mars --init_from=auto
+# run.sh --list: the names of the runs, and what each of them is
 #
 #   NPROC=8               processes, one for each GPU; 1 runs without mpirun
 #   MPIRUN=mpirun         the launcher and its options, as in: MPIRUN="mpirun --hostfile hosts" NPROC=16 run.sh xl_mars
 #   MPIRUN_PATIENCE=30    seconds that the launcher may stay after the run's processes have ended
 #
 # It builds train_gpt2 where that is missing, looks for the tokens, and starts mpirun. Everything after the name goes to
-# train_gpt2 (`./train_gpt2 --help` lists the keys); paths are seen from the repository's root. The published runs are 8
+# train_gpt2 (`./train_gpt2 --help` lists the keys; with --print_config it prints the config and trains nothing); paths are seen from the repository's root. The published runs are 8
 # processes: with another number, --batch_size has to divide what falls to each.
 #
 # Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 to this script stop the run after its step, and it saves; --init_from=auto goes on
@@ -27,31 +28,43 @@ for argument in "$@"; do
 done
 cd "$(dirname "$0")/.."
 
-names=$(basename -a -s .json config/*.json | tr '\n' ' ')
-[ $# -gt 0 ] || fail "give the name of a run, one of: $names" 2
-case $1 in -*) fail "the name of a run comes before $1; give one of: $names" 2 ;; esac
+# A line for each run: its name, and the first line of its config, a comment.
+list() {
+    local file
+    for file in config/*.json; do
+        printf '%-26s %s\n' "$(basename "$file" .json)" "$(sed -n '1s,^// *,,p' "$file")"
+    done
+}
+
+if [ $# -eq 0 ]; then
+    list >&2
+    fail "give the name of a run, one of these" 2
+fi
+case $1 in
+    --list) list; exit 0 ;;
+    -*) fail "the name of a run comes before $1; run.sh --list shows the names" 2 ;;
+esac
 name=${1#config/}
 name=${name%.json}
 config=config/$name.json
 shift
-[ -f "$config" ] || fail "there is no $config; give one of: $names" 2
+[ -f "$config" ] || fail "there is no $config; run.sh --list shows the runs" 2
 processes=${NPROC:-8}
 [[ $processes =~ ^[1-9][0-9]*$ ]] || fail "NPROC=$processes is no number of processes" 2
 
+[ -x train_gpt2 ] || make -j"$(nproc)" >&2
+case " $* " in *" --print_config "*) exec ./train_gpt2 "$config" "$@" ;; esac
+
 # ---- the data ----
 
-# data_key KEY ARGUMENT...: data.KEY of the run: the last of the arguments that gives it, or else the config.
-data_key() {
-    local key=$1 argument value
-    value=$(sed -n "s/^ *\"$key\": *\"\([^\"]*\)\".*/\1/p" "$config")
-    shift
-    for argument in "$@"; do
-        case $argument in
-            --"$key"=* | --data."$key"=*) value=${argument#*=} ;;
-        esac
-    done
-    echo "$value"
+resolved=$(./train_gpt2 "$config" "$@" --print_config 2>&1) || { # the run repeats the warnings
+    status=$?
+    echo "$resolved" >&2
+    exit $status
 }
+
+# data_key KEY: data.KEY of the run, with its \" and \\ unescaped.
+data_key() { sed -n "s/^ *\"$1\": \"\(.*\)\",*$/\1/p" <<<"$resolved" | sed 's/\\\(["\\]\)/\1/g'; }
 
 # Where these files come from, for a message.
 how_to_prepare() {
@@ -70,7 +83,7 @@ how_to_prepare() {
 }
 
 for key in train val; do
-    files=$(data_key $key "$@")
+    files=$(data_key $key)
     case $files in \~ | \~/*) files=$HOME${files#\~} ;; esac
     compgen -G "$files" >/dev/null ||
         fail "there is no $files, which the run reads as data.$key; $(how_to_prepare "$files")"
@@ -78,7 +91,6 @@ done
 
 # ---- the run ----
 
-[ -x train_gpt2 ] || make -j"$(nproc)"
 if [ "$processes" -eq 1 ]; then exec ./train_gpt2 "$config" "$@"; fi
 read -ra launcher <<<"${MPIRUN:-mpirun}"
 patience=${MPIRUN_PATIENCE:-30}

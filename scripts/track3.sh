@@ -187,24 +187,31 @@ train() {
     fail "the run $run failed with status $status" $((status == 2 ? 2 : 1))
 }
 
-# What the runs of FOLDER are made of: with something else, runs could not be compared.
+# What the runs of FOLDER are made of: their config, but for what may differ. With something else, runs could not be
+# compared.
 recipe() {
-    local option key
-    for option in "${options[@]}"; do
-        key=${option%%=*}
-        key=${key#--}
-        case " $may_differ " in *[\ .]"$key "*) ;; *) echo "$option" ;; esac
-    done | sort
-    cat "config/$name.json"
+    bash scripts/run.sh "$name" "${options[@]}" --print_config | awk -v names="$may_differ" '
+        BEGIN {
+            n = split(names, word, " ")
+            for (i = 1; i <= n; i++) may_differ[word[i]] = 1
+        }
+        / \{$/ { section = $1 } # "SECTION": {
+        {
+            name = section "." $1
+            gsub(/[":]/, "", name)
+            if (!(name in may_differ)) print
+        }'
 }
 
 train_all() {
-    local seed
-    if [ -n "$(seeds_present)" ] && [ -e "$out/recipe.txt" ] && ! cmp -s "$out/recipe.txt" <(recipe); then
+    local seed now status=0
+    now=$(recipe) || status=$?
+    if [ $status -ne 0 ]; then exit $((status == 2 ? 2 : 1)); fi
+    if [ -n "$(seeds_present)" ] && [ -e "$out/recipe.txt" ] && [ "$now" != "$(cat "$out/recipe.txt")" ]; then
         fail "the runs in $out have other options or another config (see $out/recipe.txt); give another --out"
     fi
     mkdir -p "$out"
-    recipe >"$out/recipe.txt"
+    echo "$now" >"$out/recipe.txt"
     for ((seed = 1; seed <= seeds; seed++)); do
         outcome $seed
         if [ "$state" != unfinished ]; then continue; fi

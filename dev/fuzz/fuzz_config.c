@@ -1,8 +1,11 @@
-/* fuzz_config.c: the config parser. The input is a config file and then, after a line "%%", arguments of a command
- * line, one a line. What is accepted lies within the ranges of the table of keys and comes back from its own JSON. */
+/* fuzz_config.c: the config parser. The input is a config file; after a line "%base" the file base.json, which may be its
+ * base; and after a line "%%" arguments of a command line, one a line. What is accepted lies within the ranges of the table
+ * of keys and comes back from its own JSON. An input that names another base is passed over: no other file is read. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "config/config_file.h"
 #include "config/config_keys.h"
 #include "dev/fuzz/fuzz.h"
 
@@ -61,6 +64,7 @@ static void check_round_trip(const Config *config) {
             memcmp((const char *)&again + key->offset, (const char *)config + key->offset, bytes_of(key->type)) == 0,
             "%s.%s comes back another from %s", key->section, key->name, json);
     }
+    unlink(path); /* the next input must not find it */
     free(json);
 }
 
@@ -78,6 +82,28 @@ static void check_resolved(const Config *config, int processes) {
         FUZZ_CHECK(error.text[0], "no reason");
 }
 
+/* What is before the separator in the input, which becomes what is after it. */
+static FuzzInput split_off(FuzzInput *input, const char *separator) {
+    const uint8_t *found = input->bytes > 0 ? memmem(input->data, input->bytes, separator, strlen(separator)) : NULL;
+    FuzzInput before = fuzz_piece(input, found ? (size_t)(found - input->data) : input->bytes);
+    fuzz_piece(input, strlen(separator));
+    return before;
+}
+
+/* Whether the base that the file at `path` names, if it names one, would lie in the same folder. */
+static bool base_is_inside(const char *path) {
+    ConfigFile file;
+    char *base;
+    if (!config_file_read(&file, path, NULL)) return true;
+    bool names_one = config_file_base(&file, &base, NULL) && base;
+    size_t folder = strlen(fuzz_folder());
+    bool inside = !names_one ||
+                  (strncmp(base, fuzz_folder(), folder) == 0 && base[folder] == '/' && !strchr(base + folder + 1, '/'));
+    free(base);
+    config_file_free(&file);
+    return inside;
+}
+
 /* The lines of `text`, as strings; returns how many. */
 static int split_lines(FuzzInput text, char *lines[MAX_OVERRIDES]) {
     int count = 0;
@@ -93,15 +119,14 @@ static int split_lines(FuzzInput text, char *lines[MAX_OVERRIDES]) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
-    static const char separator[] = "\n%%\n";
     FuzzInput overrides = {data, bytes};
-    const uint8_t *found = bytes > 0 ? memmem(data, bytes, separator, strlen(separator)) : NULL;
-    FuzzInput file = fuzz_piece(&overrides, found ? (size_t)(found - data) : bytes);
-    fuzz_piece(&overrides, strlen(separator));
+    FuzzInput base = split_off(&overrides, "\n%%\n"), file = split_off(&base, "\n%base\n");
+    const char *path = fuzz_file("config.json", file.data, file.bytes);
+    const char *base_path = fuzz_file("base.json", base.data, base.bytes);
+    if (!base_is_inside(path) || !base_is_inside(base_path)) return 0;
 
     char *lines[MAX_OVERRIDES];
     int count = split_lines(overrides, lines);
-    const char *path = fuzz_file("config.json", file.data, file.bytes);
     Config config;
     Error error = {""};
     base_set_process(1, 2, NULL); /* only process 0 prints warnings */
@@ -112,7 +137,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
         check_round_trip(&config);
         for (int processes = 1; processes <= 8; processes++) check_resolved(&config, processes);
     } else {
-        FUZZ_CHECK(strncmp(error.text, path, strlen(path)) == 0 || strncmp(error.text, "command line", 12) == 0,
+        FUZZ_CHECK(strncmp(error.text, path, strlen(path)) == 0 || strncmp(error.text, "command line", 12) == 0 ||
+                       strncmp(error.text, base_path, strlen(base_path)) == 0,
                    "the message does not say where: %s", error.text);
     }
     for (int i = 0; i < count; i++) free(lines[i]);

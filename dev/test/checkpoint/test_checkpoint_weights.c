@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "checkpoint/checkpoint_layout.h"
-#include "config/config.h"
+#include "config/config_model.h"
 #include "model/gpt2.h"
 
 /* A file with the weights of a table, number j of tensor i being 1000 i + j in the order of the file. */

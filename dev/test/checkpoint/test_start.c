@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "checkpoint/checkpoint_layout.h"
-#include "config/config.h"
+#include "config/config_model.h"
 #include "dev/test/model/small_model.h"
 #include "util/files.h"
 
@@ -305,6 +305,33 @@ static void test_models_that_we_do_not_have(void **state) {
     }
 }
 
+/* --print_config shows the model that comes with weights or a checkpoint, also where a run could not begin, and a run of
+ * what it printed has that model. */
+static void test_print_config(void **state) {
+    (void)state;
+    Launch launch = without_model();
+    char *from = checked_strdup(donor()), *printed = checked_strdup(test_path("printed.json"));
+    CommandResult *result = train_run(&launch, "look", "--init_from='%s' --print_config", from);
+    assert_run(result, EXIT_DONE, "\"n_layer\": 2,\n");
+    assert_run(result, EXIT_DONE, "\"vocab_size\": 250,\n        \"bias\": true,\n");
+    assert_false(files_is_folder(test_path("look")));
+    test_write_text(printed, result->output);
+    Launch again = {.config = printed};
+    train(&again, "look", "--max_iters=2 --checkpoint_interval=0");
+    /* out_dir has the checkpoints of that run now. */
+    assert_run(train_run(&launch, "look", "--init_from='%s'", from), EXIT_FAILED,
+               "holds the checkpoints of an earlier run");
+    assert_run(train_run(&launch, "look", "--init_from='%s' --print_config", from), EXIT_DONE, "\"n_layer\": 2,\n");
+    assert_run(train_run(&launch, "look", "--init_from=resume --print_config"), EXIT_DONE, "\"n_layer\": 2,\n");
+    assert_run(train_run(&launch, "look", "--init_from=resume --n_layer=3 --print_config"), EXIT_USAGE,
+               "command line: model.n_layer is 3, but the model in ");
+    assert_run(train_run(&launch, "nothing", "--init_from=resume --print_config"), EXIT_FAILED, "holds no checkpoint");
+    assert_run(train_run(&launch, "nothing", "--init_from=nowhere --print_config"), EXIT_FAILED,
+               "train.init_from: cannot open nowhere");
+    free(from);
+    free(printed);
+}
+
 /* config/finetune.json needs a folder of weights, and no model key. */
 static void test_finetune_config(void **state) {
     (void)state;
@@ -595,6 +622,7 @@ int main(void) {
         cmocka_unit_test(test_shorter_sequences),
         cmocka_unit_test(test_weights_without_a_config),
         cmocka_unit_test(test_models_that_we_do_not_have),
+        cmocka_unit_test(test_print_config),
         cmocka_unit_test(test_finetune_config),
         cmocka_unit_test(test_model_cannot_change),
         cmocka_unit_test(test_changes_are_printed),

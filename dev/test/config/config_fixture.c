@@ -1,9 +1,11 @@
 /* config_fixture.c: see config_fixture.h. */
 #include "dev/test/config/config_fixture.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_OVERRIDES = 16 };
 
@@ -94,7 +96,21 @@ void refuse_override(const char *override, const char *parts) {
     refuse_by(valid_config(), override, "command line: ", parts);
 }
 
-void assert_same_config(const Config *a, const Config *b) { assert_memory_equal(a, b, offsetof(Config, file)); }
+void assert_same_config(const Config *a, const Config *b) { assert_memory_equal(a, b, offsetof(Config, files)); }
+
+char *warnings_of(Config *config, const char *path, const char *first, const char *second) {
+    Error error;
+    const char *written = test_path("warnings.txt");
+    fflush(stderr);
+    int saved = dup(STDERR_FILENO), file = open(written, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    assert_true(saved >= 0 && file >= 0 && dup2(file, STDERR_FILENO) >= 0);
+    bool ok = load_config(config, &error, path, first, second, NULL);
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    close(file);
+    if (!ok) fail_msg("refused: %s", error.text);
+    return test_read_file(written, NULL);
+}
 
 Config reloaded(const Config *config) {
     char *text = config_to_json(config);

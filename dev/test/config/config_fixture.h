@@ -25,6 +25,10 @@ bool load_config(Config *config, Error *error, const char *path, ...);
 /* Loads with one override, or none where it is NULL; fails the test where that is refused. */
 Config accepted(const char *path, const char *override);
 
+/* What standard error gets while a config is loaded that must be accepted, with overrides that may be NULL; the caller
+ * frees. */
+char *warnings_of(Config *config, const char *path, const char *first, const char *second);
+
 /* The config after a way through JSON and back. */
 Config reloaded(const Config *config);
 

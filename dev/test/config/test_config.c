@@ -3,13 +3,12 @@
 #include "dev/test/config/config_fixture.h"
 
 #include <cjson/cJSON.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "config/config_keys.h"
+#include "config/config_model.h"
 #include "dev/test/model/small_model.h"
 
 /* ---- what is read ---- */
@@ -616,23 +615,8 @@ static void test_rules_name_the_place(void **state) {
     Config config = accepted(valid_config(), "--n_layer=3");
     assert_string_equal(config_where(&config, "model.n_head train.out_dir"), test_path("config.json"));
     assert_string_equal(config_where(&config, "model.n_head model.n_layer"), "command line");
-    config.file[0] = 0;
+    config.files[0][0] = 0;
     assert_string_equal(config_where(&config, "model.n_head"), "command line");
-}
-
-/* What standard error gets while a config is loaded that must be accepted; the caller frees. */
-static char *warnings_of(Config *config, const char *path, const char *first, const char *second) {
-    Error error;
-    const char *written = test_path("warnings.txt");
-    fflush(stderr);
-    int saved = dup(STDERR_FILENO), file = open(written, O_WRONLY | O_CREAT | O_TRUNC, 0666);
-    assert_true(saved >= 0 && file >= 0 && dup2(file, STDERR_FILENO) >= 0);
-    bool ok = load_config(config, &error, path, first, second, NULL);
-    dup2(saved, STDERR_FILENO);
-    close(saved);
-    close(file);
-    if (!ok) fail_msg("refused: %s", error.text);
-    return test_read_file(written, NULL);
 }
 
 static void assert_schedule(const char *path, const char *first, const char *second, const int expected[3],
@@ -791,7 +775,8 @@ static void test_resolve(void **state) {
     assert_false(config_resolve(&config, 0, &error));
     config = accepted(valid_config(), "--n_layer=2");
     assert_false(config_resolve(&config, 7, &error));
-    if (strncmp(error.text, config.file, strlen(config.file)) != 0) fail_msg("does not say where: %s", error.text);
+    if (strncmp(error.text, config.files[0], strlen(config.files[0])) != 0)
+        fail_msg("does not say where: %s", error.text);
 }
 
 static void test_resolve_lists_what_fits(void **state) {

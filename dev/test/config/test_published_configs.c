@@ -23,7 +23,7 @@ static const char *const runs[] = {
     "small_mars_m_gamma001", "medium_mars_m_gamma001", "large_mars_m_gamma001", "xl_mars_m_gamma001",
     "small_mars_m_gamma001_fw", "xl_mars_m_gamma001_fw", "small_mars_m_lr001_fw"};
 
-/* Runs of modded-nanogpt (github.com/KellerJordan/modded-nanogpt), whose scripts have the name of the config. */
+/* Runs of modded-nanogpt (github.com/KellerJordan/modded-nanogpt). */
 static const struct ModdedRun {
     const char *name;
     GPT2Config model; /* what differs from GPT-2 small */
@@ -396,18 +396,7 @@ static void test_track3_numbers(void **state) {
     }
 }
 
-static void test_configs_open_with_a_comment(void **state) {
-    (void)state;
-    for (size_t i = 0; i < ARRAY_LENGTH(runs); i++) {
-        char *path = format_string("config/%s.json", runs[i]);
-        char *text = test_read_file(path, NULL);
-        if (strncmp(text, "// GPT-2 ", 9) != 0) fail_msg("%s does not open by saying what it is", path);
-        free(text);
-        free(path);
-    }
-}
-
-/* ---- one script for each config, one config for each script ---- */
+/* ---- which runs there are ---- */
 
 enum { RUN_COUNT = ARRAY_LENGTH(runs) + ARRAY_LENGTH(modded_runs) + ARRAY_LENGTH(track3_runs) };
 
@@ -424,14 +413,6 @@ static bool is_run(const char *name) {
     return false;
 }
 
-/* "scripts/run_OPTIMIZER_SIZE.sh" or "..._fw.sh", for modded-nanogpt's runs "scripts/run_NAME.sh"; the caller frees it. */
-static char *script_of(const char *name) {
-    if (strncmp(name, "modded_", 7) == 0 || strncmp(name, "track3_", 7) == 0)
-        return format_string("scripts/run_%s.sh", name);
-    Run run = run_named(name);
-    return format_string("scripts/run_%s_%s%s.sh", run.optimizer, sizes[run.size].name, run.fineweb ? "_fw" : "");
-}
-
 static void test_no_config_is_left_out(void **state) {
     (void)state;
     glob_t files;
@@ -444,6 +425,38 @@ static void test_no_config_is_left_out(void **state) {
         free(name);
     }
     assert_int_equal(files.gl_pathc, RUN_COUNT + 2);
+    globfree(&files);
+}
+
+/* What run.sh --list shows of it is the first line of its file: a comment of one sentence. */
+static void test_configs_say_what_they_are(void **state) {
+    (void)state;
+    glob_t files;
+    assert_int_equal(glob("config/*.json", 0, NULL, &files), 0);
+    assert_int_equal(glob("config/base/*.json", GLOB_APPEND, NULL, &files), 0);
+    for (size_t i = 0; i < files.gl_pathc; i++) {
+        char *text = test_read_file(files.gl_pathv[i], NULL), *end = strchr(text, '\n');
+        if (strncmp(text, "// ", 3) != 0 || !end || end[-1] != '.')
+            fail_msg("%s does not open by saying what it is", files.gl_pathv[i]);
+        free(text);
+    }
+    globfree(&files);
+}
+
+/* A base holds what several runs share, and no run of its own. */
+static void test_bases(void **state) {
+    (void)state;
+    glob_t files;
+    assert_int_equal(glob("config/base/*.json", 0, NULL, &files), 0);
+    for (size_t i = 0; i < files.gl_pathc; i++) {
+        const char *path = files.gl_pathv[i];
+        assert_run(test_run("[ $(grep -l '\"base\": \"%s\"' config/*.json | wc -l) -ge 2 ]", path + strlen("config/")),
+                   0, "");
+        Config config;
+        Error error;
+        assert_false(config_load(&config, path, 0, NULL, &error));
+        assert_non_null(strstr(error.text, " is missing: "));
+    }
     globfree(&files);
 }
 
@@ -462,40 +475,44 @@ static void test_short_trials(void **state) {
         }
 }
 
-static void test_each_run_has_its_script(void **state) {
+/* Those that people know: "scripts/run_OPTIMIZER_SIZE.sh". For all other runs there is run.sh. */
+static const char *const script_optimizers[] = {"mars", "adamw", "muon", "mars_m", "moonlight"};
+enum { SCRIPT_SIZES = 3, SCRIPT_COUNT = SCRIPT_SIZES * ARRAY_LENGTH(script_optimizers) };
+
+static void test_which_scripts_there_are(void **state) {
     (void)state;
     glob_t files;
-    assert_int_equal(glob("scripts/run_*_*.sh", 0, NULL, &files), 0);
-    assert_int_equal(files.gl_pathc, RUN_COUNT);
+    assert_int_equal(glob("scripts/run_*.sh", 0, NULL, &files), 0);
+    assert_int_equal(files.gl_pathc, SCRIPT_COUNT);
+    for (size_t i = 0; i < files.gl_pathc; i++) assert_int_equal(access(files.gl_pathv[i], X_OK), 0);
     globfree(&files);
-    for (size_t i = 0; i < RUN_COUNT; i++) {
-        char *script = script_of(run_name(i));
-        if (access(script, X_OK) != 0) fail_msg("%s is missing or cannot be run", script);
-        free(script);
-    }
 }
 
 /* ---- what the scripts do ---- */
 
-/* A tree with the scripts and configs, empty data, and stand-ins that print how they were called. */
+/* A tree with the scripts and configs, empty data, and stand-ins that print how they were called. The trainer answers
+ * --print_config itself. */
 static void make_tree(void) {
-    CommandResult *result =
-        test_run("set -e; tree=%s/tree; rm -rf $tree; mkdir -p $tree/config $tree/bin $tree/elsewhere;"
-                 "mkdir -p $tree/data/openwebtext $tree/data/fineweb/edu100B $tree/data/fineweb/10B; cp -r scripts "
-                 "$tree; cp config/*.json "
-                 "$tree/config;"
-                 "touch $tree/data/openwebtext/train.bin $tree/data/openwebtext/val.bin;"
-                 "touch $tree/data/fineweb/edu100B/edu_fineweb_train_000001.bin;"
-                 "touch $tree/data/fineweb/edu100B/edu_fineweb_val_000000.bin;"
-                 "touch $tree/data/fineweb/10B/fineweb_train_000001.bin $tree/data/fineweb/10B/fineweb_val_000000.bin;"
-                 "for name in mpirun srun train_gpt2; do"
-                 "  printf '#!/bin/bash\\nprintf \"<%%%%s>\" %%s \"$@\"\\n' $name >$tree/bin/$name; chmod +x "
-                 "$tree/bin/$name; done;"
-                 "mv $tree/bin/train_gpt2 $tree;"
-                 "printf '#!/bin/bash\\necho make >>%%s\\ncp bin/mpirun train_gpt2\\n' $tree/made >$tree/bin/make;"
-                 "chmod +x $tree/bin/make",
-                 test_folder());
+    char *trainer = test_program("train_gpt2");
+    CommandResult *result = test_run(
+        "set -e; tree=%s/tree; rm -rf $tree; mkdir -p $tree/config $tree/bin $tree/elsewhere;"
+        "mkdir -p $tree/data/openwebtext $tree/data/fineweb/edu100B $tree/data/fineweb/10B; cp -r scripts "
+        "$tree; cp -r config/*.json config/base $tree/config;"
+        "touch $tree/data/openwebtext/train.bin $tree/data/openwebtext/val.bin;"
+        "touch $tree/data/fineweb/edu100B/edu_fineweb_train_000001.bin;"
+        "touch $tree/data/fineweb/edu100B/edu_fineweb_val_000000.bin;"
+        "touch $tree/data/fineweb/10B/fineweb_train_000001.bin $tree/data/fineweb/10B/fineweb_val_000000.bin;"
+        "for name in mpirun srun train_gpt2; do"
+        "  printf '#!/bin/bash\\nprintf \"<%%%%s>\" %%s \"$@\"\\n' $name >$tree/bin/$name; chmod +x "
+        "$tree/bin/$name; done;"
+        "mv $tree/bin/train_gpt2 $tree; sed -i '2i case \" $* \" in *\" --print_config \"*) exec \"%s\" \"$@\" "
+        ";; esac' $tree/train_gpt2;"
+        "cp $tree/train_gpt2 $tree/bin/trainer;"
+        "printf '#!/bin/bash\\necho make >>%%s\\ncp bin/trainer train_gpt2\\n' $tree/made >$tree/bin/make;"
+        "chmod +x $tree/bin/make",
+        test_folder(), trainer);
     assert_run(result, 0, "");
+    free(trainer);
 }
 
 /* Runs a command in the tree, where the stand-ins are found first. */
@@ -507,13 +524,24 @@ static void run_in_tree(const char *command, int status, const char *text) {
 static void test_each_script_starts_its_run(void **state) {
     (void)state;
     make_tree();
-    for (size_t i = 0; i < RUN_COUNT; i++) {
-        char *script = script_of(run_name(i));
-        char *command = format_string("%s --out_dir='a  b' --batch_size=3", script);
-        char *expected = format_string("<mpirun><-np><8><./train_gpt2><config/%s.json><--out_dir=a  b><--batch_size=3>",
-                                       run_name(i));
+    for (size_t i = 0; i < SCRIPT_COUNT; i++) {
+        const char *optimizer = script_optimizers[i / SCRIPT_SIZES], *size = sizes[i % SCRIPT_SIZES].name;
+        char *command = format_string("scripts/run_%s_%s.sh --out_dir='a  b' --batch_size=3", optimizer, size);
+        char *expected = format_string(
+            "<mpirun><-np><8><./train_gpt2><config/%s_%s.json><--out_dir=a  b><--batch_size=3>", size, optimizer);
         run_in_tree(command, 0, expected);
-        free(script);
+        free(command);
+        free(expected);
+    }
+}
+
+static void test_run_starts_every_run(void **state) {
+    (void)state;
+    make_tree();
+    for (size_t i = 0; i < RUN_COUNT; i++) {
+        char *command = format_string("NPROC=1 scripts/run.sh %s", run_name(i));
+        char *expected = format_string("<train_gpt2><config/%s.json>", run_name(i));
+        run_in_tree(command, 0, expected);
         free(command);
         free(expected);
     }
@@ -526,8 +554,8 @@ static void test_processes_and_launcher(void **state) {
     run_in_tree("NPROC=1 scripts/run.sh quickstart --data.train='elsewhere' --val='bin/m*'", 0,
                 "<train_gpt2><config/quickstart.json><--data.train=elsewhere><--val=bin/m*>");
     run_in_tree("NPROC=1 scripts/run_muon_small.sh", 0, "<train_gpt2><config/small_muon.json>");
-    run_in_tree("NPROC=16 MPIRUN='mpirun --hostfile my_hosts  -x A' scripts/run.sh xl_mars --seed=1", 0,
-                "<mpirun><--hostfile><my_hosts><-x><A><-np><16><./train_gpt2><config/xl_mars.json><--seed=1>");
+    run_in_tree("NPROC=16 MPIRUN='mpirun --hostfile my_hosts  -x A' scripts/run.sh xl_mars --train.seed=1", 0,
+                "<mpirun><--hostfile><my_hosts><-x><A><-np><16><./train_gpt2><config/xl_mars.json><--train.seed=1>");
     run_in_tree("MPIRUN=srun scripts/run.sh xl_mars", 0, "<srun><-np><8><./train_gpt2>");
     run_in_tree("MPIRUN=no_such_launcher scripts/run.sh xl_mars", 1, "8 processes need no_such_launcher");
     run_in_tree("cd elsewhere && bash ../scripts/run_mars_small.sh", 0, "<config/small_mars.json>");
@@ -551,7 +579,7 @@ static void test_data_that_is_missing(void **state) {
     run_in_tree("scripts/run_mars_small.sh --val=v.bin", 0, "<mpirun>");
     run_in_tree("scripts/run_mars_small.sh --data.val=v.bin", 0, "<mpirun>");
     run_in_tree("scripts/run_mars_small.sh --data.val=w.bin", 1, "there is no w.bin, which the run reads as data.val");
-    run_in_tree("rm data/fineweb/edu100B/*_train_*; scripts/run_mars_m_xl_fw.sh", 1,
+    run_in_tree("rm data/fineweb/edu100B/*_train_*; scripts/run.sh xl_mars_m_fw", 1,
                 "there is no data/fineweb/edu100B/edu_fineweb_train_*.bin, which the run reads as data.train; "
                 "bash data/fineweb/download.sh --edu100 makes it");
     run_in_tree("scripts/run.sh quickstart", 1, "bash scripts/quickstart.sh makes it");
@@ -560,9 +588,11 @@ static void test_data_that_is_missing(void **state) {
 static void test_wrong_usage(void **state) {
     (void)state;
     make_tree();
-    run_in_tree("scripts/run.sh", 2, "run.sh: give the name of a run, one of: finetune large_adamw ");
-    run_in_tree("scripts/run.sh small_adam", 2,
-                "there is no config/small_adam.json; give one of: finetune large_adamw ");
+    run_in_tree("scripts/run.sh", 2, "run.sh: give the name of a run");
+    run_in_tree("scripts/run.sh small_adam", 2, "there is no config/small_adam.json; run.sh --list shows the runs");
+    run_in_tree("scripts/run.sh --seed=1 small_adamw", 2,
+                "the name of a run comes before --seed=1; run.sh --list shows");
+    run_in_tree("scripts/run.sh small_mars --batch=3", 2, "command line: there is no key 'batch'; the nearest is");
     run_in_tree("NPROC=0 scripts/run.sh small_mars", 2, "NPROC=0 is no number of processes");
     run_in_tree("NPROC='2 3' scripts/run.sh small_mars", 2, "NPROC=2 3 is no number of processes");
     run_in_tree("scripts/run.sh --help", 0, "run.sh CONFIG_NAME [--key=value ...]:");
@@ -570,20 +600,42 @@ static void test_wrong_usage(void **state) {
                 "MPIRUN=\"mpirun --hostfile hosts\"");
 }
 
+/* A line for each run, with its name first; run.sh without a name shows the same on standard error. */
+static void test_list_of_runs(void **state) {
+    (void)state;
+    make_tree();
+    run_in_tree(
+        "[ $(scripts/run.sh --list | wc -l) = $(ls config/*.json | wc -l) ] && scripts/run.sh --list 2>/dev/null", 0,
+        "\nsmall_mars                 GPT-2 small (124M) on OpenWebText with MARS-AdamW: a run of the MARS paper ");
+    run_in_tree("scripts/run.sh --list >a; scripts/run.sh 2>b; grep -v ^run.sh: b | diff a -", 0, "");
+}
+
+static void test_print_config_starts_nothing(void **state) {
+    (void)state;
+    make_tree();
+    run_in_tree("scripts/run.sh small_mars_fw --print_config --n_layer=3 >a && ./train_gpt2 config/small_mars_fw.json "
+                "--n_layer=3 --print_config | diff a - && cat a",
+                0, "\"n_layer\": 3,\n");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_numbers_are_the_published_ones),
         cmocka_unit_test(test_modded_numbers),
         cmocka_unit_test(test_track3_numbers),
-        cmocka_unit_test(test_configs_open_with_a_comment),
         cmocka_unit_test(test_no_config_is_left_out),
+        cmocka_unit_test(test_configs_say_what_they_are),
+        cmocka_unit_test(test_bases),
         cmocka_unit_test(test_short_trials),
-        cmocka_unit_test(test_each_run_has_its_script),
+        cmocka_unit_test(test_which_scripts_there_are),
         cmocka_unit_test(test_each_script_starts_its_run),
+        cmocka_unit_test(test_run_starts_every_run),
         cmocka_unit_test(test_processes_and_launcher),
         cmocka_unit_test(test_builds_what_is_missing),
         cmocka_unit_test(test_data_that_is_missing),
         cmocka_unit_test(test_wrong_usage),
+        cmocka_unit_test(test_list_of_runs),
+        cmocka_unit_test(test_print_config_starts_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -236,7 +236,7 @@ test_fineweb_edu() {
     run 0 bash data/fineweb/download.sh --edu100
     has "$here/output" "training: 40 tokens in 1 files; validation: 30 tokens"
     # The folder is that of the published configs.
-    has "$root/config/small_mars_m_fw.json" '"data/fineweb/edu100B/edu_fineweb_train_*.bin"'
+    has "$root/config/small_adamw_fw.json" '"data/fineweb/edu100B/edu_fineweb_train_*.bin"'
     [ -f data/fineweb/edu100B/edu_fineweb_train_000001.bin ]
 }
 

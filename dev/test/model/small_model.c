@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "config/config.h"
+#include "config/config_model.h"
 
 void small_add(TensorTable *table, const char *name, TensorRole role, int64_t rows, int64_t columns, int64_t padded) {
     int index = tensor_table_add(table, name, role, rows, columns, padded);

@@ -15,7 +15,11 @@ tree() {
     touch "$here"/tree/data/quickstart/{train,val}_000000.bin
     # The name of a process is that of the file that it executes.
     cp "$(command -v sleep)" "$here/bin/train_gpt2"
-    command_file "$here/tree/train_gpt2" <<<"echo rank \"\$@\"; exec '$here/bin/train_gpt2' \"\${@: -1}\""
+    command_file "$here/tree/train_gpt2" <<END
+case " \$* " in *" --print_config "*) exec '$BIN/train_gpt2' "\$@" ;; esac
+echo rank "\$@"
+exec '$here/bin/train_gpt2' "\${@: -1}"
+END
     command_file "$here/bin/launcher"
     export MPIRUN=$here/bin/launcher MPIRUN_PATIENCE=1 NPROC=2
 }
@@ -120,8 +124,8 @@ test_processes_elsewhere() {
 
 test_the_status_is_the_launchers() {
     local status
-    tree <<<'echo out; echo err >&2; read -r line || echo no input; exit "${@: -1}"'
-    for status in 0 1 2 137; do launch "$status" "$status"; done
+    tree <<<'echo out; echo err >&2; read -r line || echo no input; all="$*"; exit "${all##*=}"'
+    for status in 0 1 2 137; do launch "$status" "--threads=$status"; done
     has "$here/output" out
     has "$here/output" err
     has "$here/output" "no input"
@@ -212,11 +216,11 @@ test_names_of_runs() {
     local name
     tree <<<'echo "$@"'
     for name in quickstart quickstart.json config/quickstart.json; do
-        run 0 bash "$here/tree/scripts/run.sh" "$name" --seed=1
-        has "$here/output" "-np 2 ./train_gpt2 config/quickstart.json --seed=1"
+        run 0 bash "$here/tree/scripts/run.sh" "$name" --train.seed=1
+        has "$here/output" "-np 2 ./train_gpt2 config/quickstart.json --train.seed=1"
     done
     run 2 bash "$here/tree/scripts/run.sh" --seed=1 quickstart
-    has "$here/output" "the name of a run comes before --seed=1; give one of: quickstart"
+    has "$here/output" "the name of a run comes before --seed=1; run.sh --list shows the names"
 }
 
 # ---- tokens that are missing ----

@@ -34,9 +34,11 @@ END_OF_CONFIG
 # start until it is asked to, where there is $here/fails it fails with the status in there.
 fake_trainer() {
     make_tree
+    export TRAINER=$BIN/train_gpt2 # which prints configs
     touch "$here/tree/data/train_0.bin" "$here/tree/data/val_0.bin"
     printf '%s\n' "$@" >"$here/losses"
     command_file "$here/tree/train_gpt2" <<'END_OF_TRAINER'
+case " $* " in *" --print_config "*) exec "$TRAINER" "$@" ;; esac
 here=$(dirname "$0")/..
 steps=8 precision=float32
 for argument in "$@"; do
@@ -230,11 +232,14 @@ test_other_configs_are_not_mixed() {
 
 test_runs_that_fail() {
     fake_trainer 3.27
-    echo 2 >"$here/fails"
     track3 2 tiny --seeds=1 --lernrate=3
+    has "$here/output" "command line: there is no key 'lernrate'"
+    [ ! -e "$here/calls" ]
+    echo 2 >"$here/fails"
+    track3 2 tiny --seeds=1 --max_iters=4
     has "$here/output" "seed_1 failed with status 2"
     echo 1 >"$here/fails"
-    track3 1 tiny --seeds=1 # the wrong option is forgotten
+    track3 1 tiny --seeds=1 # the option of the run that did not begin is forgotten
     has "$here/output" "seed_1 failed with status 1"
     echo 0 >"$here/fails"
     track3 1 tiny --seeds=1

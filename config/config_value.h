@@ -1,0 +1,36 @@
+/* config_value.h: the value of one key: from the text of a command line, from JSON, from the table's defaults, and back to
+ * JSON. Who may give which key is not known here (config.c). */
+#ifndef MARS_CONFIG_CONFIG_VALUE_H
+#define MARS_CONFIG_CONFIG_VALUE_H
+
+#include "config/config_keys.h"
+
+struct cJSON;
+
+EXTERN_C_BEGIN
+
+/* Sets a value that is written as on the command line, or as JSON. False where the key cannot have it; then the field may
+ * hold anything. */
+bool config_set_from_text(Config *config, const ConfigKey *key, const char *text);
+bool config_set_from_json(Config *config, const ConfigKey *key, const struct cJSON *item);
+
+/* Sets the key from JSON, or says that the value is wrong in the file at `path`. */
+bool config_set_or_explain(Config *config, const ConfigKey *key, const struct cJSON *item, const char *path,
+                           Error *error);
+
+/* Is false, and says where the key has this value and what is expected. */
+bool config_wrong_value(const char *where, const ConfigKey *key, const char *value, Error *error);
+
+/* Sets a key that is not required to its default: its own, or that of the config's optimizer. */
+void config_set_default(Config *config, const ConfigKey *key);
+
+/* A config that nobody has given a value: all defaults that do not depend on the optimizer, and else zeros. */
+void config_set_defaults(Config *config);
+
+/* The value as JSON; as text, the caller frees it by cJSON_free. */
+struct cJSON *config_value_to_json(const Config *config, const ConfigKey *key);
+char *config_value_text(const Config *config, const ConfigKey *key);
+
+EXTERN_C_END
+
+#endif
