@@ -270,7 +270,7 @@ static void report_skipped(Trainer *t, int64_t step, const OptimResult *result) 
     t->comm->barrier(t->comm); /* process 0 ends the job */
 }
 
-/* Takes note of how steps ended until `outstanding` are left whose outcome is not asked for. Returns the last one's. */
+/* Reads the results of steps until `outstanding` steps are left without one. Returns the last result that it read. */
 static OptimResult end_steps(Trainer *t, int64_t outstanding) {
     OptimResult result = {0.0, -1, false};
     while (t->step - t->steps_ended > outstanding) {

@@ -143,7 +143,7 @@ void heartbeat_fail(Heartbeat *h, const char *why) {
 
 /* ---- the thread ---- */
 
-/* Sleeps, under the mutex, until something is to be done. */
+/* Sleeps, under the mutex, until there is work. */
 static void sleep_a_while(Heartbeat *h) {
     double until = h->leaving ? h->now + LEAVING_SECONDS : h->now + h->period;
     struct timespec time = {(time_t)until, (long)((until - (double)(time_t)until) * 1e9)};

@@ -12,7 +12,7 @@
  * The same bits each time: NCCL promises nothing, but adds along rings (ncclReduce knows no other way) and trees
  * (ncclReduceScatter only where each machine has one GPU), which it lays from the topology of the machine; which one, and
  * how a buffer is cut up among them, follows from sizes and the topology by a model of costs, not by timing; nothing is
- * added atomically. So the same library on the same GPUs, asked for the same exchanges, gives the same bits. Another cut
+ * added atomically. So the same library on the same GPUs gives, for the same exchanges, the same bits. Another cut
  * of a buffer into ranges may give others, unlike mpi.c. Reductions inside of the switch (NVLS) do differ from run to
  * run, as NCCL's authors say (github.com/NVIDIA/nccl/issues/1497); it is turned off. */
 #include <assert.h>

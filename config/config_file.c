@@ -30,7 +30,7 @@ static void cannot_open(const char *path, const char *reason, Error *error) {
 }
 
 /* The whole file with a 0 after it, which the caller frees; NULL and the reason where it cannot be read. It may be
- * a pipe, so its size is not asked for. *identity says which file it is. */
+ * a pipe, which has no size. *identity says which file it is. */
 static char *read_text(const char *path, size_t *length, struct stat *identity, Error *error) {
     enum { LIMIT = 1 << 20 };
     FILE *file = files_is_folder(path) ? NULL : fopen(path, "rb");

@@ -17,7 +17,7 @@ typedef struct DataSetsOptions {
     DataOrder order;         /* of the training set; validation is sequential */
     uint64_t seed;
     int block_size, vocab_size;
-    int train_sequences, val_sequences; /* the largest batches that will be asked for */
+    int train_sequences, val_sequences; /* the largest batches that a call may read */
     int local_rank, local_size;
 } DataSetsOptions;
 

@@ -280,7 +280,7 @@ static bool is_marked_utf16(const Sample *s, size_t low) {
 static bool is_marked_utf16_le(const Sample *s) { return is_marked_utf16(s, 0); }
 static bool is_marked_utf16_be(const Sample *s) { return is_marked_utf16(s, 1); }
 
-/* Byte tokens, as uint16, look the same: this is asked for texts alone. */
+/* Byte tokens, as uint16, look the same: callers use this for texts alone. */
 static bool is_bare_utf16(const Sample *s) {
     if (s->count == 0 || !memchr(s->bytes, 0, s->count))
         return false; /* an ASCII unit has a 0, and most texts have none */
@@ -315,7 +315,7 @@ static bool is_binary(const Sample *s) {
 
 /* Words of 16 bits of which each `per_number` make up a little-endian number: whether these are token numbers. The words
  * above the lowest are 0, or up to 7 in the second one for the vocabularies of 100000 and more tokens. A file of uint16
- * has such words at every place or at none, but where its tokens repeat a pattern: so 64 numbers are asked for, of which
+ * has such words at every place or at none, but where its tokens repeat a pattern: so this needs 64 numbers, of which
  * 16 different ones in a row differ; and if second words differ from 0, low ones beyond any uint16 vocabulary. */
 static bool is_wide(const Sample *s, size_t per_number) {
     size_t count = s->count / (2 * per_number), changes = 0;

@@ -2,8 +2,8 @@
  *
  * Two halves. The first says where a sequence begins in the stream: arithmetic without state. The second is the
  * thread: of three batches two belong to the caller and one to the thread, which gets the caller's older one for it, under
- * the lock, when the batch that was read ahead is the one that is asked for. The thread changes when tokens are read, never
- * which: a batch that nobody asked for ahead of time is read on the spot, with the same result. */
+ * the lock, when the caller wants the batch that was read ahead. The thread changes when tokens are read, never which: a
+ * batch that was not read ahead is read on the spot, with the same result. */
 #include "data/loader.h"
 
 #include <inttypes.h>
@@ -84,7 +84,8 @@ static bool batch_read(const Loader *loader, Batch *batch, int64_t first, int co
     size_t T = (size_t)loader->options.block_size;
     if (first < 0 || count < 1 || count > loader->options.max_sequences)
         return error_set(&batch->error,
-                         "asked for %d sequences from number %" PRId64 " on; the loader was opened for 1 to %d, and "
+                         "got a request for %d sequences from number %" PRId64
+                         " on; the loader was opened for 1 to %d, and "
                          "numbers start at 0",
                          count, first, loader->options.max_sequences);
     for (int i = 0; i < count; i++) {
@@ -226,7 +227,7 @@ bool loader_sample(const Loader *loader, int first, int stride, Error *error) {
     return true;
 }
 
-/* Whether the thread was last asked for just this. The lock is held. */
+/* Whether the last request to the thread was exactly this one. The lock is held. */
 static bool was_asked(const Loader *loader, int64_t first, int count) {
     return loader->state != THREAD_IDLE && loader->first == first && loader->count == count;
 }

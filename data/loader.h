@@ -19,7 +19,7 @@ typedef struct LoaderOptions {
     uint64_t seed;
     int block_size;    /* T */
     int vocab_size;    /* a token beyond it is an error */
-    int max_sequences; /* the largest batch that will be asked for */
+    int max_sequences; /* the largest batch that a call may read */
 } LoaderOptions;
 
 EXTERN_C_BEGIN

@@ -225,7 +225,7 @@ static const Shard *find_shard(const ShardSet *set, int64_t position) {
     return &set->shards[low];
 }
 
-/* Some network file systems number a file anew each time, and some people touch files lest they be swept away: only
+/* Some network file systems number a file anew each time, and some people touch files so that no cleaner removes them: only
  * both together are another file. */
 static bool is_another(const Shape *now, const Shape *before) {
     return now->inode != before->inode &&

@@ -200,7 +200,7 @@ static void append_token(TokenBuffer *text, int token) {
     text->tokens[text->count++] = (uint16_t)token;
 }
 
-/* The prompt's tokens, between which `end_of_text` stands for its name where that is asked for. */
+/* The prompt's tokens, in which --special_tokens replaces the text of `end_of_text` by its token. */
 static void encode_prompt(Encoder *encoder, const Options *o, int end_of_text, TokenBuffer *text) {
     const char *rest = o->prompt, *end = o->prompt + o->prompt_bytes;
     while (o->special_tokens) {

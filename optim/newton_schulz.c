@@ -21,7 +21,7 @@ static const struct {
     int count;
     Polynomial steps[POLAR_EXPRESS_STEPS];
 } iterations[] = {
-    /* It does not settle at 1, but rises steeply at 0, which is what a few steps need. */
+    /* It does not converge to 1, but rises steeply at 0, which is what a few steps need. */
     [NS_COEFFICIENTS_QUINTIC] = {1.0, 1e-7, 1, {{3.4445f, -4.7750f, 2.0315f}}},
     [NS_COEFFICIENTS_POLAR_EXPRESS] = {1.02,
                                        1e-6,

@@ -32,13 +32,13 @@ enum { NEWTON_SCHULZ_MATMULS = 3 }; /* batched matmuls of an iteration */
 
 typedef struct NewtonSchulz NewtonSchulz;
 
-/* Matrices of one shape that are to be worked on. */
+/* Matrices of one shape, and their workspace. */
 typedef struct NewtonSchulzShape {
     int64_t rows, columns;
     int count;
 } NewtonSchulzShape;
 
-/* Lists the workspace for the given shapes, in `type`, in the arena, which is to be allocated before the first run.
+/* Lists the workspace for the given shapes, in `type`, in the arena. The caller allocates the arena before the first run.
  * `steps` must be 5 for polar-express. NULL and the reason where the device cannot multiply that type; nothing is listed
  * then. */
 NewtonSchulz *newton_schulz_plan(Backend *be, DType type, NsCoefficients coefficients, int steps,

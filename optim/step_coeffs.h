@@ -35,7 +35,7 @@ typedef struct StepResult {
     bool skipped;
 } StepResult;
 
-/* What a step reads and writes; pointers are to the device's memory. */
+/* What a step reads and writes; pointers point to device memory. */
 typedef struct StepInputs {
     int tensors;
     bool exact; /* a second gradient */

@@ -1,6 +1,6 @@
 /* arena.h: memory that is planned first and taken once, a device's or the host's.
  *
- * Whoever needs memory lists it with a group ("weights", "activations"), a name and the pointer that is to receive
+ * Whoever needs memory lists it with a group ("weights", "activations"), a name and the pointer that will receive
  * it; one allocation then serves the whole list. The plan is known before anything is allocated, so it can be shown
  * and checked. One allocation hides overruns from checkers, so a build with AddressSanitizer poisons the gaps, and
  * `separate` takes an allocation for each item, which a GPU's checker can see. */

@@ -1,4 +1,4 @@
-/* base.h: what every file of the project may assume: how errors are reported, how memory is asked for, and the
+/* base.h: what every file of the project may assume: how errors are reported, how memory is allocated, and the
  * few macros that let one header compile both as C and as C++ (device code is C++, the rest is C17).
  *
  * There are two ways to fail. A function whose caller can do something about it returns false and fills an Error;

@@ -101,8 +101,7 @@ static cJSON *parse_header(const SafetensorsFile *file, size_t *data_start, Erro
     memcpy(&length, file->mapping, sizeof length);
     if (length > MAX_HEADER_BYTES || length > file->bytes - LENGTH_BYTES) {
         error_set(error,
-                  "%s: the header should have %" PRIu64
-                  " bytes; the file has %zu behind its length, and %d are allowed",
+                  "%s: the header should have %" PRIu64 " bytes; the file has %zu after its length, and %d are allowed",
                   file->path, length, file->bytes - LENGTH_BYTES, MAX_HEADER_BYTES);
         return NULL;
     }

@@ -1,4 +1,4 @@
-/* tensor_role.h: what a tensor is to an optimizer. */
+/* tensor_role.h: the roles that optimizers know for tensors. */
 #ifndef MARS_UTIL_TENSOR_ROLE_H
 #define MARS_UTIL_TENSOR_ROLE_H
 

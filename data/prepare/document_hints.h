@@ -11,7 +11,7 @@ typedef enum DocumentHint {
     HINT_JSON_ARRAY,
     HINT_END_OF_TEXT, /* <|endoftext|> */
     HINT_TABLE,       /* a .csv or .tsv */
-    HINT_RETURNS,     /* lines are asked for, and end in carriage returns alone */
+    HINT_RETURNS,     /* the text is read by lines, which end in carriage returns alone */
     HINT_REPLACED,    /* mostly U+FFFD */
     DOCUMENT_HINTS
 } DocumentHint;

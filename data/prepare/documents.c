@@ -265,7 +265,7 @@ static bool read_escape(Json *json, Target *target) {
     int c = peek(json->reading);
     const char *name = c > 0 ? strchr(names, c) : NULL;
     uint32_t unit;
-    if (!name && c != 'u') return unexpected(json, "one of \"\\/bfnrtu, behind a backslash,");
+    if (!name && c != 'u') return unexpected(json, "one of \"\\/bfnrtu, after a backslash,");
     take(json->reading);
     if (name) return put(json, target, &meanings[name - names], 1);
     return read_hex4(json, &unit) && put_unit(json, target, unit);

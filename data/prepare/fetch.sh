@@ -1,10 +1,10 @@
 # shellcheck shell=bash
 # fetch.sh: downloads of large files that survive broken connections, for the scripts that prepare data sets. Sourced,
-# not run. What is downloaded, and what becomes of it, is the business of those scripts.
+# not run. Those scripts know what to download, and what to do with it.
 #
 #   fetch_into FOLDER                     where the files go; it is made
 #   fetch_add URL BYTES SHA256 NAME       one more file to have; SHA256 is "-" where nobody publishes it
-#   fetch_add_sized URL NAME              the same where the host has to be asked for the size
+#   fetch_add_sized URL NAME              the same where the host tells the size
 #   fetch_hub REPOSITORY [FOLDER]         reads which files a folder of a data set on Hugging Face has, then
 #   fetch_add_hub PATTERN [N]             adds those whose names match, in their order, or only the first N
 #   fetch_all TITLE [MORE]                says what is downloaded and how large it is, then does it; MORE bytes of the
@@ -56,7 +56,7 @@ fetch_size() { stat -L -c %s "$1" 2>/dev/null || echo 0; }
 # ---- one request ----
 
 # fetch_try URL FILE [CURL_OPTION...]: one request; its status is curl's. The words for a failure are in fetch_reason;
-# fetch_lasting is yes where another try could not help, and fetch_wait has the seconds that the server asked for.
+# fetch_lasting is yes where another try could not help, and fetch_wait has the seconds that the server wants us to wait.
 fetch_try() {
     local url=$1 file=$2 status=0 errors=$fetch_scratch/errors progress=-sS
     shift 2
@@ -233,7 +233,7 @@ fetch_add_hub() {
 
 # ---- all of them ----
 
-# Says what there is to do, and sets fetch_missing to the numbers of the files that are not here.
+# Prints which files are missing, and sets fetch_missing to the numbers of the files that are not here.
 fetch_plan() {
     local title=$1 more=$2 i total=0 begun=0 rest=0 free
     fetch_missing=()

@@ -134,7 +134,7 @@ static bool inspect_files(Inspection *in, Error *error) {
     for (int i = 0; i < in->files.count; i++)
         if (!count_file(in, in->files.paths[i], error)) return false;
     if (o->at >= in->tokens)
-        return error_set(error, "--at=%" PRId64 " lies behind the last of the %" PRId64 " tokens", o->at, in->tokens);
+        return error_set(error, "--at=%" PRId64 " lies after the last of the %" PRId64 " tokens", o->at, in->tokens);
     printf("%14" PRId64 " tokens in all, each below %d (%s)\n", in->tokens, tokenizer_vocab_size(in->tokenizer),
            tokenizer_name(in->tokenizer));
     print_documents(in);

@@ -134,7 +134,7 @@ static void pass_on(Pipeline *p) {
     p->filling = NULL;
 }
 
-/* The next item that is to be encoded, for a thread; NULL at the end. */
+/* The next item to encode, for a thread; NULL at the end. */
 static Item *take_item(Pipeline *p) {
     Item *item = NULL;
     pthread_mutex_lock(&p->lock);

@@ -1,5 +1,5 @@
 /* bpe.h: byte-pair encoding of one word. Its bytes are tokens at first; of all neighbours that can be merged, those
- * with the lowest rank are, the leftmost first, until none can be. The vocabulary's business is which merges there are, and
+ * with the lowest rank are, the leftmost first, until none can be. The vocabulary knows which merges there are, and
  * the encoder's (gpt2_encoder.h) what a word is and whether it was seen before. */
 #ifndef MARS_DATA_TOKENIZER_BPE_H
 #define MARS_DATA_TOKENIZER_BPE_H

@@ -28,7 +28,7 @@ typedef struct WordSlot {
     uint16_t count; /* of tokens; 0 with an empty slot, whose key no word has */
 } WordSlot;
 
-/* A word of the text whose tokens are to be looked up. */
+/* A word of the text, with the tokens that a lookup found. */
 typedef struct FoundWord {
     WordKey key;
     const char *text;

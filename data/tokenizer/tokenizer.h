@@ -3,7 +3,7 @@
  * A tokenizer is known by a name: "bytes", where a token is a byte, or "gpt2", the byte-pair encoding of GPT-2, whose
  * vocabulary files lie in a folder. Text is bytes: nothing here requires it to be UTF-8, and every text can be encoded.
  * Decoding gives back what was encoded, except that gpt2 reads what is no UTF-8 as U+FFFD, as Python's
- * errors="replace" does. Reading text files and writing token files is the business of prepare_data. */
+ * errors="replace" does. Reading text files and writing token files is in prepare_data. */
 #ifndef MARS_DATA_TOKENIZER_TOKENIZER_H
 #define MARS_DATA_TOKENIZER_TOKENIZER_H
 

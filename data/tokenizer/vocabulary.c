@@ -276,7 +276,7 @@ static bool read_bin_tokens(Vocabulary *v, const char *path, const char *data, s
         v->starts[token + 1] = v->starts[token] + (uint32_t)length;
         at += length + 1;
     }
-    return at == bytes || error_set(error, "%s goes on at byte %zu, behind its last token", path, at);
+    return at == bytes || error_set(error, "%s goes on at byte %zu, after its last token", path, at);
 }
 
 static bool read_bin(Vocabulary *vocabulary, const char *path, Error *error) {

@@ -1,5 +1,5 @@
 /* vocabulary.h: GPT-2's tokens and merges, read from its published files. A token of GPT-2 is one of the 256 bytes, or
- * two tokens merged, or the end of a text. How a text is divided into tokens is the business of bpe.h.
+ * two tokens merged, or the end of a text. How a text is divided into tokens is in bpe.h.
  *
  * encoder.json gives every token its number. Its keys are text, so each byte is written as a character of its own:
  * printable ones of Latin-1 as themselves, all others from U+0100 on in their order. vocab.bpe lists the merges in

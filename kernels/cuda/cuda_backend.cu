@@ -107,7 +107,7 @@ typedef struct UploadSlot {
 
 struct CudaStaging {
     cudaStream_t stream;
-    cudaEvent_t asked; /* operations asked for before an upload */
+    cudaEvent_t asked; /* the operations enqueued before an upload */
     UploadSlot slots[UPLOAD_SLOTS];
     int next;
 };

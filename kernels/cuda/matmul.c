@@ -1,7 +1,7 @@
 /* matmul.c: matmuls by cuBLASLt, and the autotuning of its algorithms. It launches no kernel, so it is C.
  *
  * Row-major. The library stores matrices by columns, and a row-major matrix that is read so is its own transpose. So it
- * is asked for D^T = op(B)^T op(A)^T: its first factor is our b, its second our a, and nothing is copied. Its rows are
+ * computes D^T = op(B)^T op(A)^T: its first factor is our b, its second our a, and nothing is copied. Its rows are
  * our columns, which is also what its epilogues ask for: a bias has one element for each.
  *
  * Speed. Each shape has an entry in a table, with the library's descriptors and the algorithm, so that a call allocates
@@ -12,7 +12,7 @@
  * Determinism. Only algorithms that repeat bit for bit are taken: sums over k in one piece, or in parts that lie in the
  * workspace as float32 and are added in order after the matmul. The library's other two ways to add parts are left
  * out: in the output itself, in an order that is not documented, and in the output's type, which rounds more than once.
- * A matrix of a batch is to have the bits that it has alone, so a batch's algorithm is the same however many matrices
+ * A matrix of a batch must have the bits that it has alone, so a batch's algorithm is the same however many matrices
  * there are, and does not split sums, which would need a workspace for each. All work of a handle is on one stream, with
  * one workspace: then equal calls give equal results on GPUs of the same kind (cuBLAS, "Results Reproducibility"). */
 #include "kernels/cuda/matmul.h"
@@ -28,7 +28,7 @@
 /* What the library recommends for Hopper; less leaves out some of its algorithms. */
 enum { WORKSPACE_BYTES = 32 << 20 };
 
-/* Algorithms that the library is asked for. */
+/* Limits of what we request from the library. */
 enum { PROPOSALS = 8 };
 
 /* Matrices in a batch for which proposals are asked, whatever their number: enough to fill a GPU. */

@@ -65,7 +65,7 @@ MatmulName matmul_name(const MatmulKey *key);
 MatmulEntry *matmul_entry_create(const MatmulKey *key);
 void matmul_entry_free(MatmulEntry *entry);
 
-/* The place in the table where the entry of this key is, or, if that is NULL, is to be. */
+/* The place in the table where the entry of this key is, or, if that is NULL, belongs. */
 MatmulEntry **matmul_table_place(CudaMatmul *matmul, const MatmulKey *key);
 
 /* Whether the library has this algorithm, for this matmul, and it repeats bit for bit. */

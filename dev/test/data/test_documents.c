@@ -320,7 +320,7 @@ static void test_bad_json_lines(void **state) {
         {"{\"text\":\"a\"", "the line ends where ',' or '}' should be"},
         {"{\"text\":\"a", "the line ends where the end of a string should be"},
         {"{\"text\":\"a\tb\"}", "the byte 0x09 where the end of a string should be"},
-        {"{\"text\":\"\\x\"}", "behind a backslash"},
+        {"{\"text\":\"\\x\"}", "after a backslash"},
         {"{\"text\":\"\\u12g4\"}", "'g' where one of four hexadecimal digits should be"},
         {"{\"text\":1}", "\"text\" is not a string"},
         {"{\"text\":null}", "\"text\" is not a string"},

@@ -378,7 +378,7 @@ static void test_inspect(void **state) {
     result = test_run("'%s' --inspect --vocab='%s' '%s'", program, gpt2_folder(), test_path("three/train_000000.bin"));
     assert_run(result, 0, "2 documents, token 50256 between them, and one that is cut off");
     const char *file = test_path("three/train_000000.bin");
-    assert_run(test_run("'%s' --inspect --at=5 '%s'", program, file), 1, "lies behind the last of the 5 tokens");
+    assert_run(test_run("'%s' --inspect --at=5 '%s'", program, file), 1, "lies after the last of the 5 tokens");
     assert_run(test_run("'%s' --inspect --tokenizer=bytes '%s'", program, file), 1, "vocab_size is 256");
     assert_run(test_run("truncate -s -2 '%s' && '%s' --inspect '%s'", file, program, file), 1, "cut off");
     assert_run(test_run("'%s' --inspect --tokenizer=bytes '%s'", program, test_path("missing.bin")), 1, "missing.bin");

@@ -233,7 +233,7 @@ static void test_damaged_bin(void **state) {
     size_t bytes = bin_file(data, 2, 3);
     data[bytes] = 1;
     test_write_file(test_path("damaged_bin/gpt2_tokenizer.bin"), data, bytes + 1);
-    assert_refused(folder, "goes on at byte 1047, behind its last token");
+    assert_refused(folder, "goes on at byte 1047, after its last token");
     free(folder);
 }
 
