@@ -245,9 +245,10 @@ full_evaluations=20 sweep_evaluations=5
 # Fails unless the run is finished.
 read_summary() {
     [ -s "$1/metrics.jsonl" ] || return 1
-    local line
+    local line fields
     line=$(python3 scripts/metrics.py summary "$1")
-    status=$(cut -f 11 <<<"$line") loss=$(cut -f 9 <<<"$line")
+    IFS=$'\t' read -ra fields <<<"$line"
+    status=${fields[10]} loss=${fields[8]}
     [ "$status" = "done" ] || [ "$status" = skipped ]
 }
 
