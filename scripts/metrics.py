@@ -29,6 +29,7 @@ returns None for it.
 import json
 import math
 import os
+import signal
 import sys
 
 OPTIMIZER_TITLES = {  # name: title, as train_gpt2 --list_optimizers prints them
@@ -417,6 +418,7 @@ def main(arguments):
     if not rest or (command == "values" and not fields):
         return _usage("%s: give the folder of at least one run last" % command)
     sys.stdout.reconfigure(errors="surrogateescape")  # names of folders
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as of "| head"
     try:
         for i, folder in enumerate(rest):
             run = read_run(folder)

@@ -194,6 +194,10 @@ test_a_long_run() {
     }' >"$here/run/metrics.jsonl"
     run 0 timeout 60 python3 scripts/metrics.py summary "$here/run"
     has "$here/output" $'\t100000\t100000\t-'
+    # Whoever reads only the beginning sees no error.
+    values train step,tokens "$here/run" 2>"$here/error" | head -n 1 >"$here/output" || true
+    output_is "0 1"
+    [ ! -s "$here/error" ]
 }
 
 # ---- the command line ----
