@@ -119,8 +119,8 @@ get_text() {
 
 # ---- the run ----
 
-# values EVENT KEY RUN: a number of every line of this event in the run's metrics.
-values() { sed -n "s/^{\"event\":\"$1\".*\"$2\":\([-+.0-9eE]*\)[,}].*/\1/p" "$3/metrics.jsonl"; }
+# values EVENT KEY RUN: a number of every event of this name in the run's metrics.
+values() { python3 scripts/metrics.py values "$1" "$2" "$3"; }
 
 # setting KEY: a whole number of the config.
 setting() { "$BIN/train_gpt2" config/quickstart.json --print_config | sed -n "s/^ *\"$1\": \([0-9]*\),*$/\1/p"; }
@@ -179,6 +179,7 @@ if [ $text_only = yes ]; then
 fi
 heading "1/6 what is needed"
 bash scripts/install_deps.sh
+command -v python3 >/dev/null || fail "python3 is missing: install it, or run bash scripts/install_deps.sh"
 heading "2/6 building"
 make found
 quietly build make -j"$(nproc)" BUILD="$BUILD" BIN="$BIN" programs

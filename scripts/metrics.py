@@ -1,0 +1,439 @@
+#!/usr/bin/env python3
+"""metrics.py: reads metrics.jsonl, which train_gpt2 writes into its train.out_dir. No other script parses that file.
+
+    python3 scripts/metrics.py summary [--budgets=TOKENS,...] RUN_DIR...
+    python3 scripts/metrics.py values EVENT FIELD[,FIELD...] RUN_DIR...
+
+summary prints one line for each run, with tabs between the fields:
+
+    folder, optimizer, optimizer_title, model_title, data_title, learning_rate, step, tokens, best_loss, best_step,
+    status, tokens_per_second, optimizer_percent, state_bytes_per_parameter, train_data
+
+"-" is a value that the file does not give. For each budget, in tokens, two more fields follow: the best validation loss
+up to the budget, and 1 where the run reached it, else 0.
+
+values prints one line for each event of this name, in order of steps, with a space between the fields. Events in which
+one of the fields is missing or not a number are left out. A FIELD inside an object has dots: config.train.max_iters.
+Of start and end there is only the last one. An empty line separates two runs.
+
+Other programs import this module:
+
+    run = metrics.read_run("runs/mars_small")   # a Run; raises MetricsError
+    new_events = run.update()                   # reads what was appended since
+
+The run may still be going on, or may have been killed in the middle of a line. Lines that are not whole are passed
+over. Where another line follows a cut one on the same physical line, that other line counts. Of a step that occurs
+twice the last line counts, and so does the last start line. A loss that is not finite is null in the file: number()
+returns None for it.
+"""
+import json
+import math
+import os
+import signal
+import sys
+
+OPTIMIZER_TITLES = {  # name: title, as train_gpt2 --list_optimizers prints them
+    "adamw": "AdamW",
+    "mars-adamw": "MARS-AdamW",
+    "mars-lion": "MARS-Lion",
+    "mars-shampoo": "MARS-Shampoo",
+    "muon": "Muon",
+    "moonlight": "Moonlight",
+    "mars-m": "MARS-M",
+    "mars-m-efficient": "MARS-M efficient",
+    "sgd-sai": "SGD-SaI",
+    "normuon": "NorMuon",
+    "mars-normuon": "MARS-NorMuon",
+}
+MODEL_SIZES = {(12, 768): "small", (24, 1024): "medium", (36, 1280): "large", (48, 1600): "XL"}  # layers, width
+
+# The attributes of Run that a summary prints, in the order in which the help lists them.
+SUMMARY_FIELDS = ("folder", "optimizer", "optimizer_title", "model_title", "data_title", "learning_rate", "step",
+                  "tokens", "best_loss", "best_step", "status", "tokens_per_second", "optimizer_percent",
+                  "state_bytes_per_parameter", "train_data")
+SUMMARY_FORMATS = {"tokens_per_second": "%.0f", "optimizer_percent": "%.1f", "state_bytes_per_parameter": "%.1f"}
+
+_EVENT = '{"event":"'
+_TAIL_BYTES = 512
+
+
+class MetricsError(Exception):
+    """A metrics.jsonl that cannot be read; the text is for the user."""
+
+
+def number(event, field):
+    """The finite number in a field of an event, or None. "a.b" is the field b of the object a."""
+    value = event
+    for key in field.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return value
+    return None
+
+
+def text(value):
+    """A value as the trainer writes it, with as few digits as it takes; "-" for None."""
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    short = "%.15g" % value
+    return short if float(short) == value else "%.17g" % value
+
+
+def _last_of_each_step(events):
+    return [events[step] for step in sorted(events)]
+
+
+def _parse_line(decoder, line):
+    """The event of a line as a dict, or None where the line holds no whole event."""
+    start = line.rfind(_EVENT)
+    if start < 0:
+        return None
+    try:
+        event = decoder.decode(line[start:])
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event.get("event"), str) else None
+
+
+class Run:
+    """One run.
+
+    folder              as it was given
+    name                the folder's own name
+    start               the last start event that has "resumed_from", or None
+    starts              all of them, in file order
+    config              the config of the last one; {} where there is none
+    train, val, hellaswag, samples, norms, skipped
+                        lists of events (dicts), in order of their steps
+    end                 the end event, or None; None again where events other than a checkpoint follow it
+    status              done, stopped, failed, skipped (the last event is a skipped step) or unfinished
+    diverged            True where two skipped steps in a row ended the run
+    restarts            how many times update() found a file that was rewritten, and started over
+
+    The attributes of SUMMARY_FIELDS are properties; None is a value that the file does not give.
+    """
+
+    def __init__(self, folder):
+        """Reads nothing yet: update() does."""
+        if os.path.basename(folder) == "metrics.jsonl":
+            folder = os.path.dirname(folder) or "."
+        self.folder = folder
+        self.name = os.path.basename(os.path.realpath(folder))
+        self.path = os.path.join(folder, "metrics.jsonl")
+        self.restarts = 0
+        self._decoder = json.JSONDecoder(parse_constant=lambda name: None)
+        self._forget()
+
+    def _forget(self):
+        self.starts = []
+        self.end = None
+        self.status = "unfinished"
+        self.diverged = False
+        self._events = {}  # name: {step: event}
+        self._last_skipped = None
+        self._offset = 0  # of the first byte that was not read
+        self._tail = b""  # the bytes before it
+
+    def update(self):
+        """Reads what was appended since the last call; returns these events, in file order.
+
+        A run that is resumed or started anew rewrites its file. Then everything is read again, all of its events are
+        returned, and restarts is one more. Raises MetricsError.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                if not self._is_continued(file):
+                    self._forget()
+                    self.restarts += 1
+                file.seek(self._offset)
+                data = file.read()
+        except OSError as error:
+            raise MetricsError("cannot read %s: %s; give folders that train_gpt2 wrote (its train.out_dir)" %
+                               (self.path, error.strerror)) from None
+        whole = data.rfind(b"\n") + 1
+        events = []
+        for line in data[:whole].decode("utf-8", "replace").split("\n"):
+            event = _parse_line(self._decoder, line)
+            if event is not None:
+                events.append(event)
+        # The line that the trainer is writing, or that a kill cut short. Only a whole one is taken.
+        event = _parse_line(self._decoder, data[whole:].decode("utf-8", "replace"))
+        if event is not None:
+            events.append(event)
+            whole = len(data)
+        self._offset += whole
+        self._tail = (self._tail + data[:whole])[-_TAIL_BYTES:]
+        for event in events:
+            self._add(event)
+        return events
+
+    def _is_continued(self, file):
+        """Whether the file still has the bytes before the offset."""
+        file.seek(self._offset - len(self._tail))
+        return file.read(len(self._tail)) == self._tail
+
+    def _add(self, event):
+        name, step = event["event"], event.get("step")
+        if name == "start":
+            if "resumed_from" in event:
+                self.starts.append(event)
+        elif name != "end" and type(step) is int:  # a bool is no step
+            self._events.setdefault(name, {})[step] = event
+        if name == "checkpoint":
+            return
+        self.end = event if name == "end" else None
+        self.status = "skipped" if name == "skipped" else "unfinished"
+        if name == "end" and isinstance(event.get("reason"), str):
+            self.status = event["reason"]
+        # A validation or a checkpoint may lie between two skipped steps in a row.
+        if name == "skipped":
+            self.diverged = self._last_skipped is not None and step == self._last_skipped + 1
+            self._last_skipped = step if type(step) is int else None
+        elif name in ("train", "end"):
+            self.diverged = False
+
+    def events(self, name):
+        """The events of this name that have a step, in order of steps. There are also those of future trainers."""
+        return _last_of_each_step(self._events.get(name, {}))
+
+    train = property(lambda self: self.events("train"))
+    val = property(lambda self: self.events("val"))
+    hellaswag = property(lambda self: self.events("hellaswag"))
+    samples = property(lambda self: self.events("sample"))
+    norms = property(lambda self: self.events("norms"))
+    skipped = property(lambda self: self.events("skipped"))
+
+    @property
+    def start(self):
+        return self.starts[-1] if self.starts else None
+
+    @property
+    def config(self):
+        config = self.start.get("config") if self.start else None
+        return config if isinstance(config, dict) else {}
+
+    def section(self, name):
+        """A section of the config, as in section("model"); {} where there is none."""
+        section = self.config.get(name)
+        return section if isinstance(section, dict) else {}
+
+    def training_seconds(self):
+        """[(step, seconds)]: how long training took up to each train event, validations and saving left out.
+
+        The file has no times of day. `ms` is the mean over the steps since the previous train event.
+        """
+        seconds, times, previous = 0.0, [], -1
+        for event in self.train:
+            seconds += (number(event, "ms") or 0.0) / 1000 * (event["step"] - previous)
+            previous = event["step"]
+            times.append((event["step"], seconds))
+        return times
+
+    # ---- the summary ----
+
+    @property
+    def optimizer(self):
+        """Name; "-exact" for a MARS that is not approximate, "-gamma-G" for one with another gamma than 0.025."""
+        optimizer = self.section("optimizer")
+        name = optimizer.get("name")
+        if not isinstance(name, str):
+            return None
+        return name + "".join("-" + word.replace(" ", "-") for word in self._mars_variant(name, optimizer))
+
+    @property
+    def optimizer_title(self):
+        """The optimizer as people write it, as in "MARS-M exact gamma 0.01"."""
+        optimizer = self.section("optimizer")
+        name = optimizer.get("name")
+        if not isinstance(name, str):
+            return None
+        return " ".join([OPTIMIZER_TITLES.get(name, name)] + self._mars_variant(name, optimizer))
+
+    @staticmethod
+    def _mars_variant(name, optimizer):
+        variant = []
+        if not name.startswith("mars-"):
+            return variant
+        if optimizer.get("is_approx") is False:
+            variant.append("exact")
+        gamma = number(optimizer, "gamma")
+        if gamma is not None and gamma != 0.025:
+            variant.append("gamma " + text(gamma))
+        return variant
+
+    @property
+    def model_title(self):
+        """A size of GPT-2 by its name, others as layers x width. What makes the losses of two models not comparable
+        follows where it is not as in GPT-2: the length of sequences, the vocabulary, the architecture."""
+        model = self.section("model")
+        shape = number(model, "n_layer"), number(model, "n_embd")
+        if None in shape:
+            return None
+        words = [MODEL_SIZES.get(shape, "%sx%s" % shape)]
+        block_size, vocab_size = number(model, "block_size"), number(model, "vocab_size")
+        if block_size not in (None, 1024):
+            words.append("T=" + text(block_size))
+        if vocab_size is not None and vocab_size < 50257:
+            words.append("V=" + text(vocab_size))
+        if str(model.get("position")).startswith("rope"):
+            words.append(model["position"])
+        if model.get("norm") == "rmsnorm":
+            words.append("rmsnorm")
+        words += [key for key in ("norm_embedding", "qk_norm") if model.get(key) is True]
+        if model.get("activation") == "relu2":
+            words.append("relu2")
+        if model.get("tie_embeddings") is False:
+            words.append("untied")
+        if (number(model, "logit_softcap") or 0) > 0:
+            words.append("softcap")
+        if (number(model, "dropout") or 0) > 0:
+            words.append("dropout")
+        return " ".join(words)
+
+    @property
+    def train_data(self):
+        """data.train of the config."""
+        path = self.section("data").get("train")
+        return path if isinstance(path, str) else None
+
+    @property
+    def data_title(self):
+        path = self.train_data
+        if path is None:
+            return None
+        lower = path.lower()
+        if "fineweb" in lower:
+            return "FineWeb-Edu" if "edu" in lower else "FineWeb"
+        if "openwebtext" in lower or "owt" in lower:
+            return "OpenWebText"
+        return path.rpartition("/")[0] if "/" in path else "this folder"
+
+    @property
+    def learning_rate(self):
+        """That of the matrices where the optimizer has two."""
+        rate = number(self.section("optimizer"), "muon_learning_rate")
+        return number(self.section("optimizer"), "learning_rate") if rate is None else rate
+
+    def _progress(self):
+        """(step, tokens): the updates made, and the tokens seen up to then; None before the first."""
+        reached = []
+        for name, updates in (("train", 1), ("val", 0)):  # the step of a train event is that before its update
+            reached += [(number(event, "tokens") or 0, event["step"] + updates)
+                        for event in self._events.get(name, {}).values()]
+        tokens, step = max(reached, default=(0, 0))
+        return (step, tokens) if tokens > 0 else (None, None)
+
+    step = property(lambda self: self._progress()[0])
+    tokens = property(lambda self: self._progress()[1])
+
+    def best(self, budget=math.inf):
+        """(loss, step) of the lowest validation loss up to a budget in tokens, the earliest of equal ones; or None."""
+        losses = [(loss, event["step"]) for event in self._events.get("val", {}).values()
+                  for loss in [number(event, "loss")] if loss is not None and (number(event, "tokens") or 0) <= budget]
+        return min(losses, default=None)
+
+    best_loss = property(lambda self: (self.best() or (None, None))[0])
+    best_step = property(lambda self: (self.best() or (None, None))[1])
+
+    def has_reached(self, budget):
+        """Whether a validation was made at this many tokens or later."""
+        return any((number(event, "tokens") or 0) >= budget for event in self._events.get("val", {}).values())
+
+    def _of_end(self, field, divisor):
+        """A field of the end event by a divisor, or None."""
+        value = number(self.end or {}, field)
+        return value / divisor if value is not None and divisor is not None and divisor > 0 else None
+
+    @property
+    def tokens_per_second(self):
+        """Over the whole run, of training alone."""
+        seconds = number(self.end or {}, "train_seconds")
+        if number(self.end or {}, "train_tokens") is not None:
+            return self._of_end("train_tokens", seconds)
+        return self.tokens / seconds if seconds and self.tokens else None
+
+    @property
+    def optimizer_percent(self):
+        """The optimizer's part of a step's time, in percent."""
+        share = self._of_end("optimizer_seconds", number(self.end or {}, "train_seconds"))
+        return None if share is None else 100 * share
+
+    @property
+    def state_bytes_per_parameter(self):
+        """Bytes of optimizer state over all ranks."""
+        return self._of_end("optimizer_state_bytes", number(self.start or {}, "parameters"))
+
+
+def read_run(folder):
+    """Reads the metrics.jsonl in a run's folder, or the file itself. Raises MetricsError."""
+    run = Run(folder)
+    run.update()
+    return run
+
+
+def summary(run, budgets=()):
+    """The fields of a summary as a list of strings."""
+    fields = []
+    for field in SUMMARY_FIELDS:
+        value = getattr(run, field)
+        fields.append(SUMMARY_FORMATS[field] % value if field in SUMMARY_FORMATS and value is not None else text(value))
+    for budget in budgets:
+        best = run.best(budget)
+        fields += [text(best[0] if best else None), str(int(run.has_reached(budget)))]
+    return fields
+
+
+def values(run, name, fields):
+    """The numbers in these fields of each event of a name, as a list of lists."""
+    events = [run.start or {}] if name == "start" else [run.end or {}] if name == "end" else run.events(name)
+    rows = [[number(event, field) for field in fields] for event in events]
+    return [row for row in rows if None not in row]
+
+
+def _usage(message):
+    print("metrics.py: %s; see --help" % message, file=sys.stderr)
+    return 2
+
+
+def main(arguments):
+    if "--help" in arguments or "-h" in arguments:
+        print(__doc__.strip())
+        return 0
+    command, budgets, rest = arguments[0] if arguments else "", [], []
+    for argument in arguments[1:]:
+        if command == "summary" and argument.startswith("--budgets="):
+            try:
+                budgets = [int(budget) for budget in argument[len("--budgets="):].split(",")]
+            except ValueError:
+                return _usage("%s: give numbers of tokens with commas between" % argument)
+        elif argument.startswith("-"):
+            return _usage("unknown option " + argument)
+        else:
+            rest.append(argument)
+    if command not in ("summary", "values"):
+        return _usage("give a command: summary or values")
+    event, fields = (rest.pop(0), rest.pop(0)) if command == "values" and len(rest) > 2 else ("", "")
+    if not rest or (command == "values" and not fields):
+        return _usage("%s: give the folder of at least one run last" % command)
+    sys.stdout.reconfigure(errors="surrogateescape")  # names of folders
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as of "| head"
+    try:
+        for i, folder in enumerate(rest):
+            run = read_run(folder)
+            if command == "summary":
+                print("\t".join(summary(run, budgets)))
+                continue
+            if i > 0:
+                print()
+            for row in values(run, event, fields.split(",")):
+                print(" ".join(map(text, row)))
+    except MetricsError as error:
+        print("metrics.py: %s" % error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
