@@ -1,0 +1,505 @@
+#!/usr/bin/env python3
+"""report.sh [OPTION...] [RUN_DIR...]: makes one page with the curves and numbers of runs, to open in a browser.
+
+    --out=FILE     writes the page there (default: report.html in the current folder)
+    --watch        writes nothing, but serves the page on this machine alone, prints its address, and follows the runs
+                   until Ctrl-C: new lines, and new runs in runs/
+    --port=N       the port of --watch (default: a free one)
+
+Without a RUN_DIR it takes every folder of runs/ that has a metrics.jsonl: of runs that are finished, still going on,
+resumed or killed. The page has losses against steps, tokens or hours of training, gradient norms, learning rates,
+tokens/s and skipped steps; a table of the runs; how their configs differ; published losses next to ours; and the texts
+of runs with train.sample_interval. It is one file, which needs no network.
+
+A curve has at most 2,000 points: of a longer one the lowest and highest value of each part are drawn, so that spikes
+stay. "Training, mean of the last N steps" is computed from all values.
+
+dygraphs, which draws the curves, comes from Debian's libjs-dygraphs when the page is made. For another copy set
+DYGRAPHS_DIR to the folder of its dygraph.min.js and dygraph.min.css.
+"""
+# Why dygraphs: it is made for long series, zooms, has log axes, weighs 130 KB and is in Debian 11 to 13. plotly (4.5 MB)
+# would make each page 30 times as large; uPlot, which is faster, is in neither Debian nor PyPI; Chart.js and flot need
+# plug-ins to zoom.
+import concurrent.futures
+import errno
+import http.server
+import json
+import os
+import re
+import sys
+import threading
+import time
+import urllib.parse
+
+import metrics
+
+MAX_POINTS = 2000       # of a curve
+MAX_GROUPS = 1000       # of the means of training losses
+MAX_CLOCK = 1000        # of the points that say how many tokens and hours a step is
+MAX_SAMPLES = 50        # of a run
+MAX_SAMPLE_CHARS = 8000
+PARALLEL_BYTES = 4 << 20  # of metrics.jsonl: from here on processes read runs in parallel
+IDLE_SECONDS = 600      # a run that wrote nothing for so long is not kept in memory
+POLL_SECONDS = 3        # of a page that follows runs
+
+SCRIPTS = os.path.dirname(os.path.abspath(__file__))
+PARTS = os.path.join(SCRIPTS, "report")
+DYGRAPHS_DIRS = ("/usr/share/javascript/dygraphs", "/usr/share/nodejs/dygraphs/dist")
+
+
+class ReportError(Exception):
+    """What keeps the page from being made; the text is for the user."""
+
+
+# ---- what the page shows of a run ----
+
+def short_number(value):
+    """A number with six digits, which is what a chart can show."""
+    return value if isinstance(value, int) else float("%.6g" % value)
+
+
+def printable(text):
+    """Text without the surrogates that stand for bytes that are not UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def thin(values, limit=MAX_POINTS):
+    """The indices of at most `limit` values: the first, the last, and of equal parts the lowest and the highest."""
+    if len(values) <= limit:
+        return list(range(len(values)))
+    parts = limit // 2 - 1
+    kept = {0, len(values) - 1}
+    for part in range(parts):
+        begin, end = part * len(values) // parts, (part + 1) * len(values) // parts
+        piece = values[begin:end]
+        kept.add(begin + piece.index(min(piece)))
+        kept.add(begin + piece.index(max(piece)))
+    return sorted(kept)
+
+
+def finite_values(events, field):
+    """(steps, values) of the events in which this field is a finite number."""
+    pairs = [(event["step"], value) for event in events for value in [metrics.number(event, field)] if value is not None]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def series(events, field):
+    """The values of a field over steps, thinned; None where there are none."""
+    steps, values = finite_values(events, field)
+    kept = thin(values)
+    return {"step": [steps[i] for i in kept], "value": [short_number(values[i]) for i in kept]} if kept else None
+
+
+def group_means(events, field):
+    """The means of groups of neighbouring events, each at the step of its last one, and how many events each has."""
+    steps, values = finite_values(events, field)
+    if not steps:
+        return None
+    groups = len(values) if len(values) <= MAX_POINTS else MAX_GROUPS
+    bounds = [group * len(values) // groups for group in range(groups + 1)]
+    pieces = list(zip(bounds, bounds[1:]))
+    return {"step": [steps[end - 1] for _, end in pieces],
+            "value": [short_number(sum(values[begin:end]) / (end - begin)) for begin, end in pieces],
+            "count": [end - begin for begin, end in pieces]}
+
+
+def skipped_series(run, last_step):
+    """How many steps were skipped so far, from 0 at step 0 to all of them at the end; None where none was."""
+    steps = [event["step"] for event in run.skipped]
+    if not steps:
+        return None
+    kept = thin(steps, MAX_POINTS - 2)
+    return {"step": [0] + [steps[i] for i in kept] + [max(last_step, steps[-1])],
+            "value": [0] + [i + 1 for i in kept] + [len(steps)]}
+
+
+def clock(run, train, times):
+    """Tokens and hours of training after numbers of updates. Between two of these points both grow evenly."""
+    known = {0: (0, 0.0)}
+    for event, (step, seconds) in zip(train, times):
+        tokens = metrics.number(event, "tokens")
+        if tokens is not None:
+            known[step + 1] = tokens, seconds / 3600
+    kept = set(sorted(known)[::len(known) // MAX_CLOCK + 1]) | {0, max(known)}
+    # Where steps change their size, and where a validation was.
+    updates, bends = sorted(known), []
+    for before, at, after in zip(updates, updates[1:], updates[2:]):
+        left, right = known[at][0] - known[before][0], known[after][0] - known[at][0]
+        if left * (after - at) != right * (at - before):
+            bends.append(at)
+    kept.update(bends[:MAX_CLOCK])
+    kept.update(event["step"] for event in run.val if event["step"] in known)
+    for event in run.val:  # without train events around it
+        tokens = metrics.number(event, "tokens")
+        if event["step"] > max(updates) and tokens is not None:
+            known[event["step"]] = tokens, known[max(updates)][1]
+            kept.add(event["step"])
+    kept = sorted(kept)
+    return {"updates": kept, "tokens": [known[at][0] for at in kept],
+            "hours": [short_number(known[at][1]) for at in kept]}
+
+
+def flat_config(run):
+    """The config, and what else the start event says, as texts by their keys. train.out_dir always differs, so it is
+    left out."""
+    flat = {}
+    for key, value in {**run.config, **(run.start or {})}.items():
+        if isinstance(value, dict) and key != "config":
+            flat.update({"%s.%s" % (key, name): inner for name, inner in value.items()})
+        elif key not in ("event", "config", "resumed_from"):
+            flat[key] = value
+    flat.pop("train.out_dir", None)
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
+
+
+def samples(run):
+    """The texts that the run wrote, the first and the last and as many between as there is room for."""
+    events = [event for event in run.samples if isinstance(event.get("text"), str)]
+    parts = min(MAX_SAMPLES, len(events))
+    kept = [events[i * (len(events) - 1) // max(1, parts - 1)] for i in range(parts)]
+    return [{"step": event["step"], "prompt": str(event.get("prompt") or "")[:MAX_SAMPLE_CHARS],
+             "text": event["text"][:MAX_SAMPLE_CHARS]} for event in kept]
+
+
+def numbers(run, times):
+    """A run's row in the table; None is a value that is not known."""
+    last = run.val[-1] if run.val else {}
+    seconds = times[-1][1] if times else 0
+    speed = run.tokens_per_second
+    if speed is None and seconds > 0 and run.tokens:
+        speed = run.tokens / seconds
+    return {
+        "status": "gradients not finite" if run.diverged else
+                  "unfinished" if run.status == "skipped" else run.status,
+        "data": run.data_title, "model": run.model_title, "optimizer": run.optimizer_title,
+        "optimizer_id": run.optimizer, "rate": run.learning_rate, "steps": run.step, "tokens": run.tokens,
+        "hours": seconds / 3600 if seconds > 0 else None,
+        "final_loss": metrics.number(last, "loss"), "best_loss": run.best_loss, "best_step": run.best_step,
+        "ema_loss": metrics.number(last, "ema_loss"), "tokens_per_s": speed,
+        "optimizer_percent": run.optimizer_percent, "state_bytes": run.state_bytes_per_parameter,
+        "skipped": len(run.skipped),
+    }
+
+
+def run_for_page(run):
+    """What the page gets of a run, as plain data."""
+    train, times = run.train, run.training_seconds()
+    last_step = max([event["step"] for event in train[-1:] + run.val[-1:]], default=0)
+    return {
+        "table": numbers(run, times),
+        "config": flat_config(run),
+        "clock": clock(run, train, times),
+        "series": {
+            "loss": series(train, "loss"), "mean_loss": group_means(train, "loss"),
+            "grad_norm": series(train, "grad_norm"), "lr": series(train, "lr"),
+            "tokens_per_s": series(train, "tokens_per_s"), "skipped": skipped_series(run, last_step),
+            "val": series(run.val, "loss"), "ema": series(run.val, "ema_loss"),
+            "hellaswag": series(run.hellaswag, "accuracy_norm"),
+        },
+        "samples": samples(run),
+    }
+
+
+def read_for_page(folder):
+    """run_for_page() of the run in a folder, or the MetricsError."""
+    try:
+        return run_for_page(metrics.read_run(folder))
+    except metrics.MetricsError as error:
+        return error
+
+
+# ---- all runs ----
+
+def find_runs():
+    """The folders of runs/ that have a metrics.jsonl, and those that have none."""
+    parent = os.path.relpath(os.path.join(SCRIPTS, "..", "runs"))
+    try:
+        folders = sorted(entry.path for entry in os.scandir(parent) if entry.is_dir())
+    except OSError:
+        return [], []
+    with_metrics = [folder for folder in folders if os.path.exists(os.path.join(folder, "metrics.jsonl"))]
+    return with_metrics, [folder for folder in folders if folder not in with_metrics]
+
+
+def display_names(folders):
+    """Folder names, which tell runs apart; where two are the same, the paths; where these are, too, with numbers."""
+    names = [printable(os.path.basename(os.path.realpath(folder))) for folder in folders]
+    paths = [printable(folder) for folder in folders]
+    names = [path if names.count(name) > 1 else name for name, path in zip(names, paths)]
+    return [name if names.count(name) == 1 else "%s (%d)" % (name, names[:i].count(name) + 1)
+            for i, name in enumerate(names)]
+
+
+class Entry:
+    """A run on the page. `shown` is what the page gets, `version` the update that brought it."""
+
+    def __init__(self, number, folder):
+        self.number = number
+        self.folder = folder
+        self.run = None  # kept while the run is going on
+        self.signature = None
+        self.shown = None
+        self.version = 0
+
+    def read_signature(self):
+        """What changes when the file does."""
+        try:
+            status = os.stat(os.path.join(self.folder, "metrics.jsonl"))
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    def update(self):
+        """Reads what was appended."""
+        self.run = self.run or metrics.Run(self.folder)
+        self.run.update()
+        self.shown = run_for_page(self.run)
+        if self.run.end or time.time() - self.signature[2] / 1e9 > IDLE_SECONDS:
+            self.run = None
+
+
+class Runs:
+    """The runs of the page: those in the folders that the user named, or those in runs/."""
+
+    def __init__(self, folders):
+        self.named = [os.path.dirname(folder) or "." if os.path.basename(folder) == "metrics.jsonl" else
+                      folder.rstrip("/") or "/" for folder in folders]
+        self.entries = {}  # by real path
+        self.left_out = {}  # messages by folder, for runs that were found and cannot be read
+        self.version = 0
+        self.order = []
+
+    def refresh(self):
+        """Reads runs that are new or have changed. Raises ReportError for a folder that the user named and that is no
+        run, if it was never read."""
+        found, without = (self.named, []) if self.named else find_runs()
+        self.left_out = {folder: "%s has no metrics.jsonl" % printable(folder) for folder in without}
+        order, changed = [], []
+        for folder in found:
+            path = os.path.realpath(folder)
+            entry = self.entries.setdefault(path, Entry(len(self.entries), folder))
+            if entry in order:
+                continue
+            order.append(entry)
+            signature = entry.read_signature()
+            if signature != entry.signature or entry.shown is None:
+                entry.signature = signature
+                changed.append(entry)
+        self._read(changed)
+        order = [entry for entry in order if entry.shown is not None]
+        if changed or order != self.order:
+            self.version += 1
+            for entry in changed:
+                entry.version = self.version
+            self.order = order
+
+    def _read(self, entries):
+        """Reads these runs: many large new ones by several processes."""
+        new = [entry for entry in entries if entry.shown is None]
+        size = sum(entry.signature[1] for entry in new if entry.signature)
+        if len(new) > 1 and size > PARALLEL_BYTES:
+            with concurrent.futures.ProcessPoolExecutor(min(len(new), os.cpu_count() or 1)) as pool:
+                results = list(pool.map(read_for_page, [entry.folder for entry in new]))
+        else:
+            results = [read_for_page(entry.folder) for entry in new]
+        for entry, result in zip(new, results):
+            if isinstance(result, metrics.MetricsError):
+                if self.named:
+                    raise ReportError(printable(str(result)))
+                self.left_out[entry.folder] = printable(str(result))
+            else:
+                entry.shown = result
+        for entry in entries:
+            if entry not in new:
+                try:
+                    entry.update()
+                except metrics.MetricsError:
+                    entry.run = None  # the page keeps what it has
+
+    def page_data(self, since=0):
+        """The runs that changed after a version, and what all pages need to list them."""
+        if since > self.version:  # of a server that ran before
+            since = 0
+        names = display_names([entry.folder for entry in self.order])
+        runs = [dict(entry.shown, id=entry.number, name=name, folder=printable(entry.folder))
+                for entry, name in zip(self.order, names) if entry.version > since]
+        return {"version": self.version, "names": {entry.number: name for entry, name in zip(self.order, names)},
+                "order": [entry.number for entry in self.order], "runs": runs, "tables": []}
+
+
+# ---- the page ----
+
+def read_part(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def dygraphs_folder():
+    folders = [os.environ["DYGRAPHS_DIR"]] if os.environ.get("DYGRAPHS_DIR") else DYGRAPHS_DIRS
+    for folder in folders:
+        if os.path.exists(os.path.join(folder, "dygraph.min.js")):
+            return folder
+    raise ReportError("dygraphs, which draws the curves, is missing: no dygraph.min.js in %s; install libjs-dygraphs, or "
+                      "run bash scripts/install_deps.sh" % " or ".join(folders))
+
+
+def json_for_html(data):
+    """JSON that can stand inside a script element, whatever texts are in it."""
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def page(data):
+    """The whole page as text."""
+    folder = dygraphs_folder()
+
+    def library(name):  # without the address of its source map
+        return re.sub(r"/[/*]# sourceMappingURL=[^\n]*", "", read_part(os.path.join(folder, name)))
+
+    parts = {"DYGRAPHS_CSS": library("dygraph.min.css"), "DYGRAPHS_JS": library("dygraph.min.js"),
+             "CSS": read_part(os.path.join(PARTS, "page.css")), "JS": read_part(os.path.join(PARTS, "page.js")),
+             "DATA": json_for_html(data)}
+    # In one go, so that what is put in is not searched.
+    return re.sub("@(%s)@" % "|".join(parts), lambda match: parts[match.group(1)],
+                  read_part(os.path.join(PARTS, "page.html")))
+
+
+def whole_data(runs, live):
+    """All that the page needs."""
+    made = "following runs on this machine" if live else "made on " + time.strftime("%d %B %Y at %H:%M")
+    return dict(runs.page_data(), published=[], live=live, live_seconds=POLL_SECONDS, made=made)
+
+
+def write_page(runs, path):
+    text = page(whole_data(runs, live=False))
+    temporary = path + ".tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ReportError("cannot write %s: %s; give another --out=FILE" % (path, error.strerror)) from None
+
+
+# ---- --watch ----
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves the page and its updates on this machine alone."""
+
+    daemon_threads = True
+
+    def __init__(self, port, runs):
+        super().__init__(("127.0.0.1", port), Handler)
+        self.runs = runs
+        self.lock = threading.Lock()
+        self.next_refresh = 0.0
+
+    def refreshed(self):
+        """The runs as they are now. Reading takes at most a tenth of the time."""
+        if time.monotonic() >= self.next_refresh:
+            begun = time.monotonic()
+            self.runs.refresh()
+            took = time.monotonic() - begun
+            self.next_refresh = time.monotonic() + max(1.0, 10 * took)
+        return self.runs
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        # Another name than this machine's own is a page elsewhere that made its name point here.
+        if (self.headers.get("Host") or "").rpartition(":")[0] not in ("127.0.0.1", "localhost"):
+            self.send_error(403)
+            return
+        address = urllib.parse.urlsplit(self.path)
+        with self.server.lock:
+            runs = self.server.refreshed()
+            if address.path == "/":
+                kind, text = "text/html", page(whole_data(runs, live=True))
+            elif address.path == "/data":
+                since = urllib.parse.parse_qs(address.query).get("since", ["0"])[0]
+                kind, text = "application/json", json_for_html(runs.page_data(int(since) if since.isdecimal() else 0))
+            else:
+                kind, text = None, None
+        if kind is None:
+            self.send_error(404)
+            return
+        body = text.encode("utf-8")
+        self.send_response(200)
+        self.send_header("Content-Type", kind + "; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def watch(runs, port):
+    try:
+        server = Server(port, runs)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ReportError("port %d is in use; give another --port=N, or none for a free one" % port) from None
+        raise ReportError("cannot listen on port %d: %s; give another --port=N" % (port, error.strerror)) from None
+    print("http://127.0.0.1:%d/ follows the runs until Ctrl-C" % server.server_address[1], flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print()
+    finally:
+        server.server_close()
+
+
+# ---- the command line ----
+
+def usage(message):
+    print("report.sh: %s; see --help" % message, file=sys.stderr)
+    return 2
+
+
+def main(arguments):
+    out, port, is_watching, folders = None, None, False, []
+    for argument in arguments:
+        if argument in ("-h", "--help"):
+            print(__doc__.strip())
+            return 0
+        if argument == "--watch":
+            is_watching = True
+        elif re.fullmatch("--out=.+", argument):
+            out = argument[len("--out="):]
+        elif argument.startswith("--port="):
+            port = argument[len("--port="):]
+            if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+                return usage("%s: give a number from 1 to 65535" % argument)
+        elif argument.startswith("-"):
+            return usage("unknown option " + argument)
+        else:
+            folders.append(argument)
+    if is_watching and out:
+        return usage("--watch serves the page and writes no file: give it without --out")
+    if port and not is_watching:
+        return usage("--port is for --watch")
+    runs = Runs(folders)
+    try:
+        dygraphs_folder()
+        runs.refresh()
+        for message in runs.left_out.values():
+            print("report.sh: %s; it is left out" % message, file=sys.stderr)
+        if is_watching:
+            watch(runs, int(port or 0))
+            return 0
+        if not runs.order:
+            raise ReportError("there are no runs: no runs/*/metrics.jsonl; train one (bash scripts/run_mars_small.sh) or "
+                              "give its folder")
+        write_page(runs, out or "report.html")
+        print(out or "report.html")
+    except ReportError as error:
+        print("report.sh: %s" % error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
