@@ -56,9 +56,12 @@ class MetricsError(Exception):
 
 def number(event, field):
     """The finite number in a field of an event, or None. "a.b" is the field b of the object a."""
-    value = event
-    for key in field.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
+    if "." in field:
+        value = event
+        for key in field.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+    else:
+        value = event.get(field)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return value
     return None

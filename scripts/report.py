@@ -79,20 +79,23 @@ def thin(values, limit=MAX_POINTS):
 
 def finite_values(events, field):
     """(steps, values) of the events in which this field is a finite number."""
-    pairs = [(event["step"], value) for event in events for value in [metrics.number(event, field)] if value is not None]
+    pairs = [(event["step"], value) for event in events for value in [event.get(field)]
+             if type(value) in (int, float) and value - value == 0]  # which infinities and NaN are not
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
-def series(events, field):
-    """The values of a field over steps, thinned; None where there are none."""
-    steps, values = finite_values(events, field)
+def thinned(steps, values):
+    """A curve for the page; None where there are no values."""
     kept = thin(values)
     return {"step": [steps[i] for i in kept], "value": [short_number(values[i]) for i in kept]} if kept else None
 
 
-def group_means(events, field):
-    """The means of groups of neighbouring events, each at the step of its last one, and how many events each has."""
-    steps, values = finite_values(events, field)
+def series(events, field):
+    return thinned(*finite_values(events, field))
+
+
+def group_means(steps, values):
+    """The means of groups of neighbours, each at the step of its last one, and how many values each has."""
     if not steps:
         return None
     groups = len(values) if len(values) <= MAX_POINTS else MAX_GROUPS
@@ -113,30 +116,23 @@ def skipped_series(run, last_step):
             "value": [0] + [i + 1 for i in kept] + [len(steps)]}
 
 
-def clock(run, train, times):
+def clock(train, val, times):
     """Tokens and hours of training after numbers of updates. Between two of these points both grow evenly."""
-    known = {0: (0, 0.0)}
-    for event, (step, seconds) in zip(train, times):
-        tokens = metrics.number(event, "tokens")
-        if tokens is not None:
-            known[step + 1] = tokens, seconds / 3600
-    kept = set(sorted(known)[::len(known) // MAX_CLOCK + 1]) | {0, max(known)}
-    # Where steps change their size, and where a validation was.
-    updates, bends = sorted(known), []
-    for before, at, after in zip(updates, updates[1:], updates[2:]):
-        left, right = known[at][0] - known[before][0], known[after][0] - known[at][0]
-        if left * (after - at) != right * (at - before):
-            bends.append(at)
+    seconds = dict(times)
+    steps, tokens = finite_values(train, "tokens")
+    points = [(0, 0, 0.0)] + [(step + 1, count, seconds[step] / 3600) for step, count in zip(steps, tokens)]
+    # Validations after the last train event.
+    points += [(step, count, points[-1][2]) for step, count in zip(*finite_values(val, "tokens")) if step > points[-1][0]]
+    kept = set(range(0, len(points), len(points) // MAX_CLOCK + 1)) | {len(points) - 1}
+    # Where steps change their size, and where validations were.
+    bends = [i for i, (before, at, after) in enumerate(zip(points, points[1:], points[2:]), 1)
+             if (at[1] - before[1]) * (after[0] - at[0]) != (after[1] - at[1]) * (at[0] - before[0])]
     kept.update(bends[:MAX_CLOCK])
-    kept.update(event["step"] for event in run.val if event["step"] in known)
-    for event in run.val:  # without train events around it
-        tokens = metrics.number(event, "tokens")
-        if event["step"] > max(updates) and tokens is not None:
-            known[event["step"]] = tokens, known[max(updates)][1]
-            kept.add(event["step"])
-    kept = sorted(kept)
-    return {"updates": kept, "tokens": [known[at][0] for at in kept],
-            "hours": [short_number(known[at][1]) for at in kept]}
+    places = {updates: i for i, (updates, _, _) in enumerate(points)}
+    kept.update(places[event["step"]] for event in val if event["step"] in places)
+    points = [points[i] for i in sorted(kept)]
+    return {"updates": [updates for updates, _, _ in points], "tokens": [count for _, count, _ in points],
+            "hours": [short_number(hours) for _, _, hours in points]}
 
 
 def flat_config(run):
@@ -183,17 +179,18 @@ def numbers(run, times):
 
 def run_for_page(run):
     """What the page gets of a run, as plain data."""
-    train, times = run.train, run.training_seconds()
-    last_step = max([event["step"] for event in train[-1:] + run.val[-1:]], default=0)
+    train, val, times = run.train, run.val, run.training_seconds()
+    losses = finite_values(train, "loss")
+    last_step = max([event["step"] for event in train[-1:] + val[-1:]], default=0)
     return {
         "table": numbers(run, times),
         "config": flat_config(run),
-        "clock": clock(run, train, times),
+        "clock": clock(train, val, times),
         "series": {
-            "loss": series(train, "loss"), "mean_loss": group_means(train, "loss"),
+            "loss": thinned(*losses), "mean_loss": group_means(*losses),
             "grad_norm": series(train, "grad_norm"), "lr": series(train, "lr"),
             "tokens_per_s": series(train, "tokens_per_s"), "skipped": skipped_series(run, last_step),
-            "val": series(run.val, "loss"), "ema": series(run.val, "ema_loss"),
+            "val": series(val, "loss"), "ema": series(val, "ema_loss"),
             "hellaswag": series(run.hellaswag, "accuracy_norm"),
         },
         "samples": samples(run),

@@ -13,6 +13,7 @@ const COLOURS = ['1f77b4', 'd62728', '2ca02c', '9467bd', 'ff7f0e', '17becf', '8c
 const LIGHTER = {'202020': 'e8e8e8', '00008b': '8f8fff'}; // on a dark page
 const DASHES = [null, [8, 4], [2, 3], [10, 3, 2, 3], [14, 6]];
 const SHOWN_VALUES = 12; // rows of the box next to the pointer
+const MANY_POINTS = 60;  // with more, the dots of validations are small
 const MANY_RUNS = 8;     // with more, the losses of single steps are off at first
 
 const CHARTS = [
@@ -141,9 +142,10 @@ function lossCurves(shown) {
             curves.push(runCurve(run, 'training',
                 pointsOf(run, run.series.mean_loss, false, smoothed(run.series.mean_loss, smoothingSteps()))));
         if (byId('show-val').checked) {
-            curves.push(runCurve(run, 'validation', pointsOf(run, run.series.val, true), {width: 2.2, dots: 2.5}));
+            const points = pointsOf(run, run.series.val, true);
+            curves.push(runCurve(run, 'validation', points, {width: 2, dots: points.length > MANY_POINTS ? 1.2 : 2.8}));
             curves.push(runCurve(run, 'validation, average of weights', pointsOf(run, run.series.ema, true),
-                {width: 1.2, dots: 3.5}));
+                {width: 1, dots: 3.5}));
         }
     }
     return curves;
@@ -264,7 +266,9 @@ for (const chart of CHARTS) {
     chart.pointer = element('div', {className: 'pointer', hidden: true});
     chart.values = element('div', {className: 'values', hidden: true});
     chart.box = element('div', {className: chart.id === 'loss' ? 'chart large' : 'chart', id: 'chart-' + chart.id},
-        element('h3', {}, chart.title + ' ', element('label', {className: 'faint'}, chart.log, ' log')),
+        element('div', {className: 'head'}, element('h3', {}, chart.title),
+            element('label', {hidden: chart.id === 'skipped'}, chart.log, 'log'),
+            ...(chart.id === 'loss' ? byId('loss-controls').content.children : [])),
         chart.plot, chart.empty, chart.pointer, chart.values);
     byId('charts').append(chart.box);
     chart.curves = [];
@@ -497,9 +501,9 @@ function selectionChanged() {
 const COLUMNS = [
     {key: 'name', title: 'run'},
     {key: 'status', title: 'status'},
-    {key: 'data', title: 'data'},
-    {key: 'model', title: 'model'},
     {key: 'optimizer', title: 'optimizer'},
+    {key: 'model', title: 'model'},
+    {key: 'data', title: 'data'},
     {key: 'rate', title: 'rate', format: String},
     {key: 'steps', title: 'steps', format: grouped},
     {key: 'tokens', title: 'tokens', format: short},
