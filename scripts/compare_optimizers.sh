@@ -48,6 +48,7 @@ for argument in "$@"; do
         *) fail "unknown option $argument; see --help" 2 ;;
     esac
 done
+command -v python3 >/dev/null || fail "python3 is missing: install it, or run bash scripts/install_deps.sh"
 train_gpt2=${TRAIN_GPT2:+$(absolute "$TRAIN_GPT2")}
 cd "$(dirname "$0")/.."
 BIN=${BIN:-.}
@@ -239,47 +240,47 @@ if [ $eval_sequences -gt $((16384 / block)) ]; then eval_sequences=$((16384 / bl
 
 full_evaluations=20 sweep_evaluations=5
 
-# summary RUN: the fields that metrics.awk lists.
-summary() { awk -v run="$1" -f scripts/metrics.awk <"$1/metrics.jsonl"; }
-field() { cut -f "$1" <<<"$2"; }
+# read_summary RUN: sets $status and $loss to the status of the run and its best validation loss ("-" without one).
+# Fails unless the run is finished.
+read_summary() {
+    [ -s "$1/metrics.jsonl" ] || return 1
+    local line
+    line=$(python3 scripts/metrics.py summary "$1")
+    status=$(cut -f 11 <<<"$line") loss=$(cut -f 9 <<<"$line")
+    [ "$status" = "done" ] || [ "$status" = skipped ]
+}
 
-# start RUN: trains as RUN/run.json says. The status is 0 where it finished or was stopped by gradients that are not
-# finite, which is an answer too; everything else ends the comparison.
+# start RUN: trains as RUN/run.json says, and sets what read_summary does. That the run was stopped by gradients that are
+# not finite is an answer, too; everything else ends the comparison.
 start() {
-    local run=$1 status=0
+    local run=$1 exit_status=0
     "$train_gpt2" "$run/run.json" --overwrite=true >"$run/log.txt" 2>&1 </dev/null &
     child=$!
-    wait $child || status=$?
+    wait $child || exit_status=$?
     child=
     # The weights are not needed any more, and those of all runs would fill a disk.
     rm -rf "$run/checkpoints"
-    is_finished "$run" && return
+    read_summary "$run" && return
     tail -n 20 "$run/log.txt" >&2
-    if [ $status -eq 0 ]; then fail "a run was stopped from outside; start again in the same way to go on"; fi
-    fail "train_gpt2 $run/run.json failed with status $status"
+    if [ $exit_status -eq 0 ]; then fail "a run was stopped from outside; start again in the same way to go on"; fi
+    fail "train_gpt2 $run/run.json failed with status $exit_status"
 }
 
-is_finished() {
-    [ -s "$1/metrics.jsonl" ] || return 1
-    case $(field 11 "$(summary "$1")") in done | skipped) ;; *) return 1 ;; esac
-}
-
-# run_once OPTIMIZER RATE STEPS EVALUATIONS RUN: trains, unless that has been done.
+# run_once OPTIMIZER RATE STEPS EVALUATIONS RUN: trains, unless that has been done, and sets what read_summary does.
 run_once() {
-    local run=$5 begun=$SECONDS line
+    local run=$5 begun=$SECONDS
     run_number=$((run_number + 1))
     config "$@" >"$folder/run.json"
-    if cmp -s "$folder/run.json" "$run/run.json" && is_finished "$run"; then return; fi
+    if cmp -s "$folder/run.json" "$run/run.json" && read_summary "$run"; then return; fi
     mkdir -p "$run"
     rm -f "$run/metrics.jsonl"
     cp "$folder/run.json" "$run/run.json"
     start "$run"
-    line=$(summary "$run")
     printf '[%*d/%d] %-16s rate %-7s %6d steps: ' ${#runs_planned} $run_number "$runs_planned" "$1" "$2" "$3"
-    if [ "$(field 11 "$line")" = skipped ]; then
+    if [ "$status" = skipped ]; then
         echo "diverged ($((SECONDS - begun)) s)"
     else
-        printf '%s (%d s)\n' "$(loss_text "$(field 9 "$line")")" $((SECONDS - begun))
+        printf '%s (%d s)\n' "$(loss_text "$loss")" $((SECONDS - begun))
     fi
 }
 
@@ -288,11 +289,11 @@ loss_text() { if [ "$1" = - ]; then echo "–"; else printf '%.4f' "$1"; fi; }
 # time_step OPTIMIZER: sets $ms to the milliseconds of a step here: the median of a few, after the first, in which
 # everything is set up.
 time_step() {
-    local run=$out/timing
+    local run=$out/timing status loss
     mkdir -p "$run"
     eval_sequences=1 config "$1" "$(middle_rate "$1")" 8 1 "$run" >"$run/run.json"
     start "$run"
-    ms=$(sed -n 's/^{"event":"train".*"ms":\([0-9.e+-]*\)[,}].*/\1/p' "$run/metrics.jsonl" | tail -n 7 | sort -g |
+    ms=$(python3 scripts/metrics.py values train ms "$run" | tail -n 7 | sort -g |
         awk '{ ms[NR] = $1 } END { print ms[int((NR + 1) / 2)] }')
     rm -rf "$run"
 }
@@ -329,16 +330,14 @@ plan() {
 
 # sweep OPTIMIZER: tries the rates; "loss rate" of each, the best first, is in OPTIMIZER/sweep.
 sweep() {
-    local id=$1 rate line loss
+    local id=$1 rate status loss
     mkdir -p "$out/$id"
     : >"$folder/sweep"
     for rate in $(grid "$id"); do
         loss=0 # a single rate need not be tried
         if [ "$rates" -gt 1 ]; then
             run_once "$id" "$rate" $(((steps + 2) / 3)) $sweep_evaluations "$out/$id/sweep_$rate"
-            line=$(summary "$out/$id/sweep_$rate")
-            loss=$(field 9 "$line")
-            if [ "$(field 11 "$line")" = skipped ] || [ "$loss" = - ]; then loss=inf; fi
+            if [ "$status" = skipped ] || [ "$loss" = - ]; then loss=inf; fi
         fi
         echo "$loss $rate" >>"$folder/sweep"
     done
@@ -349,12 +348,12 @@ sweep() {
 # full OPTIMIZER: the run of full length at the best rate; where that diverges after all, at the next one. Its rate is
 # in OPTIMIZER/best, which is empty where no rate works.
 full() {
-    local id=$1 loss rate
+    local id=$1 sweep_loss rate status loss
     : >"$out/$id/best"
-    while read -r loss rate; do
-        if [ "$loss" = inf ]; then continue; fi
+    while read -r sweep_loss rate; do
+        if [ "$sweep_loss" = inf ]; then continue; fi
         run_once "$id" "$rate" "$steps" $full_evaluations "$out/$id/full_$rate"
-        if [ "$(field 11 "$(summary "$out/$id/full_$rate")")" = "done" ]; then
+        if [ "$status" = "done" ]; then
             echo "$rate" >"$out/$id/best"
             return
         fi
@@ -364,56 +363,10 @@ full() {
 
 # ---- results ----
 
-# One line for each optimizer, with tabs between: see the first. A "-" is not known.
-results() {
-    local id best line tried edge runs around
-    printf '%s\t' optimizer title best_rate best_val_loss best_step steps tokens_per_second optimizer_percent \
-        state_bytes_per_parameter at_edge
-    echo sweep
-    for id in "${optimizers[@]}"; do
-        best=$(cat "$out/$id/best")
-        mapfile -t around < <(grid "$id")
-        tried=$(for rate in "${around[@]}"; do
-            awk -v rate="$rate" -v only="$rates" '$2 == rate {
-                print rate (only == 1 ? "" : $1 == "inf" ? " diverged" : sprintf(" %.3f", $1)) }' "$out/$id/sweep"
-        done | paste -sd ';')
-        edge=0
-        if [ "$rates" -gt 1 ] && { [ "$best" = "${around[0]}" ] || [ "$best" = "${around[rates - 1]}" ]; }; then
-            edge=1
-        fi
-        runs=("$out/$id"/*/)
-        line=$(if [ -n "$best" ]; then summary "$out/$id/full_$best"; fi)
-        awk -F '\t' -v OFS='\t' -v id="$id" -v best="${best:--}" -v edge=$edge -v tried="$tried" -v line="$line" '
-            { title = $3 }
-            END {
-                if (split(line, f, "\t") == 0) f[7] = f[9] = f[10] = f[12] = f[13] = f[14] = "-"
-                print id, title, best, f[9], f[10], f[7], f[12], f[13], f[14], edge, tried
-            }' <(summary "${runs[0]%/}")
-    done | awk -F '\t' '{ print ($4 == "-" ? 1e30 : $4) "\t" $0 }' | sort -s -g -k 1,1 | cut -f 2-
-}
-
 markdown() {
     echo "$layers layers of $width, $sequences sequences of $block tokens a step, $steps steps; tokens: $train"
     echo
-    awk -F '\t' '
-        function shown(value) { return value == "-" ? "–" : value }
-        function grouped(value) { return value >= 1000 ? int(value / 1000) "," sprintf("%03d", value % 1000) : value }
-        NR == 1 {
-            print "| optimizer | best val loss | at step | best rate | tokens/s | optimizer % | state B/param |" \
-                " rates tried, each with its best loss |"
-            print "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
-            next
-        }
-        {
-            gsub(/;/, " · ", $11)
-            if ($10 == 1) edges = 1
-            print "| " $2 " | " ($4 == "-" ? "–" : sprintf("%.4f", $4)) " | " shown($5) " | " \
-                shown($3) ($10 == 1 ? " †" : "") " | " ($7 == "-" ? "–" : grouped($7)) " | " shown($8) " | " \
-                shown($9) " | " $11 " |"
-        }
-        END {
-            if (edges) print "\n† at the edge of the rates tried: another one may be better (--rates=5)"
-        }' "$out/compare.tsv" | awk -f scripts/table.awk
+    python3 scripts/compare_report.py "$out" "${optimizers[@]}"
 }
 
 # The curves, the best on top of the key. The first losses say little and would leave no room for the rest: what is
@@ -430,10 +383,11 @@ draw() {
         echo "no gnuplot, no curves; the numbers are in $out/compare.tsv"
         return
     fi
-    top=$(for run in "${runs[@]}"; do
-        sed -n 's/^{"event":"val","step":\([0-9]*\),"loss":\([0-9.e+-]*\),.*/\1 \2/p' "$run/metrics.jsonl" |
-            awk -v steps="$steps" '$1 <= 0.15 * steps || NR == 1 { early = $2 } END { print early, $2 }'
-    done | sort -g | awk '
+    top=$(python3 scripts/metrics.py values val step,loss "${runs[@]}" | awk -v steps="$steps" '
+        NF == 0 { print early, last; early = ""; next }
+        $1 <= 0.15 * steps || early == "" { early = $2 }
+        { last = $2 }
+        END { print early, last }' | sort -g | awk '
         { early[NR] = $1; if ($2 > worst) worst = $2 }
         END { top = early[int((NR + 1) / 2)]; if (1.02 * worst > top) top = 1.02 * worst; printf "%.3f", top }')
     bottom=$(awk -F '\t' 'NR == 2 { printf "%.3f", 0.99 * $4 }' "$out/compare.tsv")
@@ -449,7 +403,6 @@ for id in "${optimizers[@]}"; do
     sweep "$id"
     full "$id"
 done
-results >"$out/compare.tsv"
 echo
 markdown | tee "$out/compare.md"
 echo

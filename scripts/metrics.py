@@ -2,14 +2,15 @@
 """metrics.py: reads metrics.jsonl, which train_gpt2 writes into its train.out_dir. No other script parses that file.
 
     python3 scripts/metrics.py summary [--budgets=TOKENS,...] RUN_DIR...
-    python3 scripts/metrics.py values RUN_DIR EVENT FIELD[,FIELD...]
+    python3 scripts/metrics.py values EVENT FIELD[,FIELD...] RUN_DIR...
 
 summary prints one line for each run, with tabs between the fields of SUMMARY_FIELDS, in that order. For each budget, in
 tokens, two more fields follow: the best validation loss up to the budget, and 1 where the run reached it, else 0. "-" is
 a value that the file does not give.
 
 values prints one line for each event of this name, in order of steps, with a space between the fields. Events in which
-one of the fields is missing or not a number are left out. A FIELD inside an object has dots: config.train.max_iters.
+one of the fields is missing or not a number are left out. A FIELD inside an object has dots: config.train.max_iters. An
+empty line separates two runs.
 
 Other programs import this module:
 
@@ -409,16 +410,19 @@ def main(arguments):
             rest.append(argument)
     if command not in ("summary", "values"):
         return _usage("give a command: summary or values")
-    if command == "values" and len(rest) != 3:
-        return _usage("values takes RUN_DIR EVENT FIELD[,FIELD...]")
-    if not rest:
-        return _usage("give the folder of at least one run")
+    event, fields = (rest.pop(0), rest.pop(0)) if command == "values" and len(rest) > 2 else ("", "")
+    if not rest or (command == "values" and not fields):
+        return _usage("%s: give the folder of at least one run last" % command)
+    sys.stdout.reconfigure(errors="surrogateescape")  # names of folders
     try:
-        if command == "summary":
-            for folder in rest:
-                print("\t".join(summary(read_run(folder), budgets)))
-        else:
-            for row in values(read_run(rest[0]), rest[1], rest[2].split(",")):
+        for i, folder in enumerate(rest):
+            run = read_run(folder)
+            if command == "summary":
+                print("\t".join(summary(run, budgets)))
+                continue
+            if i > 0:
+                print()
+            for row in values(run, event, fields.split(",")):
                 print(" ".join(map(text, row)))
     except MetricsError as error:
         print("metrics.py: %s" % error, file=sys.stderr)

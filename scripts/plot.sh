@@ -8,8 +8,8 @@
 #   --title=TEXT    above the curves
 #   --label=TEXT    a run's name in the key; once for each run, in the same order
 #
-# It reads RUN_DIR/metrics.jsonl, also of a run that is still going on or was killed: what is no whole line, or has no
-# loss, is passed over. Training loss is a thin line, validation loss a thick one with points, in one colour a run; the
+# It reads RUN_DIR/metrics.jsonl with metrics.py, also of a run that is still going on or was killed: what is no whole
+# line, or has no loss, is passed over. Training loss is a thin line, validation loss a thick one with points, in one colour a run; the
 # names are those of the folders. The key of more than four runs stands next to the curves.
 set -euo pipefail
 
@@ -47,24 +47,16 @@ if [ -n "$y" ] && ! [[ $y =~ ^[0-9]+(\.[0-9]*)?:[0-9]+(\.[0-9]*)?$ ]]; then
     fail "--y=$y: give two losses, as in --y=2.5:3.5" 2
 fi
 command -v gnuplot >/dev/null || fail "gnuplot is missing: install gnuplot-nox, or run bash scripts/install_deps.sh"
+command -v python3 >/dev/null || fail "python3 is missing: install it, or run bash scripts/install_deps.sh"
 out=${out:-${runs[0]%/}/loss}
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-# extract EVENT FILE: "x loss" of every whole line of this event that has a loss, in order of x. Where a step occurs
-# twice (a run that was begun again), the last one counts.
+# extract EVENT: "x loss" of every event of this name that has a loss, in order of x, into NUMBER_OF_THE_RUN.EVENT.
 extract() {
-    awk -v event="$1" -v x="$x" '
-        function number(key,    at) {
-            if (!match($0, "\"" key "\":-?[0-9][-+.0-9eE]*")) return ""
-            at = RSTART + length(key) + 3
-            return substr($0, at, RSTART + RLENGTH - at)
-        }
-        index($0, "{\"event\":\"" event "\"") == 1 && /}$/ {
-            if (number(x) != "" && number("loss") != "") loss[number(x)] = number("loss")
-        }
-        END { for (at in loss) print at, loss[at] }' <"$2" | sort -n
+    python3 "$(dirname "$0")/metrics.py" values "$1" "$x,loss" "${runs[@]}" |
+        awk -v folder="$folder" -v event="$1" 'NF == 0 { n++; next } { print >(folder "/" n + 0 "." event) }'
 }
 
 # Labels, or folder names, which tell runs apart; where they do not, the paths.
@@ -135,11 +127,10 @@ END
     gnuplot "$folder/plot.gp" 2>"$folder/error" || fail "gnuplot failed: $(cat "$folder/error")"
 }
 
+extract val
+if [ $validation_only = no ]; then extract train; fi
 for i in "${!runs[@]}"; do
     metrics=${runs[i]}/metrics.jsonl
-    [ -r "$metrics" ] || fail "cannot read $metrics; give folders that train_gpt2 wrote (its train.out_dir)"
-    extract train "$metrics" >"$folder/$i.train"
-    extract val "$metrics" >"$folder/$i.val"
     [ $validation_only = yes ] || [ -s "$folder/$i.train" ] || [ -s "$folder/$i.val" ] ||
         fail "$metrics holds no losses yet"
     [ $validation_only = no ] || [ -s "$folder/$i.val" ] || fail "$metrics holds no validation losses yet"

@@ -119,8 +119,8 @@ get_text() {
 
 # ---- the run ----
 
-# values EVENT KEY RUN: a number of every line of this event in the run's metrics.
-values() { sed -n "s/^{\"event\":\"$1\".*\"$2\":\([-+.0-9eE]*\)[,}].*/\1/p" "$3/metrics.jsonl"; }
+# values EVENT KEY RUN: a number of every event of this name in the run's metrics.
+values() { python3 scripts/metrics.py values "$1" "$2" "$3"; }
 
 # setting KEY: a whole number of the config.
 setting() { sed -n "s/.*\"$1\": *\([0-9]*\).*/\1/p" config/quickstart.json; }

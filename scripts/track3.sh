@@ -67,90 +67,15 @@ seeds=${seeds:-10}
 [[ $seeds =~ ^[1-9][0-9]{0,2}$ ]] || fail "--seeds=$seeds: give a number of seeds from 1 to 999" 2
 out=${out:-runs/${name}_seeds}
 
-# ---- the runs that there are ----
+command -v python3 >/dev/null || fail "python3 is missing: install it, or run bash scripts/install_deps.sh"
 
-# Keys in which the runs of one folder may differ: they change the loss by rounding at most. And what the start line
-# says about the machine.
+# Keys in which the runs of one folder may differ: they change the loss by rounding at most.
 may_differ="data.seed train.seed train.out_dir train.init_from train.overwrite train.device train.precision \
 train.threads train.batch_size train.gradient_accumulation_steps train.recompute train.debug_alloc \
 train.log_interval train.norms_interval train.eval_interval train.checkpoint_interval train.keep_checkpoints"
-start_may_differ="device processes threads version resumed_from"
 
-# The seeds that FOLDER has runs of, in order.
-seeds_present() {
-    local metrics seed
-    for metrics in "$out"/seed_*/metrics.jsonl; do
-        seed=${metrics#"$out"/seed_}
-        seed=${seed%/metrics.jsonl}
-        if [[ $seed =~ ^[1-9][0-9]*$ ]]; then echo "$seed"; fi
-    done | sort -n
-}
-
-# outcome SEED: sets $state, $step, $max_iters and $loss to those of its run. The state is complete, diverged or
-# unfinished (also where there is no run), the step the last one that is known, the loss that of the validation at
-# max_iters; "-" is not known. $loss_key: which loss that is, loss or ema_loss.
-loss_key=loss
-outcome() {
-    local metrics=$out/seed_$1/metrics.jsonl fields
-    state=unfinished step=- max_iters=- loss=- loss_key=loss
-    if [ ! -s "$metrics" ]; then return; fi
-    fields=$(awk -v run="$1" -f scripts/metrics.awk <"$metrics")
-    max_iters=$(sed -n 's/^{"event":"start".*"max_iters":\([0-9]*\).*/\1/p' "$metrics" | tail -n 1)
-    if grep -q '^{"event":"start".*"ema_start":[1-9]' "$metrics"; then loss_key=ema_loss; fi
-    loss=$(sed -n "s/^{\"event\":\"val\",\"step\":$max_iters,.*\"$loss_key\":\([^,}]*\).*/\1/p" "$metrics" | tail -n 1)
-    step=$(cut -f 7 <<<"$fields") max_iters=${max_iters:--} loss=${loss:--}
-    # Two skipped steps in a row end a run; a validation or a checkpoint may lie between them.
-    if tail -n 5 "$metrics" | awk -F '[:,]' '
-        /^\{"event":"skipped","step":/ { in_a_row = last != "" && $4 == last + 1; last = $4; next }
-        /^\{"event":"(train|end)"/ { in_a_row = 0 }
-        END { exit !in_a_row }'; then
-        state=diverged
-    elif [ "$(cut -f 11 <<<"$fields")" = "done" ]; then
-        [ "$loss" != - ] || fail "$metrics has no validation loss at its last step, $max_iters; remove this run"
-        if [ "$loss" = null ]; then state=diverged; else state=complete; fi
-    fi
-}
-
-# Fails unless all runs of FOLDER were made in the same way, in whichever of their starts.
-require_one_config() {
-    local present seed files=() difference
-    present=$(seeds_present)
-    for seed in $present; do files+=("$out/seed_$seed/metrics.jsonl"); done
-    if [ ${#files[@]} -eq 0 ]; then return; fi
-    difference=$(awk -v names="$may_differ $start_may_differ" '
-        BEGIN {
-            n = split(names, word, " ")
-            for (i = 1; i <= n; i++) may_differ[word[i]] = 1
-        }
-        # {"event":"start","config":{"SECTION":{"KEY":VALUE,...},...},"parameters":...}, and between two keys ,"
-        /^\{"event":"start"/ && /\}$/ {
-            section = ""
-            n = split(substr($0, index($0, ",\"config\":{") + 12), part, ",\"")
-            for (i = 1; i <= n; i++) {
-                text = part[i]
-                if (match(text, /^[a-z]+":\{"/)) {
-                    section = substr(text, 1, RLENGTH - 4) "."
-                    text = substr(text, RLENGTH + 1)
-                }
-                key = text
-                sub(/":.*/, "", key)
-                value = substr(text, length(key) + 3)
-                name = section key
-                if (value ~ /\}\}$/) section = "" # the config ends
-                sub(/\}+$/, "", value)
-                if (name in may_differ) continue
-                if (!(name in first)) {
-                    first[name] = value
-                    where[name] = FILENAME
-                } else if (first[name] != value) {
-                    print name " is " first[name] " in " where[name] " and " value " in " FILENAME
-                    exit
-                }
-            }
-        }' "${files[@]}")
-    [ -z "$difference" ] ||
-        fail "the runs are not of one config: $difference; remove the runs that do not belong, or give another --out"
-}
+# say COMMAND ARGUMENT...: what track3_report.py says; it also fails unless all runs of FOLDER are of one config.
+say() { python3 scripts/track3_report.py "$1" "$out" "$may_differ" "${@:2}"; }
 
 # ---- training ----
 
@@ -164,7 +89,7 @@ stop() {
 
 # train SEED: starts its run, or goes on with it. Ends the script unless the run is complete or has diverged.
 train() {
-    local run=$out/seed_$1 status=0
+    local run=$out/seed_$1 status=0 state
     trap stop INT TERM HUP USR1
     bash scripts/run.sh "$name" "${options[@]}" --train.seed="$1" --data.seed="$1" --out_dir="$run" --init_from=auto \
         >&2 </dev/null &
@@ -181,7 +106,7 @@ train() {
         echo "track3.sh: interrupted; start it again in the same way to go on" >&2
         exit 130
     fi
-    outcome "$1"
+    state=$(say states "$1")
     if [ "$state" = diverged ] || { [ "$state" = complete ] && [ $status -eq 0 ]; }; then return; fi
     if [ $status -eq 0 ]; then fail "the run $run was stopped from outside; start again in the same way to go on"; fi
     fail "the run $run failed with status $status" $((status == 2 ? 2 : 1))
@@ -199,91 +124,22 @@ recipe() {
 }
 
 train_all() {
-    local seed
-    if [ -n "$(seeds_present)" ] && [ -e "$out/recipe.txt" ] && ! cmp -s "$out/recipe.txt" <(recipe); then
+    local seed states state_of
+    if compgen -G "$out/seed_*/metrics.jsonl" >/dev/null && [ -e "$out/recipe.txt" ] &&
+        ! cmp -s "$out/recipe.txt" <(recipe); then
         fail "the runs in $out have other options or another config (see $out/recipe.txt); give another --out"
     fi
     mkdir -p "$out"
     recipe >"$out/recipe.txt"
+    # shellcheck disable=SC2046 # one argument a seed
+    states=$(say states $(seq "$seeds"))
+    read -ra state_of <<<"$states"
     for ((seed = 1; seed <= seeds; seed++)); do
-        outcome $seed
-        if [ "$state" != unfinished ]; then continue; fi
+        if [ "${state_of[seed - 1]}" != unfinished ]; then continue; fi
         echo "seed $seed of $seeds: $out/seed_$seed" >&2
         train $seed
-        require_one_config
     done
 }
 
-# ---- the report ----
-
-# Of lines "SEED STATE STEP MAX_ITERS LOSS".
-report() {
-    awk -v name="$name" -v target="$target" -v key="$loss_key" -v least=0.004 '
-        function grouped(n,    text) {
-            text = n ""
-            while (match(text, /[0-9][0-9][0-9][0-9]($|,)/))
-                text = substr(text, 1, RSTART) "," substr(text, RSTART + 1)
-            return text
-        }
-        # "seed 3", "seeds 3 and 4", "seeds 3, 4 and 5"
-        function listed(seeds,    n, i, part, text) {
-            n = split(seeds, part, " ")
-            text = (n > 1 ? "seeds " : "seed ") part[1]
-            for (i = 2; i <= n; i++) text = text (i < n ? ", " : " and ") part[i]
-            return text
-        }
-        function plural(seeds, one, more) { return index(seeds, " ") ? more : one }
-        {
-            steps = $4
-            if ($2 == "complete") {
-                loss[++n] = $5
-                sum += $5
-                text = sprintf("%.4f", $5)
-            } else {
-                text = $2 ", step " ($3 == "-" ? 0 : grouped($3))
-                if ($2 == "diverged") diverged = diverged (diverged == "" ? "" : " ") $1
-                else unfinished = unfinished (unfinished == "" ? "" : " ") $1
-            }
-            row[NR] = "| " $1 " | " text " |"
-        }
-        END {
-            print name ": validation losses " (key == "loss" ? "" : "(" key ") ") "at step " grouped(steps)
-            print ""
-            print "| seed | validation loss |"
-            print "| ---: | ---: |"
-            for (i = 1; i <= NR; i++) print row[i]
-            print ""
-            if (n > 0) {
-                mean = sum / n
-                for (i = 1; i <= n; i++) squares += (loss[i] - mean) ^ 2
-                deviation = n > 1 ? sprintf("%.4f", sqrt(squares / (n - 1))) : "unknown (one run)"
-                printf "n %d, mean %.4f, standard deviation %s\n", n, mean, deviation
-                left = (target - mean) * sqrt(n)
-                printf "(%s - mean) * sqrt(n) = %.4f; the rule requires at least %s\n\n", target, left, least
-            }
-            if (diverged != "") {
-                print "No: the result does not count, because " listed(diverged) " diverged."
-            } else if (unfinished != "") {
-                print "No verdict yet: " listed(unfinished) " " plural(unfinished, "is", "are") " unfinished."
-            } else if (left >= least - 1e-9) { # decimals are not exact
-                print "Yes: the result counts. " n (n > 1 ? " runs of " : " run of ") grouped(steps) \
-                    " steps reached " target "."
-            } else {
-                needed = target > mean ? (least / (target - mean)) ^ 2 : 0
-                print "No: the result does not count. " (target > mean ? "With this mean it takes " \
-                    (needed < 1e6 ? grouped(int(needed + 0.999999)) : "more than a million") " runs." : \
-                    "The mean is not below " target ".")
-            }
-        }' | awk -f scripts/table.awk
-}
-
-require_one_config
 if [ $report_only = no ]; then train_all; fi
-present=$(seeds_present)
-[ -n "$present" ] || fail "there are no runs in $out (no $out/seed_N/metrics.jsonl)"
-lines=
-for seed in $present; do
-    outcome "$seed"
-    lines+="$seed $state $step $max_iters $loss"$'\n'
-done
-printf %s "$lines" | report
+say report "$name" "$target"

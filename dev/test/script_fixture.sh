@@ -30,6 +30,14 @@ lacks() {
     if grep -qaF -e "$2" "$1"; then echo "$1 holds '$2':"; cat "$1"; return 1; fi
 }
 
+# Makes python3 the one of the system where there is one: it starts in a third of the time that one of pyenv takes.
+use_system_python() {
+    if [ ! -x /usr/bin/python3 ]; then return; fi
+    mkdir "$scratch/python"
+    ln -s /usr/bin/python3 "$scratch/python/"
+    export PATH=$scratch/python:$PATH
+}
+
 # command_file PATH: makes a shell script of standard input.
 command_file() {
     { echo '#!/bin/bash'; cat; } >"$1"

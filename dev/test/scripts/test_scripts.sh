@@ -10,6 +10,7 @@ source "$(dirname "$0")/../script_fixture.sh"
 root=$PWD
 BUILD=$(realpath "${MARS_BUILD:-build}")
 unset CI
+use_system_python
 
 last_line_is() {
     [ "$(tail -n 1 "$here/output")" = "$1" ] || { echo "the last line is not '$1':"; cat "$here/output"; return 1; }

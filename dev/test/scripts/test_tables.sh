@@ -8,6 +8,7 @@
 source "$(dirname "$0")/../script_fixture.sh"
 
 export LC_ALL=C OMP_WAIT_POLICY=passive
+use_system_python
 
 # row TEXT: the output's table row that begins with this, without the spaces that align it. Its first, if it has more.
 row() { sed 's/  */ /g; s/^| //; s/ |$//' "$here/output" | awk -v text="$1 |" 'index($0, text) == 1 && !n++'; }
@@ -70,16 +71,16 @@ owt=data/openwebtext/train.bin
 edu="data/fineweb/edu100B/edu_fineweb_train_*.bin"
 table() { run 0 bash scripts/reproduce_table.sh --out="$here/table" "$@"; }
 
-# ---- metrics.awk and table.awk ----
+# ---- the summaries of metrics.py, and markdown_table.py ----
 
-summary() { awk -v run=it -v budgets="100 200 300" -f scripts/metrics.awk <"$here/run/metrics.jsonl" | tr '\t' ' '; }
+summary() { python3 scripts/metrics.py summary --budgets=100,200,300 "$here/run" | tr '\t' ' '; }
 
 test_summary_of_a_finished_run() {
     start_line "$here/run" 2 64 sgd-sai some/folder/t.bin
     step_tokens=64 losses "$here/run" 0:10 1:9.5 2:4.25 3:4.5
     end_line "$here/run" 3 "done"
     summary >"$here/summary"
-    has "$here/summary" "it sgd-sai SGD-SaI 2x64 some/folder 0.006 3 192 4.25 2 done 2000 25.0 8.1 some/folder/t.bin"
+    has "$here/summary" "run sgd-sai SGD-SaI 2x64 some/folder 0.006 3 192 4.25 2 done 2000 25.0 8.1 some/folder/t.bin"
     has "$here/summary" "t.bin 9.5 1 4.25 0 4.25 0"
 }
 
@@ -88,7 +89,7 @@ test_summary_of_an_older_end_line() {
     step_tokens=64 losses "$here/run" 0:10 1:9.5
     echo '{"event":"end","step":1,"reason":"done","seconds":9}' >>"$here/run/metrics.jsonl"
     summary >"$here/summary"
-    has "$here/summary" "it adamw AdamW 2x64 this folder 0.006 1 64 9.5 1 done - - - t.bin"
+    has "$here/summary" "run adamw AdamW 2x64 this folder 0.006 1 64 9.5 1 done - - - t.bin"
 }
 
 # Trained on after its end: the end's times are those of a part.
@@ -98,7 +99,7 @@ test_summary_of_a_run_that_went_on() {
     end_line "$here/run" 0 stopped
     echo '{"event":"train","step":6,"loss":8.5,"tokens":448,"ms":3}' >>"$here/run/metrics.jsonl"
     summary >"$here/summary"
-    has "$here/summary" "it adamw AdamW 2x64 this folder 0.006 7 448 10 0 unfinished - - - t.bin"
+    has "$here/summary" "run adamw AdamW 2x64 this folder 0.006 7 448 10 0 unfinished - - - t.bin"
 }
 
 test_summary_passes_over_damage() {
@@ -113,40 +114,43 @@ test_summary_passes_over_damage() {
         printf '\n{"event":"val","step":4,"loss":0.0'
     } >>"$here/run/metrics.jsonl"
     summary >"$here/summary"
-    has "$here/summary" "it mars-adamw-exact MARS-AdamW exact 2x64 this folder 0.006 3 192 1.75 2 unfinished - - - "
+    has "$here/summary" "run mars-adamw-exact MARS-AdamW exact 2x64 this folder 0.006 3 192 1.75 2 unfinished - - - "
     has "$here/summary" "t.bin - 1 1.75 0 1.75 0"
     start_line "$here/run" 2 64 adamw t.bin
     echo '{"event":"skipped","step":5,"tensor":"wte"}' >>"$here/run/metrics.jsonl"
     summary >"$here/summary"
-    has "$here/summary" "it adamw AdamW 2x64"
+    has "$here/summary" "run adamw AdamW 2x64"
     has "$here/summary" " skipped "
     : >"$here/run/metrics.jsonl"
     summary >"$here/summary"
-    has "$here/summary" "it - - "
+    has "$here/summary" "run - - "
 }
 
 test_summary_of_another_gamma() {
     start_line "$here/run" 2 64 mars-m t.bin ',"gamma":0.01,"is_approx":false'
     summary >"$here/summary"
-    has "$here/summary" "it mars-m-exact-gamma-0.01 MARS-M exact gamma 0.01 2x64"
+    has "$here/summary" "run mars-m-exact-gamma-0.01 MARS-M exact gamma 0.01 2x64"
     start_line "$here/run" 2 64 mars-m-efficient t.bin ',"gamma":0.025'
     summary >"$here/summary"
-    has "$here/summary" "it mars-m-efficient MARS-M efficient 2x64"
+    has "$here/summary" "run mars-m-efficient MARS-M efficient 2x64"
     start_line "$here/run" 2 64 adamw t.bin ',"gamma":0.01'
     summary >"$here/summary"
-    has "$here/summary" "it adamw AdamW 2x64"
+    has "$here/summary" "run adamw AdamW 2x64"
 }
 
 test_columns_are_aligned() {
-    printf '%s\n' 'a text' '| name | µs |' '| --- | ---: |' '| long name | – |' '| b | 1234 |' '' '| z |' |
-        awk -f scripts/table.awk >"$here/output"
-    [ "$(cat "$here/output")" = 'a text
-| name      |   µs |
+    PYTHONPATH=scripts python3 -c 'import markdown_table
+markdown_table.print_table(["name", "µs"], [["long name", "–"], ["b", "1234"], ["c"]], align_right=[1])
+print()
+markdown_table.print_table(["z"], [])' >"$here/output"
+    [ "$(cat "$here/output")" = '| name      |   µs |
 | --------- | ---: |
 | long name |    – |
 | b         | 1234 |
+| c         |      |
 
-| z   |' ]
+| z   |
+| --- |' ]
 }
 
 # ---- reproduce_table.sh ----

@@ -7,6 +7,7 @@
 source "$(dirname "$0")/../script_fixture.sh"
 
 export LC_ALL=C OMP_WAIT_POLICY=passive NPROC=1
+use_system_python
 
 make_tree() {
     mkdir -p "$here/tree/config" "$here/tree/data"

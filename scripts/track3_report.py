@@ -1,0 +1,155 @@
+"""track3_report.py: what track3.sh says about the runs FOLDER/seed_N. The rule is in track3.sh.
+
+    python3 scripts/track3_report.py states FOLDER MAY_DIFFER SEED...       prints complete, diverged or unfinished for each
+    python3 scripts/track3_report.py report FOLDER MAY_DIFFER NAME TARGET   prints losses, and whether the result counts
+
+Both fail unless all runs of the folder are of one config. MAY_DIFFER are the keys of the config, with spaces between, in
+which the runs may differ.
+"""
+import json
+import math
+import os
+import re
+import sys
+
+import markdown_table
+import metrics
+
+REQUIRED = 0.004  # what (target - mean) * sqrt(n) has to reach
+
+# What the start event says about the machine, in which runs may differ.
+MACHINE = ["device", "processes", "threads", "version", "resumed_from"]
+
+
+class ReportError(Exception):
+    """What is wrong with the runs, for the user."""
+
+
+class Result:
+    """What one run came to.
+
+    state      complete, diverged or unfinished (also where there is no run)
+    step       the last step that is known; 0 before the first
+    max_iters  the step whose validation loss counts, or None
+    loss_key   ema_loss in runs with an average of their weights, else loss
+    loss       of the validation at max_iters, or None
+    """
+
+    def __init__(self, folder):
+        self.state, self.step, self.max_iters, self.loss_key, self.loss = "unfinished", 0, None, "loss", None
+        if not os.path.exists(os.path.join(folder, "metrics.jsonl")):
+            return
+        run = metrics.read_run(folder)
+        self.step = run.step or 0
+        self.max_iters = metrics.number(run.config, "train.max_iters")
+        if metrics.number(run.config, "train.ema_start"):
+            self.loss_key = "ema_loss"
+        last = [event for event in run.val if event["step"] == self.max_iters]
+        self.loss = metrics.number(last[0], self.loss_key) if last else None
+        if run.diverged:
+            self.state = "diverged"
+        elif run.status == "done":
+            if not last or self.loss_key not in last[0]:
+                raise ReportError("%s has no validation loss at its last step, %s; remove this run" %
+                                  (run.path, self.max_iters))
+            self.state = "diverged" if self.loss is None else "complete"
+
+
+def runs_of(folder):
+    """[(seed, run folder)] of the runs that folder has, in order of seeds."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    seeds = sorted(int(name[len("seed_"):]) for name in names if re.fullmatch("seed_[1-9][0-9]*", name))
+    runs = [(seed, os.path.join(folder, "seed_%d" % seed)) for seed in seeds]
+    return [(seed, run) for seed, run in runs if os.path.exists(os.path.join(run, "metrics.jsonl"))]
+
+
+def settings(start):
+    """{key: value} of a start event; the config's keys are SECTION.KEY."""
+    found = {}
+    for key, value in start.items():
+        if key == "config":
+            for section, keys in value.items():
+                found.update({section + "." + name: entry for name, entry in keys.items()})
+        elif key != "event":
+            found[key] = value
+    return found
+
+
+def require_one_config(folder, may_differ):
+    """Raises ReportError unless all runs were made in the same way, in each of their starts, but for some keys."""
+    first = {}  # key: (value, file)
+    for _, run_folder in runs_of(folder):
+        run = metrics.read_run(run_folder)
+        for start in run.starts:
+            for key, value in settings(start).items():
+                expected, where = first.setdefault(key, (value, run.path))
+                if value != expected and key not in may_differ:
+                    raise ReportError("the runs are not of one config: %s is %s in %s and %s in %s; remove the runs "
+                                      "that do not belong, or give another --out" %
+                                      (key, json.dumps(expected), where, json.dumps(value), run.path))
+
+
+def listed(seeds):
+    """"seed 3", "seeds 3 and 4", "seeds 3, 4 and 5"."""
+    words = [str(seed) for seed in seeds]
+    return "seed " + words[0] if len(words) == 1 else "seeds " + ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def verdict(results, target, losses, mean):
+    """The last sentence of a report. results: {seed: Result}."""
+    diverged = [seed for seed, result in results.items() if result.state == "diverged"]
+    unfinished = [seed for seed, result in results.items() if result.state == "unfinished"]
+    if diverged:
+        return "No: the result does not count, because %s diverged." % listed(diverged)
+    if unfinished:
+        return "No verdict yet: %s %s unfinished." % (listed(unfinished), "is" if len(unfinished) == 1 else "are")
+    n = len(losses)
+    if (float(target) - mean) * math.sqrt(n) >= REQUIRED - 1e-9:  # decimals are not exact
+        steps = list(results.values())[-1].max_iters
+        return "Yes: the result counts. %d %s of %s steps reached %s." % (n, "run" if n == 1 else "runs", f"{steps:,}",
+                                                                        target)
+    if float(target) <= mean:
+        return "No: the result does not count. The mean is not below %s." % target
+    needed = (REQUIRED / (float(target) - mean)) ** 2
+    runs = f"{math.ceil(needed - 1e-6):,}" if needed < 1e6 else "more than a million"
+    return "No: the result does not count. With this mean it takes %s runs." % runs
+
+
+def report(folder, name, target):
+    """target is the text of a number."""
+    results = {seed: Result(run) for seed, run in runs_of(folder)}
+    if not results:
+        raise ReportError("there are no runs in %s (no %s/seed_N/metrics.jsonl)" % (folder, folder))
+    last = list(results.values())[-1]
+    key = "" if last.loss_key == "loss" else "(%s) " % last.loss_key
+    print("%s: validation losses %sat step %s" % (name, key, "-" if last.max_iters is None else f"{last.max_iters:,}"))
+    print()
+    rows = [[str(seed), "%.4f" % result.loss if result.state == "complete" else f"{result.state}, step {result.step:,}"]
+            for seed, result in results.items()]
+    markdown_table.print_table(["seed", "validation loss"], rows, align_right=(0, 1))
+    print()
+    losses = [result.loss for result in results.values() if result.state == "complete"]
+    mean = sum(losses) / len(losses) if losses else None
+    if losses:
+        deviation = "unknown (one run)"
+        if len(losses) > 1:
+            deviation = "%.4f" % math.sqrt(sum((loss - mean) ** 2 for loss in losses) / (len(losses) - 1))
+        print("n %d, mean %.4f, standard deviation %s" % (len(losses), mean, deviation))
+        print("(%s - mean) * sqrt(n) = %.4f; the rule requires at least %s\n" %
+              (target, (float(target) - mean) * math.sqrt(len(losses)), REQUIRED))
+    print(verdict(results, target, losses, mean))
+
+
+def main(command, folder, may_differ, *arguments):
+    try:
+        require_one_config(folder, may_differ.split() + MACHINE)
+        if command == "states":
+            print(" ".join(Result(os.path.join(folder, "seed_" + seed)).state for seed in arguments))
+        else:
+            report(folder, *arguments)
+    except (ReportError, metrics.MetricsError) as error:
+        sys.exit("track3.sh: %s" % error)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
