@@ -59,8 +59,8 @@ def short_number(value):
 
 
 def printable(text):
-    """Text without the surrogates that stand for bytes that are not UTF-8."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """Text without surrogates, which stand for bytes that are not UTF-8, or come from half a character in JSON."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def thin(values, limit=MAX_POINTS):
@@ -219,12 +219,14 @@ def find_runs():
 
 
 def display_names(folders):
-    """Folder names, which tell runs apart; where two are the same, the paths; where these are, too, with numbers."""
-    names = [printable(os.path.basename(os.path.realpath(folder))) for folder in folders]
-    paths = [printable(folder) for folder in folders]
-    names = [path if names.count(name) > 1 else name for name, path in zip(names, paths)]
-    return [name if names.count(name) == 1 else "%s (%d)" % (name, names[:i].count(name) + 1)
-            for i, name in enumerate(names)]
+    """Folder names, with as many of the folders above as tell a run from the others, or else with a number."""
+    paths = [printable(os.path.realpath(folder)).split("/") for folder in folders]
+    names = []
+    for i, path in enumerate(paths):
+        tails = (path[-depth:] for depth in range(1, len(path) + 1))
+        unique = next((tail for tail in tails if sum(other[-len(tail):] == tail for other in paths) == 1), None)
+        names.append("/".join(unique) if unique else "%s (%d)" % (path[-1], paths[:i].count(path) + 1))
+    return names
 
 
 class Entry:
@@ -342,7 +344,8 @@ def dygraphs_folder():
 
 def json_for_html(data):
     """JSON that can stand inside a script element, whatever texts are in it."""
-    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return printable(text).replace("<", "\\u003c")
 
 
 def page(data):
