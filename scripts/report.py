@@ -32,6 +32,7 @@ import time
 import urllib.parse
 
 import metrics
+import reproduce_table
 
 MAX_POINTS = 2000       # of a curve
 MAX_GROUPS = 1000       # of the means of training losses
@@ -168,7 +169,7 @@ def numbers(run, times):
         "status": "gradients not finite" if run.diverged else
                   "unfinished" if run.status == "skipped" else run.status,
         "data": run.data_title, "model": run.model_title, "optimizer": run.optimizer_title,
-        "optimizer_id": run.optimizer, "rate": run.learning_rate, "steps": run.step, "tokens": run.tokens,
+        "rate": run.learning_rate, "steps": run.step, "tokens": run.tokens,
         "hours": seconds / 3600 if seconds > 0 else None,
         "final_loss": metrics.number(last, "loss"), "best_loss": run.best_loss, "best_step": run.best_step,
         "ema_loss": metrics.number(last, "ema_loss"), "tokens_per_s": speed,
@@ -178,12 +179,13 @@ def numbers(run, times):
 
 
 def run_for_page(run):
-    """What the page gets of a run, as plain data."""
+    """What the page gets of a run, as plain data, and its row for the tables of published losses, or None."""
     train, val, times = run.train, run.val, run.training_seconds()
     losses = finite_values(train, "loss")
     last_step = max([event["step"] for event in train[-1:] + val[-1:]], default=0)
+    row = reproduce_table.Row(run) if run.optimizer else None
     return {
-        "table": numbers(run, times),
+        "table": dict(numbers(run, times), recipe=recipe_of(row)),
         "config": flat_config(run),
         "clock": clock(train, val, times),
         "series": {
@@ -194,7 +196,7 @@ def run_for_page(run):
             "hellaswag": series(run.hellaswag, "accuracy_norm"),
         },
         "samples": samples(run),
-    }
+    }, row
 
 
 def read_for_page(folder):
@@ -203,6 +205,55 @@ def read_for_page(folder):
         return run_for_page(metrics.read_run(folder))
     except metrics.MetricsError as error:
         return error
+
+
+# ---- what was published ----
+
+RECIPES = {"modded_nanogpt": reproduce_table.MODDED_NANOGPT, "modded_first_muon": reproduce_table.MODDED_FIRST_MUON}
+
+
+def recipe_of(row):
+    """The name of the published recipe that a run has, or None."""
+    return next((name for name, recipe in RECIPES.items() if row and row.follows(recipe)), None)
+
+
+def published_curves():
+    """Published losses, each over steps and tokens. They belong to runs of the same data and model, or of a recipe."""
+    curves = []
+    for data, optimizer, model, *losses, source in reproduce_table.PUBLISHED:
+        points = [{"steps": tokens // reproduce_table.STEP_TOKENS, "tokens": tokens, "loss": float(loss)}
+                  for tokens, loss in zip(reproduce_table.BUDGETS.values(), losses) if loss]
+        curves.append({"data": data, "model": model, "optimizer": optimizer, "title": optimizer + ", " + source,
+                       "points": points, "is_curve": False})
+    for _, last, loss, source, recipe in reproduce_table.MODDED_FINALS:
+        if not recipe:
+            continue
+        is_curve = recipe is reproduce_table.MODDED_NANOGPT
+        losses = reproduce_table.MODDED_CURVE if is_curve else {last: loss}
+        points = [{"steps": step, "tokens": step * recipe["train.total_batch_size"] * 1024, "loss": float(text.split()[-1])}
+                  for step, text in losses.items()]
+        name = next(name for name, known in RECIPES.items() if known is recipe)
+        curves.append({"recipe": name, "optimizer": "Muon", "title": "Muon, " + source, "points": points,
+                       "is_curve": is_curve})
+    return [dict(curve, key="published %d" % i) for i, curve in enumerate(curves)]
+
+
+def published_tables(rows):
+    """The tables of reproduce_table.sh. Those with a run of ours come first."""
+    def for_page(table, notes, is_ours):
+        return {"header": table.header, "rows": [[cell.replace("\\*", "*") for cell in row] for row in table.rows],
+                "right": [i in table.align_right for i in range(len(table.header))], "notes": notes, "is_ours": is_ours}
+
+    with_runs = {(row.data, row.size) for row in rows}
+    tables, note = reproduce_table.budget_tables(rows)
+    result = [for_page(table, [], kind in with_runs) for kind, table in tables.items()]
+    has_recipe = any(recipe_of(row) for row in rows)
+    result.append(for_page(reproduce_table.modded_finals(rows), [reproduce_table.FINALS_NOTE], has_recipe))
+    curve = reproduce_table.modded_curve(rows)
+    if curve:
+        result.append(for_page(curve, [reproduce_table.CURVE_NOTE], True))
+    notes = [reproduce_table.BUDGETS_NOTE, *reproduce_table.SOURCES.strip().split("\n"), note.replace("\\*", "*")]
+    return {"notes": list(filter(None, notes)), "tables": sorted(result, key=lambda table: not table["is_ours"])}
 
 
 # ---- all runs ----
@@ -230,14 +281,15 @@ def display_names(folders):
 
 
 class Entry:
-    """A run on the page. `shown` is what the page gets, `version` the update that brought it."""
+    """A run on the page. `shown` is what the page gets, `row` is for the tables, `version` is the update of the page that
+    brought them."""
 
     def __init__(self, number, folder):
         self.number = number
         self.folder = folder
         self.run = None  # kept while the run is going on
         self.signature = None
-        self.shown = None
+        self.shown = self.row = None
         self.version = 0
 
     def read_signature(self):
@@ -252,7 +304,7 @@ class Entry:
         """Reads what was appended."""
         self.run = self.run or metrics.Run(self.folder)
         self.run.update()
-        self.shown = run_for_page(self.run)
+        self.shown, self.row = run_for_page(self.run)
         if self.run.end or time.time() - self.signature[2] / 1e9 > IDLE_SECONDS:
             self.run = None
 
@@ -307,7 +359,7 @@ class Runs:
                     raise ReportError(printable(str(result)))
                 self.left_out[entry.folder] = printable(str(result))
             else:
-                entry.shown = result
+                entry.shown, entry.row = result
         for entry in entries:
             if entry not in new:
                 try:
@@ -322,8 +374,12 @@ class Runs:
         names = display_names([entry.folder for entry in self.order])
         runs = [dict(entry.shown, id=entry.number, name=name, folder=printable(entry.folder))
                 for entry, name in zip(self.order, names) if entry.version > since]
+        for entry, name in zip(self.order, names):
+            if entry.row:
+                entry.row.folder = name
         return {"version": self.version, "names": {entry.number: name for entry, name in zip(self.order, names)},
-                "order": [entry.number for entry in self.order], "runs": runs, "tables": []}
+                "order": [entry.number for entry in self.order], "runs": runs,
+                "paper": published_tables([entry.row for entry in self.order if entry.row])}
 
 
 # ---- the page ----
@@ -366,7 +422,7 @@ def page(data):
 def whole_data(runs, live):
     """All that the page needs."""
     made = "following runs on this machine" if live else "made on " + time.strftime("%d %B %Y at %H:%M")
-    return dict(runs.page_data(), published=[], live=live, live_seconds=POLL_SECONDS, made=made)
+    return dict(runs.page_data(), published=published_curves(), live=live, live_seconds=POLL_SECONDS, made=made)
 
 
 def write_page(runs, path):

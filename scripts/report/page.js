@@ -171,16 +171,19 @@ function publishedCurves(range) {
             curves.push({key: entry.key + ' curve', kind: 'published', points, ...looks});
         else
             curves.push({key: entry.key + ' line', kind: 'published', points: range.map((x) => [x, last]), ...looks},
-                {key: entry.key + ' points', kind: 'published here', points, ...looks, width: 0, dots: 4});
+                {key: entry.key + ' points', kind: 'published here', points, ...looks, width: 0, dots: 4, isMark: true});
     }
     return curves;
 }
 
 // ---- published runs ----
 
-function isOfRun(entry, run) { return entry.data === run.table.data && entry.model === run.table.model; }
+function isOfRun(entry, run) {
+    if (entry.recipe) return entry.recipe === run.table.recipe;
+    return entry.data === run.table.data && entry.model === run.table.model;
+}
 
-function hasOptimizer(entry, run) { return isOfRun(entry, run) && entry.optimizer === run.table.optimizer_id; }
+function hasOptimizer(entry, run) { return isOfRun(entry, run) && entry.optimizer === run.table.optimizer; }
 
 /* Those of the data and model of a run that is drawn. */
 function listedPublished() {
@@ -289,6 +292,15 @@ function handlerOf(chart) {
     };
 }
 
+/* A square, where validations have dots. */
+function drawMark(graph, name, context, x, y, colour, size) {
+    context.fillStyle = cssColour('--back');
+    context.strokeStyle = colour;
+    context.lineWidth = 2;
+    context.fillRect(x - size, y - size, 2 * size, 2 * size);
+    context.strokeRect(x - size, y - size, 2 * size, 2 * size);
+}
+
 /* Draws a line as dygraphs does, and notes what was drawn. */
 function notingPlotter(chart) {
     return (event) => {
@@ -317,7 +329,7 @@ function zoomed(chart, low, high, yRanges) {
 function drawChart(chart, shown, full) {
     const range = state.xWindow || full;
     const isLogX = byId('x-log').checked;
-    const all = chart.id === 'loss' ? [...publishedCurves(full), ...chart.all] : chart.all;
+    const all = chart.id === 'loss' ? [...chart.all, ...publishedCurves(full)] : chart.all;
     chart.curves = all.map((curve) => Object.assign(curve, {points: curve.points.filter(([x, y]) =>
         (!isLogX || x > 0) && (!chart.log.checked || y > 0))})).filter((curve) => curve.points.length > 0);
     const isEmpty = chart.curves.length === 0;
@@ -331,7 +343,8 @@ function drawChart(chart, shown, full) {
     const series = {};
     for (const curve of chart.curves)
         series[curve.key] = {color: curve.colour, strokeWidth: curve.width, strokePattern: curve.dash,
-            drawPoints: Boolean(curve.dots), pointSize: curve.dots || 0, stepPlot: Boolean(curve.isStair)};
+            drawPoints: Boolean(curve.dots), pointSize: curve.dots || 0, stepPlot: Boolean(curve.isStair),
+            drawPointCallback: curve.isMark ? drawMark : null};
     chart.window = range;
     const nothing = chart.curves.map(() => null);
     const options = {
@@ -574,13 +587,19 @@ function listConfigs() {
 }
 
 function listPaper() {
-    byId('paper').hidden = data.tables.length === 0;
-    byId('paper').lastElementChild.replaceChildren(...data.tables.flatMap((table) => {
+    const {notes, tables} = data.paper;
+    const tableElements = (table) => {
         const cell = (name, text, i) => element(name, {className: table.right[i] ? 'number' : ''}, text);
         return [...table.notes.map((note) => element('p', {className: 'note'}, note)),
             makeTable(table.header.map((text, i) => cell('th', text, i)),
                 table.rows.map((row) => element('tr', {}, ...row.map((text, i) => cell('td', text, i)))))];
-    }));
+    };
+    const place = byId('paper').lastElementChild;
+    const isOpen = Boolean(place.querySelector('details[open]')); // stays so when runs have changed
+    place.replaceChildren(element('p', {className: 'note'}, notes.join('\n')),
+        ...tables.filter((table) => table.is_ours).flatMap(tableElements),
+        element('details', {open: isOpen}, element('summary', {}, 'Published losses of other models and data'),
+            ...tables.filter((table) => !table.is_ours).flatMap(tableElements)));
 }
 
 function listSamples() {
@@ -658,7 +677,7 @@ function take(update) {
     runs.clear();
     for (const id of update.order) runs.set(id, Object.assign(known.get(id), {name: update.names[id]}));
     data.version = update.version;
-    data.tables = update.tables;
+    data.paper = update.paper;
 }
 
 function showAll() {

@@ -55,6 +55,7 @@ import json
 import sys
 
 here, axis, *runs = sys.argv[1:]
+ends = []
 for name in runs:
     with open(f"{here}/{name}/metrics.jsonl") as file:
         events = [json.loads(line) for line in file]
@@ -69,9 +70,10 @@ for name in runs:
             return clock[event["step"] + (event["event"] == "train")]
         return event["step" if axis == "steps" else "tokens"]
 
-    def show(chart, curve, points):
-        print(json.dumps({"chart": chart, "run": name, "curve": curve, "x": [x for x, _ in points],
+    def show(chart, curve, points, title=name):
+        print(json.dumps({"chart": chart, "run": title, "curve": curve, "x": [x for x, _ in points],
                           "y": [y for _, y in points]}))
+        ends.extend([points[0][0], points[-1][0]])
 
     for chart in ("loss", "grad_norm", "lr", "tokens_per_s"):
         points = [(x_of(event), event[chart]) for event in train.values() if event[chart] is not None]
@@ -87,6 +89,8 @@ for name in runs:
     if skipped and axis == "steps":
         last = max(max(train), max(event["step"] for event in events if event["event"] == "val"))
         show("skipped", "", [(0, 0)] + list(zip(skipped, range(1, 999))) + [(max(last, skipped[-1]), len(skipped))])
+for title, loss in (("AdamW, MARS, table", 2.885), ("AdamW, MARS-M, figure", 2.889), ("Muon, MARS, table", 2.901)):
+    show("loss", "published", [(min(ends), loss), (max(ends), loss)], title)
 END
 }
 
