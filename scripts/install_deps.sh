@@ -56,8 +56,8 @@ int main() {}" | "${CXX:-g++}" -x c++ - -o /dev/null "$2" >/dev/null 2>&1; }
 # Debian's package is for Debian's Python, which need not be the first one.
 has_numpy() { python3 -c 'import numpy' >/dev/null 2>&1 || /usr/bin/python3 -c 'import numpy' >/dev/null 2>&1; }
 
-# report.py knows where it may be.
-has_dygraphs() { PYTHONPATH=${BASH_SOURCE[0]%/*} python3 -Bc 'import report; report.dygraphs_folder()' >/dev/null 2>&1; }
+# report_page.py knows where it may be.
+has_dygraphs() { PYTHONPATH=${BASH_SOURCE[0]%/*} python3 -Bc 'import report_page; report_page.dygraphs_folder()' >/dev/null 2>&1; }
 
 # A sanitizer's runtime is a package of its own.
 has_fuzzer() { has_command clang && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |

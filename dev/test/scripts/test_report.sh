@@ -36,19 +36,18 @@ train_lines() {
     }' >>"$1/metrics.jsonl"
 }
 
-# page_with FILE SCRIPT: opens the page with a script at its end, and leaves what became of it in $here/dump. Errors of
-# the page are in $here/output, and fail the test.
+# page_with FILE SCRIPT: opens the page with the script of a file at its end, and leaves what became of it in $here/dump. Errors
+# of the page fail the test.
 page_with() {
-    { cat "$1"; printf '<script>\n%s\n</script>\n' "$2"; } >"$here/opened.html"
-    run 0 timeout 60 "$browser" --no-sandbox --disable-gpu --user-data-dir="$here/profile" --window-size=1200,900 \
-        --enable-logging=stderr --dump-dom "file://$here/opened.html"
-    sed '/^\[.*:ERROR:.*\]/d; /CONSOLE/d' "$here/output" >"$here/dump"
-    grep CONSOLE "$here/output" >"$here/console" || true
-    [ ! -s "$here/console" ] || { cat "$here/console"; return 1; }
+    { cat "$1"; echo '<script>'; cat "$2"; echo '</script>'; } >"$here/opened.html"
+    timeout 60 "$browser" --no-sandbox --disable-gpu --user-data-dir="$here/profile" --window-size=1200,900 \
+        --enable-logging=stderr --dump-dom "file://$here/opened.html" >"$here/dump" 2>"$here/log" </dev/null ||
+        { cat "$here/log"; return 1; }
+    if grep CONSOLE "$here/log"; then return 1; fi
     grep -q "drawn [0-9]* ms after" "$here/dump"
 }
 
-# The curves that the drawn ones must be, computed from two runs without a look at report.py.
+# The curves that the drawn ones must be, computed from two runs without a look at report_page.py.
 expected_curves() {
     python3 - "$here" "$@" <<'END'
 import json
@@ -116,9 +115,9 @@ import json
 import os
 import sys
 sys.path.insert(0, "scripts")
-import report
+import report_page
 here = sys.argv[1]
-runs = report.Runs([f"{here}/short", f"{here}/long"])
+runs = report_page.Runs([f"{here}/short", f"{here}/long"])
 runs.refresh()
 os.replace(f"{here}/grown/metrics.jsonl", f"{here}/short/metrics.jsonl")
 runs.refresh()
@@ -128,7 +127,7 @@ print(json.dumps(update))
 END
     head -n -1 "$here/short/metrics.jsonl" >"$here/before"
     cp "$here/short/metrics.jsonl" "$here/after"
-    page_with "$here/page.html" "
+    cat >"$here/script" <<END
         const record = {};
         const cells = (row) => [...row.cells].map((cell) => cell.textContent);
         const note = (name) => { record[name] = [...document.querySelectorAll('#drawn tbody tr')].map(cells); };
@@ -174,7 +173,9 @@ END
             byId('reset').click();
             note('followed');
             document.body.append(element('pre', {id: 'record', textContent: JSON.stringify(record)}));
-        });"
+        });
+END
+    page_with "$here/page.html" "$here/script"
     cp "$here/before" "$here/short/metrics.jsonl"
     # The mean of the long run, which is thinned, has a point for each five steps or so.
     for axis in tokens hours steps; do
@@ -204,7 +205,8 @@ def mean(run, steps):
         event = json.loads(line)
         if event["event"] == "train" and event["loss"] is not None:
             losses[event["step"]] = event["loss"]
-    losses = [loss for step, loss in losses.items() if step > max(losses) - steps]
+    last = max(losses)
+    losses = [loss for step, loss in losses.items() if step > last - steps]
     return sum(losses) / len(losses)
 
 
@@ -251,12 +253,14 @@ with open(sys.argv[1], "a") as file:
     print('{"event":"sample","step":"x","text":7}', file=file)
 END
     report 0 --out="$here/page.html" "$here"/it* "$here"/not* "$here"/{a,b}/same
-    page_with "$here/page.html" "
+    cat >"$here/script" <<'END'
         const names = [...document.querySelectorAll('#runs .name')].map((name) => name.textContent);
         const record = {names, bold: document.querySelectorAll('#bold, main img').length,
             sample: document.querySelector('#samples pre').textContent,
             samples: document.querySelectorAll('#samples option').length, drawn: byId('drawn').querySelectorAll('td').length};
-        document.body.append(element('pre', {id: 'record', textContent: JSON.stringify(record)}));"
+        document.body.append(element('pre', {id: 'record', textContent: JSON.stringify(record)}));
+END
+    page_with "$here/page.html" "$here/script"
     python3 - "$here" <<'END'
 import html
 import json
@@ -301,7 +305,7 @@ test_the_page_needs_no_network() {
 test_bad_arguments() {
     start_line "$here/one" adamw 1e-3
     local argument
-    for argument in --wrong --out= --port=80000 --port=x --port=0 --port=9000; do
+    for argument in --wrong --out= --port=65536 --port=9000; do
         report 2 "$argument" "$here/one"
         has "$here/output" "see --help"
     done
@@ -321,22 +325,16 @@ test_bad_arguments() {
     has "$here/output" "python3 is missing"
 }
 
-# ask ADDRESS [HOST]: what the server answers, or the status.
+# ask PATH [HOST]: what the server on $port answers to a browser that calls it HOST.
 ask() {
-    python3 - "$@" <<'END'
-import sys
-import urllib.error
-import urllib.request
-request = urllib.request.Request(sys.argv[1], headers={"Host": sys.argv[2]} if len(sys.argv) > 2 else {})
-try:
-    print(urllib.request.urlopen(request, timeout=20).read().decode())
-except urllib.error.HTTPError as error:
-    print(error.code)
-END
+    exec 3<>"/dev/tcp/127.0.0.1/$port"
+    printf 'GET %s HTTP/1.0\r\nHost: %s\r\n\r\n' "$1" "${2:-127.0.0.1:$port}" >&3
+    cat <&3 >"$here/answer"
+    exec 3>&-
 }
 
 test_watching_runs() {
-    local address=
+    local port=
     mkdir -p "$here/runs"
     cp -r scripts "$here/scripts"
     set -m # so that the server gets Ctrl-C
@@ -344,32 +342,34 @@ test_watching_runs() {
     local server=$!
     set +m
     for _ in $(seq 100); do
-        address=$(sed -n 's|^\(http://127.0.0.1:[0-9]*/\) .*|\1|p' "$here/served")
-        if [ -n "$address" ]; then break; fi
+        port=$(sed -n 's|^http://127.0.0.1:\([0-9]*\)/ follows the runs until Ctrl-C$|\1|p' "$here/served")
+        if [ -n "$port" ]; then break; fi
         sleep 0.1
     done
-    [ -n "$address" ]
-    ask "$address" >"$here/page"
-    has "$here/page" '"live":true'
+    [ -n "$port" ]
+    ask /
+    has "$here/answer" '"live":true'
     start_line "$here/runs/one" adamw 1e-3
     train_lines "$here/runs/one" 0 20
     sleep 1.1 # it looks at most once a second
-    ask "${address}data?since=0" >"$here/answer"
+    ask "/data?since=0"
     has "$here/answer" '"order":[0],"runs":[{'
     has "$here/answer" '"steps":21'
     start_line "$here/runs/other" muon 1e-3
     printf '{"event":"val","step":21,"loss":1.2345,"tokens":99999999}\n{"event":"tr' >>"$here/runs/one/metrics.jsonl"
     sleep 1.1
-    ask "${address}data?since=1" >"$here/answer"
+    ask "/data?since=1"
     has "$here/answer" '"order":[0,1]'
     has "$here/answer" '1.2345'
     has "$here/answer" '"name":"other"'
-    ask "${address}data?since=2" >"$here/answer"
+    ask "/data?since=2"
     has "$here/answer" '"runs":[]'
-    [ "$(ask "${address}runs/one/metrics.jsonl")" = 404 ]
-    [ "$(ask "$address" example.org:80)" = 403 ]
-    run 1 bash "$here/scripts/report.sh" --watch --port="$(sed 's/.*:\([0-9]*\).*/\1/' <<<"$address")"
-    has "$here/output" "is in use; give another --port=N"
+    ask /runs/one/metrics.jsonl
+    has "$here/answer" "404 Not Found"
+    ask / example.org:80
+    has "$here/answer" "403 Forbidden"
+    run 1 bash "$here/scripts/report.sh" --watch --port="$port"
+    has "$here/output" "port $port is in use; give another --port=N"
     kill -INT -- -$server
     wait $server
     [ "$(sed 's/^\^C//' "$here/served" | grep -c .)" -eq 1 ] || { cat "$here/served"; return 1; }
