@@ -77,7 +77,7 @@ int rule_state_find(const Rule *rule, const char *name) {
     OPTIMIZER(OPTIM_MUON, "muon", "Muon", NULL, 0.95, 0, true, EVERY_MATRIX(RULE_MUON)) \
     OPTIMIZER(OPTIM_MOONLIGHT, "moonlight", "Moonlight", NULL, 0.95, 0, true, HIDDEN_MATRICES(RULE_MOONLIGHT)) \
     OPTIMIZER(OPTIM_MARS_M, "mars-m", "MARS-M", NULL, 0.95, 0, true, HIDDEN_MATRICES(RULE_MARS_M)) \
-    OPTIMIZER(OPTIM_MARS_M_EFFICIENT, "mars-m-efficient", "MARS-M with one buffer", NULL, 0.95, 0, true, \
+    OPTIMIZER(OPTIM_MARS_M_EFFICIENT, "mars-m-efficient", "MARS-M efficient", NULL, 0.95, 0, true, \
               HIDDEN_MATRICES(RULE_MARS_M_EFFICIENT)) \
     OPTIMIZER(OPTIM_SGD_SAI, "sgd-sai", "SGD-SaI", "sgd-boost", 0.9, 0, true, ONE_RULE(RULE_SGD_SAI)) \
     OPTIMIZER(OPTIM_NORMUON, "normuon", "NorMuon", NULL, 0.95, 0, false, EVERY_MATRIX(RULE_NORMUON)) \

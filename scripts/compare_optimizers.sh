@@ -116,22 +116,23 @@ for id in "${optimizers[@]}"; do
     middle_rate "$id" >/dev/null || fail "--optimizers: there is no $id; give some of ${all[*]}" 2
 done
 
-# times RATE FACTOR: the product, with two digits, as in 1.5e-2.
+# times RATE FACTOR...: the product with each factor, one a line, with two digits, as in 1.5e-2.
 times() {
-    awk -v x="$1" -v factor="$2" 'BEGIN {
-        x *= factor
-        e = int(log(x) / log(10) - (x < 1)) # rounds down
-        if (sprintf("%.1f", x / 10 ^ e) + 0 >= 10) e++
-        printf "%se%d\n", sprintf("%.1f", x / 10 ^ e) + 0, e
-    }'
+    awk 'BEGIN {
+        for (i = 2; i < ARGC; i++) {
+            x = ARGV[1] * ARGV[i]
+            e = int(log(x) / log(10) - (x < 1)) # rounds down
+            if (sprintf("%.1f", x / 10 ^ e) + 0 >= 10) e++
+            printf "%se%d\n", sprintf("%.1f", x / 10 ^ e) + 0, e
+        }
+    }' "$@"
 }
 
 # The rates to try, a factor of 3 apart.
 grid() {
-    local i
-    for ((i = 0; i < rates; i++)); do
-        times "$(middle_rate "$1")" "$(awk -v k=$((i - (rates - 1) / 2)) 'BEGIN { print 3 ^ k }')"
-    done
+    # shellcheck disable=SC2046 # one argument a factor
+    times "$(middle_rate "$1")" \
+        $(awk -v n="$rates" 'BEGIN { for (i = 0; i < n; i++) print 3 ^ (i - int((n - 1) / 2)) }')
 }
 
 # optimizer_keys OPTIMIZER RATE: its settings in the config, of the papers where they give them.

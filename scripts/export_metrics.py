@@ -1,0 +1,246 @@
+#!/usr/bin/env python3
+"""Writes a run's metrics for TensorBoard, for Weights & Biases, or as a CSV file.
+
+  python3 scripts/export_metrics.py runs/mine --tensorboard tb/mine   # then: tensorboard --logdir tb
+  python3 scripts/export_metrics.py runs/mine --wandb PROJECT         # WANDB_MODE=offline works, too
+  python3 scripts/export_metrics.py runs/mine --csv mine.csv
+
+Every number of metrics.jsonl becomes a curve: train/loss, train/grad_norm, train/tokens_per_s, val/loss,
+hellaswag/accuracy, norms/TENSOR/gradient and so on, and the learning rates as lr and lr/ROLE. The horizontal axis is the
+step: of train and norms the step itself, from 0, of val and hellaswag the updates made. A loss that is not finite has no
+point. metrics.jsonl holds no times of day: those that TensorBoard and Weights & Biases show are of the export.
+
+--tensorboard also writes the config and the sampled texts. It needs a Python package with a SummaryWriter: tensorboardX,
+or torch together with tensorboard. Each run needs a folder of its own: a second export into DIR replaces the first one.
+
+--wandb needs the package wandb. The config of the run becomes that of the W&B run, which has the name of the run's
+folder. Each export is a new W&B run.
+
+--csv writes one row for each event, in the order of metrics.jsonl; an existing file is replaced. The columns are those of
+event, step, tokens, loss and so on in every file, then the fields that only this run has, by name. The config and the norms of tensors are
+left out. A cell is empty where the event has no such field, or where it is null.
+
+With --follow the export goes on while the run trains, until the run ends or Ctrl-C. When the run is resumed and its
+metrics.jsonl is cut back, the export starts anew.
+"""
+import argparse
+import csv
+import glob
+import os
+import sys
+import time
+
+import metrics
+
+CSV_COLUMNS = ["event", "step", "tokens", "loss", "ema_loss", "lr", "lr_by_role.matrix", "lr_by_role.embedding",
+               "lr_by_role.lm_head", "lr_by_role.vector", "grad_norm", "ms", "tokens_per_s", "mfu", "accuracy",
+               "accuracy_norm", "examples", "clip", "tensor", "path", "reason", "seconds", "train_seconds",
+               "optimizer_seconds", "train_tokens", "optimizer_state_bytes", "parameters", "device", "precision",
+               "processes", "threads", "version", "resumed_from"]
+FOLLOW_SECONDS = 1
+TENSORBOARD_SUFFIX = ".mars"  # tells our event files from those of others
+
+
+class ExportError(Exception):
+    """Why nothing can be exported, for the user."""
+
+
+def points(event):
+    """[(tag, value)]: the numbers of an event; none where it has no step."""
+    if event["event"] in ("start", "end") or metrics.number(event, "step") is None:
+        return []
+    prefixes = {"train/lr": "lr", "train/lr_by_role": "lr", "norms/tensors": "norms"}  # others stay as they are
+    found = []
+
+    def walk(tag, fields):
+        for key, value in fields.items():
+            name = prefixes.get(tag + "/" + key, tag + "/" + key)
+            if isinstance(value, dict):
+                walk(name, value)
+            elif metrics.number(fields, key) is not None:
+                found.append((name, value))
+
+    walk(event["event"], {key: value for key, value in event.items() if key not in ("event", "step")})
+    return found
+
+
+class CsvFile:
+    """A target has write(), which is given what was appended, restart(), which drops what was written, and close()."""
+
+    def __init__(self, path, run):
+        self.path = path
+        if os.path.exists(path) and os.path.samefile(path, run.path):
+            raise ExportError("%s is what the run itself writes; give another file" % path)
+        self.restart()
+
+    def restart(self):
+        self.events = []
+        self._open(CSV_COLUMNS)
+
+    def _open(self, columns):
+        self.columns = columns
+        try:
+            self.file = open(self.path, "w", encoding="utf-8", errors="backslashreplace", newline="")
+        except OSError as error:
+            raise ExportError("cannot write %s: %s" % (self.path, error.strerror)) from None
+        self.writer = csv.writer(self.file, lineterminator="\n")
+        self.writer.writerow(columns)
+
+    @staticmethod
+    def cells(event):
+        """{column: text}; of the objects only lr_by_role."""
+        cells = {}
+        for key, value in event.items():
+            if key == "lr_by_role" and isinstance(value, dict):
+                cells.update(("lr_by_role." + role, metrics.text(rate)) for role, rate in value.items())
+            elif value is not None and not isinstance(value, (dict, list)):
+                cells[key] = metrics.text(value)
+        return cells
+
+    def write(self, events):
+        rows = [self.cells(event) for event in events]
+        self.events += rows
+        new = {column for row in rows for column in row} - set(self.columns)
+        if new:  # the columns come first in the file
+            self.file.close()
+            self._open(CSV_COLUMNS + sorted(new.union(self.columns[len(CSV_COLUMNS):])))
+            rows = self.events
+        self.writer.writerows([row.get(column, "") for column in self.columns] for row in rows)
+        self.file.flush()
+
+    def close(self):
+        self.file.close()
+
+
+class TensorBoard:
+    """See CsvFile."""
+
+    def __init__(self, folder, run):
+        self.folder, self.run = folder, run
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise ExportError("there is no SummaryWriter: install the Python package tensorboardX (pip install "
+                                  "tensorboardX), or torch and tensorboard") from None
+        self.make_writer = SummaryWriter
+        self._open()
+
+    def _open(self):
+        try:
+            for path in glob.glob(os.path.join(glob.escape(self.folder), "events.out.tfevents.*" + TENSORBOARD_SUFFIX)):
+                os.remove(path)
+            # A TensorBoard that is running drops the points from purge_step on.
+            self.writer = self.make_writer(self.folder, purge_step=0, filename_suffix=TENSORBOARD_SUFFIX)
+        except OSError as error:
+            raise ExportError("cannot write to %s: %s" % (self.folder, error.strerror)) from None
+
+    def restart(self):
+        self.writer.close()
+        self._open()
+
+    def write(self, events):
+        for event in events:
+            if event["event"] == "start":
+                lines = ["    %s.%s = %s" % (section, key, value) for section, keys in self.run.config.items()
+                         if isinstance(keys, dict) for key, value in keys.items()]
+                self.writer.add_text("config", "\n".join(lines), 0)
+            elif event["event"] == "sample":
+                self.writer.add_text("sample", "%s%s" % (event.get("prompt"), event.get("text")), event.get("step"))
+            for tag, value in points(event):
+                self.writer.add_scalar(tag, value, event["step"])
+        self.writer.flush()
+
+    def close(self):
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """See CsvFile."""
+
+    def __init__(self, project, run):
+        self.project, self.run = project, run
+        try:
+            import wandb
+        except ImportError:
+            raise ExportError("there is no wandb: install the Python package (pip install wandb)") from None
+        self.wandb = wandb
+        self._open()
+
+    def _open(self):
+        try:
+            self.log = self.wandb.init(project=self.project, name=self.run.name, config=self.run.config)
+        except self.wandb.Error as error:
+            raise ExportError("wandb: %s" % error) from None
+        self.log.define_metric("*", step_metric="step")
+
+    def restart(self):
+        self.log.finish()
+        self._open()
+
+    def write(self, events):
+        for event in events:
+            values = dict(points(event))
+            if values:
+                self.log.log(dict(values, step=event["step"]))
+
+    def close(self):
+        self.log.finish()
+
+
+def export(run, events, target, follow):
+    """Writes the events that were read, and those that follow until the run ends."""
+    # Of a step that occurs twice the last event counts.
+    target.write(list({(event["event"], str(event.get("step"))): event for event in events}.values()))
+    while follow and run.end is None and not run.diverged:
+        time.sleep(FOLLOW_SECONDS)
+        restarts = run.restarts
+        events = run.update()
+        if run.restarts > restarts:
+            target.restart()
+        if events:
+            target.write(events)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, "export_metrics.py: %s; see --help\n" % message)
+
+
+def main(arguments):
+    parser = _Parser(prog="export_metrics.py", allow_abbrev=False, description=__doc__,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="a folder that train_gpt2 wrote (its train.out_dir)")
+    targets = parser.add_mutually_exclusive_group(required=True)
+    targets.add_argument("--tensorboard", metavar="DIR", help="write an event file into this folder")
+    targets.add_argument("--wandb", metavar="PROJECT", help="write to this project of Weights & Biases")
+    targets.add_argument("--csv", metavar="FILE", help="write a CSV file")
+    parser.add_argument("--follow", action="store_true", help="go on while the run trains")
+    options = parser.parse_args(arguments)
+    target = None
+    try:
+        run = metrics.Run(options.run_dir)
+        events = run.update()
+        if options.tensorboard:
+            target = TensorBoard(options.tensorboard, run)
+        elif options.wandb:
+            target = WeightsAndBiases(options.wandb, run)
+        elif options.csv:
+            target = CsvFile(options.csv, run)
+        else:
+            parser.error("the target's name is empty")
+        export(run, events, target, options.follow)
+    except (ExportError, metrics.MetricsError) as error:
+        parser.exit(2, "export_metrics.py: %s\n" % error)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if target:
+            target.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
