@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# install_deps.sh [--lint] [--compilers] [--emu] [--fuzz] [--browser]: installs what the build, the tests and the plots need
-# and this machine lacks.
+# install_deps.sh [--lint] [--compilers] [--emu] [--fuzz] [--browser]: installs what the build, the tests and the plots
+# need and this machine lacks.
 #
 #   --lint        also the tools of `make lint`
 #   --compilers   also the other compilers that the tests try: GCC 11, Clang, and one for aarch64 with qemu-user
@@ -57,7 +57,9 @@ int main() {}" | "${CXX:-g++}" -x c++ - -o /dev/null "$2" >/dev/null 2>&1; }
 has_numpy() { python3 -c 'import numpy' >/dev/null 2>&1 || /usr/bin/python3 -c 'import numpy' >/dev/null 2>&1; }
 
 # report_page.py knows where it may be.
-has_dygraphs() { PYTHONPATH=${BASH_SOURCE[0]%/*} python3 -Bc 'import report_page; report_page.dygraphs_folder()' >/dev/null 2>&1; }
+has_dygraphs() {
+    PYTHONPATH=${BASH_SOURCE[0]%/*} python3 -Bc 'import report_page; report_page.dygraphs_folder()' >/dev/null 2>&1
+}
 
 # A sanitizer's runtime is a package of its own.
 has_fuzzer() { has_command clang && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |

@@ -61,8 +61,8 @@ def main(arguments):
             report_server.watch(runs, int(port or 0))
             return 0
         if not runs.order:
-            raise report_page.ReportError("there are no runs: no runs/*/metrics.jsonl; train one (bash scripts/run_mars_small.sh) or "
-                              "give its folder")
+            raise report_page.ReportError("there are no runs: no runs/*/metrics.jsonl; train one "
+                                          "(bash scripts/run_mars_small.sh) or give its folder")
         report_page.write_page(runs, out or "report.html")
         print(report_page.printable(out or "report.html"))
     except report_page.ReportError as error:

@@ -1,8 +1,8 @@
-"""report_page.py: makes the page of report.sh from runs. What the page gets of a run is plain data, which run_for_page()
-makes; class Runs reads runs and follows them; page() puts the data, dygraphs and the files of report/ together."""
-# Why dygraphs: it is made for long series, zooms, has log axes, weighs 130 KB and is in Debian 11 to 13. plotly (4.5 MB)
-# would make each page 30 times as large; uPlot, which is faster, is in neither Debian nor PyPI; Chart.js and flot need
-# plug-ins to zoom.
+"""report_page.py: makes the page of report.sh from runs. What the page gets of a run is plain data, made by
+run_for_page(). The class Runs reads runs and follows them. page() puts the data, dygraphs and the files of report/
+together."""
+# Why dygraphs: it is made for long series, zooms, has log axes, takes 130 KB of the page, and Debian has it. plotly takes
+# 4.5 MB. uPlot, which is faster, is in neither Debian nor PyPI. Chart.js and flot need plug-ins to zoom.
 import concurrent.futures
 import json
 import os
@@ -102,7 +102,8 @@ def clock(train, val, times):
     steps, tokens = finite_values(train, "tokens")
     points = [(0, 0, 0.0)] + [(step + 1, count, seconds[step] / 3600) for step, count in zip(steps, tokens)]
     # Validations after the last train event.
-    points += [(step, count, points[-1][2]) for step, count in zip(*finite_values(val, "tokens")) if step > points[-1][0]]
+    last_update, _, hours = points[-1]
+    points += [(step, count, hours) for step, count in zip(*finite_values(val, "tokens")) if step > last_update]
     kept = set(range(0, len(points), len(points) // MAX_CLOCK + 1)) | {len(points) - 1}
     # Where steps change their size, and where validations were.
     bends = [i for i, (before, at, after) in enumerate(zip(points, points[1:], points[2:]), 1)
@@ -209,7 +210,8 @@ def published_curves():
             continue
         is_curve = recipe is reproduce_table.MODDED_NANOGPT
         losses = reproduce_table.MODDED_CURVE if is_curve else {last: loss}
-        points = [{"steps": step, "tokens": step * recipe["train.total_batch_size"] * 1024, "loss": float(text.split()[-1])}
+        step_tokens = recipe["train.total_batch_size"] * 1024
+        points = [{"steps": step, "tokens": step * step_tokens, "loss": float(text.split()[-1])}  # "about 3.280"
                   for step, text in losses.items()]
         name = next(name for name, known in RECIPES.items() if known is recipe)
         curves.append({"recipe": name, "optimizer": "Muon", "title": "Muon, " + source, "points": points,
@@ -260,8 +262,8 @@ def display_names(folders):
 
 
 class Entry:
-    """A run on the page. `shown` is what the page gets, `row` is for the tables, `version` is the update of the page that
-    brought them."""
+    """A run on the page. `shown` is what the page gets, `row` is for the tables, `version` is the update of the page
+    that brought them."""
 
     def __init__(self, number, folder):
         self.number = number
@@ -373,8 +375,8 @@ def dygraphs_folder():
     for folder in folders:
         if os.path.exists(os.path.join(folder, "dygraph.min.js")):
             return folder
-    raise ReportError("dygraphs, which draws the curves, is missing: no dygraph.min.js in %s; install libjs-dygraphs, or "
-                      "run bash scripts/install_deps.sh" % " or ".join(folders))
+    raise ReportError("dygraphs, which draws the curves, is missing: no dygraph.min.js in %s; install libjs-dygraphs, "
+                      "or run bash scripts/install_deps.sh" % " or ".join(folders))
 
 
 def json_for_html(data):

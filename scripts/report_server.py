@@ -1,5 +1,5 @@
-"""report_server.py: serves the page of report.sh on this machine, and the runs that have changed since. A reader starts at
-watch(). What the page holds is in report_page.py."""
+"""report_server.py: serves the page of report.sh on this machine, and the runs that have changed since. A reader starts
+at watch(). What the page holds is in report_page.py."""
 import errno
 import http.server
 import threading
@@ -43,7 +43,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 kind, text = "text/html", report_page.page(report_page.whole_data(runs, live=True))
             elif address.path == "/data":
                 since = urllib.parse.parse_qs(address.query).get("since", ["0"])[0]
-                kind, text = "application/json", report_page.json_for_html(runs.page_data(int(since) if since.isdecimal() else 0))
+                update = runs.page_data(int(since) if since.isdecimal() else 0)
+                kind, text = "application/json", report_page.json_for_html(update)
             else:
                 kind, text = None, None
         if kind is None:
@@ -66,8 +67,10 @@ def watch(runs, port):
         server = Server(port, runs)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise report_page.ReportError("port %d is in use; give another --port=N, or none for a free one" % port) from None
-        raise report_page.ReportError("cannot listen on port %d: %s; give another --port=N" % (port, error.strerror)) from None
+            what = "port %d is in use; give another --port=N, or none for a free one" % port
+        else:
+            what = "cannot listen on port %d: %s; give another --port=N" % (port, error.strerror)
+        raise report_page.ReportError(what) from None
     print("http://127.0.0.1:%d/ follows the runs until Ctrl-C" % server.server_address[1], flush=True)
     try:
         server.serve_forever()

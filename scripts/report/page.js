@@ -171,7 +171,8 @@ function publishedCurves(range) {
             curves.push({key: entry.key + ' curve', kind: 'published', points, ...looks});
         else
             curves.push({key: entry.key + ' line', kind: 'published', points: range.map((x) => [x, last]), ...looks},
-                {key: entry.key + ' points', kind: 'published here', points, ...looks, width: 0, dots: 4, isMark: true});
+                {key: entry.key + ' points', kind: 'published here', points, ...looks, width: 0, dots: 4,
+                    isMark: true});
     }
     return curves;
 }
@@ -215,8 +216,8 @@ function visibleValues(curves, range) {
     return [low, high];
 }
 
-/* The y range of a chart over a range of x. The first losses, near 11, would leave no room for the rest, so they are cut
- * off unless the user wants them or has zoomed in. */
+/* The y range of a chart over a range of x. The first losses, near 11, would leave no room for the rest, so they are
+ * cut off unless the user wants them or has zoomed in. */
 function yRange(chart, range) {
     const clear = chart.curves.filter((curve) => !curve.isFaint && curve.points.length > 0);
     let [low, high] = visibleValues(clear.length > 0 ? clear : chart.curves, range);
@@ -285,7 +286,8 @@ for (const chart of CHARTS) {
     chart.plot.addEventListener('mouseleave', () => { chart.pointer.hidden = chart.values.hidden = true; });
 }
 
-/* dygraphs takes one table with a row for each x. Runs have few steps in common, so this gives it each curve by itself. */
+/* dygraphs takes one table with a row for each x. Runs have few steps in common, so this gives it each curve by
+ * itself. */
 function handlerOf(chart) {
     return class extends Dygraph.DataHandlers.DefaultHandler {
         extractSeries(rows, column) { return chart.curves[column - 1].points; }
@@ -355,7 +357,8 @@ function drawChart(chart, shown, full) {
         logscale: chart.log.checked,
         axes: {
             x: {logscale: isLogX, ticker, axisLabelFormatter: short},
-            y: {valueRange: chart.yWindow || yRange(chart, range), ticker, axisLabelFormatter: short, axisLabelWidth: 52},
+            y: {valueRange: chart.yWindow || yRange(chart, range), ticker, axisLabelFormatter: short,
+                axisLabelWidth: 52},
         },
         axisLineColor: cssColour('--line'),
         gridLineColor: cssColour('--grid'),
@@ -457,7 +460,8 @@ function showValues(chart, event) {
 
 function listRuns() {
     const part = byId('filter').value.toLowerCase();
-    byId('runs').replaceChildren(...[...runs.values()].filter((run) => run.name.toLowerCase().includes(part)).map((run) => {
+    const listed = [...runs.values()].filter((run) => run.name.toLowerCase().includes(part));
+    byId('runs').replaceChildren(...listed.map((run) => {
         const box = element('input', {type: 'checkbox', checked: !state.off.has(run.id)});
         box.addEventListener('change', () => {
             if (box.checked) state.off.delete(run.id);
@@ -488,7 +492,8 @@ function listPublished() {
                 element('span', {className: 'name'}, entry.title)));
     }));
     if (entries.length === 0)
-        byId('published').append(element('span', {className: 'faint'}, 'None are for the data and model of these runs.'));
+        byId('published').append(
+            element('span', {className: 'faint'}, 'None are for the data and model of these runs.'));
 }
 
 function setListed(isOn) {
@@ -621,7 +626,8 @@ function listSamples() {
 
 /* What the charts show, for readers who do not see them. */
 function listDrawn() {
-    const header = ['chart', 'run', 'curve', 'points', 'first x', 'first y', 'last x', 'last y', 'lowest y', 'highest y'];
+    const header = ['chart', 'run', 'curve', 'points', 'first x', 'first y', 'last x', 'last y', 'lowest y',
+        'highest y'];
     const rows = [];
     for (const chart of CHARTS) {
         for (const curve of chart.curves) {

