@@ -11,8 +11,8 @@ resumed or killed. The page has losses against steps, tokens or hours of trainin
 tokens/s and skipped steps; a table of the runs; how their configs differ; published losses next to ours; and the texts
 of runs with train.sample_interval. It is one file, which needs no network.
 
-A curve has at most 2,000 points: of a longer one the lowest and highest value of each part are drawn, so that spikes
-stay. "Training, mean of the last N steps" is computed from all values.
+A curve has at most 2,000 points, in the small charts 1,000: of a longer one the lowest and highest value of each part
+are drawn, so that spikes stay. "Training, mean of the last N steps" is computed from all values.
 
 dygraphs, which draws the curves, comes from Debian's libjs-dygraphs when the page is made. For another copy set
 DYGRAPHS_DIR to the folder of its dygraph.min.js and dygraph.min.css.

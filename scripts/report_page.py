@@ -13,7 +13,8 @@ import time
 import metrics
 import reproduce_table
 
-MAX_POINTS = 2000       # of a curve
+MAX_POINTS = 2000       # of a curve in the large chart
+MAX_SMALL_POINTS = 1000  # of a curve in a small one
 MAX_GROUPS = 1000       # of the means of training losses
 MAX_CLOCK = 1000        # of the points that say how many tokens and hours a step is
 MAX_SAMPLES = 50        # of a run
@@ -43,7 +44,7 @@ def printable(text):
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def thin(values, limit=MAX_POINTS):
+def thin(values, limit):
     """The indices of at most `limit` values: the first, the last, and of equal parts the lowest and the highest."""
     if len(values) <= limit:
         return list(range(len(values)))
@@ -64,14 +65,14 @@ def finite_values(events, field):
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
-def thinned(steps, values):
+def thinned(steps, values, limit):
     """A curve for the page; None where there are no values."""
-    kept = thin(values)
+    kept = thin(values, limit)
     return {"step": [steps[i] for i in kept], "value": [short_number(values[i]) for i in kept]} if kept else None
 
 
-def series(events, field):
-    return thinned(*finite_values(events, field))
+def series(events, field, limit=MAX_SMALL_POINTS):
+    return thinned(*finite_values(events, field), limit)
 
 
 def group_means(steps, values):
@@ -169,10 +170,10 @@ def run_for_page(run):
         "config": flat_config(run),
         "clock": clock(train, val, times),
         "series": {
-            "loss": thinned(*losses), "mean_loss": group_means(*losses),
+            "loss": thinned(*losses, MAX_POINTS), "mean_loss": group_means(*losses),
             "grad_norm": series(train, "grad_norm"), "lr": series(train, "lr"),
             "tokens_per_s": series(train, "tokens_per_s"), "skipped": skipped_series(run, last_step),
-            "val": series(val, "loss"), "ema": series(val, "ema_loss"),
+            "val": series(val, "loss", MAX_POINTS), "ema": series(val, "ema_loss", MAX_POINTS),
             "hellaswag": series(run.hellaswag, "accuracy_norm"),
         },
         "samples": samples(run),

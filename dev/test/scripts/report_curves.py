@@ -5,8 +5,8 @@ of the page's table of curves, as lists of texts. Standard input has one expecte
 
     {"chart": ..., "run": ..., "curve": ..., "x": [...], "y": [...]}
 
-A curve of more than 2,000 points is thinned: then the first and last point, the lowest and the highest value must be
-there, in at most 2,000 points. Curves that are not expected are errors, too. Prints what differs; the exit status is 1
+A curve of more than 2,000 points (in the small charts 1,000) is thinned: then the first and last point, the lowest and
+the highest value must be there, in at most so many points. Curves that are not expected are errors, too. Prints what differs; the exit status is 1
 if anything does.
 """
 import html
@@ -14,7 +14,8 @@ import json
 import re
 import sys
 
-MAX_POINTS = 2000
+MAX_POINTS = {"loss": 2000}
+MAX_SMALL_POINTS = 1000
 
 
 def is_close(drawn, expected, scale):
@@ -36,7 +37,8 @@ def main():
             failures.append("%s: not drawn" % (key,))
             continue
         points, *values = drawn.pop(key)
-        if points != len(x) if len(x) <= MAX_POINTS else not 0.5 * MAX_POINTS <= points <= MAX_POINTS:
+        limit = MAX_POINTS.get(curve["chart"], MAX_SMALL_POINTS)
+        if points != len(x) if len(x) <= limit else not 0.5 * limit <= points <= limit:
             failures.append("%s: %d points, of %d" % (key, points, len(x)))
         expected = [x[0], y[0], x[-1], y[-1], min(y), max(y)]
         if not all(map(is_close, values, expected, [x[-1], 0, x[-1], 0, 0, 0])):
