@@ -17,10 +17,11 @@ import sys
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, os.path.join(ROOT, "checkpoint"))
+sys.path[:0] = [os.path.join(ROOT, "checkpoint"), os.path.join(ROOT, "scripts")]
 sys.dont_write_bytecode = True
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import metrics
 import torch
 import transformers
 from safetensors.torch import load_file
@@ -118,10 +119,7 @@ def train(binaries, folder, name, keys, *arguments):
     with open(path, "w", encoding="utf-8") as file:
         json.dump(config, file)
     run([os.path.join(binaries, "train_gpt2"), path, *arguments])
-    with open(os.path.join(out_dir, "metrics.jsonl"), encoding="utf-8") as file:
-        events = [json.loads(line) for line in file]
-    losses = [event["loss"] for event in events if event["event"] == "val"]
-    return os.path.join(out_dir, "checkpoints", "latest"), losses[-1]
+    return os.path.join(out_dir, "checkpoints", "latest"), metrics.read_run(out_dir).val[-1]["loss"]
 
 
 # ---- what is compared ----

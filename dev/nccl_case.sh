@@ -85,7 +85,7 @@ has_ended() { ! kill -0 "$1" 2>/dev/null; }
 
 # Returns once the ranks of the job that is process $1 exchange gradients: after its second step.
 await_steps() {
-    until [ "$(grep -c '"event": *"train"' "$WORK/lost/metrics.jsonl" 2>/dev/null)" -ge 2 ] 2>/dev/null; do
+    until [ "$("$PYTHON" scripts/metrics.py values train step "$WORK/lost" 2>/dev/null | wc -l)" -ge 2 ]; do
         if has_ended "$1"; then
             echo "the job ended before its second step"
             return 1

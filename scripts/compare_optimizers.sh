@@ -251,8 +251,8 @@ read_summary() {
     [ "$status" = "done" ] || [ "$status" = skipped ]
 }
 
-# start RUN: trains as RUN/run.json says, and sets what read_summary does. That the run was stopped by gradients that are
-# not finite is an answer, too; everything else ends the comparison.
+# start RUN: trains as RUN/run.json says, and sets the variables of read_summary. A run that was stopped by gradients
+# that are not finite is a result, too; any other failure ends the comparison.
 start() {
     local run=$1 exit_status=0
     "$train_gpt2" "$run/run.json" --overwrite=true >"$run/log.txt" 2>&1 </dev/null &
@@ -267,7 +267,8 @@ start() {
     fail "train_gpt2 $run/run.json failed with status $exit_status"
 }
 
-# run_once OPTIMIZER RATE STEPS EVALUATIONS RUN: trains, unless that has been done, and sets what read_summary does.
+# run_once OPTIMIZER RATE STEPS EVALUATIONS RUN: trains, unless that has been done, and sets the variables of
+# read_summary.
 run_once() {
     local run=$5 begun=$SECONDS
     run_number=$((run_number + 1))

@@ -6,19 +6,21 @@
   python3 scripts/export_metrics.py runs/mine --csv mine.csv
 
 Every number of metrics.jsonl becomes a curve: train/loss, train/grad_norm, train/tokens_per_s, val/loss,
-hellaswag/accuracy, norms/TENSOR/gradient and so on, and the learning rates as lr and lr/ROLE. The horizontal axis is the
-step: of train and norms the step itself, from 0, of val and hellaswag the updates made. A loss that is not finite has no
-point. metrics.jsonl holds no times of day: those that TensorBoard and Weights & Biases show are of the export.
+hellaswag/accuracy, norms/TENSOR/gradient and so on, and the learning rates as lr and lr/ROLE. The horizontal axis is
+the step: for train and norms the number of the step, from 0; for val and hellaswag the updates made. A loss that is not
+finite has no point. metrics.jsonl holds no times of day: those that TensorBoard and Weights & Biases show are those of
+the export.
 
---tensorboard also writes the config and the sampled texts. It needs a Python package with a SummaryWriter: tensorboardX,
-or torch together with tensorboard. Each run needs a folder of its own: a second export into DIR replaces the first one.
+--tensorboard also writes the config and the sampled texts. It needs a Python package with a SummaryWriter:
+tensorboardX, or torch together with tensorboard. Each run needs a folder of its own: a second export into DIR replaces
+the first one.
 
---wandb needs the package wandb. The config of the run becomes that of the W&B run, which has the name of the run's
-folder. Each export is a new W&B run.
+--wandb needs the package wandb. The W&B run has the name of the run's folder, and its config. Each export makes a new
+W&B run.
 
---csv writes one row for each event, in the order of metrics.jsonl; an existing file is replaced. The columns are those of
-event, step, tokens, loss and so on in every file, then the fields that only this run has, by name. The config and the norms of tensors are
-left out. A cell is empty where the event has no such field, or where it is null.
+--csv writes one row for each event, in the order of metrics.jsonl; an existing file is replaced. All files begin with
+the same columns: event, step, tokens, loss and so on. Fields that only some runs have follow, by name. The config and
+the norms of tensors are left out. A cell is empty where the event has no such field, or where it is null.
 
 With --follow the export goes on while the run trains, until the run ends or Ctrl-C. When the run is resumed and its
 metrics.jsonl is cut back, the export starts anew.

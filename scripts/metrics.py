@@ -4,22 +4,27 @@
     python3 scripts/metrics.py summary [--budgets=TOKENS,...] RUN_DIR...
     python3 scripts/metrics.py values EVENT FIELD[,FIELD...] RUN_DIR...
 
-summary prints one line for each run, with tabs between the fields of SUMMARY_FIELDS, in that order. For each budget, in
-tokens, two more fields follow: the best validation loss up to the budget, and 1 where the run reached it, else 0. "-" is
-a value that the file does not give.
+summary prints one line for each run, with tabs between the fields:
+
+    folder, optimizer, optimizer_title, model_title, data_title, learning_rate, step, tokens, best_loss, best_step,
+    status, tokens_per_second, optimizer_percent, state_bytes_per_parameter, train_data
+
+"-" is a value that the file does not give. For each budget, in tokens, two more fields follow: the best validation loss
+up to the budget, and 1 where the run reached it, else 0.
 
 values prints one line for each event of this name, in order of steps, with a space between the fields. Events in which
-one of the fields is missing or not a number are left out. A FIELD inside an object has dots: config.train.max_iters. An
-empty line separates two runs.
+one of the fields is missing or not a number are left out. A FIELD inside an object has dots: config.train.max_iters.
+Of start and end there is only the last one. An empty line separates two runs.
 
 Other programs import this module:
 
     run = metrics.read_run("runs/mars_small")   # a Run; raises MetricsError
     new_events = run.update()                   # reads what was appended since
 
-The run may still be going on, or may have been killed in the middle of a line. Lines that are not whole are passed over.
-Where another line follows a cut one on the same physical line, that other line counts. Of a step that occurs twice the
-last line counts, and so does the last start line. A loss that is not finite is null in the file and None here.
+The run may still be going on, or may have been killed in the middle of a line. Lines that are not whole are passed
+over. Where another line follows a cut one on the same physical line, that other line counts. Of a step that occurs
+twice the last line counts, and so does the last start line. A loss that is not finite is null in the file: number()
+returns None for it.
 """
 import json
 import math
@@ -41,7 +46,7 @@ OPTIMIZER_TITLES = {  # name: title, as train_gpt2 --list_optimizers prints them
 }
 MODEL_SIZES = {(12, 768): "small", (24, 1024): "medium", (36, 1280): "large", (48, 1600): "XL"}  # layers, width
 
-# The attributes of Run that a summary prints, in this order.
+# The attributes of Run that a summary prints, in the order in which the help lists them.
 SUMMARY_FIELDS = ("folder", "optimizer", "optimizer_title", "model_title", "data_title", "learning_rate", "step",
                   "tokens", "best_loss", "best_step", "status", "tokens_per_second", "optimizer_percent",
                   "state_bytes_per_parameter", "train_data")
@@ -315,9 +320,10 @@ class Run:
 
     def _progress(self):
         """(step, tokens): the updates made, and the tokens seen up to then; None before the first."""
-        # The step of a train event is that before its update.
-        reached = [(number(event, "tokens") or 0, event["step"] + 1) for event in self._events.get("train", {}).values()]
-        reached += [(number(event, "tokens") or 0, event["step"]) for event in self._events.get("val", {}).values()]
+        reached = []
+        for name, updates in (("train", 1), ("val", 0)):  # the step of a train event is that before its update
+            reached += [(number(event, "tokens") or 0, event["step"] + updates)
+                        for event in self._events.get(name, {}).values()]
         tokens, step = max(reached, default=(0, 0))
         return (step, tokens) if tokens > 0 else (None, None)
 

@@ -8,9 +8,9 @@
 #   --title=TEXT    above the curves
 #   --label=TEXT    a run's name in the key; once for each run, in the same order
 #
-# It reads RUN_DIR/metrics.jsonl with metrics.py, also of a run that is still going on or was killed: what is no whole
-# line, or has no loss, is passed over. Training loss is a thin line, validation loss a thick one with points, in one colour a run; the
-# names are those of the folders. The key of more than four runs stands next to the curves.
+# It reads RUN_DIR/metrics.jsonl with metrics.py, also of a run that is still going on or was killed: lines that are not
+# whole, or have no loss, are passed over. Training loss is a thin line, validation loss a thick one with points, in one
+# colour a run; the names are those of the folders. The key of more than four runs stands next to the curves.
 set -euo pipefail
 
 fail() {

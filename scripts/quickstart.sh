@@ -179,6 +179,7 @@ if [ $text_only = yes ]; then
 fi
 heading "1/6 what is needed"
 bash scripts/install_deps.sh
+command -v python3 >/dev/null || fail "python3 is missing: install it, or run bash scripts/install_deps.sh"
 heading "2/6 building"
 make found
 quietly build make -j"$(nproc)" BUILD="$BUILD" BIN="$BIN" programs

@@ -1,5 +1,5 @@
-"""reproduce_table.sh [--out=PATH] [RUN_DIR...]: our validation losses next to the published ones, as Markdown tables, and
-the validation curves of each model size.
+"""reproduce_table.sh [--out=PATH] [RUN_DIR...]: our validation losses next to the published ones, as Markdown tables,
+and the validation curves of each model size.
 
   --out=PATH    draws PATH_SIZE.png and PATH_SIZE.svg (default: runs/table)
 
@@ -78,8 +78,8 @@ OPTIMIZERS = ["AdamW", "Muon", "NorMuon", "MARS-AdamW exact", "MARS-AdamW", "MAR
               "MARS-Shampoo exact", "MARS-Shampoo", "MARS-M exact", "MARS-M", "MARS-M gamma 0.01", "MARS-M efficient",
               "MARS-NorMuon exact", "MARS-NorMuon", "Moonlight", "SGD-SaI"]
 
-# Keys of the config by which we know a run of modded-nanogpt (github.com/KellerJordan/modded-nanogpt) with the recipe of
-# config/modded_nanogpt.json or config/modded_first_muon.json.
+# Keys of the config by which we know a run of modded-nanogpt (github.com/KellerJordan/modded-nanogpt) with the recipe
+# of config/modded_nanogpt.json or config/modded_first_muon.json.
 _MODDED = {"model.n_embd": 768, "model.position": "rope", "optimizer.name": "muon", "train.total_batch_size": 512}
 MODDED_NANOGPT = dict(_MODDED, **{"model.activation": "relu2", "train.max_iters": 5100})
 MODDED_FIRST_MUON = dict(_MODDED, **{"model.activation": "gelu", "train.max_iters": 7000})

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# reproduce_table.sh [--out=PATH] [RUN_DIR...]: our validation losses next to the published ones, as Markdown tables, and
-# the validation curves of each model size; see --help.
+# reproduce_table.sh [--out=PATH] [RUN_DIR...]: our validation losses next to the published ones, as Markdown tables,
+# and the validation curves of each model size. See --help; reproduce_table.py does all of it.
 set -euo pipefail
 
 if ! command -v python3 >/dev/null; then

@@ -1,10 +1,11 @@
 """track3_report.py: what track3.sh says about the runs FOLDER/seed_N. The rule is in track3.sh.
 
-    python3 scripts/track3_report.py states FOLDER MAY_DIFFER SEED...       prints complete, diverged or unfinished for each
-    python3 scripts/track3_report.py report FOLDER MAY_DIFFER NAME TARGET   prints losses, and whether the result counts
+    python3 scripts/track3_report.py states FOLDER MAY_DIFFER SEED...
+    python3 scripts/track3_report.py report FOLDER MAY_DIFFER NAME TARGET
 
-Both fail unless all runs of the folder are of one config. MAY_DIFFER are the keys of the config, with spaces between, in
-which the runs may differ.
+states prints complete, diverged or unfinished for each seed, with a space between. report prints the losses, and
+whether the result counts. Both fail unless all runs of the folder are of one config. MAY_DIFFER are the keys of the
+config, with spaces between, in which the runs may differ.
 """
 import json
 import math

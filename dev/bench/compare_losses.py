@@ -1,15 +1,18 @@
 """compare_losses.py EXPECTED FOUND LIMIT: prints the largest relative difference between the losses of two runs, the folders
 EXPECTED and FOUND, step by step; fails where it is above LIMIT, or where they have no losses at the same steps."""
-import json
 import math
-import pathlib
+import os
 import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "scripts"))
+import metrics  # noqa: E402
 
 
 def read_losses(folder):
-    """[(event, step, loss)] of the training and validation lines."""
-    lines = [json.loads(line) for line in (pathlib.Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return [(line["event"], line["step"], line["loss"]) for line in lines if line["event"] in ("train", "val")]
+    """[(event, step, loss)] of the training and validation events; the loss is NaN where it is not finite."""
+    run = metrics.read_run(folder)
+    return [(event["event"], event["step"], event["loss"] if metrics.number(event, "loss") is not None else math.nan)
+            for event in run.train + run.val]
 
 
 def main():

@@ -53,8 +53,9 @@ output_is() { [ "$(cat "$here/output")" = "$1" ] || { echo "the output is not '$
 
 test_events_in_order_of_steps() {
     program <<'END'
-write("run", start(), val(0, 9), train(0, 8), train(5, 4), val(4, 5), val(2, 7), train(5, 3), {"event": "new", "step": 1},
-      {"event": "hellaswag", "step": 4, "accuracy": 0.25}, {"event": "sample", "step": 2, "text": "It is"},
+write("run", start(), val(0, 9), train(0, 8), train(5, 4), val(4, 5), val(2, 7), train(5, 3),
+      {"event": "new", "step": 1}, {"event": "hellaswag", "step": 4, "accuracy": 0.25},
+      {"event": "sample", "step": 2, "text": "It is"},
       {"event": "norms", "step": 5, "clip": 1, "tensors": {}}, {"event": "skipped", "step": 3, "tensor": "wte"})
 run = metrics.read_run("run/")
 equal([(event["step"], event["loss"]) for event in run.train], [(0, 8), (5, 3)])
@@ -69,7 +70,8 @@ END
 test_damage_is_passed_over() {
     program <<'END'
 whole = json.dumps(train(1, 7.5), separators=(",", ":"))
-write("run", "no JSON\n", "\n", "{}\n", "[]\n", '{"event":7}\n', '{"event":"train"}\n', '{"event":"train","step":"2"}\n',
+write("run", "no JSON\n", "\n", "{}\n", "[]\n", '{"event":7}\n', '{"event":"train"}\n',
+      '{"event":"train","step":"2"}\n',
       '{"event":"train","step":true,"loss":3}\n', '{"event":"train","step":2,"loss":nan}\n',
       '{"event":"train","step":8,"lo', val(3, 6), whole[:-9], whole[:20] + whole + "\r\n",
       '{"event":"train","step":4,"loss":NaN}\n{"event":"train","step":5,"loss":1e999}\n', "[" * 100000 + "\n",
@@ -144,12 +146,12 @@ END
 test_models_data_and_optimizers_by_name() {
     program <<'END'
 def title(attribute, **config):
-    run = metrics.Run("x")
-    run._add(start(config))
-    return getattr(run, attribute)
+    write("run", start(config))
+    return getattr(metrics.read_run("run"), attribute)
 
 def model(**keys):
-    return title("model_title", model=dict({"n_layer": 12, "n_embd": 768, "block_size": 1024, "vocab_size": 50304}, **keys))
+    gpt2 = {"n_layer": 12, "n_embd": 768, "block_size": 1024, "vocab_size": 50304}
+    return title("model_title", model=dict(gpt2, **keys))
 
 equal(model(), "small")
 equal(model(n_layer=48, n_embd=1600, dropout=0.0, tie_embeddings=True, position="learned", logit_softcap=0), "XL")
@@ -157,12 +159,13 @@ equal(model(block_size=64, vocab_size=256), "small T=64 V=256")
 equal(model(n_layer=2, position="rope-half", norm="rmsnorm", norm_embedding=True, qk_norm=True, activation="relu2",
             tie_embeddings=False, logit_softcap=15, dropout=0.1),
       "2x768 rope-half rmsnorm norm_embedding qk_norm relu2 untied softcap dropout")
-for path, name in [("data/fineweb/edu/*.bin", "FineWeb-Edu"), ("fineweb_1.bin", "FineWeb"), ("d/OWT/t.bin", "OpenWebText"),
-                   ("a/b/t.bin", "a/b"), ("t.bin", "this folder")]:
+for path, name in [("data/fineweb/edu/*.bin", "FineWeb-Edu"), ("fineweb_1.bin", "FineWeb"),
+                   ("d/OWT/t.bin", "OpenWebText"), ("a/b/t.bin", "a/b"), ("t.bin", "this folder")]:
     equal(title("data_title", data={"train": path}), name)
 equal(title("learning_rate", optimizer={"learning_rate": 0.1, "muon_learning_rate": 6e-05}), 6e-05)
-equal(title("optimizer_title", optimizer={"name": "mars-m", "gamma": 0.01, "is_approx": False}), "MARS-M exact gamma 0.01")
-equal(title("optimizer", optimizer={"name": "mars-m", "gamma": 0.01, "is_approx": False}), "mars-m-exact-gamma-0.01")
+exact = {"name": "mars-m", "gamma": 0.01, "is_approx": False}
+equal(title("optimizer_title", optimizer=exact), "MARS-M exact gamma 0.01")
+equal(title("optimizer", optimizer=exact), "mars-m-exact-gamma-0.01")
 equal(title("optimizer_title", optimizer={"name": "a new one", "gamma": 0.01}), "a new one")
 equal([metrics.text(value) for value in (6e-05, 2.5, 3, 1e20, 0.1 + 0.2, None, True)],
       ["6e-05", "2.5", "3", "1e+20", "0.30000000000000004", "-", "True"])
@@ -197,8 +200,8 @@ test_a_long_run() {
 
 test_values() {
     program <<'END'
-write("a", start({"train": {"max_iters": 9, "out_dir": "x"}}), train(1, 6e-05, ms=3), train(0, 7.25, ms=None), val(2, 4),
-      end(2, seconds=1.5))
+write("a", start({"train": {"max_iters": 9, "out_dir": "x"}}), train(1, 6e-05, ms=3), train(0, 7.25, ms=None),
+      val(2, 4), end(2, seconds=1.5))
 write("b", train(0, 3))
 write("c", train(0, 2, ms=1))
 END

@@ -659,7 +659,7 @@ quickstart_tree() {
     done
     ln -s "$root"/data/*.[ch] "$root"/data/{tokenizer,prepare} "$here/tree/data/"
     ln -s "$root"/config/*.[ch] "$here/tree/config/"
-    ln -s "$root"/scripts/{quickstart,plot}.sh "$here/tree/scripts/"
+    ln -s "$root"/scripts/{quickstart.sh,plot.sh,metrics.py} "$here/tree/scripts/"
     echo 'echo "everything needed is installed"' >"$here/tree/scripts/install_deps.sh"
     sed 's/"n_layer": [0-9]*/"n_layer": 1/; s/"n_embd": [0-9]*/"n_embd": 48/; s/"train": {/&"threads": 1,/' \
         config/quickstart.json >"$here/tree/config/quickstart.json"

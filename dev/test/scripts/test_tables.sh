@@ -571,6 +571,30 @@ test_comparison_on_the_quickstarts_text() {
     [ ! -e "$here/tree/data/quickstart/tokens.json" ]
 }
 
+# An optimizer of millions of tokens per second, one without a rate that works, and one whose single rate was not tried.
+test_comparison_table() {
+    local id
+    for id in adamw muon moonlight; do
+        start_line "$here/$id/full_3e-3" 2 64 $id t.bin
+        echo "inf 3e-3" >"$here/$id/sweep"
+        echo 3e-3 >"$here/$id/best"
+    done
+    step_tokens=64 losses "$here/adamw/full_3e-3" 0:10 1200000:2.5
+    echo '{"event":"end","step":1,"reason":"done","train_seconds":4,"train_tokens":5000028}' \
+        >>"$here/adamw/full_3e-3/metrics.jsonl"
+    printf '2.5 3e-3\n2.75 9e-3\ninf 1e-3\n' >"$here/adamw/sweep"
+    : >"$here/muon/best"
+    step_tokens=64 losses "$here/moonlight/full_3e-3" 1:2.25
+    run 0 python3 scripts/compare_report.py "$here" muon adamw moonlight
+    row_is AdamW "2.5000 | 1200000 | 3e-3 | 1,250,007 | – | – | 1e-3 diverged · 3e-3 2.500 · 9e-3 2.750"
+    row_is Moonlight "2.2500 | 1 | 3e-3 | – | – | – | 3e-3"
+    row_is Muon "– | – | – | – | – | – | 3e-3"
+    lacks "$here/output" "†"
+    [ "$(cut -f 1,3-10 "$here/compare.tsv" | tail -n 3 | tr '\t' ' ')" = "moonlight 3e-3 2.25 1 1 - - - 0
+adamw 3e-3 2.5 1200000 1200000 1250007 - - 0
+muon - - - - - - - 0" ]
+}
+
 test_comparison_says_what_is_wrong() {
     fake_trainer
     local flag
