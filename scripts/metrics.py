@@ -135,6 +135,7 @@ class Run:
         self.diverged = False
         self._events = {}  # name: {step: event}
         self._last_skipped = None
+        self._reached = None  # what _progress() computed from these events
         self._offset = 0  # of the first byte that was not read
         self._tail = b""  # the bytes before it
 
@@ -169,6 +170,7 @@ class Run:
         self._tail = (self._tail + data[:whole])[-_TAIL_BYTES:]
         for event in events:
             self._add(event)
+        self._reached = None
         return events
 
     def _is_continued(self, file):
@@ -320,12 +322,15 @@ class Run:
 
     def _progress(self):
         """(step, tokens): the updates made, and the tokens seen up to then; None before the first."""
+        if self._reached is not None:
+            return self._reached
         reached = []
         for name, updates in (("train", 1), ("val", 0)):  # the step of a train event is that before its update
             reached += [(number(event, "tokens") or 0, event["step"] + updates)
                         for event in self._events.get(name, {}).values()]
         tokens, step = max(reached, default=(0, 0))
-        return (step, tokens) if tokens > 0 else (None, None)
+        self._reached = (step, tokens) if tokens > 0 else (None, None)
+        return self._reached
 
     step = property(lambda self: self._progress()[0])
     tokens = property(lambda self: self._progress()[1])

@@ -224,7 +224,8 @@ function yRange(chart, range) {
     if (low > high) return [0, 1];
     if (chart.id === 'loss' && !state.xWindow && !byId('whole').checked) {
         const last = Math.max(...clear.map((curve) => curve.points[curve.points.length - 1][1]));
-        return [0.98 * low, Math.max(1.05 * last, Math.min(1.3 * low, 1.02 * high))];
+        const top = Math.max(1.05 * last, Math.min(1.3 * low, 1.02 * high));
+        return [low - 0.05 * (top - low), top];
     }
     if (chart.id === 'skipped') low = 0;
     if (chart.log.checked) {
@@ -331,7 +332,8 @@ function zoomed(chart, low, high, yRanges) {
 function drawChart(chart, shown, full) {
     const range = state.xWindow || full;
     const isLogX = byId('x-log').checked;
-    const all = chart.id === 'loss' ? [...chart.all, ...publishedCurves(full)] : chart.all;
+    const hasPublished = chart.id === 'loss' && chart.all.some((curve) => curve.points.length > 0);
+    const all = hasPublished ? [...chart.all, ...publishedCurves(full)] : chart.all;
     chart.curves = all.map((curve) => Object.assign(curve, {points: curve.points.filter(([x, y]) =>
         (!isLogX || x > 0) && (!chart.log.checked || y > 0))})).filter((curve) => curve.points.length > 0);
     const isEmpty = chart.curves.length === 0;
