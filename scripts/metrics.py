@@ -44,6 +44,7 @@ OPTIMIZER_TITLES = {  # name: title, as train_gpt2 --list_optimizers prints them
     "normuon": "NorMuon",
     "mars-normuon": "MARS-NorMuon",
 }
+MAX_NUMBER = sys.float_info.max  # JSON may have larger integers
 MODEL_SIZES = {(12, 768): "small", (24, 1024): "medium", (36, 1280): "large", (48, 1600): "XL"}  # layers, width
 
 # The attributes of Run that a summary prints, in the order in which the help lists them.
@@ -68,7 +69,7 @@ def number(event, field):
             value = value.get(key) if isinstance(value, dict) else None
     else:
         value = event.get(field)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER:
         return value
     return None
 

@@ -61,7 +61,7 @@ def thin(values, limit):
 def finite_values(events, field):
     """(steps, values) of the events in which this field is a finite number."""
     pairs = [(event["step"], value) for event in events for value in [event.get(field)]
-             if type(value) in (int, float) and value - value == 0]  # which infinities and NaN are not
+             if type(value) in (int, float) and abs(value) <= metrics.MAX_NUMBER]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
