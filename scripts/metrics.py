@@ -184,7 +184,7 @@ class Run:
         if name == "start":
             if "resumed_from" in event:
                 self.starts.append(event)
-        elif name != "end" and type(step) is int:  # a bool is no step
+        elif name != "end" and type(step) is int and 0 <= step < 1 << 63:  # a bool is no step
             self._events.setdefault(name, {})[step] = event
         if name == "checkpoint":
             return

@@ -382,7 +382,10 @@ def dygraphs_folder():
 
 def json_for_html(data):
     """JSON that can stand inside a script element, whatever texts are in it."""
-    text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    if re.search("NaN|Infinity", text):  # such as a mean of numbers near the largest; JSON has null for it
+        data = json.loads(text, parse_constant=lambda name: None)
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return printable(text).replace("<", "\\u003c")
 
 

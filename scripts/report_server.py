@@ -2,6 +2,7 @@
 at watch(). What the page holds is in report_page.py."""
 import errno
 import http.server
+import sys
 import threading
 import time
 import urllib.parse
@@ -28,6 +29,11 @@ class Server(http.server.ThreadingHTTPServer):
             took = time.monotonic() - begun
             self.next_refresh = time.monotonic() + max(1.0, 10 * took)
         return self.runs
+
+    def handle_error(self, request, client_address):
+        """A browser that has gone away is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

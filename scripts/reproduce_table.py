@@ -130,7 +130,8 @@ class Row:
 
     def follows(self, recipe):
         """Whether the config has all values of a recipe."""
-        return all(self.config.get(key.split(".")[0], {}).get(key.split(".")[1]) == value
+        sections = {name: keys for name, keys in self.config.items() if isinstance(keys, dict)}
+        return all(sections.get(key.split(".")[0], {}).get(key.split(".")[1]) == value
                    for key, value in recipe.items())
 
 

@@ -335,7 +335,7 @@ function drawChart(chart, shown, full) {
     const hasPublished = chart.id === 'loss' && chart.all.some((curve) => curve.points.length > 0);
     const all = hasPublished ? [...chart.all, ...publishedCurves(full)] : chart.all;
     chart.curves = all.map((curve) => Object.assign(curve, {points: curve.points.filter(([x, y]) =>
-        (!isLogX || x > 0) && (!chart.log.checked || y > 0))})).filter((curve) => curve.points.length > 0);
+        Number.isFinite(x) && Number.isFinite(y) && (!isLogX || x > 0) && (!chart.log.checked || y > 0))})).filter((curve) => curve.points.length > 0);
     const isEmpty = chart.curves.length === 0;
     chart.box.hidden = isEmpty && Boolean(chart.optional);
     chart.plot.hidden = isEmpty;

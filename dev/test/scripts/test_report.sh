@@ -245,6 +245,7 @@ test_page_of_strange_names_and_texts() {
     for name in "it's <b id=bold>\"x\" & ü<script>" $'not \xff UTF-8' $'not \xfe UTF-8' a/same b/same; do
         start_line "$here/$name" "mars-<i>" 1e-3
     done
+    sed -i 's/"model":{[^}]*}/"model":"x"/' "$here/b/same/metrics.jsonl"
     sed -i 's/"resumed_from"/"device":"<img src=x onerror=alert(1)>","resumed_from"/' "$here/a/same/metrics.jsonl"
     python3 - "$here/a/same/metrics.jsonl" <<'END'
 import json
@@ -257,6 +258,8 @@ with open(sys.argv[1], "a") as file:
     print('{"event":"val","step":7,"loss":NaN,"tokens":1e999}', file=file)
     print('{"event":"train","step":7,"loss":"3","lr":true,"tokens":[],"ms":-1e999}', file=file)
     print('{"event":"sample","step":"x","text":7}', file=file)
+    print('{"event":"train","step":8,"loss":1e308,"ms":1e308,"tokens":1%s}' % ("0" * 400), file=file)
+    print('{"event":"train","step":1%s,"loss":3}' % ("0" * 30), file=file)
 END
     report 0 --out="$here/page.html" "$here"/it* "$here"/not* "$here"/{a,b}/same
     cat >"$here/script" <<'END'
