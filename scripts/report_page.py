@@ -7,21 +7,20 @@ import concurrent.futures
 import json
 import os
 import re
-import sys
 import time
 
 import metrics
 import reproduce_table
 
-MAX_POINTS = 2000       # of a curve in the large chart
-MAX_SMALL_POINTS = 1000  # of a curve in a small one
-MAX_GROUPS = 1000       # of the means of training losses
-MAX_CLOCK = 1000        # of the points that say how many tokens and hours a step is
-MAX_SAMPLES = 50        # of a run
+MAX_POINTS = 2000         # of a curve in the large chart
+MAX_SMALL_POINTS = 1000   # of a curve in a small one
+MAX_GROUPS = 1000         # of the means of training losses
+MAX_CLOCK = 1000          # of the points that say how many tokens and hours a step is
+MAX_SAMPLES = 50          # of a run
 MAX_SAMPLE_CHARS = 8000
 PARALLEL_BYTES = 4 << 20  # of metrics.jsonl: from here on processes read runs in parallel
-IDLE_SECONDS = 600      # a run that wrote nothing for so long is not kept in memory
-POLL_SECONDS = 3        # of a page that follows runs
+IDLE_SECONDS = 600        # a run that wrote nothing for so long is not kept in memory
+POLL_SECONDS = 3          # of a page that follows runs
 
 SCRIPTS = os.path.dirname(os.path.abspath(__file__))
 PARTS = os.path.join(SCRIPTS, "report")
@@ -270,7 +269,7 @@ class Entry:
         self.number = number
         self.folder = folder
         self.run = None  # kept while the run is going on
-        self.signature = None
+        self.signature = ()  # of the file when it was read last; () before that
         self.shown = self.row = None
         self.version = 0
 
@@ -315,11 +314,12 @@ class Runs:
                 continue
             order.append(entry)
             signature = entry.read_signature()
-            if signature != entry.signature or entry.shown is None:
+            if signature != entry.signature:
                 entry.signature = signature
                 changed.append(entry)
         self._read(changed)
         order = [entry for entry in order if entry.shown is not None]
+        changed = [entry for entry in changed if entry.shown is not None]
         if changed or order != self.order:
             self.version += 1
             for entry in changed:
@@ -327,11 +327,11 @@ class Runs:
             self.order = order
 
     def _read(self, entries):
-        """Reads these runs: many large new ones by several processes."""
+        """Reads these runs: large ones by several processes, the first time."""
         new = [entry for entry in entries if entry.shown is None]
         size = sum(entry.signature[1] for entry in new if entry.signature)
-        if len(new) > 1 and size > PARALLEL_BYTES:
-            with concurrent.futures.ProcessPoolExecutor(min(len(new), os.cpu_count() or 1)) as pool:
+        if self.version == 0 and len(new) > 1 and size > PARALLEL_BYTES:
+            with concurrent.futures.ProcessPoolExecutor(min(len(new), len(os.sched_getaffinity(0)))) as pool:
                 results = list(pool.map(read_for_page, [entry.folder for entry in new]))
         else:
             results = [read_for_page(entry.folder) for entry in new]
@@ -412,10 +412,8 @@ def whole_data(runs, live):
 
 def write_page(runs, path):
     text = page(whole_data(runs, live=False))
-    temporary = path + ".tmp"
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8") as file:
             file.write(text)
-        os.replace(temporary, path)
     except OSError as error:
         raise ReportError("cannot write %s: %s; give another --out=FILE" % (path, error.strerror)) from None
