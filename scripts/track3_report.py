@@ -107,8 +107,7 @@ def verdict(results, target, losses, mean):
     n = len(losses)
     if (float(target) - mean) * math.sqrt(n) >= REQUIRED - 1e-9:  # decimals are not exact
         steps = list(results.values())[-1].max_iters
-        return "Yes: the result counts. %d %s of %s steps reached %s." % (n, "run" if n == 1 else "runs", f"{steps:,}",
-                                                                        target)
+        return f"Yes: the result counts. {n} {'run' if n == 1 else 'runs'} of {steps:,} steps reached {target}."
     if float(target) <= mean:
         return "No: the result does not count. The mean is not below %s." % target
     needed = (REQUIRED / (float(target) - mean)) ** 2

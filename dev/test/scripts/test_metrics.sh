@@ -309,6 +309,7 @@ test_following_a_run() {
     program <<<'write("run", train(0, 4, gpu_watts=650), "{\"event\":\"val\",\"st")'
     wait_for grep -q "^train,0,64,4,.*,650$" "$here/run.csv"
     head -n 1 "$here/run.csv" | grep -q ",resumed_from,gpu_watts$"
+    [ "$(wc -l <"$here/run.csv")" -eq 4 ]
     # Killed and resumed: the cut line goes.
     grep -v '"st$' "$here/run/metrics.jsonl" | sed 's/"loss":5/"loss":6/' >"$here/new"
     mv "$here/new" "$here/run/metrics.jsonl"
