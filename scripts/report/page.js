@@ -33,7 +33,7 @@ const state = {
     sort: {key: null, down: false},
 };
 const runs = new Map(); // by id, in the order in which they are listed
-let live = data.live;
+const isLive = data.live;
 
 // ---- numbers and elements ----
 
@@ -716,4 +716,4 @@ take(data);
 byId('show-train').checked = runs.size <= MANY_RUNS;
 showAll();
 byId('drawn').querySelector('summary').append(` (drawn ${Math.round(performance.now())} ms after the page was opened)`);
-if (live) follow();
+if (isLive) follow();
