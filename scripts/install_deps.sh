@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# install_deps.sh [--lint] [--compilers] [--emu] [--fuzz]: installs what the build, the tests and the plots need and this machine lacks.
+# install_deps.sh [--lint] [--compilers] [--emu] [--fuzz] [--browser]: installs what the build, the tests and the plots
+# need and this machine lacks.
 #
 #   --lint        also the tools of `make lint`
 #   --compilers   also the other compilers that the tests try: GCC 11, Clang, and one for aarch64 with qemu-user
 #   --emu         also what the emulated GPU of the tests needs
 #   --fuzz        also what `make fuzz` needs
+#   --browser     also a browser without a window, in which the tests open the page of report.sh
 #
 # What is there already is found by trying it (does a program of two lines compile and link?), so libraries that were
 # installed by other means count. The rest comes from apt on Debian and Ubuntu, as root or through sudo; without
@@ -16,14 +18,20 @@ lint=no
 compilers=no
 emu=no
 fuzz=no
+browser=no
 for argument in "$@"; do
     case $argument in
         --lint) lint=yes ;;
         --compilers) compilers=yes ;;
         --emu) emu=yes ;;
         --fuzz) fuzz=yes ;;
+        --browser) browser=yes ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
-        *) echo "install_deps.sh: unknown argument $argument; the options are --lint, --compilers, --emu and --fuzz" >&2; exit 2 ;;
+        *)
+            echo "install_deps.sh: unknown argument $argument; the options are --lint, --compilers, --emu, --fuzz and" \
+                "--browser" >&2
+            exit 2
+            ;;
     esac
 done
 
@@ -48,6 +56,11 @@ int main() {}" | "${CXX:-g++}" -x c++ - -o /dev/null "$2" >/dev/null 2>&1; }
 # Debian's package is for Debian's Python, which need not be the first one.
 has_numpy() { python3 -c 'import numpy' >/dev/null 2>&1 || /usr/bin/python3 -c 'import numpy' >/dev/null 2>&1; }
 
+# report_page.py knows where it may be.
+has_dygraphs() {
+    PYTHONPATH=${BASH_SOURCE[0]%/*} python3 -Bc 'import report_page; report_page.dygraphs_folder()' >/dev/null 2>&1
+}
+
 # A sanitizer's runtime is a package of its own.
 has_fuzzer() { has_command clang && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
     clang -x c - -o /dev/null -fsanitize=fuzzer,address,undefined >/dev/null 2>&1; }
@@ -70,15 +83,18 @@ has() {
         clang) links clang omp.h -fopenmp ;;
         libfuzzer) has_fuzzer ;;
         numpy) has_numpy ;;
+        dygraphs) has_dygraphs ;;
+        browser) has_command chromium-headless-shell || has_command chromium ;;
         *) has_command "$1" ;;
     esac
 }
 
 required=(compiler make cjson xxhash)
-optional=(onednn utf8proc zlib zstd lzma mpi cmocka g++ gnuplot curl python3 numpy)
+optional=(onednn utf8proc zlib zstd lzma mpi cmocka g++ gnuplot curl python3 numpy dygraphs)
 [ "$lint" = no ] || optional+=(clang-format clang-tidy cppcheck shellcheck)
 [ "$compilers" = no ] || optional+=(gcc-11 g++-11 clang aarch64-linux-gnu-gcc qemu-aarch64)
 [ "$fuzz" = no ] || optional+=(libfuzzer llvm-symbolizer)
+[ "$browser" = no ] || optional+=(browser)
 
 # The emulator changes stacks by itself on x86_64 alone.
 if [ "$emu" = yes ] && [ "$(uname -m)" != x86_64 ]; then optional+=(boost-context); fi
@@ -100,6 +116,8 @@ declare -A packages=(
     [curl]="curl ca-certificates"
     [python3]=python3
     [numpy]=python3-numpy
+    [dygraphs]=libjs-dygraphs
+    [browser]=chromium-headless-shell
     [boost-context]=libboost-context-dev
     [gcc-11]="gcc-11"
     [g++-11]="g++-11"
@@ -126,6 +144,8 @@ declare -A without=(
     [curl]="texts and data sets cannot be downloaded"
     [python3]="runs have no plots or tables, data sets cannot be downloaded, CUDA code is not tested without a GPU"
     [numpy]="a test of dev/examples/marsopt.py fails"
+    [dygraphs]="report.sh makes no page"
+    [browser]="the tests do not open the page of report.sh"
     [boost-context]="CUDA code is not tested without a GPU"
     [gcc-11]="the tests do not try this compiler"
     [g++-11]="the tests do not try this compiler"

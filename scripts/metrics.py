@@ -45,6 +45,7 @@ OPTIMIZER_TITLES = {  # name: title, as train_gpt2 --list_optimizers prints them
     "normuon": "NorMuon",
     "mars-normuon": "MARS-NorMuon",
 }
+MAX_NUMBER = sys.float_info.max  # JSON may have larger integers
 MODEL_SIZES = {(12, 768): "small", (24, 1024): "medium", (36, 1280): "large", (48, 1600): "XL"}  # layers, width
 
 # The attributes of Run that a summary prints, in the order in which the help lists them.
@@ -63,10 +64,13 @@ class MetricsError(Exception):
 
 def number(event, field):
     """The finite number in a field of an event, or None. "a.b" is the field b of the object a."""
-    value = event
-    for key in field.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if "." in field:
+        value = event
+        for key in field.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+    else:
+        value = event.get(field)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER:
         return value
     return None
 
@@ -133,6 +137,7 @@ class Run:
         self.diverged = False
         self._events = {}  # name: {step: event}
         self._last_skipped = None
+        self._reached = None  # what _progress() computed from these events
         self._offset = 0  # of the first byte that was not read
         self._tail = b""  # the bytes before it
 
@@ -167,6 +172,7 @@ class Run:
         self._tail = (self._tail + data[:whole])[-_TAIL_BYTES:]
         for event in events:
             self._add(event)
+        self._reached = None
         return events
 
     def _is_continued(self, file):
@@ -179,7 +185,7 @@ class Run:
         if name == "start":
             if "resumed_from" in event:
                 self.starts.append(event)
-        elif name != "end" and type(step) is int:  # a bool is no step
+        elif name != "end" and type(step) is int and 0 <= step < 1 << 63:  # a bool is no step
             self._events.setdefault(name, {})[step] = event
         if name == "checkpoint":
             return
@@ -318,12 +324,15 @@ class Run:
 
     def _progress(self):
         """(step, tokens): the updates made, and the tokens seen up to then; None before the first."""
+        if self._reached is not None:
+            return self._reached
         reached = []
         for name, updates in (("train", 1), ("val", 0)):  # the step of a train event is that before its update
             reached += [(number(event, "tokens") or 0, event["step"] + updates)
                         for event in self._events.get(name, {}).values()]
         tokens, step = max(reached, default=(0, 0))
-        return (step, tokens) if tokens > 0 else (None, None)
+        self._reached = (step, tokens) if tokens > 0 else (None, None)
+        return self._reached
 
     step = property(lambda self: self._progress()[0])
     tokens = property(lambda self: self._progress()[1])

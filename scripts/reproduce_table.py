@@ -63,6 +63,7 @@ PUBLISHED = [
     ("FineWeb-Edu", "Moonlight", "small", None, None, "2.865", "MARS-M, figure"),
     ("FineWeb-Edu", "Moonlight", "XL", None, None, "2.394", "MARS-M, figure"),
 ]
+BUDGETS_NOTE = "Best validation loss up to step 10,000 (5B), 40,000 (20B) and 100,000 (50B) of 491,520 tokens."
 SOURCES = """\
 In parentheses: the published loss, over a part of the validation set; the runs of config/ take all of it.
 MARS: Yuan et al., MARS: Unleashing the power of variance reduction for training large models (arXiv:2411.10438).
@@ -101,6 +102,15 @@ MODDED_FINALS = [
 ]
 
 
+FINALS_NOTE = """\
+Final validation loss of modded-nanogpt's runs with GPT-2 small on FineWeb, each at its last step.
+In parentheses: published in github.com/KellerJordan/modded-nanogpt."""
+CURVE_NOTE = "Validation loss at each step of modded-nanogpt, Muon, 5,100 steps that was published."
+
+# Texts under a table's header; align_right are the numbers of the columns that are set to the right, from 0.
+Table = collections.namedtuple("Table", "header rows align_right")
+
+
 class Row:
     """What the tables say of one run. Its train events, of which there may be many, are not kept.
 
@@ -120,7 +130,8 @@ class Row:
 
     def follows(self, recipe):
         """Whether the config has all values of a recipe."""
-        return all(self.config.get(key.split(".")[0], {}).get(key.split(".")[1]) == value
+        sections = {name: keys for name, keys in self.config.items() if isinstance(keys, dict)}
+        return all(sections.get(key.split(".")[0], {}).get(key.split(".")[1]) == value
                    for key, value in recipe.items())
 
 
@@ -143,8 +154,8 @@ def best_run(rows, budget):
     return min(rows, key=lambda row: (not row.reached[budget], row.best[budget]), default=None)
 
 
-def print_budget_table(data, size, rows):
-    """The table of one data set and size. Returns the rows that it shows with an asterisk."""
+def budget_table(data, size, rows):
+    """The Table of one data set and size, and the rows that it shows with an asterisk."""
     rows = [row for row in rows if (row.data, row.size) == (data, size)]
     published = [line for line in PUBLISHED if (line[0], line[2]) == (data, size)]
     # The budgets for which there are published losses, and those that a run has begun.
@@ -168,26 +179,34 @@ def print_budget_table(data, size, rows):
                     words.append("(%s)" % line[3 + i])
                 cells.append(" ".join(words) or "–")
             table.append([optimizer, *cells, line[6]])
-    markdown_table.print_table(["%s, %s" % (data, size)] + [budget for _, budget in shown] + ["source"], table,
-                               align_right=range(1, len(shown) + 1))
-    print()
-    return unfinished
+    header = ["%s, %s" % (data, size)] + [budget for _, budget in shown] + ["source"]
+    return Table(header, table, range(1, len(shown) + 1)), unfinished
 
 
-def print_budget_tables(rows):
-    print("Best validation loss up to step 10,000 (5B), 40,000 (20B) and 100,000 (50B) of 491,520 tokens.")
-    print(SOURCES)
+def budget_tables(rows):
+    """{(data set, size): Table}, and a note on the asterisks, or ""."""
     sizes = collections.defaultdict(list)
     for data, size in [(line[0], line[2]) for line in PUBLISHED] + [(row.data, row.size) for row in rows]:
         sizes[data].append(size)
-    unfinished = []
+    tables, unfinished = {}, []
     for data in in_order(sizes, DATA_SETS):
         for size in in_order(sizes[data], SIZES):
-            unfinished += print_budget_table(data, size, rows)
+            tables[data, size], more = budget_table(data, size, rows)
+            unfinished += more
     notes = [f"{row.folder}{' ended' if row.status == 'done' else ''} at step {row.step:,}"
              for row in rows if row in unfinished]
-    if notes:
-        print("\\* best so far, the run has not got there: %s.\n" % "; ".join(notes))
+    return tables, "\\* best so far, the run has not got there: %s." % "; ".join(notes) if notes else ""
+
+
+def print_budget_tables(rows):
+    tables, note = budget_tables(rows)
+    print(BUDGETS_NOTE)
+    print(SOURCES)
+    for table in tables.values():
+        markdown_table.print_table(*table)
+        print()
+    if note:
+        print(note + "\n")
 
 
 def print_runs(rows):
@@ -203,28 +222,35 @@ def print_runs(rows):
 
 # ---- modded-nanogpt: the losses at the last step, and those of one run step by step ----
 
-def print_modded_finals(rows):
-    print("\nFinal validation loss of modded-nanogpt's runs with GPT-2 small on FineWeb, each at its last step.")
-    print("In parentheses: published in github.com/KellerJordan/modded-nanogpt.\n")
+def modded_finals(rows):
+    """The Table of the losses at the last step."""
     table = []
     for title, steps, published, source, recipe in MODDED_FINALS:
         losses = [row.val_losses.get(steps) for row in rows if recipe and row.follows(recipe)]
         ours = ["%.4f" % loss for loss in sorted(loss for loss in losses if loss is not None)[:1]]
         table.append([title, f"{steps:,}", " ".join(ours + ["(%s)" % published]), source])
-    markdown_table.print_table(["modded-nanogpt", "steps", "final val loss", "source"], table, align_right=(1, 2))
+    return Table(["modded-nanogpt", "steps", "final val loss", "source"], table, (1, 2))
 
 
-def print_modded_curve(rows):
+def modded_curve(rows):
+    """The Table of the losses step by step, or None where there is no such run."""
     rows = [row for row in rows if row.follows(MODDED_NANOGPT) and set(row.val_losses.values()) - {None}]
     if not rows:
-        return
-    print("\nValidation loss at each step of modded-nanogpt, Muon, 5,100 steps that was published.\n")
+        return None
     table = []
     for step, published in MODDED_CURVE.items():
         losses = [row.val_losses.get(step) for row in rows]
         table.append([str(step), published] + ["–" if loss is None else "%.4f" % loss for loss in losses])
-    markdown_table.print_table(["step", "published"] + [row.folder for row in rows], table,
-                               align_right=range(2 + len(rows)))
+    return Table(["step", "published"] + [row.folder for row in rows], table, range(2 + len(rows)))
+
+
+def print_modded(rows):
+    print("\n" + FINALS_NOTE + "\n")
+    markdown_table.print_table(*modded_finals(rows))
+    curve = modded_curve(rows)
+    if curve:
+        print("\n" + CURVE_NOTE + "\n")
+        markdown_table.print_table(*curve)
 
 
 # ---- the drawings, one for each size and data set ----
@@ -290,8 +316,7 @@ def main(arguments):
         fail(str(error))
     print_budget_tables(rows)
     print_runs(rows)
-    print_modded_finals(rows)
-    print_modded_curve(rows)
+    print_modded(rows)
     print()
     if not shutil.which("gnuplot"):
         print("no gnuplot, no curves: bash scripts/install_deps.sh installs it")

@@ -173,7 +173,7 @@ cpu_has() {
 
 heading "what is needed"
 options=(--emu)
-if [ "${CI:-}" = true ]; then options+=(--lint --compilers); fi
+if [ "${CI:-}" = true ]; then options+=(--lint --compilers --browser); fi
 if ! { bash scripts/install_deps.sh "${options[@]}" && make found; }; then
     failed=1
     finish

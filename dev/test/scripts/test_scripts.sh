@@ -244,6 +244,19 @@ test_install_of_what_fuzzing_needs() {
     last_line_is "everything needed is installed"
 }
 
+test_install_of_what_the_report_and_its_test_need() {
+    machine "${all_libraries[@]}"
+    command_file "$here/bin/python3" <<<"[[ \$* != *dygraphs* ]] || grep -qx libjs-dygraphs '$here/has'"
+    install_deps 0
+    grep -q "install -y --no-install-recommends libjs-dygraphs$" "$here/apt"
+    install_deps 0 --browser
+    grep -q "install -y --no-install-recommends chromium-headless-shell$" "$here/apt"
+    has "$here/output" "missing: chromium-headless-shell (optional; without it, the tests do not open the page"
+    command_file "$here/bin/chromium" <<<"exit 0"
+    install_deps 0 --browser
+    last_line_is "everything needed is installed"
+}
+
 test_install_without_root() {
     machine gcc libdnnl-dev libcmocka-dev libopenmpi-dev libutf8proc-dev "${unpacking[@]}"
     echo 1000 >"$here/user"
@@ -558,7 +571,7 @@ test_all_builds_are_tested() {
     export CI=true
     run 0 bash "$here/scripts/test.sh"
     last_line_is "56 passed, 0 failed"
-    has "$here/calls" "install --emu --lint --compilers"
+    has "$here/calls" "install --emu --lint --compilers --browser"
     # A warning shows early.
     [ "$(grep -n "make lint" "$here/calls" | cut -d : -f 1)" -lt "$(grep -n "tests build build ci=true" "$here/calls" | cut -d : -f 1)" ]
     has "$here/calls" "BUILD=build/emu BIN=build/emu EMU=1 WERROR=1 CC=gcc-11 CXX=g++-11"
