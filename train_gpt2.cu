@@ -21,6 +21,7 @@
 #include "data/step_reader.h"
 #include "eval/evaluate.h"
 #include "eval/hellaswag_score.h"
+#include "eval/sampler.h"
 #include "kernels/autotune.h"
 #include "kernels/backend.h"
 #include "model/gpt2_memory.h"
@@ -41,6 +42,7 @@ typedef struct Trainer {
     Optim *optim;
     DataSets data;
     StepReader reader; /* of the training set */
+    Sampler *sampler;  /* rank 0's; NULL if no texts are written */
     RunLog log;
     Start start;
     char *algorithms;    /* of matmuls, as a text that the next run takes up; NULL on CPUs */
@@ -121,6 +123,13 @@ static void weights_needed(void *context, size_t begin, size_t end) {
     optim_wait_for_weights(((Trainer *)context)->optim, begin, end);
 }
 
+static void plan_sampler(Trainer *t) {
+    bool is_writer = t->config.train.sample_interval > 0 && t->comm->rank == 0;
+    Error error;
+    if (is_writer) t->sampler = sampler_plan(&t->config, loader_origin(t->data.train)->folder, &t->model, &error);
+    agree_or_end(t->comm, !is_writer || t->sampler, EXIT_USAGE, &error);
+}
+
 /* All memory is planned first and taken once: the model's and the optimizer's in one arena. */
 static void open_model(Trainer *t) {
     const TrainConfig *train = &t->config.train;
@@ -134,6 +143,7 @@ static void open_model(Trainer *t) {
         if (train->norms_interval > 0) optim_plan_norms(t->optim, &t->model.arena);
         if (train->ema_start > 0) optim_plan_ema(t->optim, &t->model.arena);
     }
+    plan_sampler(t);
     agree_or_end(t->comm, gpt2_memory_fits(&t->model, sequences_per_process(t), &error), EXIT_FAILED, &error);
     t->model.arena.separate = train->debug_alloc;
     gpt2_allocate(&t->model);
@@ -356,6 +366,19 @@ static bool evaluate(Trainer *t) {
     return true;
 }
 
+/* Rank 0 writes a text, for which the other ranks wait when they next exchange something. */
+static void write_sample(Trainer *t) {
+    if (!t->sampler) return;
+    if (t->optim) optim_wait_for_weights(t->optim, 0, t->model.table.length);
+    Error reason;
+    char *text = sampler_text(t->sampler, t->step, &reason);
+    if (text)
+        run_log_sample(&t->log, t->step, t->config.train.sample_prompt, text);
+    else
+        warn("step %" PRId64 ": no text of the model: %s", t->step, reason.text);
+    free(text);
+}
+
 static void save(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     char path[CHECKPOINT_PATH_LENGTH];
@@ -401,6 +424,8 @@ static void train(Trainer *t) {
         bool saves = done || stopping || every(c->checkpoint_interval, t->step);
         bool due = done || (!stopping && every(c->eval_interval, t->step));
         if (due && !(t->step == begin && validated) && !evaluate(t)) stopping = true;
+        bool writes = t->step > 0 && (done || every(c->sample_interval, t->step)) && !stopping;
+        if (writes && !(t->step == begin && metrics_has_sample(t->log.metrics))) write_sample(t);
         if (saves || stopping) end_steps(t, 0); /* a run that is about to end saves nothing */
         if (t->step > begin && (saves || stopping)) save(t);
         if (done || stopping) break;
@@ -425,10 +450,10 @@ static void run(Trainer *t) {
     const SetupReport setup = {&t->config, t->device_comm, t->be,       &t->model,
                                t->optim,   t->data.train,  t->data.val, &t->start};
     setup_print(&t->log.console, &setup);
-    if (t->config.train.eval_only)
-        evaluate(t);
-    else
+    if (!t->config.train.eval_only)
         train(t);
+    else if (evaluate(t))
+        write_sample(t);
     bool done = !t->has_failed && (t->config.train.eval_only || t->step >= t->config.train.max_iters);
     t->log.totals.seconds = seconds_now() - begun;
     t->log.totals.optimizer_seconds = t->be->stopwatch_seconds(t->be);
@@ -440,6 +465,7 @@ static void run(Trainer *t) {
 static void close_all(Trainer *t) {
     metrics_close(t->log.metrics);
     if (t->optim) optim_close(t->optim);
+    sampler_close(t->sampler);
     gpt2_free(&t->model);
     comm_close_on_device(t->device_comm, t->comm);
     data_sets_close(&t->data);

@@ -44,6 +44,8 @@ void run_log_skipped(RunLog *log, int64_t step, const char *tensor);
 void run_log_validation(RunLog *log, int64_t step, double loss, const double *ema_loss, int64_t sequences,
                         int64_t tokens);
 void run_log_hellaswag(RunLog *log, int64_t step, double accuracy, double accuracy_norm, int64_t examples);
+/* What the model writes after a prompt. */
+void run_log_sample(RunLog *log, int64_t step, const char *prompt, const char *text);
 void run_log_checkpoint(RunLog *log, int64_t step, const char *path);
 
 /* The last line of the metrics. `reason` is "done", "stopped" or "failed". */

@@ -86,6 +86,7 @@ static void write_step(Metrics *metrics, int64_t step) {
                          .lr_by_role = {0.25, 0.5, -1.0, 0.125}};
     metrics_validation(metrics, step, 3.25, NULL, 64);
     metrics_hellaswag(metrics, step, 0.25, 0.375, 8);
+    metrics_sample(metrics, step, "a", "b\x1b\"\n");
     metrics_checkpoint(metrics, step, "c");
     metrics_train(metrics, &report);
     metrics_norms(metrics, step, &table, &norms);
@@ -95,6 +96,7 @@ static void write_step(Metrics *metrics, int64_t step) {
 #define VAL_LINE(step) "{\"event\":\"val\",\"step\":" #step ",\"loss\":3.25,\"tokens\":64}\n"
 #define HELLASWAG_LINE(step) \
     "{\"event\":\"hellaswag\",\"step\":" #step ",\"accuracy\":0.25,\"accuracy_norm\":0.375,\"examples\":8}\n"
+#define SAMPLE_LINE(step) "{\"event\":\"sample\",\"step\":" #step ",\"prompt\":\"a\",\"text\":\"b\\u001b\\\"\\n\"}\n"
 #define CHECKPOINT_LINE(step) "{\"event\":\"checkpoint\",\"step\":" #step ",\"path\":\"c\"}\n"
 #define TRAIN_LINE(step)                                                          \
     "{\"event\":\"train\",\"step\":" #step                                        \
@@ -106,7 +108,8 @@ static void write_step(Metrics *metrics, int64_t step) {
     "\"weight\":8},\"ln_f.weight\":{\"gradient\":0,\"update\":null,\"weight\":0.5}}}\n"
 #define SKIPPED_LINE(step) "{\"event\":\"skipped\",\"step\":" #step ",\"tensor\":\"wte.weight\"}\n"
 #define STEP_LINES(step) \
-    VAL_LINE(step) HELLASWAG_LINE(step) CHECKPOINT_LINE(step) TRAIN_LINE(step) NORMS_LINE(step) SKIPPED_LINE(step)
+    VAL_LINE(step)       \
+    HELLASWAG_LINE(step) SAMPLE_LINE(step) CHECKPOINT_LINE(step) TRAIN_LINE(step) NORMS_LINE(step) SKIPPED_LINE(step)
 #define START_LINE(from)                                                                                               \
     "{\"event\":\"start\",\"config\":{\"a\":1},\"parameters\":7,\"device\":\"d\",\"precision\":\"p\",\"processes\":2," \
     "\"threads\":3,\"version\":\"" MARS_VERSION "\",\"resumed_from\":" #from "}\n"
@@ -214,6 +217,7 @@ static void test_no_metrics(void **state) {
     metrics_end(NULL, 1, &(RunReport){.reason = "done"});
     metrics_close(NULL);
     assert_false(metrics_has_validation(NULL));
+    assert_false(metrics_has_sample(NULL));
 }
 
 /* ---- going on ---- */
@@ -234,14 +238,18 @@ static void test_resume(void **state) {
     write_run(&folder);
     Metrics *metrics = open_metrics(&folder, METRICS_RESUME, 2);
     assert_true(metrics_has_validation(metrics));
-    assert_file(&folder, START_LINE(null) STEP_LINES(0) STEP_LINES(1) VAL_LINE(2) HELLASWAG_LINE(2) CHECKPOINT_LINE(2));
+    assert_true(metrics_has_sample(metrics));
+    assert_file(&folder, START_LINE(null) STEP_LINES(0) STEP_LINES(1) VAL_LINE(2) HELLASWAG_LINE(2) SAMPLE_LINE(2)
+                             CHECKPOINT_LINE(2));
     write_start(metrics, 2);
     write_step(metrics, 2);
     metrics_close(metrics);
     metrics = open_metrics(&folder, METRICS_RESUME, 0); /* start lines stay, wherever they are */
     assert_true(metrics_has_validation(metrics));
+    assert_true(metrics_has_sample(metrics));
     metrics_close(metrics);
-    assert_file(&folder, START_LINE(null) VAL_LINE(0) HELLASWAG_LINE(0) CHECKPOINT_LINE(0) START_LINE(2));
+    assert_file(&folder,
+                START_LINE(null) VAL_LINE(0) HELLASWAG_LINE(0) SAMPLE_LINE(0) CHECKPOINT_LINE(0) START_LINE(2));
 }
 
 static void test_resume_past_everything(void **state) {
@@ -250,6 +258,7 @@ static void test_resume_past_everything(void **state) {
     write_run(&folder);
     Metrics *metrics = open_metrics(&folder, METRICS_RESUME, 4);
     assert_false(metrics_has_validation(metrics)); /* there is none of step 4 */
+    assert_false(metrics_has_sample(metrics));
     metrics_close(metrics);
     assert_file(&folder, START_LINE(null) STEP_LINES(0) STEP_LINES(1) STEP_LINES(2) STEP_LINES(3));
 }
@@ -259,6 +268,7 @@ static void test_resume_without_a_file(void **state) {
     Folder folder = new_folder("fresh");
     Metrics *metrics = open_metrics(&folder, METRICS_RESUME, 3);
     assert_false(metrics_has_validation(metrics));
+    assert_false(metrics_has_sample(metrics));
     write_start(metrics, 3);
     metrics_close(metrics);
     assert_file(&folder, START_LINE(3));
