@@ -219,6 +219,7 @@ static bool read_step_tokens(Trainer *t) {
     Error reason;
     bool ok = step_reader_read(&t->reader, t->step, &reason);
     run_log_add_time(&t->log, seconds_now() - begun);
+    rank_time_add_reading(&t->log.rank_time, seconds_now() - begun);
     return ok || note_unread(t, "data.train", &reason);
 }
 
@@ -282,7 +283,8 @@ static OptimResult end_steps(Trainer *t, int64_t outstanding) {
 static void log_step(Trainer *t, double loss, const OptimRates *rates, double grad_norm) {
     const Config *c = &t->config;
     double lr = schedule_rate(&c->schedule, c->optimizer.learning_rate, t->step - 1);
-    StepReport report = {t->step - 1, loss, lr, grad_norm, tokens_seen(t), 0.0, 0.0, 0.0, {0}};
+    StepReport report = {t->step - 1, loss, lr, grad_norm, tokens_seen(t), 0.0, 0.0, 0.0, {0}, 0.0, 0};
+    report.ms_slowest = rank_time_slowest(&t->log.rank_time, t->be, t->comm, t->log.steps, &report.slowest_rank);
     optim_rates_by_role(&c->optimizer, &t->model.table, rates, report.lr_by_role);
     run_log_step(&t->log, report, tokens_per_step(t), gpt2_flops_per_token(&t->model),
                  t->be->peak_flops * t->comm->size);
@@ -304,11 +306,13 @@ static void train_step(Trainer *t) {
     bool has_norms = every(train->norms_interval, t->step);
     OptimRates rates = optim_rates(&t->config.optimizer, &t->config.schedule, t->step);
     gpt2_forget_loss(&t->model);
+    rank_time_start(&t->log.rank_time, t->be, t->device_comm);
     for (int which = 0; which < optim_info(t->optim)->gradients; which++) compute_gradient(t, which);
-    t->be->stopwatch_start(t->be);
+    rank_time_stop(&t->log.rank_time, t->be, t->device_comm);
+    t->be->stopwatch_start(t->be, STOPWATCH_OPTIMIZER);
     optim_step(t->optim, rates, has_norms);
     update_ema(t);
-    t->be->stopwatch_stop(t->be);
+    t->be->stopwatch_stop(t->be, STOPWATCH_OPTIMIZER);
     t->step++;
     if (logged) loss = evaluate_mean_loss(&t->model, t->comm);
     OptimResult result = end_steps(t, logged || has_norms || !t->be->on_gpu ? 0 : 1);
@@ -456,7 +460,7 @@ static void run(Trainer *t) {
         write_sample(t);
     bool done = !t->has_failed && (t->config.train.eval_only || t->step >= t->config.train.max_iters);
     t->log.totals.seconds = seconds_now() - begun;
-    t->log.totals.optimizer_seconds = t->be->stopwatch_seconds(t->be);
+    t->log.totals.optimizer_seconds = t->be->stopwatch_seconds(t->be, STOPWATCH_OPTIMIZER);
     run_log_end(&t->log, t->step, t->has_failed ? "failed" : done ? "done" : "stopped");
     if (t->has_failed) fail_to_read(t);
     run_log_goodbye(&t->log, t->step, done, &t->config.train);

@@ -48,6 +48,8 @@ typedef struct NormShape {
     int N, C;
 } NormShape;
 
+typedef enum Stopwatch { STOPWATCH_GRADIENT, STOPWATCH_OPTIMIZER, STOPWATCH_COUNT } Stopwatch;
+
 struct Backend {
     char name[32];       /* "cpu-float32" */
     char device[128];    /* the processor's or GPU's name, for people */
@@ -83,11 +85,11 @@ struct Backend {
     void (*copy_from_host_async)(Backend *be, void *device, const void *host, size_t bytes);
     void (*wait_for_copies)(Backend *be);
 
-    /* A stopwatch of the device's time: the sum of all intervals between a start and the next stop, taken as if these
-     * were operations. Reading it waits for them. */
-    void (*stopwatch_start)(Backend *be);
-    void (*stopwatch_stop)(Backend *be);
-    double (*stopwatch_seconds)(Backend *be);
+    /* Stopwatches of the device's time: the sum of all intervals between a start and the next stop, taken as if these
+     * were operations. Reading one waits for them. */
+    void (*stopwatch_start)(Backend *be, Stopwatch which);
+    void (*stopwatch_stop)(Backend *be, Stopwatch which);
+    double (*stopwatch_seconds)(Backend *be, Stopwatch which);
 
     /* out[i] = in[i], rounded to the activation type. */
     void (*to_activation)(Backend *be, void *out, const float *in, size_t n);

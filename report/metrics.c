@@ -196,6 +196,8 @@ void metrics_train(Metrics *metrics, const StepReport *report) {
     put_number(metrics, "ms", report->ms);
     put_number(metrics, "tokens_per_s", report->tokens_per_s);
     put_number(metrics, "mfu", report->mfu < 0.0 ? NAN : report->mfu);
+    put_number(metrics, "ms_slowest", report->ms_slowest);
+    fprintf(metrics->file, ",\"slowest_rank\":%d", report->slowest_rank);
     finish_line(metrics);
 }
 

@@ -30,6 +30,8 @@ typedef struct StepReport {
     double tokens_per_s;
     double mfu;                    /* model FLOP/s over the device's peak; negative where the peak is unknown */
     double lr_by_role[ROLE_COUNT]; /* of optim_rates_by_role() */
+    double ms_slowest;             /* rank_time_slowest()'s time, and the rank */
+    int slowest_rank;
 } StepReport;
 
 /* What the last line says of a run, or of the part of it since it was resumed. */

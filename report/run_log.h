@@ -7,6 +7,7 @@
 #include "config/config.h"
 #include "report/console.h"
 #include "report/metrics.h"
+#include "report/rank_time.h"
 
 EXTERN_C_BEGIN
 
@@ -18,7 +19,8 @@ typedef struct RunLog {
     int max_iters;
     double ms; /* time of the steps since the last logged one, and how many they are */
     int steps;
-    RunReport totals; /* of the run until now */
+    RankTime rank_time; /* of the same steps */
+    RunReport totals;   /* of the run until now */
 } RunLog;
 
 /* Opens metrics.jsonl in out_dir, which is made and locked, and reports the start; a run from scratch removes the

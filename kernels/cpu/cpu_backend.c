@@ -52,11 +52,11 @@ static size_t cpu_memory_left(Backend *be) {
 
 static void cpu_wait_for_copies(Backend *be) { (void)be; /* a copy has ended when it returns */ }
 
-static void cpu_stopwatch_start(Backend *be) { cpu_backend(be)->started = seconds_now(); }
-static void cpu_stopwatch_stop(Backend *be) {
-    cpu_backend(be)->stopped_seconds += seconds_now() - cpu_backend(be)->started;
+static void cpu_stopwatch_start(Backend *be, Stopwatch which) { cpu_backend(be)->started[which] = seconds_now(); }
+static void cpu_stopwatch_stop(Backend *be, Stopwatch which) {
+    cpu_backend(be)->stopped_seconds[which] += seconds_now() - cpu_backend(be)->started[which];
 }
-static double cpu_stopwatch_seconds(Backend *be) { return cpu_backend(be)->stopped_seconds; }
+static double cpu_stopwatch_seconds(Backend *be, Stopwatch which) { return cpu_backend(be)->stopped_seconds[which]; }
 
 /* The library chooses algorithms by itself, without timing any. */
 static void cpu_autotune(Backend *be, bool on) { (void)be, (void)on; }

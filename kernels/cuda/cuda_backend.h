@@ -26,7 +26,7 @@ typedef struct CudaBackend {
     cudaStream_t stream; /* of all operations */
     CudaMatmul *matmul;
     CudaStaging *staging;
-    CudaStopwatch *stopwatch;
+    CudaStopwatch *stopwatches; /* (STOPWATCH_COUNT) */
     void *scratch;
     size_t scratch_bytes;
 } CudaBackend;
