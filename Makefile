@@ -396,7 +396,7 @@ lint:
 	printf '%s\n' $(tidy_sources) | xargs -P$$(nproc) -n1 sh -c 'clang-tidy --quiet --warnings-as-errors="*" "$$@" -- \
 	  -std=gnu17 -D_GNU_SOURCE -I. -Idev/emu/include -DACTIVATION_BFLOAT16=1 -fopenmp \
 	  -Xclang -analyzer-config -Xclang max-nodes=$(ANALYZER_NODES) 2>/dev/null' clang-tidy
-	printf '%s\n' scripts/*.sh data/*/*.sh dev/*.sh dev/*/*.sh dev/*/*/*.sh .ci/run | xargs -P$$(nproc) -n2 shellcheck -x
+	printf '%s\n' scripts/*.sh scripts/*.sbatch data/*/*.sh dev/*.sh dev/*/*.sh dev/*/*/*.sh .ci/run | xargs -P$$(nproc) -n2 shellcheck -x
 
 clean:
 	rm -rf $(BUILD) $(programs:%=$(BIN)/%) $(marsopt)
