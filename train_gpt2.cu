@@ -201,18 +201,6 @@ static bool note_unread(Trainer *t, const char *key, const Error *reason) {
     return false;
 }
 
-/* From the step on that the run begins or goes on with. */
-static void open_reader(Trainer *t) {
-    StepReader *reader = &t->reader;
-    reader->loader = t->data.train;
-    reader->total = t->config.train.total_batch_size;
-    reader->count = sequences_per_process(t);
-    reader->offset = t->comm->rank * reader->count;
-    reader->ahead = optim_info(t->optim)->gradients - 1;
-    reader->step = t->step;
-    reader->sequence = sequences_before(t, t->step);
-}
-
 /* Reads what the next step needs, which in the exact forms of MARS is the step after it, too. */
 static bool read_step_tokens(Trainer *t) {
     double begun = seconds_now();
@@ -283,7 +271,9 @@ static OptimResult end_steps(Trainer *t, int64_t outstanding) {
 static void log_step(Trainer *t, double loss, const OptimRates *rates, double grad_norm) {
     const Config *c = &t->config;
     double lr = schedule_rate(&c->schedule, c->optimizer.learning_rate, t->step - 1);
-    StepReport report = {t->step - 1, loss, lr, grad_norm, tokens_seen(t), 0.0, 0.0, 0.0, {0}, 0.0, 0};
+    StepReport report = {t->step - 1, loss, lr, grad_norm, tokens_seen(t), 0.0, 0.0, 0.0, {0}, 0.0, 0, NULL};
+    DeviceSensors sensors;
+    if (t->comm->rank == 0 && t->be->read_sensors(t->be, &sensors)) report.sensors = &sensors;
     report.ms_slowest = rank_time_slowest(&t->log.rank_time, t->be, t->comm, t->log.steps, &report.slowest_rank);
     optim_rates_by_role(&c->optimizer, &t->model.table, rates, report.lr_by_role);
     run_log_step(&t->log, report, tokens_per_step(t), gpt2_flops_per_token(&t->model),
@@ -304,6 +294,7 @@ static void train_step(Trainer *t) {
     double begun = seconds_now(), loss = 0.0;
     bool logged = t->step % train->log_interval == 0 || t->step + 1 == train->max_iters;
     bool has_norms = every(train->norms_interval, t->step);
+    t->be->range_begin(t->be, "step");
     OptimRates rates = optim_rates(&t->config.optimizer, &t->config.schedule, t->step);
     gpt2_forget_loss(&t->model);
     rank_time_start(&t->log.rank_time, t->be, t->device_comm);
@@ -316,6 +307,7 @@ static void train_step(Trainer *t) {
     t->step++;
     if (logged) loss = evaluate_mean_loss(&t->model, t->comm);
     OptimResult result = end_steps(t, logged || has_norms || !t->be->on_gpu ? 0 : 1);
+    t->be->range_end(t->be);
     run_log_add_time(&t->log, seconds_now() - begun);
     run_log_count_step(&t->log, tokens_per_step(t));
     if (logged && result.nonfinite_tensor < 0)
@@ -396,9 +388,11 @@ static void save(Trainer *t) {
     checkpoint_from_optim(&source, t->config.optimizer.name, t->optim);
     source.tokens_folder = loader_origin(t->data.train)->folder;
     source.algorithms = t->algorithms;
+    t->be->range_begin(t->be, "checkpoint");
     Error error;
     if (!checkpoint_save(&source, train->out_dir, train->keep_checkpoints, t->comm->rank == 0, path, &error))
         die("cannot save step %" PRId64 ": %s", t->step, error.text);
+    t->be->range_end(t->be);
     t->saved_step = t->step;
     run_log_checkpoint(&t->log, t->step, path);
 }
@@ -420,7 +414,8 @@ static void train(Trainer *t) {
     int validated = metrics_has_validation(t->log.metrics);
     t->comm->maximum(t->comm, &validated, 1); /* only process 0 has read the file */
     int64_t begin = t->step;
-    open_reader(t);
+    t->reader = step_reader_open(t->data.train, c->total_batch_size, t->comm->rank, t->comm->size,
+                                 optim_info(t->optim)->gradients - 1, begin, sequences_before(t, begin));
     bool stopping = agree_to_stop(t, false); /* a run that is stopped while it starts makes one step */
     for (;;) {
         bool done = t->step >= c->max_iters;

@@ -88,7 +88,10 @@ char *sampler_text(Sampler *s, int64_t step, Error *error) {
     int64_t replaced = 0;
     FILE *memory = open_memstream(&bytes, &length);
     if (!memory) die("out of memory: a text");
+    Backend *be = s->generator.decoder.model->be;
+    be->range_begin(be, "sample");
     bool ok = generator_write(&s->generator, (uint32_t)step, append, memory, error);
+    be->range_end(be);
     if (fclose(memory) != 0) die("out of memory: a text");
     char *text = ok ? to_utf8(bytes, length, &replaced) : NULL;
     free(bytes);

@@ -48,6 +48,13 @@ typedef struct NormShape {
     int N, C;
 } NormShape;
 
+/* What a GPU's sensors say at a moment. NAN is a value that is not known. */
+typedef struct DeviceSensors {
+    double watts, mhz, celsius; /* mhz: the clock of its multiprocessors */
+    bool has_throttle;          /* the following is known */
+    char throttle[80];          /* what slows it down, "power cap, thermal"; "" for nothing */
+} DeviceSensors;
+
 typedef enum Stopwatch { STOPWATCH_GRADIENT, STOPWATCH_OPTIMIZER, STOPWATCH_COUNT } Stopwatch;
 
 struct Backend {
@@ -90,6 +97,14 @@ struct Backend {
     void (*stopwatch_start)(Backend *be, Stopwatch which);
     void (*stopwatch_stop)(Backend *be, Stopwatch which);
     double (*stopwatch_seconds)(Backend *be, Stopwatch which);
+
+    /* Between the two, a profiler shows what this thread does, and what it enqueues, under that name. Ranges may lie in
+     * others. On CPUs there is none. */
+    void (*range_begin)(Backend *be, const char *name);
+    void (*range_end)(Backend *be);
+
+    /* Reads the GPU's sensors, which may take milliseconds. False on CPUs. */
+    bool (*read_sensors)(Backend *be, DeviceSensors *sensors);
 
     /* out[i] = in[i], rounded to the activation type. */
     void (*to_activation)(Backend *be, void *out, const float *in, size_t n);

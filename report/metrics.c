@@ -166,6 +166,16 @@ static void put_string(Metrics *metrics, const char *key, const char *value) {
     cJSON_Delete(string);
 }
 
+static void put_sensors(Metrics *metrics, const DeviceSensors *sensors) {
+    put_number(metrics, "gpu_watts", sensors->watts);
+    put_number(metrics, "gpu_mhz", sensors->mhz);
+    put_number(metrics, "gpu_celsius", sensors->celsius);
+    if (sensors->has_throttle)
+        put_string(metrics, "gpu_throttle", sensors->throttle);
+    else
+        fputs(",\"gpu_throttle\":null", metrics->file);
+}
+
 static void begin_line(Metrics *metrics, const char *event, int64_t step) {
     fprintf(metrics->file, "{\"event\":\"%s\",\"step\":%" PRId64, event, step);
 }
@@ -198,6 +208,7 @@ void metrics_train(Metrics *metrics, const StepReport *report) {
     put_number(metrics, "mfu", report->mfu < 0.0 ? NAN : report->mfu);
     put_number(metrics, "ms_slowest", report->ms_slowest);
     fprintf(metrics->file, ",\"slowest_rank\":%d", report->slowest_rank);
+    if (report->sensors) put_sensors(metrics, report->sensors);
     finish_line(metrics);
 }
 

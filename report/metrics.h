@@ -6,6 +6,7 @@
 #ifndef MARS_REPORT_METRICS_H
 #define MARS_REPORT_METRICS_H
 
+#include "kernels/backend.h"
 #include "optim/optim.h"
 #include "util/tensor_table.h"
 
@@ -32,6 +33,7 @@ typedef struct StepReport {
     double lr_by_role[ROLE_COUNT]; /* of optim_rates_by_role() */
     double ms_slowest;             /* rank_time_slowest()'s time, and the rank */
     int slowest_rank;
+    const DeviceSensors *sensors; /* of rank 0's GPU; NULL on CPUs */
 } StepReport;
 
 /* What the last line says of a run, or of the part of it since it was resumed. */

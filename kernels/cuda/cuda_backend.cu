@@ -302,6 +302,7 @@ static void cuda_close(Backend *be) {
     cuda_matmul_close(cuda->matmul);
     staging_close(cuda->staging);
     stopwatches_close(cuda->stopwatches);
+    cuda_sensors_close(cuda->sensors);
     cuda_free(be, cuda->scratch);
     cuda_check(cudaStreamDestroy(cuda->stream), "ending a stream");
     free(cuda);
@@ -321,6 +322,7 @@ static void enter_memory(Backend *be) {
     be->stopwatch_start = cuda_stopwatch_start;
     be->stopwatch_stop = cuda_stopwatch_stop;
     be->stopwatch_seconds = cuda_stopwatch_seconds;
+    be->read_sensors = cuda_read_sensors;
     be->to_activation = to_activation;
     be->scale = be->activation == DTYPE_FLOAT32 ? scale<float> : scale<bf16>;
     be->invalidate_weights = cuda_invalidate_weights;
@@ -367,6 +369,7 @@ Backend *cuda_backend_open(const BackendOptions *options, Error *error) {
     cuda->stopwatches = stopwatches_open();
     cuda->matmul = cuda_matmul_open(cuda);
     enter_memory(be);
+    cuda_enter_ranges(be);
     cuda_enter_embedding(be);
     cuda_enter_norm(be);
     cuda_enter_loss(be);

@@ -40,6 +40,7 @@ static void make_folder(const char *name, const char *tokens_json) {
 
 static int make_data(void **state) {
     (void)state;
+    setenv("MARS_EMU_DEVICES", "3", 1);
     make_folder("bytes", "{\"tokenizer\": \"bytes\"}");
     make_folder("unknown", "{\"tokenizer\": \"words\"}");
     make_folder("bare", NULL);
