@@ -56,8 +56,8 @@ Sampler *sampler_plan(const Config *config, const char *tokens_folder, GPT2 *mod
     Error reason;
     if (!tokenizer_open(&tokenizer, NULL, tokens_folder, &reason)) {
         error_set(error,
-                  "%s: train.sample_interval: %s; texts need the tokenizer of data.train: write {\"tokenizer\": "
-                  "\"gpt2\"}, or the name of another one, to that file, or set sample_interval to 0",
+                  "%s: train.sample_interval: %s; texts need the tokenizer of data.train, which tokens.json next to it "
+                  "names, as in {\"tokenizer\": \"gpt2\"}; with sample_interval 0 there are no texts",
                   config_where(config, "train.sample_interval"), reason.text);
         return NULL;
     }

@@ -185,7 +185,7 @@ static void test_refused(void **state) {
     } cases[] = {
         {"bare", SAMPLES(5), "command line: train.sample_interval: "},
         {"bare", SAMPLES(5),
-         "write {\"tokenizer\": \"gpt2\"}, or the name of another one, to that file, or set sample_int"},
+         "which tokens.json next to it names, as in {\"tokenizer\": \"gpt2\"}; with sample_interval 0"},
         {"unknown", SAMPLES(5), "unknown tokenizer 'words'"},
         {"bytes", "--sample_interval=5",
          "train.sample_prompt: it is empty, and the tokenizer bytes has no <|endoftext"},
