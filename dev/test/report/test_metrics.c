@@ -396,7 +396,7 @@ static char *printed(void (*function)(Console *console), bool silent, bool is_te
 }
 
 static void print_some(Console *console) {
-    const StepReport report = {9, 3.14159, 6e-4, 1.25, 1024, 250.0, 4095.6, -1.0, {0}, 200.0, 1};
+    const StepReport report = {9, 3.14159, 6e-4, 1.25, 1024, 250.0, 4095.6, -1.0, {0}, 200.0, 1, NULL};
     console_row(console, "name", "%d of %s", 3, "them");
     console_start(console, 5);
     console_step(console, 8, 100, NULL);
