@@ -128,7 +128,7 @@ unpack_libraries = $(if $(has_zlib),-lz) $(if $(has_zstd),-lzstd) $(if $(has_lzm
 ifeq ($(cuda),nvcc)
 device_libraries = $(cuda_libraries) $(if $(has_nccl),-lnccl) -lcudart_static -ldl -lrt -lstdc++
 else ifeq ($(cuda),emu)
-device_libraries = $(if $(filter x86_64,$(machine)),,-lboost_context) -lstdc++
+device_libraries = $(if $(filter x86_64,$(machine)),,-lboost_context) -ldl -lstdc++
 endif
 LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson $(if $(has_utf8proc),-lutf8proc) $(unpack_libraries) \
             $(device_libraries) -lm $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
@@ -198,7 +198,9 @@ fuzz_objects = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(fuzz_sources) $(fuzz_support))
 fuzz_sanitizers = address,undefined
 fuzz_flags = -std=gnu17 -O1 -march=$(ARCH) -g -fno-omit-frame-pointer -fno-sanitize-recover=all $(warnings) -Wno-psabi \
              $(werror) -D_GNU_SOURCE $(unpack_flags) -I. $(CPPFLAGS)
-test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(test_sources) dev/test/fault_injection.c, \
+# Libraries that tests put before a program's own, or in their place.
+test_libraries = dev/test/fault_injection.c dev/test/kernels/fake_nvml.c
+test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(test_sources) $(test_libraries), \
                  $(wildcard dev/test/*.c dev/test/*/*.c)))
 # Tests of kernels link kernels/, util/ and dev/emu/ alone, which shows that these need nothing else.
 kernel_tests = test_kernels% test_emulator test_faults
@@ -353,9 +355,13 @@ $(BUILD)/examples/%: $(BUILD)/dev/examples/%.o $(BIN)/libmarsopt.a
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(CC) -o $@ $^ $(marsopt_libraries)
 
-$(BUILD)/test/fault_injection.so: dev/test/fault_injection.c $(options)
+$(BUILD)/test/fault_injection.so: dev/test/fault_injection.c
+$(BUILD)/test/libnvidia-ml.so.1: dev/test/kernels/fake_nvml.c
+$(BUILD)/test/fault_injection.so $(BUILD)/test/libnvidia-ml.so.1: $(options)
 	@mkdir -p $(@D)
-	$(call quiet,CC)$(CC) -std=gnu17 -O2 $(warnings) -Werror -I. -shared -fPIC -o $@ $< -ldl
+	$(call quiet,LINK)$(CC) -std=gnu17 -O2 $(warnings) -Werror -I. -shared -fPIC -o $@ $(filter %.c,$^) -ldl
+
+$(BUILD)/test/test_devices_report: | $(BUILD)/test/fault_injection.so $(BUILD)/test/libnvidia-ml.so.1
 
 $(benches): $(BUILD)/bench_%: $(BUILD)/dev/bench/bench_%.o $(BUILD)/dev/bench/measure.o $(BUILD)/dev/bench/timed_backend.o $(library)
 	$(call quiet,LINK)$(LINK) -o $@ $^ $(LIBRARIES)
@@ -397,7 +403,7 @@ lint:
 	printf '%s\n' $(tidy_sources) | xargs -P$$(nproc) -n1 sh -c 'clang-tidy --quiet --warnings-as-errors="*" "$$@" -- \
 	  -std=gnu17 -D_GNU_SOURCE -I. -Idev/emu/include -DACTIVATION_BFLOAT16=1 -fopenmp \
 	  -Xclang -analyzer-config -Xclang max-nodes=$(ANALYZER_NODES) 2>/dev/null' clang-tidy
-	printf '%s\n' scripts/*.sh data/*/*.sh dev/*.sh dev/*/*.sh dev/*/*/*.sh .ci/run | xargs -P$$(nproc) -n2 shellcheck -x
+	printf '%s\n' scripts/*.sh scripts/*.sbatch data/*/*.sh dev/*.sh dev/*/*.sh dev/*/*/*.sh .ci/run | xargs -P$$(nproc) -n2 shellcheck -x
 
 clean:
 	rm -rf $(BUILD) $(programs:%=$(BIN)/%) $(marsopt)

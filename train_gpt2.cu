@@ -22,6 +22,7 @@
 #include "data/step_reader.h"
 #include "eval/evaluate.h"
 #include "eval/hellaswag_score.h"
+#include "eval/sampler.h"
 #include "kernels/autotune.h"
 #include "kernels/backend.h"
 #include "model/gpt2_memory.h"
@@ -42,6 +43,7 @@ typedef struct Trainer {
     Optim *optim;
     DataSets data;
     StepReader reader; /* of the training set */
+    Sampler *sampler;  /* rank 0's; NULL if no texts are written */
     RunLog log;
     Start start;
     char *algorithms;    /* of matmuls, as a text that the next run takes up; NULL on CPUs */
@@ -136,6 +138,13 @@ static void weights_needed(void *context, size_t begin, size_t end) {
     optim_wait_for_weights(((Trainer *)context)->optim, begin, end);
 }
 
+static void plan_sampler(Trainer *t) {
+    bool is_writer = t->config.train.sample_interval > 0 && t->comm->rank == 0;
+    Error error;
+    if (is_writer) t->sampler = sampler_plan(&t->config, loader_origin(t->data.train)->folder, &t->model, &error);
+    agree_or_end(t->comm, !is_writer || t->sampler, EXIT_USAGE, &error);
+}
+
 /* All memory is planned first and taken once: the model's and the optimizer's in one arena. */
 static void open_model(Trainer *t) {
     const TrainConfig *train = &t->config.train;
@@ -149,6 +158,7 @@ static void open_model(Trainer *t) {
         if (train->norms_interval > 0) optim_plan_norms(t->optim, &t->model.arena);
         if (train->ema_start > 0) optim_plan_ema(t->optim, &t->model.arena);
     }
+    plan_sampler(t);
     agree_or_end(t->comm, gpt2_memory_fits(&t->model, sequences_per_process(t), &error), EXIT_FAILED, &error);
     t->model.arena.separate = train->debug_alloc;
     gpt2_allocate(&t->model);
@@ -206,24 +216,13 @@ static bool note_unread(Trainer *t, const char *key, const Error *reason) {
     return false;
 }
 
-/* From the step on that the run begins or goes on with. */
-static void open_reader(Trainer *t) {
-    StepReader *reader = &t->reader;
-    reader->loader = t->data.train;
-    reader->total = t->config.train.total_batch_size;
-    reader->count = sequences_per_process(t);
-    reader->offset = t->comm->rank * reader->count;
-    reader->ahead = optim_info(t->optim)->gradients - 1;
-    reader->step = t->step;
-    reader->sequence = sequences_before(t, t->step);
-}
-
 /* Reads what the next step needs, which in the exact forms of MARS is the step after it, too. */
 static bool read_step_tokens(Trainer *t) {
     double begun = seconds_now();
     Error reason;
     bool ok = step_reader_read(&t->reader, t->step, &reason);
     run_log_add_time(&t->log, seconds_now() - begun);
+    rank_time_add_reading(&t->log.rank_time, seconds_now() - begun);
     return ok || note_unread(t, "data.train", &reason);
 }
 
@@ -287,7 +286,10 @@ static OptimResult end_steps(Trainer *t, int64_t outstanding) {
 static void log_step(Trainer *t, double loss, const OptimRates *rates, double grad_norm) {
     const Config *c = &t->config;
     double lr = schedule_rate(&c->schedule, c->optimizer.learning_rate, t->step - 1);
-    StepReport report = {t->step - 1, loss, lr, grad_norm, tokens_seen(t), 0.0, 0.0, 0.0, {0}};
+    StepReport report = {t->step - 1, loss, lr, grad_norm, tokens_seen(t), 0.0, 0.0, 0.0, {0}, 0.0, 0, NULL};
+    DeviceSensors sensors;
+    if (t->comm->rank == 0 && t->be->read_sensors(t->be, &sensors)) report.sensors = &sensors;
+    report.ms_slowest = rank_time_slowest(&t->log.rank_time, t->be, t->comm, t->log.steps, &report.slowest_rank);
     optim_rates_by_role(&c->optimizer, &t->model.table, rates, report.lr_by_role);
     run_log_step(&t->log, report, tokens_per_step(t), gpt2_flops_per_token(&t->model),
                  t->be->peak_flops * t->comm->size);
@@ -307,16 +309,20 @@ static void train_step(Trainer *t) {
     double begun = seconds_now(), loss = 0.0;
     bool logged = t->step % train->log_interval == 0 || t->step + 1 == train->max_iters;
     bool has_norms = every(train->norms_interval, t->step);
+    t->be->range_begin(t->be, "step");
     OptimRates rates = optim_rates(&t->config.optimizer, &t->config.schedule, t->step);
     gpt2_forget_loss(&t->model);
+    rank_time_start(&t->log.rank_time, t->be, t->device_comm);
     for (int which = 0; which < optim_info(t->optim)->gradients; which++) compute_gradient(t, which);
-    t->be->stopwatch_start(t->be);
+    rank_time_stop(&t->log.rank_time, t->be, t->device_comm);
+    t->be->stopwatch_start(t->be, STOPWATCH_OPTIMIZER);
     optim_step(t->optim, rates, has_norms);
     update_ema(t);
-    t->be->stopwatch_stop(t->be);
+    t->be->stopwatch_stop(t->be, STOPWATCH_OPTIMIZER);
     t->step++;
     if (logged) loss = evaluate_mean_loss(&t->model, t->comm);
     OptimResult result = end_steps(t, logged || has_norms || !t->be->on_gpu ? 0 : 1);
+    t->be->range_end(t->be);
     run_log_add_time(&t->log, seconds_now() - begun);
     run_log_count_step(&t->log, tokens_per_step(t));
     if (logged && result.nonfinite_tensor < 0)
@@ -371,6 +377,19 @@ static bool evaluate(Trainer *t) {
     return true;
 }
 
+/* Rank 0 writes a text, for which the other ranks wait when they next exchange something. */
+static void write_sample(Trainer *t) {
+    if (!t->sampler) return;
+    if (t->optim) optim_wait_for_weights(t->optim, 0, t->model.table.length);
+    Error reason;
+    char *text = sampler_text(t->sampler, t->step, &reason);
+    if (text)
+        run_log_sample(&t->log, t->step, t->config.train.sample_prompt, text);
+    else
+        warn("step %" PRId64 ": no text of the model: %s", t->step, reason.text);
+    free(text);
+}
+
 static void save(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     char path[CHECKPOINT_PATH_LENGTH];
@@ -384,9 +403,11 @@ static void save(Trainer *t) {
     checkpoint_from_optim(&source, t->config.optimizer.name, t->optim);
     source.tokens_folder = loader_origin(t->data.train)->folder;
     source.algorithms = t->algorithms;
+    t->be->range_begin(t->be, "checkpoint");
     Error error;
     if (!checkpoint_save(&source, train->out_dir, train->keep_checkpoints, t->comm->rank == 0, path, &error))
         die("cannot save step %" PRId64 ": %s", t->step, error.text);
+    t->be->range_end(t->be);
     t->saved_step = t->step;
     run_log_checkpoint(&t->log, t->step, path);
 }
@@ -408,7 +429,8 @@ static void train(Trainer *t) {
     int validated = metrics_has_validation(t->log.metrics);
     t->comm->maximum(t->comm, &validated, 1); /* only process 0 has read the file */
     int64_t begin = t->step;
-    open_reader(t);
+    t->reader = step_reader_open(t->data.train, c->total_batch_size, t->comm->rank, t->comm->size,
+                                 optim_info(t->optim)->gradients - 1, begin, sequences_before(t, begin));
     bool stopping = agree_to_stop(t, false); /* a run that is stopped while it starts makes one step */
     for (;;) {
         bool done = t->step >= c->max_iters;
@@ -416,6 +438,8 @@ static void train(Trainer *t) {
         bool saves = done || stopping || every(c->checkpoint_interval, t->step);
         bool due = done || (!stopping && every(c->eval_interval, t->step));
         if (due && !(t->step == begin && validated) && !evaluate(t)) stopping = true;
+        bool writes = t->step > 0 && (done || every(c->sample_interval, t->step)) && !stopping;
+        if (writes && !(t->step == begin && metrics_has_sample(t->log.metrics))) write_sample(t);
         if (saves || stopping) end_steps(t, 0); /* a run that is about to end saves nothing */
         if (t->step > begin && (saves || stopping)) save(t);
         if (done || stopping) break;
@@ -440,13 +464,13 @@ static void run(Trainer *t) {
     const SetupReport setup = {&t->config, t->device_comm, t->be,       &t->model,
                                t->optim,   t->data.train,  t->data.val, &t->start};
     setup_print(&t->log.console, &setup);
-    if (t->config.train.eval_only)
-        evaluate(t);
-    else
+    if (!t->config.train.eval_only)
         train(t);
+    else if (evaluate(t))
+        write_sample(t);
     bool done = !t->has_failed && (t->config.train.eval_only || t->step >= t->config.train.max_iters);
     t->log.totals.seconds = seconds_now() - begun;
-    t->log.totals.optimizer_seconds = t->be->stopwatch_seconds(t->be);
+    t->log.totals.optimizer_seconds = t->be->stopwatch_seconds(t->be, STOPWATCH_OPTIMIZER);
     run_log_end(&t->log, t->step, t->has_failed ? "failed" : done ? "done" : "stopped");
     if (t->has_failed) fail_to_read(t);
     run_log_goodbye(&t->log, t->step, done, &t->config.train);
@@ -455,6 +479,7 @@ static void run(Trainer *t) {
 static void close_all(Trainer *t) {
     metrics_close(t->log.metrics);
     if (t->optim) optim_close(t->optim);
+    sampler_close(t->sampler);
     gpt2_free(&t->model);
     comm_close_on_device(t->device_comm, t->comm);
     data_sets_close(&t->data);

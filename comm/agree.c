@@ -1,6 +1,7 @@
 /* agree.c: see agree.h. */
 #include "comm/agree.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "util/files.h"
@@ -28,4 +29,16 @@ char *agree_on_text(Comm *comm, char *text) {
     if (comm->rank != 0) text = checked_malloc((size_t)bytes, "a text");
     comm->broadcast(comm, text, (size_t)bytes);
     return text;
+}
+
+double agree_on_largest(Comm *comm, double value, int *rank) {
+    double *values = checked_calloc((size_t)comm->size, sizeof *values, "a maximum");
+    values[comm->rank] = value;
+    comm->sum(comm, values, comm->size);
+    *rank = 0;
+    for (int r = 1; r < comm->size; r++)
+        if (values[r] > values[*rank]) *rank = r;
+    double largest = values[*rank];
+    free(values);
+    return largest;
 }

@@ -18,6 +18,9 @@ bool agree_on_bytes(Comm *comm, const void *data, size_t bytes);
  * Collective. */
 char *agree_on_text(Comm *comm, char *text);
 
+/* The largest `value` of all ranks; *rank is whose it is, of equal ones the first. Collective. */
+double agree_on_largest(Comm *comm, double value, int *rank);
+
 EXTERN_C_END
 
 #endif

@@ -36,10 +36,19 @@ static void check_mpi(int status, const char *what) {
     heartbeat_fail(opened ? opened->heartbeat : NULL, why);
 }
 
+/* Calls MPI, and counts the time as this rank's waiting: who comes last to an exchange waits least. */
+#define WAIT_IN(call, what)                      \
+    do {                                         \
+        double begun = seconds_now();            \
+        int status = (call);                     \
+        opened->waited += seconds_now() - begun; \
+        check_mpi(status, what);                 \
+    } while (0)
+
 static void sum(Comm *comm, double *values, int n) {
     size_t count = (size_t)n * (size_t)comm->size;
     double *all = checked_malloc(count * sizeof *all, "a sum over processes");
-    check_mpi(MPI_Allgather(values, n, MPI_DOUBLE, all, n, MPI_DOUBLE, MPI_COMM_WORLD), "gathering numbers to sum");
+    WAIT_IN(MPI_Allgather(values, n, MPI_DOUBLE, all, n, MPI_DOUBLE, MPI_COMM_WORLD), "gathering numbers to sum");
     for (int i = 0; i < n; i++) {
         values[i] = 0.0;
         for (int r = 0; r < comm->size; r++) values[i] += all[(size_t)r * (size_t)n + (size_t)i];
@@ -49,18 +58,18 @@ static void sum(Comm *comm, double *values, int n) {
 
 static void maximum(Comm *comm, int *values, int n) {
     (void)comm;
-    check_mpi(MPI_Allreduce(MPI_IN_PLACE, values, n, MPI_INT, MPI_MAX, MPI_COMM_WORLD), "finding a maximum");
+    WAIT_IN(MPI_Allreduce(MPI_IN_PLACE, values, n, MPI_INT, MPI_MAX, MPI_COMM_WORLD), "finding a maximum");
 }
 
 static void broadcast(Comm *comm, void *data, size_t bytes) {
     (void)comm;
     if (bytes > INT_MAX) die("a broadcast of %zu bytes is too large", bytes);
-    check_mpi(MPI_Bcast(data, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD), "a broadcast");
+    WAIT_IN(MPI_Bcast(data, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD), "a broadcast");
 }
 
 static void barrier(Comm *comm) {
     (void)comm;
-    check_mpi(MPI_Barrier(MPI_COMM_WORLD), "a barrier");
+    WAIT_IN(MPI_Barrier(MPI_COMM_WORLD), "a barrier");
 }
 
 /* ---- reductions ---- */
@@ -148,9 +157,9 @@ static void reduce_piece(MpiComm *mpi, const Reduction *x, size_t done) {
         x->receive_count[r] = (int)own;
         x->receive_at[r] = r * (int)own;
     }
-    check_mpi(MPI_Alltoallv(mpi->staged, x->send_count, x->send_at, MPI_FLOAT, mpi->received, x->receive_count,
-                            x->receive_at, MPI_FLOAT, MPI_COMM_WORLD),
-              "exchanging gradients");
+    WAIT_IN(MPI_Alltoallv(mpi->staged, x->send_count, x->send_at, MPI_FLOAT, mpi->received, x->receive_count,
+                          x->receive_at, MPI_FLOAT, MPI_COMM_WORLD),
+            "exchanging gradients");
     add_piece(mpi, x, done, own);
 }
 
@@ -200,7 +209,7 @@ static void all_gather(Comm *comm, void *data, size_t element_size, const Partit
             char *range = (char *)data + common.begin * element_size;
             size_t bytes = (common.end - common.begin) * element_size;
             for (size_t done = 0; done < bytes; done += BYTES)
-                check_mpi(
+                WAIT_IN(
                     MPI_Bcast(range + done, (int)min_i64(BYTES, (int64_t)(bytes - done)), MPI_BYTE, r, MPI_COMM_WORLD),
                     "gathering weights");
         }
@@ -216,10 +225,10 @@ static void send_to_root(Comm *comm, int from, float *data, size_t n) {
     for (size_t done = 0; done < n; done += PIECE) {
         int count = (int)min_i64(PIECE, (int64_t)(n - done));
         if (comm->rank == from)
-            check_mpi(MPI_Send(data + done, count, MPI_FLOAT, 0, TAG, MPI_COMM_WORLD), "sending state");
+            WAIT_IN(MPI_Send(data + done, count, MPI_FLOAT, 0, TAG, MPI_COMM_WORLD), "sending state");
         if (comm->rank == 0)
-            check_mpi(MPI_Recv(data + done, count, MPI_FLOAT, from, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE),
-                      "receiving state");
+            WAIT_IN(MPI_Recv(data + done, count, MPI_FLOAT, from, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE),
+                    "receiving state");
     }
 }
 

@@ -34,6 +34,9 @@ typedef struct TrainConfig {
     int eval_interval, eval_sequences;
     bool eval_only;
     int log_interval, norms_interval, checkpoint_interval, keep_checkpoints;
+    int sample_interval;
+    char sample_prompt[CONFIG_STRING_LENGTH]; /* "" = the end of text, after which a document begins */
+    int sample_tokens;
     char out_dir[CONFIG_STRING_LENGTH];
     bool overwrite;
     char init_from[CONFIG_STRING_LENGTH]; /* "scratch", "resume", "auto" or a path */

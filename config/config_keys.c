@@ -127,6 +127,9 @@ const ConfigKey config_keys[] = {
     KEY(train, eval_only, "false", ANY, "evaluate once and stop"),
     KEY(train, log_interval, "10", AT_LEAST(1), "steps between lines on the terminal"),
     KEY(train, norms_interval, "0", AT_LEAST(0), "steps between norms of each tensor; 0 = never"),
+    KEY(train, sample_interval, "0", AT_LEAST(0), "steps between sample texts; 0 = never"),
+    KEY(train, sample_prompt, "", MAY_BE_EMPTY, "what each text begins with; empty = <|endoftext|>"),
+    KEY(train, sample_tokens, "64", AT_LEAST(1), "tokens of each text"),
     KEY(train, checkpoint_interval, "1000", AT_LEAST(0), "steps between checkpoints; 0 = never"),
     KEY(train, keep_checkpoints, "2", AT_LEAST(0), "how many stay; 0 = all"),
     PATH_KEY(train, out_dir, REQUIRED, "folder for metrics and checkpoints"),
@@ -252,7 +255,9 @@ static const char *idle_in_model(const ConfigKey *key, const GPT2Config *model) 
 /* The same of the section train. */
 static const char *idle_in_train(const ConfigKey *key, const TrainConfig *train) {
     bool is_of_ema = strcmp(key->name, "ema_decay") == 0 || strcmp(key->name, "ema_mix") == 0;
-    return is_of_ema && train->ema_start == 0 ? "train.ema_start 0" : NULL;
+    bool is_of_samples = strcmp(key->name, "sample_prompt") == 0 || strcmp(key->name, "sample_tokens") == 0;
+    if (is_of_ema && train->ema_start == 0) return "train.ema_start 0";
+    return is_of_samples && train->sample_interval == 0 ? "train.sample_interval 0" : NULL;
 }
 
 const char *config_key_idle_in(const ConfigKey *key, const Config *config, char *where, size_t size) {

@@ -1,6 +1,17 @@
 /* step_reader.c: see step_reader.h. */
 #include "data/step_reader.h"
 
+StepReader step_reader_open(Loader *loader, int total, int rank, int ranks, int ahead, int64_t step, int64_t sequence) {
+    int count = total / ranks;
+    return (StepReader){.loader = loader,
+                        .total = total,
+                        .offset = rank * count,
+                        .count = count,
+                        .ahead = ahead,
+                        .step = step,
+                        .sequence = sequence};
+}
+
 bool step_reader_read(StepReader *reader, int64_t step, Error *error) {
     while (reader->step <= step + reader->ahead) {
         StepTokens *tokens = &reader->tokens[reader->step % 2];

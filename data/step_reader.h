@@ -23,6 +23,9 @@ typedef struct StepReader {
 
 EXTERN_C_BEGIN
 
+/* A reader for one of `ranks` ranks, which begins with `step`, whose first sequence is `sequence`. */
+StepReader step_reader_open(Loader *loader, int total, int rank, int ranks, int ahead, int64_t step, int64_t sequence);
+
 /* Makes the tokens of `step`, and of the `ahead` steps after it, ready, and lets the loader read on. To be called for one
  * step after the other. Before it returns true the step should not begin: then a step that has begun has all it needs. */
 bool step_reader_read(StepReader *reader, int64_t step, Error *error);

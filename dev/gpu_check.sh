@@ -210,7 +210,7 @@ step() {
 
 # Those that ask MARS_TEST_DEVICE which device to test, and those of CUDA alone.
 device_tests=('test_kernels*.c' test_newton_schulz.c 'test_optim*.c' test_comm.c test_golden.c test_hellaswag.c
-    test_devices.c 'test_*.cu')
+    'test_devices*.c' 'test_*.cu')
 memchecked_tests=('test_kernels*.c' test_newton_schulz.c test_optim_passes.c)
 # Of attention one case alone: racecheck takes minutes for the others, or ends in an error of its own.
 racechecked_tests=(test_kernels.c test_kernels_norm.c test_kernels_matmul.c test_kernels_qk.c test_optim_passes.c)

@@ -28,8 +28,10 @@ bool evaluate_sequences(GPT2 *model, Loader *loader, int64_t sequences, int batc
                         Error *error) {
     error->text[0] = 0;
     gpt2_forget_loss(model);
+    model->be->range_begin(model->be, "validation");
     int failed = !add_losses(model, loader, sequences, batch, comm, error);
     comm->maximum(comm, &failed, 1);
+    model->be->range_end(model->be);
     if (failed) return false;
     *loss = evaluate_mean_loss(model, comm);
     return true;

@@ -48,6 +48,15 @@ typedef struct NormShape {
     int N, C;
 } NormShape;
 
+/* What a GPU's sensors say at a moment. NAN is a value that is not known. */
+typedef struct DeviceSensors {
+    double watts, mhz, celsius; /* mhz: the clock of its multiprocessors */
+    bool has_throttle;          /* the following is known */
+    char throttle[80];          /* what slows it down, "power cap, thermal"; "" for nothing */
+} DeviceSensors;
+
+typedef enum Stopwatch { STOPWATCH_GRADIENT, STOPWATCH_OPTIMIZER, STOPWATCH_COUNT } Stopwatch;
+
 struct Backend {
     char name[32];       /* "cpu-float32" */
     char device[128];    /* the processor's or GPU's name, for people */
@@ -83,11 +92,19 @@ struct Backend {
     void (*copy_from_host_async)(Backend *be, void *device, const void *host, size_t bytes);
     void (*wait_for_copies)(Backend *be);
 
-    /* A stopwatch of the device's time: the sum of all intervals between a start and the next stop, taken as if these
-     * were operations. Reading it waits for them. */
-    void (*stopwatch_start)(Backend *be);
-    void (*stopwatch_stop)(Backend *be);
-    double (*stopwatch_seconds)(Backend *be);
+    /* Stopwatches of the device's time: the sum of all intervals between a start and the next stop, taken as if these
+     * were operations. Reading one waits for them. */
+    void (*stopwatch_start)(Backend *be, Stopwatch which);
+    void (*stopwatch_stop)(Backend *be, Stopwatch which);
+    double (*stopwatch_seconds)(Backend *be, Stopwatch which);
+
+    /* Between the two, a profiler shows what this thread does, and what it enqueues, under that name. Ranges may lie in
+     * others. On CPUs there is none. */
+    void (*range_begin)(Backend *be, const char *name);
+    void (*range_end)(Backend *be);
+
+    /* Reads the GPU's sensors, which may take milliseconds. False on CPUs. */
+    bool (*read_sensors)(Backend *be, DeviceSensors *sensors);
 
     /* out[i] = in[i], rounded to the activation type. */
     void (*to_activation)(Backend *be, void *out, const float *in, size_t n);

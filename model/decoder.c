@@ -13,21 +13,17 @@ static size_t cache_bytes(const GPT2 *m) {
     return (size_t)c->n_layer * (size_t)c->block_size * (size_t)c->n_embd * dtype_size(m->be->activation);
 }
 
-size_t decoder_bytes(const GPT2 *m) { return 2 * cache_bytes(m); }
-
-void decoder_open(Decoder *d, GPT2 *m) {
+void decoder_plan(Decoder *d, GPT2 *m) {
     memset(d, 0, sizeof *d);
     d->model = m;
-    d->cache.keys = m->be->alloc(m->be, cache_bytes(m), "the cache of keys");
-    d->cache.values = m->be->alloc(m->be, cache_bytes(m), "the cache of values");
+    arena_plan(&m->arena, "workspace", "cache of keys", cache_bytes(m), &d->cache.keys);
+    arena_plan(&m->arena, "workspace", "cache of values", cache_bytes(m), &d->cache.values);
     d->cache.capacity = m->config.block_size;
     d->logits = checked_malloc((size_t)m->config.vocab_size * sizeof *d->logits, "logits");
     d->raw_logits = checked_malloc((size_t)m->config.vocab_size * dtype_size(m->be->activation), "logits");
 }
 
 void decoder_close(Decoder *d) {
-    d->model->be->free(d->model->be, d->cache.keys);
-    d->model->be->free(d->model->be, d->cache.values);
     free(d->logits);
     free(d->raw_logits);
     memset(d, 0, sizeof *d);

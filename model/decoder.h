@@ -13,11 +13,10 @@ typedef struct Decoder {
     void *raw_logits;    /* (V) host memory, in the activation type */
 } Decoder;
 
-/* Device memory that decoder_open() will take, beyond the model's. */
-size_t decoder_bytes(const GPT2 *model);
-
-/* `model` must outlive the decoder. */
-void decoder_open(Decoder *decoder, GPT2 *model);
+/* Adds the cache to the plan in model->arena, so that it comes between gpt2_plan() and gpt2_allocate(). Neither `model`
+ * nor `decoder` may move from then on, and `model` must outlive the decoder. */
+void decoder_plan(Decoder *decoder, GPT2 *model);
+/* Frees what is not in the arena. */
 void decoder_close(Decoder *decoder);
 
 /* Forgets all tokens. */

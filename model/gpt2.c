@@ -75,10 +75,12 @@ static void transformer_forward(GPT2 *m, const GPT2Pass *pass, const LayerPass *
     embedding_forward(&m->embedding, p, first->residual);
     norm_forward(&first->ln_1, p, first->ln_1_out, first->residual);
     for (int l = 0; l < m->config.n_layer; l++) {
+        m->be->range_begin(m->be, "block");
         attention_sublayer_forward(m, l, p);
         bool is_last = l + 1 == m->config.n_layer;
         need_weights(pass, block_begin(m, l + 1), is_last ? m->table.length : block_begin(m, l + 2));
         mlp_sublayer_forward(m, l, p);
+        m->be->range_end(m->be);
     }
 }
 
@@ -88,10 +90,12 @@ static void transformer_backward(GPT2 *m, const GPT2Pass *pass, const LayerPass 
     norm_backward(&m->ln_f, p, m->dresidual, m->dsublayer, m->residual_final);
     wrote_gradients(pass, block_begin(m, m->config.n_layer), m->table.length);
     for (int l = m->config.n_layer - 1; l >= 0; l--) {
+        m->be->range_begin(m->be, "block");
         recompute_block(m, l, p);
         mlp_sublayer_backward(m, l, p);
         attention_sublayer_backward(m, l, p);
         wrote_gradients(pass, block_begin(m, l), block_begin(m, l + 1));
+        m->be->range_end(m->be);
     }
     embedding_backward(&m->embedding, p, m->dresidual, m->dsublayer);
     wrote_gradients(pass, 0, block_begin(m, 0));
@@ -145,13 +149,18 @@ void gpt2_pass(GPT2 *m, const GPT2Pass *pass) {
     p.accumulate = pass->accumulate;
     Dropout dropout = {(float)m->config.dropout, pass->seed, 0, pass->first_sequence};
     if (pass->grads && dropout.rate > 0.0f) p.dropout = &dropout;
+    m->be->range_begin(m->be, "forward");
     transformer_forward(m, pass, &p);
     lm_head_loss(&m->lm_head, &p, m->dsublayer, m->ln_f_out, pass->dloss);
     if (!pass->ignores_loss) {
         m->be->add_sum(m->be, m->loss_sum, m->lm_head.losses, (size_t)p.N);
         m->loss_count += p.N;
     }
-    if (pass->grads) transformer_backward(m, pass, &p);
+    m->be->range_end(m->be);
+    if (!pass->grads) return;
+    m->be->range_begin(m->be, "backward");
+    transformer_backward(m, pass, &p);
+    m->be->range_end(m->be);
 }
 
 void gpt2_forward(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T) {

@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/decoder.h"
-
 /* Operations take working memory as they need it (sums of the gradients of norms, sorted tokens): this share of what is
  * left is kept for them. */
 enum { RESERVED_SHARE = 32 };
@@ -86,7 +84,7 @@ bool gpt2_memory_fits(const GPT2 *model, int sequences, Error *error) {
 }
 
 bool gpt2_decoding_fits(const GPT2 *model, Error *error) {
-    size_t room = room_on(model->be), bytes = model->arena.bytes + decoder_bytes(model);
-    return bytes <= room ||
-           does_not_fit(model, "the model with its context needs", bytes, room, "a machine with more is needed", error);
+    size_t room = room_on(model->be);
+    return model->arena.bytes <= room || does_not_fit(model, "the model with its context needs", model->arena.bytes,
+                                                      room, "a machine with more is needed", error);
 }

@@ -15,7 +15,7 @@ bool gpt2_memory_fits(const GPT2 *model, int sequences, Error *error);
  * in proportion to them: ask this before it is made. */
 bool gpt2_weights_fit(const GPT2 *model, Error *error);
 
-/* Whether there is room for a model that was planned to decode with, and its decoder. */
+/* Whether there is room for a model that was planned to decode with, where its decoder is in the plan, too. */
 bool gpt2_decoding_fits(const GPT2 *model, Error *error);
 
 EXTERN_C_END

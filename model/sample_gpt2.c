@@ -4,11 +4,8 @@
  *                   --temperature=0.8 --top_k=200 --seed=1 --special_tokens=false --tokenizer=bytes|gpt2
  *                   --device=auto|cpu|cuda --precision=float32|bfloat16]
  *
- * The tokenizer is the one whose tokens.json and vocabulary the trainer copied into the checkpoint. Each new token is
- * drawn from the softmax of logits/temperature over the top_k likeliest; temperature 0 takes the likeliest. Keys and
- * values are cached. Of a prompt longer than the context the end counts. Position embeddings are absolute, so when the
- * context is full it cannot slide: the cache is filled again with as much of the text's end as half a context holds, which
- * makes room for as many tokens again. */
+ * The tokenizer is the one whose tokens.json and vocabulary the trainer copied into the checkpoint. How tokens are drawn is
+ * in generate.h. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -20,15 +17,12 @@
 #include "checkpoint/checkpoint_gpt2.h"
 #include "data/tokenizer/tokenizer.h"
 #include "data/tokenizer/vocabulary.h"
-#include "model/decoder.h"
+#include "model/generate.h"
 #include "model/gpt2_memory.h"
 #include "util/files.h"
-#include "util/philox.h"
 #include "util/program.h"
 
 enum { PROMPT_MAX = 64 << 20 }; /* bytes */
-
-static const char special_token[] = "<|endoftext|>";
 
 typedef struct Options {
     const char *folder, *tokenizer, *prompt_file, *device;
@@ -195,132 +189,24 @@ static void read_prompt(Options *o) {
     free(path);
 }
 
-static void append_token(TokenBuffer *text, int token) {
-    token_buffer_reserve(text, 1);
-    text->tokens[text->count++] = (uint16_t)token;
-}
+/* ---- texts ---- */
 
-/* The prompt's tokens, in which --special_tokens replaces the text of `end_of_text` by its token. */
-static void encode_prompt(Encoder *encoder, const Options *o, int end_of_text, TokenBuffer *text) {
-    const char *rest = o->prompt, *end = o->prompt + o->prompt_bytes;
-    while (o->special_tokens) {
-        const char *found = memmem(rest, (size_t)(end - rest), special_token, strlen(special_token));
-        if (!found) break;
-        encoder_encode(encoder, rest, (size_t)(found - rest), true, text);
-        append_token(text, end_of_text);
-        rest = found + strlen(special_token);
-    }
-    encoder_encode(encoder, rest, (size_t)(end - rest), true, text);
-}
-
-/* What every text begins with: the prompt, or the token that stands before a document. */
-static TokenBuffer tokens_of_prompt(const Tokenizer *tokenizer, const Options *o, int V) {
-    int end_of_text = tokenizer_end_of_text(tokenizer);
-    if (end_of_text < 0 && o->prompt_bytes == 0)
-        die_usage("--prompt is missing or empty: the tokenizer %s has no <|endoftext|> to begin after",
-                  tokenizer_name(tokenizer));
-    if (end_of_text < 0 && o->special_tokens)
-        die_usage("--special_tokens: the tokenizer %s has none; remove the option", tokenizer_name(tokenizer));
-    TokenBuffer text = {0};
-    Encoder *encoder = encoder_open(tokenizer);
-    if (!encoder) die("the tokenizer %s of %s can only decode", tokenizer_name(tokenizer), o->folder);
-    if (o->prompt_bytes > 0)
-        encode_prompt(encoder, o, end_of_text, &text);
-    else
-        append_token(&text, end_of_text);
-    encoder_close(encoder);
-    for (size_t i = 0; i < text.count; i++)
-        if (text.tokens[i] >= V)
-            die("the prompt has token %d, but the model's vocabulary has %d: is --tokenizer the one it was trained "
-                "with?",
-                text.tokens[i], V);
-    return text;
-}
-
-/* ---- drawing tokens ---- */
-
-typedef struct Candidate {
-    float logit;
-    int token;
-} Candidate;
-
-/* Highest logit first; equal ones in the order of their tokens, so that the result is one and the same. */
-static int by_logit(const void *x, const void *y) {
-    const Candidate *a = x, *b = y;
-    if (a->logit != b->logit) return a->logit < b->logit ? 1 : -1;
-    return a->token - b->token;
-}
-
-/* A token from the logits: `sample` counts the texts and `index` the tokens drawn for this one; with the seed they decide
- * the draw. */
-static int draw(const float *logits, int V, Candidate *candidates, const Options *o, uint32_t sample, uint64_t index) {
-    for (int v = 0; v < V; v++) {
-        if (!isfinite(logits[v])) die("the model of %s computes logits that are not finite", o->folder);
-        candidates[v] = (Candidate){logits[v], v};
-    }
-    qsort(candidates, (size_t)V, sizeof *candidates, by_logit);
-    if (o->temperature == 0.0) return candidates[0].token;
-    int count = o->top_k > 0 && o->top_k < V ? (int)o->top_k : V;
-    double sum = 0.0, drawn = 0.0;
-    for (int i = 0; i < count; i++) sum += exp((candidates[i].logit - candidates[0].logit) / o->temperature);
-    double mark = philox_uniform(philox(o->seed, PHILOX_SAMPLE_TOKEN, sample, index).word[0]) * sum;
-    for (int i = 0; i < count; i++) {
-        drawn += exp((candidates[i].logit - candidates[0].logit) / o->temperature);
-        if (drawn >= mark) return candidates[i].token;
-    }
-    return candidates[count - 1].token;
-}
-
-/* Feeds the last `count` tokens of the text to an empty cache. */
-static void feed_tail(Decoder *decoder, const TokenBuffer *text, size_t count) {
-    decoder_reset(decoder);
-    for (size_t i = text->count - count; i < text->count; i++) decoder_feed(decoder, text->tokens[i]);
-}
-
-static void write_token(const Tokenizer *tokenizer, int token) {
-    size_t bytes;
-    const char *text = tokenizer_decode(tokenizer, token, &bytes);
-    if (text) fwrite(text, 1, bytes, stdout);
+static void write_to_stdout(void *context, const char *text, size_t bytes) {
+    (void)context;
+    fwrite(text, 1, bytes, stdout);
     fflush(stdout);
 }
 
-static void write_sample(Decoder *decoder, const Tokenizer *tokenizer, const Options *o, const TokenBuffer *prompt,
-                         Candidate *candidates, uint32_t sample) {
-    int T = decoder->model->config.block_size, V = decoder->model->config.vocab_size;
-    TokenBuffer text = {0};
-    token_buffer_reserve(&text, prompt->count);
-    memcpy(text.tokens, prompt->tokens, prompt->count * sizeof *text.tokens);
-    text.count = prompt->count;
-    fwrite(o->prompt, 1, o->prompt_bytes, stdout);
-    feed_tail(decoder, &text, text.count <= (size_t)T ? text.count : (size_t)T);
-    for (long i = 0; i < o->max_new_tokens; i++) {
-        int token = draw(decoder->logits, V, candidates, o, sample, (uint64_t)i);
-        if (token == tokenizer_end_of_text(tokenizer)) break;
-        write_token(tokenizer, token);
-        append_token(&text, token);
-        if (decoder->cache.position < T)
-            decoder_feed(decoder, token);
-        else
-            feed_tail(decoder, &text, (size_t)ceil_div(T, 2));
-    }
-    token_buffer_free(&text);
-}
-
-static void write_samples(GPT2 *model, const Tokenizer *tokenizer, const Options *o) {
-    int V = model->config.vocab_size;
-    TokenBuffer prompt = tokens_of_prompt(tokenizer, o, V);
-    Candidate *candidates = checked_malloc((size_t)V * sizeof *candidates, "candidates");
-    Decoder decoder;
-    decoder_open(&decoder, model);
+static void write_samples(Generator *generator, const Options *o) {
+    Error error;
     for (long i = 0; i < o->num_samples; i++) {
         if (i > 0) puts("---------------");
-        write_sample(&decoder, tokenizer, o, &prompt, candidates, (uint32_t)i);
+        fwrite(o->prompt, 1, o->prompt_bytes, stdout);
+        if (!generator_write(generator, (uint32_t)i, write_to_stdout, NULL, &error))
+            die("the model of %s: %s", o->folder, error.text);
         putchar('\n');
     }
     if (fflush(stdout) != 0 || ferror(stdout)) die("cannot write the text: %s", strerror(errno));
-    decoder_close(&decoder);
-    token_buffer_free(&prompt);
-    free(candidates);
 }
 
 static Backend *open_device(const Options *o) {
@@ -349,12 +235,20 @@ int main(int argc, char **argv) {
     }
     Backend *be = open_device(&options);
     gpt2_plan(&model, &config, be, 1, RECOMPUTE_NONE, false);
+    Generator generator = {.max_new_tokens = options.max_new_tokens,
+                           .temperature = options.temperature,
+                           .top_k = options.top_k,
+                           .seed = options.seed};
+    generator_plan(&generator, &model, tokenizer);
     if (!gpt2_decoding_fits(&model, &error)) die("%s", error.text);
     gpt2_allocate(&model);
     if (!checkpoint_load_gpt2(&model, &file, &error)) die("%s", error.text);
     safetensors_close(&file);
-    write_samples(&model, tokenizer, &options);
+    if (!generator_set_prompt(&generator, options.prompt, options.prompt_bytes, options.special_tokens, &error))
+        die_usage("--prompt: %s", error.text);
+    write_samples(&generator, &options);
     free(options.prompt);
+    generator_close(&generator);
     gpt2_free(&model);
     tokenizer_close(tokenizer);
     be->close(be);

@@ -336,7 +336,10 @@ void optim_rates_by_role(const OptimConfig *config, const TensorTable *table, co
 
 /* Sums the ranks' gradients in their owners: the current one, or the second one. */
 static void finish_gradient(Optim *o) {
-    if (!alone(o)) grad_sync_finish_gradient(&o->grad_sync, o->groups, o->group_count, o->whole.grad, o->gradient == 1);
+    if (alone(o)) return;
+    o->be->range_begin(o->be, "gradient synchronisation");
+    grad_sync_finish_gradient(&o->grad_sync, o->groups, o->group_count, o->whole.grad, o->gradient == 1);
+    o->be->range_end(o->be);
 }
 
 float *optim_gradient(Optim *o, int which) {
@@ -423,6 +426,7 @@ void optim_step(Optim *o, OptimRates rates, bool with_norms) {
     if (o->enqueued == OPTIM_MAX_STEPS) die("optim_step: take the results of the %d steps before it", o->enqueued);
     if (with_norms && !o->norms.tensors) die("optim_step: norms need optim_plan_norms()");
     if (o->shows_ema) die("optim_step: the weights are still those of optim_show_ema()");
+    o->be->range_begin(o->be, "optimizer");
     finish_gradient(o);
     o->gradient = 0;
     sum_gradients(o);
@@ -436,6 +440,7 @@ void optim_step(Optim *o, OptimRates rates, bool with_norms) {
     o->passes->send(o->be, o->queue, o->inputs.result);
     o->enqueued++;
     gather_weights(o);
+    o->be->range_end(o->be);
 }
 
 /* A copy of a list with `size` bytes for each tensor, which the caller frees. */

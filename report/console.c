@@ -1,9 +1,11 @@
 /* console.c: the terminal output of a run (see console.h). */
 #include "report/console.h"
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -54,6 +56,17 @@ void console_line(Console *console, const char *format, ...) {
     va_end(arguments);
     putchar('\n');
     flush(console);
+}
+
+void console_text(Console *console, const char *text) {
+    if (console->silent) return;
+    char *line = checked_strdup(text), *rest = line;
+    for (char *part; (part = strsep(&rest, "\n"));) {
+        for (char *at = part; *at; at++)
+            if (iscntrl((unsigned char)*at)) *at = ' ';
+        console_line(console, "  | %s", part);
+    }
+    free(line);
 }
 
 void console_start(Console *console, int64_t first_step) {

@@ -17,7 +17,7 @@
 struct Metrics {
     FILE *file;
     char *path;
-    bool has_validation;
+    bool has_validation, has_sample; /* of the step where the run goes on */
     bool failed;
     Error failure;
 };
@@ -30,14 +30,14 @@ static bool is_of_a_step(const char *event) {
     return strcmp(event, "train") == 0 || strcmp(event, "norms") == 0 || strcmp(event, "skipped") == 0;
 }
 
-/* True where a line belongs to a run that has made `step` updates: whole, and not from a later step. */
-static bool line_stays(const char *line, size_t length, int64_t step, bool *is_validation_here) {
+/* True where a line belongs to a run that has made `step` updates: whole, and not from a later step. Takes note of the
+ * validation and the text of that step. */
+static bool line_stays(Metrics *metrics, const char *line, size_t length, int64_t step) {
     if (length == 0 || line[length - 1] != '\n') return false; /* cut short by a kill */
     cJSON *object = cJSON_ParseWithLength(line, length);
     const cJSON *event = cJSON_GetObjectItemCaseSensitive(object, "event");
     const cJSON *at = cJSON_GetObjectItemCaseSensitive(object, "step");
     bool stays = cJSON_IsString(event);
-    *is_validation_here = false;
     if (stays) {
         const char *name = event->valuestring;
         double line_step = cJSON_IsNumber(at) ? at->valuedouble : -1.0;
@@ -45,7 +45,9 @@ static bool line_stays(const char *line, size_t length, int64_t step, bool *is_v
             stays = step == last_step; /* else it did not end */
         else if (strcmp(name, "start") != 0)
             stays = is_of_a_step(name) ? line_step < (double)step : line_step <= (double)step;
-        *is_validation_here = stays && strcmp(name, "val") == 0 && line_step == (double)step;
+        bool is_here = stays && line_step == (double)step;
+        metrics->has_validation |= is_here && strcmp(name, "val") == 0;
+        metrics->has_sample |= is_here && strcmp(name, "sample") == 0;
     }
     cJSON_Delete(object);
     return stays;
@@ -65,10 +67,9 @@ static bool cut_back(Metrics *metrics, int64_t step, Error *error) {
     FILE *old = fopen(metrics->path, "r"), *cut = old ? fopen(temporary, "w") : NULL;
     size_t room = 0;
     ssize_t length;
-    bool ok = old && cut && lock_file(cut, temporary), validation;
+    bool ok = old && cut && lock_file(cut, temporary);
     while (ok && (length = getline(&line, &room, old)) > 0) {
-        if (!line_stays(line, (size_t)length, step, &validation)) continue;
-        metrics->has_validation |= validation;
+        if (!line_stays(metrics, line, (size_t)length, step)) continue;
         ok = fwrite(line, 1, (size_t)length, cut) == (size_t)length;
     }
     ok = ok && !ferror(old) && fflush(cut) == 0 && fsync(fileno(cut)) == 0 && rename(temporary, metrics->path) == 0;
@@ -115,6 +116,7 @@ void metrics_close(Metrics *metrics) {
 }
 
 bool metrics_has_validation(const Metrics *metrics) { return metrics && metrics->has_validation; }
+bool metrics_has_sample(const Metrics *metrics) { return metrics && metrics->has_sample; }
 
 const char *metrics_failure(const Metrics *metrics) {
     return metrics && metrics->failed ? metrics->failure.text : NULL;
@@ -164,6 +166,16 @@ static void put_string(Metrics *metrics, const char *key, const char *value) {
     cJSON_Delete(string);
 }
 
+static void put_sensors(Metrics *metrics, const DeviceSensors *sensors) {
+    put_number(metrics, "gpu_watts", sensors->watts);
+    put_number(metrics, "gpu_mhz", sensors->mhz);
+    put_number(metrics, "gpu_celsius", sensors->celsius);
+    if (sensors->has_throttle)
+        put_string(metrics, "gpu_throttle", sensors->throttle);
+    else
+        fputs(",\"gpu_throttle\":null", metrics->file);
+}
+
 static void begin_line(Metrics *metrics, const char *event, int64_t step) {
     fprintf(metrics->file, "{\"event\":\"%s\",\"step\":%" PRId64, event, step);
 }
@@ -194,6 +206,9 @@ void metrics_train(Metrics *metrics, const StepReport *report) {
     put_number(metrics, "ms", report->ms);
     put_number(metrics, "tokens_per_s", report->tokens_per_s);
     put_number(metrics, "mfu", report->mfu < 0.0 ? NAN : report->mfu);
+    put_number(metrics, "ms_slowest", report->ms_slowest);
+    fprintf(metrics->file, ",\"slowest_rank\":%d", report->slowest_rank);
+    if (report->sensors) put_sensors(metrics, report->sensors);
     finish_line(metrics);
 }
 
@@ -228,6 +243,14 @@ void metrics_hellaswag(Metrics *metrics, int64_t step, double accuracy, double a
     put_number(metrics, "accuracy", accuracy);
     put_number(metrics, "accuracy_norm", accuracy_norm);
     fprintf(metrics->file, ",\"examples\":%" PRId64, examples);
+    finish_line(metrics);
+}
+
+void metrics_sample(Metrics *metrics, int64_t step, const char *prompt, const char *text) {
+    if (!is_writing(metrics)) return;
+    begin_line(metrics, "sample", step);
+    put_string(metrics, "prompt", prompt);
+    put_string(metrics, "text", text);
     finish_line(metrics);
 }
 

@@ -6,6 +6,7 @@
 #ifndef MARS_REPORT_METRICS_H
 #define MARS_REPORT_METRICS_H
 
+#include "kernels/backend.h"
 #include "optim/optim.h"
 #include "util/tensor_table.h"
 
@@ -30,6 +31,9 @@ typedef struct StepReport {
     double tokens_per_s;
     double mfu;                    /* model FLOP/s over the device's peak; negative where the peak is unknown */
     double lr_by_role[ROLE_COUNT]; /* of optim_rates_by_role() */
+    double ms_slowest;             /* rank_time_slowest()'s time, and the rank */
+    int slowest_rank;
+    const DeviceSensors *sensors; /* of rank 0's GPU; NULL on CPUs */
 } StepReport;
 
 /* What the last line says of a run, or of the part of it since it was resumed. */
@@ -53,8 +57,9 @@ void metrics_close(Metrics *metrics);
 /* "cannot write FILE: reason", or NULL as long as everything could be written. */
 const char *metrics_failure(const Metrics *metrics);
 
-/* True where a validation loss at resume_step is in the file already. */
+/* True where a validation loss, or a text, of resume_step is in the file already. */
 bool metrics_has_validation(const Metrics *metrics);
+bool metrics_has_sample(const Metrics *metrics);
 
 /* config_json is the config as JSON text; resumed_from is negative for a run from its start. */
 void metrics_start(Metrics *metrics, const char *config_json, size_t parameters, const char *device,
@@ -66,6 +71,8 @@ void metrics_norms(Metrics *metrics, int64_t step, const TensorTable *table, con
 void metrics_validation(Metrics *metrics, int64_t step, double loss, const double *ema_loss, int64_t tokens);
 /* Shares of right answers: by likelihood, and by the mean over an ending's tokens. */
 void metrics_hellaswag(Metrics *metrics, int64_t step, double accuracy, double accuracy_norm, int64_t examples);
+/* What the model writes after a prompt, both UTF-8. */
+void metrics_sample(Metrics *metrics, int64_t step, const char *prompt, const char *text);
 void metrics_checkpoint(Metrics *metrics, int64_t step, const char *path);
 void metrics_skipped(Metrics *metrics, int64_t step, const char *tensor);
 void metrics_end(Metrics *metrics, int64_t step, const RunReport *report);

@@ -2,6 +2,7 @@
 #include "report/run_log.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 
 #include "util/files.h"
 #include "util/format.h"
@@ -65,6 +66,14 @@ void run_log_hellaswag(RunLog *log, int64_t step, double accuracy, double accura
     console_line(&log->console,
                  "step %6" PRId64 "/%d | HellaSwag %.4f (%" PRId64 " examples; %.4f without regard to length)", step,
                  log->max_iters, accuracy_norm, examples, accuracy);
+}
+
+void run_log_sample(RunLog *log, int64_t step, const char *prompt, const char *text) {
+    char *whole = format_string("%s%s", prompt, text);
+    metrics_sample(log->metrics, step, prompt, text);
+    console_line(&log->console, "step %6" PRId64 "/%d | the model writes", step, log->max_iters);
+    console_text(&log->console, whole);
+    free(whole);
 }
 
 void run_log_checkpoint(RunLog *log, int64_t step, const char *path) {

@@ -7,6 +7,7 @@
 #include "config/config.h"
 #include "report/console.h"
 #include "report/metrics.h"
+#include "report/rank_time.h"
 
 EXTERN_C_BEGIN
 
@@ -18,7 +19,8 @@ typedef struct RunLog {
     int max_iters;
     double ms; /* time of the steps since the last logged one, and how many they are */
     int steps;
-    RunReport totals; /* of the run until now */
+    RankTime rank_time; /* of the same steps */
+    RunReport totals;   /* of the run until now */
 } RunLog;
 
 /* Opens metrics.jsonl in out_dir, which is made and locked, and reports the start; a run from scratch removes the
@@ -44,6 +46,8 @@ void run_log_skipped(RunLog *log, int64_t step, const char *tensor);
 void run_log_validation(RunLog *log, int64_t step, double loss, const double *ema_loss, int64_t sequences,
                         int64_t tokens);
 void run_log_hellaswag(RunLog *log, int64_t step, double accuracy, double accuracy_norm, int64_t examples);
+/* What the model writes after a prompt. */
+void run_log_sample(RunLog *log, int64_t step, const char *prompt, const char *text);
 void run_log_checkpoint(RunLog *log, int64_t step, const char *path);
 
 /* The last line of the metrics. `reason` is "done", "stopped" or "failed". */

@@ -85,7 +85,7 @@ list_tests() {
         for source in dev/test/*/$pattern dev/emu/$pattern dev/fuzz/$pattern; do
             [ -e "$source" ] || continue # nothing matched
             case $source in
-                */test_devices.c) if [ "$pattern" = test_devices.c ]; then echo "$folder/test/test_devices"; fi ;;
+                */test_devices*.c) [[ $pattern == test_devices* ]] || continue ;;&
                 *.sh) echo "$source" ;;
                 *) echo "$folder/test/$(basename "${source%.*}")" ;;
             esac
@@ -198,7 +198,7 @@ if [ "$(uname -m)" = x86_64 ]; then gnu+=(ARCH=x86-64-v3); fi
 optimizer_tests='test_optim!(_sharded).c' # which the GPU has no part in
 emu=no
 if compile build/emu EMU=1 WERROR=1 "${gnu[@]}" -- "$kernels" test_newton_schulz.c 'test_golden*.c' test_gpt2.c \
-    "$optimizer_tests" test_comm.c test_devices.c 'test_*.cu'; then emu=yes; fi
+    "$optimizer_tests" test_comm.c 'test_devices*.c' 'test_*.cu'; then emu=yes; fi
 plain_tests=("$kernels" test_newton_schulz.c 'test_gpt2*.c' test_golden_gradients.c)
 plain=no
 if has_tools clang clang; then
@@ -206,7 +206,7 @@ if has_tools clang clang; then
     # The rest of the host code, which stands for libraries that this build has, or needs the headers of CUDA or NCCL, which
     # the emulator has, too.
     step make-build-clang make -j"$cores" BUILD=build/clang BIN=build/clang WERROR=1 CC=clang EMU=1 \
-        build/clang/{kernels/cpu/matmul_onednn,kernels/cuda/matmul_algorithms,kernels/cuda/matmul,comm/mpi,comm/heartbeat,comm/nccl}.o ||
+        build/clang/{kernels/cpu/matmul_onednn,kernels/cuda/matmul_algorithms,kernels/cuda/matmul,kernels/cuda/ranges,kernels/cuda/sensors,comm/mpi,comm/heartbeat,comm/nccl}.o ||
         true
 fi
 aarch64=no
@@ -277,7 +277,7 @@ if [ $emu = yes ]; then
         lane emu-nccl build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_ONLY=emulated_nccl -- test_gpu_check.sh
     fi
     lane emu-optimizers build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- "$optimizer_tests" 'test_*.cu'
-    lane emu-devices build/emu CI= TEST_SECONDS=1800 MARS_TEST_SMALL=1 -- test_devices.c
+    lane emu-devices build/emu CI= TEST_SECONDS=1800 MARS_TEST_SMALL=1 -- 'test_devices*.c'
     lane emu-processes build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- test_comm.c
     lane emu-golden build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda -- 'test_golden*.c'
 fi

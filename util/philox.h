@@ -23,7 +23,7 @@ typedef enum PhiloxPurpose {
     PHILOX_DATA_OFFSET,  /* index: the sequence s */
     PHILOX_DATA_SHUFFLE, /* index: round and half of the window number (see loader.c); sub-stream: epoch */
     PHILOX_DATA_SPLIT,   /* index: the document */
-    PHILOX_SAMPLE_TOKEN, /* index: the token's position */
+    PHILOX_SAMPLE_TOKEN, /* index: how many tokens of the text were drawn before; sub-stream: the text */
     PHILOX_TUNING,       /* index: element of what is multiplied while algorithms are timed; sub-stream: which array */
     PHILOX_DROPOUT       /* see kernels/dropout.h */
 } PhiloxPurpose;

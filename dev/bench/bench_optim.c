@@ -130,9 +130,9 @@ static int matmuls_of_run, matmuls_seen;
 
 static void watched_matmul(Backend *be, const BatchedMatmul *matmul, void *d, const void *a, const void *b,
                            const void *c) {
-    if (matmuls_seen++ % matmuls_of_run == 0) be->stopwatch_start(be);
+    if (matmuls_seen++ % matmuls_of_run == 0) be->stopwatch_start(be, STOPWATCH_OPTIMIZER);
     plain_matmul(be, matmul, d, a, b, c);
-    if (matmuls_seen % matmuls_of_run == 0) be->stopwatch_stop(be);
+    if (matmuls_seen % matmuls_of_run == 0) be->stopwatch_stop(be, STOPWATCH_OPTIMIZER);
 }
 
 static void watch_matmuls(Backend *be, const OptimConfig *config) {
@@ -181,10 +181,10 @@ static void measure_steps(Bench *bench, const OptimConfig *config, Optim *optim,
     int n = f->measured++, steps = be->on_gpu ? STEPS_AHEAD : 1;
     double copy = copy_rate(&bench->rates), matmul = matmul_rate(&bench->rates);
     watch_matmuls(be, config);
-    double watched = be->stopwatch_seconds(be), begun = seconds_now();
+    double watched = be->stopwatch_seconds(be, STOPWATCH_OPTIMIZER), begun = seconds_now();
     make_steps(bench, optim, steps, f->name);
     double seconds = (seconds_now() - begun) / steps;
-    double matmuls = (be->stopwatch_seconds(be) - watched) / steps;
+    double matmuls = (be->stopwatch_seconds(be, STOPWATCH_OPTIMIZER) - watched) / steps;
     stop_watching(be);
     copy = 0.5 * (copy + copy_rate(&bench->rates));
     matmul = 0.5 * (matmul + matmul_rate(&bench->rates));

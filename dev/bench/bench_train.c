@@ -130,9 +130,9 @@ static void ask_for_gradient(Bench *bench) {
 static void ask_for_step(Bench *bench) {
     Backend *be = bench->be;
     ask_for_gradient(bench);
-    be->stopwatch_start(be);
+    be->stopwatch_start(be, STOPWATCH_OPTIMIZER);
     optim_step(bench->optim, bench_rates(), false);
-    be->stopwatch_stop(be);
+    be->stopwatch_stop(be, STOPWATCH_OPTIMIZER);
     if (bench->steps_begun++ > 0) optim_result(bench->optim);
 }
 
@@ -168,11 +168,11 @@ static void measure(Bench *bench, Figures *f) {
     int steps = be->on_gpu ? STEPS_AHEAD : 1;
     double before = matmul_rate(&bench->rates);
     for (int i = 0; i < bench->options.steps; i++) {
-        double optimizer = be->stopwatch_seconds(be), begun = seconds_now();
+        double optimizer = be->stopwatch_seconds(be, STOPWATCH_OPTIMIZER), begun = seconds_now();
         for (int step = 0; step < steps; step++) ask_for_step(bench);
         wait_for_good_steps(bench);
         f->seconds[i] = (seconds_now() - begun) / steps;
-        f->optimizer[i] = (be->stopwatch_seconds(be) - optimizer) / steps;
+        f->optimizer[i] = (be->stopwatch_seconds(be, STOPWATCH_OPTIMIZER) - optimizer) / steps;
         f->copy[i] = copy_rate(&bench->rates);
         f->matmul[i] = matmul_rate(&bench->rates);
         f->ratio[i] = flops_per_step(bench) / f->seconds[i] / (0.5 * (before + f->matmul[i]));

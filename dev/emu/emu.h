@@ -29,7 +29,8 @@
  * starts with "emulator:". Races between blocks are not found.
  *
  * Environment: MARS_EMU_ORDER (see emu_set_order), MARS_EMU_DEVICES (1), MARS_EMU_MEMORY (bytes of each device, 8 GiB),
- * MARS_EMU_KEEP_GOING=1 (a report does not end the program, where it is possible to go on). */
+ * MARS_EMU_KEEP_GOING=1 (a report does not end the program, where it is possible to go on), MARS_EMU_RANGES (a file to
+ * write the program's NVTX ranges to). */
 #ifndef MARS_EMU_EMU_H
 #define MARS_EMU_EMU_H
 

@@ -1,5 +1,5 @@
-/* fault_injection.c: a library for tests, loaded before a program with LD_PRELOAD, that makes the disk fail on time.
- * It stands between the program and write, pwrite, writev, fsync, fdatasync, rename and statvfs. The environment says what
+/* fault_injection.c: a library for tests, loaded before a program with LD_PRELOAD, that makes the disk fail on time, or one
+ * rank of several slow. It stands between the program and write, pwrite, writev, fsync, fdatasync, rename and statvfs. The environment says what
  * happens; without a variable, nothing does.
  *
  *   FAULT_FOLDER=path        only files below this absolute path count (default: all regular files and folders)
@@ -8,6 +8,7 @@
  *   FAULT_SLOW_SYNC=seconds  each sync takes that long
  *   FAULT_KILL_AT_SYNC=n     the process dies by SIGKILL before its n-th sync takes place (from 1)
  *   FAULT_KILL_AT_RENAME=n   and before its n-th rename
+ *   FAULT_SLOW_RANK=n        this rank of a job under Open MPI sleeps 30 ms after each 4 ms that its processor has worked
  *
  * stdio writes from inside the C library and is not seen here; the checkpoints and their small files are. */
 #define _GNU_SOURCE 1
@@ -22,11 +23,27 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 static atomic_llong written, syncs, renames;
+
+static void sleep_a_while(int number) {
+    (void)number;
+    nanosleep(&(struct timespec){0, 30000000}, NULL);
+}
+
+/* The handler has a stack of its own: oneDNN's AVX2 kernels use the stack pointer for something else. */
+__attribute__((constructor)) static void slow_down(void) {
+    static char stack[1 << 16];
+    const char *slow = getenv("FAULT_SLOW_RANK"), *rank = getenv("OMPI_COMM_WORLD_RANK");
+    if (!slow || !rank || strcmp(slow, rank) != 0) return;
+    sigaltstack(&(stack_t){.ss_sp = stack, .ss_size = sizeof stack}, NULL);
+    sigaction(SIGPROF, &(struct sigaction){.sa_handler = sleep_a_while, .sa_flags = SA_RESTART | SA_ONSTACK}, NULL);
+    setitimer(ITIMER_PROF, &(struct itimerval){{0, 4000}, {0, 4000}}, NULL);
+}
 
 static long long setting(const char *name, long long otherwise) {
     const char *text = getenv(name);

@@ -52,11 +52,15 @@ static size_t cpu_memory_left(Backend *be) {
 
 static void cpu_wait_for_copies(Backend *be) { (void)be; /* a copy has ended when it returns */ }
 
-static void cpu_stopwatch_start(Backend *be) { cpu_backend(be)->started = seconds_now(); }
-static void cpu_stopwatch_stop(Backend *be) {
-    cpu_backend(be)->stopped_seconds += seconds_now() - cpu_backend(be)->started;
+static void cpu_stopwatch_start(Backend *be, Stopwatch which) { cpu_backend(be)->started[which] = seconds_now(); }
+static void cpu_stopwatch_stop(Backend *be, Stopwatch which) {
+    cpu_backend(be)->stopped_seconds[which] += seconds_now() - cpu_backend(be)->started[which];
 }
-static double cpu_stopwatch_seconds(Backend *be) { return cpu_backend(be)->stopped_seconds; }
+static double cpu_stopwatch_seconds(Backend *be, Stopwatch which) { return cpu_backend(be)->stopped_seconds[which]; }
+
+static void cpu_range_begin(Backend *be, const char *name) { (void)be, (void)name; }
+static void cpu_range_end(Backend *be) { (void)be; }
+static bool cpu_read_sensors(Backend *be, DeviceSensors *sensors) { return (void)be, (void)sensors, false; }
 
 /* The library chooses algorithms by itself, without timing any. */
 static void cpu_autotune(Backend *be, bool on) { (void)be, (void)on; }
@@ -136,6 +140,9 @@ Backend *cpu_backend_open(DType activation, int threads, Error *error) {
     be->stopwatch_start = cpu_stopwatch_start;
     be->stopwatch_stop = cpu_stopwatch_stop;
     be->stopwatch_seconds = cpu_stopwatch_seconds;
+    be->range_begin = cpu_range_begin;
+    be->range_end = cpu_range_end;
+    be->read_sensors = cpu_read_sensors;
     be->autotune = cpu_autotune;
     be->write_algorithms = cpu_write_algorithms;
     be->read_algorithms = cpu_read_algorithms;

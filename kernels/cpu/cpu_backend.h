@@ -18,8 +18,8 @@ typedef struct CpuScratch {
 typedef struct CpuBackend {
     Backend base; /* first, so that a Backend * is a CpuBackend * */
     Matmul *matmul;
-    CpuScratch *scratch;             /* one for each thread, and one more, number base.threads, for what they share */
-    double started, stopped_seconds; /* the stopwatch */
+    CpuScratch *scratch; /* one for each thread, and one more, number base.threads, for what they share */
+    double started[STOPWATCH_COUNT], stopped_seconds[STOPWATCH_COUNT];
 } CpuBackend;
 
 /* Elementwise loops over whole arrays give each thread this many elements at a time. */

@@ -164,7 +164,7 @@ static void cuda_wait_for_copies(Backend *be) {
     cuda_check(cudaStreamWaitEvent(cuda_stream(be), last->done, 0), "waiting for an upload");
 }
 
-/* ---- stopwatch ---- */
+/* ---- stopwatches ---- */
 
 /* Pairs of events; where all are in use, their times are added up, which waits for the last of them. */
 enum { STOPWATCH_PAIRS = 64 };
@@ -175,25 +175,27 @@ struct CudaStopwatch {
     double seconds; /* of the intervals before those */
 };
 
-static CudaStopwatch *stopwatch_open(void) {
-    CudaStopwatch *watch = (CudaStopwatch *)checked_calloc(1, sizeof *watch, "the stopwatch");
-    for (int i = 0; i < STOPWATCH_PAIRS; i++) {
-        cuda_check(cudaEventCreate(&watch->start[i]), "making an event");
-        cuda_check(cudaEventCreate(&watch->stop[i]), "making an event");
-    }
-    return watch;
+static CudaStopwatch *stopwatches_open(void) {
+    CudaStopwatch *watches = (CudaStopwatch *)checked_calloc(STOPWATCH_COUNT, sizeof *watches, "the stopwatches");
+    for (int w = 0; w < STOPWATCH_COUNT; w++)
+        for (int i = 0; i < STOPWATCH_PAIRS; i++) {
+            cuda_check(cudaEventCreate(&watches[w].start[i]), "making an event");
+            cuda_check(cudaEventCreate(&watches[w].stop[i]), "making an event");
+        }
+    return watches;
 }
 
-static void stopwatch_close(CudaStopwatch *watch) {
-    for (int i = 0; i < STOPWATCH_PAIRS; i++) {
-        cuda_check(cudaEventDestroy(watch->start[i]), "ending an event");
-        cuda_check(cudaEventDestroy(watch->stop[i]), "ending an event");
-    }
-    free(watch);
+static void stopwatches_close(CudaStopwatch *watches) {
+    for (int w = 0; w < STOPWATCH_COUNT; w++)
+        for (int i = 0; i < STOPWATCH_PAIRS; i++) {
+            cuda_check(cudaEventDestroy(watches[w].start[i]), "ending an event");
+            cuda_check(cudaEventDestroy(watches[w].stop[i]), "ending an event");
+        }
+    free(watches);
 }
 
-static double cuda_stopwatch_seconds(Backend *be) {
-    CudaStopwatch *watch = cuda_backend(be)->stopwatch;
+static double cuda_stopwatch_seconds(Backend *be, Stopwatch which) {
+    CudaStopwatch *watch = &cuda_backend(be)->stopwatches[which];
     for (int i = 0; i < watch->pending; i++) {
         float ms = 0.0f;
         cuda_check(cudaEventSynchronize(watch->stop[i]), "an operation on the GPU");
@@ -204,14 +206,14 @@ static double cuda_stopwatch_seconds(Backend *be) {
     return watch->seconds;
 }
 
-static void cuda_stopwatch_start(Backend *be) {
-    CudaStopwatch *watch = cuda_backend(be)->stopwatch;
-    if (watch->pending == STOPWATCH_PAIRS) cuda_stopwatch_seconds(be);
+static void cuda_stopwatch_start(Backend *be, Stopwatch which) {
+    CudaStopwatch *watch = &cuda_backend(be)->stopwatches[which];
+    if (watch->pending == STOPWATCH_PAIRS) cuda_stopwatch_seconds(be, which);
     cuda_check(cudaEventRecord(watch->start[watch->pending], cuda_stream(be)), "starting the stopwatch");
 }
 
-static void cuda_stopwatch_stop(Backend *be) {
-    CudaStopwatch *watch = cuda_backend(be)->stopwatch;
+static void cuda_stopwatch_stop(Backend *be, Stopwatch which) {
+    CudaStopwatch *watch = &cuda_backend(be)->stopwatches[which];
     cuda_check(cudaEventRecord(watch->stop[watch->pending], cuda_stream(be)), "stopping the stopwatch");
     watch->pending++;
 }
@@ -299,7 +301,8 @@ static void cuda_close(Backend *be) {
     be->synchronize(be);
     cuda_matmul_close(cuda->matmul);
     staging_close(cuda->staging);
-    stopwatch_close(cuda->stopwatch);
+    stopwatches_close(cuda->stopwatches);
+    cuda_sensors_close(cuda->sensors);
     cuda_free(be, cuda->scratch);
     cuda_check(cudaStreamDestroy(cuda->stream), "ending a stream");
     free(cuda);
@@ -319,6 +322,7 @@ static void enter_memory(Backend *be) {
     be->stopwatch_start = cuda_stopwatch_start;
     be->stopwatch_stop = cuda_stopwatch_stop;
     be->stopwatch_seconds = cuda_stopwatch_seconds;
+    be->read_sensors = cuda_read_sensors;
     be->to_activation = to_activation;
     be->scale = be->activation == DTYPE_FLOAT32 ? scale<float> : scale<bf16>;
     be->invalidate_weights = cuda_invalidate_weights;
@@ -362,9 +366,10 @@ Backend *cuda_backend_open(const BackendOptions *options, Error *error) {
     be->stream = cuda->stream;
     be->is_host_memory = memory_is_host();
     cuda->staging = staging_open();
-    cuda->stopwatch = stopwatch_open();
+    cuda->stopwatches = stopwatches_open();
     cuda->matmul = cuda_matmul_open(cuda);
     enter_memory(be);
+    cuda_enter_ranges(be);
     cuda_enter_embedding(be);
     cuda_enter_norm(be);
     cuda_enter_loss(be);

@@ -17,6 +17,7 @@
 typedef struct CudaMatmul CudaMatmul; /* matmul.c */
 typedef struct CudaStaging CudaStaging;
 typedef struct CudaStopwatch CudaStopwatch;
+typedef struct CudaSensors CudaSensors; /* sensors.c */
 
 typedef struct CudaBackend {
     Backend base;   /* first, so that a Backend * is a CudaBackend * */
@@ -26,7 +27,8 @@ typedef struct CudaBackend {
     cudaStream_t stream; /* of all operations */
     CudaMatmul *matmul;
     CudaStaging *staging;
-    CudaStopwatch *stopwatch;
+    CudaStopwatch *stopwatches; /* (STOPWATCH_COUNT) */
+    CudaSensors *sensors;       /* NULL until they are first read */
     void *scratch;
     size_t scratch_bytes;
 } CudaBackend;
@@ -52,6 +54,11 @@ void cuda_enter_linear(Backend *be);
 void cuda_enter_qk_norm_rope(Backend *be);
 void cuda_enter_dropout(Backend *be);
 void cuda_enter_attention(Backend *be); /* attention.cu: chooses between the files of kernels */
+
+void cuda_enter_ranges(Backend *be); /* ranges.c */
+
+bool cuda_read_sensors(Backend *be, DeviceSensors *sensors);
+void cuda_sensors_close(CudaSensors *sensors);
 
 /* matmul.c: one cuBLASLt handle and its workspace. */
 CudaMatmul *cuda_matmul_open(CudaBackend *cuda);

@@ -32,7 +32,8 @@ static void test_defaults(void **state) {
               "\"schedule\":{\"name\":\"constant\",\"warmup_iters\":0},"
               "\"train\":{\"max_iters\":100,\"total_batch_size\":480,\"batch_size\":4,\"gradient_scale\":1,"
               "\"eval_interval\":1000,\"eval_sequences\":0,\"eval_only\":false,\"log_interval\":10,"
-              "\"norms_interval\":0,\"checkpoint_interval\":1000,\"keep_checkpoints\":2,\"out_dir\":\"out\","
+              "\"norms_interval\":0,\"sample_interval\":0,\"checkpoint_interval\":1000,\"keep_checkpoints\":2,\"out_"
+              "dir\":\"out\","
               "\"overwrite\":false,"
               "\"init_from\":\"scratch\",\"seed\":5000,\"device\":\"auto\",\"precision\":\"auto\","
               "\"allow_tf32\":false,\"threads\":0,\"recompute\":\"none\",\"debug_alloc\":false,"
@@ -989,7 +990,8 @@ static void test_every_key_is_in_the_table(void **state) {
         "betas_1d weight_decay_1d muon_learning_rate muon_weight_decay momentum nesterov ns_steps ns_dtype;"
         "schedule name warmup_iters lr_decay_iters min_lr warmdown_iters;"
         "train max_iters total_batch_size gradient_accumulation_steps batch_size gradient_scale eval_interval "
-        "eval_sequences eval_only log_interval norms_interval checkpoint_interval keep_checkpoints out_dir overwrite "
+        "eval_sequences eval_only log_interval norms_interval sample_interval sample_prompt sample_tokens "
+        "checkpoint_interval keep_checkpoints out_dir overwrite "
         "init_from seed "
         "device precision allow_tf32 threads recompute debug_alloc ema_start ema_decay ema_mix";
     char *list = checked_strdup(keys), *rest = list;

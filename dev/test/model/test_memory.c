@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "dev/test/model/gpt2_shape.h"
+#include "model/decoder.h"
 #include "model/gpt2_memory.h"
 #include "util/arena.h"
 #include "util/files.h"
@@ -136,6 +137,27 @@ static void test_plans_without_end(void **state) {
     free(arena.items);
 }
 
+/* A decoder keeps the keys and values of each token in the model's plan, where the message about memory counts them. */
+static void test_cache_is_planned(void **state) {
+    (void)state;
+    GPT2Config config = GPT2_SHAPE(3, 2, 16, 40, 256, false, true);
+    Error error;
+    Backend *be = backend_open("cpu", DTYPE_BFLOAT16, 1, &error);
+    if (!be) fail_msg("%s", error.text);
+    GPT2 model;
+    Decoder decoder;
+    gpt2_plan(&model, &config, be, 1, RECOMPUTE_NONE, true);
+    size_t before = arena_group_bytes(&model.arena, "workspace");
+    decoder_plan(&decoder, &model);
+    assert_int_equal(arena_group_bytes(&model.arena, "workspace") - before, 2 * 3 * 40 * 16 * 2);
+    gpt2_allocate(&model);
+    assert_non_null(decoder.cache.keys);
+    assert_non_null(decoder.cache.values);
+    decoder_close(&decoder);
+    gpt2_free(&model);
+    be->close(be);
+}
+
 /* The largest sizes that the config takes: 2^63 bytes of activations, which is more than an int64_t holds. */
 static void test_the_largest_model(void **state) {
     (void)state;
@@ -235,15 +257,11 @@ static void test_processes_share_the_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_of_the_machine),
-        cmocka_unit_test(test_of_control_groups),
-        cmocka_unit_test(test_damaged_files),
-        cmocka_unit_test(test_of_the_process),
-        cmocka_unit_test(test_plans_without_end),
-        cmocka_unit_test(test_the_largest_model),
-        cmocka_unit_test(test_additions_to_a_plan),
-        cmocka_unit_test(test_a_run_that_is_too_large),
-        cmocka_unit_test(test_processes_share_the_memory),
+        cmocka_unit_test(test_of_the_machine),          cmocka_unit_test(test_of_control_groups),
+        cmocka_unit_test(test_damaged_files),           cmocka_unit_test(test_of_the_process),
+        cmocka_unit_test(test_plans_without_end),       cmocka_unit_test(test_cache_is_planned),
+        cmocka_unit_test(test_the_largest_model),       cmocka_unit_test(test_additions_to_a_plan),
+        cmocka_unit_test(test_a_run_that_is_too_large), cmocka_unit_test(test_processes_share_the_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -35,13 +35,14 @@ typedef struct Case {
     Decoder decoder;
 } Case;
 
-static Case open_case(GPT2Config config, DType type, bool training, int threads) {
-    Case c = {.be = open_cpu(type, threads)};
-    gpt2_create(&c.model, &config, c.be, training ? 2 : 1, RECOMPUTE_NONE, training);
-    c.params = random_weights(&c.model.table, DTYPE_BFLOAT16, 3);
-    set_weights(&c.model, c.params);
-    c.tokens = random_tokens(config.block_size + 1, config.vocab_size, 0);
-    return c;
+static void open_case(Case *c, GPT2Config config, DType type, bool training, int threads) {
+    c->be = open_cpu(type, threads);
+    gpt2_plan(&c->model, &config, c->be, training ? 2 : 1, RECOMPUTE_NONE, training);
+    decoder_plan(&c->decoder, &c->model);
+    gpt2_allocate(&c->model);
+    c->params = random_weights(&c->model.table, DTYPE_BFLOAT16, 3);
+    set_weights(&c->model, c->params);
+    c->tokens = random_tokens(config.block_size + 1, config.vocab_size, 0);
 }
 
 static void close_case(Case *c) {
@@ -84,8 +85,8 @@ static void test_decoder(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++)
         for (int training = 0; training < 2; training++) {
-            Case c = open_case(shapes[i], DTYPE_FLOAT32, training, 1 + training);
-            decoder_open(&c.decoder, &c.model);
+            Case c;
+            open_case(&c, shapes[i], DTYPE_FLOAT32, training, 1 + training);
             assert_decodes(&c, 1e-5);
             close_case(&c);
         }
@@ -103,8 +104,8 @@ static void test_decoder_of_other_architectures(void **state) {
         config.tie_embeddings = variant == 1, config.lm_head_bias = variant != 1;
         config.logit_softcap = variant == 0 ? 0.0 : 3.0, config.attention_output_scale = 0.5;
         for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
-            Case c = open_case(config, (DType)type, variant == 2, 2);
-            decoder_open(&c.decoder, &c.model);
+            Case c;
+            open_case(&c, config, (DType)type, variant == 2, 2);
             assert_decodes(&c, type == DTYPE_FLOAT32 ? 1e-5 : 0.06);
             close_case(&c);
         }
@@ -114,8 +115,8 @@ static void test_decoder_of_other_architectures(void **state) {
 static void test_decoder_bfloat16(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++) {
-        Case c = open_case(shapes[i], DTYPE_BFLOAT16, false, 2);
-        decoder_open(&c.decoder, &c.model);
+        Case c;
+        open_case(&c, shapes[i], DTYPE_BFLOAT16, false, 2);
         assert_decodes(&c, 0.04);
         close_case(&c);
     }
@@ -124,8 +125,8 @@ static void test_decoder_bfloat16(void **state) {
 /* What was fed before a reset, or is computed with the model in between, leaves no trace. */
 static void test_decoder_reset(void **state) {
     (void)state;
-    Case c = open_case(shapes[0], DTYPE_FLOAT32, false, 2);
-    decoder_open(&c.decoder, &c.model);
+    Case c;
+    open_case(&c, shapes[0], DTYPE_FLOAT32, false, 2);
     float first[65], second[65];
     for (int t = 0; t < 10; t++) decoder_feed(&c.decoder, c.tokens[t]);
     memcpy(first, c.decoder.logits, sizeof first);
@@ -148,8 +149,8 @@ static void feed_too_many(void *context) {
 
 static void test_decoder_refuses(void **state) {
     (void)state;
-    Case c = open_case(shapes[0], DTYPE_FLOAT32, false, 1); /* one thread: children have no others */
-    decoder_open(&c.decoder, &c.model);
+    Case c;
+    open_case(&c, shapes[0], DTYPE_FLOAT32, false, 1); /* one thread: children have no others */
     assert_dies(feed_negative, &c.decoder, "token -1 is not in the model's vocabulary of 65");
     assert_dies(feed_unknown, &c.decoder, "token 65 is not in the model's vocabulary of 65");
     assert_dies(feed_too_many, &c.decoder, "holds 40 tokens and is full");
@@ -295,10 +296,11 @@ static void open_trained(Trained *t, const char *run) {
     if (!checkpoint_read_model_config(&config, path, NULL, &error)) fail_msg("%s", error.text);
     if (!checkpoint_open_weights(&file, path, &error)) fail_msg("%s", error.text);
     t->be = open_cpu(DTYPE_FLOAT32, 1);
-    gpt2_create(&t->model, &config, t->be, 1, RECOMPUTE_NONE, false);
+    gpt2_plan(&t->model, &config, t->be, 1, RECOMPUTE_NONE, false);
+    decoder_plan(&t->decoder, &t->model);
+    gpt2_allocate(&t->model);
     if (!checkpoint_load_gpt2(&t->model, &file, &error)) fail_msg("%s", error.text);
     safetensors_close(&file);
-    decoder_open(&t->decoder, &t->model);
 }
 
 static void close_trained(Trained *t) {
@@ -457,12 +459,12 @@ static void test_wrong_options(void **state) {
     (void)state;
     refuse(EXIT_USAGE, "the checkpoint folder is missing", "");
     refuse(EXIT_USAGE, "the checkpoint folder is missing", "--prompt=A");
-    const char *bare = "--prompt is missing or empty: the tokenizer bytes has no <|endoftext|> to begin after";
+    const char *bare = "--prompt: it is empty, and the tokenizer bytes has no <|endoftext|> to begin after";
     refuse_option(bare, "");
     refuse_option(bare, "--prompt=");
     refuse_option(bare, "--prompt ''");
     refuse_option(bare, "--prompt_file=/dev/null");
-    refuse_option("--special_tokens: the tokenizer bytes has none", "--prompt=A --special_tokens=true");
+    refuse_option("--prompt: the tokenizer bytes has no special tokens", "--prompt=A --special_tokens=true");
     refuse_option("--special_tokens=yes: expected true or false", "--prompt=A --special_tokens=yes");
     refuse_option("--prompt and --prompt_file are both given", "--prompt=A --prompt_file=x");
     refuse_option("--prompt is given twice", "--prompt=A --prompt B");
@@ -566,7 +568,8 @@ static void test_tokenizer(void **state) {
     refuse_damaged("echo '{}' > tokens.json", "", "tokens.json should be a JSON object with a key \"tokenizer\"");
     assert_run(test_run("%s/sample_gpt2 %s/copy --tokenizer=bytes --prompt=A", bin(), test_folder()), 0, "A");
     char *unknown = format_string("%s/biased/checkpoints/latest --prompt=\"$(printf 'A\\343')\"", test_folder());
-    refuse(EXIT_FAILED, "the prompt has token 227, but the model's vocabulary has 227", unknown);
+    refuse(EXIT_USAGE, "--prompt: it has token 227 of the tokenizer bytes, but the model's vocabulary has 227",
+           unknown);
     free(unknown);
 }
 

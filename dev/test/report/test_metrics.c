@@ -16,6 +16,7 @@
 
 #include "report/console.h"
 #include "report/metrics.h"
+#include "report/rank_time.h"
 
 /* ---- help ---- */
 
@@ -83,9 +84,12 @@ static void write_step(Metrics *metrics, int64_t step) {
                          .ms = 4.0,
                          .tokens_per_s = 2000.0,
                          .mfu = -1.0,
-                         .lr_by_role = {0.25, 0.5, -1.0, 0.125}};
+                         .lr_by_role = {0.25, 0.5, -1.0, 0.125},
+                         .ms_slowest = 3.5,
+                         .slowest_rank = 2};
     metrics_validation(metrics, step, 3.25, NULL, 64);
     metrics_hellaswag(metrics, step, 0.25, 0.375, 8);
+    metrics_sample(metrics, step, "a", "b\x1b\"\n");
     metrics_checkpoint(metrics, step, "c");
     metrics_train(metrics, &report);
     metrics_norms(metrics, step, &table, &norms);
@@ -95,18 +99,21 @@ static void write_step(Metrics *metrics, int64_t step) {
 #define VAL_LINE(step) "{\"event\":\"val\",\"step\":" #step ",\"loss\":3.25,\"tokens\":64}\n"
 #define HELLASWAG_LINE(step) \
     "{\"event\":\"hellaswag\",\"step\":" #step ",\"accuracy\":0.25,\"accuracy_norm\":0.375,\"examples\":8}\n"
+#define SAMPLE_LINE(step) "{\"event\":\"sample\",\"step\":" #step ",\"prompt\":\"a\",\"text\":\"b\\u001b\\\"\\n\"}\n"
 #define CHECKPOINT_LINE(step) "{\"event\":\"checkpoint\",\"step\":" #step ",\"path\":\"c\"}\n"
-#define TRAIN_LINE(step)                                                          \
-    "{\"event\":\"train\",\"step\":" #step                                        \
-    ",\"loss\":2.5,\"lr\":0.5,\"lr_by_role\":{\"matrix\":0.25,\"embedding\":0.5," \
-    "\"vector\":0.125},\"grad_norm\":1.5,\"tokens\":8,\"ms\":4,\"tokens_per_s\":2000,\"mfu\":null}\n"
+#define TRAIN_LINE(step)                                                                                               \
+    "{\"event\":\"train\",\"step\":" #step                                                                             \
+    ",\"loss\":2.5,\"lr\":0.5,\"lr_by_role\":{\"matrix\":0.25,\"embedding\":0.5,"                                      \
+    "\"vector\":0.125},\"grad_norm\":1.5,\"tokens\":8,\"ms\":4,\"tokens_per_s\":2000,\"mfu\":null,\"ms_slowest\":3.5," \
+    "\"slowest_rank\":2}\n"
 #define NORMS_LINE(step)                                                            \
     "{\"event\":\"norms\",\"step\":" #step                                          \
     ",\"clip\":0.75,\"tensors\":{\"wte.weight\":{\"gradient\":1.5,\"update\":0.25," \
     "\"weight\":8},\"ln_f.weight\":{\"gradient\":0,\"update\":null,\"weight\":0.5}}}\n"
 #define SKIPPED_LINE(step) "{\"event\":\"skipped\",\"step\":" #step ",\"tensor\":\"wte.weight\"}\n"
 #define STEP_LINES(step) \
-    VAL_LINE(step) HELLASWAG_LINE(step) CHECKPOINT_LINE(step) TRAIN_LINE(step) NORMS_LINE(step) SKIPPED_LINE(step)
+    VAL_LINE(step)       \
+    HELLASWAG_LINE(step) SAMPLE_LINE(step) CHECKPOINT_LINE(step) TRAIN_LINE(step) NORMS_LINE(step) SKIPPED_LINE(step)
 #define START_LINE(from)                                                                                               \
     "{\"event\":\"start\",\"config\":{\"a\":1},\"parameters\":7,\"device\":\"d\",\"precision\":\"p\",\"processes\":2," \
     "\"threads\":3,\"version\":\"" MARS_VERSION "\",\"resumed_from\":" #from "}\n"
@@ -214,6 +221,7 @@ static void test_no_metrics(void **state) {
     metrics_end(NULL, 1, &(RunReport){.reason = "done"});
     metrics_close(NULL);
     assert_false(metrics_has_validation(NULL));
+    assert_false(metrics_has_sample(NULL));
 }
 
 /* ---- going on ---- */
@@ -234,14 +242,18 @@ static void test_resume(void **state) {
     write_run(&folder);
     Metrics *metrics = open_metrics(&folder, METRICS_RESUME, 2);
     assert_true(metrics_has_validation(metrics));
-    assert_file(&folder, START_LINE(null) STEP_LINES(0) STEP_LINES(1) VAL_LINE(2) HELLASWAG_LINE(2) CHECKPOINT_LINE(2));
+    assert_true(metrics_has_sample(metrics));
+    assert_file(&folder, START_LINE(null) STEP_LINES(0) STEP_LINES(1) VAL_LINE(2) HELLASWAG_LINE(2) SAMPLE_LINE(2)
+                             CHECKPOINT_LINE(2));
     write_start(metrics, 2);
     write_step(metrics, 2);
     metrics_close(metrics);
     metrics = open_metrics(&folder, METRICS_RESUME, 0); /* start lines stay, wherever they are */
     assert_true(metrics_has_validation(metrics));
+    assert_true(metrics_has_sample(metrics));
     metrics_close(metrics);
-    assert_file(&folder, START_LINE(null) VAL_LINE(0) HELLASWAG_LINE(0) CHECKPOINT_LINE(0) START_LINE(2));
+    assert_file(&folder,
+                START_LINE(null) VAL_LINE(0) HELLASWAG_LINE(0) SAMPLE_LINE(0) CHECKPOINT_LINE(0) START_LINE(2));
 }
 
 static void test_resume_past_everything(void **state) {
@@ -250,6 +262,7 @@ static void test_resume_past_everything(void **state) {
     write_run(&folder);
     Metrics *metrics = open_metrics(&folder, METRICS_RESUME, 4);
     assert_false(metrics_has_validation(metrics)); /* there is none of step 4 */
+    assert_false(metrics_has_sample(metrics));
     metrics_close(metrics);
     assert_file(&folder, START_LINE(null) STEP_LINES(0) STEP_LINES(1) STEP_LINES(2) STEP_LINES(3));
 }
@@ -259,6 +272,7 @@ static void test_resume_without_a_file(void **state) {
     Folder folder = new_folder("fresh");
     Metrics *metrics = open_metrics(&folder, METRICS_RESUME, 3);
     assert_false(metrics_has_validation(metrics));
+    assert_false(metrics_has_sample(metrics));
     write_start(metrics, 3);
     metrics_close(metrics);
     assert_file(&folder, START_LINE(3));
@@ -382,7 +396,7 @@ static char *printed(void (*function)(Console *console), bool silent, bool is_te
 }
 
 static void print_some(Console *console) {
-    const StepReport report = {9, 3.14159, 6e-4, 1.25, 1024, 250.0, 4095.6, -1.0, {0}};
+    const StepReport report = {9, 3.14159, 6e-4, 1.25, 1024, 250.0, 4095.6, -1.0, {0}, 200.0, 1, NULL};
     console_row(console, "name", "%d of %s", 3, "them");
     console_start(console, 5);
     console_step(console, 8, 100, NULL);
@@ -418,6 +432,31 @@ static void test_console_on_a_terminal(void **state) {
     free(text);
 }
 
+/* ---- a rank's own time ---- */
+
+/* Reading counts, waiting for others does not, and each report begins anew. */
+static void test_rank_time(void **state) {
+    (void)state;
+    Error error;
+    Backend *be = backend_open("cpu", DTYPE_FLOAT32, 1, &error);
+    Comm *comm = comm_open_single();
+    RankTime time = {0};
+    int rank = -1;
+    for (int report = 0; report < 2; report++) {
+        rank_time_add_reading(&time, 3.0);
+        rank_time_start(&time, be, comm);
+        comm->waited += 1.0;
+        rank_time_stop(&time, be, comm);
+        comm->waited += 0.5; /* while nothing is computed */
+        rank_time_add_reading(&time, 2.0);
+        double ms = rank_time_slowest(&time, be, comm, 2, &rank);
+        assert_true(ms >= 2000.0 && ms < 2400.0);
+        assert_int_equal(rank, 0);
+    }
+    free(comm);
+    be->close(be);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_line),
@@ -436,6 +475,7 @@ int main(void) {
         cmocka_unit_test(test_console_to_a_file),
         cmocka_unit_test(test_silent_console),
         cmocka_unit_test(test_console_on_a_terminal),
+        cmocka_unit_test(test_rank_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

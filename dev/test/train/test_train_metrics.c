@@ -138,10 +138,48 @@ static void test_two_ranks(void **state) {
     }
 }
 
+/* ---- slow ranks ---- */
+
+/* Of three ranks, the one that sleeps whenever it has worked for a while: the others wait for it as long, which does not
+ * count. */
+static void test_slow_rank(void **state) {
+    (void)state;
+    if (!train_has_mpi()) skip();
+    for (int slow = only_small_sizes() ? 2 : 0; slow < 3; slow += 2) {
+        char *name = format_string("slow_%d", slow), *faults = format_string("FAULT_SLOW_RANK=%d", slow);
+        Launch launch = {.config = train_small_config(), .processes = 3, .faults = faults};
+        train(&launch, name, "--batch_size=1 --total_batch_size=48 --eval_interval=0 --log_interval=12");
+        cJSON *log = train_log(name);
+        int count = 2;
+        double *ranks = log_numbers(log, "train", "slowest_rank", &count);
+        double *times = log_numbers(log, "train", "ms_slowest", &count), *ms = log_numbers(log, "train", "ms", &count);
+        assert_int_equal((int)ranks[1], slow);
+        assert_true(times[1] > 10.0 && times[1] <= ms[1]);
+        cJSON_Delete(log);
+        free(name), free(faults), free(ranks), free(times), free(ms);
+    }
+}
+
+/* A rank alone is its own slowest. (An emulated GPU's clock runs ahead of the host's.) */
+static void test_one_rank(void **state) {
+    (void)state;
+    cJSON *log = run("alone", 0, "");
+    int count = 12;
+    double *ranks = log_numbers(log, "train", "slowest_rank", &count);
+    double *times = log_numbers(log, "train", "ms_slowest", &count), *ms = log_numbers(log, "train", "ms", &count);
+    for (int i = 0; i < count; i++) {
+        assert_int_equal((int)ranks[i], 0);
+        assert_true(times[i] > 0.0 && (times[i] <= ms[i] || strcmp(test_device(), "cpu") != 0));
+    }
+    cJSON_Delete(log);
+    free(ranks), free(times), free(ms);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_learning_rates), cmocka_unit_test(test_norms),     cmocka_unit_test(test_without_norms),
-        cmocka_unit_test(test_resumed),        cmocka_unit_test(test_two_ranks),
+        cmocka_unit_test(test_resumed),        cmocka_unit_test(test_two_ranks), cmocka_unit_test(test_slow_rank),
+        cmocka_unit_test(test_one_rank),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -313,8 +313,9 @@ double *log_numbers(const cJSON *log, const char *event, const char *key, int *c
 
 /* A copy of the lines without what depends on time and place; of the curve alone, or all. */
 static cJSON *comparable(const cJSON *log, bool curve_only) {
-    static const char *const varying[] = {"ms",  "tokens_per_s", "mfu", "seconds", "train_seconds", "optimizer_seconds",
-                                          "path"};
+    static const char *const varying[] = {"ms",      "tokens_per_s",  "mfu",
+                                          "seconds", "train_seconds", "optimizer_seconds",
+                                          "path",    "ms_slowest",    "slowest_rank"};
     cJSON *lines = cJSON_CreateArray();
     const cJSON *line;
     cJSON_ArrayForEach(line, log) {

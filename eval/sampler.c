@@ -1,0 +1,99 @@
+/* sampler.c: see sampler.h. */
+#include "eval/sampler.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/generate.h"
+#include "util/utf8.h"
+
+struct Sampler {
+    Tokenizer *tokenizer;
+    Generator generator;
+};
+
+/* The defaults of sample_gpt2. */
+static const double temperature = 0.8;
+static const int64_t top_k = 200;
+
+/* The bytes as a string of UTF-8, which the caller frees; *replaced counts the bytes that are not. */
+static char *to_utf8(const char *text, size_t bytes, int64_t *replaced) {
+    char *repaired = checked_malloc(3 * bytes + 1, "a text"), *string = checked_malloc(3 * bytes + 1, "a text");
+    size_t count = utf8_repair(text, bytes, repaired, replaced), length = 0;
+    for (size_t i = 0; i < count; i++) {
+        size_t width = repaired[i] ? 1 : strlen(UTF8_REPLACEMENT);
+        memcpy(string + length, repaired[i] ? repaired + i : UTF8_REPLACEMENT, width);
+        length += width;
+    }
+    string[length] = 0;
+    free(repaired);
+    return string;
+}
+
+static bool is_utf8(const char *text) {
+    int64_t replaced = 0;
+    free(to_utf8(text, strlen(text), &replaced));
+    return replaced == 0;
+}
+
+static bool set_prompt(Sampler *s, const Config *config, Error *error) {
+    Error reason;
+    const char *prompt = config->train.sample_prompt, *where = config_where(config, "train.sample_prompt");
+    if (!is_utf8(prompt))
+        return error_set(error, "%s: train.sample_prompt: not UTF-8; write it in that encoding", where);
+    if (!generator_set_prompt(&s->generator, prompt, strlen(prompt), false, &reason))
+        return error_set(error, "%s: train.sample_prompt: %s; give another prompt, or sample_interval 0 for no texts",
+                         where, reason.text);
+    size_t count = s->generator.prompt.count;
+    return count <= (size_t)config->model.block_size ||
+           error_set(error, "%s: train.sample_prompt: %zu tokens, but model.block_size is %d; shorten it", where, count,
+                     config->model.block_size);
+}
+
+Sampler *sampler_plan(const Config *config, const char *tokens_folder, GPT2 *model, Error *error) {
+    const TrainConfig *train = &config->train;
+    Tokenizer *tokenizer;
+    Error reason;
+    if (!tokenizer_open(&tokenizer, NULL, tokens_folder, &reason)) {
+        error_set(error,
+                  "%s: train.sample_interval: %s; texts need the tokenizer of data.train, which tokens.json next to it "
+                  "names, as in {\"tokenizer\": \"gpt2\"}; with sample_interval 0 there are no texts",
+                  config_where(config, "train.sample_interval"), reason.text);
+        return NULL;
+    }
+    Sampler *s = checked_calloc(1, sizeof *s, "the sampler");
+    s->tokenizer = tokenizer;
+    s->generator.max_new_tokens = train->sample_tokens;
+    s->generator.temperature = temperature;
+    s->generator.top_k = top_k;
+    s->generator.seed = train->seed;
+    generator_plan(&s->generator, model, tokenizer);
+    if (set_prompt(s, config, error)) return s;
+    sampler_close(s);
+    return NULL;
+}
+
+void sampler_close(Sampler *s) {
+    if (!s) return;
+    generator_close(&s->generator);
+    tokenizer_close(s->tokenizer);
+    free(s);
+}
+
+static void append(void *context, const char *text, size_t bytes) { fwrite(text, 1, bytes, context); }
+
+char *sampler_text(Sampler *s, int64_t step, Error *error) {
+    char *bytes = NULL;
+    size_t length = 0;
+    int64_t replaced = 0;
+    FILE *memory = open_memstream(&bytes, &length);
+    if (!memory) die("out of memory: a text");
+    Backend *be = s->generator.decoder.model->be;
+    be->range_begin(be, "sample");
+    bool ok = generator_write(&s->generator, (uint32_t)step, append, memory, error);
+    be->range_end(be);
+    if (fclose(memory) != 0) die("out of memory: a text");
+    char *text = ok ? to_utf8(bytes, length, &replaced) : NULL;
+    free(bytes);
+    return text;
+}

@@ -1,0 +1,45 @@
+/* generate.h: text from a model: a prompt's tokens, and new tokens after them. sample_gpt2 writes it, and a run does while
+ * it trains (eval/sampler.h).
+ *
+ * Each new token is drawn from the softmax of logits/temperature over the top_k likeliest; temperature 0 takes the
+ * likeliest. Keys and values are cached. Of a prompt longer than the context the end counts. Position embeddings are
+ * absolute, so when the context is full it cannot slide: the cache is filled again with as much of the text's end as half
+ * a context holds, which makes room for as many tokens again. */
+#ifndef MARS_MODEL_GENERATE_H
+#define MARS_MODEL_GENERATE_H
+
+#include "data/tokenizer/tokenizer.h"
+#include "model/decoder.h"
+
+EXTERN_C_BEGIN
+
+/* The caller sets these four before generator_plan(). */
+typedef struct Generator {
+    int64_t max_new_tokens;
+    double temperature;
+    int64_t top_k; /* 0 = all tokens */
+    uint64_t seed;
+
+    const Tokenizer *tokenizer;
+    Decoder decoder;
+    TokenBuffer prompt;
+    struct Candidate *candidates; /* (V) */
+} Generator;
+
+/* Adds what the generator needs to the plan in model->arena, as decoder_plan() does. The tokenizer must outlive it. */
+void generator_plan(Generator *generator, GPT2 *model, const Tokenizer *tokenizer);
+void generator_close(Generator *generator);
+
+/* Sets what every text begins with: the tokens of `text`, or where that is empty the end of text, which stands between
+ * documents. With special_tokens true, <|endoftext|> in the text is that token. Fails if the tokenizer cannot encode or
+ * has no end of text, or the model's vocabulary lacks a token of the prompt. */
+bool generator_set_prompt(Generator *generator, const char *text, size_t bytes, bool special_tokens, Error *error);
+
+/* Draws at most max_new_tokens tokens after the prompt, until the end of text, and passes the bytes of each to write(). The
+ * seed and the number of the text decide what is drawn. Fails if the model computes logits that are not finite. */
+bool generator_write(Generator *generator, uint32_t number,
+                     void (*write)(void *context, const char *text, size_t bytes), void *context, Error *error);
+
+EXTERN_C_END
+
+#endif
