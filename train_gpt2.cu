@@ -70,20 +70,6 @@ static void read_config(Trainer *t, int argc, char **argv) {
         die_usage("%s: not the same in all processes; copy it to every machine", argv[1]);
 }
 
-/* --print_config: the config that the run would have, for any number of processes. */
-NO_RETURN static void print_config(int argc, char **argv) {
-    Error error;
-    Config config, shared;
-    config_require_file(argc, argv, true);
-    if (!config_read(&config, argv[1], argc - 2, argv + 2, &error)) die_usage("%s", error.text);
-    start_find_model(&config);
-    if (!config_check(&config, &error)) die_usage("%s", error.text);
-    shared = config;
-    if (!config_resolve(&shared, 1, &error)) die_usage("%s", error.text); /* then it fits no number of processes */
-    config_print(stdout, &config);
-    config_end_answered();
-}
-
 static void open_device(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     const char *device = train->device == DEVICE_AUTO  ? backend_auto_device()
@@ -493,7 +479,7 @@ int main(int argc, char **argv) {
     static Trainer t;
     program_start("train_gpt2", argv);
     config_answer_questions(argc, argv);
-    if (config_takes_print_config(&argc, argv)) print_config(argc, argv);
+    start_answer_print_config(argc, argv);
     stop_signal_listen();
     t.comm = comm_open();
     console_open(&t.log.console, t.comm->rank != 0, t.comm->size == 1);

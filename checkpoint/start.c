@@ -138,11 +138,26 @@ void start_find(Start *start, Config *config, Comm *comm) {
     free(found);
 }
 
-void start_find_model(Config *config) {
+/* Gives the model keys the values that start_find() would give them. */
+static void find_model(Config *config) {
     Found *found = checked_calloc(1, sizeof *found, "where the run would begin");
     find(found, &config->train);
     take_found(config, found);
     free(found);
+}
+
+void start_answer_print_config(int argc, char **argv) {
+    Error error;
+    Config config, shared;
+    if (!config_takes_print_config(&argc, argv)) return;
+    config_require_file(argc, argv, true);
+    if (!config_read(&config, argv[1], argc - 2, argv + 2, &error)) die_usage("%s", error.text);
+    find_model(&config);
+    if (!config_check(&config, &error)) die_usage("%s", error.text);
+    shared = config;
+    if (!config_resolve(&shared, 1, &error)) die_usage("%s", error.text); /* no number of ranks could share its batch */
+    config_print(stdout, &config);
+    config_end_answered();
 }
 
 /* ---- loading ---- */

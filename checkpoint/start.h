@@ -26,9 +26,10 @@ typedef struct Start {
  * contradicts the weights, a run would mix with an earlier one's checkpoints, or another optimizer wrote the checkpoint. */
 void start_find(Start *start, Config *config, Comm *comm);
 
-/* Gives the model keys the values that start_find() would give them, for --print_config: on one process, and also if out_dir
- * has checkpoints of an earlier run. */
-void start_find_model(Config *config);
+/* If --print_config is among the arguments, prints the config that the run would have, and ends the program; else returns.
+ * The model is that of the weights with which the run would begin, also if out_dir has checkpoints of an earlier run. The
+ * batch stays open for any number of ranks. */
+void start_answer_print_config(int argc, char **argv);
 
 /* Sets the weights of the model and, of a checkpoint, the state of `optim` (NULL: it is not needed). Ends the program
  * if the files do not fit. */
