@@ -7,8 +7,9 @@
 #   MPIRUN_PATIENCE=30    seconds that the launcher may stay after the run's processes have ended
 #
 # It builds train_gpt2 where that is missing, looks for the tokens, and starts mpirun. Everything after the name goes to
-# train_gpt2 (`./train_gpt2 --help` lists the keys; with --print_config it prints the config and trains nothing); paths are seen from the repository's root. The published runs are 8
-# processes: with another number, --batch_size has to divide what falls to each.
+# train_gpt2: `./train_gpt2 --help` lists the keys, and with --print_config it prints the config and trains nothing. Paths
+# are relative to the repository's root. The published runs have 8 processes: with another number, --batch_size must divide
+# the sequences of each.
 #
 # Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 to this script stop the run after its step, and it saves; --init_from=auto goes on
 # from there. A second Ctrl-C or SIGTERM does not wait for that. When nobody reads the output any more, the run goes on.

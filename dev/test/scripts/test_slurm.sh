@@ -5,13 +5,14 @@
 # shellcheck disable=SC2016 # the variables are the stand-ins'
 source "$(dirname "$0")/../script_fixture.sh"
 
-# A repository with one run, quickstart. The trainer is made of standard input, after a function `reports REASON`, which
-# writes the last line of its metrics.
+# A repository with one run, quickstart. The trainer answers --print_config; else it is made of standard input, after a
+# function `reports REASON`, which writes the last line of its metrics.
 tree() {
     mkdir -p "$here"/tree/{scripts,config,runs/quickstart} "$here/bin"
     cp scripts/{slurm.sbatch,metrics.py} "$here/tree/scripts"
     cp config/quickstart.json "$here/tree/config"
     {
+        echo 'case "$*" in *wrong*) exit 2 ;; *--print_config) echo "    \"out_dir\": \"runs/quickstart\","; exit 0 ;; esac'
         echo 'echo "$@" >arguments'
         echo 'reports() { echo "{\"event\":\"end\",\"step\":5,\"reason\":\"$1\"}" >runs/quickstart/metrics.jsonl; }'
         cat
@@ -41,7 +42,7 @@ test_time_limit() {
     tree <<<"$patient"
     signal=USR1 job 0 quickstart --max_iters=9
     [ "$(cat "$here/requeued")" = "requeue 77" ]
-    [ "$(cat "$here/tree/arguments")" = "config/quickstart.json --max_iters=9 --out_dir=runs/quickstart --init_from=auto" ]
+    [ "$(cat "$here/tree/arguments")" = "config/quickstart.json --max_iters=9 --init_from=auto" ]
 }
 
 test_done() {
@@ -86,6 +87,8 @@ test_refused() {
     has "$here/output" "give the name of a run in config/"
     job 2 quickest
     has "$here/output" "there is no config/quickest.json"
+    job 2 quickstart --wrong=1
+    has "$here/output" "the run would not start"
     rm "$here/tree/train_gpt2"
     job 1 quickstart
     has "$here/output" "there is no train_gpt2"
