@@ -48,7 +48,7 @@ typedef struct Trainer {
     Start start;
     char *algorithms;    /* of matmuls, as a text that the next run takes up; NULL on CPUs */
     int64_t step;        /* steps begun so far: the next one's number */
-    int64_t steps_ended; /* those whose outcome is known: a GPU's are known a step later */
+    int64_t steps_ended; /* those whose result is known: a GPU's are known a step later */
     Error unread;        /* what this process could not read; then all of them stop */
     bool has_failed;     /* some process could not read something */
     int64_t saved_step;  /* of the newest checkpoint, or -1 */
@@ -271,9 +271,11 @@ static OptimResult end_steps(Trainer *t, int64_t outstanding) {
 /* Of the step that was begun last. */
 static void log_step(Trainer *t, double loss, const OptimRates *rates, double grad_norm) {
     const Config *c = &t->config;
-    double lr = schedule_rate(&c->schedule, c->optimizer.learning_rate, t->step - 1);
-    StepReport report = {t->step - 1, loss, lr, grad_norm, tokens_seen(t), 0.0, 0.0, 0.0, {0}, 0.0, 0, NULL};
     DeviceSensors sensors;
+    StepReport report;
+    memset(&report, 0, sizeof report);
+    report.step = t->step - 1, report.loss = loss, report.grad_norm = grad_norm, report.tokens = tokens_seen(t);
+    report.lr = schedule_rate(&c->schedule, c->optimizer.learning_rate, report.step);
     if (t->comm->rank == 0 && t->be->read_sensors(t->be, &sensors)) report.sensors = &sensors;
     report.ms_slowest = rank_time_slowest(&t->log.rank_time, t->be, t->comm, t->log.steps, &report.slowest_rank);
     optim_rates_by_role(&c->optimizer, &t->model.table, rates, report.lr_by_role);
@@ -289,7 +291,7 @@ static void update_ema(Trainer *t) {
     optim_update_ema(t->optim, steps == train->ema_start ? 0.0 : train->ema_decay);
 }
 
-/* Nothing here waits for a GPU but the logging of a loss or of norms, and the outcome of the step before. */
+/* Nothing here waits for a GPU but the logging of a loss or of norms, and the result of the step before. */
 static void train_step(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     double begun = seconds_now(), loss = 0.0;
@@ -413,10 +415,10 @@ static bool agree_to_stop(Trainer *t, bool is_asked) {
 static void train(Trainer *t) {
     const TrainConfig *c = &t->config.train;
     int validated = metrics_has_validation(t->log.metrics);
-    t->comm->maximum(t->comm, &validated, 1); /* only process 0 has read the file */
+    t->comm->maximum(t->comm, &validated, 1); /* only rank 0 has read the file */
     int64_t begin = t->step;
-    t->reader = step_reader_open(t->data.train, c->total_batch_size, t->comm->rank, t->comm->size,
-                                 optim_info(t->optim)->gradients - 1, begin, sequences_before(t, begin));
+    t->reader = step_reader_create(t->data.train, c->total_batch_size, t->comm->rank, t->comm->size,
+                                   optim_info(t->optim)->gradients - 1, begin, sequences_before(t, begin));
     bool stopping = agree_to_stop(t, false); /* a run that is stopped while it starts makes one step */
     for (;;) {
         bool done = t->step >= c->max_iters;

@@ -68,7 +68,7 @@ static void refuse_to_mix(const TrainConfig *train) {
         train->out_dir);
 }
 
-/* On rank 0. */
+/* Finds what init_from names. In a job, rank 0 calls this for all ranks. */
 static void find(Found *found, const TrainConfig *train) {
     bool exists = may_resume(train) && checkpoint_exists(train->out_dir);
     if (strcmp(train->init_from, "resume") == 0 && !exists)
@@ -83,8 +83,8 @@ static void find(Found *found, const TrainConfig *train) {
 
 static void take_model(Config *config, const Found *found) {
     Error error;
-    const ConfigTake take = {.other_length = !found->is_checkpoint,
-                             .without_bias = !found->is_checkpoint && !found->bias_is_recorded};
+    const ConfigTake take = {.may_change_block_size = !found->is_checkpoint,
+                             .may_drop_bias = !found->is_checkpoint && !found->bias_is_recorded};
     char *file = format_string("%s/" CONFIG_FILE, found->folder);
     Config other = *config; /* a model that no config can have is the folder's fault, not the config's */
     memset(other.origins, CONFIG_DEFAULT, sizeof other.origins);
@@ -149,7 +149,7 @@ static void find_model(Config *config) {
 void start_answer_print_config(int argc, char **argv) {
     Error error;
     Config config, shared;
-    if (!config_takes_print_config(&argc, argv)) return;
+    if (!config_remove_print_config(&argc, argv)) return;
     config_require_file(argc, argv, true);
     if (!config_read(&config, argv[1], argc - 2, argv + 2, &error)) die_usage("%s", error.text);
     find_model(&config);

@@ -27,8 +27,9 @@ typedef struct Start {
 void start_find(Start *start, Config *config, Comm *comm);
 
 /* If --print_config is among the arguments, prints the config that the run would have, and ends the program; else returns.
- * The model is that of the weights with which the run would begin, also if out_dir has checkpoints of an earlier run. The
- * batch stays open for any number of ranks. */
+ * The model is that of the weights with which the run would begin. Unlike start_find(), this does not fail if the run would
+ * mix with checkpoints of an earlier run. The number of ranks is not known: of the two batch keys it prints the one that is
+ * given. Ends the program with EXIT_USAGE if the config is wrong. */
 void start_answer_print_config(int argc, char **argv);
 
 /* Sets the weights of the model and, of a checkpoint, the state of `optim` (NULL: it is not needed). Ends the program

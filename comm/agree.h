@@ -7,7 +7,7 @@
 EXTERN_C_BEGIN
 
 /* Returns where `ok` is true in every process. Else the first process where it is false ends the job with its message and
- * `status`; EXIT_USAGE is for mistakes that process 0 finds, of another process it becomes EXIT_FAILED. `error` is read
+ * `status`; EXIT_USAGE is for mistakes that rank 0 finds, of another process it becomes EXIT_FAILED. `error` is read
  * only where `ok` is false. Collective. */
 void agree_or_end(Comm *comm, bool ok, int status, const Error *error);
 

@@ -29,7 +29,7 @@ struct Comm {
     int memory_sharers;
     char transport[64];   /* "Open MPI v4.1.4", or "none" */
     Heartbeat *heartbeat; /* notices where a process is gone; NULL in a job of one */
-    double waited;        /* seconds that this rank has spent in exchanges over MPI so far */
+    double waited;        /* seconds in MPI calls so far, transfer included; 0 in a job of one and in NCCL's Comm */
 
     void (*sum)(Comm *comm, double *values, int n);          /* values = sum over processes, on every process */
     void (*maximum)(Comm *comm, int *values, int n);         /* likewise the maximum */

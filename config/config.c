@@ -1,7 +1,7 @@
 /* config.c: from JSON files and a command line to a checked Config, and back to JSON.
  *
- * Everything here walks the table of keys (config_keys.c): nothing below names a key, except for the rules that
- * involve more than one. What depends on the device, or on files that the config's keys name, is not checked here. */
+ * Everything here walks the table of keys (config_keys.c). Only the rules of check_...(), replace_batch(), shorten_schedule()
+ * and config_changes() name keys. What depends on the device, or on files that the config's keys name, is not checked here. */
 #include "config/config.h"
 
 #include <cjson/cJSON.h>

@@ -2,7 +2,7 @@
  *
  * One table of keys (config_keys.c) drives parsing, --help, defaults, ranges and messages. Adding an option is adding a
  * field here and a line there. Files are read in config_file.c, single values in config_value.c, and the model that comes
- * with weights in config_model.c. */
+ * with weights in config_model.c. help.c answers --help and other questions. */
 #ifndef MARS_CONFIG_CONFIG_H
 #define MARS_CONFIG_CONFIG_H
 
@@ -102,9 +102,8 @@ bool config_check(Config *config, Error *error);
  * default. Keys that say how a run begins do not count. The caller frees the text. */
 char *config_changes(const Config *config, const struct cJSON *earlier);
 
-/* Settles what depends on the number of processes: total_batch_size (from gradient_accumulation_steps where that
- * was given) and that it divides evenly; the message says where, and lists the batch sizes that would fit. Afterwards both
- * total_batch_size and gradient_accumulation_steps are set. */
+/* Computes what depends on the number of ranks: sets total_batch_size and gradient_accumulation_steps, each from the other.
+ * Fails if the batch does not divide evenly; the message names the file and lists batch sizes that fit. */
 bool config_resolve(Config *config, int processes, Error *error);
 
 /* Where a value is that someone must change: "command line" where it gives one of these keys ("train.max_iters
@@ -126,8 +125,8 @@ void config_answer_questions(int argc, char *const *argv);
 /* Ends a program that has printed an answer: fails if standard output could not be written. */
 NO_RETURN void config_end_answered(void);
 
-/* Removes --print_config from the arguments, wherever it stands; whether it was there. */
-bool config_takes_print_config(int *argc, char **argv);
+/* Removes --print_config from the arguments, wherever it stands. Returns whether it was there. */
+bool config_remove_print_config(int *argc, char **argv);
 
 /* Ends the program with EXIT_USAGE unless the first argument can be a config file. One process `speaks` for all. */
 void config_require_file(int argc, char *const *argv, bool speaks);

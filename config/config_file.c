@@ -184,7 +184,7 @@ bool config_file_base(const ConfigFile *file, char **path, Error *error) {
     return true;
 }
 
-/* Is false: the file at `next` cannot be the base of the chain's last file. Shows all paths. */
+/* Returns false and sets *error: the file at `next` cannot be the base of the chain's last file. Shows all paths. */
 static bool refuse_chain(const ConfigChain *chain, const char *next, const char *problem, Error *error) {
     char *shown = checked_strdup("");
     for (int i = 0; i < chain->count; i++) {

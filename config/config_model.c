@@ -11,25 +11,25 @@
 /* Whether a given value that differs from the folder's will do all the same. */
 static bool may_differ(const Config *config, const Config *folder, const ConfigKey *key, ConfigTake take) {
     if (strcmp(key->name, "block_size") == 0)
-        return take.other_length &&
+        return take.may_change_block_size &&
                (folder->model.position != POSITION_LEARNED || config->model.block_size < folder->model.block_size);
-    return strcmp(key->name, "bias") == 0 && take.without_bias && !config->model.bias;
+    return strcmp(key->name, "bias") == 0 && take.may_drop_bias && !config->model.bias;
 }
 
 /* One key: *from is a config with the folder's model. */
-static bool take_model_key(Config *config, int index, const Config *from, const char *folder, ConfigTake take,
+static bool take_model_key(Config *config, int index, const Config *from, const char *path, ConfigTake take,
                            Error *error) {
     const ConfigKey *key = &config_keys[index];
     char *text = config_value_text(from, key), *own = config_value_text(config, key);
     bool ok = true;
     if (config->origins[index] == CONFIG_DEFAULT) {
         cJSON *value = cJSON_Parse(text);
-        ok = config_set_or_explain(config, key, value, folder, error);
+        ok = config_set_or_explain(config, key, value, path, error);
         cJSON_Delete(value);
     } else if (strcmp(text, own) != 0 && !may_differ(config, from, key, take)) {
         char *name = format_string("%s.%s", key->section, key->name);
         ok = error_set(error, "%s: %s is %s, but the model in %s has %s; remove the key: it comes with the weights",
-                       config_where(config, name), name, own, folder, text);
+                       config_where(config, name), name, own, path, text);
         free(name);
     }
     cJSON_free(text);
@@ -37,7 +37,7 @@ static bool take_model_key(Config *config, int index, const Config *from, const 
     return ok;
 }
 
-bool config_take_model(Config *config, const GPT2Config *model, const char *folder, ConfigTake take, Error *error) {
+bool config_take_model(Config *config, const GPT2Config *model, const char *path, ConfigTake take, Error *error) {
     Config from = *config;
     from.model = *model;
     for (int i = 0; i < config_key_count; i++) {
@@ -45,7 +45,7 @@ bool config_take_model(Config *config, const GPT2Config *model, const char *fold
         if (!config_keys[i].comes_with_weights) continue;
         if (config_key_idle_in(&config_keys[i], &from, idle_in, sizeof idle_in))
             continue; /* the folder may not say it */
-        if (!take_model_key(config, i, &from, folder, take, error)) return false;
+        if (!take_model_key(config, i, &from, path, take, error)) return false;
     }
     return true;
 }

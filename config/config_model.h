@@ -11,14 +11,14 @@ EXTERN_C_BEGIN
 
 /* In what a given model key may differ from that of a folder with weights. */
 typedef struct ConfigTake {
-    bool other_length; /* block_size may be smaller, and without position embeddings larger too */
-    bool without_bias; /* bias may be false where the folder has biases: the weights must show that they are zero */
+    bool may_change_block_size; /* block_size may be smaller, and without position embeddings larger too */
+    bool may_drop_bias; /* bias may be false where the folder has biases: the weights must show that they are zero */
 } ConfigTake;
 
 /* Gives every key that changes what the model computes, and that neither a file nor the command line gave, its value in
- * `model`, which comes with the weights in `folder`. Fails if a key that they gave has another one, or a value of the
- * folder is out of range. Dropout and the keys of the initial weights stay as they are. */
-bool config_take_model(Config *config, const GPT2Config *model, const char *folder, ConfigTake take, Error *error);
+ * `model`, which was read from the config.json at `path`. Fails if a key that they gave has another one, or a value of
+ * `model` is out of range. Dropout and the keys of the initial weights stay as they are. */
+bool config_take_model(Config *config, const GPT2Config *model, const char *path, ConfigTake take, Error *error);
 
 /* The same keys as members of a JSON object: adds all of them to `json`, and reads all of them from it. A key of `model`
  * that is not among them gets its default. Reading fails if a key is missing or out of range; the message names `path`,

@@ -92,7 +92,6 @@ static bool set_pair_from_text(Config *config, const ConfigKey *key, const char 
            number_from_text(second, &b) && set_pair(config, key, a, b);
 }
 
-/* Sets a value written as on the command line. */
 bool config_set_from_text(Config *config, const ConfigKey *key, const char *text) {
     if (key->type == CONFIG_STRING) return set_string(config, key, text);
     if (key->type == CONFIG_CHOICE) return set_choice(config, key, text);
@@ -145,7 +144,6 @@ bool config_wrong_value(const char *where, const ConfigKey *key, const char *val
                      strlen(value) > SHOWN ? "..." : "", expected);
 }
 
-/* Sets the key, or says in what file and how its value is wrong. */
 bool config_set_or_explain(Config *config, const ConfigKey *key, const cJSON *item, const char *path, Error *error) {
     if (config_set_from_json(config, key, item)) return true;
     char *value = cJSON_IsNumber(item) ? number_text(item->valuedouble) : cJSON_PrintUnformatted(item);
@@ -163,7 +161,6 @@ static size_t size_of(const ConfigKey *key) {
     return sizes[key->type];
 }
 
-/* Of a key that is not required: its own, or that of the config's optimizer. */
 void config_set_default(Config *config, const ConfigKey *key) {
     if (key->has_optimizer_default) {
         size_t offset = key->offset - offsetof(Config, optimizer);
@@ -206,7 +203,6 @@ cJSON *config_value_to_json(const Config *config, const ConfigKey *key) {
     return item;
 }
 
-/* A value as JSON, which the caller frees by cJSON_free. */
 char *config_value_text(const Config *config, const ConfigKey *key) {
     cJSON *value = config_value_to_json(config, key);
     char *text = cJSON_PrintUnformatted(value);

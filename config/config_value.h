@@ -18,7 +18,7 @@ bool config_set_from_json(Config *config, const ConfigKey *key, const struct cJS
 bool config_set_or_explain(Config *config, const ConfigKey *key, const struct cJSON *item, const char *path,
                            Error *error);
 
-/* Is false, and says where the key has this value and what is expected. */
+/* Returns false and sets *error: where the key has this value, and what was expected. */
 bool config_wrong_value(const char *where, const ConfigKey *key, const char *value, Error *error);
 
 /* Sets a key that is not required to its default: its own, or that of the config's optimizer. */

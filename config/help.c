@@ -80,7 +80,7 @@ void config_print_help(FILE *file) {
             "--print_config prints the config that the run would have, with bases and defaults filled in, as a\n"
             "config file with one key a line. Where init_from names weights or a checkpoint, the model keys are\n"
             "those of its config.json. It trains nothing and writes no file. The exit status is 2 if the config\n"
-            "is wrong.\n\n"
+            "is wrong, 1 if what init_from names cannot be read.\n\n"
             "Keys of the config file, by section. On the command line: --section.key=value, or --key=value where\n"
             "only one section has the key; what is given there wins over the file. \"base\": \"PATH\", next to\n"
             "the sections, reads that file first; PATH is relative to the folder of the file that gives it.\n");
@@ -100,8 +100,8 @@ void config_print_help(FILE *file) {
             "that the optimizer does not read as configured, such as lr_1d of mars-adamw with optimize_1d. For a\n"
             "key of a base it is neither.\n"
             "--list_optimizers prints each optimizer's parameter groups and the keys that they read, as JSON.\n"
-            "--max_iters below the file's shortens the file's warmup_iters and warmdown_iters in\n"
-            "proportion; those that are given on the command line too stay as they are.\n");
+            "--max_iters below the file's shortens the file's warmup_iters, warmdown_iters and ema_start in\n"
+            "proportion; a key that is given on the command line too stays as it is.\n");
 }
 
 /* ---- --list_optimizers ---- */
@@ -208,7 +208,7 @@ void config_answer_questions(int argc, char *const *argv) {
     }
 }
 
-bool config_takes_print_config(int *argc, char **argv) {
+bool config_remove_print_config(int *argc, char **argv) {
     int kept = 1;
     for (int i = 1; i < *argc; i++)
         if (strcmp(argv[i], "--print_config") != 0) argv[kept++] = argv[i];

@@ -1,7 +1,8 @@
 /* step_reader.c: see step_reader.h. */
 #include "data/step_reader.h"
 
-StepReader step_reader_open(Loader *loader, int total, int rank, int ranks, int ahead, int64_t step, int64_t sequence) {
+StepReader step_reader_create(Loader *loader, int total, int rank, int ranks, int ahead, int64_t step,
+                              int64_t sequence) {
     int count = total / ranks;
     return (StepReader){.loader = loader,
                         .total = total,

@@ -23,8 +23,11 @@ typedef struct StepReader {
 
 EXTERN_C_BEGIN
 
-/* A reader for one of `ranks` ranks, which begins with `step`, whose first sequence is `sequence`. */
-StepReader step_reader_open(Loader *loader, int total, int rank, int ranks, int ahead, int64_t step, int64_t sequence);
+/* A reader for one of `ranks` ranks, which begins with `step`, whose first sequence is `sequence`. `total`: sequences of a
+ * step over all ranks, a multiple of `ranks`; `ahead`: see StepReader. The loader must outlive it; there is nothing to
+ * close. */
+StepReader step_reader_create(Loader *loader, int total, int rank, int ranks, int ahead, int64_t step,
+                              int64_t sequence);
 
 /* Makes the tokens of `step`, and of the `ahead` steps after it, ready, and lets the loader read on. To be called for one
  * step after the other. Before it returns true the step should not begin: then a step that has begun has all it needs. */

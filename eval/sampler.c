@@ -12,10 +12,6 @@ struct Sampler {
     Generator generator;
 };
 
-/* The defaults of sample_gpt2. */
-static const double temperature = 0.8;
-static const int64_t top_k = 200;
-
 /* The bytes as a string of UTF-8, which the caller frees; *replaced counts the bytes that are not. */
 static char *to_utf8(const char *text, size_t bytes, int64_t *replaced) {
     char *repaired = checked_malloc(3 * bytes + 1, "a text"), *string = checked_malloc(3 * bytes + 1, "a text");
@@ -63,11 +59,8 @@ Sampler *sampler_plan(const Config *config, const char *tokens_folder, GPT2 *mod
     }
     Sampler *s = checked_calloc(1, sizeof *s, "the sampler");
     s->tokenizer = tokenizer;
-    s->generator.max_new_tokens = train->sample_tokens;
-    s->generator.temperature = temperature;
-    s->generator.top_k = top_k;
-    s->generator.seed = train->seed;
-    generator_plan(&s->generator, model, tokenizer);
+    const GeneratorOptions options = {train->sample_tokens, GENERATOR_TEMPERATURE, GENERATOR_TOP_K, train->seed};
+    generator_plan(&s->generator, options, model, tokenizer);
     if (set_prompt(s, config, error)) return s;
     sampler_close(s);
     return NULL;

@@ -1,5 +1,5 @@
-/* sampler.h: the texts that a run writes while it trains (train.sample_interval): how it continues a prompt. Rank 0 alone
- * has a sampler. */
+/* sampler.h: sample texts: every train.sample_interval steps rank 0 continues train.sample_prompt. Other ranks have no
+ * sampler. */
 #ifndef MARS_EVAL_SAMPLER_H
 #define MARS_EVAL_SAMPLER_H
 

@@ -98,12 +98,12 @@ struct Backend {
     void (*stopwatch_stop)(Backend *be, Stopwatch which);
     double (*stopwatch_seconds)(Backend *be, Stopwatch which);
 
-    /* Between the two, a profiler shows what this thread does, and what it enqueues, under that name. Ranges may lie in
-     * others. On CPUs there is none. */
+    /* A profiler shows what this thread does and enqueues between the two under `name`. Ranges nest. CPU backends ignore both
+     * calls. */
     void (*range_begin)(Backend *be, const char *name);
     void (*range_end)(Backend *be);
 
-    /* Reads the GPU's sensors, which may take milliseconds. False on CPUs. */
+    /* Reads the GPU's sensors, which may take milliseconds. On CPUs returns false and leaves *sensors as it is. */
     bool (*read_sensors)(Backend *be, DeviceSensors *sensors);
 
     /* out[i] = in[i], rounded to the activation type. */

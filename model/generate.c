@@ -14,7 +14,9 @@ typedef struct Candidate {
 
 static const char special_token[] = "<|endoftext|>";
 
-void generator_plan(Generator *g, GPT2 *model, const Tokenizer *tokenizer) {
+void generator_plan(Generator *g, GeneratorOptions options, GPT2 *model, const Tokenizer *tokenizer) {
+    memset(g, 0, sizeof *g);
+    g->options = options;
     g->tokenizer = tokenizer;
     decoder_plan(&g->decoder, model);
     g->candidates = checked_malloc((size_t)model->config.vocab_size * sizeof *g->candidates, "candidates");
@@ -52,7 +54,8 @@ bool generator_set_prompt(Generator *g, const char *text, size_t bytes, bool spe
     const char *name = tokenizer_name(g->tokenizer);
     int end_of_text = tokenizer_end_of_text(g->tokenizer), V = g->decoder.model->config.vocab_size;
     if (end_of_text < 0 && bytes == 0)
-        return error_set(error, "it is empty, and the tokenizer %s has no %s to begin after", name, special_token);
+        return error_set(error, "the prompt is empty, and the tokenizer %s has no %s to begin after", name,
+                         special_token);
     if (end_of_text < 0 && special_tokens) return error_set(error, "the tokenizer %s has no special tokens", name);
     Encoder *encoder = encoder_open(g->tokenizer);
     if (!encoder) return error_set(error, "the tokenizer %s can only decode with the vocabulary that is there", name);
@@ -64,7 +67,7 @@ bool generator_set_prompt(Generator *g, const char *text, size_t bytes, bool spe
     encoder_close(encoder);
     for (size_t i = 0; i < g->prompt.count; i++)
         if (g->prompt.tokens[i] >= V)
-            return error_set(error, "it has token %d of the tokenizer %s, but the model's vocabulary has %d",
+            return error_set(error, "the prompt has token %d of the tokenizer %s, but the model's vocabulary has %d",
                              g->prompt.tokens[i], name, V);
     return true;
 }
@@ -87,13 +90,13 @@ static int draw(Generator *g, uint32_t number, int64_t index) {
         candidates[v] = (Candidate){g->decoder.logits[v], v};
     }
     qsort(candidates, (size_t)V, sizeof *candidates, by_logit);
-    if (g->temperature == 0.0) return candidates[0].token;
-    int count = g->top_k > 0 && g->top_k < V ? (int)g->top_k : V;
+    if (g->options.temperature == 0.0) return candidates[0].token;
+    int count = g->options.top_k > 0 && g->options.top_k < V ? (int)g->options.top_k : V;
     double sum = 0.0, drawn = 0.0;
-    for (int i = 0; i < count; i++) sum += exp((candidates[i].logit - candidates[0].logit) / g->temperature);
-    double mark = philox_uniform(philox(g->seed, PHILOX_SAMPLE_TOKEN, number, (uint64_t)index).word[0]) * sum;
+    for (int i = 0; i < count; i++) sum += exp((candidates[i].logit - candidates[0].logit) / g->options.temperature);
+    double mark = philox_uniform(philox(g->options.seed, PHILOX_SAMPLE_TOKEN, number, (uint64_t)index).word[0]) * sum;
     for (int i = 0; i < count; i++) {
-        drawn += exp((candidates[i].logit - candidates[0].logit) / g->temperature);
+        drawn += exp((candidates[i].logit - candidates[0].logit) / g->options.temperature);
         if (drawn >= mark) return candidates[i].token;
     }
     return candidates[count - 1].token;
@@ -114,7 +117,7 @@ bool generator_write(Generator *g, uint32_t number, void (*write)(void *context,
     memcpy(text.tokens, g->prompt.tokens, g->prompt.count * sizeof *text.tokens);
     text.count = g->prompt.count;
     feed_tail(decoder, &text, text.count <= (size_t)T ? text.count : (size_t)T);
-    for (int64_t i = 0; i < g->max_new_tokens; i++) {
+    for (int64_t i = 0; i < g->options.max_new_tokens; i++) {
         token = draw(g, number, i);
         if (token < 0 || token == tokenizer_end_of_text(g->tokenizer)) break;
         size_t bytes;
@@ -127,5 +130,5 @@ bool generator_write(Generator *g, uint32_t number, void (*write)(void *context,
             feed_tail(decoder, &text, (size_t)ceil_div(T, 2));
     }
     token_buffer_free(&text);
-    return token >= 0 || error_set(error, "it computes logits that are not finite");
+    return token >= 0 || error_set(error, "the logits of the model are not finite");
 }

@@ -11,23 +11,30 @@
 #include "data/tokenizer/tokenizer.h"
 #include "model/decoder.h"
 
+/* What sample_gpt2 takes by default, and a run while it trains. */
+#define GENERATOR_TEMPERATURE 0.8
+enum { GENERATOR_TOP_K = 200 };
+
 EXTERN_C_BEGIN
 
-/* The caller sets these four before generator_plan(). */
-typedef struct Generator {
+typedef struct GeneratorOptions {
     int64_t max_new_tokens;
-    double temperature;
-    int64_t top_k; /* 0 = all tokens */
+    double temperature; /* 0 = the likeliest token */
+    int64_t top_k;      /* 0 = all tokens */
     uint64_t seed;
+} GeneratorOptions;
 
+typedef struct Generator {
+    GeneratorOptions options;
     const Tokenizer *tokenizer;
     Decoder decoder;
     TokenBuffer prompt;
     struct Candidate *candidates; /* (V) */
 } Generator;
 
-/* Adds what the generator needs to the plan in model->arena, as decoder_plan() does. The tokenizer must outlive it. */
-void generator_plan(Generator *generator, GPT2 *model, const Tokenizer *tokenizer);
+/* Adds what the generator needs to the plan in model->arena, as decoder_plan() does. Neither `generator` nor `model` may
+ * move afterwards. The tokenizer must outlive the generator. */
+void generator_plan(Generator *generator, GeneratorOptions options, GPT2 *model, const Tokenizer *tokenizer);
 void generator_close(Generator *generator);
 
 /* Sets what every text begins with: the tokens of `text`, or where that is empty the end of text, which stands between

@@ -29,9 +29,8 @@ typedef struct Options {
     DType precision;
     char *prompt; /* of the command line or the file; NULL for none */
     size_t prompt_bytes;
-    long max_new_tokens, top_k, num_samples;
-    double temperature;
-    uint64_t seed;
+    long num_samples;
+    GeneratorOptions generator;
     bool special_tokens;
 } Options;
 
@@ -92,17 +91,17 @@ static void set_option(Options *o, const char *key, const char *value) {
     else if (strcmp(key, "tokenizer") == 0)
         o->tokenizer = value;
     else if (strcmp(key, "max_new_tokens") == 0)
-        o->max_new_tokens = (long)number(key, value, 0, 1e9, true);
+        o->generator.max_new_tokens = (int64_t)number(key, value, 0, 1e9, true);
     else if (strcmp(key, "temperature") == 0)
-        o->temperature = number(key, value, 0, 100, false);
+        o->generator.temperature = number(key, value, 0, 100, false);
     else if (strcmp(key, "top_k") == 0)
-        o->top_k = (long)number(key, value, 0, 1e9, true);
+        o->generator.top_k = (int64_t)number(key, value, 0, 1e9, true);
     else if (strcmp(key, "device") == 0)
         o->device = devices[word(key, value, devices, ARRAY_LENGTH(devices))];
     else if (strcmp(key, "precision") == 0)
         o->precision = word(key, value, precisions, ARRAY_LENGTH(precisions)) == 0 ? DTYPE_FLOAT32 : DTYPE_BFLOAT16;
     else if (strcmp(key, "seed") == 0)
-        o->seed = (uint64_t)number(key, value, 0, 9007199254740992.0, true);
+        o->generator.seed = (uint64_t)number(key, value, 0, 9007199254740992.0, true);
     else
         die_usage("there is no option --%s; --help lists what there is", key);
 }
@@ -129,11 +128,8 @@ static bool note_key(char *keys, size_t size, const char *key) {
 /* Options are --key=value or --key value. */
 static Options read_options(int argc, char **argv) {
     /* Static, so that a leak checker finds its strings when a mistake ends the program. */
-    static Options o = {.max_new_tokens = 200,
-                        .top_k = 200,
-                        .num_samples = 1,
-                        .temperature = 0.8,
-                        .seed = 1,
+    static Options o = {.num_samples = 1,
+                        .generator = {200, GENERATOR_TEMPERATURE, GENERATOR_TOP_K, 1},
                         .device = "auto",
                         .precision = DTYPE_FLOAT32};
     char given[512] = "";
@@ -235,11 +231,8 @@ int main(int argc, char **argv) {
     }
     Backend *be = open_device(&options);
     gpt2_plan(&model, &config, be, 1, RECOMPUTE_NONE, false);
-    Generator generator = {.max_new_tokens = options.max_new_tokens,
-                           .temperature = options.temperature,
-                           .top_k = options.top_k,
-                           .seed = options.seed};
-    generator_plan(&generator, &model, tokenizer);
+    Generator generator;
+    generator_plan(&generator, options.generator, &model, tokenizer);
     if (!gpt2_decoding_fits(&model, &error)) die("%s", error.text);
     gpt2_allocate(&model);
     if (!checkpoint_load_gpt2(&model, &file, &error)) die("%s", error.text);

@@ -31,7 +31,7 @@ void console_row(Console *console, const char *name, const char *format, ...) PR
 /* A line of its own. */
 void console_line(Console *console, const char *format, ...) PRINTF_LIKE(2, 3);
 
-/* A text, each of its lines after "  | ". Control characters, with which a text could change the terminal, are blanks. */
+/* Prints a text, each line after "  | ". Replaces control characters, which could change the terminal, by blanks. */
 void console_text(Console *console, const char *text);
 
 /* Training begins now with this step: times and speeds count from here. */

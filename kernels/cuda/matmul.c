@@ -28,7 +28,7 @@
 /* What the library recommends for Hopper; less leaves out some of its algorithms. */
 enum { WORKSPACE_BYTES = 32 << 20 };
 
-/* Limits of what we request from the library. */
+/* Algorithms to request from the library in one call. */
 enum { PROPOSALS = 8 };
 
 /* Matrices in a batch for which proposals are asked, whatever their number: enough to fill a GPU. */

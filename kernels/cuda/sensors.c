@@ -24,12 +24,25 @@ struct CudaSensors {
     int (*throttle_reasons)(NvmlDevice, unsigned long long *mask);
 };
 
+/* NVML's bits nvmlClocksThrottleReason... (its API reference, "nvmlClocksEventReasons"). */
+enum {
+    SW_POWER_CAP = 0x4,
+    HW_SLOWDOWN = 0x8,
+    SYNC_BOOST = 0x10,
+    SW_THERMAL_SLOWDOWN = 0x20,
+    HW_THERMAL_SLOWDOWN = 0x40,
+    HW_POWER_BRAKE_SLOWDOWN = 0x80
+};
+
 /* Reasons that make a GPU slower than it could be: not that it has nothing to do, or runs at the clocks that its owner set. */
 static const struct {
     unsigned long long mask;
     const char *name;
-} reasons[] = {
-    {0x4, "power cap"}, {0x8, "hardware slowdown"}, {0x10, "sync boost"}, {0x60, "thermal"}, {0x80, "power brake"}};
+} reasons[] = {{SW_POWER_CAP, "power cap"},
+               {HW_SLOWDOWN, "hardware slowdown"},
+               {SYNC_BOOST, "sync boost"},
+               {SW_THERMAL_SLOWDOWN | HW_THERMAL_SLOWDOWN, "thermal"},
+               {HW_POWER_BRAKE_SLOWDOWN, "power brake"}};
 
 /* Stores the function's address, or NULL, in *function, a pointer to a function. */
 static void find(CudaSensors *s, const char *name, void *function) {

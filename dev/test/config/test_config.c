@@ -956,7 +956,7 @@ static void test_contradictions_with_weights(void **state) {
 /* Position embeddings can be cut, and rotations are for sequences of any length. */
 static void test_length_of_weights(void **state) {
     (void)state;
-    const ConfigTake free_length = {.other_length = true};
+    const ConfigTake free_length = {.may_change_block_size = true};
     static const struct {
         const char *position, *override;
         bool fits;

@@ -450,8 +450,10 @@ static void test_bases(void **state) {
     assert_int_equal(glob("config/base/*.json", 0, NULL, &files), 0);
     for (size_t i = 0; i < files.gl_pathc; i++) {
         const char *path = files.gl_pathv[i];
-        assert_run(test_run("[ $(grep -l '\"base\": \"%s\"' config/*.json | wc -l) -ge 2 ]", path + strlen("config/")),
-                   0, "");
+        assert_run(
+            test_run("[ $(grep -l '\"base\": \"\\(base/\\)*%s\"' config/*.json config/base/*.json | wc -l) -ge 2 ]",
+                     path + strlen("config/base/")),
+            0, "");
         Config config;
         Error error;
         assert_false(config_load(&config, path, 0, NULL, &error));

@@ -459,7 +459,7 @@ static void test_wrong_options(void **state) {
     (void)state;
     refuse(EXIT_USAGE, "the checkpoint folder is missing", "");
     refuse(EXIT_USAGE, "the checkpoint folder is missing", "--prompt=A");
-    const char *bare = "--prompt: it is empty, and the tokenizer bytes has no <|endoftext|> to begin after";
+    const char *bare = "--prompt: the prompt is empty, and the tokenizer bytes has no <|endoftext|> to begin after";
     refuse_option(bare, "");
     refuse_option(bare, "--prompt=");
     refuse_option(bare, "--prompt ''");
@@ -549,7 +549,7 @@ static void test_numbers_that_are_not_finite(void **state) {
         double gain;
         const char *text;
     } cases[] = {{NAN, "number 0 of tensor 'h.0.ln_1.weight' is nan; the training that made it has failed"},
-                 {3e38, "computes logits that are not finite"}};
+                 {3e38, "the logits of the model are not finite"}};
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         char *name = format_string("spoiled_%zu", i);
         save_random(name, cases[i].gain);
@@ -568,7 +568,7 @@ static void test_tokenizer(void **state) {
     refuse_damaged("echo '{}' > tokens.json", "", "tokens.json should be a JSON object with a key \"tokenizer\"");
     assert_run(test_run("%s/sample_gpt2 %s/copy --tokenizer=bytes --prompt=A", bin(), test_folder()), 0, "A");
     char *unknown = format_string("%s/biased/checkpoints/latest --prompt=\"$(printf 'A\\343')\"", test_folder());
-    refuse(EXIT_USAGE, "--prompt: it has token 227 of the tokenizer bytes, but the model's vocabulary has 227",
+    refuse(EXIT_USAGE, "--prompt: the prompt has token 227 of the tokenizer bytes, but the model's vocabulary has 227",
            unknown);
     free(unknown);
 }

@@ -335,7 +335,7 @@ while [[ $(cut -d ' ' -f 3 "/proc/$(cat "$RANKS/1")/stat" 2>/dev/null) = [SR] ]]
 if [ "${FAULT:-}" != wrong ]; then echo "process 1 on host here has given no sign of life for 15 s" >&2; fi
 exit 1
 END
-    nccl_header "$here/include" 2.28.9 # beside the folder of the pretended nvcc
+    nccl_header "$here/include" 2.28.9 # next to the folder of the pretended nvcc
 }
 
 # nccl_header FOLDER VERSION

@@ -80,12 +80,13 @@ static char *text_of_checkpoint(const char *name, int step) {
     char *text = NULL;
     size_t bytes;
     Backend *be = open_cpu(DTYPE_FLOAT32, 1);
-    Generator generator = {.max_new_tokens = 40, .temperature = 0.8, .top_k = 200, .seed = 5000};
+    const GeneratorOptions options = {.max_new_tokens = 40, .temperature = 0.8, .top_k = 200, .seed = 5000};
+    Generator generator;
     if (!checkpoint_read_model_config(&config, path, NULL, &error)) fail_msg("%s", error.text);
     if (!checkpoint_open_weights(&file, path, &error)) fail_msg("%s", error.text);
     if (!tokenizer_open(&tokenizer, NULL, path, &error)) fail_msg("%s", error.text);
     gpt2_plan(&model, &config, be, 1, RECOMPUTE_NONE, false);
-    generator_plan(&generator, &model, tokenizer);
+    generator_plan(&generator, options, &model, tokenizer);
     gpt2_allocate(&model);
     if (!checkpoint_load_gpt2(&model, &file, &error)) fail_msg("%s", error.text);
     safetensors_close(&file);
@@ -188,12 +189,12 @@ static void test_refused(void **state) {
          "which tokens.json next to it names, as in {\"tokenizer\": \"gpt2\"}; with sample_interval 0"},
         {"unknown", SAMPLES(5), "unknown tokenizer 'words'"},
         {"bytes", "--sample_interval=5",
-         "train.sample_prompt: it is empty, and the tokenizer bytes has no <|endoftext"},
+         "train.sample_prompt: the prompt is empty, and the tokenizer bytes has no <|endoftext"},
         {"bytes", "--sample_interval=5 --sample_prompt=\"$(printf '%033d' 0)\"",
          "command line: train.sample_prompt: 33 tokens, but model.block_size is 32; shorten it"},
         {"bytes", "--sample_interval=5 --sample_prompt=\"$(printf 'A\\343')\"", "train.sample_prompt: not UTF-8"},
         {"bytes", "--sample_interval=5 --vocab_size=227 --sample_prompt=世",
-         "train.sample_prompt: it has token 228 of the tokenizer bytes, but the model's vocabulary has 227"},
+         "train.sample_prompt: the prompt has token 228 of the tokenizer bytes, but the model's vocabulary has 227"},
         {"bytes", "--sample_interval=-1", "train.sample_interval is '-1'; expected integer >= 0"},
         {"bytes", "--sample_interval=5 --sample_tokens=0", "train.sample_tokens is '0'; expected integer >= 1"},
         {"bytes", "--sample_prompt=A", "train.sample_prompt has no effect with train.sample_interval 0: remove it"},
