@@ -426,10 +426,10 @@ static void train(Trainer *t) {
         bool saves = done || stopping || every(c->checkpoint_interval, t->step);
         bool due = done || (!stopping && every(c->eval_interval, t->step));
         if (due && !(t->step == begin && validated) && !evaluate(t)) stopping = true;
-        bool writes = t->step > 0 && (done || every(c->sample_interval, t->step)) && !stopping;
-        if (writes && !(t->step == begin && metrics_has_sample(t->log.metrics))) write_sample(t);
         if (saves || stopping) end_steps(t, 0); /* a run that is about to end saves nothing */
         if (t->step > begin && (saves || stopping)) save(t);
+        bool writes = t->step > 0 && (done || every(c->sample_interval, t->step)) && !stopping;
+        if (writes && !(t->step == begin && metrics_has_sample(t->log.metrics))) write_sample(t);
         if (done || stopping) break;
         if (t->step == begin) console_start(&t->log.console, t->step);
         train_step(t);

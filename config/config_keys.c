@@ -129,7 +129,7 @@ const ConfigKey config_keys[] = {
     KEY(train, norms_interval, "0", AT_LEAST(0), "steps between norms of each tensor; 0 = never"),
     KEY(train, sample_interval, "0", AT_LEAST(0), "steps between sample texts; 0 = never"),
     KEY(train, sample_prompt, "", MAY_BE_EMPTY, "what each text begins with; empty = <|endoftext|>"),
-    KEY(train, sample_tokens, "64", AT_LEAST(1), "tokens of each text"),
+    KEY(train, sample_tokens, "64", FROM_TO(1, 65536), "tokens of each text"),
     KEY(train, checkpoint_interval, "1000", AT_LEAST(0), "steps between checkpoints; 0 = never"),
     KEY(train, keep_checkpoints, "2", AT_LEAST(0), "how many stay; 0 = all"),
     PATH_KEY(train, out_dir, REQUIRED, "folder for metrics and checkpoints"),

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "model/generate.h"
+#include "util/stop_signal.h"
 #include "util/utf8.h"
 
 struct Sampler {
@@ -73,7 +74,11 @@ void sampler_close(Sampler *s) {
     free(s);
 }
 
-static void append(void *context, const char *text, size_t bytes) { fwrite(text, 1, bytes, context); }
+/* Until a signal asks the run to stop: a long text must not keep it. */
+static bool append(void *context, const char *text, size_t bytes) {
+    fwrite(text, 1, bytes, context);
+    return !stop_signal_came();
+}
 
 char *sampler_text(Sampler *s, int64_t step, Error *error) {
     char *bytes = NULL;
@@ -85,6 +90,7 @@ char *sampler_text(Sampler *s, int64_t step, Error *error) {
     be->range_begin(be, "sample");
     bool ok = generator_write(&s->generator, (uint32_t)step, append, memory, error);
     be->range_end(be);
+    if (ok && stop_signal_came()) ok = error_set(error, "a signal came while it was written");
     if (fclose(memory) != 0) die("out of memory: a text");
     char *text = ok ? to_utf8(bytes, length, &replaced) : NULL;
     free(bytes);

@@ -19,7 +19,7 @@ void sampler_close(Sampler *sampler);
 
 /* The text that the model now writes after the prompt, which the caller frees. It depends on the weights, train.seed and
  * `step` alone. U+FFFD stands for each byte 0 and for what is not UTF-8. Changes nothing that training reads. NULL and
- * the reason if the model computes logits that are not finite. */
+ * the reason if the model computes logits that are not finite, or a signal asks the run to stop meanwhile. */
 char *sampler_text(Sampler *sampler, int64_t step, Error *error);
 
 EXTERN_C_END

@@ -108,7 +108,7 @@ static void feed_tail(Decoder *decoder, const TokenBuffer *text, size_t count) {
     for (size_t i = text->count - count; i < text->count; i++) decoder_feed(decoder, text->tokens[i]);
 }
 
-bool generator_write(Generator *g, uint32_t number, void (*write)(void *context, const char *text, size_t bytes),
+bool generator_write(Generator *g, uint32_t number, bool (*write)(void *context, const char *text, size_t bytes),
                      void *context, Error *error) {
     Decoder *decoder = &g->decoder;
     int T = decoder->model->config.block_size, token = 0;
@@ -122,7 +122,7 @@ bool generator_write(Generator *g, uint32_t number, void (*write)(void *context,
         if (token < 0 || token == tokenizer_end_of_text(g->tokenizer)) break;
         size_t bytes;
         const char *decoded = tokenizer_decode(g->tokenizer, token, &bytes);
-        if (decoded) write(context, decoded, bytes);
+        if (decoded && !write(context, decoded, bytes)) break;
         append_token(&text, token);
         if (decoder->cache.position < T)
             decoder_feed(decoder, token);

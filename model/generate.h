@@ -42,10 +42,11 @@ void generator_close(Generator *generator);
  * has no end of text, or the model's vocabulary lacks a token of the prompt. */
 bool generator_set_prompt(Generator *generator, const char *text, size_t bytes, bool special_tokens, Error *error);
 
-/* Draws at most max_new_tokens tokens after the prompt, until the end of text, and passes the bytes of each to write(). The
- * seed and the number of the text decide what is drawn. Fails if the model computes logits that are not finite. */
+/* Draws at most max_new_tokens tokens after the prompt, until the end of text or until write(), which gets the bytes of each,
+ * returns false. The seed and the number of the text decide what is drawn. Fails if the model computes logits that are not
+ * finite. */
 bool generator_write(Generator *generator, uint32_t number,
-                     void (*write)(void *context, const char *text, size_t bytes), void *context, Error *error);
+                     bool (*write)(void *context, const char *text, size_t bytes), void *context, Error *error);
 
 EXTERN_C_END
 

@@ -187,10 +187,9 @@ static void read_prompt(Options *o) {
 
 /* ---- texts ---- */
 
-static void write_to_stdout(void *context, const char *text, size_t bytes) {
+static bool write_to_stdout(void *context, const char *text, size_t bytes) {
     (void)context;
-    fwrite(text, 1, bytes, stdout);
-    fflush(stdout);
+    return fwrite(text, 1, bytes, stdout) == bytes && fflush(stdout) == 0;
 }
 
 static void write_samples(Generator *generator, const Options *o) {

@@ -70,8 +70,11 @@ names() {
     if [ -n "$(sort "$folder/names" | uniq -d)" ]; then printf '%s\n' "${runs[@]}" >"$folder/names"; fi
 }
 
-# A string for gnuplot, in its single quotes.
-quoted() { printf "'%s'" "${1//\'/\'\'}"; }
+# A string for gnuplot, in its single quotes. A line break would end the command, and begin another one.
+quoted() {
+    local text=${1//[[:cntrl:]]/ }
+    printf "'%s'" "${text//\'/\'\'}"
+}
 
 # The plot command: two curves a run, as far as they have points.
 curves() {
@@ -102,7 +105,7 @@ draw() {
     local terminal=$1 file=$2
     {
         echo "set terminal $terminal"
-        echo "set output $(quoted "$file")"
+        echo "set output '$folder/picture'"
         cat <<'END'
 set encoding utf8
 set key top right spacing 1.3 samplen 3 noenhanced
@@ -125,6 +128,7 @@ END
         cat "$folder/curves"
     } >"$folder/plot.gp"
     gnuplot "$folder/plot.gp" 2>"$folder/error" || fail "gnuplot failed: $(cat "$folder/error")"
+    cp "$folder/picture" "$file" || fail "cannot write $file"
 }
 
 extract val

@@ -39,7 +39,8 @@ show_curves() {
     mkdir -p "$here/bin"
     command_file "$here/bin/gnuplot" <<'END'
 [ -f "$1" ] || exit 0
-grep -q "set output.*png" "$1" || exit 0
+touch "$(sed -n "s/^set output '\(.*\)'$/\1/p" "$1")"
+grep -q "set terminal png" "$1" || exit 0
 sed -n "s/^.* '\{0,1\}\(\/[^']*\)' with .* title '\(.*\)'.*$/\1 \2/p" "$1" | while read -r file title; do
     echo "$title: $(tr '\n' ';' <"$file")" >>"$CURVES"
 done
@@ -140,6 +141,15 @@ test_plot_tells_runs_of_one_name_apart() {
 ./loss.svg" ]
 }
 
+# A line break in a name or title would begin a command of gnuplot's.
+test_plot_runs_nothing_that_a_name_says() {
+    local name=$'a run\nsystem("touch broken_out")\n#'
+    metrics "$here/$name" 0 2
+    run 0 bash scripts/plot.sh --title="$name" --label="$name" "$here/$name"
+    [ ! -e broken_out ]
+    [ -s "$here/$name/loss.svg" ]
+}
+
 test_plot_says_what_is_wrong() {
     metrics "$here/run" 0 2
     run 1 bash scripts/plot.sh "$here/nothing"
@@ -153,7 +163,7 @@ test_plot_says_what_is_wrong() {
     run 2 bash scripts/plot.sh --wrong "$here/run"
     has "$here/output" "unknown option --wrong"
     run 1 bash scripts/plot.sh --out="$here/no/such/folder/loss" "$here/run"
-    has "$here/output" "gnuplot failed"
+    has "$here/output" "cannot write $here/no/such/folder/loss.png"
     run 0 bash scripts/plot.sh --help
     has "$here/output" "--x=tokens"
     mkdir "$here/bin"

@@ -42,7 +42,7 @@ test_time_limit() {
     tree <<<"$patient"
     signal=USR1 job 0 quickstart --max_iters=9
     [ "$(cat "$here/requeued")" = "requeue 77" ]
-    [ "$(cat "$here/tree/arguments")" = "config/quickstart.json --max_iters=9 --init_from=auto" ]
+    [ "$(cat "$here/tree/arguments")" = "config/quickstart.json --max_iters=9" ]
 }
 
 test_done() {
@@ -79,6 +79,28 @@ test_ended_by_slurm() {
     signal=TERM job 0 quickstart
     [ ! -e "$here/requeued" ]
     has "$here/output" "the run is stopped"
+}
+
+# A job with checkpoints resumes; before it was requeued, only where its command line does not say how to start.
+test_how_a_job_starts() {
+    tree <<<'reports done'
+    job 0 quickstart --init_from=weights
+    [ "$(cat "$here/tree/arguments")" = "config/quickstart.json --init_from=weights" ]
+    mkdir -p "$here/tree/runs/quickstart/checkpoints/step_00000007"
+    job 0 quickstart --init_from=weights
+    [ "$(cat "$here/tree/arguments")" = "config/quickstart.json --init_from=weights" ]
+    SLURM_RESTART_COUNT=1 job 0 quickstart --train.init_from=weights --seed=7
+    [ "$(cat "$here/tree/arguments")" = "config/quickstart.json --init_from=resume --seed=7" ]
+    job 0 quickstart --seed=7
+    [ "$(cat "$here/tree/arguments")" = "config/quickstart.json --init_from=resume --seed=7" ]
+}
+
+# The trainer finds the home folder in a path, and the script must find its metrics there.
+test_folder_in_the_home_folder() {
+    tree <<<'reports done'
+    sed -i 's,runs/quickstart\\",~/quickstart\\",' "$here/tree/train_gpt2"
+    HOME=$here/tree/runs job 0 quickstart
+    has "$here/output" "the run is done"
 }
 
 test_refused() {

@@ -2,9 +2,11 @@
  * not change, and what is refused before it begins. */
 #include "dev/test/train/train_fixture.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/checkpoint_gpt2.h"
@@ -67,7 +69,7 @@ static int count_samples(const cJSON *log) {
     return count;
 }
 
-static void append(void *context, const char *text, size_t bytes) { fwrite(text, 1, bytes, context); }
+static bool append(void *context, const char *text, size_t bytes) { return fwrite(text, 1, bytes, context) == bytes; }
 
 /* What the newest checkpoint of a run, of step `step`, writes after the prompt; the caller frees. */
 static char *text_of_checkpoint(const char *name, int step) {
@@ -179,6 +181,26 @@ static void test_bytes_that_are_not_utf8(void **state) {
     cJSON_Delete(log);
 }
 
+/* A text of many seconds, after a step that is saved: a signal ends it, and the run. */
+static void test_stopped_while_it_writes(void **state) {
+    (void)state;
+    Launch launch = {.config = train_small_config()};
+    pid_t process = train_start(&launch, "long",
+                                "%s --data.train=%s/bytes/tiny_train.bin --data.val=%s/bytes/tiny_val.bin "
+                                "--checkpoint_interval=1 --sample_interval=1 --sample_prompt=The --sample_tokens=65536",
+                                settings, test_folder(), test_folder());
+    train_wait_for(process, "long", "checkpoint", 1);
+    usleep(300000);
+    assert_int_equal(kill(process, SIGTERM), 0);
+    assert_int_equal(train_wait(process), 0);
+    cJSON *log = train_log("long");
+    assert_int_equal(count_samples(log), 0);
+    int steps = -1;
+    free(log_numbers(log, "train", "step", &steps));
+    assert_true(steps <= 2);
+    cJSON_Delete(log);
+}
+
 static void test_refused(void **state) {
     (void)state;
     static const struct {
@@ -196,7 +218,8 @@ static void test_refused(void **state) {
         {"bytes", "--sample_interval=5 --vocab_size=227 --sample_prompt=世",
          "train.sample_prompt: the prompt has token 228 of the tokenizer bytes, but the model's vocabulary has 227"},
         {"bytes", "--sample_interval=-1", "train.sample_interval is '-1'; expected integer >= 0"},
-        {"bytes", "--sample_interval=5 --sample_tokens=0", "train.sample_tokens is '0'; expected integer >= 1"},
+        {"bytes", "--sample_interval=5 --sample_tokens=0",
+         "train.sample_tokens is '0'; expected integer in [1, 65536]"},
         {"bytes", "--sample_prompt=A", "train.sample_prompt has no effect with train.sample_interval 0: remove it"},
         {"bytes", "--sample_tokens=9", "train.sample_tokens has no effect with train.sample_interval 0: remove it"},
     };
@@ -210,8 +233,11 @@ static void test_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_texts),   cmocka_unit_test(test_training_is_the_same),
-        cmocka_unit_test(test_resumed), cmocka_unit_test(test_bytes_that_are_not_utf8),
+        cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_training_is_the_same),
+        cmocka_unit_test(test_resumed),
+        cmocka_unit_test(test_bytes_that_are_not_utf8),
+        cmocka_unit_test(test_stopped_while_it_writes),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, make_data, NULL);
