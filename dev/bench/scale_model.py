@@ -27,7 +27,7 @@ rate for a reduce or a broadcast. A ring leaves each node through one network ad
 adapter, and each GPU of a node has one adapter, so the rate between nodes is that of all adapters of a node. The slower
 of the two links bounds the ring. Each exchange also takes call_us, and for each of its P-1 hops nvlink_us or
 infiniband_us. optim/grad_sync.c starts one exchange for each rule that updates a tensor, so an optimizer with two rules
-has twice the latency.
+has up to twice the latency.
 """
 import argparse
 import collections
@@ -45,7 +45,7 @@ import markdown_table  # noqa: E402
 RESULTS = ("dev/results/nvidia-h200.json", "dev/results/nvidia-h100-80gb-hbm3.json")
 SIZES = ("small", "medium", "large", "xl")
 GPUS = (1, 2, 4, 8, 16, 32, 64, 96, 240, 256, 480, 1024)
-PUBLISHED_GPUS = 8  # of the published runs
+DETAILED_STEPS = (("strong", 8), ("weak", 64), ("weak", 1024))  # the first is that of the published runs
 
 ALIGNMENT = 128  # util/tensor_table.h
 VOCAB_MULTIPLE = 64  # model/layers.c
@@ -393,8 +393,10 @@ def update_ms(measured, model, optimizer, groups, small):
 class Network:
     """The links between GPUs: GB/s of one GPU in one direction, and latencies in microseconds."""
 
-    def __init__(self, options):
-        self.options = options
+    def __init__(self, options, has_latency=True):
+        self.options = argparse.Namespace(**vars(options))
+        if not has_latency:
+            self.options.call_us = self.options.nvlink_us = self.options.infiniband_us = 0.0
 
     def nodes(self, gpus):
         return -(-gpus // self.options.gpus_per_node)
@@ -465,7 +467,8 @@ class Scale:
     divisions = {}
 
     def __init__(self, measured, options):
-        self.measured, self.options, self.network = measured, options, Network(options)
+        self.measured, self.options = measured, options
+        self.network, self.network_without_latency = Network(options), Network(options, has_latency=False)
 
     def groups(self, model, optimizer, gpus):
         key = (model.size, gpus, tuple(rules_of(optimizer).values()))
@@ -478,25 +481,38 @@ class Scale:
         limit = min(sequences, self.options.micro_batch or model.micro_batch)
         return next(n for n in range(limit, 0, -1) if sequences % n == 0)
 
+    def exchanges(self, network, model, groups, gpus, micro_batch, gradients):
+        """{figure: ms} of a step's exchanges."""
+        if gpus == 1:
+            scatter = scatter_wait = sums = gather = gather_wait = 0.0
+        else:
+            times = timeline(self.measured, model, micro_batch)
+            scatter, scatter_wait = reduce_scatter(network, model, groups, gpus, times)
+            sums = network.sum_ms(gpus, gradients * len(model.tensors) * SUM_BYTES)
+            gather, gather_wait = all_gather(network, model, groups, gpus, times)
+        return {"sums, ms": sums, "reduce-scatter, ms": gradients * scatter,
+                "reduce-scatter exposed, ms": gradients * scatter_wait,
+                "all-gather, ms": gather, "all-gather exposed, ms": gather_wait}
+
     def step_time(self, model, small, optimizer, gpus, sequences):
         """{figure: value} of a step with this many sequences for each GPU. small: the Model of that size."""
         gradients = 2 if optimizer.endswith(EXACT) else 1
         groups = self.groups(model, optimizer, gpus)
         micro_batch = self.micro_batch(model, sequences)
-        update = update_ms(self.measured, model, optimizer, groups, self.groups(small, optimizer, 1))
-        gradient_ms = scatter_wait = sums = gather_ms = gather_wait = 0.0
-        if gpus > 1:
-            times = timeline(self.measured, model, micro_batch)
-            gradient_ms, scatter_wait = reduce_scatter(self.network, model, groups, gpus, times)
-            sums = self.network.sum_ms(gpus, gradients * len(model.tensors) * SUM_BYTES)
-            gather_ms, gather_wait = all_gather(self.network, model, groups, gpus, times)
         passes = gradients * sequences * self.measured.sequence_ms(model)
+        update = update_ms(self.measured, model, optimizer, groups, self.groups(small, optimizer, 1))
+        exchanged, without_latency = (
+            self.exchanges(network, model, groups, gpus, micro_batch, gradients)
+            for network in (self.network, self.network_without_latency))
         elements = sum(sum(g.even) + sum(g.other) for g in groups) if gpus > 1 else 0
+
+        def step_ms(figures):
+            exposed = ("reduce-scatter exposed, ms", "sums, ms", "all-gather exposed, ms")
+            return passes + update + sum(figures[name] for name in exposed)
+
         return {"gpus": gpus, "sequences per GPU": sequences, "micro-batch": micro_batch,
-                "step, ms": passes + gradients * scatter_wait + sums + update + gather_wait,
-                "passes, ms": passes, "update, ms": update, "sums, ms": sums,
-                "reduce-scatter, ms": gradients * gradient_ms, "reduce-scatter exposed, ms": gradients * scatter_wait,
-                "all-gather, ms": gather_ms, "all-gather exposed, ms": gather_wait,
+                "step, ms": step_ms(exchanged), "step without latencies, ms": step_ms(without_latency),
+                "passes, ms": passes, "update, ms": update, **exchanged,
                 "gradients exchanged, bytes": gradients * GRADIENT_BYTES * elements,
                 "weights exchanged, bytes": WEIGHT_BYTES * elements}
 
@@ -578,19 +594,20 @@ def print_scaling(rows, options, scaling, title):
 
 
 def print_details(rows, options):
-    """Where the time goes: the published number of GPUs with the fixed batch, and the largest with the other one."""
-    wanted = [("strong", PUBLISHED_GPUS), ("weak", max(options.gpus))]
+    """Where the time goes, for some optimizers and numbers of GPUs."""
+    figures = ("step", "step without latencies", "passes", "update", "sums", "reduce-scatter", "reduce-scatter exposed",
+               "all-gather", "all-gather exposed")
     table = [[row["size"], row["optimizer"], row["scaling"], str(row["gpus"]),
-              *("%.2f" % row[key + ", ms"] for key in ("step", "passes", "update", "sums", "reduce-scatter",
-                                                       "reduce-scatter exposed", "all-gather", "all-gather exposed")),
-              *("%.3f" % (1e-9 * row[key]) for key in ("gradients exchanged, bytes", "weights exchanged, bytes"))]
+              *("%.2f" % row[name + ", ms"] for name in figures),
+              *("%.3f" % (1e-9 * row[name + " exchanged, bytes"]) for name in ("gradients", "weights"))]
              for row in rows
-             if (row["scaling"], row["gpus"]) in wanted and row["efficiency"] and row["optimizer"] in DETAILED]
+             if (row["scaling"], row["gpus"]) in DETAILED_STEPS and row["efficiency"] and row["optimizer"] in DETAILED]
     if not table:
         return
-    print("\n### Where the time goes\n\nMilliseconds of a step: the sum of passes, update, sums and what is exposed.\n")
-    header = ["size", "optimizer", "scaling", "GPUs", "step", "passes", "update", "sums", "reduce-scatter", "exposed",
-              "all-gather", "exposed", "gradients, GB", "weights, GB"]
+    print("\n### Where the time goes\n\nMilliseconds of a step: the sum of passes, update, sums and what is exposed. "
+          "The step without latencies has link rates alone.\n")
+    header = ["size", "optimizer", "scaling", "GPUs", "step", "without latencies", "passes", "update", "sums",
+              "reduce-scatter", "exposed", "all-gather", "exposed", "gradients, GB", "weights, GB"]
     markdown_table.print_table(header, table, range(3, len(header)))
 
 

@@ -56,6 +56,7 @@ near(s["passes, ms"], 15 * (56.802 - 1.034) / 32)
 near(s["reduce-scatter exposed, ms"], 0.1444 + 6 * 4 * (121344 * 63 + 7424) / 400e6)
 near(s["all-gather exposed, ms"], 6 * (0.1444 + 2 * (121344 * 63 + 7424) / 400e6))
 near(s["sums, ms"], 0.0606, 1e-3)
+near(s["step, ms"] - s["step without latencies, ms"], 7 * 0.1444 + 0.0606)
 near(s["step, ms"], 27.91755)
 near(s["efficiency"], (15 * (56.802 - 1.034) / 32 + 1.034) / 27.91755)
 # 480 sequences do not divide by 64 or 1024 GPUs.
