@@ -659,10 +659,13 @@ quickstart_tree() {
     done
     ln -s "$root"/data/*.[ch] "$root"/data/{tokenizer,prepare} "$here/tree/data/"
     ln -s "$root"/config/*.[ch] "$here/tree/config/"
-    ln -s "$root"/scripts/{quickstart.sh,plot.sh,metrics.py} "$here/tree/scripts/"
+    for entry in "$root"/scripts/*; do
+        if [ "${entry##*/}" != install_deps.sh ]; then ln -s "$entry" "$here/tree/scripts/"; fi
+    done
     echo 'echo "everything needed is installed"' >"$here/tree/scripts/install_deps.sh"
     sed 's/"n_layer": [0-9]*/"n_layer": 1/; s/"n_embd": [0-9]*/"n_embd": 48/; s/"train": {/&"threads": 1,/' \
         config/quickstart.json >"$here/tree/config/quickstart.json"
+    ln -s "$root/config/quickstart_adamw.json" "$here/tree/config/"
     cat "$root"/config/*.c "$root"/model/*.c "$root"/checkpoint/*.c >"$here/sources.txt"
     command_file "$here/bin/curl" <<<'exit 7'
     command_file "$here/bin/apt-get" <<<'exit 100'
@@ -676,14 +679,20 @@ test_quickstart_from_a_text_to_a_sample() {
     run 0 bash tree/scripts/quickstart.sh "my text.txt"
     has "$here/output" "my text.txt: 40000 bytes"
     has "$here/output" "(62 sequences)"
-    grep -aq "validation loss: 5\.[0-9]* before training, [1-4]\.[0-9]* after" "$here/output"
+    for title in "MARS-M efficient" AdamW; do
+        grep -aq "^$title *validation loss 5\.[0-9]* before training, [1-4]\.[0-9]* after [0-9]* steps in" "$here/output"
+        has tree/runs/quickstart/loss.svg "$title, validation"
+    done
+    [ "$(grep -a ' after .* steps in' "$here/output" | sed 's/.* after \([0-9]*\) steps.*/\1/' | uniq | wc -l)" -eq 1 ]
     has "$here/output" "$(head -n 1 "$here/sources.txt" | cut -d ' ' -f 1-3)"
     [ -s tree/runs/quickstart/loss.png ]
     [ -s tree/runs/quickstart/checkpoints/latest/model.safetensors ]
     has tree/runs/quickstart/checkpoints/latest/tokens.json '"bytes"'
-    has "$here/output" 'attn_implementation="eager"'
-    has "$root/README.md" 'attn_implementation="eager"'
+    has tree/runs/quickstart/checkpoints/latest/config.json '"scale_attn_by_inverse_layer_idx":	false'
     grep -q '"event":"end".*"reason":"done"' tree/runs/quickstart/metrics.jsonl
+    grep -q '"event":"end".*"reason":"done"' tree/runs/quickstart_adamw/metrics.jsonl
+    last_line_is "report page     $here/tree/runs/quickstart/report.html"
+    has tree/runs/quickstart/report.html quickstart_adamw
     # What it advises at its end works.
     grep -a "^write more" "$here/output" | sed 's/^write more *//' >"$here/more.sh"
     grep -a "^train longer" "$here/output" | sed 's/^train longer *//' >"$here/longer.sh"
