@@ -184,7 +184,7 @@ show_plot() {
     for folder in "${runs[@]}"; do
         title=$(summary 3 "$folder")
         labels+=(--label="$title")
-        printf '%-17s validation loss %.3f before training, %.3f after %d steps in %.0f seconds (%d tokens/s)\n' "$title" \
+        printf '%s: validation loss %.3f before training, %.3f after %d steps in %.0f seconds (%d tokens/s)\n' "$title" \
             "$(values val loss "$folder" | head -n 1)" "$(values val loss "$folder" | tail -n 1)" \
             "$(values end step "$folder")" "$(values end train_seconds "$folder")" "$(summary 12 "$folder")"
     done

@@ -679,8 +679,8 @@ test_quickstart_from_a_text_to_a_sample() {
     run 0 bash tree/scripts/quickstart.sh "my text.txt"
     has "$here/output" "my text.txt: 40000 bytes"
     has "$here/output" "(62 sequences)"
-    for title in "MARS-M efficient" AdamW; do
-        grep -aq "^$title *validation loss 5\.[0-9]* before training, [1-4]\.[0-9]* after [0-9]* steps in" "$here/output"
+    for title in MARS-M AdamW; do
+        grep -aq "^$title: validation loss 5\.[0-9]* before training, [1-4]\.[0-9]* after [0-9]* steps in" "$here/output"
         has tree/runs/quickstart/loss.svg "$title, validation"
     done
     [ "$(grep -a ' after .* steps in' "$here/output" | sed 's/.* after \([0-9]*\) steps.*/\1/' | uniq | wc -l)" -eq 1 ]
