@@ -715,9 +715,25 @@ END
     run 0 bash "$here/tree/scripts/quickstart.sh"
     has "$here/output" "downloaded Shakespeare"
     has "$here/output" "data/quickstart/text.txt: 120000 bytes"
-    # Again, over the first.
-    run 0 bash "$here/tree/scripts/quickstart.sh"
+    [ -s "$here/tree/runs/quickstart/report.html" ]
+    # Again, over the first. It stops in the first run, as by Ctrl-C: AdamW's results of the first time are not shown.
+    command_file "$here/bin/timeout" <<'END'
+while [ "${1#/}" = "$1" ]; do shift; done
+"$@" &
+until grep -qs '"train","step"' runs/quickstart/metrics.jsonl; do sleep 0.05; done
+kill -USR1 $!
+wait $!
+END
+    rm "$here/tree/runs/quickstart/metrics.jsonl"
+    run 0 env QUICKSTART_SECONDS=600 DYGRAPHS_DIR="$here" bash "$here/tree/scripts/quickstart.sh"
+    rm "$here/bin/timeout"
     [ "$(wc -l <"$here/calls")" -eq 1 ]
+    has "$here/output" "config/quickstart_adamw.json is left out, as the run before it was stopped"
+    has "$here/output" "MARS-M: validation loss"
+    lacks "$here/output" "AdamW: validation loss"
+    lacks "$here/tree/runs/quickstart/loss.svg" AdamW
+    tail -n 1 "$here/output" | grep -q "^no report page: .*dygraphs"
+    [ ! -e "$here/tree/runs/quickstart/report.html" ]
     # What a proxy may send in its place is no text to train on.
     rm -r "$here/tree/data/quickstart"
     command_file "$here/bin/curl" <<<"while [ \"\$1\" != -o ]; do shift; done; echo '<html>' >\"\$2\""
@@ -733,11 +749,27 @@ test_quickstart_says_what_is_wrong() {
     head -c 5000 "$here/sources.txt" >"$here/short"
     run 1 bash "$here/tree/scripts/quickstart.sh" "$here/short"
     has "$here/output" "has 5000 bytes; training needs at least 20000"
-    run 1 env QUICKSTART_SECONDS=soon bash "$here/tree/scripts/quickstart.sh" "$here/sources.txt"
-    has "$here/output" "QUICKSTART_SECONDS=soon"
+    for seconds in soon 0 -1 1.5 1234567 ' 5'; do
+        run 1 env QUICKSTART_SECONDS="$seconds" bash "$here/tree/scripts/quickstart.sh" "$here/sources.txt"
+        has "$here/output" "QUICKSTART_SECONDS=$seconds: give a whole number of seconds from 1 to 999999"
+    done
+    : >"$here/empty"
+    run 1 bash "$here/tree/scripts/quickstart.sh" "$here/empty"
+    has "$here/output" "has 0 bytes; training needs at least 20000"
     run 1 bash "$here/tree/scripts/quickstart.sh" "$here/short" "$here/short"
     run 0 bash "$here/tree/scripts/quickstart.sh" --help
     has "$here/output" "QUICKSTART_SECONDS"
+}
+
+# So that their losses can be compared.
+test_quickstart_runs_differ_in_the_optimizer_alone() {
+    local name
+    for name in quickstart quickstart_adamw; do
+        "$BIN/train_gpt2" config/$name.json --print_config |
+            sed '/^ *"optimizer": {/,/}/d; /"min_lr"/d; /"out_dir"/d' >"$here/$name"
+        grep -q '"n_embd"' "$here/$name"
+    done
+    cmp "$here/quickstart" "$here/quickstart_adamw"
 }
 
 test_quickstart_shows_why_a_build_fails() {
