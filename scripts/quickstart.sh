@@ -4,7 +4,8 @@
 # Installs what is missing, builds, gets a real English text, and trains a small GPT-2 on its bytes twice: with the
 # optimizer of config/quickstart.json, and with AdamW (config/quickstart_adamw.json). Then it draws both loss curves, lets
 # the first model write, and makes a report page for the browser. The text is TEXT_FILE. Without a TEXT_FILE it is
-# Shakespeare, which curl downloads, or the King James Bible from a Debian package, which is unpacked here and not installed.
+# Shakespeare, which curl downloads, or the King James Bible from a Debian package, which is unpacked here and not
+# installed.
 #
 #   --text-only              gets the text (data/quickstart/text.txt), and nothing else
 #   QUICKSTART_SECONDS=80    how long to train, both runs together
@@ -156,7 +157,8 @@ plan() {
 train() {
     echo "config/$1.json (Ctrl-C ends it early and still shows the results)"
     # A machine that turns slow must not keep anybody: past three times the time, USR1 asks for a stop and a save.
-    timeout --foreground --preserve-status -s USR1 $((3 * seconds / 2 + 30)) \
+    # timeout passes Ctrl-C on. In a session of its own the trainer gets it only once: a second one would end it at once.
+    timeout --foreground --preserve-status -s USR1 $((3 * seconds / 2 + 30)) setsid \
         "$BIN/train_gpt2" "config/$1.json" --overwrite=true --max_iters="$iters" --warmup_iters=$((iters / 10)) \
         --eval_interval=$(((iters + 9) / 10)) --log_interval=$(((iters + 49) / 50)) "${evaluation[@]}" ||
         fail "the training failed"

@@ -716,17 +716,28 @@ END
     has "$here/output" "downloaded Shakespeare"
     has "$here/output" "data/quickstart/text.txt: 120000 bytes"
     [ -s "$here/tree/runs/quickstart/report.html" ]
-    # Again, over the first. It stops in the first run, as by Ctrl-C: AdamW's results of the first time are not shown.
-    command_file "$here/bin/timeout" <<'END'
-while [ "${1#/}" = "$1" ]; do shift; done
-"$@" &
-until grep -qs '"train","step"' runs/quickstart/metrics.jsonl; do sleep 0.05; done
-kill -USR1 $!
-wait $!
+    # Again, over the first, with Ctrl-C in the first run: AdamW's results of the first time are not shown.
+    cat >"$here/ctrl_c.py" <<'END'
+import os
+import pty
+import sys
+
+process, terminal = pty.fork()
+if process == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+output, is_sent = b"", False
+try:
+    while True:
+        output += os.read(terminal, 4096)
+        if b"| loss" in output and not is_sent:
+            os.write(terminal, b"\3")
+            is_sent = True
+except OSError:  # the terminal's other end is closed
+    pass
+sys.stdout.buffer.write(output.replace(b"\r", b""))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 END
-    rm "$here/tree/runs/quickstart/metrics.jsonl"
-    run 0 env QUICKSTART_SECONDS=600 DYGRAPHS_DIR="$here" bash "$here/tree/scripts/quickstart.sh"
-    rm "$here/bin/timeout"
+    run 0 env QUICKSTART_SECONDS=600 DYGRAPHS_DIR="$here" python3 "$here/ctrl_c.py" bash "$here/tree/scripts/quickstart.sh"
     [ "$(wc -l <"$here/calls")" -eq 1 ]
     has "$here/output" "config/quickstart_adamw.json is left out, as the run before it was stopped"
     has "$here/output" "MARS-M: validation loss"
