@@ -182,13 +182,14 @@ train_all() {
 summary() { python3 scripts/metrics.py summary "$2" | cut -f "$1"; }
 
 show_plot() {
-    local folder title labels=()
+    local folder title first step last labels=()
     for folder in "${runs[@]}"; do
         title=$(summary 3 "$folder")
         labels+=(--label="$title")
-        printf '%s: validation loss %.3f before training, %.3f after %d steps in %.0f seconds (%d tokens/s)\n' "$title" \
-            "$(values val loss "$folder" | head -n 1)" "$(values val loss "$folder" | tail -n 1)" \
-            "$(values end step "$folder")" "$(values end train_seconds "$folder")" "$(summary 12 "$folder")"
+        first=$(values val loss "$folder" | head -n 1)
+        read -r step last < <(values val step,loss "$folder" | tail -n 1)
+        printf '%s: validation loss %.3f before training, %.3f after %d steps; %.0f seconds of training (%d tokens/s)\n' \
+            "$title" "$first" "$last" "$step" "$(values end train_seconds "$folder")" "$(summary 12 "$folder")"
     done
     if command -v gnuplot >/dev/null; then
         bash scripts/plot.sh "${labels[@]}" "${runs[@]}"

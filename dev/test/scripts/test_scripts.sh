@@ -680,10 +680,10 @@ test_quickstart_from_a_text_to_a_sample() {
     has "$here/output" "my text.txt: 40000 bytes"
     has "$here/output" "(62 sequences)"
     for title in MARS-M AdamW; do
-        grep -aq "^$title: validation loss 5\.[0-9]* before training, [1-4]\.[0-9]* after [0-9]* steps in" "$here/output"
+        grep -aq "^$title: validation loss 5\.[0-9]* before training, [1-4]\.[0-9]* after [0-9]* steps; " "$here/output"
         has tree/runs/quickstart/loss.svg "$title, validation"
     done
-    [ "$(grep -a ' after .* steps in' "$here/output" | sed 's/.* after \([0-9]*\) steps.*/\1/' | uniq | wc -l)" -eq 1 ]
+    [ "$(grep -a ' after .* steps; ' "$here/output" | sed 's/.* after \([0-9]*\) steps.*/\1/' | uniq | wc -l)" -eq 1 ]
     has "$here/output" "$(head -n 1 "$here/sources.txt" | cut -d ' ' -f 1-3)"
     [ -s tree/runs/quickstart/loss.png ]
     [ -s tree/runs/quickstart/checkpoints/latest/model.safetensors ]
