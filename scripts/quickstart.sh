@@ -182,14 +182,14 @@ train_all() {
 summary() { python3 scripts/metrics.py summary "$2" | cut -f "$1"; }
 
 show_plot() {
-    local folder title first step last labels=()
+    local folder title losses step labels=()
     for folder in "${runs[@]}"; do
         title=$(summary 3 "$folder")
         labels+=(--label="$title")
-        first=$(values val loss "$folder" | head -n 1)
-        read -r step last < <(values val step,loss "$folder" | tail -n 1)
+        mapfile -t losses < <(values val step,loss "$folder") # the first one is of step 0
+        step=${losses[-1]% *}
         printf '%s: validation loss %.3f before training, %.3f after %d steps; %.0f seconds of training (%d tokens/s)\n' \
-            "$title" "$first" "$last" "$step" "$(values end train_seconds "$folder")" "$(summary 12 "$folder")"
+            "$title" "${losses[0]#* }" "${losses[-1]#* }" "$step" "$(values end train_seconds "$folder")" "$(summary 12 "$folder")"
     done
     if command -v gnuplot >/dev/null; then
         bash scripts/plot.sh "${labels[@]}" "${runs[@]}"
