@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # quickstart.sh [--text-only] [TEXT_FILE]: from a fresh clone to a trained model in a few minutes.
 #
-# Installs what is missing, builds, gets a real English text, trains a GPT-2 of ten million parameters on its bytes for
-# about two minutes, draws the loss curve and lets the model write. The text is TEXT_FILE; without one, Shakespeare by
-# curl; where that cannot be reached, the King James Bible out of a Debian package, unpacked here and not installed.
+# Installs what is missing, builds, gets a real English text, and trains a small GPT-2 on its bytes twice: with the
+# optimizer of config/quickstart.json, and with AdamW (config/quickstart_adamw.json). Then it draws both loss curves, lets
+# the first model write, and makes a report page for the browser. The text is TEXT_FILE. Without a TEXT_FILE it is
+# Shakespeare, which curl downloads, or the King James Bible from a Debian package, which is unpacked here and not
+# installed.
 #
-#   --text-only               gets the text (data/quickstart/text.txt), and nothing else
-#   QUICKSTART_SECONDS=120    how long to train
+#   --text-only              gets the text (data/quickstart/text.txt), and nothing else
+#   QUICKSTART_SECONDS=80    how long to train, both runs together
 #
-# The run is config/quickstart.json with max_iters to fit the time. It may be repeated: it starts anew. Ctrl-C while it
-# trains ends the training early, and the rest follows.
+# Both runs have the same number of steps: as many as the first one, whose steps take longer, does in half of the time.
+# The script may be run again: it starts anew. Ctrl-C during a run ends that run early, and AdamW's run is left out where
+# it has not begun; the results of what was trained follow.
 set -euo pipefail
 export LC_ALL=C # numbers with a point
 
@@ -38,12 +41,14 @@ if [ $# -eq 1 ]; then
     if [ ! -r "$1" ] || [ ! -f "$1" ]; then fail "cannot read the text file $1"; fi
     given_text=$(realpath "$1")
 fi
-seconds=${QUICKSTART_SECONDS:-120}
-[[ $seconds =~ ^[1-9][0-9]*$ ]] || fail "QUICKSTART_SECONDS=$seconds is no number of seconds"
+seconds=${QUICKSTART_SECONDS:-80}
+[[ $seconds =~ ^[1-9][0-9]{0,5}$ ]] ||
+    fail "QUICKSTART_SECONDS=$seconds: give a whole number of seconds from 1 to 999999, or unset it for 80"
 
 cd "$(dirname "$0")/.."
 BUILD=${BUILD:-build}
 BIN=${BIN:-.}
+configs=(quickstart quickstart_adamw) # the run of config/NAME.json is runs/NAME
 run=runs/quickstart
 data=data/quickstart
 mkdir -p "$BUILD/quickstart" "$data"
@@ -117,9 +122,9 @@ get_text() {
     echo "$text: $(bytes_of "$text") bytes"
 }
 
-# ---- the run ----
+# ---- the runs ----
 
-# values EVENT KEY RUN: a number of every event of this name in the run's metrics.
+# values EVENT FIELD RUN: a number of every event of this name in the run's metrics.
 values() { python3 scripts/metrics.py values "$1" "$2" "$3"; }
 
 # setting KEY: a whole number of the config.
@@ -133,37 +138,64 @@ measure_step() {
     rm -rf "$work/measure"
 }
 
-# Sets $iters to what fits into the time, and $evaluation to an option where a short text has fewer sequences to
-# validate on than the config asks for.
+# Sets $iters to the steps of one run that fit into half of the time, and $evaluation to an option where a short text has
+# fewer sequences to validate on than the config asks for.
 plan() {
     local ms sequences asked block
     ms=$(measure_step)
-    iters=$(awk -v ms="$ms" -v s="$seconds" 'BEGIN { printf "%d", 0.9 * s * 1000 / ms }') # the rest is for validation
+    [ -n "$ms" ] || fail "stopped before the training"
+    iters=$(awk -v ms="$ms" -v s="$seconds" 'BEGIN { printf "%d", 0.9 * s / 2 * 1000 / ms }') # the rest is for validation
     iters=$((iters < 50 ? 50 : iters > 5000 ? 5000 : iters))
     asked=$(setting eval_sequences) block=$(setting block_size)
     sequences=$((($(bytes_of "$text") / 10 - 2) / block))
     evaluation=()
     if [ "$sequences" -lt "$asked" ]; then evaluation=(--eval_sequences="$sequences"); fi
-    printf 'a step takes %.0f ms here: %d steps\n' "$ms" "$iters"
+    printf 'a step takes %.0f ms here: %d steps in each run\n' "$ms" "$iters"
 }
 
+# train NAME: the run of config/NAME.json.
 train() {
-    echo "(Ctrl-C ends it early and still shows the results)"
+    echo "config/$1.json (Ctrl-C ends it early and still shows the results)"
     # A machine that turns slow must not keep anybody: past three times the time, USR1 asks for a stop and a save.
-    timeout --foreground --preserve-status -s USR1 $((3 * seconds + 30)) \
-        "$BIN/train_gpt2" config/quickstart.json --overwrite=true --max_iters="$iters" --warmup_iters=$((iters / 10)) \
+    # timeout passes Ctrl-C on. In a session of its own the trainer gets it only once: a second one would end it at once.
+    timeout --foreground --preserve-status -s USR1 $((3 * seconds / 2 + 30)) setsid \
+        "$BIN/train_gpt2" "config/$1.json" --overwrite=true --max_iters="$iters" --warmup_iters=$((iters / 10)) \
         --eval_interval=$(((iters + 9) / 10)) --log_interval=$(((iters + 49) / 50)) "${evaluation[@]}" ||
         fail "the training failed"
 }
 
+# Sets $runs to the folders of the runs that were trained, up to the first one that was stopped.
+train_all() {
+    local name
+    runs=()
+    for name in "${configs[@]}"; do
+        if [ ${#runs[@]} -gt 0 ] && [ "$(values end step "${runs[-1]}")" -lt "$iters" ]; then
+            echo "config/$name.json is left out, as the run before it was stopped"
+            break
+        fi
+        train "$name"
+        runs+=("runs/$name")
+    done
+}
+
+# summary FIELD RUN: a field of the line that metrics.py summary prints.
+summary() { python3 scripts/metrics.py summary "$2" | cut -f "$1"; }
+
 show_plot() {
+    local folder title losses step labels=()
+    for folder in "${runs[@]}"; do
+        title=$(summary 3 "$folder")
+        labels+=(--label="$title")
+        mapfile -t losses < <(values val step,loss "$folder") # the first one is of step 0
+        step=${losses[-1]% *}
+        printf '%s: validation loss %.3f before training, %.3f after %d steps; %.0f seconds of training (%d tokens/s)\n' \
+            "$title" "${losses[0]#* }" "${losses[-1]#* }" "$step" "$(values end train_seconds "$folder")" "$(summary 12 "$folder")"
+    done
     if command -v gnuplot >/dev/null; then
-        bash scripts/plot.sh "$run"
+        bash scripts/plot.sh "${labels[@]}" "${runs[@]}"
     else
         echo "no gnuplot, no plot; the numbers are in $run/metrics.jsonl"
     fi
-    printf 'validation loss: %.3f before training, %.3f after\n' "$(values val loss "$run" | head -n 1)" \
-        "$(values val loss "$run" | tail -n 1)"
 }
 
 # The prompt is how the text begins: the first words of its first line.
@@ -171,6 +203,17 @@ show_sample() {
     local prompt
     prompt=$(grep -a -m 1 '[[:alnum:]]' "$text" | cut -c 1-200 | awk '{ print $1, $2, $3, $4 }' | sed 's/ *$//')
     "$BIN/sample_gpt2" "$run/checkpoints/latest" --prompt="$prompt" --max_new_tokens=400
+}
+
+# Makes the page of the runs, and says where it is. Without it, why.
+show_report() {
+    local page=$run/report.html log=$work/report.log
+    if bash scripts/report.sh --out="$page" "${runs[@]}" >"$log" 2>&1; then
+        echo "report page     $(realpath "$page")"
+    else
+        rm -f "$page" # of another time
+        echo "no report page: $(tail -n 1 "$log")"
+    fi
 }
 
 if [ $text_only = yes ]; then
@@ -187,22 +230,23 @@ echo "built train_gpt2, prepare_data, sample_gpt2 and export_hf"
 heading "3/6 text"
 get_text
 quietly prepare "$BIN/prepare_data" --tokenizer=bytes --out="$data" "$text"
-heading "4/6 training for about $seconds seconds"
+heading "4/6 training twice, for about $seconds seconds together"
 plan
-train
+train_all
 heading "5/6 loss"
 show_plot
-heading "6/6 what the model writes"
+heading "6/6 what the first model writes"
 show_sample
 heading "what next"
 longer="--init_from=resume --max_iters=$((2 * iters))${evaluation[0]:+ ${evaluation[0]}}"
 cat <<END
-loss curve      $run/loss.png
+loss curves     $run/loss.png
 numbers         $run/metrics.jsonl
 model           $run/checkpoints/latest
-                (opens in Hugging Face transformers, too; before version 5 with attn_implementation="eager": the default
-                attention of 4.57.1 ignores scale_attn_by_inverse_layer_idx, which is set here)
+                (a GPT-2 that opens in Hugging Face transformers, too)
 write more      $BIN/sample_gpt2 $run/checkpoints/latest --prompt="And then" --seed=2
 train longer    $BIN/train_gpt2 config/quickstart.json $longer
+other text      bash scripts/quickstart.sh TEXT_FILE
 everything      $BIN/train_gpt2 --help
 END
+show_report

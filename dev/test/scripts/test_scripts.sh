@@ -669,10 +669,13 @@ quickstart_tree() {
     done
     ln -s "$root"/data/*.[ch] "$root"/data/{tokenizer,prepare} "$here/tree/data/"
     ln -s "$root"/config/*.[ch] "$here/tree/config/"
-    ln -s "$root"/scripts/{quickstart.sh,plot.sh,metrics.py} "$here/tree/scripts/"
+    for entry in "$root"/scripts/*; do
+        if [ "${entry##*/}" != install_deps.sh ]; then ln -s "$entry" "$here/tree/scripts/"; fi
+    done
     echo 'echo "everything needed is installed"' >"$here/tree/scripts/install_deps.sh"
     sed 's/"n_layer": [0-9]*/"n_layer": 1/; s/"n_embd": [0-9]*/"n_embd": 48/; s/"train": {/&"threads": 1,/' \
         config/quickstart.json >"$here/tree/config/quickstart.json"
+    ln -s "$root/config/quickstart_adamw.json" "$here/tree/config/"
     cat "$root"/config/*.c "$root"/model/*.c "$root"/checkpoint/*.c >"$here/sources.txt"
     command_file "$here/bin/curl" <<<'exit 7'
     command_file "$here/bin/apt-get" <<<'exit 100'
@@ -686,14 +689,20 @@ test_quickstart_from_a_text_to_a_sample() {
     run 0 bash tree/scripts/quickstart.sh "my text.txt"
     has "$here/output" "my text.txt: 40000 bytes"
     has "$here/output" "(62 sequences)"
-    grep -aq "validation loss: 5\.[0-9]* before training, [1-4]\.[0-9]* after" "$here/output"
+    for title in MARS-M AdamW; do
+        grep -aq "^$title: validation loss 5\.[0-9]* before training, [1-4]\.[0-9]* after [0-9]* steps; " "$here/output"
+        has tree/runs/quickstart/loss.svg "$title, validation"
+    done
+    [ "$(grep -a ' after .* steps; ' "$here/output" | sed 's/.* after \([0-9]*\) steps.*/\1/' | uniq | wc -l)" -eq 1 ]
     has "$here/output" "$(head -n 1 "$here/sources.txt" | cut -d ' ' -f 1-3)"
     [ -s tree/runs/quickstart/loss.png ]
     [ -s tree/runs/quickstart/checkpoints/latest/model.safetensors ]
     has tree/runs/quickstart/checkpoints/latest/tokens.json '"bytes"'
-    has "$here/output" 'attn_implementation="eager"'
-    has "$root/README.md" 'attn_implementation="eager"'
+    has tree/runs/quickstart/checkpoints/latest/config.json '"scale_attn_by_inverse_layer_idx":	false'
     grep -q '"event":"end".*"reason":"done"' tree/runs/quickstart/metrics.jsonl
+    grep -q '"event":"end".*"reason":"done"' tree/runs/quickstart_adamw/metrics.jsonl
+    last_line_is "report page     $here/tree/runs/quickstart/report.html"
+    has tree/runs/quickstart/report.html quickstart_adamw
     # What it advises at its end works.
     grep -a "^write more" "$here/output" | sed 's/^write more *//' >"$here/more.sh"
     grep -a "^train longer" "$here/output" | sed 's/^train longer *//' >"$here/longer.sh"
@@ -716,9 +725,36 @@ END
     run 0 bash "$here/tree/scripts/quickstart.sh"
     has "$here/output" "downloaded Shakespeare"
     has "$here/output" "data/quickstart/text.txt: 120000 bytes"
-    # Again, over the first.
-    run 0 bash "$here/tree/scripts/quickstart.sh"
+    [ -s "$here/tree/runs/quickstart/report.html" ]
+    # Again, over the first, with Ctrl-C in the first run: AdamW's results of the first time are not shown.
+    cat >"$here/ctrl_c.py" <<'END'
+import os
+import pty
+import sys
+
+process, terminal = pty.fork()
+if process == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+output, is_sent = b"", False
+try:
+    while True:
+        output += os.read(terminal, 4096)
+        if b"| loss" in output and not is_sent:
+            os.write(terminal, b"\3")
+            is_sent = True
+except OSError:  # the terminal's other end is closed
+    pass
+sys.stdout.buffer.write(output.replace(b"\r", b""))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+END
+    run 0 env QUICKSTART_SECONDS=600 DYGRAPHS_DIR="$here" python3 "$here/ctrl_c.py" bash "$here/tree/scripts/quickstart.sh"
     [ "$(wc -l <"$here/calls")" -eq 1 ]
+    has "$here/output" "config/quickstart_adamw.json is left out, as the run before it was stopped"
+    has "$here/output" "MARS-M: validation loss"
+    lacks "$here/output" "AdamW: validation loss"
+    lacks "$here/tree/runs/quickstart/loss.svg" AdamW
+    tail -n 1 "$here/output" | grep -q "^no report page: .*dygraphs"
+    [ ! -e "$here/tree/runs/quickstart/report.html" ]
     # What a proxy may send in its place is no text to train on.
     rm -r "$here/tree/data/quickstart"
     command_file "$here/bin/curl" <<<"while [ \"\$1\" != -o ]; do shift; done; echo '<html>' >\"\$2\""
@@ -734,11 +770,27 @@ test_quickstart_says_what_is_wrong() {
     head -c 5000 "$here/sources.txt" >"$here/short"
     run 1 bash "$here/tree/scripts/quickstart.sh" "$here/short"
     has "$here/output" "has 5000 bytes; training needs at least 20000"
-    run 1 env QUICKSTART_SECONDS=soon bash "$here/tree/scripts/quickstart.sh" "$here/sources.txt"
-    has "$here/output" "QUICKSTART_SECONDS=soon"
+    for seconds in soon 0 -1 1.5 1234567 ' 5'; do
+        run 1 env QUICKSTART_SECONDS="$seconds" bash "$here/tree/scripts/quickstart.sh" "$here/sources.txt"
+        has "$here/output" "QUICKSTART_SECONDS=$seconds: give a whole number of seconds from 1 to 999999"
+    done
+    : >"$here/empty"
+    run 1 bash "$here/tree/scripts/quickstart.sh" "$here/empty"
+    has "$here/output" "has 0 bytes; training needs at least 20000"
     run 1 bash "$here/tree/scripts/quickstart.sh" "$here/short" "$here/short"
     run 0 bash "$here/tree/scripts/quickstart.sh" --help
     has "$here/output" "QUICKSTART_SECONDS"
+}
+
+# So that their losses can be compared.
+test_quickstart_runs_differ_in_the_optimizer_alone() {
+    local name
+    for name in quickstart quickstart_adamw; do
+        "$BIN/train_gpt2" config/$name.json --print_config |
+            sed '/^ *"optimizer": {/,/}/d; /"min_lr"/d; /"out_dir"/d' >"$here/$name"
+        grep -q '"n_embd"' "$here/$name"
+    done
+    cmp "$here/quickstart" "$here/quickstart_adamw"
 }
 
 test_quickstart_shows_why_a_build_fails() {
