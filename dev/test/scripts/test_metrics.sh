@@ -62,7 +62,7 @@ equal([(event["step"], event["loss"]) for event in run.train], [(0, 8), (5, 3)])
 equal([(event["step"], event["loss"]) for event in run.val], [(0, 9), (2, 7), (4, 5)])
 equal([len(events) for events in (run.hellaswag, run.samples, run.norms, run.skipped, run.events("new"))], [1] * 5)
 equal((run.name, run.step, run.tokens), ("run", 6, 384))
-equal((run.best(), run.best(128), run.best(-1)), ((5, 4), (7, 2), None))
+equal((run.best(), run.best(128), run.best(-1)), ((5, 4), (7, 2), (None, None)))
 equal((run.has_reached(256), run.has_reached(257)), (True, False))
 END
 }
@@ -83,7 +83,7 @@ equal([(event["step"], metrics.number(event, "loss")) for event in run.train], [
 equal([event["step"] for event in run.val], [3])
 equal(run.samples[0]["text"], "\ufffd\ufffd \ud800")
 equal((run.config, run.optimizer, run.model_title, run.learning_rate), ({}, None, None, None))
-equal(metrics.summary(run, [64])[1:], ["-"] * 5 + ["3", "192", "6", "3", "unfinished"] + ["-"] * 5 + ["1"])
+equal(metrics.summary(run, budgets=[64])[1:], ["-"] * 5 + ["3", "192", "6", "3", "unfinished"] + ["-"] * 5 + ["1"])
 write("end", val(1, 3), json.dumps(end(1), separators=(",", ":")))  # whole, only its newline is missing
 equal(metrics.read_run("end").status, "done")
 write("empty")
@@ -95,15 +95,16 @@ test_status() {
     program <<'END'
 skip = lambda step: {"event": "skipped", "step": step, "tensor": "wte"}
 saved = {"event": "checkpoint", "step": 7, "path": "p"}
-for i, (events, status, diverged) in enumerate([
-        ([start()], "unfinished", False), ([train(6, 1), end(7)], "done", False),
-        ([end(7, "stopped"), saved], "stopped", False), ([end(7, "failed")], "failed", False),
-        ([end(7), start()], "unfinished", False), ([skip(5)], "skipped", False), ([skip(5), saved], "skipped", False),
-        ([skip(5), skip(7)], "skipped", False), ([skip(5), saved, val(6, 1), skip(6)], "skipped", True),
-        ([skip(5), skip(6), train(7, 1)], "unfinished", False), ([skip(5), skip(6), end(7)], "done", False)]):
+for i, (events, status) in enumerate([
+        ([start()], "unfinished"), ([train(6, 1), end(7)], "done"), ([end(7, "stopped"), saved], "stopped"),
+        ([end(7, "failed")], "failed"), ([end(7, 3)], "unfinished"), ([end(7), start()], "unfinished"),
+        ([end(7), val(8, 1)], "unfinished"), ([skip(5)], "unfinished"), ([skip(5), skip(7)], "unfinished"),
+        ([skip(5), skip(6)], "diverged"), ([skip(5), saved, val(6, 1), skip(6), val(7, 1)], "diverged"),
+        ([skip(5), skip(6), train(7, 1)], "unfinished"), ([skip(5), skip(6), start()], "unfinished"),
+        ([skip(5), skip(6), end(7)], "done")]):
     write(str(i), *events)
     run = metrics.read_run(str(i))
-    equal((i, run.status, run.diverged, run.end is None), (i, status, diverged, status in ("unfinished", "skipped")))
+    equal((i, run.status, run.end is None), (i, status, events[-1]["event"] not in ("end", "checkpoint")))
 END
 }
 
@@ -167,6 +168,7 @@ exact = {"name": "mars-m", "gamma": 0.01, "is_approx": False}
 equal(title("optimizer_title", optimizer=exact), "MARS-M exact gamma 0.01")
 equal(title("optimizer", optimizer=exact), "mars-m-exact-gamma-0.01")
 equal(title("optimizer_title", optimizer={"name": "a new one", "gamma": 0.01}), "a new one")
+equal(metrics.flat({"a": {"b": 1, "c": {"d": 2}}, "e": 3, "f": None, "g": []}), {"a.b": 1, "a.c": {"d": 2}})
 equal([metrics.text(value) for value in (6e-05, 2.5, 3, 1e20, 0.1 + 0.2, None, True)],
       ["6e-05", "2.5", "3", "1e+20", "0.30000000000000004", "-", "True"])
 END
@@ -221,6 +223,8 @@ END
     output_is ""
     run 0 python3 scripts/metrics.py summary "$here"/{a,b}
     [ "$(cut -f 1 "$here/output")" = "$here/a"$'\n'"$here/b" ]
+    run 0 python3 scripts/metrics.py summary --fields=status,best_loss,folder "$here"/{a,b}
+    output_is $'done\t4\t'"$here/a"$'\nunfinished\t-\t'"$here/b"
 }
 
 test_values_says_what_is_wrong() {
@@ -233,11 +237,13 @@ test_values_says_what_is_wrong() {
     has "$here/output" "cannot read $here/folder/metrics.jsonl: Is a directory"
     local arguments
     for arguments in "" "wrong $here/run" "summary" "values" "values train loss" "summary --wrong $here/run" \
-        "summary --budgets=5B $here/run" "values --budgets=5 train loss $here/run"; do
+        "summary --budgets=5B $here/run" "summary --fields=status, $here/run" "values --budgets=5 train loss $here/run"; do
         # shellcheck disable=SC2086 # words
         run 2 python3 scripts/metrics.py $arguments
         [ "$(wc -l <"$here/output")" -eq 1 ]
     done
+    run 2 python3 scripts/metrics.py summary --fields=status,loss "$here/run"
+    has "$here/output" "metrics.py: argument --fields: status,loss: give fields of folder, optimizer, "
     run 0 python3 scripts/metrics.py --help
     has "$here/output" "--budgets=TOKENS"
 }
@@ -278,6 +284,7 @@ rows = list(csv.DictReader(open("run.csv", newline="")))
 equal([row["event"] for row in rows], "start val train norms skipped val hellaswag sample checkpoint end".split())
 known = list(rows[0])
 equal(known[:4] + known[-3:], ["event", "step", "tokens", "loss", "resumed_from", "prompt", "text"])
+equal(known[13:20], ["mfu", "ms_slowest", "slowest_rank", "gpu_watts", "gpu_mhz", "gpu_celsius", "gpu_throttle"])
 shown = [{key: value for key, value in row.items() if value} for row in rows]
 equal(shown[0], {"event": "start", "parameters": "1000", "device": "a, b", "version": "0"})
 equal(shown[2], {"event": "train", "step": "0", "loss": "5", "tokens": "64", "lr": "0.1", "lr_by_role.matrix": "0.2",
@@ -310,9 +317,9 @@ test_following_a_run() {
     python3 scripts/export_metrics.py "$here/run" --csv "$here/run.csv" --follow >"$here/output" 2>&1 &
     exporter=$!
     wait_for grep -q "^val,0,0,5" "$here/run.csv"
-    program <<<'write("run", train(0, 4, gpu_watts=650), "{\"event\":\"val\",\"st")'
+    program <<<'write("run", train(0, 4, gpu_fans=650), "{\"event\":\"val\",\"st")'
     wait_for grep -q "^train,0,64,4,.*,650$" "$here/run.csv"
-    head -n 1 "$here/run.csv" | grep -q ",resumed_from,gpu_watts$"
+    head -n 1 "$here/run.csv" | grep -q ",resumed_from,gpu_fans$"
     [ "$(wc -l <"$here/run.csv")" -eq 4 ]
     # Killed and resumed: the cut line goes.
     grep -v '"st$' "$here/run/metrics.jsonl" | sed 's/"loss":5/"loss":6/' >"$here/new"

@@ -120,7 +120,10 @@ test_summary_passes_over_damage() {
     echo '{"event":"skipped","step":5,"tensor":"wte"}' >>"$here/run/metrics.jsonl"
     summary >"$here/summary"
     has "$here/summary" "run adamw AdamW 2x64"
-    has "$here/summary" " skipped "
+    has "$here/summary" " unfinished "
+    echo '{"event":"skipped","step":6,"tensor":"wte"}' >>"$here/run/metrics.jsonl"
+    summary >"$here/summary"
+    has "$here/summary" " diverged "
     : >"$here/run/metrics.jsonl"
     summary >"$here/summary"
     has "$here/summary" "run - - "
@@ -351,8 +354,9 @@ test_table_says_what_is_wrong() {
     run 1 bash scripts/reproduce_table.sh --out="$here/table" "$here/empty"
     has "$here/output" "none of the runs says what it is"
     for flag in --wrong --out --out= -o; do
-        run 2 bash scripts/reproduce_table.sh $flag "$here/empty"
-        has "$here/output" "unknown option $flag; see --help"
+        run 2 bash scripts/reproduce_table.sh "$here/empty" $flag
+        has "$here/output" "reproduce_table.sh: "
+        has "$here/output" "; see --help"
     done
     run 0 bash scripts/reproduce_table.sh --help
     has "$here/output" "--out=PATH"
@@ -413,7 +417,7 @@ awk -v name="$name" -v exact="$exact" -v rate="$rate" -v n="$n" -v slow="$([ -e 
     for (i = 0; i <= n; i += n / 4)
         printf "{\"event\":\"val\",\"step\":%d,\"loss\":%.6f,\"tokens\":%d}\n", i, 3 + away - i / n, i * 1024
     if (rate > 0.5) {
-        printf "{\"event\":\"skipped\",\"step\":%d,\"tensor\":\"wte\"}\n", n
+        for (i = n - 1; i <= n; i++) printf "{\"event\":\"skipped\",\"step\":%d,\"tensor\":\"wte\"}\n", i
     } else if (!slow) {
         printf "{\"event\":\"end\",\"step\":%d,\"reason\":\"done\",\"seconds\":9,\"train_seconds\":8,", n
         printf "\"optimizer_seconds\":2,\"train_tokens\":%d,\"optimizer_state_bytes\":8050}\n", n * 1024
