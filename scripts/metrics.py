@@ -28,6 +28,7 @@ twice the last line counts, and so does the last start line. A loss that is not 
 returns None for it.
 """
 import argparse
+import contextlib
 import gc
 import json
 import math
@@ -70,7 +71,12 @@ class MetricsError(Exception):
 
 def is_number(value):
     """Whether a value of a field is a finite number."""
-    return type(value) in (int, float) and abs(value) <= MAX_NUMBER  # a bool is no number
+    return type(value) in (float, int) and -MAX_NUMBER <= value <= MAX_NUMBER  # a bool is no number
+
+
+def are_numbers(values):
+    """is_number() of all values, in a tenth of the time."""
+    return not values or set(map(type, values)) <= {float, int} and is_number(min(values)) and is_number(max(values))
 
 
 def number(fields, name):
@@ -93,6 +99,19 @@ def text(value):
         return str(value)
     short = f"{value:.15g}"
     return short if float(short) == value else f"{value:.17g}"
+
+
+@contextlib.contextmanager
+def many_events():
+    """Switches Python's garbage collector off: it would look through all events again and again, and they hold no
+    cycles."""
+    is_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_collecting:
+            gc.enable()
 
 
 def _last_of_each_step(events):
@@ -181,13 +200,9 @@ class Run:
 
     def _parse(self, data):
         """The events in these bytes."""
-        is_collecting = gc.isenabled()
-        gc.disable()  # it would look through all events again and again, and they hold no cycles
-        try:
-            events = [_parse_line(self._decoder, line) for line in data.decode("utf-8", "replace").split("\n")]
-        finally:
-            if is_collecting:
-                gc.enable()
+        lines = data.decode("utf-8", "replace").split("\n")
+        with many_events():
+            events = [_parse_line(self._decoder, line) for line in lines]
         return [event for event in events if event is not None]
 
     def _is_continued(self, file):

@@ -59,8 +59,11 @@ def indices_to_draw(values, limit):
 
 def finite_values(events, field):
     """(steps, values) of the events in which this field is a finite number."""
-    pairs = [(event["step"], value) for event in events for value in [event.get(field)] if metrics.is_number(value)]
-    return [step for step, _ in pairs], [value for _, value in pairs]
+    steps, values = [event["step"] for event in events], [event.get(field) for event in events]
+    if metrics.are_numbers(values):
+        return steps, values
+    kept = [i for i, value in enumerate(values) if metrics.is_number(value)]
+    return [steps[i] for i in kept], [values[i] for i in kept]
 
 
 def curve_of(steps, values, limit):
@@ -175,7 +178,8 @@ def run_for_page(run):
 def read_for_page(folder):
     """run_for_page() of the run in a folder, or the MetricsError."""
     try:
-        return run_for_page(metrics.read_run(folder))
+        with metrics.many_events():
+            return run_for_page(metrics.read_run(folder))
     except metrics.MetricsError as error:
         return error
 
