@@ -9,11 +9,12 @@ export LC_ALL=C PYTHONPATH=$PWD/scripts
 use_system_python
 
 # program: runs the Python program on standard input, in $here. It has the module, and write(RUN, EVENT...),
-# which appends events to a run's metrics; texts and bytes are appended as they are.
+# which appends events to a run's metrics; texts and bytes are appended as they are. refusal(MAIN, ARGUMENTS) is the
+# line that a program's main() prints before it ends with status 2.
 program() {
     {
         cat <<'END'
-import json, os, sys
+import contextlib, io, json, os, sys
 import metrics
 
 def write(run, *events):
@@ -38,6 +39,16 @@ def end(step, reason="done", **more):
 
 def equal(found, expected):
     assert found == expected, "found %r, expected %r" % (found, expected)
+
+def refusal(main, arguments):
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        try:
+            status = main(arguments.split(" ") if arguments else [])
+        except SystemExit as end:
+            status = end.code
+    equal((arguments, status, errors.getvalue().count("\n")), (arguments, 2, 1))
+    return errors.getvalue()
 END
         cat
     } >"$here/program.py"
@@ -72,7 +83,8 @@ test_damage_is_passed_over() {
 whole = json.dumps(train(1, 7.5), separators=(",", ":"))
 write("run", "no JSON\n", "\n", "{}\n", "[]\n", '{"event":7}\n', '{"event":"train"}\n',
       '{"event":"train","step":"2"}\n',
-      '{"event":"train","step":true,"loss":3}\n', '{"event":"train","step":2,"loss":nan}\n',
+      '{"event":"train","step":true,"loss":3}\n', '{"event":"train","step":6,"loss":3} {"a":1}\n',
+      '{"event":"train","step":2,"loss":nan}\n',
       '{"event":"train","step":8,"lo', val(3, 6), whole[:-9], whole[:20] + whole + "\r\n",
       '{"event":"train","step":4,"loss":NaN}\n{"event":"train","step":5,"loss":1e999}\n', "[" * 100000 + "\n",
       '{"event":"deep","step":' + "[" * 100000 + "\n", b'{"event":"sample","step":1,"text":"\xff\xfe \\ud800"}\n',
@@ -235,15 +247,13 @@ test_values_says_what_is_wrong() {
         `" train_gpt2 wrote (its train.out_dir)"
     run 1 python3 scripts/metrics.py summary "$here/folder"
     has "$here/output" "cannot read $here/folder/metrics.jsonl: Is a directory"
-    local arguments
-    for arguments in "" "wrong $here/run" "summary" "values" "values train loss" "summary --wrong $here/run" \
-        "summary --budgets=5B $here/run" "summary --fields=status, $here/run" "values --budgets=5 train loss $here/run"; do
-        # shellcheck disable=SC2086 # words
-        run 2 python3 scripts/metrics.py $arguments
-        [ "$(wc -l <"$here/output")" -eq 1 ]
-    done
     run 2 python3 scripts/metrics.py summary --fields=status,loss "$here/run"
     has "$here/output" "metrics.py: argument --fields: status,loss: give fields of folder, optimizer, "
+    program <<'END'
+for arguments in ["", "wrong run", "summary", "values", "values train loss", "summary --wrong run",
+                  "summary --budgets=5B run", "summary --fields=status, run", "values --budgets=5 train loss run"]:
+    assert refusal(metrics.main, arguments).startswith("metrics.py: ")
+END
     run 0 python3 scripts/metrics.py --help
     has "$here/output" "--budgets=TOKENS"
 }
@@ -430,16 +440,15 @@ END
 
 test_export_says_what_is_wrong() {
     whole_run
-    local arguments
-    for arguments in "" "$here/run" "$here/run --csv" "$here/run --csv=" "$here/run --csv x --wandb y" \
-        "$here/run --wrong --csv x" "$here/run $here/run --csv x" "$here/run --csv $here" \
-        "$here/run --csv $here/no/such/file" "$here/run --csv $here/run/metrics.jsonl" "$here/nothing --csv x" \
-        "$here --csv x" "--csv x"; do
-        # shellcheck disable=SC2086 # words
-        export_metrics 2 $arguments
-        [ "$(wc -l <"$here/output")" -eq 1 ]
-        has "$here/output" "export_metrics.py: "
-    done
+    program <<'END'
+import export_metrics
+for arguments in ["", "run", "run --csv", "run --csv=", "run --csv x --wandb y", "run --wrong --csv x",
+                  "run run --csv x", "run --csv .", "run --csv no/such/file", "run --csv run/metrics.jsonl",
+                  "nothing --csv x", ". --csv x", "--csv x"]:
+    assert refusal(export_metrics.main, arguments).startswith("export_metrics.py: ")
+END
+    export_metrics 2 "$here/run"
+    has "$here/output" "export_metrics.py: one of the arguments --tensorboard --wandb --csv is required; see --help"
     has "$here/run/metrics.jsonl" '"event":"end"'
     stand_in tensorboardX <<<'raise ImportError'
     stand_in torch <<<'raise ImportError'
