@@ -242,14 +242,13 @@ if [ $eval_sequences -gt $((16384 / block)) ]; then eval_sequences=$((16384 / bl
 full_evaluations=20 sweep_evaluations=5
 
 # read_summary RUN: sets $status and $loss to the status of the run and its best validation loss ("-" without one).
-# Fails unless the run is finished.
+# Fails unless the run is done or has diverged.
 read_summary() {
     [ -s "$1/metrics.jsonl" ] || return 1
-    local line fields
-    line=$(python3 scripts/metrics.py summary "$1")
-    IFS=$'\t' read -ra fields <<<"$line"
-    status=${fields[10]} loss=${fields[8]}
-    [ "$status" = "done" ] || [ "$status" = skipped ]
+    local summary
+    summary=$(python3 scripts/metrics.py summary --fields=status,best_loss "$1")
+    read -r status loss <<<"$summary"
+    [ "$status" = "done" ] || [ "$status" = diverged ]
 }
 
 # start RUN: trains as RUN/run.json says, and sets the variables of read_summary. A run that was stopped by gradients
@@ -280,7 +279,7 @@ run_once() {
     cp "$folder/run.json" "$run/run.json"
     start "$run"
     printf '[%*d/%d] %-16s rate %-7s %6d steps: ' ${#runs_planned} $run_number "$runs_planned" "$1" "$2" "$3"
-    if [ "$status" = skipped ]; then
+    if [ "$status" = diverged ]; then
         echo "diverged ($((SECONDS - begun)) s)"
     else
         printf '%s (%d s)\n' "$(loss_text "$loss")" $((SECONDS - begun))
@@ -340,7 +339,7 @@ sweep() {
         loss=0 # a single rate need not be tried
         if [ "$rates" -gt 1 ]; then
             run_once "$id" "$rate" $(((steps + 2) / 3)) $sweep_evaluations "$out/$id/sweep_$rate"
-            if [ "$status" = skipped ] || [ "$loss" = - ]; then loss=inf; fi
+            if [ "$status" = diverged ] || [ "$loss" = - ]; then loss=inf; fi
         fi
         echo "$loss $rate" >>"$folder/sweep"
     done

@@ -12,6 +12,7 @@ import math
 import os
 import sys
 
+import command_line
 import markdown_table
 import metrics
 
@@ -42,15 +43,14 @@ class Result:
         """The rates, each with its loss."""
         if len(self.sweep) == 1:
             return [self.sweep[0][1]]
-        return [rate + (" diverged" if loss == "inf" else " %.3f" % float(loss)) for loss, rate in self.sweep]
+        return [rate + (" diverged" if loss == "inf" else f" {float(loss):.3f}") for loss, rate in self.sweep]
 
     def fields(self):
         """Texts in the order of COLUMNS."""
         middle = ["-"] * 6
         if self.run:
-            found = dict(zip(metrics.SUMMARY_FIELDS, metrics.summary(self.run)))
-            middle = [found[field] for field in ("best_loss", "best_step", "step", "tokens_per_second",
-                                                 "optimizer_percent", "state_bytes_per_parameter")]
+            middle = metrics.summary(self.run, ["best_loss", "best_step", "step", "tokens_per_second",
+                                                "optimizer_percent", "state_bytes_per_parameter"])
         return [self.name, self.title, self.rate or "-", *middle, str(int(self.is_at_edge())), ";".join(self.tried())]
 
     def cells(self):
@@ -58,18 +58,22 @@ class Result:
         fields = dict(zip(COLUMNS, self.fields()))
         shown = {key: "–" if value == "-" else value for key, value in fields.items()}
         speed = fields["tokens_per_second"]
-        return [self.title, "–" if self.loss is None else "%.4f" % self.loss, shown["best_step"],
+        return [self.title, "–" if self.loss is None else f"{self.loss:.4f}", shown["best_step"],
                 shown["best_rate"] + (" †" if self.is_at_edge() else ""), "–" if speed == "-" else f"{int(speed):,}",
                 shown["optimizer_percent"], shown["state_bytes_per_parameter"], " · ".join(self.tried())]
 
 
-def main(folder, *optimizers):
+def main(arguments):
+    parser = command_line.Parser(prog="compare_report.py", description=__doc__)
+    parser.add_argument("folder", metavar="FOLDER")
+    parser.add_argument("optimizers", metavar="OPTIMIZER", nargs="+")
+    options = parser.parse_args(arguments)
     try:
-        results = [Result(folder, name) for name in optimizers]
+        results = [Result(options.folder, name) for name in options.optimizers]
     except metrics.MetricsError as error:
-        sys.exit("compare_optimizers.sh: %s" % error)
+        sys.exit(f"compare_optimizers.sh: {error}")
     results.sort(key=lambda result: math.inf if result.loss is None else result.loss)
-    with open(os.path.join(folder, "compare.tsv"), "w", encoding="utf-8") as file:
+    with open(os.path.join(options.folder, "compare.tsv"), "w", encoding="utf-8") as file:
         for fields in [COLUMNS] + [result.fields() for result in results]:
             print("\t".join(fields), file=file)
     markdown_table.print_table(
@@ -80,4 +84,4 @@ def main(folder, *optimizers):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

@@ -25,20 +25,21 @@ the norms of tensors are left out. A cell is empty where the event has no such f
 With --follow the export goes on while the run trains, until the run ends or Ctrl-C. When the run is resumed and its
 metrics.jsonl is cut back, the export starts anew.
 """
-import argparse
 import csv
 import glob
 import os
 import sys
 import time
 
+import command_line
 import metrics
 
 CSV_COLUMNS = ["event", "step", "tokens", "loss", "ema_loss", "lr", "lr_by_role.matrix", "lr_by_role.embedding",
-               "lr_by_role.lm_head", "lr_by_role.vector", "grad_norm", "ms", "tokens_per_s", "mfu", "accuracy",
-               "accuracy_norm", "examples", "clip", "tensor", "path", "reason", "seconds", "train_seconds",
-               "optimizer_seconds", "train_tokens", "optimizer_state_bytes", "parameters", "device", "precision",
-               "processes", "threads", "version", "resumed_from"]
+               "lr_by_role.lm_head", "lr_by_role.vector", "grad_norm", "ms", "tokens_per_s", "mfu", "ms_slowest",
+               "slowest_rank", "gpu_watts", "gpu_mhz", "gpu_celsius", "gpu_throttle", "accuracy", "accuracy_norm",
+               "examples", "clip", "tensor", "path", "reason", "seconds", "train_seconds", "optimizer_seconds",
+               "train_tokens", "optimizer_state_bytes", "parameters", "device", "precision", "processes", "threads",
+               "version", "resumed_from"]
 FOLLOW_SECONDS = 1
 TENSORBOARD_SUFFIX = ".mars"  # tells our event files from those of others
 
@@ -66,17 +67,35 @@ def points(event):
     return found
 
 
-class CsvFile:
-    """A target has write(), which is given what was appended, restart(), which drops what was written, and close()."""
+class Target:
+    """Where the events of a run go. A target opens what it writes when it is made; errors are ExportErrors."""
+
+    def write(self, events):
+        """Writes events (dicts), in file order, so that a reader sees them at once."""
+        raise NotImplementedError
+
+    def restart(self):
+        """Drops what was written: the run starts over."""
+        raise NotImplementedError
+
+    def close(self):
+        """Ends the writing. Nothing else is called afterwards."""
+        raise NotImplementedError
+
+
+class CsvFile(Target):
+    """A CSV file."""
 
     def __init__(self, path, run):
         self.path = path
         if os.path.exists(path) and os.path.samefile(path, run.path):
-            raise ExportError("%s is what the run itself writes; give another file" % path)
-        self.restart()
+            raise ExportError(f"{path} is what the run itself writes; give another file")
+        self._events = []
+        self._open(CSV_COLUMNS)
 
     def restart(self):
-        self.events = []
+        self.close()
+        self._events = []
         self._open(CSV_COLUMNS)
 
     def _open(self, columns):
@@ -84,7 +103,7 @@ class CsvFile:
         try:
             self.file = open(self.path, "w", encoding="utf-8", errors="backslashreplace", newline="")
         except OSError as error:
-            raise ExportError("cannot write %s: %s" % (self.path, error.strerror)) from None
+            raise ExportError(f"cannot write {self.path}: {error.strerror}") from None
         self.writer = csv.writer(self.file, lineterminator="\n")
         self.writer.writerow(columns)
 
@@ -101,12 +120,12 @@ class CsvFile:
 
     def write(self, events):
         rows = [self.cells(event) for event in events]
-        self.events += rows
+        self._events += rows
         new = {column for row in rows for column in row} - set(self.columns)
         if new:  # the columns come first in the file
             self.file.close()
             self._open(CSV_COLUMNS + sorted(new.union(self.columns[len(CSV_COLUMNS):])))
-            rows = self.events
+            rows = self._events
         self.writer.writerows([row.get(column, "") for column in self.columns] for row in rows)
         self.file.flush()
 
@@ -114,8 +133,8 @@ class CsvFile:
         self.file.close()
 
 
-class TensorBoard:
-    """See CsvFile."""
+class TensorBoard(Target):
+    """A folder with an event file of TensorBoard."""
 
     def __init__(self, folder, run):
         self.folder, self.run = folder, run
@@ -137,7 +156,7 @@ class TensorBoard:
             # A TensorBoard that is running drops the points from purge_step on.
             self.writer = self.make_writer(self.folder, purge_step=0, filename_suffix=TENSORBOARD_SUFFIX)
         except OSError as error:
-            raise ExportError("cannot write to %s: %s" % (self.folder, error.strerror)) from None
+            raise ExportError(f"cannot write to {self.folder}: {error.strerror}") from None
 
     def restart(self):
         self.writer.close()
@@ -146,11 +165,10 @@ class TensorBoard:
     def write(self, events):
         for event in events:
             if event["event"] == "start":
-                lines = ["    %s.%s = %s" % (section, key, value) for section, keys in self.run.config.items()
-                         if isinstance(keys, dict) for key, value in keys.items()]
+                lines = [f"    {key} = {value}" for key, value in metrics.flat(self.run.config).items()]
                 self.writer.add_text("config", "\n".join(lines), 0)
             elif event["event"] == "sample":
-                self.writer.add_text("sample", "%s%s" % (event.get("prompt"), event.get("text")), event.get("step"))
+                self.writer.add_text("sample", f"{event.get('prompt')}{event.get('text')}", event.get("step"))
             for tag, value in points(event):
                 self.writer.add_scalar(tag, value, event["step"])
         self.writer.flush()
@@ -159,8 +177,8 @@ class TensorBoard:
         self.writer.close()
 
 
-class WeightsAndBiases:
-    """See CsvFile."""
+class WeightsAndBiases(Target):
+    """A run in a project of Weights & Biases."""
 
     def __init__(self, project, run):
         self.project, self.run = project, run
@@ -175,7 +193,7 @@ class WeightsAndBiases:
         try:
             self.log = self.wandb.init(project=self.project, name=self.run.name, config=self.run.config)
         except self.wandb.Error as error:
-            raise ExportError("wandb: %s" % error) from None
+            raise ExportError(f"wandb: {error}") from None
         self.log.define_metric("*", step_metric="step")
 
     def restart(self):
@@ -196,7 +214,7 @@ def export(run, events, target, follow):
     """Writes the events that were read, and those that follow until the run ends."""
     # Of a step that occurs twice the last event counts.
     target.write(list({(event["event"], str(event.get("step"))): event for event in events}.values()))
-    while follow and run.end is None and not run.diverged:
+    while follow and run.end is None and run.status != "diverged":
         time.sleep(FOLLOW_SECONDS)
         restarts = run.restarts
         events = run.update()
@@ -206,14 +224,8 @@ def export(run, events, target, follow):
             target.write(events)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, "export_metrics.py: %s; see --help\n" % message)
-
-
 def main(arguments):
-    parser = _Parser(prog="export_metrics.py", allow_abbrev=False, description=__doc__,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.Parser(prog="export_metrics.py", description=__doc__)
     parser.add_argument("run_dir", metavar="RUN_DIR", help="a folder that train_gpt2 wrote (its train.out_dir)")
     targets = parser.add_mutually_exclusive_group(required=True)
     targets.add_argument("--tensorboard", metavar="DIR", help="write an event file into this folder")
@@ -235,7 +247,7 @@ def main(arguments):
             parser.error("the target's name is empty")
         export(run, events, target, options.follow)
     except (ExportError, metrics.MetricsError) as error:
-        parser.exit(2, "export_metrics.py: %s\n" % error)
+        parser.exit(2, f"export_metrics.py: {error}\n")
     except KeyboardInterrupt:
         return 130
     finally:

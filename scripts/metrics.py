@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """metrics.py: reads metrics.jsonl, which train_gpt2 writes into its train.out_dir. No other script parses that file.
 
-    python3 scripts/metrics.py summary [--budgets=TOKENS,...] RUN_DIR...
+    python3 scripts/metrics.py summary [--fields=FIELD,...] [--budgets=TOKENS,...] RUN_DIR...
     python3 scripts/metrics.py values EVENT FIELD[,FIELD...] RUN_DIR...
 
-summary prints one line for each run, with tabs between the fields:
+summary prints one line for each run, with tabs between the fields, by default all of them in this order:
 
     folder, optimizer, optimizer_title, model_title, data_title, learning_rate, step, tokens, best_loss, best_step,
     status, tokens_per_second, optimizer_percent, state_bytes_per_parameter, train_data
 
-"-" is a value that the file does not give. For each budget, in tokens, two more fields follow: the best validation loss
-up to the budget, and 1 where the run reached it, else 0.
+status is done, stopped or failed (the reason of the end event), diverged (two skipped steps in a row ended the run) or
+unfinished. "-" is a value that the file does not give. For each budget, in tokens, two more fields follow: the best
+validation loss up to the budget, and 1 where the run reached it, else 0.
 
 values prints one line for each event of this name, in order of steps, with a space between the fields. Events in which
 one of the fields is missing or not a number are left out. A FIELD inside an object has dots: config.train.max_iters.
@@ -26,11 +27,16 @@ over. Where another line follows a cut one on the same physical line, that other
 twice the last line counts, and so does the last start line. A loss that is not finite is null in the file: number()
 returns None for it.
 """
+import argparse
+import contextlib
+import gc
 import json
 import math
 import os
 import signal
 import sys
+
+import command_line
 
 OPTIMIZER_TITLES = {  # name: title, as train_gpt2 --list_optimizers prints them
     "adamw": "AdamW",
@@ -52,7 +58,8 @@ MODEL_SIZES = {(12, 768): "small", (24, 1024): "medium", (36, 1280): "large", (4
 SUMMARY_FIELDS = ("folder", "optimizer", "optimizer_title", "model_title", "data_title", "learning_rate", "step",
                   "tokens", "best_loss", "best_step", "status", "tokens_per_second", "optimizer_percent",
                   "state_bytes_per_parameter", "train_data")
-SUMMARY_FORMATS = {"tokens_per_second": "%.0f", "optimizer_percent": "%.1f", "state_bytes_per_parameter": "%.1f"}
+SUMMARY_FORMATS = {"tokens_per_second": ".0f", "optimizer_percent": ".1f", "state_bytes_per_parameter": ".1f"}
+NO_RUNS = "there are no runs: no runs/*/metrics.jsonl; train one (bash scripts/run_mars_small.sh) or give its folder"
 
 _EVENT = '{"event":"'
 _TAIL_BYTES = 512
@@ -62,17 +69,26 @@ class MetricsError(Exception):
     """A metrics.jsonl that cannot be read; the text is for the user."""
 
 
-def number(event, field):
-    """The finite number in a field of an event, or None. "a.b" is the field b of the object a."""
-    if "." in field:
-        value = event
-        for key in field.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-    else:
-        value = event.get(field)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER:
-        return value
-    return None
+def is_number(value):
+    """Whether a value of a field is a finite number."""
+    return type(value) in (float, int) and -MAX_NUMBER <= value <= MAX_NUMBER  # a bool is no number
+
+
+def are_numbers(values):
+    """is_number() of all values, in a tenth of the time."""
+    return not values or set(map(type, values)) <= {float, int} and is_number(min(values)) and is_number(max(values))
+
+
+def number(fields, name):
+    """The finite number in a field of an event or another dict, or None."""
+    value = fields.get(name)
+    return value if is_number(value) else None
+
+
+def flat(config):
+    """{"section.key": value} of a config. A section that is no object is left out."""
+    return {f"{section}.{key}": value for section, keys in config.items() if isinstance(keys, dict)
+            for key, value in keys.items()}
 
 
 def text(value):
@@ -81,8 +97,21 @@ def text(value):
         return "-"
     if not isinstance(value, float):
         return str(value)
-    short = "%.15g" % value
-    return short if float(short) == value else "%.17g" % value
+    short = f"{value:.15g}"
+    return short if float(short) == value else f"{value:.17g}"
+
+
+@contextlib.contextmanager
+def many_events():
+    """Switches Python's garbage collector off: it would look through all events again and again, and they hold no
+    cycles."""
+    is_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_collecting:
+            gc.enable()
 
 
 def _last_of_each_step(events):
@@ -95,10 +124,10 @@ def _parse_line(decoder, line):
     if start < 0:
         return None
     try:
-        event = decoder.decode(line[start:])
+        event, end = decoder.raw_decode(line, start)
     except (ValueError, RecursionError):
         return None
-    return event if isinstance(event.get("event"), str) else None
+    return event if isinstance(event.get("event"), str) and not line[end:].strip() else None
 
 
 class Run:
@@ -112,8 +141,7 @@ class Run:
     train, val, hellaswag, samples, norms, skipped
                         lists of events (dicts), in order of their steps
     end                 the end event, or None; None again where events other than a checkpoint follow it
-    status              done, stopped, failed, skipped (the last event is a skipped step) or unfinished
-    diverged            True where two skipped steps in a row ended the run
+    status              done, stopped, failed, diverged (two skipped steps in a row ended the run) or unfinished
     restarts            how many times update() found a file that was rewritten, and started over
 
     The attributes of SUMMARY_FIELDS are properties; None is a value that the file does not give.
@@ -134,7 +162,6 @@ class Run:
         self.starts = []
         self.end = None
         self.status = "unfinished"
-        self.diverged = False
         self._events = {}  # name: {step: event}
         self._last_skipped = None
         self._reached = None  # what _progress() computed from these events
@@ -155,18 +182,14 @@ class Run:
                 file.seek(self._offset)
                 data = file.read()
         except OSError as error:
-            raise MetricsError("cannot read %s: %s; give folders that train_gpt2 wrote (its train.out_dir)" %
-                               (self.path, error.strerror)) from None
+            raise MetricsError(f"cannot read {self.path}: {error.strerror}; give folders that train_gpt2 wrote (its "
+                               "train.out_dir)") from None
         whole = data.rfind(b"\n") + 1
-        events = []
-        for line in data[:whole].decode("utf-8", "replace").split("\n"):
-            event = _parse_line(self._decoder, line)
-            if event is not None:
-                events.append(event)
+        events = self._parse(data[:whole])
         # The line that the trainer is writing, or that a kill cut short. Only a whole one is taken.
-        event = _parse_line(self._decoder, data[whole:].decode("utf-8", "replace"))
-        if event is not None:
-            events.append(event)
+        last = self._parse(data[whole:])
+        if last:
+            events += last
             whole = len(data)
         self._offset += whole
         self._tail = (self._tail + data[:whole])[-_TAIL_BYTES:]
@@ -174,6 +197,13 @@ class Run:
             self._add(event)
         self._reached = None
         return events
+
+    def _parse(self, data):
+        """The events in these bytes."""
+        lines = data.decode("utf-8", "replace").split("\n")
+        with many_events():
+            events = [_parse_line(self._decoder, line) for line in lines]
+        return [event for event in events if event is not None]
 
     def _is_continued(self, file):
         """Whether the file still has the bytes before the offset."""
@@ -190,33 +220,58 @@ class Run:
         if name == "checkpoint":
             return
         self.end = event if name == "end" else None
-        self.status = "skipped" if name == "skipped" else "unfinished"
-        if name == "end" and isinstance(event.get("reason"), str):
-            self.status = event["reason"]
-        # A validation or a checkpoint may lie between two skipped steps in a row.
         if name == "skipped":
-            self.diverged = self._last_skipped is not None and step == self._last_skipped + 1
+            # A validation or a checkpoint may lie between two skipped steps in a row.
+            is_second = self._last_skipped is not None and step == self._last_skipped + 1
+            self.status = "diverged" if is_second else "unfinished"
             self._last_skipped = step if type(step) is int else None
-        elif name in ("train", "end"):
-            self.diverged = False
+        elif name == "end":
+            self.status = event["reason"] if isinstance(event.get("reason"), str) else "unfinished"
+        elif name in ("start", "train") or self.status != "diverged":
+            self.status = "unfinished"
 
     def events(self, name):
         """The events of this name that have a step, in order of steps. There are also those of future trainers."""
         return _last_of_each_step(self._events.get(name, {}))
 
-    train = property(lambda self: self.events("train"))
-    val = property(lambda self: self.events("val"))
-    hellaswag = property(lambda self: self.events("hellaswag"))
-    samples = property(lambda self: self.events("sample"))
-    norms = property(lambda self: self.events("norms"))
-    skipped = property(lambda self: self.events("skipped"))
+    @property
+    def train(self):
+        """The train events. Their step is the number of the step, from 0; their tokens are those after its update."""
+        return self.events("train")
+
+    @property
+    def val(self):
+        """The val events. Their step counts the updates made; losses are in nats per token."""
+        return self.events("val")
+
+    @property
+    def hellaswag(self):
+        """The hellaswag events. Their step counts the updates made; accuracies are from 0 to 1."""
+        return self.events("hellaswag")
+
+    @property
+    def samples(self):
+        """The sample events. Their step counts the updates made."""
+        return self.events("sample")
+
+    @property
+    def norms(self):
+        """The norms events. Their step is the number of the step, from 0."""
+        return self.events("norms")
+
+    @property
+    def skipped(self):
+        """The skipped events. Their step is the number of the step, from 0."""
+        return self.events("skipped")
 
     @property
     def start(self):
+        """The last start event, or None."""
         return self.starts[-1] if self.starts else None
 
     @property
     def config(self):
+        """{section: {key: value}}, as the last start event has it."""
         config = self.start.get("config") if self.start else None
         return config if isinstance(config, dict) else {}
 
@@ -277,7 +332,7 @@ class Run:
         shape = number(model, "n_layer"), number(model, "n_embd")
         if None in shape:
             return None
-        words = [MODEL_SIZES.get(shape, "%sx%s" % shape)]
+        words = [MODEL_SIZES.get(shape, f"{shape[0]}x{shape[1]}")]
         block_size, vocab_size = number(model, "block_size"), number(model, "vocab_size")
         if block_size not in (None, 1024):
             words.append("T=" + text(block_size))
@@ -306,6 +361,7 @@ class Run:
 
     @property
     def data_title(self):
+        """The name of the data set, or else the folder of its files."""
         path = self.train_data
         if path is None:
             return None
@@ -334,17 +390,32 @@ class Run:
         self._reached = (step, tokens) if tokens > 0 else (None, None)
         return self._reached
 
-    step = property(lambda self: self._progress()[0])
-    tokens = property(lambda self: self._progress()[1])
+    @property
+    def step(self):
+        """The updates made up to the last train or val event."""
+        return self._progress()[0]
+
+    @property
+    def tokens(self):
+        """The tokens trained on up to there."""
+        return self._progress()[1]
 
     def best(self, budget=math.inf):
-        """(loss, step) of the lowest validation loss up to a budget in tokens, the earliest of equal ones; or None."""
+        """(loss, step) of the lowest validation loss up to a budget in tokens, the earliest of equal ones; (None, None)
+        where there is none."""
         losses = [(loss, event["step"]) for event in self._events.get("val", {}).values()
                   for loss in [number(event, "loss")] if loss is not None and (number(event, "tokens") or 0) <= budget]
-        return min(losses, default=None)
+        return min(losses, default=(None, None))
 
-    best_loss = property(lambda self: (self.best() or (None, None))[0])
-    best_step = property(lambda self: (self.best() or (None, None))[1])
+    @property
+    def best_loss(self):
+        """The lowest validation loss, in nats per token."""
+        return self.best()[0]
+
+    @property
+    def best_step(self):
+        """The updates made when the lowest validation loss was measured."""
+        return self.best()[1]
 
     def has_reached(self, budget):
         """Whether a validation was made at this many tokens or later."""
@@ -382,64 +453,93 @@ def read_run(folder):
     return run
 
 
-def summary(run, budgets=()):
+def find_runs(root):
+    """The folders of the repository's runs/ that have a metrics.jsonl, and those that have none, as paths from the
+    working directory."""
+    parent = os.path.relpath(os.path.join(root, "runs"))
+    try:
+        folders = sorted(entry.path for entry in os.scandir(parent) if entry.is_dir())
+    except OSError:
+        return [], []
+    with_metrics = [folder for folder in folders if os.path.exists(os.path.join(folder, "metrics.jsonl"))]
+    return with_metrics, [folder for folder in folders if folder not in with_metrics]
+
+
+def summary(run, fields=SUMMARY_FIELDS, budgets=()):
     """The fields of a summary as a list of strings."""
-    fields = []
-    for field in SUMMARY_FIELDS:
+    texts = []
+    for field in fields:
         value = getattr(run, field)
-        fields.append(SUMMARY_FORMATS[field] % value if field in SUMMARY_FORMATS and value is not None else text(value))
+        is_formatted = field in SUMMARY_FORMATS and value is not None
+        texts.append(format(value, SUMMARY_FORMATS[field]) if is_formatted else text(value))
     for budget in budgets:
-        best = run.best(budget)
-        fields += [text(best[0] if best else None), str(int(run.has_reached(budget)))]
-    return fields
+        texts += [text(run.best(budget)[0]), str(int(run.has_reached(budget)))]
+    return texts
+
+
+def _number_inside(event, path):
+    """number() where the path "a.b" is the field b of the object a."""
+    *objects, name = path.split(".")
+    for key in objects:
+        event = event.get(key)
+        if not isinstance(event, dict):
+            return None
+    return number(event, name)
 
 
 def values(run, name, fields):
     """The numbers in these fields of each event of a name, as a list of lists."""
     events = [run.start or {}] if name == "start" else [run.end or {}] if name == "end" else run.events(name)
-    rows = [[number(event, field) for field in fields] for event in events]
+    rows = [[_number_inside(event, field) for field in fields] for event in events]
     return [row for row in rows if None not in row]
 
 
-def _usage(message):
-    print("metrics.py: %s; see --help" % message, file=sys.stderr)
-    return 2
+def _summary_fields(argument):
+    fields = argument.split(",")
+    if set(fields) - set(SUMMARY_FIELDS):
+        raise argparse.ArgumentTypeError(f"{argument}: give fields of {', '.join(SUMMARY_FIELDS)}")
+    return fields
+
+
+def _budgets(argument):
+    try:
+        return [int(budget) for budget in argument.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{argument}: give numbers of tokens with commas between") from None
+
+
+def _parse_arguments(arguments):
+    parser = command_line.Parser(prog="metrics.py", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    summary_parser = commands.add_parser("summary", help="print one line for each run")
+    summary_parser.add_argument("--fields", type=_summary_fields, default=SUMMARY_FIELDS, metavar="FIELD,...",
+                                help="print these fields instead of all")
+    summary_parser.add_argument("--budgets", type=_budgets, default=[], metavar="TOKENS,...",
+                                help="add the best validation loss up to each of these numbers of tokens")
+    values_parser = commands.add_parser("values", help="print one line for each event of a name")
+    values_parser.add_argument("event", metavar="EVENT")
+    values_parser.add_argument("fields", metavar="FIELD[,FIELD...]", type=lambda argument: argument.split(","))
+    for command in (summary_parser, values_parser):
+        command.add_argument("folders", metavar="RUN_DIR", nargs="+")
+    return parser.parse_args(arguments)
 
 
 def main(arguments):
-    if "--help" in arguments or "-h" in arguments:
-        print(__doc__.strip())
-        return 0
-    command, budgets, rest = arguments[0] if arguments else "", [], []
-    for argument in arguments[1:]:
-        if command == "summary" and argument.startswith("--budgets="):
-            try:
-                budgets = [int(budget) for budget in argument[len("--budgets="):].split(",")]
-            except ValueError:
-                return _usage("%s: give numbers of tokens with commas between" % argument)
-        elif argument.startswith("-"):
-            return _usage("unknown option " + argument)
-        else:
-            rest.append(argument)
-    if command not in ("summary", "values"):
-        return _usage("give a command: summary or values")
-    event, fields = (rest.pop(0), rest.pop(0)) if command == "values" and len(rest) > 2 else ("", "")
-    if not rest or (command == "values" and not fields):
-        return _usage("%s: give the folder of at least one run last" % command)
+    options = _parse_arguments(arguments)
     sys.stdout.reconfigure(errors="surrogateescape")  # names of folders
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as of "| head"
     try:
-        for i, folder in enumerate(rest):
+        for i, folder in enumerate(options.folders):
             run = read_run(folder)
-            if command == "summary":
-                print("\t".join(summary(run, budgets)))
+            if options.command == "summary":
+                print("\t".join(summary(run, options.fields, options.budgets)))
                 continue
             if i > 0:
                 print()
-            for row in values(run, event, fields.split(",")):
+            for row in values(run, options.event, options.fields):
                 print(" ".join(map(text, row)))
     except MetricsError as error:
-        print("metrics.py: %s" % error, file=sys.stderr)
+        print(f"metrics.py: {error}", file=sys.stderr)
         return 1
     return 0
 

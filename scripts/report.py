@@ -1,11 +1,6 @@
 #!/usr/bin/env python3
 """report.sh [OPTION...] [RUN_DIR...]: makes one page with the curves and numbers of runs, to open in a browser.
 
-    --out=FILE     writes the page there (default: report.html in the current folder)
-    --watch        writes nothing, but serves the page on this machine alone, prints its address, and follows the runs
-                   until Ctrl-C: new lines, and new runs in runs/
-    --port=N       the port of --watch (default: a free one)
-
 Without a RUN_DIR it takes every folder of runs/ that has a metrics.jsonl: of runs that are finished, still going on,
 resumed or killed. The page has losses against steps, tokens or hours of training, gradient norms, learning rates,
 tokens/s and skipped steps; a table of the runs; how their configs differ; published losses next to ours; and the texts
@@ -17,56 +12,53 @@ are drawn, so that spikes stay. "Training, mean of the last N steps" is computed
 dygraphs, which draws the curves, comes from Debian's libjs-dygraphs when the page is made. For another copy set
 DYGRAPHS_DIR to the folder of its dygraph.min.js and dygraph.min.css.
 """
-import re
 import sys
 
+import command_line
+import metrics
 import report_page
 
 
-def usage(message):
-    print("report.sh: %s; see --help" % message, file=sys.stderr)
-    return 2
+def parse_arguments(arguments):
+    parser = command_line.Parser(prog="report.sh", description=__doc__)
+    parser.add_argument("folders", metavar="RUN_DIR", nargs="*",
+                        help="a folder that train_gpt2 wrote (its train.out_dir)")
+    parser.add_argument("--out", metavar="FILE",
+                        help="write the page there (default: report.html in the current folder)")
+    parser.add_argument("--watch", action="store_true", help="""write nothing, but serve the page on this machine alone,
+                        print its address, and follow the runs until Ctrl-C: new lines, and new runs in runs/""")
+    parser.add_argument("--port", metavar="N", type=int, help="the port of --watch (default: a free one)")
+    options = parser.parse_intermixed_args(arguments)
+    if options.out == "":
+        parser.error("--out= is empty: give a file")
+    if options.port is not None and not 1 <= options.port <= 65535:
+        parser.error(f"--port={options.port}: give a number from 1 to 65535")
+    if options.watch and options.out:
+        parser.error("--watch serves the page and writes no file: give it without --out")
+    if options.port and not options.watch:
+        parser.error("--port is for --watch")
+    return options
 
 
 def main(arguments):
-    out, port, is_watching, folders = None, None, False, []
-    for argument in arguments:
-        if argument in ("-h", "--help"):
-            print(__doc__.strip())
-            return 0
-        if argument == "--watch":
-            is_watching = True
-        elif re.fullmatch("--out=.+", argument):
-            out = argument[len("--out="):]
-        elif argument.startswith("--port="):
-            port = argument[len("--port="):]
-            if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
-                return usage("%s: give a number from 1 to 65535" % argument)
-        elif argument.startswith("-"):
-            return usage("unknown option " + argument)
-        else:
-            folders.append(argument)
-    if is_watching and out:
-        return usage("--watch serves the page and writes no file: give it without --out")
-    if port and not is_watching:
-        return usage("--port is for --watch")
-    runs = report_page.Runs(folders)
+    options = parse_arguments(arguments)
+    out = options.out or "report.html"
+    runs = report_page.Runs(options.folders)
     try:
         report_page.dygraphs_folder()
         runs.refresh()
         for message in runs.left_out.values():
-            print("report.sh: %s; it is left out" % message, file=sys.stderr)
-        if is_watching:
+            print(f"report.sh: {message}; it is left out", file=sys.stderr)
+        if options.watch:
             import report_server  # takes long to load, and is needed here alone
-            report_server.watch(runs, int(port or 0))
+            report_server.watch(runs, options.port or 0)
             return 0
         if not runs.order:
-            raise report_page.ReportError("there are no runs: no runs/*/metrics.jsonl; train one "
-                                          "(bash scripts/run_mars_small.sh) or give its folder")
-        report_page.write_page(runs, out or "report.html")
-        print(report_page.printable(out or "report.html"))
+            raise report_page.ReportError(metrics.NO_RUNS)
+        report_page.write_page(runs, out)
+        print(report_page.printable(out))
     except report_page.ReportError as error:
-        print("report.sh: %s" % error, file=sys.stderr)
+        print(f"report.sh: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

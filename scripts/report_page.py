@@ -1,8 +1,8 @@
 """report_page.py: makes the page of report.sh from runs. What the page gets of a run is plain data, made by
 run_for_page(). The class Runs reads runs and follows them. page() puts the data, dygraphs and the files of report/
 together."""
-# Why dygraphs: it is made for long series, zooms, has log axes, takes 130 KB of the page, and Debian has it. plotly takes
-# 4.5 MB. uPlot, which is faster, is in neither Debian nor PyPI. Chart.js and flot need plug-ins to zoom.
+# Why dygraphs: it is made for long series, zooms, has log axes, takes 130 KB of the page, and Debian has it. plotly
+# takes 4.5 MB. uPlot, which is faster, is in neither Debian nor PyPI. Chart.js and flot need plug-ins to zoom.
 import concurrent.futures
 import json
 import os
@@ -35,7 +35,7 @@ class ReportError(Exception):
 
 def short_number(value):
     """A number with six digits, which is what a chart can show."""
-    return value if isinstance(value, int) else float("%.6g" % value)
+    return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
 def printable(text):
@@ -43,7 +43,7 @@ def printable(text):
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def thin(values, limit):
+def indices_to_draw(values, limit):
     """The indices of at most `limit` values: the first, the last, and of equal parts the lowest and the highest."""
     if len(values) <= limit:
         return list(range(len(values)))
@@ -59,19 +59,21 @@ def thin(values, limit):
 
 def finite_values(events, field):
     """(steps, values) of the events in which this field is a finite number."""
-    pairs = [(event["step"], value) for event in events for value in [event.get(field)]
-             if type(value) in (int, float) and abs(value) <= metrics.MAX_NUMBER]
-    return [step for step, _ in pairs], [value for _, value in pairs]
+    steps, values = [event["step"] for event in events], [event.get(field) for event in events]
+    if metrics.are_numbers(values):
+        return steps, values
+    kept = [i for i, value in enumerate(values) if metrics.is_number(value)]
+    return [steps[i] for i in kept], [values[i] for i in kept]
 
 
-def thinned(steps, values, limit):
-    """A curve for the page; None where there are no values."""
-    kept = thin(values, limit)
+def curve_of(steps, values, limit):
+    """A curve of at most `limit` points for the page; None where there are no values."""
+    kept = indices_to_draw(values, limit)
     return {"step": [steps[i] for i in kept], "value": [short_number(values[i]) for i in kept]} if kept else None
 
 
 def series(events, field, limit=MAX_SMALL_POINTS):
-    return thinned(*finite_values(events, field), limit)
+    return curve_of(*finite_values(events, field), limit)
 
 
 def group_means(steps, values):
@@ -91,7 +93,7 @@ def skipped_series(run, last_step):
     steps = [event["step"] for event in run.skipped]
     if not steps:
         return None
-    kept = thin(steps, MAX_POINTS - 2)
+    kept = indices_to_draw(steps, MAX_POINTS - 2)
     return {"step": [0] + [steps[i] for i in kept] + [max(last_step, steps[-1])],
             "value": [0] + [i + 1 for i in kept] + [len(steps)]}
 
@@ -116,17 +118,12 @@ def clock(train, val, times):
             "hours": [short_number(hours) for _, _, hours in points]}
 
 
-def flat_config(run):
+def settings(run):
     """The config, and what else the start event says, as texts by their keys. train.out_dir always differs, so it is
     left out."""
-    flat = {}
-    for key, value in {**run.config, **(run.start or {})}.items():
-        if isinstance(value, dict) and key != "config":
-            flat.update({"%s.%s" % (key, name): inner for name, inner in value.items()})
-        elif key not in ("event", "config", "resumed_from"):
-            flat[key] = value
-    flat.pop("train.out_dir", None)
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flat.items()}
+    shown = {**metrics.flat(run.config), **(run.start or {})}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in shown.items()
+            if key not in ("event", "config", "resumed_from", "train.out_dir")}
 
 
 def samples(run):
@@ -138,16 +135,15 @@ def samples(run):
              "text": event["text"][:MAX_SAMPLE_CHARS]} for event in kept]
 
 
-def numbers(run, times):
-    """A run's row in the table; None is a value that is not known."""
+def summary_row(run, times):
+    """A run's row in the table "Runs in numbers"; None is a value that is not known."""
     last = run.val[-1] if run.val else {}
     seconds = times[-1][1] if times else 0
     speed = run.tokens_per_second
     if speed is None and seconds > 0 and run.tokens:
         speed = run.tokens / seconds
     return {
-        "status": "gradients not finite" if run.diverged else
-                  "unfinished" if run.status == "skipped" else run.status,
+        "status": reproduce_table.status_title(run.status),
         "data": run.data_title, "model": run.model_title, "optimizer": run.optimizer_title,
         "rate": run.learning_rate, "steps": run.step, "tokens": run.tokens,
         "hours": seconds / 3600 if seconds > 0 else None,
@@ -165,11 +161,11 @@ def run_for_page(run):
     last_step = max([event["step"] for event in train[-1:] + val[-1:]], default=0)
     row = reproduce_table.Row(run) if run.optimizer else None
     return {
-        "table": dict(numbers(run, times), recipe=recipe_of(row)),
-        "config": flat_config(run),
+        "summary_row": dict(summary_row(run, times), recipe=recipe_of(row)),
+        "config": settings(run),
         "clock": clock(train, val, times),
         "series": {
-            "loss": thinned(*losses, MAX_POINTS), "mean_loss": group_means(*losses),
+            "loss": curve_of(*losses, MAX_POINTS), "mean_loss": group_means(*losses),
             "grad_norm": series(train, "grad_norm"), "lr": series(train, "lr"),
             "tokens_per_s": series(train, "tokens_per_s"), "skipped": skipped_series(run, last_step),
             "val": series(val, "loss", MAX_POINTS), "ema": series(val, "ema_loss", MAX_POINTS),
@@ -182,7 +178,8 @@ def run_for_page(run):
 def read_for_page(folder):
     """run_for_page() of the run in a folder, or the MetricsError."""
     try:
-        return run_for_page(metrics.read_run(folder))
+        with metrics.many_events():
+            return run_for_page(metrics.read_run(folder))
     except metrics.MetricsError as error:
         return error
 
@@ -210,13 +207,13 @@ def published_curves():
             continue
         is_curve = recipe is reproduce_table.MODDED_NANOGPT
         losses = reproduce_table.MODDED_CURVE if is_curve else {last: loss}
-        step_tokens = recipe["train.total_batch_size"] * 1024
+        step_tokens = recipe["train.total_batch_size"] * recipe["model.block_size"]
         points = [{"steps": step, "tokens": step * step_tokens, "loss": float(text.split()[-1])}  # "about 3.280"
                   for step, text in losses.items()]
         name = next(name for name, known in RECIPES.items() if known is recipe)
         curves.append({"recipe": name, "optimizer": "Muon", "title": "Muon, " + source, "points": points,
                        "is_curve": is_curve})
-    return [dict(curve, key="published %d" % i) for i, curve in enumerate(curves)]
+    return [dict(curve, key=f"published {i}") for i, curve in enumerate(curves)]
 
 
 def published_tables(rows):
@@ -239,17 +236,6 @@ def published_tables(rows):
 
 # ---- all runs ----
 
-def find_runs():
-    """The folders of runs/ that have a metrics.jsonl, and those that have none."""
-    parent = os.path.relpath(os.path.join(SCRIPTS, "..", "runs"))
-    try:
-        folders = sorted(entry.path for entry in os.scandir(parent) if entry.is_dir())
-    except OSError:
-        return [], []
-    with_metrics = [folder for folder in folders if os.path.exists(os.path.join(folder, "metrics.jsonl"))]
-    return with_metrics, [folder for folder in folders if folder not in with_metrics]
-
-
 def display_names(folders):
     """Folder names, with as many of the folders above as tell a run from the others, or else with a number."""
     paths = [printable(os.path.realpath(folder)).split("/") for folder in folders]
@@ -257,7 +243,7 @@ def display_names(folders):
     for i, path in enumerate(paths):
         tails = (path[-depth:] for depth in range(1, len(path) + 1))
         unique = next((tail for tail in tails if sum(other[-len(tail):] == tail for other in paths) == 1), None)
-        names.append("/".join(unique) if unique else "%s (%d)" % (path[-1], paths[:i].count(path) + 1))
+        names.append("/".join(unique) if unique else f"{path[-1]} ({paths[:i].count(path) + 1})")
     return names
 
 
@@ -304,8 +290,8 @@ class Runs:
     def refresh(self):
         """Reads runs that are new or have changed. Raises ReportError for a folder that the user named and that is no
         run, if it was never read."""
-        found, without = (self.named, []) if self.named else find_runs()
-        self.left_out = {folder: "%s has no metrics.jsonl" % printable(folder) for folder in without}
+        found, without = (self.named, []) if self.named else metrics.find_runs(os.path.dirname(SCRIPTS))
+        self.left_out = {folder: f"{printable(folder)} has no metrics.jsonl" for folder in without}
         order, changed = [], []
         for folder in found:
             path = os.path.realpath(folder)
@@ -361,7 +347,7 @@ class Runs:
                 entry.row.folder = name
         return {"version": self.version, "names": {entry.number: name for entry, name in zip(self.order, names)},
                 "order": [entry.number for entry in self.order], "runs": runs,
-                "paper": published_tables([entry.row for entry in self.order if entry.row])}
+                "published_tables": published_tables([entry.row for entry in self.order if entry.row])}
 
 
 # ---- the page ----
@@ -376,8 +362,8 @@ def dygraphs_folder():
     for folder in folders:
         if os.path.exists(os.path.join(folder, "dygraph.min.js")):
             return folder
-    raise ReportError("dygraphs, which draws the curves, is missing: no dygraph.min.js in %s; install libjs-dygraphs, "
-                      "or run bash scripts/install_deps.sh" % " or ".join(folders))
+    raise ReportError(f"dygraphs, which draws the curves, is missing: no dygraph.min.js in {' or '.join(folders)}; "
+                      "install libjs-dygraphs, or run bash scripts/install_deps.sh")
 
 
 def json_for_html(data):
@@ -400,14 +386,14 @@ def page(data):
              "CSS": read_part(os.path.join(PARTS, "page.css")), "JS": read_part(os.path.join(PARTS, "page.js")),
              "DATA": json_for_html(data)}
     # In one go, so that what is put in is not searched.
-    return re.sub("@(%s)@" % "|".join(parts), lambda match: parts[match.group(1)],
+    return re.sub(f"@({'|'.join(parts)})@", lambda match: parts[match.group(1)],
                   read_part(os.path.join(PARTS, "page.html")))
 
 
 def whole_data(runs, live):
     """All that the page needs."""
     made = "following runs on this machine" if live else "made on " + time.strftime("%d %B %Y at %H:%M")
-    return dict(runs.page_data(), published=published_curves(), live=live, live_seconds=POLL_SECONDS, made=made)
+    return dict(runs.page_data(), published_curves=published_curves(), live=live, live_seconds=POLL_SECONDS, made=made)
 
 
 def write_page(runs, path):
@@ -416,4 +402,4 @@ def write_page(runs, path):
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise ReportError("cannot write %s: %s; give another --out=FILE" % (path, error.strerror)) from None
+        raise ReportError(f"cannot write {path}: {error.strerror}; give another --out=FILE") from None

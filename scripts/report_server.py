@@ -73,11 +73,11 @@ def watch(runs, port):
         server = Server(port, runs)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            what = "port %d is in use; give another --port=N, or none for a free one" % port
+            what = f"port {port} is in use; give another --port=N, or none for a free one"
         else:
-            what = "cannot listen on port %d: %s; give another --port=N" % (port, error.strerror)
+            what = f"cannot listen on port {port}: {error.strerror}; give another --port=N"
         raise report_page.ReportError(what) from None
-    print("http://127.0.0.1:%d/ follows the runs until Ctrl-C" % server.server_address[1], flush=True)
+    print(f"http://127.0.0.1:{server.server_address[1]}/ follows the runs until Ctrl-C", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:

@@ -1,8 +1,6 @@
 """reproduce_table.sh [--out=PATH] [RUN_DIR...]: our validation losses next to the published ones, as Markdown tables,
 and the validation curves of each model size.
 
-  --out=PATH    draws PATH_SIZE.png and PATH_SIZE.svg (default: runs/table)
-
 Without a RUN_DIR it reads every folder of runs/ that has a metrics.jsonl: of runs that are finished, still going on,
 resumed or killed. There is a table for each data set and model size, with a column for each budget: the best
 validation loss up to step 10,000, 40,000 and 100,000 of the published batch, 491,520 tokens (which the papers call
@@ -14,16 +12,17 @@ table lists every run. Runs of modded-nanogpt's recipes (config/modded_*.json) a
 at their last step, and step by step.
 """
 import collections
-import glob
 import os
 import re
 import shutil
 import subprocess
 import sys
 
+import command_line
 import markdown_table
 import metrics
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 STEP_TOKENS = 491520
 BUDGETS = {"5B": 10000 * STEP_TOKENS, "20B": 40000 * STEP_TOKENS, "50B": 100000 * STEP_TOKENS}
 
@@ -80,7 +79,8 @@ OPTIMIZERS = ["AdamW", "Muon", "NorMuon", "MARS-AdamW exact", "MARS-AdamW", "MAR
 
 # Keys of the config by which we know a run of modded-nanogpt (github.com/KellerJordan/modded-nanogpt) with the recipe
 # of config/modded_nanogpt.json or config/modded_first_muon.json.
-_MODDED = {"model.n_embd": 768, "model.position": "rope", "optimizer.name": "muon", "train.total_batch_size": 512}
+_MODDED = {"model.n_embd": 768, "model.block_size": 1024, "model.position": "rope", "optimizer.name": "muon",
+           "train.total_batch_size": 512}
 MODDED_NANOGPT = dict(_MODDED, **{"model.activation": "relu2", "train.max_iters": 5100})
 MODDED_FIRST_MUON = dict(_MODDED, **{"model.activation": "gelu", "train.max_iters": 7000})
 
@@ -120,24 +120,26 @@ class Row:
     """
 
     def __init__(self, run):
-        self.folder, self.status, self.config = run.folder, run.status, run.config
+        self.folder, self.status, self.config = run.folder, run.status, metrics.flat(run.config)
         self.data, self.size, self.optimizer = run.data_title or "-", run.model_title or "-", run.optimizer_title
         self.rate, self.step, self.tokens = metrics.text(run.learning_rate), run.step or 0, run.tokens or 0
-        self.best_loss, self.best_step = run.best() or (None, None)
+        self.best_loss, self.best_step = run.best()
         self.val_losses = {event["step"]: metrics.number(event, "loss") for event in run.val}
-        self.best = {name: (run.best(budget) or (None,))[0] for name, budget in BUDGETS.items()}
+        self.best = {name: run.best(budget)[0] for name, budget in BUDGETS.items()}
         self.reached = {name: run.has_reached(budget) for name, budget in BUDGETS.items()}
 
     def follows(self, recipe):
         """Whether the config has all values of a recipe."""
-        sections = {name: keys for name, keys in self.config.items() if isinstance(keys, dict)}
-        return all(sections.get(key.split(".")[0], {}).get(key.split(".")[1]) == value
-                   for key, value in recipe.items())
+        return all(self.config.get(key) == value for key, value in recipe.items())
 
 
-def fail(message, status=1):
-    print("reproduce_table.sh: " + message, file=sys.stderr)
-    sys.exit(status)
+def fail(message):
+    sys.exit(f"reproduce_table.sh: {message}")
+
+
+def status_title(status):
+    """A run's status as the tables show it."""
+    return "gradients not finite" if status == "diverged" else status
 
 
 def in_order(names, known):
@@ -174,12 +176,12 @@ def budget_table(data, size, rows):
             for i, budget in shown:
                 row, words = ours[budget], []
                 if row:
-                    words.append("%.3f%s" % (row.best[budget], "" if row.reached[budget] else "\\*"))
+                    words.append(f"{row.best[budget]:.3f}" + ("" if row.reached[budget] else "\\*"))
                 if line[3 + i]:
-                    words.append("(%s)" % line[3 + i])
+                    words.append(f"({line[3 + i]})")
                 cells.append(" ".join(words) or "–")
             table.append([optimizer, *cells, line[6]])
-    header = ["%s, %s" % (data, size)] + [budget for _, budget in shown] + ["source"]
+    header = [f"{data}, {size}"] + [budget for _, budget in shown] + ["source"]
     return Table(header, table, range(1, len(shown) + 1)), unfinished
 
 
@@ -195,7 +197,7 @@ def budget_tables(rows):
             unfinished += more
     notes = [f"{row.folder}{' ended' if row.status == 'done' else ''} at step {row.step:,}"
              for row in rows if row in unfinished]
-    return tables, "\\* best so far, the run has not got there: %s." % "; ".join(notes) if notes else ""
+    return tables, f"\\* best so far, the run has not got there: {'; '.join(notes)}." if notes else ""
 
 
 def print_budget_tables(rows):
@@ -212,10 +214,9 @@ def print_budget_tables(rows):
 def print_runs(rows):
     table = []
     for row in rows:
-        best = ["–", "–"] if row.best_loss is None else ["%.4f" % row.best_loss, f"{row.best_step:,}"]
-        status = "gradients not finite" if row.status == "skipped" else row.status
+        best = ["–", "–"] if row.best_loss is None else [f"{row.best_loss:.4f}", f"{row.best_step:,}"]
         table.append([row.folder, row.data, row.size, row.optimizer, row.rate, f"{row.step:,}",
-                      "%.4g" % (row.tokens / 1e9), *best, status])
+                      f"{row.tokens / 1e9:.4g}", *best, status_title(row.status)])
     markdown_table.print_table(["run", "data", "model", "optimizer", "rate", "steps", "tokens, 1e9", "best val loss",
                                 "at step", "status"], table, align_right=range(4, 9))
 
@@ -227,8 +228,8 @@ def modded_finals(rows):
     table = []
     for title, steps, published, source, recipe in MODDED_FINALS:
         losses = [row.val_losses.get(steps) for row in rows if recipe and row.follows(recipe)]
-        ours = ["%.4f" % loss for loss in sorted(loss for loss in losses if loss is not None)[:1]]
-        table.append([title, f"{steps:,}", " ".join(ours + ["(%s)" % published]), source])
+        ours = [f"{loss:.4f}" for loss in sorted(loss for loss in losses if loss is not None)[:1]]
+        table.append([title, f"{steps:,}", " ".join(ours + [f"({published})"]), source])
     return Table(["modded-nanogpt", "steps", "final val loss", "source"], table, (1, 2))
 
 
@@ -240,7 +241,7 @@ def modded_curve(rows):
     table = []
     for step, published in MODDED_CURVE.items():
         losses = [row.val_losses.get(step) for row in rows]
-        table.append([str(step), published] + ["–" if loss is None else "%.4f" % loss for loss in losses])
+        table.append([str(step), published] + ["–" if loss is None else f"{loss:.4f}" for loss in losses])
     return Table(["step", "published"] + [row.folder for row in rows], table, range(2 + len(rows)))
 
 
@@ -265,9 +266,9 @@ def draw(size, data, rows, out):
     # The first losses, near 11, would leave no room for the rest.
     low, high = min(row.best_loss for row in rows), max(row.best_loss for row in rows)
     name = size if data == "OpenWebText" else size + "_" + data
-    command = ["bash", os.path.join(os.path.dirname(os.path.abspath(__file__)), "plot.sh"), "--validation",
-               "--x=tokens", "--y=%.3f:%.3f" % (0.98 * low, max(1.05 * high, 1.3 * low)),
-               "--out=%s_%s" % (out, re.sub("[^A-Za-z0-9_.-]", "_", name)), "--title=%s, %s" % (data, size)]
+    command = ["bash", os.path.join(ROOT, "scripts", "plot.sh"), "--validation",
+               "--x=tokens", f"--y={0.98 * low:.3f}:{max(1.05 * high, 1.3 * low):.3f}",
+               f"--out={out}_{re.sub('[^A-Za-z0-9_.-]', '_', name)}", f"--title={data}, {size}"]
     command += ["--label=" + label for label in labels] + [row.folder for row in rows]
     sys.stdout.flush()
     if subprocess.run(command, env=dict(os.environ, LC_ALL="C"), check=False).returncode != 0:
@@ -279,7 +280,7 @@ def read_rows(folders):
     for folder in folders:
         run = metrics.read_run(folder)
         if run.optimizer is None:
-            print("reproduce_table.sh: %s does not say what was run; it is passed over" % run.path, file=sys.stderr)
+            print(f"reproduce_table.sh: {run.path} does not say what was run; it is passed over", file=sys.stderr)
         else:
             rows.append(Row(run))
     if not rows:
@@ -288,32 +289,25 @@ def read_rows(folders):
 
 
 def main(arguments):
-    out, folders = "", []
-    for argument in arguments:
-        if argument.startswith("--out=") and argument != "--out=":
-            out = argument[len("--out="):]
-        elif argument in ("-h", "--help"):
-            print(__doc__.strip())
-            return
-        elif argument.startswith("-"):
-            fail("unknown option %s; see --help" % argument, 2)
-        else:
-            folders.append(argument[:-1] if argument.endswith("/") else argument)
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    parser = command_line.Parser(prog="reproduce_table.sh", description=__doc__)
+    parser.add_argument("folders", metavar="RUN_DIR", nargs="*",
+                        help="a folder that train_gpt2 wrote (its train.out_dir)")
+    parser.add_argument("--out", metavar="PATH", help="draw PATH_SIZE.png and PATH_SIZE.svg (default: runs/table)")
+    options = parser.parse_intermixed_args(arguments)
+    if options.out == "":
+        parser.error("--out= is empty: give a path")
+    folders = [folder[:-1] if folder.endswith("/") else folder for folder in options.folders]
+    folders = folders or metrics.find_runs(ROOT)[0]
     if not folders:
-        out = os.path.abspath(out) if out else ""
-        os.chdir(root)
-        folders = [os.path.dirname(path) for path in sorted(glob.glob("runs/*/metrics.jsonl"))]
-        if not folders:
-            fail("there are no runs: no runs/*/metrics.jsonl; train one (bash scripts/run_mars_small.sh) or give its "
-                 "folder")
-    if not out:
-        os.makedirs(os.path.join(root, "runs"), exist_ok=True)
-        out = os.path.join(os.path.relpath(os.path.join(root, "runs")), "table")
+        fail(metrics.NO_RUNS)
+    out = options.out
+    if out is None:
+        os.makedirs(os.path.join(ROOT, "runs"), exist_ok=True)
+        out = os.path.join(os.path.relpath(os.path.join(ROOT, "runs")), "table")
     try:
         rows = read_rows(folders)
     except metrics.MetricsError as error:
-        fail(str(error))
+        fail(error)
     print_budget_tables(rows)
     print_runs(rows)
     print_modded(rows)

@@ -72,10 +72,11 @@ command -v python3 >/dev/null || fail "python3 is missing: install it, or run ba
 # Keys in which the runs of one folder may differ: they change the loss by rounding at most.
 may_differ="data.seed train.seed train.out_dir train.init_from train.overwrite train.device train.precision \
 train.threads train.batch_size train.gradient_accumulation_steps train.recompute train.debug_alloc \
-train.log_interval train.norms_interval train.eval_interval train.checkpoint_interval train.keep_checkpoints"
+train.log_interval train.norms_interval train.eval_interval train.checkpoint_interval train.keep_checkpoints \
+train.sample_interval train.sample_prompt train.sample_tokens"
 
-# say COMMAND ARGUMENT...: what track3_report.py says; it also fails unless all runs of FOLDER are of one config.
-say() { python3 scripts/track3_report.py "$1" "$out" "$may_differ" "${@:2}"; }
+# track3_report COMMAND ARGUMENT...: what track3_report.py says. It fails unless all runs of FOLDER are of one config.
+track3_report() { python3 scripts/track3_report.py "$1" "$out" "$may_differ" "${@:2}"; }
 
 # ---- training ----
 
@@ -106,7 +107,7 @@ train() {
         echo "track3.sh: interrupted; start it again in the same way to go on" >&2
         exit 130
     fi
-    state=$(say states "$1")
+    state=$(track3_report states "$1")
     if [ "$state" = diverged ] || { [ "$state" = complete ] && [ $status -eq 0 ]; }; then return; fi
     if [ $status -eq 0 ]; then fail "the run $run was stopped from outside; start again in the same way to go on"; fi
     fail "the run $run failed with status $status" $((status == 2 ? 2 : 1))
@@ -139,7 +140,7 @@ train_all() {
     mkdir -p "$out"
     echo "$now" >"$out/recipe.txt"
     # shellcheck disable=SC2046 # one argument a seed
-    states=$(say states $(seq "$seeds"))
+    states=$(track3_report states $(seq "$seeds"))
     read -ra state_of <<<"$states"
     for ((seed = 1; seed <= seeds; seed++)); do
         if [ "${state_of[seed - 1]}" != unfinished ]; then continue; fi
@@ -149,4 +150,4 @@ train_all() {
 }
 
 if [ $report_only = no ]; then train_all; fi
-say report "$name" "$target"
+track3_report report "$name" "$target"

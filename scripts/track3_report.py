@@ -13,6 +13,7 @@ import os
 import re
 import sys
 
+import command_line
 import markdown_table
 import metrics
 
@@ -42,17 +43,18 @@ class Result:
             return
         run = metrics.read_run(folder)
         self.step = run.step or 0
-        self.max_iters = metrics.number(run.config, "train.max_iters")
-        if metrics.number(run.config, "train.ema_start"):
+        config = metrics.flat(run.config)
+        self.max_iters = metrics.number(config, "train.max_iters")
+        if metrics.number(config, "train.ema_start"):
             self.loss_key = "ema_loss"
         last = [event for event in run.val if event["step"] == self.max_iters]
         self.loss = metrics.number(last[0], self.loss_key) if last else None
-        if run.diverged:
+        if run.status == "diverged":
             self.state = "diverged"
         elif run.status == "done":
             if not last or self.loss_key not in last[0]:
-                raise ReportError("%s has no validation loss at its last step, %s; remove this run" %
-                                  (run.path, self.max_iters))
+                raise ReportError(f"{run.path} has no validation loss at its last step, {self.max_iters}; "
+                                  "remove this run")
             self.state = "diverged" if self.loss is None else "complete"
 
 
@@ -60,19 +62,15 @@ def runs_of(folder):
     """[(seed, run folder)] of the runs that folder has, in order of seeds."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     seeds = sorted(int(name[len("seed_"):]) for name in names if re.fullmatch("seed_[1-9][0-9]*", name))
-    runs = [(seed, os.path.join(folder, "seed_%d" % seed)) for seed in seeds]
+    runs = [(seed, os.path.join(folder, f"seed_{seed}")) for seed in seeds]
     return [(seed, run) for seed, run in runs if os.path.exists(os.path.join(run, "metrics.jsonl"))]
 
 
 def settings(start):
     """{key: value} of a start event; the config's keys are SECTION.KEY."""
-    found = {}
-    for key, value in start.items():
-        if key == "config":
-            for section, keys in value.items():
-                found.update({section + "." + name: entry for name, entry in keys.items()})
-        elif key != "event":
-            found[key] = value
+    config = start.get("config")
+    found = metrics.flat(config) if isinstance(config, dict) else {}
+    found.update({key: value for key, value in start.items() if key not in ("event", "config")})
     return found
 
 
@@ -85,9 +83,9 @@ def require_one_config(folder, may_differ):
             for key, value in settings(start).items():
                 expected, where = first.setdefault(key, (value, run.path))
                 if value != expected and key not in may_differ:
-                    raise ReportError("the runs are not of one config: %s is %s in %s and %s in %s; remove the runs "
-                                      "that do not belong, or give another --out" %
-                                      (key, json.dumps(expected), where, json.dumps(value), run.path))
+                    raise ReportError(f"the runs are not of one config: {key} is {json.dumps(expected)} in {where} "
+                                      f"and {json.dumps(value)} in {run.path}; remove the runs that do not belong, or "
+                                      "give another --out")
 
 
 def listed(seeds):
@@ -101,30 +99,30 @@ def verdict(results, target, losses, mean):
     diverged = [seed for seed, result in results.items() if result.state == "diverged"]
     unfinished = [seed for seed, result in results.items() if result.state == "unfinished"]
     if diverged:
-        return "No: the result does not count, because %s diverged." % listed(diverged)
+        return f"No: the result does not count, because {listed(diverged)} diverged."
     if unfinished:
-        return "No verdict yet: %s %s unfinished." % (listed(unfinished), "is" if len(unfinished) == 1 else "are")
+        return f"No verdict yet: {listed(unfinished)} {'is' if len(unfinished) == 1 else 'are'} unfinished."
     n = len(losses)
     if (float(target) - mean) * math.sqrt(n) >= REQUIRED - 1e-9:  # decimals are not exact
         steps = list(results.values())[-1].max_iters
         return f"Yes: the result counts. {n} {'run' if n == 1 else 'runs'} of {steps:,} steps reached {target}."
     if float(target) <= mean:
-        return "No: the result does not count. The mean is not below %s." % target
+        return f"No: the result does not count. The mean is not below {target}."
     needed = (REQUIRED / (float(target) - mean)) ** 2
     runs = f"{math.ceil(needed - 1e-6):,}" if needed < 1e6 else "more than a million"
-    return "No: the result does not count. With this mean it takes %s runs." % runs
+    return f"No: the result does not count. With this mean it takes {runs} runs."
 
 
 def report(folder, name, target):
     """target is the text of a number."""
     results = {seed: Result(run) for seed, run in runs_of(folder)}
     if not results:
-        raise ReportError("there are no runs in %s (no %s/seed_N/metrics.jsonl)" % (folder, folder))
+        raise ReportError(f"there are no runs in {folder} (no {folder}/seed_N/metrics.jsonl)")
     last = list(results.values())[-1]
-    key = "" if last.loss_key == "loss" else "(%s) " % last.loss_key
-    print("%s: validation losses %sat step %s" % (name, key, "-" if last.max_iters is None else f"{last.max_iters:,}"))
+    key = "" if last.loss_key == "loss" else f"({last.loss_key}) "
+    print(f"{name}: validation losses {key}at step {'-' if last.max_iters is None else f'{last.max_iters:,}'}")
     print()
-    rows = [[str(seed), "%.4f" % result.loss if result.state == "complete" else f"{result.state}, step {result.step:,}"]
+    rows = [[str(seed), f"{result.loss:.4f}" if result.state == "complete" else f"{result.state}, step {result.step:,}"]
             for seed, result in results.items()]
     markdown_table.print_table(["seed", "validation loss"], rows, align_right=(0, 1))
     print()
@@ -133,23 +131,33 @@ def report(folder, name, target):
     if losses:
         deviation = "unknown (one run)"
         if len(losses) > 1:
-            deviation = "%.4f" % math.sqrt(sum((loss - mean) ** 2 for loss in losses) / (len(losses) - 1))
-        print("n %d, mean %.4f, standard deviation %s" % (len(losses), mean, deviation))
-        print("(%s - mean) * sqrt(n) = %.4f; the rule requires at least %s\n" %
-              (target, (float(target) - mean) * math.sqrt(len(losses)), REQUIRED))
+            deviation = f"{math.sqrt(sum((loss - mean) ** 2 for loss in losses) / (len(losses) - 1)):.4f}"
+        print(f"n {len(losses)}, mean {mean:.4f}, standard deviation {deviation}")
+        print(f"({target} - mean) * sqrt(n) = {(float(target) - mean) * math.sqrt(len(losses)):.4f}; the rule requires "
+              f"at least {REQUIRED}\n")
     print(verdict(results, target, losses, mean))
 
 
-def main(command, folder, may_differ, *arguments):
+def main(arguments):
+    parser = command_line.Parser(prog="track3_report.py", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    states_parser, report_parser = commands.add_parser("states"), commands.add_parser("report")
+    for command in (states_parser, report_parser):
+        command.add_argument("folder", metavar="FOLDER")
+        command.add_argument("may_differ", metavar="MAY_DIFFER", type=str.split)
+    states_parser.add_argument("seeds", metavar="SEED", nargs="+")
+    report_parser.add_argument("name", metavar="NAME")
+    report_parser.add_argument("target", metavar="TARGET")
+    options = parser.parse_args(arguments)
     try:
-        require_one_config(folder, may_differ.split() + MACHINE)
-        if command == "states":
-            print(" ".join(Result(os.path.join(folder, "seed_" + seed)).state for seed in arguments))
+        require_one_config(options.folder, options.may_differ + MACHINE)
+        if options.command == "states":
+            print(" ".join(Result(os.path.join(options.folder, "seed_" + seed)).state for seed in options.seeds))
         else:
-            report(folder, *arguments)
+            report(options.folder, options.name, options.target)
     except (ReportError, metrics.MetricsError) as error:
-        sys.exit("track3.sh: %s" % error)
+        sys.exit(f"track3.sh: {error}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

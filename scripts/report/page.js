@@ -1,4 +1,4 @@
-/* page.js: draws the report page from the JSON that report.py puts into it.
+/* page.js: draws the report page from the JSON that report_page.py puts into it.
  *
  * dygraphs draws each chart. Text from files (names, prompts, samples, configs) reaches the page through textContent
  * alone. Where report.sh --watch serves the page, it asks for runs that have changed, and keeps zoom and selection. */
@@ -80,6 +80,11 @@ function swatch(colour, dash) {
 }
 
 function swatchOf(run) { return swatch(colourOf(run.id, 1), dashOf(run.id)); }
+
+function setShown(id, isShown) {
+    if (isShown) state.off.delete(id);
+    else state.off.add(id);
+}
 
 function shownRuns() { return [...runs.values()].filter((run) => !state.off.has(run.id)); }
 
@@ -180,16 +185,16 @@ function publishedCurves(range) {
 // ---- published runs ----
 
 function isOfRun(entry, run) {
-    if (entry.recipe) return entry.recipe === run.table.recipe;
-    return entry.data === run.table.data && entry.model === run.table.model;
+    if (entry.recipe) return entry.recipe === run.summary_row.recipe;
+    return entry.data === run.summary_row.data && entry.model === run.summary_row.model;
 }
 
-function hasOptimizer(entry, run) { return isOfRun(entry, run) && entry.optimizer === run.table.optimizer; }
+function hasOptimizer(entry, run) { return isOfRun(entry, run) && entry.optimizer === run.summary_row.optimizer; }
 
 /* Those of the data and model of a run that is drawn. */
 function listedPublished() {
     const shown = shownRuns();
-    return data.published.filter((entry) => shown.some((run) => isOfRun(entry, run)));
+    return data.published_curves.filter((entry) => shown.some((run) => isOfRun(entry, run)));
 }
 
 function isPublishedShown(entry) {
@@ -236,9 +241,12 @@ function yRange(chart, range) {
     return [low >= 0 ? Math.max(low - margin, 0) : low - margin, high + margin];
 }
 
+/* Its number of steps, at least 1. */
+function longestRun() { return Math.max(1, ...[...runs.values()].map((run) => run.summary_row.steps || 1)); }
+
 function smoothingChoices() {
     const choices = [];
-    const last = Math.max(1, ...[...runs.values()].map((run) => run.table.steps || 1));
+    const last = longestRun();
     for (let power = 1; power <= last; power *= 10)
         for (const factor of [1, 2, 5]) if (factor * power <= Math.max(1, last / 2)) choices.push(factor * power);
     return choices;
@@ -247,8 +255,7 @@ function smoothingChoices() {
 /* A hundredth of the longest run, unless the user sets it. */
 function smoothingSteps() {
     if (state.smoothing !== null) return state.smoothing;
-    const last = Math.max(1, ...[...runs.values()].map((run) => run.table.steps || 1));
-    return smoothingChoices().filter((steps) => steps <= Math.max(1, last / 100)).pop();
+    return smoothingChoices().filter((steps) => steps <= Math.max(1, longestRun() / 100)).pop();
 }
 
 function formatX(x) {
@@ -334,8 +341,10 @@ function drawChart(chart, shown, full) {
     const isLogX = byId('x-log').checked;
     const hasPublished = chart.id === 'loss' && chart.all.some((curve) => curve.points.length > 0);
     const all = hasPublished ? [...chart.all, ...publishedCurves(full)] : chart.all;
-    chart.curves = all.map((curve) => Object.assign(curve, {points: curve.points.filter(([x, y]) =>
-        Number.isFinite(x) && Number.isFinite(y) && (!isLogX || x > 0) && (!chart.log.checked || y > 0))})).filter((curve) => curve.points.length > 0);
+    const canShow = ([x, y]) => Number.isFinite(x) && Number.isFinite(y) && (!isLogX || x > 0) &&
+        (!chart.log.checked || y > 0);
+    chart.curves = all.map((curve) => Object.assign(curve, {points: curve.points.filter(canShow)}))
+        .filter((curve) => curve.points.length > 0);
     const isEmpty = chart.curves.length === 0;
     chart.box.hidden = isEmpty && Boolean(chart.optional);
     chart.plot.hidden = isEmpty;
@@ -460,20 +469,22 @@ function showValues(chart, event) {
 
 // ---- the lists of runs and published losses ----
 
-function listRuns() {
+/* Those with the text of the filter in their names. */
+function matchingRuns() {
     const part = byId('filter').value.toLowerCase();
-    const listed = [...runs.values()].filter((run) => run.name.toLowerCase().includes(part));
-    byId('runs').replaceChildren(...listed.map((run) => {
+    return [...runs.values()].filter((run) => run.name.toLowerCase().includes(part));
+}
+
+function listRuns() {
+    byId('runs').replaceChildren(...matchingRuns().map((run) => {
         const box = element('input', {type: 'checkbox', checked: !state.off.has(run.id)});
         box.addEventListener('change', () => {
-            if (box.checked) state.off.delete(run.id);
-            else state.off.add(run.id);
+            setShown(run.id, box.checked);
             selectionChanged();
         });
         const only = element('button', {type: 'button', title: 'draw this run alone'}, 'only');
         only.addEventListener('click', () => {
-            for (const id of runs.keys()) state.off.add(id);
-            state.off.delete(run.id);
+            for (const id of runs.keys()) setShown(id, id === run.id);
             selectionChanged();
         });
         return element('div', {className: 'entry', title: run.folder},
@@ -499,12 +510,7 @@ function listPublished() {
 }
 
 function setListed(isOn) {
-    const part = byId('filter').value.toLowerCase();
-    for (const run of runs.values()) {
-        if (!run.name.toLowerCase().includes(part)) continue;
-        if (isOn) state.off.delete(run.id);
-        else state.off.add(run.id);
-    }
+    for (const run of matchingRuns()) setShown(run.id, isOn);
     selectionChanged();
 }
 
@@ -542,7 +548,7 @@ function makeTable(header, rows) {
     return element('table', {}, element('thead', {}, element('tr', {}, ...header)), element('tbody', {}, ...rows));
 }
 
-function valueOf(run, key) { return key === 'name' ? run.name : run.table[key]; }
+function valueOf(run, key) { return key === 'name' ? run.name : run.summary_row[key]; }
 
 function compareBy(key, isDown) {
     return (one, two) => {
@@ -594,7 +600,7 @@ function listConfigs() {
 }
 
 function listPaper() {
-    const {notes, tables} = data.paper;
+    const {notes, tables} = data.published_tables;
     const tableElements = (table) => {
         const cell = (name, text, i) => element(name, {className: table.right[i] ? 'number' : ''}, text);
         return [...table.notes.map((note) => element('p', {className: 'note'}, note)),
@@ -685,7 +691,7 @@ function take(update) {
     runs.clear();
     for (const id of update.order) runs.set(id, Object.assign(known.get(id), {name: update.names[id]}));
     data.version = update.version;
-    data.paper = update.paper;
+    data.published_tables = update.published_tables;
 }
 
 function showAll() {

@@ -5,9 +5,9 @@ of the page's table of curves, as lists of texts. Standard input has one expecte
 
     {"chart": ..., "run": ..., "curve": ..., "x": [...], "y": [...]}
 
-A curve of more than 2,000 points (in the small charts 1,000) is thinned: then the first and last point, the lowest and
-the highest value must be there, in at most so many points. Curves that are not expected are errors, too. Prints what differs; the exit status is 1
-if anything does.
+Of a curve with more than 2,000 points (in the small charts 1,000) at most so many are drawn: then the first and last
+point, the lowest and the highest value must be there. Curves that are not expected are errors, too. Prints what
+differs; the exit status is 1 if anything does.
 """
 import html
 import json

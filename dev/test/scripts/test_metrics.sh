@@ -9,11 +9,12 @@ export LC_ALL=C PYTHONPATH=$PWD/scripts
 use_system_python
 
 # program: runs the Python program on standard input, in $here. It has the module, and write(RUN, EVENT...),
-# which appends events to a run's metrics; texts and bytes are appended as they are.
+# which appends events to a run's metrics; texts and bytes are appended as they are. refusal(MAIN, ARGUMENTS) is the
+# line that a program's main() prints before it ends with status 2.
 program() {
     {
         cat <<'END'
-import json, os, sys
+import contextlib, io, json, os, sys
 import metrics
 
 def write(run, *events):
@@ -38,6 +39,16 @@ def end(step, reason="done", **more):
 
 def equal(found, expected):
     assert found == expected, "found %r, expected %r" % (found, expected)
+
+def refusal(main, arguments):
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        try:
+            status = main(arguments.split(" ") if arguments else [])
+        except SystemExit as end:
+            status = end.code
+    equal((arguments, status, errors.getvalue().count("\n")), (arguments, 2, 1))
+    return errors.getvalue()
 END
         cat
     } >"$here/program.py"
@@ -62,7 +73,7 @@ equal([(event["step"], event["loss"]) for event in run.train], [(0, 8), (5, 3)])
 equal([(event["step"], event["loss"]) for event in run.val], [(0, 9), (2, 7), (4, 5)])
 equal([len(events) for events in (run.hellaswag, run.samples, run.norms, run.skipped, run.events("new"))], [1] * 5)
 equal((run.name, run.step, run.tokens), ("run", 6, 384))
-equal((run.best(), run.best(128), run.best(-1)), ((5, 4), (7, 2), None))
+equal((run.best(), run.best(128), run.best(-1)), ((5, 4), (7, 2), (None, None)))
 equal((run.has_reached(256), run.has_reached(257)), (True, False))
 END
 }
@@ -72,7 +83,8 @@ test_damage_is_passed_over() {
 whole = json.dumps(train(1, 7.5), separators=(",", ":"))
 write("run", "no JSON\n", "\n", "{}\n", "[]\n", '{"event":7}\n', '{"event":"train"}\n',
       '{"event":"train","step":"2"}\n',
-      '{"event":"train","step":true,"loss":3}\n', '{"event":"train","step":2,"loss":nan}\n',
+      '{"event":"train","step":true,"loss":3}\n', '{"event":"train","step":6,"loss":3} {"a":1}\n',
+      '{"event":"train","step":2,"loss":nan}\n',
       '{"event":"train","step":8,"lo', val(3, 6), whole[:-9], whole[:20] + whole + "\r\n",
       '{"event":"train","step":4,"loss":NaN}\n{"event":"train","step":5,"loss":1e999}\n', "[" * 100000 + "\n",
       '{"event":"deep","step":' + "[" * 100000 + "\n", b'{"event":"sample","step":1,"text":"\xff\xfe \\ud800"}\n',
@@ -83,7 +95,7 @@ equal([(event["step"], metrics.number(event, "loss")) for event in run.train], [
 equal([event["step"] for event in run.val], [3])
 equal(run.samples[0]["text"], "\ufffd\ufffd \ud800")
 equal((run.config, run.optimizer, run.model_title, run.learning_rate), ({}, None, None, None))
-equal(metrics.summary(run, [64])[1:], ["-"] * 5 + ["3", "192", "6", "3", "unfinished"] + ["-"] * 5 + ["1"])
+equal(metrics.summary(run, budgets=[64])[1:], ["-"] * 5 + ["3", "192", "6", "3", "unfinished"] + ["-"] * 5 + ["1"])
 write("end", val(1, 3), json.dumps(end(1), separators=(",", ":")))  # whole, only its newline is missing
 equal(metrics.read_run("end").status, "done")
 write("empty")
@@ -95,15 +107,16 @@ test_status() {
     program <<'END'
 skip = lambda step: {"event": "skipped", "step": step, "tensor": "wte"}
 saved = {"event": "checkpoint", "step": 7, "path": "p"}
-for i, (events, status, diverged) in enumerate([
-        ([start()], "unfinished", False), ([train(6, 1), end(7)], "done", False),
-        ([end(7, "stopped"), saved], "stopped", False), ([end(7, "failed")], "failed", False),
-        ([end(7), start()], "unfinished", False), ([skip(5)], "skipped", False), ([skip(5), saved], "skipped", False),
-        ([skip(5), skip(7)], "skipped", False), ([skip(5), saved, val(6, 1), skip(6)], "skipped", True),
-        ([skip(5), skip(6), train(7, 1)], "unfinished", False), ([skip(5), skip(6), end(7)], "done", False)]):
+for i, (events, status) in enumerate([
+        ([start()], "unfinished"), ([train(6, 1), end(7)], "done"), ([end(7, "stopped"), saved], "stopped"),
+        ([end(7, "failed")], "failed"), ([end(7, 3)], "unfinished"), ([end(7), start()], "unfinished"),
+        ([end(7), val(8, 1)], "unfinished"), ([skip(5)], "unfinished"), ([skip(5), skip(7)], "unfinished"),
+        ([skip(5), skip(6)], "diverged"), ([skip(5), saved, val(6, 1), skip(6), val(7, 1)], "diverged"),
+        ([skip(5), skip(6), train(7, 1)], "unfinished"), ([skip(5), skip(6), start()], "unfinished"),
+        ([skip(5), skip(6), end(7)], "done")]):
     write(str(i), *events)
     run = metrics.read_run(str(i))
-    equal((i, run.status, run.diverged, run.end is None), (i, status, diverged, status in ("unfinished", "skipped")))
+    equal((i, run.status, run.end is None), (i, status, events[-1]["event"] not in ("end", "checkpoint")))
 END
 }
 
@@ -167,6 +180,7 @@ exact = {"name": "mars-m", "gamma": 0.01, "is_approx": False}
 equal(title("optimizer_title", optimizer=exact), "MARS-M exact gamma 0.01")
 equal(title("optimizer", optimizer=exact), "mars-m-exact-gamma-0.01")
 equal(title("optimizer_title", optimizer={"name": "a new one", "gamma": 0.01}), "a new one")
+equal(metrics.flat({"a": {"b": 1, "c": {"d": 2}}, "e": 3, "f": None, "g": []}), {"a.b": 1, "a.c": {"d": 2}})
 equal([metrics.text(value) for value in (6e-05, 2.5, 3, 1e20, 0.1 + 0.2, None, True)],
       ["6e-05", "2.5", "3", "1e+20", "0.30000000000000004", "-", "True"])
 END
@@ -189,11 +203,11 @@ END
 test_a_long_run() {
     mkdir "$here/run"
     awk 'BEGIN {
-        for (i = 0; i < 100000; i++)
+        for (i = 0; i < 20000; i++)
             printf "{\"event\":\"train\",\"step\":%d,\"loss\":%.6f,\"lr\":0.001,\"tokens\":%d}\n", i, 9 - i / 2e4, i + 1
     }' >"$here/run/metrics.jsonl"
     run 0 timeout 60 python3 scripts/metrics.py summary "$here/run"
-    has "$here/output" $'\t100000\t100000\t-'
+    has "$here/output" $'\t20000\t20000\t-'
     # Whoever reads only the beginning sees no error.
     values train step,tokens "$here/run" 2>"$here/error" | head -n 1 >"$here/output" || true
     output_is "0 1"
@@ -221,6 +235,8 @@ END
     output_is ""
     run 0 python3 scripts/metrics.py summary "$here"/{a,b}
     [ "$(cut -f 1 "$here/output")" = "$here/a"$'\n'"$here/b" ]
+    run 0 python3 scripts/metrics.py summary --fields=status,best_loss,folder "$here"/{a,b}
+    output_is $'done\t4\t'"$here/a"$'\nunfinished\t-\t'"$here/b"
 }
 
 test_values_says_what_is_wrong() {
@@ -231,13 +247,13 @@ test_values_says_what_is_wrong() {
         `" train_gpt2 wrote (its train.out_dir)"
     run 1 python3 scripts/metrics.py summary "$here/folder"
     has "$here/output" "cannot read $here/folder/metrics.jsonl: Is a directory"
-    local arguments
-    for arguments in "" "wrong $here/run" "summary" "values" "values train loss" "summary --wrong $here/run" \
-        "summary --budgets=5B $here/run" "values --budgets=5 train loss $here/run"; do
-        # shellcheck disable=SC2086 # words
-        run 2 python3 scripts/metrics.py $arguments
-        [ "$(wc -l <"$here/output")" -eq 1 ]
-    done
+    run 2 python3 scripts/metrics.py summary --fields=status,loss "$here/run"
+    has "$here/output" "metrics.py: argument --fields: status,loss: give fields of folder, optimizer, "
+    program <<'END'
+for arguments in ["", "wrong run", "summary", "values", "values train loss", "summary --wrong run",
+                  "summary --budgets=5B run", "summary --fields=status, run", "values --budgets=5 train loss run"]:
+    assert refusal(metrics.main, arguments).startswith("metrics.py: ")
+END
     run 0 python3 scripts/metrics.py --help
     has "$here/output" "--budgets=TOKENS"
 }
@@ -278,6 +294,7 @@ rows = list(csv.DictReader(open("run.csv", newline="")))
 equal([row["event"] for row in rows], "start val train norms skipped val hellaswag sample checkpoint end".split())
 known = list(rows[0])
 equal(known[:4] + known[-3:], ["event", "step", "tokens", "loss", "resumed_from", "prompt", "text"])
+equal(known[13:20], ["mfu", "ms_slowest", "slowest_rank", "gpu_watts", "gpu_mhz", "gpu_celsius", "gpu_throttle"])
 shown = [{key: value for key, value in row.items() if value} for row in rows]
 equal(shown[0], {"event": "start", "parameters": "1000", "device": "a, b", "version": "0"})
 equal(shown[2], {"event": "train", "step": "0", "loss": "5", "tokens": "64", "lr": "0.1", "lr_by_role.matrix": "0.2",
@@ -310,9 +327,9 @@ test_following_a_run() {
     python3 scripts/export_metrics.py "$here/run" --csv "$here/run.csv" --follow >"$here/output" 2>&1 &
     exporter=$!
     wait_for grep -q "^val,0,0,5" "$here/run.csv"
-    program <<<'write("run", train(0, 4, gpu_watts=650), "{\"event\":\"val\",\"st")'
+    program <<<'write("run", train(0, 4, gpu_fans=650), "{\"event\":\"val\",\"st")'
     wait_for grep -q "^train,0,64,4,.*,650$" "$here/run.csv"
-    head -n 1 "$here/run.csv" | grep -q ",resumed_from,gpu_watts$"
+    head -n 1 "$here/run.csv" | grep -q ",resumed_from,gpu_fans$"
     [ "$(wc -l <"$here/run.csv")" -eq 4 ]
     # Killed and resumed: the cut line goes.
     grep -v '"st$' "$here/run/metrics.jsonl" | sed 's/"loss":5/"loss":6/' >"$here/new"
@@ -423,16 +440,15 @@ END
 
 test_export_says_what_is_wrong() {
     whole_run
-    local arguments
-    for arguments in "" "$here/run" "$here/run --csv" "$here/run --csv=" "$here/run --csv x --wandb y" \
-        "$here/run --wrong --csv x" "$here/run $here/run --csv x" "$here/run --csv $here" \
-        "$here/run --csv $here/no/such/file" "$here/run --csv $here/run/metrics.jsonl" "$here/nothing --csv x" \
-        "$here --csv x" "--csv x"; do
-        # shellcheck disable=SC2086 # words
-        export_metrics 2 $arguments
-        [ "$(wc -l <"$here/output")" -eq 1 ]
-        has "$here/output" "export_metrics.py: "
-    done
+    program <<'END'
+import export_metrics
+for arguments in ["", "run", "run --csv", "run --csv=", "run --csv x --wandb y", "run --wrong --csv x",
+                  "run run --csv x", "run --csv .", "run --csv no/such/file", "run --csv run/metrics.jsonl",
+                  "nothing --csv x", ". --csv x", "--csv x"]:
+    assert refusal(export_metrics.main, arguments).startswith("export_metrics.py: ")
+END
+    export_metrics 2 "$here/run"
+    has "$here/output" "export_metrics.py: one of the arguments --tensorboard --wandb --csv is required; see --help"
     has "$here/run/metrics.jsonl" '"event":"end"'
     stand_in tensorboardX <<<'raise ImportError'
     stand_in torch <<<'raise ImportError'

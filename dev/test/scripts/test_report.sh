@@ -181,7 +181,7 @@ END
 END
     page_with "$here/page.html" "$here/script"
     cp "$here/before" "$here/short/metrics.jsonl"
-    # The mean of the long run, which is thinned, has a point for each five steps or so.
+    # The mean of the long run, of which not all points are drawn, has a point for each five steps or so.
     for axis in tokens hours steps; do
         compare $axis $axis short long >"$here/differences" || true
         # Only against steps is it simple where a skipped step stands.

@@ -9,7 +9,7 @@ source "$(dirname "$0")/../script_fixture.sh"
 # function `reports REASON`, which writes the last line of its metrics.
 tree() {
     mkdir -p "$here"/tree/{scripts,config,runs/quickstart} "$here/bin"
-    cp scripts/{slurm.sbatch,metrics.py} "$here/tree/scripts"
+    cp scripts/{slurm.sbatch,command_line.py,metrics.py} "$here/tree/scripts"
     cp config/quickstart.json "$here/tree/config"
     {
         echo 'case "$*" in *wrong*) exit 2 ;; *--print_config) echo "    \"out_dir\": \"runs/quickstart\","; exit 0 ;; esac'
@@ -43,6 +43,14 @@ test_time_limit() {
     signal=USR1 job 0 quickstart --max_iters=9
     [ "$(cat "$here/requeued")" = "requeue 77" ]
     [ "$(cat "$here/tree/arguments")" = "config/quickstart.json --max_iters=9" ]
+}
+
+test_another_launcher() {
+    tree <<<'reports done'
+    command_file "$here/bin/mpirun" <<<'[ "$1 $2" = "--bind-to none" ] || exit 9; shift 2; echo mpirun; exec "$@"'
+    LAUNCHER="mpirun --bind-to none" job 0 quickstart
+    has "$here/output" mpirun
+    [ "$(cat "$here/tree/arguments")" = "config/quickstart.json --init_from=auto" ]
 }
 
 test_done() {

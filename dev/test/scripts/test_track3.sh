@@ -167,7 +167,7 @@ test_seeds_that_diverge() {
 test_complete_runs_are_not_repeated() {
     fake_trainer 3.27 3.27 3.27
     track3 0 tiny --seeds=2
-    track3 0 tiny --seeds=3 --batch_size=2
+    track3 0 tiny --seeds=3 --batch_size=2 --sample_interval=4 --sample_prompt=It --sample_tokens=8
     calls 3
     sed -i '$d' "$runs/seed_2/metrics.jsonl"
     track3 0 tiny --report-only
@@ -229,6 +229,9 @@ test_other_configs_are_not_mixed() {
     sed -i 's/"float32"/"bfloat16"/' "$runs/seed_2/metrics.jsonl"
     track3 1 tiny --report-only
     has "$here/output" 'precision is "float32" in '
+    # A damaged line: a section is passed over that is no object.
+    sed -i 's/"bfloat16"/"float32"/; s/"schedule":{[^}]*}/"schedule":7/' "$runs/seed_2/metrics.jsonl"
+    track3 0 tiny --report-only
 }
 
 test_runs_that_fail() {
@@ -279,6 +282,8 @@ test_what_is_wrong() {
     track3 0 --help
     has "$here/report" "--seeds=10"
     [ ! -e "$here/calls" ]
+    run 2 python3 scripts/track3_report.py report "$here" train.seed
+    has "$here/output" "track3_report.py: the following arguments are required: NAME, TARGET"
     # Ten, the number of the published baseline.
     printf '3.27\n%.0s' 1 2 3 4 5 6 7 8 9 10 >"$here/losses"
     track3 0 tiny
