@@ -178,18 +178,19 @@ train_all() {
     done
 }
 
-# summary FIELD RUN: a field of the line that metrics.py summary prints.
-summary() { python3 scripts/metrics.py summary "$2" | cut -f "$1"; }
+# summary FIELD RUN: one of the values that metrics.py works out.
+summary() { python3 scripts/metrics.py summary --fields="$1" "$2"; }
 
 show_plot() {
-    local folder title losses step labels=()
+    local folder title speed losses step labels=()
     for folder in "${runs[@]}"; do
-        title=$(summary 3 "$folder")
+        title=$(summary optimizer_title "$folder")
+        speed=$(summary tokens_per_second "$folder")
         labels+=(--label="$title")
         mapfile -t losses < <(values val step,loss "$folder") # the first one is of step 0
         step=${losses[-1]% *}
         printf '%s: validation loss %.3f before training, %.3f after %d steps; %.0f seconds of training (%d tokens/s)\n' \
-            "$title" "${losses[0]#* }" "${losses[-1]#* }" "$step" "$(values end train_seconds "$folder")" "$(summary 12 "$folder")"
+            "$title" "${losses[0]#* }" "${losses[-1]#* }" "$step" "$(values end train_seconds "$folder")" "$speed"
     done
     if command -v gnuplot >/dev/null; then
         bash scripts/plot.sh "${labels[@]}" "${runs[@]}"
