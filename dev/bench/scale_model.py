@@ -132,12 +132,24 @@ def read_json(path, comments=False):
         raise ModelError("%s: is not JSON: %s" % (path, error)) from error
 
 
+def read_config(path):
+    """{section: {key: value}} of a file of config/base, with the keys of its own base."""
+    config = read_json(path, comments=True)
+    base = config.pop("base", None)
+    if base is None:
+        return config
+    sections = read_config(os.path.join(os.path.dirname(path), base))
+    for name, section in config.items():
+        sections[name] = {**sections.get(name, {}), **section}
+    return sections
+
+
 class Model:
     """The tensors of a GPT-2 without biases, in the order of model/gpt2_tensors.c."""
 
     def __init__(self, size):
         self.size, self.path = size, "config/base/%s.json" % size
-        config = read_json(self.path, comments=True)
+        config = read_config(self.path)
         self.layers = positive(config, self.path, "model", "n_layer")
         self.tokens = positive(config, self.path, "model", "block_size")
         self.micro_batch = positive(config, self.path, "train", "batch_size")

@@ -50,7 +50,7 @@ test_another_launcher() {
     command_file "$here/bin/mpirun" <<<'[ "$1 $2" = "--bind-to none" ] || exit 9; shift 2; echo mpirun; exec "$@"'
     LAUNCHER="mpirun --bind-to none" job 0 quickstart
     has "$here/output" mpirun
-    [ "$(cat "$here/tree/arguments")" = "config/quickstart.json --init_from=auto" ]
+    [ "$(cat "$here/tree/arguments")" = "config/quickstart.json" ]
 }
 
 test_done() {
