@@ -789,8 +789,7 @@ static void test_ns_dtype(void **state) {
 static void test_threads(void **state) {
     (void)state;
     if (strcmp(test_device(), "cpu") != 0) skip(); /* a GPU's work does not depend on them */
-    int every = is_in_haste() ? 4 : 2;
-    for (int v = 0; v < VARIANTS; v += every)
+    for (int v = 0; v < VARIANTS; v += 4)
         for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
             OptimConfig config = config_of(&variants[v]);
             config.ns_dtype = NS_DTYPE_AUTO;
