@@ -12,7 +12,7 @@
 #              compiled for x86-64-v3 (GCC 11's build)
 #   plain      a build without oneDNN, MPI and CUDA (by Clang), and the tests of what replaces them
 #   asan       the address and undefined-behaviour sanitizers, with CUDA emulated on the CPU (dev/emu): all tests on the
-#              CPU but whole runs, and the kernels' on the emulated GPU, at small sizes
+#              CPU but whole runs and central differences of whole models, and the kernels' on the emulated GPU, at small sizes
 #   emu        the emulated GPU without sanitizers (GCC 11's build): kernels at small sizes in another order of its threads,
 #              whole training runs, gradients of every architecture, several ranks, and every optimizer
 #   tsan       the emulated GPU under the thread sanitizer: kernels at small sizes
@@ -257,8 +257,9 @@ fi
 wait_for_lanes
 
 heading "address and undefined-behaviour sanitizers, CUDA emulated"
-# Not whole runs, whose parts other tests go through, too. Newton-Schulz runs on the emulated GPU alone.
-sanitized='test_!(golden|example|processes|resume|ema|newton_schulz|optim_rules).c'
+# Not whole runs, whose parts other tests go through, too. Newton-Schulz runs on the emulated GPU alone. Gradients of every
+# architecture are those of test_golden_gradients.c: the central differences of test_gpt2.c call the same code for longer.
+sanitized='test_!(golden|example|processes|resume|ema|gpt2|newton_schulz|optim_rules).c'
 if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O1 -- "$sanitized" test_newton_schulz.c 'test_*.cu'; then
     lane asan-forward build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "${device_tests[@]}" \
         'test_*.cu'
