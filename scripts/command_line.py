@@ -1,5 +1,8 @@
-"""command_line.py: the argument parser of the Python programs in this folder."""
+"""command_line.py: what the Python programs in this folder have in common: the parser of their arguments, and how they
+end."""
 import argparse
+import os
+import sys
 
 
 class Parser(argparse.ArgumentParser):
@@ -11,3 +14,19 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(2, f"{self.prog.split()[0]}: {message}; see --help\n")
+
+
+def run(main):
+    """Ends the program with the status that main(arguments) returns. What cannot be written, as on a full disk, is an error
+    in one line, with status 1; a reader that went away, as "| head", is none."""
+    try:
+        status = main(sys.argv[1:])
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
+        if isinstance(error, BrokenPipeError):
+            sys.exit(0)
+        name = os.path.basename(sys.argv[0])
+        sys.exit(f"{name}: cannot write {error.filename or 'the output'}: {error.strerror}; free some space, or write "
+                 "elsewhere")
+    sys.exit(status)

@@ -28,7 +28,6 @@ metrics.jsonl is cut back, the export starts anew.
 import csv
 import glob
 import os
-import sys
 import time
 
 import command_line
@@ -257,4 +256,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command_line.run(main)

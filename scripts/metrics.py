@@ -33,7 +33,6 @@ import gc
 import json
 import math
 import os
-import signal
 import sys
 
 import command_line
@@ -466,12 +465,14 @@ def find_runs(root):
 
 
 def summary(run, fields=SUMMARY_FIELDS, budgets=()):
-    """The fields of a summary as a list of strings."""
+    """The fields of a summary as a list of strings. A blank stands for each control character, which would look like the
+    end of a field or line. (Bytes that are not UTF-8 stay, as Python's surrogates.)"""
     texts = []
     for field in fields:
         value = getattr(run, field)
         is_formatted = field in SUMMARY_FORMATS and value is not None
-        texts.append(format(value, SUMMARY_FORMATS[field]) if is_formatted else text(value))
+        shown = format(value, SUMMARY_FORMATS[field]) if is_formatted else text(value)
+        texts.append("".join(c if c.isprintable() or 0xDC80 <= ord(c) <= 0xDCFF else " " for c in shown))
     for budget in budgets:
         texts += [text(run.best(budget)[0]), str(int(run.has_reached(budget)))]
     return texts
@@ -527,7 +528,6 @@ def _parse_arguments(arguments):
 def main(arguments):
     options = _parse_arguments(arguments)
     sys.stdout.reconfigure(errors="surrogateescape")  # names of folders
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as of "| head"
     try:
         for i, folder in enumerate(options.folders):
             run = read_run(folder)
@@ -545,4 +545,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command_line.run(main)

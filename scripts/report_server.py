@@ -2,6 +2,7 @@
 at watch(). What the page holds is in report_page.py."""
 import errno
 import http.server
+import re
 import sys
 import threading
 import time
@@ -49,7 +50,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 kind, text = "text/html", report_page.page(report_page.whole_data(runs, live=True))
             elif address.path == "/data":
                 since = urllib.parse.parse_qs(address.query).get("since", ["0"])[0]
-                update = runs.page_data(int(since) if since.isdecimal() else 0)
+                update = runs.page_data(int(since) if re.fullmatch("[0-9]{1,15}", since) else 0)
                 kind, text = "application/json", report_page.json_for_html(update)
             else:
                 kind, text = None, None

@@ -258,6 +258,24 @@ END
     has "$here/output" "--budgets=TOKENS"
 }
 
+# A full disk is an error in one line, and a name cannot add a line or a field.
+test_output_that_cannot_be_written() {
+    local name=$'a\nrun\tof two' command
+    mkdir "$here/$name"
+    {
+        echo '{"event":"start","config":{"optimizer":{"name":"adamw"},"model":{},"data":{}},"resumed_from":null}'
+        echo '{"event":"val","step":0,"loss":2.5,"tokens":0}'
+    } >"$here/$name/metrics.jsonl"
+    for command in "metrics.py summary" "metrics.py values val loss" reproduce_table.py "export_metrics.py --csv=/dev/full"; do
+        # shellcheck disable=SC2016 # the folder is the inner shell's argument
+        run 1 bash -c 'python3 scripts/'"$command"' "$1" >/dev/full' _ "$here/$name"
+        has "$here/output" ".py: cannot write the output: No space left on device"
+        [ "$(wc -l <"$here/output")" -eq 1 ]
+    done
+    python3 scripts/metrics.py summary --fields=folder,best_loss "$here/$name" >"$here/output"
+    [ "$(cat "$here/output")" = "$here/a run of two"$'\t'2.5 ]
+}
+
 test_python_is_needed() {
     mkdir "$here/bin"
     for tool in bash dirname basename tr; do ln -s "$(command -v $tool)" "$here/bin/"; done
