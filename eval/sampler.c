@@ -13,24 +13,22 @@ struct Sampler {
     Generator generator;
 };
 
-/* The bytes as a string of UTF-8, which the caller frees; *replaced counts the bytes that are not. */
-static char *to_utf8(const char *text, size_t bytes, int64_t *replaced) {
-    char *repaired = checked_malloc(3 * bytes + 1, "a text"), *string = checked_malloc(3 * bytes + 1, "a text");
-    size_t count = utf8_repair(text, bytes, repaired, replaced), length = 0;
-    for (size_t i = 0; i < count; i++) {
-        size_t width = repaired[i] ? 1 : strlen(UTF8_REPLACEMENT);
-        memcpy(string + length, repaired[i] ? repaired + i : UTF8_REPLACEMENT, width);
-        length += width;
+/* The bytes as a string of UTF-8, which the caller frees. */
+static char *to_utf8(const char *text, size_t bytes) {
+    char *string = checked_malloc(strlen(UTF8_REPLACEMENT) * bytes + 1, "a text"), *end = string;
+    for (size_t at = 0, width; at < bytes; at += width) {
+        bool is_kept = utf8_next(text + at, bytes - at, &width) > 0; /* neither an error nor the byte 0 */
+        end = is_kept ? mempcpy(end, text + at, width) : stpcpy(end, UTF8_REPLACEMENT);
     }
-    string[length] = 0;
-    free(repaired);
+    *end = 0;
     return string;
 }
 
 static bool is_utf8(const char *text) {
-    int64_t replaced = 0;
-    free(to_utf8(text, strlen(text), &replaced));
-    return replaced == 0;
+    char *repaired = to_utf8(text, strlen(text));
+    bool is_same = strcmp(repaired, text) == 0;
+    free(repaired);
+    return is_same;
 }
 
 static bool set_prompt(Sampler *s, const Config *config, Error *error) {
@@ -83,7 +81,6 @@ static bool append(void *context, const char *text, size_t bytes) {
 char *sampler_text(Sampler *s, int64_t step, Error *error) {
     char *bytes = NULL;
     size_t length = 0;
-    int64_t replaced = 0;
     FILE *memory = open_memstream(&bytes, &length);
     if (!memory) die("out of memory: a text");
     Backend *be = s->generator.decoder.model->be;
@@ -92,7 +89,7 @@ char *sampler_text(Sampler *s, int64_t step, Error *error) {
     be->range_end(be);
     if (ok && stop_signal_came()) ok = error_set(error, "a signal came while it was written");
     if (fclose(memory) != 0) die("out of memory: a text");
-    char *text = ok ? to_utf8(bytes, length, &replaced) : NULL;
+    char *text = ok ? to_utf8(bytes, length) : NULL;
     free(bytes);
     return text;
 }
