@@ -178,14 +178,11 @@ train_all() {
     done
 }
 
-# summary FIELD RUN: one of the values that metrics.py works out.
-summary() { python3 scripts/metrics.py summary --fields="$1" "$2"; }
-
 show_plot() {
     local folder title speed losses step labels=()
     for folder in "${runs[@]}"; do
-        title=$(summary optimizer_title "$folder")
-        speed=$(summary tokens_per_second "$folder")
+        IFS=$'\t' read -r title speed < <(python3 scripts/metrics.py summary \
+            --fields=optimizer_title,tokens_per_second "$folder")
         labels+=(--label="$title")
         mapfile -t losses < <(values val step,loss "$folder") # the first one is of step 0
         step=${losses[-1]% *}
