@@ -7,7 +7,7 @@
  * where no cache holds a batch of matrices, Newton-Schulz reads and writes them once more to scale them) over the time
  * they take, against a plain copy's bytes read and written; Newton-Schulz by its FLOP/s, against a large matmul
  * (measure.h). Machines are shared and their speed drifts, so copy and matmul are timed next to each measurement, and
- * the ratios' medians are what counts. On a GPU a measurement is a run of steps that are asked for ahead. The last line
+ * the ratios' medians are what counts. On a GPU a measurement is a run of steps that are enqueued ahead. The last line
  * measures what an average of the weights (optim_update_ema()) adds to a step.
  *
  * Next to it stands what the slowest of 8 processes would take: by each one's share of the bytes and of Newton-Schulz,

@@ -6,7 +6,7 @@
  *
  * The measure is model FLOP/s (6 N + 12 L C T per token) over the rate of a large matmul on the same device
  * (measure.h), which is timed between the steps, as clocks and neighbours change; medians are what counts. On a GPU a
- * measurement is a run of steps that are asked for ahead, as the trainer does, with a wait only at its end. Then one
+ * measurement is a run of steps that are enqueued ahead, as the trainer does, with a wait only at its end. Then one
  * more step is taken apart, its operations one by one. */
 #include <math.h>
 #include <stdio.h>
