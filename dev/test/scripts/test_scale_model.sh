@@ -97,6 +97,26 @@ refused() {
     [ "$(wc -l <"$here/output")" -eq 1 ] || { echo "more than one line:"; cat "$here/output"; return 1; }
 }
 
+# The trainer's table says which rule a role has: that of the first of its groups, with the defaults.
+test_rules_are_those_of_the_trainer() {
+    "$BIN/train_gpt2" --list_optimizers >"$here/optimizers.json"
+    PYTHONPATH=dev/bench python3 - "$here/optimizers.json" <<'END'
+import json, sys
+import scale_model
+
+with open(sys.argv[1]) as file:
+    optimizers = {optimizer["name"]: optimizer for optimizer in json.load(file)}
+for name in scale_model.OPTIMIZERS:
+    rules = {}
+    for group in optimizers[name]["groups"]:
+        for role in group["roles"]:
+            rules.setdefault(role, group["rule"])
+    assert rules.pop("lm_head") == rules["embedding"], name
+    found = tuple(rules[role] for role in ("matrix", "embedding", "vector"))
+    assert found == scale_model.OPTIMIZERS[name], (name, found)
+END
+}
+
 test_bad_inputs_are_refused() {
     refused "argument --gpus: '0' is not a whole number" --gpus=8,0
     refused "argument --nvlink: '-1' is not a number" --nvlink=-1
