@@ -106,16 +106,8 @@ draw() {
     {
         echo "set terminal $terminal"
         echo "set output '$folder/picture'"
-        cat <<'END'
-set encoding utf8
-set key top right spacing 1.3 samplen 3 noenhanced
-set border 3 linecolor rgb "#505050"
-set tics nomirror out textcolor rgb "#202020"
-set grid linetype 1 linecolor rgb "#d8d8d8" linewidth 0.8
-set rmargin 4
-set ylabel "loss (nats per token)"
-set format x "%.10g"
-END
+        echo "load $(quoted "$(dirname "$0")/plot_style.gp")"
+        echo 'set ylabel "loss (nats per token)"'
         if [ ${#runs[@]} -gt 4 ]; then echo 'set key outside right center; set rmargin'; fi
         if [ -n "$y" ]; then echo "set yrange [$y]"; fi
         if [ -n "$title" ]; then echo "set title $(quoted "$title") noenhanced"; fi

@@ -1,0 +1,168 @@
+"""results.py: the results of a comparison as one JSON object (compare.json), from which report.py makes the rest.
+
+    model, model_title, parameters, data, device, precision, threads_per_run, runs_side_by_side
+    tokens_per_step, steps, tokens, tokens_per_parameter, tokens_per_evaluation
+    search      kind, trials, steps, seed, and what is varied
+    equal_betas [beta1, beta2], or null
+    seeds       of the runs of full length
+    target      {loss, of}: the loss to which steps are counted, and whose it is
+    has_p_values  whether scipy was there
+    optimizers  the lowest mean final loss first; those without one last. For each:
+        id, title, settings (of the best trial, the optimizer section of a config), learning_rate, weight_decay
+        trials  [{learning_rate, weight_decay, loss, status, is_best, was_rejected}]; loss is the last one, or null
+        is_at_edge  whether the best rate is the lowest or the highest of those tried
+        runs    [{seed, status, final_loss, best_loss, best_step, steps_to_target, curve, tokens_per_second,
+                optimizer_percent, state_bytes_per_parameter}]; curve is [[step, validation loss], ...]
+        final_loss, best_loss, steps_to_target, tokens_per_second, optimizer_percent
+                {mean, sd, n} over the seeds that have the value; sd is null for one seed, mean for none
+        to_best, to_adamw   {difference, t, df, p}: this final loss minus that of the best optimizer, or AdamW's; null
+                for itself, or where one has no final loss; t, df, p are null where Welch's test is not defined, p also
+                without scipy
+
+Losses are validation losses in nats per token. Statistics are of the final losses: the best of a run is the lowest of
+many, and so a little too low.
+"""
+import math
+import statistics
+
+import metrics
+
+try:
+    import scipy.stats
+except ImportError:
+    scipy = None
+
+BASELINE = "adamw"
+
+
+def summary(values):
+    """{mean, sd, n} of the values that are not None; sd is that of a sample (divided by n - 1)."""
+    known = [value for value in values if value is not None]
+    return {"mean": statistics.fmean(known) if known else None,
+            "sd": statistics.stdev(known) if len(known) > 1 else None, "n": len(known)}
+
+
+def welch(a, b):
+    """Welch's test for the means of two samples with variances of their own, both summaries.
+
+    Returns {difference, t, df, p}: the mean of a minus that of b, the statistic, the degrees of freedom by Welch and
+    Satterthwaite, and the two-sided p. None where a sample is empty; t, df and p are None where a sample has one value,
+    or neither has a spread; p is None without scipy.
+    """
+    if a["n"] == 0 or b["n"] == 0:
+        return None
+    test = {"difference": a["mean"] - b["mean"], "t": None, "df": None, "p": None}
+    if a["n"] < 2 or b["n"] < 2:
+        return test
+    of_a, of_b = a["sd"] ** 2 / a["n"], b["sd"] ** 2 / b["n"]  # variances of the means
+    if of_a + of_b == 0:
+        return test
+    test["t"] = test["difference"] / math.sqrt(of_a + of_b)
+    test["df"] = (of_a + of_b) ** 2 / (of_a**2 / (a["n"] - 1) + of_b**2 / (b["n"] - 1))
+    if scipy:
+        test["p"] = float(2 * scipy.stats.t.sf(abs(test["t"]), test["df"]))
+    return test
+
+
+def steps_to(curve, target):
+    """The step at which a curve, [[step, loss], ...], first is at a loss or below, on straight lines between its
+    points; None where it never is."""
+    for i, (step, loss) in enumerate(curve):
+        if loss > target:
+            continue
+        if i == 0:
+            return step
+        previous_step, previous_loss = curve[i - 1]
+        return previous_step + (step - previous_step) * (previous_loss - target) / (previous_loss - loss)
+    return None
+
+
+def final_loss(run):
+    """The last validation loss of a run; None unless it was trained to its end."""
+    losses = metrics.values(run, "val", ["step", "loss"])
+    return losses[-1][1] if run.status == "done" and losses and losses[-1][0] == run.step else None
+
+
+def trials_of(optimizer, points, betas, runs, chosen):
+    """The trials entry of an optimizer.
+
+    points      as optimizers.points() returns them
+    runs        metrics.Run of each point, or None where there is one point only, which needs no trial
+    chosen      the number of the best point; those rejected before it worked in the trial, but not at full length
+    """
+    entries, losses = [], [final_loss(run) if run else None for run in runs]
+    for (factor, decay), run, loss in zip(points, runs, losses):
+        section = optimizer.settings(optimizer.middle_rate * factor, decay, betas)
+        rate = section.get("muon_learning_rate", section["learning_rate"])
+        entries.append({"learning_rate": rate, "weight_decay": optimizer.decay_of(section), "loss": loss,
+                        "status": run.status if run else "not tried", "is_best": False, "was_rejected": False})
+    for number in ranking(losses):
+        if number == chosen:
+            break
+        entries[number]["was_rejected"] = True
+    if chosen is not None:
+        entries[chosen]["is_best"] = True
+    return entries
+
+
+def ranking(losses):
+    """The numbers of the trials that have a loss, the lowest first."""
+    return sorted((i for i, loss in enumerate(losses) if loss is not None), key=lambda i: losses[i])
+
+
+def run_entry(seed, run):
+    return {"seed": seed, "status": run.status, "final_loss": final_loss(run), "best_loss": run.best_loss,
+            "best_step": run.best_step, "steps_to_target": None, "curve": metrics.values(run, "val", ["step", "loss"]),
+            "tokens_per_second": run.tokens_per_second, "optimizer_percent": run.optimizer_percent,
+            "state_bytes_per_parameter": run.state_bytes_per_parameter}
+
+
+def optimizer_entry(optimizer, settings, trials, runs):
+    """The entry of an optimizer, but for what takes the others.
+
+    settings    the optimizer section of its best trial; None where no trial worked
+    trials      of trials_of()
+    runs        {seed: metrics.Run} of full length
+    """
+    rates = sorted({trial["learning_rate"] for trial in trials})
+    best = next((trial for trial in trials if trial["is_best"]), None)
+    return {"id": optimizer.id, "title": optimizer.title, "settings": settings,
+            "learning_rate": best and best["learning_rate"], "weight_decay": best and best["weight_decay"],
+            "trials": trials,
+            "is_at_edge": bool(best) and len(rates) > 1 and best["learning_rate"] in (rates[0], rates[-1]),
+            "runs": [run_entry(seed, run) for seed, run in runs.items()]}
+
+
+def default_target(entries):
+    """The loss to which steps are counted: that which each run of AdamW reaches, or of the worst optimizer."""
+    reached = {entry["title"]: max(losses) for entry in entries
+               for losses in [[run["best_loss"] for run in entry["runs"] if run["final_loss"] is not None]] if losses}
+    baseline = next((entry["title"] for entry in entries if entry["id"] == BASELINE), None)
+    if not reached:
+        return {"loss": None, "of": None}
+    worst = baseline if baseline in reached else max(reached, key=reached.get)
+    return {"loss": reached[worst], "of": f"which every run of {worst} reaches"}
+
+
+def complete(comparison, entries, target_loss):
+    """Adds to a comparison (its own fields) the entries of its optimizers, with statistics; returns it.
+
+    target_loss     None is the default
+    """
+    target = {"loss": target_loss, "of": "as given"} if target_loss is not None else default_target(entries)
+    for entry in entries:
+        for run in entry["runs"]:
+            if target["loss"] is not None:
+                run["steps_to_target"] = steps_to(run["curve"], target["loss"])
+        finished = [run for run in entry["runs"] if run["final_loss"] is not None]
+        for field in ("final_loss", "best_loss", "steps_to_target", "tokens_per_second", "optimizer_percent"):
+            entry[field] = summary([run[field] for run in finished])
+        sizes = [run["state_bytes_per_parameter"] for run in finished]
+        entry["state_bytes_per_parameter"] = sizes[0] if sizes else None
+    entries = sorted(entries, key=lambda entry: entry["final_loss"]["mean"] if entry["final_loss"]["n"] else math.inf)
+    baseline = next((entry for entry in entries if entry["id"] == BASELINE), None)
+    for entry in entries:
+        for field, other in (("to_best", entries[0]), ("to_adamw", baseline)):
+            is_other = other is not None and other is not entry
+            entry[field] = welch(entry["final_loss"], other["final_loss"]) if is_other else None
+    return {**comparison, "target": target, "has_p_values": scipy is not None, "optimizers": entries}
