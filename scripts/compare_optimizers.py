@@ -1,68 +1,66 @@
 """compare_optimizers.sh [OPTION...]: optimizers on the same model, tuned with equal effort, over several seeds.
 
-  --config=FILE        the model, data, batch and schedule: any config of the trainer; its optimizer and numbers of
-                       steps are replaced (default: config/compare/tiny.json, for a CPU; also there: mini.json,
-                       modded.json, and small.json, for a GPU)
+  --config=FILE        the model, data, batch and schedule: any config of the trainer (default: config/compare/tiny.json,
+                       for a CPU; also there: mini.json, modded.json, and small.json, for a GPU). Replaced are its
+                       optimizer, numbers of steps, seeds and intervals; min_lr keeps its share of the peak rate, of the
+                       smaller one where an optimizer has two
   --optimizers=LIST    names of train_gpt2 --list_optimizers, with commas between; -exact after a name is the exact form
                        of one that has is_approx (default: all, mars-adamw-exact and mars-m-exact)
   --minutes=30         how long all of it may take: every optimizer is timed first, and the number of steps follows
   --steps=N            or the number of steps of a run of full length, instead
-  --seeds=1            runs of full length for each optimizer, with other initial weights and another order of the data
-  --trials=3           settings that are tried for each optimizer, the same number for all
-  --search=grid        how: a grid of rates, or random: rate and weight decay (see below)
+  --seeds=1            runs of full length for each optimizer, with other initial weights, and another order of the data
+                       unless that is sequential
+  --trials=3           how many settings are tried for each optimizer; 1 takes the usual one untried
+  --search=grid        where settings come from: grid (of rates) or random (rates and weight decays)
   --search_seed=1      of the random search
   --trial_steps=N      steps of a trial (default: a third of those of a full run)
   --middle_rates=LIST  other rates to search around, as in adamw:1e-3,muon:2e-2
   --equal_betas[=B1,B2]  the same betas for all (0.95,0.99), instead of the papers' (0.9,0.95 for AdamW, 0.95,0.99 for
                        MARS). They hold for all moving averages, so that Muon's momentum is B1
   --target_loss=L      the loss to which steps are counted (default: the one that every run of AdamW reaches)
-  --train=, --val=     tokens, files or globs, instead of the config's
+  --train=, --val=     tokens, files or globs, instead of the config's; a tokens.json next to them gives vocab_size
   --jobs=N             runs side by side (default: one for each core, or for each GPU)
   --device=, --precision=    as train_gpt2 has them
   --out=runs/compare   where runs and results go
-  --report-only        makes table, page and plots of --out again from its compare.json; needs no trainer
+  --report-only        makes table, page and plots of --out again from its compare.json, with the --target_loss that is
+                       given here and with p where scipy is installed now; needs no trainer
   TRAIN_GPT2=PROGRAM   the trainer, if not ./train_gpt2
 
 What happens: for each optimizer settings are tried, each in a short run with a schedule of its own, and the best one
-gets the full runs, one a seed. No full run has the seed of the trials (0). A grid has the usual weight decay, and rates
+gets the full runs, one a seed. The seed of the trials (0) is none of these. A grid has the usual weight decay, and rates
 a factor of 3 apart. A random search begins with the middle of the grid; the other trials have rates up to a factor of 4
-away from it and decays from 0.01 to 0.3, the same multiples for all optimizers. Where every full run of a setting
-diverges, the next best setting takes its place.
+away from it and decays from 0.01 to 0.3, the same multiples for all optimizers. Where half or more of the full runs of a
+setting diverge, the next best setting takes its place.
 
 How to read the result: the mean final loss orders the optimizers. Between two of them look at the difference, then at
-p, which Welch's test gives where scipy is installed. A difference with a p above 0.05 may be chance. One with a small p
-is real for this model, this length and these trials, and says little about others. The columns "minus AdamW" and "minus
-best" have both. A † says that the best rate is at the edge of those tried: give more trials, or another middle. Ranks may
-change with more trials, longer trials and equal betas; a claim should survive all three. The steps to a loss say how
-fast an optimizer learns, the tokens/s what its steps cost here.
+p, which Welch's test gives where scipy is installed; the columns "minus AdamW" and "minus best" have both. A difference
+with a p above 0.05 may be chance. One with a small p is real for this model, this length and these trials, and says
+little about others. A † says that the best rate is at the edge of those tried: give more trials, or another middle.
+Ranks may change with more trials, longer trials and equal betas; a claim should survive all three. The steps to a loss
+say how fast an optimizer learns, the tokens/s what its steps cost here.
 
 Results in the folder: compare.json (everything), and made from it compare.md, compare.html and plots. Interrupted, a
 comparison goes on when started again in the same way, with finished runs as they are and others from their checkpoint.
-Started with more optimizers, seeds or trials, it adds them.
+Started with more optimizers in the list, seeds or trials, it adds them; the results are of those that the last start
+named.
 """
 import fcntl
+import glob
 import json
 import os
+import shutil
 import signal
 import sys
 
 import command_line
 import metrics
-from compare import model, optimizers, pool, report, results
+from compare import CompareError, model, optimizers, pool, report, results
 
 DEFAULT_CONFIG = "config/compare/tiny.json"
 DEFAULT_OUT = "runs/compare"
 TRIAL_SEED = 0
 MAX_STEPS = 1000000
 MINUTES_STEPS = (60, 20000)  # least and most that --minutes plans
-
-
-class CompareError(Exception):
-    """What ends the comparison; the text is for the user."""
-
-    def __init__(self, message, status=1):
-        super().__init__(message)
-        self.status = status
 
 
 # ---- the arguments ----
@@ -88,6 +86,7 @@ def positive(text):
 
 
 def one_of(*choices):
+    """A parser of names."""
     def parse(text):
         if text not in choices:
             raise ValueError(f"give {', '.join(choices[:-1])} or {choices[-1]}")
@@ -96,6 +95,7 @@ def one_of(*choices):
 
 
 def names(text):
+    """["adamw", "muon"] of adamw,muon."""
     if "" in text.split(","):
         raise ValueError("a name is empty; give names of train_gpt2 --list_optimizers with commas between")
     return text.split(",")
@@ -113,6 +113,7 @@ def rates(text):
 
 
 def betas(text):
+    """[0.9, 0.95] of 0.9,0.95."""
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
@@ -123,6 +124,7 @@ def betas(text):
 
 
 def path(text):
+    """An absolute path."""
     if not text:
         raise ValueError("the path is empty")
     return os.path.abspath(os.path.expanduser(text))
@@ -163,6 +165,10 @@ def parse(arguments):
         raise CompareError("give both --train and --val, or neither", 2)
     if options["search"] == "grid" and options["trials"] > 9:
         raise CompareError(f"--trials={options['trials']}: a grid has at most 9; give --search=random for more", 2)
+    if options["report_only"]:
+        others = [name for name, (_, default) in OPTIONS.items() if options[name] != default]
+        for name in set(others) - {"out", "target_loss"}:
+            raise CompareError(f"--{name} is of the comparison, which --report-only does not change; leave it out", 2)
     return options
 
 
@@ -180,6 +186,7 @@ class Comparison:
         self.model = model.Model(train_gpt2, options["config"], data, options["device"], options["precision"],
                                  prepare_data)
         self.pool = pool.Pool(train_gpt2, options["device"], options["jobs"], lock)
+        self.version = model.run_program(train_gpt2, "--version").strip()
         self.points = optimizers.points(options["search"], options["trials"], options["search_seed"])
         self.count = self.total = 0
 
@@ -188,14 +195,14 @@ class Comparison:
         compared, and are not touched. Raises CompareError."""
         options = self.options
         fixed = {key: options[key] for key in ("minutes", "steps", "trial_steps", "search", "search_seed",
-                                               "equal_betas", "middle_rates")}
+                                               "equal_betas")}
         if fixed["steps"]:
             fixed["minutes"] = None
-        fixed["config"], fixed["tokens"] = self.model.config, self.model.tokens_id
+        fixed.update({"config": self.model.config, "tokens": self.model.tokens_id, "trainer": self.version})
         file = os.path.join(self.out, "plan.json")
-        if os.path.exists(file):
-            plan = read_json(file)
-            differ = sorted(key for key in fixed if plan.get("fixed", {}).get(key) != fixed[key])
+        if os.path.exists(file) and glob.glob(os.path.join(glob.escape(self.out), "*", "*", "metrics.jsonl")):
+            plan = read_plan(file)
+            differ = sorted(key for key in fixed if plan["fixed"].get(key) != fixed[key])
             if differ:
                 raise CompareError(f"{self.out} holds a comparison with another {', '.join(differ)}; start it in the "
                                    "same way to go on, give another --out, or remove that folder")
@@ -211,6 +218,8 @@ class Comparison:
         print(f"timing {len(self.optimizers)} optimizers")
         tasks = [self.task(optimizer, "timing", (1.0, None), model.TIMING_STEPS, 1, TRIAL_SEED)
                  for optimizer in self.optimizers]
+        for task in tasks:  # of a start that was interrupted
+            shutil.rmtree(task.folder, ignore_errors=True)
         runs = self.pool.train(tasks, lambda *_: None)
         step_seconds = 0.0
         for task in tasks:  # the first step sets everything up
@@ -219,8 +228,9 @@ class Comparison:
                 raise CompareError(f"{task.title}: timing it gave no steps; see {task.folder}/log.txt")
             print(f"  {task.title:20} {ms[len(ms) // 2]:8.1f} ms a step")
             step_seconds += ms[len(ms) // 2] / 1000
-        # A run of n steps takes that time n times, a third of what training takes for the tokens of its validations, and
-        # a second to start.
+            shutil.rmtree(task.folder)
+        # A run of n steps takes that time n times, for the tokens of its validations a third of what training on them
+        # takes, and a second to start.
         options, validation = self.options, self.model.tokens_per_evaluation / self.model.tokens_per_step / 3
         trials = options["trials"] if options["trials"] > 1 else 0
         evaluations = options["seeds"] * (model.FULL_EVALUATIONS + 1) + trials * (model.TRIAL_EVALUATIONS + 1)
@@ -242,12 +252,11 @@ class Comparison:
     def task(self, optimizer, name, point, steps, evaluations, seed):
         """A run of an optimizer in the folder OUT/OPTIMIZER/NAME."""
         folder = os.path.join(self.out, optimizer.id, name)
-        config = self.model.run_config(self.section(optimizer, point), optimizer.entry["keys"], steps, evaluations,
-                                       seed, folder)
+        config = self.model.run_config(optimizer, self.section(optimizer, point), steps, evaluations, seed, folder)
         return pool.Task(optimizer.id, folder, config)
 
     def print_progress(self, task, run, seconds):
-        loss = results.final_loss(run)
+        loss = pool.final_loss(run)
         self.count += 1
         shown = run.status if loss is None else f"{loss:.4f}"
         print(f"[{self.count:{len(str(self.total))}}/{self.total}] {task.title:18} {os.path.basename(task.folder):18} "
@@ -277,7 +286,7 @@ class Comparison:
         if len(self.points) == 1:
             left = {optimizer: [0] for optimizer in self.optimizers}
         else:
-            left = {optimizer: results.ranking([results.final_loss(run) for run in runs])
+            left = {optimizer: results.ranking([pool.final_loss(run) for run in runs])
                     for optimizer, runs in trials.items()}
         done, last, seeds = {}, {}, range(1, self.options["seeds"] + 1)
         while True:
@@ -293,11 +302,11 @@ class Comparison:
             for optimizer, point in best.items():
                 left[optimizer].remove(point)
                 last[optimizer] = {seed: runs[tasks[optimizer, seed]] for seed in seeds}
-                if any(results.final_loss(run) is not None for run in last[optimizer].values()):
+                if 2 * sum(pool.final_loss(run) is not None for run in last[optimizer].values()) > len(seeds):
                     done[optimizer] = point
 
     def run(self):
-        """Trains everything and writes compare.json."""
+        """Trains everything; returns the results for compare.json."""
         self.check_plan()
         trials = self.run_trials()
         full = self.run_full(trials)
@@ -305,19 +314,20 @@ class Comparison:
         for optimizer in self.optimizers:
             chosen, runs = full[optimizer]
             settings = None if chosen is None else self.section(optimizer, self.points[chosen])
-            tried = results.trials_of(optimizer, self.points, self.options["equal_betas"], trials[optimizer], chosen)
+            sections = [self.section(optimizer, point) for point in self.points]
+            tried = results.trials_of(optimizer, sections, trials[optimizer], chosen)
             entries.append(results.optimizer_entry(optimizer, settings, tried, runs))
         any_run = next(run for runs in [*trials.values(), *(runs.values() for _, runs in full.values())] for run in runs
                        if run)
-        write_json(os.path.join(self.out, "compare.json"),
-                   results.complete(self.description(any_run), entries, self.options["target_loss"]))
+        return results.complete({**self.description(any_run), "optimizers": entries}, self.options["target_loss"])
 
     def description(self, run):
         """What compare.json says of the comparison itself; run is any of its runs."""
         options, tokens = self.options, self.steps * self.model.tokens_per_step
         return {
-            "model": self.model.config["model"], "model_title": run.model_title, "parameters": run.start["parameters"],
-            "data": self.model.config["data"], "device": run.start.get("device"),
+            "version": self.version, "model": self.model.config["model"], "data": self.model.config["data"],
+            "schedule": self.model.config["schedule"], "schedule_steps": self.model.config["train"]["max_iters"],
+            "model_title": run.model_title, "parameters": run.start["parameters"], "device": run.start.get("device"),
             "precision": run.start.get("precision"),
             "threads_per_run": run.start.get("threads"), "runs_side_by_side": self.pool.jobs,
             "tokens_per_step": self.model.tokens_per_step, "steps": self.steps, "tokens": tokens,
@@ -329,12 +339,17 @@ class Comparison:
         }
 
 
-def read_json(file):
+def read_plan(file):
+    """The object in plan.json. Raises CompareError."""
     try:
         with open(file, encoding="utf-8") as opened:
-            return json.load(opened)
-    except ValueError as error:
-        raise CompareError(f"{file} is damaged ({error}); remove it: finished runs with the same config stay") from None
+            plan = json.load(opened)
+        if isinstance(plan["fixed"], dict) and all(type(plan[key]) is int for key in ("steps", "trial_steps")):
+            return plan
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise CompareError(f"{file} is damaged; remove it, and start in the same way but with the --steps= and --trial_steps= "
+                       "of the runs that are there")
 
 
 def write_json(file, value):
@@ -347,8 +362,11 @@ def write_json(file, value):
 
 def lock_folder(folder):
     """An open file with a lock that holds as long as this program or one of its runs lives. Raises CompareError."""
-    os.makedirs(folder, exist_ok=True)
-    lock = open(os.path.join(folder, "lock"), "w", encoding="utf-8")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        lock = open(os.path.join(folder, "lock"), "w", encoding="utf-8")
+    except OSError as error:
+        raise CompareError(f"cannot use the folder {folder}: {error.strerror}; give another --out") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -358,6 +376,7 @@ def lock_folder(folder):
 
 
 def interrupt(signal_number, frame):
+    """A handler of signals that end the comparison as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
@@ -373,19 +392,23 @@ def main(arguments):
         os.chdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
         options["out"] = options["out"] or DEFAULT_OUT
         options["config"] = options["config"] or DEFAULT_CONFIG
-        if not options["report_only"]:
+        if options["report_only"]:
+            result = report.read(options["out"])
+            was_given = result["target"]["loss"] if result["target"]["of"] == results.GIVEN else None
+            result = results.complete(result, options["target_loss"] or was_given)
+        else:
             for signal_number in (signal.SIGTERM, signal.SIGHUP):
-                signal.signal(signal_number, interrupt)
+                if signal.getsignal(signal_number) != signal.SIG_IGN:  # as nohup sets it
+                    signal.signal(signal_number, interrupt)
             with lock_folder(options["out"]) as lock:
-                Comparison(options, train_gpt2, os.path.join(os.environ.get("BIN", "."), "prepare_data"), lock).run()
+                result = Comparison(options, train_gpt2, os.path.join(os.environ.get("BIN", "."), "prepare_data"),
+                                    lock).run()
+        write_json(os.path.join(options["out"], "compare.json"), result)
         text, written = report.write(options["out"])
     except CompareError as error:
         print(f"compare_optimizers.sh: {error}", file=sys.stderr)
         return error.status
-    except optimizers.OptimizerError as error:
-        print(f"compare_optimizers.sh: {error}", file=sys.stderr)
-        return 2
-    except (model.ModelError, pool.PoolError, report.ReportError, metrics.MetricsError) as error:
+    except metrics.MetricsError as error:
         print(f"compare_optimizers.sh: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

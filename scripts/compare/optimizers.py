@@ -1,13 +1,17 @@
 """optimizers.py: the optimizers of a comparison, the settings that are tried for each, and where they come from.
 
-The names, keys and groups are those of train_gpt2 --list_optimizers. Of settings that are tried, only the learning rate
-and the weight decay vary; the others are the papers', or with equal betas the same in all.
+The names, keys and groups are those of train_gpt2 --list_optimizers. In what is tried only the learning rates, which keep
+their proportions, and the weight decay vary. The other settings are the papers' where they give them, or the trainer's
+defaults; with equal betas all have the same.
 """
 import json
 import math
 import random
 
-EXACT = "-exact"          # after a name: the form of MARS with a second gradient in each step
+from compare import CompareError
+
+EXACT = "-exact"          # after a name: the form of MARS that computes two gradients in each step
+EXACT_BY_DEFAULT = ("mars-adamw", "mars-m")  # those whose exact form is in a comparison of all
 RATE_FACTOR = 4           # random search: rates from the middle one by this to the middle one times this
 DECAYS = (0.01, 0.3)      # random search: weight decays between these
 GRID_FACTOR = 3           # a grid: between two rates
@@ -21,15 +25,11 @@ MIDDLE_RATE_OTHERS = 3e-3
 
 # The rest of the settings, from the papers where they give them.
 MARS_DEFAULTS = {"weight_decay": 0.01, "beta1": 0.95, "gamma": 0.025}
-VECTOR_RATES = {"mars-adamw": 0.5, "mars-lion": 10, "mars-shampoo": 0.5}  # lr_1d by the rate; Lion's steps are long
-ADAMW_PART_RATE = 0.15  # of muon and normuon: the rate of what AdamW trains, by that of the matrices
+VECTOR_RATES = {"mars-adamw": 0.5, "mars-lion": 10, "mars-shampoo": 0.5}  # lr_1d / learning_rate; Lion's is small
+ADAMW_RATE = 0.15  # learning_rate / muon_learning_rate of muon and normuon
 
 # Keys that say how to train rather than which rule to follow: the model's config decides, for all that have the key.
 TRAINING_KEYS = ("grad_clip", "muon_embeddings", "split_qkv")
-
-
-class OptimizerError(Exception):
-    """Names or numbers that the user got wrong; the text is for the user."""
 
 
 def rounded(value):
@@ -63,11 +63,6 @@ class Optimizer:
         """The name as people write it."""
         return self.entry["title"] + (" exact" if self.id.endswith(EXACT) else "")
 
-    @property
-    def has_own_matrix_rate(self):
-        """Whether matrices have a rate of their own, next to that of what AdamW trains."""
-        return self._matrix_group()["learning_rate"] == "muon_learning_rate"
-
     def settings(self, rate, decay=None, betas=None):
         """The optimizer section of a config.
 
@@ -76,10 +71,10 @@ class Optimizer:
         betas   (beta1, beta2) of all moving averages, momentum included; None is the papers'
         """
         keys, section = self.entry["keys"], {"name": self.name}
-        if self.has_own_matrix_rate:
+        if self._matrix_group()["learning_rate"] == "muon_learning_rate":
             section["muon_learning_rate"] = rounded(rate)
             section["muon_weight_decay"] = 0 if decay is None else decay
-            section["learning_rate"] = rounded(ADAMW_PART_RATE * rate)
+            section["learning_rate"] = rounded(ADAMW_RATE * rate)
         else:
             section["learning_rate"] = rounded(rate)
         if self.name in VECTOR_RATES:
@@ -103,14 +98,18 @@ class Optimizer:
         """The weight decay of the matrices in a section of settings()."""
         return section[self._matrix_group()["weight_decay"]]
 
+    def rate_of(self, section):
+        """The learning rate of the matrices in a section of settings()."""
+        return section[self._matrix_group()["learning_rate"]]
+
 
 def points(search, trials, seed):
     """The settings that are tried, the same for each optimizer: [(factor of its middle rate, weight decay or None)].
 
-    A grid has the usual weight decay, and rates a factor of GRID_FACTOR apart: the middle, the one above, the one below,
-    and so on outwards. The first point of a random search is the middle rate with the usual decay. The others are even
-    in the logarithms of both: steps of the R2 sequence (Roberts 2018) from a start by the seed, which leave smaller holes
-    than independent draws. With more trials the first ones stay the same.
+    A grid has the usual weight decay, and rates a factor of GRID_FACTOR apart: the middle, the next above, the next
+    below, and so on outwards. The first point of a random search is the middle rate with the usual decay. The others are
+    even in the logarithms of both: steps of the R2 sequence (Roberts 2018) from a start by the seed, which leave smaller
+    holes than independent draws. With more trials the first ones stay the same.
     """
     if search == "grid":
         return [(float(GRID_FACTOR) ** ((i + 1) // 2 * (-1) ** (i + 1)), None) for i in range(trials)]
@@ -129,7 +128,7 @@ def all_ids(entries):
     ids = []
     for entry in entries:
         ids.append(entry["name"])
-        if entry["name"] in ("mars-adamw", "mars-m"):
+        if entry["name"] in EXACT_BY_DEFAULT:
             ids.append(entry["name"] + EXACT)
     return ids
 
@@ -139,12 +138,13 @@ def choose(list_text, ids, middle_rates):
 
     list_text       what train_gpt2 --list_optimizers printed
     ids             names, aliases and names with "-exact"; None is all
-    middle_rates    {id: rate} for those with another than the usual
-    Raises OptimizerError.
+    middle_rates    {id or alias: rate} for those with another than the usual
+    Raises CompareError.
     """
     entries = json.loads(list_text)
     by_name = {entry["name"]: entry for entry in entries}
     names_of = {entry["alias"]: entry["name"] for entry in entries if "alias" in entry}
+    middle_rates = {names_of.get(name, name): rate for name, rate in middle_rates.items()}
     known = all_ids(entries)
     chosen = {}
     for given in ids or known:
@@ -152,9 +152,9 @@ def choose(list_text, ids, middle_rates):
         name = optimizer_id.removesuffix(EXACT)
         entry = by_name.get(name)
         if not entry or (name != optimizer_id and "is_approx" not in entry["keys"]):
-            raise OptimizerError(f"--optimizers: there is no {given}; give some of {' '.join(known)}")
+            raise CompareError(f"--optimizers: there is no {given}; give some of {' '.join(known)}", 2)
         chosen[optimizer_id] = Optimizer(optimizer_id, entry, middle_rates.get(optimizer_id))
     unknown = set(middle_rates) - set(chosen)
     if unknown:
-        raise OptimizerError(f"--middle_rates: {min(unknown)} is not compared; give some of {' '.join(chosen)}")
+        raise CompareError(f"--middle_rates: {min(unknown)} is not compared; give some of {' '.join(chosen)}", 2)
     return list(chosen.values())

@@ -5,6 +5,7 @@ that was stopped goes on from its checkpoint.
 """
 import collections
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import sys
 import time
 
 import metrics
+from compare import CompareError
 
 POLL_SECONDS = 0.02
 PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -21,20 +23,48 @@ LOG_LINES = 20        # of a failed run
 Task = collections.namedtuple("Task", "title folder config")  # config is the text of run.json
 
 
-class PoolError(Exception):
-    """A run that failed; the text is for the user."""
+def config_path(task):
+    return os.path.join(task.folder, "run.json")
+
+
+def without_folder(config):
+    """What tells the config of a run, the text of run.json, from others: all but its folder, which may be moved."""
+    tokens, _, text = config.partition("\n")
+    parsed = json.loads(text)
+    del parsed["train"]["out_dir"]
+    return tokens, parsed
+
+
+def has_begun(task):
+    """Whether the folder of a task holds its run. Raises CompareError where it holds another one."""
+    try:
+        with open(config_path(task), encoding="utf-8") as file:
+            is_same = without_folder(file.read()) == without_folder(task.config)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError):
+        is_same = False
+    if not is_same:
+        raise CompareError(f"{task.folder} holds a run with another config; give another --out, or remove that folder to "
+                           "train the run anew")
+    return True
+
+
+def final_loss(run):
+    """The last validation loss of a run; None unless it was trained to its end."""
+    losses = metrics.values(run, "val", ["step", "loss"])
+    return losses[-1][1] if run.status == "done" and losses and losses[-1][0] == run.step else None
 
 
 def finished(task):
-    """The run of a task as metrics.Run, or None where it is not finished, or had another config."""
-    try:
-        with open(os.path.join(task.folder, "run.json"), encoding="utf-8") as file:
-            if file.read() != task.config:
-                return None
-        run = metrics.read_run(task.folder)
-    except (OSError, metrics.MetricsError):
+    """The run of a task as metrics.Run, or None where it is not finished. Raises CompareError."""
+    if not has_begun(task):
         return None
-    return run if run.status in ("done", "diverged") else None
+    try:
+        run = metrics.read_run(task.folder)
+    except metrics.MetricsError:
+        return None
+    return run if run.status == "diverged" or final_loss(run) is not None else None
 
 
 def gpus():
@@ -54,7 +84,6 @@ class Pool:
 
     jobs        how many run at the same time
     threads     CPU threads of each
-    device      "cpu" or "cuda"
     """
 
     def __init__(self, train_gpt2, device, jobs=None, lock=None):
@@ -67,7 +96,6 @@ class Pool:
         self._lock = lock
         self._gpus = [] if device == "cpu" else gpus()
         cores = len(os.sched_getaffinity(0))
-        self.device = "cuda" if self._gpus else "cpu"
         self.jobs = jobs or len(self._gpus) or cores
         self.threads = max(1, cores // self.jobs)
 
@@ -78,17 +106,10 @@ class Pool:
         return environment
 
     def _start(self, task, place):
-        path = os.path.join(task.folder, "run.json")
-        try:
-            with open(path, encoding="utf-8") as file:
-                is_same = file.read() == task.config
-        except OSError:
-            is_same = False
-        if not is_same:  # nothing of another run stays
-            shutil.rmtree(task.folder, ignore_errors=True)
-            os.makedirs(task.folder)
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(task.config)
+        path = config_path(task)
+        os.makedirs(task.folder, exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:  # the folder may have been moved since the last start
+            file.write(task.config)
         # When this program is killed, its runs are stopped: they would go on next to those of the next start.
         prctl = ctypes.CDLL(None).prctl
         with open(os.path.join(task.folder, "log.txt"), "wb") as log:
@@ -98,23 +119,26 @@ class Pool:
                                     preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
 
     def _end(self, task, status):
-        """The run of a process that ended. Raises PoolError."""
+        """The run of a process that ended. Raises CompareError."""
         run = finished(task)
         if run:
             # The weights are not needed any more, and those of all runs would fill a disk.
             shutil.rmtree(os.path.join(task.folder, "checkpoints"), ignore_errors=True)
             return run
-        if status == 0:
-            raise PoolError("a run was stopped from outside; start again in the same way to go on")
+        if status <= 0:
+            how = f"killed by signal {-status}" if status else "stopped from outside"
+            raise CompareError(f"the run in {task.folder} was {how}; start again in the same way to go on")
         with open(os.path.join(task.folder, "log.txt"), encoding="utf-8", errors="replace") as log:
             sys.stderr.writelines(log.readlines()[-LOG_LINES:])
-        raise PoolError(f"{self._train_gpt2} {task.folder}/run.json failed with status {status}")
+        raise CompareError(f"{self._train_gpt2} {config_path(task)} failed with status {status}; put right what it says, "
+                           f"and start again in the same way to go on. Without the folder {task.folder} that run starts "
+                           "anew")
 
     def train(self, tasks, progress):
         """Trains what is not finished, in this order; returns the runs of all tasks as {task: metrics.Run}.
 
         progress(task, run, seconds) is called after each one that was trained here. When a run fails, or a signal ends
-        this program, the others are stopped; they keep a checkpoint. Raises PoolError.
+        this program, the others are stopped; they keep a checkpoint. Raises CompareError.
         """
         runs = {task: finished(task) for task in tasks}
         waiting = collections.deque(task for task in tasks if not runs[task])

@@ -3,6 +3,7 @@
 It writes compare.md, compare.html, and where there is gnuplot compare.png, compare.svg (every seed faint, the mean of
 an optimizer's seeds strong), trials.png and trials.svg (loss by rate) next to the JSON.
 """
+import contextlib
 import html
 import json
 import os
@@ -12,13 +13,15 @@ import subprocess
 import tempfile
 
 import markdown_table
+from compare import CompareError
 
 COLOURS = ("1f77b4", "d62728", "2ca02c", "9467bd", "ff7f0e", "17becf", "8c564b", "e377c2", "202020", "bcbd22", "888888",
-           "00008b")
+           "00008b", "7f5f00", "00a080", "c06080", "6080ff")
 FAINT = "A0"         # of gnuplot's colours, how transparent a seed's curve is, from 00 to FF
 EARLY_SHARE = 0.15   # of the steps: the plot begins at the losses there
 PLOTS = {"compare": "validation loss by step: every seed faint, the mean strong",
          "trials": "what was tried: validation loss at the end of each trial, by learning rate"}
+PICTURES = (".png", ".svg")
 STYLE = """
 body { max-width: 1060px; margin: 24px auto; padding: 0 18px; color: #1c1e21; font: 15px/1.5 system-ui, sans-serif; }
 table { border-collapse: collapse; margin: 12px 0; font-variant-numeric: tabular-nums; }
@@ -27,10 +30,6 @@ th:first-child, td:first-child, td.text { text-align: left; }
 figure { margin: 18px 0; } svg { max-width: 100%; height: auto; } figcaption { color: #5d6470; }
 .scroll { overflow-x: auto; }
 """
-
-
-class ReportError(Exception):
-    """What keeps the results from being shown; the text is for the user."""
 
 
 # ---- numbers as texts ----
@@ -103,8 +102,8 @@ def heading(results):
     if results["equal_betas"]:
         betas = "the same betas for all, {:g} and {:g}".format(*results["equal_betas"])
     return (f"{results['model_title']}: {results['parameters']:,} parameters. {results['steps']:,} steps of "
-            f"{results['tokens_per_step']:,} tokens: {results['tokens']:,}, or {results['tokens_per_parameter']:.1f} for "
-            f"each parameter. Tokens: {results['data']['train']}. Tuning: {tuned}; {betas}; "
+            f"{results['tokens_per_step']:,} tokens: {results['tokens']:,}, or {results['tokens_per_parameter']:.1f} "
+            f"for each parameter. Tokens: {results['data']['train']}. Tuning: {tuned}; {betas}; "
             f"{count(len(results['seeds']), 'seed')}. {results['device']}, {results['precision']}, "
             f"{count(results['runs_side_by_side'], 'run')} side by side with "
             f"{count(results['threads_per_run'], 'thread')} each.")
@@ -119,9 +118,9 @@ def loss_table(results):
     for optimizer in results["optimizers"]:
         tests = optimizer["to_adamw"], optimizer["to_best"]
         cells = [text for test in tests for text in (difference(test), significance(test, results["has_p_values"]))]
-        done, runs = optimizer["final_loss"]["n"], len(optimizer["runs"])
+        done, seeds = optimizer["final_loss"]["n"], len(results["seeds"])
         rows.append([optimizer["title"], spread(optimizer["final_loss"], 4), mean(optimizer["best_loss"], 4),
-                     str(done) if done == runs else f"{done} of {runs}", steps_text(optimizer), *cells])
+                     str(done) if done == seeds else f"{done} of {seeds}", steps_text(optimizer), *cells])
     return header, rows
 
 
@@ -129,10 +128,10 @@ def cost_table(results):
     """(header, rows) of the settings and of what a step takes."""
     rows = []
     for optimizer in results["optimizers"]:
-        size = optimizer["state_bytes_per_parameter"]
+        size, speed = optimizer["state_bytes_per_parameter"], optimizer["tokens_per_second"]
         trials = sorted(optimizer["trials"], key=lambda trial: trial["learning_rate"])
         rate = short(optimizer["learning_rate"]) + (" †" if optimizer["is_at_edge"] else "")
-        rows.append([optimizer["title"], rate, short(optimizer["weight_decay"]), mean(optimizer["tokens_per_second"], 0),
+        rows.append([optimizer["title"], rate, short(optimizer["weight_decay"]), mean(speed, 0),
                      mean(optimizer["optimizer_percent"], 1), "–" if size is None else f"{size:.1f}",
                      " · ".join(map(trial_text, trials))])
     return ["optimizer", "rate", "decay", "tokens/s", "optimizer %", "state B/param", "trials: rate, decay: loss"], rows
@@ -144,8 +143,8 @@ def notes(results):
                                         "over the seeds (n - 1)."]
     if target["loss"] is not None:
         lines.append(f"Steps are counted to a validation loss of {target['loss']:.4f}, {target['of']}, on straight "
-                     "lines between validations. They are steps of a schedule of this length: a shorter one would reach the "
-                     "loss sooner.")
+                     "lines between validations. They are steps of a schedule of this length: a shorter one would reach "
+                     "the loss sooner.")
     if len(results["seeds"]) == 1:
         lines.append("One seed shows no spread: differences as small as those between two seeds mean nothing. "
                      "--seeds=5 shows the spread.")
@@ -155,6 +154,11 @@ def notes(results):
                      "rates, models or lengths.")
     else:
         lines.append("t and df are of Welch's test on the final losses. With scipy (python3-scipy) there is a p here.")
+    if any(optimizer["final_loss"]["n"] < len(results["seeds"]) for optimizer in results["optimizers"]):
+        lines.append("Where seeds are missing, those runs diverged. The mean of the others flatters the optimizer, which "
+                     "therefore stands below all that have every seed.")
+    if any(optimizer["id"].endswith("-exact") for optimizer in results["optimizers"]):
+        lines.append("Exact forms compute two gradients in each step.")
     if any(optimizer["is_at_edge"] for optimizer in results["optimizers"]):
         lines.append("† the lowest or the highest rate that was tried: another may be better (--trials, "
                      "--middle_rates).")
@@ -229,7 +233,7 @@ def plot_command(drawn):
 
 
 def draw(script, title, path):
-    """Writes PATH.png and PATH.svg. Raises ReportError."""
+    """Writes PATH.png and PATH.svg. Raises CompareError."""
     style = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "plot_style.gp")
     cairo = subprocess.run(["gnuplot", "-e", "set terminal pngcairo"], capture_output=True, check=False)
     terminals = {"png": f"{'png truecolor' if cairo.returncode else 'pngcairo'} size 1000,600 font 'sans,12'",
@@ -241,7 +245,7 @@ def draw(script, title, path):
             done = subprocess.run(["gnuplot", "-"], input="\n".join(commands) + "\n", cwd=folder, capture_output=True,
                                   text=True, check=False)
             if done.returncode != 0:
-                raise ReportError(f"gnuplot failed: {done.stderr.strip()}")
+                raise CompareError(f"gnuplot failed: {done.stderr.strip()}")
             shutil.copyfile(os.path.join(folder, "picture"), f"{path}.{ending}")
 
 
@@ -269,29 +273,38 @@ def page(results, pictures):
             + "".join(f"<p>{html.escape(note)}</p>\n" for note in notes(results)) + "</body></html>\n")
 
 
-def write(folder):
-    """Makes the tables, the plots and the page from FOLDER/compare.json; returns (the tables as text, the files
-    written). Raises ReportError."""
+def read(folder):
+    """The results in a folder. Raises CompareError."""
     path = os.path.join(folder, "compare.json")
     try:
         with open(path, encoding="utf-8") as file:
             results = json.load(file)
-        text = markdown(results)
+        markdown(results)
+        return results
     except OSError as error:
-        raise ReportError(f"cannot read {path}: {error.strerror}; run the comparison first, or give its "
-                          "--out") from None
+        raise CompareError(f"cannot read {path}: {error.strerror}; run the comparison first, or give its --out") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReportError(f"{path} is no result of a comparison ({error}); start the comparison again in the same way, "
-                          "which makes it anew from the runs") from None
-    written, pictures = ["compare.md"], {}
+        raise CompareError(f"{path} is no result of a comparison ({error}); start the comparison again in the same way, "
+                           "which makes it anew from the runs") from None
+
+
+def write(folder):
+    """Makes the tables, the plots and the page from FOLDER/compare.json; returns (the tables as text, the files
+    written). Raises CompareError."""
+    results = read(folder)
+    text, written, pictures = markdown(results), ["compare.json", "compare.md"], {}
     with open(os.path.join(folder, "compare.md"), "w", encoding="utf-8") as file:
         file.write(text)
     for name, script in (("compare", curves_script(results)), ("trials", trials_script(results))):
+        path = os.path.join(folder, name)
+        for ending in PICTURES:  # those of other results
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path + ending)
         if script and shutil.which("gnuplot"):
-            draw(script, PLOTS[name], os.path.join(folder, name))
-            written += [f"{name}.png", f"{name}.svg"]
-            with open(os.path.join(folder, name + ".svg"), encoding="utf-8") as file:
+            draw(script, PLOTS[name], path)
+            written += [name + ending for ending in PICTURES]
+            with open(path + ".svg", encoding="utf-8") as file:
                 pictures[name] = file.read()
     with open(os.path.join(folder, "compare.html"), "w", encoding="utf-8") as file:
         file.write(page(results, pictures))
-    return text, [os.path.join(folder, name) for name in ["compare.json", *written, "compare.html"]]
+    return text, [os.path.join(folder, name) for name in [*written, "compare.html"]]

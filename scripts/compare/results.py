@@ -1,13 +1,16 @@
 """results.py: the results of a comparison as one JSON object (compare.json), from which report.py makes the rest.
 
-    model, model_title, parameters, data, device, precision, threads_per_run, runs_side_by_side
+    version     of the trainer
+    model, data, schedule, schedule_steps   sections of the config, and its max_iters, which the schedule belongs to
+    model_title, parameters, device, precision, threads_per_run, runs_side_by_side
     tokens_per_step, steps, tokens, tokens_per_parameter, tokens_per_evaluation
-    search      kind, trials, steps, seed, and what is varied
+    search      kind (grid or random), trials, steps, seed (null for a grid)
     equal_betas [beta1, beta2], or null
     seeds       of the runs of full length
     target      {loss, of}: the loss to which steps are counted, and whose it is
     has_p_values  whether scipy was there
-    optimizers  the lowest mean final loss first; those without one last. For each:
+    optimizers  the lowest mean final loss first; then those of which a run diverged, at last those without a loss. For
+                each:
         id, title, settings (of the best trial, the optimizer section of a config), learning_rate, weight_decay
         trials  [{learning_rate, weight_decay, loss, status, is_best, was_rejected}]; loss is the last one, or null
         is_at_edge  whether the best rate is the lowest or the highest of those tried
@@ -15,6 +18,7 @@
                 optimizer_percent, state_bytes_per_parameter}]; curve is [[step, validation loss], ...]
         final_loss, best_loss, steps_to_target, tokens_per_second, optimizer_percent
                 {mean, sd, n} over the seeds that have the value; sd is null for one seed, mean for none
+        state_bytes_per_parameter
         to_best, to_adamw   {difference, t, df, p}: this final loss minus that of the best optimizer, or AdamW's; null
                 for itself, or where one has no final loss; t, df, p are null where Welch's test is not defined, p also
                 without scipy
@@ -26,6 +30,7 @@ import math
 import statistics
 
 import metrics
+from compare.pool import final_loss
 
 try:
     import scipy.stats
@@ -33,6 +38,7 @@ except ImportError:
     scipy = None
 
 BASELINE = "adamw"
+GIVEN = "as given"  # whose a target loss is that no run decided
 
 
 def summary(values):
@@ -77,25 +83,18 @@ def steps_to(curve, target):
     return None
 
 
-def final_loss(run):
-    """The last validation loss of a run; None unless it was trained to its end."""
-    losses = metrics.values(run, "val", ["step", "loss"])
-    return losses[-1][1] if run.status == "done" and losses and losses[-1][0] == run.step else None
-
-
-def trials_of(optimizer, points, betas, runs, chosen):
+def trials_of(optimizer, sections, runs, chosen):
     """The trials entry of an optimizer.
 
-    points      as optimizers.points() returns them
-    runs        metrics.Run of each point, or None where there is one point only, which needs no trial
-    chosen      the number of the best point; those rejected before it worked in the trial, but not at full length
+    sections    the settings that were tried
+    runs        metrics.Run of each; None where there is one setting only, which needs no trial
+    chosen      the number of the best one, or None. Better ones were rejected because they diverge in full runs
     """
     entries, losses = [], [final_loss(run) if run else None for run in runs]
-    for (factor, decay), run, loss in zip(points, runs, losses):
-        section = optimizer.settings(optimizer.middle_rate * factor, decay, betas)
-        rate = section.get("muon_learning_rate", section["learning_rate"])
-        entries.append({"learning_rate": rate, "weight_decay": optimizer.decay_of(section), "loss": loss,
-                        "status": run.status if run else "not tried", "is_best": False, "was_rejected": False})
+    for section, run, loss in zip(sections, runs, losses):
+        entries.append({"learning_rate": optimizer.rate_of(section), "weight_decay": optimizer.decay_of(section),
+                        "loss": loss, "status": run.status if run else "no trial", "is_best": False,
+                        "was_rejected": False})
     for number in ranking(losses):
         if number == chosen:
             break
@@ -111,6 +110,7 @@ def ranking(losses):
 
 
 def run_entry(seed, run):
+    """A run of full length, in an entry of an optimizer."""
     return {"seed": seed, "status": run.status, "final_loss": final_loss(run), "best_loss": run.best_loss,
             "best_step": run.best_step, "steps_to_target": None, "curve": metrics.values(run, "val", ["step", "loss"]),
             "tokens_per_second": run.tokens_per_second, "optimizer_percent": run.optimizer_percent,
@@ -134,32 +134,40 @@ def optimizer_entry(optimizer, settings, trials, runs):
 
 
 def default_target(entries):
-    """The loss to which steps are counted: that which each run of AdamW reaches, or of the worst optimizer."""
-    reached = {entry["title"]: max(losses) for entry in entries
+    """The loss to which steps are counted: that which each finished run of AdamW reaches; without AdamW, each finished run
+    of all."""
+    reached = {entry["id"]: max(losses) for entry in entries
                for losses in [[run["best_loss"] for run in entry["runs"] if run["final_loss"] is not None]] if losses}
-    baseline = next((entry["title"] for entry in entries if entry["id"] == BASELINE), None)
     if not reached:
         return {"loss": None, "of": None}
-    worst = baseline if baseline in reached else max(reached, key=reached.get)
-    return {"loss": reached[worst], "of": f"which every run of {worst} reaches"}
+    if BASELINE in reached:
+        return {"loss": reached[BASELINE], "of": "which every finished run of AdamW reaches"}
+    return {"loss": max(reached.values()), "of": "which every finished run reaches"}
 
 
-def complete(comparison, entries, target_loss):
-    """Adds to a comparison (its own fields) the entries of its optimizers, with statistics; returns it.
+def place(entry):
+    """The key by which optimizers are ordered. A mean over the runs that did not diverge would flatter those that did."""
+    done = entry["final_loss"]["n"]
+    return (0 if done == len(entry["runs"]) else 1, entry["final_loss"]["mean"]) if done else (2, 0)
+
+
+def complete(comparison, target_loss):
+    """Adds to a comparison what is computed from its runs: target, has_p_values, and the statistics of its optimizers, in
+    order; returns it. It may have been completed before, with another target or without scipy.
 
     target_loss     None is the default
     """
-    target = {"loss": target_loss, "of": "as given"} if target_loss is not None else default_target(entries)
+    entries = comparison["optimizers"]
+    target = {"loss": target_loss, "of": GIVEN} if target_loss is not None else default_target(entries)
     for entry in entries:
         for run in entry["runs"]:
-            if target["loss"] is not None:
-                run["steps_to_target"] = steps_to(run["curve"], target["loss"])
+            run["steps_to_target"] = None if target["loss"] is None else steps_to(run["curve"], target["loss"])
         finished = [run for run in entry["runs"] if run["final_loss"] is not None]
         for field in ("final_loss", "best_loss", "steps_to_target", "tokens_per_second", "optimizer_percent"):
             entry[field] = summary([run[field] for run in finished])
         sizes = [run["state_bytes_per_parameter"] for run in finished]
         entry["state_bytes_per_parameter"] = sizes[0] if sizes else None
-    entries = sorted(entries, key=lambda entry: entry["final_loss"]["mean"] if entry["final_loss"]["n"] else math.inf)
+    entries = sorted(entries, key=place)
     baseline = next((entry for entry in entries if entry["id"] == BASELINE), None)
     for entry in entries:
         for field, other in (("to_best", entries[0]), ("to_adamw", baseline)):

@@ -1,10 +1,10 @@
-"""compare_checks.py WHAT...: tests of the modules of scripts/compare that need no run: statistics against values computed by
-hand, searches, settings, texts. Ends with an assertion's message where one does not hold."""
+"""compare_checks.py WHAT...: tests of the modules of scripts/compare that need no run: statistics against values
+computed by hand, searches, settings, texts. Ends with an assertion's message where one does not hold."""
 import json
 import math
 import sys
 
-from compare import optimizers, report, results
+from compare import model, optimizers, report, results
 
 
 def is_near(a, b, tolerance=1e-9):
@@ -21,7 +21,8 @@ def statistics():
     # Variances of the means: 0.01 / 3 and 0.02 / 2. t = -0.3 / sqrt(0.04 / 3) = -2.5980762;
     # df = (0.04 / 3)^2 / ((0.01 / 3)^2 / 2 + 0.01^2 / 1) = (16 / 9) / (1 / 18 + 1) = 32 / 19.
     test = results.welch(a, b)
-    assert is_near(test["difference"], -0.3) and is_near(test["t"], -2.598076211353316) and is_near(test["df"], 32 / 19), test
+    assert is_near(test["difference"], -0.3) and is_near(test["t"], -2.598076211353316), test
+    assert is_near(test["df"], 32 / 19), test
     back = results.welch(b, a)
     assert is_near(back["t"], 2.598076211353316) and is_near(back["df"], 32 / 19), back
     # Nothing to test: one value, none, no spread.
@@ -33,7 +34,7 @@ def statistics():
 
 
 def p_values():
-    # Equal spreads, 2 values each... and 2 and 3 of them: the stand-in wants df near 3.
+    # Variances of 0.03 and 0.01125; of the means 0.01 and 0.005625: df = 0.015625^2 / (0.01^2 / 2 + 0.005625^2) = 2.99.
     a, b = results.summary([1.0, 1.0, 1.3]), results.summary([2.0, 2.15])
     test = results.welch(a, b)
     assert test["p"] == 0.025, test
@@ -101,6 +102,46 @@ def settings(path):
     # Aliases, rates of one's own, titles.
     alias, = optimizers.choose(text, ["sgd-boost"], {"sgd-sai": 0.5})
     assert alias.id == "sgd-sai" and alias.middle_rate == 0.5 and chosen["mars-m-exact"].title == "MARS-M exact"
+
+
+class Config(model.Model):
+    """A model without files."""
+
+    def __init__(self, schedule, optimizer, max_iters):
+        self.config = {"schedule": schedule, "optimizer": optimizer, "train": {"max_iters": max_iters}}
+
+    def of(self, steps, section):
+        return self._schedule(steps, section)
+
+
+def schedules():
+    muon = {"learning_rate": 0.1, "muon_learning_rate": 0.2}
+    # The end keeps its share of the larger peak; of two peaks it is that share of the smaller.
+    cosine = Config({"name": "cosine", "warmup_iters": 50, "lr_decay_iters": 0, "min_lr": 0.02}, muon, 1000)
+    assert cosine.of(200, {"learning_rate": 3e-3}) == {
+        "name": "cosine", "warmup_iters": 10, "lr_decay_iters": 0, "min_lr": 3e-4}
+    assert cosine.of(200, {"learning_rate": 4e-3, "muon_learning_rate": 2e-2})["min_lr"] == 4e-4
+    # No phase disappears, and together they are no longer than the run.
+    assert cosine.of(5, {"learning_rate": 3e-3})["warmup_iters"] == 1
+    both = Config({"name": "trapezoidal", "warmup_iters": 500, "warmdown_iters": 500}, muon, 1000)
+    for steps in range(4, 30):
+        made = both.of(steps, muon)
+        assert made["warmup_iters"] + made["warmdown_iters"] <= steps and made["warmdown_iters"] >= 2, made
+    decay = Config({"name": "exp", "warmup_iters": 0, "lr_decay_iters": 60, "min_lr": 0.0}, muon, 1000)
+    assert decay.of(8, muon) == {"name": "exp", "warmup_iters": 0, "lr_decay_iters": 1, "min_lr": 0.0}
+
+
+def orders():
+    """An optimizer of which a run diverged stands below those with every seed; one without a loss last."""
+    def entry(name, losses):
+        return {"id": name, "title": name, "runs": [
+            {"final_loss": loss, "best_loss": loss, "curve": [[0, 9.0], [10, loss or 8.0]], "tokens_per_second": None,
+             "optimizer_percent": None, "state_bytes_per_parameter": None} for loss in losses]}
+    made = results.complete({"optimizers": [entry("none", []), entry("muon", [1.0, None]), entry("adamw", [2.0, 2.2]),
+                                            entry("mars-m", [1.9, 2.0])]}, None)
+    assert [one["id"] for one in made["optimizers"]] == ["mars-m", "adamw", "muon", "none"], made
+    assert made["target"]["loss"] == 2.2 and results.complete(made, 2.0)["target"]["of"] == results.GIVEN
+    assert made["optimizers"][1]["to_best"]["difference"] == made["optimizers"][0]["to_adamw"]["difference"] * -1
 
 
 def texts():

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # test_compare.sh: tests of compare_optimizers.sh. Prints "N passed, N failed" at its end.
 #
-# Most comparisons here have a stand-in for the trainer, which writes metrics without training. One trains for real, a few
-# steps; MARS_BIN says where the programs are. compare_checks.py has the statistics and what else needs no run.
+# Most comparisons here have a stand-in for the trainer, which writes metrics without training. One trains for real, for
+# some steps; MARS_BIN says where the programs are. compare_checks.py has the statistics and what else needs no run.
 # shellcheck source=dev/test/script_fixture.sh
 source "$(dirname "$0")/../script_fixture.sh"
 
@@ -10,8 +10,8 @@ export LC_ALL=C OMP_WAIT_POLICY=passive BIN
 unset CUDA_VISIBLE_DEVICES
 use_system_python
 
-# A stand-in for the trainer. The loss at the end of a run is 2, and the distance of the rate from 3e-3 in powers of ten,
-# and (seed mod 4 - 1.5) / 100. A rate above 0.5 diverges; so does a run whose folder's name has the text in the file
+# A stand-in for the trainer. The loss at the end of a run is 2, and the distance of the rate from 3e-3 in powers of
+# ten, and (seed mod 4 - 1.5) / 100. A rate above 0.5 diverges; so does a run whose folder's name has the text in the file
 # diverges. Each start is written to calls. Where there is a file fails, it fails with the status in there. A run whose
 # folder's name has the text in the file slow writes half of its metrics and a checkpoint, and waits for SIGTERM.
 fake_trainer() {
@@ -24,7 +24,7 @@ here = os.path.dirname(os.path.abspath(__file__))
 def said(name):
     path = os.path.join(here, name)
     return open(path).read().strip() if os.path.exists(path) else None
-if sys.argv[-1] in ("--list_optimizers", "--print_config"):
+if sys.argv[-1] in ("--list_optimizers", "--print_config", "--version"):
     os.execv(said("real_trainer"), [said("real_trainer"), *sys.argv[1:]])
 with open(os.path.join(here, "calls"), "a") as calls:
     calls.write(" ".join(sys.argv[1:]) + " gpu=" + os.environ.get("CUDA_VISIBLE_DEVICES", "-") + "\n")
@@ -92,8 +92,15 @@ row_is() {
     fi
 }
 
-# wait_for COMMAND...: waits until it succeeds; the tests' own time limit ends it otherwise.
-wait_for() { until "$@" 2>/dev/null; do sleep 0.05; done; }
+# wait_for PID COMMAND...: waits until the command succeeds; fails where the process has ended before.
+wait_for() {
+    local process=$1
+    shift
+    until "$@" >"$here/waited" 2>&1; do
+        if ! kill -0 "$process" 2>/dev/null && ! "$@"; then return 1; fi
+        sleep 0.05
+    done
+}
 
 check() { PYTHONPATH=scripts run 0 python3 dev/test/scripts/compare_checks.py "$@"; }
 
@@ -102,6 +109,8 @@ test_steps_to_a_loss() { check steps; }
 test_searches() { check searches; }
 test_settings() { "$BIN/train_gpt2" --list_optimizers >"$here/list"; check settings "$here/list"; }
 test_texts() { check texts; }
+test_schedules() { check schedules; }
+test_orders() { check orders; }
 
 # p is there where scipy is: here a stand-in, which says what it was given.
 test_p_values() {
@@ -126,7 +135,7 @@ test_comparison_of_rates() {
     fake_trainer
     compare 0 --optimizers=muon,mars-adamw-exact,adamw,mars-m-efficient,sgd-sai
     [ "$(calls)" -eq 20 ]
-    row optimizer 1 | grep -q "final val loss | best val loss | seeds | steps to 1.9950 | minus AdamW | p | minus best | p$"
+    row_is optimizer "final val loss | best val loss | seeds | steps to 1.9950 | minus AdamW | p | minus best | p" 1
     row_is AdamW "1.9950 | 1.9950 | 1 | 120 | – | – | – | –" 1
     row_is SGD-SaI "1.9950 | 1.9950 | 1 | 120 | +0.0000 | – | +0.0000 | –" 1
     row_is AdamW "3e-3 | 0.1 | 15,360 | 25.0 | 8.1 | 1e-3, 0.1: 2.462 · **3e-3, 0.1: 1.985** · 9e-3, 0.1: 2.462" 2
@@ -151,6 +160,19 @@ test_comparison_of_rates() {
 test_report_only() {
     fake_trainer
     compare 0 --optimizers=adamw --trials=1 --seeds=2
+    run 0 bash scripts/compare_optimizers.sh --report-only --out="$here/out" --target_loss=2.25
+    has "$here/output" "steps to 2.2500"
+    run 0 bash scripts/compare_optimizers.sh --report-only --out="$here/out"
+    has "$here/output" "steps to 2.2500"
+    run 2 bash scripts/compare_optimizers.sh --report-only --out="$here/out" --seeds=3
+    has "$here/output" "--seeds is of the comparison"
+    # Without gnuplot no picture of other results stays.
+    mkdir "$here/few"
+    local program
+    for program in bash python3 dirname; do ln -s "$(command -v $program)" "$here/few/"; done
+    run 0 env PATH="$here/few" bash scripts/compare_optimizers.sh --report-only --out="$here/out"
+    [ ! -e "$here/out/compare.svg" ]
+    lacks "$here/out/compare.html" "<svg"
     mkdir "$here/moved"
     sed 's/"title": "AdamW"/"title": "Adam\\nW <b>"/' "$here/out/compare.json" >"$here/moved/compare.json"
     run 0 env TRAIN_GPT2=/nowhere bash scripts/compare_optimizers.sh --report-only --out="$here/moved"
@@ -175,7 +197,7 @@ test_seeds() {
     # Losses of 1.995, 2.005, 2.015 and 1.985; Welch's t for equal spreads, 1.30103 / sqrt(2 * 0.0129099^2 / 4).
     row_is AdamW "2.0000 ± 0.0129 | 2.0000 | 4 | 118 ± 2 | – | – | – | –" 1
     row_is Muon "3.3010 ± 0.0129 | 3.3010 | 4 | not reached | +1.3010 | t 142.52, df 6.0 | +1.3010 | t 142.52, df 6.0" 1
-    has "$here/output" "2.0150, which every run of AdamW reaches"
+    has "$here/output" "2.0150, which every finished run of AdamW reaches"
     has "$here/output" "4 seeds"
     grep -q '"seed": 3' "$here/out/muon/full_1_seed_3/run.json"
     # A loss of one's own.
@@ -215,10 +237,16 @@ test_comparison_goes_on() {
     compare 0 --trials=3 --optimizers=adamw,muon --seeds=2
     [ "$(grep -c adamw/full_1_seed_2 "$here/calls")" -eq 2 ]
     has "$here/out/adamw/full_1_seed_2/metrics.jsonl" '"event":"end"'
+    # The folder may have another name, and move.
+    ln -s "$here/out" "$here/link"
+    compare 0 --trials=3 --optimizers=adamw,muon --seeds=2 --out="$here/link"
+    [ "$(calls)" -eq "$(sort -u "$here/calls" | wc -l | awk '{ print $1 + 1 }')" ]
     # Runs of another comparison are not touched, whatever differs.
     find "$here/out" -type f | sort | xargs cksum >"$here/before"
-    local options=(--trial_steps=50 --search=random --equal_betas --middle_rates=adamw:1e-3 --precision=float32
-        --config=config/compare/modded.json --steps=60)
+    compare 1 --trials=3 --optimizers=adamw --middle_rates=adamw:1e-3
+    has "$here/output" "$here/out/adamw/trial_1 holds a run with another config"
+    local options=(--trial_steps=50 --search=random --equal_betas --precision=float32 --config=config/compare/modded.json
+        --steps=60)
     local option
     for option in "${options[@]}"; do
         compare 1 --trials=3 --optimizers=adamw "$option"
@@ -228,9 +256,17 @@ test_comparison_goes_on() {
     compare 1 --trials=3 --optimizers=adamw
     has "$here/output" "another tokens;"
     find "$here/out" -type f | sort | xargs cksum | cmp - "$here/before"
-    echo '{' >"$here/out/plan.json"
-    compare 1 --trials=3 --optimizers=adamw
-    has "$here/output" "plan.json is damaged"
+    local text
+    for text in '{' '[]' '{}' '{"fixed": {}, "steps": "x"}'; do
+        echo "$text" >"$here/out/plan.json"
+        compare 1 --trials=3 --optimizers=adamw
+        has "$here/output" "plan.json is damaged"
+    done
+    # A start that came to nothing keeps nothing.
+    echo 3 >"$here/fails"
+    compare 1 --trials=3 --optimizers=adamw --out="$here/new"
+    rm "$here/fails"
+    compare 0 --trials=1 --optimizers=adamw --out="$here/new" --precision=float32
 }
 
 # Stopped by a signal, a comparison stops its runs, and goes on later. No other one can run in its folder.
@@ -240,7 +276,7 @@ test_comparison_interrupted() {
     bash scripts/compare_optimizers.sh --train="$here/train.bin" --val="$here/v*.bin" --out="$here/out" \
         --steps=120 --optimizers=adamw,muon --jobs=2 >"$here/first" 2>&1 &
     local script=$! status=0
-    wait_for compgen -G "$here/started_*"
+    wait_for $script compgen -G "$here/started_*" || { cat "$here/first"; return 1; }
     compare 1 --optimizers=adamw,muon
     has "$here/output" "a comparison is running in $here/out"
     kill -TERM $script
@@ -260,12 +296,12 @@ test_comparison_killed() {
     bash scripts/compare_optimizers.sh --train="$here/train.bin" --val="$here/v*.bin" --out="$here/out" \
         --steps=120 --optimizers=muon --jobs=1 >"$here/first" 2>&1 &
     local script=$! run_pid
-    wait_for compgen -G "$here/started_*"
+    wait_for $script compgen -G "$here/started_*" || { cat "$here/first"; return 1; }
     run_pid=$(basename "$here"/started_* | sed 's/started_//')
     kill -KILL $script
-    wait_for eval "! kill -0 $run_pid"
+    wait_for $$ eval "! kill -0 $run_pid"
     rm "$here/slow"
-    wait_for compare 0 --optimizers=muon --jobs=1
+    wait_for $$ compare 0 --optimizers=muon --jobs=1
     [ "$(grep -c muon/trial_1 "$here/calls")" -eq 2 ]
 }
 
@@ -302,19 +338,19 @@ test_comparison_plans_its_time() {
             --jobs=1 "$@"
     }
     timed --minutes=1 --optimizers=adamw,moonlight
-    # Two optimizers of 50.5 ms: 54 s, less 8 to start 8 runs, less 56 validations of 7/16/3 of a step for each, are 223
+    # Two optimizers of 50.5 ms: 54 s, less 8 to start 8 runs, less 56 validations of 15/16/3 of a step for each, are 218
     # steps for each twice, once in full and once in thirds.
-    has "$here/output" "223 steps fit into 1 minutes"
+    has "$here/output" "218 steps fit into 1 minutes"
     has "$here/output" "moonlight                50.5 ms a step"
     [ "$(calls)" -eq 10 ]
     sed -i 's/50.5/100/' "$here/trainer"
     timed --minutes=1 --optimizers=adamw,moonlight
-    has "$here/output" "going on in $here/out: runs of 223 steps"
+    has "$here/output" "going on in $here/out: runs of 218 steps"
     [ "$(calls)" -eq 10 ]
     rm -r "$here/out"
     timed --minutes=1 --optimizers=adamw --seeds=4
-    # 54 s, less 7 to start 7 runs, less 179 validations of 7/16/3 of a step, are 443 steps: four runs and three thirds.
-    has "$here/output" "88 steps fit"
+    # 54 s, less 7 to start 7 runs, less 179 validations of 15/16/3 of a step, are 414 steps: four runs and three thirds.
+    has "$here/output" "82 steps fit"
 }
 
 test_comparison_where_rates_diverge() {
@@ -325,7 +361,7 @@ test_comparison_where_rates_diverge() {
         `0.054, 0.1: diverged" 2
     has "$here/output" "diverged ("
     compare 0 --optimizers=moonlight,muon
-    row_is Muon "– | – | 0 | – | – | – | – | –" 1
+    row_is Muon "– | – | 0 of 1 | – | – | – | – | –" 1
     row_is Muon "– | – | – | – | – | 0.02, 0: diverged · 0.06, 0: diverged · 0.18, 0: diverged" 2
     compare 0 --optimizers=muon --out="$here/none" --trials=1 --seeds=2
     row_is Muon "– | – | 0 of 2 | – | – | – | – | –" 1
@@ -341,6 +377,11 @@ test_full_runs_that_diverge() {
     echo 'muon/full_.*seed_2' >"$here/diverges"
     compare 0 --optimizers=muon --seeds=3 --out="$here/seeds"
     row Muon | grep -q "| 2 of 3 |"
+    has "$here/output" "those runs diverged"
+    # Fewer than half are no result.
+    echo 'muon/full_3_seed_[23]' >"$here/diverges"
+    compare 0 --optimizers=muon --seeds=3 --out="$here/half"
+    row Muon 2 | grep -q "diverged in full"
 }
 
 # Any config is the model: its architecture, batch, schedule and clipping.
@@ -353,14 +394,23 @@ END
     run 0 bash scripts/compare_optimizers.sh --config="$here/own.json" --out="$here/out" --steps=102 --trials=1 \
         --optimizers=adamw,normuon,mars-adamw --device=cpu --precision=float32
     local json=$here/out/normuon/full_1_seed_1/run.json text
-    for text in '"n_layer": 3' '"position": "rope"' '"activation": "relu2"' '"vocab_size": 50304' '"warmdown_iters": 29' \
-        '"total_batch_size": 6' '"name": "trapezoidal"' '"grad_clip": 0' '"split_qkv": true' '"muon_embeddings": false' \
-        '"max_iters": 102' '"order": "sequential"' '"precision": "float32"' '"eval_sequences": 15'; do
+    for text in '"n_layer": 3' '"position": "rope"' '"activation": "relu2"' '"vocab_size": 50304' \
+        '"warmdown_iters": 29' '"total_batch_size": 6' '"name": "trapezoidal"' '"grad_clip": 0' '"split_qkv": true' \
+        '"muon_embeddings": false' '"max_iters": 102' '"order": "sequential"' '"precision": "float32"' '"eval_sequences": 31'; do
         has "$json" "$text"
     done
     lacks "$json" muon_scale
     lacks "$here/out/adamw/full_1_seed_1/run.json" split_qkv
     has "$here/out/adamw/full_1_seed_1/run.json" '"grad_clip": 0'
+    # A batch by its micro-steps; no weights to start from, no run without steps.
+    sed -i 's/"total_batch_size": 6, /"gradient_accumulation_steps": 4, /; s/config.modded_nanogpt/config\/compare\/tiny/' \
+        "$here/own.json"
+    run 0 bash scripts/compare_optimizers.sh --config="$here/own.json" --out="$here/micro" --steps=8 --trials=1 \
+        --optimizers=adamw
+    has "$here/output" "8 steps of 384 tokens"
+    run 1 bash scripts/compare_optimizers.sh --config="$here/own.json" --out="$here/none" --trials=1 --steps=4 \
+        --config=config/finetune.json
+    has "$here/output" "config/finetune.json"
     # All of them are configs that the trainer takes.
     for json in "$here"/out/*/*/run.json; do run 0 "$BIN/train_gpt2" "$json" --init_from=scratch --print_config; done
 }
@@ -376,7 +426,7 @@ test_configs_of_all_optimizers() {
     done
     has "$here/output" '"warmup_iters": 6'
     has "$here/output" '"block_size": 64'
-    has "$here/out/muon/full_1_seed_1/run.json" '"min_lr": 0.0009' # a tenth of the smaller of two rates
+    lacks "$here/out/mars-m-efficient/full_1_seed_1/run.json" is_approx
     has "$here/out/compare.md" "the same betas for all, 0.95 and 0.99"
 }
 
@@ -397,9 +447,9 @@ test_comparison_on_the_quickstarts_text() {
 test_comparison_says_what_is_wrong() {
     fake_trainer
     local option
-    for option in --wrong wrong --config --minutes=0 --minutes=1.5 --steps=many --steps=0 --steps=3 --seeds=0 --seeds=-1 \
-        --trials=0 --trials=10 --search=bayes --search_seed=x --trial_steps=0 --middle_rates=adamw --middle_rates=adamw:0 \
-        --middle_rates=adamw:nan --middle_rates=adam:1e-3 --equal_betas=0.9 --equal_betas=0.9,1 --equal_betas=a,b \
+    for option in --wrong wrong --config --minutes=0 --minutes=1.5 --steps=many --steps=0 --steps=3 --seeds=0 \
+        --seeds=-1 --trials=0 --trials=10 --search=bayes --search_seed=x --trial_steps=0 --middle_rates=adamw \
+        --middle_rates=adamw:0 --middle_rates=adamw:nan --middle_rates=adam:1e-3 --equal_betas=0.9 --equal_betas=0.9,1 --equal_betas=a,b \
         --target_loss=0 --target_loss=inf --jobs=0 --device=tpu --precision=fp8 --out= --config= --optimizers=adam \
         --optimizers= --optimizers=adamw,,muon --optimizers=muon-exact --optimizers=mars-lions --report-only=yes; do
         compare 2 "$option"
@@ -410,6 +460,10 @@ test_comparison_says_what_is_wrong() {
     has "$here/output" "give both --train and --val"
     run 1 bash scripts/compare_optimizers.sh --train="$here/no*" --val="$here/val.bin" --out="$here/out"
     has "$here/output" "there is no file $here/no*"
+    run 1 bash scripts/compare_optimizers.sh --train="$here" --val="$here/val.bin" --out="$here/out"
+    has "$here/output" "there is no file $here;"
+    run 1 bash scripts/compare_optimizers.sh --out="$here/val.bin"
+    has "$here/output" "cannot use the folder $here/val.bin: File exists; give another --out"
     run 1 env TRAIN_GPT2="$here/no_trainer" bash scripts/compare_optimizers.sh --out="$here/out"
     has "$here/output" "cannot run $here/no_trainer: No such file or directory; build it with make"
     compare 1 --config="$here/no.json"
@@ -424,8 +478,8 @@ test_comparison_says_what_is_wrong() {
     has "$here/output" "How to read the result:"
 }
 
-# Two tiny models, a GPT-2 and one like modded-nanogpt, each with two optimizers, trained for real: stopped in the middle
-# and continued, a comparison has the same result as one that was not stopped.
+# Two tiny models, a GPT-2 and one like modded-nanogpt, each with two optimizers, trained for real: stopped in the
+# middle and continued, a comparison has the same result as one that was not stopped.
 test_comparisons_with_the_trainer() {
     cat config/*.c model/*.c >"$here/text"
     truncate -s 12000 "$here/text" # most of the time goes into validation, on a tenth of it
@@ -437,14 +491,14 @@ test_comparisons_with_the_trainer() {
 {"base": "$PWD/config/compare/$model.json", "model": {"n_layer": 1, "n_embd": 32, "n_head": 2, "block_size": 16},
  "data": {"train": "$here/tokens/train_*.bin", "val": "$here/tokens/val_*.bin"}, "train": {"eval_sequences": 8}}
 END
-        command=(bash scripts/compare_optimizers.sh --config="$config" --optimizers=adamw,muon --steps=200 --trials=2
+        command=(bash scripts/compare_optimizers.sh --config="$config" --optimizers="adamw,muon" --steps=200 --trials=2
             --seeds=2 --jobs=2 --device=cpu)
         run 0 "${command[@]}" --out="$here/$model.whole"
         grep "^| \(AdamW\|Muon\) " "$here/output" | head -n 2 | grep -q "± 0\.[0-9]* |  *[1-5]\.[0-9]* |  *2 |"
         "${command[@]}" --out="$here/$model.stopped" >"$here/first" 2>&1 &
         local script=$! status=0
         # A full run is going on, or has just ended.
-        wait_for test -s "$here/$model.stopped/adamw/full_1_seed_1/metrics.jsonl" -o \
+        wait_for $script test -s "$here/$model.stopped/adamw/full_1_seed_1/metrics.jsonl" -o \
             -s "$here/$model.stopped/adamw/full_2_seed_1/metrics.jsonl"
         kill -TERM $script
         wait $script || status=$?
