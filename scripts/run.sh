@@ -99,9 +99,9 @@ patience=${MPIRUN_PATIENCE:-30}
 command -v "${launcher[0]}" >/dev/null ||
     fail "$processes processes need ${launcher[0]}, which is missing: run bash scripts/install_deps.sh, or set NPROC=1"
 
-# processes_of PID: how many processes called train_gpt2 descend from this one, on this machine.
-processes_of() {
-    { cat /proc/[0-9]*/stat 2>/dev/null || true; } | awk -v root="$1" '
+# descendants_of PID [NAME]: the processes on this machine that descend from this one, of this name or all.
+descendants_of() {
+    { cat /proc/[0-9]*/stat 2>/dev/null || true; } | awk -v root="$1" -v wanted="${2:-}" '
         {
             name = rest = $0 # "PID (NAME) STATE PARENT ...", where NAME may hold anything
             sub(/^[^(]*\(/, "", name)
@@ -109,15 +109,14 @@ processes_of() {
             sub(/.*\) /, "", rest)
             split(rest, field, " ")
             parent[$1] = field[2]
-            if (name == "train_gpt2" && field[1] != "Z") ours[$1] = 1
+            if ((wanted == "" || name == wanted) && field[1] != "Z" && $1 != root) ours[$1] = 1
         }
         END {
             for (process in ours) {
                 depth = 0
                 for (p = process; p > 1 && p != root && depth < 1000; p = parent[p]) depth++
-                if (p == root) count++
+                if (p == root) print process
             }
-            print count + 0
         }'
 }
 
@@ -128,7 +127,7 @@ watch() {
     local seen=no alone=0 pause=$(((patience + 5) / 6))
     while [ $((alone * pause)) -lt "$patience" ]; do
         sleep "$pause"
-        if [ "$(processes_of "$1")" -gt 0 ]; then
+        if [ -n "$(descendants_of "$1" train_gpt2)" ]; then
             seen=yes alone=0
         elif [ $seen = yes ] || [ -e "$marks/failed" ]; then
             alone=$((alone + 1))
@@ -139,13 +138,16 @@ watch() {
 # A message that nobody may read any more.
 say() { echo "run.sh: $1" >&2 || true; }
 
-# Tells this script first, whose status then is 1. Nothing of the run is left that a gentler signal could save, and an
-# mpirun that waits for a lost machine does not end by SIGTERM.
+# Nothing of the run is left that a gentler signal could save, and an mpirun that waits for a lost machine does not end by
+# SIGTERM. Its ssh, in a process group of its own, waits for that machine, too, and keeps the output open. A file, not a
+# signal, tells the script that its status is 1: see below.
 end_launcher() {
-    say "the run has ended, but ${launcher[0]##*/} has not, $patience s later: ending it. Is a machine lost? \
---init_from=auto goes on from the last checkpoint"
-    kill -USR2 $$
-    kill -KILL -- "-$1" 2>/dev/null || true
+    local why rest
+    why=$(cat "$marks/failed" 2>/dev/null) || why="was a machine lost?"
+    say "${launcher[0]##*/} is still there, $patience s after the run's end: ending it. Why the run ended: $why"
+    : >"$marks/ended"
+    mapfile -t rest < <(descendants_of "$1")
+    kill -KILL -- "-$1" "${rest[@]}" 2>/dev/null || true
 }
 
 # stop SIGNAL: the first request lets the run save; a second one by somebody who is waiting does not.
@@ -160,23 +162,27 @@ stop() {
     fi
 }
 
-mpirun='' status=0 interrupted=yes ended=no stops=0
+mpirun='' status=0 interrupted=yes stops=0
 trap 'stop INT' INT
 trap 'stop TERM' TERM
 trap 'stop HUP' HUP
 trap 'stop USR1' USR1
-trap 'ended=yes interrupted=yes' USR2
 
 # What nobody reads any more must not end mpirun: tee goes on with its other output. What is sent to the whole process
 # group, by a terminal, must reach neither: tee ignores it, and mpirun has a group of its own.
 marks=$(mktemp -d)
 trap 'rm -rf "$marks"' EXIT
-exec 3> >(trap '' HUP INT PIPE TERM USR1 USR2; exec tee /dev/null)
+exec 3> >(trap '' HUP INT PIPE TERM USR1; exec tee /dev/null)
 tees=($!)
 exec 4> >(
-    trap '' HUP INT PIPE TERM USR1 USR2
+    trap '' HUP INT PIPE TERM USR1
     exec 3>&-
-    exec tee >(grep -q 'train_gpt2.*: error: ' && : >"$marks/failed"; exec cat >/dev/null) >&2
+    exec tee >(
+        exec 2>/dev/null # of a script that has ended
+        if why=$(grep -am 1 'train_gpt2.*: error: '); then echo "${why#*: error: }" >"$marks/failed"; fi
+        cat >/dev/null
+        : >"$marks/read"
+    ) >&2
 )
 tees+=($!)
 set -m
@@ -188,15 +194,29 @@ trap '' PIPE
 watcher=$!
 set +m
 if [ $stops -gt 0 ]; then kill -TERM "$mpirun"; fi
+# Where a process ends in the moment in which a signal interrupts `wait`, bash may lose its status and wait for ever.
+is_lost() { ! kill -0 "$mpirun" 2>/dev/null && jobs -rp | grep -qx "$mpirun"; }
 while [ $interrupted = yes ]; do
-    interrupted=no status=0
+    interrupted=no status=1
+    if is_lost; then
+        say "the status of ${launcher[0]##*/} is lost, and taken for 1"
+        break
+    fi
+    status=0
     wait "$mpirun" 2>/dev/null || status=$?
 done
 kill -- "-$watcher" 2>/dev/null || true
 for ((i = 0; i < 20; i++)); do # what it has printed comes before this script's end
-    kill -0 "${tees[@]}" 2>/dev/null || break
+    if [ -e "$marks/read" ] && ! kill -0 "${tees[@]}" 2>/dev/null; then break; fi
     sleep 0.1
 done
-if [ $ended = yes ]; then exit 1; fi
-if [ "$status" -gt 128 ]; then say "${launcher[0]##*/} was ended by signal $((status - 128))"; fi
+if [ -e "$marks/ended" ]; then
+    kill -KILL "${tees[@]}" 2>/dev/null || true
+    status=1
+elif [ "$status" -gt 128 ]; then
+    say "${launcher[0]##*/} or a process of the run was ended by signal $((status - 128))"
+fi
+if [ "$status" -gt 128 ] || [ -e "$marks/ended" ] || grep -qs 'no sign of life' "$marks/failed"; then
+    say "the same command with --init_from=auto goes on from the last checkpoint"
+fi
 exit "$status"

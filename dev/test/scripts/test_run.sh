@@ -44,6 +44,17 @@ await() {
     return 1
 }
 
+# await_end PROCESS
+await_end() {
+    local i
+    for ((i = 0; i < 6000; i++)); do
+        if ! grep -qs ') [^Z] ' "/proc/$1/stat"; then return 0; fi
+        sleep 0.02
+    done
+    echo "process $1 has still not ended: $(tr '\0' ' ' <"/proc/$1/cmdline")"
+    return 1
+}
+
 # A launcher that writes down the signals it gets and then ends with 3.
 listen() {
     cat <<END
@@ -60,15 +71,15 @@ test_a_launcher_that_stays_is_ended() {
     tree <<<'"${@:3}" 0.5 & "${@:3}" 2 & trap "" TERM; wait; exec sleep 1000'
     launch 1
     has "$here/output" "rank config/quickstart.json 0.5"
-    has "$here/output" "run.sh: the run has ended, but launcher has not, 1 s later: ending it. Is a machine lost?"
-    [ "$(grep -c "^run.sh" "$here/output")" = 1 ]
+    has "$here/output" "run.sh: launcher is still there, 1 s after the run's end: ending it. Why the run ended: was a machine lost?"
+    [ "$(grep -c "^run.sh" "$here/output")" = 2 ]
 }
 
 # Its processes have ended, but it has not asked for their status.
 test_processes_that_nobody_waits_for() {
     tree <<<'"${@:3}" 2 & exec sleep 1000'
     launch 1
-    has "$here/output" "the run has ended, but launcher has not"
+    has "$here/output" "launcher is still there"
 }
 
 # The processes are on other machines, as are their ends; what they say comes through the launcher.
@@ -76,7 +87,7 @@ test_a_launcher_without_processes_here() {
     tree <<<'echo "[1,3]<stderr>:train_gpt2 [process 3]: error: process 2 on host b has given no sign of life" >&2; exec sleep 1000'
     launch 1
     has "$here/output" "has given no sign of life"
-    has "$here/output" "the run has ended, but launcher has not"
+    has "$here/output" "launcher is still there"
 }
 
 # Whatever it leaves after in its process group ends with it.
@@ -89,6 +100,61 @@ test_nothing_is_left_of_a_launcher() {
         sleep 0.01
     done
     return 1
+}
+
+# mpirun's ssh has a process group of its own, and the output open.
+test_nothing_is_left_of_a_launchers_ssh() {
+    tree <<<'setsid sleep 1000 & echo $! >ssh; "${@:3}" 2; exec sleep 1000'
+    mkfifo "$here/pipe"
+    cat "$here/pipe" >"$here/read" &
+    reader=$!
+    status=0
+    bash "$here/tree/scripts/run.sh" quickstart >"$here/pipe" 2>&1 </dev/null || status=$?
+    [ $status = 1 ]
+    await_end "$(cat "$here/tree/ssh")"
+    await_end $reader
+}
+
+test_why_the_run_has_ended() {
+    local error="train_gpt2 [process 0]: error: process 3 on host b has given no sign of life for 15 s"
+    tree <<<"echo '$error' >&2; echo '${error/3/4}' >&2; exec sleep 1000"
+    launch 1
+    has "$here/output" "1 s after the run's end: ending it. Why the run ended: process 3 on host b has given no sign of life"
+    has "$here/output" "run.sh: the same command with --init_from=auto goes on from the last checkpoint"
+    # Where mpirun ends by itself, too; but not after a mistake in the command line.
+    command_file "$here/bin/launcher" <<<"echo '$error' >&2; exit 1"
+    launch 1
+    has "$here/output" "--init_from=auto goes on"
+    command_file "$here/bin/launcher" <<<"echo 'train_gpt2: error: there is no such key' >&2; exit 2"
+    launch 2
+    lacks "$here/output" "--init_from=auto"
+}
+
+# A launcher that ends in the moment in which a signal interrupts `wait`, whose status bash then loses: a script that gets
+# little of a busy processor meets both at once.
+test_a_signal_as_the_launcher_ends() {
+    local cpu busy
+    cpu=$(taskset -cp $$ | sed 's/.*[ ,-]//')
+    tree <<<"echo \$\$ >'$here/launcher'; trap '' USR1; touch '$here/up'; exec sleep 1000"
+    command_file "$here/busy" <<<"touch '$here/busy_up'; while :; do :; done"
+    for _ in 1 2 3 4; do
+        rm -f "$here/up" "$here/busy_up"
+        start
+        taskset -c "$cpu" "$here/busy" &
+        busy=$!
+        await "$here/busy_up"
+        taskset -cp "$cpu" $script
+        chrt --idle --pid 0 $script
+        kill -USR1 $script
+        kill -KILL "$(cat "$here/launcher")"
+        sleep 0.1 # for a script that waits as it should not
+        kill -KILL $busy
+        chrt --other --pid 0 $script
+        await_end $script
+        status=0
+        wait $script || status=$?
+        [ $status = 137 ] || { [ $status = 1 ] && has "$here/output" "run.sh: the status of launcher is lost"; }
+    done
 }
 
 # ---- a launcher that must be left alone ----
@@ -131,7 +197,7 @@ test_the_status_is_the_launchers() {
     has "$here/output" "no input"
     command_file "$here/bin/launcher" <<<'kill -SEGV $$'
     launch 139
-    has "$here/output" "run.sh: launcher was ended by signal 11"
+    has "$here/output" "run.sh: launcher or a process of the run was ended by signal 11"
     MPIRUN_PATIENCE=soon
     launch 2
     has "$here/output" "MPIRUN_PATIENCE=soon is no number of seconds, from 1"
