@@ -2,9 +2,9 @@
  * number.
  *
  * The first process after one that is gone notices; where a whole machine is lost, the first one after its last
- * process does, and names that. A process that ends in good order says goodbye to the next one, which then no longer
- * watches it, and hears the goodbye of the one before, so every message is received and every process is watched as
- * long as it has not said goodbye. */
+ * process does, and names that. It says so to the next one, and that one goes on to the next. A process that ends in good
+ * order says goodbye to the next one, which then no longer watches it, and hears the goodbye of the one before, so every
+ * message is received and every process is watched as long as it has not said goodbye. */
 #include "comm/heartbeat.h"
 
 #include <errno.h>
@@ -22,7 +22,7 @@ enum { BEATS_WITHIN_LIMIT = 15, END_SECONDS = 10 };
 /* How long a process that takes leave sleeps before it looks again whether the one before has done so. */
 static const double LEAVING_SECONDS = 0.002;
 
-enum { ALIVE = 'a', GOODBYE = 'g' };
+enum { ALIVE = 'a', GOODBYE = 'g', ENDING = 'e' };
 
 struct Heartbeat {
     double limit, period; /* seconds: of silence that are too many, and between two signs of life */
@@ -99,15 +99,27 @@ static void beat(Heartbeat *h, bool leaving) {
     h->next_beat = h->now + h->period;
 }
 
+/* Tells the next process that this one ends the job, before it does so. mpirun does not reach processes of a machine that
+ * is cut off: without a word from the one before, each of them would find out a whole limit later than that one. */
+static void pass_on_the_end(Heartbeat *h) {
+    if (h->beating && !h->said_goodbye && is_done(h, &h->sending)) say(h, ENDING);
+}
+
 static void hear(Heartbeat *h) {
     while (!h->heard_goodbye && is_done(h, &h->receiving)) {
         h->silence = 0.0;
         h->heard_goodbye = h->received == GOODBYE;
+        if (h->received == ENDING) {
+            heartbeat_end_in_time(EXIT_FAILED);
+            pass_on_the_end(h);
+            die("process %d on host %s ends the job", h->previous, h->host);
+        }
         if (!h->heard_goodbye)
             check_ring(h, MPI_Irecv(&h->received, 1, MPI_CHAR, h->previous, 0, h->ring, &h->receiving));
     }
     if (h->heard_goodbye || h->silence <= h->limit) return;
     heartbeat_end_in_time(EXIT_FAILED);
+    pass_on_the_end(h);
     die("process %d on host %s has given no sign of life for %.0f s; ending the job", h->previous, h->host, h->silence);
 }
 
@@ -121,6 +133,7 @@ static void ask_for_failures(Heartbeat *h, double elapsed) {
     h->since_failure += elapsed;
     if (h->since_failure < patience) return;
     heartbeat_end_in_time(EXIT_FAILED);
+    pass_on_the_end(h);
     die("%s", h->why.text);
 }
 
