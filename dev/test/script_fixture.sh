@@ -44,10 +44,17 @@ command_file() {
     chmod +x "$1"
 }
 
+# skip WHY: ends a test that cannot be done here.
+SKIPPED=77
+skip() {
+    echo "$1"
+    exit $SKIPPED
+}
+
 # run_script_tests [PART]: runs every test, or those with PART (default $MARS_TEST_ONLY) in their names, and prints "N
-# passed, N failed" at its end. A PART that no name has counts as a failure.
+# passed, N failed", and ", N skipped" where there are any, at its end. A PART that no name has counts as a failure.
 run_script_tests() {
-    local passed=0 failed=0 part=${1:-${MARS_TEST_ONLY:-}} test
+    local passed=0 failed=0 skipped=0 part=${1:-${MARS_TEST_ONLY:-}} test status
     unset MARS_TEST_ONLY # what the tests run knows it, too
     for test in $(declare -F | sed -n 's/^declare -f \(test_.*\)/\1/p'); do
         case $test in *"$part"*) ;; *) continue ;; esac
@@ -60,18 +67,23 @@ run_script_tests() {
             trap 'echo "line $LINENO: $BASH_COMMAND"' ERR
             "$test"
         ) >"$scratch/log" 2>&1 &
-        if wait $!; then
+        status=0
+        wait $! || status=$?
+        if [ $status -eq 0 ]; then
             passed=$((passed + 1))
+        elif [ $status -eq $SKIPPED ]; then
+            skipped=$((skipped + 1))
+            echo "SKIPPED: $test: $(tail -n 1 "$scratch/log")"
         else
             failed=$((failed + 1))
             echo "FAILED: $test"
             sed 's/^/    /' "$scratch/log"
         fi
     done
-    if [ $((passed + failed)) -eq 0 ]; then
+    if [ $((passed + failed + skipped)) -eq 0 ]; then
         echo "there is no test '$part'"
         failed=1
     fi
-    echo "$passed passed, $failed failed"
+    echo "$passed passed, $failed failed$(if [ $skipped -gt 0 ]; then echo ", $skipped skipped"; fi)"
     [ "$failed" -eq 0 ]
 }
