@@ -90,7 +90,7 @@ has() {
 }
 
 required=(compiler make cjson xxhash)
-optional=(onednn utf8proc zlib zstd lzma mpi cmocka g++ gnuplot curl python3 numpy dygraphs)
+optional=(onednn utf8proc zlib zstd lzma mpi cmocka g++ gnuplot curl python3 numpy dygraphs ip)
 [ "$lint" = no ] || optional+=(clang-format clang-tidy cppcheck shellcheck)
 [ "$compilers" = no ] || optional+=(gcc-11 g++-11 clang aarch64-linux-gnu-gcc qemu-aarch64)
 [ "$fuzz" = no ] || optional+=(libfuzzer llvm-symbolizer)
@@ -117,6 +117,7 @@ declare -A packages=(
     [python3]=python3
     [numpy]=python3-numpy
     [dygraphs]=libjs-dygraphs
+    [ip]=iproute2
     [browser]=chromium-headless-shell
     [boost-context]=libboost-context-dev
     [gcc-11]="gcc-11"
@@ -145,6 +146,7 @@ declare -A without=(
     [python3]="runs have no plots or tables, data sets cannot be downloaded, CUDA code is not tested without a GPU"
     [numpy]="a test of dev/examples/marsopt.py fails"
     [dygraphs]="report.sh makes no page"
+    [ip]="the tests do not train on several hosts"
     [browser]="the tests do not open the page of report.sh"
     [boost-context]="CUDA code is not tested without a GPU"
     [gcc-11]="the tests do not try this compiler"

@@ -18,14 +18,15 @@
 #   tsan       the emulated GPU under the thread sanitizer: kernels at small sizes
 #
 #   --all    also kernels on the emulated GPU at all sizes and in two more orders; ranks that share an emulated GPU with
-#            NCCL between them, as on a machine with one GPU; clang's analyzer to its full depth; the
-#            data loader under the thread sanitizer; and tests of kernels, optimizers, tokenizer and checkpoints as aarch64
-#            programs, by qemu-user
+#            NCCL between them, as on a machine with one GPU; more faults of hosts and of the network between
+#            them; clang's analyzer to its full depth; the data loader under the thread sanitizer; and tests of kernels,
+#            optimizers, tokenizer and checkpoints as aarch64 programs, by qemu-user
 #
 # Everything lies under build/, so that ./train_gpt2 stays as it is. The last line is "N passed, N failed", over all of
 # it; a build or a lint that fails counts as one failure. A part whose tools are not installed is skipped by name. Where
 # CI=true, all tools are installed first, a skipped part counts as failed, and so does a test of the build that users get
-# if it is skipped; the other builds skip what they cannot test, which that build has tested.
+# if it is skipped, unless dev/test/may_be_skipped.txt has the reason; the other builds skip what they cannot test, which
+# that build has tested.
 set -euo pipefail
 
 all=no
@@ -230,7 +231,7 @@ heading "the build that users get"
 native=no
 if compile build WERROR=1; then
     native=yes
-    TEST_SECONDS=900 run_tests build 'test_*.sh' 'test_*.c'
+    MARS_TEST_ALL=$all TEST_SECONDS=900 run_tests build 'test_*.sh' 'test_*.c'
 fi
 if has_tools cuda-report nvcc; then
     if step cuda-report make --no-print-directory cuda-report WERROR=1; then cat build/logs/cuda-report.log; fi

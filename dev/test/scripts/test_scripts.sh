@@ -198,7 +198,7 @@ case "\$*" in
 esac
 END
     command_file "$here/bin/mpicc" <<<"cat >/dev/null; grep -qx libopenmpi-dev '$here/has'"
-    for tool in make mpirun g++ gnuplot curl python3; do command_file "$here/bin/$tool" <<<"exit 0"; done
+    for tool in make mpirun g++ gnuplot curl python3 ip; do command_file "$here/bin/$tool" <<<"exit 0"; done
     command_file "$here/bin/apt-cache" <<<"! grep -qx -- \"\${!#}\" '$here/not_in_this_release' 2>/dev/null"
     command_file "$here/bin/apt-get" <<END
 echo "\$DEBIAN_FRONTEND \$*" >>'$here/apt'
@@ -265,6 +265,14 @@ test_install_of_what_the_report_and_its_test_need() {
     command_file "$here/bin/chromium" <<<"exit 0"
     install_deps 0 --browser
     last_line_is "everything needed is installed"
+}
+
+test_install_of_what_the_tests_of_hosts_need() {
+    machine "${all_libraries[@]}"
+    rm "$here/bin/ip"
+    install_deps 0
+    grep -q "install -y --no-install-recommends iproute2$" "$here/apt"
+    has "$here/output" "missing: iproute2 (optional; without it, the tests do not train on several hosts)"
 }
 
 test_install_without_root() {
@@ -499,7 +507,42 @@ test_counting_what_is_skipped() {
     export CI=true
     run_tests 1 skips
     last_line_is "2 passed, 3 failed"
-    has "$here/output" "3 skipped, which counts as failed under CI"
+    has "$here/output" "3 skipped, of which 3 count as failed under CI"
+}
+
+# A reason that may_be_skipped.txt has for this script, one that it lacks, and one that it has for another.
+test_skips_that_are_excused() {
+    local reason="this machine allows no such namespaces"
+    {
+        echo "echo 'SKIPPED: test_a: $reason: no room'"
+        echo "echo 'SKIPPED: test_b: $reason'"
+        echo 'echo "2 passed, 0 failed, 2 skipped"'
+    } >"$here/test_hosts.sh"
+    cp "$here/test_hosts.sh" "$here/other.sh"
+    export CI=true
+    run_tests 0 test_hosts.sh
+    last_line_is "2 passed, 0 failed"
+    has "$here/output" "2 passed, 0 failed, 2 skipped  ("
+    run_tests 1 other.sh
+    last_line_is "2 passed, 2 failed"
+    sed -i "s/test_b: $reason/test_b: there is no mpirun/" "$here/test_hosts.sh"
+    run_tests 1 test_hosts.sh
+    last_line_is "2 passed, 1 failed"
+    has "$here/output" "2 skipped, of which 1 count as failed under CI"
+    CI='' run_tests 0 test_hosts.sh
+}
+
+test_a_script_that_skips() {
+    {
+        echo "source '$PWD/dev/test/script_fixture.sh'"
+        echo 'test_a() { skip "it rains"; echo unseen; }'
+        echo 'test_b() { :; }'
+        echo 'run_script_tests "$@"'
+    } >"$here/script.sh"
+    run 0 bash "$here/script.sh"
+    has "$here/output" "SKIPPED: test_a: it rains"
+    last_line_is "1 passed, 0 failed, 1 skipped"
+    lacks "$here/output" unseen
 }
 
 test_counting_shell_tests() {
@@ -568,6 +611,7 @@ if [[ "\$*" == *\$(cat '$here/make_fails')* ]]; then echo "error: it does not co
 END
     cat >"$here/dev/test/run_tests.sh" <<END
 echo "tests \$BUILD \$BIN ci=\${CI:-} \${MARS_TEST_DEVICE:-}\${MARS_EMU_ORDER:-} \$*" >>'$here/calls'
+echo "all=\${MARS_TEST_ALL:-} \$BUILD" >>'$here/calls'
 echo "\$BUILD: fine"
 echo "4 passed, \$(if [ -e '$here/test_fails' ]; then echo 1; else echo 0; fi) failed"
 END
@@ -592,6 +636,7 @@ test_all_builds_are_tested() {
     lacks "$here/calls" "build/test/test_devices"
     lacks "$here/calls" "build/test/test_gpu"
     has "$here/calls" "make --no-print-directory cuda-report"
+    has "$here/calls" "all=no build"
     has "$here/calls" "tests build/asan build/asan ci=  build/asan/test/test_hellaswag build/asan/test/test_kernels"
     has "$here/calls" "tests build build ci=  build/test/test_gpt2"
     has "$here/calls" "tests build/emu build/emu ci=  build/emu/test/test_kernels"
@@ -608,6 +653,7 @@ test_all_builds_are_tested() {
         has "$here/calls" "tests build/emu build/emu ci= cuda$order build/emu/test/test_kernels"
     done
     has "$here/calls" "tests build/emu build/emu ci= cuda dev/test/scripts/test_gpu_check.sh"
+    has "$here/calls" "all=yes build"
     run 2 bash "$here/scripts/test.sh" --wrong
     # A processor that is as the tests would make it has run them already; an older one cannot.
     echo "flags: avx512bw avx512vl avx512dq" >"$here/cpuinfo"
