@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test_hosts.sh [PART]: tests of a run on several hosts (dev/test/hosts.sh) that scripts/run.sh starts: what it
-# computes, how it ends where a rank, a host or the network fails, and how it goes on. It prints how long each end took, and
-# "N passed, N failed" at its end.
+# computes, how it ends where a rank, a host or the network fails, and how it goes on. It prints how long each end took,
+# and "N passed, N failed" at its end.
 #
 #   MARS_TEST_ALL=yes        runs all tests, not the most important alone; a PART is looked for among all
 #   MARS_HEARTBEAT_SECONDS   default 2; the test of a cable has 10
