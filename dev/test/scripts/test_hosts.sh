@@ -4,7 +4,7 @@
 # and "N passed, N failed" at its end.
 #
 #   MARS_TEST_ALL=yes        runs all tests, not the most important alone; a PART is looked for among all
-#   MARS_HEARTBEAT_SECONDS   default 2; the test of a cable has 10
+#   MARS_HEARTBEAT_SECONDS   default 2, in the test of a cable 10
 #   MPIRUN_PATIENCE          default 5
 # shellcheck source=dev/test/hosts.sh
 source "$(dirname "$0")/../hosts.sh"
@@ -12,6 +12,7 @@ own_world "$@"
 # shellcheck source=dev/test/script_fixture.sh
 source "$(dirname "$0")/../script_fixture.sh"
 
+long_heartbeat=${MARS_HEARTBEAT_SECONDS:-10}
 export MARS_HEARTBEAT_SECONDS=${MARS_HEARTBEAT_SECONDS:-2} MPIRUN_PATIENCE=${MPIRUN_PATIENCE:-5}
 END_SECONDS=30 SCRIPT_SECONDS=90 # what is promised: from a fault to the end of all ranks, and of run.sh
 exec {terminal}>&1
@@ -164,7 +165,7 @@ stop_rank() { kill -STOP "$(process_of "$1")"; }
 # other had to find out, it would take too long.
 test_cable_unplugged() {
     local six=("host1:2,host2:4" 6)
-    MARS_HEARTBEAT_SECONDS=$((END_SECONDS / 3))
+    MARS_HEARTBEAT_SECONDS=$long_heartbeat
     setup 2
     run_into "${six[@]}" unplug host2
     names 5 host2
