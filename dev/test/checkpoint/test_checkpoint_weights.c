@@ -686,9 +686,9 @@ static void test_wrong_keys(void **state) {
         {"attention_output_scale", "0", "model.attention_output_scale is 0; expected number > 0"},
         {"logit_softcap", "null", "model.logit_softcap is null; expected number >= 0"},
         {"n_head", "3", "config.json: n_embd 8 must be a multiple of n_head 3"},
-        {"n_head", "8", "config.json: position \"rope\" rotates pairs of a head's numbers, but n_embd 8 / n_head 8"},
-        {"position", "\"rope-half\"", "config.json: position \"rope-half\" needs a head size that is a multiple of 4"},
-        {"lm_head_bias", "true", "config.json: lm_head_bias true needs an LM head of its own"},
+        {"n_head", "8", "config.json: n_embd 8 / n_head 8 is the odd head size 1"},
+        {"position", "\"rope-half\"", "config.json: n_embd 8 / n_head 2 is the head size 4"},
+        {"lm_head_bias", "true", "config.json: lm_head_bias and tie_embeddings are both true"},
         {"model_type", "\"mars_gpt2\"", "model_type is \"mars_gpt2\"; only \"gpt2\" or \"mars_gpt\" is supported"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) assert_config_refused(cases[i][0], cases[i][1], cases[i][2]);

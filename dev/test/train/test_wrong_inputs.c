@@ -116,7 +116,7 @@ static void test_config_file(void **state) {
     }
     Launch missing = {.config = test_path("missing.json")}, folder = {.config = test_folder()};
     assert_refused(&missing, " ", EXIT_USAGE, "missing.json: cannot open the config: No such file or directory");
-    assert_refused(&folder, " ", EXIT_USAGE, ": a folder; give the config file in it");
+    assert_refused(&folder, " ", EXIT_USAGE, ": a folder; expected a config file; give the one in it");
 }
 
 static void test_batch_sizes(void **state) {
