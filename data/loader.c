@@ -164,7 +164,7 @@ static bool open_stream(Loader *loader, const char *pattern, Error *error) {
     if (loader->tokens <= options->block_size)
         return error_set(error,
                          "'%s' holds %" PRId64 " tokens, but one sequence needs %" PRId64 ": block_size %d and one "
-                         "more as the last target",
+                         "more as the last target; give more text, or lower model.block_size",
                          pattern, loader->tokens, (int64_t)options->block_size + 1, options->block_size);
     loader->windows = (loader->tokens - 1) / options->block_size;
     if (!token_origin_open(&loader->origin, shards_files(loader->shards), error)) return false;

@@ -26,6 +26,8 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "token files are littl
 
 enum { HEADER_BYTES = SHARD_HEADER_INTS * sizeof(int32_t), HEADER_USED = 3 };
 
+#define MAKE_AGAIN "download the file or make it again"
+
 /* What must stay as it is of a file while a set is open. */
 typedef struct Shape {
     int64_t bytes;
@@ -91,9 +93,10 @@ static bool recognise_bare(Shard *shard, int file, Error *error) {
                          foreign->remedy[FOREIGN_AS_TOKENS]);
     if (bytes % 2 != 0)
         return error_set(error,
-                         "%s is no token file: it does not begin with %d as an llm.c shard does, and its size of "
-                         "%" PRId64 " bytes is odd, so it is no bare uint16 either",
-                         path, SHARD_MAGIC, bytes);
+                         "%s is no token file: its size of %" PRId64 " bytes is odd, and it does not begin with %d; "
+                         "expected bare uint16 tokens, or a shard of llm.c, which begins with that number; "
+                         "prepare_data makes token files",
+                         path, bytes, SHARD_MAGIC);
     shard->header_bytes = 0;
     shard->count = bytes / 2;
     return bytes < 2 * FOREIGN_BYTES || check_middle(shard, file, error);
@@ -105,28 +108,35 @@ static bool recognise_shard(Shard *shard, Error *error) {
     const int32_t *header = shard->shape.header;
     int64_t bytes = shard->shape.bytes;
     if (bytes < HEADER_BYTES)
-        return error_set(error, "%s is cut off: an llm.c header has %d bytes, the file only %" PRId64, path,
-                         HEADER_BYTES, bytes);
+        return error_set(error, "%s is cut off: it has %" PRId64 " bytes, but the header alone has %d; " MAKE_AGAIN,
+                         path, bytes, HEADER_BYTES);
     if (header[1] != SHARD_VERSION)
-        return error_set(error, "%s is an llm.c shard of version %d; only version %d (uint16 tokens) can be read", path,
-                         header[1], SHARD_VERSION);
+        return error_set(error,
+                         "%s is an llm.c shard of version %d; only version %d (uint16 tokens) can be read; "
+                         "prepare_data makes such files",
+                         path, header[1], SHARD_VERSION);
     if (header[2] < 1)
-        return error_set(error, "%s has a header that says %d tokens; a shard holds at least one", path, header[2]);
+        return error_set(error, "%s has a header that says %d tokens; a shard holds at least one; " MAKE_AGAIN, path,
+                         header[2]);
     int64_t expected = HEADER_BYTES + 2 * (int64_t)header[2];
     if (bytes == HEADER_BYTES + 4 * (int64_t)header[2])
-        return error_set(error, "%s has tokens of 4 bytes after its header of %d tokens; they must be uint16", path,
-                         header[2]);
+        return error_set(error,
+                         "%s has tokens of 4 bytes after its header of %d tokens; they must be uint16; "
+                         "prepare_data makes such files",
+                         path, header[2]);
     if (bytes != expected)
-        return error_set(
-            error, "%s is %s: its header says %d tokens, which makes %" PRId64 " bytes, but it has %" PRId64 " bytes",
-            path, bytes < expected ? "cut off" : "too long", header[2], expected, bytes);
+        return error_set(error,
+                         "%s is %s: it has %" PRId64 " bytes, but its header says %d tokens, which makes %" PRId64
+                         " bytes; " MAKE_AGAIN,
+                         path, bytes < expected ? "cut off" : "too long", bytes, header[2], expected);
     shard->header_bytes = HEADER_BYTES;
     shard->count = header[2];
     return true;
 }
 
 static bool recognise(Shard *shard, int file, Error *error) {
-    if (shard->shape.bytes == 0) return error_set(error, "%s is empty", shard->path);
+    if (shard->shape.bytes == 0)
+        return error_set(error, "%s is empty; a token file holds at least one token; " MAKE_AGAIN, shard->path);
     if (shard->shape.header[0] == SHARD_MAGIC) return recognise_shard(shard, error);
     return recognise_bare(shard, file, error);
 }
@@ -136,8 +146,9 @@ static bool read_shape(Shape *shape, int file, const char *path, Error *error) {
     memset(shape, 0, sizeof *shape);
     if (fstat(file, &status) != 0) return error_set(error, "cannot stat %s: %s", path, strerror(errno));
     if (S_ISDIR(status.st_mode))
-        return error_set(error, "%s is a folder; name a token file or a pattern such as %s/train_*.bin", path, path);
-    if (!S_ISREG(status.st_mode)) return error_set(error, "%s is not a regular file", path);
+        return error_set(error, "%s is a folder; expected token files; name them, such as %s/train_*.bin", path, path);
+    if (!S_ISREG(status.st_mode))
+        return error_set(error, "%s is not a regular file; expected a token file; copy it to a file first", path);
     shape->bytes = status.st_size;
     shape->device = status.st_dev;
     shape->inode = status.st_ino;
@@ -263,7 +274,8 @@ static bool take_tokens(const Shard *shard, const uint16_t *source, int64_t begi
     int64_t i = 0;
     while (tokens[i] < vocab_size) i++;
     return error_set(error,
-                     "%s: token %" PRId64 " of the file is %d, but vocab_size is %d; %s, or another tokenizer made it",
+                     "%s: token %" PRId64
+                     " of the file is %d, but vocab_size is %d; %s, or another tokenizer made it; " MAKE_AGAIN,
                      shard->path, begin + i, tokens[i], vocab_size,
                      shard->header_bytes > 0 ? "the file is damaged" : "the file is damaged, holds no uint16 tokens");
 }

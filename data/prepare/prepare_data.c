@@ -333,7 +333,8 @@ static bool open_folder(Job *job, Error *error) {
 static void open_tokenizer(Job *job) {
     const PrepareOptions *o = &job->options;
     Error error;
-    if (!tokenizer_open(&job->tokenizer, o->tokenizer, o->vocabulary, &error)) die_usage("%s", error.text);
+    if (!tokenizer_open(&job->tokenizer, o->tokenizer, o->vocabulary, &error))
+        die_usage("--tokenizer=%s: %s; see prepare_data --help", o->tokenizer, error.text);
     if (!tokenizer_encodes(job->tokenizer))
         die_usage(
             "--vocab: %s has no merges, without which the tokenizer %s can only decode; bash data/gpt2/download.sh "

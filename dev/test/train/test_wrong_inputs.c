@@ -189,8 +189,8 @@ static void test_token_files(void **state) {
     assert_tokens_refused("missing.bin", "no token file: nothing is named or matches '%s'");
     assert_tokens_refused("empty.bin", "%s is empty");
     assert_tokens_refused("odd.bin", "%s is no token file");
-    assert_tokens_refused("cut.bin", "%s is cut off: its header says 200 tokens");
-    assert_tokens_refused("long.bin", "%s is too long: its header says 199 tokens");
+    assert_tokens_refused("cut.bin", "%s is cut off: it has 1422 bytes, but its header says 200 tokens");
+    assert_tokens_refused("long.bin", "%s is too long: it has 1424 bytes, but its header says 199 tokens");
     assert_tokens_refused("short.bin", "'%s' holds 32 tokens, but one sequence needs 33");
     assert_tokens_refused("short_raw.bin", "'%s' holds 32 tokens, but one sequence needs 33");
     if (!train_has_mpi()) skip();
