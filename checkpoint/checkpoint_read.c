@@ -152,7 +152,11 @@ bool checkpoint_open_newest(Checkpoint *checkpoint, const char *out_dir, Error *
         warn("%s/%s names no checkpoint that is there: looking for the highest step", checkpoints, LATEST_LINK);
     for (int i = (int)max_i64(latest, 0); i < count && !ok; i++)
         ok = open_or_pass_over(checkpoint, checkpoints, folders[i].name, folders[i].step, &all);
-    if (!ok) error_set(error, "there is no whole checkpoint in %s%s%s", checkpoints, all.text[0] ? ": " : "", all.text);
+    if (!ok)
+        error_set(error,
+                  "there is no whole checkpoint in %s%s%.800s; copy one there, or begin anew with --init_from=scratch "
+                  "--overwrite=true",
+                  checkpoints, all.text[0] ? ": " : "", all.text);
     free(folders);
     free(latest_trainer);
     free(checkpoints);
