@@ -133,7 +133,7 @@ static bool take_files(Config *config, const char *path, Error *error) {
 
 /* ---- the command line ---- */
 
-/* Index of the key that has this name in one section only, or -1 and the reason. */
+/* Returns the index of the key of this name if only one section has it; else -1, and the reason in *error. */
 static int find_bare_key(const char *name, Error *error) {
     char candidates[256] = "";
     int found = -1, count = 0;
@@ -153,7 +153,7 @@ static int find_bare_key(const char *name, Error *error) {
     return -1;
 }
 
-/* The same for "section.name" too. Cuts `name` at the dot. */
+/* The same, but takes "section.name" too, and cuts `name` at the dot. */
 static int find_key(char *name, Error *error) {
     char *dot = strchr(name, '.');
     if (!dot) return find_bare_key(name, error);
@@ -163,7 +163,7 @@ static int find_key(char *name, Error *error) {
     return index;
 }
 
-/* The argument, and how to write it where it is plain what was meant. */
+/* Returns false; the message shows the argument and, if its key is known, how to write it. */
 static bool wrong_form(const char *where, const char *argument, Error *error) {
     const char *text = argument + strspn(argument, "-"), *equals = strchr(text, '=');
     char *name = format_string("%.*s", (int)strcspn(text, "="), text), advice[256] = "--help lists the keys";
@@ -310,7 +310,8 @@ static bool check_start(const Config *config, Error *error) {
     return true;
 }
 
-/* min_lr is that of each parameter group's rate, but of lr_1d where that follows learning_rate in proportion. */
+/* min_lr must not be above the peak of any parameter group's rate, except of an lr_1d that follows learning_rate in
+ * proportion. */
 static bool check_min_lr(const Config *config, Error *error) {
     const OptimConfig *optimizer = &config->optimizer;
     double min_lr = config->schedule.min_lr, peak = optimizer->learning_rate;
@@ -372,8 +373,8 @@ static bool check_required(const Config *config, Error *error) {
 
 /* ---- a run that the command line shortens ---- */
 
-/* `steps` out of `whole`, for a run of `part` steps, and notes it for the message. A number that the file does not give,
- * or the command line does, stays as it is. */
+/* Scales *steps from a run of `whole` steps to one of `part` steps, and adds it to the note for the message. A number
+ * that the file does not give, or that the command line gives, stays as it is. */
 static void shorten(Config *config, int *steps, const char *name, int part, int whole, char *note, size_t size) {
     if (*steps == 0 || origin_of(config, steps) != CONFIG_FROM_FILE) return;
     int shorter = (int)((int64_t)*steps * part / whole);
@@ -382,8 +383,7 @@ static void shorten(Config *config, int *steps, const char *name, int part, int 
     *steps = shorter;
 }
 
-/* So that `train_gpt2 small_mars.json --max_iters=10` is a short trial of that run. A decay that the file ends at a step of
- * its own stays there. */
+/* Makes `train_gpt2 small_mars.json --max_iters=10` a short trial of that run. An lr_decay_iters of the file stays. */
 static void shorten_schedule(Config *config) {
     int part = config->train.max_iters, whole = config->max_iters_of_file;
     bool shortened = origin_of(config, &config->train.max_iters) == CONFIG_FROM_COMMAND_LINE && part < whole;
@@ -406,7 +406,7 @@ static void fill_dependent_defaults(Config *config) {
     config->optimizer.ns_steps = ns_steps_of(&config->optimizer);
 }
 
-/* Where the name of the optimizer is known: its own defaults of keys that were not given. */
+/* Gives each key that was not given the optimizer's own default. The optimizer's name must be set. */
 static void set_optimizer_defaults(Config *config) {
     for (int i = 0; i < config_key_count; i++)
         if (config_keys[i].has_optimizer_default && config->origins[i] == CONFIG_DEFAULT)
@@ -554,7 +554,7 @@ static bool same_value(const Config *a, const Config *b, const ConfigKey *key) {
     return same;
 }
 
-/* The config in `json`, whose values the keys have that it lacks or spoils: defaults. */
+/* Reads the config in `json`. Keys that it lacks, or whose value is wrong, get their defaults. */
 static void read_earlier(Config *config, const cJSON *json) {
     config_set_defaults(config);
     for (int i = 0; i < config_key_count; i++) {

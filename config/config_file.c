@@ -1,7 +1,7 @@
 /* config_file.c: see config_file.h.
  *
- * cJSON parses, but it forgives too much for a file that people write by hand (a string that runs over lines, a comment
- * without an end, bytes after a zero), so the text is examined before it gets there. */
+ * cJSON parses the text, but it accepts too much of a file that people write by hand: a string over several lines, a
+ * comment without an end, bytes after a zero. So the text is checked before cJSON gets it. */
 #include "config/config_file.h"
 
 #include <cjson/cJSON.h>

@@ -8,7 +8,7 @@
 #include "config/config_keys.h"
 #include "config/config_value.h"
 
-/* Whether a given value that differs from the folder's will do all the same. */
+/* Whether a given value may differ from the folder's. */
 static bool may_differ(const Config *config, const Config *folder, const ConfigKey *key, ConfigTake take) {
     if (strcmp(key->name, "block_size") == 0)
         return take.may_change_block_size &&

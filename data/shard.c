@@ -5,11 +5,11 @@
  * checked when they are read, since checking them all would read the whole set. A set never changes after opening, so
  * threads may read from it at once.
  *
- * Each read opens its file, asks again what opening asked, and takes the tokens with pread. Maps would be shorter, but
- * where a file was cut, or a disk fails to deliver, a map ends the program with SIGBUS and pread returns an error that can
- * name the file; a page of a map brings in its neighbours, which in random order is fifty times what a sequence needs;
- * and a process may hold 65530 maps, as it may hold 1024 files. Opening takes some microseconds a sequence, in a thread
- * that reads ahead anyway. */
+ * Each read opens its file, checks again what opening checked, and reads the tokens with pread. Mapped files would take
+ * less code, but have three faults. If a file was cut or a disk fails, a map ends the program with SIGBUS, while pread
+ * returns an error that can name the file. A page of a map brings in its neighbours: in random order fifty times as much
+ * as a sequence needs. And a process may hold only 65530 maps, as it may hold only 1024 files. Opening takes some
+ * microseconds a sequence, in a thread that reads ahead. */
 #include "data/shard.h"
 
 #include <errno.h>
@@ -49,12 +49,12 @@ struct ShardSet {
     Shard *shards;
     int count;
     int64_t tokens;
-    bool drops_behind; /* what was read is not to stay in the system's memory */
+    bool drops_behind; /* the system must not keep in memory what was read */
 };
 
 /* ---- opening ---- */
 
-/* As many of the bytes from `at` on as there are; -1, and errno, where they cannot be read. */
+/* Reads `bytes` bytes from `at` on, or fewer at the file's end. Returns how many, or -1 with errno set. */
 static ssize_t read_at(int file, void *data, size_t bytes, int64_t at) {
     size_t done = 0;
     ssize_t got;
@@ -296,8 +296,9 @@ static bool read_tokens(const Shard *shard, int file, int64_t begin, int64_t cou
     return true;
 }
 
-/* Sequences are shorter than pages, so that the system sees each page read several times and would keep it, rather than
- * what the machine will need again. What is left is a stretch that other processes may be a step behind in. */
+/* Tells the system to drop the pages before the last stretch. Sequences are shorter than pages, so the system sees each
+ * page read several times and would keep it instead of pages that are needed again. The last stretch stays, since other
+ * processes may be a step late. */
 static void drop_behind(const ShardSet *set, const Shard *shard, int file, int64_t begin, int64_t end) {
     const int64_t stretch = 16 << 20; /* in bytes of the file, as begin and end */
     if (!set->drops_behind || begin / stretch == end / stretch) return;
