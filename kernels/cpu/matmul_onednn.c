@@ -1,4 +1,4 @@
-/* matmul_onednn.c: matmuls by oneDNN: the one file that knows it, in both its C interfaces, 2.x and 3.x.
+/* matmul_onednn.c: matmuls by oneDNN, with its C interfaces 2.x and 3.x. No other file calls oneDNN.
  *
  * oneDNN compiles a kernel for each shape, which takes milliseconds, so kernels are kept in a list. Three things are
  * done for speed. A weight matrix is first packed into the layout that the kernel asks for, once after each change

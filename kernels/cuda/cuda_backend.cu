@@ -1,5 +1,5 @@
-/* cuda_backend.cu: opening a CUDA table: the GPU, its memory, copies, uploads and the stopwatch, and the list of
- * operations, which live in the files next to this one. */
+/* cuda_backend.cu: opens the CUDA backend: the GPU, its memory, copies, uploads and the stopwatch, and the table of
+ * operations, which are in the other files of this folder. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
