@@ -16,8 +16,8 @@
  *   tokens.json                      copied from the folder of the training data, if it is there
  *   tokenizer_config.json, vocab.json, merges.txt, tokenizer.json
  *                                    the tokenizer for transformers (checkpoint_tokenizer.h)
- * out_dir/checkpoints/latest         symbolic link to the newest whole one
- * Everything is written under a temporary name, synced, then renamed; `latest` is replaced last. */
+ * out_dir/checkpoints/latest         symbolic link to the newest whole one Everything is written under a temporary
+ * name, synced, then renamed; `latest` is replaced last. */
 #ifndef MARS_CHECKPOINT_CHECKPOINT_H
 #define MARS_CHECKPOINT_CHECKPOINT_H
 
@@ -58,10 +58,10 @@ typedef struct CheckpointSource {
     const char *algorithms;    /* of matmuls (kernels/autotune.h); NULL or "" for none */
 } CheckpointSource;
 
-/* Writes a checkpoint of `source` below out_dir, points `latest` at it, and removes all but the newest `keep` checkpoints
- * (0: removes none) and what an interrupted save left. `writer` is true on the one process that touches the disk.
- * `path` receives the new folder's path. On failure nothing that existed before has changed. The other processes always
- * return true: the caller must tell them the writer's result. */
+/* Writes a checkpoint of `source` below out_dir, points `latest` at it, and removes all but the newest `keep`
+ * checkpoints (0: removes none) and what an interrupted save left. `writer` is true on the one process that touches the
+ * disk. `path` receives the new folder's path. On failure nothing that existed before has changed. The other processes
+ * always return true: the caller must tell them the writer's result. */
 bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int keep, bool writer,
                      char path[CHECKPOINT_PATH_LENGTH], Error *error);
 
@@ -73,10 +73,10 @@ bool checkpoint_export(const CheckpointSource *source, DType type, const char *f
 /* Removes every checkpoint below out_dir, and nothing else that lies in their folder. */
 bool checkpoint_remove_all(const char *out_dir, Error *error);
 
-/* Makes sure, before a run trains for hours, that checkpoints can be saved below out_dir. Tries the steps of a save, makes
- * read-only copies of old checkpoints removable, and renames a folder `latest`, which a copy that followed links has in
- * the place of the link. Fails if something cannot be repaired. Only the writer calls this, when no other process reads
- * there any more. */
+/* Makes sure, before a run trains for hours, that checkpoints can be saved below out_dir. Tries the steps of a save,
+ * makes read-only copies of old checkpoints removable, and renames a folder `latest`, which a copy that followed links
+ * has in the place of the link. Fails if something cannot be repaired. Only the writer calls this, when no other
+ * process reads there any more. */
 bool checkpoint_prepare(const char *out_dir, Error *error);
 
 /* A checkpoint that has been opened and found whole. */
@@ -125,9 +125,9 @@ char *checkpoint_read_algorithms(const Checkpoint *checkpoint);
 bool checkpoint_open_weights(SafetensorsFile *file, const char *path, Error *error);
 
 /* Whether the weights in `file` are those of a model with this table: every tensor is there in the right shape, and no
- * tensor would be ignored without a word, such as those of further layers, or biases other than 0 or an LM head for which
- * the table has no place. Position embeddings may have more rows than the table's. The message has at most five lines:
- * how many tensors are missing or have another shape, the first ones, and the keys to set. */
+ * tensor would be ignored without a word, such as those of further layers, or biases other than 0 or an LM head for
+ * which the table has no place. Position embeddings may have more rows than the table's. The message has at most five
+ * lines: how many tensors are missing or have another shape, the first ones, and the keys to set. */
 bool checkpoint_check_weights(const SafetensorsFile *file, const TensorTable *table, Error *error);
 
 /* Reads tensor `tensor` of the table into host memory of tensor.size floats, from a file with the table's names, with or
@@ -148,9 +148,9 @@ int64_t checkpoint_positions(const SafetensorsFile *file);
 /* ---- the model that comes with weights (checkpoint_config.c) ---- */
 
 /* Reads the model from the config.json in a folder, of model_type "gpt2" or "mars_gpt". Keys that a "gpt2" lacks have
- * transformers' defaults; a "mars_gpt" must have all. Fails if the folder asks for something that we do not compute, such
- * as another activation. The config.json of a GPT-2 does not say whether it has biases: in our checkpoints trainer.json
- * does; otherwise the model has them if `weights` does, or if that is NULL. */
+ * transformers' defaults; a "mars_gpt" must have all. Fails if the folder asks for something that we do not compute,
+ * such as another activation. The config.json of a GPT-2 does not say whether it has biases: in our checkpoints
+ * trainer.json does; otherwise the model has them if `weights` does, or if that is NULL. */
 bool checkpoint_read_model_config(GPT2Config *config, const char *folder, const SafetensorsFile *weights, Error *error);
 
 EXTERN_C_END

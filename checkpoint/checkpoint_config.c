@@ -204,7 +204,8 @@ static bool has_keys_of_mars_gpt(const cJSON *json, const char *path, Error *err
     return false;
 }
 
-/* Fails for the config.json of another program, such as the config of a run: by defaults alone it would be GPT-2 small. */
+/* Fails for the config.json of another program, such as the config of a run: by defaults alone it would be GPT-2
+ * small. */
 static bool check_kind(const cJSON *json, const char *path, Error *error) {
     if (!has(json, "model_type") && !has(json, "n_embd") && !has(json, "hidden_size"))
         return error_set(error,

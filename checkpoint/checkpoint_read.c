@@ -1,5 +1,6 @@
 /* checkpoint_read.c: finding, verifying and reading checkpoints. Saving is in checkpoint.c, weights in
- * checkpoint_weights.c. Opening a checkpoint compares every file that its trainer.json lists with the checksum there. */
+ * checkpoint_weights.c. Opening a checkpoint compares every file that its trainer.json lists with the checksum
+ * there. */
 #include "checkpoint/checkpoint.h"
 
 #include <cjson/cJSON.h>

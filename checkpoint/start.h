@@ -1,6 +1,6 @@
-/* start.h: where a run begins: from scratch, from weights that others published or another run saved, or from the newest
- * checkpoint of its own out_dir. Weights come with their model, so this takes two calls: start_find() after the config
- * has been read, and start_load() when the model has memory. */
+/* start.h: where a run begins: from scratch, from weights that others published or another run saved, or from the
+ * newest checkpoint of its own out_dir. Weights come with their model, so this takes two calls: start_find() after the
+ * config has been read, and start_load() when the model has memory. */
 #ifndef MARS_CHECKPOINT_START_H
 #define MARS_CHECKPOINT_START_H
 
@@ -32,8 +32,8 @@ void start_find(Start *start, Config *config, Comm *comm);
  * given. Ends the program with EXIT_USAGE if the config is wrong. */
 void start_answer_print_config(int argc, char **argv);
 
-/* Sets the weights of the model and, from a checkpoint, the state of `optim` (NULL: reads no state). Ends the program if
- * the files do not fit. */
+/* Sets the weights of the model and, from a checkpoint, the state of `optim` (NULL: reads no state). Ends the program
+ * if the files do not fit. */
 void start_load(Start *start, const Config *config, GPT2 *model, Optim *optim);
 
 void start_free(Start *start);

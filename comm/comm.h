@@ -1,13 +1,13 @@
 /* comm.h: communication between the processes of a job.
  *
- * One Comm per process, opened first thing in main(). Under mpirun it speaks MPI; alone it is a stand-in of one
- * process whose operations do nothing. All operations are collective. Sums are made in the same order each time, so a
- * run gives the same bits each time. A failure of the library ends the job.
+ * One Comm per process, opened first thing in main(). Under mpirun it speaks MPI; alone it is a stand-in of one process
+ * whose operations do nothing. All operations are collective. Sums are made in the same order each time, so a run gives
+ * the same bits each time. A failure of the library ends the job.
  *
  * The Comm of comm_on_device() exchanges the memory of a device: over NCCL between GPUs; on CPUs it is the same Comm.
  * NCCL works in parallel with the device's operations: an exchange sees the results of operations that were enqueued
- * before it, and operations that are enqueued after wait_for() see the results of the exchange. Nothing may read or write
- * the buffers in between. On CPUs an exchange has ended when the call returns.
+ * before it, and operations that are enqueued after wait_for() see the results of the exchange. Nothing may read or
+ * write the buffers in between. On CPUs an exchange has ended when the call returns.
  *
  * Elements of a flat buffer are divided between processes by a Partition (util/partition.h). An exchange of elements
  * [begin, end) of a partition with even ranges is of whole buckets: begin and end are multiples of the partition's
@@ -64,10 +64,11 @@ struct Comm {
  * messages are labelled and how the job is ended. A launcher without MPI in the build is an error. */
 Comm *comm_open(void);
 
-/* Returns the Comm for exchanges of a device's memory. `stream` is the stream of the device's operations: a cudaStream_t
- * of the GPU that is current in this thread, or NULL on a CPU. On CPUs, and in a job of one process, it returns `comm`
- * itself; between GPUs a Comm over NCCL, which passes operations on host memory to `comm`. Returns NULL and the reason if
- * the build has no NCCL. Collective. Close it with comm_close_on_device() before the stream and `comm`. */
+/* Returns the Comm for exchanges of a device's memory. `stream` is the stream of the device's operations: a
+ * cudaStream_t of the GPU that is current in this thread, or NULL on a CPU. On CPUs, and in a job of one process, it
+ * returns `comm` itself; between GPUs a Comm over NCCL, which passes operations on host memory to `comm`. Returns NULL
+ * and the reason if the build has no NCCL. Collective. Close it with comm_close_on_device() before the stream and
+ * `comm`. */
 Comm *comm_on_device(Comm *comm, void *stream, Error *error);
 void comm_close_on_device(Comm *on_device, Comm *comm);
 

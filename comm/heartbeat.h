@@ -1,10 +1,10 @@
 /* heartbeat.h: how the processes of a job notice that one of them is gone.
  *
- * A collective operation waits for all processes, and MPI and NCCL print nothing if one never comes. So a thread of each
- * process tells the next process (the last tells the first) every second over MPI that it is alive, and expects the same
- * of the previous process. If that is silent for 15 seconds, the thread prints its number and machine, and ends the job.
- * The thread is alive while the program computes, saves or waits; it is silent where the process was killed, stopped or
- * swapped out, or where its machine or the network is lost.
+ * A collective operation waits for all processes, and MPI and NCCL print nothing if one never comes. So a thread of
+ * each process tells the next process (the last tells the first) every second over MPI that it is alive, and expects
+ * the same of the previous process. If that is silent for 15 seconds, the thread prints its number and machine, and
+ * ends the job. The thread is alive while the program computes, saves or waits; it is silent where the process was
+ * killed, stopped or swapped out, or where its machine or the network is lost.
  *
  * MARS_HEARTBEAT_SECONDS, in the environment of process 0, is another limit for all; 0 turns it off. The time that a
  * process itself was stopped does not count, so a job that is stopped and continued as a whole goes on. */
@@ -18,7 +18,8 @@ EXTERN_C_BEGIN
 typedef struct Heartbeat Heartbeat;
 
 /* Starts the thread in a job of `size` processes under MPI, of which this is `rank`. If `threads` is false, two threads
- * must not call MPI at once: then there are no signs of life, and the thread only serves heartbeat_watch(). Collective. */
+ * must not call MPI at once: then there are no signs of life, and the thread only serves heartbeat_watch().
+ * Collective. */
 Heartbeat *heartbeat_open(int rank, int size, bool threads);
 
 /* From now on the thread calls failed(context, &why) every second. If that returns true, the job ends with the message

@@ -1,8 +1,8 @@
 /* mpi.c: a Comm over MPI, for host memory.
  *
  * This file adds in the order of the processes instead of calling MPI_Reduce, whose order the library may choose by
- * timing. So the sum of an element has the same bits, whatever range it is reduced with. Buffers move in pieces of bounded
- * size, so that the extra memory is bounded and counts fit MPI's int. */
+ * timing. So the sum of an element has the same bits, whatever range it is reduced with. Buffers move in pieces of
+ * bounded size, so that the extra memory is bounded and counts fit MPI's int. */
 #include <limits.h>
 #include <mpi.h>
 #include <stdatomic.h>

@@ -5,15 +5,16 @@
  * wait_for() lets the operations' stream wait for. The host waits for neither.
  *
  * Even ranges of a partition use ncclReduceScatter and ncclAllGather. All other parts, such as whole matrices, use an
- * ncclReduce to each owner and an ncclBroadcast from it. One group holds all calls of an exchange. In a ring of P ranks a
- * reduction of n elements to one owner moves n over each link, a reduce-scatter n (P - 1)/P. So a single owner costs at
- * most P/(P - 1) times as much, and Newton-Schulz gets the whole matrix without another exchange.
+ * ncclReduce to each owner and an ncclBroadcast from it. One group holds all calls of an exchange. In a ring of P ranks
+ * a reduction of n elements to one owner moves n over each link, a reduce-scatter n (P - 1)/P. So a single owner costs
+ * at most P/(P - 1) times as much, and Newton-Schulz gets the whole matrix without another exchange.
  *
- * Bits repeat, although NCCL does not promise it. NCCL adds along rings (ncclReduce always) and trees (ncclReduceScatter
- * only if each machine has one GPU), which it derives from the topology. It chooses between them, and splits a buffer among
- * them, by sizes and a cost model, not by timing, and adds nothing atomically. So the same library on the same GPUs gives
- * the same bits for the same exchanges. Unlike in mpi.c, other ranges of a buffer may give other bits. Reductions inside
- * the switch (NVLS) differ from run to run, as NCCL's authors say (github.com/NVIDIA/nccl/issues/1497); NVLS is off. */
+ * Bits repeat, although NCCL does not promise it. NCCL adds along rings (ncclReduce always) and trees
+ * (ncclReduceScatter only if each machine has one GPU), which it derives from the topology. It chooses between them,
+ * and splits a buffer among them, by sizes and a cost model, not by timing, and adds nothing atomically. So the same
+ * library on the same GPUs gives the same bits for the same exchanges. Unlike in mpi.c, other ranges of a buffer may
+ * give other bits. Reductions inside the switch (NVLS) differ from run to run, as NCCL's authors say
+ * (github.com/NVIDIA/nccl/issues/1497); NVLS is off. */
 #include <assert.h>
 #include <inttypes.h>
 #include <nccl.h>

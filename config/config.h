@@ -67,8 +67,8 @@ typedef struct Config {
     OptimConfig optimizer;   /* gradient_scale comes from the train section */
     ScheduleConfig schedule; /* max_iters is a copy of train's */
     TrainConfig train;
-    /* Where the values come from, for messages. The run does not depend on these fields. They come last, so that configs
-     * with equal values are equal bytes before them. */
+    /* Where the values come from, for messages. The run does not depend on these fields. They come last, so that
+     * configs with equal values are equal bytes before them. */
     char files[CONFIG_MAX_FILES][CONFIG_STRING_LENGTH]; /* the config file, its base, the base of that; cut to fit */
     unsigned char origins[CONFIG_MAX_KEYS];             /* a ConfigOrigin for each key of the table */
     unsigned char levels[CONFIG_MAX_KEYS];              /* for a key from a file: the file's index in `files` */
@@ -111,9 +111,9 @@ bool config_resolve(Config *config, int processes, Error *error);
  * config file before its bases; else the path of the config file. */
 const char *config_where(const Config *config, const char *keys);
 
-/* Returns the config as one JSON object of sections, from which config_load() makes the same config. Leaves out keys that
- * the optimizer or schedule does not use, and gradient_accumulation_steps if total_batch_size is set. The caller frees
- * the text. */
+/* Returns the config as one JSON object of sections, from which config_load() makes the same config. Leaves out keys
+ * that the optimizer or schedule does not use, and gradient_accumulation_steps if total_batch_size is set. The caller
+ * frees the text. */
 char *config_to_json(const Config *config);
 
 /* Prints the object of config_to_json() with a line for each key. */
@@ -128,8 +128,8 @@ NO_RETURN void config_end_answered(void);
 /* Removes --print_config from the arguments. Returns whether it was there. */
 bool config_remove_print_config(int *argc, char **argv);
 
-/* Ends the program with EXIT_USAGE unless the first argument can be a config file. Only the process that `speaks` prints
- * the message. */
+/* Ends the program with EXIT_USAGE unless the first argument can be a config file. Only the process that `speaks`
+ * prints the message. */
 void config_require_file(int argc, char *const *argv, bool speaks);
 
 /* Every key with its type, default, meaning, and the optimizers that have it where not all do. */

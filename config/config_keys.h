@@ -1,9 +1,9 @@
 /* config_keys.h: the table of all config keys, and functions that read it.
  *
- * A line of the table says where a key's value lies in Config, its type, default, range and meaning, and which schedules
- * use it. Which optimizers use it, and its default with each, follows from the table of optimizers (optim/optimizers.h).
- * The parser, --help, the messages and config_to_json (config.c) only walk the table, so a new option is one field in a
- * struct and one line in config_keys.c. Nothing here reads files or changes a Config. */
+ * A line of the table says where a key's value lies in Config, its type, default, range and meaning, and which
+ * schedules use it. Which optimizers use it, and its default with each, follows from the table of optimizers
+ * (optim/optimizers.h). The parser, --help, the messages and config_to_json (config.c) only walk the table, so a new
+ * option is one field in a struct and one line in config_keys.c. Nothing here reads files or changes a Config. */
 #ifndef MARS_CONFIG_CONFIG_KEYS_H
 #define MARS_CONFIG_CONFIG_KEYS_H
 
@@ -63,8 +63,8 @@ unsigned config_key_optimizers(const ConfigKey *key);
 /* Whether the key is a learning rate that defaults to learning_rate, and the config does not give it. */
 bool config_key_is_absent(const ConfigKey *key, const Config *config);
 
-/* Says why the key has no effect in this config: "the optimizer adamw", "the schedule wsd", "optimizer.optimize_1d true".
- * Returns NULL if the key has an effect. `where` has room for `size` bytes of the text. */
+/* Says why the key has no effect in this config: "the optimizer adamw", "the schedule wsd", "optimizer.optimize_1d
+ * true". Returns NULL if the key has an effect. `where` has room for `size` bytes of the text. */
 const char *config_key_idle_in(const ConfigKey *key, const Config *config, char *where, size_t size);
 
 /* The names of the optimizers in a mask (0: all), and of the schedules. */

@@ -9,8 +9,8 @@ struct cJSON;
 
 EXTERN_C_BEGIN
 
-/* Sets the key to a value in the command line's syntax, or in JSON. Returns false if the key cannot have this value; the
- * field may then hold anything. */
+/* Sets the key to a value in the command line's syntax, or in JSON. Returns false if the key cannot have this value;
+ * the field may then hold anything. */
 bool config_set_from_text(Config *config, const ConfigKey *key, const char *text);
 bool config_set_from_json(Config *config, const ConfigKey *key, const struct cJSON *item);
 

@@ -1,8 +1,8 @@
 /* foreign.h: recognises files of other formats by their content, so that nobody encodes or trains on them by mistake.
  *
- * People keep archives, tables, arrays, images and notes next to their data, and patterns match them. Almost any bytes can
- * be read as uint16 tokens or as a text without an error, so the readers of both call foreign_format() first, with the
- * beginning of the file. The formats are the rows of one table in foreign.c: a new format is one new row. */
+ * People keep archives, tables, arrays, images and notes next to their data, and patterns match them. Almost any bytes
+ * can be read as uint16 tokens or as a text without an error, so the readers of both call foreign_format() first, with
+ * the beginning of the file. The formats are the rows of one table in foreign.c: a new format is one new row. */
 #ifndef MARS_DATA_FOREIGN_H
 #define MARS_DATA_FOREIGN_H
 
@@ -28,9 +28,9 @@ typedef struct ForeignFormat {
 
 EXTERN_C_BEGIN
 
-/* Returns the format of a file that begins with bytes begin[0..count) and has `file_bytes` bytes in all (-1: unknown), if
- * the format has a remedy for this use; else NULL. Never refuses a file that suits the use by accident: for formats with
- * a short signature it checks more of their structure, and for texts and numbers statistics over the beginning. */
+/* Returns the format of a file that begins with bytes begin[0..count) and has `file_bytes` bytes in all (-1: unknown),
+ * if the format has a remedy for this use; else NULL. Never refuses a file that suits the use by accident: for formats
+ * with a short signature it checks more of their structure, and for texts and numbers statistics over the beginning. */
 const ForeignFormat *foreign_format(ForeignUse use, const void *begin, size_t count, int64_t file_bytes);
 
 EXTERN_C_END

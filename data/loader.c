@@ -1,9 +1,9 @@
 /* loader.c: which tokens make up sequence s, and reading them ahead (see loader.h).
  *
- * The first half computes where a sequence begins in the stream, without state. The second half is the thread. There are
- * three batches: two belong to the caller and one to the thread. When the caller wants the batch that was read ahead, it
- * gets that batch for its older one, under the lock. The thread changes when tokens are read, never which tokens: a batch
- * that was not read ahead is read at once, with the same result. */
+ * The first half computes where a sequence begins in the stream, without state. The second half is the thread. There
+ * are three batches: two belong to the caller and one to the thread. When the caller wants the batch that was read
+ * ahead, it gets that batch for its older one, under the lock. The thread changes when tokens are read, never which
+ * tokens: a batch that was not read ahead is read at once, with the same result. */
 #include "data/loader.h"
 
 #include <inttypes.h>

@@ -7,8 +7,8 @@
  *
  * Each read opens its file, checks again what opening checked, and reads the tokens with pread. Mapped files would take
  * less code, but have three faults. If a file was cut or a disk fails, a map ends the program with SIGBUS, while pread
- * returns an error that can name the file. A page of a map brings in its neighbours: in random order fifty times as much
- * as a sequence needs. And a process may hold only 65530 maps, as it may hold only 1024 files. Opening takes some
+ * returns an error that can name the file. A page of a map brings in its neighbours: in random order fifty times as
+ * much as a sequence needs. And a process may hold only 65530 maps, as it may hold only 1024 files. Opening takes some
  * microseconds a sequence, in a thread that reads ahead. */
 #include "data/shard.h"
 

@@ -1,8 +1,8 @@
 /* shard.h: reads token files on disk as one stream.
  *
- * Two formats, recognised by content: llm.c shards (256 int32 of header: 20240520, 1, token count; then uint16
- * tokens) and nanoGPT's bare uint16. A file without the header that looks like anything else (foreign.h) is refused. Only
- * the beginning of each file is read on opening, so a thousand shards open in some milliseconds, and none stays open
+ * Two formats, recognised by content: llm.c shards (256 int32 of header: 20240520, 1, token count; then uint16 tokens)
+ * and nanoGPT's bare uint16. A file without the header that looks like anything else (foreign.h) is refused. Only the
+ * beginning of each file is read on opening, so a thousand shards open in some milliseconds, and none stays open
  * between reads. The loader decides in which order tokens are visited. */
 #ifndef MARS_DATA_SHARD_H
 #define MARS_DATA_SHARD_H

@@ -24,8 +24,8 @@ typedef struct StepReader {
 EXTERN_C_BEGIN
 
 /* Returns the reader of one of `ranks` ranks, which begins with `step`, whose first sequence is `sequence`. `total`:
- * sequences of a step over all ranks, a multiple of `ranks`; `ahead`: see StepReader. The loader must outlive the reader,
- * which need not be closed. */
+ * sequences of a step over all ranks, a multiple of `ranks`; `ahead`: see StepReader. The loader must outlive the
+ * reader, which need not be closed. */
 StepReader step_reader_create(Loader *loader, int total, int rank, int ranks, int ahead, int64_t step,
                               int64_t sequence);
 

@@ -16,8 +16,8 @@ typedef struct TokenOrigin {
 EXTERN_C_BEGIN
 
 /* Reads tokens.json in every folder of these files (at least one). Fails if two of them record different tokenizers, or
- * if one cannot be read. Files without a tokens.json may be of any tokenizer. token_origin_close() frees it, also after a
- * failure. */
+ * if one cannot be read. Files without a tokens.json may be of any tokenizer. token_origin_close() frees it, also after
+ * a failure. */
 bool token_origin_open(TokenOrigin *origin, const TokenFiles *files, Error *error);
 void token_origin_close(TokenOrigin *origin);
 

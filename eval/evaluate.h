@@ -11,8 +11,8 @@ EXTERN_C_BEGIN
 /* Returns the mean of the token losses that forward passes have added up, over all processes. Waits for the device. */
 double evaluate_mean_loss(GPT2 *model, Comm *comm);
 
-/* Computes the mean loss over the loader's first `sequences` sequences in batches of `batch`, which the processes share.
- * Fails on every process if any of them cannot read its batches; *error is empty on processes that could. */
+/* Computes the mean loss over the loader's first `sequences` sequences in batches of `batch`, which the processes
+ * share. Fails on every process if any of them cannot read its batches; *error is empty on processes that could. */
 bool evaluate_sequences(GPT2 *model, Loader *loader, int64_t sequences, int batch, Comm *comm, double *loss,
                         Error *error);
 

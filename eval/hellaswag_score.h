@@ -16,8 +16,8 @@ typedef struct HellaswagScore {
 
 EXTERN_C_BEGIN
 
-/* Scores all examples, which the processes share, `batch` endings at a time (at most the model's batch size). A text that
- * is longer than the model's block_size loses its beginning. Does not change the model's loss sum. */
+/* Scores all examples, which the processes share, `batch` endings at a time (at most the model's batch size). A text
+ * that is longer than the model's block_size loses its beginning. Does not change the model's loss sum. */
 HellaswagScore hellaswag_score(GPT2 *model, const Hellaswag *set, int batch, Comm *comm);
 
 EXTERN_C_END

@@ -10,10 +10,10 @@ EXTERN_C_BEGIN
 
 typedef struct Sampler Sampler;
 
-/* Opens the tokenizer that tokens.json in `tokens_folder` names, encodes train.sample_prompt, and adds the cache of keys and
- * values to the plan in model->arena: call it between gpt2_plan() and gpt2_allocate(). Returns NULL and a message with the
- * key's name if the tokenizer is not known or cannot encode, or if the prompt is not UTF-8, has tokens that the model
- * lacks, or is longer than block_size. */
+/* Opens the tokenizer that tokens.json in `tokens_folder` names, encodes train.sample_prompt, and adds the cache of
+ * keys and values to the plan in model->arena: call it between gpt2_plan() and gpt2_allocate(). Returns NULL and a
+ * message with the key's name if the tokenizer is not known or cannot encode, or if the prompt is not UTF-8, has tokens
+ * that the model lacks, or is longer than block_size. */
 Sampler *sampler_plan(const Config *config, const char *tokens_folder, GPT2 *model, Error *error);
 void sampler_close(Sampler *sampler);
 

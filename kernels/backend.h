@@ -1,18 +1,18 @@
 /* backend.h: the table of operations that a device has for GPT-2.
  *
- * The model calls be->norm_forward(be, ...), whatever the device. kernels/cpu and kernels/cuda each fill a table for two
- * activation types, float32 and bfloat16. The optimizers in optim/ use the table for memory and matmuls only.
+ * The model calls be->norm_forward(be, ...), whatever the device. kernels/cpu and kernels/cuda each fill a table for
+ * two activation types, float32 and bfloat16. The optimizers in optim/ use the table for memory and matmuls only.
  *
- * Notation. B sequences of T tokens, N = B*T rows, C channels, NH heads of size HS = C/NH, V vocabulary entries,
- * VP >= V the padded row length of logits. Matrices are row-major. A `void *` is an array of the table's activation
- * type; float, double and int32_t are always just that. All pointers are device pointers unless a line says host.
+ * Notation. B sequences of T tokens, N = B*T rows, C channels, NH heads of size HS = C/NH, V vocabulary entries, VP >=
+ * V the padded row length of logits. Matrices are row-major. A `void *` is an array of the table's activation type;
+ * float, double and int32_t are always just that. All pointers are device pointers unless a line says host.
  *
  * Numerics, the same everywhere: arithmetic and sums in float32, rounded once when a result is stored; parameter
- * gradients are float32. `accumulate` false overwrites a gradient, true adds to it, so the first micro-step of a
- * step needs no zeroing. Results are the same bits each time: no operation depends on the order of threads.
+ * gradients are float32. `accumulate` false overwrites a gradient, true adds to it, so the first micro-step of a step
+ * needs no zeroing. Results are the same bits each time: no operation depends on the order of threads.
  *
- * On a GPU operations are enqueued when a function returns; they run one after the other, each seeing what those
- * before it did. copy_to_host() and synchronize() wait. Errors of a device end the program. */
+ * On a GPU operations are enqueued when a function returns; they run one after the other, each seeing what those before
+ * it did. copy_to_host() and synchronize() wait. Errors of a device end the program. */
 #ifndef MARS_KERNELS_BACKEND_H
 #define MARS_KERNELS_BACKEND_H
 
@@ -29,8 +29,8 @@ typedef struct Backend Backend;
 /* Matmuls of `count` pairs of matrices of one shape. Their type need not be the table's:
  *   d[i] = alpha op(a[i]) . op(b[i]) + beta c[i]        op(a) (m,k), op(b) (k,n), c and d (m,n)
  * op transposes where said, so that a is stored (k,m) or b (n,k). Matrices are dense and lie one after the other.
- * symmetric: the caller knows that each d[i] is symmetric (m = n), as a a^T is, and as a a + c is where a and c are. The
- * device may then compute one half of it and copy that to the other. */
+ * symmetric: the caller knows that each d[i] is symmetric (m = n), as a a^T is, and as a a + c is where a and c are.
+ * The device may then compute one half of it and copy that to the other. */
 typedef struct BatchedMatmul {
     DType type;
     int count;
@@ -86,8 +86,8 @@ struct Backend {
     void (*zero)(Backend *be, void *memory, size_t bytes);
     void (*synchronize)(Backend *be);
 
-    /* The same as copy_from_host, but in parallel with the operations that are enqueued after it, for the next batch while
-     * the current one is computed. Operations enqueued after wait_for_copies() see the copies. */
+    /* The same as copy_from_host, but in parallel with the operations that are enqueued after it, for the next batch
+     * while the current one is computed. Operations enqueued after wait_for_copies() see the copies. */
     void (*copy_from_host_async)(Backend *be, void *device, const void *host, size_t bytes);
     void (*wait_for_copies)(Backend *be);
 
@@ -97,8 +97,8 @@ struct Backend {
     void (*stopwatch_stop)(Backend *be, Stopwatch which);
     double (*stopwatch_seconds)(Backend *be, Stopwatch which);
 
-    /* Between the two calls a profiler shows this thread's work, and the operations that it enqueues, under `name`. Ranges
-     * nest. CPU backends ignore both calls. */
+    /* Between the two calls a profiler shows this thread's work, and the operations that it enqueues, under `name`.
+     * Ranges nest. CPU backends ignore both calls. */
     void (*range_begin)(Backend *be, const char *name);
     void (*range_end)(Backend *be);
 
@@ -251,8 +251,8 @@ ArenaMemory backend_memory(Backend *be);
 /* "cuda" where this binary can use a GPU that is there, else "cpu". */
 const char *backend_auto_device(void);
 
-/* Returns a number of threads for one of `processes` processes on this machine: the cores to which the launcher bound this
- * process, or its share of the machine's cores if it is not bound. */
+/* Returns a number of threads for one of `processes` processes on this machine: the cores to which the launcher bound
+ * this process, or its share of the machine's cores if it is not bound. */
 int backend_default_threads(int processes);
 
 /* `asked`, with a warning where `processes` on this machine then have more threads than it has cores; 0 asks for the above. */

@@ -1,5 +1,5 @@
-/* generate.h: generates text: a prompt's tokens, and new tokens after them. For sample_gpt2, and for the sample texts of a
- * run (eval/sampler.h).
+/* generate.h: generates text: a prompt's tokens, and new tokens after them. For sample_gpt2, and for the sample texts
+ * of a run (eval/sampler.h).
  *
  * Each new token is drawn from the softmax of logits/temperature over the top_k likeliest; temperature 0 takes the
  * likeliest. Keys and values are cached. Of a prompt that is longer than the context only the end is used. Position

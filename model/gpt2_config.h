@@ -69,8 +69,8 @@ extern const char *const position_names[], *const norm_names[], *const activatio
  * and what was expected. Called for configs, and for models that come with weights. */
 bool gpt2_config_check(const GPT2Config *config, const char **concerned, Error *error);
 
-/* Whether transformers' GPT2LMHeadModel can compute the model: that has settings for sizes, activation, epsilon, tying and
- * biases only. */
+/* Whether transformers' GPT2LMHeadModel can compute the model: that has settings for sizes, activation, epsilon, tying
+ * and biases only. */
 bool gpt2_config_is_gpt2(const GPT2Config *config);
 
 EXTERN_C_END

@@ -6,13 +6,13 @@
 
 EXTERN_C_BEGIN
 
-/* Returns true if the whole plan in model->arena fits the memory that the device has left for this process, or if that is
- * not known. Otherwise the error says which batch sizes would fit, of those that divide `sequences`, the process's share
- * of a step, and whether recomputing activations would help. */
+/* Returns true if the whole plan in model->arena fits the memory that the device has left for this process, or if that
+ * is not known. Otherwise the error says which batch sizes would fit, of those that divide `sequences`, the process's
+ * share of a step, and whether recomputing activations would help. */
 bool gpt2_memory_fits(const GPT2 *model, int sequences, Error *error);
 
-/* The same for the weights and gradients alone, which no batch size makes smaller. Call it before optim_plan(), which takes
- * host memory in proportion to them. */
+/* The same for the weights and gradients alone, which no batch size makes smaller. Call it before optim_plan(), which
+ * takes host memory in proportion to them. */
 bool gpt2_weights_fit(const GPT2 *model, Error *error);
 
 /* Whether there is room for a model that was planned for decoding, with its decoder in the plan. */

@@ -1,15 +1,15 @@
 /* layers.h: the layers that a transformer is wired from: norm, linear, attention, MLP, embedding, LM head.
  *
- * A layer holds its tensors, its kind and the activations that its backward pass needs. Inputs and outputs are arguments;
- * they belong to the caller, which wires the layers (gpt2.c). Each layer has
+ * A layer holds its tensors, its kind and the activations that its backward pass needs. Inputs and outputs are
+ * arguments; they belong to the caller, which wires the layers (gpt2.c). Each layer has
  *
  *   NAME_describe   adds its tensors to the table; needs no device
  *   NAME_plan       lists its activations in the arena
  *   NAME_forward    and, next to it, NAME_backward, which visits the same operations in reverse
  *
- * Linear layers keep no activations and have no plan; the LM head, whose logits are made and used in groups of rows, has
- * lm_head_loss() for both passes, and lm_head_logits(). A `void *` is an array of the backend's activation type; N = B*T
- * rows. Backward functions write the gradients of weights to pass->grads.
+ * Linear layers keep no activations and have no plan; the LM head, whose logits are made and used in groups of rows,
+ * has lm_head_loss() for both passes, and lm_head_logits(). A `void *` is an array of the backend's activation type; N
+ * = B*T rows. Backward functions write the gradients of weights to pass->grads.
  *
  * Decoding is the forward pass over one row of each sequence, with a cache of keys and values: only attention and
  * embedding read LayerPass.cache. Arithmetic is done by the Backend. */

@@ -1,5 +1,5 @@
-/* multi_tensor.c: the passes of multi_tensor.h on the CPU. One thread computes each chunk, and sums of chunks are added in
- * the order of the chunks, so no result depends on the number of threads. */
+/* multi_tensor.c: the passes of multi_tensor.h on the CPU. One thread computes each chunk, and sums of chunks are added
+ * in the order of the chunks, so no result depends on the number of threads. */
 #include "optim/multi_tensor.h"
 
 #include <math.h>

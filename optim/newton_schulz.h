@@ -15,10 +15,10 @@
  *                  matrix sign methods and their application to the Muon algorithm", 2025, arXiv:2505.16932).
  *
  * Matrices of one shape are computed together, in strided-batched matmuls (backend.h), as many at a time as fit the
- * workspace, which is allocated once. A device that computes such matrices one after the other gets one at a time.
- * Cost of a matrix with m <= n sides: steps (4 m^2 n + 2 m^3) FLOPs. A and B are symmetric, so steps (3 m^2 n + m^3) would
- * do. A CPU comes near that for matrices of more than 384 rows: it computes the blocks of 128 x 128 of A and B on and below
- * the diagonal (kernels/cpu/matmul_batched.c). */
+ * workspace, which is allocated once. A device that computes such matrices one after the other gets one at a time. Cost
+ * of a matrix with m <= n sides: steps (4 m^2 n + 2 m^3) FLOPs. A and B are symmetric, so steps (3 m^2 n + m^3) would
+ * do. A CPU comes near that for matrices of more than 384 rows: it computes the blocks of 128 x 128 of A and B on and
+ * below the diagonal (kernels/cpu/matmul_batched.c). */
 #ifndef MARS_OPTIM_NEWTON_SCHULZ_H
 #define MARS_OPTIM_NEWTON_SCHULZ_H
 

@@ -1,6 +1,6 @@
-/* optim.c: the sharded optimizer step (see optim.h). The arithmetic of each rule is in its own header, the coefficients of
- * a step in step_coeffs.h, the loops in multi_tensor.c and multi_tensor.cu, the ownership of elements in util/partition.c,
- * the tensors under one rule in rule_groups.c, and the exchanges between ranks in grad_sync.c. */
+/* optim.c: the sharded optimizer step (see optim.h). The arithmetic of each rule is in its own header, the coefficients
+ * of a step in step_coeffs.h, the loops in multi_tensor.c and multi_tensor.cu, the ownership of elements in
+ * util/partition.c, the tensors under one rule in rule_groups.c, and the exchanges between ranks in grad_sync.c. */
 #include "optim/optim.h"
 
 #include <assert.h>

@@ -100,10 +100,10 @@ typedef struct OptimInfo {
 
 /* ---- opening ---- */
 
-/* Plans an optimizer: adds its memory to the plan of `arena`, its state in the group "optimizer" and the buffers of a step
- * in "workspace". Copies *config. table, be and comm (that of comm_on_device() for be's device) must outlive the
- * optimizer, and so must the memory of arena. If the device cannot run the optimizer, returns NULL and the reason, and adds
- * nothing. */
+/* Plans an optimizer: adds its memory to the plan of `arena`, its state in the group "optimizer" and the buffers of a
+ * step in "workspace". Copies *config. table, be and comm (that of comm_on_device() for be's device) must outlive the
+ * optimizer, and so must the memory of arena. If the device cannot run the optimizer, returns NULL and the reason, and
+ * adds nothing. */
 Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *be, Comm *comm, Arena *arena,
                   Error *error);
 
@@ -151,8 +151,8 @@ void optim_rates_by_role(const OptimConfig *config, const TensorTable *table, co
                          double lr[ROLE_COUNT]);
 
 /* Begins gradient `which` of the next step, and returns the flat buffer on the device to which the caller writes this
- * rank's gradient. Its content is undefined, and its address changes from step to step. With which = 1 it is collective,
- * and gradient 0 must be complete. */
+ * rank's gradient. Its content is undefined, and its address changes from step to step. With which = 1 it is
+ * collective, and gradient 0 must be complete. */
 float *optim_gradient(Optim *optim, int which);
 
 /* Says that this rank's gradient is final in elements [from, length) of the flat buffer: starts the reduce-scatter of the
@@ -174,8 +174,8 @@ const OptimNorms *optim_norms(Optim *optim);
 /* The result of the oldest step whose result was not taken; waits until it is known. */
 OptimResult optim_result(Optim *optim);
 
-/* Operations that are enqueued after this call read elements [begin, end) of the weights after the last step. In a job of
- * one process, and on CPUs, they do so without this call. */
+/* Operations that are enqueued after this call read elements [begin, end) of the weights after the last step. In a job
+ * of one process, and on CPUs, they do so without this call. */
 void optim_wait_for_weights(Optim *optim, size_t begin, size_t end);
 
 /* ---- an average of the weights, of optim_plan_ema(), between steps. A call in the wrong order is fatal. ---- */

@@ -1,7 +1,7 @@
-/* optimizer_keys.h: the list of an optimizer's settings, with range and meaning. The config file's parser makes its keys
- * from this list (config/config_keys.c), and optim_open() checks the settings of programs without a config file by it. A
- * new setting is a field of OptimConfig and a line here; optimizers.h and optimizers.c say which rules read it, and its
- * default. */
+/* optimizer_keys.h: the list of an optimizer's settings, with range and meaning. The config file's parser makes its
+ * keys from this list (config/config_keys.c), and optim_open() checks the settings of programs without a config file by
+ * it. A new setting is a field of OptimConfig and a line here; optimizers.h and optimizers.c say which rules read it,
+ * and its default. */
 #ifndef MARS_OPTIM_OPTIMIZER_KEYS_H
 #define MARS_OPTIM_OPTIMIZER_KEYS_H
 

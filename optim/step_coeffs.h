@@ -1,7 +1,7 @@
 /* step_coeffs.h: computes from the sums over a step's gradients whether they are finite, the clip, and each tensor's
  * UpdateCoeffs. Both devices share this code, in double; the loops over tensors are in multi_tensor.c and
- * multi_tensor.cu. All data is in the device's memory, so that the host enqueues the passes of a step without waiting for
- * the result.
+ * multi_tensor.cu. All data is in the device's memory, so that the host enqueues the passes of a step without waiting
+ * for the result.
  *
  * A step whose gradient is not finite is skipped: only *result changes here. The passes after it read result->skipped
  * and leave parameters, weights and states as they are; keep_prev_grad() copies g_prev back, because the host swaps the

@@ -53,8 +53,8 @@ static bool line_stays(Metrics *metrics, const char *line, size_t length, int64_
     return stays;
 }
 
-/* Locks the file, so that a second run in the same folder fails. The lock belongs to the file, not to its name, so it fails
- * if the file was replaced meanwhile. */
+/* Locks the file, so that a second run in the same folder fails. The lock belongs to the file, not to its name, so it
+ * fails if the file was replaced meanwhile. */
 static bool lock_file(FILE *file, const char *path) {
     struct stat locked, named;
     return flock(fileno(file), LOCK_EX | LOCK_NB) == 0 && fstat(fileno(file), &locked) == 0 &&

@@ -1,6 +1,6 @@
-/* rank_time.h: measures a rank's own part of a step, to find a slow machine among many: reading the tokens of the step and
- * computing its gradient. It leaves out the time of waiting for other ranks, with one exception: on GPUs a forward pass may
- * wait for weights that another rank updates late. */
+/* rank_time.h: measures a rank's own part of a step, to find a slow machine among many: reading the tokens of the step
+ * and computing its gradient. It leaves out the time of waiting for other ranks, with one exception: on GPUs a forward
+ * pass may wait for weights that another rank updates late. */
 #ifndef MARS_REPORT_RANK_TIME_H
 #define MARS_REPORT_RANK_TIME_H
 

@@ -23,9 +23,9 @@ typedef struct RunLog {
     RunReport totals;   /* of the run until now */
 } RunLog;
 
-/* Makes and locks out_dir, opens metrics.jsonl in it, and reports the start. A run from scratch removes the checkpoints of
- * an earlier run there. Only rank 0 calls this, after all files that the run reads at its start have been read. Ends the
- * program if the folder cannot be used. `start` says where the run goes on. */
+/* Makes and locks out_dir, opens metrics.jsonl in it, and reports the start. A run from scratch removes the checkpoints
+ * of an earlier run there. Only rank 0 calls this, after all files that the run reads at its start have been read. Ends
+ * the program if the folder cannot be used. `start` says where the run goes on. */
 void run_log_open(RunLog *log, const Config *config, const char *config_json, const Start *start, const GPT2 *model,
                   const Comm *comm);
 
@@ -35,9 +35,9 @@ void run_log_add_time(RunLog *log, double seconds);
 /* Counts a step on so many tokens, over all ranks. */
 void run_log_count_step(RunLog *log, int64_t tokens);
 
-/* Reports a step. At least one step must have been counted since the last report. Computes report.ms (the mean time of a
- * step since then), report.tokens_per_s and report.mfu (negative if peak_flops is 0, which means unknown); the caller need
- * not set them. */
+/* Reports a step. At least one step must have been counted since the last report. Computes report.ms (the mean time of
+ * a step since then), report.tokens_per_s and report.mfu (negative if peak_flops is 0, which means unknown); the caller
+ * need not set them. */
 void run_log_step(RunLog *log, StepReport report, int64_t tokens_per_step, double flops_per_token, double peak_flops);
 
 void run_log_norms(RunLog *log, int64_t step, const TensorTable *table, const OptimNorms *norms);

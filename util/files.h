@@ -17,9 +17,9 @@ bool files_is_folder(const char *path);
 /* The folder that `path` lies in ("." where it names none), cut to fit. */
 void files_folder_of(const char *path, char *folder, size_t bytes);
 
-/* Returns `path` with a leading "~" or "~NAME" replaced by that user's home folder, as a new string that the caller frees.
- * Needed since a shell does not replace the "~" in --key=~/folder, or in a config file. Copies a path without "~", or with
- * the name of no user. */
+/* Returns `path` with a leading "~" or "~NAME" replaced by that user's home folder, as a new string that the caller
+ * frees. Needed since a shell does not replace the "~" in --key=~/folder, or in a config file. Copies a path without
+ * "~", or with the name of no user. */
 char *files_expand_home(const char *path);
 
 /* Makes the folder and every missing one above it. A folder that is there already is no error. */

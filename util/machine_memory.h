@@ -12,8 +12,8 @@ typedef struct MachineMemory {
     size_t own;    /* what this process may still take (ulimit -v) */
 } MachineMemory;
 
-/* Returns the memory that the kernel counts as available plus the swap space, within the limits of the process's control
- * groups (version 1 and 2). `root` is put in front of /proc and /sys: "" except in tests. */
+/* Returns the memory that the kernel counts as available plus the swap space, within the limits of the process's
+ * control groups (version 1 and 2). `root` is put in front of /proc and /sys: "" except in tests. */
 MachineMemory machine_memory(const char *root);
 
 EXTERN_C_END

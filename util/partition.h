@@ -56,8 +56,8 @@ static inline Part part_within(const Part *part, size_t begin, size_t end) {
 typedef double MatrixCost(int64_t rows, int64_t columns);
 
 /* Gives each tensor with chosen[i] to one process as a whole, balanced by cost. No process gets more than 1.1 times its
- * share of the elements, or the size of the largest tensor if that is more. (If no process has room for a tensor, the one
- * with the fewest elements gets it.) */
+ * share of the elements, or the size of the largest tensor if that is more. (If no process has room for a tensor, the
+ * one with the fewest elements gets it.) */
 Partition partition_matrices(const TensorTable *table, const bool *chosen, MatrixCost *cost, int processes);
 
 /* Divides the elements of the tensors with chosen[i]. Process r already keeps taken[r] elements of state (NULL: 0) and

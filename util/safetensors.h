@@ -1,9 +1,9 @@
 /* safetensors.h: reading and writing the safetensors format (an 8-byte little-endian header length, a JSON header
  * {name: {dtype, shape, data_offsets}}, then the data; https://github.com/huggingface/safetensors).
  *
- * Reading maps the file and checks everything in the header before using it. A set of files with an index is read as one
- * file. Writing takes the list of tensors first, then their data in that order, so that memory is bounded by one tensor.
- * checkpoint.h knows GPT-2's names and layouts. */
+ * Reading maps the file and checks everything in the header before using it. A set of files with an index is read as
+ * one file. Writing takes the list of tensors first, then their data in that order, so that memory is bounded by one
+ * tensor. checkpoint.h knows GPT-2's names and layouts. */
 #ifndef MARS_UTIL_SAFETENSORS_H
 #define MARS_UTIL_SAFETENSORS_H
 

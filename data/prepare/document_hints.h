@@ -1,5 +1,5 @@
-/* document_hints.h: recognises texts that can be encoded, but that the user most likely means in another way: JSON Lines
- * without --field, a table, a missing --separator. foreign.h recognises files that are not text. */
+/* document_hints.h: recognises texts that can be encoded, but that the user most likely means in another way: JSON
+ * Lines without --field, a table, a missing --separator. foreign.h recognises files that are not text. */
 #ifndef MARS_DATA_PREPARE_DOCUMENT_HINTS_H
 #define MARS_DATA_PREPARE_DOCUMENT_HINTS_H
 

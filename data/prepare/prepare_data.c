@@ -1,8 +1,8 @@
-/* prepare_data.c: the program that turns text into token files for training: checks its options against the input, opens
- * the output folder, and prints progress and results. pipeline.c encodes; inspect.c looks into token files.
+/* prepare_data.c: the program that turns text into token files for training: checks its options against the input,
+ * opens the output folder, and prints progress and results. pipeline.c encodes; inspect.c looks into token files.
  *
- * A run writes under temporary names, and renames only when all is on the disk (output_folder.h). A run that was stopped
- * leaves nothing that another program would take for its output, and the next one starts over. */
+ * A run writes under temporary names, and renames only when all is on the disk (output_folder.h). A run that was
+ * stopped leaves nothing that another program would take for its output, and the next one starts over. */
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <inttypes.h>

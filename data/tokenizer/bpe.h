@@ -1,6 +1,6 @@
-/* bpe.h: byte-pair encoding of one word. At first each byte is a token. Then the pair of neighbours with the lowest rank
- * is merged, the leftmost first, until no pair can be merged. vocabulary.h has the merges; gpt2_encoder.h splits a text
- * into words and remembers those that it has seen. */
+/* bpe.h: byte-pair encoding of one word. At first each byte is a token. Then the pair of neighbours with the lowest
+ * rank is merged, the leftmost first, until no pair can be merged. vocabulary.h has the merges; gpt2_encoder.h splits a
+ * text into words and remembers those that it has seen. */
 #ifndef MARS_DATA_TOKENIZER_BPE_H
 #define MARS_DATA_TOKENIZER_BPE_H
 

@@ -10,9 +10,9 @@
 #include "data/tokenizer/token_buffer.h"
 #include "util/base.h"
 
-/* encoder_encode() leaves at most this many bytes for the next call: a caller that passes a text in pieces must have room
- * for them. gpt2 also cuts words that are longer, to bound its memory: it takes up to 30 times this size for a word, and
- * 90 times if the word is not UTF-8. */
+/* encoder_encode() leaves at most this many bytes for the next call: a caller that passes a text in pieces must have
+ * room for them. gpt2 also cuts words that are longer, to bound its memory: it takes up to 30 times this size for a
+ * word, and 90 times if the word is not UTF-8. */
 enum { TOKENIZER_MAX_LEFT = 1 << 20 };
 
 /* Where data/gpt2/download.sh puts GPT-2's vocabulary, seen from the folder of the repository. */

@@ -49,7 +49,8 @@ bool vocabulary_is_in(const char *folder);
  * merges. Fails where files are missing or are not what they should be; the message says where.
  * vocabulary_close() frees it. */
 bool vocabulary_open(Vocabulary *vocabulary, const char *folder, Error *error);
-/* The same for files with only `merges` of GPT-2's merges and the tokens that these make: such files tests can write. */
+/* The same for files with only `merges` of GPT-2's merges and the tokens that these make: such files tests can
+ * write. */
 bool vocabulary_open_sized(Vocabulary *vocabulary, const char *folder, int merges, Error *error);
 void vocabulary_close(Vocabulary *vocabulary);
 

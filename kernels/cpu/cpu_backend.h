@@ -2,8 +2,8 @@
  *
  * Every operation is written once, for the type `act` of activation.h, and compiled twice, into a float32 and a
  * bfloat16 function. Each file of operations exports one function per type, which enters its operations in a table.
- * Threads share the work so that no result depends on the number of cores or on timing. Results with partial sums depend
- * on the number of threads with which the backend was opened. */
+ * Threads share the work so that no result depends on the number of cores or on timing. Results with partial sums
+ * depend on the number of threads with which the backend was opened. */
 #ifndef MARS_KERNELS_CPU_CPU_BACKEND_H
 #define MARS_KERNELS_CPU_CPU_BACKEND_H
 

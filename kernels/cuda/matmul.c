@@ -1,8 +1,8 @@
 /* matmul.c: matmuls by cuBLASLt, and the autotuning of its algorithms. It launches no kernel, so it is C.
  *
- * Row-major. The library stores matrices by columns, so it reads a row-major matrix as the transpose. It computes
- * D^T = op(B)^T op(A)^T: its first factor is our b, its second our a, and nothing is copied. Its rows are our columns, as
- * its epilogues need: a bias has one element for each of them.
+ * Row-major. The library stores matrices by columns, so it reads a row-major matrix as the transpose. It computes D^T =
+ * op(B)^T op(A)^T: its first factor is our b, its second our a, and nothing is copied. Its rows are our columns, as its
+ * epilogues need: a bias has one element for each of them.
  *
  * Speed. Each shape has an entry in a table, with the library's descriptors and the algorithm, so that a call allocates
  * nothing and never waits for the GPU. The library proposes algorithms, fastest first by its own estimate, for operands
@@ -10,11 +10,12 @@
  * matmul, and those with a kernel after it.
  *
  * Determinism. Only algorithms that repeat bit for bit are taken: sums over k in one piece, or in parts that lie in the
- * workspace as float32 and are added in order after the matmul. The library's other two ways to add parts are left
- * out: in the output itself, in an order that is not documented, and in the output's type, which rounds more than once.
- * A matrix of a batch must have the bits that it has alone, so a batch's algorithm is the same however many matrices
- * there are, and does not split sums, which would need a workspace for each. All work of a handle is on one stream, with
- * one workspace: then equal calls give equal results on GPUs of the same kind (cuBLAS, "Results Reproducibility"). */
+ * workspace as float32 and are added in order after the matmul. The library's other two ways to add parts are left out:
+ * in the output itself, in an order that is not documented, and in the output's type, which rounds more than once. A
+ * matrix of a batch must have the bits that it has alone, so a batch's algorithm is the same however many matrices
+ * there are, and does not split sums, which would need a workspace for each. All work of a handle is on one stream,
+ * with one workspace: then equal calls give equal results on GPUs of the same kind (cuBLAS, "Results
+ * Reproducibility"). */
 #include "kernels/cuda/matmul.h"
 
 #include <inttypes.h>
@@ -34,8 +35,8 @@ enum { PROPOSALS = 8 };
 /* Matrices in a batch for which proposals are asked, whatever their number: enough to fill a GPU. */
 enum { PROPOSED_BATCH = 8 };
 
-/* Each algorithm is timed in this many rounds, in turn with the others, so that a rising clock favours none. The shortest
- * round, of this many matmuls, counts. */
+/* Each algorithm is timed in this many rounds, in turn with the others, so that a rising clock favours none. The
+ * shortest round, of this many matmuls, counts. */
 enum { ROUNDS = 3, REPETITIONS = 4 };
 
 /* ---- messages ---- */

@@ -1,6 +1,6 @@
-/* sensors.c: reads a GPU's power, clock, temperature and throttle reasons by NVML, a library of the driver. It is loaded
- * when the sensors are first read; if it or a function is missing, values are not known. Its header is not used, since it
- * comes in a package of its own. The functions are those of NVML since version 5. */
+/* sensors.c: reads a GPU's power, clock, temperature and throttle reasons by NVML, a library of the driver. It is
+ * loaded when the sensors are first read; if it or a function is missing, values are not known. Its header is not used,
+ * since it comes in a package of its own. The functions are those of NVML since version 5. */
 #include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
