@@ -67,7 +67,9 @@ static void read_config(Trainer *t, int argc, char **argv) {
     agree_or_end(t->comm, ok, EXIT_USAGE, &error);
     t->config_json = config_to_json(&t->config);
     if (!agree_on_bytes(t->comm, t->config_json, strlen(t->config_json)))
-        die_usage("%s: not the same in all processes; copy it to every machine", argv[1]);
+        die_usage("%s: the config is not the same in all processes; expected the same files and command line; copy "
+                  "them to every machine",
+                  argv[1]);
 }
 
 static void open_device(Trainer *t) {
@@ -79,7 +81,7 @@ static void open_device(Trainer *t) {
                       : train->precision == PRECISION_FLOAT32 ? DTYPE_FLOAT32
                                                               : DTYPE_BFLOAT16;
     if (train->allow_tf32 && strcmp(device, "cpu") == 0)
-        die_usage("%s: train.allow_tf32: TF32 is a mode of GPUs and the device is the CPU; leave it false",
+        die_usage("%s: train.allow_tf32: TF32 is a mode of GPUs and the device is the CPU; set it to false",
                   config_where(&t->config, "train.allow_tf32 train.device"));
     Error error;
     BackendOptions options = {device, precision, train->threads, t->comm->local_rank, train->allow_tf32};
@@ -108,8 +110,9 @@ static void open_data(Trainer *t) {
     if (!data_sets_open(&t->data, &options, &error)) die("%s", error.text);
     int64_t windows = loader_window_count(t->data.val);
     if (c->train.eval_sequences > windows)
-        die("train.eval_sequences: the validation set %s has only %" PRId64 " sequences of %d tokens", c->data.val,
-            windows, c->model.block_size);
+        die("train.eval_sequences: the validation set %s has only %" PRId64
+            " sequences of %d tokens; expected at least %d; lower train.eval_sequences, or set it to 0 for all",
+            c->data.val, windows, c->model.block_size, c->train.eval_sequences);
 }
 
 /* Next to a training pass: the reduce-scatter of gradients starts as soon as they are final, and the pass waits for the

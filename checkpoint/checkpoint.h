@@ -1,4 +1,4 @@
-/* checkpoint.h: a run's state on disk, and how it gets there without ever being half there.
+/* checkpoint.h: saves a run's state to disk so that a whole checkpoint is there at every moment, and reads it.
  *
  * out_dir/checkpoints/step_00001000/
  *   model.safetensors, config.json   weights and model in the Hugging Face GPT-2 layout (`transformers` loads the
@@ -12,12 +12,12 @@
  *                                    a vector for a state of one number per row or column
  *   trainer.json                     step, updates, sequences seen, config, optimizer and its state of one number per
  *                                    tensor, size and XXH3 checksum of each other file, and last its own checksum
- *   algorithms.txt                   which algorithms multiply matrices, where the device chose them by timing
+ *   algorithms.txt                   the matmul algorithms, if the device autotuned them
  *   tokens.json                      copied from the folder of the training data, if it is there
  *   tokenizer_config.json, vocab.json, merges.txt, tokenizer.json
  *                                    the tokenizer for transformers (checkpoint_tokenizer.h)
- * out_dir/checkpoints/latest         symbolic link to the newest whole one
- * Everything is written under a temporary name, synced, then renamed; `latest` is replaced last. */
+ * out_dir/checkpoints/latest         symbolic link to the newest whole one Everything is written under a temporary
+ * name, synced, then renamed; `latest` is replaced last. */
 #ifndef MARS_CHECKPOINT_CHECKPOINT_H
 #define MARS_CHECKPOINT_CHECKPOINT_H
 
@@ -58,24 +58,25 @@ typedef struct CheckpointSource {
     const char *algorithms;    /* of matmuls (kernels/autotune.h); NULL or "" for none */
 } CheckpointSource;
 
-/* Writes a checkpoint of `source` below out_dir, points `latest` at it and removes all but the newest `keep` (0: all
- * stay; also what an interrupted save left). `writer` is true on the one process that touches the disk.
- * On failure nothing that existed before has changed. `path` receives the new folder's path. The other processes
- * always get true: the caller tells them how it went. */
+/* Writes a checkpoint of `source` below out_dir, points `latest` at it, and removes all but the newest `keep`
+ * checkpoints (0: removes none) and what an interrupted save left. `writer` is true on the one process that touches the
+ * disk. `path` receives the new folder's path. On failure nothing that existed before has changed. The other processes
+ * always return true: the caller must tell them the writer's result. */
 bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int keep, bool writer,
                      char path[CHECKPOINT_PATH_LENGTH], Error *error);
 
-/* Writes the weights of a source, rounded to `type`, with what transformers and --init_from need besides, to a new folder,
- * of which nothing may be there but the folder above it. In one process. On failure there is no such folder. */
+/* Writes the weights of a source, rounded to `type`, and the other files that transformers and --init_from need, to the
+ * new folder `folder`. The folder above it must exist, and `folder` must not. For jobs of one process. On failure the
+ * folder does not exist. */
 bool checkpoint_export(const CheckpointSource *source, DType type, const char *folder, Error *error);
 
 /* Removes every checkpoint below out_dir, and nothing else that lies in their folder. */
 bool checkpoint_remove_all(const char *out_dir, Error *error);
 
-/* Makes sure that checkpoints can be saved below out_dir, before a run trains for hours: tries what a save does, makes
- * old checkpoints that were copied read-only removable, and renames a folder in the place of `latest`, as copies have
- * whose maker followed links. Fails if something cannot be repaired. For the process that writes, when no other one
- * reads there any more. */
+/* Makes sure, before a run trains for hours, that checkpoints can be saved below out_dir. Tries the steps of a save,
+ * makes read-only copies of old checkpoints removable, and renames a folder `latest`, which a copy that followed links
+ * has in the place of the link. Fails if something cannot be repaired. Only the writer calls this, when no other
+ * process reads there any more. */
 bool checkpoint_prepare(const char *out_dir, Error *error);
 
 /* A checkpoint that has been opened and found whole. */
@@ -105,7 +106,7 @@ void checkpoint_close(Checkpoint *checkpoint);
 bool checkpoint_read_state(const Checkpoint *checkpoint, const TensorTable *table, const char *state, int tensor,
                            float *host, Error *error);
 
-/* The same of a state that is a vector of `length` numbers. */
+/* The same for a state that is a vector of `length` numbers. */
 bool checkpoint_read_state_vector(const Checkpoint *checkpoint, const TensorTable *table, const char *state, int tensor,
                                   size_t length, float *host, Error *error);
 
@@ -123,10 +124,10 @@ char *checkpoint_read_algorithms(const Checkpoint *checkpoint);
  * records. The message about another format says how to convert it. */
 bool checkpoint_open_weights(SafetensorsFile *file, const char *path, Error *error);
 
-/* Whether the weights in `file` are those of a model with this table: every tensor there in the right shape, and
- * nothing that would be left out silently, such as further layers, biases other than 0 where the table has none, or
- * an LM head of its own where the table has none. Position embeddings may have more rows. The message has at most five lines: how many tensors are
- * missing or have another shape, the first ones, and the keys to set. */
+/* Whether the weights in `file` are those of a model with this table: every tensor is there in the right shape, and no
+ * tensor would be ignored without a word, such as those of further layers, or biases other than 0 or an LM head for
+ * which the table has no place. Position embeddings may have more rows than the table's. The message has at most five
+ * lines: how many tensors are missing or have another shape, the first ones, and the keys to set. */
 bool checkpoint_check_weights(const SafetensorsFile *file, const TensorTable *table, Error *error);
 
 /* Reads tensor `tensor` of the table into host memory of tensor.size floats, from a file with the table's names, with or
@@ -134,11 +135,11 @@ bool checkpoint_check_weights(const SafetensorsFile *file, const TensorTable *ta
 bool checkpoint_read_weights(const SafetensorsFile *file, const TensorTable *table, int tensor, float *host,
                              Error *error);
 
-/* Whether all numbers of a tensor that was read from the file are finite: a model with one that is not computes nothing
- * but such numbers. */
+/* Whether all numbers of a tensor that was read from the file are finite. With a NaN or infinity in its weights a model
+ * computes nothing else. */
 bool checkpoint_check_finite(const SafetensorsFile *file, const Tensor *tensor, const float *host, Error *error);
 
-/* Whether the file has biases, all zero or not, besides the LM head's. */
+/* Whether the file has biases, zero or not, other than the LM head's. */
 bool checkpoint_has_biases(const SafetensorsFile *file);
 
 /* Rows of the file's position embedding; 0 without one. */
@@ -146,10 +147,10 @@ int64_t checkpoint_positions(const SafetensorsFile *file);
 
 /* ---- the model that comes with weights (checkpoint_config.c) ---- */
 
-/* Reads the model from the config.json in a folder, of model_type "gpt2" or "mars_gpt". A key that a GPT-2's lacks has
- * transformers' default; a mars_gpt's must have all. Fails if the folder asks for something that we do not compute, such
- * as another activation. GPT-2's config.json does not say whether there are biases: trainer.json does, in our
- * checkpoints; else there are if `weights` has some (NULL: there are). */
+/* Reads the model from the config.json in a folder, of model_type "gpt2" or "mars_gpt". Keys that a "gpt2" lacks have
+ * transformers' defaults; a "mars_gpt" must have all. Fails if the folder asks for something that we do not compute,
+ * such as another activation. The config.json of a GPT-2 does not say whether it has biases: in our checkpoints
+ * trainer.json does; otherwise the model has them if `weights` does, or if that is NULL. */
 bool checkpoint_read_model_config(GPT2Config *config, const char *folder, const SafetensorsFile *weights, Error *error);
 
 EXTERN_C_END

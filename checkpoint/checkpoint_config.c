@@ -107,7 +107,8 @@ static bool is_value(const cJSON *item, const char *text) {
 static bool wrong_value(const cJSON *item, const char *path, const char *key, const char *expected, Error *error) {
     char *text = cJSON_PrintUnformatted(item);
     if (!text) die("out of memory: %s", path);
-    error_set(error, "%s: %s is %.100s; only %s is supported", path, key, text, expected);
+    error_set(error, "%s: %s is %.100s; only %s is supported; take the weights of another model", path, key, text,
+              expected);
     cJSON_free(text);
     return false;
 }
@@ -129,9 +130,11 @@ static bool read_size(const cJSON *json, const char *path, const char *const nam
                       Error *error) {
     *value = otherwise;
     for (int i = 0; i < 3 && names[i]; i++) {
-        int64_t number;
         if (!has(json, names[i])) continue;
-        if (!checkpoint_read_number(json, path, names[i], 1, INT32_MAX, &number, error)) return false;
+        const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, names[i]);
+        double number = cJSON_IsNumber(item) ? item->valuedouble : 0;
+        if (!(number >= 1 && number <= INT32_MAX) || number != (int)number)
+            return wrong_value(item, path, names[i], "a whole number from 1 to 2147483647", error);
         *value = (int)number;
         return true;
     }
@@ -151,14 +154,15 @@ static bool read_sizes(GPT2Config *config, const cJSON *json, const char *path, 
         !read_size(json, path, vocab_size, 50257, &config->vocab_size, error))
         return false;
     const cJSON *inner = cJSON_GetObjectItemCaseSensitive(json, "n_inner");
-    if (inner && !cJSON_IsNull(inner) && !(inner->valuedouble == 4.0 * config->n_embd))
-        return error_set(error, "%s: n_inner should be absent or 4 * n_embd = %.0f", path, 4.0 * config->n_embd);
-    return true;
+    if (!inner || cJSON_IsNull(inner) || inner->valuedouble == 4.0 * config->n_embd) return true;
+    char expected[64];
+    snprintf(expected, sizeof expected, "4 * n_embd = %.0f", 4.0 * config->n_embd);
+    return wrong_value(inner, path, "n_inner", expected, error);
 }
 
 static bool read_bool(const cJSON *json, const char *path, const char *key, bool otherwise, bool *value, Error *error) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
-    if (item && !cJSON_IsBool(item)) return error_set(error, "%s: %s should be true or false", path, key);
+    if (item && !cJSON_IsBool(item)) return wrong_value(item, path, key, "true or false", error);
     *value = item ? cJSON_IsTrue(item) : otherwise;
     return true;
 }
@@ -186,8 +190,7 @@ static bool read_epsilon(GPT2Config *config, const cJSON *json, const char *path
            wrong_value(item, path, key, "a number above 0 and below 1", error);
 }
 
-/* Another program's config.json, such as the config of a run, would be a GPT-2 small by defaults alone. */
-/* Keys that only a mars_gpt has: in another model they would be passed over. */
+/* Fails if the config has a key that only a mars_gpt has: a GPT-2 would ignore it without a word. */
 static bool has_keys_of_mars_gpt(const cJSON *json, const char *path, Error *error) {
     static const char *const keys[] = {"position",   "norm",          "norm_embedding",  "qk_norm",
                                        "activation", "logit_softcap", "attention_scale", "attention_output_scale"};
@@ -201,9 +204,14 @@ static bool has_keys_of_mars_gpt(const cJSON *json, const char *path, Error *err
     return false;
 }
 
+/* Fails for the config.json of another program, such as the config of a run: by defaults alone it would be GPT-2
+ * small. */
 static bool check_kind(const cJSON *json, const char *path, Error *error) {
     if (!has(json, "model_type") && !has(json, "n_embd") && !has(json, "hidden_size"))
-        return error_set(error, "%s has neither model_type nor n_embd: it is no config.json of transformers", path);
+        return error_set(error,
+                         "%s has neither model_type nor n_embd; expected a config.json of transformers; put the one of "
+                         "the weights there",
+                         path);
     for (size_t i = 0; i < ARRAY_LENGTH(supported); i++)
         if (!check_value(json, path, &supported[i], error)) return false;
     return !has_keys_of_mars_gpt(json, path, error);

@@ -1,4 +1,4 @@
-/* checkpoint_gpt2.h: published or saved weights into a model's memory. */
+/* checkpoint_gpt2.h: reads published or saved weights into a model's memory. */
 #ifndef MARS_CHECKPOINT_CHECKPOINT_GPT2_H
 #define MARS_CHECKPOINT_CHECKPOINT_GPT2_H
 
@@ -7,8 +7,8 @@
 
 EXTERN_C_BEGIN
 
-/* Takes the weights from a safetensors file with GPT-2's names. Fails if a tensor is missing, has another shape, or
- * holds a number that is not finite (a float64 beyond float32's range, too); the message names it. */
+/* Reads the weights from a safetensors file with GPT-2's names. Fails if a tensor is missing, has another shape, or
+ * holds a number that is not finite in float32; the message names the tensor. */
 bool checkpoint_load_gpt2(GPT2 *model, const SafetensorsFile *file, Error *error);
 
 EXTERN_C_END

@@ -128,7 +128,7 @@ static cJSON *parse_object(const char *text, const char *path, Error *error) {
     cJSON *json = cJSON_ParseWithOpts(text, NULL, true);
     if (cJSON_IsObject(json)) return json;
     cJSON_Delete(json);
-    error_set(error, "%s is no valid JSON object", path);
+    error_set(error, "%s is no valid JSON object; copy or download the file again", path);
     return NULL;
 }
 
@@ -143,11 +143,15 @@ bool checkpoint_read_number(const cJSON *json, const char *path, const char *key
                             int64_t *value, Error *error) {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
     double number = cJSON_IsNumber(item) ? item->valuedouble : -1;
-    if (!(number >= (double)lowest && number <= (double)highest) || number != (double)(int64_t)number)
-        return error_set(error, "%s: %s should be a whole number from %" PRId64 " to %" PRId64, path, key, lowest,
-                         highest);
-    *value = (int64_t)number;
-    return true;
+    if (number >= (double)lowest && number <= (double)highest && number == (double)(int64_t)number) {
+        *value = (int64_t)number;
+        return true;
+    }
+    char *found = item ? cJSON_PrintUnformatted(item) : NULL;
+    error_set(error, "%s: %s is %.100s; expected a whole number from %" PRId64 " to %" PRId64, path, key,
+              found ? found : "missing", lowest, highest);
+    cJSON_free(found);
+    return false;
 }
 
 int64_t checkpoint_integer(const cJSON *trainer, const char *key) {
@@ -176,8 +180,11 @@ static bool check_trainer(cJSON *json, const char *path, Error *error) {
     if (!cJSON_IsString(optimizer) || !cJSON_IsObject(files) ||
         !cJSON_IsBool(cJSON_GetObjectItemCaseSensitive(json, "has_bias")) ||
         !cJSON_GetObjectItemCaseSensitive(files, MODEL_FILE) || !cJSON_GetObjectItemCaseSensitive(files, CONFIG_FILE))
-        return error_set(error, "%s should hold optimizer, has_bias, and files with at least %s and %s", path,
-                         MODEL_FILE, CONFIG_FILE);
+        return error_set(
+            error,
+            "%s is damaged: optimizer, has_bias or files is missing; expected them, and files with at least "
+            "%s and %s",
+            path, MODEL_FILE, CONFIG_FILE);
     return (cJSON_GetObjectItemCaseSensitive(json, "sequences") || add_sequences(json, path, step, error)) &&
            checkpoint_read_number(json, path, "sequences", 0, limit, &sequences, error);
 }

@@ -18,7 +18,7 @@ enum { TRAINER_JSON_VERSION = 1, CHECKPOINT_NAME_LENGTH = 40, CHECKPOINT_SHAPE_L
 #define LATEST_LINK "latest"
 #define TEMPORARY_PREFIX ".tmp_" /* of everything that a save has not finished */
 #define STEP_FORMAT "step_%08" PRId64
-#define ASIDE_SUFFIX ".old" /* of a checkpoint that another one of the same step is about to replace */
+#define ASIDE_SUFFIX ".old" /* of a checkpoint that a new one of the same step replaces */
 
 /* The files of a checkpoint. */
 #define MODEL_FILE "model.safetensors"
@@ -42,8 +42,8 @@ typedef struct CheckpointFolder {
     char name[CHECKPOINT_NAME_LENGTH];
 } CheckpointFolder;
 
-/* The checkpoint folders in `checkpoints`, highest step first and of one step the one set aside last, in a new array
- * that the caller frees. None where the folder cannot be read. */
+/* Returns the checkpoint folders in `checkpoints` in a new array that the caller frees: the highest step first, and of
+ * two folders of one step the one with ASIDE_SUFFIX last. The array is empty if the folder cannot be read. */
 CheckpointFolder *checkpoint_folders(const char *checkpoints, int *count);
 
 /* Index in `folders` of the one that the link `latest` names, or -1. */
@@ -80,7 +80,7 @@ struct cJSON *checkpoint_read_trainer(const char *folder, Error *error);
 /* Compares model.safetensors of a checkpoint folder with the checksum in trainer.json. */
 bool checkpoint_verify_weights(const char *folder, Error *error);
 
-/* A number that checkpoint_read_trainer() has checked. */
+/* Returns a number that checkpoint_read_trainer() has checked. */
 int64_t checkpoint_integer(const struct cJSON *trainer, const char *key);
 
 /* trainer.json ends in a checksum of all that is before it, at a fixed length from the end. Text in and text out are

@@ -1,6 +1,6 @@
 /* checkpoint_read.c: finding, verifying and reading checkpoints. Saving is in checkpoint.c, weights in
- * checkpoint_weights.c. A checkpoint is believed only after every byte of every file that its trainer.json lists has
- * been compared with the checksum there. */
+ * checkpoint_weights.c. Opening a checkpoint compares every file that its trainer.json lists with the checksum
+ * there. */
 #include "checkpoint/checkpoint.h"
 
 #include <cjson/cJSON.h>
@@ -152,7 +152,11 @@ bool checkpoint_open_newest(Checkpoint *checkpoint, const char *out_dir, Error *
         warn("%s/%s names no checkpoint that is there: looking for the highest step", checkpoints, LATEST_LINK);
     for (int i = (int)max_i64(latest, 0); i < count && !ok; i++)
         ok = open_or_pass_over(checkpoint, checkpoints, folders[i].name, folders[i].step, &all);
-    if (!ok) error_set(error, "there is no whole checkpoint in %s%s%s", checkpoints, all.text[0] ? ": " : "", all.text);
+    if (!ok)
+        error_set(error,
+                  "there is no whole checkpoint in %s%s%.800s; copy one there, or begin anew with --init_from=scratch "
+                  "--overwrite=true",
+                  checkpoints, all.text[0] ? ": " : "", all.text);
     free(folders);
     free(latest_trainer);
     free(checkpoints);

@@ -179,7 +179,9 @@ static char *what_to_set(const SafetensorsFile *file, const TensorTable *table) 
     }
     if (!text[0] && has.n_layer == 0 && file->count > 0) {
         free(text);
-        text = format_string("its tensors have other names, such as '%.100s': is it a GPT-2?", file->entries[0].name);
+        text = format_string("its tensors have other names, such as '%.100s'; expected those of a GPT-2, such as "
+                             "'wte.weight'; take the weights of a GPT-2",
+                             file->entries[0].name);
     }
     return text;
 }
@@ -240,7 +242,7 @@ static const char *remedy_for_bias(const TensorTable *table, const char *name) {
 static bool no_place(const SafetensorsFile *file, const TensorTable *table, const SafetensorsEntry *entry,
                      Error *error) {
     int64_t layers = sizes_of_file(file).n_layer;
-    char remedy[64] = "is it a GPT-2 with something added?";
+    char remedy[64] = "take the weights of a GPT-2 without additions";
     if (layers > sizes_of_table(table).n_layer)
         snprintf(remedy, sizeof remedy, "set model.n_layer to %" PRId64, layers);
     return error_set(error, "%s: the model has no place for tensor '%.200s': %s", file->path, entry->name, remedy);
@@ -254,7 +256,8 @@ static bool check_unused(const SafetensorsFile *file, const TensorTable *table, 
     const SafetensorsEntry *taken = index >= 0 ? find_tensor(file, table, index) : NULL;
     if (index >= 0)
         return taken == entry ||
-               error_set(error, "%s has both '%.200s' and '%.200s'", file->path, taken->name, entry->name);
+               error_set(error, "%s has both '%.200s' and '%.200s'; expected one of the two; take other weights",
+                         file->path, taken->name, entry->name);
     if (ends_with(name, ".attn.bias") || ends_with(name, ".attn.masked_bias")) return true; /* the causal mask */
     if (strcmp(name, lm_head) == 0) {
         int embedding = tensor_table_find(table, wte);
@@ -346,7 +349,9 @@ static bool verify(const SafetensorsFile *file, Error *error) {
     char *trainer = format_string("%s/" TRAINER_FILE, folder);
     bool is_checkpoint = files_is_file(trainer);
     free(trainer);
-    return !is_checkpoint || checkpoint_verify_weights(folder, error);
+    Error reason;
+    return !is_checkpoint || checkpoint_verify_weights(folder, &reason) ||
+           error_set(error, "%s; copy the checkpoint again, or take another one", reason.text);
 }
 
 bool checkpoint_open_weights(SafetensorsFile *file, const char *path, Error *error) {

@@ -98,22 +98,31 @@ static Options read_options(int argc, char **argv) {
 
 static void open_average(Export *e, const char *folder) {
     Error error;
-    if (!files_has(folder, TRAINER_FILE)) die("--ema: %s is no checkpoint of a run: it has no " TRAINER_FILE, folder);
+    if (!files_has(folder, TRAINER_FILE))
+        die("--ema: %s has no " TRAINER_FILE "; expected a checkpoint of a run; name one, or leave --ema out", folder);
     if (!checkpoint_open(&e->checkpoint, folder, &error)) die("%s", error.text);
-    if (e->checkpoint.ema.count == 0) die("--ema: %s holds no average of the weights (train.ema_start)", folder);
+    if (e->checkpoint.ema.count == 0)
+        die("--ema: %s holds no average of the weights; only runs with train.ema_start save one; leave --ema out",
+            folder);
     const cJSON *train = cJSON_GetObjectItemCaseSensitive(e->checkpoint.config, "train");
     const cJSON *mix = cJSON_GetObjectItemCaseSensitive(train, "ema_mix");
     if (!cJSON_IsNumber(mix) || !(mix->valuedouble >= 0.0 && mix->valuedouble <= 1.0))
-        die("--ema: %s/" TRAINER_FILE ": config.train.ema_mix should be a number from 0 to 1", folder);
+        die("--ema: %s/" TRAINER_FILE ": config.train.ema_mix is missing or wrong; expected a number from 0 to 1; "
+            "take another checkpoint",
+            folder);
     e->mix = (float)mix->valuedouble;
 }
 
 /* What cannot be folded into the weights, or need not be. */
 static void check_fold(const GPT2Config *config, const char *folder) {
     if (!config->scale_attn_by_inverse_layer_idx)
-        die_usage("--fold_attention_scale: %s/" CONFIG_FILE " has no scale_attn_by_inverse_layer_idx to fold", folder);
+        die_usage("--fold_attention_scale: %s/" CONFIG_FILE " has no scale_attn_by_inverse_layer_idx to fold; leave "
+                  "this option out",
+                  folder);
     if (config->qk_norm)
-        die_usage("--fold_attention_scale: %s has qk_norm, which takes any factor out of queries again", folder);
+        die_usage("--fold_attention_scale: %s has qk_norm, which takes any factor out of queries again; leave this "
+                  "option out",
+                  folder);
 }
 
 static void open_export(Export *e, char folder[PATH_MAX]) {
@@ -121,7 +130,9 @@ static void open_export(Export *e, char folder[PATH_MAX]) {
     GPT2Config config;
     if (!checkpoint_open_weights(&e->weights, e->options.from, &error)) die("%s", error.text);
     files_folder_of(e->weights.path, folder, PATH_MAX);
-    if (!files_has(folder, CONFIG_FILE)) die("%s has no " CONFIG_FILE ", which says what the model is", folder);
+    if (!files_has(folder, CONFIG_FILE))
+        die("%s has no " CONFIG_FILE "; expected one that says what the model is; put the one of the weights there",
+            folder);
     if (!checkpoint_read_model_config(&config, folder, &e->weights, &error)) die("%s", error.text);
     if (e->options.folds) check_fold(&config, folder);
     if (e->options.is_ema) open_average(e, folder);

@@ -72,7 +72,9 @@ static void refuse_to_mix(const TrainConfig *train) {
 static void find(Found *found, const TrainConfig *train) {
     bool exists = may_resume(train) && checkpoint_exists(train->out_dir);
     if (strcmp(train->init_from, "resume") == 0 && !exists)
-        die("train.init_from is \"resume\", but %s holds no checkpoint", train->out_dir);
+        die("train.init_from is \"resume\", but %s holds no checkpoint; expected that of an earlier run; correct "
+            "train.out_dir, or set train.init_from to auto to begin anew where there is none",
+            train->out_dir);
     if (exists)
         find_checkpoint(found, train->out_dir);
     else if (!may_resume(train) && strcmp(train->init_from, "scratch") != 0)

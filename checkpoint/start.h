@@ -1,6 +1,6 @@
-/* start.h: where a run begins: from scratch, from weights that others published or another run saved, or from the newest
- * checkpoint of its own out_dir. Weights come with their model, so this takes two steps: start_find() when the
- * config has been read, start_load() when the model has memory. */
+/* start.h: where a run begins: from scratch, from weights that others published or another run saved, or from the
+ * newest checkpoint of its own out_dir. Weights come with their model, so this takes two calls: start_find() after the
+ * config has been read, and start_load() when the model has memory. */
 #ifndef MARS_CHECKPOINT_START_H
 #define MARS_CHECKPOINT_START_H
 
@@ -18,12 +18,12 @@ typedef struct Start {
     int64_t step, sequences;           /* made and seen before: 0 unless resumed */
     char *algorithms;                  /* of matmuls (kernels/autotune.h), NULL for none */
     char *weights_note;                /* a line for people about the weights, or NULL */
-    char *changes;                     /* keys that the run now has other values of (config_changes()), or NULL */
+    char *changes;                     /* keys whose values changed since the checkpoint (config_changes()), or NULL */
 } Start;
 
-/* Finds out where the run begins and gives the model keys of `config` that nobody has given their values in the
- * config.json there; see config_take_model(). Collective. Ends the program if there is nothing to begin with, a given key
- * contradicts the weights, a run would mix with an earlier one's checkpoints, or another optimizer wrote the checkpoint. */
+/* Finds out where the run begins, and copies the model keys that the user has not given from the config.json there; see
+ * config_take_model(). Collective. Ends the program if the weights are missing, if a given key contradicts them, if the
+ * run would mix its checkpoints with those of an earlier run, or if another optimizer wrote the checkpoint. */
 void start_find(Start *start, Config *config, Comm *comm);
 
 /* If --print_config is among the arguments, prints the config that the run would have, and ends the program; else returns.
@@ -32,7 +32,7 @@ void start_find(Start *start, Config *config, Comm *comm);
  * given. Ends the program with EXIT_USAGE if the config is wrong. */
 void start_answer_print_config(int argc, char **argv);
 
-/* Sets the weights of the model and, of a checkpoint, the state of `optim` (NULL: it is not needed). Ends the program
+/* Sets the weights of the model and, from a checkpoint, the state of `optim` (NULL: reads no state). Ends the program
  * if the files do not fit. */
 void start_load(Start *start, const Config *config, GPT2 *model, Optim *optim);
 

@@ -8,10 +8,10 @@
 
 EXTERN_C_BEGIN
 
-/* Whether the file at `path` is in such a format; *error then says what it is and what to do. */
+/* Whether the file at `path` is in such a format. If it is, *error says which format it is and how to convert it. */
 bool weights_format_of_file(const char *path, Error *error);
 
-/* The same of a folder without safetensors files. */
+/* The same for a folder without safetensors files. */
 bool weights_format_of_folder(const char *folder, Error *error);
 
 EXTERN_C_END

@@ -7,7 +7,7 @@
 #include "util/files.h"
 
 void agree_or_end(Comm *comm, bool ok, int status, const Error *error) {
-    int first = ok ? 0 : comm->size - comm->rank; /* the lowest rank has the largest number */
+    int first = ok ? 0 : comm->size - comm->rank; /* the maximum is that of the lowest rank */
     comm->maximum(comm, &first, 1);
     if (first == 0) return;
     if (first == comm->size && status == EXIT_USAGE) die_usage("%s", ok ? "" : error->text);

@@ -1,4 +1,4 @@
-/* agree.h: what every process of a job must find the same: files and folders may differ from machine to machine. */
+/* agree.h: checks that all processes of a job found the same: files and folders may differ from machine to machine. */
 #ifndef MARS_COMM_AGREE_H
 #define MARS_COMM_AGREE_H
 
@@ -6,9 +6,9 @@
 
 EXTERN_C_BEGIN
 
-/* Returns where `ok` is true in every process. Else the first process where it is false ends the job with its message and
- * `status`; EXIT_USAGE is for mistakes that rank 0 finds, of another process it becomes EXIT_FAILED. `error` is read
- * only where `ok` is false. Collective. */
+/* Returns if `ok` is true in every process. Otherwise the lowest rank whose `ok` is false ends the job with its `error`
+ * and `status`; EXIT_USAGE becomes EXIT_FAILED if that rank is not 0. `error` is read only if `ok` is false.
+ * Collective. */
 void agree_or_end(Comm *comm, bool ok, int status, const Error *error);
 
 /* Whether these bytes are the same in all processes. Collective. */
@@ -18,7 +18,7 @@ bool agree_on_bytes(Comm *comm, const void *data, size_t bytes);
  * Collective. */
 char *agree_on_text(Comm *comm, char *text);
 
-/* The largest `value` of all ranks; *rank is whose it is, of equal ones the first. Collective. */
+/* Returns the largest `value` of all ranks; *rank is the lowest rank that has it. Collective. */
 double agree_on_largest(Comm *comm, double value, int *rank);
 
 EXTERN_C_END

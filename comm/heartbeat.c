@@ -120,7 +120,9 @@ static void hear(Heartbeat *h) {
     if (h->heard_goodbye || h->silence <= h->limit) return;
     heartbeat_end_in_time(EXIT_FAILED);
     pass_on_the_end(h);
-    die("process %d on host %s has given no sign of life for %.0f s; ending the job", h->previous, h->host, h->silence);
+    die("process %d on host %s has given no sign of life for %.0f s; expected one within %g s; ending the job: look at "
+        "that host, then go on with --init_from=resume",
+        h->previous, h->host, h->silence, h->limit);
 }
 
 /* ---- failures that others report ---- */

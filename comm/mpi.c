@@ -1,7 +1,7 @@
 /* mpi.c: a Comm over MPI, for host memory.
  *
- * Sums are made here, in the order of the processes, not by MPI_Reduce: MPI leaves the order to the library, which may
- * choose it by timing; an element's sum is the same bits whatever range it is reduced with. Buffers move in pieces of
+ * This file adds in the order of the processes instead of calling MPI_Reduce, whose order the library may choose by
+ * timing. So the sum of an element has the same bits, whatever range it is reduced with. Buffers move in pieces of
  * bounded size, so that the extra memory is bounded and counts fit MPI's int. */
 #include <limits.h>
 #include <mpi.h>
@@ -25,7 +25,7 @@ typedef struct MpiComm {
     int64_t exchanges;
 } MpiComm;
 
-static Comm *opened; /* for what is told no Comm: check_mpi() and quit_job() */
+static Comm *opened; /* for functions without a Comm argument: check_mpi() and quit_job() */
 
 static void check_mpi(int status, const char *what) {
     if (status == MPI_SUCCESS) return;

@@ -1,20 +1,20 @@
-/* nccl.c: a Comm over NCCL, for the memory of GPUs; what is of the host goes on to the Comm it stands on.
+/* nccl.c: a Comm over NCCL, for the memory of GPUs. It passes operations on host memory to the Comm that it wraps.
  *
  * Exchanges run on a stream of their own, of high priority, so that they share the GPU with the backward pass: each
  * waits for an event of the operations' stream, recorded when it was enqueued, and is followed by an event, which
  * wait_for() lets the operations' stream wait for. The host waits for neither.
  *
- * The even ranges of a partition go by ncclReduceScatter and ncclAllGather, all other parts by an ncclReduce to each
- * owner and an ncclBroadcast from it; one group holds all calls of an exchange. Whole matrices are such other parts:
- * around a ring a reduction of n elements to one owner moves n over each link, a reduce-scatter n (P - 1)/P. So one owner
- * costs at most P/(P - 1) times as much, and Newton-Schulz gets the whole matrix without another exchange.
+ * Even ranges of a partition use ncclReduceScatter and ncclAllGather. All other parts, such as whole matrices, use an
+ * ncclReduce to each owner and an ncclBroadcast from it. One group holds all calls of an exchange. In a ring of P ranks
+ * a reduction of n elements to one owner moves n over each link, a reduce-scatter n (P - 1)/P. So a single owner costs
+ * at most P/(P - 1) times as much, and Newton-Schulz gets the whole matrix without another exchange.
  *
- * The same bits each time: NCCL promises nothing, but adds along rings (ncclReduce knows no other way) and trees
- * (ncclReduceScatter only where each machine has one GPU), which it lays from the topology of the machine; which one, and
- * how a buffer is cut up among them, follows from sizes and the topology by a model of costs, not by timing; nothing is
- * added atomically. So the same library on the same GPUs gives, for the same exchanges, the same bits. Another cut
- * of a buffer into ranges may give others, unlike mpi.c. Reductions inside of the switch (NVLS) do differ from run to
- * run, as NCCL's authors say (github.com/NVIDIA/nccl/issues/1497); it is turned off. */
+ * Bits repeat, although NCCL does not promise it. NCCL adds along rings (ncclReduce always) and trees
+ * (ncclReduceScatter only if each machine has one GPU), which it derives from the topology. It chooses between them,
+ * and splits a buffer among them, by sizes and a cost model, not by timing, and adds nothing atomically. So the same
+ * library on the same GPUs gives the same bits for the same exchanges. Unlike in mpi.c, other ranges of a buffer may
+ * give other bits. Reductions inside the switch (NVLS) differ from run to run, as NCCL's authors say
+ * (github.com/NVIDIA/nccl/issues/1497); NVLS is off. */
 #include <assert.h>
 #include <inttypes.h>
 #include <nccl.h>

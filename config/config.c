@@ -55,8 +55,8 @@ static ConfigOrigin origin_of(const Config *config, const void *field) {
 
 static bool unknown_key(const char *where, const char *section, const char *name, Error *error) {
     const ConfigKey *nearest = &config_keys[config_key_nearest(section, name)];
-    return error_set(error, "%s: there is no key '%.64s%s%.64s'; the nearest is %s.%s", where, section ? section : "",
-                     section ? "." : "", name, nearest->section, nearest->name);
+    return error_set(error, "%s: there is no key '%.64s%s%.64s'; the nearest is %s.%s; train_gpt2 --help lists all",
+                     where, section ? section : "", section ? "." : "", name, nearest->section, nearest->name);
 }
 
 /* Notes that the source gives the key, which it may do once. */
@@ -79,13 +79,15 @@ static bool take_json(Config *config, const Source *file, int index, const cJSON
 static bool take_section(Config *config, const Source *file, const cJSON *root, const cJSON *section, Error *error) {
     const char *name = section->string;
     if (!config_section_exists(name))
-        return error_set(error, "%s: there is no section '%.64s'; the nearest is %s", file->name, name,
-                         config_section_nearest(name));
+        return error_set(error, "%s: there is no section '%.64s'; the nearest is %s; train_gpt2 --help lists all",
+                         file->name, name, config_section_nearest(name));
     for (const cJSON *before = root->child; before != section; before = before->next)
         if (strcmp(before->string, name) == 0)
             return error_set(error, "%s: the section %s is given twice; join the two", file->name, name);
     if (!cJSON_IsObject(section))
-        return error_set(error, "%s: the section %s must be an object, {\"key\": value, ...}", file->name, name);
+        return error_set(
+            error, "%s: the section %s is not an object; expected {\"key\": value, ...}; train_gpt2 --help lists keys",
+            file->name, name);
     const cJSON *item;
     cJSON_ArrayForEach(item, section) {
         int index = config_key_find(name, item->string);
@@ -131,7 +133,7 @@ static bool take_files(Config *config, const char *path, Error *error) {
 
 /* ---- the command line ---- */
 
-/* Index of the key that has this name in one section only, or -1 and the reason. */
+/* Returns the index of the key of this name if only one section has it; else -1, and the reason in *error. */
 static int find_bare_key(const char *name, Error *error) {
     char candidates[256] = "";
     int found = -1, count = 0;
@@ -151,7 +153,7 @@ static int find_bare_key(const char *name, Error *error) {
     return -1;
 }
 
-/* The same for "section.name" too. Cuts `name` at the dot. */
+/* The same, but takes "section.name" too, and cuts `name` at the dot. */
 static int find_key(char *name, Error *error) {
     char *dot = strchr(name, '.');
     if (!dot) return find_bare_key(name, error);
@@ -161,7 +163,7 @@ static int find_key(char *name, Error *error) {
     return index;
 }
 
-/* The argument, and how to write it where it is plain what was meant. */
+/* Returns false; the message shows the argument and, if its key is known, how to write it. */
 static bool wrong_form(const char *where, const char *argument, Error *error) {
     const char *text = argument + strspn(argument, "-"), *equals = strchr(text, '=');
     char *name = format_string("%.*s", (int)strcspn(text, "="), text), advice[256] = "--help lists the keys";
@@ -267,7 +269,9 @@ static bool check_batch(const Config *config, Error *error) {
                          "give one of them (0 takes the other back)",
                          where, train->total_batch_size, train->gradient_accumulation_steps);
     if (!train->total_batch_size && !train->gradient_accumulation_steps)
-        return error_set(error, "%s: give train.total_batch_size or train.gradient_accumulation_steps, at least 1",
+        return error_set(error,
+                         "%s: train.total_batch_size and train.gradient_accumulation_steps are missing or 0; expected "
+                         "one of them to be at least 1; give train.total_batch_size, the sequences of a step",
                          where);
     if ((int64_t)train->batch_size * config->model.block_size > INT_MAX)
         return error_set(error,
@@ -283,12 +287,14 @@ static bool check_train(const Config *config, Error *error) {
         return error_set(error, "%s: train.max_iters is 0; expected at least 1, or train.eval_only true",
                          config_where(config, "train.max_iters train.eval_only"));
     if (train->allow_tf32 && train->device == DEVICE_CPU)
-        return error_set(error, "%s: train.allow_tf32 is for GPUs; set it to false, or train.device to cuda or auto",
+        return error_set(error,
+                         "%s: train.allow_tf32 is true and train.device is cpu; TF32 is a mode of GPUs; set "
+                         "train.allow_tf32 to false, or train.device to cuda or auto",
                          config_where(config, "train.allow_tf32 train.device"));
     if (train->ema_start >= train->max_iters && train->ema_start > 0 && !train->eval_only)
         return error_set(error,
                          "%s: train.ema_start %d must be below train.max_iters %d, so that there are steps to average; "
-                         "lower it, or set it to 0 for no average of the weights",
+                         "lower train.ema_start, or set it to 0 for no average of the weights",
                          config_where(config, "train.ema_start train.max_iters"), train->ema_start, train->max_iters);
     return true;
 }
@@ -304,7 +310,8 @@ static bool check_start(const Config *config, Error *error) {
     return true;
 }
 
-/* min_lr is that of each parameter group's rate, but of lr_1d where that follows learning_rate in proportion. */
+/* min_lr must not be above the peak of any parameter group's rate, except of an lr_1d that follows learning_rate in
+ * proportion. */
 static bool check_min_lr(const Config *config, Error *error) {
     const OptimConfig *optimizer = &config->optimizer;
     double min_lr = config->schedule.min_lr, peak = optimizer->learning_rate;
@@ -316,8 +323,8 @@ static bool check_min_lr(const Config *config, Error *error) {
     }
     if (min_lr <= peak) return true;
     char *keys = format_string("schedule.min_lr optimizer.%s", key);
-    error_set(error, "%s: schedule.min_lr %g must not be above optimizer.%s %g", config_where(config, keys), min_lr,
-              key, peak);
+    error_set(error, "%s: schedule.min_lr %g must not be above optimizer.%s %g; lower schedule.min_lr",
+              config_where(config, keys), min_lr, key, peak);
     free(keys);
     return false;
 }
@@ -326,21 +333,23 @@ static bool check_min_lr(const Config *config, Error *error) {
 static bool check_steps(const Config *config, Error *error) {
     const ScheduleConfig *schedule = &config->schedule;
     if (schedule->warmup_iters > schedule->max_iters)
-        return error_set(error, "%s: schedule.warmup_iters %d must not be above train.max_iters %d",
+        return error_set(error,
+                         "%s: schedule.warmup_iters %d must not be above train.max_iters %d; lower "
+                         "schedule.warmup_iters",
                          config_where(config, "schedule.warmup_iters train.max_iters"), schedule->warmup_iters,
                          schedule->max_iters);
     bool decays = schedule->name == SCHEDULE_COSINE || schedule->name == SCHEDULE_EXP;
     if (decays && schedule->lr_decay_iters <= schedule->warmup_iters)
         return error_set(error,
                          "%s: schedule.lr_decay_iters %d (train.max_iters where it is not given) must be above "
-                         "schedule.warmup_iters %d",
+                         "schedule.warmup_iters %d; lower schedule.warmup_iters",
                          config_where(config, "schedule.lr_decay_iters schedule.warmup_iters train.max_iters"),
                          schedule->lr_decay_iters, schedule->warmup_iters);
     if (schedule->name == SCHEDULE_TRAPEZOIDAL &&
         (int64_t)schedule->warmup_iters + schedule->warmdown_iters > schedule->max_iters)
         return error_set(error,
                          "%s: schedule.warmup_iters %d + schedule.warmdown_iters %d must not be above train.max_iters "
-                         "%d",
+                         "%d; lower one of the two",
                          config_where(config, "schedule.warmup_iters schedule.warmdown_iters train.max_iters"),
                          schedule->warmup_iters, schedule->warmdown_iters, schedule->max_iters);
     return true;
@@ -355,16 +364,17 @@ static bool check_required(const Config *config, Error *error) {
     for (int i = 0; i < config_key_count; i++) {
         const ConfigKey *key = &config_keys[i];
         if (config_key_is_required(key) && config->origins[i] == CONFIG_DEFAULT)
-            return error_set(error, "%s: %s.%s is missing: %s", config->files[0][0] ? config->files[0] : command_line,
-                             key->section, key->name, key->help);
+            return error_set(error, "%s: %s.%s is missing: %s; give it in the file or as --%s.%s=VALUE",
+                             config->files[0][0] ? config->files[0] : command_line, key->section, key->name, key->help,
+                             key->section, key->name);
     }
     return true;
 }
 
 /* ---- a run that the command line shortens ---- */
 
-/* `steps` out of `whole`, for a run of `part` steps, and notes it for the message. A number that the file does not give,
- * or the command line does, stays as it is. */
+/* Scales *steps from a run of `whole` steps to one of `part` steps, and adds it to the note for the message. A number
+ * that the file does not give, or that the command line gives, stays as it is. */
 static void shorten(Config *config, int *steps, const char *name, int part, int whole, char *note, size_t size) {
     if (*steps == 0 || origin_of(config, steps) != CONFIG_FROM_FILE) return;
     int shorter = (int)((int64_t)*steps * part / whole);
@@ -373,8 +383,7 @@ static void shorten(Config *config, int *steps, const char *name, int part, int 
     *steps = shorter;
 }
 
-/* So that `train_gpt2 small_mars.json --max_iters=10` is a short trial of that run. A decay that the file ends at a step of
- * its own stays there. */
+/* Makes `train_gpt2 small_mars.json --max_iters=10` a short trial of that run. An lr_decay_iters of the file stays. */
 static void shorten_schedule(Config *config) {
     int part = config->train.max_iters, whole = config->max_iters_of_file;
     bool shortened = origin_of(config, &config->train.max_iters) == CONFIG_FROM_COMMAND_LINE && part < whole;
@@ -397,7 +406,7 @@ static void fill_dependent_defaults(Config *config) {
     config->optimizer.ns_steps = ns_steps_of(&config->optimizer);
 }
 
-/* Where the name of the optimizer is known: its own defaults of keys that were not given. */
+/* Gives each key that was not given the optimizer's own default. The optimizer's name must be set. */
 static void set_optimizer_defaults(Config *config) {
     for (int i = 0; i < config_key_count; i++)
         if (config_keys[i].has_optimizer_default && config->origins[i] == CONFIG_DEFAULT)
@@ -545,7 +554,7 @@ static bool same_value(const Config *a, const Config *b, const ConfigKey *key) {
     return same;
 }
 
-/* The config in `json`, whose values the keys have that it lacks or spoils: defaults. */
+/* Reads the config in `json`. Keys that it lacks, or whose value is wrong, get their defaults. */
 static void read_earlier(Config *config, const cJSON *json) {
     config_set_defaults(config);
     for (int i = 0; i < config_key_count; i++) {

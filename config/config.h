@@ -46,10 +46,10 @@ typedef struct TrainConfig {
     bool allow_tf32;
     int threads;
     Recompute recompute;
-    bool debug_alloc; /* an allocation for each buffer */
-    int ema_start;    /* the step from which on there is an average of the weights; 0 = none */
-    double ema_decay; /* of that average (EMA) in a step */
-    double ema_mix;   /* its share of the weights that ema_loss is of */
+    bool debug_alloc; /* each buffer gets an allocation of its own */
+    int ema_start;    /* the step that begins the moving average of the weights (EMA); 0 = no average */
+    double ema_decay; /* decay of the average per step */
+    double ema_mix;   /* share of the average in the weights that ema_loss evaluates */
 } TrainConfig;
 
 /* Who gave a key its value: a file is the config file or one of its bases. */
@@ -67,12 +67,12 @@ typedef struct Config {
     OptimConfig optimizer;   /* gradient_scale comes from the train section */
     ScheduleConfig schedule; /* max_iters is a copy of train's */
     TrainConfig train;
-    /* Where the values come from, for messages. It does not matter to the run, and comes last: what is before it is the
-     * same in configs that say the same. */
+    /* Where the values come from, for messages. The run does not depend on these fields. They come last, so that
+     * configs with equal values are equal bytes before them. */
     char files[CONFIG_MAX_FILES][CONFIG_STRING_LENGTH]; /* the config file, its base, the base of that; cut to fit */
     unsigned char origins[CONFIG_MAX_KEYS];             /* a ConfigOrigin for each key of the table */
-    unsigned char levels[CONFIG_MAX_KEYS];              /* of a key from a file: which of the files */
-    int max_iters_of_file;                              /* 0 for none */
+    unsigned char levels[CONFIG_MAX_KEYS];              /* for a key from a file: the file's index in `files` */
+    int max_iters_of_file;                              /* train.max_iters of the files; 0 if they do not give it */
 } Config;
 
 struct cJSON;
@@ -97,38 +97,39 @@ bool config_load(Config *config, const char *path, int count, char *const *overr
 bool config_read(Config *config, const char *path, int count, char *const *overrides, Error *error);
 bool config_check(Config *config, Error *error);
 
-/* The keys whose values differ from those in `earlier`, what config_to_json() gave for an earlier run with the same
- * optimizer: a line "section.key: value, was value" for each; "" where there are none. A key that `earlier` lacks had its
- * default. Keys that say how a run begins do not count. The caller frees the text. */
+/* Compares the config with `earlier`, the config_to_json() of an earlier run with the same optimizer. Returns a line
+ * "section.key: value, was value" for each key whose value differs, or "". A key that `earlier` lacks had its default.
+ * Leaves out the keys that say how a run begins, such as train.init_from. The caller frees the text. */
 char *config_changes(const Config *config, const struct cJSON *earlier);
 
 /* Computes what depends on the number of ranks: sets total_batch_size and gradient_accumulation_steps, each from the other.
  * Fails if the batch does not divide evenly; the message names the file and lists batch sizes that fit. */
 bool config_resolve(Config *config, int processes, Error *error);
 
-/* Where a value is that someone must change: "command line" where it gives one of these keys ("train.max_iters
- * schedule.warmup_iters", with blanks between them); else the file that gives one of them, before its bases; else, where
- * no file does, the config file. */
+/* For messages: says where the user must change a value of `keys` ("train.max_iters schedule.warmup_iters", with blanks
+ * between them). Returns "command line" if that gives one of the keys; else the path of the file that gives one, the
+ * config file before its bases; else the path of the config file. */
 const char *config_where(const Config *config, const char *keys);
 
-/* The config as one JSON object of sections, which config_load reads back to the same config: every key, but those that
- * its optimizer or schedule does not use; of total_batch_size and gradient_accumulation_steps the first where that is set. The
- * caller frees the text. */
+/* Returns the config as one JSON object of sections, from which config_load() makes the same config. Leaves out keys
+ * that the optimizer or schedule does not use, and gradient_accumulation_steps if total_batch_size is set. The caller
+ * frees the text. */
 char *config_to_json(const Config *config);
 
-/* Prints that object with a line for each key. */
+/* Prints the object of config_to_json() with a line for each key. */
 void config_print(FILE *file, const Config *config);
 
-/* Answers --help (-h), --version and --list_optimizers, wherever they stand, and ends the program; else returns. */
+/* If --help (-h), --version or --list_optimizers is among the arguments, prints the answer and ends the program. */
 void config_answer_questions(int argc, char *const *argv);
 
 /* Ends a program that has printed an answer: fails if standard output could not be written. */
 NO_RETURN void config_end_answered(void);
 
-/* Removes --print_config from the arguments, wherever it stands. Returns whether it was there. */
+/* Removes --print_config from the arguments. Returns whether it was there. */
 bool config_remove_print_config(int *argc, char **argv);
 
-/* Ends the program with EXIT_USAGE unless the first argument can be a config file. One process `speaks` for all. */
+/* Ends the program with EXIT_USAGE unless the first argument can be a config file. Only the process that `speaks`
+ * prints the message. */
 void config_require_file(int argc, char *const *argv, bool speaks);
 
 /* Every key with its type, default, meaning, and the optimizers that have it where not all do. */

@@ -1,7 +1,7 @@
 /* config_file.c: see config_file.h.
  *
- * cJSON parses, but it forgives too much for a file that people write by hand (a string that runs over lines, a comment
- * without an end, bytes after a zero), so the text is examined before it gets there. */
+ * cJSON parses the text, but it accepts too much of a file that people write by hand: a string over several lines, a
+ * comment without an end, bytes after a zero. So the text is checked before cJSON gets it. */
 #include "config/config_file.h"
 
 #include <cjson/cJSON.h>
@@ -21,11 +21,14 @@
 static void cannot_open(const char *path, const char *reason, Error *error) {
     char *published = format_string("config/%s%s", path, strstr(path, ".json") ? "" : ".json");
     if (files_is_folder(path))
-        error_set(error, "%s: a folder; give the config file in it", path);
+        error_set(error, "%s: a folder; expected a config file; give the one in it", path);
     else if (!strchr(path, '/') && files_is_file(published))
         error_set(error, "%s: cannot open the config: %s; there is %s", path, reason, published);
     else
-        error_set(error, "%s: cannot open the config: %s", path, reason);
+        error_set(error,
+                  "%s: cannot open the config: %s; expected a JSON file, such as config/quickstart.json; "
+                  "scripts/run.sh --list lists those of the published runs",
+                  path, reason);
     free(published);
 }
 
@@ -116,17 +119,20 @@ static size_t where_parsing_stopped(const char *text, size_t at) {
     return i > 0 && strchr("{,", text[i - 1]) ? at - 1 : at;
 }
 
+#define EXPECTED_SECTIONS \
+    "expected an object of sections, {\"model\": {...}, ...}; config/quickstart.json is an example"
+
 /* The root object, which the caller deletes; NULL and the reason where there is none. `path` is for messages. */
 static cJSON *parse_text(const char *text, size_t length, const char *path, Error *error) {
     if (!text[strspn(text, " \t\r\n")]) {
-        error_set(error, "%s: the config is empty; expected an object of sections, {\"model\": {...}, ...}", path);
+        error_set(error, "%s: the config is empty; " EXPECTED_SECTIONS, path);
         return NULL;
     }
     const char *end = text;
     cJSON *root = cJSON_ParseWithLengthOpts(text, length + 1, &end, true);
     if (cJSON_IsObject(root)) return root;
     if (root)
-        error_set(error, "%s: expected an object of sections, {\"model\": {...}, ...}", path);
+        error_set(error, "%s: the config is not an object; " EXPECTED_SECTIONS, path);
     else
         syntax_error(path, text, where_parsing_stopped(text, (size_t)(end - text)),
                      "not JSON (keys in double quotes, commas between entries only)", error);
@@ -208,7 +214,8 @@ static bool check_base(const ConfigFile *file, const char *path, Error *error) {
     if (files_is_folder(path))
         return error_set(error, "%s: base: %s is a folder; give the config file in it", file->path, path);
     if (access(path, R_OK) == 0) return true;
-    return error_set(error, "%s: base: cannot open %s: %s", file->path, path, strerror(errno));
+    return error_set(error, "%s: base: cannot open %s: %s; expected a path relative to the folder of %s; correct base",
+                     file->path, path, strerror(errno), file->path);
 }
 
 /* Adds the file at `path`, which is the base of the chain's last file unless the chain is empty. */

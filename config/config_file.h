@@ -14,7 +14,7 @@ EXTERN_C_BEGIN
 typedef struct ConfigFile {
     char *path;
     struct cJSON *root; /* an object */
-    dev_t device;       /* with the inode: which file it is, by whatever path */
+    dev_t device;       /* with the inode: identifies the file, whatever its path */
     ino_t inode;
 } ConfigFile;
 

@@ -1,4 +1,4 @@
-/* config_keys.c: the table of keys (see config_keys.h). Rules between two keys are not here: they are config.c's. */
+/* config_keys.c: the table of keys (see config_keys.h). config.c has the rules between two keys. */
 #include "config/config_keys.h"
 
 #include <limits.h>
@@ -52,7 +52,7 @@ static const char *const recompute_names[] = {
 #define MODEL_KEY(name_, default_, range, help_)                                                                       \
     {FIELD(model, name_), .default_text = default_, range, .comes_with_weights = true, .help = help_}
 
-/* A key that is a path of this machine's, and one that not all schedules use. */
+/* A key that is a path on this machine, and a key that not all schedules use. */
 #define PATH_KEY(section_, name_, default_, help_)                                                                     \
     {FIELD(section_, name_), .default_text = default_, NOT_EMPTY, .is_path = true, .help = help_}
 #define SCHEDULE_KEY(name_, default_, schedules_, range, help_)                                                        \
@@ -233,7 +233,7 @@ bool config_key_is_absent(const ConfigKey *key, const Config *config) {
     return (key->limits & OR_ABSENT) && key->type == CONFIG_NUMBER && *(const double *)field == 0.0;
 }
 
-/* What makes an optimizer that has the key not read it; NULL where it does read it. */
+/* The setting that keeps an optimizer from reading a key that it has; NULL if it reads the key. */
 static const char *idle_in_switch(const ConfigKey *key, const OptimConfig *config, const GPT2Config *model) {
     const unsigned every_role = (1u << ROLE_COUNT) - 1;
     if (optimizer_uses_key(config, roles_of(model), key->name)) return NULL;
@@ -245,7 +245,7 @@ static const char *idle_in_switch(const ConfigKey *key, const OptimConfig *confi
     return config->muon_embeddings ? "optimizer.muon_embeddings true" : "optimizer.muon_embeddings false";
 }
 
-/* What makes the model not read a key of its section; NULL where it does read it. */
+/* The setting that keeps the model from reading a key of its section; NULL if it reads the key. */
 static const char *idle_in_model(const ConfigKey *key, const GPT2Config *model) {
     if (strcmp(key->name, "rope_base") == 0 && model->position == POSITION_LEARNED) return "model.position learned";
     if (strcmp(key->name, "qk_norm_eps") == 0 && !model->qk_norm) return "model.qk_norm false";

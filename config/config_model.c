@@ -8,7 +8,7 @@
 #include "config/config_keys.h"
 #include "config/config_value.h"
 
-/* Whether a given value that differs from the folder's will do all the same. */
+/* Whether a given value may differ from the folder's. */
 static bool may_differ(const Config *config, const Config *folder, const ConfigKey *key, ConfigTake take) {
     if (strcmp(key->name, "block_size") == 0)
         return take.may_change_block_size &&
@@ -68,7 +68,8 @@ bool config_model_from_json(GPT2Config *model, const cJSON *json, const char *pa
         if (!item) {
             char expected[160];
             config_key_expectation(key, expected, sizeof expected);
-            return error_set(error, "%s: the key %s is missing; expected %s", path, key->name, expected);
+            return error_set(error, "%s: the key %s is missing; expected %s; train_gpt2 --help explains the key", path,
+                             key->name, expected);
         }
         if (!config_set_or_explain(&config, key, item, path, error)) return false;
     }

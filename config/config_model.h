@@ -15,14 +15,13 @@ typedef struct ConfigTake {
     bool may_drop_bias; /* bias may be false where the folder has biases: the weights must show that they are zero */
 } ConfigTake;
 
-/* Gives every key that changes what the model computes, and that neither a file nor the command line gave, its value in
- * `model`, which was read from the config.json at `path`. Fails if a key that they gave has another one, or a value of
- * `model` is out of range. Dropout and the keys of the initial weights stay as they are. */
+/* Copies from `model`, which was read from the config.json at `path`, every key that changes what the model computes,
+ * unless a file or the command line gave it. Fails if such a given key has another value, or if a value of `model` is
+ * out of range. Dropout and the keys of the initial weights stay as they are. */
 bool config_take_model(Config *config, const GPT2Config *model, const char *path, ConfigTake take, Error *error);
 
-/* The same keys as members of a JSON object: adds all of them to `json`, and reads all of them from it. A key of `model`
- * that is not among them gets its default. Reading fails if a key is missing or out of range; the message names `path`,
- * where the JSON is from. */
+/* Adds these keys as members to the object `json`, and reads them from it. All other keys of `model` get their
+ * defaults. Reading fails if a key is missing or out of range; the message names `path`, the file of the JSON. */
 void config_model_to_json(const GPT2Config *model, struct cJSON *json);
 bool config_model_from_json(GPT2Config *model, const struct cJSON *json, const char *path, Error *error);
 

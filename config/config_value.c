@@ -140,8 +140,8 @@ bool config_wrong_value(const char *where, const ConfigKey *key, const char *val
     enum { SHOWN = 80 };
     char expected[256];
     config_key_expectation(key, expected, sizeof expected);
-    return error_set(error, "%s: %s.%s is %.*s%s; expected %s", where, key->section, key->name, SHOWN, value,
-                     strlen(value) > SHOWN ? "..." : "", expected);
+    return error_set(error, "%s: %s.%s is %.*s%s; expected %s; train_gpt2 --help explains the key", where, key->section,
+                     key->name, SHOWN, value, strlen(value) > SHOWN ? "..." : "", expected);
 }
 
 bool config_set_or_explain(Config *config, const ConfigKey *key, const cJSON *item, const char *path, Error *error) {

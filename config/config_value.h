@@ -9,8 +9,8 @@ struct cJSON;
 
 EXTERN_C_BEGIN
 
-/* Sets a value that is written as on the command line, or as JSON. False where the key cannot have it; then the field may
- * hold anything. */
+/* Sets the key to a value in the command line's syntax, or in JSON. Returns false if the key cannot have this value;
+ * the field may then hold anything. */
 bool config_set_from_text(Config *config, const ConfigKey *key, const char *text);
 bool config_set_from_json(Config *config, const ConfigKey *key, const struct cJSON *item);
 
@@ -18,13 +18,13 @@ bool config_set_from_json(Config *config, const ConfigKey *key, const struct cJS
 bool config_set_or_explain(Config *config, const ConfigKey *key, const struct cJSON *item, const char *path,
                            Error *error);
 
-/* Returns false and sets *error: where the key has this value, and what was expected. */
+/* Returns false and sets *error, which says: the place `where`, the key and its value, and what was expected. */
 bool config_wrong_value(const char *where, const ConfigKey *key, const char *value, Error *error);
 
 /* Sets a key that is not required to its default: its own, or that of the config's optimizer. */
 void config_set_default(Config *config, const ConfigKey *key);
 
-/* A config that nobody has given a value: all defaults that do not depend on the optimizer, and else zeros. */
+/* Sets all keys to the defaults that do not depend on the optimizer, and all other fields to zero. */
 void config_set_defaults(Config *config);
 
 /* The value as JSON; as text, the caller frees it by cJSON_free. */

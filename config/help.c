@@ -1,5 +1,5 @@
-/* help.c: what a person may ask a program about its command line and config: usage, --help, --version,
- * --list_optimizers. --print_config needs a run's beginning to answer it (train_gpt2.cu). */
+/* help.c: answers questions about a program's command line and config: usage, --help, --version, --list_optimizers.
+ * --print_config is in checkpoint/start.c, since its answer depends on the weights with which the run begins. */
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <stdio.h>

@@ -1,4 +1,4 @@
-/* data_sets.h: the data sets of one run: opened together, since they must have one tokenizer. */
+/* data_sets.h: opens the data sets of one run together, since all of them must have the same tokenizer. */
 #ifndef MARS_DATA_DATA_SETS_H
 #define MARS_DATA_DATA_SETS_H
 
@@ -10,23 +10,23 @@ typedef struct DataSets {
     Hellaswag *hellaswag; /* NULL if the run has none */
 } DataSets;
 
-/* What the config says of them, and where this process stands among those of its machine. */
+/* The config's data sets, and the rank of this process on its machine. */
 typedef struct DataSetsOptions {
     const char *train, *val; /* files or patterns */
     const char *hellaswag;   /* a file, or "" */
     DataOrder order;         /* of the training set; validation is sequential */
     uint64_t seed;
     int block_size, vocab_size;
-    int train_sequences, val_sequences; /* the largest batches that a call may read */
+    int train_sequences, val_sequences; /* sequences of the largest batch that one call reads */
     int local_rank, local_size;
 } DataSetsOptions;
 
 EXTERN_C_BEGIN
 
-/* Opens all of them and looks into each file (loader_sample), the processes of a machine together. Fails, with the key of
- * the config, if one cannot be used, and if tokens.json next to the files records that different tokenizers made them.
- * Warns if a pattern matches training and validation files, or if a file is in both sets. Starts as {0};
- * data_sets_close() ends it, also after a failure. */
+/* Opens all data sets and looks into each file (loader_sample); the processes of a machine share the files. Fails, with
+ * the key of the config, if a set cannot be used, or if tokens.json next to the files records different tokenizers.
+ * Warns if a pattern matches training and validation files, or if a file is in both sets. `sets` starts as {0};
+ * data_sets_close() frees it, also after a failure. */
 bool data_sets_open(DataSets *sets, const DataSetsOptions *options, Error *error);
 void data_sets_close(DataSets *sets);
 

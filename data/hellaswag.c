@@ -9,6 +9,8 @@
 #include "data/foreign.h"
 #include "util/files.h"
 
+#define MAKE_AGAIN "bash data/hellaswag/prepare.sh makes it again"
+
 struct Hellaswag {
     char *file;
     int count, vocab_size;
@@ -26,9 +28,9 @@ static bool refuse_format(const char *path, const char *file, size_t bytes, Erro
     size_t count = bytes < FOREIGN_BYTES ? bytes : FOREIGN_BYTES;
     const ForeignFormat *format = foreign_format(FOREIGN_AS_TOKENS, file, count, (int64_t)bytes);
     return error_set(error,
-                     "%s is no HellaSwag file%s%s; bash data/hellaswag/prepare.sh makes one with GPT-2's tokenizer, "
-                     "prepare_data --hellaswag with another",
-                     path, format ? ": it looks like " : "", format ? format->name : "");
+                     "%s is no HellaSwag file%s%s; expected %d as its first number; bash data/hellaswag/prepare.sh "
+                     "makes one with GPT-2's tokenizer, prepare_data --hellaswag with another",
+                     path, format ? ": it looks like " : "", format ? format->name : "", HELLASWAG_MAGIC);
 }
 
 /* Takes the file's own numbers from its header. */
@@ -37,15 +39,19 @@ static bool read_header(Hellaswag *set, size_t bytes, const char *path, int voca
     if (bytes < sizeof header || (memcpy(header, set->file, sizeof header), header[0] != HELLASWAG_MAGIC))
         return refuse_format(path, set->file, bytes, error);
     if (header[1] != HELLASWAG_VERSION)
-        return error_set(error, "%s has version %d; only version %d can be read", path, header[1], HELLASWAG_VERSION);
+        return error_set(error, "%s has version %d; only version %d can be read; " MAKE_AGAIN, path, header[1],
+                         HELLASWAG_VERSION);
     if (header[2] < 1 || header[2] > vocab_size)
-        return error_set(error, "%s is made of tokens of a vocabulary of %d, but vocab_size is %d", path, header[2],
-                         vocab_size);
+        return error_set(error,
+                         "%s is made of tokens of a vocabulary of %d, but vocab_size is %d; make the file with the "
+                         "tokenizer of the training data",
+                         path, header[2], vocab_size);
     set->vocab_size = header[2];
     set->count = header[3];
     if (set->count < 1 || (size_t)set->count > (bytes - sizeof header) / (HELLASWAG_EXAMPLE_INTS * sizeof(int32_t)))
-        return error_set(error, "%s is damaged: its header says %d examples, and it has %zu bytes", path, set->count,
-                         bytes);
+        return error_set(error,
+                         "%s is damaged: its header says %d examples, which do not fit its %zu bytes; " MAKE_AGAIN,
+                         path, set->count, bytes);
     return true;
 }
 
@@ -58,17 +64,24 @@ static bool find_tokens(Hellaswag *set, size_t bytes, const char *path, Error *e
         int32_t numbers[HELLASWAG_EXAMPLE_INTS];
         read_numbers(set, i, numbers);
         if (numbers[0] < 0 || numbers[0] >= HELLASWAG_ENDINGS)
-            return error_set(error, "%s is damaged: example %d says that ending %d is right", path, i, numbers[0]);
+            return error_set(error,
+                             "%s is damaged: example %d says that ending %d is right; endings are 0 to %d; " MAKE_AGAIN,
+                             path, i, numbers[0], HELLASWAG_ENDINGS - 1);
         set->tokens[i] = (const uint16_t *)(set->file + begin) + at;
         for (int k = 1; k < HELLASWAG_EXAMPLE_INTS; k++) {
             if (numbers[k] < 1 || (size_t)numbers[k] > limit - at)
-                return error_set(error, "%s is damaged or cut off: example %d has a part of %d tokens", path, i,
-                                 numbers[k]);
+                return error_set(error,
+                                 "%s is damaged or cut off: example %d has a part of %d tokens; expected 1 to %zu, as "
+                                 "many as are left; " MAKE_AGAIN,
+                                 path, i, numbers[k], limit - at);
             at += (size_t)numbers[k];
         }
     }
     if (begin + at * sizeof(uint16_t) != bytes)
-        return error_set(error, "%s is damaged: its examples have %zu tokens, and it has %zu bytes", path, at, bytes);
+        return error_set(
+            error,
+            "%s is damaged: it has %zu bytes, but its examples have %zu tokens, which end at byte %zu; " MAKE_AGAIN,
+            path, bytes, at, begin + at * sizeof(uint16_t));
     return true;
 }
 
@@ -76,8 +89,8 @@ static bool check_tokens(const Hellaswag *set, size_t bytes, int vocab_size, con
     const uint16_t *end = (const uint16_t *)(set->file + bytes);
     for (const uint16_t *token = set->tokens[0]; token < end; token++)
         if (*token >= vocab_size)
-            return error_set(error, "%s: token %td is %d, but vocab_size is %d", path, token - set->tokens[0], *token,
-                             vocab_size);
+            return error_set(error, "%s: token %td is %d, but vocab_size is %d; " MAKE_AGAIN, path,
+                             token - set->tokens[0], *token, vocab_size);
     return true;
 }
 

@@ -28,15 +28,15 @@ EXTERN_C_BEGIN
 
 typedef struct Hellaswag Hellaswag;
 
-/* Reads the file. Fails, with its name, where it is none, is cut off, or holds a label or token that cannot be: tokens are
- * below vocab_size, which the file's vocabulary must not exceed. */
+/* Reads the file. Fails, with its name, if it is another kind of file, is cut off, or holds a wrong label or token. The
+ * file's vocabulary must not be larger than vocab_size, and every token must be below vocab_size. */
 bool hellaswag_open(Hellaswag **set, const char *path, int vocab_size, Error *error);
 void hellaswag_close(Hellaswag *set);
 
 int hellaswag_count(const Hellaswag *set);
-/* Of the tokenizer that the file was made with. */
+/* Returns the vocabulary's size of the tokenizer that made the file. */
 int hellaswag_vocab_size(const Hellaswag *set);
-/* Example i, which points into the set. */
+/* Returns example i, whose pointers point into the set. */
 HellaswagExample hellaswag_example(const Hellaswag *set, int i);
 
 EXTERN_C_END

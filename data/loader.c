@@ -1,9 +1,9 @@
 /* loader.c: which tokens make up sequence s, and reading them ahead (see loader.h).
  *
- * Two halves. The first says where a sequence begins in the stream: arithmetic without state. The second is the
- * thread: of three batches two belong to the caller and one to the thread, which gets the caller's older one for it, under
- * the lock, when the caller wants the batch that was read ahead. The thread changes when tokens are read, never which: a
- * batch that was not read ahead is read on the spot, with the same result. */
+ * The first half computes where a sequence begins in the stream, without state. The second half is the thread. There
+ * are three batches: two belong to the caller and one to the thread. When the caller wants the batch that was read
+ * ahead, it gets that batch for its older one, under the lock. The thread changes when tokens are read, never which
+ * tokens: a batch that was not read ahead is read at once, with the same result. */
 #include "data/loader.h"
 
 #include <inttypes.h>
@@ -21,7 +21,7 @@ typedef struct Batch {
     Error error;
 } Batch;
 
-/* What the thread is about. ASKED while it still reads an older request means: that one is no longer wanted. */
+/* What the thread does. If the state becomes ASKED while it reads an older request, nobody needs that any more. */
 typedef enum ThreadState { THREAD_IDLE, THREAD_ASKED, THREAD_READING, THREAD_READY, THREAD_QUIT } ThreadState;
 
 struct Loader {
@@ -132,7 +132,7 @@ static void release(Loader *loader) {
     free(loader);
 }
 
-/* A model of fewer tokens than the tokenizer has would meet a token sooner or later that it lacks. */
+/* Fails if the tokenizer has more tokens than the model: sooner or later the model would meet a token that it lacks. */
 static bool check_origin(const Loader *loader, Error *error) {
     const TokenizerRecord *record = &loader->origin.record;
     int vocab_size = loader->options.vocab_size;
@@ -164,7 +164,7 @@ static bool open_stream(Loader *loader, const char *pattern, Error *error) {
     if (loader->tokens <= options->block_size)
         return error_set(error,
                          "'%s' holds %" PRId64 " tokens, but one sequence needs %" PRId64 ": block_size %d and one "
-                         "more as the last target",
+                         "more as the last target; give more text, or lower model.block_size",
                          pattern, loader->tokens, (int64_t)options->block_size + 1, options->block_size);
     loader->windows = (loader->tokens - 1) / options->block_size;
     if (!token_origin_open(&loader->origin, shards_files(loader->shards), error)) return false;

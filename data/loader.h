@@ -6,7 +6,7 @@
  *   sequential: window s mod W
  *   shuffled:   a seeded permutation of the windows, a new one for each epoch s / W
  *   random:     the T+1 tokens from an offset in [0, n-T-1) drawn by Philox(seed, s), as nanoGPT samples
- * A thread reads the batch that comes next while this one is trained on. */
+ * A thread reads the next batch while the current one is trained on. */
 #ifndef MARS_DATA_LOADER_H
 #define MARS_DATA_LOADER_H
 
@@ -19,7 +19,7 @@ typedef struct LoaderOptions {
     uint64_t seed;
     int block_size;    /* T */
     int vocab_size;    /* a token beyond it is an error */
-    int max_sequences; /* the largest batch that a call may read */
+    int max_sequences; /* sequences of the largest batch that one call reads */
 } LoaderOptions;
 
 EXTERN_C_BEGIN
@@ -36,7 +36,7 @@ int64_t loader_window_count(const Loader *loader); /* W */
 int loader_file_count(const Loader *loader);
 const TokenFiles *loader_files(const Loader *loader);
 const TokenOrigin *loader_origin(const Loader *loader);
-/* Whether the two read a file in common; *path is its name in `a`. */
+/* Whether both loaders read the same file; *path is its name in `a`. */
 bool loaders_overlap(const Loader *a, const Loader *b, const char **path);
 
 /* Reads 64 windows of each `stride`-th file from number `first` on, so that `stride` processes together look into every
@@ -46,8 +46,9 @@ bool loader_sample(const Loader *loader, int first, int stride, Error *error);
 /* Asks the thread to read sequences [first, first + count) ahead. Returns at once. */
 void loader_prefetch(Loader *loader, int64_t first, int count);
 
-/* Sequences [first, first + count): inputs and targets, (count, T) each, owned by the loader and valid until the call of
- * loader_batch after the next. Waits for the thread if it was asked for them, else reads them itself. */
+/* Returns sequences [first, first + count): inputs and targets, (count, T) each, owned by the loader. They stay valid
+ * during the next call of loader_batch() and until the one after it. Waits for the thread if loader_prefetch() named
+ * these sequences, else reads them itself. */
 bool loader_batch(Loader *loader, int64_t first, int count, const int32_t **inputs, const int32_t **targets,
                   Error *error);
 

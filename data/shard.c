@@ -5,11 +5,11 @@
  * checked when they are read, since checking them all would read the whole set. A set never changes after opening, so
  * threads may read from it at once.
  *
- * Each read opens its file, asks again what opening asked, and takes the tokens with pread. Maps would be shorter, but
- * where a file was cut, or a disk fails to deliver, a map ends the program with SIGBUS and pread returns an error that can
- * name the file; a page of a map brings in its neighbours, which in random order is fifty times what a sequence needs;
- * and a process may hold 65530 maps, as it may hold 1024 files. Opening takes some microseconds a sequence, in a thread
- * that reads ahead anyway. */
+ * Each read opens its file, checks again what opening checked, and reads the tokens with pread. Mapped files would take
+ * less code, but have three faults. If a file was cut or a disk fails, a map ends the program with SIGBUS, while pread
+ * returns an error that can name the file. A page of a map brings in its neighbours: in random order fifty times as
+ * much as a sequence needs. And a process may hold only 65530 maps, as it may hold only 1024 files. Opening takes some
+ * microseconds a sequence, in a thread that reads ahead. */
 #include "data/shard.h"
 
 #include <errno.h>
@@ -25,6 +25,8 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "token files are little-endian and read as they are");
 
 enum { HEADER_BYTES = SHARD_HEADER_INTS * sizeof(int32_t), HEADER_USED = 3 };
+
+#define MAKE_AGAIN "download the file or make it again"
 
 /* What must stay as it is of a file while a set is open. */
 typedef struct Shape {
@@ -47,12 +49,12 @@ struct ShardSet {
     Shard *shards;
     int count;
     int64_t tokens;
-    bool drops_behind; /* what was read is not to stay in the system's memory */
+    bool drops_behind; /* the system must not keep in memory what was read */
 };
 
 /* ---- opening ---- */
 
-/* As many of the bytes from `at` on as there are; -1, and errno, where they cannot be read. */
+/* Reads `bytes` bytes from `at` on, or fewer at the file's end. Returns how many, or -1 with errno set. */
 static ssize_t read_at(int file, void *data, size_t bytes, int64_t at) {
     size_t done = 0;
     ssize_t got;
@@ -91,9 +93,10 @@ static bool recognise_bare(Shard *shard, int file, Error *error) {
                          foreign->remedy[FOREIGN_AS_TOKENS]);
     if (bytes % 2 != 0)
         return error_set(error,
-                         "%s is no token file: it does not begin with %d as an llm.c shard does, and its size of "
-                         "%" PRId64 " bytes is odd, so it is no bare uint16 either",
-                         path, SHARD_MAGIC, bytes);
+                         "%s is no token file: its size of %" PRId64 " bytes is odd, and it does not begin with %d; "
+                         "expected bare uint16 tokens, or a shard of llm.c, which begins with that number; "
+                         "prepare_data makes token files",
+                         path, bytes, SHARD_MAGIC);
     shard->header_bytes = 0;
     shard->count = bytes / 2;
     return bytes < 2 * FOREIGN_BYTES || check_middle(shard, file, error);
@@ -105,28 +108,35 @@ static bool recognise_shard(Shard *shard, Error *error) {
     const int32_t *header = shard->shape.header;
     int64_t bytes = shard->shape.bytes;
     if (bytes < HEADER_BYTES)
-        return error_set(error, "%s is cut off: an llm.c header has %d bytes, the file only %" PRId64, path,
-                         HEADER_BYTES, bytes);
+        return error_set(error, "%s is cut off: it has %" PRId64 " bytes, but the header alone has %d; " MAKE_AGAIN,
+                         path, bytes, HEADER_BYTES);
     if (header[1] != SHARD_VERSION)
-        return error_set(error, "%s is an llm.c shard of version %d; only version %d (uint16 tokens) can be read", path,
-                         header[1], SHARD_VERSION);
+        return error_set(error,
+                         "%s is an llm.c shard of version %d; only version %d (uint16 tokens) can be read; "
+                         "prepare_data makes such files",
+                         path, header[1], SHARD_VERSION);
     if (header[2] < 1)
-        return error_set(error, "%s has a header that says %d tokens; a shard holds at least one", path, header[2]);
+        return error_set(error, "%s has a header that says %d tokens; a shard holds at least one; " MAKE_AGAIN, path,
+                         header[2]);
     int64_t expected = HEADER_BYTES + 2 * (int64_t)header[2];
     if (bytes == HEADER_BYTES + 4 * (int64_t)header[2])
-        return error_set(error, "%s has tokens of 4 bytes after its header of %d tokens; they must be uint16", path,
-                         header[2]);
+        return error_set(error,
+                         "%s has tokens of 4 bytes after its header of %d tokens; they must be uint16; "
+                         "prepare_data makes such files",
+                         path, header[2]);
     if (bytes != expected)
-        return error_set(
-            error, "%s is %s: its header says %d tokens, which makes %" PRId64 " bytes, but it has %" PRId64 " bytes",
-            path, bytes < expected ? "cut off" : "too long", header[2], expected, bytes);
+        return error_set(error,
+                         "%s is %s: it has %" PRId64 " bytes, but its header says %d tokens, which makes %" PRId64
+                         " bytes; " MAKE_AGAIN,
+                         path, bytes < expected ? "cut off" : "too long", bytes, header[2], expected);
     shard->header_bytes = HEADER_BYTES;
     shard->count = header[2];
     return true;
 }
 
 static bool recognise(Shard *shard, int file, Error *error) {
-    if (shard->shape.bytes == 0) return error_set(error, "%s is empty", shard->path);
+    if (shard->shape.bytes == 0)
+        return error_set(error, "%s is empty; a token file holds at least one token; " MAKE_AGAIN, shard->path);
     if (shard->shape.header[0] == SHARD_MAGIC) return recognise_shard(shard, error);
     return recognise_bare(shard, file, error);
 }
@@ -136,8 +146,9 @@ static bool read_shape(Shape *shape, int file, const char *path, Error *error) {
     memset(shape, 0, sizeof *shape);
     if (fstat(file, &status) != 0) return error_set(error, "cannot stat %s: %s", path, strerror(errno));
     if (S_ISDIR(status.st_mode))
-        return error_set(error, "%s is a folder; name a token file or a pattern such as %s/train_*.bin", path, path);
-    if (!S_ISREG(status.st_mode)) return error_set(error, "%s is not a regular file", path);
+        return error_set(error, "%s is a folder; expected token files; name them, such as %s/train_*.bin", path, path);
+    if (!S_ISREG(status.st_mode))
+        return error_set(error, "%s is not a regular file; expected a token file; copy it to a file first", path);
     shape->bytes = status.st_size;
     shape->device = status.st_dev;
     shape->inode = status.st_ino;
@@ -263,7 +274,8 @@ static bool take_tokens(const Shard *shard, const uint16_t *source, int64_t begi
     int64_t i = 0;
     while (tokens[i] < vocab_size) i++;
     return error_set(error,
-                     "%s: token %" PRId64 " of the file is %d, but vocab_size is %d; %s, or another tokenizer made it",
+                     "%s: token %" PRId64
+                     " of the file is %d, but vocab_size is %d; %s, or another tokenizer made it; " MAKE_AGAIN,
                      shard->path, begin + i, tokens[i], vocab_size,
                      shard->header_bytes > 0 ? "the file is damaged" : "the file is damaged, holds no uint16 tokens");
 }
@@ -284,8 +296,9 @@ static bool read_tokens(const Shard *shard, int file, int64_t begin, int64_t cou
     return true;
 }
 
-/* Sequences are shorter than pages, so that the system sees each page read several times and would keep it, rather than
- * what the machine will need again. What is left is a stretch that other processes may be a step behind in. */
+/* Tells the system to drop the pages before the last stretch. Sequences are shorter than pages, so the system sees each
+ * page read several times and would keep it instead of pages that are needed again. The last stretch stays, since other
+ * processes may be a step late. */
 static void drop_behind(const ShardSet *set, const Shard *shard, int file, int64_t begin, int64_t end) {
     const int64_t stretch = 16 << 20; /* in bytes of the file, as begin and end */
     if (!set->drops_behind || begin / stretch == end / stretch) return;

@@ -1,8 +1,8 @@
-/* shard.h: token files on disk as one stream.
+/* shard.h: reads token files on disk as one stream.
  *
- * Two formats, recognised by content: llm.c shards (256 int32 of header: 20240520, 1, token count; then uint16
- * tokens) and nanoGPT's bare uint16. A file without the header that looks like anything else (foreign.h) is refused. Only
- * the beginning of each file is read on opening, so a thousand shards open in some milliseconds, and none stays open
+ * Two formats, recognised by content: llm.c shards (256 int32 of header: 20240520, 1, token count; then uint16 tokens)
+ * and nanoGPT's bare uint16. A file without the header that looks like anything else (foreign.h) is refused. Only the
+ * beginning of each file is read on opening, so a thousand shards open in some milliseconds, and none stays open
  * between reads. The loader decides in which order tokens are visited. */
 #ifndef MARS_DATA_SHARD_H
 #define MARS_DATA_SHARD_H
@@ -20,8 +20,8 @@ typedef struct ShardSet ShardSet;
 bool shards_open(ShardSet **set, const char *pattern, Error *error);
 void shards_close(ShardSet *set);
 
-/* Says whether the set will be read in the order of the stream. Where it is larger than the machine's memory, what was
- * read then makes room at once for what the machine will need again. To be called before any thread reads. */
+/* Says whether the set will be read in the order of the stream. If it will be, and is larger than the machine's memory,
+ * the system drops what was read at once, to keep pages that are needed again. Call it before any thread reads. */
 void shards_advise(ShardSet *set, bool in_order);
 
 int64_t shards_token_count(const ShardSet *set);
@@ -39,7 +39,7 @@ bool shards_read(const ShardSet *set, int64_t position, int64_t count, int vocab
  * fails as shards_read does. A file of fewer tokens than the windows have together is read as a whole. */
 bool shards_sample(const ShardSet *set, int file, int windows, int64_t length, int vocab_size, Error *error);
 
-/* Whether the two sets have a file in common, under whatever name; *path is its name in `a`. */
+/* Whether both sets have the same file, even under different names; *path is its name in `a`. */
 bool shards_overlap(const ShardSet *a, const ShardSet *b, const char **path);
 
 EXTERN_C_END

@@ -1,7 +1,7 @@
-/* step_reader.h: the sequences of each training step that one process computes.
+/* step_reader.h: reads the sequences of each training step for one process.
  *
- * Step after step takes the next `total` sequences of the run; this process has `count` of them, the first `offset` after
- * the step's first. loader.h says which tokens a sequence holds. */
+ * Each step takes the next `total` sequences of the run. This process reads `count` of them, from the step's sequence
+ * number `offset` on. loader.h says which tokens a sequence holds. */
 #ifndef MARS_DATA_STEP_READER_H
 #define MARS_DATA_STEP_READER_H
 
@@ -15,7 +15,7 @@ typedef struct StepTokens {
 typedef struct StepReader {
     Loader *loader;
     int total, offset, count;
-    int ahead;            /* how many steps after the current one are needed with it: 0 or 1 */
+    int ahead;            /* 1 if a step also needs the tokens of the next step, else 0 */
     int64_t step;         /* the next step to be read */
     int64_t sequence;     /* its first sequence */
     StepTokens tokens[2]; /* of step s: tokens[s % 2] */
@@ -23,14 +23,14 @@ typedef struct StepReader {
 
 EXTERN_C_BEGIN
 
-/* A reader for one of `ranks` ranks, which begins with `step`, whose first sequence is `sequence`. `total`: sequences of a
- * step over all ranks, a multiple of `ranks`; `ahead`: see StepReader. The loader must outlive it; there is nothing to
- * close. */
+/* Returns the reader of one of `ranks` ranks, which begins with `step`, whose first sequence is `sequence`. `total`:
+ * sequences of a step over all ranks, a multiple of `ranks`; `ahead`: see StepReader. The loader must outlive the
+ * reader, which need not be closed. */
 StepReader step_reader_create(Loader *loader, int total, int rank, int ranks, int ahead, int64_t step,
                               int64_t sequence);
 
-/* Makes the tokens of `step`, and of the `ahead` steps after it, ready, and lets the loader read on. To be called for one
- * step after the other. Before it returns true the step should not begin: then a step that has begun has all it needs. */
+/* Reads the tokens of `step`, and of the `ahead` steps after it, and lets the loader read ahead. Call it for one step
+ * after the other, before the step begins: a step may begin only if it returns true. */
 bool step_reader_read(StepReader *reader, int64_t step, Error *error);
 
 EXTERN_C_END

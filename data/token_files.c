@@ -27,7 +27,7 @@ void token_files_free(TokenFiles *files) {
 }
 
 static bool refuse_folder(const char *path, Error *error) {
-    return error_set(error, "%s is a folder; name a token file, or a pattern such as %s/train_*.bin", path, path);
+    return error_set(error, "%s is a folder; expected token files; name them, such as %s/train_*.bin", path, path);
 }
 
 /* ---- patterns ---- */
@@ -65,8 +65,11 @@ static bool refuse_nothing(const char *pattern, size_t existing, Error *error) {
     const char *at = strpbrk(rest, special);
     bool is_name = next > 0 && (!at || at >= rest + next);
     const char *hint = is_name && slash ? "; there is no folder " : "";
-    return error_set(error, "no token file: nothing is named or matches '%s'%s%.*s", pattern, hint,
-                     *hint ? (int)(existing + next) : 0, pattern);
+    return error_set(
+        error,
+        "no token file: nothing is named or matches '%s'%s%.*s; expected a token file, or a pattern such "
+        "as 'FOLDER/train_*.bin'; prepare_data makes such files of a text, data/*/prepare.sh download some",
+        pattern, hint, *hint ? (int)(existing + next) : 0, pattern);
 }
 
 /* A folder among the matches is refused, not passed over: its files may have been meant. */

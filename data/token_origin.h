@@ -1,7 +1,7 @@
 /* token_origin.h: which tokenizer made token files, as tokens.json next to them records it.
  *
- * prepare_data and the scripts of data/ leave a tokens.json with the files that they make. Numbers of two tokenizers may
- * both be below vocab_size, and mean nothing together. */
+ * prepare_data and the scripts of data/ write a tokens.json next to their token files. Two tokenizers give the same
+ * numbers to different texts, so a run must not mix their tokens. */
 #ifndef MARS_DATA_TOKEN_ORIGIN_H
 #define MARS_DATA_TOKEN_ORIGIN_H
 
@@ -15,9 +15,9 @@ typedef struct TokenOrigin {
 
 EXTERN_C_BEGIN
 
-/* Reads tokens.json in every folder that holds one of these files, of which there is at least one. Fails if two of them
- * record different tokenizers, or if one cannot be read. A file without a tokens.json may be of any tokenizer.
- * token_origin_close() ends it, also after a failure. */
+/* Reads tokens.json in every folder of these files (at least one). Fails if two of them record different tokenizers, or
+ * if one cannot be read. Files without a tokens.json may be of any tokenizer. token_origin_close() frees it, also after
+ * a failure. */
 bool token_origin_open(TokenOrigin *origin, const TokenFiles *files, Error *error);
 void token_origin_close(TokenOrigin *origin);
 

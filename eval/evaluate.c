@@ -10,7 +10,7 @@ double evaluate_mean_loss(GPT2 *model, Comm *comm) {
     return sums[0] / sums[1];
 }
 
-/* This process's part of the batches. */
+/* Adds up the losses of this process's batches. */
 static bool add_losses(GPT2 *model, Loader *loader, int64_t sequences, int batch, const Comm *comm, Error *error) {
     int64_t batches = ceil_div(sequences, batch);
     for (int64_t i = comm->rank; i < batches; i += comm->size) {

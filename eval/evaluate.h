@@ -1,4 +1,4 @@
-/* evaluate.h: losses over all processes: of the batches that a step computed, and of a validation set. */
+/* evaluate.h: mean losses over all processes, of a step's batches and of a validation set. */
 #ifndef MARS_EVAL_EVALUATE_H
 #define MARS_EVAL_EVALUATE_H
 
@@ -8,11 +8,11 @@
 
 EXTERN_C_BEGIN
 
-/* The mean of the token losses that passes have added up, on all processes. Waits for the device. */
+/* Returns the mean of the token losses that forward passes have added up, over all processes. Waits for the device. */
 double evaluate_mean_loss(GPT2 *model, Comm *comm);
 
-/* The mean loss over the loader's first `sequences` sequences, `batch` at a time, batches dealt out to processes. Fails on
- * every process if any of them cannot read its batches; *error is empty on those that could. */
+/* Computes the mean loss over the loader's first `sequences` sequences in batches of `batch`, which the processes
+ * share. Fails on every process if any of them cannot read its batches; *error is empty on processes that could. */
 bool evaluate_sequences(GPT2 *model, Loader *loader, int64_t sequences, int batch, Comm *comm, double *loss,
                         Error *error);
 

@@ -1,4 +1,4 @@
-/* hellaswag_score.h: how well a model finishes sentences: HellaSwag's examples (data/hellaswag.h) by likelihood. */
+/* hellaswag_score.h: scores a model on HellaSwag (data/hellaswag.h) by the likelihood that it gives to each ending. */
 #ifndef MARS_EVAL_HELLASWAG_SCORE_H
 #define MARS_EVAL_HELLASWAG_SCORE_H
 
@@ -16,8 +16,8 @@ typedef struct HellaswagScore {
 
 EXTERN_C_BEGIN
 
-/* All examples, dealt out to processes, `batch` (at most the model's) endings at a time. What is longer than the model's
- * block_size loses its beginning. The model's loss sum stays as it is. */
+/* Scores all examples, which the processes share, `batch` endings at a time (at most the model's batch size). A text
+ * that is longer than the model's block_size loses its beginning. Does not change the model's loss sum. */
 HellaswagScore hellaswag_score(GPT2 *model, const Hellaswag *set, int batch, Comm *comm);
 
 EXTERN_C_END

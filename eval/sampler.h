@@ -10,16 +10,16 @@ EXTERN_C_BEGIN
 
 typedef struct Sampler Sampler;
 
-/* Opens the tokenizer that tokens.json in `tokens_folder` names, encodes train.sample_prompt, and adds the cache of keys and
- * values to the plan in model->arena: it comes between gpt2_plan() and gpt2_allocate(). NULL and the reason, with the
- * key's name, where the tokenizer is not known or cannot encode, or the prompt is not UTF-8, has tokens that the model
- * lacks, or does not fit its context. */
+/* Opens the tokenizer that tokens.json in `tokens_folder` names, encodes train.sample_prompt, and adds the cache of
+ * keys and values to the plan in model->arena: call it between gpt2_plan() and gpt2_allocate(). Returns NULL and a
+ * message with the key's name if the tokenizer is not known or cannot encode, or if the prompt is not UTF-8, has tokens
+ * that the model lacks, or is longer than block_size. */
 Sampler *sampler_plan(const Config *config, const char *tokens_folder, GPT2 *model, Error *error);
 void sampler_close(Sampler *sampler);
 
-/* The text that the model now writes after the prompt, which the caller frees. It depends on the weights, train.seed and
- * `step` alone. U+FFFD stands for each byte 0 and for what is not UTF-8. Changes nothing that training reads. NULL and
- * the reason if the model computes logits that are not finite, or a signal asks the run to stop meanwhile. */
+/* Returns the text that the model writes after the prompt; the caller frees it. The text depends only on the weights,
+ * train.seed and `step`. U+FFFD replaces bytes 0 and bytes that are not UTF-8. Changes nothing that training reads.
+ * Returns NULL and the reason if logits are not finite, or if a signal to stop arrives. */
 char *sampler_text(Sampler *sampler, int64_t step, Error *error);
 
 EXTERN_C_END

@@ -27,7 +27,7 @@ static char *cache_file(const Backend *be, const char *folder) {
     return path;
 }
 
-/* Algorithms of an older library are not taken, and timed again. */
+/* Algorithms of another version of the library are not used: they are timed again. */
 static void read_cache(Backend *be) {
     char *folder = cache_folder(), *path = folder ? cache_file(be, folder) : NULL;
     char *text = path && files_is_file(path) ? files_read(path, MAX_BYTES, NULL, NULL) : NULL;
@@ -38,7 +38,7 @@ static void read_cache(Backend *be) {
     free(folder);
 }
 
-/* A cache that cannot be written is no matter. */
+/* Ignores failures: without a cache the next run only times again. */
 static void write_cache(const Backend *be, const char *text) {
     char *folder = cache_folder();
     if (folder && text[0] && files_make_folders(folder, NULL)) {

@@ -1,6 +1,6 @@
-/* autotune.h: which algorithms multiply a run's matrices (backend.h): found by timing once on rank 0, and kept in the
- * checkpoint, so that a resumed run repeats bit for bit, and in a cache folder of the user, so that the next run need
- * not time them again. What is timed is whatever the caller multiplies between the two calls. */
+/* autotune.h: autotunes the matmul algorithms of a run (backend.h). Rank 0 times them once. The checkpoint keeps them,
+ * so that a resumed run repeats bit for bit, and so does a cache folder of the user, so that the next run need not time
+ * them again. The matmuls between the two calls are timed. */
 #ifndef MARS_KERNELS_AUTOTUNE_H
 #define MARS_KERNELS_AUTOTUNE_H
 
@@ -8,11 +8,11 @@
 
 EXTERN_C_BEGIN
 
-/* Takes the algorithms in `text` (a checkpoint's; may be NULL), then those in the cache. From here on the first matmul
+/* Takes the algorithms in `text` (a checkpoint's; may be NULL), then those in the cache. From now on the first matmul
  * of every other shape is timed. */
 void autotune_begin(Backend *be, const char *text);
 
-/* Ends it. Returns all algorithms as text, which the caller frees, and adds them to the cache. */
+/* Ends the timing. Returns all algorithms as text, which the caller frees, and adds them to the cache. */
 char *autotune_end(Backend *be);
 
 EXTERN_C_END

@@ -1,4 +1,4 @@
-/* backend.c: choosing a device. The devices themselves are in kernels/cpu and kernels/cuda. */
+/* backend.c: opens the backend of a device; those are in kernels/cpu and kernels/cuda. */
 #include "kernels/backend.h"
 
 #include <sched.h>

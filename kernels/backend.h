@@ -1,19 +1,18 @@
-/* backend.h: the one table of operations between GPT-2 and a device.
+/* backend.h: the table of operations that a device has for GPT-2.
  *
- * The model calls be->norm_forward(be, ...) and never asks which device it is on. kernels/cpu and kernels/cuda
- * each fill a table for two activation types, float32 and bfloat16. Optimizers are not here: they live in optim/, and
- * take from here memory and matmuls.
+ * The model calls be->norm_forward(be, ...), whatever the device. kernels/cpu and kernels/cuda each fill a table for
+ * two activation types, float32 and bfloat16. The optimizers in optim/ use the table for memory and matmuls only.
  *
- * Notation. B sequences of T tokens, N = B*T rows, C channels, NH heads of size HS = C/NH, V vocabulary entries,
- * VP >= V the padded row length of logits. Matrices are row-major. A `void *` is an array of the table's activation
- * type; float, double and int32_t are always just that. All pointers are device pointers unless a line says host.
+ * Notation. B sequences of T tokens, N = B*T rows, C channels, NH heads of size HS = C/NH, V vocabulary entries, VP >=
+ * V the padded row length of logits. Matrices are row-major. A `void *` is an array of the table's activation type;
+ * float, double and int32_t are always just that. All pointers are device pointers unless a line says host.
  *
  * Numerics, the same everywhere: arithmetic and sums in float32, rounded once when a result is stored; parameter
- * gradients are float32. `accumulate` false overwrites a gradient, true adds to it, so the first micro-step of a
- * step needs no zeroing. Results are the same bits each time: no operation depends on the order of threads.
+ * gradients are float32. `accumulate` false overwrites a gradient, true adds to it, so the first micro-step of a step
+ * needs no zeroing. Results are the same bits each time: no operation depends on the order of threads.
  *
- * On a GPU operations are enqueued when a function returns; they run one after the other, each seeing what those
- * before it did. copy_to_host() and synchronize() wait. Errors of a device end the program. */
+ * On a GPU operations are enqueued when a function returns; they run one after the other, each seeing what those before
+ * it did. copy_to_host() and synchronize() wait. Errors of a device end the program. */
 #ifndef MARS_KERNELS_BACKEND_H
 #define MARS_KERNELS_BACKEND_H
 
@@ -27,11 +26,11 @@ EXTERN_C_BEGIN
 
 typedef struct Backend Backend;
 
-/* Matmuls of `count` pairs of matrices of one shape and of a type of their own, whatever the table's:
+/* Matmuls of `count` pairs of matrices of one shape. Their type need not be the table's:
  *   d[i] = alpha op(a[i]) . op(b[i]) + beta c[i]        op(a) (m,k), op(b) (k,n), c and d (m,n)
  * op transposes where said, so that a is stored (k,m) or b (n,k). Matrices are dense and lie one after the other.
- * symmetric: the caller knows that each d[i] is symmetric (m = n), as a a^T is, and as a a + c is where a and c are. The
- * device may then compute one half of it and copy that to the other. */
+ * symmetric: the caller knows that each d[i] is symmetric (m = n), as a a^T is, and as a a + c is where a and c are.
+ * The device may then compute one half of it and copy that to the other. */
 typedef struct BatchedMatmul {
     DType type;
     int count;
@@ -48,7 +47,7 @@ typedef struct NormShape {
     int N, C;
 } NormShape;
 
-/* What a GPU's sensors say at a moment. NAN is a value that is not known. */
+/* The readings of a GPU's sensors. NAN: the value is not known. */
 typedef struct DeviceSensors {
     double watts, mhz, celsius; /* mhz: the clock of its multiprocessors */
     bool has_throttle;          /* the following is known */
@@ -77,8 +76,8 @@ struct Backend {
     /* Device memory, aligned to 256 bytes (on CPUs 4096), zeroed; `what` names it in the message when there is not enough. */
     void *(*alloc)(Backend *be, size_t bytes, const char *what);
     void (*free)(Backend *be, void *memory);
-    /* What alloc() could still give, in bytes; SIZE_MAX = not known. It is the equal part of one of the
-     * memory_sharers ranks, so none of them may take memory before all have asked. */
+    /* Bytes that alloc() can still return; SIZE_MAX = not known. This is the equal part of one of the memory_sharers
+     * ranks, so all of them must call it before any of them allocates. */
     size_t (*memory_left)(Backend *be);
     /* `host` may be used again on return. */
     void (*copy_from_host)(Backend *be, void *device, const void *host, size_t bytes);
@@ -87,19 +86,19 @@ struct Backend {
     void (*zero)(Backend *be, void *memory, size_t bytes);
     void (*synchronize)(Backend *be);
 
-    /* The same as copy_from_host, but in parallel with the operations that are enqueued after it. Operations enqueued
-     * after wait_for_copies() see what came. For the next batch while this one is computed. */
+    /* The same as copy_from_host, but in parallel with the operations that are enqueued after it, for the next batch
+     * while the current one is computed. Operations enqueued after wait_for_copies() see the copies. */
     void (*copy_from_host_async)(Backend *be, void *device, const void *host, size_t bytes);
     void (*wait_for_copies)(Backend *be);
 
-    /* Stopwatches of the device's time: the sum of all intervals between a start and the next stop, taken as if these
-     * were operations. Reading one waits for them. */
+    /* Stopwatches of the device's time: the sum of all intervals between a start and the next stop, which are enqueued
+     * like operations. Reading a stopwatch waits for them. */
     void (*stopwatch_start)(Backend *be, Stopwatch which);
     void (*stopwatch_stop)(Backend *be, Stopwatch which);
     double (*stopwatch_seconds)(Backend *be, Stopwatch which);
 
-    /* A profiler shows what this thread does and enqueues between the two under `name`. Ranges nest. CPU backends ignore both
-     * calls. */
+    /* Between the two calls a profiler shows this thread's work, and the operations that it enqueues, under `name`.
+     * Ranges nest. CPU backends ignore both calls. */
     void (*range_begin)(Backend *be, const char *name);
     void (*range_end)(Backend *be);
 
@@ -236,14 +235,14 @@ typedef struct BackendOptions {
     bool allow_tf32; /* GPU: float32 matmuls may round their factors to 10 bits */
 } BackendOptions;
 
-/* Opens a table. Returns NULL and the reason where the machine or the build cannot do it. The caller ends it with
+/* Opens a backend. Returns NULL and the reason if the machine or the build cannot. The caller closes it with
  * be->close(be). */
 Backend *backend_open_with(const BackendOptions *options, Error *error);
 
-/* The same for a process that is alone. */
+/* The same for a job of one process. */
 Backend *backend_open(const char *device, DType activation, int threads, Error *error);
 
-/* From now on be->memory_left() tells the equal part of one of so many ranks. */
+/* From now on be->memory_left() returns the equal part of one of so many ranks. */
 void backend_share_memory(Backend *be, int ranks);
 
 /* be's memory, for arena_allocate(). */
@@ -252,14 +251,14 @@ ArenaMemory backend_memory(Backend *be);
 /* "cuda" where this binary can use a GPU that is there, else "cpu". */
 const char *backend_auto_device(void);
 
-/* How many threads suit one of `processes` processes on this machine. Launchers often bind a process to few cores,
- * which then are all it has; processes that are not bound share the machine's. */
+/* Returns a number of threads for one of `processes` processes on this machine: the cores to which the launcher bound
+ * this process, or its share of the machine's cores if it is not bound. */
 int backend_default_threads(int processes);
 
 /* `asked`, with a warning where `processes` on this machine then have more threads than it has cores; 0 asks for the above. */
 int backend_threads(int asked, int processes);
 
-/* The activation type with which `device` is fastest: bfloat16 where its matrix units take it, else float32. */
+/* Returns the fastest activation type of `device`: bfloat16 if it has matrix units for that, else float32. */
 DType backend_auto_precision(const char *device);
 
 EXTERN_C_END

@@ -17,7 +17,7 @@ typedef struct Dropout {
     int64_t first_sequence; /* number of the batch's first sequence in the run; the others follow */
 } Dropout;
 
-/* What the masks of one sequence at one place are made from. */
+/* The key of the masks of one sequence at one place. */
 static inline PHILOX_FUNCTION uint64_t dropout_key(const Dropout *dropout, int b) {
     Philox4 random =
         philox(dropout->seed, PHILOX_DROPOUT, dropout->place, (uint64_t)(dropout->first_sequence + (int64_t)b));
@@ -27,7 +27,7 @@ static inline PHILOX_FUNCTION uint64_t dropout_key(const Dropout *dropout, int b
 /* An element whose word is below this is dropped. */
 static inline PHILOX_FUNCTION uint32_t dropout_threshold(float rate) { return (uint32_t)(rate * 0x1p32f); }
 
-/* What an element that is kept is multiplied by. One that is dropped becomes 0, whatever it was. */
+/* The factor of an element that is kept. A dropped element becomes 0, even if it was NaN or infinite. */
 static inline PHILOX_FUNCTION float dropout_scale(float rate) { return 1.0f / (1.0f - rate); }
 
 /* A key has a stream of words for elements, and one for the attention weights of each head. */

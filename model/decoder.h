@@ -1,4 +1,4 @@
-/* decoder.h: a model one token at a time, with the keys and values of earlier tokens kept, for sampling. */
+/* decoder.h: computes a model token by token for sampling, with a cache of the keys and values of earlier tokens. */
 #ifndef MARS_MODEL_DECODER_H
 #define MARS_MODEL_DECODER_H
 
@@ -16,7 +16,7 @@ typedef struct Decoder {
 /* Adds the cache to the plan in model->arena, so that it comes between gpt2_plan() and gpt2_allocate(). Neither `model`
  * nor `decoder` may move from then on, and `model` must outlive the decoder. */
 void decoder_plan(Decoder *decoder, GPT2 *model);
-/* Frees what is not in the arena. */
+/* Frees the memory that is not in the arena. */
 void decoder_close(Decoder *decoder);
 
 /* Forgets all tokens. */

@@ -1,17 +1,17 @@
-/* generate.h: text from a model: a prompt's tokens, and new tokens after them. sample_gpt2 writes it, and a run does while
- * it trains (eval/sampler.h).
+/* generate.h: generates text: a prompt's tokens, and new tokens after them. For sample_gpt2, and for the sample texts
+ * of a run (eval/sampler.h).
  *
  * Each new token is drawn from the softmax of logits/temperature over the top_k likeliest; temperature 0 takes the
- * likeliest. Keys and values are cached. Of a prompt longer than the context the end counts. Position embeddings are
- * absolute, so when the context is full it cannot slide: the cache is filled again with as much of the text's end as half
- * a context holds, which makes room for as many tokens again. */
+ * likeliest. Keys and values are cached. Of a prompt that is longer than the context only the end is used. Position
+ * embeddings are absolute, so a full context cannot slide: the cache is filled again with the last half context of the
+ * text, which makes room for as many new tokens. */
 #ifndef MARS_MODEL_GENERATE_H
 #define MARS_MODEL_GENERATE_H
 
 #include "data/tokenizer/tokenizer.h"
 #include "model/decoder.h"
 
-/* What sample_gpt2 takes by default, and a run while it trains. */
+/* The defaults of sample_gpt2, which the sample texts of a run use, too. */
 #define GENERATOR_TEMPERATURE 0.8
 enum { GENERATOR_TOP_K = 200 };
 

@@ -130,7 +130,7 @@ static const GPT2Batch *take_batch(GPT2 *m) {
     return &m->batches[m->computed++ % GPT2_BATCHES];
 }
 
-/* What the layers of a pass over a batch share. */
+/* Returns the arguments of all layers in a pass over a batch. */
 static LayerPass layer_pass(const GPT2 *m, const GPT2Batch *batch) {
     return (LayerPass){.be = m->be,
                        .table = &m->table,

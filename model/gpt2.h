@@ -39,8 +39,8 @@ typedef struct GPT2Batch {
 /* Batches that can be on the device at a time: the one that is computed and the next one. */
 enum { GPT2_BATCHES = 2 };
 
-/* What a pass does. The callbacks let others work while it runs: they are called in the order in which the pass enqueues
- * its operations, with elements [begin, end) of the flat buffers, and may be NULL. */
+/* The arguments of a pass. Its callbacks start communication while the pass runs: they are called in the order in which
+ * the pass enqueues its operations, with elements [begin, end) of the flat buffers, and may be NULL. */
 typedef struct GPT2Pass {
     float *grads;      /* table.length floats for a backward pass; NULL: a forward pass alone */
     bool accumulate;   /* adds to grads, where false overwrites */
@@ -92,16 +92,16 @@ typedef struct GPT2 {
  * which others may add theirs before gpt2_allocate() takes it. Without `training` there are no gradients, and one set of
  * activations serves all blocks. */
 void gpt2_plan(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch, Recompute recompute, bool training);
-/* Takes the memory. Weights are zero. */
+/* Allocates the planned memory. Weights are zero. */
 void gpt2_allocate(GPT2 *model);
-/* Both. */
+/* gpt2_plan() and gpt2_allocate(). */
 void gpt2_create(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch, Recompute recompute, bool training);
 void gpt2_free(GPT2 *model);
 
-/* Only the tensor table of such a model: no memory is taken. End it with gpt2_free. */
+/* Makes only the model's tensor table, without memory on a device. gpt2_free() frees it. */
 void gpt2_describe(GPT2 *model, const GPT2Config *config);
 
-/* Weights as config->init has them, a function of the seed alone. */
+/* Sets the weights to their initial values by config->init. They depend only on the seed. */
 void gpt2_init_weights(GPT2 *model, uint64_t seed);
 
 /* Sets the master weights of one tensor from host memory, tensor.size floats. When all are set, gpt2_params_changed()
@@ -131,9 +131,9 @@ void gpt2_decode(GPT2 *model, const int32_t *tokens, int B, const KeyValueCache 
  * multiplies such matrices faster than those of training. */
 void gpt2_autotune(GPT2 *model);
 
-/* Sum of the token losses since the last call, and how many they were; waits for the device. */
+/* Returns the sum of the token losses since the last call, and their number in *count. Waits for the device. */
 double gpt2_take_loss(GPT2 *model, int64_t *count);
-/* The same without asking what it was. */
+/* Resets that sum without reading it. */
 void gpt2_forget_loss(GPT2 *model);
 
 /* Floating-point operations of one token's forward and backward pass, 6 N + 12 L C T (Chowdhery et al. 2022, app. B),

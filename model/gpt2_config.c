@@ -38,8 +38,11 @@ static bool check_sizes(const GPT2Config *c, const char **concerned, Error *erro
             return error_set(error, "%s is %d; expected from 1 to %d", sizes[i].name, sizes[i].size, sizes[i].max);
     }
     *concerned = "model.n_embd model.n_head";
-    return c->n_embd % c->n_head == 0 ||
-           error_set(error, "n_embd %d must be a multiple of n_head %d", c->n_embd, c->n_head);
+    int fitting = c->n_head; /* the most heads up to n_head that n_embd can have */
+    while (c->n_embd % fitting != 0) fitting--;
+    return fitting == c->n_head ||
+           error_set(error, "n_embd %d must be a multiple of n_head %d; set n_head to %d, for example", c->n_embd,
+                     c->n_head, fitting);
 }
 
 static bool check_positions(const GPT2Config *c, const char **concerned, Error *error) {
@@ -48,14 +51,14 @@ static bool check_positions(const GPT2Config *c, const char **concerned, Error *
     if (c->position == POSITION_ROPE && HS % 2 != 0)
         return error_set(
             error,
-            "position \"rope\" rotates pairs of a head's numbers, but n_embd %d / n_head %d is the odd head "
-            "size %d; choose sizes that make it even, or position \"learned\"",
+            "n_embd %d / n_head %d is the odd head size %d, but position \"rope\" rotates pairs of a head's numbers; "
+            "choose sizes that make it even, or position \"learned\"",
             c->n_embd, c->n_head, HS);
     if (c->position == POSITION_ROPE_HALF && (HS % 4 != 0 || HS < 8))
         return error_set(
             error,
-            "position \"rope-half\" needs a head size that is a multiple of 4 and at least 8, but n_embd %d "
-            "/ n_head %d is %d",
+            "n_embd %d / n_head %d is the head size %d, but position \"rope-half\" needs a multiple of 4 and at least "
+            "8; choose other sizes, or position \"learned\"",
             c->n_embd, c->n_head, HS);
     return true;
 }
@@ -64,13 +67,14 @@ static bool check_positions(const GPT2Config *c, const char **concerned, Error *
 static bool check_lm_head(const GPT2Config *c, const char **concerned, Error *error) {
     *concerned = "model.lm_head_bias model.tie_embeddings";
     if (c->lm_head_bias && c->tie_embeddings)
-        return error_set(error, "lm_head_bias true needs an LM head of its own: set tie_embeddings to false, or "
-                                "lm_head_bias to false");
+        return error_set(error,
+                         "lm_head_bias and tie_embeddings are both true, but only an LM head of its own can have "
+                         "a bias; set tie_embeddings or lm_head_bias to false");
     *concerned = "model.zero_init_lm_head model.tie_embeddings";
     if (c->zero_init_lm_head && c->tie_embeddings)
-        return error_set(error,
-                         "zero_init_lm_head true needs an LM head of its own, since the token embedding must not "
-                         "start as zero: set tie_embeddings to false, or zero_init_lm_head to false");
+        return error_set(
+            error, "zero_init_lm_head and tie_embeddings are both true, but the token embedding must not start as "
+                   "zero; set tie_embeddings or zero_init_lm_head to false");
     return true;
 }
 

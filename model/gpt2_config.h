@@ -1,5 +1,5 @@
-/* gpt2_config.h: what a model is made of, as the config file's "model" section says it. gpt2_config() is GPT-2 itself; the
- * other kinds of norm, position, activation and initialisation make the models of modded-nanogpt and their like. */
+/* gpt2_config.h: the shape and kind of a model: the config file's "model" section. gpt2_config() is GPT-2 itself; the
+ * other kinds of norm, position, activation and initialisation make models such as modded-nanogpt's. */
 #ifndef MARS_MODEL_GPT2_CONFIG_H
 #define MARS_MODEL_GPT2_CONFIG_H
 
@@ -65,12 +65,12 @@ GPT2Config gpt2_config(int n_layer, int n_head, int n_embd, int block_size, int 
 extern const char *const position_names[], *const norm_names[], *const activation_names[], *const model_init_names[];
 
 /* Whether every size is in its range and the keys go together. If not, *concerned lists the keys, such as
- * "model.n_embd model.n_head"; the message begins with the first of them, without its section, and tells the value found
- * and what would be right. Weights that come with their model are read without the config's parser, so both ask here. */
+ * "model.n_embd model.n_head"; the message begins with the first of them, without its section, and says the value found
+ * and what was expected. Called for configs, and for models that come with weights. */
 bool gpt2_config_check(const GPT2Config *config, const char **concerned, Error *error);
 
-/* Whether transformers' GPT2LMHeadModel can compute it, which besides sizes lets activation, epsilon, tying and biases be
- * chosen. */
+/* Whether transformers' GPT2LMHeadModel can compute the model: that has settings for sizes, activation, epsilon, tying
+ * and biases only. */
 bool gpt2_config_is_gpt2(const GPT2Config *config);
 
 EXTERN_C_END

@@ -5,7 +5,7 @@
 #include "model/gpt2_config.h"
 #include "util/tensor_table.h"
 
-/* What a weight is for; gains start as 1 and biases as 0 in every scheme. */
+/* The purpose of a weight, which decides its initial values. In every scheme gains start as 1 and biases as 0. */
 typedef enum WeightKind {
     WEIGHT_TOKEN_EMBEDDING,
     WEIGHT_POSITION_EMBEDDING,

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Operations take working memory as they need it (sums of the gradients of norms, sorted tokens): this share of what is
- * left is kept for them. */
+/* Operations allocate working memory when they need it (sums of the gradients of norms, sorted tokens). This share of
+ * the memory that is left is reserved for them. */
 enum { RESERVED_SHARE = 32 };
 
 /* How many items of the plan are the model's: the first ones. */

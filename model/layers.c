@@ -281,7 +281,8 @@ void embedding_backward(const Embedding *e, const LayerPass *p, const void *dout
     if (!e->is_tied && !p->accumulate) be->zero(be, dwte, p->table->tensors[e->wte].size * sizeof *dwte);
     be->embedding_backward(be, dwte, dwpe, dout, p->inputs, p->B, p->T, e->C, e->V, p->accumulate);
     if (!dwpe || p->accumulate) return;
-    /* A short batch says nothing about later positions: their gradient is 0, not the previous step's. */
+    /* A batch of short sequences does not reach the later positions: their gradient is 0, not that of the previous
+     * step. */
     size_t used = (size_t)p->T * (size_t)e->C, all = p->table->tensors[e->wpe].size;
     be->zero(be, dwpe + used, (all - used) * sizeof *dwpe);
 }

@@ -1,15 +1,15 @@
 /* layers.h: the layers that a transformer is wired from: norm, linear, attention, MLP, embedding, LM head.
  *
- * A layer knows its tensors, its kind and the activations that its backward pass needs. Inputs and outputs belong to
- * whoever wires layers (gpt2.c) and are arguments. Each layer has
+ * A layer holds its tensors, its kind and the activations that its backward pass needs. Inputs and outputs are
+ * arguments; they belong to the caller, which wires the layers (gpt2.c). Each layer has
  *
- *   NAME_describe   adds its tensors to the table: all that is needed without a device
+ *   NAME_describe   adds its tensors to the table; needs no device
  *   NAME_plan       lists its activations in the arena
  *   NAME_forward    and, next to it, NAME_backward, which visits the same operations in reverse
  *
- * Linear layers keep no activations and have no plan; the LM head, whose logits are made and used in groups of rows, has
- * lm_head_loss() for both passes, and lm_head_logits(). A `void *` is an array of the backend's activation type; N = B*T
- * rows. Backward functions write the gradients of weights to pass->grads.
+ * Linear layers keep no activations and have no plan; the LM head, whose logits are made and used in groups of rows,
+ * has lm_head_loss() for both passes, and lm_head_logits(). A `void *` is an array of the backend's activation type; N
+ * = B*T rows. Backward functions write the gradients of weights to pass->grads.
  *
  * Decoding is the forward pass over one row of each sequence, with a cache of keys and values: only attention and
  * embedding read LayerPass.cache. Arithmetic is done by the Backend. */
@@ -30,7 +30,7 @@ typedef struct KeyValueCache {
     int position;        /* of the token that is decoded next; it must be below capacity */
 } KeyValueCache;
 
-/* What one pass gives every layer. */
+/* The arguments of one pass, which are the same for every layer. */
 typedef struct LayerPass {
     Backend *be;
     const TensorTable *table;
@@ -56,7 +56,7 @@ static inline float *layer_gradient(const LayerPass *pass, int tensor) {
 /* Bytes of a layer's name: ".weight" fits after it. */
 enum { LAYER_NAME_LENGTH = TENSOR_NAME_LENGTH - 8 };
 
-/* How many rows a model's activations are planned for, and of which type. */
+/* The rows for which a model's activations are planned, and their type. */
 typedef struct LayerMemory {
     Arena *arena;
     size_t rows;         /* N of the largest batch */
@@ -86,7 +86,7 @@ void norm_forward(const Norm *norm, const LayerPass *pass, void *out, const void
 /* sum = x + delta, out = norm(sum): the residual addition before a norm, in one pass over memory. */
 void residual_norm_forward(const Norm *norm, const LayerPass *pass, void *sum, void *out, const void *x,
                            const void *delta);
-/* dx += the gradient that comes through the norm from dout. x is what the norm's last forward pass took. */
+/* dx += the gradient of the norm's input, given that of its output, dout. x is the input of its last forward pass. */
 void norm_backward(const Norm *norm, const LayerPass *pass, void *dx, const void *dout, const void *x);
 
 /* ---- linear: out (N,out) = in (N,in) . weight^T + bias ---- */
@@ -145,7 +145,7 @@ typedef struct Mlp {
 void mlp_describe(Mlp *mlp, TensorTable *table, const GPT2Config *config, int block);
 void mlp_plan(Mlp *mlp, const LayerMemory *memory);
 
-/* c_fc and the activation: all that recomputation has to do. */
+/* Computes c_fc and the activation again, for a backward pass with recomputation. */
 void mlp_hidden_forward(const Mlp *mlp, const LayerPass *pass, const void *in);
 void mlp_forward(const Mlp *mlp, const LayerPass *pass, void *out, const void *in);
 /* dhidden (N,4C) is working memory. */
@@ -179,7 +179,7 @@ typedef struct LmHead {
     float *losses; /* (N) of each token, after a pass */
 } LmHead;
 
-/* embedding_describe() comes first: a tied LM head has its wte. */
+/* Call it after embedding_describe(), since a tied LM head uses wte. */
 void lm_head_describe(LmHead *lm_head, TensorTable *table, const GPT2Config *config, const Embedding *embedding);
 /* Logits of at most `rows` rows exist at a time. */
 void lm_head_plan(LmHead *lm_head, const LayerMemory *memory, int rows);

@@ -60,7 +60,7 @@ static double number(const char *key, const char *text, double least, double lim
     return value;
 }
 
-/* Which of the words it is. */
+/* Returns the index of `text` in the list of words. */
 static int word(const char *key, const char *text, const char *const *words, int count) {
     char list[64] = "";
     for (int i = 0; i < count; i++) {

@@ -3,8 +3,8 @@
 
 #include <stdlib.h>
 
-/* Elements of a bucket: many enough that an exchange is bound by bandwidth (32 MB of gradients), few enough that the
- * last one, which nothing hides, is a small part of all. */
+/* Elements of a bucket: enough that an exchange is bound by bandwidth (32 MB of gradients), and so few that the last
+ * exchange, which does not run in parallel with other work, is a small part of all. */
 enum { LEAST_BUCKET = 1 << 14, LARGEST_BUCKET = 1 << 23, BUCKETS = 16 };
 
 size_t grad_sync_bucket(size_t length) {

@@ -1,6 +1,6 @@
-/* grad_sync.h: the reduce-scatter of gradients and the all-gather of weights, in whole buckets of the flat buffer and in
- * parallel with the device's other work: gradients during the backward pass, weights during the next forward pass. For optim.c, and for benchmarks and tests that divide
- * elements as it does. */
+/* grad_sync.h: the reduce-scatter of gradients and the all-gather of weights, in whole buckets of the flat buffer and
+ * in parallel with the device's other work: gradients during the backward pass, weights during the next forward pass.
+ * For optim.c, and for benchmarks and tests that divide elements in the same way. */
 #ifndef MARS_OPTIM_GRAD_SYNC_H
 #define MARS_OPTIM_GRAD_SYNC_H
 

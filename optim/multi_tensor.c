@@ -1,5 +1,5 @@
-/* multi_tensor.c: the passes of multi_tensor.h on the CPU. Each chunk is one thread's, and what it sums is added up in
- * the order of the chunks, so no result depends on the number of threads. */
+/* multi_tensor.c: the passes of multi_tensor.h on the CPU. One thread computes each chunk, and sums of chunks are added
+ * in the order of the chunks, so no result depends on the number of threads. */
 #include "optim/multi_tensor.h"
 
 #include <math.h>
@@ -427,7 +427,7 @@ static void keep_prev_grad(Backend *be, const Chunk *chunks, int count, float *t
         memcpy(to + chunks[c].gradient, from + chunks[c].gradient, (chunks[c].end - chunks[c].begin) * sizeof *to);
 }
 
-/* A ring: what was sent is there at once. */
+/* A ring buffer. On a CPU a sent result can be received at once. */
 struct ResultQueue {
     int capacity;
     int64_t sent, received;

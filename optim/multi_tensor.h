@@ -71,7 +71,7 @@ typedef struct MultiTensorBuffers {
     float *states[RULE_MAX_STATES];
     float *line_state;          /* of rules with lines */
     const UpdateCoeffs *coeffs; /* one per tensor */
-    const StepResult *result;   /* where it says that the step is skipped, nothing is written */
+    const StepResult *result;   /* if it says that the step is skipped, nothing is written */
     bool cautious;              /* cautious weight decay (element_decay()) */
 } MultiTensorBuffers;
 

@@ -53,8 +53,8 @@ struct NewtonSchulz {
     void *a, *b;
 };
 
-/* A GPU needs many matrices at a time to be busy. A CPU multiplies large ones one after the other, and then the same
- * one is best taken through all steps while it is in the caches: two of 3072 x 768 together took a quarter longer. */
+/* A GPU needs many matrices at a time to be busy. A CPU multiplies large matrices one after the other, and is faster if
+ * one matrix goes through all steps while it is in the caches: two of 3072 x 768 together took a quarter longer. */
 int newton_schulz_batch(const Backend *be, const NewtonSchulzShape *shape) {
     int64_t size = shape->rows * shape->columns, work = size * min_i64(shape->rows, shape->columns);
     if (work > be->side_by_side_work) return 1;

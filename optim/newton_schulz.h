@@ -5,7 +5,7 @@
  *   repeat `steps` times, for X with no more rows than columns:
  *       A = X X^T;   B = b A + c A A;   X <- a X + B X
  * A matrix with more rows than columns is treated as its transpose: A = X^T X and X <- a X + X B, which needs no
- * transposing in memory. In bfloat16 matrices are rounded, coefficients are not, as in PyTorch 2.15. What comes out has G's
+ * transposing in memory. In bfloat16 matrices are rounded, coefficients are not, as in PyTorch 2.15. The result has G's
  * singular vectors, and singular values near 1:
  *
  *   quintic        a, b, c = 3.4445, -4.7750, 2.0315; f = 1, eps = 1e-7. Jordan's; ends between about 0.7 and 1.2.
@@ -14,11 +14,11 @@
  *   polar-express  other coefficients in each of five steps; f = 1.02, eps = 1e-6 (Amsel et al., "The Polar Express: Optimal
  *                  matrix sign methods and their application to the Muon algorithm", 2025, arXiv:2505.16932).
  *
- * Matrices of one shape are worked on together, in strided-batched matmuls (backend.h), as many at a time as fit the
- * workspace, which is taken once; where the device works on such matrices one after the other anyway, one at a time.
- * Cost of a matrix with m <= n sides: steps (4 m^2 n + 2 m^3) FLOPs. A and B are symmetric, so steps (3 m^2 n + m^3) would
- * do. A CPU comes near that for matrices of more than 384 rows: it computes the blocks of 128 x 128 of A and B on and below
- * the diagonal (kernels/cpu/matmul_batched.c). */
+ * Matrices of one shape are computed together, in strided-batched matmuls (backend.h), as many at a time as fit the
+ * workspace, which is allocated once. A device that computes such matrices one after the other gets one at a time. Cost
+ * of a matrix with m <= n sides: steps (4 m^2 n + 2 m^3) FLOPs. A and B are symmetric, so steps (3 m^2 n + m^3) would
+ * do. A CPU comes near that for matrices of more than 384 rows: it computes the blocks of 128 x 128 of A and B on and
+ * below the diagonal (kernels/cpu/matmul_batched.c). */
 #ifndef MARS_OPTIM_NEWTON_SCHULZ_H
 #define MARS_OPTIM_NEWTON_SCHULZ_H
 

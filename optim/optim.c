@@ -1,6 +1,6 @@
-/* optim.c: the sharded optimizer step (see optim.h). The arithmetic of each rule is in its own header, what a step
- * decides in step_coeffs.h, the loops are in multi_tensor.c and multi_tensor.cu, who owns what in util/partition.c, the
- * tensors under one rule in rule_groups.c, and the exchanges between ranks in grad_sync.c. */
+/* optim.c: the sharded optimizer step (see optim.h). The arithmetic of each rule is in its own header, the coefficients
+ * of a step in step_coeffs.h, the loops in multi_tensor.c and multi_tensor.cu, the ownership of elements in
+ * util/partition.c, the tensors under one rule in rule_groups.c, and the exchanges between ranks in grad_sync.c. */
 #include "optim/optim.h"
 
 #include <assert.h>
@@ -17,7 +17,7 @@
 #include "util/arena.h"
 #include "util/tensor_table.h"
 
-/* What optim_open() takes for a program that has no buffers of its own. */
+/* The objects that optim_open() makes for a program that has no buffers of its own. */
 typedef struct OptimOwn {
     TensorTable table;
     Backend *be;
@@ -67,7 +67,7 @@ static bool has_copy(const Optim *o) { return o->buffers.weights != (void *)o->b
 
 static bool has_shards(const RuleGroup *group) { return group->options.needs_shards; }
 
-/* Where the gradients of a group's elements lie. */
+/* Returns the buffers with the gradients of a group's elements. */
 static GradientBuffers *gradients_of(Optim *o, RuleGroup *group) {
     return has_shards(group) ? &group->shards : &o->whole;
 }
@@ -377,7 +377,7 @@ static void swap_prev_grad(GradientBuffers *g, bool exact) {
     *newest = old;
 }
 
-/* Buffers are swapped also where the device finds that the step is skipped, as the host does not know. */
+/* Swaps the buffers in every step, also in a skipped one: the host does not know which steps the device skips. */
 static void keep_prev_grads(Optim *o) {
     for (int i = 0; i < o->group_count; i++) {
         const GradientBuffers *g = gradients_of(o, &o->groups[i]);
@@ -414,7 +414,7 @@ static void sum_updates(Optim *o) {
     o->comm->wait_for(o->comm, o->comm->enqueued(o->comm));
 }
 
-/* Sends the weights that this rank has set to the others. */
+/* Starts the all-gather of the weights that this rank has set. */
 static void gather_weights(Optim *o) {
     size_t size = has_copy(o) ? dtype_size(o->be->activation) : sizeof(float);
     if (!alone(o)) grad_sync_gather(&o->grad_sync, o->groups, o->group_count, o->buffers.weights, size);

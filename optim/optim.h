@@ -1,5 +1,5 @@
-/* optim.h: one optimizer step, whatever the optimizer and however many ranks share it. A program that trains something
- * else can use it too: it is the header of libmarsopt.a and libmarsopt.so, which export what is declared here and in
+/* optim.h: the optimizer step, for all optimizers and any number of ranks. Other programs can use it too: this is the
+ * header of libmarsopt.a and libmarsopt.so, which export what is declared here and in
  * optim_config.h (cc program.c $(make -s marsopt-flags); dev/examples/train_classifier.c and dev/examples/marsopt.py
  * show how). Such a program opens an optimizer by optim_open(). A fatal error, such as a call in the wrong order or
  * memory that runs out, prints a message and ends the program with status 1.
@@ -100,10 +100,10 @@ typedef struct OptimInfo {
 
 /* ---- opening ---- */
 
-/* Plans an optimizer: lists what it needs in `arena`, its state in the group "optimizer", what a step works in in
- * "workspace". Copies *config. table, be and comm (that of comm_on_device() for be's device) must outlive the optimizer,
- * and so must the memory of arena. NULL and the reason where the device cannot run the optimizer; then nothing is
- * listed. */
+/* Plans an optimizer: adds its memory to the plan of `arena`, its state in the group "optimizer" and the buffers of a
+ * step in "workspace". Copies *config. table, be and comm (that of comm_on_device() for be's device) must outlive the
+ * optimizer, and so must the memory of arena. If the device cannot run the optimizer, returns NULL and the reason, and
+ * adds nothing. */
 Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *be, Comm *comm, Arena *arena,
                   Error *error);
 
@@ -115,8 +115,8 @@ void optim_plan_norms(Optim *optim, Arena *arena);
  * the elements that this rank owns; optim_update_ema() begins it. */
 void optim_plan_ema(Optim *optim, Arena *arena);
 
-/* After arena_allocate(): makes the optimizer ready for a first step, with state zero. The caller frees the arena,
- * after optim_close(). */
+/* Call it after arena_allocate(): prepares the first step, with state zero. The caller frees the arena after
+ * optim_close(). */
 void optim_start(Optim *optim, OptimBuffers buffers);
 /* optim is not NULL. */
 void optim_close(Optim *optim);
@@ -150,9 +150,9 @@ OptimRates optim_rates(const OptimConfig *config, const ScheduleConfig *schedule
 void optim_rates_by_role(const OptimConfig *config, const TensorTable *table, const OptimRates *rates,
                          double lr[ROLE_COUNT]);
 
-/* Begins gradient `which` of the next step and returns the flat buffer on the device that this rank's own gradient
- * belongs in; it holds undefined values. Collective where it begins the second one: the first then is whole. The
- * address changes from step to step. */
+/* Begins gradient `which` of the next step, and returns the flat buffer on the device to which the caller writes this
+ * rank's gradient. Its content is undefined, and its address changes from step to step. With which = 1 it is
+ * collective, and gradient 0 must be complete. */
 float *optim_gradient(Optim *optim, int which);
 
 /* Says that this rank's gradient is final in elements [from, length) of the flat buffer: starts the reduce-scatter of the
@@ -174,8 +174,8 @@ const OptimNorms *optim_norms(Optim *optim);
 /* The result of the oldest step whose result was not taken; waits until it is known. */
 OptimResult optim_result(Optim *optim);
 
-/* Operations enqueued from here on read elements [begin, end) of the weights as the last step left them. In a job of
- * one process, and on CPUs, they always do. */
+/* Operations that are enqueued after this call read elements [begin, end) of the weights after the last step. In a job
+ * of one process, and on CPUs, they do so without this call. */
 void optim_wait_for_weights(Optim *optim, size_t begin, size_t end);
 
 /* ---- an average of the weights, of optim_plan_ema(), between steps. A call in the wrong order is fatal. ---- */

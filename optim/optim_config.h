@@ -31,15 +31,15 @@ enum { OPTIM_MAX_GROUPS = 8 };
 /* The type that Newton-Schulz iterations run in; auto is the backend's activation type. */
 typedef enum NsDtype { NS_DTYPE_AUTO, NS_DTYPE_BFLOAT16, NS_DTYPE_FLOAT32 } NsDtype;
 
-/* Whose polynomials Newton-Schulz iterates (newton_schulz.h). */
+/* The polynomials of the Newton-Schulz iterations (newton_schulz.h). */
 typedef enum NsCoefficients {
     NS_COEFFICIENTS_QUINTIC,
     NS_COEFFICIENTS_POLAR_EXPRESS,
     NS_COEFFICIENTS_CUBIC
 } NsCoefficients;
 
-/* How far a matrix of r rows and c columns goes along its orthogonal direction, in learning rates; auto is the rule's
- * own. */
+/* The length of the step of a matrix of r rows and c columns along its orthogonal direction, in learning rates; auto is
+ * the rule's own. */
 typedef enum MuonScale {
     MUON_SCALE_AUTO,
     MUON_SCALE_SPECTRAL,  /* sqrt(max(1, r/c)) */

@@ -90,7 +90,8 @@ bool optimizer_check_ranges(const OptimConfig *config, Error *error) {
 bool optimizer_check(const OptimConfig *config, const char **concerned, Error *error) {
     *concerned = "optimizer.beta1 optimizer.name";
     if (config->name == OPTIM_MARS_M_EFFICIENT && config->beta1 == 0)
-        return error_set(error, "beta1 is 0; mars-m-efficient divides by it: expected a number in (0, 1)");
+        return error_set(error, "beta1 is 0; mars-m-efficient divides by it: expected a number in (0, 1); raise it, "
+                                "or use mars-m");
     *concerned = "optimizer.ns_steps optimizer.ns_coefficients";
     if (config->ns_coefficients == NS_COEFFICIENTS_POLAR_EXPRESS && ns_steps_of(config) != 5)
         return error_set(error,

@@ -1,7 +1,7 @@
-/* optimizer_keys.h: the settings of an optimizer, each with its range and meaning, once: the config file's parser makes
- * its keys of this list (config/config_keys.c), and optim_open() checks by it what a program without a config file sets.
- * A new setting is a field of OptimConfig and a line here; which rules read it and its default is in optimizers.h and
- * optimizers.c. */
+/* optimizer_keys.h: the list of an optimizer's settings, with range and meaning. The config file's parser makes its
+ * keys from this list (config/config_keys.c), and optim_open() checks the settings of programs without a config file by
+ * it. A new setting is a field of OptimConfig and a line here; optimizers.h and optimizers.c say which rules read it,
+ * and its default. */
 #ifndef MARS_OPTIM_OPTIMIZER_KEYS_H
 #define MARS_OPTIM_OPTIMIZER_KEYS_H
 

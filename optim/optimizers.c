@@ -1,4 +1,4 @@
-/* optimizers.c: the tables of rules and of optimizers (see optimizers.h), and what they say about a config. */
+/* optimizers.c: the tables of rules and of optimizers (see optimizers.h), and functions that read them. */
 #include "optim/optimizers.h"
 
 #include <string.h>
@@ -34,7 +34,7 @@ int rule_state_find(const Rule *rule, const char *name) {
 #define LM_HEAD   (1u << ROLE_LM_HEAD)
 #define VECTOR    (1u << ROLE_VECTOR)
 
-/* One rule for every tensor, of which hidden matrices decay. */
+/* One rule for every tensor. Only hidden matrices decay. */
 #define ONE_RULE(rule)                                               \
     {MATRIX,    rule, LR_MAIN,      BETAS_MAIN, DECAY_MAIN, ALWAYS}, \
     {EMBEDDING, rule, LR_EMBEDDING, BETAS_MAIN, DECAY_NONE, ALWAYS}, \
@@ -71,7 +71,7 @@ int rule_state_find(const Rule *rule, const char *name) {
     OPTIMIZER(OPTIM_MARS_ADAMW, "mars-adamw", "MARS-AdamW", NULL, 0.95, 3e-3, true, \
               MARS(RULE_MARS_ADAMW, RULE_MARS_ADAMW)) \
     OPTIMIZER(OPTIM_MARS_LION, "mars-lion", "MARS-Lion", NULL, 0.95, 3e-3, true, MARS(RULE_MARS_LION, RULE_MARS_LION)) \
-    /* Vectors have no matrix to orthogonalise: with optimize_1d they follow MARS-AdamW. */ \
+    /* A vector cannot be orthogonalised: with optimize_1d vectors follow MARS-AdamW. */ \
     OPTIMIZER(OPTIM_MARS_SHAMPOO, "mars-shampoo", "MARS-Shampoo", NULL, 0.95, 3e-3, true, \
               MARS(RULE_MARS_SHAMPOO, RULE_MARS_ADAMW)) \
     OPTIMIZER(OPTIM_MUON, "muon", "Muon", NULL, 0.95, 0, true, EVERY_MATRIX(RULE_MUON)) \

@@ -93,7 +93,7 @@ typedef enum BetasKey { BETAS_MAIN, BETAS_1D } BetasKey;
 /* No decay, weight_decay, muon_weight_decay or weight_decay_1d. */
 typedef enum DecayKey { DECAY_NONE, DECAY_MAIN, DECAY_MUON, DECAY_1D } DecayKey;
 
-/* Where a config has a switch between two groups of the same roles. */
+/* The switches of a config that choose between two groups of the same roles. */
 typedef enum GroupWhen {
     ALWAYS,
     WHEN_OPTIMIZE_1D,
@@ -111,7 +111,7 @@ typedef struct ParamGroup {
     GroupWhen when;
 } ParamGroup;
 
-/* `groups` ends at the first without roles. Each role is in exactly one group that is there as configured. */
+/* `groups` ends at the first group without roles. With any config, exactly one active group has each role. */
 typedef struct Optimizer {
     const char *name, *title;
     const char *alias; /* another name that the config file may use; NULL */
@@ -130,7 +130,7 @@ int rule_state_find(const Rule *rule, const char *name);
 
 const Optimizer *optimizer_of(OptimName name);
 
-/* Whether a group is there as configured. */
+/* Whether a group is active with this config. */
 bool param_group_applies(const ParamGroup *group, const OptimConfig *config);
 
 /* Index in the optimizer's list of the group that takes tensors of this role, as configured. */

@@ -157,7 +157,7 @@ static void list_line_states(RuleGroup *g, const TensorTable *table, int matrice
     }
 }
 
-/* Newton-Schulz is planned also where this rank owns no matrix, so that all find out what the device cannot do. */
+/* Plans Newton-Schulz even if this rank owns no matrix, so that all ranks fail if the device cannot run it. */
 static bool plan_matrices(RuleGroup *g, const TensorTable *table, Backend *be, Arena *arena, Error *error) {
     int count, shape_count;
     Matrix *matrices = list_matrices(g, table, &count);

@@ -10,8 +10,8 @@
 
 EXTERN_C_BEGIN
 
-/* Gradients of this rank's elements as a step needs them: the current one, g_prev of mars.h, and in the exact form the
- * one that will be g_prev. NULL where there is no need. */
+/* Gradients of this rank's elements in a step: the current one, prev_grad (g_prev of mars.h), and in the exact form the
+ * next prev_grad. Those that the rule does not need are NULL. */
 typedef struct GradientBuffers {
     float *grad, *prev_grad, *next_grad;
 } GradientBuffers;

@@ -1,7 +1,7 @@
-/* step_coeffs.h: what a step decides once the sums over its gradients are known: whether they are finite, the clip, and
- * each tensor's UpdateCoeffs. Written once, for both devices: the arithmetic is in double, the loops over tensors are
- * those of multi_tensor.c and multi_tensor.cu. All of it is in the device's memory, so that the host enqueues the passes
- * of a step without waiting for the result.
+/* step_coeffs.h: computes from the sums over a step's gradients whether they are finite, the clip, and each tensor's
+ * UpdateCoeffs. Both devices share this code, in double; the loops over tensors are in multi_tensor.c and
+ * multi_tensor.cu. All data is in the device's memory, so that the host enqueues the passes of a step without waiting
+ * for the result.
  *
  * A step whose gradient is not finite is skipped: only *result changes here. The passes after it read result->skipped
  * and leave parameters, weights and states as they are; keep_prev_grad() copies g_prev back, because the host swaps the
@@ -16,7 +16,7 @@
 #include "optim/rules/mars.h"
 #include "optim/rules/sgd_sai.h"
 
-/* What no step changes for a tensor. */
+/* The coefficients of a tensor that stay the same in every step. */
 typedef struct TensorPlan {
     UpdateCoeffs fixed; /* those of its coefficients that stay; the others are 0 */
     double elements;
@@ -25,7 +25,7 @@ typedef struct TensorPlan {
     bool uses_prev_grad, uses_snr;
 } TensorPlan;
 
-/* What a step did. Between steps, what the next one begins with. */
+/* The result of a step, and the values that the next step begins with. */
 typedef struct StepResult {
     int64_t updates; /* made so far, this step's among them */
     double grad_norm;

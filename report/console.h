@@ -11,18 +11,18 @@ EXTERN_C_BEGIN
 typedef struct Console {
     bool silent;         /* all processes but the first */
     bool is_terminal;    /* progress lines make sense */
-    bool progress_shown; /* there is one that the next line must wipe away */
+    bool progress_shown; /* the next line must erase a progress line first */
     double started;      /* when training began */
     int64_t first_step;  /* the step it began with */
     double last_progress;
-    bool output_failed; /* standard output could not be written, which has been said */
+    bool output_failed; /* standard output could not be written, and the warning has been printed */
 } Console;
 
-/* A run does not end because nobody reads its output (`| head`) or the disk of a log file is full: the first line that
- * cannot be written is a warning, later ones are lost in silence until writing works again.
+/* A run goes on if nobody reads its output (`| head`) or the disk of a log file is full: the console warns at the first
+ * line that cannot be written, and ignores later failures.
  *
- * Progress lines are shown where they are `wanted` and standard output is a terminal. mpirun shows its processes a
- * terminal even where it writes to a file itself, so jobs of several processes do not want them. */
+ * It shows progress lines if they are `wanted` and standard output is a terminal. mpirun gives its processes a terminal
+ * even if its own output is a file, so jobs of several processes must not want them. */
 void console_open(Console *console, bool silent, bool progress_wanted);
 
 /* One row of the setup table. */

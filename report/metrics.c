@@ -22,7 +22,7 @@ struct Metrics {
     Error failure;
 };
 
-/* A step that no line lies past. */
+/* A step so large that no line comes after it. */
 static const int64_t last_step = INT64_MAX;
 
 /* Whether an event's `step` is that of one step, and not the number of updates made. */
@@ -53,8 +53,8 @@ static bool line_stays(Metrics *metrics, const char *line, size_t length, int64_
     return stays;
 }
 
-/* Takes the lock that a second run in the same folder will find taken. A lock belongs to the file, not to its name:
- * on a file that was replaced in the meantime it is worth nothing. */
+/* Locks the file, so that a second run in the same folder fails. The lock belongs to the file, not to its name, so it
+ * fails if the file was replaced meanwhile. */
 static bool lock_file(FILE *file, const char *path) {
     struct stat locked, named;
     return flock(fileno(file), LOCK_EX | LOCK_NB) == 0 && fstat(fileno(file), &locked) == 0 &&

@@ -1,8 +1,8 @@
-/* metrics.h: out_dir/metrics.jsonl, one JSON object a line: what a run did, for programs to read.
+/* metrics.h: writes out_dir/metrics.jsonl, which tells other programs what a run did: a JSON object per line.
  *
  * Each line is handed to the system as it is written, so that a killed run loses none. On resume the lines that lie
  * past the checkpoint's step are removed and the file goes on, so it reads like that of a run that was never stopped.
- * What people see of the same events is in console.h. */
+ * console.h prints the same events for people. */
 #ifndef MARS_REPORT_METRICS_H
 #define MARS_REPORT_METRICS_H
 
@@ -36,7 +36,7 @@ typedef struct StepReport {
     const DeviceSensors *sensors; /* of rank 0's GPU; NULL on CPUs */
 } StepReport;
 
-/* What the last line says of a run, or of the part of it since it was resumed. */
+/* The totals in the last line, of a run since its start or since it was resumed. */
 typedef struct RunReport {
     const char *reason; /* "done", "stopped" or "failed" */
     double seconds;
@@ -49,15 +49,15 @@ typedef struct RunReport {
 /* Opens out_dir/metrics.jsonl and locks it: two runs in one folder would spoil each other. */
 bool metrics_open(Metrics **metrics, const char *out_dir, MetricsMode mode, int64_t resume_step, Error *error);
 
-/* All functions below do nothing where metrics is NULL, as it is on all processes but the first. When a line cannot be
- * written, as on a full disk, that line and all later ones are lost, and metrics_failure() says why: a run that cannot be
- * reported is not worth its electricity, but what it has learned is worth saving. */
+/* All functions below do nothing if metrics is NULL, as it is on all processes except rank 0. If a line cannot be
+ * written, for example on a full disk, that line and all later lines are lost, and metrics_failure() says why: the
+ * trainer then saves and ends the run. */
 void metrics_close(Metrics *metrics);
 
 /* "cannot write FILE: reason", or NULL as long as everything could be written. */
 const char *metrics_failure(const Metrics *metrics);
 
-/* True where a validation loss, or a text, of resume_step is in the file already. */
+/* Whether the file already has a validation loss, or a text, of resume_step. */
 bool metrics_has_validation(const Metrics *metrics);
 bool metrics_has_sample(const Metrics *metrics);
 
@@ -65,7 +65,7 @@ bool metrics_has_sample(const Metrics *metrics);
 void metrics_start(Metrics *metrics, const char *config_json, size_t parameters, const char *device,
                    const char *precision, int processes, int threads, int64_t resumed_from);
 void metrics_train(Metrics *metrics, const StepReport *report);
-/* Of the tensors in the table. */
+/* Writes the norms of the tensors in the table. */
 void metrics_norms(Metrics *metrics, int64_t step, const TensorTable *table, const OptimNorms *norms);
 /* ema_loss: that of the average of the weights, NULL where there is none. */
 void metrics_validation(Metrics *metrics, int64_t step, double loss, const double *ema_loss, int64_t tokens);

@@ -1,6 +1,6 @@
-/* rank_time.h: how long a rank's own part of a step takes, to find a slow machine among many: reading the tokens of the
- * step and computing its gradient. Waiting for other ranks is not in it, but for one thing: on GPUs a forward pass may wait
- * for weights that another rank updates late. */
+/* rank_time.h: measures a rank's own part of a step, to find a slow machine among many: reading the tokens of the step
+ * and computing its gradient. It leaves out the time of waiting for other ranks, with one exception: on GPUs a forward
+ * pass may wait for weights that another rank updates late. */
 #ifndef MARS_REPORT_RANK_TIME_H
 #define MARS_REPORT_RANK_TIME_H
 
@@ -23,8 +23,8 @@ void rank_time_add_reading(RankTime *time, double seconds);
 void rank_time_start(RankTime *time, Backend *be, const Comm *comm);
 void rank_time_stop(RankTime *time, Backend *be, const Comm *comm);
 
-/* The largest time of all ranks in milliseconds, as a mean over the `steps` since the last call, and whose it is. Waits for
- * the device. Collective. */
+/* Returns the largest time of all ranks in milliseconds, a mean over the `steps` since the last call; *rank is the rank
+ * that has it. Waits for the device. Collective. */
 double rank_time_slowest(RankTime *time, Backend *be, Comm *comm, int steps, int *rank);
 
 EXTERN_C_END

@@ -1,5 +1,5 @@
-/* run_log.h: reports the events of a run, to out_dir/metrics.jsonl for programs (metrics.h) and on the terminal for
- * people (console.h). The trainer says what happened; the words are here. Norms are in the file alone. */
+/* run_log.h: reports the events of a run: to out_dir/metrics.jsonl for programs (metrics.h) and to the terminal for
+ * people (console.h). Norms go only to the file. */
 #ifndef MARS_REPORT_RUN_LOG_H
 #define MARS_REPORT_RUN_LOG_H
 
@@ -23,9 +23,9 @@ typedef struct RunLog {
     RunReport totals;   /* of the run until now */
 } RunLog;
 
-/* Opens metrics.jsonl in out_dir, which is made and locked, and reports the start; a run from scratch removes the
- * checkpoints of an earlier one there. Called by rank 0 alone, when nothing that is read at the start can fail any more.
- * Ends the program where the folder cannot be used. `start` says where the run goes on. */
+/* Makes and locks out_dir, opens metrics.jsonl in it, and reports the start. A run from scratch removes the checkpoints
+ * of an earlier run there. Only rank 0 calls this, after all files that the run reads at its start have been read. Ends
+ * the program if the folder cannot be used. `start` says where the run goes on. */
 void run_log_open(RunLog *log, const Config *config, const char *config_json, const Start *start, const GPT2 *model,
                   const Comm *comm);
 
@@ -35,9 +35,9 @@ void run_log_add_time(RunLog *log, double seconds);
 /* Counts a step on so many tokens, over all ranks. */
 void run_log_count_step(RunLog *log, int64_t tokens);
 
-/* Reports a logged step, with at least one step counted since the last one. Sets report.ms, the mean time of a step since
- * then, report.tokens_per_s and report.mfu, which is negative where peak_flops is 0 (unknown): what the caller has there
- * is ignored. */
+/* Reports a step. At least one step must have been counted since the last report. Computes report.ms (the mean time of
+ * a step since then), report.tokens_per_s and report.mfu (negative if peak_flops is 0, which means unknown); the caller
+ * need not set them. */
 void run_log_step(RunLog *log, StepReport report, int64_t tokens_per_step, double flops_per_token, double peak_flops);
 
 void run_log_norms(RunLog *log, int64_t step, const TensorTable *table, const OptimNorms *norms);
@@ -53,8 +53,8 @@ void run_log_checkpoint(RunLog *log, int64_t step, const char *path);
 /* The last line of the metrics. `reason` is "done", "stopped" or "failed". */
 void run_log_end(RunLog *log, int64_t step, const char *reason);
 
-/* The last line on the terminal, of a run that is done, or that a signal stopped. Where metrics could not be written, ends
- * the program with that reason instead: step `step` is saved then, unless the run only evaluated. */
+/* Prints the last line on the terminal, for a run that is done or that a signal stopped. If the metrics could not be
+ * written, ends the program with that reason instead; the run must have saved `step`, unless it only evaluated. */
 void run_log_goodbye(RunLog *log, int64_t step, bool is_done, const TrainConfig *train);
 
 EXTERN_C_END

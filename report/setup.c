@@ -55,7 +55,7 @@ static void print_memory(Console *c, const SetupReport *s) {
         (double)arena_group_bytes(arena, "workspace") * 1e-9, taken, device);
 }
 
-/* What is not as one might expect: weights that are not taken as they are, and keys that the run had other values of. */
+/* Prints what a user may not expect: weights that were not taken as they are, and keys whose values have changed. */
 static void print_start(Console *c, const SetupReport *s) {
     if (s->start->weights_note) console_row(c, "weights", "%s", s->start->weights_note);
     for (const char *line = s->start->changes; line && *line;) {
@@ -65,7 +65,7 @@ static void print_start(Console *c, const SetupReport *s) {
     }
 }
 
-/* Better before the first step than when the first checkpoint is due, which needs room next to those that are there. */
+/* Warns before the first step if the disk has no room for a new checkpoint next to those that are there. */
 static void warn_of_full_disk(const SetupReport *s) {
     if (!s->optim) return;
     const char *out_dir = s->config->train.out_dir;

@@ -1,4 +1,4 @@
-/* setup.h: the table of a run's setup, which a person sees before it begins. */
+/* setup.h: prints the table of a run's setup before the run begins. */
 #ifndef MARS_REPORT_SETUP_H
 #define MARS_REPORT_SETUP_H
 
@@ -12,7 +12,7 @@
 
 EXTERN_C_BEGIN
 
-/* What a run is made of; optim is NULL where it only evaluates. */
+/* The parts of a run; optim is NULL if the run only evaluates. */
 typedef struct SetupReport {
     const Config *config;
     const Comm *comm;

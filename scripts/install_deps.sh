@@ -28,8 +28,8 @@ for argument in "$@"; do
         --browser) browser=yes ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
         *)
-            echo "install_deps.sh: unknown argument $argument; the options are --lint, --compilers, --emu, --fuzz and" \
-                "--browser" >&2
+            echo "install_deps.sh: unknown argument $argument; expected --lint, --compilers, --emu, --fuzz or" \
+                "--browser; see --help" >&2
             exit 2
             ;;
     esac

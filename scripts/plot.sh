@@ -34,17 +34,17 @@ for argument in "$@"; do
         --title=*) title=${argument#--title=} ;;
         --label=?*) labels+=("${argument#--label=}") ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
-        -*) fail "unknown option $argument; see --help" 2 ;;
+        -*) fail "unknown option $argument; expected --out, --x, --y, --validation, --title or --label; see --help" 2 ;;
         metrics.jsonl) runs+=(.) ;;
         */metrics.jsonl) runs+=("${argument%/*}") ;;
         *) runs+=("$argument") ;;
     esac
 done
-[ ${#runs[@]} -gt 0 ] || fail "give the folder of at least one run, as in: plot.sh runs/quickstart" 2
+[ ${#runs[@]} -gt 0 ] || fail "no run; expected the folder of at least one; give it, as in: plot.sh runs/quickstart" 2
 [ ${#labels[@]} -eq 0 ] || [ ${#labels[@]} -eq ${#runs[@]} ] ||
     fail "${#labels[@]} labels for ${#runs[@]} runs; give one --label for each run, or none" 2
 if [ -n "$y" ] && ! [[ $y =~ ^[0-9]+(\.[0-9]*)?:[0-9]+(\.[0-9]*)?$ ]]; then
-    fail "--y=$y: give two losses, as in --y=2.5:3.5" 2
+    fail "--y=$y: expected two losses; write --y=2.5:3.5, for example" 2
 fi
 command -v gnuplot >/dev/null || fail "gnuplot is missing: install gnuplot-nox, or run bash scripts/install_deps.sh"
 command -v python3 >/dev/null || fail "python3 is missing: install it, or run bash scripts/install_deps.sh"
@@ -120,7 +120,7 @@ draw() {
         cat "$folder/curves"
     } >"$folder/plot.gp"
     gnuplot "$folder/plot.gp" 2>"$folder/error" || fail "gnuplot failed: $(cat "$folder/error")"
-    cp "$folder/picture" "$file" || fail "cannot write $file"
+    cp "$folder/picture" "$file" || fail "cannot write $file; expected a folder that can be written; give another --out"
 }
 
 extract val
@@ -128,8 +128,9 @@ if [ $validation_only = no ]; then extract train; fi
 for i in "${!runs[@]}"; do
     metrics=${runs[i]}/metrics.jsonl
     [ $validation_only = yes ] || [ -s "$folder/$i.train" ] || [ -s "$folder/$i.val" ] ||
-        fail "$metrics holds no losses yet"
-    [ $validation_only = no ] || [ -s "$folder/$i.val" ] || fail "$metrics holds no validation losses yet"
+        fail "$metrics holds no losses yet; expected one in a train or val line; wait for the run's first step"
+    [ $validation_only = no ] || [ -s "$folder/$i.val" ] ||
+        fail "$metrics holds no validation losses yet; expected a val line; wait for one, or leave --validation out"
 done
 names
 curves >"$folder/curves"

@@ -35,15 +35,15 @@ fail() {
     exit 1
 }
 
-[ $# -le 1 ] || fail "give at most one text file"
+[ $# -le 1 ] || fail "$# arguments; expected at most one text file; join the files first, as in: cat $* >all.txt"
 given_text=
 if [ $# -eq 1 ]; then
-    if [ ! -r "$1" ] || [ ! -f "$1" ]; then fail "cannot read the text file $1"; fi
+    if [ ! -r "$1" ] || [ ! -f "$1" ]; then fail "cannot read $1; expected a text file; correct the path"; fi
     given_text=$(realpath "$1")
 fi
 seconds=${QUICKSTART_SECONDS:-80}
 [[ $seconds =~ ^[1-9][0-9]{0,5}$ ]] ||
-    fail "QUICKSTART_SECONDS=$seconds: give a whole number of seconds from 1 to 999999, or unset it for 80"
+    fail "QUICKSTART_SECONDS=$seconds: expected a whole number of seconds from 1 to 999999; unset it for 80"
 
 cd "$(dirname "$0")/.."
 BUILD=${BUILD:-build}
@@ -118,7 +118,7 @@ get_text() {
         text=$fetched
     fi
     [ "$(bytes_of "$text")" -ge $smallest_text ] ||
-        fail "$text has $(bytes_of "$text") bytes; training needs at least $smallest_text, and is fun with a million"
+        fail "$text has $(bytes_of "$text") bytes; training needs at least $smallest_text; give a longer text"
     echo "$text: $(bytes_of "$text") bytes"
 }
 

@@ -30,13 +30,13 @@ def parse_arguments(arguments):
     parser.add_argument("--port", metavar="N", type=int, help="the port of --watch (default: a free one)")
     options = parser.parse_intermixed_args(arguments)
     if options.out == "":
-        parser.error("--out= is empty: give a file")
+        parser.error("--out= is empty; expected a file; leave it out for report.html")
     if options.port is not None and not 1 <= options.port <= 65535:
-        parser.error(f"--port={options.port}: give a number from 1 to 65535")
+        parser.error(f"--port={options.port}: expected a number from 1 to 65535; leave it out for a free one")
     if options.watch and options.out:
         parser.error("--watch serves the page and writes no file: give it without --out")
     if options.port and not options.watch:
-        parser.error("--port is for --watch")
+        parser.error("--port is given, and nothing is served without --watch; add --watch, or leave --port out")
     return options
 
 

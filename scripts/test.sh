@@ -34,7 +34,7 @@ for argument in "$@"; do
     case $argument in
         --all) all=yes ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
-        *) echo "test.sh: unknown argument $argument; the only option is --all" >&2; exit 2 ;;
+        *) echo "test.sh: unknown argument $argument; the only option is --all; see --help" >&2; exit 2 ;;
     esac
 done
 

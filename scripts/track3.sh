@@ -45,7 +45,9 @@ for argument in "$@"; do
         --init_from=* | --train.init_from=* | --overwrite=* | --train.overwrite=* | --eval_only=* | --train.eval_only=*)
             fail "${argument%%=*}: this script decides whether a run starts or goes on; leave it out" 2 ;;
         --[a-z]*=*) options+=("$argument") ;;
-        -*) fail "unknown option $argument; see --help" 2 ;;
+        -*)
+            fail "unknown option $argument; expected --seeds, --target, --out or --KEY=VALUE; see --help" 2
+            ;;
         *)
             [ -z "$name" ] || fail "$argument is a second name, after $name; give the name of one run" 2
             name=${argument#config/}
@@ -58,13 +60,15 @@ cd "$(dirname "$0")/.."
 names=$(basename -a -s .json config/*.json | tr '\n' ' ')
 [ -n "$name" ] || fail "give the name of a run, one of: $names" 2
 [ -f "config/$name.json" ] || fail "there is no config/$name.json; give one of: $names" 2
-[[ $target =~ ^[0-9]+(\.[0-9]+)?$ && $target =~ [1-9] ]] || fail "--target=$target: give a loss, such as 3.28" 2
+[[ $target =~ ^[0-9]+(\.[0-9]+)?$ && $target =~ [1-9] ]] ||
+    fail "--target=$target: expected a loss; write --target=3.28, for example" 2
 if [ $report_only = yes ]; then
     [ -z "$seeds" ] || fail "--report-only reports on every run of the folder; leave --seeds out" 2
     [ ${#options[@]} -eq 0 ] || fail "--report-only trains nothing; leave ${options[0]} out" 2
 fi
 seeds=${seeds:-10}
-[[ $seeds =~ ^[1-9][0-9]{0,2}$ ]] || fail "--seeds=$seeds: give a number of seeds from 1 to 999" 2
+[[ $seeds =~ ^[1-9][0-9]{0,2}$ ]] ||
+    fail "--seeds=$seeds: expected a number of seeds from 1 to 999; write --seeds=10, for example" 2
 out=${out:-runs/${name}_seeds}
 
 command -v python3 >/dev/null || fail "python3 is missing: install it, or run bash scripts/install_deps.sh"

@@ -1,9 +1,9 @@
-/* arena.h: memory that is planned first and taken once, a device's or the host's.
+/* arena.h: plans the memory of a device or the host first, and then allocates it once.
  *
- * Whoever needs memory lists it with a group ("weights", "activations"), a name and the pointer that will receive
- * it; one allocation then serves the whole list. The plan is known before anything is allocated, so it can be shown
- * and checked. One allocation hides overruns from checkers, so a build with AddressSanitizer poisons the gaps, and
- * `separate` takes an allocation for each item, which a GPU's checker can see. */
+ * A module that needs memory adds an item to the plan: a group ("weights", "activations"), a name and the pointer that
+ * will receive the address. One allocation then serves all items. The plan is known before anything is allocated, so it
+ * can be shown and checked. One allocation hides overruns from checkers: so a build with AddressSanitizer poisons the
+ * gaps, and with `separate` each item gets an allocation of its own, which compute-sanitizer can check. */
 #ifndef MARS_UTIL_ARENA_H
 #define MARS_UTIL_ARENA_H
 
@@ -18,7 +18,7 @@ typedef struct ArenaItem {
     void *address; /* once allocated */
 } ArenaItem;
 
-/* Where an arena takes its memory from. */
+/* The allocator of an arena. */
 typedef struct ArenaMemory {
     void *context;
     void *(*alloc)(void *context, size_t bytes, const char *what); /* zeroed; ends the program if there is not enough */
@@ -26,7 +26,7 @@ typedef struct ArenaMemory {
     bool is_host; /* the host can read and write it, so AddressSanitizer watches it */
 } ArenaMemory;
 
-/* A plan of this size or more is of this size: larger than any memory, and small enough to add to. */
+/* The limit of a plan's size: larger than any memory, and small enough to add to without overflow. */
 #define ARENA_MAX (SIZE_MAX / 8)
 
 typedef struct Arena {
@@ -41,13 +41,13 @@ typedef struct Arena {
 /* Adds `bytes` to the plan; arena_allocate() will store their address in *pointer, which may be any pointer type. */
 void arena_plan(Arena *arena, const char *group, const char *name, size_t bytes, void *pointer);
 
-/* Takes the memory, zeroed, and fills in all pointers. */
+/* Allocates the memory, zeroed, and fills in all pointers. */
 void arena_allocate(Arena *arena, ArenaMemory memory);
 
 /* Bytes planned for a group. */
 size_t arena_group_bytes(const Arena *arena, const char *group);
 
-/* Gives the memory back and empties the plan. */
+/* Frees the memory and empties the plan. */
 void arena_free(Arena *arena);
 
 EXTERN_C_END

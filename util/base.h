@@ -1,8 +1,8 @@
-/* base.h: what every file of the project may assume: how errors are reported, how memory is allocated, and the
- * few macros that let one header compile both as C and as C++ (device code is C++, the rest is C17).
+/* base.h: what every file of the project uses: error reporting, memory allocation, and the few macros that let one
+ * header compile both as C and as C++ (device code is C++, the rest is C17).
  *
- * There are two ways to fail. A function whose caller can do something about it returns false and fills an Error;
- * everything else calls die(), which prints what failed and what to do about it, and ends the whole job. */
+ * There are two ways to fail. If the caller can handle a failure, the function returns false and fills an Error.
+ * Otherwise it calls die(), which prints what failed and what to do about it, and ends the whole job. */
 #ifndef MARS_UTIL_BASE_H
 #define MARS_UTIL_BASE_H
 
@@ -37,8 +37,8 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 EXTERN_C_BEGIN
 
-/* error_set(error, format, ...) fills error, which may be NULL, and is false, so that `return error_set(...)` reads as
- * one thought. A macro, so that compilers and analyzers see that it is false. */
+/* error_set(error, format, ...) fills error, which may be NULL, and has the value false, for `return error_set(...)`.
+ * It is a macro so that compilers and analyzers see the value. */
 #define error_set(...) always_false((error_fill(__VA_ARGS__), 0))
 void error_fill(Error *error, const char *format, ...) PRINTF_LIKE(2, 3);
 static inline bool always_false(int zero) {
@@ -56,8 +56,8 @@ NO_RETURN void die_usage(const char *format, ...) PRINTF_LIKE(1, 2);
 /* Prints "PROGRAM: warning: ..." on standard error, from process 0 only. */
 void warn(const char *format, ...) PRINTF_LIKE(1, 2);
 
-/* Tells die() and warn() who is speaking and how to end. `rank` is this process of `processes`; `quit` ends the job
- * with the given status and does not return (NULL: exit()). Called once, by comm_open(). */
+/* Sets how die() and warn() label messages, and how die() ends the job. `rank` is this process of `processes`; `quit`
+ * ends the job with the given status and does not return (NULL: exit()). Called once, by comm_open(). */
 void base_set_process(int rank, int processes, void (*quit)(int status));
 
 /* The name before the colon in messages; a program's main() sets it. The string is not copied. */

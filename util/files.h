@@ -1,5 +1,5 @@
 /* files.h: what the standard library lacks for files that must survive a crash: writing with a checksum and a sync,
- * replacing a file as a whole, making and removing folders. What the files mean is not known here.
+ * replacing a file as a whole, making and removing folders.
  *
  * "Synced" means that the content is on the disk and not only in the system's memory, so that it is there after a
  * power cut. Names live in folders, so a new or renamed file is only safe when its folder has been synced too. */
@@ -17,9 +17,9 @@ bool files_is_folder(const char *path);
 /* The folder that `path` lies in ("." where it names none), cut to fit. */
 void files_folder_of(const char *path, char *folder, size_t bytes);
 
-/* `path` with a leading "~" or "~NAME" replaced by that user's home folder, as a shell does where it sees one; a new
- * string, which the caller frees. A shell leaves the "~" in --key=~/folder, and a config file knows no shell at all. A path
- * without one, or with the name of no user, is copied. */
+/* Returns `path` with a leading "~" or "~NAME" replaced by that user's home folder, as a new string that the caller
+ * frees. Needed since a shell does not replace the "~" in --key=~/folder, or in a config file. Copies a path without
+ * "~", or with the name of no user. */
 char *files_expand_home(const char *path);
 
 /* Makes the folder and every missing one above it. A folder that is there already is no error. */
@@ -28,7 +28,7 @@ bool files_make_folders(const char *path, Error *error);
 /* Removes a file, a link (not what it points to) or a folder with everything in it. Nothing there is no error. */
 bool files_remove_tree(const char *path, Error *error);
 
-/* Bytes that can still be written to the file system that a file or folder is on; UINT64_MAX where that is not known. */
+/* Returns how many bytes are left on the file system of a file or folder; UINT64_MAX if that is not known. */
 uint64_t files_space_left(const char *path);
 
 /* rename(), with a message. */
@@ -37,21 +37,21 @@ bool files_rename(const char *from, const char *to, Error *error);
 /* Syncs the names in a folder. */
 bool files_sync_folder(const char *path, Error *error);
 
-/* Gives a finished, synced file its name in the same folder, and syncs that; where it cannot have it, it is removed. */
+/* Renames a finished, synced file to `path` in the same folder, and syncs the folder. On failure removes the file. */
 bool files_put_in_place(const char *temporary, const char *path, Error *error);
 
 /* The whole file with a 0 byte after it, which the caller frees; NULL where it cannot be read, is no regular file or
  * is longer than `limit` bytes. *bytes may be NULL. */
 char *files_read(const char *path, size_t limit, size_t *bytes, Error *error);
 
-/* Replaces the file by `text` as a whole: whoever reads it, also after a crash, finds the old content or the new. */
+/* Replaces the file's content by `text` at once: a reader, even after a crash, finds the old content or the new. */
 bool files_write_text(const char *path, const char *text, Error *error);
 
 /* XXH3 (64 bits) of a piece of memory, and of a file's content together with its length. */
 uint64_t files_checksum_memory(const void *data, size_t bytes);
 bool files_checksum(const char *path, uint64_t *bytes, uint64_t *checksum, Error *error);
 
-/* A file that is written from front to back, buffered, while its checksum is computed on the way. */
+/* Writes a file from front to back, buffered, and computes its checksum meanwhile. */
 typedef struct FileWriter FileWriter;
 
 /* Creates the file, or empties one that is there. */
@@ -61,7 +61,7 @@ bool file_writer_append(FileWriter *writer, const void *data, size_t bytes, Erro
 /* Syncs and closes the file and frees the writer, also when it fails; a file that failed is removed.
  * *bytes and *checksum (XXH3 of the whole file) may be NULL. */
 bool file_writer_close(FileWriter *writer, uint64_t *bytes, uint64_t *checksum, Error *error);
-/* Gives the file up: closes and removes it and frees the writer. */
+/* Closes and removes the file, and frees the writer. */
 void file_writer_abandon(FileWriter *writer);
 
 /* Copies a file's content through a FileWriter. */

@@ -1,4 +1,4 @@
-/* format.h: numbers as people read them. */
+/* format.h: formats numbers for people. */
 #ifndef MARS_UTIL_FORMAT_H
 #define MARS_UTIL_FORMAT_H
 

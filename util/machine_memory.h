@@ -6,14 +6,14 @@
 
 EXTERN_C_BEGIN
 
-/* Bytes; SIZE_MAX where nothing is known that sets a limit. */
+/* In bytes; SIZE_MAX if no limit is known. */
 typedef struct MachineMemory {
     size_t shared; /* what all processes of the machine, or of the container, can still take together */
     size_t own;    /* what this process may still take (ulimit -v) */
 } MachineMemory;
 
-/* What the kernel counts as available, within the limits of the control groups (version 1 and 2) that the process is in, and
- * the swap space. `root` is put in front of /proc and /sys: "" but in tests. */
+/* Returns the memory that the kernel counts as available plus the swap space, within the limits of the process's
+ * control groups (version 1 and 2). `root` is put in front of /proc and /sys: "" except in tests. */
 MachineMemory machine_memory(const char *root);
 
 EXTERN_C_END

@@ -41,7 +41,7 @@ typedef struct Partition {
 /* Elements of process r's shard: its parts, its slices of even ranges, and what aligns them. */
 size_t partition_shard_length(const Partition *partition, int r);
 
-/* What of a part lies in [begin, end); empty where its begin >= its end. */
+/* Returns the overlap of a part with [begin, end); it is empty if its begin >= its end. */
 static inline Part part_within(const Part *part, size_t begin, size_t end) {
     Part common = *part;
     if (common.end > end) common.end = end;
@@ -52,12 +52,12 @@ static inline Part part_within(const Part *part, size_t begin, size_t end) {
     return common;
 }
 
-/* What a matrix costs its owner, in any unit. */
+/* The cost of updating a matrix, in any unit. */
 typedef double MatrixCost(int64_t rows, int64_t columns);
 
-/* Gives each of the tensors with chosen[i] to one process, whole: balanced by cost, as long as no process holds more
- * than 1.1 times its share of the elements, or the largest tensor where that is more. (Where no process has room for a
- * tensor, the one with the fewest elements gets it.) */
+/* Gives each tensor with chosen[i] to one process as a whole, balanced by cost. No process gets more than 1.1 times its
+ * share of the elements, or the size of the largest tensor if that is more. (If no process has room for a tensor, the
+ * one with the fewest elements gets it.) */
 Partition partition_matrices(const TensorTable *table, const bool *chosen, MatrixCost *cost, int processes);
 
 /* Divides the elements of the tensors with chosen[i]. Process r already keeps taken[r] elements of state (NULL: 0) and

@@ -1,4 +1,4 @@
-/* program.h: what every program does first. */
+/* program.h: the start of every program. */
 #ifndef MARS_UTIL_PROGRAM_H
 #define MARS_UTIL_PROGRAM_H
 

@@ -19,8 +19,8 @@ static inline bool range_holds_exactly(double value, double minimum, double maxi
     return isfinite(value) && above && below;
 }
 
-/* Of a whole number, or of one that is computed with in float32, where it must not round to one that is out of range:
- * 0.99999999 to 1, 1e39 to infinity. */
+/* Whether a value is in its range. A number that is not whole must be in it after rounding to float32, too, since that
+ * is how it is used: 0.99999999 becomes 1, and 1e39 infinity. */
 static inline bool range_holds(double value, double minimum, double maximum, unsigned limits, bool is_whole) {
     return range_holds_exactly(value, minimum, maximum, limits) &&
            (is_whole || range_holds_exactly((float)value, minimum, maximum, limits));

@@ -54,6 +54,8 @@ typedef struct Description {
     int64_t begin, end; /* its range of the data */
 } Description;
 
+#define GET_AGAIN "copy or download the file again"
+
 static bool map_file(SafetensorsFile *file, Error *error) {
     struct stat status;
     int descriptor = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -63,8 +65,9 @@ static bool map_file(SafetensorsFile *file, Error *error) {
         error_set(error, "%s is not a regular file", file->path);
     } else if (status.st_size < LENGTH_BYTES) {
         ok = error_set(error,
-                       "%s is no safetensors file: it has %" PRId64 " bytes, fewer than the length of a header needs",
-                       file->path, status.st_size);
+                       "%s is no safetensors file: it has %" PRId64
+                       " bytes, and the length of the header takes %d; " GET_AGAIN,
+                       file->path, (int64_t)status.st_size, LENGTH_BYTES);
     } else {
         void *mapping = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
         ok = mapping != MAP_FAILED;
@@ -281,10 +284,13 @@ bool safetensors_open(SafetensorsFile *file, const char *path, Error *error) {
     memset(file, 0, sizeof *file);
     file->path = checked_strdup(path);
     size_t data_start = 0;
-    cJSON *header = map_file(file, error) ? parse_header(file, &data_start, error) : NULL;
     int count = 0;
+    Error reason;
+    bool is_mapped = map_file(file, error);
+    cJSON *header = is_mapped ? parse_header(file, &data_start, &reason) : NULL;
     Description *tensors =
-        header ? describe_all(path, header, (int64_t)(file->bytes - data_start), &count, error) : NULL;
+        header ? describe_all(path, header, (int64_t)(file->bytes - data_start), &count, &reason) : NULL;
+    if (is_mapped && !tensors) error_set(error, "%s; " GET_AGAIN, reason.text);
     if (tensors) {
         file->entries = checked_calloc((size_t)count, sizeof *file->entries, "tensor entries");
         file->unread = checked_calloc((size_t)count, sizeof *file->unread, "tensor entries");

@@ -1,9 +1,9 @@
 /* safetensors.h: reading and writing the safetensors format (an 8-byte little-endian header length, a JSON header
  * {name: {dtype, shape, data_offsets}}, then the data; https://github.com/huggingface/safetensors).
  *
- * Reading maps the file and believes nothing in the header before checking it. A set of files with an index is read as
- * one. Writing streams: the list of tensors is given first, then their data in that order, so memory stays bounded by
- * one tensor. Names and layouts of GPT-2 are not known here: see checkpoint.h. */
+ * Reading maps the file and checks everything in the header before using it. A set of files with an index is read as
+ * one file. Writing takes the list of tensors first, then their data in that order, so that memory is bounded by one
+ * tensor. checkpoint.h knows GPT-2's names and layouts. */
 #ifndef MARS_UTIL_SAFETENSORS_H
 #define MARS_UTIL_SAFETENSORS_H
 
@@ -59,7 +59,7 @@ const SafetensorsEntry *safetensors_find(const SafetensorsFile *file, const char
 /* out[0..entry->elements) = the tensor converted to float32. A float64 beyond float32's range becomes infinite. */
 void safetensors_read_float32(const SafetensorsEntry *entry, float *out);
 
-/* The same of the first `count` elements alone. */
+/* The same for only the first `count` elements. */
 void safetensors_read_first(const SafetensorsEntry *entry, int64_t count, float *out);
 
 typedef struct SafetensorsWriter SafetensorsWriter;
@@ -70,7 +70,7 @@ bool safetensors_create(SafetensorsWriter **writer, const char *path, const Safe
                         DType type, const char *const *metadata, Error *error);
 /* Appends `elements` floats of data, rounded to the type. */
 bool safetensors_write(SafetensorsWriter *writer, const float *data, int64_t elements, Error *error);
-/* Syncs, closes and frees the writer, also when it fails. Fails where not all announced data was written.
+/* Syncs and closes the file and frees the writer, also on failure. Fails if not all announced data was written.
  * *bytes and *checksum (XXH3, 64 bits, of the whole file) may be NULL. */
 bool safetensors_finish(SafetensorsWriter *writer, uint64_t *bytes, uint64_t *checksum, Error *error);
 

@@ -20,7 +20,9 @@ static const cJSON *read_weight_map(cJSON **root, const char *path, Error *error
     free(text);
     const cJSON *map = cJSON_GetObjectItemCaseSensitive(*root, "weight_map");
     if (cJSON_IsObject(map) && map->child) return map;
-    error_set(error, "%s should be a JSON object with an object weight_map, {\"weight_map\": {tensor: file name, ...}}",
+    error_set(error,
+              "%s has no object weight_map; expected {\"weight_map\": {tensor: file name, ...}}; copy or download the "
+              "file again",
               path);
     return NULL;
 }

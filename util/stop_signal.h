@@ -10,8 +10,9 @@
 
 EXTERN_C_BEGIN
 
-/* From here on these signals are noted or ignored; a second SIGINT ends the program at once. A SIGHUP that is ignored
- * already, by nohup, stays ignored. To be called before any other thread is started, as those then block the signals. */
+/* From now on these signals are noted or ignored; a second SIGINT ends the program at once. If SIGHUP is ignored
+ * already, by nohup, it stays ignored. Call this before any other thread is started, so that those block the
+ * signals. */
 void stop_signal_listen(void);
 bool stop_signal_came(void);
 

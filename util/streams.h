@@ -10,8 +10,7 @@ EXTERN_C_BEGIN
  * is printed would go into that file. This opens a placeholder there, on which reading or writing fails. */
 void streams_open(void);
 
-/* Hands to the system what was printed to standard output. On failure what was printed is dropped, so that a later
- * call starts anew, and *error says why. */
+/* Flushes standard output. On failure drops what was printed, so that a later call starts anew, and *error says why. */
 bool streams_flush(Error *error);
 
 EXTERN_C_END

@@ -1,4 +1,4 @@
-/* tensor_role.h: the roles that optimizers know for tensors. */
+/* tensor_role.h: the roles of tensors, by which optimizers choose their rules. */
 #ifndef MARS_UTIL_TENSOR_ROLE_H
 #define MARS_UTIL_TENSOR_ROLE_H
 

@@ -1,6 +1,7 @@
-/* utf8.h: one character of UTF-8 after the other, whatever the bytes are. What is no UTF-8 is divided as Python's
- * bytes.decode("utf-8", errors="replace") does and the Unicode Standard recommends (section 3.9, "U+FFFD Substitution
- * of Maximal Subparts"): as many bytes as could begin a character are one error, every other byte is one of its own. */
+/* utf8.h: decodes UTF-8 character by character, from any bytes. Bytes that are not UTF-8 are divided into errors as by
+ * Python's bytes.decode("utf-8", errors="replace") and as the Unicode Standard recommends (section 3.9, "U+FFFD
+ * Substitution of Maximal Subparts"): bytes that could begin a character are one error, every other byte is an
+ * error. */
 #ifndef MARS_UTIL_UTF8_H
 #define MARS_UTIL_UTF8_H
 

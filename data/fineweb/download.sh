@@ -27,7 +27,8 @@ for argument in "$@"; do
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
         *)
             if [[ ! $argument =~ ^[1-9][0-9]{0,5}$ ]] || [ -n "$shards" ]; then
-                fetch_fail "unexpected argument $argument; give one number of training shards, --edu or --edu100" 2
+                fetch_fail \
+                    "unexpected argument $argument; expected one number of shards, --edu or --edu100; see --help" 2
             fi
             shards=$argument
             ;;

@@ -16,7 +16,7 @@ cd "$(dirname "$0")/../.."
 case ${1-} in
     '') ;;
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
-    *) fetch_fail "unknown argument $1; there is only --help" 2 ;;
+    *) fetch_fail "unknown argument $1; there is only --help; leave it out" 2 ;;
 esac
 
 url=${GPT2_URL:-https://openaipublic.blob.core.windows.net/gpt-2/models/124M}

@@ -27,10 +27,11 @@ for argument in "$@"; do
         --files=*) files=${argument#*=} ;;
         --repository=?*) repository=${argument#*=} ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
-        *) fetch_fail "unknown argument $argument; see --help" 2 ;;
+        *) fetch_fail "unknown argument $argument; expected --files=N or --repository=NAME; see --help" 2 ;;
     esac
 done
-[[ $files =~ ^([1-9][0-9]{0,3})?$ ]] || fetch_fail "--files=$files: give a number of files" 2
+[[ $files =~ ^([1-9][0-9]{0,3})?$ ]] ||
+    fetch_fail "--files=$files: expected a number of files from 1 to 9999; see --help" 2
 # From here the working directory is the repository's root; paths that were given are the caller's.
 python=$(type -P "${PYTHON:-python3}") || fetch_fail "PYTHON=${PYTHON:-python3} is no program"
 python=$(realpath -s "$python")

@@ -1,5 +1,5 @@
-/* document_hints.h: texts that can be encoded, and most likely are meant in another way: JSON Lines without --field, a
- * table, a separator that is not given. Files that are no text are known to foreign.h. */
+/* document_hints.h: recognises texts that can be encoded, but that the user most likely means in another way: JSON
+ * Lines without --field, a table, a missing --separator. foreign.h recognises files that are not text. */
 #ifndef MARS_DATA_PREPARE_DOCUMENT_HINTS_H
 #define MARS_DATA_PREPARE_DOCUMENT_HINTS_H
 
@@ -18,7 +18,7 @@ typedef enum DocumentHint {
 
 EXTERN_C_BEGIN
 
-/* By the name of the file and its beginning, of which nothing has been taken yet. */
+/* Returns the hint for a file, by its name and its beginning. Nothing of the file may have been taken yet. */
 DocumentHint document_hint(const TextFile *file, const DocumentFormat *format);
 
 /* Each as a warning that follows the file's name. */

@@ -444,8 +444,9 @@ static bool read_json_line(Reading *r, Held *held) {
     if (right) return give_text(r, held->text, held->bytes) && give_end(r);
     if (!r->format->skip_bad_lines || held->handed_on) {
         r->failed = true;
-        return error_set(r->error, "%.500s: line %" PRId64 ": %s%s", r->file->path, r->line, json.problem,
-                         held->handed_on ? "; it is too long to be passed over" : "");
+        return error_set(r->error, "%.500s: line %" PRId64 ": %s; %s", r->file->path, r->line, json.problem,
+                         held->handed_on ? "it is too long for --skip_bad_lines to pass over it: correct the file"
+                                         : "correct the file, or pass over such lines with --skip_bad_lines");
     }
     if (r->counts->bad_lines++ == 0)
         error_set(&r->counts->first_bad, "%.500s: line %" PRId64 ": %s", r->file->path, r->line, json.problem);

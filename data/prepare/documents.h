@@ -1,6 +1,6 @@
-/* documents.h: where documents begin and end in a text file: the whole file is one, or a line separates them, or each is
- * a field of a line of JSON Lines. They are handed on in pieces, so that memory does not depend on their length. pipeline.c
- * encodes them. */
+/* documents.h: splits a text file into documents. The whole file is one document, or a line separates documents, or
+ * each document is a field of a line of JSON Lines. They come in pieces, so that memory does not depend on their
+ * length. pipeline.c encodes them. */
 #ifndef MARS_DATA_PREPARE_DOCUMENTS_H
 #define MARS_DATA_PREPARE_DOCUMENTS_H
 

@@ -179,8 +179,10 @@ fetch_into() {
     for command in curl python3 sha256sum flock; do
         command -v $command >/dev/null || fetch_fail "$command is missing; scripts/install_deps.sh installs it on Debian"
     done
-    [[ $FETCH_TRIES =~ ^[1-9][0-9]{0,5}$ ]] || fetch_fail "FETCH_TRIES=$FETCH_TRIES: give a number of tries" 2
-    [[ $FETCH_PAUSE =~ ^[0-9]+(\.[0-9]+)?$ ]] || fetch_fail "FETCH_PAUSE=$FETCH_PAUSE: give seconds" 2
+    [[ $FETCH_TRIES =~ ^[1-9][0-9]{0,5}$ ]] ||
+        fetch_fail "FETCH_TRIES=$FETCH_TRIES: expected a number of tries; unset it for 6" 2
+    [[ $FETCH_PAUSE =~ ^[0-9]+(\.[0-9]+)?$ ]] ||
+        fetch_fail "FETCH_PAUSE=$FETCH_PAUSE: expected seconds; unset it for 1" 2
     mkdir -p "$1" || fetch_fail "cannot make the folder $1"
     fetch_folder=$1
 }
@@ -226,9 +228,11 @@ fetch_add_hub() {
         fetch_add "$HF_ENDPOINT/datasets/$fetch_repository/resolve/main/$path" "$bytes" "$sum" "${path##*/}"
         found=$((found + 1))
     done < <(LC_ALL=C sort -k 3 "$fetch_scratch/hub")
-    [ $found -gt 0 ] || fetch_fail "$HF_ENDPOINT/datasets/$fetch_repository has no files $pattern"
+    local where=$HF_ENDPOINT/datasets/$fetch_repository
+    [ $found -gt 0 ] ||
+        fetch_fail "$where has no files $pattern; expected some; unset HF_ENDPOINT, or let it name a whole mirror"
     [ $found -ge "${most:-0}" ] ||
-        fetch_fail "$HF_ENDPOINT/datasets/$fetch_repository has only $found files $pattern, not $most" 2
+        fetch_fail "$where has only $found files $pattern, not $most; give a smaller number" 2
 }
 
 # ---- all of them ----

@@ -77,8 +77,9 @@ static int64_t length_at(const Inspection *in, int64_t rank) {
     return length;
 }
 
-/* Documents that a token begins: the last one ends with the text. One that a token would end and that none ends is cut
- * off, and is told apart. Where the tokens neither begin nor end with it, they may be the middle of something. */
+/* If a token begins each document, the last document ends with the tokens. If a token ends each document, and none ends
+ * the last one, that is cut off, which the output says. If the tokens neither begin nor end with that token, they may
+ * be a part of a larger set. */
 static void print_documents(Inspection *in) {
     if (in->separator < 0 || (in->documents == 0 && !in->begins_with_separator && !in->ends_with_separator)) {
         printf("no token between documents\n");

@@ -1,5 +1,5 @@
-/* output_folder.c: see output_folder.h. A list is read by read_list() and written by make_list(); between them stand the
- * rules of what is own and what is in the way. */
+/* output_folder.c: see output_folder.h. read_list() reads the list of an earlier run's files and make_list() makes the
+ * new one. The rules between them say which files are own, and which ones are in the way. */
 #include "data/prepare/output_folder.h"
 
 #include <cjson/cJSON.h>

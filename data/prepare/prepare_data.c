@@ -1,8 +1,8 @@
-/* prepare_data.c: the program that turns text into token files for training: what its options mean for an input, its
- * output folder, and what it tells people. The work is pipeline.c's; looking into token files is inspect.c's.
+/* prepare_data.c: the program that turns text into token files for training: checks its options against the input,
+ * opens the output folder, and prints progress and results. pipeline.c encodes; inspect.c looks into token files.
  *
- * A run writes under temporary names, and renames only when all is on the disk (output_folder.h). A run that was stopped
- * leaves nothing that another program would take for its output, and the next one starts over. */
+ * A run writes under temporary names, and renames only when all is on the disk (output_folder.h). A run that was
+ * stopped leaves nothing that another program would take for its output, and the next one starts over. */
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -79,7 +79,7 @@ static ValidationSplit split_of(const Job *job) {
     return job->text_bytes >= 0 || is_one_document ? SPLIT_TEXT_END : SPLIT_DOCUMENTS;
 }
 
-/* An option that changes nothing is a misunderstanding. */
+/* Refuses options that have no effect on this input: the user means something else. */
 static void check_effects(const Job *job) {
     const PrepareOptions *o = &job->options;
     bool is_shard = job->pipeline.split == SPLIT_FIRST_SHARD;
@@ -333,7 +333,8 @@ static bool open_folder(Job *job, Error *error) {
 static void open_tokenizer(Job *job) {
     const PrepareOptions *o = &job->options;
     Error error;
-    if (!tokenizer_open(&job->tokenizer, o->tokenizer, o->vocabulary, &error)) die_usage("%s", error.text);
+    if (!tokenizer_open(&job->tokenizer, o->tokenizer, o->vocabulary, &error))
+        die_usage("--tokenizer=%s: %s; see prepare_data --help", o->tokenizer, error.text);
     if (!tokenizer_encodes(job->tokenizer))
         die_usage(
             "--vocab: %s has no merges, without which the tokenizer %s can only decode; bash data/gpt2/download.sh "

@@ -18,7 +18,9 @@ typedef struct Preparation {
     int count, capacity;
 } Preparation;
 
-/* How many tokens the text has after `before`, which are appended. */
+#define DOWNLOAD "bash data/hellaswag/prepare.sh downloads the published file"
+
+/* Appends the tokens that `text` has after `before`, and returns how many there are. */
 static int32_t encode(Preparation *p, const char *before, const char *text) {
     char *whole = format_string("%s%s", before, text);
     size_t so_far = p->tokens.count;
@@ -66,14 +68,16 @@ static bool check_format(const char *path, const char *text, size_t bytes, Error
     size_t count = bytes < FOREIGN_BYTES ? bytes : FOREIGN_BYTES;
     const ForeignFormat *foreign = foreign_format(FOREIGN_AS_TEXT, text, count, (int64_t)bytes);
     if (packing_of(text, bytes) != PACKED_NOT)
-        return error_set(error, "%s is packed; unpack it first, for example with gzip -d, zstd -d or xz -d", path);
-    return !foreign || error_set(error, "%s looks like %s, not like JSON Lines", path, foreign->name);
+        return error_set(error, "%s is packed; expected JSON Lines; unpack it first, with gzip -d, zstd -d or xz -d",
+                         path);
+    return !foreign || error_set(error, "%s looks like %s, not like JSON Lines; " DOWNLOAD, path, foreign->name);
 }
 
 static bool read_lines(Preparation *p, const char *path, char *text, size_t bytes, Error *error) {
     int number = 0;
     if (!check_format(path, text, bytes, error)) return false;
-    if (strlen(text) < bytes) return error_set(error, "%s is no text: its byte %zu is 0", path, strlen(text));
+    if (strlen(text) < bytes)
+        return error_set(error, "%s is no text: its byte %zu is 0; expected JSON Lines; " DOWNLOAD, path, strlen(text));
     if (strncmp(text, UTF8_MARK, strlen(UTF8_MARK)) == 0) text += strlen(UTF8_MARK);
     for (char *line; (line = strsep(&text, "\n"));) {
         number++;
@@ -82,12 +86,14 @@ static bool read_lines(Preparation *p, const char *path, char *text, size_t byte
         const char *problem = problem_of(json);
         if (problem) {
             cJSON_Delete(json);
-            return error_set(error, "%s: line %d %s", path, number, problem);
+            return error_set(error, "%s: line %d %s; expected a JSON object with ctx, endings and label; " DOWNLOAD,
+                             path, number, problem);
         }
         add_example(p, json);
         cJSON_Delete(json);
     }
-    return p->count > 0 || error_set(error, "%s holds no example", path);
+    return p->count > 0 ||
+           error_set(error, "%s holds no example; expected a JSON object in each line; " DOWNLOAD, path);
 }
 
 static bool write_file(const Preparation *p, int vocab_size, const char *path, Error *error) {

@@ -60,7 +60,7 @@ static double parse_fraction(const char *name, const char *text) {
     char *end;
     double value = strtod(text, &end);
     if (end == text || *end || !(value >= 0 && value < 1))
-        die_usage("%s should be a number from 0 to below 1, not '%s'", name, text);
+        die_usage("%s=%s: expected a number from 0 to below 1; see prepare_data --help", name, text);
     return value;
 }
 
@@ -69,7 +69,8 @@ static int64_t parse_whole(const char *name, const char *text, int64_t least, in
     errno = 0;
     long long value = strtoll(text, &end, 10);
     if (end == text || *end || errno || value < least || value > limit)
-        die_usage("%s should be a whole number from %" PRId64 " to %" PRId64 ", not '%s'", name, least, limit, text);
+        die_usage("%s=%s: expected a whole number from %" PRId64 " to %" PRId64 "; see prepare_data --help", name, text,
+                  least, limit);
     return value;
 }
 
@@ -81,12 +82,12 @@ static int parse_word(const char *name, const char *text, const char *const *wor
         size_t length = strlen(listed);
         snprintf(listed + length, sizeof listed - length, "%s%s", i > 0 ? " " : "", words[i]);
     }
-    die_usage("%s should be one of: %s; not '%s'", name, listed, text);
+    die_usage("%s=%s: expected one of: %s; see prepare_data --help", name, text, listed);
 }
 
 /* The shell does not replace a ~ after "--out=". */
 static char *parse_folder(const char *name, const char *text) {
-    if (!*text) die_usage("%s should name a folder, not ''", name);
+    if (!*text) die_usage("%s=: expected the name of a folder; see prepare_data --help", name);
     char *folder = files_expand_home(text);
     if (folder[0] != '~') return folder;
     free(folder);

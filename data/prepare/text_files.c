@@ -75,6 +75,7 @@ static void add_standard_input(TextFiles *files) {
 static bool cannot_read(const char *path, Error *error) {
     const char *hint = "";
     int reason = errno;
+    if (reason == ENOENT) hint = "; expected a file, a folder, or - for standard input; see prepare_data --help";
     if (reason == ENOENT && strpbrk(path, "*?[")) hint = "; for files that match a pattern leave the quotes away";
     if (reason == ENOENT && strstr(path, "://")) hint = "; download it first";
     return error_set(error, "cannot read %s: %s%s", path, strerror(reason), hint);
@@ -90,7 +91,8 @@ static bool add_input(TextFiles *files, const char *path, const Folder *above, E
     if (stat(path, &status) != 0) return cannot_read(path, error);
     if (S_ISDIR(status.st_mode)) return add_folder(files, path, &(Folder){above, status.st_dev, status.st_ino}, error);
     if (S_ISREG(status.st_mode)) {
-        if (status.st_size == 0) return above || error_set(error, "%s is empty", path);
+        if (status.st_size == 0)
+            return above || error_set(error, "%s is empty; expected a text; leave this file out", path);
         add_file(files, path, status.st_size);
     } else if (!above) {
         add_file(files, path, -1);
@@ -103,7 +105,7 @@ bool text_files_list(TextFiles *files, const char *const *inputs, int count, Err
         if (!add_input(files, inputs[i], NULL, error)) return false;
     return files->count > 0 || error_set(error,
                                          "there is no file in %s%s that has a name without a dot in front and is "
-                                         "not empty",
+                                         "not empty; name a file with text, or a folder of such files",
                                          inputs[0], count > 1 ? " and the others" : "");
 }
 

@@ -80,7 +80,9 @@ static bool unpack_more(TextFile *file, Error *error) {
         Error reason;
         was_at_end = reader->is_at_end;
         if (!unpacker_run(reader->unpacker, &reader->packed, reader->packed_end, was_at_end, &out, out_end, &reason))
-            return error_set(error, "%s is packed and cannot be unpacked: %.900s", file->path, reason.text);
+            return error_set(error,
+                             "%s is packed and cannot be unpacked: %.800s; copy or download the whole file again",
+                             file->path, reason.text);
     }
     file->at = reader->text, file->end = out;
     return true;
@@ -193,7 +195,7 @@ bool text_file_check(const TextFile *file, bool takes_binary, Error *error) {
     const TextReader *reader = file->reader;
     const char *unpacked = file->is_packed ? ", unpacked," : "";
     if (file->is_packed && packing_of(reader->head, reader->head_bytes) != PACKED_NOT)
-        return error_set(error, "%s is packed twice; unpack it once", file->path);
+        return error_set(error, "%s is packed twice; expected text, packed once at most; unpack it once", file->path);
     const ForeignFormat *format =
         foreign_format(FOREIGN_AS_TEXT, reader->head, reader->head_bytes, file->is_packed ? -1 : reader->file_bytes);
     if (!format || (takes_binary && format->is_guess)) return true;

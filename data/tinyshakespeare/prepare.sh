@@ -18,7 +18,7 @@ for argument in "$@"; do
     case $argument in
         --tokenizer=gpt2 | --tokenizer=bytes) tokenizer=${argument#*=} ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
-        *) fetch_fail "unknown argument $argument; give --tokenizer=gpt2 or --tokenizer=bytes" 2 ;;
+        *) fetch_fail "unknown argument $argument; expected --tokenizer=gpt2 or --tokenizer=bytes; see --help" 2 ;;
     esac
 done
 enter_repository

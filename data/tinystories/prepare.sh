@@ -17,7 +17,7 @@ source "$(dirname "$0")/../prepare/dataset.sh"
 case ${1-} in
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
 esac
-[ $# -eq 0 ] || fetch_fail "unexpected argument $1; there are no options" 2
+[ $# -eq 0 ] || fetch_fail "unexpected argument $1; there are no options; leave it out" 2
 enter_repository
 
 folder=data/tinystories repository=roneneldan/TinyStories

@@ -1,6 +1,6 @@
-/* bpe.h: byte-pair encoding of one word. Its bytes are tokens at first; of all neighbours that can be merged, those
- * with the lowest rank are, the leftmost first, until none can be. The vocabulary knows which merges there are, and
- * the encoder's (gpt2_encoder.h) what a word is and whether it was seen before. */
+/* bpe.h: byte-pair encoding of one word. At first each byte is a token. Then the pair of neighbours with the lowest
+ * rank is merged, the leftmost first, until no pair can be merged. vocabulary.h has the merges; gpt2_encoder.h splits a
+ * text into words and remembers those that it has seen. */
 #ifndef MARS_DATA_TOKENIZER_BPE_H
 #define MARS_DATA_TOKENIZER_BPE_H
 
@@ -8,7 +8,7 @@
 
 EXTERN_C_BEGIN
 
-/* Working memory. Starts as {0}; what a very long word took is given back after it. */
+/* Working memory. Starts as {0}. The memory of a very long word is freed after that word. */
 typedef struct Bpe {
     struct BpeSymbol *symbols;
     uint64_t *heap;

@@ -1,8 +1,8 @@
-/* char_class.h: which characters are letters, numbers and white space, as GPT-2's pattern of words asks.
+/* char_class.h: which characters are letters, numbers and white space in GPT-2's pattern of words.
  *
  * \p{L} and \p{N} are general categories of Unicode, and come from utf8proc: 2.8, which Debian 12 has, knows those of
- * Unicode 15.0; char_class_version() tells. A character that is younger than the library is no letter to it. \s is the
- * property White_Space, which has not changed since Unicode 6.3 (2013). */
+ * Unicode 15.0; char_class_version() returns the version. A character that the library does not know is no letter. \s
+ * is the property White_Space, which has not changed since Unicode 6.3 (2013). */
 #ifndef MARS_DATA_TOKENIZER_CHAR_CLASS_H
 #define MARS_DATA_TOKENIZER_CHAR_CLASS_H
 

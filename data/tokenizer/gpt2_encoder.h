@@ -1,5 +1,5 @@
-/* gpt2_encoder.h: text to GPT-2's tokens. Words (words.h) are encoded (bpe.h) one by one, and a table of words that
- * were seen before gives most of them without. Special tokens such as <|endoftext|> are ordinary text here. */
+/* gpt2_encoder.h: encodes text as GPT-2's tokens, word by word (words.h, bpe.h). A table keeps the tokens of recent
+ * words, so that most words need not be encoded again. Special tokens such as <|endoftext|> are ordinary text here. */
 #ifndef MARS_DATA_TOKENIZER_GPT2_ENCODER_H
 #define MARS_DATA_TOKENIZER_GPT2_ENCODER_H
 

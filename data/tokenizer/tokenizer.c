@@ -38,14 +38,22 @@ static cJSON *read_description(const char *folder, Error *error) {
     return json;
 }
 
+static bool is_known(const char *name) { return strcmp(name, "bytes") == 0 || strcmp(name, "gpt2") == 0; }
+
 static bool open_by_folder(Tokenizer **tokenizer, const char *folder, Error *error) {
     cJSON *json = read_description(folder, error);
     if (!json) return false;
     const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "tokenizer"));
-    bool ok =
-        name ? tokenizer_open(tokenizer, name, vocabulary_is_in(folder) ? folder : NULL, error)
-             : error_set(error, "%s/tokens.json should be a JSON object with a key \"tokenizer\", such as \"bytes\"",
-                         folder);
+    bool ok = false;
+    if (!name)
+        error_set(error,
+                  "%s/tokens.json names no tokenizer; expected a JSON object with a key \"tokenizer\", such as "
+                  "{\"tokenizer\": \"bytes\"}",
+                  folder);
+    else if (!is_known(name))
+        error_set(error, "%s/tokens.json: unknown tokenizer '%s'; there are: bytes, gpt2", folder, name);
+    else
+        ok = tokenizer_open(tokenizer, name, vocabulary_is_in(folder) ? folder : NULL, error);
     cJSON_Delete(json);
     return ok;
 }
@@ -79,8 +87,8 @@ static bool open_gpt2(Tokenizer *tokenizer, const char *folder, Error *error) {
     const char *from = folder ? folder : TOKENIZER_GPT2_FOLDER;
     if (!vocabulary_is_in(from))
         return error_set(error,
-                         "GPT-2's vocabulary, encoder.json and vocab.bpe, is not in %s; bash data/gpt2/download.sh "
-                         "fetches it into " TOKENIZER_GPT2_FOLDER,
+                         "%s holds no vocabulary of GPT-2; expected encoder.json and vocab.bpe; bash "
+                         "data/gpt2/download.sh fetches them into " TOKENIZER_GPT2_FOLDER,
                          from);
     if (!vocabulary_open(&tokenizer->vocabulary, from, error)) return false;
     tokenizer->vocab_size = tokenizer->vocabulary.token_count;

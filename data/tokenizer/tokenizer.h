@@ -10,9 +10,9 @@
 #include "data/tokenizer/token_buffer.h"
 #include "util/base.h"
 
-/* encoder_encode leaves at most this many bytes for later, so that whoever reads a text in pieces knows how much room
- * to keep. That is also where gpt2 cuts a longer word (of letters only, say), to bound its memory: up to 30 times
- * that while it encodes one, 90 times where the word is no UTF-8. */
+/* encoder_encode() leaves at most this many bytes for the next call: a caller that passes a text in pieces must have
+ * room for them. gpt2 also cuts words that are longer, to bound its memory: it takes up to 30 times this size for a
+ * word, and 90 times if the word is not UTF-8. */
 enum { TOKENIZER_MAX_LEFT = 1 << 20 };
 
 /* Where data/gpt2/download.sh puts GPT-2's vocabulary, seen from the folder of the repository. */
@@ -64,7 +64,7 @@ void encoder_close(Encoder *encoder);
  * what follows. In whatever pieces a text is passed, the tokens are the same. */
 size_t encoder_encode(Encoder *encoder, const char *text, size_t bytes, bool is_end, TokenBuffer *out);
 
-/* How many U+FFFD stand for what is no UTF-8 in all that this encoder has encoded. */
+/* Returns how many U+FFFD this encoder has put in the place of bytes that are not UTF-8. */
 int64_t encoder_replaced(const Encoder *encoder);
 
 EXTERN_C_END

@@ -52,7 +52,7 @@ static int bytes_of_letters(const Reader *reader, const char *letters, size_t le
         int byte = letter >= 0 && letter < LETTERS ? reader->byte_of_letter[letter] : -1;
         if (byte < 0) {
             error_set(reader->error,
-                      "%s: the character at byte %zu of '%.*s' stands for no byte in GPT-2's way to write them", place,
+                      "%s: the character at byte %zu of '%.*s' stands for no byte; expected one of GPT-2's 256", place,
                       at, (int)(length < 100 ? length : 100), letters);
             return -1;
         }
@@ -84,8 +84,9 @@ static bool order_entries(const Reader *reader, const cJSON *json, const cJSON *
                              reader->encoder_path, entry->string, reader->end);
         int token = (int)number;
         if (entries[token])
-            return error_set(reader->error, "%s: '%.100s' and '%.100s' have the same number, %d", reader->encoder_path,
-                             entries[token]->string, entry->string, token);
+            return error_set(reader->error,
+                             "%s: '%.100s' and '%.100s' have the same number, %d; each token must have its own",
+                             reader->encoder_path, entries[token]->string, entry->string, token);
         entries[token] = entry;
     }
     for (int token = 0; token <= reader->end; token++)
@@ -100,12 +101,13 @@ static bool add_token(const Reader *reader, const char *letters, int token) {
     char *bytes = v->bytes + v->starts[token];
     int count = bytes_of_letters(reader, letters, strlen(letters), bytes, reader->encoder_path);
     if (count < 0) return false;
-    if (count == 0) return error_set(reader->error, "%s: token %d is empty", reader->encoder_path, token);
+    if (count == 0)
+        return error_set(reader->error, "%s: token %d is empty; it must have a byte", reader->encoder_path, token);
     v->starts[token + 1] = v->starts[token] + (uint32_t)count;
     uint32_t *name = find_name(reader, bytes, (size_t)count);
     if (*name)
-        return error_set(reader->error, "%s: tokens %u and %d are both '%.100s'", reader->encoder_path, *name - 1,
-                         token, letters);
+        return error_set(reader->error, "%s: tokens %u and %d are both '%.100s'; each must have its own bytes",
+                         reader->encoder_path, *name - 1, token, letters);
     *name = (uint32_t)token + 1;
     return true;
 }
@@ -113,7 +115,9 @@ static bool add_token(const Reader *reader, const char *letters, int token) {
 static bool find_bytes(const Reader *reader) {
     for (int byte = 0; byte < 256; byte++) {
         uint32_t name = *find_name(reader, &(char){(char)byte}, 1);
-        if (!name) return error_set(reader->error, "%s has no token for the byte 0x%02x", reader->encoder_path, byte);
+        if (!name)
+            return error_set(reader->error, "%s has no token for the byte 0x%02x; each byte must have one",
+                             reader->encoder_path, byte);
         reader->vocabulary->byte_tokens[byte] = (uint16_t)(name - 1);
     }
     if (*find_name(reader, end_of_text, strlen(end_of_text)) != (uint32_t)reader->end + 1)
@@ -124,7 +128,8 @@ static bool find_bytes(const Reader *reader) {
 static bool read_entries(const Reader *reader, const cJSON *json, size_t file_bytes) {
     Vocabulary *v = reader->vocabulary;
     if (!cJSON_IsObject(json))
-        return error_set(reader->error, "%s should be a JSON object of tokens and their numbers", reader->encoder_path);
+        return error_set(reader->error, "%s is no JSON object; expected one of tokens and their numbers",
+                         reader->encoder_path);
     v->token_count = reader->end + 1;
     v->end_of_text = reader->end;
     const cJSON **entries = checked_calloc((size_t)v->token_count, sizeof(const cJSON *), "GPT-2's tokens");
@@ -143,7 +148,7 @@ static bool read_encoder(const Reader *reader) {
     const char *end = text;
     cJSON *json = cJSON_ParseWithLengthOpts(text, bytes + 1, &end, true);
     bool ok = json ? read_entries(reader, json, bytes)
-                   : error_set(reader->error, "%s is no JSON from byte %td on: is the file whole?",
+                   : error_set(reader->error, "%s is no JSON from byte %td on; expected tokens and their numbers",
                                reader->encoder_path, end - text);
     cJSON_Delete(json);
     free(text);
@@ -156,14 +161,15 @@ static bool read_encoder(const Reader *reader) {
 static int token_of_letters(const Reader *reader, const char *letters, size_t length, int below, const char *place) {
     char bytes[256];
     if (length == 0 || length > sizeof bytes) {
-        error_set(reader->error, "%s should be two tokens with a space between", place);
+        error_set(reader->error, "%s is no merge; expected two tokens with a space between", place);
         return -1;
     }
     int count = bytes_of_letters(reader, letters, length, bytes, place);
     if (count < 0) return -1;
     int token = (int)*find_name(reader, bytes, (size_t)count) - 1;
     if (token < 0)
-        error_set(reader->error, "%s: '%.*s' is no token of %s", place, (int)length, letters, reader->encoder_path);
+        error_set(reader->error, "%s: '%.*s' is no token; expected one of %s", place, (int)length, letters,
+                  reader->encoder_path);
     else if (token >= below)
         error_set(reader->error, "%s: '%.*s' is merged before its own merge, which comes later", place, (int)length,
                   letters);
@@ -204,15 +210,15 @@ static bool read_merge_lines(const Reader *reader, const char *text, size_t byte
             char *place = format_string("%s line %d", reader->merges_path, line_number);
             ok = token < reader->end
                      ? read_merge(reader, line, length, token, place)
-                     : error_set(reader->error, "%s: GPT-2 has only %d merges", place, reader->end - 256);
+                     : error_set(reader->error, "%s is one merge too many; GPT-2 has %d", place, reader->end - 256);
             free(place);
             token++;
         }
         line += length + 1;
     }
     if (ok && token < reader->end)
-        return error_set(reader->error, "%s ends after %d merges; GPT-2 has %d: is the file whole?",
-                         reader->merges_path, token - 256, reader->end - 256);
+        return error_set(reader->error, "%s ends after %d merges; GPT-2 has %d", reader->merges_path, token - 256,
+                         reader->end - 256);
     return ok;
 }
 
@@ -247,10 +253,12 @@ static bool read_published(Vocabulary *vocabulary, const char *encoder_path, con
 
 static bool read_bin_header(Vocabulary *v, const char *path, const char *data, size_t bytes, Error *error) {
     uint32_t header[4];
-    if (bytes < BIN_HEADER_BYTES) return error_set(error, "%s has no whole header of %d bytes", path, BIN_HEADER_BYTES);
+    if (bytes < BIN_HEADER_BYTES)
+        return error_set(error, "%s has %zu bytes; its header alone has %d", path, bytes, BIN_HEADER_BYTES);
     memcpy(header, data, sizeof header);
     if (header[0] != BIN_MAGIC || header[1] < 1 || header[1] > 2)
-        return error_set(error, "%s is no tokenizer file of llm.c of version 1 or 2", path);
+        return error_set(error, "%s begins with %" PRIu32 " and %" PRIu32 "; llm.c's tokenizer file with %d and 1 or 2",
+                         path, header[0], header[1], BIN_MAGIC);
     if (header[2] < 1 || header[2] > UINT16_MAX)
         return error_set(error, "%s: %" PRIu32 " tokens; expected 1 to %d", path, header[2], UINT16_MAX);
     uint32_t end = header[1] == 1 ? VOCABULARY_END : header[3];
@@ -270,13 +278,15 @@ static bool read_bin_tokens(Vocabulary *v, const char *path, const char *data, s
     for (int token = 0; token < v->token_count; token++) {
         size_t length = at < bytes ? (unsigned char)data[at] : 0;
         if (at >= bytes || length > bytes - at - 1)
-            return error_set(error, "%s ends in token %d of %d: is the file whole?", path, token, v->token_count);
-        if (length == 0) return error_set(error, "%s: token %d at byte %zu is empty", path, token, at);
+            return error_set(error, "%s ends in token %d; expected %d tokens", path, token, v->token_count);
+        if (length == 0)
+            return error_set(error, "%s: token %d at byte %zu is empty; it must have a byte", path, token, at);
         memcpy(v->bytes + v->starts[token], data + at + 1, length);
         v->starts[token + 1] = v->starts[token] + (uint32_t)length;
         at += length + 1;
     }
-    return at == bytes || error_set(error, "%s goes on at byte %zu, after its last token", path, at);
+    return at == bytes ||
+           error_set(error, "%s has %zu bytes; its %d tokens end after %zu", path, bytes, v->token_count, at);
 }
 
 static bool read_bin(Vocabulary *vocabulary, const char *path, Error *error) {
@@ -325,10 +335,11 @@ bool vocabulary_open(Vocabulary *vocabulary, const char *folder, Error *error) {
 }
 
 bool vocabulary_open_sized(Vocabulary *vocabulary, const char *folder, int merges, Error *error) {
+    Error reason;
     *vocabulary = (Vocabulary){.end_of_text = -1};
-    bool ok = read_folder(vocabulary, folder, merges, error);
-    if (!ok) vocabulary_close(vocabulary);
-    return ok;
+    if (read_folder(vocabulary, folder, merges, &reason)) return true;
+    vocabulary_close(vocabulary);
+    return error_set(error, "%s; bash data/gpt2/download.sh fetches GPT-2's files", reason.text);
 }
 
 void vocabulary_close(Vocabulary *vocabulary) {

@@ -49,13 +49,14 @@ bool vocabulary_is_in(const char *folder);
  * merges. Fails where files are missing or are not what they should be; the message says where.
  * vocabulary_close() frees it. */
 bool vocabulary_open(Vocabulary *vocabulary, const char *folder, Error *error);
-/* The same with `merges` merges, at most GPT-2's, and as many tokens as that gives: files that tests can write. */
+/* The same for files with only `merges` of GPT-2's merges and the tokens that these make: such files tests can
+ * write. */
 bool vocabulary_open_sized(Vocabulary *vocabulary, const char *folder, int merges, Error *error);
 void vocabulary_close(Vocabulary *vocabulary);
 
 EXTERN_C_END
 
-/* The bytes of a token that there is. */
+/* Returns the bytes of a token, whose number must be below token_count. */
 static inline const char *vocabulary_bytes(const Vocabulary *vocabulary, int token, size_t *bytes) {
     *bytes = vocabulary->starts[token + 1] - vocabulary->starts[token];
     return vocabulary->bytes + vocabulary->starts[token];

@@ -30,6 +30,20 @@ lacks() {
     if grep -qaF -e "$2" "$1"; then echo "$1 holds '$2':"; cat "$1"; return 1; fi
 }
 
+# has_parts FILE PART...: fails unless one of its lines holds the parts, one after the other. Of a message to a user
+# these are four: the script or key, what was found, what was expected, and what the user can do.
+has_parts() {
+    local file=$1 pattern='*' part line
+    for part in "${@:2}"; do pattern+="$(printf '%q' "$part")*"; done
+    while IFS= read -r line; do
+        # shellcheck disable=SC2053 # a pattern
+        [[ $line == $pattern ]] && return
+    done <"$file"
+    echo "no line of $file holds, in this order: $*"
+    cat "$file"
+    return 1
+}
+
 # Makes python3 the one of the system where there is one: it starts in a third of the time that one of pyenv takes.
 use_system_python() {
     if [ ! -x /usr/bin/python3 ]; then return; fi

@@ -112,6 +112,24 @@ void assert_run(const CommandResult *result, int status, const char *text) {
                  result->output);
 }
 
+void assert_parts(const char *text, const char *parts) {
+    char *list = checked_strdup(parts), *rest = list;
+    const char *at = text;
+    for (char *part; (part = strsep(&rest, "|"));) {
+        const char *found = strstr(at, part);
+        if (!found) fail_msg("'%s' is not in its place in: %s", part, text);
+        at = found + strlen(part);
+    }
+    free(list);
+}
+
+void assert_four_parts(const char *message, const char *parts) {
+    int separators = 0;
+    for (const char *at = parts; *at; at++) separators += *at == '|';
+    if (separators != 3) fail_msg("these are not four parts: %s", parts);
+    assert_parts(message, parts);
+}
+
 void assert_dies(void (*function)(void *context), void *context, const char *text) {
     const char *path = test_path("message.txt");
     fflush(NULL);

@@ -51,6 +51,13 @@ CommandResult *test_run(const char *format, ...) PRINTF_LIKE(1, 2);
 /* Fails unless the command ended with `status` and its output holds `text`; shows both when it fails. */
 void assert_run(const CommandResult *result, int status, const char *text);
 
+/* Fails unless `text` holds each part of a list separated by '|', one after the other. */
+void assert_parts(const char *text, const char *parts);
+
+/* The same for a message to a user, of which the list has four parts: the file or key, what was found there, what was
+ * expected, and what the user can do. */
+void assert_four_parts(const char *message, const char *parts);
+
 /* Fails unless function(context), called in a child process, ends the program with EXIT_FAILED and a message that
  * holds `text`: what die() does. */
 void assert_dies(void (*function)(void *context), void *context, const char *text);

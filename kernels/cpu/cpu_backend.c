@@ -1,5 +1,5 @@
-/* cpu_backend.c: opening a CPU table: memory, copies, and the list of operations, which live in the files next to
- * this one. */
+/* cpu_backend.c: opens the CPU backend: memory, copies, and the table of operations, which are in the other files of
+ * this folder. */
 #include "kernels/cpu/cpu_backend.h"
 
 #include <stdio.h>

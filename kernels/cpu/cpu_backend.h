@@ -1,9 +1,9 @@
-/* cpu_backend.h: the inside of the CPU tables: what the files of this folder share.
+/* cpu_backend.h: the internals of the CPU backend, which the files of this folder share.
  *
  * Every operation is written once, for the type `act` of activation.h, and compiled twice, into a float32 and a
  * bfloat16 function. Each file of operations exports one function per type, which enters its operations in a table.
- * Work is split between threads so that no result depends on their number of cores or their timing, only (where
- * partial sums meet) on how many threads the table was opened with. */
+ * Threads share the work so that no result depends on the number of cores or on timing. Results with partial sums
+ * depend on the number of threads with which the backend was opened. */
 #ifndef MARS_KERNELS_CPU_CPU_BACKEND_H
 #define MARS_KERNELS_CPU_CPU_BACKEND_H
 

@@ -6,7 +6,7 @@
 #include "kernels/dropout.h"
 #include "util/base.h"
 
-/* What the kernels of one call read. */
+/* The arguments of one call, for the vectorised kernels. */
 typedef struct DropoutRule {
     uint32_t threshold;
     float scale;

@@ -1,5 +1,5 @@
-/* linear.c: linear layers forward and backward, with bias and activation. The matmuls are matmul.h's; here they are set up
- * and the elementwise work that goes with them is done. */
+/* linear.c: linear layers forward and backward, with bias and activation: calls the matmuls of matmul.h and does the
+ * elementwise work. */
 #include <math.h>
 
 #include "kernels/cpu/activation.h"

@@ -54,7 +54,7 @@ void matmul_invalidate_weights(Matmul *matmul);
 
 EXTERN_C_END
 
-/* C = A.B of dense matrices, nothing else said. */
+/* The shape of C = A.B for dense matrices, with all options at their defaults. */
 static inline MatmulShape matmul_dense(int64_t m, int64_t n, int64_t k, bool transpose_a, bool transpose_b, DType input,
                                        DType output) {
     MatmulShape shape;

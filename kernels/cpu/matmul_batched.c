@@ -1,7 +1,7 @@
-/* matmul_batched.c: the dense matmuls of backend.h's last section. Large matrices are multiplied one after the other,
- * each by all threads; small ones side by side, each by one thread, as waiting for each other would take longer than
- * the work. Large symmetric ones are computed by half, each block by one thread. Which way follows from the shape and
- * the number of threads, so a result does not depend on what else is in the batch. */
+/* matmul_batched.c: the dense matmuls of backend.h's last section. All threads multiply a large matrix together, one
+ * matrix after the other. Each small matrix is multiplied by one thread, since threads would wait for each other longer
+ * than they work. Of large symmetric matrices one half is computed, each block by one thread. The shape and the number
+ * of threads decide between these ways, so a result does not depend on the other matrices of the batch. */
 #include "kernels/cpu/cpu_backend.h"
 
 #include <assert.h>

@@ -1,15 +1,15 @@
-/* matmul_onednn.c: matmuls by oneDNN: the one file that knows it, in both its C interfaces, 2.x and 3.x.
+/* matmul_onednn.c: matmuls by oneDNN, with its C interfaces 2.x and 3.x. No other file calls oneDNN.
  *
  * oneDNN compiles a kernel for each shape, which takes milliseconds, so kernels are kept in a list. Three things are
- * done for speed. A weight matrix is first packed into the layout that the kernel asks for, once after each change
- * of the weights, not at each matmul: row-major weights cost 15 %. A bfloat16 A that is stored transposed is first
- * laid out row by row (transpose.h), and its B packed: the matmul itself then runs twice as fast. And each thread
- * has its own memory objects and working memory, so that attention can run many small matmuls side by side.
+ * done for speed. A weight matrix is first packed into the layout that the kernel asks for, once after each change of
+ * the weights, not at each matmul: row-major weights cost 15 %. A bfloat16 A that is stored transposed is first laid
+ * out row by row (transpose.h), and its B packed: the matmul itself then runs twice as fast. And each thread has its
+ * own memory objects and working memory, so that attention can run many small matmuls side by side.
  *
- * On processors without bfloat16 instructions oneDNN multiplies bfloat16 matrices three to hundreds of times more slowly
- * than float32 ones, or not at all. There such a kernel widens: it converts A and B to float32,
- * multiplies those, and rounds the result once (widen.h). The float32 copies of a large matmul are made block by
- * block, so that they take little memory. */
+ * On processors without bfloat16 instructions oneDNN multiplies bfloat16 matrices three to hundreds of times more
+ * slowly than float32 ones, or not at all. There such a kernel widens: it converts A and B to float32, multiplies
+ * those, and rounds the result once (widen.h). The float32 copies of a large matmul are made block by block, so that
+ * they take little memory. */
 #include "kernels/cpu/matmul.h"
 
 #include <assert.h>

@@ -1,6 +1,6 @@
-/* matmul_plain.c: matmuls without a library, for machines that have no oneDNN: right, and fast enough to try
- * the program out. B is first unpacked to float32 rows, then each row of C is a sum of multiples of them, a loop that
- * vectorises. Sums are float32, as in the libraries. */
+/* matmul_plain.c: matmuls without a library, for machines without oneDNN; fast enough to try the program. B is first
+ * unpacked to float32 rows. Each row of C is then a sum of multiples of these rows, in a loop that vectorises. Sums are
+ * float32, as in the libraries. */
 #include "kernels/cpu/matmul.h"
 
 #include <stdlib.h>

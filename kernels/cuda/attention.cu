@@ -1,5 +1,5 @@
-/* attention.cu: attention in the CUDA tables: which kernels a call runs. bfloat16 with a head size of 64 or 128 has
- * those on tensor cores, everything else the plain ones. */
+/* attention.cu: chooses the attention kernels of a call: those on tensor cores for bfloat16 with a head size of 64 or
+ * 128, else the plain ones. */
 #include "kernels/cuda/attention.cuh"
 
 static bool fits_tensor_cores(AttentionSize size, const void *const *arrays, int count) {

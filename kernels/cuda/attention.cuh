@@ -1,8 +1,8 @@
-/* attention.cuh: what the files of attention share: the functions that attention.cu chooses between, and what the
- * tensor-core kernels of attention_forward.cu and attention_backward.cu are made of.
+/* attention.cuh: shared by the files of attention: the functions that attention.cu calls, and the parts of the
+ * tensor-core kernels in attention_forward.cu and attention_backward.cu.
  *
- * Such a kernel gives each warp 16 M rows of one array for good (queries; or keys and values) and streams the rows of
- * another through shared memory, STEP = 16 of them at a time. All its matmuls are then of two kinds, A being the
+ * In such a kernel each warp keeps 16 M rows of one array (queries; or keys and values) and streams the rows of another
+ * array through shared memory, STEP = 16 at a time. All its matmuls are then of two kinds, where A is the
  * warp's rows and B the streamed ones:
  *     S = A B^T    multiply_transposed(): Q K^T, dO V^T; K Q^T, V dO^T
  *     O += P B     multiply_add():        P V, dS K;     P^T dO, dS^T Q

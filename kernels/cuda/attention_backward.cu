@@ -2,21 +2,22 @@
  * (Dao 2023), but in two kernels, so that every sum has one owner and one order.
  *     P = exp(scale S - lse), S = Q K^T;    dV = P^T dO;    dP = dO V^T;    delta = rowsum(dO out);
  *     dS = P (dP - delta);    dQ = scale dS K;    dK = scale dS^T Q
- * With dropout dV = P~^T dO where P~ is 0 or P/(1 - rate), and dP is dropped by the same mask; delta is the same rowsum.
+ * With dropout dV = P~^T dO where P~ is 0 or P/(1 - rate), and dP is dropped by the same mask; delta is the same
+ * rowsum.
  *
- * FlashAttention-2 has one kernel with a block for each block of keys, which makes five matmuls and adds its parts of dQ
- * to memory with atomics: in any order. Here a first kernel has a block for each block of queries and makes S, dP and dQ;
- * a second has one for each block of keys and makes S, dP, dV and dK: seven matmuls. At T = 1024, HS = 64 the two more
- * are 138 MFLOP for each head. The other way to a fixed order, parts of dQ in float32 that are added up afterwards, is to
- * write and read 36 parts of 32 KB, 2.4 MB for each head, in whose time an H100 could do 690 MFLOP. The two kernels
- * together move 1.5 MB (12 x 128 KB) where tensors are, and read 2.4 MB more from the level 2 cache, where the order of
- * the grid keeps it.
+ * FlashAttention-2 has one kernel with a block for each block of keys, which makes five matmuls and adds its parts of
+ * dQ to memory with atomics: in any order. Here a first kernel has a block for each block of queries and makes S, dP
+ * and dQ; a second has one for each block of keys and makes S, dP, dV and dK: seven matmuls. At T = 1024, HS = 64 the
+ * two more are 138 MFLOP for each head. Parts of dQ in float32 that are added up afterwards would also have a fixed
+ * order, but would write and read 36 parts of 32 KB, 2.4 MB for each head; in that time an H100 could do 690 MFLOP. The
+ * two kernels together move 1.5 MB (12 x 128 KB) in device memory, and read 2.4 MB more from the level 2 cache, where
+ * the order of the grid keeps it.
  *
- * The first kernel also computes delta, as it has dO in registers anyway, which spares a kernel and a reading of dO.
+ * The first kernel also computes delta, since it has dO in registers; so no other kernel has to read dO for it.
  *
- * Registers decide the rest. With HS = 64 and 32 keys for each warp, the second kernel needs 128 for dK and dV, 32 for K,
- * and 32 for scores and their gradients; so V, but for 8, is read from shared memory at each step. Two blocks of 4 warps
- * fit a multiprocessor. With HS = 128 a warp has 16 rows, and one block of 8 warps fits. */
+ * Registers decide the rest. With HS = 64 and 32 keys for each warp, the second kernel needs 128 for dK and dV, 32 for
+ * K, and 32 for scores and their gradients; so V, but for 8, is read from shared memory at each step. Two blocks of 4
+ * warps fit a multiprocessor. With HS = 128 a warp has 16 rows, and one block of 8 warps fits. */
 #include "kernels/cuda/attention.cuh"
 
 /* What both kernels need of a query: lse in powers of two, and delta. For a query that does not exist lse is infinite,

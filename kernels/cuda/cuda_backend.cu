@@ -1,5 +1,5 @@
-/* cuda_backend.cu: opening a CUDA table: the GPU, its memory, copies, uploads and the stopwatch, and the list of
- * operations, which live in the files next to this one. */
+/* cuda_backend.cu: opens the CUDA backend: the GPU, its memory, copies, uploads and the stopwatch, and the table of
+ * operations, which are in the other files of this folder. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -336,15 +336,18 @@ Backend *cuda_backend_open(const BackendOptions *options, Error *error) {
     int count = 0;
     cudaError_t status = cudaGetDeviceCount(&count);
     if (status != cudaSuccess || count == 0) {
-        error_set(error, "there is no GPU that CUDA can use: %s", cudaGetErrorString(status));
+        error_set(error,
+                  "there is no GPU that CUDA can use: %s; nvidia-smi lists those that the driver finds; use the "
+                  "device cpu, or install a driver for this CUDA",
+                  cudaGetErrorString(status));
         return NULL;
     }
     int gpu = options->local_rank % count;
     cudaDeviceProp properties;
     cuda_check(cudaGetDeviceProperties(&properties, gpu), "asking for the GPU's properties");
     if (properties.major < LEAST_MAJOR) {
-        error_set(error, "%s has compute capability %d.%d; at least %d.0 is needed", properties.name, properties.major,
-                  properties.minor, LEAST_MAJOR);
+        error_set(error, "%s has compute capability %d.%d; at least %d.0 is needed; use the device cpu",
+                  properties.name, properties.major, properties.minor, LEAST_MAJOR);
         return NULL;
     }
     cuda_check(cudaSetDevice(gpu), "choosing the GPU");

@@ -1,8 +1,8 @@
 /* matmul.c: matmuls by cuBLASLt, and the autotuning of its algorithms. It launches no kernel, so it is C.
  *
- * Row-major. The library stores matrices by columns, and a row-major matrix that is read so is its own transpose. So it
- * computes D^T = op(B)^T op(A)^T: its first factor is our b, its second our a, and nothing is copied. Its rows are
- * our columns, which is also what its epilogues ask for: a bias has one element for each.
+ * Row-major. The library stores matrices by columns, so it reads a row-major matrix as the transpose. It computes D^T =
+ * op(B)^T op(A)^T: its first factor is our b, its second our a, and nothing is copied. Its rows are our columns, as its
+ * epilogues need: a bias has one element for each of them.
  *
  * Speed. Each shape has an entry in a table, with the library's descriptors and the algorithm, so that a call allocates
  * nothing and never waits for the GPU. The library proposes algorithms, fastest first by its own estimate, for operands
@@ -10,11 +10,12 @@
  * matmul, and those with a kernel after it.
  *
  * Determinism. Only algorithms that repeat bit for bit are taken: sums over k in one piece, or in parts that lie in the
- * workspace as float32 and are added in order after the matmul. The library's other two ways to add parts are left
- * out: in the output itself, in an order that is not documented, and in the output's type, which rounds more than once.
- * A matrix of a batch must have the bits that it has alone, so a batch's algorithm is the same however many matrices
- * there are, and does not split sums, which would need a workspace for each. All work of a handle is on one stream, with
- * one workspace: then equal calls give equal results on GPUs of the same kind (cuBLAS, "Results Reproducibility"). */
+ * workspace as float32 and are added in order after the matmul. The library's other two ways to add parts are left out:
+ * in the output itself, in an order that is not documented, and in the output's type, which rounds more than once. A
+ * matrix of a batch must have the bits that it has alone, so a batch's algorithm is the same however many matrices
+ * there are, and does not split sums, which would need a workspace for each. All work of a handle is on one stream,
+ * with one workspace: then equal calls give equal results on GPUs of the same kind (cuBLAS, "Results
+ * Reproducibility"). */
 #include "kernels/cuda/matmul.h"
 
 #include <inttypes.h>
@@ -25,7 +26,7 @@
 
 #include "kernels/cuda/matmul_table.h"
 
-/* What the library recommends for Hopper; less leaves out some of its algorithms. */
+/* The workspace that the library recommends for Hopper. With less, some of its algorithms are not available. */
 enum { WORKSPACE_BYTES = 32 << 20 };
 
 /* Algorithms to request from the library in one call. */
@@ -34,8 +35,8 @@ enum { PROPOSALS = 8 };
 /* Matrices in a batch for which proposals are asked, whatever their number: enough to fill a GPU. */
 enum { PROPOSED_BATCH = 8 };
 
-/* Each algorithm is timed in as many rounds, between which the others are, so that a clock that rises while they run
- * favours none. The shortest round counts, of so many matmuls. */
+/* Each algorithm is timed in this many rounds, in turn with the others, so that a rising clock favours none. The
+ * shortest round, of this many matmuls, counts. */
 enum { ROUNDS = 3, REPETITIONS = 4 };
 
 /* ---- messages ---- */

@@ -1,6 +1,6 @@
-/* sensors.c: a GPU's power, clock and temperature, and what slows it down, by NVML, a library of the driver. It is loaded
- * when the sensors are first read, and where it or a function is missing, values are not known. Its header is of no use
- * here: it comes in a package of its own. The functions are those of NVML since version 5. */
+/* sensors.c: reads a GPU's power, clock, temperature and throttle reasons by NVML, a library of the driver. It is
+ * loaded when the sensors are first read; if it or a function is missing, values are not known. Its header is not used,
+ * since it comes in a package of its own. The functions are those of NVML since version 5. */
 #include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
@@ -50,7 +50,7 @@ static void find(CudaSensors *s, const char *name, void *function) {
     memcpy(function, &address, sizeof address);
 }
 
-/* A GPU is known by its place on the bus: numbers of devices depend on CUDA_VISIBLE_DEVICES. */
+/* Identifies the GPU by its place on the bus, since device numbers depend on CUDA_VISIBLE_DEVICES. */
 static CudaSensors *sensors_open(int gpu) {
     CudaSensors *s = checked_calloc(1, sizeof *s, "the GPU's sensors");
     char bus[32];

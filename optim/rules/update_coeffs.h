@@ -7,7 +7,7 @@
 
 #include "util/base.h"
 
-/* In front of what is written once for both devices: CPU loops and CUDA kernels are made of the same functions. */
+/* In front of functions that CPU loops and CUDA kernels share. */
 #ifdef __CUDACC__
 #define RULE_FUNCTION static inline __host__ __device__
 #else
@@ -21,7 +21,7 @@ typedef struct GradientSums {
     double sum;     /* of g, where a rule needs it */
 } GradientSums;
 
-/* What a rule does not read is 0. */
+/* Coefficients that a rule does not read are 0. */
 typedef struct UpdateCoeffs {
     float gradient_factor; /* gradient_scale times the clip: g is what the gradient buffer holds times this */
     float learning_rate, weight_decay;

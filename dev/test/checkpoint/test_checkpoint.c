@@ -735,11 +735,11 @@ static void test_trainer_json_is_checked(void **state) {
     static const struct {
         const char *body, *text;
     } cases[] = {
-        {TRAINER("2", "1", "\"adamw\"", FILES "}"), "version should be"},
-        {TRAINER("1", "-1", "\"adamw\"", FILES "}"), "step should be"},
-        {TRAINER("1", "1.5", "\"adamw\"", FILES "}"), "step should be"},
-        {TRAINER("1", "0", "\"adamw\"", FILES "}"), "updates should be a whole number from 0 to 0"},
-        {TRAINER("1", "1", "17", FILES "}"), "should hold optimizer"},
+        {TRAINER("2", "1", "\"adamw\"", FILES "}"), "version is 2; expected a whole number from 1 to 1"},
+        {TRAINER("1", "-1", "\"adamw\"", FILES "}"), "step is -1; expected a whole number"},
+        {TRAINER("1", "1.5", "\"adamw\"", FILES "}"), "step is 1.5; expected a whole number"},
+        {TRAINER("1", "0", "\"adamw\"", FILES "}"), "expected a whole number from 0 to 0"},
+        {TRAINER("1", "1", "17", FILES "}"), "optimizer, has_bias or files is missing"},
         {TRAINER("1", "1", "\"adamw\"", "[]"), "files with at least model.safetensors"},
         {TRAINER("1", "1", "\"adamw\"", "{\"config.json\":" FILE_ENTRY "}"), "files with at least model.safetensors"},
         {TRAINER("1", "1", "\"adamw\"",
@@ -749,10 +749,10 @@ static void test_trainer_json_is_checked(void **state) {
         {TRAINER("1", "1", "\"adamw\"", "{\"model.safetensors\":{\"bytes\":1},\"config.json\":1}"), "bytes and xxh3"},
         {TRAINER("1", "1", "\"adamw\"", FILES "}"), "model.safetensors is damaged: it has"},
         {"{\"version\":1,\"step\":1,\"optimizer\":\"adamw\",\"has_bias\":true,\"updates\":1,\"files\":" FILES "}",
-         "total_batch_size should be a whole number"},
+         "expected a whole number from 1 to 2147483647"},
         {"{\"version\":1,\"step\":1,\"optimizer\":\"adamw\",\"has_bias\":true,\"updates\":1,\"sequences\":-1,"
          "\"files\":" FILES "}",
-         "sequences should be a whole number"},
+         "expected a whole number from 0"},
         {"[1", "no valid JSON object"},
     };
     small_save(test_path("trainer"), 1, 1, 0);

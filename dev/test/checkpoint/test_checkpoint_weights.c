@@ -177,7 +177,7 @@ static void test_what_does_not_fit(void **state) {
     assert_check(write_weights(&longer, "", NULL, NULL, 0, 0), &table,
                  "no place for tensor 'h.2.ln_1.weight': set model.n_layer to 3");
     assert_check(write_weights(&table, "model.decoder.", NULL, NULL, 0, 0), &table,
-                 "its tensors have other names, such as 'model.decoder.wte.weight': is it a GPT-2?");
+                 "its tensors have other names, such as 'model.decoder.wte.weight'; expected those of a GPT-2");
     SafetensorsFile file;
     Error error;
     float values[4 * (C + 2) * (C + 2)];
@@ -235,7 +235,7 @@ static void test_left_over_tensors(void **state) {
         {"lm_head.weight", 2 * V * C, -1, "'lm_head.weight' differs from the token embedding"},
         {"wte.bias", V, 0, "no place for tensor 'wte.bias'"},
         {"h.2.ln_1.bias", C, 0, "no place for tensor 'h.2.ln_1.bias'"},
-        {"adapter", 1, 0, "no place for tensor 'adapter': is it a GPT-2 with something added?"},
+        {"adapter", 1, 0, "no place for tensor 'adapter': take the weights of a GPT-2 without additions"},
         {"transformer.ln_f.weight", C, 0, "has both 'ln_f.weight' and 'transformer.ln_f.weight'"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
@@ -571,7 +571,7 @@ static void test_wrong_configs(void **state) {
         {"{" SIZES ",\"layer_norm_epsilon\":0}",
          "layer_norm_epsilon is 0; only a number above 0 and below 1 is supported"},
         {"{" SIZES ",\"layer_norm_epsilon\":1}", "layer_norm_epsilon is 1; only"},
-        {"{" SIZES ",\"tie_word_embeddings\":0}", "tie_word_embeddings should be true or false"},
+        {"{" SIZES ",\"tie_word_embeddings\":0}", "tie_word_embeddings is 0; only true or false is supported"},
         {"{" SIZES ",\"scale_attn_weights\":false}", "scale_attn_weights is false"},
         {"{" SIZES ",\"add_cross_attention\":true}", "add_cross_attention is true"},
         {"{" SIZES ",\"activation_function\":\"relu\"}",
@@ -582,15 +582,20 @@ static void test_wrong_configs(void **state) {
         {"{" SIZES ",\"pruned_heads\":{\"0\":[1]}}", "pruned_heads is {\"0\":[1]}"},
         {"{" SIZES ",\"quantization_config\":{\"bits\":4}}", "quantization_config is {\"bits\":4}"},
         {"{\"model\":{\"n_layer\":2},\"data\":{}}", "has neither model_type nor n_embd"},
-        {"{" SIZES ",\"scale_attn_by_inverse_layer_idx\":1}", "scale_attn_by_inverse_layer_idx should be"},
-        {"{" SIZES ",\"n_inner\":31}", "n_inner should be absent or 4 * n_embd = 32"},
+        {"{" SIZES ",\"scale_attn_by_inverse_layer_idx\":1}",
+         "scale_attn_by_inverse_layer_idx is 1; only true or false"},
+        {"{" SIZES ",\"n_inner\":31}", "n_inner is 31; only 4 * n_embd = 32 is supported"},
         {"{\"n_layer\":1,\"n_head\":3,\"n_embd\":8,\"n_positions\":1,\"vocab_size\":1}",
          "n_embd 8 must be a multiple of n_head 3"},
-        {"{\"n_layer\":0,\"n_head\":4,\"n_embd\":8,\"n_positions\":1,\"vocab_size\":1}", "n_layer should be"},
-        {"{\"n_layer\":1,\"n_head\":\"4\",\"n_embd\":8,\"n_positions\":1,\"vocab_size\":1}", "n_head should be"},
-        {"{\"n_layer\":1,\"n_head\":4,\"n_embd\":8.5,\"n_positions\":1,\"vocab_size\":1}", "n_embd should be"},
-        {"{\"n_layer\":1,\"n_head\":4,\"n_embd\":8,\"n_positions\":null,\"vocab_size\":1}", "n_positions should be"},
-        {"{\"n_layer\":1,\"n_head\":4,\"n_embd\":8,\"n_positions\":1,\"vocab_size\":1e10}", "vocab_size should be"},
+        {"{\"n_layer\":0,\"n_head\":4,\"n_embd\":8,\"n_positions\":1,\"vocab_size\":1}",
+         "n_layer is 0; only a whole number"},
+        {"{\"n_layer\":1,\"n_head\":\"4\",\"n_embd\":8,\"n_positions\":1,\"vocab_size\":1}",
+         "n_head is \"4\"; only a whole number"},
+        {"{\"n_layer\":1,\"n_head\":4,\"n_embd\":8.5,\"n_positions\":1,\"vocab_size\":1}",
+         "n_embd is 8.5; only a whole number"},
+        {"{\"n_layer\":1,\"n_head\":4,\"n_embd\":8,\"n_positions\":null,\"vocab_size\":1}",
+         "n_positions is null; only a whole number"},
+        {"{\"n_layer\":1,\"n_head\":4,\"n_embd\":8,\"n_positions\":1,\"vocab_size\":1e10}", "vocab_size is 1"},
         {"{\"model_type\":\"gpt2\",\"vocab_size\":250000}", "vocab_size is 250000; expected from 1 to 65536"},
         {"[]", "no valid JSON object"},
         {"{" SIZES "} x", "no valid JSON object"},
@@ -686,9 +691,9 @@ static void test_wrong_keys(void **state) {
         {"attention_output_scale", "0", "model.attention_output_scale is 0; expected number > 0"},
         {"logit_softcap", "null", "model.logit_softcap is null; expected number >= 0"},
         {"n_head", "3", "config.json: n_embd 8 must be a multiple of n_head 3"},
-        {"n_head", "8", "config.json: position \"rope\" rotates pairs of a head's numbers, but n_embd 8 / n_head 8"},
-        {"position", "\"rope-half\"", "config.json: position \"rope-half\" needs a head size that is a multiple of 4"},
-        {"lm_head_bias", "true", "config.json: lm_head_bias true needs an LM head of its own"},
+        {"n_head", "8", "config.json: n_embd 8 / n_head 8 is the odd head size 1"},
+        {"position", "\"rope-half\"", "config.json: n_embd 8 / n_head 2 is the head size 4"},
+        {"lm_head_bias", "true", "config.json: lm_head_bias and tie_embeddings are both true"},
         {"model_type", "\"mars_gpt2\"", "model_type is \"mars_gpt2\"; only \"gpt2\" or \"mars_gpt\" is supported"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) assert_config_refused(cases[i][0], cases[i][1], cases[i][2]);
@@ -698,6 +703,90 @@ static void test_wrong_keys(void **state) {
     if (!read_config(&config, json, &error)) fail_msg("%s", error.text);
     assert_same_model(&config, &expected);
     free(json);
+}
+
+/* A safetensors file with this header and `bytes` of data, and with `cut` bytes missing at its end. */
+static const char *write_header(const char *header, size_t bytes, size_t cut) {
+    char file[512] = {(char)strlen(header)};
+    const char *path = test_path("lie.safetensors");
+    memcpy(file + 8, header, strlen(header));
+    test_write_file(path, file, 8 + strlen(header) + bytes - cut);
+    return path;
+}
+
+/* What a message about weights says, in this order: the file, what was found, what was expected, what to do. */
+static void test_parts_of_messages(void **state) {
+    (void)state;
+    Error error;
+    SafetensorsFile file;
+    static const char tensor[] = "{\"wte\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}";
+    static const struct {
+        const char *header;
+        size_t bytes, cut;
+        const char *parts;
+    } headers[] = {
+        {"", 0, 4, "is no safetensors file: it has 4 bytes|the length of the header takes 8|copy or download"},
+        {tensor, 0, 9, "should have 56 bytes|the file has 47 after|copy or download the file again"},
+        {"[]", 0, 0, "the header |is no JSON object|copy or download the file again"},
+        {"{\"wte\":", 0, 0, "the header |is no valid JSON|copy or download the file again"},
+        {tensor, 4, 0, "data_offsets [0, 8]|do not lie in the 4 bytes|copy or download the file again"},
+        {tensor, 12, 0, "the tensors end at byte 8|which has 12 bytes|copy or download the file again"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(headers); i++) {
+        const char *path = write_header(headers[i].header, headers[i].bytes, headers[i].cut);
+        char *parts = format_string("%s|%s", path, headers[i].parts);
+        assert_false(checkpoint_open_weights(&file, path, &error));
+        assert_four_parts(error.text, parts);
+        free(parts);
+    }
+    TensorTable table = small_table(LAYERS, C, V, T, false), other = small_table(LAYERS, C + 2, V + 1, T, false);
+    const struct {
+        const TensorTable *of_file, *of_model;
+        const char *extra, *parts;
+    } fits[] = {
+        {&table, &other, NULL, "has the shape [37, 6]|the model expects [38, 8]|set model.n_embd to 6"},
+        {&table, &table, "adapter",
+         "the model has no place for|tensor 'adapter'|take the weights of a GPT-2 without additions"},
+        {&table, &table, "h.0.ln_1.bias", "'h.0.ln_1.bias' is not all zero|no such bias|set model.bias to true"},
+        {&table, &table, "lm_head.weight", "differs from the token embedding|one for both|set model.tie_embeddings"},
+        {&table, &table, "transformer.ln_f.weight", "has both|expected one of the two|take other weights"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(fits); i++) {
+        const char *path = write_weights(fits[i].of_file, "", NULL, fits[i].extra, C, 0.5f);
+        char *parts = format_string("%s|%s", path, fits[i].parts);
+        if (!checkpoint_open_weights(&file, path, &error)) fail_msg("%s", error.text);
+        assert_false(checkpoint_check_weights(&file, fits[i].of_model, &error));
+        assert_four_parts(error.text, parts);
+        safetensors_close(&file);
+        free(parts);
+    }
+    static const char *const configs[][2] = {
+        {"{" SIZES ",\"model_type\":\"llama\"}", "model_type is \"llama\"|only \"gpt2\" or|weights of another model"},
+        {"{" SIZES ",\"n_inner\":31}", "n_inner is 31|only 4 * n_embd = 32|weights of another model"},
+        {"{\"n_layer\":0,\"n_embd\":8}", "n_layer is 0|only a whole number from 1|weights of another model"},
+        {"{" SIZES ",\"position\":\"rope\"}", "has the key position|is not \"mars_gpt\"|correct model_type"},
+        {"{\"data\":{}}", "has neither model_type nor n_embd|expected a config.json of transformers|put the one of"},
+        {"[", "config.json| is no valid JSON object|copy or download the file again"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(configs); i++) {
+        GPT2Config config;
+        char *parts = format_string("%s|%s", test_path("model"), configs[i][1]);
+        assert_false(read_config(&config, configs[i][0], &error));
+        assert_four_parts(error.text, parts);
+        free(parts);
+    }
+    small_save(test_path("bad"), 3, 3, 0);
+    const char *path = test_path("bad/checkpoints/latest/model.safetensors");
+    size_t bytes;
+    char *content = test_read_file(path, &bytes);
+    content[bytes - 1] ^= 1;
+    test_write_file(path, content, bytes);
+    assert_false(checkpoint_open_weights(&file, path, &error));
+    assert_four_parts(error.text,
+                      "model.safetensors is damaged|its checksum is|and should be|copy the checkpoint again");
+    free(content);
+    tensor_table_free(&table);
+    tensor_table_free(&other);
 }
 
 int main(void) {
@@ -722,6 +811,7 @@ int main(void) {
         cmocka_unit_test(test_wrong_configs),
         cmocka_unit_test(test_missing_keys),
         cmocka_unit_test(test_wrong_keys),
+        cmocka_unit_test(test_parts_of_messages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

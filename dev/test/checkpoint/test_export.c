@@ -220,7 +220,7 @@ static void test_wrong_folders(void **state) {
     const char *good = "good/checkpoints/latest";
     assert_run(export("nothing", "no", ""), EXIT_FAILED, "nothing");
     assert_run(export(good, "good", ""), EXIT_USAGE, "is there already; remove it or choose another folder");
-    assert_run(export(good, "no", "--ema"), EXIT_FAILED, "holds no average of the weights (train.ema_start)");
+    assert_run(export(good, "no", "--ema"), EXIT_FAILED, "holds no average of the weights; only runs");
     assert_run(export(good, "no", "--fold_attention_scale"), EXIT_USAGE, "no scale_attn_by_inverse_layer_idx to fold");
     assert_run(export(good, "good/metrics.jsonl/no", ""), EXIT_FAILED, "metrics.jsonl");
     /* Weights alone, and damaged ones. */
@@ -228,7 +228,7 @@ static void test_wrong_folders(void **state) {
                         "printf x | dd of=damaged/model.safetensors bs=1 seek=5000 conv=notrunc 2>/dev/null",
                         test_folder(), good, good),
                0, "");
-    assert_run(export("bare", "no", ""), EXIT_FAILED, "has no config.json, which says what the model is");
+    assert_run(export("bare", "no", ""), EXIT_FAILED, "has no config.json; expected one");
     assert_run(export("damaged", "no", ""), EXIT_FAILED, "is damaged: its checksum is");
     assert_run(test_run("ls -a '%s' | grep -c '^no$\\|tmp_no'", test_folder()), 1, "0");
 }

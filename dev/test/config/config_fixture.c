@@ -85,9 +85,14 @@ void refuse_by(const char *path, const char *override, const char *start, const 
     if (load_config(&config, &error, path, override, NULL))
         fail_msg("accepted, although it should say '%s' (override %s)", parts, override ? override : "none");
     if (strncmp(error.text, start, strlen(start)) != 0) fail_msg("does not start with '%s': %s", start, error.text);
-    char *list = checked_strdup(parts), *rest = list;
-    for (char *part; (part = strsep(&rest, "|"));) must_hold(error.text, part);
-    free(list);
+    assert_parts(error.text, parts);
+}
+
+void refuse_in_four_parts(const char *path, const char *override, const char *parts) {
+    Config config;
+    Error error;
+    if (load_config(&config, &error, path, override, NULL)) fail_msg("accepted, although it should say '%s'", parts);
+    assert_four_parts(error.text, parts);
 }
 
 void refuse_file(const char *path, const char *parts) { refuse_by(path, NULL, path, parts); }

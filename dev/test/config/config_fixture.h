@@ -34,13 +34,16 @@ Config reloaded(const Config *config);
 
 void must_hold(const char *text, const char *part);
 
-/* Refused, with a message that starts with `start` and holds all parts (a list separated by '|'). */
+/* Refused, with a message that starts with `start` and holds the parts (assert_parts()). */
 void refuse_by(const char *path, const char *override, const char *start, const char *parts);
 /* The same where it starts with the file's name; of a file with this text; with the command line's name, because of an
  * override of a valid config. */
 void refuse_file(const char *path, const char *parts);
 void refuse_text(const char *text, const char *parts);
 void refuse_override(const char *override, const char *parts);
+
+/* Refused, with a message that states four parts (assert_four_parts()). */
+void refuse_in_four_parts(const char *path, const char *override, const char *parts);
 
 /* Fails unless both say the same of a run; where the values come from may differ. */
 void assert_same_config(const Config *a, const Config *b);

@@ -125,7 +125,7 @@ static void test_line_ends_and_byte_order_mark(void **state) {
 static void test_files_that_cannot_be_read(void **state) {
     (void)state;
     refuse_file(test_path("missing.json"), "cannot open|No such file");
-    refuse_file(test_folder(), "a folder; give the config file in it");
+    refuse_file(test_folder(), "a folder; expected a config file; give the one in it");
     refuse_file("small_mars", "small_mars: cannot open the config: No such file|; there is config/small_mars.json");
     refuse_file("small_mars.json", "No such file or directory; there is config/small_mars.json");
     refuse_file("/dev/zero", "too large");
@@ -225,9 +225,9 @@ static void test_sections(void **state) {
     refuse_file(config_with("modle", ""), "no section 'modle'|nearest is model");
     refuse_file(config_with("optimiser", ""), "no section 'optimiser'|nearest is optimizer");
     refuse_file(config_with("", ""), "no section ''");
-    refuse_text("{\"model\": 12}", "section model must be an object");
-    refuse_text("{\"model\": [\"n_layer\"]}", "section model must be an object");
-    refuse_text("{\"data\": null}", "section data must be an object");
+    refuse_text("{\"model\": 12}", "section model is not an object");
+    refuse_text("{\"model\": [\"n_layer\"]}", "section model is not an object");
+    refuse_text("{\"data\": null}", "section data is not an object");
     refuse_text("{\"model\": {\"n_layer\": 1}, \"data\": {}, \"model\": {\"n_head\": 1}}",
                 "section model is given twice");
     refuse_text("{\"n_layer\": 12}", "no section 'n_layer'");
@@ -524,16 +524,15 @@ static void test_model_rules(void **state) {
     (void)state;
     refuse_override("--n_head=7", "model.n_embd 768 must be a multiple of n_head 7");
     assert_true(accepted(valid_config(), "--dropout=0.1").model.dropout == 0.1);
-    refuse_override("--lm_head_bias=true",
-                    "model.lm_head_bias true needs an LM head of its own|tie_embeddings to false");
-    refuse_override("--zero_init_lm_head=true", "model.zero_init_lm_head true needs|set tie_embeddings to false");
+    refuse_override("--lm_head_bias=true", "model.lm_head_bias and tie_embeddings are both true|set tie_embeddings or");
+    refuse_override("--zero_init_lm_head=true",
+                    "model.zero_init_lm_head and tie_embeddings are both true|set tie_embeddings or");
     refuse_file(config_with("model", "\"n_head\": 3, \"n_embd\": 9, \"position\": \"rope\""),
-                "model.position \"rope\" rotates pairs|n_embd 9 / n_head 3 is the odd head size 3");
+                "model.n_embd 9 / n_head 3 is the odd head size 3|position \"rope\" rotates pairs");
     static const char *const sizes[] = {"\"n_embd\": 12, \"n_head\": 2", "\"n_embd\": 8, \"n_head\": 2"}; /* 6, 4 */
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
         char *body = format_string("%s, \"position\": \"rope-half\"", sizes[i]);
-        refuse_file(config_with("model", body),
-                    "model.position \"rope-half\" needs a head size that is a multiple of 4");
+        refuse_file(config_with("model", body), "position \"rope-half\" needs a multiple of 4");
         free(body);
     }
     accepted(config_with("model", "\"n_embd\": 16, \"n_head\": 2"), "--position=rope-half");
@@ -549,8 +548,10 @@ static void test_train_rules(void **state) {
     refuse_override("--max_iters=0", "train.max_iters is 0; expected at least 1, or train.eval_only true");
     refuse_override("--gradient_accumulation_steps=2",
                     "total_batch_size 480 and|gradient_accumulation_steps 2 are both");
-    refuse_override("--total_batch_size=0", "give train.total_batch_size or train.gradient_accumulation_steps");
-    refuse_file(config_with("train", "\"device\": \"cpu\", \"allow_tf32\": true"), "train.allow_tf32 is for GPUs");
+    refuse_override("--total_batch_size=0",
+                    "train.total_batch_size and train.gradient_accumulation_steps are missing or 0");
+    refuse_file(config_with("train", "\"device\": \"cpu\", \"allow_tf32\": true"),
+                "train.allow_tf32 is true and train.device is cpu");
     accepted(config_with("train", "\"device\": \"auto\", \"allow_tf32\": true"), NULL);
     const char *path = config_with("train", "\"eval_only\": true");
     assert_true(accepted(path, "--max_iters=0").train.eval_only);
@@ -583,6 +584,63 @@ static void test_schedule_rules(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(fitting); i++) accepted(config_with("schedule", fitting[i]), NULL);
 }
 
+/* What a message about the config says, in this order: where, what was found, what was expected, what to do. */
+static void test_parts_of_messages(void **state) {
+    (void)state;
+    static const char *const files[][3] = {
+        {"model", "\"n_layers\": 2", "no key 'model.n_layers'|nearest is model.n_layer;|--help lists all"},
+        {"model", "\"n_layer\": 0", "model.n_layer is 0|expected integer in [1, 1024]|--help explains the key"},
+        {"train", "\"precision\": \"fp16\"", "is \"fp16\"|expected one of: auto, float32|--help explains the key"},
+        {"model", "\"n_head\": 7", "n_embd 768|a multiple of n_head 7|set n_head to 6, for example"},
+        {"model", "\"position\": \"rope\", \"n_embd\": 36", "odd head size 3|rotates pairs|choose sizes"},
+        {"model", "\"position\": \"rope-half\", \"n_embd\": 48", "head size 4|at least 8|choose other sizes"},
+        {"model", "\"lm_head_bias\": true", "are both true|only an LM head of its own|set tie_embeddings"},
+        {"model", "\"zero_init_lm_head\": true", "are both true|must not start as zero|set tie_embeddings"},
+        {"train", "\"gradient_accumulation_steps\": 2", "are both given|give one of them|0 takes the other back"},
+        {"train", "\"allow_tf32\": true, \"device\": \"cpu\"", "is true and|a mode of GPUs|set train.allow_tf32"},
+        {"train", "\"ema_start\": 100", "train.ema_start 100|below train.max_iters 100|lower train.ema_start"},
+        {"schedule", "\"warmup_iters\": 101", "warmup_iters 101|not be above train.max_iters 100|lower schedule."},
+        {"schedule", "\"name\": \"cosine\", \"min_lr\": 1", "min_lr 1|not be above optimizer.learning_rate|lower "},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(files); i++) {
+        const char *path = config_with(files[i][0], files[i][1]);
+        char *parts = format_string("%s|%s", path, files[i][2]);
+        refuse_in_four_parts(path, NULL, parts);
+        free(parts);
+    }
+    static const char *const overrides[][2] = {
+        {"--batch_sise=2", "no key 'batch_sise'|nearest is train.batch_size|train_gpt2 --help lists all"},
+        {"--batch_size=two", "train.batch_size is 'two'|expected integer >= 1|train_gpt2 --help explains the key"},
+        {"--batch_size", "'--batch_size'|not of the form --key=value|write --batch_size=VALUE"},
+        {"--seed=1", "several sections|have a key 'seed'|write --data.seed or --train.seed"},
+        {"--total_batch_size=0", "are missing or 0|at least 1|give train.total_batch_size"},
+        {"--muon_beta2=0.5", "optimizer.muon_beta2: the optimizer adamw|has no such setting|remove it"},
+        {"--init_from=Auto", "train.init_from is 'Auto'|write auto|or ./Auto for a file"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(overrides); i++) {
+        char *parts = format_string("command line: |%s", overrides[i][1]);
+        refuse_in_four_parts(valid_config(), overrides[i][0], parts);
+        free(parts);
+    }
+    static const char *const texts[][2] = {
+        {"", "is empty|expected an object of sections|config/quickstart.json is an example"},
+        {"[]", "is not an object|expected an object of sections|config/quickstart.json is an example"},
+        {"{\"mode\": {}}", "no section 'mode'|nearest is model|--help lists all"},
+        {"{\"model\": 12}", "model is not an object|expected {\"key\": value, ...}|--help lists keys"},
+        {"{\"base\": 1}", "base is 1|the path of a config file|such as \"base/small.json\""},
+        {"{\"base\": \"none.json\"}", "cannot open|relative to the folder of|correct base"},
+        {"{}", "data.train is missing|tokens to train on|give it in the file or as --data.train=VALUE"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
+        const char *path = file_of(texts[i][0]);
+        char *parts = format_string("%s|%s", path, texts[i][1]);
+        refuse_in_four_parts(path, NULL, parts);
+        free(parts);
+    }
+    refuse_in_four_parts(test_path("missing.json"), NULL, "missing.json|No such file|expected a JSON file|--list");
+    refuse_in_four_parts(test_folder(), NULL, ": |a folder|expected a config file|give the one in it");
+}
+
 /* The place is that of a value that can be changed: the command line where it has a part in it. */
 static void test_rules_name_the_place(void **state) {
     (void)state;
@@ -590,12 +648,14 @@ static void test_rules_name_the_place(void **state) {
         const char *section, *body, *override, *text;
     } cases[] = {
         {"model", "\"n_head\": 7", "--n_embd=32", "model.n_embd 32 must be a multiple of n_head 7"},
-        {"model", "\"n_embd\": 36", "--position=rope", "model.position \"rope\" rotates pairs"},
-        {"model", "\"position\": \"rope\"", "--n_embd=36", "model.position \"rope\" rotates pairs"},
-        {"model", "\"lm_head_bias\": true", "--tie_embeddings=true", "model.lm_head_bias true needs"},
+        {"model", "\"n_embd\": 36", "--position=rope", "model.n_embd 36 / n_head 12 is the odd head size 3"},
+        {"model", "\"position\": \"rope\"", "--n_embd=36", "model.n_embd 36 / n_head 12 is the odd head size 3"},
+        {"model", "\"lm_head_bias\": true", "--tie_embeddings=true",
+         "model.lm_head_bias and tie_embeddings are both true"},
         {"model", "\"block_size\": 65536", "--batch_size=65536", "train.batch_size 65536 x model.block_size 65536"},
-        {"train", "\"gradient_accumulation_steps\": 0", "--total_batch_size=0", "give train.total_batch_size or"},
-        {"train", "\"device\": \"cpu\"", "--allow_tf32=true", "train.allow_tf32 is for GPUs"},
+        {"train", "\"gradient_accumulation_steps\": 0", "--total_batch_size=0",
+         "train.total_batch_size and train.gradient_accumulation_steps"},
+        {"train", "\"device\": \"cpu\"", "--allow_tf32=true", "train.allow_tf32 is true and train.device is cpu"},
         {"schedule", "\"name\": \"cosine\"", "--min_lr=1",
          "schedule.min_lr 1 must not be above optimizer.learning_rate"},
         {"schedule", "\"name\": \"exp\", \"warmup_iters\": 9", "--lr_decay_iters=9", "lr_decay_iters 9 "},
@@ -609,7 +669,8 @@ static void test_rules_name_the_place(void **state) {
     refuse_by(path, "--max_iters=200", path, "model.n_embd 768 must be a multiple of n_head 7");
     refuse_by(path, "--n_layer=3", path, "model.n_embd 768 must be a multiple of n_head 7");
     path = config_with("model", "\"lm_head_bias\": true");
-    refuse_by(path, "--bias=true", path, "model.lm_head_bias true needs"); /* which is another key */
+    refuse_by(path, "--bias=true", path,
+              "model.lm_head_bias and tie_embeddings are both true"); /* which is another key */
     path = config_with("schedule", "\"warmup_iters\": 101");
     refuse_by(path, "--n_layer=1", path, "schedule.warmup_iters 101 must not be above train.max_iters 100");
     refuse_by(path, "--warmup_iters=102", "command line: ", "schedule.warmup_iters 102 must not be above");
@@ -1185,6 +1246,7 @@ int main(void) {
         cmocka_unit_test(test_model_rules),
         cmocka_unit_test(test_train_rules),
         cmocka_unit_test(test_schedule_rules),
+        cmocka_unit_test(test_parts_of_messages),
         cmocka_unit_test(test_rules_name_the_place),
         cmocka_unit_test(test_short_trials),
         cmocka_unit_test(test_average_of_weights),

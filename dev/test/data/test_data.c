@@ -99,13 +99,23 @@ static void assert_mentions(const Error *error, const char *text) {
     if (!strstr(error->text, text)) fail_msg("'%s' should mention '%s'", error->text, text);
 }
 
-static void assert_open_fails(const char *pattern, const char *first, const char *second) {
+/* The message of what cannot be opened: its parts (assert_parts()), and of what is refused all four of them. */
+static Error failure_to_open(const char *pattern) {
     ShardSet *set = NULL;
     Error error = {""};
     assert_false(shards_open(&set, pattern, &error));
     assert_null(set);
-    assert_mentions(&error, first);
-    assert_mentions(&error, second);
+    return error;
+}
+
+static void assert_open_fails(const char *pattern, const char *parts) {
+    Error error = failure_to_open(pattern);
+    assert_parts(error.text, parts);
+}
+
+static void assert_refused(const char *pattern, const char *parts) {
+    Error error = failure_to_open(pattern);
+    assert_four_parts(error.text, parts);
 }
 
 /* ---- shards ---- */
@@ -186,28 +196,42 @@ static void test_golden_formats_agree(void **state) {
     }
 }
 
+/* Files of `count` numbers of 32 bits and then `bytes` bytes. */
 static void test_wrong_files_are_named(void **state) {
     (void)state;
-    const uint16_t tokens[] = {1, 2, 3, 4, 5};
-    int32_t magic = 20240520;
-    test_write_file(test_path("wrong_empty.bin"), "", 0);
-    assert_open_fails(test_path("wrong_empty.bin"), "wrong_empty.bin", "is empty");
-    test_write_file(test_path("wrong_odd.bin"), tokens, 7);
-    assert_open_fails(test_path("wrong_odd.bin"), "wrong_odd.bin", "7 bytes is odd");
-    test_write_file(test_path("wrong_one.bin"), tokens, 1);
-    assert_open_fails(test_path("wrong_one.bin"), "wrong_one.bin", "1 bytes is odd");
-    test_write_file(test_path("wrong_header.bin"), &magic, 4);
-    assert_open_fails(test_path("wrong_header.bin"), "wrong_header.bin", "1024 bytes, the file only 4");
-    write_shard(test_path("wrong_version.bin"), 2, 5, tokens, 5);
-    assert_open_fails(test_path("wrong_version.bin"), "wrong_version.bin", "version 2");
-    write_shard(test_path("wrong_cut.bin"), 1, 6, tokens, 5);
-    assert_open_fails(test_path("wrong_cut.bin"), "cut off: its header says 6 tokens", "1036 bytes, but it has 1034");
-    write_shard(test_path("wrong_long.bin"), 1, 4, tokens, 5);
-    assert_open_fails(test_path("wrong_long.bin"), "too long: its header says 4 tokens", "1032 bytes, but it has 1034");
-    write_shard(test_path("wrong_none.bin"), 1, 0, tokens, 0);
-    assert_open_fails(test_path("wrong_none.bin"), "wrong_none.bin", "0 tokens");
-    write_shard(test_path("wrong_negative.bin"), 1, -5, tokens, 5);
-    assert_open_fails(test_path("wrong_negative.bin"), "wrong_negative.bin", "-5 tokens");
+    static const struct {
+        const char *name;
+        int32_t numbers[3];
+        int count;
+        size_t bytes;
+        const char *parts;
+    } files[] = {
+        {"empty", {0}, 0, 0, "is empty|at least one token|download the file"},
+        {"odd", {0}, 0, 7, "7 bytes is odd|expected bare uint16|prepare_data makes"},
+        {"one", {0}, 0, 1, "1 bytes is odd|expected bare uint16|prepare_data makes"},
+        {"header", {SHARD_MAGIC}, 1, 0, "it has 4 bytes|the header alone has 1024|download the file"},
+        {"version", {SHARD_MAGIC, 2, 5}, SHARD_HEADER_INTS, 10, "of version 2|only version 1|prepare_data makes"},
+        {"cut",
+         {SHARD_MAGIC, 1, 6},
+         SHARD_HEADER_INTS,
+         10,
+         "off: it has 1034 bytes|makes 1036 bytes|download the file"},
+        {"long", {SHARD_MAGIC, 1, 4}, SHARD_HEADER_INTS, 10, "long: it has 1034|makes 1032 bytes|download the file"},
+        {"none", {SHARD_MAGIC, 1, 0}, SHARD_HEADER_INTS, 0, "says 0 tokens|at least one|download the file"},
+        {"negative", {SHARD_MAGIC, 1, -5}, SHARD_HEADER_INTS, 10, "says -5 tokens|at least one|download the file"},
+        {"wide", {SHARD_MAGIC, 1, 5}, SHARD_HEADER_INTS, 20, "tokens of 4 bytes|must be uint16|prepare_data makes"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(files); i++) {
+        const char *path = test_path("wrong_%s.bin", files[i].name);
+        char content[SHARD_HEADER_INTS * sizeof(int32_t) + 32] = {0},
+                                                           *parts = format_string("%s|%s", path, files[i].parts);
+        memcpy(content, files[i].numbers, sizeof files[i].numbers);
+        test_write_file(path, content, (size_t)files[i].count * sizeof(int32_t) + files[i].bytes);
+        assert_refused(path, parts);
+        free(parts);
+    }
+    assert_refused(test_folder(), "|is a folder|expected token files|name them, such as ");
+    assert_refused("/dev/null", "/dev/null|is not a regular file|expected a token file|copy it to a file");
 }
 
 /* What test_foreign.c tries on bytes, here in files. */
@@ -217,29 +241,32 @@ static void test_files_of_other_formats_are_named(void **state) {
     for (int i = 3; i < 300; i++) wide[i] = 7919 * i % 50257;
     wide[2] = 300 - SHARD_HEADER_INTS;
     test_write_file(test_path("foreign_wide.bin"), wide, sizeof wide);
-    assert_open_fails(test_path("foreign_wide.bin"), "foreign_wide.bin has tokens of 4 bytes", "they must be uint16");
+    assert_refused(test_path("foreign_wide.bin"), "foreign_wide.bin|tokens of 4 bytes|must be uint16|prepare_data");
     test_write_file(test_path("foreign_int32.bin"), wide + 3, sizeof wide - 12);
-    assert_open_fails(test_path("foreign_int32.bin"), "looks like tokens as int32, not like a token file; ",
-                      "np.fromfile(\"FILE\", np.int32)");
+    assert_refused(test_path("foreign_int32.bin"), "foreign_int32.bin| looks like tokens as int32|, not like a token "
+                                                   "file; |np.fromfile(\"FILE\", np.int32)");
     wide[0] = 20240801;
     test_write_file(test_path("foreign_llama.bin"), wide, sizeof wide);
-    assert_open_fails(test_path("foreign_llama.bin"), "looks like a token file of llm.c for Llama 3 (uint32)", "GPT-2");
+    assert_refused(test_path("foreign_llama.bin"),
+                   "llama.bin| looks like a token file of llm.c for Llama 3 (uint32)|, not like a token file|GPT-2");
     test_write_text(test_path("foreign_text.bin"), "The text itself, which somebody forgot to encode.\n");
-    assert_open_fails(test_path("foreign_text.bin"), "foreign_text.bin looks like text", "./prepare_data --tokenizer=");
+    assert_refused(test_path("foreign_text.bin"),
+                   "text.bin| looks like text|, not like a token file; |./prepare_data --tokenizer=");
     /* A format that nobody knows, with texts in it. */
     enum { NUMBERS = 3000, WORDS = 20000 };
     char *box = checked_calloc(1, NUMBERS + WORDS, "a file");
     for (int i = 0; i < NUMBERS; i++) box[i] = (char)(i % 3 ? i / 3 % 50 : 0);
     for (int i = 0; i < WORDS; i++) box[NUMBERS + i] = "One of the texts in it.\n"[i % 24];
     test_write_file(test_path("foreign_box.bin"), box, NUMBERS + WORDS);
-    assert_open_fails(test_path("foreign_box.bin"), "looks like text from byte 8192 on", "name the token files alone");
+    assert_refused(test_path("foreign_box.bin"),
+                   "box.bin| looks like text from byte 8192 on|, not like a token file; |name the token files alone");
     free(box);
     /* One file among good ones, as a pattern catches it. */
     char *folder = make_folder("caught");
     write_counting(test_path("caught/train_000000.bin"), false, 0, 9);
     test_write_text(test_path("caught/tokens.json"), "{\"tokenizer\": \"bytes\", \"vocab_size\": 256}");
-    assert_open_fails(test_path("caught/*"), "caught/tokens.json looks like tokens.json, which describes token files",
-                      "name the token files alone");
+    assert_refused(test_path("caught/*"), "caught/tokens.json| looks like tokens.json, which describes token files|, "
+                                          "not like a token file; |name the token files alone");
     free(folder);
 }
 
@@ -275,9 +302,12 @@ static void test_patterns_that_match_nothing_or_folders(void **state) {
     free(make_folder("some"));
     free(make_folder("some/old_train"));
     write_counting(test_path("some/new_train"), true, 0, 9);
-    assert_open_fails(test_path("some/*_train"), "some/*_train' matches ", "some/old_train, which is a folder");
-    assert_open_fails(test_path("some/none/train_*.bin"), "nothing is named or matches", "; there is no folder ");
-    assert_open_fails(test_path("some/none/train.bin"), "some/none", "; there is no folder ");
+    assert_refused(test_path("some/*_train"),
+                   "some/*_train'| matches |some/old_train, which is a folder|name token files alone, such as ");
+    assert_refused(test_path("some/none/train_*.bin"),
+                   "nothing is named or matches|; there is no folder |expected a token file|prepare_data makes");
+    assert_refused(test_path("some/none/train.bin"),
+                   "some/none|; there is no folder |expected a token file|prepare_data makes");
     Error error;
     ShardSet *set;
     assert_false(shards_open(&set, test_path("some/train_*.bin"), &error));
@@ -295,15 +325,15 @@ static void test_folders_without_permission(void **state) {
     if (is_root && seteuid(NOBODY) != 0) skip();
     static const struct {
         mode_t mode;
-        const char *pattern, *first, *second;
-    } cases[] = {{0600, "closed/train_0.bin", "cannot open ", "closed/train_0.bin: Permission denied"},
-                 {0600, "closed/train_?.bin", "cannot open ", "closed/train_?.bin: Permission denied"},
-                 {0711, "closed/train_?.bin", "cannot list the files that match ", "train_?.bin': Permission denied"}};
+        const char *pattern, *parts;
+    } cases[] = {{0600, "closed/train_0.bin", "cannot open |closed/train_0.bin: Permission denied"},
+                 {0600, "closed/train_?.bin", "cannot open |closed/train_?.bin: Permission denied"},
+                 {0711, "closed/train_?.bin", "cannot list the files that match |train_?.bin': Permission denied"}};
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         if (is_root) assert_int_equal(seteuid(0), 0);
         assert_int_equal(chmod(folder, cases[i].mode), 0);
         if (is_root) assert_int_equal(seteuid(NOBODY), 0);
-        assert_open_fails(test_path("%s", cases[i].pattern), cases[i].first, cases[i].second);
+        assert_open_fails(test_path("%s", cases[i].pattern), cases[i].parts);
     }
     if (is_root) assert_int_equal(seteuid(0), 0);
     assert_int_equal(chmod(folder, 0700), 0);
@@ -313,18 +343,18 @@ static void test_folders_without_permission(void **state) {
 
 static void test_things_that_are_no_files(void **state) {
     (void)state;
-    assert_open_fails(test_path("absent_*.bin"), "no token file", "absent_*.bin");
-    assert_open_fails("", "no token file", "''");
-    assert_open_fails(test_folder(), "is a folder", test_folder());
+    assert_refused(test_path("absent_*.bin"), "no token file|absent_*.bin'|expected a token file|prepare_data makes");
+    assert_refused("", "no token file|''|expected a token file|prepare_data makes");
     if (mkfifo(test_path("strange_pipe.bin"), 0600) != 0) fail_msg("cannot make a pipe");
-    assert_open_fails(test_path("strange_*.bin"), "strange_pipe.bin", "not a regular file");
+    assert_refused(test_path("strange_*.bin"),
+                   "pipe.bin|is not a regular file|expected a token file|copy it to a file");
     if (symlink("nowhere", test_path("dangling_1.bin")) != 0) fail_msg("cannot make a link");
-    assert_open_fails(test_path("dangling_*.bin"), "cannot open", "dangling_1.bin");
+    assert_open_fails(test_path("dangling_*.bin"), "cannot open|dangling_1.bin");
     /* One bad file among good ones fails the set, and what was opened already is let go. */
     write_counting(test_path("mixed_0.bin"), false, 0, 9);
     test_write_file(test_path("mixed_1.bin"), "abc", 3);
     write_counting(test_path("mixed_2.bin"), false, 0, 9);
-    assert_open_fails(test_path("mixed_*.bin"), "mixed_1.bin", "odd");
+    assert_refused(test_path("mixed_*.bin"), "mixed_1.bin|3 bytes is odd|expected bare uint16|prepare_data makes");
 }
 
 static void test_a_file_that_shrinks_is_an_error(void **state) {
@@ -746,7 +776,7 @@ static void test_streams_of_about_one_sequence(void **state) {
         Error error = {""};
         assert_false(loader_open(&failed, test_path("nine.bin"), &options, &error));
         assert_null(failed);
-        assert_mentions(&error, "nine.bin' holds 9 tokens, but one sequence needs 10");
+        assert_four_parts(error.text, "nine.bin'|holds 9 tokens|one sequence needs 10|give more text");
     }
 }
 

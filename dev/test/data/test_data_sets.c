@@ -184,8 +184,8 @@ static void check_late_token(int processes, int step, const char *arguments) {
         train_run(&launch, "late", "--overwrite=true --data.train='%s' %s --max_iters=6 %s", path, steady, arguments);
     assert_run(result, EXIT_FAILED, "error: data.train: ");
     char *message = format_string("stream.bin: token 1400 of the file is 300, but vocab_size is 256; the file is "
-                                  "damaged, or another tokenizer made it; step %d is saved: put the file right and go "
-                                  "on with --init_from=resume",
+                                  "damaged, or another tokenizer made it; download the file or make it again; step %d "
+                                  "is saved: put the file right and go on with --init_from=resume",
                                   step);
     assert_run(result, EXIT_FAILED, message);
     free(message);
@@ -231,7 +231,7 @@ static void test_a_token_in_the_first_step(void **state) {
     write_stream(test_path("stream.bin"), TOO_LARGE);
     CommandResult *result = train_run(&launch, "first", "--data.train='%s' --order=sequential --total_batch_size=60",
                                       test_path("stream.bin"));
-    assert_run(result, EXIT_FAILED, "or another tokenizer made it\n");
+    assert_run(result, EXIT_FAILED, "or another tokenizer made it; download the file or make it again\n");
     assert_false(files_is_folder(test_path("first/checkpoints")));
 }
 

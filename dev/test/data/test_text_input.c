@@ -49,6 +49,43 @@ static bool unpacks_gz(void) {
     return true;
 }
 
+/* What a message of the program says, in this order: where, what was found, what was expected, what to do. */
+static void test_parts_of_messages(void **state) {
+    (void)state;
+    static const struct {
+        const char *arguments, *parts;
+    } cases[] = {
+        {"--tokenizer=words good", "--tokenizer=words|unknown tokenizer 'words'|bytes, gpt2|see prepare_data --help"},
+        {"--tokenizer=gpt2 --vocab=. good", ".| holds no vocabulary|expected encoder.json|download.sh fetches them"},
+        {"--tokenizer=bytes --threads=0 good", "--threads=|0: |a whole number from 1 to 32|see prepare_data --help"},
+        {"--tokenizer=bytes --format=x good", "--format=|x: |expected one of: llmc nanogpt|see prepare_data --help"},
+        {"--tokenizer=bytes missing", "missing|No such file|expected a file|see prepare_data --help"},
+        {"--tokenizer=bytes none", "none| is empty|expected a text|leave this file out"},
+        {"--tokenizer=bytes --field=text bad.jsonl",
+         "bad.jsonl: line 1: |'x'|where a JSON object should be|correct the"},
+        {"--tokenizer=bytes --field=text other.jsonl",
+         "other.jsonl: line 1: |no \"text\"|it has \"words\"|--skip_bad_lines"},
+        {"--tokenizer=bytes cut.gz",
+         "cut.gz| is packed and cannot be unpacked|cut off|copy or download the whole file"},
+        {"--tokenizer=bytes twice.gz", "twice.gz| is packed twice|expected text|unpack it once"},
+        {"--tokenizer=bytes picture.png",
+         "picture.png| looks like a PNG image|, not like text in UTF-8|name the files"},
+    };
+    bool has_gz = unpacks_gz();
+    assert_run(test_run("cd '%s' && echo text >good && : >none && echo x >bad.jsonl && echo '{\"words\": 1}' "
+                        ">other.jsonl && gzip <good | head -c 20 >cut.gz && gzip <good | gzip >twice.gz && "
+                        "printf '\\211PNG\\r\\n\\032\\n' >picture.png",
+                        test_folder()),
+               0, "");
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        if (strstr(cases[i].arguments, ".gz") && !has_gz) continue;
+        if (strstr(cases[i].arguments, "gpt2") && !gpt2_has_tokenizer()) continue;
+        char *arguments = format_string("--out=out %s", cases[i].arguments);
+        assert_four_parts(run("", arguments)->output, cases[i].parts);
+        free(arguments);
+    }
+}
+
 /* ---- other formats ---- */
 
 #define CONTENT(literal) literal, sizeof(literal) - 1
@@ -85,6 +122,8 @@ static void test_other_formats_are_refused(void **state) {
         test_write_file(test_path("formats/%s", name), formats[i].content, formats[i].bytes);
         char *named = format_string("--tokenizer=bytes --out=out 'formats/%s'", name);
         char *message = format_string("formats/%s %s", name, what), *before = format_string("cat 'formats/%s' |", name);
+        char *parts = format_string("formats/%s|%s|, not like text in UTF-8; |%s", name, what, remedy);
+        if (!strchr(remedy, '|')) assert_four_parts(run("", named)->output, parts);
         assert_refused("", named, message, remedy);
         assert_refused("", "--tokenizer=bytes --out=out formats", message, remedy);
         if (i % 4 == 0) { /* which takes longer */
@@ -97,7 +136,7 @@ static void test_other_formats_are_refused(void **state) {
             free(piped), free(packed);
         }
         assert_int_equal(unlink(test_path("formats/%s", name)), 0);
-        free(named), free(message), free(before);
+        free(named), free(message), free(before), free(parts);
     }
     if (has_gz)
         assert_refused("echo text | gzip | gzip >twice.gz;", "--tokenizer=bytes --out=out twice.gz",
@@ -362,6 +401,7 @@ static void test_full_output(void **state) {
 int main(void) {
     program = test_program("prepare_data");
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_parts_of_messages),
         cmocka_unit_test(test_other_formats_are_refused),
         cmocka_unit_test(test_binary_data),
         cmocka_unit_test(test_other_encodings),

@@ -22,12 +22,15 @@ static char *make_folder(const char *name) {
     return folder;
 }
 
-static void assert_refused(const char *folder, const char *message) {
+/* `parts`: the file, what was found in it and what was expected (assert_parts()); the remedy is always the same. */
+static void assert_refused(const char *folder, const char *parts) {
     Tokenizer *tokenizer = NULL;
     Error error = {""};
-    if (tokenizer_open(&tokenizer, "gpt2", folder, &error)) fail_msg("opened; expected '%s'", message);
-    if (!strstr(error.text, message)) fail_msg("'%s' should mention '%s'", error.text, message);
+    char *all = format_string("%s|bash data/gpt2/download.sh fetches", parts);
+    if (tokenizer_open(&tokenizer, "gpt2", folder, &error)) fail_msg("opened; expected '%s'", parts);
+    assert_four_parts(error.text, all);
     assert_null(tokenizer);
+    free(all);
 }
 
 /* Copies a file of the vocabulary with the first `from` replaced by `to`; NULL for `from` cuts it in its middle. */
@@ -46,21 +49,22 @@ static void write_changed(const char *folder, const char *name, const char *from
 static void test_damaged_encoder(void **state) {
     (void)state;
     static const char *const cases[][3] = {
-        {"\"!\": 0", "\"!\": 1", "encoder.json: '!' and '\"' have the same number, 1"},
-        {"\"!\": 0", "\"!\": 0.5", "encoder.json: the number of '!' should be a whole one from 0 to 50256"},
-        {"\"!\": 0", "\"!\": \"0\"", "the number of '!' should be"},
-        {"\"!\": 0", "\"!\": 50257", "the number of '!' should be"},
-        {"\"!\": 0", "\"!\": -1", "the number of '!' should be"},
-        {", \"<|endoftext|>\": 50256", "", "50256 tokens and none with the number 50256; GPT-2 has 50257"},
-        {"<|endoftext|>", "<|endofdoc|>", "encoder.json: token 50256 should be <|endoftext|>"},
-        {"\"!\": 0", "\"!!\": 0", "encoder.json: tokens 0 and 3228 are both '!!'"},
-        {"\"!\": 0", "\"!zzq\": 0", "encoder.json has no token for the byte 0x21"},
-        {"\"!\": 0", "\"\": 0", "encoder.json: token 0 is empty"},
-        {"\"!\": 0", "\"! \": 0", "encoder.json: the character at byte 1 of '! ' stands for no byte"},
-        {"\"!\": 0", "\"!\\u0144\": 0", "encoder.json: the character at byte 1 of"},
-        {NULL, "", "encoder.json is no JSON from byte"},
-        {"{", "[", "encoder.json is no JSON from byte 4 on: is the file whole?"},
-        {"{", "3", "encoder.json is no JSON from byte"},
+        {"\"!\": 0", "\"!\": 1", "encoder.json: |'!' and '\"' have the same number, 1|each token must have its own"},
+        {"\"!\": 0", "\"!\": 0.5", "encoder.json: |the number of '!' should be| a whole one from 0 to 50256"},
+        {"\"!\": 0", "\"!\": \"0\"", "encoder.json: |the number of '!' should be| a whole one"},
+        {"\"!\": 0", "\"!\": 50257", "encoder.json: |the number of '!' should be| a whole one"},
+        {"\"!\": 0", "\"!\": -1", "encoder.json: |the number of '!' should be| a whole one"},
+        {", \"<|endoftext|>\": 50256", "", "encoder.json |50256 tokens and none with the number 50256|has 50257"},
+        {"<|endoftext|>", "<|endofdoc|>", "encoder.json: |token 50256| should be <"},
+        {"\"!\": 0", "\"!!\": 0", "encoder.json: |tokens 0 and 3228 are both '!!'|each must have its own"},
+        {"\"!\": 0", "\"!zzq\": 0", "encoder.json |has no token for the byte 0x21|each byte must have one"},
+        {"\"!\": 0", "\"\": 0", "encoder.json: |token 0 is empty|must have a byte"},
+        {"\"!\": 0", "\"! \": 0",
+         "encoder.json: |the character at byte 1 of '! ' stands for no byte|one of GPT-2's 256"},
+        {"\"!\": 0", "\"!\\u0144\": 0", "encoder.json: |the character at byte 1 of|one of GPT-2's 256"},
+        {NULL, "", "encoder.json |is no JSON from byte|expected tokens and their numbers"},
+        {"{", "[", "encoder.json |is no JSON from byte 4 on|expected tokens and their numbers"},
+        {"{", "3", "encoder.json |is no JSON from byte|expected tokens and their numbers"},
     };
     char *folder = make_folder("damaged");
     write_changed(folder, "vocab.bpe", "h", "h");
@@ -69,28 +73,28 @@ static void test_damaged_encoder(void **state) {
         assert_refused(folder, cases[i][2]);
     }
     test_write_text(test_path("damaged/encoder.json"), "[1, 2]");
-    assert_refused(folder, "encoder.json should be a JSON object of tokens and their numbers");
+    assert_refused(folder, "encoder.json |is no JSON object|one of tokens and their numbers");
     test_write_text(test_path("damaged/encoder.json"), "");
-    assert_refused(folder, "encoder.json is no JSON from byte 0");
+    assert_refused(folder, "encoder.json |is no JSON from byte 0|expected tokens and their numbers");
     free(folder);
 }
 
 static void test_damaged_merges(void **state) {
     (void)state;
     static const char *const cases[][3] = {
-        {"\nh e\n", "\nh\n", "vocab.bpe line 4 should be two tokens with a space between"},
-        {"\nh e\n", "\nh \n", "vocab.bpe line 4 should be two tokens with a space between"},
-        {"\nh e\n", "\n e\n", "vocab.bpe line 4 should be two tokens with a space between"},
-        {"\nh e\n", "\n\n", "vocab.bpe line 4 should be two tokens with a space between"},
-        {"\nh e\n", "\nh zzqx\n", "vocab.bpe line 4: 'zzqx' is no token of"},
-        {"\nh e\n", "\nh ing\n", "vocab.bpe line 4: 'ing' is merged before its own merge"},
-        {"\nh e\n", "\nh i\n", "vocab.bpe line 4: 'h i' should make token 258, which is another one in"},
-        {"\nh e\n", "\nh e\nx y\n", "vocab.bpe line 5: 'x y' should make token 259"},
-        {"\nh e\n", "\nh e e\n", "vocab.bpe line 4: the character at byte 1 of 'e e' stands for no byte"},
-        {"\nh e\n", "\nh \xff\n", "vocab.bpe line 4: the character at byte 0 of"},
-        {"\xa0g azed\n", "\xa0g azed\nx y\n", "vocab.bpe line 50002: GPT-2 has only 50000 merges"},
-        {"\n\xc4\xa0g azed\n", "\n", "vocab.bpe ends after 49999 merges; GPT-2 has 50000: is the file whole?"},
-        {NULL, "", "vocab.bpe"},
+        {"\nh e\n", "\nh\n", "vocab.bpe line 4 |is no merge|two tokens with a space between"},
+        {"\nh e\n", "\nh \n", "vocab.bpe line 4 |is no merge|two tokens with a space between"},
+        {"\nh e\n", "\n e\n", "vocab.bpe line 4 |is no merge|two tokens with a space between"},
+        {"\nh e\n", "\n\n", "vocab.bpe line 4 |is no merge|two tokens with a space between"},
+        {"\nh e\n", "\nh zzqx\n", "vocab.bpe line 4: |'zzqx' is no token|expected one of"},
+        {"\nh e\n", "\nh ing\n", "vocab.bpe line 4: |'ing' is merged before| its own merge"},
+        {"\nh e\n", "\nh i\n", "vocab.bpe line 4: |'h i' should make token 258|which is another one in"},
+        {"\nh e\n", "\nh e\nx y\n", "vocab.bpe line 5: |'x y' should make token 259|which is another one in"},
+        {"\nh e\n", "\nh e e\n", "vocab.bpe line 4: |the character at byte 1 of 'e e'|expected one of GPT-2's 256"},
+        {"\nh e\n", "\nh \xff\n", "vocab.bpe line 4: |the character at byte 0 of|expected one of GPT-2's 256"},
+        {"\xa0g azed\n", "\xa0g azed\nx y\n", "vocab.bpe line 50002 |is one merge too many|GPT-2 has 50000"},
+        {"\n\xc4\xa0g azed\n", "\n", "vocab.bpe |ends after 49999 merges|GPT-2 has 50000"},
+        {NULL, "", "vocab.bpe|;|"},
     };
     char *folder = make_folder("damaged_merges");
     write_changed(folder, "encoder.json", "{", "{");
@@ -99,9 +103,9 @@ static void test_damaged_merges(void **state) {
         assert_refused(folder, cases[i][2]);
     }
     test_write_text(test_path("damaged_merges/vocab.bpe"), "");
-    assert_refused(folder, "vocab.bpe ends after 0 merges");
+    assert_refused(folder, "vocab.bpe |ends after 0 merges|GPT-2 has 50000");
     assert_int_equal(unlink(test_path("damaged_merges/vocab.bpe")), 0);
-    assert_refused(folder, "damaged_merges/vocab.bpe");
+    assert_refused(folder, "cannot open |damaged_merges/vocab.bpe|: No such file");
     free(folder);
 }
 
@@ -109,7 +113,10 @@ static void test_damaged_merges(void **state) {
 static void test_where_files_are_looked_for(void **state) {
     (void)state;
     if (!gpt2_has_tokenizer()) {
-        assert_refused(gpt2_folder(), "the gpt2 tokenizer needs utf8proc, which this program was built without");
+        Tokenizer *none;
+        Error error;
+        assert_false(tokenizer_open(&none, "gpt2", gpt2_folder(), &error));
+        assert_parts(error.text, "the gpt2 tokenizer needs utf8proc|this program was built without|install");
         return;
     }
     Error error;
@@ -123,8 +130,8 @@ static void test_where_files_are_looked_for(void **state) {
     tokenizer_close(tokenizer);
 
     assert_int_equal(chdir(empty), 0);
-    assert_refused(empty, "vocab.bpe, is not in /");
-    assert_refused(NULL, "vocab.bpe, is not in data/gpt2; bash data/gpt2/download.sh fetches it into data/gpt2");
+    assert_refused(empty, "elsewhere| holds no vocabulary|expected encoder.json and vocab.bpe");
+    assert_refused(NULL, "data/gpt2| holds no vocabulary|expected encoder.json and vocab.bpe");
     test_write_text("tokens.json", "{\"tokenizer\": \"gpt2\"}");
     assert_false(tokenizer_open(&tokenizer, NULL, empty, &error));
     assert_int_equal(mkdir("data", 0777), 0);
@@ -133,9 +140,9 @@ static void test_where_files_are_looked_for(void **state) {
     tokenizer_close(tokenizer);
     if (!tokenizer_open(&tokenizer, NULL, empty, &error)) fail_msg("%s", error.text);
     tokenizer_close(tokenizer);
-    assert_refused(empty, "vocab.bpe, is not in /"); /* that was for tokens.json */
-    test_write_text("encoder.json", "{}");           /* what the folder has comes first, whatever it is */
-    assert_refused(empty, "encoder.json has 0 tokens");
+    assert_refused(empty, "elsewhere| holds no vocabulary|encoder.json and vocab.bpe"); /* that was for tokens.json */
+    test_write_text("encoder.json", "{}"); /* what the folder has comes first, whatever it is */
+    assert_refused(empty, "encoder.json |has 0 tokens|GPT-2 has 50257");
     assert_false(tokenizer_open(&tokenizer, NULL, empty, &error));
     assert_int_equal(chdir(before), 0);
     free(before);
@@ -206,21 +213,21 @@ static void test_damaged_bin(void **state) {
         size_t byte, value, cut; /* cut: bytes that are missing at the end */
         const char *message;
     } cases[] = {
-        {0, 1, 0, "is no tokenizer file of llm.c of version 1 or 2"},
-        {4, 3, 0, "is no tokenizer file of llm.c of version 1 or 2"},
-        {4, 0, 0, "is no tokenizer file of llm.c of version 1 or 2"},
-        {8, 0, 0, "0 tokens; expected 1 to 65535"},
-        {10, 1, 0, "65540 tokens; expected 1 to 65535"},
-        {8, 5, 0, "ends in token 4 of 5: is the file whole?"},
-        {8, 3, 0, "the end of a text is token 3, but there are only 3"},
-        {12, 4, 0, "the end of a text is token 4, but there are only 4"},
-        {1024, 0, 0, "token 0 at byte 1024 is empty"},
-        {1024, 200, 0, "ends in token 0 of 4"},
-        {1028, 3, 0, "ends in token 3 of 4"},
-        {0, 0xc8, 1, "ends in token 3 of 4"},
-        {0, 0xc8, 14, "ends in token 3 of 4"},
-        {0, 0xc8, 24, "has no whole header of 1024 bytes"},
-        {0, 0xc8, 1047, "has no whole header of 1024 bytes"},
+        {0, 1, 0, "begins with 20240129 and 2|llm.c's tokenizer file with 20240328 and 1 or 2"},
+        {4, 3, 0, "begins with 20240328 and 3|llm.c's tokenizer file with 20240328 and 1 or 2"},
+        {4, 0, 0, "begins with 20240328 and 0|llm.c's tokenizer file with 20240328 and 1 or 2"},
+        {8, 0, 0, "0 tokens|expected 1 to 65535"},
+        {10, 1, 0, "65540 tokens|expected 1 to 65535"},
+        {8, 5, 0, "ends in token 4|expected 5 tokens"},
+        {8, 3, 0, "the end of a text is token 3|but there are only 3"},
+        {12, 4, 0, "the end of a text is token 4|but there are only 4"},
+        {1024, 0, 0, "token 0 at byte 1024 is empty|must have a byte"},
+        {1024, 200, 0, "ends in token 0|expected 4 tokens"},
+        {1028, 3, 0, "ends in token 3|expected 4 tokens"},
+        {0, 0xc8, 1, "ends in token 3|expected 4 tokens"},
+        {0, 0xc8, 14, "ends in token 3|expected 4 tokens"},
+        {0, 0xc8, 24, "has 1023 bytes|its header alone has 1024"},
+        {0, 0xc8, 1047, "has 0 bytes|its header alone has 1024"},
     };
     char data[1100], *folder = make_folder("damaged_bin");
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
@@ -228,12 +235,14 @@ static void test_damaged_bin(void **state) {
         assert_int_equal(bytes, 1047);
         data[cases[i].byte] = (char)cases[i].value;
         test_write_file(test_path("damaged_bin/gpt2_tokenizer.bin"), data, bytes - cases[i].cut);
-        assert_refused(folder, cases[i].message);
+        char *parts = format_string("gpt2_tokenizer.bin|%s", cases[i].message);
+        assert_refused(folder, parts);
+        free(parts);
     }
     size_t bytes = bin_file(data, 2, 3);
     data[bytes] = 1;
     test_write_file(test_path("damaged_bin/gpt2_tokenizer.bin"), data, bytes + 1);
-    assert_refused(folder, "goes on at byte 1047, after its last token");
+    assert_refused(folder, "gpt2_tokenizer.bin|has 1048 bytes|its 4 tokens end after 1047");
     free(folder);
 }
 

@@ -565,7 +565,7 @@ static void test_tokenizer(void **state) {
     (void)state;
     refuse_damaged("rm tokens.json", "", "tokens.json: No such file or directory; --tokenizer=NAME says which");
     refuse_damaged("echo '{\"tokenizer\": \"words\"}' > tokens.json", "", "unknown tokenizer 'words'");
-    refuse_damaged("echo '{}' > tokens.json", "", "tokens.json should be a JSON object with a key \"tokenizer\"");
+    refuse_damaged("echo '{}' > tokens.json", "", "a JSON object with a key \"tokenizer\"");
     assert_run(test_run("%s/sample_gpt2 %s/copy --tokenizer=bytes --prompt=A", bin(), test_folder()), 0, "A");
     char *unknown = format_string("%s/biased/checkpoints/latest --prompt=\"$(printf 'A\\343')\"", test_folder());
     refuse(EXIT_USAGE, "--prompt: the prompt has token 227 of the tokenizer bytes, but the model's vocabulary has 227",

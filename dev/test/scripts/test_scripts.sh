@@ -172,6 +172,43 @@ test_plot_says_what_is_wrong() {
     has "$here/output" "gnuplot is missing"
 }
 
+# ---- messages ----
+
+# Of each script's own messages: the script or key, what was found, what was expected, and what the user can do.
+test_parts_of_messages() {
+    local status command parts
+    export RUN=$here/run
+    metrics "$RUN" 0 2
+    while IFS='|' read -r status command parts; do
+        IFS='|' read -ra parts <<<"$parts"
+        [ ${#parts[@]} -eq 4 ] || { echo "these are not four parts: ${parts[*]}"; return 1; }
+        run "$status" bash -c "$command"
+        has_parts "$here/output" "${parts[@]}"
+    done <<'END'
+2|bash scripts/plot.sh --wrong $RUN|plot.sh: |unknown option --wrong|expected --out, --x|see --help
+2|bash scripts/plot.sh|plot.sh: |no run|expected the folder of at least one|plot.sh runs/quickstart
+2|bash scripts/plot.sh --y=1:x $RUN|plot.sh: --y=|1:x|expected two losses|write --y=2.5:3.5
+2|bash scripts/plot.sh --label=a --label=b $RUN|plot.sh: |2 labels|for 1 runs|give one --label for each run
+1|bash scripts/plot.sh --out=$RUN/no/x $RUN|plot.sh: |cannot write|expected a folder that can be written|give another --out
+1|bash scripts/plot.sh $RUN/none|cannot read |No such file|folders that train_gpt2 wrote|its
+2|bash scripts/report.sh --watch --port=0|report.sh|--port=0|expected a number from 1 to 65535|leave it out
+2|bash scripts/report.sh --port=80|report.sh|--port is given|nothing is served without --watch|leave --port out
+2|bash scripts/track3.sh track3_muon --seeds=0|track3.sh: --seeds=|0: |expected a number of seeds from 1 to 999|write --seeds=10
+2|bash scripts/track3.sh track3_muon --target=0|track3.sh: --target=|0: |expected a loss|write --target=3.28
+2|bash scripts/track3.sh track3_muon --seed=1|track3.sh: |--seed|every run has its own|give --seeds=N
+2|bash scripts/track3.sh track3_muon -x|track3.sh: |unknown option -x|expected --seeds|see --help
+1|bash scripts/quickstart.sh $RUN/none.txt|quickstart.sh: |cannot read |expected a text file|correct the path
+1|QUICKSTART_SECONDS=0 bash scripts/quickstart.sh|quickstart.sh: QUICKSTART_SECONDS=|0: |expected a whole number of seconds|unset it for 80
+2|bash scripts/install_deps.sh --wrong|install_deps.sh: |unknown argument --wrong|expected --lint|see --help
+2|bash scripts/test.sh --wrong|test.sh: |unknown argument --wrong|the only option is --all|see --help
+2|bash data/openwebtext/prepare.sh --files=x|openwebtext/prepare.sh: --files=|x: |expected a number of files from 1 to 9999|see --help
+2|bash data/fineweb/download.sh x|fineweb/download.sh: |unexpected argument x|expected one number of shards|see --help
+2|bash data/tinyshakespeare/prepare.sh x|tinyshakespeare/prepare.sh: |unknown argument x|expected --tokenizer=gpt2|see --help
+2|bash data/hellaswag/prepare.sh x|hellaswag/prepare.sh: |unexpected argument x|there are no options|leave it out
+2|FETCH_TRIES=0 bash data/gpt2/download.sh|gpt2/download.sh: FETCH_TRIES=|0: |expected a number of tries|unset it for 6
+END
+}
+
 # ---- install_deps.sh ----
 
 # A machine of stand-ins: PATH has only these. $here/has names what is "installed": a compiler's libraries and headers
@@ -818,7 +855,7 @@ test_quickstart_says_what_is_wrong() {
     has "$here/output" "has 5000 bytes; training needs at least 20000"
     for seconds in soon 0 -1 1.5 1234567 ' 5'; do
         run 1 env QUICKSTART_SECONDS="$seconds" bash "$here/tree/scripts/quickstart.sh" "$here/sources.txt"
-        has "$here/output" "QUICKSTART_SECONDS=$seconds: give a whole number of seconds from 1 to 999999"
+        has "$here/output" "QUICKSTART_SECONDS=$seconds: expected a whole number of seconds from 1 to 999999"
     done
     : >"$here/empty"
     run 1 bash "$here/tree/scripts/quickstart.sh" "$here/empty"

@@ -40,6 +40,12 @@ static void assert_refused(const Launch *launch, const char *arguments, int stat
     if (files_is_folder(test_path("refused"))) fail_msg("something was written with %s", arguments);
 }
 
+/* One message that states four parts (assert_four_parts()), and nothing is written. */
+static void assert_refused_in_parts(const Launch *launch, const char *arguments, int status, const char *parts) {
+    assert_refused(launch, arguments, status, "");
+    assert_four_parts(train_run(launch, "refused", "%s", arguments)->output, parts);
+}
+
 static void assert_each_refused(const Mistake *mistakes, size_t count, int status) {
     Launch launch = small_run();
     for (size_t i = 0; i < count; i++) assert_refused(&launch, mistakes[i].arguments, status, mistakes[i].text);
@@ -116,7 +122,7 @@ static void test_config_file(void **state) {
     }
     Launch missing = {.config = test_path("missing.json")}, folder = {.config = test_folder()};
     assert_refused(&missing, " ", EXIT_USAGE, "missing.json: cannot open the config: No such file or directory");
-    assert_refused(&folder, " ", EXIT_USAGE, ": a folder; give the config file in it");
+    assert_refused(&folder, " ", EXIT_USAGE, ": a folder; expected a config file; give the one in it");
 }
 
 static void test_batch_sizes(void **state) {
@@ -130,8 +136,24 @@ static void test_batch_sizes(void **state) {
     assert_refused(&launch, "--batch_size=4", EXIT_USAGE,
                    "train.total_batch_size 12 is not a multiple of train.batch_size 4 x 2 processes; "
                    "values of train.batch_size that fit: 1, 2, 3, 6\n");
-    assert_refused(&launch, "--total_batch_size=11", EXIT_USAGE,
-                   "train.total_batch_size 11 cannot be shared evenly by 2 processes");
+}
+
+/* The parts of messages about the number of processes. */
+static void test_processes_that_do_not_fit(void **state) {
+    (void)state;
+    if (!train_has_mpi()) skip();
+    Launch launch = small_run();
+    launch.processes = 2;
+    static const Mistake mistakes[] = {
+        {"--total_batch_size=11",
+         "command line: |train.total_batch_size 11|shared evenly by 2 processes|divide it: 1, 11"},
+        {"--batch_size=4",
+         "command line: |train.total_batch_size 12|a multiple of train.batch_size 4 x 2|that fit: 1, 2"},
+        {"--total_batch_size=0 --gradient_accumulation_steps=2147483647",
+         "command line: |train.gradient_accumulation_steps 2147483647|is more than 2147483647 sequences|lower one of"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(mistakes); i++)
+        assert_refused_in_parts(&launch, mistakes[i].arguments, EXIT_USAGE, mistakes[i].text);
 }
 
 static void test_missing_device(void **state) {
@@ -140,11 +162,25 @@ static void test_missing_device(void **state) {
         print_message("a missing device is not tested: there is a %s\n", backend_auto_device());
         skip();
     }
-    const Mistake mistakes[] = {
-        {"--device=cuda", "command line: train.device: "},
-        {"--device=auto --allow_tf32=true", "train.allow_tf32: TF32 is a mode of GPUs and the device is the CPU"},
+    static const Mistake mistakes[] = {
+        {"--device=auto --allow_tf32=true",
+         "command line: train.allow_tf32: |TF32 is a mode of GPUs|and the device is the CPU|set it to false"},
+        {"--device=gpu",
+         "command line: train.device|is 'gpu'|expected one of: auto, cpu, cuda|--help explains the key"},
+        {"--threads=4097",
+         "command line: train.threads|is '4097'|expected integer in [0, 4096]|--help explains the key"},
     };
-    assert_each_refused(mistakes, ARRAY_LENGTH(mistakes), EXIT_USAGE);
+    Launch launch = small_run();
+    for (size_t i = 0; i < ARRAY_LENGTH(mistakes); i++)
+        assert_refused_in_parts(&launch, mistakes[i].arguments, EXIT_USAGE, mistakes[i].text);
+    bool has_cuda =
+        !strstr(train_run(&launch, "refused", "--device=cuda")->output, "this program was built without CUDA");
+    assert_refused_in_parts(
+        &launch, "--device=cuda", EXIT_USAGE,
+        has_cuda ? "command line: train.device: |no GPU that CUDA can use|nvidia-smi lists|use the device cpu"
+                 : "command line: train.device: |built without CUDA|the device cuda needs|use the device cpu");
+    assert_refused_in_parts(&launch, "--n_layer=1024 --n_head=128 --n_embd=16384", EXIT_FAILED,
+                            "|GB on |GB left|lower model.n_layer or model.n_embd");
 }
 
 /* ---- token files ---- */
@@ -189,8 +225,8 @@ static void test_token_files(void **state) {
     assert_tokens_refused("missing.bin", "no token file: nothing is named or matches '%s'");
     assert_tokens_refused("empty.bin", "%s is empty");
     assert_tokens_refused("odd.bin", "%s is no token file");
-    assert_tokens_refused("cut.bin", "%s is cut off: its header says 200 tokens");
-    assert_tokens_refused("long.bin", "%s is too long: its header says 199 tokens");
+    assert_tokens_refused("cut.bin", "%s is cut off: it has 1422 bytes, but its header says 200 tokens");
+    assert_tokens_refused("long.bin", "%s is too long: it has 1424 bytes, but its header says 199 tokens");
     assert_tokens_refused("short.bin", "'%s' holds 32 tokens, but one sequence needs 33");
     assert_tokens_refused("short_raw.bin", "'%s' holds 32 tokens, but one sequence needs 33");
     if (!train_has_mpi()) skip();
@@ -230,8 +266,8 @@ static void test_evaluation_larger_than_the_set(void **state) {
     Launch launch = small_run();
     write_tokens("few.bin", 6 * 32, 6 * 32, 0);
     char *arguments = format_string("--data.val='%s'", test_path("few.bin"));
-    assert_refused(&launch, arguments, EXIT_FAILED, "has only 5 sequences of 32 tokens");
-    assert_refused(&launch, arguments, EXIT_FAILED, "train.eval_sequences: ");
+    assert_refused_in_parts(&launch, arguments, EXIT_FAILED,
+                            "train.eval_sequences: |has only 5 sequences of 32 tokens|expected at least |set it to 0");
     train(&launch, "all_of_few", "%s --eval_sequences=5", arguments);
     train(&launch, "whole_set", "%s --eval_sequences=0", arguments);
     cJSON *log = train_log("whole_set"), *expected = train_log("all_of_few");
@@ -439,6 +475,7 @@ int main(void) {
         cmocka_unit_test(test_command_line),
         cmocka_unit_test(test_config_file),
         cmocka_unit_test(test_batch_sizes),
+        cmocka_unit_test(test_processes_that_do_not_fit),
         cmocka_unit_test(test_missing_device),
         cmocka_unit_test(test_token_files),
         cmocka_unit_test(test_token_files_that_change),
