@@ -49,13 +49,14 @@ typedef struct RunReport {
 /* Opens out_dir/metrics.jsonl and locks it: two runs in one folder would spoil each other. */
 bool metrics_open(Metrics **metrics, const char *out_dir, MetricsMode mode, int64_t resume_step, Error *error);
 
-/* All functions below do nothing where metrics is NULL, as it is on all processes but the first. When a line cannot be
- * written, as on a full disk, that line and all later ones are lost, and metrics_failure() says why: a run that cannot be
- * reported is not worth its electricity, but what it has learned is worth saving. */
+/* All functions below do nothing where metrics is NULL, as it is on all processes but the first. A line that cannot be
+ * written, as on a full disk, is written before the next one. metrics_failure() says why: a run that cannot be reported is
+ * not worth its electricity, but what it has learned is worth saving. */
 void metrics_close(Metrics *metrics);
 
-/* "cannot write FILE: reason", or NULL as long as everything could be written. */
-const char *metrics_failure(const Metrics *metrics);
+/* Makes a second attempt at lines that could not be written. "cannot write FILE: reason" from the first time on that it
+ * fails, too; NULL before. */
+const char *metrics_failure(Metrics *metrics);
 
 /* True where a validation loss, or a text, of resume_step is in the file already. */
 bool metrics_has_validation(const Metrics *metrics);
