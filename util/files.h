@@ -13,8 +13,8 @@
 
 EXTERN_C_BEGIN
 
-/* Makes a call again while a signal interrupts it. On local disks none is interrupted; on file systems of other programs
- * (FUSE) and of other machines any may be. Not for close(). */
+/* Makes a call again while a signal interrupts it. On local disks none is interrupted; on file systems of other
+ * programs (FUSE) and of other machines any may be. Not for close(). */
 #define FILES_RETRY(call)                        \
     ({                                           \
         __typeof__(call) result_;                \

@@ -1,6 +1,6 @@
-/* fault_injection.c: a library for tests, loaded before a program with LD_PRELOAD, that makes the disk fail on time, or one
- * rank of several slow. It stands between the program and the calls of the C library that change files. The environment
- * says what happens; without a variable, nothing does.
+/* fault_injection.c: a library for tests, loaded before a program with LD_PRELOAD, that makes the disk fail on time, or
+ * one rank of several slow. It stands between the program and the calls of the C library that change files. The
+ * environment says what happens; without a variable, nothing does.
  *
  *   FAULT_FOLDER=path        only files below this absolute path count (default: all regular files and folders)
  *   FAULT_WRITE_LIMIT=bytes  after that many bytes the disk is full: a write puts what still fits, the next is ENOSPC
@@ -8,19 +8,19 @@
  *   FAULT_SLOW_SYNC=seconds  each sync takes that long
  *   FAULT_KILL_AT_SYNC=n     the process dies by SIGKILL before its n-th sync takes place (from 1)
  *   FAULT_KILL_AT_RENAME=n   and before its n-th rename
- *   FAULT_SLOW_RANK=n        this rank of a job under Open MPI sleeps 30 ms after each 4 ms that its processor has worked
+ *   FAULT_SLOW_RANK=n        this rank of a job under Open MPI sleeps 30 ms after each 4 ms that its processor worked
  *   FAULT_JOURNAL=path       a line "KIND PATH" is added to this file before each call that counts. The kinds:
- *                            write (also pwrite, writev), fsync (also fdatasync), open (also openat, mkostemp, fopen),
- *                            opendir, close, rename, mkdir, symlink, truncate (also ftruncate), and remove (also unlink,
- *                            unlinkat, rmdir)
+ *                            write (also pwrite, writev), fsync (also fdatasync), open (also openat, mkostemp,
+ *                            fopen), opendir, close, rename, mkdir, symlink, truncate (also ftruncate), and remove
+ *                            (also unlink, unlinkat, rmdir)
  *   FAULT_KIND=kind          of this kind of calls
  *   FAULT_AT=n               the n-th fails (from 1), and no other one
  *   FAULT_WITH=error         with EIO, ENOSPC or EINTR, or as "short": a write that puts half of its bytes. A close
- *                            that fails has closed the file; no other call that fails has any effect. The journal says
- *                            "failed KIND PATH" instead.
+ *                            that fails has closed the file; no other call that fails has any effect. The journal
+ *                            says "failed KIND PATH" instead.
  *
- * What the C library calls inside itself is not seen here: the writes of stdio, and what nftw() opens. Programs under test
- * write their files by descriptors. */
+ * What the C library calls inside itself is not seen here: the writes of stdio, and what nftw() opens. Programs under
+ * test write their files by descriptors. */
 #define _GNU_SOURCE 1
 #include <dirent.h>
 #include <dlfcn.h>
