@@ -18,11 +18,12 @@
 
 struct Metrics {
     int descriptor; /* of the file, -1 where it is not open */
-    /* Lines that are not in the file yet, in memory, as stdio loses what a write that fails or is interrupted was to put. */
+    /* Lines that are not in the file yet, in memory: stdio would lose what a write that fails was to put. */
     FILE *lines;
     char *text; /* of them, after fflush() */
     size_t bytes;
     size_t written; /* of these, how many are in the file */
+    bool waits;     /* for another attempt: the last one failed */
     char *path;
     bool has_validation, has_sample; /* of the step where the run goes on */
     bool failed;
@@ -154,21 +155,18 @@ static bool write_lines(Metrics *metrics) {
     if (!ok) die("out of memory: a line of metrics.jsonl");
     metrics->written +=
         files_write_some(metrics->descriptor, metrics->text + metrics->written, metrics->bytes - metrics->written);
-    if (metrics->written < metrics->bytes)
-        return error_set(&metrics->failure, "cannot write %s: %s", metrics->path, strerror(errno));
+    bool waited = metrics->waits;
+    metrics->waits = metrics->written < metrics->bytes;
+    if (metrics->waits) return error_set(&metrics->failure, "cannot write %s: %s", metrics->path, strerror(errno));
+    if (waited) warn("%s; a later attempt succeeded", metrics->failure.text);
     metrics->written = 0;
     rewind(metrics->lines);
     return true;
 }
 
-static bool has_unwritten(const Metrics *metrics) { return ftello(metrics->lines) > 0; }
-
 const char *metrics_failure(Metrics *metrics) {
     if (!metrics) return NULL;
-    if (!metrics->failed && has_unwritten(metrics)) {
-        metrics->failed = !write_lines(metrics);
-        if (!metrics->failed) warn("%s; the second attempt succeeded", metrics->failure.text);
-    }
+    if (!metrics->failed && metrics->waits) metrics->failed = !write_lines(metrics);
     return metrics->failed ? metrics->failure.text : NULL;
 }
 

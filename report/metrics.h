@@ -50,12 +50,12 @@ typedef struct RunReport {
 bool metrics_open(Metrics **metrics, const char *out_dir, MetricsMode mode, int64_t resume_step, Error *error);
 
 /* All functions below do nothing where metrics is NULL, as it is on all processes but the first. A line that cannot be
- * written, as on a full disk, is written before the next one. metrics_failure() says why: a run that cannot be reported is
- * not worth its electricity, but what it has learned is worth saving. */
+ * written, as on a full disk, is written before the next one. metrics_failure() says why: a run that cannot be reported
+ * is not worth its electricity, but what it has learned is worth saving. */
 void metrics_close(Metrics *metrics);
 
-/* Makes a second attempt at lines that could not be written. "cannot write FILE: reason" from the first time on that it
- * fails, too; NULL before. */
+/* Tries once more to write lines that could not be written. "cannot write FILE: reason" if that fails, too, and from
+ * then on; else NULL. */
 const char *metrics_failure(Metrics *metrics);
 
 /* True where a validation loss, or a text, of resume_step is in the file already. */
