@@ -79,9 +79,10 @@ static const char *advice(int reason) {
     case EIO:
         return "; check that disk (dmesg may say more)";
     case EROFS:
+        return "; make it writable";
     case EACCES:
     case EPERM:
-        return "; make it writable";
+        return "; check its permissions";
     default:
         return "";
     }
