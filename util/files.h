@@ -16,12 +16,12 @@ EXTERN_C_BEGIN
 /* Makes a call again while a signal interrupts it. On local disks none is interrupted; on file systems of other
  * programs (FUSE) and of other machines any may be. Not for close(). */
 #define FILES_RETRY(call)                        \
-    ({                                           \
+    (({                                          \
         __typeof__(call) result_;                \
         do result_ = (call);                     \
         while (result_ == -1 && errno == EINTR); \
         result_;                                 \
-    })
+    }))
 
 /* False, after saying "cannot WHAT PATH: ", what errno means, and what may help. */
 bool files_fail(Error *error, const char *what, const char *path);
