@@ -381,6 +381,16 @@ static void write_sample(Trainer *t) {
     free(text);
 }
 
+static NO_RETURN void fail_to_save(const Trainer *t, const Error *error) {
+    if (t->saved_step < 0)
+        die("cannot save step %" PRId64 ": %s; nothing was saved before: choose another train.out_dir, or start again "
+            "when the disk is put right",
+            t->step, error->text);
+    die("cannot save step %" PRId64 ": %s; step %" PRId64 " is saved: put the disk right and go on with "
+        "--init_from=resume",
+        t->step, error->text, t->saved_step);
+}
+
 static void save(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     char path[CHECKPOINT_PATH_LENGTH];
@@ -397,7 +407,7 @@ static void save(Trainer *t) {
     t->be->range_begin(t->be, "checkpoint");
     Error error;
     if (!checkpoint_save(&source, train->out_dir, train->keep_checkpoints, t->comm->rank == 0, path, &error))
-        die("cannot save step %" PRId64 ": %s", t->step, error.text);
+        fail_to_save(t, &error);
     t->be->range_end(t->be);
     t->saved_step = t->step;
     run_log_checkpoint(&t->log, t->step, path);

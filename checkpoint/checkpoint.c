@@ -12,7 +12,6 @@
 
 #include <cjson/cJSON.h>
 #include <dirent.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -278,7 +277,7 @@ static void save_trainer(Save *save) {
 
 /* Removes what saves that did not come to their end have left in `checkpoints`. */
 static void remove_leftovers(const char *checkpoints) {
-    DIR *directory = opendir(checkpoints);
+    DIR *directory = files_open_folder(checkpoints);
     struct dirent *entry;
     Error error;
     while (directory && (entry = readdir(directory))) {
@@ -310,8 +309,8 @@ static void publish(Save *save) {
     save->ok = placed && files_sync_folder(save->parent, save->error) &&
                checkpoint_point_latest(save->parent, strrchr(save->final, '/') + 1, save->error);
     if (!save->ok) {
-        if (placed) rename(save->final, save->temporary);
-        if (replaces) rename(save->aside, save->final);
+        if (placed) files_rename(save->final, save->temporary, NULL);
+        if (replaces) files_rename(save->aside, save->final, NULL);
         return;
     }
     /* Old and new are both whole, so whichever `latest` names after a power cut will do: no reason to fail. */
@@ -410,7 +409,8 @@ bool checkpoint_export(const CheckpointSource *source, DType type, const char *f
               files_make_folders(save.temporary, error);
     save_weights(&save, CHECKPOINT_WEIGHTS, MODEL_FILE);
     if (save.ok) save_model_texts(&save);
-    save.ok = save.ok && files_sync_folder(save.temporary, error) && files_rename(save.temporary, folder, error) &&
-              files_sync_folder(parent, error);
+    bool placed = save.ok && files_sync_folder(save.temporary, error) && files_rename(save.temporary, folder, error);
+    save.ok = placed && files_sync_folder(parent, error);
+    if (placed && !save.ok) files_rename(folder, save.temporary, NULL); /* where it is removed */
     return close_save(&save, true);
 }

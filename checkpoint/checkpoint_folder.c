@@ -5,7 +5,6 @@
 
 #include <cjson/cJSON.h>
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -90,10 +89,10 @@ static bool make_removable(const char *checkpoints, Error *error) {
 
 /* Writes the file without a sync: whether the disk is sound is not asked here. */
 static bool write_small_file(const char *path) {
-    int descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    int descriptor = FILES_RETRY(open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
     if (descriptor < 0) return false;
-    bool ok = write(descriptor, "", 1) == 1;
-    return close(descriptor) == 0 && ok;
+    bool ok = files_write_all(descriptor, "", 1);
+    return files_close(descriptor) && ok;
 }
 
 static bool try_a_save(const char *checkpoints, Error *error) {
@@ -101,13 +100,13 @@ static bool try_a_save(const char *checkpoints, Error *error) {
     char *link = format_string("%s/link", folder), *new_link = format_string("%s/new_link", folder);
     char *new_folder = format_string("%s_renamed", folder);
     const char *problem = NULL;
-    if (mkdir(folder, 0777) != 0)
+    if (FILES_RETRY(mkdir(folder, 0777)) != 0)
         problem = "make a folder";
     else if (!write_small_file(file))
         problem = "write a file";
-    else if (symlink("file", link) != 0)
+    else if (FILES_RETRY(symlink("file", link)) != 0)
         problem = "make a symbolic link";
-    else if (rename(link, new_link) != 0 || rename(folder, new_folder) != 0)
+    else if (!files_rename(link, new_link, NULL) || !files_rename(folder, new_folder, NULL))
         problem = "rename a file";
     else if (!files_remove_tree(new_folder, NULL))
         problem = "remove a folder";
@@ -126,13 +125,13 @@ static bool try_a_save(const char *checkpoints, Error *error) {
 
 bool checkpoint_prepare(const char *out_dir, Error *error) {
     char *checkpoints = format_string("%s/" CHECKPOINTS_FOLDER, out_dir);
-    bool is_new = mkdir(checkpoints, 0777) == 0;
+    bool is_new = FILES_RETRY(mkdir(checkpoints, 0777)) == 0;
     bool ok = is_new || errno == EEXIST ||
               error_set(error, "cannot make the folder %s: %s; make %s writable or choose another train.out_dir",
                         checkpoints, strerror(errno), out_dir);
     ok = ok && make_room_for_link(checkpoints, error) && make_removable(checkpoints, error) &&
          try_a_save(checkpoints, error);
-    if (is_new) rmdir(checkpoints); /* the first save makes it */
+    if (is_new) FILES_RETRY(rmdir(checkpoints)); /* the first save makes it */
     free(checkpoints);
     return ok;
 }
@@ -157,14 +156,14 @@ bool checkpoint_remove_all(const char *out_dir, Error *error) {
         ok = files_remove_tree(path, error);
         free(path);
     }
-    DIR *directory = opendir(checkpoints);
+    DIR *directory = files_open_folder(checkpoints);
     for (struct dirent *entry; ok && directory && (entry = readdir(directory));) {
         char *path = format_string("%s/%s", checkpoints, entry->d_name);
         ok = !is_ours(entry->d_name, path) || files_remove_tree(path, error);
         free(path);
     }
     if (directory) closedir(directory);
-    rmdir(checkpoints); /* unless there is something else in it */
+    FILES_RETRY(rmdir(checkpoints)); /* unless there is something else in it */
     free(folders);
     free(checkpoints);
     return ok;

@@ -4,7 +4,6 @@
 
 #include <cjson/cJSON.h>
 #include <dirent.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +35,7 @@ static int newest_first(const void *a, const void *b) {
 
 CheckpointFolder *checkpoint_folders(const char *checkpoints, int *count) {
     *count = 0;
-    DIR *directory = opendir(checkpoints);
+    DIR *directory = files_open_folder(checkpoints);
     if (!directory) return NULL;
     CheckpointFolder *folders = NULL, folder;
     struct dirent *entry;
@@ -66,10 +65,9 @@ int checkpoint_latest(const char *checkpoints, const CheckpointFolder *folders, 
 bool checkpoint_point_latest(const char *checkpoints, const char *name, Error *error) {
     char *link = format_string("%s/%s", checkpoints, LATEST_LINK);
     char *temporary = format_string("%s/" TEMPORARY_PREFIX "%s", checkpoints, LATEST_LINK);
-    bool ok =
-        symlink(name, temporary) == 0 || error_set(error, "cannot make the link %s: %s", temporary, strerror(errno));
+    bool ok = FILES_RETRY(symlink(name, temporary)) == 0 || files_fail(error, "make the link", temporary);
     ok = ok && files_rename(temporary, link, error);
-    if (!ok) unlink(temporary);
+    if (!ok) FILES_RETRY(unlink(temporary));
     free(link);
     free(temporary);
     return ok;

@@ -14,8 +14,16 @@
 
 #include <cjson/cJSON.h>
 
+#include "util/files.h"
+
 struct Metrics {
-    FILE *file;
+    int descriptor; /* of the file, -1 where it is not open */
+    /* Lines that are not in the file yet, in memory: stdio would lose what a write that fails was to put. */
+    FILE *lines;
+    char *text; /* of them, after fflush() */
+    size_t bytes;
+    size_t written; /* of these, how many are in the file */
+    bool waits;     /* for another attempt: the last one failed */
     char *path;
     bool has_validation, has_sample; /* of the step where the run goes on */
     bool failed;
@@ -55,51 +63,72 @@ static bool line_stays(Metrics *metrics, const char *line, size_t length, int64_
 
 /* Locks the file, so that a second run in the same folder fails. The lock belongs to the file, not to its name, so it
  * fails if the file was replaced meanwhile. */
-static bool lock_file(FILE *file, const char *path) {
+static bool lock_file(int descriptor, const char *path) {
     struct stat locked, named;
-    return flock(fileno(file), LOCK_EX | LOCK_NB) == 0 && fstat(fileno(file), &locked) == 0 &&
+    return FILES_RETRY(flock(descriptor, LOCK_EX | LOCK_NB)) == 0 && fstat(descriptor, &locked) == 0 &&
            stat(path, &named) == 0 && locked.st_dev == named.st_dev && locked.st_ino == named.st_ino;
 }
 
-/* Writes the lines that stay to a new file, which takes the old one's place, locked in its turn. */
-static bool cut_back(Metrics *metrics, int64_t step, Error *error) {
-    char *temporary = format_string("%s.tmp", metrics->path), *line = NULL;
-    FILE *old = fopen(metrics->path, "r"), *cut = old ? fopen(temporary, "w") : NULL;
-    size_t room = 0;
-    ssize_t length;
-    bool ok = old && cut && lock_file(cut, temporary);
-    while (ok && (length = getline(&line, &room, old)) > 0) {
-        if (!line_stays(metrics, line, (size_t)length, step)) continue;
-        ok = fwrite(line, 1, (size_t)length, cut) == (size_t)length;
+static int open_to_write(const char *path, int flags) {
+    return FILES_RETRY(open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | flags, 0666));
+}
+
+/* Moves the lines that stay to the beginning of the text, and returns their bytes. */
+static size_t keep_lines(Metrics *metrics, char *text, size_t bytes, int64_t step) {
+    size_t kept = 0;
+    for (char *line = text, *end = text + bytes, *next; line < end; line = next) {
+        char *line_end = memchr(line, '\n', (size_t)(end - line));
+        next = line_end ? line_end + 1 : end;
+        size_t length = (size_t)(next - line);
+        if (!line_stays(metrics, line, length, step)) continue;
+        memmove(text + kept, line, length);
+        kept += length;
     }
-    ok = ok && !ferror(old) && fflush(cut) == 0 && fsync(fileno(cut)) == 0 && rename(temporary, metrics->path) == 0;
-    if (!ok) error_set(error, "cannot cut back %s: %s", metrics->path, strerror(errno));
-    if (!ok && cut) unlink(temporary);
-    FILE *unused = ok ? metrics->file : cut;
-    if (ok) metrics->file = cut;
-    if (unused) fclose(unused);
-    if (old) fclose(old);
-    free(line);
+    return kept;
+}
+
+/* Writes the text to a new file, which takes the old one's place, locked in its turn. */
+static bool replace_file(Metrics *metrics, const char *text, size_t bytes, Error *error) {
+    char *temporary = format_string("%s.tmp", metrics->path);
+    int cut = open_to_write(temporary, O_TRUNC);
+    bool ok =
+        cut >= 0 && lock_file(cut, temporary) && files_write_all(cut, text, bytes) && FILES_RETRY(fsync(cut)) == 0;
+    ok = (ok || files_fail(error, "write", temporary)) && files_rename(temporary, metrics->path, error);
+    if (!ok && cut >= 0) FILES_RETRY(unlink(temporary));
+    int unused = ok ? metrics->descriptor : cut;
+    if (ok) metrics->descriptor = cut;
+    if (unused >= 0) close(unused);
     free(temporary);
     return ok;
 }
 
+/* Takes out the lines past the step. */
+static bool cut_back(Metrics *metrics, int64_t step, Error *error) {
+    size_t bytes;
+    char *text = files_read(metrics->path, PTRDIFF_MAX, &bytes, error);
+    bool ok = text && replace_file(metrics, text, keep_lines(metrics, text, bytes, step), error);
+    free(text);
+    return ok;
+}
+
 static bool open_and_lock(Metrics *metrics, Error *error) {
-    metrics->file = fopen(metrics->path, "a");
-    if (!metrics->file)
+    metrics->descriptor = open_to_write(metrics->path, 0);
+    if (metrics->descriptor < 0)
         return error_set(error, "cannot write %s: %s; choose another train.out_dir", metrics->path, strerror(errno));
-    return lock_file(metrics->file, metrics->path) ||
+    return lock_file(metrics->descriptor, metrics->path) ||
            error_set(error, "%s is being written by another run; choose another train.out_dir", metrics->path);
 }
 
 bool metrics_open(Metrics **result, const char *out_dir, MetricsMode mode, int64_t resume_step, Error *error) {
     Metrics *metrics = checked_calloc(1, sizeof *metrics, "metrics");
     metrics->path = format_string("%s/metrics.jsonl", out_dir);
+    metrics->lines = open_memstream(&metrics->text, &metrics->bytes);
+    if (!metrics->lines) die("out of memory: a line of metrics.jsonl");
     bool ok = open_and_lock(metrics, error);
     if (ok && mode != METRICS_NEW)
         ok = cut_back(metrics, mode == METRICS_RESUME ? resume_step : last_step, error);
-    else if (ok && ftruncate(fileno(metrics->file), 0) != 0)
-        ok = error_set(error, "cannot empty %s: %s", metrics->path, strerror(errno));
+    else if (ok && FILES_RETRY(ftruncate(metrics->descriptor, 0)) != 0)
+        ok = files_fail(error, "empty", metrics->path);
     if (!ok) {
         metrics_close(metrics);
         return false;
@@ -110,7 +139,9 @@ bool metrics_open(Metrics **result, const char *out_dir, MetricsMode mode, int64
 
 void metrics_close(Metrics *metrics) {
     if (!metrics) return;
-    if (metrics->file) fclose(metrics->file);
+    if (metrics->descriptor >= 0) close(metrics->descriptor);
+    fclose(metrics->lines);
+    free(metrics->text);
     free(metrics->path);
     free(metrics);
 }
@@ -118,50 +149,62 @@ void metrics_close(Metrics *metrics) {
 bool metrics_has_validation(const Metrics *metrics) { return metrics && metrics->has_validation; }
 bool metrics_has_sample(const Metrics *metrics) { return metrics && metrics->has_sample; }
 
-const char *metrics_failure(const Metrics *metrics) {
-    return metrics && metrics->failed ? metrics->failure.text : NULL;
+/* Hands the lines to the system, and those that it did not take before. */
+static bool write_lines(Metrics *metrics) {
+    bool ok = fflush(metrics->lines) == 0 && !ferror(metrics->lines);
+    if (!ok) die("out of memory: a line of metrics.jsonl");
+    metrics->written +=
+        files_write_some(metrics->descriptor, metrics->text + metrics->written, metrics->bytes - metrics->written);
+    bool waited = metrics->waits;
+    metrics->waits = metrics->written < metrics->bytes;
+    if (metrics->waits) return error_set(&metrics->failure, "cannot write %s: %s", metrics->path, strerror(errno));
+    if (waited) warn("%s; a later attempt succeeded", metrics->failure.text);
+    metrics->written = 0;
+    rewind(metrics->lines);
+    return true;
 }
 
-static bool is_writing(const Metrics *metrics) { return metrics && !metrics->failed; }
+const char *metrics_failure(Metrics *metrics) {
+    if (!metrics) return NULL;
+    if (!metrics->failed && metrics->waits) metrics->failed = !write_lines(metrics);
+    return metrics->failed ? metrics->failure.text : NULL;
+}
 
-/* Ends a line and hands it to the system. */
 static void finish_line(Metrics *metrics) {
-    fputs("}\n", metrics->file);
-    if (fflush(metrics->file) == 0 && !ferror(metrics->file)) return;
-    metrics->failed = true;
-    error_set(&metrics->failure, "cannot write %s: %s", metrics->path, strerror(errno));
+    fputs("}\n", metrics->lines);
+    write_lines(metrics);
 }
 
 /* Nine digits bring a float back exactly. JSON has no NaN: null. */
 static void put_value(Metrics *metrics, double value) {
     if (isfinite(value))
-        fprintf(metrics->file, "%.9g", value);
+        fprintf(metrics->lines, "%.9g", value);
     else
-        fputs("null", metrics->file);
+        fputs("null", metrics->lines);
 }
 
 static void put_number(Metrics *metrics, const char *key, double value) {
-    fprintf(metrics->file, ",\"%s\":", key);
+    fprintf(metrics->lines, ",\"%s\":", key);
     put_value(metrics, value);
 }
 
 /* An object of the roles that the model has tensors of. */
 static void put_lr_by_role(Metrics *metrics, const double lr[ROLE_COUNT]) {
     const char *separator = "";
-    fputs(",\"lr_by_role\":{", metrics->file);
+    fputs(",\"lr_by_role\":{", metrics->lines);
     for (int role = 0; role < ROLE_COUNT; role++) {
         if (lr[role] < 0.0) continue;
-        fprintf(metrics->file, "%s\"%s\":%.9g", separator, tensor_role_name((TensorRole)role), lr[role]);
+        fprintf(metrics->lines, "%s\"%s\":%.9g", separator, tensor_role_name((TensorRole)role), lr[role]);
         separator = ",";
     }
-    fputs("}", metrics->file);
+    fputs("}", metrics->lines);
 }
 
 static void put_string(Metrics *metrics, const char *key, const char *value) {
     cJSON *string = cJSON_CreateString(value);
     char *text = cJSON_PrintUnformatted(string);
     if (!text) die("out of memory: a line of metrics.jsonl");
-    fprintf(metrics->file, ",\"%s\":%s", key, text);
+    fprintf(metrics->lines, ",\"%s\":%s", key, text);
     cJSON_free(text);
     cJSON_Delete(string);
 }
@@ -173,81 +216,81 @@ static void put_sensors(Metrics *metrics, const DeviceSensors *sensors) {
     if (sensors->has_throttle)
         put_string(metrics, "gpu_throttle", sensors->throttle);
     else
-        fputs(",\"gpu_throttle\":null", metrics->file);
+        fputs(",\"gpu_throttle\":null", metrics->lines);
 }
 
 static void begin_line(Metrics *metrics, const char *event, int64_t step) {
-    fprintf(metrics->file, "{\"event\":\"%s\",\"step\":%" PRId64, event, step);
+    fprintf(metrics->lines, "{\"event\":\"%s\",\"step\":%" PRId64, event, step);
 }
 
 void metrics_start(Metrics *metrics, const char *config_json, size_t parameters, const char *device,
                    const char *precision, int processes, int threads, int64_t resumed_from) {
-    if (!is_writing(metrics)) return;
-    fprintf(metrics->file, "{\"event\":\"start\",\"config\":%s,\"parameters\":%zu", config_json, parameters);
+    if (!metrics) return;
+    fprintf(metrics->lines, "{\"event\":\"start\",\"config\":%s,\"parameters\":%zu", config_json, parameters);
     put_string(metrics, "device", device);
     put_string(metrics, "precision", precision);
-    fprintf(metrics->file, ",\"processes\":%d,\"threads\":%d", processes, threads);
+    fprintf(metrics->lines, ",\"processes\":%d,\"threads\":%d", processes, threads);
     put_string(metrics, "version", MARS_VERSION);
     if (resumed_from < 0)
-        fputs(",\"resumed_from\":null", metrics->file);
+        fputs(",\"resumed_from\":null", metrics->lines);
     else
-        fprintf(metrics->file, ",\"resumed_from\":%" PRId64, resumed_from);
+        fprintf(metrics->lines, ",\"resumed_from\":%" PRId64, resumed_from);
     finish_line(metrics);
 }
 
 void metrics_train(Metrics *metrics, const StepReport *report) {
-    if (!is_writing(metrics)) return;
+    if (!metrics) return;
     begin_line(metrics, "train", report->step);
     put_number(metrics, "loss", report->loss);
     put_number(metrics, "lr", report->lr);
     put_lr_by_role(metrics, report->lr_by_role);
     put_number(metrics, "grad_norm", report->grad_norm);
-    fprintf(metrics->file, ",\"tokens\":%" PRId64, report->tokens);
+    fprintf(metrics->lines, ",\"tokens\":%" PRId64, report->tokens);
     put_number(metrics, "ms", report->ms);
     put_number(metrics, "tokens_per_s", report->tokens_per_s);
     put_number(metrics, "mfu", report->mfu < 0.0 ? NAN : report->mfu);
     put_number(metrics, "ms_slowest", report->ms_slowest);
-    fprintf(metrics->file, ",\"slowest_rank\":%d", report->slowest_rank);
+    fprintf(metrics->lines, ",\"slowest_rank\":%d", report->slowest_rank);
     if (report->sensors) put_sensors(metrics, report->sensors);
     finish_line(metrics);
 }
 
 void metrics_norms(Metrics *metrics, int64_t step, const TensorTable *table, const OptimNorms *norms) {
-    if (!is_writing(metrics)) return;
+    if (!metrics) return;
     begin_line(metrics, "norms", step);
     put_number(metrics, "clip", norms->clip);
-    fputs(",\"tensors\":", metrics->file);
+    fputs(",\"tensors\":", metrics->lines);
     for (int i = 0; i < table->count; i++) {
-        fprintf(metrics->file, "%s\"%s\":{\"gradient\":", i == 0 ? "{" : ",", table->tensors[i].name);
+        fprintf(metrics->lines, "%s\"%s\":{\"gradient\":", i == 0 ? "{" : ",", table->tensors[i].name);
         put_value(metrics, norms->tensors[i].gradient);
         put_number(metrics, "update", norms->tensors[i].update);
         put_number(metrics, "weight", norms->tensors[i].weight);
-        fputs("}", metrics->file);
+        fputs("}", metrics->lines);
     }
-    fputs("}", metrics->file);
+    fputs("}", metrics->lines);
     finish_line(metrics);
 }
 
 void metrics_validation(Metrics *metrics, int64_t step, double loss, const double *ema_loss, int64_t tokens) {
-    if (!is_writing(metrics)) return;
+    if (!metrics) return;
     begin_line(metrics, "val", step);
     put_number(metrics, "loss", loss);
-    fprintf(metrics->file, ",\"tokens\":%" PRId64, tokens);
+    fprintf(metrics->lines, ",\"tokens\":%" PRId64, tokens);
     if (ema_loss) put_number(metrics, "ema_loss", *ema_loss);
     finish_line(metrics);
 }
 
 void metrics_hellaswag(Metrics *metrics, int64_t step, double accuracy, double accuracy_norm, int64_t examples) {
-    if (!is_writing(metrics)) return;
+    if (!metrics) return;
     begin_line(metrics, "hellaswag", step);
     put_number(metrics, "accuracy", accuracy);
     put_number(metrics, "accuracy_norm", accuracy_norm);
-    fprintf(metrics->file, ",\"examples\":%" PRId64, examples);
+    fprintf(metrics->lines, ",\"examples\":%" PRId64, examples);
     finish_line(metrics);
 }
 
 void metrics_sample(Metrics *metrics, int64_t step, const char *prompt, const char *text) {
-    if (!is_writing(metrics)) return;
+    if (!metrics) return;
     begin_line(metrics, "sample", step);
     put_string(metrics, "prompt", prompt);
     put_string(metrics, "text", text);
@@ -255,21 +298,21 @@ void metrics_sample(Metrics *metrics, int64_t step, const char *prompt, const ch
 }
 
 void metrics_checkpoint(Metrics *metrics, int64_t step, const char *path) {
-    if (!is_writing(metrics)) return;
+    if (!metrics) return;
     begin_line(metrics, "checkpoint", step);
     put_string(metrics, "path", path);
     finish_line(metrics);
 }
 
 void metrics_skipped(Metrics *metrics, int64_t step, const char *tensor) {
-    if (!is_writing(metrics)) return;
+    if (!metrics) return;
     begin_line(metrics, "skipped", step);
     put_string(metrics, "tensor", tensor);
     finish_line(metrics);
 }
 
 void metrics_end(Metrics *metrics, int64_t step, const RunReport *report) {
-    if (!is_writing(metrics)) return;
+    if (!metrics) return;
     begin_line(metrics, "end", step);
     put_string(metrics, "reason", report->reason);
     put_number(metrics, "seconds", report->seconds);

@@ -49,13 +49,14 @@ typedef struct RunReport {
 /* Opens out_dir/metrics.jsonl and locks it: two runs in one folder would spoil each other. */
 bool metrics_open(Metrics **metrics, const char *out_dir, MetricsMode mode, int64_t resume_step, Error *error);
 
-/* All functions below do nothing if metrics is NULL, as it is on all processes except rank 0. If a line cannot be
- * written, for example on a full disk, that line and all later lines are lost, and metrics_failure() says why: the
- * trainer then saves and ends the run. */
+/* All functions below do nothing if metrics is NULL, as it is on all processes except rank 0. A line that cannot be
+ * written, for example on a full disk, is written before the next one. If that fails, too, metrics_failure() says why:
+ * the trainer then saves and ends the run. */
 void metrics_close(Metrics *metrics);
 
-/* "cannot write FILE: reason", or NULL as long as everything could be written. */
-const char *metrics_failure(const Metrics *metrics);
+/* Tries once more to write lines that could not be written. "cannot write FILE: reason" if that fails, too, and from
+ * then on; else NULL. */
+const char *metrics_failure(Metrics *metrics);
 
 /* Whether the file already has a validation loss, or a text, of resume_step. */
 bool metrics_has_validation(const Metrics *metrics);

@@ -20,7 +20,8 @@ void run_log_open(RunLog *log, const Config *config, const char *config_json, co
     if (mode == METRICS_NEW && !checkpoint_remove_all(train->out_dir, &error)) die("train.out_dir: %s", error.text);
     metrics_start(log->metrics, config_json, model->table.parameters, model->be->device,
                   dtype_name(model->be->activation), comm->size, model->be->threads, resumed_from);
-    if (metrics_failure(log->metrics)) die("train.out_dir: %s", metrics_failure(log->metrics));
+    if (metrics_failure(log->metrics))
+        die("train.out_dir: %s; put that disk right, or choose another folder", metrics_failure(log->metrics));
 }
 
 void run_log_add_time(RunLog *log, double seconds) {

@@ -19,7 +19,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { BUFFER_BYTES = 1 << 20, TREE_OPEN_FOLDERS = 16 };
+enum { BUFFER_BYTES = 1 << 20, WRITER_BYTES = 1 << 16, TREE_OPEN_FOLDERS = 16 };
 
 bool files_has(const char *folder, const char *name) {
     char *path = format_string("%s/%s", folder, name);
@@ -70,16 +70,65 @@ uint64_t files_space_left(const char *path) {
     return (uint64_t)status.f_bavail * status.f_frsize;
 }
 
+/* What helps against an error of the disk, as the end of a message. */
+static const char *advice(int reason) {
+    switch (reason) {
+    case ENOSPC:
+    case EDQUOT:
+        return "; make room there";
+    case EIO:
+        return "; check that disk (dmesg may say more)";
+    case EROFS:
+        return "; make it writable";
+    case EACCES:
+    case EPERM:
+        return "; check its permissions";
+    default:
+        return "";
+    }
+}
+
+bool files_fail(Error *error, const char *what, const char *path) {
+    int reason = errno;
+    return error_set(error, "cannot %s %s: %s%s", what, path, strerror(reason), advice(reason));
+}
+
+DIR *files_open_folder(const char *path) {
+    DIR *folder;
+    do folder = opendir(path);
+    while (!folder && errno == EINTR);
+    return folder;
+}
+
+bool files_close(int descriptor) { return close(descriptor) == 0 || errno == EINTR; }
+
+size_t files_write_some(int descriptor, const void *data, size_t bytes) {
+    size_t done = 0;
+    while (done < bytes) {
+        ssize_t put = FILES_RETRY(write(descriptor, (const char *)data + done, bytes - done));
+        if (put == 0) errno = ENOSPC; /* no progress and no reason: do not try for ever */
+        if (put <= 0) break;
+        done += (size_t)put;
+    }
+    return done;
+}
+
+bool files_write_all(int descriptor, const void *data, size_t bytes) {
+    return files_write_some(descriptor, data, bytes) == bytes;
+}
+
 bool files_rename(const char *from, const char *to, Error *error) {
-    return rename(from, to) == 0 || error_set(error, "cannot rename %s to %s: %s", from, to, strerror(errno));
+    if (FILES_RETRY(rename(from, to)) == 0) return true;
+    int reason = errno;
+    return error_set(error, "cannot rename %s to %s: %s%s", from, to, strerror(reason), advice(reason));
 }
 
 bool files_sync_folder(const char *path, Error *error) {
-    int descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (descriptor < 0) return error_set(error, "cannot open the folder %s: %s", path, strerror(errno));
+    int descriptor = FILES_RETRY(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (descriptor < 0) return files_fail(error, "open the folder", path);
     /* EINVAL: a file system that has no such thing as syncing a folder, so there is nothing that could be done. */
-    bool ok = fsync(descriptor) == 0 || errno == EINVAL;
-    if (!ok) error_set(error, "cannot sync the folder %s: %s", path, strerror(errno));
+    bool ok = FILES_RETRY(fsync(descriptor)) == 0 || errno == EINVAL;
+    if (!ok) files_fail(error, "sync the folder", path);
     close(descriptor);
     return ok;
 }
@@ -91,9 +140,16 @@ static bool sync_parent(const char *path, Error *error) {
     return files_sync_folder(parent, error);
 }
 
+/* The same of a new folder. One that it lies in, and that we may not open, is not ours to sync. */
+static bool sync_above(const char *path, Error *error) {
+    char parent[PATH_MAX];
+    files_folder_of(path, parent, sizeof parent);
+    return access(parent, R_OK) != 0 || files_sync_folder(parent, error);
+}
+
 bool files_put_in_place(const char *temporary, const char *path, Error *error) {
     if (files_rename(temporary, path, error)) return sync_parent(path, error);
-    unlink(temporary);
+    FILES_RETRY(unlink(temporary));
     return false;
 }
 
@@ -104,12 +160,12 @@ bool files_make_folders(const char *path, Error *error) {
     for (size_t i = 1; ok && i <= strlen(path); i++) {
         if ((path[i] != '/' && path[i] != 0) || path[i - 1] == '/') continue;
         part[i] = 0;
-        int reason = mkdir(part, 0777) == 0 ? 0 : errno; /* files_is_folder() sets errno, too */
+        int reason = FILES_RETRY(mkdir(part, 0777)) == 0 ? 0 : errno; /* files_is_folder() sets errno, too */
         if (reason == 0)
-            sync_parent(part, NULL); /* a folder above us that we may not open is not ours to sync */
+            ok = sync_above(part, error);
         else if (!files_is_folder(part))
-            ok = error_set(error, "cannot make the folder %s: %s", part,
-                           files_is_file(part) ? "a file is there" : strerror(reason));
+            ok = error_set(error, "cannot make the folder %s: %s%s", part,
+                           files_is_file(part) ? "a file is there" : strerror(reason), advice(reason));
         part[i] = path[i];
     }
     free(part);
@@ -118,20 +174,20 @@ bool files_make_folders(const char *path, Error *error) {
 
 static int remove_one(const char *path, const struct stat *status, int type, struct FTW *where) {
     (void)status, (void)type, (void)where;
-    return remove(path);
+    return FILES_RETRY(remove(path));
 }
 
 bool files_remove_tree(const char *path, Error *error) {
     if (nftw(path, remove_one, TREE_OPEN_FOLDERS, FTW_DEPTH | FTW_PHYS) == 0 || errno == ENOENT) return true;
-    return error_set(error, "cannot remove %s: %s", path, strerror(errno));
+    return files_fail(error, "remove", path);
 }
 
 /* Opens a regular file for reading and returns its descriptor, or -1. A pipe or a device may block or never end. */
 static int open_regular(const char *path, Error *error) {
     struct stat status;
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int descriptor = FILES_RETRY(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (descriptor < 0) {
-        error_set(error, "cannot open %s: %s", path, strerror(errno));
+        files_fail(error, "open", path);
     } else if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
         error_set(error, "%s is not a regular file", path);
         close(descriptor);
@@ -144,8 +200,7 @@ static int open_regular(const char *path, Error *error) {
 static ssize_t read_fully(int descriptor, char *data, size_t bytes) {
     size_t done = 0;
     while (done < bytes) {
-        ssize_t got = read(descriptor, data + done, bytes - done);
-        if (got < 0 && errno == EINTR) continue;
+        ssize_t got = FILES_RETRY(read(descriptor, data + done, bytes - done));
         if (got < 0) return -1;
         if (got == 0) break;
         done += (size_t)got;
@@ -164,7 +219,7 @@ char *files_read(const char *path, size_t limit, size_t *bytes, Error *error) {
         data = checked_malloc((size_t)length + 1, path);
         ssize_t got = lseek(descriptor, 0, SEEK_SET) == 0 ? read_fully(descriptor, data, (size_t)length) : -1;
         if (got < 0) {
-            error_set(error, "cannot read %s: %s", path, strerror(errno));
+            files_fail(error, "read", path);
             free(data);
             data = NULL;
         } else {
@@ -187,8 +242,7 @@ static bool read_in_pieces(const char *path, bool (*take)(void *context, const v
     ssize_t got;
     bool ok = true;
     while (ok && (got = read_fully(descriptor, buffer, BUFFER_BYTES)) != 0)
-        ok = got > 0 ? take(context, buffer, (size_t)got, error)
-                     : error_set(error, "cannot read %s: %s", path, strerror(errno));
+        ok = got > 0 ? take(context, buffer, (size_t)got, error) : files_fail(error, "read", path);
     free(buffer);
     close(descriptor);
     return ok;
@@ -231,13 +285,13 @@ struct FileWriter {
     bool failed;
     Error first; /* why */
     size_t buffered;
-    char buffer[BUFFER_BYTES];
+    char buffer[WRITER_BYTES];
 };
 
 bool file_writer_open(FileWriter **writer, const char *path, Error *error) {
     *writer = NULL;
-    int descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (descriptor < 0) return error_set(error, "cannot create %s: %s", path, strerror(errno));
+    int descriptor = FILES_RETRY(open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+    if (descriptor < 0) return files_fail(error, "create", path);
     FileWriter *made = checked_malloc(sizeof *made, "a file buffer");
     made->path = checked_strdup(path);
     made->descriptor = descriptor;
@@ -251,34 +305,25 @@ bool file_writer_open(FileWriter **writer, const char *path, Error *error) {
 
 /* Remembers the first thing that went wrong with the file. */
 static void fail(FileWriter *writer, const char *what) {
-    if (writer->failed) return;
+    if (!writer->failed) files_fail(&writer->first, what, writer->path);
     writer->failed = true;
-    error_set(&writer->first, "cannot %s %s: %s", what, writer->path, strerror(errno));
 }
 
-static void write_out(FileWriter *writer, const char *data, size_t bytes) {
-    while (bytes > 0 && !writer->failed) {
-        ssize_t put = write(writer->descriptor, data, bytes);
-        if (put < 0 && errno == EINTR) continue;
-        if (put == 0) errno = ENOSPC; /* no progress and no reason: do not try for ever */
-        if (put <= 0) {
-            fail(writer, "write");
-            return;
-        }
-        data += put;
-        bytes -= (size_t)put;
-    }
+static void write_out(FileWriter *writer, const void *data, size_t bytes) {
+    if (!writer->failed && !files_write_all(writer->descriptor, data, bytes)) fail(writer, "write");
+}
+
+static void flush(FileWriter *writer) {
+    write_out(writer, writer->buffer, writer->buffered);
+    writer->buffered = 0;
 }
 
 bool file_writer_append(FileWriter *writer, const void *data, size_t bytes, Error *error) {
     if (!writer->failed && bytes > 0) {
         XXH3_64bits_update(writer->checksum, data, bytes);
         writer->bytes += bytes;
-        if (writer->buffered + bytes > BUFFER_BYTES) {
-            write_out(writer, writer->buffer, writer->buffered);
-            writer->buffered = 0;
-        }
-        if (bytes > BUFFER_BYTES) { /* large data goes out as it is */
+        if (writer->buffered + bytes > WRITER_BYTES) flush(writer);
+        if (bytes > WRITER_BYTES) { /* large data goes out as it is */
             write_out(writer, data, bytes);
         } else {
             memcpy(writer->buffer + writer->buffered, data, bytes);
@@ -288,15 +333,24 @@ bool file_writer_append(FileWriter *writer, const void *data, size_t bytes, Erro
     return writer->failed ? error_set(error, "%s", writer->first.text) : true;
 }
 
+bool file_writer_replace_head(FileWriter *writer, const void *data, size_t bytes, Error *error) {
+    flush(writer);
+    if (!writer->failed &&
+        (lseek(writer->descriptor, 0, SEEK_SET) < 0 || !files_write_all(writer->descriptor, data, bytes) ||
+         lseek(writer->descriptor, 0, SEEK_END) < 0))
+        fail(writer, "write");
+    return writer->failed ? error_set(error, "%s", writer->first.text) : true;
+}
+
 bool file_writer_close(FileWriter *writer, uint64_t *bytes, uint64_t *checksum, Error *error) {
-    write_out(writer, writer->buffer, writer->buffered);
-    if (!writer->failed && fsync(writer->descriptor) != 0) fail(writer, "sync");
-    if (close(writer->descriptor) != 0) fail(writer, "close");
+    flush(writer);
+    if (!writer->failed && FILES_RETRY(fsync(writer->descriptor)) != 0) fail(writer, "sync");
+    if (!files_close(writer->descriptor)) fail(writer, "close");
     if (bytes) *bytes = writer->bytes;
     if (checksum) *checksum = XXH3_64bits_digest(writer->checksum);
     bool ok = !writer->failed;
     if (!ok) {
-        unlink(writer->path);
+        FILES_RETRY(unlink(writer->path));
         error_set(error, "%s", writer->first.text);
     }
     XXH3_freeState(writer->checksum);

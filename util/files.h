@@ -6,9 +6,25 @@
 #ifndef MARS_UTIL_FILES_H
 #define MARS_UTIL_FILES_H
 
+#include <dirent.h>
+#include <errno.h>
+
 #include "util/base.h"
 
 EXTERN_C_BEGIN
+
+/* Makes a call again while a signal interrupts it. On local disks none is interrupted; on file systems of other
+ * programs (FUSE) and of other machines any may be. Not for close(). */
+#define FILES_RETRY(call)                        \
+    (({                                          \
+        __typeof__(call) result_;                \
+        do result_ = (call);                     \
+        while (result_ == -1 && errno == EINTR); \
+        result_;                                 \
+    }))
+
+/* False, after saying "cannot WHAT PATH: ", what errno means, and what may help. */
+bool files_fail(Error *error, const char *what, const char *path);
 
 bool files_is_file(const char *path);                 /* links are followed */
 bool files_has(const char *folder, const char *name); /* the same of a file in a folder */
@@ -30,6 +46,16 @@ bool files_remove_tree(const char *path, Error *error);
 
 /* Returns how many bytes are left on the file system of a file or folder; UINT64_MAX if that is not known. */
 uint64_t files_space_left(const char *path);
+
+/* The folder for readdir(); NULL where it cannot be opened. */
+DIR *files_open_folder(const char *path);
+
+/* close(), and whether what was written is safe. An interrupted call has closed the file, too. */
+bool files_close(int descriptor);
+
+/* Writes all of it, in as many calls as that takes. The other one returns how many bytes, fewer after an error. */
+size_t files_write_some(int descriptor, const void *data, size_t bytes);
+bool files_write_all(int descriptor, const void *data, size_t bytes);
 
 /* rename(), with a message. */
 bool files_rename(const char *from, const char *to, Error *error);
@@ -58,6 +84,8 @@ typedef struct FileWriter FileWriter;
 bool file_writer_open(FileWriter **writer, const char *path, Error *error);
 /* Appends. After a failure every further call fails with the message of the first. */
 bool file_writer_append(FileWriter *writer, const void *data, size_t bytes, Error *error);
+/* Writes over the first bytes, which have been appended before. The checksum stays that of what was appended. */
+bool file_writer_replace_head(FileWriter *writer, const void *data, size_t bytes, Error *error);
 /* Syncs and closes the file and frees the writer, also when it fails; a file that failed is removed.
  * *bytes and *checksum (XXH3 of the whole file) may be NULL. */
 bool file_writer_close(FileWriter *writer, uint64_t *bytes, uint64_t *checksum, Error *error);

@@ -58,8 +58,8 @@ typedef struct Description {
 
 static bool map_file(SafetensorsFile *file, Error *error) {
     struct stat status;
-    int descriptor = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (descriptor < 0) return error_set(error, "cannot open %s: %s", file->path, strerror(errno));
+    int descriptor = FILES_RETRY(open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (descriptor < 0) return files_fail(error, "open", file->path);
     bool ok = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
     if (!ok) {
         error_set(error, "%s is not a regular file", file->path);
@@ -75,7 +75,7 @@ static bool map_file(SafetensorsFile *file, Error *error) {
             file->mapping = mapping;
             file->bytes = (size_t)status.st_size;
         } else {
-            error_set(error, "cannot map %s: %s", file->path, strerror(errno));
+            files_fail(error, "map", file->path);
         }
     }
     close(descriptor);

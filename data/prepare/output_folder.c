@@ -134,9 +134,10 @@ static void add_unlisted(OutputFolder *f, const cJSON *json, const char *split) 
     while (f->own.count > before) free(f->own.files[--f->own.count].name);
 }
 
-/* Adds what the file lists; false if prepare_data did not make it. */
-static bool read_list(OutputFolder *f, const char *name) {
-    char *path = path_in(f, name), *text = files_read(path, DESCRIPTION_LIMIT, NULL, NULL);
+/* Adds what the file lists, if prepare_data made it. False where it is there and cannot be read. */
+static bool read_list(OutputFolder *f, const char *name, bool *is_description, Error *error) {
+    char *path = path_in(f, name), *text = files_read(path, DESCRIPTION_LIMIT, NULL, error);
+    bool ok = text || !files_is_file(path);
     cJSON *json = text ? cJSON_Parse(text) : NULL, *file;
     const char *maker = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "created_by"));
     const cJSON *files = cJSON_GetObjectItemCaseSensitive(json, "files");
@@ -153,14 +154,16 @@ static bool read_list(OutputFolder *f, const char *name) {
     cJSON_Delete(json);
     free(text);
     free(path);
-    return is_ours;
+    *is_description = is_ours;
+    return ok;
 }
 
-static void read_lists(OutputFolder *f) {
-    read_list(f, NEW_DESCRIPTION);
-    read_list(f, OLD_DESCRIPTION);
-    f->is_described = read_list(f, DESCRIPTION);
+static bool read_lists(OutputFolder *f, Error *error) {
+    bool ok = read_list(f, NEW_DESCRIPTION, &f->is_described, error) &&
+              read_list(f, OLD_DESCRIPTION, &f->is_described, error) &&
+              read_list(f, DESCRIPTION, &f->is_described, error);
     sort_list(&f->own);
+    return ok;
 }
 
 static bool is_own(const OutputFolder *f, const char *name) { return lists(&f->own, name, size_in(f, name)); }
@@ -216,8 +219,8 @@ static void describe_obstacle(const OutputFolder *f, const char *name, char *tex
 
 /* Names the first one by name, so that the message does not depend on the order of the folder. */
 static bool check_clear(const OutputFolder *f, Error *error) {
-    DIR *entries = opendir(f->path);
-    if (!entries) return error_set(error, "cannot list %s: %s", f->path, strerror(errno));
+    DIR *entries = files_open_folder(f->path);
+    if (!entries) return files_fail(error, "list", f->path);
     char first[NAME_MAX + 1] = "", reason[200], others[40] = "";
     int count = 0;
     for (struct dirent *entry; (entry = readdir(entries));) {
@@ -250,9 +253,9 @@ static bool lock(OutputFolder *f, Error *error) {
     if (access(f->path, F_OK) == 0 && !files_is_folder(f->path))
         return error_set(error, "%s is no folder; give one with --out", f->path);
     if (!files_make_folders(f->path, error)) return false;
-    f->descriptor = open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (f->descriptor < 0) return error_set(error, "cannot open the folder %s: %s", f->path, strerror(errno));
-    if (flock(f->descriptor, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return true;
+    f->descriptor = FILES_RETRY(open(f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (f->descriptor < 0) return files_fail(error, "open the folder", f->path);
+    if (FILES_RETRY(flock(f->descriptor, LOCK_EX | LOCK_NB)) == 0 || errno != EWOULDBLOCK) return true;
     return error_set(error, "another prepare_data is writing to %s", f->path);
 }
 
@@ -261,9 +264,7 @@ bool output_folder_open(OutputFolder **folder, const char *path, const char *voc
     f->path = checked_strdup(path);
     f->vocabulary = vocabulary ? checked_strdup(vocabulary) : NULL;
     f->descriptor = -1;
-    bool ok = lock(f, error);
-    if (ok) read_lists(f);
-    ok = ok && check_clear(f, error);
+    bool ok = lock(f, error) && read_lists(f, error) && check_clear(f, error);
     if (ok)
         *folder = f;
     else
@@ -340,7 +341,7 @@ static bool copy_vocabulary(const OutputFolder *f, Error *error) {
         char *from = format_string("%s/%s", f->vocabulary, name), *to = path_in(f, name);
         char *temporary = format_string("%s/.%s.tmp", f->path, name);
         if (files_is_file(from) && !is_same_file(from, to))
-            ok = files_copy(from, temporary, NULL, NULL, error) && files_rename(temporary, to, error);
+            ok = files_copy(from, temporary, NULL, NULL, error) && files_put_in_place(temporary, to, error);
         free(from);
         free(to);
         free(temporary);
@@ -353,8 +354,10 @@ static bool remove_old(const OutputFolder *f, const FileList *list, Error *error
     for (size_t i = 0; i < f->own.count; i++) {
         const char *name = f->own.files[i].name;
         if (find_file(list, name) || !is_own(f, name)) continue;
-        if (unlinkat(f->descriptor, name, 0) != 0 && errno != ENOENT)
-            return error_set(error, "cannot remove the old %s/%s: %s", f->path, name, strerror(errno));
+        char *path = path_in(f, name);
+        bool ok = FILES_RETRY(unlink(path)) == 0 || errno == ENOENT || files_fail(error, "remove the old", path);
+        free(path);
+        if (!ok) return false;
     }
     return true;
 }
@@ -367,25 +370,39 @@ static bool rename_in(const OutputFolder *f, const char *from, const char *to, E
     return ok;
 }
 
+static void remove_in(const OutputFolder *f, const char *name) {
+    if (FILES_RETRY(unlinkat(f->descriptor, name, 0)) != 0 && errno != ENOENT)
+        warn("%s/%s stays, and may be removed: %s", f->path, name, strerror(errno));
+}
+
+/* Both descriptions under their temporary names and on the disk, before anything else changes. If that fails, all is as
+ * it was. */
+static bool set_aside(const OutputFolder *f, Error *error) {
+    bool moved = f->is_described && rename_in(f, DESCRIPTION, OLD_DESCRIPTION, error);
+    if ((moved || !f->is_described) && files_sync_folder(f->path, error)) return true;
+    if (moved) rename_in(f, OLD_DESCRIPTION, DESCRIPTION, NULL);
+    remove_in(f, NEW_DESCRIPTION);
+    return false;
+}
+
+/* From here on a failure leaves old and new files, which the next run knows by the two descriptions. */
 static bool replace(const OutputFolder *f, const FileList *list, ShardWriter *train, ShardWriter *val, Error *error) {
-    if (!files_sync_folder(f->path, error)) return false; /* both descriptions are safe before anything changes */
-    if (!remove_old(f, list, error) || !shard_writer_publish(train, error) || !shard_writer_publish(val, error))
-        return false;
-    if (!copy_vocabulary(f, error) || !rename_in(f, NEW_DESCRIPTION, DESCRIPTION, error)) return false;
-    if (unlinkat(f->descriptor, OLD_DESCRIPTION, 0) != 0 && errno != ENOENT)
-        return error_set(error, "cannot remove %s/" OLD_DESCRIPTION ": %s", f->path, strerror(errno));
-    return files_sync_folder(f->path, error);
+    Error reason;
+    if (remove_old(f, list, &reason) && shard_writer_publish(train, &reason) && shard_writer_publish(val, &reason) &&
+        copy_vocabulary(f, &reason) && files_sync_folder(f->path, &reason) &&
+        rename_in(f, NEW_DESCRIPTION, DESCRIPTION, &reason)) {
+        remove_in(f, OLD_DESCRIPTION);
+        return files_sync_folder(f->path, error);
+    }
+    return error_set(error, "%.900s; some files in %s are new and some are not: run the same command again",
+                     reason.text, f->path);
 }
 
 bool output_folder_publish(OutputFolder *folder, cJSON *description, ShardWriter *train, ShardWriter *val,
                            Error *error) {
     FileList list = make_list(folder, train, val);
-    bool ok = check_clear(folder, error) && write_description(folder, description, &list, error);
-    if (ok && folder->is_described && !rename_in(folder, DESCRIPTION, OLD_DESCRIPTION, error)) {
-        unlinkat(folder->descriptor, NEW_DESCRIPTION, 0);
-        ok = false;
-    }
-    ok = ok && replace(folder, &list, train, val, error);
+    bool ok = check_clear(folder, error) && write_description(folder, description, &list, error) &&
+              set_aside(folder, error) && replace(folder, &list, train, val, error);
     free_list(&list);
     return ok;
 }

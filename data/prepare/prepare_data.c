@@ -5,6 +5,7 @@
  * stopped leaves nothing that another program would take for its output, and the next one starts over. */
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
@@ -374,10 +375,10 @@ static bool prepare(Job *job, Error *error) {
 /* Whether the file is missing, or one that may be replaced. */
 static bool is_replaceable(const char *path, Error *error) {
     int32_t magic = 0;
-    FILE *file = fopen(path, "rb");
-    if (!file && errno == ENOENT) return true;
-    bool is_ours = file && fread(&magic, sizeof magic, 1, file) == 1 && magic == HELLASWAG_MAGIC;
-    if (file) fclose(file);
+    int file = FILES_RETRY(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (file < 0) return errno == ENOENT || files_fail(error, "read", path);
+    bool is_ours = FILES_RETRY(read(file, &magic, sizeof magic)) == sizeof magic && magic == HELLASWAG_MAGIC;
+    close(file);
     return is_ours || error_set(error,
                                 "%s is in the way: it is no HellaSwag file; move it away, or give another folder "
                                 "with --out",

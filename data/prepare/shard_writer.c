@@ -1,10 +1,7 @@
 /* shard_writer.c: writing a stream of tokens (see shard_writer.h; shard.c reads them). */
 #include "data/prepare/shard_writer.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,7 +13,7 @@ struct ShardWriter {
     char *folder, *split;
     ShardFormat format;
     int64_t shard_tokens;
-    FILE *file; /* of the shard that is being written, or NULL */
+    FileWriter *file; /* of the shard that is being written, or NULL */
     int64_t in_file, tokens;
     int files;     /* begun so far */
     int published; /* of these, how many have their own name */
@@ -58,14 +55,6 @@ static char *temporary_path(const ShardWriter *writer, int index) {
     return path;
 }
 
-static bool write_failed(const ShardWriter *writer, Error *error) {
-    int reason = errno;
-    char *path = final_path(writer, writer->files - 1);
-    error_set(error, "cannot write %s: %s", path, strerror(reason));
-    free(path);
-    return false;
-}
-
 /* The header is zero until the file is complete: not even under its temporary name does a part pass for a shard. */
 static bool begin_file(ShardWriter *writer, Error *error) {
     static const int32_t no_header[SHARD_HEADER_INTS];
@@ -73,31 +62,27 @@ static bool begin_file(ShardWriter *writer, Error *error) {
         return error_set(error, "%s/%s_*.bin would be more than %d files of %" PRId64 " tokens; make them larger",
                          writer->folder, writer->split, SHARD_WRITER_MAX_FILES, writer->shard_tokens);
     char *path = temporary_path(writer, writer->files++);
-    writer->file = fopen(path, "wb");
+    bool ok = file_writer_open(&writer->file, path, error);
     free(path);
     writer->in_file = 0;
-    if (!writer->file) return write_failed(writer, error);
-    bool has_header = writer->format == SHARD_LLMC;
-    return !has_header || fwrite(no_header, sizeof no_header, 1, writer->file) == 1 || write_failed(writer, error);
+    return ok &&
+           (writer->format == SHARD_NANOGPT || file_writer_append(writer->file, no_header, sizeof no_header, error));
 }
 
 static bool end_file(ShardWriter *writer, Error *error) {
     int32_t header[SHARD_HEADER_INTS] = {SHARD_MAGIC, SHARD_VERSION, (int32_t)writer->in_file};
-    FILE *file = writer->file;
+    FileWriter *file = writer->file;
     writer->file = NULL;
-    bool ok = writer->format == SHARD_NANOGPT ||
-              (fseek(file, 0, SEEK_SET) == 0 && fwrite(header, sizeof header, 1, file) == 1);
-    ok = ok && fflush(file) == 0 && fsync(fileno(file)) == 0;
-    if (!ok) write_failed(writer, error); /* before fclose() hides the reason */
-    if (fclose(file) != 0 && ok) ok = write_failed(writer, error);
-    return ok;
+    if (writer->format == SHARD_LLMC)
+        file_writer_replace_head(file, header, sizeof header, NULL); /* close reports what went wrong here */
+    return file_writer_close(file, NULL, NULL, error);
 }
 
 bool shard_writer_append(ShardWriter *writer, const uint16_t *tokens, size_t count, Error *error) {
     while (count > 0) {
         if (!writer->file && !begin_file(writer, error)) return false;
         size_t take = (size_t)min_i64((int64_t)count, writer->shard_tokens - writer->in_file);
-        if (fwrite(tokens, sizeof *tokens, take, writer->file) != take) return write_failed(writer, error);
+        if (!file_writer_append(writer->file, tokens, take * sizeof *tokens, error)) return false;
         tokens += take;
         count -= take;
         writer->in_file += (int64_t)take;
@@ -119,13 +104,15 @@ static bool is_left_over(const ShardWriter *writer, const char *name) {
 }
 
 static bool remove_leftovers(const ShardWriter *writer, Error *error) {
-    DIR *folder = opendir(writer->folder);
-    if (!folder) return error_set(error, "cannot list %s: %s", writer->folder, strerror(errno));
+    DIR *folder = files_open_folder(writer->folder);
+    if (!folder) return files_fail(error, "list", writer->folder);
     bool ok = true;
     for (struct dirent *entry; ok && (entry = readdir(folder));) {
         const char *name = entry->d_name;
-        if (is_left_over(writer, name) && unlinkat(dirfd(folder), name, 0) != 0)
-            ok = error_set(error, "cannot remove the old %s/%s: %s", writer->folder, name, strerror(errno));
+        char *path = format_string("%s/%s", writer->folder, name);
+        if (is_left_over(writer, name) && FILES_RETRY(unlink(path)) != 0)
+            ok = files_fail(error, "remove the old", path);
+        free(path);
     }
     closedir(folder);
     return ok;
@@ -142,13 +129,12 @@ bool shard_writer_publish(ShardWriter *writer, Error *error) {
     return remove_leftovers(writer, error);
 }
 
-/* fclose() may fail here only for a file that is removed in the next lines. */
 void shard_writer_close(ShardWriter *writer) {
     if (!writer) return;
-    if (writer->file) fclose(writer->file);
+    if (writer->file) file_writer_abandon(writer->file);
     for (int i = writer->published; i < writer->files; i++) {
         char *path = temporary_path(writer, i);
-        unlink(path);
+        FILES_RETRY(unlink(path));
         free(path);
     }
     free(writer->folder);

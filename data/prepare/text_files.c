@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "data/foreign.h"
+#include "util/files.h"
 #include "util/stop_signal.h"
 #include "util/utf8.h"
 
@@ -160,16 +161,6 @@ bool text_files_look(const TextFiles *files, bool takes_binary, int64_t *text_by
 
 /* ---- copies of pipes ---- */
 
-static bool write_all(int descriptor, const char *data, size_t bytes) {
-    while (bytes > 0) {
-        ssize_t put = write(descriptor, data, bytes);
-        if (put < 0 && errno == EINTR) continue;
-        if (put <= 0) return false;
-        data += put, bytes -= (size_t)put;
-    }
-    return true;
-}
-
 static bool check_copy(const TextInput *input, bool takes_binary, Error *error) {
     TextFile file;
     if (lseek(input->copy, 0, SEEK_SET) != 0 ||
@@ -192,9 +183,10 @@ static bool copy_bytes(TextInput *input, int pipe, const char *folder, bool take
     while (ok && got > 0) {
         got = text_read_some(pipe, true, path, block, TEXT_BLOCK_BYTES, error);
         ok = got >= 0;
-        if (got > 0 && !write_all(input->copy, block, (size_t)got))
+        if (got > 0 && !files_write_all(input->copy, block, (size_t)got))
             ok = error_set(error,
-                           "cannot copy %s to %s: %s; there is no copy with --val_fraction=0 or --val_from=first_shard",
+                           "cannot copy %s to %s: %s; put that disk right, or give --val_fraction=0 or "
+                           "--val_from=first_shard, which need no copy",
                            path, folder, strerror(errno));
         if (ok) bytes += got;
         if (ok && stop_signal_came()) ok = error_set(error, "stopped by a signal while copying %s", path);
@@ -210,12 +202,17 @@ static bool copy_bytes(TextInput *input, int pipe, const char *folder, bool take
 
 /* The file has no name while it is filled, so that nothing is left if the program is killed. */
 static int open_nameless(const char *folder, Error *error) {
-    char *name = format_string("%s/.pipe_XXXXXX", folder);
-    int descriptor = mkostemp(name, O_CLOEXEC);
+    char *name = NULL;
+    int descriptor;
+    do { /* a call that fails has spoilt the name */
+        free(name);
+        name = format_string("%s/.pipe_XXXXXX", folder);
+        descriptor = mkostemp(name, O_CLOEXEC);
+    } while (descriptor < 0 && errno == EINTR);
     if (descriptor < 0)
-        error_set(error, "cannot make a file in %s: %s", folder, strerror(errno));
-    else
-        unlink(name);
+        files_fail(error, "make a file in", folder);
+    else if (FILES_RETRY(unlink(name)) != 0)
+        warn("%s stays, and may be removed: %s", name, strerror(errno));
     free(name);
     return descriptor;
 }

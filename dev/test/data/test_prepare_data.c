@@ -205,7 +205,7 @@ static void test_writer_needs_its_folder(void **state) {
     Error error = {""};
     ShardWriter *writer = shard_writer_open(test_path("no_such_folder"), "val", SHARD_LLMC, 3);
     assert_false(shard_writer_append(writer, (const uint16_t[]){1}, 1, &error));
-    assert_mentions(&error, "no_such_folder/val_000000.bin: No such file");
+    assert_mentions(&error, "no_such_folder/.val_000000.bin.tmp: No such file");
     shard_writer_close(writer);
     writer = shard_writer_open(test_path("no_such_folder"), "val", SHARD_LLMC, 3);
     assert_true(shard_writer_finish(writer, &error));
@@ -367,9 +367,9 @@ static void test_failures_leave_the_old_files(void **state) {
         int blocks;
         const char *arguments, *message;
     } cases[] = {
-        {100, "large.txt", "old/train_000000.bin: File too large"},
-        {1, "tiny.txt", "old/train_000000.bin: File too large"},
-        {100, "--shard_tokens=80000 --val_fraction=0.99 large.txt", "old/val_000000.bin: File too large"},
+        {100, "large.txt", "old/.train_000000.bin.tmp: File too large"},
+        {1, "tiny.txt", "old/.train_000000.bin.tmp: File too large"},
+        {100, "--shard_tokens=80000 --val_fraction=0.99 large.txt", "old/.val_000000.bin.tmp: File too large"},
         {3, "--shard_tokens=9 $(for i in $(seq 300); do echo tiny.txt; done)", "tokens.json.tmp: File too large"},
         {9999, "tiny.txt /sys/kernel/mm/transparent_hugepage/enabled", "the input changed while it was read: it had"},
     };

@@ -272,7 +272,7 @@ static void test_validation_from_the_end_of_documents(void **state) {
 static void test_copies_of_pipes(void **state) {
     (void)state;
     assert_refused("ulimit -f 500; head -c 1000000 /dev/zero | tr '\\0' a |", "--tokenizer=bytes --out=out -",
-                   "cannot copy standard input to out: File too large", "there is no copy with --val_fraction=0");
+                   "cannot copy standard input to out: File too large", "give --val_fraction=0");
     /* The signal comes when the writer is connected, or at least the output folder is made. */
     const char *stopped =
         "cd '%s' && rm -rf out fifo begun && mkfifo fifo && { %s & } && { exec '%s' --tokenizer=bytes --out=out fifo "

@@ -371,6 +371,37 @@ static void test_full_disk(void **state) {
     metrics_close(metrics);
 }
 
+/* A disk that is full for a while. */
+static void test_lines_that_wait(void **state) {
+    (void)state;
+    Folder folder = new_folder("waiting");
+    Metrics *metrics = open_metrics(&folder, METRICS_NEW, 0);
+    struct rlimit before, limit;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    limit = (struct rlimit){100, before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    write_step(metrics, 0);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_null(metrics_failure(metrics)); /* the second attempt succeeds */
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    write_step(metrics, 1);
+    assert_non_null(metrics_failure(metrics));
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    write_step(metrics, 2);
+    assert_non_null(metrics_failure(metrics)); /* the run has been told to stop */
+    metrics_close(metrics);
+    signal(SIGXFSZ, handler);
+    Folder sound = new_folder("sound");
+    metrics = open_metrics(&sound, METRICS_NEW, 0);
+    for (int64_t step = 0; step < 3; step++) write_step(metrics, step);
+    metrics_close(metrics);
+    char *text = test_read_file(folder.file, NULL), *expected = test_read_file(sound.file, NULL);
+    assert_string_equal(text, expected);
+    free(text);
+    free(expected);
+}
+
 /* ---- for people ---- */
 
 /* What a function prints, run in a child process; the caller frees it. */
@@ -472,6 +503,7 @@ int main(void) {
         cmocka_unit_test(test_lock),
         cmocka_unit_test(test_no_folder),
         cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_lines_that_wait),
         cmocka_unit_test(test_console_to_a_file),
         cmocka_unit_test(test_silent_console),
         cmocka_unit_test(test_console_on_a_terminal),
