@@ -848,7 +848,7 @@ END
 test_quickstart_says_what_is_wrong() {
     quickstart_tree
     run 1 bash "$here/tree/scripts/quickstart.sh" "$here/no_such_text"
-    has "$here/output" "cannot read the text file $here/no_such_text"
+    has "$here/output" "cannot read $here/no_such_text; expected a text file"
     run 1 bash "$here/tree/scripts/quickstart.sh" "$here"
     head -c 5000 "$here/sources.txt" >"$here/short"
     run 1 bash "$here/tree/scripts/quickstart.sh" "$here/short"
