@@ -2,10 +2,10 @@
  * steps that keeps a whole checkpoint on the disk at every moment. Opening and reading are in checkpoint_read.c, the names
  * in checkpoint_layout.h, what is done to the folder of all checkpoints before a run in checkpoint_folder.c.
  *
- *   1. write every file into checkpoints/.tmp_step_N and sync each, then the folder
+ *   1. remove what interrupted saves left; write every file into checkpoints/.tmp_step_N and sync each, then the folder
  *   2. rename .tmp_step_N to step_N, sync `checkpoints`: the new checkpoint is there, `latest` still names the old one
  *   3. make a new link, rename it to `latest`, sync
- *   4. remove what is no longer wanted, each folder under a temporary name so that no half of one looks like a whole
+ *   4. remove old checkpoints, each folder under a temporary name so that no half of one looks like a whole
  * Only one process writes, but all take part in fetching tensors. So the steps that fetch go on to the end also after
  * a failure, and a process that does not write behaves like a writer that failed before its first byte. */
 #include "checkpoint/checkpoint.h"

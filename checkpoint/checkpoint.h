@@ -6,7 +6,7 @@
  *                                    zero biases where the model has none. A model that transformers' GPT-2 cannot
  *                                    compute has model_type "mars_gpt", every key of the config's model section that
  *                                    changes what is computed, the same names and layout, and no biases but its own
- *   model_ema.safetensors            the average of the weights, where there is one (train.ema_start), laid out likewise
+ *   model_ema.safetensors            the average of the weights, if there is one (train.ema_start), in the same layout
  *   modeling_mars_gpt.py             such a model's code, for transformers with trust_remote_code=True
  *   optimizer.safetensors            "<state>.<tensor>" for each optimizer state, in the shapes of the tensor table, or
  *                                    a vector for a state of one number per row or column
@@ -16,8 +16,9 @@
  *   tokens.json                      copied from the folder of the training data, if it is there
  *   tokenizer_config.json, vocab.json, merges.txt, tokenizer.json
  *                                    the tokenizer for transformers (checkpoint_tokenizer.h)
- * out_dir/checkpoints/latest         symbolic link to the newest whole one Everything is written under a temporary
- * name, synced, then renamed; `latest` is replaced last. */
+ * out_dir/checkpoints/latest         symbolic link to the newest whole checkpoint
+ *
+ * Everything is written under a temporary name, synced, then renamed; `latest` is replaced last. */
 #ifndef MARS_CHECKPOINT_CHECKPOINT_H
 #define MARS_CHECKPOINT_CHECKPOINT_H
 
@@ -31,14 +32,14 @@ EXTERN_C_BEGIN
 
 enum { CHECKPOINT_WEIGHTS = -1, CHECKPOINT_EMA = -2, CHECKPOINT_PATH_LENGTH = 1400 };
 
-/* What is saved. `fetch` copies one tensor of the weights (which = CHECKPOINT_WEIGHTS), of their average (CHECKPOINT_EMA,
- * if has_ema) or of optimizer state number `which` into host memory of tensor.size floats. It is collective: every process
- * calls checkpoint_save, and fetch is called for the same tensors in the same order on all; only on the writer is `host`
- * not NULL. */
+/* What is saved. `fetch` copies one tensor of the weights (which = CHECKPOINT_WEIGHTS), of their average
+ * (CHECKPOINT_EMA, if has_ema) or of optimizer state number `which` into host memory of tensor.size floats. It is
+ * collective: every process calls checkpoint_save, and fetch is called for the same tensors in the same order on all;
+ * only on the writer is `host` not NULL. */
 typedef struct CheckpointSource {
-    int64_t step;
-    int64_t updates;   /* of the optimizer: less than step where steps were skipped */
-    int64_t sequences; /* that training has seen */
+    int64_t step;      /* the 0-based step that comes next */
+    int64_t updates;   /* for the optimizer's bias corrections: less than step where steps were skipped */
+    int64_t sequences; /* that training has seen: where in the data the run goes on, also with another batch size */
     GPT2Config model;
     const TensorTable *table;
     const char *config_json; /* the run's config, as config_to_json gives it */
@@ -58,10 +59,13 @@ typedef struct CheckpointSource {
     const char *algorithms;    /* of matmuls (kernels/autotune.h); NULL or "" for none */
 } CheckpointSource;
 
-/* Writes a checkpoint of `source` below out_dir, points `latest` at it, and removes all but the newest `keep`
- * checkpoints (0: removes none) and what an interrupted save left. `writer` is true on the one process that touches the
- * disk. `path` receives the new folder's path. On failure nothing that existed before has changed. The other processes
- * always return true: the caller must tell them the writer's result. */
+/* Writes a checkpoint of `source` below out_dir. First it removes what interrupted saves left. Then it writes the
+ * checkpoint and points `latest` at it. Last it removes all but the newest `keep` checkpoints (0: removes none), but
+ * never the one that `latest` names.
+ *
+ * `writer` is true on the one process that touches the disk. `path` receives the new folder's path. On failure no
+ * checkpoint that existed before has changed. The other processes always return true: the caller must tell them the
+ * writer's result. */
 bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int keep, bool writer,
                      char path[CHECKPOINT_PATH_LENGTH], Error *error);
 
@@ -98,7 +102,8 @@ bool checkpoint_exists(const char *out_dir);
 bool checkpoint_open_newest(Checkpoint *checkpoint, const char *out_dir, Error *error);
 
 /* Opens the checkpoint folder `path` and verifies the sizes and checksums of every file that trainer.json lists, and
- * trainer.json's own. */
+ * trainer.json's own. The tensors of model, state and ema can be read until checkpoint_close(). After a failure there
+ * is nothing to close. */
 bool checkpoint_open(Checkpoint *checkpoint, const char *path, Error *error);
 void checkpoint_close(Checkpoint *checkpoint);
 
@@ -119,9 +124,9 @@ char *checkpoint_read_algorithms(const Checkpoint *checkpoint);
 
 /* ---- weights, of a checkpoint or published by others (checkpoint_weights.c) ---- */
 
-/* Opens the weights that `path` names: a safetensors file, the index of a set of them (NAME.index.json), or a folder with
- * model.safetensors or model.safetensors.index.json in it. Weights next to a trainer.json must have the checksum that it
- * records. The message about another format says how to convert it. */
+/* Opens the weights that `path` names: a safetensors file, the index of a set of them (NAME.index.json), or a folder
+ * with model.safetensors or model.safetensors.index.json in it. Weights next to a trainer.json must have the checksum
+ * that it records. The message about another format says how to convert it. */
 bool checkpoint_open_weights(SafetensorsFile *file, const char *path, Error *error);
 
 /* Whether the weights in `file` are those of a model with this table: every tensor is there in the right shape, and no
@@ -130,8 +135,8 @@ bool checkpoint_open_weights(SafetensorsFile *file, const char *path, Error *err
  * lines: how many tensors are missing or have another shape, the first ones, and the keys to set. */
 bool checkpoint_check_weights(const SafetensorsFile *file, const TensorTable *table, Error *error);
 
-/* Reads tensor `tensor` of the table into host memory of tensor.size floats, from a file with the table's names, with or
- * without prefixes, in transformers' or nanoGPT's layout. */
+/* Reads tensor `tensor` of the table into host memory of tensor.size floats, from a file with the table's names, with
+ * or without prefixes, in transformers' or nanoGPT's layout. */
 bool checkpoint_read_weights(const SafetensorsFile *file, const TensorTable *table, int tensor, float *host,
                              Error *error);
 

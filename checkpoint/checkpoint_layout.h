@@ -1,6 +1,6 @@
 /* checkpoint_layout.h: what the files that write and read checkpoints (checkpoint_*.c) share: the names in the folder,
- * what Hugging Face's layout needs besides the fields of the tensor table, and trainer.json with its seal. For these files
- * only. */
+ * what Hugging Face's layout needs besides the fields of the tensor table, and trainer.json with its seal. For these
+ * files only. */
 #ifndef MARS_CHECKPOINT_CHECKPOINT_LAYOUT_H
 #define MARS_CHECKPOINT_CHECKPOINT_LAYOUT_H
 
@@ -55,12 +55,12 @@ bool checkpoint_point_latest(const char *checkpoints, const char *name, Error *e
 /* out (columns, rows) = the transpose of in (rows, columns). */
 void checkpoint_transpose(const float *in, int64_t rows, int64_t columns, float *out);
 
-/* Hugging Face's GPT-2 has a bias with every LayerNorm and linear layer but the LM head. Where `tensor` is the weight of one
- * and the table has no bias for it, returns the length of the missing bias and writes its name; otherwise 0. */
+/* Hugging Face's GPT-2 has a bias with every LayerNorm and linear layer but the LM head. Where `tensor` is the weight
+ * of one and the table has no bias for it, returns the length of the missing bias and writes its name; otherwise 0. */
 int64_t checkpoint_missing_bias(const TensorTable *table, const Tensor *tensor, char name[TENSOR_NAME_LENGTH]);
 
-/* The text of config.json for weights of a type, which the caller frees by cJSON_free; `has_end_of_text`: the vocabulary may
- * have GPT-2's <|endoftext|>. */
+/* The text of config.json for weights of a type, which the caller frees by cJSON_free; `has_end_of_text`: the
+ * vocabulary may have GPT-2's <|endoftext|>. */
 char *checkpoint_model_config(const GPT2Config *model, DType type, bool has_end_of_text);
 
 /* Writes a shape as "[128, 384]", and returns the text. */

@@ -10,8 +10,10 @@ EXTERN_C_BEGIN
 /* Fills in `source` so that checkpoint_save() takes weights and state from `optim`, which must outlive it. */
 void checkpoint_from_optim(CheckpointSource *source, OptimName name, Optim *optim);
 
-/* Reads the state of `optim` from the checkpoint. Fails if another optimizer wrote it, or if it lacks a state that this
- * one needs. A run may go on with another is_approx; the prev_grad of its first step is then that of the other form. */
+/* Reads the state of `optim` from the checkpoint: the states of each tensor, the states of one number per tensor, and
+ * the number of updates. Not the weights: checkpoint_load_gpt2() reads them. Fails if another optimizer wrote the
+ * checkpoint, or if it lacks a state that this one needs. A run may go on with another is_approx; the prev_grad of its
+ * first step is then that of the other form. */
 bool checkpoint_into_optim(const Checkpoint *checkpoint, const TensorTable *table, OptimName name, Optim *optim,
                            Error *error);
 

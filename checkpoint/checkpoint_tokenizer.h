@@ -1,5 +1,5 @@
-/* checkpoint_tokenizer.h: the files of a checkpoint that say how to read its tokens: tokens.json, which sample_gpt2 reads,
- * and those from which transformers' AutoTokenizer makes the same tokenizer. For checkpoint.c only. */
+/* checkpoint_tokenizer.h: the files of a checkpoint that say how to read its tokens: tokens.json, which sample_gpt2
+ * reads, and those from which transformers' AutoTokenizer makes the same tokenizer. For checkpoint.c only. */
 #ifndef MARS_CHECKPOINT_CHECKPOINT_TOKENIZER_H
 #define MARS_CHECKPOINT_CHECKPOINT_TOKENIZER_H
 

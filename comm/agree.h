@@ -14,8 +14,8 @@ void agree_or_end(Comm *comm, bool ok, int status, const Error *error);
 /* Whether these bytes are the same in all processes. Collective. */
 bool agree_on_bytes(Comm *comm, const void *data, size_t bytes);
 
-/* Returns rank 0's `text` on every rank: on rank 0 the argument itself, elsewhere a copy that the caller frees.
- * Collective. */
+/* Returns rank 0's `text` on every rank: on rank 0 the argument itself, elsewhere a copy that the caller frees. Ranks
+ * other than 0 do not read the argument, which may be NULL there. Collective. */
 char *agree_on_text(Comm *comm, char *text);
 
 /* Returns the largest `value` of all ranks; *rank is the lowest rank that has it. Collective. */

@@ -54,10 +54,13 @@ struct Comm {
 
     /* ---- host memory ---- */
 
-    /* Copies data (n) of process `from` to process 0's `data`. The other processes must call it, too. */
+    /* Copies data (n) of process `from` to process 0's `data`. Every process must call it. `data` is used only on
+     * `from` and on process 0, and may be NULL elsewhere. With from = 0 nothing happens. */
     void (*send_to_root)(Comm *comm, int from, float *data, size_t n);
 
-    void (*close)(Comm *comm, int status); /* ends the job in good order: every process calls it */
+    /* Ends this process with `status`, and does not return. Every process calls it, which ends the job in good
+     * order. */
+    void (*close)(Comm *comm, int status);
 };
 
 /* Opens the Comm of this process: MPI where a launcher started it, else the stand-in. Registers with base.h how
@@ -66,9 +69,9 @@ Comm *comm_open(void);
 
 /* Returns the Comm for exchanges of a device's memory. `stream` is the stream of the device's operations: a
  * cudaStream_t of the GPU that is current in this thread, or NULL on a CPU. On CPUs, and in a job of one process, it
- * returns `comm` itself; between GPUs a Comm over NCCL, which passes operations on host memory to `comm`. Returns NULL
- * and the reason if the build has no NCCL. Collective. Close it with comm_close_on_device() before the stream and
- * `comm`. */
+ * returns `comm` itself; between GPUs a Comm over NCCL, which passes operations on host memory to `comm`. If the build
+ * has no NCCL, or if two ranks would use one GPU, returns NULL and the same reason on every rank. Collective. Close it
+ * with comm_close_on_device() before the stream and `comm`. */
 Comm *comm_on_device(Comm *comm, void *stream, Error *error);
 void comm_close_on_device(Comm *on_device, Comm *comm);
 

@@ -22,7 +22,8 @@ typedef struct ConfigFile {
 bool config_file_read(ConfigFile *file, const char *path, Error *error);
 void config_file_free(ConfigFile *file);
 
-/* Sets *path to the path of the file's base, a new string, or to NULL where it names none. Fails if `base` is no path. */
+/* Sets *path to the path of the file's base, a new string, or to NULL where it names none. Fails if `base` is no
+ * path. */
 bool config_file_base(const ConfigFile *file, char **path, Error *error);
 
 /* A config file and its bases: files[0] is the file itself, files[i + 1] the base of files[i]. */
@@ -31,8 +32,9 @@ typedef struct ConfigChain {
     int count;
 } ConfigChain;
 
-/* Reads the file at `path`, its base, the base of that, and so on. Fails if one of them cannot be read or parsed, if they
- * name each other in a circle, or if they are more than CONFIG_MAX_FILES. The caller frees, also after a failure. */
+/* Reads the file at `path`, its base, the base of that, and so on. Fails if one of them cannot be read or parsed, if
+ * they name each other in a circle, or if they are more than CONFIG_MAX_FILES. The caller frees, also after a
+ * failure. */
 bool config_chain_read(ConfigChain *chain, const char *path, Error *error);
 void config_chain_free(ConfigChain *chain);
 

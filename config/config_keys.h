@@ -3,7 +3,11 @@
  * A line of the table says where a key's value lies in Config, its type, default, range and meaning, and which
  * schedules use it. Which optimizers use it, and its default with each, follows from the table of optimizers
  * (optim/optimizers.h). The parser, --help, the messages and config_to_json (config.c) only walk the table, so a new
- * option is one field in a struct and one line in config_keys.c. Nothing here reads files or changes a Config. */
+ * option is one field in a struct and one line in config_keys.c. Nothing here reads files or changes a Config.
+ *
+ * The keys of an optimizer's settings are made from optim/optimizer_keys.h. A new setting is a field of OptimConfig
+ * (optim/optim_config.h) and a line in optim/optimizer_keys.h. Its default is in optim/optimizers.c. The rules that
+ * read it name it in their lines of optim/optimizers.h. */
 #ifndef MARS_CONFIG_CONFIG_KEYS_H
 #define MARS_CONFIG_CONFIG_KEYS_H
 
@@ -60,7 +64,8 @@ bool config_key_is_required(const ConfigKey *key);
 bool config_key_applies(const ConfigKey *key, OptimName optimizer);
 unsigned config_key_optimizers(const ConfigKey *key);
 
-/* Whether the key is a learning rate that defaults to learning_rate, and the config does not give it. */
+/* Whether the key is a learning rate that defaults to learning_rate, and the config does not give it. The field is then
+ * 0, and the rate is learning_rate. No file and no command line can give 0. */
 bool config_key_is_absent(const ConfigKey *key, const Config *config);
 
 /* Says why the key has no effect in this config: "the optimizer adamw", "the schedule wsd", "optimizer.optimize_1d

@@ -1,5 +1,5 @@
-/* config_value.h: the value of one key: from the text of a command line, from JSON, from the table's defaults, and back to
- * JSON. Who may give which key is not known here (config.c). */
+/* config_value.h: the value of one key: from the text of a command line, from JSON, from the table's defaults, and back
+ * to JSON. Who may give which key is not known here (config.c). */
 #ifndef MARS_CONFIG_CONFIG_VALUE_H
 #define MARS_CONFIG_CONFIG_VALUE_H
 
@@ -27,7 +27,7 @@ void config_set_default(Config *config, const ConfigKey *key);
 /* Sets all keys to the defaults that do not depend on the optimizer, and all other fields to zero. */
 void config_set_defaults(Config *config);
 
-/* The value as JSON; as text, the caller frees it by cJSON_free. */
+/* The value as JSON, which the caller frees by cJSON_Delete(), and as text, which the caller frees by cJSON_free(). */
 struct cJSON *config_value_to_json(const Config *config, const ConfigKey *key);
 char *config_value_text(const Config *config, const ConfigKey *key);
 

@@ -24,9 +24,10 @@ typedef struct DataSetsOptions {
 EXTERN_C_BEGIN
 
 /* Opens all data sets and looks into each file (loader_sample); the processes of a machine share the files. Fails, with
- * the key of the config, if a set cannot be used, or if tokens.json next to the files records different tokenizers.
- * Warns if a pattern matches training and validation files, or if a file is in both sets. `sets` starts as {0};
- * data_sets_close() frees it, also after a failure. */
+ * the key of the config, if a set cannot be used, or if tokens.json next to the files records different tokenizers. Not
+ * collective: a process whose part of a file is wrong fails alone, and the caller must then end the job. Warns if a
+ * pattern matches training and validation files, or if a file is in both sets. `sets` starts as {0}; data_sets_close()
+ * frees it, also after a failure. */
 bool data_sets_open(DataSets *sets, const DataSetsOptions *options, Error *error);
 void data_sets_close(DataSets *sets);
 

@@ -1,9 +1,9 @@
 /* hellaswag.h: HellaSwag (Zellers et al. 2019: "HellaSwag: Can a Machine Really Finish Your Sentence?") as tokens: a
  * context and four endings, one of which is right. eval/hellaswag_score.c scores a model on them.
  *
- * The file, little-endian: 8 int32, which are HELLASWAG_MAGIC, HELLASWAG_VERSION, the vocabulary's size, the number n of
- * examples, and 0; then 6 int32 for each example, which are the number of the right ending (0 to 3), how many tokens the
- * context has, and how many each of the four endings; then all these tokens in that order, as uint16. */
+ * The file, little-endian: 8 int32, which are HELLASWAG_MAGIC, HELLASWAG_VERSION, the vocabulary's size, the number n
+ * of examples, and 0; then 6 int32 for each example, which are the number of the right ending (0 to 3), how many tokens
+ * the context has, and how many each of the four endings; then all these tokens in that order, as uint16. */
 #ifndef MARS_DATA_HELLASWAG_H
 #define MARS_DATA_HELLASWAG_H
 

@@ -26,8 +26,8 @@ EXTERN_C_BEGIN
 
 typedef struct Loader Loader;
 
-/* Opens the files that `pattern` names (see shard.h). Fails if they hold less than one sequence, or if tokens.json next to
- * them records two tokenizers, or one with more tokens than vocab_size. */
+/* Opens the files that `pattern` names (see shard.h). Fails if they hold less than one sequence, or if tokens.json next
+ * to them records two tokenizers, or one with more tokens than vocab_size. */
 bool loader_open(Loader **loader, const char *pattern, const LoaderOptions *options, Error *error);
 void loader_close(Loader *loader);
 

@@ -15,8 +15,9 @@ EXTERN_C_BEGIN
 
 typedef struct ShardSet ShardSet;
 
-/* Opens the files that `pattern` names (token_files.h) as one stream. Fails for an empty or truncated file, a header that
- * contradicts the file's size, an odd size, and a file of another format, with what it looks like and what to do. */
+/* Opens the files that `pattern` names (token_files.h) as one stream. Fails for an empty or truncated file, a header
+ * that contradicts the file's size, an odd size, and a file of another format, with what it looks like and what to
+ * do. */
 bool shards_open(ShardSet **set, const char *pattern, Error *error);
 void shards_close(ShardSet *set);
 
@@ -35,8 +36,8 @@ bool shards_has_header(const ShardSet *set);
  * another size or header than when it was opened. */
 bool shards_read(const ShardSet *set, int64_t position, int64_t count, int vocab_size, int32_t *tokens, Error *error);
 
-/* Reads windows (2 or more) of `length` tokens, evenly spread from the first token of file number `file` to its last, and
- * fails as shards_read does. A file of fewer tokens than the windows have together is read as a whole. */
+/* Reads windows (2 or more) of `length` tokens, evenly spread from the first token of file number `file` to its last,
+ * and fails as shards_read does. A file of fewer tokens than the windows have together is read as a whole. */
 bool shards_sample(const ShardSet *set, int file, int windows, int64_t length, int vocab_size, Error *error);
 
 /* Whether both sets have the same file, even under different names; *path is its name in `a`. */

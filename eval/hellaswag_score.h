@@ -17,7 +17,9 @@ typedef struct HellaswagScore {
 EXTERN_C_BEGIN
 
 /* Scores all examples, which the processes share, `batch` endings at a time (at most the model's batch size). A text
- * that is longer than the model's block_size loses its beginning. Does not change the model's loss sum. */
+ * that is longer than the model's block_size loses its beginning. Does not change the model's loss sum. In a job of
+ * several GPUs the caller must have called optim_wait_for_weights() for all weights since the last optimizer step.
+ * Collective. */
 HellaswagScore hellaswag_score(GPT2 *model, const Hellaswag *set, int batch, Comm *comm);
 
 EXTERN_C_END

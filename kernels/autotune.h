@@ -9,10 +9,11 @@
 EXTERN_C_BEGIN
 
 /* Takes the algorithms in `text` (a checkpoint's; may be NULL), then those in the cache. From now on the first matmul
- * of every other shape is timed. */
+ * of every other shape is timed. Rank 0 alone calls autotune_begin() and autotune_end(). */
 void autotune_begin(Backend *be, const char *text);
 
-/* Ends the timing. Returns all algorithms as text, which the caller frees, and adds them to the cache. */
+/* Ends the timing. Returns all algorithms as text, which the caller frees, and adds them to the cache. The caller hands
+ * the text to the other ranks (agree_on_text()), which take it by be->read_algorithms(). */
 char *autotune_end(Backend *be);
 
 EXTERN_C_END

@@ -3,9 +3,9 @@
  * The model calls be->norm_forward(be, ...), whatever the device. kernels/cpu and kernels/cuda each fill a table for
  * two activation types, float32 and bfloat16. The optimizers in optim/ use the table for memory and matmuls only.
  *
- * Notation. B sequences of T tokens, N = B*T rows, C channels, NH heads of size HS = C/NH, V vocabulary entries, VP >=
- * V the padded row length of logits. Matrices are row-major. A `void *` is an array of the table's activation type;
- * float, double and int32_t are always just that. All pointers are device pointers unless a line says host.
+ * Notation. B sequences of T tokens, N = B*T rows, C channels, NH heads of size HS = C/NH, V vocabulary entries,
+ * VP >= V the padded row length of logits. Matrices are row-major. A `void *` is an array of the table's activation
+ * type; float, double and int32_t are always just that. All pointers are device pointers unless a line says host.
  *
  * Numerics, the same everywhere: arithmetic and sums in float32, rounded once when a result is stored; parameter
  * gradients are float32. `accumulate` false overwrites a gradient, true adds to it, so the first micro-step of a step
@@ -73,7 +73,8 @@ struct Backend {
 
     /* ---- memory ---- */
 
-    /* Device memory, aligned to 256 bytes (on CPUs 4096), zeroed; `what` names it in the message when there is not enough. */
+    /* Device memory, aligned to 256 bytes (on CPUs 4096), zeroed; `what` names it in the message when there is not
+     * enough. */
     void *(*alloc)(Backend *be, size_t bytes, const char *what);
     void (*free)(Backend *be, void *memory);
     /* Bytes that alloc() can still return; SIZE_MAX = not known. This is the equal part of one of the memory_sharers
@@ -120,8 +121,8 @@ struct Backend {
     /* out (B,T,C) = wte[tokens] + wpe[0..T).   tokens (B,T), wte (V,C), wpe (>=T,C) or NULL for none */
     void (*embedding_forward)(Backend *be, void *out, const int32_t *tokens, const void *wte, const void *wpe, int B,
                               int T, int C);
-    /* dwte[tokens] += dout;  dwpe[t] = (accumulate ? dwpe[t] : 0) + sum over b of dout.   dwte (V,C), dwpe (T,C) or NULL
-     * dwte is always added to: it already holds the gradient of a tied LM head, or zeros. */
+    /* dwte[tokens] += dout;  dwpe[t] = (accumulate ? dwpe[t] : 0) + sum over b of dout.   dwte (V,C), dwpe (T,C) or
+     * NULL. dwte is always added to: it already holds the gradient of a tied LM head, or zeros. */
     void (*embedding_backward)(Backend *be, float *dwte, float *dwpe, const void *dout, const int32_t *tokens, int B,
                                int T, int C, int V, bool accumulate);
 
@@ -135,8 +136,8 @@ struct Backend {
      * sum may be x or delta itself. */
     void (*residual_norm_forward)(Backend *be, const NormShape *norm, void *sum, void *out, float *mean, float *rstd,
                                   const void *x, const void *delta, const void *weight, const void *bias);
-    /* dx += the gradient of x (dx already holds the residual stream's).   dweight, dbias (C): dweight is NULL where weight
-     * is, dbias where the norm has no bias. */
+    /* dx += the gradient of x (dx already holds the residual stream's).   dweight, dbias (C): dweight is NULL where
+     * weight is, dbias where the norm has no bias. */
     void (*norm_backward)(Backend *be, const NormShape *norm, void *dx, float *dweight, float *dbias, const void *dout,
                           const void *x, const void *weight, const float *mean, const float *rstd, bool accumulate);
 
@@ -160,8 +161,9 @@ struct Backend {
 
     /* ---- queries and keys: QK-norm (Henry et al. 2020) and rotary positions (Su et al. 2021), in place ---- */
 
-    /* Changes each head of q and k in qkv (B,T,3C), not v. Where rstd is not NULL: rstd (B,T,2,NH), queries before keys,
-     * is 1/sqrt(mean(q^2) + eps) over the head's HS elements, and q is multiplied by it. Then, where rotation is not NULL, with i < HS/2 and {cos, sin} = rotation[t][i] of rotation (>=T,HS/2,2):
+    /* Changes each head of q and k in qkv (B,T,3C), not v. Where rstd is not NULL: rstd (B,T,2,NH), queries before
+     * keys, is 1/sqrt(mean(q^2) + eps) over the head's HS elements, and q is multiplied by it. Then, where rotation is
+     * not NULL, with i < HS/2 and {cos, sin} = rotation[t][i] of rotation (>=T,HS/2,2):
      *   (q[i], q[i + HS/2]) = (q[i] cos + q[i + HS/2] sin, q[i + HS/2] cos - q[i] sin). */
     void (*qk_norm_rope_forward)(Backend *be, void *qkv, float *rstd, const float *rotation, float eps, int B, int T,
                                  int C, int NH);
@@ -172,13 +174,13 @@ struct Backend {
 
     /* ---- dropout (dropout.h) ---- */
 
-    /* out[i] = in[i]/(1 - rate) or 0, by the mask of number i of each sequence; B sequences of n numbers, out may be in.
-     * The backward pass is the same. */
+    /* out[i] = in[i]/(1 - rate) or 0, by the mask of number i of each sequence; B sequences of n numbers, out may be
+     * in. The backward pass is the same. */
     void (*dropout)(Backend *be, const Dropout *dropout, void *out, const void *in, int B, size_t n);
 
     /* ---- causal self-attention (Vaswani et al. 2017), blocked as in FlashAttention (Dao et al. 2022) ---- */
 
-    /* qkv (B,T,3C): query, key and value of each token, heads side by side in each.   out (B,T,C)
+    /* qkv (B,T,3C): query, key and value of each token, heads side by side in each.   out (B,T,C).
      * out = softmax(scale Q K^T, keys <= query) V for each head; lse (B,NH,T) = log of the softmax's denominator,
      * kept for the backward pass. Dropout, NULL for none, falls on the softmax's values, after their division by the
      * denominator. */
@@ -230,8 +232,10 @@ struct Backend {
 typedef struct BackendOptions {
     const char *device; /* "cpu" or "cuda" */
     DType activation;
-    int threads;     /* CPU threads of this process */
-    int local_rank;  /* which of the processes on this machine this is: GPUs are dealt out by it */
+    int threads; /* CPU threads of this process */
+    /* Which of the processes on this machine this is. It uses GPU number local_rank modulo the number of GPUs.
+     * comm_on_device() refuses two ranks on one GPU. */
+    int local_rank;
     bool allow_tf32; /* GPU: float32 matmuls may round their factors to 10 bits */
 } BackendOptions;
 
@@ -242,7 +246,8 @@ Backend *backend_open_with(const BackendOptions *options, Error *error);
 /* The same for a job of one process. */
 Backend *backend_open(const char *device, DType activation, int threads, Error *error);
 
-/* From now on be->memory_left() returns the equal part of one of so many ranks. */
+/* From now on be->memory_left() returns the equal part of one of `ranks` ranks: memory_sharers of the Comm that
+ * comm_on_device() returns. */
 void backend_share_memory(Backend *be, int ranks);
 
 /* be's memory, for arena_allocate(). */
@@ -255,7 +260,8 @@ const char *backend_auto_device(void);
  * this process, or its share of the machine's cores if it is not bound. */
 int backend_default_threads(int processes);
 
-/* `asked`, with a warning where `processes` on this machine then have more threads than it has cores; 0 asks for the above. */
+/* Returns `asked`, with a warning if `processes` on this machine then have more threads than it has cores. If `asked`
+ * is 0, returns backend_default_threads(). */
 int backend_threads(int asked, int processes);
 
 /* Returns the fastest activation type of `device`: bfloat16 if it has matrix units for that, else float32. */

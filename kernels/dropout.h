@@ -1,9 +1,10 @@
 /* dropout.h: which elements dropout sets to zero (Srivastava et al. 2014), the same on every device.
  *
- * A random word decides whether an element is dropped. The word depends on the seed, the place in the model, the number of
- * the sequence in the run and the index of the element in its sequence, and on nothing else. So a mask does not depend on
- * the batch that the sequence is in, on the number of ranks or on the device, and the backward pass, or a recomputed
- * forward pass, makes the same mask again instead of keeping it. Four neighbours share one call of Philox. */
+ * A random word decides whether an element is dropped. The word depends on the seed, the place in the model, the number
+ * of the sequence in the run and the index of the element in its sequence, and on nothing else. So a mask does not
+ * depend on the batch that the sequence is in, on the number of ranks or on the device, and the backward pass, or a
+ * recomputed forward pass, makes the same mask again instead of keeping it. Four neighbours share one call of
+ * Philox. */
 #ifndef MARS_KERNELS_DROPOUT_H
 #define MARS_KERNELS_DROPOUT_H
 

@@ -22,7 +22,8 @@ void decoder_close(Decoder *decoder);
 /* Forgets all tokens. */
 void decoder_reset(Decoder *decoder);
 
-/* Feeds the next token and computes decoder->logits. The position must be below block_size. */
+/* Feeds the next token and computes decoder->logits. The position must be below block_size, and the token below the
+ * vocabulary's size; otherwise ends the program. */
 void decoder_feed(Decoder *decoder, int token);
 
 EXTERN_C_END

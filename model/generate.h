@@ -32,8 +32,8 @@ typedef struct Generator {
     struct Candidate *candidates; /* (V) */
 } Generator;
 
-/* Adds what the generator needs to the plan in model->arena, as decoder_plan() does. Neither `generator` nor `model` may
- * move afterwards. The tokenizer must outlive the generator. */
+/* Adds what the generator needs to the plan in model->arena, as decoder_plan() does. Neither `generator` nor `model`
+ * may move afterwards. The tokenizer must outlive the generator. */
 void generator_plan(Generator *generator, GeneratorOptions options, GPT2 *model, const Tokenizer *tokenizer);
 void generator_close(Generator *generator);
 
@@ -42,9 +42,9 @@ void generator_close(Generator *generator);
  * has no end of text, or the model's vocabulary lacks a token of the prompt. */
 bool generator_set_prompt(Generator *generator, const char *text, size_t bytes, bool special_tokens, Error *error);
 
-/* Draws at most max_new_tokens tokens after the prompt, until the end of text or until write(), which gets the bytes of each,
- * returns false. The seed and the number of the text decide what is drawn. Fails if the model computes logits that are not
- * finite. */
+/* Draws at most max_new_tokens tokens after the prompt, until the end of text or until write(), which gets the bytes of
+ * each, returns false. The seed and the number of the text decide what is drawn. Fails if the model computes logits
+ * that are not finite. */
 bool generator_write(Generator *generator, uint32_t number,
                      bool (*write)(void *context, const char *text, size_t bytes), void *context, Error *error);
 

@@ -46,8 +46,8 @@ typedef struct GPT2Pass {
     bool accumulate;   /* adds to grads, where false overwrites */
     float dloss;       /* the gradient is that of dloss * (sum of the token losses) */
     bool ignores_loss; /* leaves the loss sum as it is */
-    /* Dropout is on in a pass with grads alone, in its forward part too. Its masks depend on these two and on the place in
-     * the model (kernels/dropout.h). */
+    /* Dropout is on in a pass with grads alone, in its forward part too. Its masks depend on these two and on the place
+     * in the model (kernels/dropout.h). */
     uint64_t seed;
     int64_t first_sequence; /* number of the batch's first sequence in the run; the others follow */
     void *context;
@@ -88,9 +88,10 @@ typedef struct GPT2 {
     Arena arena;
 } GPT2;
 
-/* Plans a model for batches of up to max_batch sequences of config->block_size tokens: model->arena lists its memory, to
- * which others may add theirs before gpt2_allocate() takes it. Without `training` there are no gradients, and one set of
- * activations serves all blocks. */
+/* Plans a model for batches of up to max_batch sequences of config->block_size tokens: model->arena lists its memory,
+ * to which others may add theirs before gpt2_allocate() takes it. The arena keeps addresses of the model's own fields,
+ * so the struct must not move until gpt2_allocate() has returned. Without `training` there are no gradients, and one
+ * set of activations serves all blocks. */
 void gpt2_plan(GPT2 *model, const GPT2Config *config, Backend *be, int max_batch, Recompute recompute, bool training);
 /* Allocates the planned memory. Weights are zero. */
 void gpt2_allocate(GPT2 *model);
@@ -105,13 +106,14 @@ void gpt2_describe(GPT2 *model, const GPT2Config *config);
 void gpt2_init_weights(GPT2 *model, uint64_t seed);
 
 /* Sets the master weights of one tensor from host memory, tensor.size floats. When all are set, gpt2_params_changed()
- * makes the weight copies follow. */
+ * makes the weight copies follow. Call it also in float32, where the weights are the master weights: a device may keep
+ * packed copies of them (be->invalidate_weights()). */
 void gpt2_set_tensor(GPT2 *model, int tensor, const float *host);
 void gpt2_params_changed(GPT2 *model);
 
 /* Starts bringing a batch of B sequences of T <= block_size tokens (host pointers, (B,T) each) to the device, in
- * parallel with the pass that is enqueued next if that is over an earlier batch. At most GPT2_BATCHES are on the
- * device; passes take them in their order. */
+ * parallel with the pass that is enqueued next if that is over an earlier batch. The host arrays may be used again on
+ * return. At most GPT2_BATCHES wait for a pass; one more ends the program. Passes take the batches in their order. */
 void gpt2_prefetch(GPT2 *model, const int32_t *inputs, const int32_t *targets, int B, int T);
 
 /* One pass over the next batch. */
@@ -127,8 +129,8 @@ void gpt2_forward_backward(GPT2 *model, const int32_t *inputs, const int32_t *ta
 void gpt2_decode(GPT2 *model, const int32_t *tokens, int B, const KeyValueCache *cache);
 
 /* A pass over random tokens, as autotune.h needs one: what it computes is of no use, and gradients are undefined after
- * it. With tokens that are all the same, most rows of the activations and of their gradients are nearly equal, and a GPU
- * multiplies such matrices faster than those of training. */
+ * it. With tokens that are all the same, most rows of the activations and of their gradients are nearly equal, and a
+ * GPU multiplies such matrices faster than those of training. */
 void gpt2_autotune(GPT2 *model);
 
 /* Returns the sum of the token losses since the last call, and their number in *count. Waits for the device. */

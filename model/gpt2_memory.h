@@ -8,7 +8,11 @@ EXTERN_C_BEGIN
 
 /* Returns true if the whole plan in model->arena fits the memory that the device has left for this process, or if that
  * is not known. Otherwise the error says which batch sizes would fit, of those that divide `sequences`, the process's
- * share of a step, and whether recomputing activations would help. */
+ * share of a step, and whether recomputing activations would help.
+ *
+ * Call it when everything is planned, before gpt2_allocate(). The memory left is this rank's equal part of what is free
+ * when it asks, so every rank of a machine must ask before any of them allocates. The same holds for
+ * gpt2_weights_fit(). */
 bool gpt2_memory_fits(const GPT2 *model, int sequences, Error *error);
 
 /* The same for the weights and gradients alone, which no batch size makes smaller. Call it before optim_plan(), which

@@ -8,8 +8,8 @@
  *   NAME_forward    and, next to it, NAME_backward, which visits the same operations in reverse
  *
  * Linear layers keep no activations and have no plan; the LM head, whose logits are made and used in groups of rows,
- * has lm_head_loss() for both passes, and lm_head_logits(). A `void *` is an array of the backend's activation type; N
- * = B*T rows. Backward functions write the gradients of weights to pass->grads.
+ * has lm_head_loss() for both passes, and lm_head_logits(). A `void *` is an array of the backend's activation type;
+ * N = B*T rows. Backward functions write the gradients of weights to pass->grads.
  *
  * Decoding is the forward pass over one row of each sequence, with a cache of keys and values: only attention and
  * embedding read LayerPass.cache. Arithmetic is done by the Backend. */
@@ -174,8 +174,10 @@ typedef struct LmHead {
     Linear linear; /* out = padded vocabulary; the weight is wte where they are tied */
     int V;
     float softcap;
-    int rows;      /* of logits that exist at a time */
-    void *logits;  /* (rows, padded vocabulary) */
+    int rows; /* of logits that exist at a time */
+    /* (rows, padded vocabulary); after a pass with gradients it holds the gradients of the last group of rows, not
+     * logits */
+    void *logits;
     float *losses; /* (N) of each token, after a pass */
 } LmHead;
 
@@ -184,7 +186,8 @@ void lm_head_describe(LmHead *lm_head, TensorTable *table, const GPT2Config *con
 /* Logits of at most `rows` rows exist at a time. */
 void lm_head_plan(LmHead *lm_head, const LayerMemory *memory, int rows);
 
-/* Losses of all rows and, where the pass has gradients, the gradients of dloss times their sum: din, weight and bias. */
+/* Losses of all rows and, where the pass has gradients, the gradients of dloss times their sum: din, weight and
+ * bias. */
 void lm_head_loss(const LmHead *lm_head, const LayerPass *pass, void *din, const void *in, float dloss);
 /* lm_head->logits = those of all N rows, at most lm_head->rows, as they are before the softcap. */
 void lm_head_logits(const LmHead *lm_head, const LayerPass *pass, const void *in);

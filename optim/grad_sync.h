@@ -28,8 +28,8 @@ void grad_sync_close(GradSync *grad_sync);
  * shards.next_grad if second is true; a group without gets them in data, at the elements that this rank owns. */
 void grad_sync_gradient_ready(GradSync *grad_sync, RuleGroup *groups, int group_count, float *data, bool second,
                               size_t from);
-/* Starts the reduce-scatter of the rest of this gradient, and makes operations enqueued after it wait for all of it. The
- * next call of grad_sync_gradient_ready() begins a new gradient. */
+/* Starts the reduce-scatter of the rest of this gradient, and makes operations enqueued after it wait for all of it.
+ * The next call of grad_sync_gradient_ready() begins a new gradient. */
 void grad_sync_finish_gradient(GradSync *grad_sync, RuleGroup *groups, int group_count, float *data, bool second);
 
 /* Starts the all-gather of the weights, bucket by bucket from element 0. */

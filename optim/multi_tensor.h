@@ -1,6 +1,6 @@
 /* multi_tensor.h: passes over all tensors at once. The elements that a rank owns are cut into chunks, each inside one
- * tensor. A pass is one loop over the chunks, for any number of tensors. The inputs of a pass (chunks, coefficients, the
- * step's result) and its outputs are in device memory.
+ * tensor. A pass is one loop over the chunks, for any number of tensors. The inputs of a pass (chunks, coefficients,
+ * the step's result) and its outputs are in device memory.
  *
  * There are two tables of passes, of CPU loops (multi_tensor.c) and of CUDA kernels (multi_tensor.cu), made from the
  * same rules. On a GPU a pass is enqueued when its function returns, and runs after what was enqueued
@@ -25,7 +25,8 @@ typedef struct Chunk {
     size_t shard;    /* in states */
     size_t matrix;   /* in the workspace of Newton-Schulz, of matrix rules */
     int tensor;
-    /* Of matrix rules: the column of the first element, and its line; where lines are columns, the first of its matrix. */
+    /* Of matrix rules: the column of the first element, and its line; where lines are columns, the first of its
+     * matrix. */
     int line, column;
 } Chunk;
 
@@ -39,8 +40,8 @@ typedef struct UpdateSums {
     double update, weight;
 } UpdateSums;
 
-/* Matrices of one shape, dense and one after the other. A line of a matrix is a row where it has at least as many rows as
- * columns, else a column. The lines of several matrices are numbered in order, one matrix after the other. */
+/* Matrices of one shape, dense and one after the other. A line of a matrix is a row where it has at least as many rows
+ * as columns, else a column. The lines of several matrices are numbered in order, one matrix after the other. */
 typedef struct MatrixList {
     const void *elements;
     DType type;
@@ -107,8 +108,8 @@ typedef struct MultiTensorPasses {
     /* Rules with lines (rules/normuon.h), between Newton-Schulz and apply(): squares (matrices->count, line_slabs(),
      * line_count()) = the sums of squares of each line's elements in each slab of rows. */
     void (*line_squares)(Backend *be, const MatrixList *matrices, const StepResult *result, double *squares);
-    /* And from these: updates buffers->line_state and writes factors (matrices->count, line_count()). where[i] is of matrix
-     * i. */
+    /* And from these: updates buffers->line_state and writes factors (matrices->count, line_count()). where[i] is of
+     * matrix i. */
     void (*line_factors)(Backend *be, const MatrixList *matrices, const LineState *where,
                          const MultiTensorBuffers *buffers, const double *squares, float *factors);
     /* A step that is skipped keeps g_prev, but the buffers change places all the same: then, and only then,

@@ -11,8 +11,8 @@
  *   quintic        a, b, c = 3.4445, -4.7750, 2.0315; f = 1, eps = 1e-7. Jordan's; ends between about 0.7 and 1.2.
  *   cubic          a, b, c = 2, -1.5, 0.5; f and eps as above. Converges to 1, with an error that is cubed in each step
  *                  near 1; small singular values double in a step.
- *   polar-express  other coefficients in each of five steps; f = 1.02, eps = 1e-6 (Amsel et al., "The Polar Express: Optimal
- *                  matrix sign methods and their application to the Muon algorithm", 2025, arXiv:2505.16932).
+ *   polar-express  other coefficients in each of five steps; f = 1.02, eps = 1e-6 (Amsel et al., "The Polar Express:
+ *                  Optimal matrix sign methods and their application to the Muon algorithm", 2025, arXiv:2505.16932).
  *
  * Matrices of one shape are computed together, in strided-batched matmuls (backend.h), as many at a time as fit the
  * workspace, which is allocated once. A device that computes such matrices one after the other gets one at a time. Cost
@@ -38,9 +38,9 @@ typedef struct NewtonSchulzShape {
     int count;
 } NewtonSchulzShape;
 
-/* Lists the workspace for the given shapes, in `type`, in the arena. The caller allocates the arena before the first run.
- * `steps` must be 5 for polar-express. NULL and the reason where the device cannot multiply that type; nothing is listed
- * then. */
+/* Lists the workspace for the given shapes, in `type`, in the arena. The caller allocates the arena before the first
+ * run. `steps` must be 5 for polar-express. NULL and the reason where the device cannot multiply that type; nothing is
+ * listed then. */
 NewtonSchulz *newton_schulz_plan(Backend *be, DType type, NsCoefficients coefficients, int steps,
                                  const NewtonSchulzShape *shapes, int shape_count, Arena *arena, Error *error);
 void newton_schulz_close(NewtonSchulz *ns);

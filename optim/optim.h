@@ -1,14 +1,15 @@
 /* optim.h: the optimizer step, for all optimizers and any number of ranks. Other programs can use it too: this is the
- * header of libmarsopt.a and libmarsopt.so, which export what is declared here and in
- * optim_config.h (cc program.c $(make -s marsopt-flags); dev/examples/train_classifier.c and dev/examples/marsopt.py
- * show how). Such a program opens an optimizer by optim_open(). A fatal error, such as a call in the wrong order or
- * memory that runs out, prints a message and ends the program with status 1.
+ * header of libmarsopt.a and libmarsopt.so, which export what is declared here and in optim_config.h
+ * (cc program.c $(make -s marsopt-flags); dev/examples/train_classifier.c and dev/examples/marsopt.py show how). Such a
+ * program opens an optimizer by optim_open(). A fatal error, such as a call in the wrong order or memory that runs out,
+ * prints a message and ends the program with status 1.
  *
  * An optimizer sees a list of tensors in flat buffers (util/tensor_table.h), never a model. Which rule updates a
  * tensor, and with which learning rate, betas and decay, follows from its role and the optimizer's parameter groups
  * (optimizers.h). The step is sharded, as in ZeRO-1 (Rajbhandari et al. 2020): each rank owns some elements
  * (util/partition.h), keeps optimizer state for those alone, and a step is
- *   1. gradients are reduced into their owners,
+ *   1. gradients are summed over ranks into their owners, not averaged: each rank writes its share of the gradient of
+ *      the mean over all tokens of the step (with N ranks and equal batches, its own mean's gradient times 1/N),
  *   2. one pass over the owned gradients gives every tensor's sums, added up over ranks: the global norm, and with it
  *      the clip, and each tensor's ||c|| (rules/mars.h) are exact also for a tensor that is split between owners,
  *   3. master weights, states and the weight copy are updated: one pass for an elementwise rule, a pass before and one
@@ -51,9 +52,9 @@ typedef struct TensorTable TensorTable;
 /* Flat device buffers of table.length elements, owned by the caller. */
 typedef struct OptimBuffers {
     float *params; /* master weights; after a step, up to date in the owned range (everywhere for float32) */
-    void
-        *weights; /* their copy in the backend's activation type, or params itself; after optim_wait_for_weights() up to
-                    * date everywhere */
+    /* their copy in the backend's activation type, or params itself; after optim_wait_for_weights() up to date
+     * everywhere */
+    void *weights;
     float *grads; /* what optim_gradient() returns at first */
 } OptimBuffers;
 
@@ -86,15 +87,17 @@ enum { OPTIM_MAX_STATES = 8, OPTIM_MAX_SCALARS = 4 };
 /* What an optimizer needs and keeps; it does not change after optim_plan(), optim_plan_norms() and
  * optim_plan_ema(). */
 typedef struct OptimInfo {
-    int gradients; /* of a step: 1; in the exact forms of MARS 2, of this step's batch and of the next one's */
+    /* of a step: 1; in the exact forms of MARS 2, of this step's batch and of the next one's, both at the weights
+     * before the step */
+    int gradients;
     int state_count;
     const char *state_names[OPTIM_MAX_STATES]; /* "m", "v", "g_last"; not every tensor has every state, and a state's
                                                 * shape may differ between tensors (optim_state_vector()) */
     int scalar_count;
     const char *scalar_names[OPTIM_MAX_SCALARS]; /* of states of one number per tensor: "snr" */
-    /* of this rank: states, g_prev and the average of optim_plan_ema(), without the numbers per tensor; further gradient
-     * buffers, Newton-Schulz's workspace and the copy of optim_plan_norms(); and the part of these that only the exact
-     * form needs */
+    /* of this rank: states, g_prev and the average of optim_plan_ema(), without the numbers per tensor; further
+     * gradient buffers, Newton-Schulz's workspace and the copy of optim_plan_norms(); and the part of these that only
+     * the exact form needs */
     size_t state_bytes, workspace_bytes, exact_bytes;
 } OptimInfo;
 
@@ -111,8 +114,8 @@ Optim *optim_plan(const OptimConfig *config, const TensorTable *table, Backend *
  * parameters that this rank owns, and sums. */
 void optim_plan_norms(Optim *optim, Arena *arena);
 
-/* Between optim_plan() and arena_allocate(): lists an exponential moving average (EMA) of the weights in "optimizer", of
- * the elements that this rank owns; optim_update_ema() begins it. */
+/* Between optim_plan() and arena_allocate(): lists an exponential moving average (EMA) of the weights in "optimizer",
+ * of the elements that this rank owns; optim_update_ema() begins it. */
 void optim_plan_ema(Optim *optim, Arena *arena);
 
 /* Call it after arena_allocate(): prepares the first step, with state zero. The caller frees the arena after
@@ -151,19 +154,21 @@ void optim_rates_by_role(const OptimConfig *config, const TensorTable *table, co
                          double lr[ROLE_COUNT]);
 
 /* Begins gradient `which` of the next step, and returns the flat buffer on the device to which the caller writes this
- * rank's gradient. Its content is undefined, and its address changes from step to step. With which = 1 it is
- * collective, and gradient 0 must be complete. */
+ * rank's gradient. The step adds up the ranks' gradients and does not divide the sum by the number of ranks. The
+ * buffer's content is undefined, and its address changes from step to step. With which = 1 it is collective, and
+ * gradient 0 must be complete. */
 float *optim_gradient(Optim *optim, int which);
 
-/* Says that this rank's gradient is final in elements [from, length) of the flat buffer: starts the reduce-scatter of the
- * whole buckets in there that have not started yet. `from` must not rise between calls for one gradient, and is the same
- * on every rank. Optional: optim_step() reduces the remaining elements. Collective. */
+/* Says that this rank's gradient is final in elements [from, length) of the flat buffer: starts the reduce-scatter of
+ * the whole buckets in there that have not started yet. `from` must not rise between calls for one gradient, and is the
+ * same on every rank. Optional: optim_step() reduces the remaining elements. Collective. */
 void optim_gradient_ready(Optim *optim, size_t from);
 
-/* Enqueues one update with the gradient, or gradients, of this step. Up to OPTIM_MAX_STEPS may be enqueued whose
- * results were not taken. A skipped step changes nothing: the next one starts from the same parameters and states.
- * `with_norms` needs optim_plan_norms(), and also measures norms: sums of squares over owned elements, in double, in an
- * order that is always the same, added up over ranks; the update has the same bits. Collective. */
+/* Enqueues one update with the gradient, or gradients, of this step. Ends the program if optim_info(o)->gradients is 2
+ * and gradient 1 was not begun. Up to OPTIM_MAX_STEPS may be enqueued whose results were not taken; one more ends the
+ * program. A skipped step changes nothing: the next one starts from the same parameters and states. `with_norms` needs
+ * optim_plan_norms(), and also measures norms: sums of squares over owned elements, in double, in an order that is
+ * always the same, added up over ranks; the update has the same bits. Collective. */
 enum { OPTIM_MAX_STEPS = 2 };
 void optim_step(Optim *optim, OptimRates rates, bool with_norms);
 
@@ -186,9 +191,9 @@ void optim_update_ema(Optim *optim, double decay);
 /* Whether the average has begun, or was stored. */
 bool optim_has_ema(const Optim *optim);
 
-/* From optim_show_ema() to optim_hide_ema() the weights are (1 - mix) X + mix E, mix in [0, 1], in the activation type and
- * on every rank; afterwards they are X again, to the bit. Call optim_wait_for_weights() after each of them. Both leave the
- * buffer of gradients undefined. Collective. */
+/* From optim_show_ema() to optim_hide_ema() the weights are (1 - mix) X + mix E, mix in [0, 1], in the activation type
+ * and on every rank; afterwards they are X again, to the bit. Call optim_wait_for_weights() after each of them. Both
+ * leave the buffer of gradients undefined. Collective. */
 void optim_show_ema(Optim *optim, double mix);
 void optim_hide_ema(Optim *optim);
 
@@ -205,8 +210,8 @@ void optim_set_updates(Optim *optim, int64_t updates);
 /* Whether tensor number `tensor` has state number `state`, in [0, state_count). */
 bool optim_has_state(const Optim *optim, int state, int tensor);
 
-/* The length of a tensor's state that is a vector, with a number for each row or column (rules/normuon.h); 0 where it has
- * the shape of the tensor. The tensor has this state. */
+/* The length of a tensor's state that is a vector, with a number for each row or column (rules/normuon.h); 0 where it
+ * has the shape of the tensor. The tensor has this state. */
 size_t optim_state_vector(const Optim *optim, int state, int tensor);
 
 /* For the next two, in place of a state's number: the master weights, and the average of optim_plan_ema(). */
@@ -216,8 +221,11 @@ enum { OPTIM_WEIGHTS = -1, OPTIM_EMA = -2 };
  * ranks that own its parts. Collective; `host` is used on rank 0 only. */
 void optim_fetch(Optim *optim, int state, int tensor, float *host);
 
-/* Copies host memory that holds the whole tensor to this rank's part of it in the state, the weights or the average. The
- * copies of the weights in the activation type stay as they are. */
+/* Copies host memory that holds the whole tensor to this rank's part of it in the state, the weights or the average.
+ * Not collective: every rank passes the whole tensor and keeps its part. Parameters that other ranks own stay as they
+ * are, and so do the copies of the weights in the activation type: the caller sets both (for a GPT2 by
+ * gpt2_set_tensor() and gpt2_params_changed()). optim_set_updates() and optim_store_scalars() set the rest of the
+ * state. */
 void optim_store(Optim *optim, int state, int tensor, const float *host);
 
 /* Copies the table.count numbers of a state of one number per tensor to or from host memory; they are the same on every

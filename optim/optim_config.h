@@ -58,7 +58,7 @@ typedef struct OptimConfig {
     double beta1, beta2;                    /* decay of the moving averages of g (or c) and of its square */
     double eps;
     double grad_clip;      /* largest global gradient norm; 0 = off */
-    double gradient_scale; /* multiplies the mean gradient before clipping */
+    double gradient_scale; /* multiplies the gradient, added up over ranks, before clipping */
 
     double gamma;           /* MARS: how much of the gradient's change is added */
     bool is_approx;         /* MARS: g_prev is the previous step's, not taken again at this step's batch */

@@ -4,8 +4,9 @@
  *
  * A rule is one header in rules/, with the algorithm as in its paper and one inline function of an element. To add a
  * rule: write its header, include it below, and add its line to ELEMENTWISE_RULES or MATRIX_RULES. To add an optimizer:
- * add its line to OPTIMIZERS in optimizers.c and its name to OptimName, at the same position. A new setting is a line in
- * optimizer_keys.h. The loops of both devices (multi_tensor.c, multi_tensor.cu) are made from the lists here. */
+ * add its line to OPTIMIZERS in optimizers.c and its name to OptimName, at the same position. A new setting is a field
+ * of OptimConfig, a line in optimizer_keys.h and a default in optimizers.c. The loops of both devices
+ * (multi_tensor.c, multi_tensor.cu) are made from the lists here. */
 #ifndef MARS_OPTIM_OPTIMIZERS_H
 #define MARS_OPTIM_OPTIMIZERS_H
 
@@ -26,8 +27,8 @@
 /* ---- rules ---- */
 
 /* The function of a rule, f(g, prev_grad, state, coeffs), updates the states of one element and returns its direction.
- * `needs` is 0 or what RuleNeeds lists. `keys` are the config's keys that the rule reads, apart from those of its group.
- * The number of states is that of the states of one number per element. */
+ * `needs` is 0 or what RuleNeeds lists. `keys` are the config's keys that the rule reads, apart from those of its
+ * group. The number of states is that of the states of one number per element. */
 
 /* RULE(name, name for users, function, needs, keys, number of states, names of the states)
  * Elementwise rules: x <- x - lr (wd x + direction). */
@@ -40,8 +41,8 @@
 
 /* RULE(name, name for users, function, needs, keys, scale, number of states, names of the states, and with
  * RULE_NEEDS_LINES the name of the state of lines)
- * Matrix rules: Newton-Schulz makes the matrix of directions orthogonal. `scale` is the muon_scale where the config's is
- * auto. */
+ * Matrix rules: Newton-Schulz makes the matrix of directions orthogonal. `scale` is the muon_scale where the config's
+ * is auto. */
 #define MATRIX_RULES(RULE)                                                                                             \
     RULE(RULE_MUON, "muon", muon_direction, 0, "momentum nesterov", MUON_SCALE_SPECTRAL, 1, "b")                       \
     RULE(RULE_MOONLIGHT, "moonlight", moonlight_direction, 0, "momentum nesterov", MUON_SCALE_MOONLIGHT, 1, "b")       \
@@ -83,8 +84,10 @@ typedef struct Rule {
 
 /* ---- optimizers ---- */
 
-/* Which key of the config is a group's peak learning rate. LR_1D_OF_MAIN: lr_1d, and the rate follows that of
- * learning_rate in proportion, where the others follow the schedule with their own peak and the same min_lr. */
+/* Which key of the config is a group's peak learning rate. A rate follows the schedule with its own peak and min_lr.
+ * LR_1D_OF_MAIN is the exception: the peak is lr_1d, and the rate follows that of learning_rate in proportion, so its
+ * floor is min_lr lr_1d / learning_rate. AdamW's vectors next to a MARS rule (MARS-AdamW, MARS-Lion, MARS-Shampoo) have
+ * LR_1D_OF_MAIN; those of all other optimizers, such as adamw and muon, have LR_1D. */
 typedef enum LrKey { LR_MAIN, LR_MUON, LR_EMBEDDING, LR_LM_HEAD, LR_1D, LR_1D_OF_MAIN } LrKey;
 
 /* beta1 and beta2, or betas_1d. */
@@ -123,8 +126,8 @@ EXTERN_C_BEGIN
 
 const Rule *rule_of(RuleName name);
 
-/* States that have a name in rule->state_names; and the index of one, -1 where the rule has none of that name. The state
- * of lines has the index rule->states. */
+/* States that have a name in rule->state_names; and the index of one, -1 where the rule has none of that name. The
+ * state of lines has the index rule->states. */
 int rule_state_count(const Rule *rule);
 int rule_state_find(const Rule *rule, const char *name);
 

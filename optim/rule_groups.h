@@ -1,7 +1,7 @@
 /* rule_groups.h: RuleGroup, all tensors that one rule updates: who owns them, this rank's chunks and states, and the
- * passes of a step over them. Parameter groups (optimizers.h) with the same rule are one RuleGroup, so that a pass takes
- * all of them at once. Also TensorPlan, the coefficients that stay the same in every step. For optim.c and grad_sync.c
- * only. */
+ * passes of a step over them. Parameter groups (optimizers.h) with the same rule are one RuleGroup, so that a pass
+ * takes all of them at once. Also TensorPlan, the coefficients that stay the same in every step. For optim.c and
+ * grad_sync.c only. */
 #ifndef MARS_OPTIM_RULE_GROUPS_H
 #define MARS_OPTIM_RULE_GROUPS_H
 
@@ -80,8 +80,8 @@ TensorPlan tensor_plan(const OptimConfig *config, const Tensor *tensor);
 /* mars.h: the weight of the gradient's change. */
 double tensor_plan_k(const OptimConfig *config);
 
-/* Who owns which elements of the tensors with chosen[i] under a rule: whole matrices, or equal slices. The arguments are
- * those of partition_matrices() and partition_evenly(). */
+/* Who owns which elements of the tensors with chosen[i] under a rule: whole matrices, or equal slices. The arguments
+ * are those of partition_matrices() and partition_evenly(). */
 Partition rule_partition(const Rule *rule, const TensorTable *table, const bool *chosen, int ranks, const double *taken,
                          size_t bucket);
 
@@ -109,7 +109,8 @@ void rule_group_update(RuleGroup *group, Backend *be, MultiTensorBuffers buffers
 /* multi_tensor.h, of all that the group owns. */
 void rule_group_keep_prev_grad(RuleGroup *group, Backend *be, float *to, const float *from, const StepResult *result);
 
-/* An update between these two is measured: sums[tensor] = the sums over this rank's part of each tensor of the group. */
+/* An update between these two is measured: sums[tensor] = the sums over this rank's part of each tensor of the
+ * group. */
 void rule_group_copy_params(RuleGroup *group, Backend *be, const float *params);
 void rule_group_update_sums(RuleGroup *group, Backend *be, const float *params, UpdateSums *sums);
 

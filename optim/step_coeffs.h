@@ -102,8 +102,8 @@ RULE_FUNCTION void correction_coeffs(const StepInputs *s, const StepResult *resu
     s->prev_squares[i] = result->prev_factor * result->prev_factor * newest->squares;
 }
 
-/* The coefficients of tensor i in a step that is not skipped. The bias corrections are those of the betas as floats, with
- * which averages are made: 1 - 0.99999f is 0.14 % too large. */
+/* The coefficients of tensor i in a step that is not skipped. The bias corrections are those of the betas as floats,
+ * with which averages are made: 1 - 0.99999f is 0.14 % too large. */
 RULE_FUNCTION void tensor_coeffs(const StepInputs *s, const StepResult *result, int i) {
     const TensorPlan *plan = &s->plans[i];
     UpdateCoeffs r = plan->fixed;

@@ -1,8 +1,8 @@
 /* metrics.h: writes out_dir/metrics.jsonl, which tells other programs what a run did: a JSON object per line.
  *
  * Each line is handed to the system as it is written, so that a killed run loses none. On resume the lines that lie
- * past the checkpoint's step are removed and the file goes on, so it reads like that of a run that was never stopped.
- * console.h prints the same events for people. */
+ * past the checkpoint's step are removed and the file goes on, so it reads like that of a run that was never stopped. A
+ * number that is not finite, and an mfu below 0, are written as null. console.h prints the same events for people. */
 #ifndef MARS_REPORT_METRICS_H
 #define MARS_REPORT_METRICS_H
 
@@ -16,7 +16,7 @@ typedef struct Metrics Metrics;
 
 typedef enum MetricsMode {
     METRICS_NEW,    /* start the file anew */
-    METRICS_RESUME, /* keep what came before the step of the checkpoint */
+    METRICS_RESUME, /* keep what came before the step of the checkpoint (metrics_open()) */
     METRICS_APPEND  /* keep everything but a line that a kill cut short */
 } MetricsMode;
 
@@ -46,7 +46,10 @@ typedef struct RunReport {
     double optimizer_state_bytes; /* over all processes */
 } RunReport;
 
-/* Opens out_dir/metrics.jsonl and locks it: two runs in one folder would spoil each other. */
+/* Opens out_dir/metrics.jsonl and locks it: two runs in one folder would spoil each other. METRICS_RESUME keeps the
+ * train, norms and skipped lines of steps before resume_step, whose `step` is 0-based, and the validation, HellaSwag,
+ * text and checkpoint lines up to resume_step, whose `step` counts the steps made. It keeps start lines and removes the
+ * end line. */
 bool metrics_open(Metrics **metrics, const char *out_dir, MetricsMode mode, int64_t resume_step, Error *error);
 
 /* All functions below do nothing if metrics is NULL, as it is on all processes except rank 0. A line that cannot be

@@ -19,7 +19,8 @@ typedef struct RankTime {
 /* Adds the time of reading tokens. */
 void rank_time_add_reading(RankTime *time, double seconds);
 
-/* Around the computation of a gradient, of which a step may have several. `comm` is the one that exchanges gradients. */
+/* Around the computation of a gradient, of which a step may have several. `comm` is the one that exchanges
+ * gradients. */
 void rank_time_start(RankTime *time, Backend *be, const Comm *comm);
 void rank_time_stop(RankTime *time, Backend *be, const Comm *comm);
 

@@ -21,8 +21,9 @@
 #define PRINTF_LIKE(format_index, first_argument) __attribute__((format(printf, format_index, first_argument)))
 #define NO_RETURN __attribute__((noreturn))
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
-/* In front of a loop whose iterations do not depend on each other. Unlike "omp simd" it leaves a small array inside of the
- * loop to the compiler, which keeps its elements in registers; with "omp simd" GCC does not vectorise such a loop. */
+/* In front of a loop whose iterations do not depend on each other. Unlike "omp simd" it leaves a small array inside of
+ * the loop to the compiler, which keeps its elements in registers; with "omp simd" GCC does not vectorise such a
+ * loop. */
 #ifdef __clang__
 #define INDEPENDENT_ITERATIONS _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -49,8 +50,8 @@ static inline bool always_false(int zero) {
 /* Prints "PROGRAM: error: ..." on standard error and ends every process of the job with EXIT_FAILED. */
 NO_RETURN void die(const char *format, ...) PRINTF_LIKE(1, 2);
 
-/* The same with EXIT_USAGE, for a wrong command line or config. Every process of a job finds the same mistake, so
- * only process 0 prints it. */
+/* The same with EXIT_USAGE, for a wrong command line or config. Only process 0 prints the message, and a process that
+ * calls it alone prints nothing: call it only where every process makes the same call. */
 NO_RETURN void die_usage(const char *format, ...) PRINTF_LIKE(1, 2);
 
 /* Prints "PROGRAM: warning: ..." on standard error, from process 0 only. */

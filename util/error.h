@@ -1,5 +1,6 @@
-/* error.h: the reason of a failure that a caller can do something about, and the macros that let one header compile both
- * as C and as C++. base.h includes it and fills errors; public headers (optim/optim.h) include nothing more of base.h. */
+/* error.h: the reason of a failure that a caller can do something about, and the macros that let one header compile
+ * both as C and as C++. base.h includes it and fills errors; public headers (optim/optim.h) include nothing more of
+ * base.h. */
 #ifndef MARS_UTIL_ERROR_H
 #define MARS_UTIL_ERROR_H
 

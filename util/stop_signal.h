@@ -1,8 +1,9 @@
 /* stop_signal.h: which signals stop a program in good order, and which do nothing to it.
  *
- * SIGINT, SIGTERM, SIGHUP (the terminal is gone), SIGUSR1 and SIGXCPU (the processor time that was granted is nearly over)
- * ask for a stop: the program finishes its step and then looks. SIGPIPE (nobody reads standard output any more) and SIGXFSZ
- * (a file is as large as the system allows) are ignored: the write fails instead, and its caller decides. */
+ * SIGINT, SIGTERM, SIGHUP (the terminal is gone), SIGUSR1 and SIGXCPU (the processor time that was granted is nearly
+ * over) ask for a stop: the program finishes its step and then looks. SIGPIPE (nobody reads standard output any more)
+ * and SIGXFSZ (a file is as large as the system allows) are ignored: the write fails instead, and its caller
+ * decides. */
 #ifndef MARS_UTIL_STOP_SIGNAL_H
 #define MARS_UTIL_STOP_SIGNAL_H
 

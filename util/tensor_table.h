@@ -1,9 +1,9 @@
 /* tensor_table.h: the list of parameter tensors that model, optimizers, processes and checkpoints agree on.
  *
- * Parameters, gradients and every optimizer state are flat buffers over one table: tensor i occupies elements [offset,
- * offset + size) of each. Flat buffers make all-reduces, multi-tensor kernels and checkpoints simple. Between tensors
- * there may be a gap (alignment, or rows that pad a vocabulary). A flat buffer must be zeroed when it is allocated.
- * Every operation keeps gaps zero, and no result depends on them. */
+ * Parameters, gradients and every optimizer state are flat buffers over one table: tensor i occupies elements
+ * [offset, offset + size) of each. Flat buffers make all-reduces, multi-tensor kernels and checkpoints simple. Between
+ * tensors there may be a gap (alignment, or rows that pad a vocabulary). A flat buffer must be zeroed when it is
+ * allocated. Every operation keeps gaps zero, and no result depends on them. */
 #ifndef MARS_UTIL_TENSOR_TABLE_H
 #define MARS_UTIL_TENSOR_TABLE_H
 
@@ -43,9 +43,10 @@ typedef struct TensorTable {
 
 EXTERN_C_BEGIN
 
-/* Appends a tensor after the last one and returns its index. `padded_rows` >= rows leaves room for rows that stay zero
- * (pass rows for none). `stacked` is 1, `init` zero, `hf_prefix` empty and `hf_transposed` false; the caller changes
- * them if the tensor needs other values. */
+/* Appends a tensor after the last one and returns its index. May move all tensors: keep an index, not a pointer, until
+ * the table is complete. `padded_rows` >= rows leaves room for rows that stay zero (pass rows for none). `stacked` is
+ * 1, `init` zero, `hf_prefix` empty and `hf_transposed` false; the caller changes them if the tensor needs other
+ * values. */
 int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int64_t rows, int64_t columns,
                      int64_t padded_rows);
 

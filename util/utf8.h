@@ -49,8 +49,8 @@ static inline int32_t utf8_next(const char *text, size_t bytes, size_t *length) 
     return code;
 }
 
-/* Copies the text with U+FFFD in the place of each error to `out`, which holds three times its bytes, and returns how many
- * bytes that makes; adds the errors to *errors. */
+/* Copies the text with U+FFFD in the place of each error to `out`, which holds three times its bytes, and returns how
+ * many bytes that makes; adds the errors to *errors. */
 static inline size_t utf8_repair(const char *text, size_t bytes, char *out, int64_t *errors) {
     size_t count = 0;
     for (size_t at = 0, width; at < bytes; at += width) {

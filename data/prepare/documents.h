@@ -36,8 +36,8 @@ typedef struct DocumentCounts {
 
 EXTERN_C_BEGIN
 
-/* Reads the file to its end and adds to the counts. A bad line of JSON is an error that names the file, the line and what
- * is wrong, or is counted. */
+/* Reads the file to its end and adds to the counts. A bad line of JSON is an error that names the file, the line and
+ * what is wrong, or is counted. */
 bool documents_read(TextFile *file, const DocumentFormat *format, const DocumentSink *sink, DocumentCounts *counts,
                     Error *error);
 

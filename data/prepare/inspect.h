@@ -1,5 +1,5 @@
-/* inspect.h: what is in token files, for people: counts, lengths of documents, the text around a position. All tokens are
- * read, so that every one of them is verified. */
+/* inspect.h: what is in token files, for people: counts, lengths of documents, the text around a position. All tokens
+ * are read, so that every one of them is verified. */
 #ifndef MARS_DATA_PREPARE_INSPECT_H
 #define MARS_DATA_PREPARE_INSPECT_H
 

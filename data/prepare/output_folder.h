@@ -1,10 +1,10 @@
-/* output_folder.h: the folder that prepare_data writes to: which of its files earlier runs made, what is in the way of a
- * new run, and putting new files in the place of old ones.
+/* output_folder.h: the folder that prepare_data writes to: which of its files earlier runs made, what is in the way of
+ * a new run, and putting new files in the place of old ones.
  *
  * tokens.json lists the files that belong to it: "files" is an object of names and sizes in bytes. A file is
- * prepare_data's own only if a list has its name and its size. Only own files are replaced or removed; any other file with
- * a name that token files have is in the way. tokens.json of version 0.1.0 has no list: then the files with the names of
- * its format are own if they hold exactly as many tokens as it records.
+ * prepare_data's own only if a list has its name and its size. Only own files are replaced or removed; any other file
+ * with a name that token files have is in the way. tokens.json of version 0.1.0 has no list: then the files with the
+ * names of its format are own if they hold exactly as many tokens as it records.
  *
  * While files are replaced there is no tokens.json, since token files next to one belong to it. The old one is
  * .tokens.json.old meanwhile, and the new one .tokens.json.tmp. A run that was stopped there leaves both, and the next
@@ -29,8 +29,8 @@ void output_folder_close(OutputFolder *folder);
 /* Whether this input file ("-": standard input), by whatever name, is an own file, which publishing would replace. */
 bool output_folder_owns(const OutputFolder *folder, const char *input);
 
-/* Replaces the own files by those of the two finished writers, the vocabulary, and a tokens.json of this description, to
- * which the list is added. Fails before it changes anything if a file is in the way by now. */
+/* Replaces the own files by those of the two finished writers, the vocabulary, and a tokens.json of this description,
+ * to which the list is added. Fails before it changes anything if a file is in the way by now. */
 bool output_folder_publish(OutputFolder *folder, struct cJSON *description, ShardWriter *train, ShardWriter *val,
                            Error *error);
 

@@ -1,7 +1,7 @@
-/* pipeline.h: from text files to tokens, on all cores: documents are read one after the other, encoded side by side, and
- * written in their order. The result does not depend on the number of threads, and memory not on the size of the input.
- * How files are read and where documents begin is known to text_source.c and documents.c, how tokens are stored to
- * shard_writer.c. */
+/* pipeline.h: from text files to tokens, on all cores: documents are read one after the other, encoded side by side,
+ * and written in their order. The result does not depend on the number of threads, and memory not on the size of the
+ * input. How files are read and where documents begin is known to text_source.c and documents.c, how tokens are stored
+ * to shard_writer.c. */
 #ifndef MARS_DATA_PREPARE_PIPELINE_H
 #define MARS_DATA_PREPARE_PIPELINE_H
 
@@ -13,8 +13,8 @@
 /* Where the token that stands between documents goes. */
 typedef enum DocumentToken { TOKEN_NOWHERE, TOKEN_AT_BEGIN, TOKEN_AT_END } DocumentToken;
 
-/* Which part is for validation: the end of the text, from a byte of it on; documents that are drawn; or the first tokens,
- * as many as a shard has. */
+/* Which part is for validation: the end of the text, from a byte of it on; documents that are drawn; or the first
+ * tokens, as many as a shard has. */
 typedef enum ValidationSplit { SPLIT_TEXT_END, SPLIT_DOCUMENTS, SPLIT_FIRST_SHARD } ValidationSplit;
 
 typedef struct PipelineOptions {
@@ -61,8 +61,8 @@ bool pipeline_run(const PipelineOptions *options, const TextFiles *files, const 
 bool pipeline_measure(const PipelineOptions *options, const TextFiles *files, const DocumentFormat *format,
                       int64_t *text_bytes, Error *error);
 
-/* The last place where a text can be cut so that its two parts have the tokens of the whole, in every tokenizer; 0 where
- * there is none. Exported for its test. */
+/* The last place where a text can be cut so that its two parts have the tokens of the whole, in every tokenizer; 0
+ * where there is none. Exported for its test. */
 size_t pipeline_cut(const char *text, size_t bytes);
 
 EXTERN_C_END

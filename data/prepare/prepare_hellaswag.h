@@ -7,7 +7,8 @@
 EXTERN_C_BEGIN
 
 /* Makes such a file of the published JSON Lines, of which it takes "ctx", "endings" and "label". An ending's tokens are
- * those of a space and its text. Stores the number of examples. Fails, with file and line, where a line is no example. */
+ * those of a space and its text. Stores the number of examples. Fails, with file and line, where a line is no
+ * example. */
 bool hellaswag_prepare(const char *json_lines, const Tokenizer *tokenizer, const char *path, int *examples,
                        Error *error);
 

@@ -33,7 +33,8 @@ EXTERN_C_BEGIN
  * each list. */
 extern const char *const prepare_format_names[], *const prepare_token_names[], *const prepare_split_names[];
 
-/* Ends the program for a wrong command line, and for --help and --version. prepare_options_free() frees what it holds. */
+/* Ends the program for a wrong command line, and for --help and --version. prepare_options_free() frees what it
+ * holds. */
 PrepareOptions prepare_options_parse(int argc, char **argv);
 void prepare_options_free(PrepareOptions *options);
 

@@ -1,7 +1,7 @@
 /* shard_writer.h: writing a stream of tokens, as llm.c's shards or as nanoGPT's one file.
  *
- * Shards are FOLDER/SPLIT_000000.bin, SPLIT_000001.bin, ..., so that SPLIT_*.bin names them all in order; the one file is
- * FOLDER/SPLIT.bin. While they are written they have hidden temporary names, which no such pattern matches; only
+ * Shards are FOLDER/SPLIT_000000.bin, SPLIT_000001.bin, ..., so that SPLIT_*.bin names them all in order; the one file
+ * is FOLDER/SPLIT.bin. While they are written they have hidden temporary names, which no such pattern matches; only
  * shard_writer_publish() gives them their own. So a set that could not be completed never shows, and one that was there
  * before stays. */
 #ifndef MARS_DATA_PREPARE_SHARD_WRITER_H

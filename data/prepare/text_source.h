@@ -23,7 +23,8 @@ typedef struct TextFile {
 
 /* The text begins after a byte order mark of UTF-8, if the file has one. The path is not copied. */
 bool text_file_open(TextFile *file, const char *path, Error *error);
-/* The same, reading and unpacking `block_bytes` at a time, from PACKING_BYTES to one MiB: for tests of where blocks end. */
+/* The same, reading and unpacking `block_bytes` at a time, from PACKING_BYTES to one MiB: for tests of where blocks
+ * end. */
 bool text_file_open_sized(TextFile *file, const char *path, size_t block_bytes, Error *error);
 /* The same of a descriptor, which stays open, with a name for messages. */
 bool text_file_open_descriptor(TextFile *file, const char *name, int descriptor, size_t block_bytes, Error *error);
@@ -34,15 +35,16 @@ void text_file_close(TextFile *file);
  * characters. */
 bool text_file_check(const TextFile *file, bool takes_binary, Error *error);
 
-/* Reads on, where at == end: true and at < end, or false at the end of the text (*failed is false) and after an error. */
+/* Reads on, where at == end: true and at < end, or false at the end of the text (*failed is false) and after an
+ * error. */
 bool text_file_read(TextFile *file, bool *failed, Error *error);
 
-/* A descriptor for text_read_some(), or -1. Opening does not wait until somebody writes to a pipe: reading does, and that
- * can be interrupted. */
+/* A descriptor for text_read_some(), or -1. Opening does not wait until somebody writes to a pipe: reading does, and
+ * that can be interrupted. */
 int text_open_path(const char *path, Error *error);
 
-/* Reads up to `bytes` bytes from a descriptor, whose name is `path`: as many as are there, 0 at the end, -1 after a failure.
- * is_pipe: waits for them, or for a signal to stop, which is a failure. */
+/* Reads up to `bytes` bytes from a descriptor, whose name is `path`: as many as are there, 0 at the end, -1 after a
+ * failure. is_pipe: waits for them, or for a signal to stop, which is a failure. */
 ssize_t text_read_some(int descriptor, bool is_pipe, const char *path, char *data, size_t bytes, Error *error);
 
 EXTERN_C_END

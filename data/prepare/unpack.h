@@ -1,5 +1,5 @@
-/* unpack.h: what .gz, .zst and .xz files hold, as a stream. Which bytes are packed how is told by the first of them, not by
- * a name. text_source.c reads the files. */
+/* unpack.h: what .gz, .zst and .xz files hold, as a stream. Which bytes are packed how is told by the first of them,
+ * not by a name. text_source.c reads the files. */
 #ifndef MARS_DATA_PREPARE_UNPACK_H
 #define MARS_DATA_PREPARE_UNPACK_H
 

@@ -58,7 +58,8 @@ void fill_random(Backend *be, void *device, size_t n, DType type, float scale, u
 
 /* ---- the rates to compare with ---- */
 
-/* What the device reaches at what it does best, measured next to everything else, since clocks and neighbours change. */
+/* What the device reaches at what it does best, measured next to everything else, since clocks and neighbours
+ * change. */
 typedef struct Rates {
     Backend *be;
     double least_seconds; /* that a measurement takes */

@@ -17,12 +17,12 @@ EXTERN_C_BEGIN
 /* The device under test: $MARS_TEST_DEVICE, "cpu" where that is not set. */
 const char *test_device(void);
 
-/* Whether MARS_TEST_SMALL=1 limits the tests to their quick cases: sanitizers and an emulated GPU make them 2 to 20 times
- * slower. Each path through the code under test should have a case that is left. */
+/* Whether MARS_TEST_SMALL=1 limits the tests to their quick cases: sanitizers and an emulated GPU make them 2 to 20
+ * times slower. Each path through the code under test should have a case that is left. */
 bool only_small_sizes(void);
 
-/* Whether a case of a product of cases (sizes x variants) is tested: each one; but where only small sizes are tested one
- * in `share`. `number` is such as size + variant, so that each size and each variant keeps some. */
+/* Whether a case of a product of cases (sizes x variants) is tested: each one; but where only small sizes are tested
+ * one in `share`. `number` is such as size + variant, so that each size and each variant keeps some. */
 bool has_its_turn(size_t number, size_t share);
 
 /* A scratch folder of this test program, made on first use and removed when the program ends. */
@@ -31,8 +31,8 @@ const char *test_folder(void);
 /* Path of a file in the scratch folder. One of 16 rotating buffers: copy it to keep it for long. */
 const char *test_path(const char *format, ...) PRINTF_LIKE(1, 2);
 
-/* The true path of a program of the folder $MARS_BIN (default: the repository's root), which the caller frees; ends this
- * one where it is missing. */
+/* The true path of a program of the folder $MARS_BIN (default: the repository's root), which the caller frees; ends
+ * this one where it is missing. */
 char *test_program(const char *name);
 
 void test_write_file(const char *path, const void *data, size_t bytes);

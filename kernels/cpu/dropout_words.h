@@ -1,5 +1,5 @@
-/* dropout_words.h: the random words of dropout.h for many neighbours at once. philox() in a loop is not vectorised by GCC,
- * because of the loop of rounds in it; here each round is a loop over calls. */
+/* dropout_words.h: the random words of dropout.h for many neighbours at once. philox() in a loop is not vectorised by
+ * GCC, because of the loop of rounds in it; here each round is a loop over calls. */
 #ifndef MARS_KERNELS_CPU_DROPOUT_WORDS_H
 #define MARS_KERNELS_CPU_DROPOUT_WORDS_H
 

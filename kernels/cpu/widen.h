@@ -6,11 +6,12 @@
 
 #include "util/dtype.h"
 
-/* out (rows, columns), dense, = in, whose rows lie `distance` elements apart. Both functions work on `threads` threads. */
+/* out (rows, columns), dense, = in, whose rows lie `distance` elements apart. Both functions work on `threads`
+ * threads. */
 void widen_matrix(float *out, const bfloat16 *in, int64_t rows, int64_t columns, int64_t distance, int threads);
 
-/* out = in + beta out, rounded once. in (rows, columns) is dense; the rows of out lie `distance` elements apart. If beta
- * is 0, out is not read. */
+/* out = in + beta out, rounded once. in (rows, columns) is dense; the rows of out lie `distance` elements apart. If
+ * beta is 0, out is not read. */
 void narrow_matrix(bfloat16 *out, const float *in, int64_t rows, int64_t columns, int64_t distance, float beta,
                    int threads);
 

@@ -22,8 +22,8 @@
 
 #include "optim/rules/update_coeffs.h"
 
-/* 1, or 1/||c|| where that is above 1: from the sums over a tensor's g and g_prev as their buffers hold them, the factors
- * that scale and clip each, and the sum of squares of g_prev after its factor. */
+/* 1, or 1/||c|| where that is above 1: from the sums over a tensor's g and g_prev as their buffers hold them, the
+ * factors that scale and clip each, and the sum of squares of g_prev after its factor. */
 RULE_FUNCTION double mars_c_factor(double k, const GradientSums *sums, double factor, double prev_factor,
                                    double prev_squares) {
     double squares = (1.0 + k) * (1.0 + k) * factor * factor * sums->squares -

@@ -1,6 +1,6 @@
-/* normuon.h: NorMuon (Li et al., "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491): Muon whose
- * orthogonalised direction gets lines of equal size. A line is a row, or where a matrix has fewer rows than columns a
- * column.
+/* normuon.h: NorMuon (Li et al., "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491): Muon
+ * whose orthogonalised direction gets lines of equal size. A line is a row, or where a matrix has fewer rows than
+ * columns a column.
  *
  *   b <- mu b + g;      u = g + mu b  (Nesterov; without it u = b)
  *   O = sqrt(max(1, rows/columns)) NS(u);      n = ||O||                             NS: newton_schulz.h
@@ -9,11 +9,12 @@
  *   O <- O / sqrt(max(v, 1e-10));      O <- O n / max(||O||, 1e-10)
  *   x <- x (1 - lr wd) - lr O
  *
- * Groups, rates and decays are Muon's (muon.h), but embeddings are AdamW's unless muon_embeddings is true. With split_qkv
- * each of the stacked matrices has its own v and n.
+ * Groups, rates and decays are Muon's (muon.h), but embeddings are AdamW's unless muon_embeddings is true. With
+ * split_qkv each of the stacked matrices has its own v and n.
  *
- * The sums of squares of the lines also give ||O||: before the division it is the root of their sum, after it the root of
- * the sum of squares / max(v, 1e-10). So one pass over NS(u) makes a factor for each line, and the update multiplies by it.
+ * The sums of squares of the lines also give ||O||: before the division it is the root of their sum, after it the root
+ * of the sum of squares / max(v, 1e-10). So one pass over NS(u) makes a factor for each line, and the update multiplies
+ * by it.
  *
  * State per parameter: b, 4 bytes; per line: v. Memory traffic per parameter: Muon's and NS(u) read once more (2): 32
  * bytes. */

@@ -1,5 +1,5 @@
-/* update_coeffs.h: the coefficients that the update rules take. step_coeffs.h computes them once a step for each tensor,
- * in double, so that the rules themselves are a few float operations per element. */
+/* update_coeffs.h: the coefficients that the update rules take. step_coeffs.h computes them once a step for each
+ * tensor, in double, so that the rules themselves are a few float operations per element. */
 #ifndef MARS_OPTIM_RULES_UPDATE_COEFFS_H
 #define MARS_OPTIM_RULES_UPDATE_COEFFS_H
 

@@ -56,8 +56,8 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id);
 /* Refuses two processes on one GPU as NCCL does: unless their NCCL_HOSTID in the environment differ or, from 2.30.3 on,
  * NCCL_MULTI_RANK_GPU_ENABLE is 1. */
 ncclResult_t ncclCommInitRank(ncclComm_t *comm, int processes, ncclUniqueId id, int rank);
-/* MARS_EMU_NCCL_COUNTS=1 in the environment: process 0 prints how many calls of each kind were made on this communicator
- * and the sum of their counts. */
+/* MARS_EMU_NCCL_COUNTS=1 in the environment: process 0 prints how many calls of each kind were made on this
+ * communicator and the sum of their counts. */
 ncclResult_t ncclCommDestroy(ncclComm_t comm);
 /* MARS_EMU_NCCL_ERROR=R in the environment: the exchanges of process R have failed. */
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error);

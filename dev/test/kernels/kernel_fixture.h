@@ -50,8 +50,8 @@ struct Fixture {
 
 /* Runs the tests once for each table: those of the device that `--device=cuda` or else the environment's
  * MARS_TEST_DEVICE names, by default the CPU's; each for both activation types and, on the CPU, for 1, 2 and 3 threads.
- * Tests of a table that cannot be opened are skipped. MARS_TEST_ONLY=NAME in the environment leaves out all other tests.
- * Returns the number of failed tests. */
+ * Tests of a table that cannot be opened are skipped. MARS_TEST_ONLY=NAME in the environment leaves out all other
+ * tests. Returns the number of failed tests. */
 int run_kernel_tests(int argc, char **argv, const struct CMUnitTest *tests, size_t count);
 
 /* Runs the tests for the CPU's tables alone, of both activation types and each number of threads. Returns the number of

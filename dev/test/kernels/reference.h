@@ -48,8 +48,8 @@ void reference_activation_forward(ActivationKind kind, double *out, const double
 /* dpre = dout times the derivative at pre; dpre may be dout */
 void reference_activation_backward(ActivationKind kind, double *dpre, const double *dout, const double *pre, int64_t n);
 
-/* out (B,T,3C) from qkv (B,T,3C): q and k of each head divided by sqrt(mean(q^2) + eps), of which rstd (B,T,2,NH) is 1/,
- * unless rstd is NULL; then, with {cos, sin} = rotation[t][i] of rotation (T,HS/2,2), unless that is NULL,
+/* out (B,T,3C) from qkv (B,T,3C): q and k of each head divided by sqrt(mean(q^2) + eps), and rstd (B,T,2,NH) is 1 over
+ * this root, unless rstd is NULL; then, with {cos, sin} = rotation[t][i] of rotation (T,HS/2,2), unless that is NULL,
  * (q[i] cos + q[i + HS/2] sin, q[i + HS/2] cos - q[i] sin). v stays. */
 void reference_qk_norm_rope_forward(double *out, double *rstd, const double *qkv, const double *rotation, double eps,
                                     int B, int T, int C, int NH);
@@ -57,8 +57,8 @@ void reference_qk_norm_rope_forward(double *out, double *rstd, const double *qkv
 void reference_qk_norm_rope_backward(double *dqkv, const double *dout, const double *qkv, bool has_norm,
                                      const double *rotation, double eps, int B, int T, int C, int NH);
 
-/* out, in (B sequences of n numbers): in times a factor that dropout.h makes 0 or 1/(1 - rate); 0 for any number that is
- * dropped. out may be in */
+/* out, in (B sequences of n numbers): in times a factor that dropout.h makes 0 or 1/(1 - rate); 0 for any number that
+ * is dropped. out may be in */
 void reference_dropout(double *out, const double *in, const Dropout *dropout, int B, int64_t n);
 
 /* factors (B,NH,T,T): what dropout.h multiplies the weight of a query (third) and a key (last) by, 0 or 1/(1 - rate) */

@@ -1,5 +1,5 @@
-/* test_gpu.h: what tests ask about the GPU under test: whether there is one, and whether it is an emulated one (dev/emu),
- * which is slow, can be several, and has an NCCL that adds in the order of the ranks. */
+/* test_gpu.h: what tests ask about the GPU under test: whether there is one, and whether it is an emulated one
+ * (dev/emu), which is slow, can be several, and has an NCCL that adds in the order of the ranks. */
 #ifndef MARS_DEV_TEST_KERNELS_TEST_GPU_H
 #define MARS_DEV_TEST_KERNELS_TEST_GPU_H
 
@@ -25,7 +25,8 @@ static inline bool device_is_emulated(const char *device) {
     return emulated;
 }
 
-/* True where each step takes long, and a test keeps some of its cases: with small sizes alone, or on an emulated GPU. */
+/* True where each step takes long, and a test keeps some of its cases: with small sizes alone, or on an emulated
+ * GPU. */
 static inline bool is_in_haste(void) {
     static int answer = -1; /* that of a device, which is opened for it */
     if (answer < 0) answer = only_small_sizes() || device_is_emulated(test_device());

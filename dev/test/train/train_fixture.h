@@ -25,11 +25,12 @@ typedef struct Launch {
 /* Writes `config` (which it deletes) to a new scratch file. The caller frees the path. */
 char *train_write_config(cJSON *config);
 
-/* The config of a run of milliseconds on the device under test: a model of one layer, 12 steps of 12 sequences, a validation every 4 steps and a
- * checkpoint every 3. */
+/* The config of a run of milliseconds on the device under test: a model of one layer, 12 steps of 12 sequences, a
+ * validation every 4 steps and a checkpoint every 3. */
 const char *train_small_config(void);
 
-/* Its schedule, as arguments for a run of fewer steps that is to begin as that of 12 does: max_iters would shorten it. */
+/* Its schedule, as arguments for a run of fewer steps that is to begin as that of 12 does: max_iters would shorten
+ * it. */
 #define TRAIN_WHOLE_SCHEDULE " --warmup_iters=3 --lr_decay_iters=200 "
 
 /* The config of a case of dev/golden/SET.json, whose content is `golden`: a run of its first `steps`, of all for 0. The
@@ -41,8 +42,8 @@ typedef struct TrainVariant {
     const char *name;      /* fit for a folder */
     const char *arguments; /* with Newton-Schulz in float32 */
     bool is_matrix;        /* goes through Newton-Schulz */
-    /* what a checkpoint holds of a hidden matrix, an embedding and a vector: names with blanks between them, with a star
-     * after a state that has a number for each row or column */
+    /* what a checkpoint holds of a hidden matrix, an embedding and a vector: names with blanks between them, with a
+     * star after a state that has a number for each row or column */
     const char *states[3], *scalars;
 } TrainVariant;
 
