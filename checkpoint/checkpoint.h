@@ -63,8 +63,8 @@ typedef struct CheckpointSource {
  * checkpoint and points `latest` at it. Last it removes all but the newest `keep` checkpoints (0: removes none), but
  * never the one that `latest` names.
  *
- * `writer` is true on the one process that touches the disk. `path` receives the new folder's path. On failure no
- * checkpoint that existed before has changed. The other processes always return true: the caller must tell them the
+ * `writer` is true on the one process that touches the disk. `path` receives the new folder's path. On failure what was
+ * written is removed, and no checkpoint that existed before has changed. The other processes always return true: the caller must tell them the
  * writer's result. */
 bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int keep, bool writer,
                      char path[CHECKPOINT_PATH_LENGTH], Error *error);

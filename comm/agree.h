@@ -7,8 +7,8 @@
 EXTERN_C_BEGIN
 
 /* Returns if `ok` is true in every process. Otherwise the lowest rank whose `ok` is false ends the job with its `error`
- * and `status`; EXIT_USAGE becomes EXIT_FAILED if that rank is not 0. `error` is read only if `ok` is false.
- * Collective. */
+ * and `status`; EXIT_USAGE becomes EXIT_FAILED if that rank is not 0. The other ranks wait in this call until then, and
+ * do not return. `error` is read only if `ok` is false. Collective. */
 void agree_or_end(Comm *comm, bool ok, int status, const Error *error);
 
 /* Whether these bytes are the same in all processes. Collective. */

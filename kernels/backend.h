@@ -9,7 +9,8 @@
  *
  * Numerics, the same everywhere: arithmetic and sums in float32, rounded once when a result is stored; parameter
  * gradients are float32. `accumulate` false overwrites a gradient, true adds to it, so the first micro-step of a step
- * needs no zeroing. Results are the same bits each time: no operation depends on the order of threads.
+ * needs no zeroing. Results are the same bits each time: no operation depends on the order of threads. Backends on CPUs
+ * divide work by their `threads`, whatever number OpenMP starts; with another number the last bits may differ.
  *
  * On a GPU operations are enqueued when a function returns; they run one after the other, each seeing what those before
  * it did. copy_to_host() and synchronize() wait. Errors of a device end the program. */
@@ -109,8 +110,8 @@ struct Backend {
     /* out[i] = in[i], rounded to the activation type. */
     void (*to_activation)(Backend *be, void *out, const float *in, size_t n);
 
-    /* The values that weight pointers point to have changed (optimizer step, load): drop whatever was derived from
-     * them, such as a packed copy for a matmul library. */
+    /* The values that weight pointers point to have changed (optimizer step, load): drops what was derived from them. CPUs
+     * with oneDNN keep packed copies for its matmuls; GPUs keep nothing. */
     void (*invalidate_weights)(Backend *be);
 
     /* out[i] = factor * in[i].   out may be in */

@@ -53,7 +53,8 @@ typedef struct GPT2Pass {
     void *context;
     /* Called before the first operation that reads these weights. */
     void (*weights_needed)(void *context, size_t begin, size_t end);
-    /* Called after the last operation that writes these gradients: from the end of the buffer to its beginning. */
+    /* Called after the last operation that writes these gradients: from the end of the buffer to its beginning. On a GPU
+     * that operation is then enqueued, on a CPU it is done. */
     void (*gradients_written)(void *context, size_t begin, size_t end);
 } GPT2Pass;
 

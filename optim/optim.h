@@ -186,7 +186,8 @@ void optim_wait_for_weights(Optim *optim, size_t begin, size_t end);
 /* ---- an average of the weights, of optim_plan_ema(), between steps. A call in the wrong order is fatal. ---- */
 
 /* Enqueues E = decay E + (1 - decay) X, where X are the master weights after the last step, and decay is in [0, 1). The
- * first call must have a decay of 0, with which E = X. Not collective. */
+ * first call must have a decay of 0, with which E = X. After a skipped step, too, E moves towards the unchanged X. Not
+ * collective. */
 void optim_update_ema(Optim *optim, double decay);
 /* Whether the average has begun, or was stored. */
 bool optim_has_ema(const Optim *optim);

@@ -53,8 +53,8 @@ typedef struct RunReport {
 bool metrics_open(Metrics **metrics, const char *out_dir, MetricsMode mode, int64_t resume_step, Error *error);
 
 /* All functions below do nothing if metrics is NULL, as it is on all processes except rank 0. A line that cannot be
- * written, for example on a full disk, is written before the next one. If that fails, too, metrics_failure() says why:
- * the trainer then saves and ends the run. */
+ * written, for example on a full disk, is written before the next one. The functions report no failure: ask
+ * metrics_failure() after each step. The trainer saves and ends the run where it gives a reason. */
 void metrics_close(Metrics *metrics);
 
 /* Tries once more to write lines that could not be written. "cannot write FILE: reason" if that fails, too, and from

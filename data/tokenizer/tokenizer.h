@@ -61,7 +61,8 @@ void encoder_close(Encoder *encoder);
 
 /* Appends the tokens of the text to `out` and returns how many of its bytes they cover. These are all bytes where
  * is_end; else the last ones may be left, since what follows may change their tokens: pass them again, in front of
- * what follows. In whatever pieces a text is passed, the tokens are the same. */
+ * what follows. In whatever pieces a text is passed, the tokens are the same. "<|endoftext|>" in a text is ordinary
+ * characters; the caller appends tokenizer_end_of_text() between documents. */
 size_t encoder_encode(Encoder *encoder, const char *text, size_t bytes, bool is_end, TokenBuffer *out);
 
 /* Returns how many U+FFFD this encoder has put in the place of bytes that are not UTF-8. */

@@ -3,7 +3,7 @@
  *   m <- beta1 m + (1 - beta1) g          v <- beta2 v + (1 - beta2) g^2
  *   x <- x - lr (wd x + (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps))
  *
- * Hidden matrices decay, embeddings and vectors do not.
+ * Hidden matrices decay; embeddings, an LM head of its own and vectors do not.
  *
  * State per parameter: m and v, 8 bytes. Memory traffic per parameter: the norm pass reads g (4 bytes); the update
  * reads g, x, m, v and writes x, m, v (28) and, with bfloat16 activations, the weight copy (2): 34 bytes,

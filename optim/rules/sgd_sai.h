@@ -5,7 +5,7 @@
  *   later                                                               m <- mu m + (1 - mu) g
  *   x <- x (1 - lr wd) - lr snr m
  *
- * Hidden matrices decay, embeddings and vectors do not.
+ * Hidden matrices decay; embeddings, an LM head of its own and vectors do not.
  *
  * State per parameter: m, 4 bytes; per tensor: snr. A tensor of one element has no spread; its snr is 1. A tensor whose
  * first gradient is zero has snr 0 and stays where it is. Memory traffic per parameter: the norm pass reads g (4
