@@ -199,7 +199,7 @@ def curves_script(results):
     if not drawn:
         return None
     top = max(1.02 * max(last), statistics.median(early))
-    return ['set xlabel "step"', 'set ylabel "validation loss (nats per token)"',
+    return ['set xlabel "step"', 'set ylabel "validation loss (nats per token)"', f"set xrange [0:{results['steps']}]",
             f"set yrange [{0.99 * min(last):.6g}:{top:.6g}]", *plot_command(drawn)]
 
 
