@@ -37,7 +37,6 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
-#include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,14 +48,19 @@ static void sleep_a_while(int number) {
     nanosleep(&(struct timespec){0, 30000000}, NULL);
 }
 
-/* The handler has a stack of its own: oneDNN's AVX2 kernels use the stack pointer for something else. */
+/* The handler has a stack of its own: oneDNN's AVX2 kernels use the stack pointer for something else. The timer is one of
+ * timer_create(), which ends when the program executes itself anew: one of setitimer() would go on, and its signal end the
+ * new program before this function has set the handler again. */
 __attribute__((constructor)) static void slow_down(void) {
     static char stack[1 << 16];
     const char *slow = getenv("FAULT_SLOW_RANK"), *rank = getenv("OMPI_COMM_WORLD_RANK");
     if (!slow || !rank || strcmp(slow, rank) != 0) return;
     sigaltstack(&(stack_t){.ss_sp = stack, .ss_size = sizeof stack}, NULL);
     sigaction(SIGPROF, &(struct sigaction){.sa_handler = sleep_a_while, .sa_flags = SA_RESTART | SA_ONSTACK}, NULL);
-    setitimer(ITIMER_PROF, &(struct itimerval){{0, 4000}, {0, 4000}}, NULL);
+    timer_t timer;
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGPROF};
+    if (timer_create(CLOCK_PROCESS_CPUTIME_ID, &event, &timer) != 0) abort();
+    timer_settime(timer, 0, &(struct itimerspec){{0, 4000000}, {0, 4000000}}, NULL);
 }
 
 static long long setting(const char *name, long long otherwise) {

@@ -140,23 +140,28 @@ static void test_two_ranks(void **state) {
 
 /* ---- slow ranks ---- */
 
-/* Of three ranks, the one that sleeps whenever it has worked for a while: the others wait for it as long, which does not
- * count. */
+/* Of three ranks, the one that sleeps whenever it has worked for a while takes most of a step by itself. The others wait
+ * for it as long, which does not count: theirs would be a tenth. */
 static void test_slow_rank(void **state) {
     (void)state;
     if (!train_has_mpi()) skip();
     for (int slow = only_small_sizes() ? 2 : 0; slow < 3; slow += 2) {
         char *name = format_string("slow_%d", slow), *faults = format_string("FAULT_SLOW_RANK=%d", slow);
         Launch launch = {.config = train_small_config(), .processes = 3, .faults = faults};
-        train(&launch, name, "--batch_size=1 --total_batch_size=48 --eval_interval=0 --log_interval=12");
+        /* Enough work that most sleeps fall into it, and not into the exchange. Sanitizers make work of less. */
+        char *flags = format_string("--batch_size=1 --total_batch_size=%d --eval_interval=0 --max_iters=9 "
+                                    "--log_interval=8",
+                                    only_small_sizes() ? 48 : 480);
+        train(&launch, name, flags);
         cJSON *log = train_log(name);
         int count = 2;
         double *ranks = log_numbers(log, "train", "slowest_rank", &count);
         double *times = log_numbers(log, "train", "ms_slowest", &count), *ms = log_numbers(log, "train", "ms", &count);
         assert_int_equal((int)ranks[1], slow);
-        assert_true(times[1] > 10.0 && times[1] <= ms[1]);
+        /* Two clocks of two processes, which do not begin the step at the same moment. */
+        assert_true(times[1] > 0.2 * ms[1] && times[1] <= 1.2 * ms[1]);
         cJSON_Delete(log);
-        free(name), free(faults), free(ranks), free(times), free(ms);
+        free(name), free(faults), free(flags), free(ranks), free(times), free(ms);
     }
 }
 
