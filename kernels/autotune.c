@@ -12,14 +12,14 @@ enum { MAX_BYTES = 16 << 20 };
 
 /* ---- the cache: a file for each device and table ---- */
 
-/* Its folder, which the caller frees; NULL where there is no home. */
+/* Returns its folder, which the caller frees; NULL if neither XDG_CACHE_HOME nor HOME is set. */
 static char *cache_folder(void) {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     if (cache && cache[0]) return format_string("%s/mars.c", cache);
     return home && home[0] ? format_string("%s/.cache/mars.c", home) : NULL;
 }
 
-/* The name is the device's and the table's, in letters that any file system takes. */
+/* The file is named after the device and the table, in characters that every file system allows. */
 static char *cache_file(const Backend *be, const char *folder) {
     char *path = format_string("%s/algorithms-%s-%s.txt", folder, be->device, be->name);
     for (char *c = path + strlen(folder) + 1; *c; c++)
@@ -27,7 +27,7 @@ static char *cache_file(const Backend *be, const char *folder) {
     return path;
 }
 
-/* Algorithms of another version of the library are not used: they are timed again. */
+/* Ignores algorithms of another version of the library: they are timed again. */
 static void read_cache(Backend *be) {
     char *folder = cache_folder(), *path = folder ? cache_file(be, folder) : NULL;
     char *text = path && files_is_file(path) ? files_read(path, MAX_BYTES, NULL, NULL) : NULL;
@@ -51,7 +51,7 @@ static void write_cache(const Backend *be, const char *text) {
 
 /* ---- autotuning ---- */
 
-/* An algorithm that a shape has already stays, so the checkpoint comes before the cache. */
+/* A shape keeps the algorithm that it was given first, so the checkpoint is read before the cache. */
 void autotune_begin(Backend *be, const char *text) {
     Error error;
     if (text && text[0] && !be->read_algorithms(be, text, &error))

@@ -1,4 +1,4 @@
-/* backend.c: opens the backend of a device; those are in kernels/cpu and kernels/cuda. */
+/* backend.c: opens the backend of a device. The backends are in kernels/cpu and kernels/cuda. */
 #include "kernels/backend.h"
 
 #include <sched.h>
@@ -24,7 +24,7 @@ void backend_share_memory(Backend *be, int ranks) { be->memory_sharers = ranks; 
 static void *alloc_zeroed(void *context, size_t bytes, const char *what) {
     Backend *be = context;
     void *memory = be->alloc(be, bytes, what);
-    be->synchronize(be); /* a GPU zeroes it at its own time */
+    be->synchronize(be); /* a GPU zeroes it asynchronously */
     return memory;
 }
 

@@ -1,9 +1,9 @@
 /* layer_kinds.h: the kinds of norm and of activation that a model can have and every device computes. Kinds of position
- * are in model/gpt2_config.h: a device knows rotations alone.
+ * are in model/gpt2_config.h: devices only know rotations.
  *
  * A new kind needs an enumerator here, its function in norm or linear of kernels/cpu and kernels/cuda, its word in
- * model/gpt2_config.c, and its line in checkpoint/modeling_mars_gpt.py; a norm also its tensors and statistics in
- * model/layers.c, an activation that transformers' GPT-2 has also its name in checkpoint/checkpoint_config.c. */
+ * model/gpt2_config.c, and its line in checkpoint/modeling_mars_gpt.py. A norm also needs its tensors and statistics in
+ * model/layers.c; an activation of transformers' GPT-2 also needs its name in checkpoint/checkpoint_config.c. */
 #ifndef MARS_KERNELS_LAYER_KINDS_H
 #define MARS_KERNELS_LAYER_KINDS_H
 

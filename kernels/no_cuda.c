@@ -1,4 +1,4 @@
-/* no_cuda.c: stands in for kernels/cuda in a build without CUDA. */
+/* no_cuda.c: replaces kernels/cuda in a build without CUDA. */
 #include "kernels/cuda/cuda_device.h"
 
 int cuda_device_count(void) { return 0; }

@@ -1,7 +1,7 @@
 /* activation.h: the type `act` that this translation unit is compiled for, and loads and stores of it.
  *
  * The Makefile compiles each operation file with -DACTIVATION_BFLOAT16=0 and with =1. Arithmetic is always float:
- * act_load and act_store are the only places where the two differ, and both vectorise. */
+ * the two builds differ only in act_load and act_store, and both vectorise. */
 #ifndef MARS_KERNELS_CPU_ACTIVATION_H
 #define MARS_KERNELS_CPU_ACTIVATION_H
 

@@ -1,18 +1,18 @@
 /* attention.c: causal self-attention on the CPU, forward, backward, and one token at a time.
  *
- * The T x T scores of a head never exist. Queries go in blocks of BLOCK rows, and a block that ends at query e only
- * meets keys [0, e): the scores of one block, (BLOCK, e) floats, stay in the second-level cache of the core that
- * works on them, and little beyond the causal half is computed. Each score block is two small matmuls (oneDNN,
- * on AMX where there is one) with the softmax between them.
+ * The T x T scores of a head are never stored as a whole. Queries are taken in blocks of BLOCK rows. A block that ends
+ * at query e only meets keys [0, e), so little beyond the causal half is computed. Its scores, (BLOCK, e) floats, stay
+ * in the second-level cache of their core. Each block is two small matmuls (oneDNN, with AMX if the processor has it)
+ * with the softmax between them.
  *
  * Backward, as in FlashAttention: with P = exp(scale S - lse), recomputed,
  *   dV = P^T dO,  dP = dO V^T,  dS = P (dP - delta) scale,  dQ = dS K,  dK = dS^T Q,  delta = rowsum(dO O).
  *
- * With dropout each weight P counts as P~ = 0 or P/(1 - rate): O = P~ V, dV = P~^T dO, and dP is dropped by the same
- * mask before delta, which is the same rowsum, is taken from it. The denominator, and so lse, knows nothing of it.
+ * With dropout each weight P becomes P~ = 0 or P/(1 - rate): O = P~ V, dV = P~^T dO. The same mask drops dP before
+ * delta is subtracted from it; delta is the same rowsum. The denominator and lse do not depend on dropout.
  *
  * A thread takes a whole head, so that dK and dV are summed by one thread in one order. It first copies the head's
- * queries, keys and values, whose rows lie 3C apart, into dense matrices: oneDNN's fast kernels take no others. */
+ * queries, keys and values, whose rows lie 3C apart, into dense matrices, which oneDNN's fast kernels need. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +32,7 @@ typedef struct Heads {
     const Dropout *dropout; /* NULL: none */
 } Heads;
 
-/* The matmuls of one block of queries: `rows` queries from `first` on meet `keys` keys. */
+/* The matmuls of one block: `rows` queries from `first` on, and the first `keys` keys. */
 typedef struct QueryBlock {
     int first, rows, keys;
     MatmulKernel *scores; /* (rows, keys) = Q K^T, float; with dO and V it also gives dP */
@@ -41,7 +41,7 @@ typedef struct QueryBlock {
     MatmulKernel *dkeys;  /* (keys, HS) (+)= dS^T Q, float; with P and dO it also gives dV */
 } QueryBlock;
 
-/* A matmul (m,n) of dense factors; A is stored (k,m) where transpose_a, B (n,k) where transpose_b. */
+/* A matmul (m,n) of dense factors. A is stored (k,m) if transpose_a, B is stored (n,k) if transpose_b. */
 static MatmulKernel *block_kernel(Backend *be, int m, int n, int k, bool transpose_a, bool transpose_b, DType output,
                                   bool accumulate) {
     MatmulShape shape = matmul_dense(m, n, k, transpose_a, transpose_b, ACT_DTYPE, output);
@@ -50,8 +50,8 @@ static MatmulKernel *block_kernel(Backend *be, int m, int n, int k, bool transpo
     return matmul_kernel(cpu_backend(be)->matmul, &shape);
 }
 
-/* The blocks of a call; the caller frees them. The backward pass takes them from the last to the first: the last alone
- * meets every key, so it overwrites dK and dV and the others add to them. */
+/* Returns the blocks of a call; the caller frees them. The backward pass takes them from the last to the first: only
+ * the last one meets every key, so it overwrites dK and dV, and the others add to them. */
 static QueryBlock *query_blocks(Backend *be, Heads h, bool backward, int *count) {
     *count = (int)ceil_div(h.T, BLOCK);
     QueryBlock *blocks = checked_calloc((size_t)*count, sizeof *blocks, "attention");
@@ -78,12 +78,12 @@ static void gather_head(act *RESTRICT to, const act *RESTRICT from, int rows, in
     for (int r = 0; r < rows; r++) memcpy(to + (int64_t)r * HS, from + (int64_t)r * distance, (size_t)HS * sizeof *to);
 }
 
-/* The other way. */
+/* The reverse of gather_head(). */
 static void scatter_head(act *RESTRICT to, const act *RESTRICT from, int rows, int HS, int distance) {
     for (int r = 0; r < rows; r++) memcpy(to + (int64_t)r * distance, from + (int64_t)r * HS, (size_t)HS * sizeof *to);
 }
 
-/* The other way, rounding float sums. */
+/* The reverse of gather_head() for float sums, which are rounded. */
 static void scatter_sums(act *RESTRICT to, const float *RESTRICT sums, int rows, int HS, int distance) {
     for (int r = 0; r < rows; r++) {
         act *RESTRICT row = to + (int64_t)r * distance;
@@ -92,7 +92,7 @@ static void scatter_sums(act *RESTRICT to, const float *RESTRICT sums, int rows,
     }
 }
 
-/* Cuts `count` elements of `size` bytes off working memory; pieces begin at multiples of 64 bytes. */
+/* Takes `count` elements of `size` bytes from working memory; pieces begin at multiples of 64 bytes. */
 static void *cut(char **memory, size_t count, size_t size) {
     void *piece = *memory;
     *memory += round_up((int64_t)(count * size), 64);
@@ -107,12 +107,12 @@ typedef struct HeadScratch {
     float *output, *sums;            /* (BLOCK,HS), (BLOCK) */
     float *dkey, *dvalue;            /* (T,HS) */
     act *dquery;                     /* (BLOCK,HS) */
-    uint32_t *words;                 /* (T), with dropout_room(): of one query's dropout */
+    uint32_t *words;                 /* (T), with dropout_room(): random words of one query */
 } HeadScratch;
 
 enum { SCRATCH_PIECES = 14 };
 
-/* Enough for either pass. */
+/* Bytes of HeadScratch's memory, enough for either pass. */
 static size_t scratch_bytes(Heads h) {
     size_t head = (size_t)h.T * (size_t)h.HS, scores = (size_t)BLOCK * (size_t)h.T,
            block = (size_t)BLOCK * (size_t)h.HS;
@@ -166,7 +166,7 @@ static HeadDropout head_dropout(Heads h, int head) {
     return dropout;
 }
 
-/* The words of query t and the keys that it sees. */
+/* The random words of query t and the keys that it sees. */
 static const uint32_t *words_of_query(HeadDropout dropout, HeadScratch w, int t) {
     if (dropout.is_on)
         fill_words(w.words, dropout.key, dropout_attention_stream(dropout.head), dropout_attention_index(t, 0),
@@ -176,7 +176,7 @@ static const uint32_t *words_of_query(HeadDropout dropout, HeadScratch w, int t)
 
 /* ---- forward ---- */
 
-/* p[0..visible) = exp(scale (s - maximum)), dropped where so by `words`, the rest 0. Returns the sum without dropout;
+/* p[0..visible) = exp(scale s - maximum), with dropout by `words`; the rest of p = 0. Returns the sum without dropout;
  * *lse is the log-sum-exp of scale s. */
 ALWAYS_INLINE float softmax_row_of(bool has_dropout, act *RESTRICT p, float *lse, const float *RESTRICT s,
                                    const uint32_t *RESTRICT words, DropoutRule rule, int visible, int keys,
@@ -245,8 +245,8 @@ static void attention_forward(Backend *be, void *out, float *lse, const void *qk
 
 /* ---- backward ---- */
 
-/* p = exp(scale s - lse) and ds = p (dp - delta) scale over the visible keys, 0 after them. With dropout dp counts, and
- * p is stored, as `words` say. */
+/* p = exp(scale s - lse) and ds = p (dp - delta) scale over the visible keys, 0 after them. With dropout `words` drop
+ * dp, and also p when it is stored; ds takes p without dropout. */
 ALWAYS_INLINE void backward_row_of(bool has_dropout, act *RESTRICT p, act *RESTRICT ds, const float *RESTRICT s,
                                    const float *RESTRICT dp, const uint32_t *RESTRICT words, DropoutRule rule,
                                    float lse, float delta, int visible, int keys, float scale) {
@@ -275,7 +275,7 @@ static float dot_row(const act *RESTRICT x, const act *RESTRICT y, int n) {
     return sum;
 }
 
-/* One block of queries: dquery into place, its share of dkey and dvalue. */
+/* One block of queries: stores its dquery, and adds its part of dkey and dvalue. */
 static void backward_block(Backend *be, Heads h, const QueryBlock *q, HeadScratch w, HeadDropout dropout, act *dqkv,
                            const act *out, const float *lse) {
     Matmul *matmul = cpu_backend(be)->matmul;

@@ -1,5 +1,5 @@
-/* cpu_backend.c: opens the CPU backend: memory, copies, and the table of operations, which are in the other files of
- * this folder. */
+/* cpu_backend.c: opens the CPU backend and implements memory and copies. The table's other operations are in the other
+ * files of this folder. */
 #include "kernels/cpu/cpu_backend.h"
 
 #include <stdio.h>
@@ -9,7 +9,7 @@
 #include "kernels/cpu/huge_memory.h"
 #include "util/machine_memory.h"
 
-/* With 50,304 columns that is 100 MB in bfloat16. */
+/* With 50,304 columns these rows take 100 MB in bfloat16. */
 enum { LOGIT_ROWS = 1024 };
 
 static void *zeroed(size_t bytes) {
@@ -93,7 +93,7 @@ static void cpu_close(Backend *be) {
     free(cpu);
 }
 
-/* The processor's name as Linux knows it. */
+/* Reads the processor's name from Linux. */
 static void read_processor_name(char *name, size_t bytes) {
     snprintf(name, bytes, "CPU");
     FILE *file = fopen("/proc/cpuinfo", "r");

@@ -1,8 +1,8 @@
-/* dropout.c: dropout of whole arrays on the CPU. That of attention weights is in attention.c. */
+/* dropout.c: dropout of whole arrays on the CPU. The dropout of attention weights is in attention.c. */
 #include "kernels/cpu/activation.h"
 #include "kernels/cpu/dropout_words.h"
 
-enum { QUADS = 8 * DROPOUT_LANES }; /* whose words a thread draws at a time */
+enum { QUADS = 8 * DROPOUT_LANES }; /* a thread draws the words of this many at a time */
 
 /* out may be in. */
 static void drop_elements(act *out, const act *in, const uint32_t *words, DropoutRule rule, int n) {

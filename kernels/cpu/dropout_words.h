@@ -1,12 +1,12 @@
-/* dropout_words.h: the random words of dropout.h for many neighbours at once. philox() in a loop is not vectorised by
- * GCC, because of the loop of rounds in it; here each round is a loop over calls. */
+/* dropout_words.h: the random words of dropout.h for many neighbouring elements at once. GCC does not vectorise a loop
+ * that calls philox(), because philox() itself has a loop over rounds. Here each round is a loop over calls. */
 #ifndef MARS_KERNELS_CPU_DROPOUT_WORDS_H
 #define MARS_KERNELS_CPU_DROPOUT_WORDS_H
 
 #include "kernels/dropout.h"
 #include "util/base.h"
 
-/* The arguments of one call, for the vectorised kernels. */
+/* The dropout of one call, in the form that the vectorised loops use. */
 typedef struct DropoutRule {
     uint32_t threshold;
     float scale;
@@ -20,14 +20,14 @@ ALWAYS_INLINE float drop_or_scale(DropoutRule rule, uint32_t word, float x) {
     return word < rule.threshold ? 0.0f : x * rule.scale;
 }
 
-/* Calls of Philox that are made side by side; room for words is a multiple of 4 times as many. */
+/* Number of Philox calls computed in parallel. Memory for words has room for a multiple of four times as many. */
 enum { DROPOUT_LANES = 32 };
 
 static inline size_t dropout_room(size_t words) {
     return (words + 4 * DROPOUT_LANES - 1) / (4 * DROPOUT_LANES) * (4 * DROPOUT_LANES);
 }
 
-/* words (4 quads, rounded up to dropout_room()) of philox(key, PHILOX_DROPOUT, stream, first), (..., first + 1), ... */
+/* words (4 quads, rounded up to dropout_room()) = philox(key, PHILOX_DROPOUT, stream, first + i) for i = 0, 1, ... */
 static inline void fill_words(uint32_t *RESTRICT words, uint64_t key, uint32_t stream, uint64_t first, int quads) {
     for (int at = 0; at < quads; at += DROPOUT_LANES, words += 4 * DROPOUT_LANES) {
         uint32_t c0[DROPOUT_LANES], c1[DROPOUT_LANES], c2[DROPOUT_LANES], c3[DROPOUT_LANES];

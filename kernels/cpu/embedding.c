@@ -1,4 +1,4 @@
-/* embedding.c: token and position embeddings, and passes over whole arrays: rounding to the activation type, scaling. */
+/* embedding.c: token and position embeddings, and scaling and rounding (to the activation type) of whole arrays. */
 #include <string.h>
 
 #include "kernels/cpu/activation.h"
@@ -45,8 +45,8 @@ static void embedding_forward(Backend *be, void *out_, const int32_t *tokens, co
     }
 }
 
-/* A token may occur in many rows, so threads split the channels, not the rows: each walks all rows over its own
- * columns. Nothing is shared and the order of additions is that of the rows. */
+/* A token may occur in many rows, so threads divide the channels, not the rows: each thread adds its channels of all
+ * rows, in the order of the rows. No two threads write to the same element. */
 static void embedding_backward(Backend *be, float *dwte, float *dwpe, const void *dout_, const int32_t *tokens, int B,
                                int T, int C, int V, bool accumulate) {
     (void)V;

@@ -4,9 +4,9 @@
 
 #include <stddef.h>
 
-/* Memory aligned to 4096 bytes, NULL where there is not enough; free() releases it. Larger buffers ask the system for
- * 2 MB pages: processors do not fetch ahead across a page's end, and with pages of 4 KB elementwise loops over
- * activations ran at half the speed. Contents are undefined. */
+/* Returns memory aligned to 4096 bytes with undefined contents, which the caller releases with free(); NULL if there is
+ * not enough. Larger buffers get 2 MB pages if the system has them: processors do not prefetch across the end of a
+ * page, and with 4 KB pages elementwise loops over activations ran at half the speed. */
 void *huge_memory(size_t bytes);
 
 #endif

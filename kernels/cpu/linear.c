@@ -1,16 +1,16 @@
-/* linear.c: linear layers forward and backward, with bias and activation: calls the matmuls of matmul.h and does the
+/* linear.c: linear layers forward and backward, with bias and activation. It calls the matmuls of matmul.h and does the
  * elementwise work. */
 #include <math.h>
 
 #include "kernels/cpu/activation.h"
 #include "kernels/cpu/vector_math.h"
 
-/* oneDNN loses half its speed where the inner dimension is very long (the backward pass of the LM head), so
- * such matmuls are made in parts of at most this length, summed in float32. */
+/* oneDNN loses half its speed if the inner dimension is very long (in the backward pass of the LM head). Such matmuls
+ * are computed in parts of at most this length and summed in float32. */
 enum { LONGEST_INNER = 8192 };
 
-/* Weight gradients sum over rows; oneDNN does so twice as fast in groups of this many (or half as many) as in groups
- * of 2048 or more, whose factors outgrow its caches. */
+/* Weight gradients sum over rows. oneDNN is twice as fast with groups of this many rows (or half as many) as with
+ * groups of 2048 or more, whose factors do not fit its caches. */
 enum { WEIGHT_ROWS = 1024 };
 
 static void multiply(Backend *be, const MatmulShape *shape, const void *a, const void *b, void *c) {
@@ -79,7 +79,7 @@ ALWAYS_INLINE void bias_activation_row_of_kind(ActivationKind kind, act *out, ac
     }
 }
 
-/* din *= the derivative at pre */
+/* din *= the activation's derivative at pre */
 ALWAYS_INLINE void gradient_of_kind(ActivationKind kind, act *RESTRICT din, const act *RESTRICT pre, int64_t n) {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
@@ -167,7 +167,7 @@ static void matmul_backward_activation(Backend *be, ActivationKind activation, v
                              min_i64(ELEMENT_BLOCK, n - begin));
 }
 
-/* Threads split the columns; each adds up the rows of its own in order. */
+/* Threads divide the columns. Each thread sums its columns over all rows in order. */
 static void bias_gradient(Backend *be, float *dbias, const act *dout, int N, int OC, bool accumulate) {
     int slice = (int)round_up(ceil_div(OC, be->threads), 32);
 #pragma omp parallel for schedule(static) num_threads(be->threads)

@@ -4,17 +4,16 @@
 #include "kernels/cpu/activation.h"
 #include "kernels/cpu/vector_math.h"
 
-/* d(capped z)/dz is the cube of this: c/sqrt(z^2 + c^2). The square of a large z is more than a float holds; its root is
- * |z| then. */
+/* c/sqrt(z^2 + c^2). Its cube is d(capped z)/dz. If z is so large that z^2 overflows a float, the root is |z|. */
 ALWAYS_INLINE float cap_ratio(float z, float softcap) {
     float size = fabsf(z), root = sqrtf(z * z + softcap * softcap);
     return softcap / (size > 1e18f ? size : root);
 }
 
-/* A logit as it counts; softcap 0: as it is. */
+/* The capped logit; z itself if softcap is 0. */
 ALWAYS_INLINE float capped(float z, float softcap) { return softcap == 0.0f ? z : z * cap_ratio(z, softcap); }
 
-/* The largest logit, then log of the sum of exp(logit - largest), returned with the largest added. */
+/* log of the sum of exp(logit), computed as largest + log of the sum of exp(logit - largest). */
 ALWAYS_INLINE float log_sum_exp(const act *RESTRICT logits, float softcap, int V) {
     int32_t largest = ordered_from_float(-INFINITY);
     float sum = 0.0f;
@@ -29,7 +28,7 @@ ALWAYS_INLINE float log_sum_exp(const act *RESTRICT logits, float softcap, int V
     return maximum + logf(sum);
 }
 
-/* One row; returns its loss. Inlined once without softcap, where nothing is left of it, and once with. */
+/* One row; returns its loss. Inlined once with softcap, and once with the constant 0, which removes the capping. */
 ALWAYS_INLINE float loss_of_row(act *RESTRICT logits, int target, float dloss, float softcap, int V, int VP,
                                 bool gradient) {
     float lse = log_sum_exp(logits, softcap, V), logit = act_load(logits[target]);
@@ -63,7 +62,7 @@ static void softmax_cross_entropy(Backend *be, float *losses, void *logits_, con
 }
 
 static void add_sum(Backend *be, double *total, const float *values, size_t n) {
-    (void)be; /* a few thousand losses: not worth waking threads */
+    (void)be; /* one thread: there are only a few thousand losses */
     double sum = 0.0;
     for (size_t i = 0; i < n; i++) sum += values[i];
     *total += sum;

@@ -3,7 +3,7 @@
  *
  *   C (m,n) = alpha A (m,k) . B (k,n) + beta C
  *
- * A matmul is described once and found again by its description: the library's compiled kernel is kept. */
+ * matmul_kernel() keeps the kernel that the library compiles for a shape, and finds it again by that shape. */
 #ifndef MARS_KERNELS_CPU_MATMUL_H
 #define MARS_KERNELS_CPU_MATMUL_H
 
@@ -18,38 +18,39 @@ typedef struct MatmulShape {
     bool transpose_a;      /* A is stored (k,m) */
     bool transpose_b;      /* B is stored (n,k) */
     DType input, output;   /* of A and B; of C */
-    float alpha, beta;     /* 1 and 0: C = A.B;  1 and 1: C += A.B;  C is not read where beta is 0 */
-    bool weights;          /* B changes only when matmul_invalidate_weights() says so: a packed copy may be kept */
+    float alpha, beta;     /* 1 and 0: C = A.B;  1 and 1: C += A.B;  C is not read if beta is 0 */
+    bool weights;          /* B stays the same until matmul_invalidate_weights(): a packed copy may be kept */
     bool pack_b;           /* B is large and stored by rows: worth a packed copy even for one matmul */
-    bool one_thread;       /* runs inside a parallel region, on the calling thread alone; packs nothing */
+    bool one_thread;       /* runs on the calling thread only, inside a parallel region; packs nothing */
 } MatmulShape;
 
 typedef struct Matmul Matmul;
 typedef struct MatmulKernel MatmulKernel;
 
-/* NULL and the reason where this machine cannot multiply matrices of that type. */
+/* Returns NULL and the reason if this machine cannot multiply matrices of type `input`. */
 Matmul *matmul_open(DType input, int threads, Error *error);
 void matmul_close(Matmul *matmul);
 
-/* "oneDNN 2.6.3" or "plain loops". */
+/* Returns "plain loops" or, for example, "oneDNN 2.6.3". */
 const char *matmul_library(void);
 
-/* True where bfloat16 matmuls run on matrix units. */
+/* True if bfloat16 matmuls run on matrix units. */
 bool matmul_has_fast_bfloat16(void);
 
-/* True where all bfloat16 matrices are multiplied as float32 copies of them. */
+/* True if bfloat16 matrices are always converted to float32 copies, which are then multiplied. */
 bool matmul_widens_bfloat16(void);
 
-/* Whether this machine multiplies matrices of that type. */
+/* Whether this machine multiplies matrices of type `input`. */
 bool matmul_multiplies(Matmul *matmul, DType input);
 
-/* The kernel for a shape, made on first use. One thread at a time may call this. */
+/* Returns the kernel for a shape, which it makes on first use; `matmul` owns it. Ends the program if the library has no
+ * such kernel. Only one thread at a time may call this. */
 MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape);
 
-/* Runs it; thread is the calling thread's number where the shape says one_thread, else 0. */
+/* Runs a kernel. `thread` is the calling thread's number if the shape has one_thread, else 0. */
 void matmul_run(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a, const void *b, void *c);
 
-/* The contents of B matrices that were multiplied as `weights` have changed. */
+/* Must be called after B matrices that were multiplied as `weights` have changed: packed copies are made again. */
 void matmul_invalidate_weights(Matmul *matmul);
 
 EXTERN_C_END

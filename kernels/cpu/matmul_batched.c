@@ -1,7 +1,7 @@
-/* matmul_batched.c: the dense matmuls of backend.h's last section. All threads multiply a large matrix together, one
- * matrix after the other. Each small matrix is multiplied by one thread, since threads would wait for each other longer
- * than they work. Of large symmetric matrices one half is computed, each block by one thread. The shape and the number
- * of threads decide between these ways, so a result does not depend on the other matrices of the batch. */
+/* matmul_batched.c: the dense matmuls for optimizers (backend.h). Large matrices are multiplied one after the other,
+ * each by all threads. Each small matrix is multiplied by one thread, since several threads would wait for each other
+ * longer than they work. For large symmetric matrices one half is computed, each block by one thread. The shape and the
+ * number of threads select one of these ways, so a result does not depend on the other matrices of the batch. */
 #include "kernels/cpu/cpu_backend.h"
 
 #include <assert.h>
@@ -10,17 +10,17 @@
 
 #include "kernels/cpu/transpose.h"
 
-/* Where the first factor is stored transposed, both factors lie across the inner dimension, and oneDNN slows down as
- * it grows. Such matmuls are made in parts of at most this length, summed in float32: of 3072 rows of 768 bfloat16
- * numbers that is a third faster, of 50304 rows more than three times. */
+/* If the first factor is stored transposed, its stored rows are the inner dimension, and oneDNN slows down as their
+ * number grows. Such matmuls are computed in parts of at most this many and summed in float32: a third faster for 3072
+ * rows of 768 bfloat16 numbers, more than three times as fast for 50304 rows. */
 enum { LONGEST_ACROSS = 768 };
 
-/* Multiplications up to which one thread makes a matmul alone: a few tenths of a millisecond, little more than it takes
- * to wake the other threads and wait for them. */
+/* One thread computes a matmul of up to this many multiplications alone: a few tenths of a millisecond, little more
+ * than it takes to wake the other threads and wait for them. */
 enum { SIDE_BY_SIDE_WORK = 1 << 26 };
 
-/* Rows and columns of a block of a symmetric matrix (multiply_symmetric()). One thread multiplies blocks of half the
- * size up to three times more slowly; blocks of twice the size leave more to compute. */
+/* Rows and columns of a block of a symmetric matrix (multiply_symmetric()). Blocks of half the size are up to three
+ * times slower on one thread; with blocks of twice the size more of the matrix is computed. */
 enum { SYMMETRIC_BLOCK = 128 };
 
 /* Bytes that a thread copies at a time. */
@@ -37,13 +37,13 @@ static void multiply(Backend *be, const MatmulShape *shape, const void *a, const
     matmul_run(matmul, matmul_kernel(matmul, shape), 0, a, b, c);
 }
 
-/* Whether to pack B (matmul.h) first. oneDNN's packing of bfloat16 is slow: it pays where B is the smaller factor. Wide
- * float32 factors, left as they are, cost up to half the speed. B that is stored transposed is better left. */
+/* Whether to pack B (matmul.h) first. oneDNN packs bfloat16 slowly, which pays only if B is the smaller factor.
+ * Unpacked wide float32 factors cost up to half the speed. If B is stored transposed, not packing it is faster. */
 static bool worth_packing(const BatchedMatmul *p) {
     return !p->transpose_b && (p->type == DTYPE_FLOAT32 || p->n <= p->m);
 }
 
-/* oneDNN adds to the matrix that it writes, so c, NULL where beta is 0, is first copied there. */
+/* oneDNN adds to the matrix that it writes, so c (NULL if beta is 0) is first copied to d. */
 static void multiply_whole(Backend *be, const BatchedMatmul *p, void *d, const void *a, const void *b, const void *c) {
     MatmulShape shape = matmul_dense(p->m, p->n, p->k, p->transpose_a, p->transpose_b, p->type, p->type);
     shape.alpha = p->alpha, shape.beta = p->beta;
@@ -52,7 +52,7 @@ static void multiply_whole(Backend *be, const BatchedMatmul *p, void *d, const v
     multiply(be, &shape, a, b, d);
 }
 
-/* d = alpha sums + beta c, of n elements; c is NULL where beta is 0, and may be d. */
+/* d = alpha sums + beta c, of n elements. c is NULL if beta is 0, and may be d. */
 static void store_float32(float *d, const float *RESTRICT sums, const float *c, float alpha, float beta, int64_t n) {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) d[i] = alpha * sums[i] + (c ? beta * c[i] : 0.0f);
@@ -93,13 +93,13 @@ static void multiply_parts(Backend *be, const BatchedMatmul *p, void *d, const v
     store_sums(be, p, d, sums, c);
 }
 
-/* The matrices of one matmul of a batch; c is NULL where beta is 0. */
+/* The matrices of one matmul of a batch; c is NULL if beta is 0. */
 typedef struct Operands {
     char *d;
     const char *a, *b, *c;
 } Operands;
 
-/* Those of number i, where `first` are those of number 0. */
+/* The operands of matmul i of a batch; `first` are those of matmul 0. */
 static Operands operands_of(const BatchedMatmul *p, const Operands *first, int i) {
     size_t skipped = (size_t)i * dtype_size(p->type), d_offset = skipped * (size_t)(p->m * p->n);
     return (Operands){.d = first->d + d_offset,
@@ -108,7 +108,7 @@ static Operands operands_of(const BatchedMatmul *p, const Operands *first, int i
                       .c = first->c ? first->c + d_offset : NULL};
 }
 
-/* The matmuls of small matrices: each thread takes some. */
+/* The matmuls of small matrices: each thread takes some of them. */
 static void multiply_side_by_side(Backend *be, const BatchedMatmul *p, const Operands *first) {
     Matmul *matmul = cpu_backend(be)->matmul;
     MatmulShape shape = matmul_dense(p->m, p->n, p->k, p->transpose_a, p->transpose_b, p->type, p->type);
@@ -123,12 +123,12 @@ static void multiply_side_by_side(Backend *be, const BatchedMatmul *p, const Ope
     }
 }
 
-/* A block of a matrix: from (row, column) on, so many rows and columns. */
+/* A block of a matrix: `rows` rows and `columns` columns from (row, column) on. */
 typedef struct Block {
     int64_t row, column, rows, columns;
 } Block;
 
-/* Copies a block of c to the same place of d, matrices with n columns. */
+/* Copies a block of c to the same place in d; both have n columns. */
 static void copy_block(char *d, const char *c, const Block *block, int64_t n, size_t element) {
     for (int64_t r = 0; r < block->rows; r++) {
         size_t begin = (size_t)((block->row + r) * n + block->column) * element;
@@ -138,7 +138,7 @@ static void copy_block(char *d, const char *c, const Block *block, int64_t n, si
 
 /* Large symmetric matrices: each thread takes some of the blocks on and below the diagonal, one at a time, and copies
  * each to its place above the diagonal. Of s x s blocks s (s + 1)/2 are multiplied: 21 of 36 for 768 rows, 36 of 64 for
- * 1024. One thread computes a whole block, so the bits do not depend on which. */
+ * 1024. One thread computes a whole block, so the bits do not depend on which thread it is. */
 static void multiply_symmetric(Backend *be, const BatchedMatmul *p, const Operands *first) {
     Matmul *matmul = cpu_backend(be)->matmul;
     const int64_t side = SYMMETRIC_BLOCK, blocks = ceil_div(p->n, side), last = p->n - (blocks - 1) * side;
@@ -146,7 +146,7 @@ static void multiply_symmetric(Backend *be, const BatchedMatmul *p, const Operan
     MatmulShape shape = matmul_dense(p->m, p->n, p->k, p->transpose_a, p->transpose_b, p->type, p->type);
     shape.alpha = p->alpha, shape.beta = p->beta;
     shape.one_thread = true;
-    MatmulKernel *kernels[2][2]; /* of blocks in the last row, or not, and in the last column, or not */
+    MatmulKernel *kernels[2][2]; /* [block is in the last row][block is in the last column] */
     for (int i = 0; i < 2; i++)
         for (int j = 0; j < 2; j++) {
             shape.m = i ? last : side, shape.n = j ? last : side;
@@ -168,8 +168,8 @@ static void multiply_symmetric(Backend *be, const BatchedMatmul *p, const Operan
     }
 }
 
-/* Whether threads that take whole blocks end clearly before threads that share all of the matrix: with many threads some
- * find no block. bfloat16 instructions have not been measured. */
+/* Whether threads that take whole blocks end clearly before threads that share all of the matrix: with many threads
+ * some find no block. bfloat16 instructions have not been measured. */
 static bool worth_halving(const Backend *be, const BatchedMatmul *p) {
     if (!p->symmetric || p->n <= 3 * SYMMETRIC_BLOCK || (p->type != DTYPE_FLOAT32 && !matmul_widens_bfloat16()))
         return false;

@@ -1,15 +1,15 @@
 /* matmul_onednn.c: matmuls by oneDNN, with its C interfaces 2.x and 3.x. No other file calls oneDNN.
  *
  * oneDNN compiles a kernel for each shape, which takes milliseconds, so kernels are kept in a list. Three things are
- * done for speed. A weight matrix is first packed into the layout that the kernel asks for, once after each change of
- * the weights, not at each matmul: row-major weights cost 15 %. A bfloat16 A that is stored transposed is first laid
- * out row by row (transpose.h), and its B packed: the matmul itself then runs twice as fast. And each thread has its
- * own memory objects and working memory, so that attention can run many small matmuls side by side.
+ * done for speed. A weight matrix is packed into the layout that the kernel prefers, once after each change of the
+ * weights, not at each matmul: row-major weights cost 15 %. If a bfloat16 A is stored transposed, it is first laid out
+ * row by row (transpose.h), and B is packed: the matmul itself then runs twice as fast. And each thread has its own
+ * memory objects and working memory, so that attention can run many small matmuls in parallel.
  *
  * On processors without bfloat16 instructions oneDNN multiplies bfloat16 matrices three to hundreds of times more
- * slowly than float32 ones, or not at all. There such a kernel widens: it converts A and B to float32, multiplies
- * those, and rounds the result once (widen.h). The float32 copies of a large matmul are made block by block, so that
- * they take little memory. */
+ * slowly than float32 ones, or not at all. On those a bfloat16 kernel widens: it converts A and B to float32,
+ * multiplies the copies, and rounds the result once (widen.h). The float32 copies of a large matmul are made block by
+ * block, so that they take little memory. */
 #include "kernels/cpu/matmul.h"
 
 #include <assert.h>
@@ -30,7 +30,7 @@
  * matmul, and few enough that its copies stay at tens of megabytes. */
 enum { WIDENED_BLOCK = 2048 };
 
-/* A memory layout is a struct in oneDNN 2 and a pointer to one in 3; as a pointer both read the same. */
+/* A memory layout is a struct in oneDNN 2 and a pointer to one in 3. These types are pointers in both. */
 #if DNNL_VERSION_MAJOR >= 3
 typedef dnnl_memory_desc_t Layout;
 typedef const_dnnl_memory_desc_t ConstLayout;
@@ -46,34 +46,34 @@ typedef struct Packed {
     struct Packed *next;
 } Packed;
 
-/* What one thread needs to run a kernel. */
+/* The memory objects with which one thread runs a kernel. */
 typedef struct Arguments {
     dnnl_memory_t a, b, c, scratch;
 } Arguments;
 
 /* Copies a factor from its stored layout into the one that the matmul takes. */
 typedef struct Packing {
-    dnnl_primitive_t reorder; /* NULL where the factor is taken as it is stored */
+    dnnl_primitive_t reorder; /* NULL if the matmul takes the factor as it is stored */
     dnnl_memory_t from, to;
     size_t bytes;
 } Packing;
 
-/* What a kernel copies before or after its matmul, apart from kept weights. */
+/* The copies that a kernel makes before or after its matmul, apart from kept weights. */
 typedef enum Copy { COPY_OF_A, COPY_OF_B, PACKED_B, COPY_OF_C, COPIES } Copy;
 
 struct MatmulKernel {
     MatmulShape shape;
-    int threads; /* that share one matmul */
+    int threads; /* number of threads that share one matmul */
     dnnl_primitive_t matmul;
     char implementation[48]; /* oneDNN's name of it */
     bool in_blocks;          /* this kernel has no matmul: kernels of its blocks compute C (see WIDENED_BLOCK) */
-    bool widens;             /* A and B are bfloat16, the matmul is of float32 copies of them */
+    bool widens;             /* A and B are bfloat16; the matmul multiplies float32 copies of them */
     bool straighten_a;       /* A is stored (k,m) and is laid out as (m,k) first */
     Packing pack_b;
-    Packed *packed; /* copies of B that are kept, for weights */
+    Packed *packed; /* the kept copies of B, for weights */
     size_t scratch_bytes;
     size_t copies_at[COPIES]; /* offsets of widened copies in a thread's scratch, if the kernel runs on one thread */
-    Arguments *arguments;     /* one per thread that may run it */
+    Arguments *arguments;     /* one for each thread that may run it */
     int argument_count;
     struct MatmulKernel *next;
 };
@@ -84,7 +84,7 @@ struct Matmul {
     dnnl_stream_t *streams; /* one per thread */
     void **scratch;         /* one per thread, scratch_bytes each */
     size_t scratch_bytes;
-    void *copies[COPIES]; /* of kernels that run on all threads, copy_bytes each */
+    void *copies[COPIES]; /* for kernels that run on all threads, copy_bytes each */
     size_t copy_bytes[COPIES];
     uint64_t generation; /* of the weights' contents */
     MatmulKernel *kernels;
@@ -96,7 +96,7 @@ static void check_onednn(dnnl_status_t status, const char *what) {
 
 static dnnl_data_type_t data_type(DType type) { return type == DTYPE_FLOAT32 ? dnnl_f32 : dnnl_bf16; }
 
-/* A matrix of rows x columns; `stored` is the distance between stored rows, which are columns where transposed. */
+/* A matrix of rows x columns. `stored` is the distance between stored rows, which are its columns if transposed. */
 static Layout layout_create(int64_t rows, int64_t columns, DType type, int64_t stored, bool transposed) {
     dnnl_dims_t sizes = {rows, columns}, strides = {transposed ? 1 : stored, transposed ? stored : 1};
 #if DNNL_VERSION_MAJOR >= 3
@@ -147,8 +147,8 @@ static void append_sum(dnnl_post_ops_t after, float factor) {
 #endif
 }
 
-/* alpha A.B + beta C, computed as alpha (A.B + (beta / alpha) C): where the processor has no AVX-512, oneDNN takes its
- * scalar reference loops for a matmul that is scaled before C is added. */
+/* alpha A.B + beta C, computed as alpha (A.B + (beta / alpha) C): on processors without AVX-512 oneDNN uses its scalar
+ * reference loops for a matmul that is scaled before C is added. */
 static dnnl_primitive_attr_t attributes_create(float alpha, float beta) {
     dnnl_primitive_attr_t attributes;
     dnnl_post_ops_t after;
@@ -165,7 +165,7 @@ static dnnl_primitive_attr_t attributes_create(float alpha, float beta) {
     return attributes;
 }
 
-/* The description of a matmul from its layouts; fails where oneDNN has no implementation for this machine. */
+/* Describes a matmul by its layouts. Fails if oneDNN has no implementation for this machine. */
 static dnnl_status_t describe(dnnl_primitive_desc_t *description, dnnl_engine_t engine, ConstLayout a, ConstLayout b,
                               ConstLayout c, float alpha, float beta) {
     dnnl_primitive_attr_t attributes = attributes_create(alpha, beta);
@@ -228,22 +228,22 @@ static void grow_scratch(Matmul *matmul, size_t bytes) {
     }
 }
 
-/* How many threads run a kernel of this shape when the caller calls it. oneDNN divides the work between the threads that
- * it is told of; if OpenMP starts fewer, their part is left undone. So this is a number that OpenMP does start: at most
- * OMP_THREAD_LIMIT, and one inside a parallel region. */
+/* Returns how many threads run a kernel of this shape. oneDNN divides the work by this number; if OpenMP starts fewer
+ * threads, a part of the work is not done. So it is a number that OpenMP does start: at most OMP_THREAD_LIMIT, and one
+ * inside a parallel region. */
 static int kernel_threads(const Matmul *matmul, const MatmulShape *shape) {
     if (shape->one_thread || omp_in_parallel() || omp_get_max_active_levels() < 1) return 1;
     return (int)min_i64(matmul->threads, omp_get_thread_limit());
 }
 
-/* Before oneDNN makes a kernel and before it runs one: another table may have set another number, and OMP_DYNAMIC lets
- * OpenMP start fewer threads. */
+/* Called before oneDNN makes or runs a kernel: another table may have set another number, and OMP_DYNAMIC lets OpenMP
+ * start fewer threads. */
 static void set_threads(int threads) {
     omp_set_dynamic(0);
     omp_set_num_threads(threads);
 }
 
-/* Reserves memory for so many floats at *end; returns where it begins. */
+/* Reserves memory for `count` floats at the offset *end; returns the offset where it begins. */
 static size_t reserve(size_t *end, int64_t count) {
     size_t begin = (size_t)round_up((int64_t)*end, 64);
     *end = begin + (size_t)count * sizeof(float);
@@ -257,7 +257,7 @@ static const char *implementation_of(const_dnnl_primitive_desc_t description) {
     return name;
 }
 
-/* The kernel of a matmul that has been described; b is the layout that B is stored in. */
+/* Makes the kernel of a described matmul; b and c are the layouts in which B and C are stored. */
 static MatmulKernel *kernel_from(Matmul *matmul, const MatmulShape *shape, dnnl_primitive_desc_t description,
                                  ConstLayout b, ConstLayout c) {
     MatmulKernel *kernel = checked_calloc(1, sizeof *kernel, "a matmul");
@@ -280,7 +280,7 @@ static MatmulKernel *kernel_from(Matmul *matmul, const MatmulShape *shape, dnnl_
 
 static bool isa_includes(dnnl_cpu_isa_t isa) { return ((int)dnnl_get_effective_cpu_isa() & (int)isa) == (int)isa; }
 
-/* Without bfloat16 instructions oneDNN lets integer ones stand in for them, at a tenth to a third of the float32 rate. */
+/* Without bfloat16 instructions oneDNN uses integer instructions, at a tenth to a third of the float32 rate. */
 bool matmul_widens_bfloat16(void) {
 #if defined(__x86_64__)
     return !isa_includes(dnnl_cpu_isa_avx512_core_bf16);
@@ -289,14 +289,14 @@ bool matmul_widens_bfloat16(void) {
 #endif
 }
 
-/* Whether oneDNN multiplies these bfloat16 matrices more slowly than float32 copies of them: by scalar loops, or without
- * bfloat16 instructions. */
+/* Whether oneDNN multiplies these bfloat16 matrices more slowly than float32 copies of them, because it uses scalar
+ * loops or has no bfloat16 instructions. */
 static bool is_slow_bfloat16(const_dnnl_primitive_desc_t description) {
     return strncmp(implementation_of(description), "ref", 3) == 0 || matmul_widens_bfloat16();
 }
 
-/* A kernel that runs oneDNN on the matrices as they are. NULL where oneDNN has no implementation for this machine, or a
- * slow one of bfloat16. */
+/* Makes a kernel that runs oneDNN on the matrices as they are. Returns NULL if oneDNN has no implementation for this
+ * machine, or only a slow one for bfloat16. */
 static MatmulKernel *direct_kernel(Matmul *matmul, const MatmulShape *shape, int threads) {
     MatmulKernel *kernel = NULL;
     bool straighten = shape->transpose_a && shape->input == DTYPE_BFLOAT16 && !shape->one_thread;
@@ -321,13 +321,13 @@ static MatmulKernel *direct_kernel(Matmul *matmul, const MatmulShape *shape, int
     return kernel;
 }
 
-/* A kernel of bfloat16 matrices that multiplies float32 copies of them. */
+/* Makes a kernel that multiplies float32 copies of bfloat16 matrices. Returns NULL as direct_kernel() does. */
 static MatmulKernel *widening_kernel(Matmul *matmul, const MatmulShape *shape, int threads) {
     MatmulShape wide = *shape;
     wide.input = wide.output = DTYPE_FLOAT32;
     wide.lda = shape->transpose_a ? shape->m : shape->k;
     wide.ldb = shape->transpose_b ? shape->k : shape->n;
-    if (shape->output == DTYPE_BFLOAT16) wide.ldc = shape->n, wide.beta = 0.0f; /* added when C is rounded */
+    if (shape->output == DTYPE_BFLOAT16) wide.ldc = shape->n, wide.beta = 0.0f; /* C is added when rounding */
     MatmulKernel *kernel = direct_kernel(matmul, &wide, threads);
     if (!kernel) return NULL;
     kernel->shape = *shape;
@@ -342,9 +342,9 @@ static MatmulKernel *widening_kernel(Matmul *matmul, const MatmulShape *shape, i
     return kernel;
 }
 
-/* NULL where oneDNN cannot multiply such matrices on this machine. */
+/* Returns NULL if oneDNN cannot multiply these matrices on this machine. */
 static MatmulKernel *kernel_create(Matmul *matmul, const MatmulShape *shape, int threads) {
-    assert(!(shape->one_thread && (shape->weights || shape->pack_b))); /* threads share what is packed */
+    assert(!(shape->one_thread && (shape->weights || shape->pack_b))); /* threads share packed matrices */
     MatmulKernel *kernel = direct_kernel(matmul, shape, threads);
     if (kernel || shape->input == DTYPE_FLOAT32) return kernel;
     if (shape->one_thread || (shape->m <= WIDENED_BLOCK && shape->n <= WIDENED_BLOCK))
@@ -417,7 +417,7 @@ const char *matmul_library(void) {
 
 bool matmul_has_fast_bfloat16(void) { return isa_includes(dnnl_cpu_isa_avx512_core_amx); }
 
-/* The kernel of the list, or a new one; NULL where this machine has none. */
+/* Returns the kernel of the list, or a new one; NULL if this machine has none. */
 static MatmulKernel *kernel_or_null(Matmul *matmul, const MatmulShape *shape) {
     int threads = kernel_threads(matmul, shape);
     for (MatmulKernel *kernel = matmul->kernels; kernel; kernel = kernel->next)
@@ -437,13 +437,13 @@ MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape) {
     return kernel;
 }
 
-/* Asked again, the trial is in the list, or oneDNN finds as quickly as before that there is none. */
+/* Calling this again is cheap: the kernel is in the list, or oneDNN quickly finds that it has none. */
 bool matmul_multiplies(Matmul *matmul, DType input) {
     MatmulShape trial = matmul_dense(16, 16, 16, false, false, input, input);
     return kernel_or_null(matmul, &trial) != NULL;
 }
 
-/* Memory for one of a kernel's copies: the thread's own, if the kernel runs on one thread. */
+/* Returns memory for one of a kernel's copies: the thread's own memory if the kernel runs on one thread. */
 static void *copy_memory(Matmul *matmul, const MatmulKernel *kernel, int thread, Copy which, size_t bytes) {
     if (kernel->shape.one_thread) return (char *)matmul->scratch[thread] + kernel->copies_at[which];
     if (bytes > matmul->copy_bytes[which]) {
@@ -473,8 +473,8 @@ static void fill_packed(Matmul *matmul, MatmulKernel *kernel, const void *b, voi
     packing_run(&kernel->pack_b, matmul, b, to);
 }
 
-/* The packed copy of the weights at b, made anew if the weights have changed since. A copy that a whole generation
- * passed by is reused: its matrix is no longer multiplied. */
+/* Returns the packed copy of the weights at b, and packs them again if they have changed. If a copy was not used for a
+ * whole generation, its memory is reused: its matrix is no longer multiplied. */
 static void *packed_weights(Matmul *matmul, MatmulKernel *kernel, const void *b) {
     Packed *found = NULL;
     for (Packed *packed = kernel->packed; packed; packed = packed->next) {
@@ -497,7 +497,7 @@ static void *packed_weights(Matmul *matmul, MatmulKernel *kernel, const void *b)
     return found->memory;
 }
 
-/* A as the matmul takes it. */
+/* Returns A as the matmul takes it: A itself or a converted copy. */
 static const void *taken_a(Matmul *matmul, MatmulKernel *kernel, int thread, const void *a) {
     const MatmulShape *s = &kernel->shape;
     size_t size = (size_t)(s->m * s->k);
@@ -514,7 +514,7 @@ static const void *taken_a(Matmul *matmul, MatmulKernel *kernel, int thread, con
     return a;
 }
 
-/* B as the matmul takes it. */
+/* Returns B as the matmul takes it: B itself or a converted copy. */
 static const void *taken_b(Matmul *matmul, MatmulKernel *kernel, int thread, const void *b) {
     if (!kernel->pack_b.reorder && !kernel->widens) return b;
     if (kernel->shape.weights) return packed_weights(matmul, kernel, b);
@@ -539,10 +539,10 @@ static void run_matmul(Matmul *matmul, MatmulKernel *kernel, int thread, const v
     check_onednn(dnnl_stream_wait(matmul->streams[thread]), "a matmul");
 }
 
-/* The length of the equal parts, each at most `limit`, that a dimension is split into. */
+/* Splits a dimension into equal parts of at most `limit`; returns their length. */
 static int64_t even_part(int64_t size, int64_t limit) { return round_up(ceil_div(size, ceil_div(size, limit)), 64); }
 
-/* Each block of C by a kernel of its own, so that the widened copies stay small. */
+/* Computes each block of C with its own kernel, so that the widened copies stay small. */
 static void run_in_blocks(Matmul *matmul, const MatmulShape *s, const bfloat16 *a, const bfloat16 *b, char *c) {
     int64_t rows = even_part(s->m, WIDENED_BLOCK), columns = even_part(s->n, WIDENED_BLOCK);
     for (int64_t column = 0; column < s->n; column += columns)

@@ -1,6 +1,6 @@
-/* matmul_plain.c: matmuls without a library, for machines without oneDNN; fast enough to try the program. B is first
- * unpacked to float32 rows. Each row of C is then a sum of multiples of these rows, in a loop that vectorises. Sums are
- * float32, as in the libraries. */
+/* matmul_plain.c: matmuls without a library, for machines without oneDNN, fast enough to try the program. It first
+ * unpacks B to float32 rows. Each row of C is then a sum of multiples of these rows, in a loop that vectorises. Sums
+ * are float32, as in oneDNN. */
 #include "kernels/cpu/matmul.h"
 
 #include <stdlib.h>
@@ -40,7 +40,7 @@ bool matmul_multiplies(Matmul *matmul, DType input) {
     return true;
 }
 
-void matmul_invalidate_weights(Matmul *matmul) { (void)matmul; /* nothing is kept of them */ }
+void matmul_invalidate_weights(Matmul *matmul) { (void)matmul; /* no copies are kept */ }
 
 MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape) {
     for (MatmulKernel *kernel = matmul->kernels; kernel; kernel = kernel->next)
@@ -61,7 +61,7 @@ static void load_row(float *RESTRICT to, const void *matrix, DType type, int64_t
 }
 
 static void store_row(const MatmulShape *s, void *c, int64_t row, const float *sums) {
-    bool add = s->beta != 0.0f; /* else C may hold anything, NaN too */
+    bool add = s->beta != 0.0f; /* if not, C may hold anything, also NaN */
     if (s->output == DTYPE_BFLOAT16) {
         bfloat16 *out = (bfloat16 *)c + row * s->ldc;
         for (int64_t j = 0; j < s->n; j++)
@@ -72,7 +72,7 @@ static void store_row(const MatmulShape *s, void *c, int64_t row, const float *s
     }
 }
 
-/* One row of C, from B as (k,n) floats. a_row holds k floats, sums n. */
+/* One row of C, from B as (k,n) floats. a_row (k) and sums (n) are working memory. */
 static void multiply_row(const MatmulShape *s, int64_t row, const void *a, const float *RESTRICT b, void *c,
                          float *RESTRICT a_row, float *RESTRICT sums) {
     load_row(a_row, a, s->input, s->transpose_a ? row : row * s->lda, s->transpose_a ? s->lda : 1, s->k);

@@ -1,13 +1,13 @@
 /* norm.c: LayerNorm and RMSNorm, alone and fused with the residual addition before them, and their backward pass.
  *
- * A row's function is inlined once for each kind of norm, with and without weight and bias, so that no loop has a branch.
- * RMSNorm is LayerNorm with a mean of 0. */
+ * A row's function is inlined once for each kind of norm, with and without weight and bias, so that no loop has a
+ * branch. RMSNorm is LayerNorm with a mean of 0. */
 #include <math.h>
 #include <string.h>
 
 #include "kernels/cpu/activation.h"
 
-/* The factor of channel c; weight NULL: 1. */
+/* The gain of channel c: 1 if weight is NULL. */
 ALWAYS_INLINE float gain(const act *weight, int c) { return weight ? act_load(weight[c]) : 1.0f; }
 
 ALWAYS_INLINE float mean_of_row(const act *RESTRICT x, int C) {
@@ -29,7 +29,7 @@ ALWAYS_INLINE void scale_row(act *RESTRICT out, const act *RESTRICT x, const act
     }
 }
 
-/* One row, which stays in the first-level cache: mean, then variance around it, then the result. */
+/* One row, which stays in the first-level cache: first the mean, then the variance, then the result. */
 ALWAYS_INLINE void normalize_row_of_kind(NormKind kind, float eps, act *RESTRICT out, float *mean_out, float *rstd_out,
                                          const act *RESTRICT x, const act *RESTRICT weight, const act *RESTRICT bias,
                                          int C) {
@@ -103,7 +103,7 @@ ALWAYS_INLINE void backward_row_of_kind(NormKind kind, act *RESTRICT dx, float *
     }
 }
 
-/* The same with NULL as a constant where there is no weight or bias. */
+/* The same, with the constant NULL if there is no weight or bias. */
 ALWAYS_INLINE void backward_row_of_params(NormKind kind, act *dx, float *dweight, float *dbias, const act *dout,
                                           const act *x, const act *weight, float mean, float rstd, int C) {
     if (weight && dbias)
@@ -133,8 +133,8 @@ static void add_part(float *RESTRICT sum, const float *RESTRICT part, int C, boo
     for (int c = 0; c < C; c++) sum[c] = (keep ? sum[c] : 0.0f) + part[c];
 }
 
-/* Parameter gradients are summed in as many parts as the table has threads, each over rows of its own, and the parts
- * are then added in order. So the result is the same when OpenMP starts fewer threads. */
+/* Parameter gradients are summed in as many parts as the table has threads. Each part has its own rows, and the parts
+ * are then added in order. So the result is the same if OpenMP starts fewer threads. */
 static void norm_backward(Backend *be, const NormShape *norm, void *dx, float *dweight, float *dbias, const void *dout,
                           const void *x, const void *weight, const float *mean, const float *rstd, bool accumulate) {
     int C = norm->C;

@@ -1,11 +1,11 @@
-/* qk_norm_rope.c: QK-norm and rotary positions of queries and keys, forward and backward, in place. Both are done in one
- * pass over the heads of a token, so that a number is rounded once. */
+/* qk_norm_rope.c: QK-norm and rotary positions of queries and keys, forward and backward, in place. Both are done in
+ * one pass over the heads of a token, so that a number is rounded once. */
 #include <assert.h>
 #include <math.h>
 
 #include "kernels/cpu/activation.h"
 
-/* Where a head's numbers lie: those of queries and then of keys, 2 NH heads, begin each row of qkv (B T,3C). */
+/* Where heads lie: each row of qkv (B T,3C) begins with NH heads of queries and NH of keys. `count` is 2 NH. */
 typedef struct QkHeads {
     int T, C, count, HS;
 } QkHeads;
@@ -16,7 +16,7 @@ static QkHeads heads_of(int T, int C, int NH, const float *rotation) {
     return h;
 }
 
-/* {cos, sin} of row `row` (HS/2,2); NULL for none. */
+/* {cos, sin} (HS/2,2) of the token in row `row`; NULL if rotation is NULL. */
 static const float *rotation_at(const float *rotation, QkHeads h, int64_t row) {
     return rotation ? rotation + row % h.T * h.HS : NULL;
 }
@@ -30,7 +30,7 @@ static float rstd_of_head(const act *RESTRICT q, float eps, int HS) {
     return 1.0f / sqrtf(square_sum / (float)HS + eps);
 }
 
-/* q = factor q, rotated by `cos_sin` (HS/2,2) where it is not NULL. */
+/* q = factor q, rotated by `cos_sin` (HS/2,2) if it is not NULL. */
 static void scale_and_rotate(act *RESTRICT q, float factor, const float *RESTRICT cos_sin, int HS) {
     if (cos_sin) {
         act *RESTRICT low = q, *RESTRICT high = q + HS / 2;
@@ -74,12 +74,12 @@ static float mean_product(const act *RESTRICT dq, const act *RESTRICT q, int HS)
     return sum / (float)HS;
 }
 
-/* rstd (dq - q mean) of element i; q NULL: dq, for there is no norm. */
+/* rstd (dq - q mean) of element i. If q is NULL there is no norm: returns dq. */
 ALWAYS_INLINE float norm_gradient(const act *dq, const act *q, float mean, float rstd, int i) {
     return q ? rstd * (act_load(dq[i]) - act_load(q[i]) * mean) : act_load(dq[i]);
 }
 
-/* dq = its norm_gradient, rotated back by `cos_sin` where it is not NULL. */
+/* dq = its norm_gradient(), rotated back by `cos_sin` if it is not NULL. */
 ALWAYS_INLINE void backward_head(act *RESTRICT dq, const act *RESTRICT q, float mean, float rstd,
                                  const float *RESTRICT cos_sin, int HS) {
     if (cos_sin) {

@@ -1,4 +1,5 @@
-/* transpose.c: a two-byte transpose by 8 x 8 tiles in vector registers, and the mirroring of a block (see transpose.h). */
+/* transpose.c: a two-byte transpose by 8 x 8 tiles in vector registers, and the mirroring of a block (see
+ * transpose.h). */
 #include "kernels/cpu/transpose.h"
 
 #include <string.h>
@@ -6,12 +7,12 @@
 #include "util/base.h"
 
 /* Tiles are taken in groups of 32 x 32 elements, so that whole cache lines of 64 bytes are read and written. Rows are
- * fetched two groups ahead. */
+ * prefetched two groups ahead. */
 enum { TILE = 8, GROUP = 32, AHEAD = 2 * GROUP };
 
 typedef uint16_t Vector __attribute__((vector_size(16)));
 
-/* The first or last halves of a and b, element by element in turn: compilers make one instruction of each. */
+/* Interleave the first or last halves of a and b: compilers make one instruction of each function. */
 static inline Vector interleave_low(Vector a, Vector b) {
     return (Vector){a[0], b[0], a[1], b[1], a[2], b[2], a[3], b[3]};
 }
@@ -19,8 +20,8 @@ static inline Vector interleave_high(Vector a, Vector b) {
     return (Vector){a[4], b[4], a[5], b[5], a[6], b[6], a[7], b[7]};
 }
 
-/* Interleaving row i with row i + 4, three times over, moves bit by bit of the row number into the column number: a
- * perfect shuffle, after which rows have become columns. */
+/* Each of three passes interleaves row i with row i + 4 (a perfect shuffle), which moves one bit of the row number into
+ * the column number. After the third pass rows have become columns. */
 static void transpose_tile(uint16_t *out, const uint16_t *in, int64_t rows, int64_t distance) {
     Vector a[TILE], b[TILE];
     for (int i = 0; i < TILE; i++) memcpy(&a[i], in + i * distance, sizeof a[i]);
@@ -34,9 +35,9 @@ static void transpose_tile(uint16_t *out, const uint16_t *in, int64_t rows, int6
     for (int i = 0; i < TILE; i++) memcpy(out + i * rows, &a[i], sizeof a[i]);
 }
 
-/* The part of the matrix from (row, column) on, at most GROUP x GROUP. Rows of a matrix often lie a power of two apart,
- * where a first-level cache has room for few of them, so each line is read at once, and written at once from a dense
- * buffer. Edges that fill no tile go element by element. */
+/* Transposes the group from (row, column) on, at most GROUP x GROUP. Rows often lie a power of two apart, and then a
+ * first-level cache holds few of them. So each cache line is read at once, and written at once from a dense buffer.
+ * Edges smaller than a tile are copied element by element. */
 static void transpose_group(uint16_t *out, const uint16_t *in, int64_t row, int64_t column, int64_t rows,
                             int64_t columns, int64_t distance) {
     uint16_t group[GROUP * GROUP] __attribute__((aligned(64))); /* the transpose */
@@ -52,7 +53,7 @@ static void transpose_group(uint16_t *out, const uint16_t *in, int64_t row, int6
             for (int64_t i = r; i < min_i64(r + TILE, height); i++)
                 for (int64_t j = c; j < min_i64(c + TILE, width); j++) group[j * GROUP + i] = in[i * distance + j];
         }
-    if (height == GROUP) { /* a copy of known size is one store */
+    if (height == GROUP) { /* a copy of constant size is one store */
         for (int64_t c = 0; c < width; c++)
             memcpy(out + (column + c) * rows + row, group + c * GROUP, GROUP * sizeof *out);
         return;
@@ -68,7 +69,7 @@ void transpose_16bit(uint16_t *out, const uint16_t *in, int64_t rows, int64_t co
             transpose_group(out, in, row, column, rows, columns, distance);
 }
 
-/* Mirrors the group from (row, column) on, on the diagonal or below it, of a matrix of elements of `size` bytes. */
+/* Mirrors the group from (row, column) on, which lies on or below the diagonal. Elements have `size` bytes. */
 ALWAYS_INLINE void mirror_group(char *matrix, int64_t row, int64_t column, int64_t n, size_t size) {
     char group[GROUP * GROUP * sizeof(uint32_t)] __attribute__((aligned(64))); /* the transpose */
     int64_t height = min_i64(GROUP, n - row), width = min_i64(GROUP, n - column);
@@ -76,7 +77,7 @@ ALWAYS_INLINE void mirror_group(char *matrix, int64_t row, int64_t column, int64
         for (int64_t c = 0; c < width; c++)
             memcpy(group + (size_t)(c * GROUP + r) * size, matrix + (size_t)((row + r) * n + column + c) * size, size);
     for (int64_t c = 0; c < width; c++) {
-        int64_t first = row == column ? c : 0; /* below the diagonal nothing is written */
+        int64_t first = row == column ? c : 0; /* nothing below the diagonal is written */
         memcpy(matrix + (size_t)((column + c) * n + row + first) * size, group + (size_t)(c * GROUP + first) * size,
                (size_t)(height - first) * size);
     }
@@ -87,7 +88,7 @@ ALWAYS_INLINE void mirror_groups(char *matrix, int64_t n, int64_t row, int64_t c
         for (int64_t c = column; c < min_i64(column + side, r + 1); c += GROUP) mirror_group(matrix, r, c, n, size);
 }
 
-/* In either call `size` is a constant, so that an element is copied by one instruction. */
+/* In both calls `size` is a constant, so that one instruction copies an element. */
 void mirror_block(void *matrix, int64_t n, int64_t row, int64_t column, int64_t side, size_t size) {
     if (size == sizeof(uint32_t))
         mirror_groups(matrix, n, row, column, side, sizeof(uint32_t));

@@ -1,5 +1,5 @@
-/* vector_math.h: exp, functions made of it, and the order of floats, without branches or calls, so that loops of them
- * vectorise. */
+/* vector_math.h: exp, activations, and a conversion for comparing floats. They have no branches or calls, so loops of
+ * them vectorise. */
 #ifndef MARS_KERNELS_CPU_VECTOR_MATH_H
 #define MARS_KERNELS_CPU_VECTOR_MATH_H
 
@@ -7,8 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
-/* A float as an integer of the same order, and back. Clang vectorises the maximum of integers, but not that of floats,
- * because NaN has no place in their order. */
+/* Converts a float to an integer that compares in the same way, and back. Clang vectorises the maximum of integers, but
+ * not that of floats, because NaN is not ordered. */
 static inline int32_t ordered_from_float(float x) {
     int32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -22,12 +22,13 @@ static inline float float_from_ordered(int32_t ordered) {
     return x;
 }
 
-/* e^x to about 1e-7 relative; 0 below the smallest normal result, infinity from 88.4 on (float32 ends at 88.7), NaN for
- * NaN. x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial for e^r is that of expf in Cephes (Moshier). */
+/* e^x with a relative error of about 1e-7; 0 if e^x is below the smallest normal float, infinity for x >= 88.4 (float32
+ * ends at 88.7), NaN for NaN. x = n ln 2 + r with |r| <= ln 2 / 2. The polynomial for e^r is that of expf in Cephes
+ * (Moshier). */
 static inline float vector_exp(float x) {
-    float clamped = x > 89.0f ? 89.0f : x; /* NaN is not above 89, and stays */
+    float clamped = x > 89.0f ? 89.0f : x; /* NaN is not above 89: it stays NaN */
     clamped = clamped < -87.0f ? -87.0f : clamped;
-    /* A float of this size has no room for a fraction: the sum is rounded, and its lowest bits are the integer n. */
+    /* A float of this size has no bits for a fraction: the sum is rounded, and its lowest bits are the integer n. */
     float shifted = clamped * 1.44269504088896341f + 0x1.8p23f;
     float n = shifted - 0x1.8p23f;
     float r = clamped - n * 0.693359375f;
@@ -41,7 +42,7 @@ static inline float vector_exp(float x) {
     p = p * r * r + r + 1.0f;
     uint32_t bits;
     memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits + 127u) << 23; /* 2^n; infinity where n is 128 */
+    bits = (bits + 127u) << 23; /* 2^n; infinity if n is 128 */
     float power;
     memcpy(&power, &bits, sizeof power);
     return x < -87.0f ? 0.0f : p * power;

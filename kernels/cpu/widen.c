@@ -21,7 +21,7 @@ void widen_matrix(float *out, const bfloat16 *in, int64_t rows, int64_t columns,
     if (worth_threads(rows, columns, threads)) {
 #pragma omp parallel for schedule(static) num_threads(threads)
         for (int64_t row = 0; row < rows; row++) widen_row(out + row * columns, in + row * distance, columns);
-    } else { /* even a region of one thread takes longer than a small matrix */
+    } else { /* starting even a region of one thread takes longer than the work */
         for (int64_t row = 0; row < rows; row++) widen_row(out + row * columns, in + row * distance, columns);
     }
 }

@@ -6,8 +6,7 @@
 
 #include "util/dtype.h"
 
-/* out (rows, columns), dense, = in, whose rows lie `distance` elements apart. Both functions work on `threads`
- * threads. */
+/* out (rows, columns), dense, = in, whose rows lie `distance` elements apart. Both functions use `threads` threads. */
 void widen_matrix(float *out, const bfloat16 *in, int64_t rows, int64_t columns, int64_t distance, int threads);
 
 /* out = in + beta out, rounded once. in (rows, columns) is dense; the rows of out lie `distance` elements apart. If

@@ -2,21 +2,21 @@
  * tensor-core kernels in attention_forward.cu and attention_backward.cu.
  *
  * In such a kernel each warp keeps 16 M rows of one array (queries; or keys and values) and streams the rows of another
- * array through shared memory, STEP = 16 at a time. All its matmuls are then of two kinds, where A is the
- * warp's rows and B the streamed ones:
+ * array through shared memory, STEP = 16 at a time. All its matmuls are of two kinds. A are the warp's rows, B the
+ * streamed rows:
  *     S = A B^T    multiply_transposed(): Q K^T, dO V^T; K Q^T, V dO^T
  *     O += P B     multiply_add():        P V, dS K;     P^T dO, dS^T Q
- * The tensor core leaves S in the registers where it wants the first factor of the second kind, so P, made from S
- * element by element, never goes through memory (Dao 2023, FlashAttention-2). ptx.cuh describes these fragments: with
+ * The tensor core leaves S in the registers in which it takes the first factor of the second kind. So P, computed from
+ * S element by element, never goes through memory (Dao 2023, FlashAttention-2). ptx.cuh describes these fragments: with
  * g = lane / 4 and q = lane % 4, a lane holds rows g and g + 8 of S, columns 2 q and 2 q + 1 of each 8.
  *
- * Why M = 2 where the registers allow: B comes from shared memory for each warp anew, 128 bytes for each m16n8k16 with
- * M = 2, 256 with M = 1. On Hopper the four tensor cores of a multiprocessor could do one each in 4 clocks, in which
- * shared memory gives 512 bytes: just enough with M = 2, half of that with M = 1.
+ * Why M = 2 if there are enough registers: each warp reads B from shared memory, 128 bytes for each m16n8k16 with M =
+ * 2, 256 with M = 1. On Hopper the four tensor cores of a multiprocessor could do one m16n8k16 each in 4 clocks, in
+ * which shared memory gives 512 bytes: just enough for M = 2, half of what M = 1 needs.
  *
- * Why steps of 16: scores then take 8 M registers, and most of the others can be accumulators and first factors. A step
- * that the causal mask hides from a warp is left out and only those on the diagonal are masked, so that at T = 1024 and
- * M = 2 no more than 3 % is computed beyond the T (T + 1) / 2 pairs that count. */
+ * Why steps of 16: scores then take 8 M registers, and most of the others can be accumulators and first factors. A warp
+ * skips steps that the causal mask hides, and only masks those on the diagonal. So at T = 1024 and M = 2 at most 3 % is
+ * computed beyond the T (T + 1) / 2 pairs that are needed. */
 #ifndef MARS_KERNELS_CUDA_ATTENTION_CUH
 #define MARS_KERNELS_CUDA_ATTENTION_CUH
 
@@ -26,8 +26,8 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/ptx.cuh"
 
-/* The sizes of a call, its scale and its dropout; see backend.h. Kernels that have dropout are templates of their own:
- * those without are as if there were none. */
+/* The sizes of a call, its scale and its dropout; see backend.h. Kernels with dropout are separate template instances:
+ * it costs nothing in those without. */
 typedef struct AttentionSize {
     int B, T, C, NH;
     float scale;
@@ -52,11 +52,11 @@ constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 
 /* ---- the order of work ----
  *
- * A grid is (heads, blocks of rows, sequences) and starts in this order: of each sequence first the longest block of
- * every head, then the next longest. Blocks that read the same keys and values thus run at about the same time and find
- * them in the level 2 cache, and the blocks that end last are short ones. */
+ * A grid is (heads, blocks of rows, sequences). Its blocks start in this order: for each sequence first the longest
+ * block of every head, then the next longest. So blocks that read the same keys and values run at about the same time
+ * and find them in the level 2 cache, and the blocks that end last are short. */
 
-/* This block's head in an array of T rows, `pitch` elements apart, for each sequence. */
+/* Where this block's head begins in an array with T rows for each sequence, `pitch` elements apart. */
 template <int HS, class Element> __device__ __forceinline__ Element *head_of_block(Element *array, int T, int pitch) {
     return array + (size_t)blockIdx.z * T * pitch + blockIdx.x * HS;
 }
@@ -66,7 +66,7 @@ template <class Element> __device__ __forceinline__ Element *head_of_block(Eleme
     return array + ((size_t)blockIdx.z * gridDim.x + blockIdx.x) * n;
 }
 
-/* Streamed rows that a warp has scores of at a time. */
+/* Number of streamed rows for which a warp has scores at a time. */
 constexpr int STEP = 16;
 
 /* ---- tiles: rows of one head in shared memory ---- */
@@ -74,13 +74,13 @@ constexpr int STEP = 16;
 constexpr int CHUNK = 8; /* elements in 16 bytes, which ldmatrix and cp.async move at a time */
 
 /* Where a chunk of a row begins in a tile. Rows are multiples of 128 bytes long, so the same chunk of 8 rows would fall
- * on the same 4 of 32 banks: XOR with the row spreads them over all. Chunks stay within their row, so that copies of
- * whole rows have no conflicts either. */
+ * on the same 4 of 32 banks: XOR with the row number spreads them over all banks. Chunks stay within their row, so that
+ * copies of whole rows have no bank conflicts either. */
 template <int HS> __device__ __forceinline__ int place_in_tile(int row, int chunk) {
     return row * HS + (chunk ^ (row & 7)) * CHUNK;
 }
 
-/* Copies an array of rows tile by tile. Rows that the array does not have become 0. */
+/* Copies an array of rows tile by tile. Rows after the end of the array become 0. */
 template <int ROWS, int HS, int THREADS> struct TileLoader {
     static constexpr int CHUNKS = HS / CHUNK, AT_ONCE = THREADS / CHUNKS;
     static_assert(THREADS % CHUNKS == 0 && AT_ONCE % 8 == 0 && ROWS % AT_ONCE == 0, "rows AT_ONCE apart share an XOR");
@@ -89,9 +89,9 @@ template <int ROWS, int HS, int THREADS> struct TileLoader {
     __device__ __forceinline__ TileLoader(const bf16 *array, int pitch) {
         from = array + (size_t)(threadIdx.x / CHUNKS) * pitch + threadIdx.x % CHUNKS * CHUNK;
     }
-    /* Starts copying the next ROWS rows, of which there are `rows`. */
+    /* Starts copying the next ROWS rows, of which `rows` exist. */
     __device__ __forceinline__ void load(bf16 *tile, int pitch, int rows) { copy<false>(tile, pitch, rows, 0); }
-    /* The same, and after that tile one of a second array, which lies `apart` elements after the first. */
+    /* The same, also for a second array, `apart` elements after the first; its tile lies after the first tile. */
     __device__ __forceinline__ void load_pair(bf16 *tile, int pitch, int rows, int apart) {
         copy<true>(tile, pitch, rows, apart);
     }
@@ -109,29 +109,29 @@ template <int ROWS, int HS, int THREADS> struct TileLoader {
 
 /* ---- fragments ---- */
 
-/* What ldmatrix_x4 makes of 16 rows and 16 columns of a tile depends on the order in which the lanes name its 8 x 8
- * pieces. `by_rows` is for a first factor (16,16); and, transposed, for two second factors (16,8) whose rows are the
- * tile's. `by_columns` is for two second factors whose columns are the tile's rows. Places are in bytes. */
+/* ldmatrix_x4 loads 16 rows and 16 columns of a tile. What it gives depends on the order in which the lanes address the
+ * 8 x 8 pieces. `by_rows` gives a first factor (16,16) or, transposed, two second factors (16,8) whose rows are the
+ * tile's. `by_columns` gives two second factors whose columns are the tile's rows. Both are offsets in bytes. */
 template <int HS> struct TileFragments {
     const char *shared;
     int by_rows, by_columns;
 
-    /* Of the tile that begins `tile` elements after `shared`, where shared memory begins. */
+    /* For the tile that begins `tile` elements after `shared`, the begin of shared memory. */
     __device__ __forceinline__ TileFragments(const bf16 *shared, int tile) {
         int lane = threadIdx.x % WARP;
         this->shared = reinterpret_cast<const char *>(shared);
         by_rows = (tile + place_in_tile<HS>(lane % 16, lane / 16)) * (int)sizeof(bf16);
         by_columns = (tile + place_in_tile<HS>(lane / 16 * 8 + lane % 8, lane / 8 % 2)) * (int)sizeof(bf16);
     }
-    /* The lane's place for rows from `row`, a multiple of 8, and columns from 16 k on. Tiles begin at multiples of 128
-     * bytes, so that XOR acts on the chunk alone: one instruction, however many rows. */
+    /* The lane's address for rows from `row` (a multiple of 8) and columns from 16 k on. Tiles begin at multiples of
+     * 128 bytes, so that XOR only changes the chunk: one instruction for any number of rows. */
     __device__ __forceinline__ const char *at(int place, int row, int k) const {
         return shared + ((place ^ 32 * k) + row * HS * (int)sizeof(bf16));
     }
 };
 
-/* A warp's 16 M rows of a tile, from `row` on, as first factors. The first 16 KEPT columns stay in registers; where
- * there are too few of these, the others are read again at each use. */
+/* A warp's 16 M rows of a tile, from `row` on, as first factors. The first 16 KEPT columns stay in registers. The
+ * others, for which there are no registers, are read again at each use. */
 template <int M, int HS, int KEPT> struct WarpRows {
     uint32_t kept[M][KEPT][4];
     TileFragments<HS> tile;
@@ -202,7 +202,7 @@ __device__ __forceinline__ uint32_t pack_pair(float low, float high) {
     return *reinterpret_cast<uint32_t *>(&pair);
 }
 
-/* s, rounded, as first factors. */
+/* p = s, rounded, as first factors. */
 template <int M> __device__ __forceinline__ void round_scores(uint32_t (&p)[M][4], const float (&s)[M][2][4]) {
 #pragma unroll
     for (int m = 0; m < M; m++)
@@ -210,7 +210,7 @@ template <int M> __device__ __forceinline__ void round_scores(uint32_t (&p)[M][4
         for (int i = 0; i < 4; i++) p[m][i] = pack_pair(s[m][i / 2][i % 2 * 2], s[m][i / 2][i % 2 * 2 + 1]);
 }
 
-/* Makes scores -infinity where the key is after the query. `ahead`: by how much the first key is. */
+/* Sets scores to -infinity if the key is after the query. `ahead`: the first key's number minus the first query's. */
 template <bool ROWS_ARE_KEYS, int M> __device__ __forceinline__ void mask_scores(float (&s)[M][2][4], int ahead) {
     int row = threadIdx.x % WARP / 4, column = threadIdx.x % 4 * 2;
     ahead += ROWS_ARE_KEYS ? row - column : column - row;
@@ -225,7 +225,7 @@ template <bool ROWS_ARE_KEYS, int M> __device__ __forceinline__ void mask_scores
             }
 }
 
-/* Over the four lanes that hold a row. */
+/* Sum and maximum over the four lanes that hold a row. */
 __device__ __forceinline__ float row_sum(float x) {
     x += __shfl_xor_sync(ALL_LANES, x, 1);
     return x + __shfl_xor_sync(ALL_LANES, x, 2);
@@ -238,14 +238,14 @@ __device__ __forceinline__ float row_max(float x) {
 
 /* ---- dropout ---- */
 
-/* The dropout of a block's head. On tensor cores it lies in shared memory, after all else, since no registers are left. */
+/* The dropout of a block's head. Tensor-core kernels have it at the end of shared memory: no registers are left. */
 struct HeadDropout {
     uint64_t key;
     int head;
     uint32_t threshold;
     float scale;
 
-    /* Four bits: which of the weights of a query and keys from `first_key`, a multiple of 4, on are kept. */
+    /* Four bits: which weights of a query and the keys from `first_key` (a multiple of 4) on are kept. */
     __device__ __forceinline__ uint32_t kept(int query, int first_key) const {
         Philox4 random = dropout_attention_words(key, head, query, first_key / 4);
         uint32_t bits = 0;
@@ -261,7 +261,7 @@ __device__ __forceinline__ HeadDropout head_dropout(const Dropout &dropout, int 
     return {dropout_key(&dropout, (int)blockIdx.z), head, dropout_threshold(dropout.rate), dropout_scale(dropout.rate)};
 }
 
-/* Of four lanes that are DISTANCE apart, lane r has in bits 4 k + w what lane w gets in bits 4 k + r. */
+/* Transposes bits among four lanes that are DISTANCE apart: bit 4 k + w of lane r goes to bit 4 k + r of lane w. */
 template <int DISTANCE> __device__ __forceinline__ uint32_t transpose_bits(uint32_t bits) {
     int r = threadIdx.x / DISTANCE % 4;
     uint32_t transposed = (bits >> r & 0x11111111u) << r;
@@ -271,9 +271,9 @@ template <int DISTANCE> __device__ __forceinline__ uint32_t transpose_bits(uint3
     return transposed;
 }
 
-/* Which scores of a step, whose queries are those from `query` on and whose keys those from `key` on, are kept:
- * bit 8 m + 4 (i / 2) + 2 n + i % 2 for s[m][n][i]. One call of Philox serves four neighbouring keys of a query, which
- * are in two lanes, or in four where rows are keys; so each lane makes a half or a quarter of the calls. */
+/* Which scores are kept in a step with the queries from `query` on and the keys from `key` on: bit 8 m + 4 (i / 2) + 2
+ * n + i % 2 is for s[m][n][i]. One call of Philox serves four neighbouring keys of a query. They are in two lanes, or
+ * in four if rows are keys, so each lane makes a half or a quarter of the calls. */
 template <bool ROWS_ARE_KEYS, int M>
 __device__ __forceinline__ uint32_t kept_scores(const HeadDropout &dropout, int query, int key) {
     int g = threadIdx.x % WARP / 4, q = threadIdx.x % 4;
@@ -293,7 +293,7 @@ __device__ __forceinline__ bool is_kept(uint32_t kept, int m, int n, int i) {
     return kept >> (8 * m + i / 2 * 4 + 2 * n + i % 2) & 1;
 }
 
-/* Makes 0 of the weights that are not kept. */
+/* Sets the weights that are not kept to 0. */
 template <int M> __device__ __forceinline__ void drop_scores(float (&s)[M][2][4], uint32_t kept) {
 #pragma unroll
     for (int m = 0; m < M; m++)
@@ -306,8 +306,8 @@ template <int M> __device__ __forceinline__ void drop_scores(float (&s)[M][2][4]
 
 /* ---- results ---- */
 
-/* Stores a warp's 16 M rows from `row` of its block on, those before `rows`, times `factor`. They go through the same rows
- * of a tile, which no other warp may be using, so that whole rows are written, 16 bytes a lane. */
+/* Stores a warp's 16 M rows, from `row` of its block on but only those before `rows`, times `factor`. They go through
+ * the same rows of `tile`, which no other warp may use, so that whole rows are written, 16 bytes for each lane. */
 template <int M, int HS>
 __device__ __forceinline__ void store_rows(bf16 *to, int pitch, int row, int rows, const float (&o)[M][HS / 8][4],
                                            float factor, bf16 *tile) {

@@ -2,31 +2,31 @@
  * (Dao 2023), but in two kernels, so that every sum has one owner and one order.
  *     P = exp(scale S - lse), S = Q K^T;    dV = P^T dO;    dP = dO V^T;    delta = rowsum(dO out);
  *     dS = P (dP - delta);    dQ = scale dS K;    dK = scale dS^T Q
- * With dropout dV = P~^T dO where P~ is 0 or P/(1 - rate), and dP is dropped by the same mask; delta is the same
- * rowsum.
+ * With dropout dV = P~^T dO, in which P~ is 0 or P/(1 - rate). The same mask drops dP; delta is the same rowsum.
  *
- * FlashAttention-2 has one kernel with a block for each block of keys, which makes five matmuls and adds its parts of
- * dQ to memory with atomics: in any order. Here a first kernel has a block for each block of queries and makes S, dP
- * and dQ; a second has one for each block of keys and makes S, dP, dV and dK: seven matmuls. At T = 1024, HS = 64 the
- * two more are 138 MFLOP for each head. Parts of dQ in float32 that are added up afterwards would also have a fixed
- * order, but would write and read 36 parts of 32 KB, 2.4 MB for each head; in that time an H100 could do 690 MFLOP. The
- * two kernels together move 1.5 MB (12 x 128 KB) in device memory, and read 2.4 MB more from the level 2 cache, where
- * the order of the grid keeps it.
+ * FlashAttention-2 has one kernel with a block for each block of keys, which computes five matmuls and adds its parts
+ * of dQ to memory with atomics, in any order. Here the first kernel has a block for each block of queries and computes
+ * S, dP and dQ. The second has one for each block of keys and computes S, dP, dV and dK: seven matmuls in all. At T =
+ * 1024, HS = 64 the two additional ones are 138 MFLOP for each head. Storing parts of dQ in float32 and adding them
+ * afterwards would also give a fixed order, but would write and read 36 parts of 32 KB, 2.4 MB for each head; in that
+ * time an H100 could do 690 MFLOP. The two kernels together move 1.5 MB (12 x 128 KB) in device memory, and read 2.4 MB
+ * more from the level 2 cache, where the order of the grid keeps it.
  *
  * The first kernel also computes delta, since it has dO in registers; so no other kernel has to read dO for it.
  *
- * Registers decide the rest. With HS = 64 and 32 keys for each warp, the second kernel needs 128 for dK and dV, 32 for
- * K, and 32 for scores and their gradients; so V, but for 8, is read from shared memory at each step. Two blocks of 4
- * warps fit a multiprocessor. With HS = 128 a warp has 16 rows, and one block of 8 warps fits. */
+ * The other sizes follow from the registers. With HS = 64 and 32 keys for each warp, the second kernel needs 128 for dK
+ * and dV, 32 for K, and 32 for scores and their gradients. Only 8 are left for V; the rest of V is read from shared
+ * memory at each step. Two blocks of 4 warps fit a multiprocessor. With HS = 128 a warp has 16 rows, and one block of 8
+ * warps fits. */
 #include "kernels/cuda/attention.cuh"
 
-/* What both kernels need of a query: lse in powers of two, and delta. For a query that does not exist lse is infinite,
+/* What both kernels need of a query: lse as an exponent of 2, and delta. For a query after the last, lse is infinite,
  * which makes its weights 0. */
 struct alignas(8) QueryStats {
     float lse, delta;
 };
 
-/* Of both kernels: a block has ROWS rows for good, and streams tiles of STREAMED. */
+/* Sizes of both kernels: a block keeps ROWS rows, and streams the other rows in tiles of STREAMED. */
 template <int HS> struct BackwardSizes {
     static constexpr int M = HS == 64 ? 2 : 1; /* a warp has 16 M rows */
     static constexpr int WARPS = HS == 64 ? 4 : 8, THREADS = WARPS * WARP, ROWS = WARPS * 16 * M;
@@ -39,7 +39,7 @@ template <int HS> struct BackwardSizes {
     static constexpr int BYTES = (STAGES + 2 * STAGE) * (int)sizeof(bf16);
 };
 
-/* dP - delta, dP dropped. */
+/* dP - delta, with dropout of dP. */
 template <bool HAS_DROPOUT>
 __device__ __forceinline__ float less_delta(float dp, bool is_kept, float scale, float delta) {
     if (!HAS_DROPOUT) return dp - delta;
@@ -48,8 +48,8 @@ __device__ __forceinline__ float less_delta(float dp, bool is_kept, float scale,
 
 /* ---- dQ ---- */
 
-/* The stats of a warp's queries, rows g and g + 8 of each 16, to registers and to memory. A lane multiplies the elements
- * of dO that it holds as a first factor. */
+/* Computes the stats of a warp's queries, rows g and g + 8 of each 16, in registers, and stores them. A lane multiplies
+ * the elements of dO that it holds as a first factor. */
 template <int M, int HS, int KEPT>
 __device__ __forceinline__ void find_stats(QueryStats (&of_row)[M][2], QueryStats *stats, const bf16 *out,
                                            const float *lse, const WarpRows<M, HS, KEPT> &dout, int C, int row,
@@ -82,8 +82,8 @@ __device__ __forceinline__ void find_stats(QueryStats (&of_row)[M][2], QueryStat
     }
 }
 
-/* One step of dquery += dS K: the keys from row `at` of their tile on, which are `ahead` of the warp's first query, number
- * `first` of the sequence. */
+/* One step of dquery += dS K, with the keys from row `at` of their tile on. The first key is `ahead` after the warp's
+ * first query, which is query `first` of the sequence. */
 template <bool HAS_DROPOUT, int M, int HS, int KEPT>
 __device__ __forceinline__ void add_keys(float (&dquery)[M][HS / 8][4], const WarpRows<M, HS, KEPT> &query,
                                          const WarpRows<M, HS, KEPT> &dout, const QueryStats (&stats)[M][2],
@@ -109,7 +109,7 @@ __device__ __forceinline__ void add_keys(float (&dquery)[M][HS / 8][4], const Wa
     multiply_add(dquery, ds, keys, at);
 }
 
-/* Grid (NH, blocks of ROWS queries, B). Also fills `stats` (B,NH,blocks x ROWS) for the other kernel. */
+/* Grid (NH, blocks of ROWS queries, B). Also fills `stats` (B,NH,blocks x ROWS) for the second kernel. */
 template <int HS, bool HAS_DROPOUT>
 __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>::BLOCKS)
     attention_dquery_kernel(bf16 *dqkv, QueryStats *stats, const bf16 *dout, const bf16 *qkv, const bf16 *out,
@@ -162,8 +162,8 @@ __global__ void __launch_bounds__(BackwardSizes<HS>::THREADS, BackwardSizes<HS>:
 
 /* ---- dK and dV ---- */
 
-/* One step of dvalue += P^T dO and dkey += dS^T Q: the queries from row `at` of their tile on; the warp's first key is
- * `ahead` of them and number `first` of the sequence. */
+/* One step of dvalue += P^T dO and dkey += dS^T Q, with the queries from row `at` of their tile on. The warp's first
+ * key is key `first` of the sequence, `ahead` after the first of these queries. */
 template <bool HAS_DROPOUT, int M, int HS, int KEPT, int VALUE_KEPT>
 __device__ __forceinline__ void
 add_queries(float (&dkey)[M][HS / 8][4], float (&dvalue)[M][HS / 8][4], const WarpRows<M, HS, KEPT> &key,
@@ -176,7 +176,7 @@ add_queries(float (&dkey)[M][HS / 8][4], float (&dvalue)[M][HS / 8][4], const Wa
     if (ahead + 16 * M > 1) mask_scores<true>(s, ahead);
 #pragma unroll
     for (int n = 0; n < 2; n++) {
-        /* of the lane's two columns */
+        /* stats of the lane's two columns */
         float4 two = *reinterpret_cast<const float4 *>(stats + at + 8 * n + threadIdx.x % 4 * 2);
 #pragma unroll
         for (int m = 0; m < M; m++)

@@ -1,24 +1,24 @@
 /* attention_forward.cu: causal attention forward on tensor cores, bfloat16, head sizes 64 and 128: FlashAttention-2
  * (Dao 2023), with the online softmax of Milakov and Gimelshein (2018).
  *
- * A block of 4 warps has 128 queries, each warp 32 of them with their outputs in registers, and goes over the keys from
- * the first to its own, two stages of a tile of keys and one of values in shared memory: one in use, one on its way. One
- * barrier per tile.
+ * A block of 4 warps has 128 queries: 32 for each warp, which keeps their outputs in registers. It goes over the keys
+ * from the first to its own. Shared memory has two stages of a tile of keys and one of values: one stage is used while
+ * the other is loaded. There is one barrier per tile.
  *
- * Bytes and operations, for one head at T = 1024, HS = 64. Q, K, V and out are 512 KB; the scores, 2 MB if they were
- * stored in bfloat16, are not. Blocks read 1.2 MB of keys and values, which the order of the grid keeps in the level 2
- * cache. Both matmuls take 138 MFLOP, 34 thousand clocks of one multiprocessor of Hopper at the full rate of its tensor
- * cores (4096 a clock; mma.sync does not reach it); the 0.54 million exponentials take as many at 16 a clock. So what
- * counts is that one is done while the other is: three blocks, 12 warps, fit a multiprocessor with 168 registers a thread,
- * and a warp makes two steps together, so that it takes the exponentials of one while its scores of the other are being
- * made. Steps on the diagonal, two for each warp, are made one by one, since the mask takes registers too. And what counts
- * is that little else is left to do: next to an exponential there are a multiply-add, an addition and half a rounding per
- * score.
+ * Bytes and operations for one head at T = 1024, HS = 64: Q, K, V and out are 512 KB. The scores would be 2 MB in
+ * bfloat16, but are not stored. Blocks read 1.2 MB of keys and values, which the order of the grid keeps in the level 2
+ * cache. Both matmuls take 138 MFLOP: 34 thousand clocks of one Hopper multiprocessor at the full rate of its tensor
+ * cores (4096 a clock; mma.sync does not reach it). The 0.54 million exponentials take as many clocks, at 16 a clock.
+ * So matmuls and exponentials must overlap. Three blocks, 12 warps, fit a multiprocessor with 168 registers a thread,
+ * and a warp computes two steps together: the exponentials of one while the tensor cores compute the scores of the
+ * other. Steps on the diagonal, two for each warp, are computed one by one, since the mask takes registers too. And
+ * little other work may remain: for each score a multiply-add, an addition and half a rounding next to its exponential.
  *
- * For that, the row maximum is not looked for. Any reference that keeps exponentials from overflow gives the same result in
- * floating point, so the largest score of the first steps serves until a sum of exponentials is large; float32 and
- * bfloat16, of the same range, bear that. Then the steps are done again with the reference raised to the largest score so
- * far. (FlashAttention-4 lets the reference lag too, by up to 2^8, but looks for the maximum.) */
+ * To save work, the row maximum is not computed in each step. Any reference that keeps exponentials from overflowing
+ * gives the same result in floating point. So the largest score of the first steps is the reference until a sum of
+ * exponentials is large, for which float32 and bfloat16 have enough range. Then the steps are computed again with the
+ * reference raised to the largest score so far. (FlashAttention-4 lets the reference lag too, by up to 2^8, but
+ * computes the maximum.) */
 #include "kernels/cuda/attention.cuh"
 
 template <int HS> struct ForwardSizes {
@@ -27,20 +27,20 @@ template <int HS> struct ForwardSizes {
     static constexpr int BLOCKS = HS == 64 ? 3 : 2; /* on a multiprocessor, which bounds the registers */
     static constexpr int KEPT = HS == 64 ? 4 : 3;   /* see WarpRows; for HS = 128 there are no registers for more */
     static constexpr int KEYS = 64;                 /* in a tile */
-    static constexpr int STEPS = 2;                 /* made together before the diagonal */
+    static constexpr int STEPS = 2;                 /* computed together before the diagonal */
     static_assert(STEPS * STEP == 16 * M && KEYS % (16 * M) == 0, "the diagonal begins where a group of steps does");
     /* Shared memory, in elements: queries, then two stages of a tile of keys and one of values. */
     static constexpr int TILE = KEYS * HS, STAGES = QUERIES * HS, STAGE = 2 * TILE;
     static constexpr int BYTES = (STAGES + 2 * STAGE) * (int)sizeof(bf16);
 };
 
-/* The reference is raised where the sum of the steps made together is above this, 2^32. Even T / STEP such sums, of values
- * of 2^40, stay far below the 2^128 of float32. */
+/* The reference is raised if the sum over the steps computed together is above 2^32. Even T / STEP such sums, of values
+ * of 2^40, stay far below 2^128, the limit of float32. */
 constexpr float LARGE_SUM = 4294967296.0f;
 
 /* The online softmax of a warp's queries, rows g and g + 8 of each 16:
  *     o = sum over the keys so far of exp2(score - reference) value,    sum = the same without the value
- * Scores are in powers of two; each lane's sum is that of the columns it had. */
+ * Scores are exponents of 2. Each lane only sums the columns that it holds. */
 template <int M, int HS> struct Softmax {
     float o[M][HS / 8][4];
     float reference[M][2], sum[M][2];
@@ -82,7 +82,7 @@ __device__ __forceinline__ void raise_reference(Softmax<M, HS> &softmax, const f
         }
 }
 
-/* s = exp2(s scale - reference), which is added to the sums. */
+/* s = exp2(s scale - reference); adds the new s to the sums. */
 template <int M, int HS>
 __device__ __forceinline__ void take_exponentials(float (&s)[M][2][4], float (&sum)[M][2],
                                                   const Softmax<M, HS> &softmax, float scale) {
@@ -98,7 +98,7 @@ __device__ __forceinline__ void take_exponentials(float (&s)[M][2][4], float (&s
     }
 }
 
-/* Whether a sum of the warp is large. */
+/* Whether any sum of the warp is above LARGE_SUM. */
 template <int M> __device__ __forceinline__ bool is_large(const float (&sum)[M][2]) {
     float largest = 0.0f;
 #pragma unroll
@@ -106,8 +106,8 @@ template <int M> __device__ __forceinline__ bool is_large(const float (&sum)[M][
     return __any_sync(ALL_LANES, largest > LARGE_SUM);
 }
 
-/* Some steps: the keys from row `at` of their tile on, number `key` of the sequence. Where MASKED, they are `ahead` of the
- * warp's first query, number `query` of the sequence. */
+/* STEPS steps with the keys from row `at` of their tile on. The first one is key `key` of the sequence, and `ahead`
+ * after the warp's first query (used if MASKED), which is query `query` of the sequence. */
 template <int STEPS, bool MASKED, bool HAS_DROPOUT, int M, int HS, int KEPT>
 __device__ __forceinline__ void attend(Softmax<M, HS> &softmax, const WarpRows<M, HS, KEPT> &queries,
                                        const TileFragments<HS> &keys, const TileFragments<HS> &values, int at,
@@ -144,7 +144,7 @@ __device__ __forceinline__ void attend(Softmax<M, HS> &softmax, const WarpRows<M
     for (int step = 0; step < STEPS; step++) multiply_add(softmax.o, p[step], values, at + step * STEP);
 }
 
-/* `factor` multiplies out. */
+/* Stores lse, and out = factor o / sum. */
 template <int M, int HS>
 __device__ __forceinline__ void finish(bf16 *out, float *lse, Softmax<M, HS> &softmax, float factor, int C, int row,
                                        int rows, bf16 *tile) {
@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(ForwardSizes<HS>::THREADS, ForwardSizes<HS>::B
             cp_async_commit();
         }
         const TileFragments<HS> keys(shared, tile), values(shared, tile + S::TILE);
-        int diagonal = first + row - key, at = 0; /* the key that is the warp's first query */
+        int diagonal = first + row - key, at = 0; /* the tile's row of the warp's first query */
 #pragma unroll 1
         for (; at < min(S::KEYS, diagonal); at += S::STEPS * STEP)
             attend<S::STEPS, false, HAS_DROPOUT>(softmax, queries, keys, values, at, 0, scale, dropout, first + row,

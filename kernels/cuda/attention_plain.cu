@@ -1,12 +1,12 @@
 /* attention_plain.cu: causal attention for any head size and alignment, float32 or bfloat16, without tensor cores; and
- * attention for one new token. The algorithm is that of FlashAttention (Dao et al. 2022), and its two halves are those of
- * attention_forward.cu and attention_backward.cu: a block of threads has 64 rows (queries, or keys and values), and takes
- * the others in tiles of 64.
+ * attention for one new token. The algorithm is that of FlashAttention (Dao et al. 2022), with the kernels of
+ * attention_forward.cu and attention_backward.cu: a block of threads has 64 rows (queries, or keys and values), and
+ * takes the other rows in tiles of 64.
  *
- * Matmuls are multiply-adds in float32, which are what bounds them: each of 256 threads keeps a 4 x 4 piece of a 64 x 64
- * matmul in registers, so that 16 of them take 5 loads from shared memory, where factors come in slices of 16 columns.
- * A block makes no more than 64 columns of a result. A larger head takes several blocks, each of which finds the scores
- * anew; so registers and the 48 KB of shared memory suffice for any head size. */
+ * Matmuls are float32 multiply-adds, whose number limits the speed. Each of 256 threads keeps a 4 x 4 piece of a 64 x
+ * 64 matmul in registers, so that 16 multiply-adds take 5 loads from shared memory, which holds slices of 16 columns of
+ * the factors. A block computes at most 64 columns of a result. A larger head takes several blocks, each of which
+ * computes the scores again; so registers and the 48 KB of shared memory suffice for any head size. */
 #include <math.h>
 
 #include "kernels/cuda/attention.cuh"
@@ -29,10 +29,10 @@ __device__ __forceinline__ void set_zero(Piece &piece) {
         for (int j = 0; j < PER_THREAD; j++) piece[i][j] = 0.0f;
 }
 
-/* Up to 64 rows of one head. */
+/* The rows of one head from one row on. Functions use up to 64 of them. */
 template <class T> struct Rows {
     const T *first;
-    int count; /* rows there are; the others count as 0 */
+    int count; /* rows that exist; the others count as 0 */
     size_t pitch;
 };
 
@@ -51,7 +51,7 @@ __device__ __forceinline__ void multiply_slice(Piece &piece, const float (*a)[PI
     }
 }
 
-/* Columns [from, from + 16) of rows, transposed. */
+/* Loads columns [from, from + 16) of the rows, transposed. */
 template <class T> __device__ __forceinline__ void load_columns(float (*slice)[PITCH], Rows<T> rows, int from, int HS) {
     for (int i = threadIdx.x; i < TILE * SLICE; i += PLAIN_THREADS) {
         int row = i / SLICE, c = i % SLICE;
@@ -74,7 +74,7 @@ template <class T> __device__ __forceinline__ void multiply_transposed(Piece &pi
     }
 }
 
-/* piece += W^T . B, columns [column, column + 64) of it. W is stored (row of B, row of the piece). */
+/* piece += columns [column, column + 64) of W^T . B. W is stored (row of B, row of the piece). */
 template <class T>
 __device__ __forceinline__ void multiply_add(Piece &piece, const float (*weights)[PITCH], Rows<T> b, int column,
                                              int HS) {
@@ -91,8 +91,8 @@ __device__ __forceinline__ void multiply_add(Piece &piece, const float (*weights
     }
 }
 
-/* The piece as weights for multiply_add(). Whoever still reads those of the last tile has not passed a barrier of
- * multiply_transposed(), which lies between. */
+/* Stores the piece as weights for multiply_add(). No thread still reads the weights of the previous tile: all have
+ * passed the barriers of multiply_transposed() since then. */
 __device__ __forceinline__ void store_weights(float (*weights)[PITCH], const Piece &piece) {
 #pragma unroll
     for (int j = 0; j < PER_THREAD; j++)
@@ -100,7 +100,7 @@ __device__ __forceinline__ void store_weights(float (*weights)[PITCH], const Pie
             make_float4(piece[0][j], piece[1][j], piece[2][j], piece[3][j]);
 }
 
-/* to[row][column + c] = piece times `factor`, where there is such a place. */
+/* to[row][column + c] = piece times `factor`, for the rows and columns that exist. */
 template <class T>
 __device__ __forceinline__ void store_piece(T *to, size_t pitch, int rows, int column, int HS, const Piece &piece,
                                             float factor) {
@@ -113,7 +113,7 @@ __device__ __forceinline__ void store_piece(T *to, size_t pitch, int rows, int c
         }
 }
 
-/* Over the 16 threads that share rows. */
+/* Maximum and sum over the 16 threads that share rows. */
 __device__ __forceinline__ float shared_row_max(float x) {
 #pragma unroll
     for (int offset = SIDE / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, offset));
@@ -126,7 +126,7 @@ __device__ __forceinline__ float shared_row_sum(float x) {
     return x;
 }
 
-/* What a block of a grid (NH x parts of 64 columns, blocks of 64 rows, B) makes. */
+/* What a block of a grid (NH x parts of 64 columns, blocks of 64 rows, B) computes. */
 struct HeadPart {
     int HS, head, column; /* column: the first one of the result, within the head */
     size_t token, lse;    /* where the sequence begins in rows of qkv, and the head in lse */
@@ -256,7 +256,7 @@ template <class T> void attention_forward_plain(Backend *be, T *out, float *lse,
 
 constexpr int DELTA_WARPS = 8;
 
-/* delta (B,NH,T) = <dout, out>; a warp each. */
+/* delta (B,NH,T) = <dout, out>; each element by one warp. */
 template <class T>
 __global__ void __launch_bounds__(DELTA_WARPS *WARP)
     attention_delta_kernel(float *delta, const T *dout, const T *out, AttentionSize size) {
@@ -382,8 +382,7 @@ void attention_backward_plain(Backend *be, T *dqkv, const T *dout, const T *qkv,
 
 constexpr int DECODE_WARPS = 8, DECODE_THREADS = DECODE_WARPS * WARP;
 
-/* Grid (NH, B). Keys and values are read once, which is all the time it takes; `scores` (B,NH,capacity) is working
- * memory. */
+/* Grid (NH, B). Nearly all of the time is for reading keys and values once. scores (B,NH,capacity): working memory. */
 template <class T>
 __global__ void __launch_bounds__(DECODE_THREADS)
     attention_decode_kernel(T *out, T *keys, T *values, float *scores, const T *qkv, int position, int capacity,
@@ -433,7 +432,7 @@ __global__ void __launch_bounds__(DECODE_THREADS)
 template <class T>
 void attention_decode_plain(Backend *be, T *out, T *keys, T *values, const T *qkv, int position, int capacity,
                             AttentionSize size) {
-    size_t count = (size_t)size.B * size.NH * capacity; /* not one more for each token: growing takes time */
+    size_t count = (size_t)size.B * size.NH * capacity; /* full capacity at once: growing takes time */
     float *scores = (float *)cuda_scratch(be, count * sizeof *scores);
     dim3 grid((unsigned)size.NH, (unsigned)size.B);
     attention_decode_kernel<T>

@@ -1,5 +1,5 @@
-/* cuda_backend.cu: opens the CUDA backend: the GPU, its memory, copies, uploads and the stopwatch, and the table of
- * operations, which are in the other files of this folder. */
+/* cuda_backend.cu: opens the CUDA backend and implements memory, copies, uploads, stopwatches, rounding and scaling.
+ * The table's other operations are in the other files of this folder. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +31,7 @@ static void *cuda_alloc(Backend *be, size_t bytes, const char *what) {
     return memory;
 }
 
-/* Waits for what may still use it. */
+/* Waits for operations that may still use the memory. */
 static void cuda_free(Backend *be, void *memory) {
     if (!memory) return;
     be->synchronize(be);
@@ -44,7 +44,7 @@ static size_t cuda_memory_left(Backend *be) {
     return left / (size_t)be->memory_sharers;
 }
 
-/* Whether the host can follow the pointers that cudaMalloc() gives: not those of a real GPU. */
+/* Whether the host can follow pointers from cudaMalloc(): only with the emulator, not with a real GPU. */
 static bool memory_is_host(void) {
     void *probe = NULL;
     cudaPointerAttributes attributes;
@@ -54,7 +54,7 @@ static bool memory_is_host(void) {
     return attributes.hostPointer != NULL;
 }
 
-/* Host memory of callers is pageable: CUDA has copied it aside when the call returns. */
+/* Callers pass pageable host memory: CUDA has copied it to a buffer of its own when the call returns. */
 static void cuda_copy_from_host(Backend *be, void *device, const void *host, size_t bytes) {
     if (bytes == 0) return;
     cuda_check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, cuda_stream(be)), "copying to the GPU");
@@ -81,7 +81,7 @@ static void cuda_synchronize(Backend *be) {
     cuda_check(cudaStreamSynchronize(cuda_stream(be)), "an operation on the GPU");
 }
 
-/* The library multiplies weights as they are: nothing is derived from them. */
+/* cuBLASLt multiplies weights as they are stored: there are no copies to drop. */
 static void cuda_invalidate_weights(Backend *be) { (void)be; }
 
 void *cuda_scratch(Backend *be, size_t bytes) {
@@ -98,7 +98,7 @@ void *cuda_scratch(Backend *be, size_t bytes) {
 
 enum { UPLOAD_SLOTS = 8 };
 
-/* Host memory that one upload is staged in, until `done`. */
+/* Host memory for the data of one upload, in use until `done`. */
 typedef struct UploadSlot {
     void *pinned;
     size_t bytes;
@@ -107,7 +107,7 @@ typedef struct UploadSlot {
 
 struct CudaStaging {
     cudaStream_t stream;
-    cudaEvent_t asked; /* the operations enqueued before an upload */
+    cudaEvent_t asked; /* marks the operations enqueued before an upload */
     UploadSlot slots[UPLOAD_SLOTS];
     int next;
 };
@@ -134,7 +134,7 @@ static void staging_close(CudaStaging *staging) {
     free(staging);
 }
 
-/* The slot whose last upload is the longest ago, when that has ended, with room for `bytes`. */
+/* Returns the slot that was used longest ago, with room for `bytes`. Waits until its upload has ended. */
 static UploadSlot *free_slot(CudaStaging *staging, size_t bytes) {
     UploadSlot *slot = &staging->slots[staging->next];
     staging->next = (staging->next + 1) % UPLOAD_SLOTS;
@@ -157,7 +157,7 @@ static void cuda_copy_from_host_async(Backend *be, void *device, const void *hos
     cuda_check(cudaEventRecord(slot->done, staging->stream), "marking an upload");
 }
 
-/* Uploads run one after the other, so the last one's end is that of all. */
+/* Uploads run one after the other, so all have ended when the last one has. */
 static void cuda_wait_for_copies(Backend *be) {
     CudaStaging *staging = cuda_backend(be)->staging;
     UploadSlot *last = &staging->slots[(staging->next + UPLOAD_SLOTS - 1) % UPLOAD_SLOTS];
@@ -166,13 +166,13 @@ static void cuda_wait_for_copies(Backend *be) {
 
 /* ---- stopwatches ---- */
 
-/* Pairs of events; where all are in use, their times are added up, which waits for the last of them. */
+/* Pairs of events. When all are in use, their times are added up, which waits for the last of them. */
 enum { STOPWATCH_PAIRS = 64 };
 
 struct CudaStopwatch {
     cudaEvent_t start[STOPWATCH_PAIRS], stop[STOPWATCH_PAIRS];
     int pending;
-    double seconds; /* of the intervals before those */
+    double seconds; /* sum of the intervals before the pending ones */
 };
 
 static CudaStopwatch *stopwatches_open(void) {
@@ -222,7 +222,7 @@ static void cuda_stopwatch_stop(Backend *be, Stopwatch which) {
 
 enum { ROUND_THREADS = 256 };
 
-/* Thread i converts pack i of 8; the few after the last whole pack are done one by one. */
+/* Thread i rounds pack i, 8 elements; elements after the last whole pack are rounded one by one. */
 static __global__ void __launch_bounds__(ROUND_THREADS) round_kernel(bf16 *out, const float *in, size_t n) {
     size_t at = ((size_t)blockIdx.x * ROUND_THREADS + threadIdx.x) * Pack<bf16>::N;
     if (at + Pack<bf16>::N <= n && is_pack_aligned(in) && is_pack_aligned(out)) {
@@ -252,7 +252,7 @@ static void to_activation(Backend *be, void *out, const float *in, size_t n) {
 
 enum { SCALE_THREADS = 256 };
 
-/* Thread i scales pack i; the few after the last whole pack are done one by one. Bytes per element: 4 in bfloat16. */
+/* Thread i scales pack i; elements after the last whole pack are scaled one by one. Moves 4 bytes per bfloat16. */
 template <class T>
 static __global__ void __launch_bounds__(SCALE_THREADS) scale_kernel(T *out, const T *in, float factor, size_t n) {
     size_t at = ((size_t)blockIdx.x * SCALE_THREADS + threadIdx.x) * Pack<T>::N;
@@ -280,7 +280,7 @@ int cuda_device_count(void) {
     return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-/* FLOP/s without sparsity, from NVIDIA's data sheets; PCIe boards of a name are slower than these. */
+/* FLOP/s without sparsity, from NVIDIA's data sheets; PCIe boards of the same name are slower. */
 typedef struct Peak {
     const char *name;
     double bfloat16, float32;
@@ -329,7 +329,7 @@ static void enter_memory(Backend *be) {
     be->close = cuda_close;
 }
 
-/* Tensor cores multiply bfloat16, and cp.async copies, from compute capability 8.0 on. */
+/* Tensor cores for bfloat16 and cp.async exist from compute capability 8.0 on. */
 enum { LEAST_MAJOR = 8 };
 
 Backend *cuda_backend_open(const BackendOptions *options, Error *error) {

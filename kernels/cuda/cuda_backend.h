@@ -1,10 +1,9 @@
-/* cuda_backend.h: the inside of the CUDA tables: what the files of this folder, and those elsewhere that launch kernels
- * (optim/multi_tensor.cu) or order work on the GPU (comm/nccl.c), share. It compiles as C; what kernels are made of is
+/* cuda_backend.h: the internals of the CUDA backend. The files of this folder share them, and files elsewhere that
+ * launch kernels (optim/multi_tensor.cu) or order work on the GPU (comm/nccl.c). It compiles as C; device functions are
  * in device.cuh.
  *
- * Every operation of the table is launched on one stream, so they run one after the other. Two more streams exist
- * next to it: one brings batches from the host (cuda_backend.cu), one is NCCL's (comm/nccl.c); events tie them to the
- * first. */
+ * All operations of the table are launched on one stream, so they run one after the other. There are two more streams:
+ * one copies batches from the host (cuda_backend.cu), one is NCCL's (comm/nccl.c). Events order them with the first. */
 #ifndef MARS_KERNELS_CUDA_CUDA_BACKEND_H
 #define MARS_KERNELS_CUDA_CUDA_BACKEND_H
 
@@ -21,7 +20,7 @@ typedef struct CudaSensors CudaSensors; /* sensors.c */
 
 typedef struct CudaBackend {
     Backend base;   /* first, so that a Backend * is a CudaBackend * */
-    int gpu;        /* CUDA's number of it */
+    int gpu;        /* its number in CUDA */
     int processors; /* multiprocessors */
     bool allow_tf32;
     cudaStream_t stream; /* of all operations */
@@ -38,18 +37,18 @@ static inline cudaStream_t cuda_stream(Backend *be) { return ((CudaBackend *)be)
 
 EXTERN_C_BEGIN
 
-/* After a kernel launch: cuda_check() for what the launch itself reports. */
+/* Called after a kernel launch: ends the program if the launch itself has failed. */
 void cuda_check_launch(const char *kernel);
 
-/* At least `bytes` of working memory on the GPU, aligned to 256, for the kernels that one operation launches: the next
- * operation gets the same memory. */
+/* Returns at least `bytes` of working memory on the GPU, aligned to 256, for the kernels of one operation: the next
+ * operation gets the same memory. Ends the program if there is not enough memory. */
 void *cuda_scratch(Backend *be, size_t bytes);
 
-/* Each file of operations enters them in a table, for its activation type. */
+/* Each file of operations enters its operations in a table, for the table's activation type. */
 void cuda_enter_embedding(Backend *be);
 void cuda_enter_norm(Backend *be);
 void cuda_enter_loss(Backend *be);
-/* The matmuls, and what autotunes them. */
+/* Linear layers, batched matmuls and autotuning. */
 void cuda_enter_linear(Backend *be);
 void cuda_enter_qk_norm_rope(Backend *be);
 void cuda_enter_dropout(Backend *be);

@@ -1,5 +1,5 @@
-/* cuda_device.h: what the rest of the program knows of CUDA: whether there is a GPU, and how its table is opened. It
- * names no CUDA type, so a build without CUDA has it too (no_cuda.c). */
+/* cuda_device.h: the CUDA functions that the rest of the program calls: they count the GPUs and open a backend. No CUDA
+ * type is used here, so a build without CUDA can include it, too (no_cuda.c). */
 #ifndef MARS_KERNELS_CUDA_CUDA_DEVICE_H
 #define MARS_KERNELS_CUDA_CUDA_DEVICE_H
 
@@ -7,7 +7,7 @@
 
 EXTERN_C_BEGIN
 
-/* GPUs that this process can use; 0 also where there is no driver, or the build has no CUDA. */
+/* Returns the number of GPUs that this process can use; 0 also if there is no driver or the build has no CUDA. */
 int cuda_device_count(void);
 
 /* backend_open_with() for device "cuda". */

@@ -1,5 +1,5 @@
-/* device.cuh: what kernels are made of: the activation types and their conversions, 16-byte loads and stores, sums over
- * a warp and over a block. No kernel is here; tensor-core and copy instructions are in ptx.cuh. */
+/* device.cuh: functions that kernels share: conversions of the activation types, 16-byte loads and stores, sums over a
+ * warp and over a block. No kernel is here; tensor-core and copy instructions are in ptx.cuh. */
 #ifndef MARS_KERNELS_CUDA_DEVICE_CUH
 #define MARS_KERNELS_CUDA_DEVICE_CUH
 
@@ -23,9 +23,9 @@ template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) { return _
 
 /* ---- 16 bytes at a time ---- */
 
-/* What one thread moves at once: by default 16 bytes, which are 4 floats or 8 bf16 and one instruction. COUNT may also
- * be a multiple of that, or 1: kernels that are templates on it have one body for rows that are aligned and for those
- * that are not. Addresses of packs of more than one element are multiples of 16. */
+/* The elements that one thread loads or stores at once: by default 16 bytes, 4 floats or 8 bf16, in one instruction.
+ * COUNT may also be a multiple of that, or 1: kernels with the template parameter COUNT have one body for aligned and
+ * for unaligned rows. Addresses of packs of more than one element are multiples of 16. */
 template <class T, int COUNT = 16 / (int)sizeof(T)> struct alignas(COUNT == 1 ? sizeof(T) : 16) Pack {
     static constexpr int N = COUNT;
     static constexpr int WORDS = COUNT * (int)sizeof(T) / 16; /* of 16 bytes; 0 for a single element */
@@ -49,7 +49,7 @@ template <class T, int COUNT> __device__ __forceinline__ void store_pack(T *to, 
     for (int i = 0; i < pack.WORDS; i++) reinterpret_cast<uint4 *>(to)[i] = reinterpret_cast<const uint4 *>(&pack)[i];
 }
 
-/* Whether an address allows packs. */
+/* Whether packs of several elements can be at this address. */
 __host__ __device__ inline bool is_pack_aligned(const void *p) { return ((uintptr_t)p & 15) == 0; }
 
 /* ---- sums ---- */
@@ -67,12 +67,12 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-/* The sum over a block of THREADS threads, in every thread. All of them call it; it may be called again at once. */
+/* The sum over a block of THREADS threads, in every thread. All of them must call it, as often as they like. */
 template <int THREADS, class T> __device__ __forceinline__ T block_sum(T x) {
     static_assert(THREADS % WARP == 0, "whole warps");
     __shared__ T of_warp[THREADS / WARP];
     x = warp_sum(x);
-    __syncthreads(); /* the call before may still be reading */
+    __syncthreads(); /* the previous call may still be reading */
     if (threadIdx.x % WARP == 0) of_warp[threadIdx.x / WARP] = x;
     __syncthreads();
     T total = of_warp[0];

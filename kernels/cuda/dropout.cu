@@ -1,11 +1,11 @@
-/* dropout.cu: dropout of whole arrays in the CUDA tables. That of attention weights is in the attention kernels. */
+/* dropout.cu: dropout of whole arrays on the GPU. The dropout of attention weights is in the attention kernels. */
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device.cuh"
 
-/* A thread takes several packs, THREADS packs apart, because the key of the sequence takes as long to find as four words. */
+/* A thread takes several packs, THREADS packs apart: computing a sequence's key takes as long as four words. */
 enum { THREADS = 256, PACKS = 4 };
 
-/* x = dropout(x), numbers from `at`, a multiple of 4, on. */
+/* x = dropout(x); x[0] is element `at` of the sequence, a multiple of 4. */
 template <class T>
 __device__ __forceinline__ void drop_pack(Pack<T> &x, uint64_t key, size_t at, uint32_t threshold, float scale) {
 #pragma unroll

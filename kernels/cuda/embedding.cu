@@ -1,6 +1,6 @@
 /* embedding.cu: token and position embeddings, out = wte[tokens] + wpe or without wpe, and their gradients.
  *
- * All of it is bound by memory. Bytes per element of out or dout that cannot be avoided, with bf16 activations:
+ * Memory limits the speed. The bytes per element of out or dout that cannot be avoided, with bf16 activations:
  *
  *     forward     2 to write out, and each row of wte and wpe that occurs, once: a thread keeps its pack of wpe[t] for
  *                 a few sequences, and rows of frequent tokens stay in the cache
@@ -16,10 +16,10 @@
  *     2. sum_windows: a block sums WINDOW sorted positions, which are one token's or many tokens'. The sum of a run of
  *        equal tokens that begins and ends there is added to dwte. A run that crosses an end of the window leaves a
  *        piece.
- *     3. add_pieces: the pieces of such a run are added up and the sum goes to dwte. So a token that is everywhere
- *        costs as much as any other rows do: its windows are summed side by side, and then there is one piece for each.
+ *     3. add_pieces: the pieces of such a run are added up and the sum is added to dwte. So rows of a very frequent
+ *        token cost no more than others: its windows are summed in parallel, and each leaves one piece.
  *
- * Each row of dwte is added to by one block, once. */
+ * Only one block adds to a row of dwte, once. */
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device.cuh"
 
@@ -27,7 +27,7 @@
 
 constexpr int MAX_THREADS = 256;
 
-/* A thread for each pack of VEC channels; longer rows take several rounds, as even as whole warps allow. */
+/* A thread for each pack of VEC channels. Long rows take several rounds, as equal as whole warps allow. */
 static unsigned threads_of_row(int C, int vec) {
     int64_t packs = ceil_div(C, vec), rounds = ceil_div(packs, MAX_THREADS);
     return (unsigned)round_up(ceil_div(packs, rounds), WARP);
@@ -41,7 +41,7 @@ static __device__ __forceinline__ void add_to(Pack<float, VEC> &sum, const Pack<
 
 /* ---- forward ---- */
 
-constexpr int SEQUENCES = 4; /* that share a read of wpe */
+constexpr int SEQUENCES = 4; /* sequences that share a read of wpe */
 
 /* Block (t, j): position t of sequences j SEQUENCES and on. */
 template <class T, int VEC>
@@ -73,12 +73,12 @@ constexpr int SORT_THREADS = DIGITS; /* one for each digit */
 constexpr int SORT_WARPS = SORT_THREADS / WARP, ROUNDS = 8;
 constexpr int TILE = SORT_THREADS * ROUNDS; /* positions of a block */
 
-/* The position that stands at place i so far; they start in their own order. */
+/* The position at place i of the current order; NULL is the order before the first pass, 0, 1, 2, ... */
 static __device__ __forceinline__ int position_at(const int *order, int i) { return order ? order[i] : i; }
 
 static __device__ __forceinline__ int digit_of(int token, int shift) { return token >> shift & (DIGITS - 1); }
 
-/* counts (tiles, DIGITS): how often each digit occurs in a tile. Integers: the order of the atomics does not show. */
+/* counts (tiles, DIGITS): how often each digit occurs in a tile. Integer sums do not depend on the atomics' order. */
 static __global__ void __launch_bounds__(SORT_THREADS)
     count_digits_kernel(int *counts, const int32_t *tokens, const int *order, int shift, int N) {
     __shared__ int count[DIGITS];
@@ -90,7 +90,7 @@ static __global__ void __launch_bounds__(SORT_THREADS)
     counts[blockIdx.x * DIGITS + threadIdx.x] = count[threadIdx.x];
 }
 
-/* The sum of x over the threads of the block that come before this one. Called once. */
+/* The sum of x over the threads of the block that come before this one. A block must call it only once. */
 static __device__ __forceinline__ int sum_before(int x) {
     __shared__ int of_warp[SORT_WARPS];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -106,7 +106,7 @@ static __device__ __forceinline__ int sum_before(int x) {
     return up_to_here - x;
 }
 
-/* The lanes of `among` whose digit is this lane's. */
+/* The lanes of `among` that have the same digit as this lane. */
 static __device__ __forceinline__ unsigned lanes_alike(int digit, unsigned among) {
     unsigned alike = among;
 #pragma unroll
@@ -117,12 +117,11 @@ static __device__ __forceinline__ unsigned lanes_alike(int digit, unsigned among
     return alike;
 }
 
-/* Moves the positions of a tile to their places by digit: after all smaller digits, and after the same digit in the
- * tiles before, in the warps before (each has ROUNDS x 32 positions that follow each other), in the rounds before and
- * in the lanes before. */
+/* Moves the positions of a tile to their places by digit: after all smaller digits, and after the same digit in earlier
+ * tiles, earlier warps (each has ROUNDS x 32 consecutive positions), earlier rounds and earlier lanes. */
 static __global__ void __launch_bounds__(SORT_THREADS)
     place_by_digit_kernel(int *sorted, const int *counts, const int32_t *tokens, const int *order, int shift, int N) {
-    __shared__ int place[SORT_WARPS][DIGITS]; /* how many a warp has of a digit; then where its first one goes */
+    __shared__ int place[SORT_WARPS][DIGITS]; /* first the count of a digit in a warp, then the place of its first */
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const int begin = blockIdx.x * TILE + warp * ROUNDS * WARP + lane;
     int position[ROUNDS], digit[ROUNDS], rank[ROUNDS]; /* rank: among those of this warp and digit */
@@ -169,8 +168,8 @@ static __global__ void __launch_bounds__(SORT_THREADS)
 constexpr int WINDOW = 32; /* sorted positions of a block */
 constexpr int BATCH = 4;   /* rows that a thread loads before it adds them */
 
-/* Pieces (windows, 2, C) are sums of runs that cross an end of a window: 0, of the run that a window before began; 1,
- * of the run that began in this window and goes on in the next. */
+/* Pieces (windows, 2, C) are sums of runs that cross an end of a window. Piece 0 belongs to the run that began in an
+ * earlier window, piece 1 to the run that begins in this window and goes on in the next. */
 static __device__ __forceinline__ float *piece_of(float *pieces, int window, int which, int C) {
     return pieces + ((size_t)2 * window + which) * C;
 }
@@ -186,7 +185,7 @@ template <class T, int VEC>
 static __global__ void __launch_bounds__(MAX_THREADS)
     sum_windows_kernel(float *dwte, float *pieces, int *last_token, const T *dout, const int32_t *tokens,
                        const int *order, int N, int C) {
-    __shared__ int position[WINDOW + 2], token[WINDOW + 2]; /* one more at either end; token -1 where there is none */
+    __shared__ int position[WINDOW + 2], token[WINDOW + 2]; /* one more at both ends; token -1 if it does not exist */
     const int begin = blockIdx.x * WINDOW, count = min(WINDOW, N - begin);
     for (int i = threadIdx.x; i < WINDOW + 2; i += blockDim.x) {
         const int at = begin + i - 1;
@@ -225,10 +224,10 @@ static __global__ void __launch_bounds__(MAX_THREADS)
 
 constexpr int PIECE_WARPS = 8;
 
-/* The last window that a run of `token` reaches, which goes on from `window` into the next. */
+/* The last window that the run of `token` reaches. It goes on from `window` into the next. */
 static __device__ int last_window_of_run(int token, int window, const int *last_token, const int32_t *tokens,
                                          const int *order, int windows) {
-    int low = window + 1, high = windows - 1; /* the first window with another last token, if one has */
+    int low = window + 1, high = windows - 1; /* searches the first window with another last token */
     while (low < high) {
         int middle = (low + high) / 2;
         if (last_token[middle] == token)
@@ -239,8 +238,8 @@ static __device__ int last_window_of_run(int token, int window, const int *last_
     return tokens[order[low * WINDOW]] == token ? low : low - 1;
 }
 
-/* Block (w, s): the run that begins in window w and goes on, if there is one; channels s x 32 VEC and on. Warps take
- * every PIECE_WARPS-th piece, and their sums are added in the order of the warps. */
+/* Block (w, s) adds the pieces of the run that begins in window w and goes on, if there is one, for the channels from
+ * s x 32 VEC on. Warps take every PIECE_WARPS-th piece, and their sums are added in the order of the warps. */
 template <int VEC>
 static __global__ void __launch_bounds__(PIECE_WARPS *WARP)
     add_pieces_kernel(float *dwte, float *pieces, const int *last_token, const int32_t *tokens, const int *order,
@@ -249,7 +248,7 @@ static __global__ void __launch_bounds__(PIECE_WARPS *WARP)
     const int window = blockIdx.x, windows = gridDim.x, lane = threadIdx.x, warp = threadIdx.y;
     const int token = last_token[window], c = (blockIdx.y * WARP + lane) * VEC;
     if (window + 1 == windows || tokens[order[(window + 1) * WINDOW]] != token) return;
-    if (window > 0 && last_token[window - 1] == token) return; /* it began before */
+    if (window > 0 && last_token[window - 1] == token) return; /* the run began in an earlier window */
 
     const int last = last_window_of_run(token, window, last_token, tokens, order, windows);
     Pack<float, VEC> sum = {};
@@ -288,7 +287,7 @@ static __global__ void __launch_bounds__(MAX_THREADS)
 
 /* ---- launches ---- */
 
-/* Working memory of the backward pass, carved from one piece. */
+/* Working memory of the backward pass: parts of one allocation. */
 typedef struct Work {
     int *order, *other; /* (N) positions, before a pass of the sort and after */
     int *counts;        /* (tiles, DIGITS) */
@@ -312,7 +311,7 @@ static Work take_work(Backend *be, int N, int C) {
     return work;
 }
 
-/* Positions 0..N-1 in the order of their tokens, which are below V, and of themselves where tokens are equal. */
+/* Sorts the positions 0..N-1 by their tokens, which are below V; positions of equal tokens stay in order. */
 static const int *sort_by_token(Backend *be, Work work, const int32_t *tokens, int N, int V) {
     const unsigned tiles = (unsigned)ceil_div(N, TILE);
     const int *order = NULL;
@@ -348,7 +347,7 @@ static void backward(Backend *be, float *dwte, float *dwpe, const T *dout, const
     cuda_check_launch("sum_sequences_kernel");
 }
 
-/* Whether all rows, C elements of three arrays that begin at a, b and c, can be moved in packs. */
+/* Whether the arrays a, b and c, with rows of C elements, can be loaded and stored in packs. */
 template <class T> static bool in_packs(int C, const void *a, const void *b, const void *c) {
     return C % Pack<T>::N == 0 && is_pack_aligned(a) && is_pack_aligned(b) && is_pack_aligned(c);
 }

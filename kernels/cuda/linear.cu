@@ -1,28 +1,29 @@
-/* linear.cu: linear layers, forward and backward, with bias and activation. The matmuls are cuBLASLt's (matmul.h), where
- * it can with the elementwise work in the matmul, on sums that are still in registers: bias, and GELU in bfloat16. Here
- * are the kernels that do that work where it cannot, for every activation, and the bias gradient.
+/* linear.cu: linear layers, forward and backward, with bias and activation. cuBLASLt computes the matmuls (matmul.h)
+ * and, if it can, the elementwise work on sums that are still in registers: bias, and GELU in bfloat16. The kernels
+ * here do this work if it cannot, for every activation, and compute the bias gradient.
  *
- * All of them read each input once and write each output once, and do so little arithmetic that memory bounds them:
- * the backward pass of GELU moves 6 bytes of bfloat16 per element for about 20 instructions, two of which are for the
- * special function unit. So they are one access of 16 bytes per array and thread, many threads, no loop and no shared
- * memory. Where rows are no whole number of packs, or an array is not aligned, the same kernels run on single elements.
+ * The elementwise kernels read each input once, write each output once, and do so little arithmetic that memory limits
+ * the speed: the backward pass of GELU moves 6 bytes of bfloat16 per element for about 20 instructions, two of them on
+ * the special function unit. So each thread accesses 16 bytes of each array, without a loop or shared memory. If rows
+ * are not a whole number of packs, or an array is not aligned, the same kernels run on single elements.
  *
- * The bias gradient is a sum over all N rows for each of OC columns. One thread per column would leave the GPU empty, so
- * blocks sum slices of ROWS_OF_SLICE rows and 64 columns, and a second launch of the same kernel sums the slices'
- * results: N = 32768 and OC = 768 make 1536 blocks, whose results are 0.8 % of what was read. The order of every sum
- * is fixed by the shape alone. */
+ * The bias gradient is a sum over all N rows for each of OC columns. One thread per column would leave the GPU empty,
+ * so blocks sum slices of ROWS_OF_SLICE rows and 64 columns, and a second launch of the same kernel sums the slices'
+ * results: N = 32768 and OC = 768 make 1536 blocks, whose results are 0.8 % of what was read. The order of every sum is
+ * fixed by the shape alone. */
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/matmul.h"
 
 constexpr int THREADS = 256;
 
-/* Blocks for n elements, COUNT to a thread. */
+/* Number of blocks for n elements, COUNT for each thread. */
 template <int COUNT> static unsigned blocks_for(size_t n) { return (unsigned)ceil_div((int64_t)n, THREADS * COUNT); }
 
 /* ---- GELU ----
  *
  * With u = sqrt(2/pi) (x + 0.044715 x^3), 0.5 (1 + tanh u) = 1 / (1 + e^-2u) = s, so GELU(x) = x s, and
- * GELU'(x) = s + x s (1 - s) 2 u'. From e = e^-2|u| <= 1 either form of s is exact to a rounding, and nothing overflows. */
+ * GELU'(x) = s + x s (1 - s) 2 u'. Computed from e = e^-2|u| <= 1, s is exact to a rounding for either sign of u, and
+ * nothing overflows. */
 
 constexpr float GELU_ROOT = 0.79788456080286536f; /* sqrt(2/pi) */
 constexpr float GELU_CUBE = 0.044715f;
@@ -31,7 +32,7 @@ struct Sigmoid {
     float s, derivative; /* s (1 - s) */
 };
 
-/* At 2u, for GELU(x). */
+/* The sigmoid at 2u, for GELU(x). */
 static __device__ __forceinline__ Sigmoid gelu_sigmoid(float x) {
     float u = GELU_ROOT * (x + GELU_CUBE * x * x * x);
     float e = __expf(-2.0f * fabsf(u)), r = __fdividef(1.0f, 1.0f + e);
@@ -70,7 +71,7 @@ static __global__ void __launch_bounds__(THREADS) bias_kernel(T *x, const T *bia
     store_pack(x + at, sum);
 }
 
-/* pre += bias, where there is one; out = the activation of pre.   pre and out (N,OC), which may be one, bias (OC) or
+/* pre += bias, if there is one; out = the activation of pre.   pre and out (N,OC) may be the same array, bias (OC) or
  * NULL, n = N*OC elements */
 template <class Activation, class T, int COUNT>
 static __global__ void __launch_bounds__(THREADS) activation_kernel(T *out, T *pre, const T *bias, size_t n, int OC) {
@@ -100,7 +101,7 @@ static __global__ void __launch_bounds__(THREADS) activation_backward_kernel(T *
     store_pack(d + at, gradient);
 }
 
-/* Whether packs suit rows of n elements, and three arrays of them. */
+/* Whether the arrays a, b and c, with rows of n elements, can be loaded and stored in packs. */
 template <class T> static bool suits_packs(int64_t n, const void *a, const void *b, const void *c) {
     return n % Pack<T>::N == 0 && is_pack_aligned(a) && is_pack_aligned(b) && is_pack_aligned(c);
 }
@@ -157,9 +158,9 @@ template <class T> static void finish_gelu_backward(Backend *be, const CudaGemm 
 constexpr int SUM_COLUMNS = 64;    /* of a block: 128 or 256 bytes of a row, in whole sectors */
 constexpr int ROWS_OF_SLICE = 256; /* with packs of bfloat16, 8 loads in flight per thread */
 
-/* out[slice] (+)= the sums of in's rows [slice * rows, (slice + 1) * rows), as far as there are such.
- * in (N,C); out (slices,C); grid (columns / 64, slices). Lanes side by side take a row's columns, groups of lanes take
- * rows in turn, and the groups' sums are added in shared memory, in order. */
+/* out[slice] (+)= the sums of in's rows [slice * rows, (slice + 1) * rows), as far as they exist.
+ * in (N,C); out (slices,C); grid (columns / 64, slices). Neighbouring lanes take a row's columns, and groups of lanes
+ * take rows in turn. The groups' sums are added in shared memory, in order. */
 template <class T, int COUNT>
 static __global__ void __launch_bounds__(THREADS)
     column_sums_kernel(float *out, const T *in, int N, int C, int rows, bool accumulate) {
@@ -215,7 +216,7 @@ template <class T> static void bias_gradient(Backend *be, float *dbias, const T 
 
 template <class T> constexpr DType dtype_of = sizeof(T) == sizeof(float) ? DTYPE_FLOAT32 : DTYPE_BFLOAT16;
 
-/* d (m,n) = op(a) . op(b), nothing else said. */
+/* d (m,n) = op(a) . op(b), with defaults for all else. */
 template <class T>
 static CudaGemm matmul(void *d, const void *a, const void *b, int m, int n, int k, bool transpose_a, bool transpose_b) {
     CudaGemm p = {};
@@ -243,7 +244,7 @@ static void matmul_backward_input(Backend *be, void *din, const void *dout, cons
     cuda_multiply(be, &p);
 }
 
-/* With GELU in the matmul. */
+/* The matmul does GELU if cuBLASLt can. */
 template <class T>
 static void matmul_gelu_forward(Backend *be, void *out, void *pre, const void *in, const void *weight, const void *bias,
                                 int N, int IC, int OC) {

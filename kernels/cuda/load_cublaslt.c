@@ -1,7 +1,7 @@
-/* load_cublaslt.c: cuBLASLt's functions, each passed on to the library, which is loaded at the first call. Linked in the
- * usual way it would be loaded by every program at its start, which takes a tenth of a second and 100 MB (the loader
- * relocates 400,000 pointers), and `--help` or a run on the CPU would need it installed. Not compiled for the emulator,
- * which has functions of its own. */
+/* load_cublaslt.c: cuBLASLt's functions. Each calls the library's function, and the first call loads the library. If it
+ * were linked in the usual way, every program would load it at its start, which takes a tenth of a second and 100 MB
+ * (the loader relocates 400,000 pointers), and `--help` or a run on the CPU would need it installed. Not compiled for
+ * the emulator, which has its own functions. */
 #include <cublasLt.h>
 #include <dlfcn.h>
 
@@ -10,7 +10,7 @@
 #define TEXT_OF(x) #x
 #define LIBRARY(major) "libcublasLt.so." TEXT_OF(major)
 
-/* Ends the program where the library, of the major version that this was compiled for, or a function is missing. */
+/* Ends the program if the library (of the major version that this was compiled for) or the function is missing. */
 static void *find(const char *name) {
     static void *library;
     if (!library) library = dlopen(LIBRARY(CUBLAS_VER_MAJOR), RTLD_NOW | RTLD_LOCAL);

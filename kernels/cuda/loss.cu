@@ -1,21 +1,21 @@
 /* loss.cu: softmax, cross-entropy and its gradient, fused over a row of logits, and the sum of the losses.
  *
  * With m = max x, s = sum exp(x - m) over the first V of VP columns and p = exp(x - m)/s, the loss is log s - (x_t - m)
- * for the target t, and logits become dloss (p - onehot(t)), columns V.. zero.
+ * for the target t. Logits are overwritten by dloss (p - onehot(t)), columns from V on by 0.
  *
- * Bound by memory: with bf16 logits each element must be read once and written once, 4 bytes (8 in float). A row is
- * needed twice, for m and s and then for the gradient. One block works on one row, 50304 logits being 100 kB, and few
- * rows are in work at a time: 2 on each multiprocessor, 26 MB on 132 of them. So the second reading finds the row in
- * the second-level cache, and much of it in the first. It goes backwards, since what was read last is still nearest.
- * m and s come out of one pass (online softmax: Milakov, Gimelshein 2018): whenever the largest number so far grows,
- * the sum so far shrinks to fit.
+ * Memory limits the speed: each bf16 logit must be read once and written once, 4 bytes (8 in float). A row is needed
+ * twice, for m and s and then for the gradient. One block works on one row (50304 logits are 100 kB), and few rows are
+ * computed at a time: 2 on each multiprocessor, 26 MB on 132 of them. So the second read finds the row in the
+ * second-level cache, and much of it in the first. It goes backwards, since the last columns were read most recently.
+ * One pass computes m and s (online softmax: Milakov, Gimelshein 2018): whenever the largest number so far grows, the
+ * sum so far is scaled down to it.
  *
- * Accuracy: x - m is exact or nearly so, and __expf is then off by about 2^-22 + 2^-24 |x - m| relative. Taking
- * exp(x - m)/s and not exp(x - log-sum-exp) leaves out the rounding of a log-sum-exp as large as the logits. The
- * target's gradient, p_t - 1, is expm1(-loss), since p_t near 1 would lose digits in a difference.
+ * Accuracy: x - m is exact or nearly so, and the relative error of __expf is then about 2^-22 + 2^-24 |x - m|. Using
+ * exp(x - m)/s and not exp(x - log-sum-exp) avoids the rounding of a log-sum-exp as large as the logits. The target's
+ * gradient, p_t - 1, is computed as expm1(-loss), since the difference would lose digits if p_t is near 1.
  *
- * With a softcap c, x = c z/sqrt(z^2 + c^2) of a logit z, and dx/dz = (c/sqrt(z^2 + c^2))^3 multiplies the gradient. Both
- * readings of the row compute x anew: one reciprocal square root next to each exp. */
+ * With a softcap c, x is c z/sqrt(z^2 + c^2) for a logit z, and dx/dz = (c/sqrt(z^2 + c^2))^3 multiplies the gradient.
+ * Both reads of the row compute x again: one reciprocal square root next to each exp. */
 #include <float.h>
 
 #include "kernels/cuda/cuda_backend.h"
@@ -23,13 +23,13 @@
 
 /* ---- cross-entropy ---- */
 
-/* Threads of a row: two blocks of a long one fill the 1536 places that every multiprocessor since 8.0 has at least;
- * most of them would be idle in a short one. */
+/* Threads for one row. Every multiprocessor since compute capability 8.0 can run at least 1536 threads: two blocks for
+ * long rows. For short rows most of these threads would be idle. */
 constexpr int PLACES = 1536, LONG_THREADS = PLACES / 2, SHORT_THREADS = 128;
 constexpr int SHORT_ROW = 2048;
 
-/* The largest number and the sum of exp(x - largest) of what was seen so far. -FLT_MAX and not -infinity stands for
- * nothing, so that no difference is infinity - infinity. */
+/* The largest number so far and the sum of exp(x - largest) so far. `largest` begins with -FLT_MAX and not -infinity,
+ * so that no difference is infinity - infinity. */
 typedef struct OnlineSum {
     float largest, sum;
 } OnlineSum;
@@ -44,26 +44,26 @@ template <int N> static __device__ __forceinline__ void take_in(OnlineSum &seen,
     seen.largest = largest;
 }
 
-/* c/sqrt(z^2 + c^2). Where z^2 is more than a float holds, both z and c are scaled down for it. */
+/* c/sqrt(z^2 + c^2). If z^2 would overflow a float, both z and c are first scaled down. */
 static __device__ __forceinline__ float cap_ratio(float z, float c) {
     const float scale = fabsf(z) > 1e18f ? 0x1p-70f : 1.0f;
     z *= scale, c *= scale;
     return c * rsqrtf(z * z + c * c);
 }
 
-/* What a logit z counts as, with SOFTCAP bounded by c. */
+/* The capped logit: within -c and c if SOFTCAP, else z. */
 template <bool SOFTCAP> static __device__ __forceinline__ float capped(float z, float c) {
     return SOFTCAP ? z * cap_ratio(z, c) : z;
 }
 
-/* The derivative of that. */
+/* The derivative of capped(). */
 template <bool SOFTCAP> static __device__ __forceinline__ float cap_derivative(float z, float c) {
     const float ratio = SOFTCAP ? cap_ratio(z, c) : 1.0f;
     return ratio * ratio * ratio;
 }
 
-/* How a row lies in memory: `head` columns, then `packs` whole packs on addresses that allow them, then the rest. Rows
- * of odd lengths begin anywhere. */
+/* How a row lies in memory: `head` columns, then `packs` whole packs at aligned addresses, then the other columns. A
+ * row may begin at any address, if the row length is odd. */
 typedef struct Layout {
     int head, packs;
 } Layout;
@@ -74,12 +74,12 @@ template <class T> static __device__ __forceinline__ Layout layout_of(const T *r
     return {head, (V - head) / Pack<T>::N};
 }
 
-/* The i-th column that is in none of the packs. */
+/* The i-th of the columns that are not in a pack. */
 template <class T> static __device__ __forceinline__ int loose_column(Layout layout, int i) {
     return i < layout.head ? i : i + layout.packs * Pack<T>::N;
 }
 
-/* This thread's part of a row: every THREADS-th pack and loose column. */
+/* The sum over this thread's part of a row: every THREADS-th pack and every THREADS-th loose column. */
 template <class T, int THREADS, bool SOFTCAP>
 static __device__ __forceinline__ OnlineSum sum_of_part(const T *row, Layout layout, int V, float softcap) {
     constexpr int VEC = Pack<T>::N;
@@ -105,7 +105,7 @@ static __device__ __forceinline__ float gradient_at(float z, float scale, float 
     return scale * __expf(capped<SOFTCAP>(z, softcap) - largest) * cap_derivative<SOFTCAP>(z, softcap);
 }
 
-/* The same part: its gradients, and 0 in columns V to VP. */
+/* Overwrites the same part with its gradients, and columns V to VP with 0. */
 template <class T, int THREADS, bool SOFTCAP>
 static __device__ __forceinline__ void scale_part(T *row, Layout layout, int V, int VP, float scale, float largest,
                                                   float softcap) {
@@ -166,7 +166,7 @@ static void softmax_cross_entropy(Backend *be, float *losses, void *logits, cons
 
 constexpr int SUM_THREADS = 1024;
 
-/* One block: the losses of a step are some hundred kB. */
+/* One block is enough: the losses of a step are some hundred kB. */
 static __global__ void __launch_bounds__(SUM_THREADS) add_sum_kernel(double *total, const float *values, size_t n) {
     constexpr int VEC = Pack<float>::N;
     const size_t packs = is_pack_aligned(values) ? n / VEC : 0;

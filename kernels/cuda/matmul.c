@@ -1,21 +1,20 @@
 /* matmul.c: matmuls by cuBLASLt, and the autotuning of its algorithms. It launches no kernel, so it is C.
  *
  * Row-major. The library stores matrices by columns, so it reads a row-major matrix as the transpose. It computes D^T =
- * op(B)^T op(A)^T: its first factor is our b, its second our a, and nothing is copied. Its rows are our columns, as its
- * epilogues need: a bias has one element for each of them.
+ * op(B)^T op(A)^T: its first factor is our b, its second our a, and nothing is copied. Its epilogues add one bias
+ * element to each of its rows, which are our columns.
  *
  * Speed. Each shape has an entry in a table, with the library's descriptors and the algorithm, so that a call allocates
- * nothing and never waits for the GPU. The library proposes algorithms, fastest first by its own estimate, for operands
- * that are aligned as these are. While autotuning, the proposals for a shape are timed: those with the epilogue in the
- * matmul, and those with a kernel after it.
+ * nothing and never waits for the GPU. The library proposes algorithms for the alignment of the operands, fastest first
+ * by its own estimate. While autotuning, the proposals for a shape are timed: those with the epilogue in the matmul,
+ * and those with a kernel after it.
  *
- * Determinism. Only algorithms that repeat bit for bit are taken: sums over k in one piece, or in parts that lie in the
- * workspace as float32 and are added in order after the matmul. The library's other two ways to add parts are left out:
+ * Determinism. Only algorithms that repeat bit for bit are used: sums over k in one piece, or in parts that lie in the
+ * workspace as float32 and are added in order after the matmul. The library's other two ways to add parts are not used:
  * in the output itself, in an order that is not documented, and in the output's type, which rounds more than once. A
- * matrix of a batch must have the bits that it has alone, so a batch's algorithm is the same however many matrices
- * there are, and does not split sums, which would need a workspace for each. All work of a handle is on one stream,
- * with one workspace: then equal calls give equal results on GPUs of the same kind (cuBLAS, "Results
- * Reproducibility"). */
+ * matrix of a batch must have the bits that it has alone, so a batch's algorithm does not depend on the number of
+ * matrices, and does not split sums, which would need a workspace for each. All work of a handle is on one stream, with
+ * one workspace: then equal calls give equal results on GPUs of the same kind (cuBLAS, "Results Reproducibility"). */
 #include "kernels/cuda/matmul.h"
 
 #include <inttypes.h>
@@ -32,11 +31,11 @@ enum { WORKSPACE_BYTES = 32 << 20 };
 /* Algorithms to request from the library in one call. */
 enum { PROPOSALS = 8 };
 
-/* Matrices in a batch for which proposals are asked, whatever their number: enough to fill a GPU. */
+/* The batch size for which proposals are requested, whatever the real size is: enough to fill a GPU. */
 enum { PROPOSED_BATCH = 8 };
 
-/* Each algorithm is timed in this many rounds, in turn with the others, so that a rising clock favours none. The
- * shortest round, of this many matmuls, counts. */
+/* Each algorithm is timed in ROUNDS rounds, in turn with the others, so that a rising clock favours none. The shortest
+ * round counts. A round is REPETITIONS matmuls. */
 enum { ROUNDS = 3, REPETITIONS = 4 };
 
 /* ---- messages ---- */
@@ -62,7 +61,7 @@ static void check_matmul(cublasStatus_t status, const char *what, const MatmulKe
 
 /* ---- keys ---- */
 
-/* The largest power of two that divides all addresses whose bits `addresses` has. */
+/* The largest power of two, up to MAX_ALIGNMENT, that divides all addresses whose bitwise OR is `addresses`. */
 static int64_t alignment(uintptr_t addresses) {
     uintptr_t lowest_bit = addresses & (~addresses + 1);
     return lowest_bit == 0 || lowest_bit > MAX_ALIGNMENT ? MAX_ALIGNMENT : (int64_t)lowest_bit;
@@ -80,13 +79,13 @@ static cublasLtEpilogue_t library_epilogue(const CudaGemm *p) {
     }
 }
 
-/* Whether the library keeps or reads what GELU is applied to. */
+/* Whether the library stores or reads `pre`, the input of GELU. */
 static bool has_pre(const MatmulKey *key) {
     return key->epilogue == CUBLASLT_EPILOGUE_GELU_AUX || key->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS ||
            key->epilogue == CUBLASLT_EPILOGUE_DGELU;
 }
 
-/* What a matrix of that size adds to the bits of an address: those of the other matrices of its batch. */
+/* The distance of matrices in a batch, in bytes; 0 without a batch. It limits the alignment of all but the first. */
 static uintptr_t batch_bits(const CudaGemm *p, DType type, int64_t rows, int64_t columns) {
     return p->batched ? (uintptr_t)(rows * columns) * dtype_size(type) : 0;
 }
@@ -136,7 +135,7 @@ static void set_layout(const MatmulEntry *entry, cublasLtMatrixLayout_t layout,
     check_matmul(cublasLtMatrixLayoutSetAttribute(layout, attribute, value, bytes), describing, &entry->key);
 }
 
-/* Of dense matrices that are stored row by row, one after the other. */
+/* Makes the layout of dense row-major matrices that lie one after the other. */
 static cublasLtMatrixLayout_t layout_create(const MatmulEntry *entry, int64_t type, int64_t rows, int64_t columns) {
     cublasLtMatrixLayout_t layout;
     int64_t stride = rows * columns;
@@ -183,7 +182,7 @@ static MatmulEntry *entry_of(CudaMatmul *matmul, const CudaGemm *p) {
     return *place;
 }
 
-/* Where the epilogue is not in the matmul, there must be no pointer either: the library refuses to multiply with a bias
+/* If the matmul does not do the epilogue, the pointers must be NULL too: the library refuses to multiply with a bias
  * that its epilogue does not add. */
 static void set_epilogue(MatmulEntry *entry, bool fused, const void *bias, const void *pre) {
     uint32_t epilogue = fused ? (uint32_t)entry->key.epilogue : CUBLASLT_EPILOGUE_DEFAULT;
@@ -194,8 +193,8 @@ static void set_epilogue(MatmulEntry *entry, bool fused, const void *bias, const
     set_operation(entry, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &pre, sizeof pre);
 }
 
-/* Before there is a matmul, the library takes from the pointers of bias and pre how they are aligned, and nothing
- * else: each alignment is such a pointer. */
+/* Sets the epilogue before bias and pre are known. For proposals the library only reads the alignment of these
+ * pointers, so the alignments themselves are passed as pointers. */
 static void set_epilogue_alone(MatmulEntry *entry, bool fused) {
     const MatmulKey *key = &entry->key;
     set_epilogue(entry, fused, (const void *)(uintptr_t)key->align_bias, (const void *)(uintptr_t)key->align_d);
@@ -210,15 +209,16 @@ static void set_count(MatmulEntry *entry, int count) {
 
 /* ---- algorithms ---- */
 
-/* GELU's kept values are under rules: rows of whole groups of 8, and 16-byte stores. And the library's GELU is good for
- * bfloat16 alone: of float32 its relative error was 6e-5 on an H100, as if by the approximate tanh. */
+/* Whether the library may do the epilogue. It stores and reads pre only if n is a multiple of 8 and outputs are aligned
+ * to 16 bytes. Its GELU is exact enough only for bfloat16: in float32 its relative error was 6e-5 on an H100, as if it
+ * used the approximate tanh. */
 static bool may_fuse(const MatmulKey *key) {
     if (key->epilogue == CUBLASLT_EPILOGUE_DEFAULT) return false;
     if (key->epilogue != CUBLASLT_EPILOGUE_BIAS && key->output == DTYPE_FLOAT32) return false;
     return !has_pre(key) || (key->n % 8 == 0 && key->align_d >= 16);
 }
 
-/* Whether it repeats bit for bit. */
+/* Whether the algorithm repeats bit for bit. */
 static bool repeats(const MatmulKey *key, const cublasLtMatmulAlgo_t *algorithm) {
     uint32_t reduction;
     size_t written;
@@ -229,7 +229,7 @@ static bool repeats(const MatmulKey *key, const cublasLtMatmulAlgo_t *algorithm)
            (reduction == CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE && !key->batched);
 }
 
-/* Whether an algorithm can be taken for the layouts as they are set. */
+/* Whether an algorithm can be used with the current layouts. */
 static bool is_admissible(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *algorithm) {
     if (algorithm->fused && !may_fuse(&entry->key)) return false;
     set_epilogue_alone(entry, algorithm->fused);
@@ -250,7 +250,7 @@ static void set_alignment(CudaMatmul *matmul, cublasLtMatmulPreferenceAttributes
     set_preference(matmul, attribute, &value, sizeof value);
 }
 
-/* The library's proposals for the layouts as they are set, fastest first; returns their number. */
+/* Gets the library's proposals for the current layouts, fastest first; returns their number. */
 static int propose(CudaMatmul *matmul, MatmulEntry *entry, bool fused, MatmulAlgorithm *proposals) {
     const MatmulKey *key = &entry->key;
     if (fused && !may_fuse(key)) return 0;
@@ -272,7 +272,7 @@ static int propose(CudaMatmul *matmul, MatmulEntry *entry, bool fused, MatmulAlg
     return count;
 }
 
-/* With the epilogue in the matmul first. */
+/* All proposals; those with the epilogue in the matmul come first. */
 static int propose_all(CudaMatmul *matmul, MatmulEntry *entry, MatmulAlgorithm proposals[2 * PROPOSALS]) {
     int count = propose(matmul, entry, true, proposals);
     count += propose(matmul, entry, false, proposals + count);
@@ -280,7 +280,7 @@ static int propose_all(CudaMatmul *matmul, MatmulEntry *entry, MatmulAlgorithm p
     return count;
 }
 
-/* For batches of any size. */
+/* Sets the layouts with which an algorithm for batches of any size is selected. */
 static void set_any_count(MatmulEntry *entry) {
     entry->count = 0;
     set_count(entry, entry->key.batched ? PROPOSED_BATCH : 1);
@@ -298,8 +298,8 @@ void matmul_entry_set(MatmulEntry *entry, const MatmulAlgorithm *algorithm, bool
     entry->count = 0;
 }
 
-/* The algorithm for `count` matrices, for which the layouts are set. It is the first proposal for them where the chosen
- * one cannot do so many, although none should say so that has no workspace. */
+/* Sets the layouts for `count` matrices and returns the algorithm for them. If the entry's algorithm does not support
+ * this count, which should not happen without a workspace, that is the first proposal for the count. */
 static const MatmulAlgorithm *algorithm_for(CudaMatmul *matmul, MatmulEntry *entry, int count) {
     if (entry->count == count) return &entry->current;
     set_count(entry, count);
@@ -330,7 +330,7 @@ static cublasStatus_t launch(CudaMatmul *matmul, MatmulEntry *entry, const Matmu
     return status;
 }
 
-/* Milliseconds of one matmul; infinite where the algorithm does not run. */
+/* Returns the milliseconds of one matmul, or infinity if the algorithm does not run. */
 static float time_of(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *algorithm, const CudaGemm *p) {
     cudaStream_t stream = cuda_stream(&matmul->cuda->base);
     if (launch(matmul, entry, algorithm, p) != CUBLAS_STATUS_SUCCESS) return INFINITY; /* the first one warms up */
@@ -393,7 +393,7 @@ static void matmul_batched(Backend *be, const BatchedMatmul *p, void *d, const v
     cuda_multiply(be, &matmul);
 }
 
-/* Of compute capability 8.0 on, which a table needs, tensor cores take either type. */
+/* From compute capability 8.0 on, which the backend needs, tensor cores take both types. */
 static bool multiplies(Backend *be, DType type) {
     (void)be, (void)type;
     return true;

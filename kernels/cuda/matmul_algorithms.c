@@ -1,8 +1,8 @@
 /* matmul_algorithms.c: the algorithms that autotuning found, as text.
  *
- * A line of versions, a line for each matmul, and a last line, which shows that none is missing. A matmul is written
- * as the numbers of its key, whether the algorithm does the epilogue's work, and the algorithm as hexadecimal words. The
- * library reads these again where its version is the same. */
+ * The text has a line of versions, a line for each matmul, and a last line, which shows that none is missing. A
+ * matmul's line has the numbers of its key, a flag (the algorithm does the epilogue) and the algorithm as hexadecimal
+ * words, which are valid for the same version of the library only. */
 #include "kernels/cuda/matmul_table.h"
 
 #include <inttypes.h>
@@ -48,7 +48,7 @@ static bool is_flag(int64_t value) { return value == 0 || value == 1; }
 static bool is_size(int64_t value) { return value > 0 && value <= INT32_MAX; }
 static bool is_alignment(int64_t value) { return value > 0 && value <= MAX_ALIGNMENT && (value & (value - 1)) == 0; }
 
-/* Whether a matmul could have it. */
+/* Whether a matmul could have this key. */
 static bool is_key(const MatmulKey *key) {
     static const int64_t without_bias[] = {CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_GELU,
                                            CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_DGELU};
@@ -70,7 +70,7 @@ static int64_t read_number(const char **at) {
     return number;
 }
 
-/* A line is right if what was read of it is written just so. */
+/* Reads a line. It is valid if writing the result gives the same line again. */
 static bool read_line(const char *line, MatmulKey *key, MatmulAlgorithm *algorithm) {
     int64_t numbers[KEY_NUMBERS];
     char again[LONGEST_LINE];
@@ -89,7 +89,7 @@ static bool read_line(const char *line, MatmulKey *key, MatmulAlgorithm *algorit
     return strcmp(again, line) == 0 && is_key(key);
 }
 
-/* An entry for the line, not yet in the table; NULL and the reason where it does not suit this library. */
+/* Makes an entry for the line, outside the table. Returns NULL and the reason if it does not suit this library. */
 static MatmulEntry *entry_read(CudaMatmul *matmul, const char *line, int number, Error *error) {
     MatmulKey key;
     MatmulAlgorithm algorithm;
@@ -108,7 +108,7 @@ static MatmulEntry *entry_read(CudaMatmul *matmul, const char *line, int number,
     return entry;
 }
 
-/* The text's entries as a list, as far as it is right. Cuts the text into lines. */
+/* Makes a list of the text's entries, up to the first error. Cuts the text into lines. */
 static bool read_entries(CudaMatmul *matmul, char *text, MatmulEntry **list, Error *error) {
     int number = 1;
     char *line = strsep(&text, "\n");
@@ -126,7 +126,7 @@ static bool read_entries(CudaMatmul *matmul, char *text, MatmulEntry **list, Err
     return true;
 }
 
-/* What was chosen first stays. */
+/* Moves the entry into the table, or frees it. An algorithm that the table has by timing stays. */
 static void insert(CudaMatmul *matmul, MatmulEntry *entry) {
     MatmulEntry **place = matmul_table_place(matmul, &entry->key);
     if (!*place) {

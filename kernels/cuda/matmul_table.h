@@ -9,17 +9,17 @@
 
 EXTERN_C_BEGIN
 
-/* What an algorithm may depend on; numbers of one type, so that a key can be compared, hashed, written and read as so
- * many numbers. Alignments are in bytes, powers of two up to 256. */
+/* Everything that an algorithm may depend on. All members have one type, so that a key can be compared, hashed, written
+ * and read as an array. Alignments are in bytes, powers of two up to 256. */
 typedef struct MatmulKey {
     int64_t input, output; /* DType */
     int64_t tf32;
-    int64_t epilogue; /* cublasLtEpilogue_t: what the library would have to do */
+    int64_t epilogue; /* cublasLtEpilogue_t, if the library does it */
     int64_t batched;
     int64_t transpose_a, transpose_b;
     int64_t m, n, k;
-    int64_t align_a, align_b, align_d; /* of d, c and pre the least */
-    int64_t align_bias;                /* 0 without one */
+    int64_t align_a, align_b, align_d; /* align_d: the smallest of d, c and pre */
+    int64_t align_bias;                /* 0 without bias */
 } MatmulKey;
 
 enum { KEY_NUMBERS = sizeof(MatmulKey) / sizeof(int64_t), MAX_ALIGNMENT = 256 };
@@ -35,8 +35,8 @@ typedef struct MatmulEntry {
     cublasLtMatrixLayout_t a, b, d;
     MatmulAlgorithm algorithm;
     bool has_algorithm; /* algorithm is set */
-    bool timed;         /* by timing, here or elsewhere */
-    int count;          /* matrices that the layouts are set for, and that `current` is known to multiply */
+    bool timed;         /* algorithm was found by timing, in this run or another */
+    int count;          /* number of matrices that the layouts are set for and `current` can multiply; 0: none */
     MatmulAlgorithm current;
     struct MatmulEntry *next;
 } MatmulEntry;
@@ -50,7 +50,7 @@ struct CudaMatmul {
     void *workspace;
     cudaEvent_t start, stop;
     bool is_autotuning;
-    char *versions; /* what algorithms hold for: the GPU's name, the driver's version and the library's */
+    char *versions; /* algorithms are valid for these: the GPU's name, the versions of driver and library */
     MatmulEntry *buckets[BUCKETS];
 };
 
@@ -60,18 +60,18 @@ typedef struct MatmulName {
 } MatmulName;
 MatmulName matmul_name(const MatmulKey *key);
 
-/* An entry that is not in the table, with descriptors and no algorithm. Freed by matmul_entry_free(), in the table or
- * not. */
+/* Makes an entry with descriptors and no algorithm, outside the table. Whoever has it, the table or the caller, frees
+ * it with matmul_entry_free(). */
 MatmulEntry *matmul_entry_create(const MatmulKey *key);
 void matmul_entry_free(MatmulEntry *entry);
 
-/* The place in the table where the entry of this key is, or, if that is NULL, belongs. */
+/* Returns the place of this key's entry in the table; *place is NULL if it has no entry yet. */
 MatmulEntry **matmul_table_place(CudaMatmul *matmul, const MatmulKey *key);
 
-/* Whether the library has this algorithm, for this matmul, and it repeats bit for bit. */
+/* Whether the library can run this algorithm for the entry's matmul and the algorithm repeats bit for bit. */
 bool matmul_algorithm_suits(CudaMatmul *matmul, MatmulEntry *entry, const MatmulAlgorithm *algorithm);
 
-/* Makes it the entry's algorithm. */
+/* Sets the entry's algorithm; `timed`: it was found by timing. */
 void matmul_entry_set(MatmulEntry *entry, const MatmulAlgorithm *algorithm, bool timed);
 
 /* matmul_algorithms.c: operations of the backend. */

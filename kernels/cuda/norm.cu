@@ -4,32 +4,32 @@
  *     out = n * weight + bias          dx += rstd (d - mean(d) - n mean(d n))
  *     dweight = sum over rows of dout * n,    dbias = sum over rows of dout
  *
- * RMSNorm has 0 in the place of mean and of mean(d), and computes neither. The kernels are templates on the kind, and on
- * which of weight and bias there are.
+ * RMSNorm has 0 in the place of mean and of mean(d), and computes neither. The kind, and whether there are weight and
+ * bias, are template parameters of the kernels.
  *
- * All of it is bound by memory. Bytes per element that cannot be avoided, with bf16 activations (twice that in float):
+ * Memory limits the speed. Bytes per element that cannot be avoided, with bf16 activations (twice as many in float):
  *
  *     forward             4     reads x, writes out
  *     residual + forward  8     reads x and delta, writes sum and out
  *     backward            8     reads dout, x and dx, writes dx
  *
- * weight, bias, mean and rstd are small next to that. To move just those bytes a row must be held between the two passes
- * over it, the statistics and the result. A thread holds one pack, 16 bytes, of each of a few rows in registers, and as
- * many threads as a row has packs stand side by side: 96 for 768 channels of bf16, 200 for 1600. That takes no more
- * registers for long rows than for short ones, each thread meets only one pack of weight and bias, and in the backward
- * pass it can sum dweight and dbias of its channels in registers over all rows it sees. With up to 72 registers a
- * thread, a multiprocessor can have 30 kB of loads in flight in the forward pass and 36 kB and more in the others; an
- * H100's 3.35 TB/s at a latency of some 0.7 us, shared by 132 of them, asks for 18 kB.
+ * weight, bias, mean and rstd are small next to that. To move only these bytes, a row must stay in registers between
+ * the two passes over it, for the statistics and the result. Each thread holds one pack, 16 bytes, of each of a few
+ * rows. A row has as many threads as packs: 96 for 768 channels of bf16, 200 for 1600. So long rows take no more
+ * registers than short ones, each thread uses only one pack of weight and bias, and in the backward pass it can sum
+ * dweight and dbias of its channels in registers over all its rows. With up to 72 registers a thread, a multiprocessor
+ * can have 30 kB of loads in flight in the forward pass and 36 kB and more in the others. An H100's 3.35 TB/s at a
+ * latency of some 0.7 us, shared by 132 multiprocessors, needs 18 kB.
  *
- * Rows that are not a multiple of 16 bytes, or longer than 448 packs, take the kernels at the end, which read a row
+ * Rows that are not a multiple of 16 bytes, or longer than 448 packs, use the kernels at the end, which read a row
  * again for each pass over it, one element at a time. */
 #include <assert.h>
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device.cuh"
 
-/* Threads of a block: a multiple of the 224 that a row of 1600 bf16 takes, and as many packs as a row that is held in
- * registers can have. Two such blocks on a multiprocessor leave each thread 72 registers. */
+/* Threads of a block, and the largest number of packs of a row that is held in registers. A multiple of 224, which a
+ * row of 1600 bf16 takes. Two such blocks on a multiprocessor leave each thread 72 registers. */
 constexpr int MAX_THREADS = 448;
 
 /* Rows that a thread of the forward pass holds at a time. */
@@ -37,14 +37,14 @@ constexpr int FORWARD_ROWS = 2;
 
 /* ---- sums over a row ---- */
 
-/* COUNT sums that are taken side by side, and so share a barrier. */
+/* COUNT sums that are computed together, so that they share a barrier. */
 template <int COUNT> struct Sums { float x[COUNT]; };
 
-/* Where the sums of each warp of a block meet. */
+/* Memory for the sums of each warp of a block. */
 template <int COUNT> using WarpSums = Sums<COUNT>[MAX_THREADS / WARP];
 
-/* Adds up the sums of the `warps` warps from `first` on, in all their threads. All threads of the block call it; the
- * next call takes another `of_warp`, since threads may read this one until they come to the next barrier. */
+/* Adds up the sums of the `warps` warps from `first` on, in all their threads. All threads of the block must call it.
+ * The next call must have another `of_warp`, since threads may read this one until the next barrier. */
 template <int COUNT>
 static __device__ __forceinline__ void sum_over_warps(Sums<COUNT> &sums, Sums<COUNT> *of_warp, int warp, int first,
                                                       int warps) {
@@ -93,12 +93,12 @@ static __device__ __forceinline__ Pack<T> normalized(const Pack<T> &x, float mea
     return out;
 }
 
-/* A row is x, or x + delta rounded to T, which is stored to `sum` (x or delta itself perhaps: each thread stores only
- * where it has read). Mean and variance are taken one after the other from the row in registers, not from sums of x and
- * x^2, whose difference loses the variance of rows that lie far from 0.
+/* A row is x, or x + delta rounded to T, which is stored to `sum`. `sum` may be x or delta: each thread stores only
+ * what it has read. Mean and variance are computed one after the other from the row in registers, not from sums of x
+ * and x^2, whose difference loses the variance if the mean is far from 0.
  *
- * Block b takes FORWARD_ROWS rows from b FORWARD_ROWS on; thread i pack i of each. What has no row or is after its end
- * counts as zeros. */
+ * Block b takes FORWARD_ROWS rows from b FORWARD_ROWS on; thread i takes pack i of each. Threads after the end of a
+ * row, and rows after the last, count as zeros. */
 template <class T, NormKind KIND, bool RESIDUAL, bool WEIGHT>
 static __global__ void __launch_bounds__(MAX_THREADS, 2)
     forward_kernel(T *sum, T *out, float *mean_out, float *rstd_out, const T *x, const T *delta, const T *weight,
@@ -154,8 +154,8 @@ static __global__ void __launch_bounds__(MAX_THREADS, 2)
 
 /* ---- backward ---- */
 
-/* Adds up what the teams of a block have of `sum`, (C) over the threads of a team, one team after the other, and stores
- * the last one's total. `so_far` is shared memory (C); unused where there is one team. All threads call it. */
+/* Adds up `sum`, which has C elements over the threads of a team, over the teams of a block in order. The last team
+ * stores the total to `to` (C). `so_far` (C) is shared memory, not used by a single team. All threads must call it. */
 template <int VEC>
 static __device__ __forceinline__ void store_sum_of_teams(float *to, float *so_far, Pack<float, VEC> sum, int c,
                                                           int C) {
@@ -172,7 +172,7 @@ static __device__ __forceinline__ void store_sum_of_teams(float *to, float *so_f
     }
 }
 
-/* What a thread holds of a row for the sums: zeros where there is no row, or where the thread is after its end. */
+/* A thread's part of a row, for the sums: zeros if there is no row, or if the thread is after its end. */
 template <class T> struct BackwardRow {
     Pack<T> dout, x;
     float mean, rstd;
@@ -190,11 +190,11 @@ static __device__ __forceinline__ BackwardRow<T> load_row(const T *dout, const T
     return held;
 }
 
-/* A block has blockDim.y teams of blockDim.x threads; a team takes one row at a time, thread i of it pack i. The grid
- * is no larger than what runs at once, and strides over the rows: each block leaves partial sums, with WEIGHT of dweight
- * and with BIAS of dbias, in `parts` (blocks, how many of them there are, C), and these should be few next to the rows.
+/* A block has blockDim.y teams of blockDim.x threads. A team takes one row at a time, and its thread i takes pack i.
+ * The grid has no more blocks than run at once, and strides over the rows, so that there are few partial sums: each
+ * block stores those of dweight (if WEIGHT) and dbias (if BIAS) in `parts` (blocks, WEIGHT + BIAS, C).
  *
- * Dynamic shared memory: 2 C floats where there are several teams. */
+ * Dynamic shared memory: 2 C floats if there are several teams. */
 template <class T, NormKind KIND, bool WEIGHT, bool BIAS>
 static __global__ void __launch_bounds__(MAX_THREADS, 2)
     backward_kernel(T *dx, float *parts, const T *dout, const T *x, const T *weight, const float *mean,
@@ -252,7 +252,7 @@ static __global__ void __launch_bounds__(MAX_THREADS, 2)
 
 constexpr int ADD_WARPS = 16; /* of a block, which share the parts of WARP columns */
 
-/* first (C) and second (C or NULL) = themselves or zeros + the sum of parts (count, 1 or 2, C). */
+/* first (C) and second (C or NULL) = (accumulate ? themselves : 0) + the sum of parts (count, 1 or 2, C). */
 static __global__ void __launch_bounds__(WARP *ADD_WARPS)
     add_parts_kernel(float *first, float *second, const float *parts, int count, int C, bool accumulate) {
     __shared__ float of_warp[ADD_WARPS][WARP];
@@ -268,7 +268,7 @@ static __global__ void __launch_bounds__(WARP *ADD_WARPS)
     *to = accumulate ? *to + sum : sum;
 }
 
-/* dweight (C or NULL) and dbias (C or NULL), one of them at least, of parts in this order. */
+/* Computes dweight and dbias (C; one may be NULL) from `parts`, which has them in this order. */
 static void add_parts(Backend *be, float *dweight, float *dbias, const float *parts, int count, int C,
                       bool accumulate) {
     float *first = dweight ? dweight : dbias, *second = dweight ? dbias : NULL;
@@ -281,12 +281,12 @@ static void add_parts(Backend *be, float *dweight, float *dbias, const float *pa
 
 constexpr int ANY_THREADS = 256; /* at most */
 
-/* Element c of an array; `none` where there is no array. */
+/* Element c of an array; `none` if there is no array. */
 template <class T> static __device__ __forceinline__ float element(const T *array, int c, float none) {
     return array ? to_float(array[c]) : none;
 }
 
-/* Each thread reads of `sum` only what it has stored itself. */
+/* Each thread reads only those elements of `sum` that it has stored itself. */
 template <class T, NormKind KIND, bool RESIDUAL>
 static __global__ void __launch_bounds__(ANY_THREADS)
     forward_any_kernel(T *sum, T *out, float *mean_out, float *rstd_out, const T *x, const T *delta, const T *weight,
@@ -321,7 +321,7 @@ static __global__ void __launch_bounds__(ANY_THREADS)
     rstd_out[blockIdx.x] = rstd;
 }
 
-/* dx alone. */
+/* Computes only dx. */
 template <class T, NormKind KIND>
 static __global__ void __launch_bounds__(ANY_THREADS)
     backward_any_kernel(T *dx, const T *dout, const T *x, const T *weight, const float *mean, const float *rstd,
@@ -364,19 +364,19 @@ static __global__ void __launch_bounds__(ANY_THREADS)
 
 /* ---- launches ---- */
 
-/* Whether rows can be held in registers: all that they are read from and stored to allows packs. */
+/* Whether rows can be held in registers: they are not too long, and all arrays can be read and stored in packs. */
 template <class T>
 static bool holds_rows(int C, const void *a, const void *b, const void *c, const void *d, const void *e) {
     return C % Pack<T>::N == 0 && C / Pack<T>::N <= MAX_THREADS && is_pack_aligned(a) && is_pack_aligned(b) &&
            is_pack_aligned(c) && is_pack_aligned(d) && is_pack_aligned(e);
 }
 
-/* A thread for each pack, in whole warps. */
+/* One thread for each pack, rounded up to whole warps. */
 template <class T> static unsigned threads_of_row(int C) { return (unsigned)round_up(C / Pack<T>::N, WARP); }
 
 static unsigned threads_of_any_row(int C) { return (unsigned)min_i64(round_up(C, WARP), ANY_THREADS); }
 
-/* Which forward_kernel suits. */
+/* Returns the instance of forward_kernel. */
 template <class T, bool RESIDUAL> static auto *forward_kernel_for(NormKind kind, bool weight) {
     if (kind == NORM_LAYERNORM)
         return weight ? forward_kernel<T, NORM_LAYERNORM, RESIDUAL, true>
@@ -394,7 +394,7 @@ template <class T> static auto *backward_kernel_for(NormKind kind, bool weight, 
                                   : backward_kernel_of_kind<T, NORM_RMSNORM>(weight, bias);
 }
 
-/* sum and delta are NULL where there is no residual. */
+/* sum and delta are NULL without RESIDUAL. */
 template <class T, bool RESIDUAL>
 static void forward(Backend *be, const NormShape *norm, T *sum, T *out, float *mean, float *rstd, const T *x,
                     const T *delta, const T *weight, const T *bias) {
@@ -426,7 +426,7 @@ static void residual_norm_forward(Backend *be, const NormShape *norm, void *sum,
                      (const T *)bias);
 }
 
-/* Launches the kernels for rows of any length; parts (count, has_weight + has_bias, C), NULL where there are none. */
+/* Launches the kernels for rows of any length; parts (count, has_weight + has_bias, C), NULL if there are none. */
 template <class T, NormKind KIND>
 static void backward_any(Backend *be, T *dx, float *parts, int count, const T *dout, const T *x, const T *weight,
                          const float *mean, const float *rstd, int N, int C, bool has_weight, bool has_bias) {
@@ -448,7 +448,7 @@ static void norm_backward(Backend *be, const NormShape *norm, void *dx, float *d
     const int processors = cuda_backend(be)->processors;
     const size_t part_bytes = (size_t)parameters * C * sizeof(float);
     int count;
-    float *parts = NULL; /* (count, parameters, C); NULL where there are none */
+    float *parts = NULL; /* (count, parameters, C); NULL if there are none */
     if (holds_rows<T>(C, dx, dout, x, weight, NULL)) {
         unsigned width = threads_of_row<T>(C), teams = MAX_THREADS / width;
         unsigned blocks_on_processor = 2 * MAX_THREADS / (width * teams);

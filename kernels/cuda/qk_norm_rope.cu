@@ -1,43 +1,43 @@
-/* qk_norm_rope.cu: what happens to queries and keys before attention, in place: QK-norm (Henry et al. 2020), RMSNorm
- * without gain over each head's HS numbers, and rotary positions (Su et al. 2021), which turn the pairs (i, i + HS/2); and
- * the backward pass of both. With x as it was, r = 1/sqrt(mean(x^2) + eps), R the rotation and y = R r x as it is kept,
- * the gradient g of y becomes
+/* qk_norm_rope.cu: QK-norm (Henry et al. 2020), which is RMSNorm without gain over each head's HS elements, and rotary
+ * positions (Su et al. 2021), which rotate the pairs (i, i + HS/2), for queries and keys, in place; and the backward
+ * pass of both. With the input x, r = 1/sqrt(mean(x^2) + eps), the rotation R and the stored output y = R r x, the
+ * gradient g of y becomes
  *
  *     dx = r R^T (g - y mean(g y)),
  *
  * since R^T y is the normalised x and mean(g y) = mean(R^T g R^T y). Without QK-norm it is R^T g.
  *
- * Bound by memory. Bytes per element of queries and keys, 2/3 of qkv, with bf16 activations (twice that in float):
+ * Memory limits the speed. Bytes per element of queries and keys, 2/3 of qkv, with bf16 (twice as many in float):
  *
  *     forward     4     reads and writes qkv
- *     backward    6     reads qkv and dqkv, writes dqkv; 4 without QK-norm, which alone needs qkv
+ *     backward    6     reads qkv and dqkv, writes dqkv; 4 without QK-norm, since only QK-norm needs qkv
  *
- * rstd is small next to that. {cos, sin} are 4 HS bytes for each token, which all its 2 NH rows share: they come out of the
+ * rstd is small next to that. {cos, sin} are 4 HS bytes for each token, shared by its 2 NH rows: they are read from the
  * cache.
  *
- * The HS numbers of one head of a query or key are a row. In each token's 3 C the 2 NH rows of queries and keys lie one
- * after the other, and so do their values of rstd. A thread holds 16 bytes of the first half of a row and the 16 bytes of
- * the second half that are their partners: 8 or 4 pairs. As many lanes as that takes, up to the next power of 2, share a
- * row: 4 for a head of 64 in bf16, 8 for 128 in bf16 or 64 in float, so a warp has 8 or 4 rows, and sums go through the
- * shuffles of these lanes alone. Every row is read and written once.
+ * A row is the HS elements of one head of a query or key. In a token's 3 C elements the 2 NH rows of queries and keys
+ * lie one after the other, as do their values of rstd. A thread holds 16 bytes of the first half of a row and their
+ * partners, 16 bytes of the second half: 8 or 4 pairs. The lanes for one row are rounded up to a power of 2: 4 for a
+ * head of 64 in bf16, 8 for 128 in bf16 or 64 in float. So a warp has 8 or 4 rows, and sums take shuffles among the
+ * lanes of one row only. Every row is read and written once.
  *
- * Rows whose halves are no whole number of packs, that need more than 32 lanes, or that are not aligned, go through the
- * same kernels one pair at a time: up to 32 lanes take turns along a row, and read it once more for its norm. */
+ * The same kernels take one pair at a time if halves of rows are not a whole number of packs, if rows need more than 32
+ * lanes, or if they are not aligned. Then up to 32 lanes take turns along a row, and read it once more for its norm. */
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/device.cuh"
 
 constexpr int THREADS = 256;
 
-/* The rows of queries and keys. `half` is the distance between partners. Where HS is odd, which no rotation can be, it is
- * (HS + 1)/2, and the last number of the first half has no partner. */
+/* The rows of queries and keys. `half` is the distance between partners. If HS is odd (only without rotation), it is
+ * (HS + 1)/2, and the last element of the first half has no partner. */
 struct HeadRows {
     int count;   /* B T 2 NH */
     int seq_len; /* T */
     int in_token, C, HS, half;
-    int lanes; /* that share a row: a power of 2 up to 32 */
+    int lanes; /* number that share a row: a power of 2 up to 32 */
 };
 
-/* What a thread works on: pairs first, first + step and so on below `end`, VEC of them at a time. */
+/* A thread's pairs of one row: VEC pairs at first, first + step and so on, below `end`. */
 struct Part {
     int row, token;
     size_t at; /* where the row begins in qkv */
@@ -50,7 +50,7 @@ template <int VEC> static __device__ __forceinline__ Part part_of_thread(HeadRow
     part.token = part.row / rows.in_token;
     part.at = (size_t)part.token * 3 * rows.C + part.row % rows.in_token * rows.HS;
     part.first = (int)threadIdx.x % rows.lanes * VEC, part.step = rows.lanes * VEC;
-    part.end = part.row < rows.count ? rows.half : 0; /* lanes without a row come along to the shuffles */
+    part.end = part.row < rows.count ? rows.half : 0; /* lanes without a row also call the shuffles */
     return part;
 }
 
@@ -60,10 +60,10 @@ static __device__ __forceinline__ float sum_over_row(float x, int lanes) {
     return x;
 }
 
-/* Numbers i to i + VEC - 1 of a row, and their partners. */
+/* Elements i to i + VEC - 1 of a row, and their partners. */
 template <int VEC> struct Pairs { float low[VEC], high[VEC]; };
 
-/* Whether number i has a partner. */
+/* Whether element i has a partner. */
 template <int VEC> static __device__ __forceinline__ bool is_pair(HeadRows rows, int i) {
     return VEC > 1 || i + rows.half < rows.HS;
 }
@@ -94,7 +94,7 @@ template <int VEC> static __device__ __forceinline__ float inner_product(const P
     return sum;
 }
 
-/* Turns pairs i to i + VEC - 1 of a row of token t as far as `rotation` (T,HS/2,2) says, or back by the same angles. */
+/* Rotates pairs i to i + VEC - 1 of a row of token t by the angles in `rotation` (T,HS/2,2), or back if BACK. */
 template <int VEC, bool BACK>
 static __device__ __forceinline__ void turn(Pairs<VEC> &pairs, const float *rotation, int t, int i, HeadRows rows) {
     const float *from = rotation + ((size_t)t * rows.half + i) * 2;
@@ -109,10 +109,10 @@ static __device__ __forceinline__ void turn(Pairs<VEC> &pairs, const float *rota
     }
 }
 
-/* With packs, the loops over a thread's part run at most once, and what was loaded stays in registers between them. */
+/* With packs, the loops over a thread's part run at most once, and the pairs stay in registers between the loops. */
 template <int VEC> constexpr bool HOLDS = VEC > 1;
 
-/* rstd (B,T,2,NH) or NULL for no QK-norm, rotation (>=T,HS/2,2) or NULL for none. */
+/* rstd (B,T,2,NH), NULL without QK-norm; rotation (>=T,HS/2,2), NULL for none. */
 template <class T, int VEC>
 static __global__ void __launch_bounds__(THREADS)
     qk_norm_rope_forward_kernel(T *qkv, float *rstd, const float *rotation, float eps, HeadRows rows) {
@@ -139,7 +139,7 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* rstd is NULL for no QK-norm, and qkv is then not read. */
+/* rstd is NULL without QK-norm; qkv is not read then. */
 template <class T, int VEC>
 static __global__ void __launch_bounds__(THREADS)
     qk_norm_rope_backward_kernel(T *dqkv, const T *qkv, const float *rstd, const float *rotation, HeadRows rows) {
@@ -191,7 +191,7 @@ static HeadRows head_rows(int B, int seq_len, int C, int NH, int vec) {
 
 static unsigned blocks_for(HeadRows rows) { return (unsigned)ceil_div(rows.count, THREADS / rows.lanes); }
 
-/* Whether threads can hold all of a row in packs. */
+/* Whether the lanes of a row can hold all of it in packs. */
 template <class T> static bool suits_packs(int C, int NH, const void *a, const void *b, const void *rotation) {
     const int HS = C / NH, pair_of_packs = 2 * Pack<T>::N;
     return HS % pair_of_packs == 0 && HS / pair_of_packs <= WARP && is_pack_aligned(a) && is_pack_aligned(b) &&

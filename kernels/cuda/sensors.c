@@ -1,6 +1,6 @@
 /* sensors.c: reads a GPU's power, clock, temperature and throttle reasons by NVML, a library of the driver. It is
  * loaded when the sensors are first read; if it or a function is missing, values are not known. Its header is not used,
- * since it comes in a package of its own. The functions are those of NVML since version 5. */
+ * since it comes in a separate package. NVML has had these functions since version 5. */
 #include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
@@ -9,7 +9,7 @@
 
 #include "kernels/cuda/cuda_backend.h"
 
-/* NVML's numbers. */
+/* NVML's constants. */
 enum { NVML_SUCCESS = 0, NVML_TEMPERATURE_GPU = 0, NVML_CLOCK_SM = 1 };
 typedef struct nvmlDevice_st *NvmlDevice;
 
@@ -34,7 +34,7 @@ enum {
     HW_POWER_BRAKE_SLOWDOWN = 0x80
 };
 
-/* Reasons that make a GPU slower than it could be: not that it has nothing to do, or runs at the clocks that its owner set. */
+/* Reasons that slow a GPU down. NVML's bits for an idle GPU and for clocks that its owner set are left out. */
 static const struct {
     unsigned long long mask;
     const char *name;
@@ -44,13 +44,13 @@ static const struct {
                {SW_THERMAL_SLOWDOWN | HW_THERMAL_SLOWDOWN, "thermal"},
                {HW_POWER_BRAKE_SLOWDOWN, "power brake"}};
 
-/* Stores the function's address, or NULL, in *function, a pointer to a function. */
+/* Stores the address of NVML's function `name`, or NULL, in *function, which is a function pointer. */
 static void find(CudaSensors *s, const char *name, void *function) {
     void *address = s->library ? dlsym(s->library, name) : NULL;
     memcpy(function, &address, sizeof address);
 }
 
-/* Identifies the GPU by its place on the bus, since device numbers depend on CUDA_VISIBLE_DEVICES. */
+/* Identifies the GPU by its PCI bus ID, since device numbers depend on CUDA_VISIBLE_DEVICES. */
 static CudaSensors *sensors_open(int gpu) {
     CudaSensors *s = checked_calloc(1, sizeof *s, "the GPU's sensors");
     char bus[32];
