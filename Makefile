@@ -1,21 +1,22 @@
-# Makefile: builds train_gpt2, prepare_data, sample_gpt2 and export_hf with whatever this machine has, and says what it found.
+# Makefile: builds train_gpt2, prepare_data, sample_gpt2 and export_hf with the libraries of this machine, and says what
+# it found.
 #
 #   make                 the programs
 #   make test            the tests (scripts/test.sh also installs what is missing and runs the sanitizers)
 #   make bench           speed of the 124M model on this machine, and of every optimizer on its parameters
-#   make bench-data      speed of GPT-2's tokenizer on English text, next to tiktoken where $(PYTHON) has it
+#   make bench-data      speed of GPT-2's tokenizer on English text, next to tiktoken if $(PYTHON) has it
 #   make fuzz            programs that feed libFuzzer's inputs to every parser (dev/fuzz), under build/fuzz; dev/fuzz/run.sh
 #   make lint            clang-format, cppcheck, clang-tidy, shellcheck
 #   make emu             programs and tests whose GPU is emulated on the CPU (dev/emu), under build/emu
-#   make cuda-report     registers and shared memory of every kernel on every architecture; fails where one spills
+#   make cuda-report     registers and shared memory of every kernel on every architecture; fails if one spills
 #   make libmarsopt.a libmarsopt.so   the optimizers as a library, static and shared; make marsopt-flags says how to link
 #                        the static one, make examples shows its use
 #   make clean
 #
 # Options: MPI=0, ONEDNN=0, UTF8PROC=0, ZLIB=0, ZSTD=0, LZMA=0, CUDA=0 and NCCL=0 build without these libraries, EMU=1
-# with the emulator in the place of CUDA and NCCL; WERROR=1 makes warnings errors, SANITIZE=address,undefined
-# (or thread) instruments, ARCH=x86-64-v3 builds for other processors than this one, CUDA_ARCHS="80 90a" for these GPUs
-# (default: the one that is here, or all known).
+# with the emulator in the place of CUDA and NCCL; WERROR=1 makes warnings errors, SANITIZE=address,undefined (or
+# thread) builds with sanitizers, ARCH=x86-64-v3 builds for other processors than this one, CUDA_ARCHS="80 90a" for
+# these GPUs (default: the GPU of this machine, or all known).
 # A build with other options wants folders of its own: make BUILD=build/asan BIN=build/asan SANITIZE=address,undefined
 
 # ---- options ----
@@ -35,7 +36,7 @@ SANITIZE ?=
 EMU ?= 0
 PYTHON ?= python3
 
-# Commands are shown in short; V=1 shows them whole.
+# make shows a short form of each command; V=1 shows the whole command.
 quiet = $(if $(filter 1,$(V)),,@echo '  $(1)  $(if $(filter LINK,$(1)),$@,$<)'; )
 
 # ---- what this machine has ----
@@ -46,7 +47,7 @@ includes = $(foreach header,$(1),$(hash)include <$(header)>\n)
 # works COMPILER,HEADERS,FLAGS: yes if a program that includes these headers compiles and links.
 works = $(shell printf '$(call includes,$(2))int main(void) { return 0; }\n' | \
           $(1) -x c - $(CPPFLAGS) $(LDFLAGS) -o /dev/null $(3) 2>/dev/null && echo yes)
-# find OPTION,HEADERS,FLAGS: the same of the C compiler, unless OPTION is 0.
+# find OPTION,HEADERS,FLAGS: the same for the C compiler, unless OPTION is 0.
 find = $(if $(filter 0,$($(1))),,$(call works,$(CC),$(2),$(3)))
 # accepts FLAG: the flag itself, if the C compiler knows it.
 accepts = $(shell $(CC) -march=$(ARCH) $(1) -E -x c /dev/null >/dev/null 2>&1 && echo $(1))
@@ -61,14 +62,14 @@ has_zstd := $(call find,ZSTD,zstd.h,-lzstd)
 has_lzma := $(call find,LZMA,lzma.h,-llzma)
 machine := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 
-# Open MPI and MPICH each take the compiler from a variable of their own.
+# Open MPI and MPICH read the compiler's name from different variables.
 MPICC = OMPI_CC="$(CC)" MPICH_CC="$(CC)" mpicc
 MPICXX = OMPI_CXX="$(CXX)" MPICH_CXX="$(CXX)" mpicxx
 ifneq ($(MPI),0)
 has_mpi := $(call works,$(MPICC),mpi.h)
 endif
 
-# What runs the CUDA sources: nvcc for GPUs, the emulator (emu), or nothing.
+# How the CUDA sources are built: by nvcc for GPUs, for the emulator (emu), or not at all.
 ifeq ($(EMU),1)
 cuda = emu
 else ifneq ($(CUDA),0)
@@ -87,7 +88,7 @@ cuda_include = -Idev/emu/include
 endif
 CUDA_ARCHS ?= $(or $(patsubst 90,90a,$(gpu_arch)),80 90a 100)
 
-# NCCL needs MPI, to start with; the emulator brings its own.
+# NCCL needs MPI to start; the emulator has an NCCL of its own.
 ifneq ($(NCCL),0)
 ifeq ($(cuda)$(has_mpi),nvccyes)
 has_nccl := $(call works,$(CC),nccl.h,$(cuda_include) $(cuda_libraries) -lnccl)
@@ -107,14 +108,14 @@ debug = $(if $(SANITIZE),-g1,-g)
 arch := $(if $(ARCH),-march=$(ARCH) $(call accepts,-mprefer-vector-width=512))
 # -fno-math-errno and -fno-trapping-math let loops with square roots and roundings vectorise; neither changes a result.
 optimize = $(OPTIMIZE)
-# One object serves the programs and libmarsopt.so. A program that could replace a function would keep the compiler from
-# inlining it: -fno-semantic-interposition says that none does.
+# One object serves the programs and libmarsopt.so. The compiler would not inline a function that a program may replace;
+# -fno-semantic-interposition says that no program does.
 pic = -fPIC -fno-semantic-interposition
 CFLAGS_ALL = -std=gnu17 $(optimize) $(arch) -fno-math-errno -fno-trapping-math $(pic) $(debug) -fopenmp -pthread \
              $(warnings) $(werror) $(sanitize) $(if $(SANITIZE),-Wno-format-truncation) $(if $(filter emu,$(cuda)),-DMARS_EMULATOR=1) \
              -D_GNU_SOURCE -I. -MMD -MP $(CPPFLAGS) $(CFLAGS)
 LINK = $(if $(has_mpi),$(MPICC),$(CC))
-# nvcc reports what each kernel takes; -warn-spills with -Werror makes a spill an error.
+# nvcc reports the registers and memory of each kernel; -warn-spills with -Werror makes a spill an error.
 NVCC_FLAGS = -std=c++17 -O3 -I. -D_GNU_SOURCE $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
              -Xcompiler -Wall,-Wextra,-Wno-unused-parameter -Xptxas -v,-warn-spills \
              $(if $(filter 1,$(WERROR)),-Werror all-warnings) $(CPPFLAGS) $(NVCCFLAGS)
@@ -133,7 +134,7 @@ endif
 LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson $(if $(has_utf8proc),-lutf8proc) $(unpack_libraries) \
             $(device_libraries) -lm $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 
-# ---- the options of the last build, in a file on which every object depends: other options make other objects ----
+# ---- the options of the last build, in a file on which every object depends: other options make new objects ----
 # WERROR=1 changes no object, and neither does another name of the same folder.
 options = $(BUILD)/options
 options_now := $(subst -I$(BUILD)/,-I,$(filter-out -Werror all-warnings,$(shell $(CC) --version | head -n 1) $(CC) $(CXX) $(CFLAGS_ALL) \
@@ -150,14 +151,15 @@ plain = $(filter-out data/prepare/prepare_data.c model/sample_gpt2.c checkpoint/
         data/tokenizer/char_class_$(if $(has_utf8proc),utf8proc,none).c \
         comm/comm.c comm/agree.c comm/single.c $(if $(has_mpi),comm/mpi.c comm/heartbeat.c,comm/no_mpi.c) \
         comm/$(if $(has_nccl),nccl,no_nccl).c
-# Tests compile faster with less optimisation, but not the loops in float64 that they compare with: those are what takes
-# their time, under sanitizers most of it, and are not what is tested.
+# Tests are compiled with less optimisation, which is faster, but the reference loops in float64 are optimised and not
+# sanitized: they take most of the tests' time, and are not what is tested.
 reference_objects = $(addprefix $(BUILD)/dev/test/,kernels/reference.o kernels/kernel_fixture.o kernels/test_kernels_matmul.o \
                       model/reference_gpt2.o optim/optim_world.o optim/test_newton_schulz.o)
 $(BUILD)/dev/test/%.o: optimize = -O1
 $(reference_objects): optimize = -O3
 $(reference_objects): sanitize =
-# What needs CUDA's headers: kernels (.cu), and host code around its libraries. The emulator is its own cuBLASLt.
+# The sources that need CUDA's headers: kernels (.cu), and host code around its libraries. The emulator has its own
+# cuBLASLt.
 cuda_host = $(filter-out $(if $(filter emu,$(cuda)),%/load_cublaslt.c),$(wildcard kernels/cuda/*.c)) comm/nccl.c
 device_sources = $(wildcard optim/*.cu kernels/cuda/*.cu)
 emulator = $(filter-out $(if $(has_nccl),,dev/emu/nccl.cpp),$(wildcard dev/emu/*.cpp))
@@ -165,14 +167,15 @@ device_objects = $(if $(cuda),$(device_sources:%=$(BUILD)/%.o) $(patsubst %.c,$(
                    $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/no_cuda.c optim/no_cuda.c))) \
                  $(if $(filter emu,$(cuda)),$(emulator:%.cpp=$(BUILD)/%.o))
 cpu_objects = $(typed:%.c=$(BUILD)/%.float32.o) $(typed:%.c=$(BUILD)/%.bfloat16.o)
-# The Python file that checkpoints of some models hold is in the programs as text.
+# The programs contain, as text, the Python file that they write into checkpoints of some models.
 texts = $(BUILD)/checkpoint/modeling_mars_gpt.o
-# What takes long to compile comes first, so that `make -j` ends sooner.
+# Sources that take long to compile come first, so that `make -j` ends sooner.
 objects = $(device_objects) $(plain:%.c=$(BUILD)/%.o) $(cpu_objects) $(texts)
 library = $(BUILD)/libmars.a
 mpi_objects = $(patsubst %.c,$(BUILD)/%.o,comm/mpi.c comm/heartbeat.c)
-# The optimizers for one process on a CPU, whose table of operations brings GPT-2's with it. The archive and the shared
-# library are one object, in which the functions and the table of optim/optim.h are the only global symbols.
+# The optimizers for one process on a CPU. They need the CPU backend's table, which also links GPT-2's operations. The
+# archive and the shared library hold one object, whose only global symbols are the functions and the table of
+# optim/optim.h.
 marsopt = $(BIN)/libmarsopt.a $(BIN)/libmarsopt.so
 OBJCOPY ?= $(shell $(CC) -print-prog-name=objcopy)
 marsopt_sources = $(filter-out kernels/autotune.c,$(wildcard optim/*.c kernels/*.c)) $(cpu_plain) comm/single.c \
@@ -182,13 +185,15 @@ marsopt_libraries = $(if $(has_onednn),-ldnnl) -lm -fopenmp $(if $(SANITIZE),-fs
 marsopt_flags = $(strip -I$(CURDIR) $(abspath $(BIN)/libmarsopt.a) $(marsopt_libraries))
 benches = $(patsubst dev/bench/%.c,$(BUILD)/%,$(wildcard dev/bench/bench_*.c))
 examples = $(patsubst dev/examples/%.c,$(BUILD)/examples/%,$(wildcard dev/examples/*.c))
-# A test program is one source, wherever it lies, and what all tests share. Programs of all folders lie in one.
+# A test program is made of one source, in any folder, and the code that all tests share. All test programs go into one
+# folder.
 test_sources = $(wildcard dev/test/*/test_*.c dev/fuzz/test_*.c $(if $(cuda),dev/test/*/test_*.cu) \
                  $(if $(filter emu,$(cuda)),dev/emu/test_*.cu))
 test_objects = $(patsubst %.c,$(BUILD)/%.o,$(test_sources:%.cu=$(BUILD)/%.cu.o))
 tests = $(addprefix $(BUILD)/test/,$(basename $(notdir $(test_sources))))
 test_object = $(filter %/$(1).o %/$(1).cu.o,$(test_objects))
-# Fuzz targets, and what they reach: compiled by Clang, which has libFuzzer, for `make fuzz`; linked into one test, too.
+# Fuzz targets and the code that they call. Clang, which has libFuzzer, compiles them for `make fuzz`; one test links
+# them, too.
 FUZZ_CC ?= clang
 fuzz_targets = $(patsubst dev/fuzz/%.c,%,$(wildcard dev/fuzz/fuzz_*.c))
 fuzz_support = dev/fuzz/fuzz.c dev/fuzz/small_vocabulary.c
@@ -198,7 +203,7 @@ fuzz_objects = $(patsubst %.c,$(BUILD)/fuzz/%.o,$(fuzz_sources) $(fuzz_support))
 fuzz_sanitizers = address,undefined
 fuzz_flags = -std=gnu17 -O1 -march=$(ARCH) -g -fno-omit-frame-pointer -fno-sanitize-recover=all $(warnings) -Wno-psabi \
              $(werror) -D_GNU_SOURCE $(unpack_flags) -I. $(CPPFLAGS)
-# Libraries that tests put before a program's own, or in their place.
+# Libraries that tests preload before a program's own, or load instead of them.
 test_libraries = dev/test/fault_injection.c dev/test/kernels/fake_nvml.c
 test_support = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(test_sources) $(test_libraries), \
                  $(wildcard dev/test/*.c dev/test/*/*.c)))
@@ -230,7 +235,7 @@ found:
 	@echo "NCCL       $(if $(has_nccl),$(if $(filter emu,$(cuda)),emulated over MPI,found),not found: one GPU (NCCL with its headers, and MPI))"
 
 # ---- rules ----
-# The file stays as it is, and as old as it is, if the options do.
+# The file keeps its content and its time if the options have not changed.
 $(options): FORCE
 	$(shell mkdir -p $(@D))$(file >$@.now,$(options_now))
 	@cmp -s $@.now $@ && rm $@.now || mv $@.now $@
@@ -243,7 +248,7 @@ $(programs:%=$(BIN)/%):
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(LINK) -o $@ $^ $(LIBRARIES)
 
-# An archive is made anew, so that an object whose source is gone does not stay in it.
+# Makes the archive from scratch, so that an object whose source was removed does not stay in it.
 $(library): $(objects)
 $(kernel_library): $(filter $(addprefix $(BUILD)/,kernels/% util/% dev/emu/%),$(objects))
 $(BIN)/libmarsopt.a: $(BUILD)/marsopt.o
@@ -291,7 +296,7 @@ $(texts:%.o=%.c): $(BUILD)/checkpoint/%.c: checkpoint/%.py Makefile
 $(texts): %.o: %.c $(options)
 	$(call quiet,CC)$(CC) $(CFLAGS_ALL) -c $< -o $@
 
-# ---- device code: by nvcc, whose report on each kernel is kept next to the object; or rewritten for the emulator ----
+# ---- device code: built by nvcc, with its report on each kernel next to the object; or rewritten for the emulator ----
 ifeq ($(cuda),nvcc)
 $(BUILD)/%.cu.o: %.cu $(options)
 	@mkdir -p $(@D)
@@ -307,7 +312,8 @@ $(BUILD)/%.cu.o: $(BUILD)/emu_src/%.cu $(emu_headers) $(options)
 	@mkdir -p $(@D)
 	$(call quiet,EMU)$(CXX) -x c++ $(CXXFLAGS_EMU) $(sanitize) -c $< -o $@
 
-# The emulator itself is optimised and never sanitized: it finds out at run time what to tell which sanitizer.
+# The emulator itself is optimised and never sanitized: it finds out at run time which sanitizer is there and what to
+# tell it.
 $(BUILD)/dev/emu/%.o: dev/emu/%.cpp $(options)
 	@mkdir -p $(@D)
 	$(call quiet,CXX)$(if $(filter dev/emu/nccl.cpp,$<),$(MPICXX),$(CXX)) $(CXXFLAGS_EMU) -O3 -c $< -o $@
@@ -329,7 +335,7 @@ $(tests): $(BUILD)/test/%: $$(call test_object,$$*) $$(call test_links,$$*)
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(LINK) -o $@ $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(LIBRARIES)
 
-# ---- fuzzing: libFuzzer's entry has another name in each target of the test that repeats the kept inputs ----
+# ---- fuzzing: the test that repeats the kept inputs gives libFuzzer's entry another name in each target ----
 fuzz: $(fuzz_targets:%=$(BUILD)/fuzz/%)
 
 $(BUILD)/fuzz/%.o: %.c $(options)
@@ -348,7 +354,7 @@ $(BUILD)/dev/fuzz/fuzz_%.o: CFLAGS_ALL += -DLLVMFuzzerTestOneInput=$(*F)
 
 $(BUILD)/test/test_fuzz_corpus: $(fuzz_targets:%=$(BUILD)/dev/fuzz/%.o) $(fuzz_support:%.c=$(BUILD)/%.o)
 
-# The test links programs by the same line as strangers.
+# The test links programs by the same line as users do.
 $(BUILD)/dev/test/optim/test_example.o: CFLAGS_ALL += -DMARSOPT_FLAGS='"$(marsopt_flags)"' -DMARSOPT_SANITIZE='"$(sanitize)"'
 
 $(BUILD)/examples/%: $(BUILD)/dev/examples/%.o $(BIN)/libmarsopt.a
@@ -366,7 +372,7 @@ $(BUILD)/test/test_devices_report: | $(BUILD)/test/fault_injection.so $(BUILD)/t
 $(benches): $(BUILD)/bench_%: $(BUILD)/dev/bench/bench_%.o $(BUILD)/dev/bench/measure.o $(BUILD)/dev/bench/timed_backend.o $(library)
 	$(call quiet,LINK)$(LINK) -o $@ $^ $(LIBRARIES)
 
-# Sources of the table of found libraries must come before the compiler complains about them.
+# The table of found libraries is printed before the compiler may complain about them.
 $(objects): | found
 
 # ---- checks ----
@@ -393,7 +399,7 @@ $(BUILD)/english.txt: dev/bench/english_text.sh
 folders = checkpoint comm config data dev eval kernels model optim report util
 sources = $(wildcard *.cu $(foreach kind,c h cu cuh cpp,$(foreach depth,* */* */*/*,$(folders:%=%/$(depth).$(kind)))))
 tidy_sources = $(filter-out $(mpi_objects:$(BUILD)/%.o=%.c) comm/nccl.c %/load_cublaslt.c dev/test/%,$(filter %.c,$(sources)))
-# How many states of a function clang's analyzer follows; its own default, 225000, takes ten times as long.
+# How many states of a function clang's analyzer follows; the analyzer's default, 225000, takes ten times as long.
 ANALYZER_NODES ?= 8000
 lint:
 	clang-format --dry-run --Werror $(sources)

@@ -46,11 +46,11 @@ typedef struct Trainer {
     Sampler *sampler;  /* rank 0's; NULL if no texts are written */
     RunLog log;
     Start start;
-    char *algorithms;    /* of matmuls, as a text that the next run takes up; NULL on CPUs */
+    char *algorithms;    /* of matmuls, as text for the next run; NULL on CPUs */
     int64_t step;        /* steps begun so far: the next one's number */
     int64_t steps_ended; /* those whose result is known: a GPU's are known a step later */
-    Error unread;        /* what this process could not read; then all of them stop */
-    bool has_failed;     /* some process could not read something */
+    Error unread;        /* why this process could not read; then all processes stop */
+    bool has_failed;     /* some process could not read what it needs */
     int64_t saved_step;  /* of the newest checkpoint, or -1 */
     bool last_step_skipped;
 } Trainer;
@@ -87,7 +87,7 @@ static void open_device(Trainer *t) {
     BackendOptions options = {device, precision, train->threads, t->comm->local_rank, train->allow_tf32};
     options.threads = backend_threads(train->threads, t->comm->local_size);
     t->be = backend_open_with(&options, &error);
-    const char *key = strcmp(device, "cuda") == 0 ? "train.device" : "train.precision"; /* what else may fail */
+    const char *key = strcmp(device, "cuda") == 0 ? "train.device" : "train.precision"; /* a CPU may not support it */
     if (!t->be) die_usage("%s: %s: %s", config_where(&t->config, key), key, error.text);
     t->device_comm = comm_on_device(t->comm, t->be->stream, &error);
     if (!t->device_comm) die_usage("%d processes: %s", t->comm->size, error.text);
@@ -115,9 +115,9 @@ static void open_data(Trainer *t) {
             c->data.val, windows, c->model.block_size, c->train.eval_sequences);
 }
 
-/* Next to a training pass: the reduce-scatter of gradients starts as soon as they are final, and the pass waits for the
- * weights of the last step where it reads them, not before. Callbacks of the pass, so that it alone knows in which order
- * its layers come and where their tensors lie. */
+/* In parallel with a training pass, the reduce-scatter of gradients starts as soon as they are final, and the pass
+ * waits for the weights of the previous step only where it reads them. These are callbacks, so that only the pass knows
+ * the order of its layers and the place of their tensors. */
 static void gradients_written(void *context, size_t begin, size_t end) {
     (void)end;
     optim_gradient_ready(((Trainer *)context)->optim, begin);
@@ -163,7 +163,7 @@ static void start_or_resume(Trainer *t) {
     t->saved_step = t->start.resumed_from;
 }
 
-/* Rank 0 finds the algorithms, so that all ranks have the same. Only GPUs have a choice of them. */
+/* Rank 0 finds the algorithms, so that all ranks use the same. Only GPUs have several to compare. */
 static void autotune_matmuls(Trainer *t) {
     if (!t->be->on_gpu) return;
     if (t->comm->rank == 0) {
@@ -199,13 +199,13 @@ static bool every(int interval, int64_t step) { return interval > 0 && step % in
 
 /* ---- one step ---- */
 
-/* Takes note of what this process could not read; an empty reason is another process's. */
+/* Notes why this process could not read; an empty reason means that another process failed. */
 static bool note_unread(Trainer *t, const char *key, const Error *reason) {
     if (reason->text[0]) error_set(&t->unread, "%s: %s", key, reason->text);
     return false;
 }
 
-/* Reads what the next step needs, which in the exact forms of MARS is the step after it, too. */
+/* Reads the tokens of the next step, and in the exact forms of MARS also those of the step after it. */
 static bool read_step_tokens(Trainer *t) {
     double begun = seconds_now();
     Error reason;
@@ -245,8 +245,8 @@ static void compute_gradient(Trainer *t, int which) {
     }
 }
 
-/* A gradient that is not finite changes nothing, on any process; two in a row end the run. The second gradient of exact
- * MARS is no other than the next step's: it would count twice. */
+/* A gradient that is not finite changes nothing on any process; two such steps in a row end the run. The second
+ * gradient of exact MARS does not count: the next step meets the same batch, which would count twice. */
 static void report_skipped(Trainer *t, int64_t step, const OptimResult *result) {
     const char *name = t->model.table.tensors[result->nonfinite_tensor].name;
     run_log_skipped(&t->log, step, name);
@@ -271,7 +271,7 @@ static OptimResult end_steps(Trainer *t, int64_t outstanding) {
     return result;
 }
 
-/* Of the step that was begun last. */
+/* Reports the step that was begun last. */
 static void log_step(Trainer *t, double loss, const OptimRates *rates, double grad_norm) {
     const Config *c = &t->config;
     DeviceSensors sensors;
@@ -286,7 +286,7 @@ static void log_step(Trainer *t, double loss, const OptimRates *rates, double gr
                  t->be->peak_flops * t->comm->size);
 }
 
-/* The average of the weights begins after ema_start steps, and each later one updates it, also one that was skipped. */
+/* The average of the weights begins after ema_start steps, and each later step updates it, also a skipped one. */
 static void update_ema(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     int64_t steps = t->step + 1;
@@ -294,7 +294,7 @@ static void update_ema(Trainer *t) {
     optim_update_ema(t->optim, steps == train->ema_start ? 0.0 : train->ema_decay);
 }
 
-/* Nothing here waits for a GPU but the logging of a loss or of norms, and the result of the step before. */
+/* Only two things here wait for a GPU: logging a loss or norms, and taking the result of the previous step. */
 static void train_step(Trainer *t) {
     const TrainConfig *train = &t->config.train;
     double begun = seconds_now(), loss = 0.0;
@@ -326,7 +326,7 @@ static void train_step(Trainer *t) {
 
 /* ---- validation and checkpoints ---- */
 
-/* An evaluation whose result is no number has failed. */
+/* Ends the job after an evaluation whose loss is not finite. */
 static void refuse_loss(Trainer *t, double loss) {
     if (t->comm->rank == 0)
         die("the validation loss is %g: the weights are finite, but what is computed with them is not%s%s", loss,
@@ -344,7 +344,7 @@ static bool validation_loss(Trainer *t, int64_t total, double *loss) {
     return note_unread(t, "data.val", &reason);
 }
 
-/* The same of the weights mixed with their average. */
+/* The same for the weights mixed with their average. */
 static bool validation_loss_of_ema(Trainer *t, int64_t total, double *loss) {
     optim_show_ema(t->optim, t->config.train.ema_mix);
     bool ok = validation_loss(t, total, loss);
@@ -368,7 +368,7 @@ static bool evaluate(Trainer *t) {
     return true;
 }
 
-/* Rank 0 writes a text, for which the other ranks wait when they next exchange something. */
+/* Rank 0 writes a text; the other ranks wait for it at their next exchange. */
 static void write_sample(Trainer *t) {
     if (!t->sampler) return;
     if (t->optim) optim_wait_for_weights(t->optim, 0, t->model.table.length);
@@ -415,13 +415,13 @@ static void save(Trainer *t) {
 
 /* ---- the run ---- */
 
-/* All processes stop together, before the next step, as soon as one was asked to, can no longer report the run, or cannot
- * read what that step needs. */
+/* All processes stop together, before the next step, as soon as one process was asked to stop, can no longer report the
+ * run, or cannot read the tokens of that step. */
 static bool agree_to_stop(Trainer *t, bool is_asked) {
     int stop[2] = {is_asked || metrics_failure(t->log.metrics),
                    t->step < t->config.train.max_iters && !read_step_tokens(t)};
     t->comm->maximum(t->comm, stop, 2);
-    t->has_failed = stop[1] && !stop[0]; /* who is asked to stop does not need them */
+    t->has_failed = stop[1] && !stop[0]; /* a run that was asked to stop needs no tokens */
     return stop[0] || stop[1];
 }
 
@@ -435,11 +435,11 @@ static void train(Trainer *t) {
     bool stopping = agree_to_stop(t, false); /* a run that is stopped while it starts makes one step */
     for (;;) {
         bool done = t->step >= c->max_iters;
-        /* A stop saves at once: whoever sent the signal may not be patient. A resumed run makes up for the validation. */
+        /* A stop saves at once, since its sender may soon kill the run. A resumed run does the validation. */
         bool saves = done || stopping || every(c->checkpoint_interval, t->step);
         bool due = done || (!stopping && every(c->eval_interval, t->step));
         if (due && !(t->step == begin && validated) && !evaluate(t)) stopping = true;
-        if (saves || stopping) end_steps(t, 0); /* a run that is about to end saves nothing */
+        if (saves || stopping) end_steps(t, 0); /* may end the run, which then saves nothing */
         if (t->step > begin && (saves || stopping)) save(t);
         bool writes = t->step > 0 && (done || every(c->sample_interval, t->step)) && !stopping;
         if (writes && !(t->step == begin && metrics_has_sample(t->log.metrics))) write_sample(t);
@@ -450,7 +450,7 @@ static void train(Trainer *t) {
     }
 }
 
-/* Ends the job, when all that was learned until then is saved. */
+/* Ends the job because a process could not read its data; the steps made are saved. */
 static void fail_to_read(Trainer *t) {
     t->comm->barrier(t->comm);
     if (t->unread.text[0] && t->saved_step < 0) die("%s", t->unread.text);

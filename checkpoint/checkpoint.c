@@ -1,6 +1,6 @@
-/* checkpoint.c: saving a checkpoint, and exporting weights (checkpoint_export()): what is in the files, and the order of
- * steps that keeps a whole checkpoint on the disk at every moment. Opening and reading are in checkpoint_read.c, the names
- * in checkpoint_layout.h, what is done to the folder of all checkpoints before a run in checkpoint_folder.c.
+/* checkpoint.c: saves checkpoints and exports weights (checkpoint_export()): the content of the files, and the order of
+ * steps that keeps a whole checkpoint on the disk at every moment. Opening and reading are in checkpoint_read.c, the
+ * names in checkpoint_layout.h, and the checks of the folder of all checkpoints before a run in checkpoint_folder.c.
  *
  *   1. remove what interrupted saves left; write every file into checkpoints/.tmp_step_N and sync each, then the folder
  *   2. rename .tmp_step_N to step_N, sync `checkpoints`: the new checkpoint is there, `latest` still names the old one
@@ -24,16 +24,16 @@
 
 typedef struct Save {
     const CheckpointSource *source;
-    bool ok;           /* this process writes, and nothing has gone wrong so far */
-    Error *error;      /* why not */
+    bool ok;           /* this process writes, and nothing has failed so far */
+    Error *error;      /* why ok is false */
     char *parent;      /* the folder of all checkpoints, or the one above an export */
     char *temporary;   /* the new checkpoint while it is written */
-    char *final;       /* and its place */
-    char *aside;       /* where an old one of the same step waits until the new one is in place */
+    char *final;       /* its final path */
+    char *aside;       /* the path of an old one of the same step until the new one is in place */
     cJSON *files;      /* the "files" of trainer.json */
     DType type;        /* of weights in the files */
-    float *host;       /* room for the largest tensor; NULL where this process does not write */
-    float *transposed; /* and for its transpose */
+    float *host;       /* room for the largest tensor; NULL if this process does not write */
+    float *transposed; /* room for its transpose */
 } Save;
 
 /* Notes a finished file in trainer.json's list. */
@@ -49,7 +49,8 @@ static SafetensorsEntry vector_entry(char *name, int64_t length) {
     return (SafetensorsEntry){.name = name, .dimensions = 1, .shape = {length}};
 }
 
-/* The entry of a tensor under a name that it takes over; `transposed` as Hugging Face stores linear layers. */
+/* The entry of a tensor under the name `name`, which the entry then owns; `transposed`: as Hugging Face stores linear
+ * layers. */
 static SafetensorsEntry tensor_entry(char *name, const Tensor *tensor, bool transposed) {
     if (tensor->role == ROLE_VECTOR) return vector_entry(name, tensor->columns);
     return (SafetensorsEntry){
@@ -70,7 +71,7 @@ static SafetensorsWriter *create_file(Save *save, const char *name, SafetensorsE
     return writer;
 }
 
-/* Closes a file that create_file made (NULL: it did not) and lists it if all has gone well. */
+/* Closes a file of create_file() (NULL: there is none), and lists it if nothing has failed. */
 static void finish_file(Save *save, SafetensorsWriter *writer, const char *name) {
     uint64_t bytes, checksum;
     if (!writer) return;
@@ -191,7 +192,7 @@ static void save_listed_text(Save *save, const char *name, const char *text) {
     if (save->ok) list_file(save, name, bytes, checksum);
 }
 
-/* What transformers builds the model from. */
+/* Writes config.json, from which transformers builds the model. */
 static void save_model_config(Save *save, bool has_end_of_text) {
     const GPT2Config *model = &save->source->model;
     char *text = checkpoint_model_config(model, save->type, has_end_of_text);
@@ -213,7 +214,7 @@ static void save_copy(Save *save, const char *name, const char *from) {
     free(to);
 }
 
-/* Saves the files of the tokenizer, and frees what they were made from. */
+/* Saves the files of the tokenizer, and frees `tokenizer`. */
 static void save_tokenizer(Save *save, CheckpointTokenizer *tokenizer) {
     for (int i = 0; i < tokenizer->count; i++) {
         CheckpointFile *file = &tokenizer->files[i];
@@ -224,7 +225,7 @@ static void save_tokenizer(Save *save, CheckpointTokenizer *tokenizer) {
     }
 }
 
-/* What transformers needs besides the weights. */
+/* Saves the files that transformers needs besides the weights. */
 static void save_model_texts(Save *save) {
     CheckpointTokenizer tokenizer;
     checkpoint_tokenizer(&tokenizer, save->source->tokens_folder, &save->source->model);
@@ -249,8 +250,8 @@ static cJSON *scalars_json(const CheckpointSource *source) {
     return json;
 }
 
-/* Written last: it lists the others. The config goes in as the text it is, so that no digit of a 64-bit seed is lost
- * in a double. */
+/* Writes trainer.json last, since it lists the other files. The config is inserted as text, so that no digit of a
+ * 64-bit seed is lost in a double. */
 static void save_trainer(Save *save) {
     const CheckpointSource *source = save->source;
     cJSON *config = cJSON_ParseWithOpts(source->config_json, NULL, true);
@@ -275,7 +276,7 @@ static void save_trainer(Save *save) {
     free(sealed);
 }
 
-/* Removes what saves that did not come to their end have left in `checkpoints`. */
+/* Removes what interrupted saves have left in `checkpoints`. */
 static void remove_leftovers(const char *checkpoints) {
     DIR *directory = files_open_folder(checkpoints);
     struct dirent *entry;
@@ -289,7 +290,7 @@ static void remove_leftovers(const char *checkpoints) {
     if (directory) closedir(directory);
 }
 
-/* Clears the ground (also of leftovers, which may be what fills the disk) and makes the temporary folder. */
+/* Removes leftovers, which may fill the disk, and makes the temporary folder. */
 static void begin(Save *save) {
     save->ok = save->ok && files_make_folders(save->parent, save->error);
     if (!save->ok) return;
@@ -297,7 +298,7 @@ static void begin(Save *save) {
     save->ok = files_remove_tree(save->temporary, save->error) && files_make_folders(save->temporary, save->error);
 }
 
-/* Gives the finished folder its name and points `latest` at it. Where that fails, all is as it was before. */
+/* Gives the finished folder its name and points `latest` at it. If that fails, all is as it was before. */
 static void publish(Save *save) {
     save->ok = save->ok && files_sync_folder(save->temporary, save->error);
     if (!save->ok) return;
@@ -313,12 +314,13 @@ static void publish(Save *save) {
         if (replaces) files_rename(save->aside, save->final, NULL);
         return;
     }
-    /* Old and new are both whole, so whichever `latest` names after a power cut will do: no reason to fail. */
+    /* Old and new are both whole, so `latest` may name either after a power cut, and a failure here does not fail the
+     * save. */
     Error error;
     if (!files_sync_folder(save->parent, &error)) warn("%s is saved, but: %s", save->final, error.text);
 }
 
-/* Under a temporary name first: a folder that is half removed must not look like a checkpoint. */
+/* Renames the folder to a temporary name first: a half removed folder must not look like a checkpoint. */
 static void remove_checkpoint(const char *checkpoints, const char *name) {
     Error error;
     char *path = format_string("%s/%s", checkpoints, name);
@@ -329,8 +331,8 @@ static void remove_checkpoint(const char *checkpoints, const char *name) {
     free(temporary);
 }
 
-/* Removes all but the newest `keep` steps (0: none), never what `latest` names, and what was set aside for a checkpoint
- * that has since arrived. */
+/* Removes all but the newest `keep` steps (0: removes none of them), and old checkpoints that were set aside and have a
+ * replacement by now. Never removes what `latest` names. */
 static void prune(const char *checkpoints, int keep) {
     int count, kept = 0;
     CheckpointFolder *folders = checkpoint_folders(checkpoints, &count);
@@ -372,7 +374,7 @@ static void open_save(Save *save, const CheckpointSource *source, const char *pa
     save->aside = format_string("%s" ASIDE_SUFFIX, save->final);
 }
 
-/* Frees all but the source. False on a writer that failed. */
+/* Frees everything except the source. Returns false on a writer that failed. */
 static bool close_save(Save *save, bool writer) {
     if (writer && !save->ok) files_remove_tree(save->temporary, NULL);
     cJSON_Delete(save->files);
@@ -411,6 +413,6 @@ bool checkpoint_export(const CheckpointSource *source, DType type, const char *f
     if (save.ok) save_model_texts(&save);
     bool placed = save.ok && files_sync_folder(save.temporary, error) && files_rename(save.temporary, folder, error);
     save.ok = placed && files_sync_folder(parent, error);
-    if (placed && !save.ok) files_rename(folder, save.temporary, NULL); /* where it is removed */
+    if (placed && !save.ok) files_rename(folder, save.temporary, NULL); /* close_save() removes it there */
     return close_save(&save, true);
 }

@@ -3,7 +3,7 @@
  * out_dir/checkpoints/step_00001000/
  *   model.safetensors, config.json   weights and model in the Hugging Face GPT-2 layout (`transformers` loads the
  *                                    folder): "transformer." names, matrices of the linear layers stored (in, out),
- *                                    zero biases where the model has none. A model that transformers' GPT-2 cannot
+ *                                    zero biases if the model has none. A model that transformers' GPT-2 cannot
  *                                    compute has model_type "mars_gpt", every key of the config's model section that
  *                                    changes what is computed, the same names and layout, and no biases but its own
  *   model_ema.safetensors            the average of the weights, if there is one (train.ema_start), in the same layout
@@ -38,8 +38,8 @@ enum { CHECKPOINT_WEIGHTS = -1, CHECKPOINT_EMA = -2, CHECKPOINT_PATH_LENGTH = 14
  * only on the writer is `host` not NULL. */
 typedef struct CheckpointSource {
     int64_t step;      /* the 0-based step that comes next */
-    int64_t updates;   /* for the optimizer's bias corrections: less than step where steps were skipped */
-    int64_t sequences; /* that training has seen: where in the data the run goes on, also with another batch size */
+    int64_t updates;   /* for the optimizer's bias corrections: less than step if steps were skipped */
+    int64_t sequences; /* seen by training: the run goes on in the data from there, also with another batch size */
     GPT2Config model;
     const TensorTable *table;
     const char *config_json; /* the run's config, as config_to_json gives it */
@@ -48,14 +48,14 @@ typedef struct CheckpointSource {
     int state_count;
     const char *const *state_names;
     bool (*has_state)(void *context, int which, int tensor); /* not every tensor has every state */
-    /* The length of a tensor's state that is a vector; 0 where it has the tensor's shape. NULL where all have. */
+    /* The length of a tensor's state that is a vector; 0 if it has the tensor's shape. NULL if all have. */
     size_t (*state_vector)(void *context, int which, int tensor);
     void (*fetch)(void *context, int which, int tensor, float *host);
     void *context;
     int scalar_count; /* states of one number per tensor, table->count numbers each */
     const char *const *scalar_names;
     void (*fetch_scalars)(void *context, int which, double *numbers); /* to host memory, on the writer alone */
-    const char *tokens_folder; /* where tokens.json and a vocabulary may lie; NULL for none */
+    const char *tokens_folder; /* may hold tokens.json and a vocabulary; NULL for none */
     const char *algorithms;    /* of matmuls (kernels/autotune.h); NULL or "" for none */
 } CheckpointSource;
 
@@ -63,9 +63,9 @@ typedef struct CheckpointSource {
  * checkpoint and points `latest` at it. Last it removes all but the newest `keep` checkpoints (0: removes none), but
  * never the one that `latest` names.
  *
- * `writer` is true on the one process that touches the disk. `path` receives the new folder's path. On failure what was
- * written is removed, and no checkpoint that existed before has changed. The other processes always return true: the caller must tell them the
- * writer's result. */
+ * `writer` is true on the one process that touches the disk. `path` receives the new folder's path. On failure it
+ * removes what it has written, and no checkpoint that existed before has changed. The other processes always return
+ * true: the caller must tell them the writer's result. */
 bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int keep, bool writer,
                      char path[CHECKPOINT_PATH_LENGTH], Error *error);
 
@@ -78,9 +78,9 @@ bool checkpoint_export(const CheckpointSource *source, DType type, const char *f
 bool checkpoint_remove_all(const char *out_dir, Error *error);
 
 /* Makes sure, before a run trains for hours, that checkpoints can be saved below out_dir. Tries the steps of a save,
- * makes read-only copies of old checkpoints removable, and renames a folder `latest`, which a copy that followed links
- * has in the place of the link. Fails if something cannot be repaired. Only the writer calls this, when no other
- * process reads there any more. */
+ * makes read-only copies of old checkpoints removable, and renames a folder `latest`, which replaces the link in a copy
+ * that followed links. Fails if something cannot be repaired. Only the writer calls this, when no other process reads
+ * there any more. */
 bool checkpoint_prepare(const char *out_dir, Error *error);
 
 /* A checkpoint that has been opened and found whole. */
@@ -88,17 +88,17 @@ typedef struct Checkpoint {
     char path[CHECKPOINT_PATH_LENGTH];
     int64_t step, updates, sequences; /* sequences: step x total_batch_size if an older version wrote it */
     char optimizer[64];
-    SafetensorsFile model, state; /* state.count is 0 where there is no optimizer.safetensors */
-    SafetensorsFile ema;          /* ema.count is 0 where there is no average of the weights */
-    struct cJSON *scalars;        /* NULL where there are none */
+    SafetensorsFile model, state; /* state.count is 0 if there is no optimizer.safetensors */
+    SafetensorsFile ema;          /* ema.count is 0 if there is no average of the weights */
+    struct cJSON *scalars;        /* NULL if there are none */
     struct cJSON *config;         /* of the run that wrote it */
 } Checkpoint;
 
-/* True where out_dir holds at least one checkpoint, whole or not, or a link to one that is no longer there. */
+/* Whether out_dir holds at least one checkpoint, whole or not, or a link to one that is no longer there. */
 bool checkpoint_exists(const char *out_dir);
 
-/* Opens the newest whole checkpoint below out_dir: `latest`, and where that is damaged the next older ones, with a
- * warning that says what was wrong with each one passed over. Without a usable `latest`, the highest step is newest. */
+/* Opens the newest whole checkpoint below out_dir: `latest`, or, if that is damaged, the newest older one that is
+ * whole, with a warning about each damaged one. Without a usable `latest`, the highest step is newest. */
 bool checkpoint_open_newest(Checkpoint *checkpoint, const char *out_dir, Error *error);
 
 /* Opens the checkpoint folder `path` and verifies the sizes and checksums of every file that trainer.json lists, and
@@ -130,9 +130,9 @@ char *checkpoint_read_algorithms(const Checkpoint *checkpoint);
 bool checkpoint_open_weights(SafetensorsFile *file, const char *path, Error *error);
 
 /* Whether the weights in `file` are those of a model with this table: every tensor is there in the right shape, and no
- * tensor would be ignored without a word, such as those of further layers, or biases other than 0 or an LM head for
- * which the table has no place. Position embeddings may have more rows than the table's. The message has at most five
- * lines: how many tensors are missing or have another shape, the first ones, and the keys to set. */
+ * tensor would be ignored silently, such as those of further layers, or biases other than 0 or an LM head for which the
+ * table has no place. Position embeddings may have more rows than the table's. The message has at most five lines: how
+ * many tensors are missing or have another shape, the first ones, and the keys to set. */
 bool checkpoint_check_weights(const SafetensorsFile *file, const TensorTable *table, Error *error);
 
 /* Reads tensor `tensor` of the table into host memory of tensor.size floats, from a file with the table's names, with

@@ -1,6 +1,6 @@
-/* checkpoint_config.c: the model that comes with weights, in config.json: written, and read (see checkpoint.h). There are
- * two kinds. A GPT-2 is described as transformers describes it: the file must ask for nothing that we do not compute, and
- * what it leaves out has transformers' default. Other models are of model_type "mars_gpt", with the keys of our config. */
+/* checkpoint_config.c: writes and reads config.json, the model that comes with weights (see checkpoint.h). There are
+ * two kinds. A GPT-2 is described as by transformers: the file must ask for nothing that we do not compute, and keys
+ * that it lacks have transformers' defaults. Other models are of model_type "mars_gpt", with the keys of our config. */
 #include "checkpoint/checkpoint.h"
 
 #include <cjson/cJSON.h>
@@ -14,7 +14,7 @@
 
 #define MARS_GPT "mars_gpt"
 
-/* transformers' names of what we compute; the first name of each kind is written. */
+/* transformers' names of the activations that we compute; the first name of each kind is written. */
 static const struct Activation {
     const char *name;
     ActivationKind kind;
@@ -80,11 +80,12 @@ char *checkpoint_model_config(const GPT2Config *model, DType type, bool has_end_
 
 /* ---- reading a GPT-2 ---- */
 
-/* Keys that change what the model computes: absent, or one of the values, as JSON, that stand for what we compute. */
+/* Keys that change what the model computes. Each must be absent or have one of these values (as JSON), which mean what
+ * we compute. */
 static const struct Supported {
     const char *key, *values[2];
 } supported[] = {
-    {"model_type", {"\"gpt2\"", "\"" MARS_GPT "\""}}, /* the other one never gets here: it is listed for the message */
+    {"model_type", {"\"gpt2\"", "\"" MARS_GPT "\""}}, /* no mars_gpt is checked here: it is listed for the message */
     {"scale_attn_weights", {"true"}},
     {"add_cross_attention", {"false"}},
     {"is_encoder_decoder", {"false"}},
@@ -125,7 +126,7 @@ static bool check_value(const cJSON *json, const char *path, const struct Suppor
     return wrong_value(item, path, s->key, list, error);
 }
 
-/* A whole number by one of its names, of which transformers knows several; the first one that is there counts. */
+/* Reads a whole number, for which transformers knows several names; the first one that is there counts. */
 static bool read_size(const cJSON *json, const char *path, const char *const names[3], int otherwise, int *value,
                       Error *error) {
     *value = otherwise;
@@ -190,7 +191,7 @@ static bool read_epsilon(GPT2Config *config, const cJSON *json, const char *path
            wrong_value(item, path, key, "a number above 0 and below 1", error);
 }
 
-/* Fails if the config has a key that only a mars_gpt has: a GPT-2 would ignore it without a word. */
+/* Fails if the config has a key that only a mars_gpt has: a GPT-2 would ignore it silently. */
 static bool has_keys_of_mars_gpt(const cJSON *json, const char *path, Error *error) {
     static const char *const keys[] = {"position",   "norm",          "norm_embedding",  "qk_norm",
                                        "activation", "logit_softcap", "attention_scale", "attention_output_scale"};

@@ -1,6 +1,6 @@
 /* checkpoint_folder.c: the folder of a run's checkpoints before the run begins: whether checkpoints can be saved there,
- * and removing those of an earlier run. People copy, move and archive these folders, so what is found may be read-only,
- * or a folder where a link was. */
+ * and removing those of an earlier run. People copy, move and archive these folders, so they may be read-only, or have
+ * a folder in the place of a link. */
 #include "checkpoint/checkpoint.h"
 
 #include <cjson/cJSON.h>
@@ -16,12 +16,12 @@
 #include "checkpoint/checkpoint_layout.h"
 #include "util/files.h"
 
-/* What a save makes, in small: a folder with a file, a link, and new names for both. */
+/* The probe does in small what a save does: it makes a folder with a file, and a link, and renames both. */
 #define PROBE TEMPORARY_PREFIX "probe_%d"
 
 static bool exists(const char *path) {
     struct stat status;
-    return lstat(path, &status) == 0; /* a link that leads nowhere, too */
+    return lstat(path, &status) == 0; /* also for a link that leads nowhere */
 }
 
 /* ---- `latest` ---- */
@@ -45,7 +45,7 @@ static char *place_of_copy(const char *checkpoints, int64_t step) {
     return path;
 }
 
-/* A link can take the place of a link or a file, but not of a folder. Nothing is removed: the folder gets another name,
+/* A link can take the place of a link or a file, but not of a folder. Removes nothing: the folder gets another name,
  * and the link names its step. */
 static bool make_room_for_link(const char *checkpoints, Error *error) {
     struct stat status;
@@ -65,7 +65,7 @@ static bool make_room_for_link(const char *checkpoints, Error *error) {
 
 /* ---- permissions ---- */
 
-/* A folder whose names cannot be changed cannot be removed either. */
+/* Makes the folders of checkpoints writable: a folder that cannot be written to cannot be removed either. */
 static bool make_removable(const char *checkpoints, Error *error) {
     int count;
     CheckpointFolder *folders = checkpoint_folders(checkpoints, &count);
@@ -87,7 +87,7 @@ static bool make_removable(const char *checkpoints, Error *error) {
     return ok;
 }
 
-/* Writes the file without a sync: whether the disk is sound is not asked here. */
+/* Writes the file without a sync: this does not test the disk. */
 static bool write_small_file(const char *path) {
     int descriptor = FILES_RETRY(open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
     if (descriptor < 0) return false;
@@ -131,7 +131,7 @@ bool checkpoint_prepare(const char *out_dir, Error *error) {
                         checkpoints, strerror(errno), out_dir);
     ok = ok && make_room_for_link(checkpoints, error) && make_removable(checkpoints, error) &&
          try_a_save(checkpoints, error);
-    if (is_new) FILES_RETRY(rmdir(checkpoints)); /* the first save makes it */
+    if (is_new) FILES_RETRY(rmdir(checkpoints)); /* the first save makes it again */
     free(checkpoints);
     return ok;
 }

@@ -7,7 +7,7 @@
 
 bool checkpoint_load_gpt2(GPT2 *model, const SafetensorsFile *file, Error *error) {
     if (!checkpoint_check_weights(file, &model->table, error)) return false;
-    /* One tensor at a time: all of them would be as much memory again as the model. */
+    /* One tensor at a time: all of them would need as much memory as the model has. */
     float *host = checked_malloc(tensor_table_largest(&model->table) * sizeof *host, "weights");
     bool ok = true;
     for (int i = 0; ok && i < model->table.count; i++) {

@@ -73,7 +73,8 @@ bool checkpoint_point_latest(const char *checkpoints, const char *name, Error *e
     return ok;
 }
 
-/* In square blocks, so that both sides stay in the cache: plain rows would touch a new line with every element. */
+/* In square blocks, so that both sides stay in the cache: with plain rows every element would touch a new cache
+ * line. */
 void checkpoint_transpose(const float *in, int64_t rows, int64_t columns, float *out) {
     for (int64_t row = 0; row < rows; row += TRANSPOSE_BLOCK)
         for (int64_t column = 0; column < columns; column += TRANSPOSE_BLOCK)
@@ -156,7 +157,8 @@ int64_t checkpoint_integer(const cJSON *trainer, const char *key) {
     return (int64_t)cJSON_GetObjectItemCaseSensitive(trainer, key)->valuedouble;
 }
 
-/* Version 0.1.0 did not count sequences: a run had the same number of them in each step. */
+/* Adds "sequences" to the trainer.json of version 0.1.0, which did not count them: all steps of a run had the same
+ * number. */
 static bool add_sequences(cJSON *trainer, const char *path, int64_t step, Error *error) {
     const cJSON *config = cJSON_GetObjectItemCaseSensitive(trainer, "config");
     const cJSON *train = cJSON_GetObjectItemCaseSensitive(config, "train");

@@ -55,8 +55,8 @@ bool checkpoint_point_latest(const char *checkpoints, const char *name, Error *e
 /* out (columns, rows) = the transpose of in (rows, columns). */
 void checkpoint_transpose(const float *in, int64_t rows, int64_t columns, float *out);
 
-/* Hugging Face's GPT-2 has a bias with every LayerNorm and linear layer but the LM head. Where `tensor` is the weight
- * of one and the table has no bias for it, returns the length of the missing bias and writes its name; otherwise 0. */
+/* Hugging Face's GPT-2 has a bias with every LayerNorm and linear layer but the LM head. If `tensor` is the weight of
+ * one and the table has no bias for it, returns the length of the missing bias and writes its name; otherwise 0. */
 int64_t checkpoint_missing_bias(const TensorTable *table, const Tensor *tensor, char name[TENSOR_NAME_LENGTH]);
 
 /* The text of config.json for weights of a type, which the caller frees by cJSON_free; `has_end_of_text`: the

@@ -57,7 +57,7 @@ static bool read_states(const Checkpoint *checkpoint, const TensorTable *table, 
     return ok;
 }
 
-/* What to look at where states are missing or have another shape, for the end of a message. */
+/* The settings to look at if states are missing or have another shape, for the end of a message. */
 static const char *settings_of_states(OptimName name) {
     bool has_1d = optimizer_has_key(name, "optimize_1d"), has_embeddings = optimizer_has_key(name, "muon_embeddings");
     bool has_lines = optimizer_has_key(name, "muon_beta2");

@@ -58,7 +58,7 @@ static bool open_in_folder(SafetensorsFile *file, const char *folder, const char
     return ok;
 }
 
-/* The last steps of opening: all files are as they were written. */
+/* The last steps of opening, after all files were found unchanged. */
 static bool open_verified(Checkpoint *checkpoint, const char *path, const cJSON *trainer, Error *error) {
     const char *optimizer = cJSON_GetObjectItemCaseSensitive(trainer, "optimizer")->valuestring;
     if (snprintf(checkpoint->path, sizeof checkpoint->path, "%s", path) >= (int)sizeof checkpoint->path)
@@ -111,15 +111,15 @@ bool checkpoint_exists(const char *out_dir) {
     return found;
 }
 
-/* Adds a reason to a list of them, as far as there is room. */
+/* Appends a reason to *all, as far as there is room. */
 static void append_reason(Error *all, const Error *reason) {
     char *joined = format_string("%s%s%s", all->text, all->text[0] ? "; " : "", reason->text);
     error_set(all, "%s", joined);
     free(joined);
 }
 
-/* Opens the checkpoint `name`; `step` is the one that its name says, or -1. Why it cannot be opened is a warning, and is
- * added to *all. */
+/* Opens the checkpoint `name`; `step` is the step in its name, or -1. If it cannot be opened, warns with the reason and
+ * adds the reason to *all. */
 static bool open_or_pass_over(Checkpoint *checkpoint, const char *checkpoints, const char *name, int64_t step,
                               Error *all) {
     Error reason;
@@ -145,7 +145,7 @@ bool checkpoint_open_newest(Checkpoint *checkpoint, const char *out_dir, Error *
     CheckpointFolder *folders = checkpoint_folders(checkpoints, &count);
     int latest = checkpoint_latest(checkpoints, folders, count);
     Error all = {""};
-    /* A copy whose maker followed links has a folder of that name. */
+    /* A copy that was made by following links has a folder of that name. */
     bool ok = latest < 0 && files_is_file(latest_trainer) &&
               open_or_pass_over(checkpoint, checkpoints, LATEST_LINK, -1, &all);
     if (!ok && latest < 0 && count > 0)

@@ -18,7 +18,7 @@ typedef enum Kind { KIND_UNKNOWN, KIND_BYTES, KIND_GPT2, KIND_OWN } Kind;
 
 static char *path_in(const char *folder, const char *name) { return format_string("%s/%s", folder, name); }
 
-/* What the tokens are. A tokenizer.json next to them is the user's own description, and wins. */
+/* Finds out what the tokens are. A tokenizer.json next to them is the user's own description, and takes precedence. */
 static Kind kind_of(const char *folder) {
     if (!folder) return KIND_UNKNOWN;
     if (files_has(folder, "tokenizer.json")) return KIND_OWN;
@@ -104,7 +104,7 @@ static void add_byte_tokenizer(CheckpointTokenizer *tokenizer) {
     add_text(tokenizer, "tokenizer.json", json);
 }
 
-/* GPT-2's vocabulary of a folder, under the names of transformers. False if there is none. */
+/* Adds GPT-2's vocabulary from a folder, under transformers' names. Returns false if there is none. */
 static bool add_vocabulary(CheckpointTokenizer *tokenizer, const char *folder) {
     for (int i = 0; i < VOCABULARY_FILES; i += 2) {
         const char *tokens = vocabulary_files[i], *merges = vocabulary_files[i + 1];

@@ -23,8 +23,8 @@ typedef struct CheckpointTokenizer {
 EXTERN_C_BEGIN
 
 /* Finds the files that describe the tokens in `tokens_folder` (NULL: the tokenizer is unknown): the tokenizer that its
- * tokens.json names, with GPT-2's vocabulary from there or from data/gpt2. For an unknown tokenizer transformers gets a
- * description that it refuses: without one, it would make an empty GPT-2 tokenizer. */
+ * tokens.json names, with GPT-2's vocabulary from there or from data/gpt2. For an unknown tokenizer it makes a
+ * description that transformers refuses: without one, it would make an empty GPT-2 tokenizer. */
 void checkpoint_tokenizer(CheckpointTokenizer *tokenizer, const char *tokens_folder, const GPT2Config *model);
 
 EXTERN_C_END

@@ -1,12 +1,12 @@
-/* checkpoint_weights.c: weights in safetensors files, ours and other people's: finding them, matching their names and
- * layouts with a model's tensor table, and saying what does not match. Checkpoints of a run, with the optimizer's state,
+/* checkpoint_weights.c: weights in safetensors files, ours and other people's: finds them, matches their names and
+ * layouts with a model's tensor table, and says what does not match. Checkpoints of a run, with the optimizer's state,
  * are in checkpoint_read.c.
  *
  * Names are those of the table after prefixes are removed: "transformer." (GPT2LMHeadModel), "module."
  * (DistributedDataParallel) and "_orig_mod." (torch.compile), in any order. Linear layers are stored (in, out) by
- * transformers (Conv1D) and (out, in) by nanoGPT (nn.Linear); the fused query-key-value matrix is not square, so it tells
- * which. Where a model without an LM head of its own finds no token embedding, lm_head has it: the two are one tensor, and
- * files keep either. */
+ * transformers (Conv1D) and (out, in) by nanoGPT (nn.Linear); the fused query-key-value matrix is not square, so its
+ * shape shows which. If a model without an LM head of its own finds no token embedding, it reads lm_head: the two are
+ * one tensor, and files keep either. */
 #include "checkpoint/checkpoint.h"
 
 #include <inttypes.h>
@@ -68,7 +68,7 @@ static int expected_shape(const SafetensorsFile *file, const Tensor *tensor, int
     return tensor->role == ROLE_VECTOR ? 1 : 2;
 }
 
-/* Of position embeddings the first rows are enough. */
+/* Whether the entry has the tensor's shape. It may have more rows of position embeddings. */
 static bool has_shape(const SafetensorsFile *file, const SafetensorsEntry *entry, const Tensor *tensor) {
     int64_t shape[2];
     int dimensions = expected_shape(file, tensor, shape);
@@ -77,7 +77,7 @@ static bool has_shape(const SafetensorsFile *file, const SafetensorsEntry *entry
     return memcmp(entry->shape, shape, (size_t)dimensions * sizeof *shape) == 0;
 }
 
-/* Why the tensor cannot be read: one line, without the file. */
+/* Says why the tensor cannot be read: one line, without the file's name. */
 static void explain(const SafetensorsFile *file, const TensorTable *table, int index, Error *error) {
     const Tensor *tensor = &table->tensors[index];
     const SafetensorsEntry *entry = find_tensor(file, table, index);
@@ -99,13 +99,13 @@ static void explain(const SafetensorsFile *file, const TensorTable *table, int i
 
 /* ---- what a file is ---- */
 
-/* Sizes of a GPT-2, as far as its tensors show them; 0 where they do not. */
+/* Sizes of a GPT-2, as far as its tensors show them; 0 if they do not. */
 typedef struct Sizes {
     int64_t n_layer, n_embd, vocab_size, block_size;
     bool has_bias;
 } Sizes;
 
-/* Takes note of one tensor, of which the shape may be unknown (NULL). */
+/* Notes the sizes that one tensor shows; its shape may be unknown (NULL). */
 static void note_tensor(Sizes *sizes, const char *name, const int64_t *shape) {
     bool is_token_embedding = strcmp(name, wte) == 0 || strcmp(name, lm_head) == 0;
     if (shape && is_token_embedding) sizes->vocab_size = shape[0], sizes->n_embd = shape[1];
@@ -154,10 +154,11 @@ int64_t checkpoint_positions(const SafetensorsFile *file) {
 
 enum { LISTED_TENSORS = 3 };
 
-/* "; set model.n_layer to 2, model.bias to true": the keys that would make the model the file's. The caller frees. */
+/* "; set model.n_layer to 2, model.bias to true": the keys that would make the model that of the file. The caller frees
+ * the text. */
 static char *what_to_set(const SafetensorsFile *file, const TensorTable *table) {
     Sizes has = sizes_of_file(file), expected = sizes_of_table(table);
-    bool is_longer = has.block_size >= expected.block_size; /* then its first rows are taken */
+    bool is_longer = has.block_size >= expected.block_size; /* then its first rows are read */
     const struct {
         const char *key;
         int64_t has, expected;
@@ -168,7 +169,7 @@ static char *what_to_set(const SafetensorsFile *file, const TensorTable *table) 
                 {"block_size", is_longer ? 0 : has.block_size, expected.block_size, " or less"}};
     char *text = checked_strdup("");
     for (size_t i = 0; i < ARRAY_LENGTH(keys) + 1; i++) {
-        bool is_bias = i == ARRAY_LENGTH(keys); /* biases that are there are looked at when all else fits */
+        bool is_bias = i == ARRAY_LENGTH(keys); /* check_unused() looks at the biases of the file */
         if (is_bias ? has.has_bias || !expected.has_bias : !keys[i].has || keys[i].has == keys[i].expected) continue;
         const char *start = text[0] ? ", " : "set ";
         char *longer = is_bias ? format_string("%s%smodel.bias to false", text, start)
@@ -209,7 +210,7 @@ static void explain_all(const SafetensorsFile *file, const TensorTable *table, i
     free(remedy);
 }
 
-/* True where every element is 0 or, with `other`, equal to that of a tensor of the same length. */
+/* Whether every element is 0 or, with `other`, equal to that of a tensor of the same length. */
 static bool all_equal(const SafetensorsEntry *entry, const SafetensorsEntry *other) {
     if (other && other->elements != entry->elements) return false;
     size_t bytes = (size_t)entry->elements * sizeof(float);
@@ -232,13 +233,13 @@ static bool is_bias_of_known_weight(const TensorTable *table, const char *name) 
     return index >= 0 && table->tensors[index].role != ROLE_EMBEDDING;
 }
 
-/* What to set where the table lacks the bias `name`. Only norms can lack theirs where linear layers have biases. */
+/* The key to set if the table lacks the bias `name`. If linear layers have biases, only norms can lack theirs. */
 static const char *remedy_for_bias(const TensorTable *table, const char *name) {
     if (strcmp(name, lm_head_bias) == 0) return "set model.lm_head_bias to true";
     return sizes_of_table(table).has_bias ? "set model.norm to layernorm" : "set model.bias to true";
 }
 
-/* A tensor for which the table has no place. */
+/* Returns false, and says that the table has no place for the tensor. */
 static bool no_place(const SafetensorsFile *file, const TensorTable *table, const SafetensorsEntry *entry,
                      Error *error) {
     int64_t layers = sizes_of_file(file).n_layer;
@@ -248,7 +249,8 @@ static bool no_place(const SafetensorsFile *file, const TensorTable *table, cons
     return error_set(error, "%s: the model has no place for tensor '%.200s': %s", file->path, entry->name, remedy);
 }
 
-/* A tensor of the file that the table does not have may be left out only if the model stays the same without it. */
+/* Checks a tensor of the file that the table does not have: it may be ignored only if the model is the same without
+ * it. */
 static bool check_unused(const SafetensorsFile *file, const TensorTable *table, const SafetensorsEntry *entry,
                          Error *error) {
     const char *name = bare_name(entry->name);
@@ -326,7 +328,7 @@ bool checkpoint_check_finite(const SafetensorsFile *file, const Tensor *tensor, 
 static bool open_file(SafetensorsFile *file, const char *path, Error *error) {
     bool is_index = ends_with(path, INDEX_SUFFIX);
     if (is_index ? safetensors_open_index(file, path, error) : safetensors_open(file, path, error)) return true;
-    weights_format_of_file(path, error); /* which then has more to say */
+    weights_format_of_file(path, error); /* which sets a better message if it knows the format */
     return false;
 }
 
@@ -340,7 +342,7 @@ static bool open_in_folder(SafetensorsFile *file, const char *folder, Error *err
     return ok;
 }
 
-/* The weights of a checkpoint must be those that were saved. Nothing is known of others. */
+/* Checks that the weights of a checkpoint are those that were saved. Other weights have no checksum. */
 static bool verify(const SafetensorsFile *file, Error *error) {
     char folder[PATH_MAX];
     const char *slash = strrchr(file->path, '/');

@@ -2,8 +2,8 @@
  *
  *     ./export_hf CHECKPOINT OUT [--dtype=float32|bfloat16] [--fold_attention_scale] [--ema]
  *
- * OUT gets the weights, config.json, the tokenizer and, where transformers has no such model, its code; not what only a
- * resumed run needs. CHECKPOINT is a folder of weights with its config.json, of our trainer or of others. */
+ * OUT gets the weights, config.json, the tokenizer and, if transformers has no such model, its code, but nothing that
+ * only a resumed run needs. CHECKPOINT is a folder of weights with its config.json, from our trainer or from others. */
 #include <cjson/cJSON.h>
 #include <limits.h>
 #include <stdio.h>
@@ -36,7 +36,7 @@ typedef struct Options {
 typedef struct Export {
     Options options;
     SafetensorsFile weights;
-    Checkpoint checkpoint; /* with --ema alone */
+    Checkpoint checkpoint; /* only with --ema */
     float mix;             /* share of the average */
     GPT2 model;            /* its table only */
     float *average;        /* room for the largest tensor */
@@ -113,7 +113,7 @@ static void open_average(Export *e, const char *folder) {
     e->mix = (float)mix->valuedouble;
 }
 
-/* What cannot be folded into the weights, or need not be. */
+/* Fails if the attention scale cannot be folded into the weights, or need not be. */
 static void check_fold(const GPT2Config *config, const char *folder) {
     if (!config->scale_attn_by_inverse_layer_idx)
         die_usage("--fold_attention_scale: %s/" CONFIG_FILE " has no scale_attn_by_inverse_layer_idx to fold; leave "
@@ -143,7 +143,7 @@ static void open_export(Export *e, char folder[PATH_MAX]) {
     e->average = checked_malloc(tensor_table_largest(&e->model.table) * sizeof *e->average, "a tensor");
 }
 
-/* Scores are linear in the queries, so that a factor of a layer's scores can be one of its query weights and biases. */
+/* Multiplies a layer's query weights and biases by the factor of its scores, since scores are linear in the queries. */
 static void fold(const Tensor *tensor, float *host) {
     int layer, length = 0;
     if (sscanf(tensor->name, "h.%d.attn.c_attn.%n", &layer, &length) != 1 || length == 0) return;
@@ -159,7 +159,7 @@ static void read_tensor(const SafetensorsFile *file, const TensorTable *table, i
 }
 
 static void fetch(void *context, int which, int tensor, float *host) {
-    (void)which; /* the weights: nothing else is exported */
+    (void)which; /* always the weights: nothing else is exported */
     Export *e = context;
     const TensorTable *table = &e->model.table;
     read_tensor(&e->weights, table, tensor, host);
@@ -170,7 +170,7 @@ static void fetch(void *context, int which, int tensor, float *host) {
     if (e->options.folds) fold(&table->tensors[tensor], host);
 }
 
-/* So that a fault is found before anything is written. */
+/* Reads all tensors, so that a fault is found before anything is written. */
 static void check_tensors(Export *e) {
     float *host = checked_malloc(tensor_table_largest(&e->model.table) * sizeof *host, "a tensor");
     for (int i = 0; i < e->model.table.count; i++) fetch(e, CHECKPOINT_WEIGHTS, i, host);

@@ -14,16 +14,16 @@
 #include "config/config_model.h"
 #include "util/files.h"
 
-/* What rank 0 found: plain bytes, for a broadcast. */
+/* What rank 0 found: without pointers, so that it can be broadcast. */
 typedef struct Found {
     char path[CHECKPOINT_PATH_LENGTH], folder[CHECKPOINT_PATH_LENGTH]; /* folder: where config.json lies */
     bool is_checkpoint;
     int64_t step, sequences;
     char optimizer[64];
     bool has_model;        /* there is a config.json */
-    bool bias_is_recorded; /* and next to it a trainer.json, which knows of biases */
+    bool bias_is_recorded; /* next to it is a trainer.json, which records biases */
     GPT2Config model;
-    int64_t positions; /* that the weights have embeddings of */
+    int64_t positions; /* positions that the weights have embeddings for */
 } Found;
 
 static void find_checkpoint(Found *found, const char *out_dir) {
@@ -60,7 +60,7 @@ static bool may_resume(const TrainConfig *train) {
     return strcmp(train->init_from, "resume") == 0 || strcmp(train->init_from, "auto") == 0;
 }
 
-/* A run that begins anew must not mix with an older one's checkpoints. */
+/* Ends the program if a run that begins anew would mix with the checkpoints of an older one. */
 static void refuse_to_mix(const TrainConfig *train) {
     if (may_resume(train) || train->eval_only || train->overwrite || !checkpoint_exists(train->out_dir)) return;
     die("train.out_dir: %s holds the checkpoints of an earlier run; resume it with --init_from=resume, replace it "
@@ -88,7 +88,7 @@ static void take_model(Config *config, const Found *found) {
     const ConfigTake take = {.may_change_block_size = !found->is_checkpoint,
                              .may_drop_bias = !found->is_checkpoint && !found->bias_is_recorded};
     char *file = format_string("%s/" CONFIG_FILE, found->folder);
-    Config other = *config; /* a model that no config can have is the folder's fault, not the config's */
+    Config other = *config; /* has no given keys, so it fails only if the folder is wrong */
     memset(other.origins, CONFIG_DEFAULT, sizeof other.origins);
     if (!config_take_model(&other, &found->model, file, take, &error)) die("%s", error.text);
     if (!config_take_model(config, &found->model, file, take, &error)) die_usage("%s", error.text);
@@ -108,7 +108,7 @@ static void take_found(Config *config, const Found *found) {
     if (found->has_model) take_model(config, found);
 }
 
-/* A line about weights that were not taken as they are, or NULL. */
+/* A line about weights that were not taken unchanged, or NULL. */
 static char *note_about(const Found *found, const GPT2Config *model) {
     bool is_cropped = found->positions > model->block_size;
     if (found->is_checkpoint || !found->path[0] || (found->has_model && !is_cropped)) return NULL;
@@ -157,7 +157,7 @@ void start_answer_print_config(int argc, char **argv) {
     find_model(&config);
     if (!config_check(&config, &error)) die_usage("%s", error.text);
     shared = config;
-    if (!config_resolve(&shared, 1, &error)) die_usage("%s", error.text); /* no number of ranks could share its batch */
+    if (!config_resolve(&shared, 1, &error)) die_usage("%s", error.text); /* no number of ranks can share the batch */
     config_print(stdout, &config);
     config_end_answered();
 }
@@ -174,7 +174,7 @@ static void load_checkpoint(Start *start, const Config *config, GPT2 *model, Opt
     int64_t ema_start = config->train.ema_start;
     bool has_ema = optim && ema_start > 0 && checkpoint.step >= ema_start;
     if (has_ema && checkpoint.step == ema_start)
-        optim_update_ema(optim, 0.0); /* it begins here, whether the run so far was to have one or not */
+        optim_update_ema(optim, 0.0); /* it begins at this step, even if the checkpoint has one */
     else if (has_ema && !checkpoint_into_ema(&checkpoint, &model->table, optim, &error))
         die("%s", error.text);
     start->algorithms = checkpoint_read_algorithms(&checkpoint);

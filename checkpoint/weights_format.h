@@ -1,6 +1,6 @@
-/* weights_format.h: weights in formats that are not read, recognised by their content or by the name of their file, so
- * that a message can say what they are and how to convert them. The formats are the rows of two tables in
- * weights_format.c: a new one is one new row. */
+/* weights_format.h: recognises weights in formats that we do not read, by their content or their file's name, so that a
+ * message can say what they are and how to convert them. The formats are the rows of two tables in weights_format.c: a
+ * new one is one new row. */
 #ifndef MARS_CHECKPOINT_WEIGHTS_FORMAT_H
 #define MARS_CHECKPOINT_WEIGHTS_FORMAT_H
 

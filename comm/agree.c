@@ -7,12 +7,12 @@
 #include "util/files.h"
 
 void agree_or_end(Comm *comm, bool ok, int status, const Error *error) {
-    int first = ok ? 0 : comm->size - comm->rank; /* the maximum is that of the lowest rank */
+    int first = ok ? 0 : comm->size - comm->rank; /* the maximum belongs to the lowest rank that failed */
     comm->maximum(comm, &first, 1);
     if (first == 0) return;
     if (first == comm->size && status == EXIT_USAGE) die_usage("%s", ok ? "" : error->text);
     if (first == comm->size - comm->rank) die("%s", error->text);
-    for (;;) comm->barrier(comm); /* that process ends the job */
+    for (;;) comm->barrier(comm); /* that rank ends the job */
 }
 
 bool agree_on_bytes(Comm *comm, const void *data, size_t bytes) {

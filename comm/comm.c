@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-/* What the launchers of the common MPI libraries and of Slurm leave in the environment of every process. */
+/* Looks for the variables that the launchers of common MPI libraries and of Slurm set in every process. */
 static bool started_by_launcher(void) {
     static const char *const variables[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "MPI_LOCALNRANKS"};
     for (size_t i = 0; i < ARRAY_LENGTH(variables); i++)

@@ -63,8 +63,8 @@ struct Comm {
     void (*close)(Comm *comm, int status);
 };
 
-/* Opens the Comm of this process: MPI where a launcher started it, else the stand-in. Registers with base.h how
- * messages are labelled and how the job is ended. A launcher without MPI in the build is an error. */
+/* Opens the Comm of this process: MPI if a launcher started it, else the stand-in. Registers with base.h how messages
+ * are labelled and how the job is ended. A launcher without MPI in the build is an error. */
 Comm *comm_open(void);
 
 /* Returns the Comm for exchanges of a device's memory. `stream` is the stream of the device's operations: a

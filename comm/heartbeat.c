@@ -1,10 +1,10 @@
 /* heartbeat.c: signs of life in a ring (see heartbeat.h): one message a second from each process, whatever their
  * number.
  *
- * The first process after one that is gone notices; where a whole machine is lost, the first one after its last
- * process does, and names that. It says so to the next one, and that one goes on to the next. A process that ends in good
- * order says goodbye to the next one, which then no longer watches it, and hears the goodbye of the one before, so every
- * message is received and every process is watched as long as it has not said goodbye. */
+ * If a process is gone, the next process in the ring notices. If a whole machine is lost, the process after the
+ * machine's last one notices, and names that one. It tells the process after it, which passes this on. A process that
+ * ends in good order says goodbye to the next one, which then no longer watches it. It also waits for the goodbye of
+ * the previous one, so every message is received, and every process is watched until it has said goodbye. */
 #include "comm/heartbeat.h"
 
 #include <errno.h>
@@ -19,27 +19,27 @@
 
 static const double BEAT_SECONDS = 1.0, SILENCE_SECONDS = 15.0;
 enum { BEATS_WITHIN_LIMIT = 15, END_SECONDS = 10 };
-/* How long a process that takes leave sleeps before it looks again whether the one before has done so. */
+/* How long a process that has said goodbye sleeps before it looks again for the goodbye of the previous one. */
 static const double LEAVING_SECONDS = 0.002;
 
 enum { ALIVE = 'a', GOODBYE = 'g', ENDING = 'e' };
 
 struct Heartbeat {
-    double limit, period; /* seconds: of silence that are too many, and between two signs of life */
-    bool beating;         /* there are signs of life at all */
+    double limit, period; /* seconds: the longest silence, and between two signs of life */
+    bool beating;         /* signs of life are sent and expected */
     pthread_t thread;
 
-    pthread_mutex_t mutex; /* of what follows, up to the next line */
+    pthread_mutex_t mutex; /* guards the fields up to the next blank line */
     pthread_cond_t changed;
     bool leaving, has_failed;
     bool (*failed)(void *context, Error *why);
     void *context;
     Error why;
 
-    /* The thread's own. */
+    /* Only the thread uses these. */
     MPI_Comm ring;
-    int previous, next;                    /* the neighbours */
-    char host[MPI_MAX_PROCESSOR_NAME + 1]; /* of the one before */
+    int previous, next;                    /* the neighbours' ranks */
+    char host[MPI_MAX_PROCESSOR_NAME + 1]; /* of the previous process */
     char sent, received;
     MPI_Request sending, receiving;
     double now, next_beat, silence, since_failure;
@@ -48,7 +48,7 @@ struct Heartbeat {
 
 /* ---- threads ---- */
 
-/* Signals stay the main thread's: a thread inherits the mask that its creator has at that moment. */
+/* Signals stay with the main thread: a new thread inherits the mask that its creator has at that moment. */
 static bool start_thread(pthread_t *thread, void *(*run)(void *), void *argument) {
     sigset_t all, before;
     sigfillset(&all);
@@ -82,11 +82,11 @@ static void check_ring(const Heartbeat *h, int status) {
 
 static bool is_done(Heartbeat *h, MPI_Request *request) {
     int done = 0;
-    check_ring(h, MPI_Test(request, &done, MPI_STATUS_IGNORE)); /* true of MPI_REQUEST_NULL */
+    check_ring(h, MPI_Test(request, &done, MPI_STATUS_IGNORE)); /* also sets done for MPI_REQUEST_NULL */
     return done;
 }
 
-/* One message at a time is under way: the next process may be the one that is gone. */
+/* Only one message at a time is under way, since the next process may be gone. */
 static void say(Heartbeat *h, char what) {
     h->sent = what;
     check_ring(h, MPI_Isend(&h->sent, 1, MPI_CHAR, h->next, 0, h->ring, &h->sending));
@@ -99,8 +99,8 @@ static void beat(Heartbeat *h, bool leaving) {
     h->next_beat = h->now + h->period;
 }
 
-/* Tells the next process that this one ends the job, before it does so. mpirun does not reach processes of a machine that
- * is cut off: without a word from the one before, each of them would find out a whole limit later than that one. */
+/* Tells the next process that this one is about to end the job. mpirun does not reach processes of a machine that is
+ * cut off: without this message, each of them would notice a whole limit later than the process before it. */
 static void pass_on_the_end(Heartbeat *h) {
     if (h->beating && !h->said_goodbye && is_done(h, &h->sending)) say(h, ENDING);
 }
@@ -127,7 +127,7 @@ static void hear(Heartbeat *h) {
 
 /* ---- failures that others report ---- */
 
-/* Under the mutex. */
+/* Called with the mutex held. */
 static void ask_for_failures(Heartbeat *h, double elapsed) {
     if (!h->has_failed && h->failed) h->has_failed = h->failed(h->context, &h->why);
     if (!h->has_failed) return;
@@ -158,7 +158,7 @@ void heartbeat_fail(Heartbeat *h, const char *why) {
 
 /* ---- the thread ---- */
 
-/* Sleeps, under the mutex, until there is work. */
+/* Sleeps until there is work. Called with the mutex held. */
 static void sleep_a_while(Heartbeat *h) {
     double until = h->leaving ? h->now + LEAVING_SECONDS : h->now + h->period;
     struct timespec time = {(time_t)until, (long)((until - (double)(time_t)until) * 1e9)};
@@ -188,7 +188,7 @@ static void *run(void *argument) {
     }
 }
 
-/* The limit that process 0 was given, in all processes. */
+/* Returns the limit that process 0 was given, on all processes. */
 static double limit_of_job(int rank) {
     double limit = SILENCE_SECONDS;
     const char *text = getenv("MARS_HEARTBEAT_SECONDS");
@@ -204,7 +204,8 @@ static double limit_of_job(int rank) {
     return limit;
 }
 
-/* Both neighbours' names of a ring of its own, whose messages meet no others. */
+/* Makes an MPI communicator for the ring, so that its messages mix with no others, and fetches the previous host's
+ * name. */
 static void join_ring(Heartbeat *h, int rank, int size) {
     char name[sizeof h->host] = "";
     int length = 0;

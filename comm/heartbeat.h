@@ -3,8 +3,8 @@
  * A collective operation waits for all processes, and MPI and NCCL print nothing if one never comes. So a thread of
  * each process tells the next process (the last tells the first) every second over MPI that it is alive, and expects
  * the same of the previous process. If that is silent for 15 seconds, the thread prints its number and machine, and
- * ends the job. The thread is alive while the program computes, saves or waits; it is silent where the process was
- * killed, stopped or swapped out, or where its machine or the network is lost.
+ * ends the job. The thread is alive while the program computes, saves or waits; it is silent if the process was killed,
+ * stopped or swapped out, or if its machine or the network is lost.
  *
  * MARS_HEARTBEAT_SECONDS, in the environment of process 0, is another limit for all; 0 turns it off. The time that a
  * process itself was stopped does not count, so a job that is stopped and continued as a whole goes on. */

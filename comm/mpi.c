@@ -15,7 +15,8 @@
 #include "comm/heartbeat.h"
 
 /* Elements that move at a time: of one buffer, and to all owners together in a reduction, of which each process keeps
- * two such buffers. An owner's piece is never smaller than LEAST_PIECE, or many processes would exchange crumbs. */
+ * two such buffers. An owner's piece is never smaller than LEAST_PIECE, or many processes would exchange tiny
+ * messages. */
 enum { PIECE = 1 << 22, LEAST_PIECE = 1 << 16 };
 
 typedef struct MpiComm {
@@ -36,7 +37,7 @@ static void check_mpi(int status, const char *what) {
     heartbeat_fail(opened ? opened->heartbeat : NULL, why);
 }
 
-/* Calls MPI, and counts the time as this rank's waiting: who comes last to an exchange waits least. */
+/* Calls MPI, and counts the time as this rank's waiting: the rank that comes last to an exchange waits least. */
 #define WAIT_IN(call, what)                      \
     do {                                         \
         double begun = seconds_now();            \
@@ -77,7 +78,7 @@ static void barrier(Comm *comm) {
 /* The elements of an exchange that one process owns are counted one after the other, in the order of its parts: its
  * shard may have gaps and another order. */
 typedef struct Reduction {
-    float *data, *shard; /* reduce_scatter()'s, and so on */
+    float *data, *shard; /* the arguments of reduce_scatter() */
     const Partition *partition;
     size_t begin, end;
     int *send_count, *send_at, *receive_count, *receive_at; /* (size) each, of the piece that moves */
@@ -93,14 +94,14 @@ static size_t count_owned(const Reduction *x, int r) {
     return count;
 }
 
-/* How many of r's elements are in its piece that begins after `done` of them. */
+/* The length of rank r's piece after `done` of its elements. */
 static size_t piece_length(const MpiComm *mpi, const Reduction *x, int r, size_t done) {
     if (done >= x->owned[r]) return 0;
     return (size_t)min_i64((int64_t)mpi->piece, (int64_t)(x->owned[r] - done));
 }
 
-/* What of a part is among its owner's elements [first, last) of the exchange; *before counts those of earlier parts, and
- * this part's are added. */
+/* Returns the range of a part that is among its owner's elements [first, last) of the exchange. *before counts the
+ * elements of earlier parts; this part's are added to it. */
 static Part part_in_piece(const Reduction *x, const Part *part, size_t first, size_t last, size_t *before) {
     Part common = part_within(part, x->begin, x->end);
     if (common.begin >= common.end) return (Part){0};
@@ -131,7 +132,7 @@ static void add_rows(float *RESTRICT sums, const float *RESTRICT received, size_
     }
 }
 
-/* Adds up what was received of this process's elements [first, first + length). */
+/* Adds up the received copies of this process's elements [first, first + length). */
 static void add_piece(const MpiComm *mpi, const Reduction *x, size_t first, size_t length) {
     int rank = mpi->base.rank;
     const float *received = mpi->received;
@@ -144,7 +145,7 @@ static void add_piece(const MpiComm *mpi, const Reduction *x, size_t first, size
     }
 }
 
-/* One piece: everybody sends each owner its elements; the owner adds up what it received. */
+/* Reduces one piece: every process sends each owner its elements, and the owner adds up what it received. */
 static void reduce_piece(MpiComm *mpi, const Reduction *x, size_t done) {
     int size = mpi->base.size;
     size_t own = piece_length(mpi, x, mpi->base.rank, done);
@@ -195,7 +196,7 @@ static void sum_on_device(Comm *comm, double *values, int n) {
     if (comm->size > 1) sum(comm, values, n);
 }
 
-/* ---- moving what owners have ---- */
+/* ---- copying the owners' elements ---- */
 
 static void all_gather(Comm *comm, void *data, size_t element_size, const Partition *partition, size_t begin,
                        size_t end) {
@@ -241,9 +242,9 @@ static void close_mpi(Comm *comm, int status) {
     exit(status);
 }
 
-/* A wrong command line is found by every process, so the job can end in order; any other failure may be one process's
- * alone, and the others must not wait for it. Either way it ends in bounded time; of two threads that fail at once, one
- * ends the job. */
+/* Every process finds a wrong command line, so the job can end in order. Any other failure may concern one process
+ * alone, and the others must not wait for it. Either way the job ends in bounded time; of two threads that fail at
+ * once, one ends the job. */
 static void quit_job(int status) {
     static atomic_flag ending = ATOMIC_FLAG_INIT;
     while (atomic_flag_test_and_set(&ending)) pause();

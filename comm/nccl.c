@@ -27,7 +27,8 @@
 #include "comm/heartbeat.h"
 #include "util/cuda_check.h"
 
-/* Exchanges whose ends are known; waiting for an older one waits for a later one, which has its event now. */
+/* How many exchanges have an event for their end. A wait for an older exchange waits for the later one that uses its
+ * event now. */
 enum { ENDS = 256 };
 
 typedef struct NcclComm {
@@ -46,7 +47,8 @@ static Comm *host_of(Comm *comm) { return nccl_comm(comm)->host; }
 
 /* ---- failures ---- */
 
-/* What was asked wrongly is said at once; of all else another process may be the cause. */
+/* Reports a wrong call at once. Another process may be the cause of any other failure, so the heartbeat reports that
+ * later. */
 static void check_nccl(const Comm *host, ncclResult_t status, const char *what) {
     if (status == ncclSuccess) return;
     char *why = format_string("NCCL: %s failed: %s (%s)", what, ncclGetErrorString(status), ncclGetLastError(NULL));
@@ -54,7 +56,8 @@ static void check_nccl(const Comm *host, ncclResult_t status, const char *what) 
     heartbeat_fail(host->heartbeat, why);
 }
 
-/* Of the heartbeat's thread: exchanges fail while nobody waits for them, or while somebody waits for ever. */
+/* Called in the heartbeat's thread, since an exchange may fail while nobody waits for it, or while the main thread
+ * hangs. */
 static bool has_failed(void *context, Error *why) {
     const NcclComm *nccl = context;
     ncclResult_t state = ncclSuccess, status = ncclCommGetAsyncError(nccl->nccl, &state);
@@ -66,7 +69,7 @@ static bool has_failed(void *context, Error *why) {
 
 /* ---- exchanges ---- */
 
-/* What is asked of NCCL between begin_exchange() and end_exchange() is one exchange. */
+/* The NCCL calls between begin_exchange() and end_exchange() are one exchange. */
 static void begin_exchange(NcclComm *nccl) {
     cuda_check(cudaEventRecord(nccl->before, nccl->operations), "marking the operations so far");
     cuda_check(cudaStreamWaitEvent(nccl->stream, nccl->before, 0), "waiting for the operations so far");
@@ -170,7 +173,7 @@ static void wait_for(Comm *comm, int64_t exchanges) {
     cuda_check(cudaStreamWaitEvent(nccl->operations, nccl->end[(exchanges - 1) % ENDS], 0), "waiting for an exchange");
 }
 
-/* ---- the host's ---- */
+/* ---- operations on host memory ---- */
 
 static void sum(Comm *comm, double *values, int n) { host_of(comm)->sum(host_of(comm), values, n); }
 static void maximum(Comm *comm, int *values, int n) { host_of(comm)->maximum(host_of(comm), values, n); }
@@ -186,7 +189,7 @@ static void close_both(Comm *comm, int status) {
     host->close(host, status);
 }
 
-/* ---- which GPU is whose ---- */
+/* ---- which process uses which GPU ---- */
 
 /* What processes tell each other of their GPUs: whole numbers that a double holds. */
 enum { GPU_HIGH, GPU_LOW, GPU_COUNT, GPU_PROCESSES, GPU_SHARED, GPU_FACTS };
@@ -200,7 +203,8 @@ static bool may_share_gpu(void) {
     return strcmp(text, "1") == 0;
 }
 
-/* The machine's name and the GPU's place on its bus as a number of 64 bits (FNV-1a): the same for no other GPU. */
+/* The machine's name and the GPU's place on its bus as a number of 64 bits (FNV-1a): no other GPU has the same
+ * number. */
 static uint64_t gpu_identity(const Comm *host, int gpu) {
     char machine[256], bus[32];
     cuda_check(cudaDeviceGetPCIBusId(bus, sizeof bus, gpu), "asking for the GPU's place");
@@ -216,8 +220,8 @@ static bool is_same_gpu(const double *x, const double *y) {
     return x[GPU_HIGH] == y[GPU_HIGH] && x[GPU_LOW] == y[GPU_LOW];
 }
 
-/* Counts the processes on this one's GPU. False and the reason, on every process, where two share a GPU and not both
- * may: NCCL wants a GPU for each process, and may hang where two share one. */
+/* Counts the processes on this one's GPU. If two share a GPU and not both may, returns false and the reason on every
+ * process: NCCL wants a GPU for each process, and may hang if two share one. */
 static bool count_sharers(Comm *host, int *sharers, Error *error) {
     size_t numbers = (size_t)host->size * GPU_FACTS;
     double *all = checked_calloc(numbers, sizeof *all, "the table of GPUs");
@@ -253,7 +257,7 @@ static bool count_sharers(Comm *host, int *sharers, Error *error) {
 
 /* ---- opening ---- */
 
-/* The highest priority: an exchange that waits for room on the GPU holds up all others' too. */
+/* The highest priority: an exchange that waits for room on the GPU delays all other ranks too. */
 static void open_stream(NcclComm *nccl) {
     int least, greatest;
     cuda_check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities");

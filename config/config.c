@@ -1,7 +1,8 @@
 /* config.c: from JSON files and a command line to a checked Config, and back to JSON.
  *
- * Everything here walks the table of keys (config_keys.c). Only the rules of check_...(), replace_batch(), shorten_schedule()
- * and config_changes() name keys. What depends on the device, or on files that the config's keys name, is not checked here. */
+ * Everything here walks the table of keys (config_keys.c). Only the rules of check_...(), replace_batch(),
+ * shorten_schedule() and config_changes() name keys. Checks that depend on the device, or on files that the config's
+ * keys name, are elsewhere. */
 #include "config/config.h"
 
 #include <cjson/cJSON.h>
@@ -19,7 +20,7 @@
 
 static const char command_line[] = "command line";
 
-/* A file or the command line, and what messages call it. */
+/* A file or the command line, with its name in messages. */
 typedef struct Source {
     const char *name;
     ConfigOrigin origin;
@@ -46,7 +47,7 @@ const char *config_where(const Config *config, const char *keys) {
     return config->files[level < CONFIG_MAX_FILES ? level : 0];
 }
 
-/* Who gave the key whose value is `field` of the config. */
+/* The origin of the key whose value is `field` of the config. */
 static ConfigOrigin origin_of(const Config *config, const void *field) {
     for (int i = 0; i < config_key_count; i++)
         if ((const char *)config + config_keys[i].offset == (const char *)field) return config->origins[i];
@@ -117,7 +118,7 @@ static bool take_file(Config *config, const Source *file, const cJSON *root, Err
     return true;
 }
 
-/* Each file after its base. */
+/* Takes the values of the files, each after its base. */
 static bool take_files(Config *config, const char *path, Error *error) {
     ConfigChain chain;
     bool ok = config_chain_read(&chain, path, error);
@@ -206,7 +207,7 @@ static bool check_model(const Config *config, Error *error) {
            error_set(error, "%s: model.%s", config_where(config, keys), reason.text);
 }
 
-/* On the command line a key without an effect is a mistake. */
+/* Fails for a key of the command line that has no effect: it is a mistake. */
 static bool refuse_idle_key(const Config *config, const ConfigKey *key, const char *idle_in, Error *error) {
     char having[256];
     if (!config_key_applies(key, config->optimizer.name)) {
@@ -223,8 +224,9 @@ static bool refuse_idle_key(const Config *config, const ConfigKey *key, const ch
                      idle_in);
 }
 
-/* Sets the keys of files that have no effect for this reason to their defaults: a file may have them for another optimizer,
- * as in `train_gpt2 small_mars.json --optimizer.name=muon`. Appends those of the config file itself to `names`. */
+/* Sets the keys of files that have no effect for this reason to their defaults: a file may have them for another
+ * optimizer, as in `train_gpt2 small_mars.json --optimizer.name=muon`. Appends those of the config file itself to
+ * `names`. */
 static void drop_keys(Config *config, const char *idle_in, char *names, size_t size) {
     char own[128];
     for (int i = 0; i < config_key_count; i++) {
@@ -239,7 +241,7 @@ static void drop_keys(Config *config, const char *idle_in, char *names, size_t s
     }
 }
 
-/* A warning for each reason why keys of the config file have no effect. */
+/* Handles all keys without an effect. Warns once for each reason why keys of the config file have none. */
 static bool resolve_idle_keys(Config *config, Error *error) {
     char idle_in[128];
     for (int i = 0; i < config_key_count; i++) {
@@ -299,7 +301,7 @@ static bool check_train(const Config *config, Error *error) {
     return true;
 }
 
-/* A way to start that is spelled otherwise would be taken for a path. */
+/* Fails for a misspelt way to start, which would be taken for a path. */
 static bool check_start(const Config *config, Error *error) {
     static const char *const ways[] = {"scratch", "resume", "auto"};
     const char *from = config->train.init_from;
@@ -355,7 +357,7 @@ static bool check_steps(const Config *config, Error *error) {
     return true;
 }
 
-/* An evaluation alone has no schedule, so its max_iters may be anything. */
+/* A run that only evaluates has no schedule, so its max_iters may be anything. */
 static bool check_schedule(const Config *config, Error *error) {
     return check_min_lr(config, error) && (config->train.eval_only || check_steps(config, error));
 }
@@ -399,7 +401,7 @@ static void shorten_schedule(Config *config) {
              loses_ema ? ", so that there is no average of the weights" : "");
 }
 
-/* Defaults that depend on other keys. */
+/* Sets the defaults that depend on other keys. */
 static void fill_dependent_defaults(Config *config) {
     config->schedule.max_iters = config->train.max_iters;
     if (config->schedule.lr_decay_iters == 0) config->schedule.lr_decay_iters = config->train.max_iters;
@@ -438,7 +440,7 @@ bool config_load(Config *config, const char *path, int count, char *const *overr
 
 /* ---- the number of processes ---- */
 
-/* Appends to a list that ends in "..." where it is full. */
+/* Appends to a list, which ends in "..." if it is full. */
 static void append_number(char *list, size_t size, int64_t number) {
     enum { ROOM = 32 };
     size_t used = strlen(list);
@@ -514,7 +516,7 @@ static cJSON *config_tree(const Config *config) {
     return root;
 }
 
-/* As text on one line, which the caller frees. */
+/* The JSON as text on one line, which the caller frees. */
 static char *text_of(const cJSON *json) {
     char *text = cJSON_PrintUnformatted(json);
     if (!text) die("out of memory: the config's text");
@@ -544,7 +546,7 @@ void config_print(FILE *file, const Config *config) {
     cJSON_Delete(root);
 }
 
-/* ---- what an earlier run had ---- */
+/* ---- the config of an earlier run ---- */
 
 static bool same_value(const Config *a, const Config *b, const ConfigKey *key) {
     char *text = config_value_text(a, key), *other = config_value_text(b, key);

@@ -143,7 +143,7 @@ bool config_remove_print_config(int *argc, char **argv);
  * process ends; only the one that `speaks` prints the usage. */
 void config_require_file(int argc, char *const *argv, bool speaks);
 
-/* Every key with its type, default, meaning, and the optimizers that have it where not all do. */
+/* Every key with its type, default, meaning, and, if not all optimizers have it, those that do. */
 void config_print_help(FILE *file);
 
 /* The table of optimizers as a JSON list: name, title, alias, parameter groups, keys with their defaults. */

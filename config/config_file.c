@@ -17,7 +17,7 @@
 
 /* ---- one file ---- */
 
-/* A name as in config/NAME.json, which the scripts take, is no path. */
+/* Says why a file cannot be opened. A NAME as in config/NAME.json, which the scripts take, is no path. */
 static void cannot_open(const char *path, const char *reason, Error *error) {
     char *published = format_string("config/%s%s", path, strstr(path, ".json") ? "" : ".json");
     if (files_is_folder(path))
@@ -32,8 +32,8 @@ static void cannot_open(const char *path, const char *reason, Error *error) {
     free(published);
 }
 
-/* The whole file with a 0 after it, which the caller frees; NULL and the reason where it cannot be read. It may be
- * a pipe, which has no size. *identity says which file it is. */
+/* The whole file with a 0 after it, which the caller frees; NULL and the reason if it cannot be read. It may be a pipe,
+ * which has no size. *identity says which file it is. */
 static char *read_text(const char *path, size_t *length, struct stat *identity, Error *error) {
     enum { LIMIT = 1 << 20 };
     FILE *file = files_is_folder(path) ? NULL : fopen(path, "rb");
@@ -87,8 +87,9 @@ static const char *skip_string(const char *text, size_t *at) {
     return NULL;
 }
 
-/* Overwrites comments by spaces, so that every other byte keeps its line and column, and finds what cJSON would let
- * pass or misplace: strings that do not end on their line, comments that do not end, zero bytes. */
+/* Overwrites comments by spaces, so that every other byte keeps its line and column. Fails for mistakes that cJSON
+ * would accept or report at a wrong place: strings that do not end on their line, comments that do not end, zero
+ * bytes. */
 static bool blank_comments(char *text, size_t length, const char *path, Error *error) {
     if (length >= 2 && (memcmp(text, "\xff\xfe", 2) == 0 || memcmp(text, "\xfe\xff", 2) == 0))
         return error_set(error, "%s: UTF-16 text; expected UTF-8: save it as that", path);
@@ -110,8 +111,8 @@ static bool blank_comments(char *text, size_t length, const char *path, Error *e
     return true;
 }
 
-/* Where cJSON wanted a key and found something else, it reports the byte after it. That is so where the byte before
- * `at` follows a brace or a comma; a bracket there is where a list's first element is wanted. */
+/* If cJSON expected a key and found something else, it reports the byte after it. Then the byte before `at` follows a
+ * brace or a comma. After a bracket, `at` is right: cJSON expected a list's first element. */
 static size_t where_parsing_stopped(const char *text, size_t at) {
     if (at < 2 || strchr(" \t\r\n\"[", text[at - 1])) return at;
     size_t i = at - 1;
@@ -122,7 +123,7 @@ static size_t where_parsing_stopped(const char *text, size_t at) {
 #define EXPECTED_SECTIONS \
     "expected an object of sections, {\"model\": {...}, ...}; config/quickstart.json is an example"
 
-/* The root object, which the caller deletes; NULL and the reason where there is none. `path` is for messages. */
+/* The root object, which the caller deletes; NULL and the reason if there is none. `path` is for messages. */
 static cJSON *parse_text(const char *text, size_t length, const char *path, Error *error) {
     if (!text[strspn(text, " \t\r\n")]) {
         error_set(error, "%s: the config is empty; " EXPECTED_SECTIONS, path);
@@ -158,7 +159,7 @@ void config_file_free(ConfigFile *file) {
 
 /* ---- bases ---- */
 
-/* What the file says its base is; *entry is NULL where it does not say. */
+/* Finds the "base" of the file; *entry is NULL if there is none. */
 static bool find_base(const ConfigFile *file, const cJSON **entry, Error *error) {
     *entry = NULL;
     for (const cJSON *item = file->root->child; item; item = item->next) {
@@ -209,7 +210,7 @@ static bool holds_file(const ConfigChain *chain, const ConfigFile *file) {
     return false;
 }
 
-/* A base that cannot be opened is a mistake in the file that names it. */
+/* Fails, and names the file with the mistake, if its base cannot be opened. */
 static bool check_base(const ConfigFile *file, const char *path, Error *error) {
     if (files_is_folder(path))
         return error_set(error, "%s: base: %s is a folder; give the config file in it", file->path, path);

@@ -1,5 +1,5 @@
 /* config_file.h: config files as JSON: the text of a file with its comments, errors that name line and column, and the
- * bases that files name. What sections and keys mean is not known here (config.c). */
+ * bases that files name. config.c knows what sections and keys mean. */
 #ifndef MARS_CONFIG_CONFIG_FILE_H
 #define MARS_CONFIG_CONFIG_FILE_H
 
@@ -22,8 +22,7 @@ typedef struct ConfigFile {
 bool config_file_read(ConfigFile *file, const char *path, Error *error);
 void config_file_free(ConfigFile *file);
 
-/* Sets *path to the path of the file's base, a new string, or to NULL where it names none. Fails if `base` is no
- * path. */
+/* Sets *path to the path of the file's base, a new string, or to NULL if it names none. Fails if `base` is no path. */
 bool config_file_base(const ConfigFile *file, char **path, Error *error);
 
 /* A config file and its bases: files[0] is the file itself, files[i + 1] the base of files[i]. */

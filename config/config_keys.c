@@ -34,7 +34,7 @@ static const char *const recompute_names[] = {
 #define KEY(section_, name_, default_, range, help_)                                                                   \
     {FIELD(section_, name_), .default_text = default_, range, .help = help_}
 /* Settings of optimizers (optim/optimizer_keys.h): one that must be given, one whose default is in the table of
- * optimizers, and one that users find in the section train: for them it is a matter of the batch, not of the rule. */
+ * optimizers, and one that is in the section train, since for users it belongs to the batch, not to the rule. */
 #define OPTIMIZER_RANGE(minimum_, maximum_, limits_, choices_)                                                         \
     .minimum = minimum_, .maximum = maximum_, .limits = limits_, .choices = choices_
 #define REQUIRED_OPTIMIZER_KEY(name_, minimum_, maximum_, limits_, choices_, help_)                                    \
@@ -48,7 +48,7 @@ static const char *const recompute_names[] = {
      .offset = offsetof(Config, optimizer.name_), OPTIMIZER_RANGE(minimum_, maximum_, limits_, choices_),              \
      .help = help_},
 
-/* A key that changes what the model computes, so that weights come with it. */
+/* A key that changes what the model computes, so that it comes with weights. */
 #define MODEL_KEY(name_, default_, range, help_)                                                                       \
     {FIELD(model, name_), .default_text = default_, range, .comes_with_weights = true, .help = help_}
 
@@ -158,8 +158,8 @@ int config_key_find(const char *section, const char *name) {
     return -1;
 }
 
-/* How many characters must be inserted, removed or replaced to turn a into b (Levenshtein 1966), of which no more
- * than the first 64 count. row[j] is the distance between what was read of a and the first j characters of b. */
+/* How many characters must be inserted, removed or replaced to turn a into b (Levenshtein 1966), counting only the
+ * first 64 characters of each. row[j] is the distance between what was read of a and the first j characters of b. */
 static int64_t edit_distance(const char *a, const char *b) {
     enum { LIMIT = 64 };
     int64_t row[LIMIT + 1];
@@ -205,7 +205,7 @@ const char *config_section_nearest(const char *section) {
     return nearest;
 }
 
-/* The roles of a model's tensors: without an LM head of its own there is none of that role. */
+/* The roles of a model's tensors; ROLE_LM_HEAD only if it has an LM head of its own. */
 static unsigned roles_of(const GPT2Config *model) {
     unsigned every_role = (1u << ROLE_COUNT) - 1;
     return model->tie_embeddings ? every_role & ~(1u << ROLE_LM_HEAD) : every_role;
@@ -215,7 +215,7 @@ const char *config_schedule_name(ScheduleName name) { return schedule_names[name
 
 bool config_key_is_required(const ConfigKey *key) { return !key->default_text && !key->has_optimizer_default; }
 
-/* Whether a mask, of which 0 means all, has the bit of this name. */
+/* Whether a mask has the bit of this name; a mask of 0 has all. */
 static bool mask_has(unsigned mask, unsigned name) { return !mask || (mask >> name & 1); }
 
 bool config_key_applies(const ConfigKey *key, OptimName optimizer) {
@@ -252,7 +252,7 @@ static const char *idle_in_model(const ConfigKey *key, const GPT2Config *model) 
     return NULL;
 }
 
-/* The same of the section train. */
+/* The same for the section train. */
 static const char *idle_in_train(const ConfigKey *key, const TrainConfig *train) {
     bool is_of_ema = strcmp(key->name, "ema_decay") == 0 || strcmp(key->name, "ema_mix") == 0;
     bool is_of_samples = strcmp(key->name, "sample_prompt") == 0 || strcmp(key->name, "sample_tokens") == 0;

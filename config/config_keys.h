@@ -28,7 +28,7 @@ typedef struct ConfigKey {
     const char *section, *name;
     ConfigType type;
     size_t offset;              /* of the value in Config */
-    const char *default_text;   /* as one would write it on the command line; NULL: see below */
+    const char *default_text;   /* as on the command line; NULL: see below */
     bool has_optimizer_default; /* the default is the optimizer's own; without either the key is required */
     double minimum, maximum;    /* of an int, a number, each of a pair; of a string's length in bytes */
     unsigned limits;            /* RangeLimits (util/range.h) */
@@ -56,7 +56,7 @@ bool config_section_exists(const char *section);
 const char *config_section_nearest(const char *section);
 
 const char *config_schedule_name(ScheduleName name);
-/* True where a config must give the key. */
+/* Whether a config must give the key. */
 bool config_key_is_required(const ConfigKey *key);
 
 /* Whether the optimizer reads the key, at least with some values of other keys. True for keys outside of the section

@@ -16,7 +16,7 @@ static bool may_differ(const Config *config, const Config *folder, const ConfigK
     return strcmp(key->name, "bias") == 0 && take.may_drop_bias && !config->model.bias;
 }
 
-/* One key: *from is a config with the folder's model. */
+/* Takes one key; *from is a config with the folder's model. */
 static bool take_model_key(Config *config, int index, const Config *from, const char *path, ConfigTake take,
                            Error *error) {
     const ConfigKey *key = &config_keys[index];
@@ -44,7 +44,7 @@ bool config_take_model(Config *config, const GPT2Config *model, const char *path
         char idle_in[128];
         if (!config_keys[i].comes_with_weights) continue;
         if (config_key_idle_in(&config_keys[i], &from, idle_in, sizeof idle_in))
-            continue; /* the folder may not say it */
+            continue; /* the folder need not have it */
         if (!take_model_key(config, i, &from, path, take, error)) return false;
     }
     return true;

@@ -9,10 +9,10 @@ struct cJSON;
 
 EXTERN_C_BEGIN
 
-/* In what a given model key may differ from that of a folder with weights. */
+/* How a given model key may differ from that of a folder with weights. */
 typedef struct ConfigTake {
     bool may_change_block_size; /* block_size may be smaller, and without position embeddings larger too */
-    bool may_drop_bias; /* bias may be false where the folder has biases: the weights must show that they are zero */
+    bool may_drop_bias;         /* bias may be false if the folder has biases: the weights must show that they are 0 */
 } ConfigTake;
 
 /* Copies from `model`, which was read from the config.json at `path`, every key that changes what the model computes,

@@ -13,7 +13,7 @@
 #include "optim/optimizers.h"
 #include "util/files.h"
 
-static const double exact_integers = 0x1p53; /* below it, a double holds an integer that no other text rounds to */
+static const double exact_integers = 0x1p53; /* below it, no two integers round to the same double */
 
 static void *field_of(Config *config, const ConfigKey *key) { return (char *)config + key->offset; }
 
@@ -21,7 +21,7 @@ static bool in_range(const ConfigKey *key, double value) {
     return range_holds(value, key->minimum, key->maximum, key->limits, key->type == CONFIG_INT);
 }
 
-/* These return false where the value is not one that the key can have. */
+/* These functions return false if the key cannot have the value. */
 
 static bool set_number(Config *config, const ConfigKey *key, double value) {
     if (!in_range(key, value)) return false;
@@ -126,7 +126,7 @@ bool config_set_from_json(Config *config, const ConfigKey *key, const cJSON *ite
     return cJSON_IsString(item) && config_set_from_text(config, key, item->valuestring);
 }
 
-/* The shortest of the decimal forms that read back as the same double. */
+/* The shortest decimal form that reads back as the same double. */
 static char *number_text(double value) {
     char text[32];
     for (int digits = 15; digits <= 17; digits++) {

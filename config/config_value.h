@@ -1,5 +1,5 @@
 /* config_value.h: the value of one key: from the text of a command line, from JSON, from the table's defaults, and back
- * to JSON. Who may give which key is not known here (config.c). */
+ * to JSON. config.c decides who may give which key. */
 #ifndef MARS_CONFIG_CONFIG_VALUE_H
 #define MARS_CONFIG_CONFIG_VALUE_H
 

@@ -9,7 +9,7 @@
 #include "config/config_keys.h"
 #include "optim/optimizers.h"
 
-/* Prints below a key, in lines that are not too long. */
+/* Prints a text below a key, broken into lines. */
 static void print_note(FILE *file, const char *text) {
     enum { INDENT = 34, WIDTH = 120 - INDENT };
     while (*text) {
@@ -22,7 +22,7 @@ static void print_note(FILE *file, const char *text) {
     }
 }
 
-/* "only: adamw, muon", below a key. */
+/* Prints "only: adamw, muon" below a key. */
 static void print_names(FILE *file, const char *label, void (*list)(unsigned, char *, size_t), unsigned mask) {
     char text[256];
     size_t used = (size_t)snprintf(text, sizeof text, "%s", label);
@@ -30,7 +30,7 @@ static void print_names(FILE *file, const char *label, void (*list)(unsigned, ch
     print_note(file, text);
 }
 
-/* The default that most optimizers with the key have; "required" where there is none. */
+/* The default that most optimizers with the key have; "required" if there is none. */
 static void default_of(const ConfigKey *key, char *text, size_t size) {
     int most = 0;
     char own[64], other[64];
@@ -47,7 +47,7 @@ static void default_of(const ConfigKey *key, char *text, size_t size) {
     }
 }
 
-/* Below a key: optimizers with another default than the one shown. */
+/* Prints below a key the optimizers with another default than the one shown. */
 static void print_other_defaults(FILE *file, const ConfigKey *key, const char *shown) {
     char note[256] = "default with ", own[64];
     size_t label = strlen(note), used = label;

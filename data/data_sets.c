@@ -9,7 +9,7 @@
 
 /* ---- tokenizers ---- */
 
-/* HellaSwag's file holds the size of its vocabulary. */
+/* Compares the vocabulary size in HellaSwag's file with that of the training or validation tokens. */
 static bool check_hellaswag(const DataSets *sets, const TokenOrigin *origin, const char *path, Error *error) {
     int size = hellaswag_vocab_size(sets->hellaswag), trained = origin->record.vocab_size;
     return trained == 0 || size == trained ||
@@ -41,7 +41,7 @@ static bool is_for_validation(const char *path) {
     return has_word(path, "val") || has_word(path, "valid") || has_word(path, "validation");
 }
 
-/* The files of each folder follow each other. */
+/* Warns if a folder has training and validation files in one set. The files of each folder follow each other. */
 static bool warn_of_both_kinds(const char *key, const Loader *loader, const char *kind) {
     const TokenFiles *files = loader_files(loader);
     const char *train = NULL, *val = NULL;
@@ -69,7 +69,7 @@ static void warn_of_mistakes(const DataSets *sets) {
              path);
 }
 
-/* ---- all of it ---- */
+/* ---- opening and closing ---- */
 
 static bool open_loader(Loader **loader, const char *key, const char *pattern, DataOrder order, int max_sequences,
                         const DataSetsOptions *options, Error *error) {

@@ -1,11 +1,11 @@
 /* foreign.c: recognition of files that hold neither tokens nor text (see foreign.h).
  *
- * The table at the end has one row for each format: its signature, a further test where the signature is short or absent,
+ * The table at the end has one row for each format: its signature, a further test if the signature is short or absent,
  * and what to do for each use. The tests come first.
  *
- * How sure a row must be: in a file of uint16 tokens the first 4 bytes are two arbitrary tokens. A signature of 5 bytes
- * or more never occurs by accident; rows with fewer also test fields of the format, unless the signature as two tokens of
- * GPT-2 has a number that GPT-2 lacks. */
+ * A row must not match tokens by accident: in a file of uint16 tokens the first 4 bytes are two arbitrary tokens. A
+ * signature of 5 bytes or more never occurs by accident. Rows with a shorter one also test fields of the format, unless
+ * the signature, read as two tokens, has a number that GPT-2 lacks. */
 #include "data/foreign.h"
 
 #include <string.h>
@@ -20,7 +20,7 @@ typedef struct Sample {
 
 /* ---- reading numbers ---- */
 
-/* The little-endian number of `width` bytes at `at`; all ones where the sample ends before. */
+/* The little-endian number of `width` bytes at `at`; all ones if the sample ends before. */
 static uint64_t number_at(const Sample *s, size_t at, size_t width) {
     uint64_t value = 0;
     if (s->count < width || at > s->count - width) return UINT64_MAX;
@@ -39,32 +39,33 @@ static bool fits(const Sample *s, uint64_t bytes) {
 
 /* ---- formats whose signature is not enough ---- */
 
-/* RFC 1952: deflate, no reserved flags, the speed and the system of the packer. */
+/* RFC 1952: deflate, no reserved flags, valid compression level and operating system. */
 static bool is_gzip(const Sample *s) {
     uint64_t flags = number_at(s, 3, 1), speed = number_at(s, 8, 1), system = number_at(s, 9, 1);
     return flags < 0x20 && (speed == 0 || speed == 2 || speed == 4) && (system <= 13 || system == 255);
 }
 
-/* After the level, pi as BCD begins a block, or its square root an empty stream. */
+/* After the level follow the digits of pi (BCD), which begin a block, or those of its square root in an empty
+ * stream. */
 static bool is_bzip2(const Sample *s) {
     uint64_t level = number_at(s, 3, 1);
     return level >= '1' && level <= '9' && (has_at(s, 4, "1AY&SY", 6) || has_at(s, 4, "\x17\x72\x45\x38\x50\x90", 6));
 }
 
-/* Before lzma had a signature: a dictionary of 2^n or 3*2^n bytes, and the unpacked size, which may be unknown. */
+/* The old format of lzma has no signature: a dictionary of 2^n or 3*2^n bytes, and the unpacked size, or "unknown". */
 static bool is_lzma(const Sample *s) {
     uint64_t dictionary = number_at(s, 1, 4), size = number_at(s, 5, 8);
     while (dictionary > 3 && dictionary % 2 == 0) dictionary /= 2;
     return s->count >= 13 && (dictionary == 2 || dictionary == 3) && (size == UINT64_MAX || size >> 40 == 0);
 }
 
-/* The size of the longest code, from 9 to 16 bits, and whether the table of codes is made anew. */
+/* The flags: the longest code has 9 to 16 bits, and a bit says whether the table of codes may be cleared. */
 static bool is_compress(const Sample *s) {
     uint64_t flags = number_at(s, 2, 1), bits = flags & 0x1f;
     return (flags & 0x60) == 0 && bits >= 9 && bits <= 16;
 }
 
-/* Where the name of the first member of a zip archive ends; 0 where this is no archive. */
+/* Where the name of the first member of a zip archive ends; 0 if this is no archive. */
 static size_t zip_name_end(const Sample *s) {
     enum { NAME = 30, LONGEST_NAME = 1024 };
     uint64_t version = number_at(s, 4, 1), method = number_at(s, 8, 2), length = number_at(s, 26, 2);
@@ -79,12 +80,12 @@ static bool zip_name_ends_with(const Sample *s, const char *ending) {
     return end > length && has_at(s, end - length, ending, length);
 }
 
-/* Office documents are zip archives whose first member is one of these. */
+/* Office documents are zip archives whose first member has one of these names. */
 static bool is_office_zip(const Sample *s) {
     return zip_name_ends_with(s, "[Content_Types].xml") || zip_name_ends_with(s, "_rels/.rels");
 }
 
-/* The first member of these, which is not packed, says what the archive is. */
+/* EPUB and OpenDocument: the first member, "mimetype", is not packed and says what the archive is. */
 static bool is_document_zip(const Sample *s) {
     size_t end = zip_name_end(s);
     return zip_name_ends_with(s, "mimetype") &&
@@ -99,19 +100,21 @@ static bool is_torch_zip(const Sample *s) { return zip_name_ends_with(s, "/data.
 /* The first page's header is a Thrift struct, whose first field is an int32. */
 static bool is_parquet(const Sample *s) { return number_at(s, 4, 1) == 0x15; }
 
-/* Arrow's stream format: the length of the schema, padded to 8 bytes, and the schema, whose root table is near. */
+/* Arrow's stream format: the length of the schema, padded to 8 bytes, then the schema, whose root table is at most 255
+ * bytes away. */
 static bool is_arrow_stream(const Sample *s) {
     uint64_t length = number_at(s, 4, 4), root = number_at(s, 8, 4);
     return length > 0 && length % 8 == 0 && fits(s, length) && root >= 4 && root < 256;
 }
 
-/* The length of a JSON object, which follows. */
+/* The length of a JSON object, and then its beginning. */
 static bool is_safetensors(const Sample *s) {
     uint64_t length = number_at(s, 0, 8);
     return length >= 2 && length <= 100000000 && fits(s, length + 8) && has_at(s, 8, "{\"", 2);
 }
 
-/* The first opcodes of Python's protocols 4 and 5: a frame; of 2 and 3: an empty container or tuple, a string, a class. */
+/* The first opcodes of Python's protocols: in 4 and 5 a frame; in 2 and 3 an empty container, a tuple, a string or a
+ * class. */
 static bool is_pickle(const Sample *s) {
     uint64_t protocol = number_at(s, 1, 1);
     if (protocol == 4 || protocol == 5) return number_at(s, 2, 1) == 0x95 && fits(s, number_at(s, 3, 8));
@@ -124,7 +127,7 @@ static bool is_pickle(const Sample *s) {
     return true;
 }
 
-/* The flags: version 1, reserved bits 0. */
+/* The flags must have version 1 and reserved bits 0. */
 static bool is_lz4(const Sample *s) {
     uint64_t flags = number_at(s, 4, 1), block = number_at(s, 5, 1);
     return (flags & ~UINT64_C(0x3d)) == 0x40 && (block & ~UINT64_C(0x70)) == 0;
@@ -135,7 +138,7 @@ static bool is_gguf(const Sample *s) {
     return version >= 1 && version <= 255;
 }
 
-/* The second marker, which is no other start of an image. */
+/* The second marker must not be another start of an image. */
 static bool is_jpeg(const Sample *s) {
     uint64_t marker = number_at(s, 3, 1);
     return marker >= 0xc0 && marker < 0xff && marker != 0xd8;
@@ -145,18 +148,18 @@ static bool is_webp(const Sample *s) { return has_at(s, 8, "WEBP", 4); }
 static bool is_wave(const Sample *s) { return has_at(s, 8, "WAVE", 4); }
 static bool is_avi(const Sample *s) { return has_at(s, 8, "AVI ", 4); }
 
-/* The offset of the first directory. */
+/* The offset of the first directory is even and inside the file. */
 static bool is_tiff(const Sample *s) {
     uint64_t directory = number_at(s, 4, 4);
     return directory >= 8 && directory % 2 == 0 && fits(s, directory);
 }
 
-/* The file's size, and two reserved numbers. */
+/* The header has the file's size, and two reserved numbers, which are 0. */
 static bool is_bmp(const Sample *s) {
     return s->file_bytes >= 0 && number_at(s, 2, 4) == (uint64_t)s->file_bytes && number_at(s, 6, 4) == 0;
 }
 
-/* Before the signature, the size of this box in big-endian order. */
+/* The big-endian size of this box, before the signature, is small. */
 static bool is_mp4(const Sample *s) { return has_at(s, 0, "\0\0\0", 3); }
 
 /* The kind of document is one of the first fields. */
@@ -165,7 +168,7 @@ static bool is_matroska(const Sample *s) {
     return memmem(s->bytes, count, "webm", 4) || memmem(s->bytes, count, "matroska", 8);
 }
 
-/* The version, and the size of the tag, of which no byte has its highest bit. */
+/* The version, and the size of the tag, whose bytes all have a highest bit of 0. */
 static bool is_mp3(const Sample *s) {
     return number_at(s, 3, 1) <= 4 && number_at(s, 4, 1) == 0 && (number_at(s, 6, 4) & 0x80808080) == 0;
 }
@@ -175,7 +178,7 @@ static bool is_elf(const Sample *s) {
     return (class == 1 || class == 2) && (order == 1 || order == 2) && number_at(s, 6, 1) == 1;
 }
 
-/* A program of Windows: the offset of its second signature. */
+/* A program of Windows has a second signature at the offset in its header. */
 static bool is_windows_program(const Sample *s) {
     uint64_t at = number_at(s, 0x3c, 4);
     return at < s->count && has_at(s, (size_t)at, "PE\0\0", 4);
@@ -191,7 +194,7 @@ static uint32_t crc32c(const Sample *s, size_t at) {
     return ~crc;
 }
 
-/* A record's length and its checksum, which TensorFlow rotates and adds a constant to. */
+/* The length of a record and that length's checksum, which TensorFlow rotates and adds a constant to. */
 static bool is_tfrecord(const Sample *s) {
     if (s->count < 16 || !fits(s, number_at(s, 0, 8))) return false;
     uint32_t crc = crc32c(s, 0);
@@ -200,7 +203,7 @@ static bool is_tfrecord(const Sample *s) {
 
 /* ---- texts ---- */
 
-/* The bits of \b, \t, \n, \v, \f, \r and escape, which texts have, are 0. */
+/* In the mask, the bits of \b, \t, \n, \v, \f, \r and escape, which texts have, are 0. */
 static bool is_control(unsigned code) { return code < 0x20 ? UINT32_C(0xf7ffc0ff) >> code & 1 : code == 0x7f; }
 
 static bool is_utf8(const Sample *s) {
@@ -212,10 +215,10 @@ static bool is_utf8(const Sample *s) {
     return true;
 }
 
-/* Whether these are characters of some 8-bit encoding, as far as bytes can tell. One control character in 256 is allowed:
- * real texts have some. Of the bytes of GPT-2's tokens a fifth are control characters, so that 512 bytes decide; fewer
- * must be UTF-8 too, and even then 16 are needed. A text has 8 different characters, so that a file of one or a few
- * token numbers that all look like letters is none. */
+/* Whether these are characters of some 8-bit encoding, as far as bytes can tell. One control character in 256 is
+ * allowed, since real texts have some. A fifth of the bytes of GPT-2's tokens are control characters, so 512 bytes
+ * decide. Fewer bytes must also be UTF-8, and at least 16. A text must have 8 different characters, so that a file of a
+ * few token numbers that all look like letters is no text. */
 static bool is_text(const Sample *s) {
     bool seen[256] = {false};
     size_t controls = 0, different = 0;
@@ -228,7 +231,7 @@ static bool is_text(const Sample *s) {
     return s->count >= 512 || is_utf8(s);
 }
 
-/* For a signature of letters, which may begin a text, too. */
+/* The test of formats whose signature is letters, which may begin a text, too. */
 static bool is_no_text(const Sample *s) { return !is_text(s); }
 
 /* The text's first bytes after a byte order mark and blanks. */
@@ -280,10 +283,10 @@ static bool is_marked_utf16(const Sample *s, size_t low) {
 static bool is_marked_utf16_le(const Sample *s) { return is_marked_utf16(s, 0); }
 static bool is_marked_utf16_be(const Sample *s) { return is_marked_utf16(s, 1); }
 
-/* Byte tokens, as uint16, look the same: callers use this for texts alone. */
+/* UTF-16 without a byte order mark. Byte tokens, as uint16, look the same, so only rows for texts use this. */
 static bool is_bare_utf16(const Sample *s) {
     if (s->count == 0 || !memchr(s->bytes, 0, s->count))
-        return false; /* an ASCII unit has a 0, and most texts have none */
+        return false; /* ASCII in UTF-16 has bytes 0, and most texts have none */
     for (size_t low = 0; low < 2; low++) {
         size_t ascii;
         if (s->count >= 4 && is_utf16(s, 0, low, &ascii) && 8 * ascii > s->count) return true;
@@ -291,7 +294,7 @@ static bool is_bare_utf16(const Sample *s) {
     return false;
 }
 
-/* The same of UTF-32, after the mark. */
+/* The same for UTF-32, after the mark. */
 static bool is_marked_utf32(const Sample *s, bool is_big_endian) {
     for (size_t at = 4; at + 4 <= s->count; at += 4) {
         uint32_t code = (uint32_t)number_at(s, at, 4);
@@ -304,7 +307,8 @@ static bool is_marked_utf32(const Sample *s, bool is_big_endian) {
 static bool is_marked_utf32_le(const Sample *s) { return is_marked_utf32(s, false); }
 static bool is_marked_utf32_be(const Sample *s) { return is_marked_utf32(s, true); }
 
-/* A tenth are control characters, as in random bytes; or one in 32 of 512 bytes and more, which are no UTF-8. */
+/* A tenth of the bytes are control characters, as in random bytes; or one in 32, if there are at least 512 bytes and
+ * they are not UTF-8. */
 static bool is_binary(const Sample *s) {
     size_t controls = 0;
     for (size_t i = 0; i < s->count; i++) controls += is_control(s->bytes[i]);
@@ -313,10 +317,11 @@ static bool is_binary(const Sample *s) {
 
 /* ---- tokens as wider numbers ---- */
 
-/* Words of 16 bits of which each `per_number` make up a little-endian number: whether these are token numbers. The words
+/* Whether the file is a list of wider little-endian token numbers, of `per_number` words of 16 bits each. The words
  * above the lowest are 0, or up to 7 in the second one for the vocabularies of 100000 and more tokens. A file of uint16
- * has such words at every place or at none, but where its tokens repeat a pattern: so this needs 64 numbers, of which
- * 16 different ones in a row differ; and if second words differ from 0, low ones beyond any uint16 vocabulary. */
+ * has such words at every place or at none, except if its tokens repeat a pattern. So this needs 64 numbers, at least
+ * 16 of them different from the previous one; and if second words differ from 0, low words beyond any uint16
+ * vocabulary. */
 static bool is_wide(const Sample *s, size_t per_number) {
     size_t count = s->count / (2 * per_number), changes = 0;
     uint64_t highest_second = 0, highest_low = 0, previous = UINT64_MAX;
@@ -374,7 +379,7 @@ typedef struct Row {
 #define UTF16_TEXT FROM_PIPE("iconv -f utf-16 -t utf-8 FILE")
 #define UTF32_TEXT FROM_PIPE("iconv -f utf-32 -t utf-8 FILE")
 
-/* The first row that fits decides. */
+/* The first row that matches decides. */
 static const Row rows[] = {
     /* Files of llm.c and mars.c: a number that is a date, then a version. */
     ROW("a token file of llm.c", NULL, HAS_TOKENS, 0, "\x88\xd8\x34\x01", NULL),

@@ -23,7 +23,7 @@ static void read_numbers(const Hellaswag *set, int i, int32_t numbers[HELLASWAG_
     memcpy(numbers, set->file + at * sizeof(int32_t), HELLASWAG_EXAMPLE_INTS * sizeof(int32_t));
 }
 
-/* Also for a file of tokens, which looks like nothing else. */
+/* Says what the file looks like. It may be a file of tokens, which foreign_format() does not report. */
 static bool refuse_format(const char *path, const char *file, size_t bytes, Error *error) {
     size_t count = bytes < FOREIGN_BYTES ? bytes : FOREIGN_BYTES;
     const ForeignFormat *format = foreign_format(FOREIGN_AS_TOKENS, file, count, (int64_t)bytes);
@@ -55,7 +55,7 @@ static bool read_header(Hellaswag *set, size_t bytes, const char *path, int voca
     return true;
 }
 
-/* Where each example's tokens are, and that they fill the file. */
+/* Finds each example's tokens, and checks that they fill the file. */
 static bool find_tokens(Hellaswag *set, size_t bytes, const char *path, Error *error) {
     size_t begin = (HELLASWAG_HEADER_INTS + (size_t)set->count * HELLASWAG_EXAMPLE_INTS) * sizeof(int32_t);
     size_t at = 0, limit = (bytes - begin) / sizeof(uint16_t);

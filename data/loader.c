@@ -17,11 +17,12 @@
 typedef struct Batch {
     int32_t *inputs, *targets; /* (max_sequences, T) */
     int32_t *sequence;         /* (T + 1): one sequence as it lies in the stream */
-    bool ok;                   /* else error says why it could not be read */
+    bool ok;                   /* false: error says why it could not be read */
     Error error;
 } Batch;
 
-/* What the thread does. If the state becomes ASKED while it reads an older request, nobody needs that any more. */
+/* What the thread does. If the state becomes ASKED while it reads an older request, nobody needs the older one any
+ * more. */
 typedef enum ThreadState { THREAD_IDLE, THREAD_ASKED, THREAD_READING, THREAD_READY, THREAD_QUIT } ThreadState;
 
 struct Loader {
@@ -36,7 +37,7 @@ struct Loader {
     pthread_mutex_t lock;   /* guards the rest */
     pthread_cond_t changed; /* state became something else */
     ThreadState state;
-    int64_t first; /* the request: valid unless THREAD_IDLE */
+    int64_t first; /* the request: valid unless the state is THREAD_IDLE */
     int count;
     int ahead; /* the thread's batch; changes only in THREAD_READY */
 };
@@ -45,7 +46,7 @@ struct Loader {
  * bijection of numbers of 2h bits whatever its round function, and "cycle walking", applying it until the result is
  * below count, makes it one of [0, count) (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). The
  * smallest h is taken, so less than 4 tries are needed on average. Four rounds of a random function are a good
- * pseudo-random permutation where h is large (Luby and Rackoff 1988); small ones want more, and rounds are cheap. */
+ * pseudo-random permutation if h is large (Luby and Rackoff 1988); a small h needs more, and rounds are cheap. */
 static int64_t permute(int64_t index, int64_t count, uint64_t seed, uint32_t epoch) {
     enum { ROUNDS = 8 };
     int half_bits = 0;
@@ -153,7 +154,7 @@ static void allocate_batches(Loader *loader) {
     loader->newest = 0, loader->older = 1, loader->ahead = 2;
 }
 
-/* Everything but the thread. */
+/* Opens everything except the thread. */
 static bool open_stream(Loader *loader, const char *pattern, Error *error) {
     const LoaderOptions *options = &loader->options;
     if (options->block_size < 1 || options->vocab_size < 1 || options->max_sequences < 1)
@@ -227,7 +228,7 @@ bool loader_sample(const Loader *loader, int first, int stride, Error *error) {
     return true;
 }
 
-/* Whether the last request to the thread was exactly this one. The lock is held. */
+/* Whether the last request to the thread was exactly this one. Called with the lock held. */
 static bool was_asked(const Loader *loader, int64_t first, int count) {
     return loader->state != THREAD_IDLE && loader->first == first && loader->count == count;
 }

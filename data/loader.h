@@ -18,7 +18,7 @@ typedef struct LoaderOptions {
     DataOrder order;
     uint64_t seed;
     int block_size;    /* T */
-    int vocab_size;    /* a token beyond it is an error */
+    int vocab_size;    /* a token >= vocab_size is an error */
     int max_sequences; /* sequences of the largest batch that one call reads */
 } LoaderOptions;
 

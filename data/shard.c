@@ -1,9 +1,9 @@
 /* shard.c: token files on disk as one stream (see shard.h).
  *
  * A set is an array of files with the stream position of each one's first token; a position finds its file by binary
- * search. Opening looks at the size of each file and at its first 12 bytes, or 4096 if these are no header; tokens are
- * checked when they are read, since checking them all would read the whole set. A set never changes after opening, so
- * threads may read from it at once.
+ * search. Opening looks at the size of each file and at its first 12 bytes, or 4096 bytes if these are no header;
+ * tokens are checked when they are read, since checking them all would read the whole set. A set never changes after
+ * opening, so threads may read from it at once.
  *
  * Each read opens its file, checks again what opening checked, and reads the tokens with pread. Mapped files would take
  * less code, but have three faults. If a file was cut or a disk fails, a map ends the program with SIGBUS, while pread
@@ -28,13 +28,13 @@ enum { HEADER_BYTES = SHARD_HEADER_INTS * sizeof(int32_t), HEADER_USED = 3 };
 
 #define MAKE_AGAIN "download the file or make it again"
 
-/* What must stay as it is of a file while a set is open. */
+/* What must not change in a file while a set is open. */
 typedef struct Shape {
     int64_t bytes;
     dev_t device;
     ino_t inode;
     struct timespec written;
-    int32_t header[HEADER_USED]; /* magic, version, token count; of a bare file its first tokens */
+    int32_t header[HEADER_USED]; /* magic, version, token count; in a bare file, its first tokens */
 } Shape;
 
 typedef struct Shard {
@@ -49,7 +49,7 @@ struct ShardSet {
     Shard *shards;
     int count;
     int64_t tokens;
-    bool drops_behind; /* the system must not keep in memory what was read */
+    bool drops_behind; /* the system must drop read pages from its memory */
 };
 
 /* ---- opening ---- */
@@ -66,7 +66,8 @@ static ssize_t read_at(int file, void *data, size_t bytes, int64_t at) {
     return (ssize_t)done;
 }
 
-/* Whether a file that begins like tokens holds something else in its middle, as a container of an unknown format does. */
+/* Fails if a file that begins like tokens holds something else in its middle, as a container of an unknown format
+ * does. */
 static bool check_middle(const Shard *shard, int file, Error *error) {
     unsigned char middle[FOREIGN_BYTES];
     int64_t at = shard->shape.bytes / 2 / FOREIGN_BYTES * FOREIGN_BYTES;
@@ -79,8 +80,8 @@ static bool check_middle(const Shard *shard, int file, Error *error) {
                      shard->path, foreign->name, at);
 }
 
-/* A file without a header: bare uint16, unless it looks like something else. A token file of bare uint16 cannot be taken for a
- * shard with a header: its first token would have to be 55432, which no GPT-2 vocabulary has. */
+/* Takes a file without a header for bare uint16, unless it looks like something else. Bare uint16 cannot look like a
+ * shard with a header: the first token would have to be 55432, which no GPT-2 vocabulary has. */
 static bool recognise_bare(Shard *shard, int file, Error *error) {
     unsigned char begin[FOREIGN_BYTES];
     const char *path = shard->path;
@@ -236,14 +237,14 @@ static const Shard *find_shard(const ShardSet *set, int64_t position) {
     return &set->shards[low];
 }
 
-/* Some network file systems number a file anew each time, and some people touch files so that no cleaner removes them: only
- * both together are another file. */
+/* Some network file systems give a file a new inode number each time, and some people touch files so that no cleaner
+ * removes them. So only both changes together mean another file. */
 static bool is_another(const Shape *now, const Shape *before) {
     return now->inode != before->inode &&
            (now->written.tv_sec != before->written.tv_sec || now->written.tv_nsec != before->written.tv_nsec);
 }
 
-/* A file for one read. Fails where it is not what it was when the set was opened. */
+/* Opens a file for one read. Fails if it is not the same as when the set was opened. */
 static bool open_again(const Shard *shard, int *file, Error *error) {
     const char *path = shard->path;
     const Shape *before = &shard->shape;
@@ -262,7 +263,7 @@ static bool open_again(const Shard *shard, int *file, Error *error) {
     return ok;
 }
 
-/* Widens first and looks for the largest token on the way, so that the loop has no branch and vectorises. */
+/* Widens all tokens and keeps the largest, so that the loop has no branch and vectorises. */
 static bool take_tokens(const Shard *shard, const uint16_t *source, int64_t begin, int64_t count, int vocab_size,
                         int32_t *tokens, Error *error) {
     int32_t largest = 0;
@@ -306,7 +307,7 @@ static void drop_behind(const ShardSet *set, const Shard *shard, int file, int64
     if (behind > 0) posix_fadvise(file, 0, behind, POSIX_FADV_DONTNEED);
     if (behind > 0 || shard == set->shards) return;
     int previous = open_path(shard[-1].path);
-    if (previous < 0) return; /* whoever reads it will say so */
+    if (previous < 0) return; /* the next read of it reports the failure */
     posix_fadvise(previous, 0, 0, POSIX_FADV_DONTNEED);
     close(previous);
 }

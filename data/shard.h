@@ -16,8 +16,8 @@ EXTERN_C_BEGIN
 typedef struct ShardSet ShardSet;
 
 /* Opens the files that `pattern` names (token_files.h) as one stream. Fails for an empty or truncated file, a header
- * that contradicts the file's size, an odd size, and a file of another format, with what it looks like and what to
- * do. */
+ * that contradicts the file's size, an odd size, and a file of another format; the message says what it looks like and
+ * what to do. */
 bool shards_open(ShardSet **set, const char *pattern, Error *error);
 void shards_close(ShardSet *set);
 

@@ -32,7 +32,7 @@ static bool refuse_folder(const char *path, Error *error) {
 
 /* ---- patterns ---- */
 
-/* How many bytes the longest part of the path has that ends with a '/' and names an existing folder. */
+/* The length in bytes of the longest beginning of the path that ends with a '/' and names an existing folder. */
 static size_t existing_length(const char *path) {
     char *part = checked_strdup(path);
     size_t length = 0;
@@ -47,7 +47,7 @@ static size_t existing_length(const char *path) {
     return length;
 }
 
-/* The pattern that matches the path's first `literal` bytes as they are; the caller frees. */
+/* A pattern that matches the path's first `literal` bytes literally; the caller frees it. */
 static char *escape_begin(const char *path, size_t literal) {
     char *pattern = checked_malloc(2 * strlen(path) + 1, "a pattern"), *out = pattern;
     for (size_t i = 0; path[i]; i++) {
@@ -58,7 +58,7 @@ static char *escape_begin(const char *path, size_t literal) {
     return pattern;
 }
 
-/* `existing` bytes of the pattern name a folder that is there. */
+/* Says that nothing matches. The first `existing` bytes of the pattern name an existing folder. */
 static bool refuse_nothing(const char *pattern, size_t existing, Error *error) {
     const char *rest = pattern + existing, *slash = strchr(rest, '/');
     size_t next = slash ? (size_t)(slash - rest) : strlen(rest);
@@ -72,7 +72,7 @@ static bool refuse_nothing(const char *pattern, size_t existing, Error *error) {
         pattern, hint, *hint ? (int)(existing + next) : 0, pattern);
 }
 
-/* A folder among the matches is refused, not passed over: its files may have been meant. */
+/* Appends the matches. Fails for a folder among them: its files may have been meant. */
 static bool append_matches(TokenFiles *files, const char *pattern, const glob_t *matches, Error *error) {
     for (size_t i = 0; i < matches->gl_pathc; i++) {
         if (files_is_folder(matches->gl_pathv[i]))
@@ -84,7 +84,8 @@ static bool append_matches(TokenFiles *files, const char *pattern, const glob_t 
     return true;
 }
 
-/* glob() sorts as the locale says, and the stream must not depend on that: names are sorted here, byte by byte. */
+/* Appends the files that match, sorted byte by byte: glob() sorts by the locale, on which the stream must not
+ * depend. */
 static bool add_matches(TokenFiles *files, const char *pattern, Error *error) {
     glob_t matches;
     size_t existing = existing_length(pattern);
@@ -102,7 +103,7 @@ static bool add_matches(TokenFiles *files, const char *pattern, Error *error) {
     return ok;
 }
 
-/* ---- all of it ---- */
+/* ---- names and patterns ---- */
 
 static bool add_path(TokenFiles *files, const char *path, Error *error) {
     struct stat status;

@@ -9,7 +9,7 @@
 
 enum { FOLDER_BYTES = 4096 };
 
-/* Compares what is recorded of both: a name or a size that one lacks says nothing. */
+/* Whether the records contradict each other: a name or a size that one of them lacks does not. */
 static bool differ(const TokenizerRecord *a, const TokenizerRecord *b) {
     bool names = a->name[0] && b->name[0] && strcmp(a->name, b->name) != 0;
     return names || (a->vocab_size > 0 && b->vocab_size > 0 && a->vocab_size != b->vocab_size);
@@ -26,7 +26,7 @@ bool token_origins_agree(const TokenOrigin *a, const TokenOrigin *b, Error *erro
 
 static bool says_something(const TokenizerRecord *record) { return record->name[0] || record->vocab_size > 0; }
 
-/* Takes what a folder records, if it is the first that records anything, or compares it. */
+/* Takes the record of a folder if it is the first one, or else compares it. */
 static bool add_folder(TokenOrigin *origin, const char *folder, Error *error) {
     TokenOrigin here = {.folder = (char *)folder};
     if (!tokenizer_read_record(&here.record, folder, error)) return false;

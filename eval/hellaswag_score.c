@@ -1,5 +1,6 @@
 /* hellaswag_score.c: see hellaswag_score.h. A row of a batch is a context and one of its endings, padded on the right:
- * attention looks back, so that what is there changes no loss before it. Rows of an example may lie in two batches. */
+ * attention only looks back, so the padding changes no loss before it. The rows of an example may lie in two
+ * batches. */
 #include "eval/hellaswag_score.h"
 
 #include <stdlib.h>
@@ -21,7 +22,7 @@ typedef struct Scorer {
     Row *rows;                                               /* (batch) */
     int32_t *inputs, *targets;                               /* (batch, T) */
     float *losses;                                           /* (batch, T) */
-    double loss[HELLASWAG_ENDINGS], mean[HELLASWAG_ENDINGS]; /* of the example whose rows come */
+    double loss[HELLASWAG_ENDINGS], mean[HELLASWAG_ENDINGS]; /* of the example being scored */
     double sums[3];                                          /* examples, right by loss, right by mean */
 } Scorer;
 
@@ -32,7 +33,7 @@ static int least(const double *values) {
     return index;
 }
 
-/* Rows come in order; with an example's last one the example is scored. */
+/* Rows come in order; the last row of an example scores the example. */
 static void score_row(Scorer *s, const Row *row, const float *losses) {
     double sum = 0.0;
     for (int t = row->begin; t < row->end; t++) sum += (double)losses[t];

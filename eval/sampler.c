@@ -13,7 +13,7 @@ struct Sampler {
     Generator generator;
 };
 
-/* The bytes as a string of UTF-8, which the caller frees. */
+/* Returns the bytes as a string of UTF-8, which the caller frees. */
 static char *to_utf8(const char *text, size_t bytes) {
     char *string = checked_malloc(strlen(UTF8_REPLACEMENT) * bytes + 1, "a text"), *end = string;
     for (size_t at = 0, width; at < bytes; at += width) {
@@ -72,7 +72,7 @@ void sampler_close(Sampler *s) {
     free(s);
 }
 
-/* Until a signal asks the run to stop: a long text must not keep it. */
+/* Appends until a signal asks the run to stop, so that a long text does not delay the stop. */
 static bool append(void *context, const char *text, size_t bytes) {
     fwrite(text, 1, bytes, context);
     return !stop_signal_came();

@@ -1,4 +1,4 @@
-/* decoder.c: see decoder.h. The forward pass is gpt2.c's. */
+/* decoder.c: see decoder.h. The forward pass is in gpt2.c. */
 #include "model/decoder.h"
 
 #include <math.h>

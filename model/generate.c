@@ -36,7 +36,7 @@ static void append_token(TokenBuffer *text, int token) {
     text->tokens[text->count++] = (uint16_t)token;
 }
 
-/* The text's tokens. Where special tokens are on, the text of `end_of_text` becomes its token. */
+/* Appends the text's tokens. With special_tokens true, "<|endoftext|>" in the text becomes the token end_of_text. */
 static void encode(Encoder *encoder, const char *text, size_t bytes, bool special_tokens, int end_of_text,
                    TokenBuffer *tokens) {
     const char *rest = text, *end = text + bytes;
@@ -74,14 +74,14 @@ bool generator_set_prompt(Generator *g, const char *text, size_t bytes, bool spe
 
 /* ---- drawing tokens ---- */
 
-/* Highest logit first; equal ones in the order of their tokens, so that the result is one and the same. */
+/* Sorts the highest logit first, and equal logits in the order of their tokens, so that the order is unique. */
 static int by_logit(const void *x, const void *y) {
     const Candidate *a = x, *b = y;
     if (a->logit != b->logit) return a->logit < b->logit ? 1 : -1;
     return a->token - b->token;
 }
 
-/* Draws token `index` of text `number` from the decoder's logits; -1 where one of these is not finite. */
+/* Draws token `index` of text `number` from the decoder's logits; returns -1 if a logit is not finite. */
 static int draw(Generator *g, uint32_t number, int64_t index) {
     Candidate *candidates = g->candidates;
     int V = g->decoder.model->config.vocab_size;

@@ -37,14 +37,14 @@ typedef struct Generator {
 void generator_plan(Generator *generator, GeneratorOptions options, GPT2 *model, const Tokenizer *tokenizer);
 void generator_close(Generator *generator);
 
-/* Sets what every text begins with: the tokens of `text`, or where that is empty the end of text, which stands between
- * documents. With special_tokens true, <|endoftext|> in the text is that token. Fails if the tokenizer cannot encode or
- * has no end of text, or the model's vocabulary lacks a token of the prompt. */
+/* Sets the tokens that every text begins with: those of `text`, or, if `text` is empty, the end-of-text token, which
+ * separates documents. With special_tokens true, <|endoftext|> in the text is that token. Fails if the tokenizer cannot
+ * encode or has no end of text, or the model's vocabulary lacks a token of the prompt. */
 bool generator_set_prompt(Generator *generator, const char *text, size_t bytes, bool special_tokens, Error *error);
 
-/* Draws at most max_new_tokens tokens after the prompt, until the end of text or until write(), which gets the bytes of
- * each, returns false. The seed and the number of the text decide what is drawn. Fails if the model computes logits
- * that are not finite. */
+/* Draws at most max_new_tokens tokens after the prompt and passes the bytes of each to write(). Stops earlier at the
+ * end of text, or when write() returns false. The seed and the number of the text decide what is drawn. Fails if the
+ * model computes logits that are not finite. */
 bool generator_write(Generator *generator, uint32_t number,
                      bool (*write)(void *context, const char *text, size_t bytes), void *context, Error *error);
 

@@ -68,7 +68,7 @@ static void wrote_gradients(const GPT2Pass *pass, size_t begin, size_t end) {
     if (pass->gradients_written) pass->gradients_written(pass->context, begin, end);
 }
 
-/* From tokens to ln_f_out. */
+/* The forward pass from tokens to ln_f_out. */
 static void transformer_forward(GPT2 *m, const GPT2Pass *pass, const LayerPass *p) {
     Block *first = &m->blocks[0];
     need_weights(pass, 0, block_begin(m, 1));
@@ -84,7 +84,7 @@ static void transformer_forward(GPT2 *m, const GPT2Pass *pass, const LayerPass *
     }
 }
 
-/* From dsublayer, the gradient of ln_f_out, down to the embeddings. */
+/* The backward pass from dsublayer, the gradient of ln_f_out, down to the embeddings. */
 static void transformer_backward(GPT2 *m, const GPT2Pass *pass, const LayerPass *p) {
     m->be->zero(m->be, m->dresidual, (size_t)p->N * (size_t)m->config.n_embd * dtype_size(m->be->activation));
     norm_backward(&m->ln_f, p, m->dresidual, m->dsublayer, m->residual_final);
@@ -108,8 +108,8 @@ static void wait_for_prefetched(GPT2 *m) {
     m->waited_for = m->prefetched;
 }
 
-/* Waits for all earlier copies first. Otherwise a pass over the previous batch, enqueued after this copy, would also wait
- * for this copy. */
+/* Waits for all earlier copies first. Otherwise a pass over the previous batch, enqueued after this copy, would also
+ * wait for this copy. */
 void gpt2_prefetch(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B, int T) {
     if (B > m->max_batch || T > m->config.block_size)
         die("a batch of %d x %d tokens does not fit a model made for %d x %d", B, T, m->max_batch,
@@ -123,7 +123,7 @@ void gpt2_prefetch(GPT2 *m, const int32_t *inputs, const int32_t *targets, int B
     batch->B = B, batch->T = T;
 }
 
-/* The next batch, on the device. */
+/* Returns the next batch on the device; operations enqueued afterwards find it complete. */
 static const GPT2Batch *take_batch(GPT2 *m) {
     if (m->computed == m->prefetched) die("there is no batch for the next pass");
     if (m->waited_for <= m->computed) wait_for_prefetched(m);
@@ -197,7 +197,7 @@ void gpt2_forget_loss(GPT2 *m) {
     m->loss_count = 0;
 }
 
-/* The caller frees it. */
+/* Returns max_batch * block_size random tokens, which the caller frees. */
 static int32_t *random_tokens(const GPT2 *m, uint32_t stream) {
     size_t n = (size_t)m->max_batch * (size_t)m->config.block_size;
     int32_t *tokens = checked_malloc(n * sizeof *tokens, "a batch");

@@ -43,18 +43,18 @@ enum { GPT2_BATCHES = 2 };
  * the pass enqueues its operations, with elements [begin, end) of the flat buffers, and may be NULL. */
 typedef struct GPT2Pass {
     float *grads;      /* table.length floats for a backward pass; NULL: a forward pass alone */
-    bool accumulate;   /* adds to grads, where false overwrites */
-    float dloss;       /* the gradient is that of dloss * (sum of the token losses) */
+    bool accumulate;   /* true: adds to grads; false: overwrites them */
+    float dloss;       /* grads are those of dloss * (sum of the token losses) */
     bool ignores_loss; /* leaves the loss sum as it is */
-    /* Dropout is on in a pass with grads alone, in its forward part too. Its masks depend on these two and on the place
+    /* Dropout is on only in a pass with grads, in its forward part too. Its masks depend on these two and on the place
      * in the model (kernels/dropout.h). */
     uint64_t seed;
     int64_t first_sequence; /* number of the batch's first sequence in the run; the others follow */
     void *context;
     /* Called before the first operation that reads these weights. */
     void (*weights_needed)(void *context, size_t begin, size_t end);
-    /* Called after the last operation that writes these gradients: from the end of the buffer to its beginning. On a GPU
-     * that operation is then enqueued, on a CPU it is done. */
+    /* Called after the last operation that writes these gradients: from the end of the buffer to its beginning. On a
+     * GPU that operation is then enqueued, on a CPU it is done. */
     void (*gradients_written)(void *context, size_t begin, size_t end);
 } GPT2Pass;
 
@@ -68,7 +68,7 @@ typedef struct GPT2 {
     TensorTable table;
     float *params; /* the master weights, table.length floats */
     void *weights; /* the same in the activation type, which the operations read; params itself for float32 */
-    float *grads;  /* table.length floats; NULL where not training */
+    float *grads;  /* table.length floats; NULL if not training */
 
     Embedding embedding;
     Block *blocks;     /* (L) */
@@ -129,9 +129,9 @@ void gpt2_forward_backward(GPT2 *model, const int32_t *inputs, const int32_t *ta
  * writes the logits (B,VP), before the softcap, to model->lm_head.logits. The caller advances cache->position. */
 void gpt2_decode(GPT2 *model, const int32_t *tokens, int B, const KeyValueCache *cache);
 
-/* A pass over random tokens, as autotune.h needs one: what it computes is of no use, and gradients are undefined after
- * it. With tokens that are all the same, most rows of the activations and of their gradients are nearly equal, and a
- * GPU multiplies such matrices faster than those of training. */
+/* A pass over random tokens, for autotune.h. Its results are of no use, and gradients are undefined after it. With
+ * tokens that are all the same, most rows of the activations and of their gradients are nearly equal, and a GPU
+ * multiplies such matrices faster than those of training. */
 void gpt2_autotune(GPT2 *model);
 
 /* Returns the sum of the token losses since the last call, and their number in *count. Waits for the device. */
@@ -140,8 +140,8 @@ double gpt2_take_loss(GPT2 *model, int64_t *count);
 void gpt2_forget_loss(GPT2 *model);
 
 /* Floating-point operations of one token's forward and backward pass, 6 N + 12 L C T (Chowdhery et al. 2022, app. B),
- * which counts attention as if it were not causal and recomputation not at all. N are all parameters, wpe too, but a
- * token embedding that is only looked up. */
+ * which counts attention as if it were not causal and recomputation not at all. N counts all parameters, wpe included,
+ * except a token embedding that is only looked up. */
 double gpt2_flops_per_token(const GPT2 *model);
 
 EXTERN_C_END

@@ -63,7 +63,7 @@ static bool check_positions(const GPT2Config *c, const char **concerned, Error *
     return true;
 }
 
-/* What needs an LM head of its own. */
+/* Fails if a key needs an LM head of its own and the embeddings are tied. */
 static bool check_lm_head(const GPT2Config *c, const char **concerned, Error *error) {
     *concerned = "model.lm_head_bias model.tie_embeddings";
     if (c->lm_head_bias && c->tie_embeddings)

@@ -8,7 +8,8 @@
 #include "kernels/layer_kinds.h"
 #include "util/base.h"
 
-/* The largest sizes: tokens are 16 bits, and products of a few sizes fit 32 bits or 64 bits as they are computed. */
+/* The largest sizes: tokens have 16 bits, and products of a few sizes fit the 32-bit or 64-bit integers that hold
+ * them. */
 enum {
     GPT2_MAX_LAYERS = 1024,
     GPT2_MAX_HEADS = 1024,
@@ -58,10 +59,10 @@ typedef struct GPT2Config {
 
 EXTERN_C_BEGIN
 
-/* GPT-2 of that shape, as the config's defaults have it: no biases, attention scaled by inverse layer index. */
+/* Returns GPT-2 of that shape with the config's defaults: no biases, attention scaled by inverse layer index. */
 GPT2Config gpt2_config(int n_layer, int n_head, int n_embd, int block_size, int vocab_size);
 
-/* Words of the config for each kind, in the order of the enumerators; NULL ends the list. */
+/* The config's names of each kind, in the order of the enumerators; NULL ends the list. */
 extern const char *const position_names[], *const norm_names[], *const activation_names[], *const model_init_names[];
 
 /* Whether every size is in its range and the keys go together. If not, *concerned lists the keys, such as
@@ -69,8 +70,8 @@ extern const char *const position_names[], *const norm_names[], *const activatio
  * and what was expected. Called for configs, and for models that come with weights. */
 bool gpt2_config_check(const GPT2Config *config, const char **concerned, Error *error);
 
-/* Whether transformers' GPT2LMHeadModel can compute the model: that has settings for sizes, activation, epsilon, tying
- * and biases only. */
+/* Whether transformers' GPT2LMHeadModel can compute the model: that class has settings for sizes, activation, epsilon,
+ * tying and biases only. */
 bool gpt2_config_is_gpt2(const GPT2Config *config);
 
 EXTERN_C_END

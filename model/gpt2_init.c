@@ -13,8 +13,8 @@ typedef struct Scheme {
     bool by_depth;   /* sqrt(2 n_layer) */
 } Scheme;
 
-/* gpt2: Radford et al. 2019.  torch: what weights of nn.Linear and nn.Embedding start with; a tied table is a Linear's.
- * fan-in: modded-nanogpt's third track. */
+/* gpt2: Radford et al. 2019. torch: the initial weights of nn.Linear and nn.Embedding; a tied table starts as a
+ * Linear's. fan-in: modded-nanogpt's third track. */
 static const Scheme schemes[][WEIGHT_KINDS] = {
     [MODEL_INIT_GPT2] = {[WEIGHT_TOKEN_EMBEDDING] = {TENSOR_INIT_NORMAL, 0.02, false, false},
                          [WEIGHT_POSITION_EMBEDDING] = {TENSOR_INIT_NORMAL, 0.02, false, false},

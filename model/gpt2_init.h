@@ -21,7 +21,7 @@ EXTERN_C_BEGIN
 void init_choose(Tensor *tensor, const GPT2Config *config, WeightKind kind);
 
 /* Fills host memory, tensor->size numbers, as tensor->init says. Random numbers are a function of the seed, of
- * `stream`, which numbers the tensors that are no vectors, and of the element's index alone. */
+ * `stream`, which numbers the tensors that are not vectors, and of the element's index alone. */
 void init_tensor(float *out, const Tensor *tensor, uint64_t seed, uint32_t stream);
 
 EXTERN_C_END

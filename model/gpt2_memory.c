@@ -32,7 +32,7 @@ static size_t bytes_of(const GPT2 *model, int own, int batch, Recompute recomput
     return bytes;
 }
 
-/* The largest batch up to the model's own that divides `sequences` and fits; 0 where none does. */
+/* The largest batch up to the model's own that divides `sequences` and fits; 0 if none does. */
 static int largest_batch(const GPT2 *model, int sequences, Recompute recompute, size_t room) {
     int batch = model->max_batch, own = own_items(model);
     while (batch > 0 && (sequences % batch != 0 || bytes_of(model, own, batch, recompute) > room)) batch--;

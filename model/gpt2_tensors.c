@@ -43,7 +43,7 @@ static void plan_weights(GPT2 *model) {
 }
 
 /* Which activations block l owns: those inside its MLP, its input, and all others. Block 0 owns all. Another block
- * shares those of block 0 where the backward pass computes them again, or where there is no backward pass. */
+ * shares those of block 0 if the backward pass computes them again, or if there is no backward pass. */
 static bool keeps_mlp(const GPT2 *model, int l) {
     return l == 0 || (model->training && model->recompute == RECOMPUTE_NONE);
 }
@@ -158,7 +158,7 @@ void gpt2_params_changed(GPT2 *model) {
     be->invalidate_weights(be);
 }
 
-/* Vectors take no number of a stream, so a model with biases starts from the same matrices. */
+/* Vectors do not use up a stream number, so a model with biases starts from the same matrices as one without. */
 void gpt2_init_weights(GPT2 *model, uint64_t seed) {
     float *host = checked_malloc(tensor_table_largest(&model->table) * sizeof *host, "initial weights");
     uint32_t stream = 0;

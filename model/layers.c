@@ -1,5 +1,5 @@
-/* layers.c: see layers.h. Each forward function is followed by its backward function. Which tensors a layer has and
- * where its activations lie stand before them; how weights start is in gpt2_init.c. */
+/* layers.c: see layers.h. Each forward function is followed by its backward function. The functions before them list a
+ * layer's tensors and plan its activations. The initial weights are in gpt2_init.c. */
 #include "model/layers.h"
 
 #include <assert.h>
@@ -37,14 +37,14 @@ static Dropout dropout_at(const LayerPass *p, int block, int place) {
     return dropout;
 }
 
-/* x = dropout(x), (N,C), where the pass has dropout. */
+/* x = dropout(x), (N,C), if the pass has dropout. */
 static void drop(const LayerPass *p, int block, int place, void *x, int C) {
     if (!p->dropout) return;
     Dropout dropout = dropout_at(p, block, place);
     p->be->dropout(p->be, &dropout, x, x, p->B, (size_t)p->T * (size_t)C);
 }
 
-/* Returns the gradient of what dropout took: dout itself without dropout, else `room`, where it is written. */
+/* Returns the gradient of dropout's input: dout itself without dropout, else `room`, to which it is written. */
 static const void *drop_backward(const LayerPass *p, int block, int place, void *room, const void *dout, int C) {
     if (!p->dropout) return dout;
     Dropout dropout = dropout_at(p, block, place);
@@ -140,7 +140,7 @@ void attention_plan(Attention *a, const LayerMemory *memory) {
     if (a->has_qk_norm) plan(memory, "QK-norm rstd", heads * 2, &a->kept.qk_rstd);
 }
 
-/* The scores of the one row of each sequence with all keys so far. */
+/* Attention of the one row of each sequence over all keys and values so far. */
 static void attention_decode(const Attention *a, const LayerPass *p) {
     const KeyValueCache *cache = p->cache;
     size_t of_block = (size_t)p->B * (size_t)cache->capacity * (size_t)a->C * dtype_size(p->be->activation);
@@ -149,7 +149,7 @@ static void attention_decode(const Attention *a, const LayerPass *p) {
                             cache->capacity, a->C, a->heads, a->scale);
 }
 
-/* Dropout of the attention weights, in `room`; NULL where the pass has none. */
+/* Returns the dropout of the attention weights, stored in `room`; NULL if the pass has none. */
 static const Dropout *attention_dropout(const Attention *a, const LayerPass *p, Dropout *room) {
     if (!p->dropout) return NULL;
     *room = dropout_at(p, a->block, PLACE_ATTENTION_WEIGHTS);
@@ -179,7 +179,7 @@ void attention_backward(const Attention *a, const LayerPass *p, void *din, const
     void *dqkv = dhidden, *dattention = (char *)dhidden + 3 * n * dtype_size(p->be->activation);
     Dropout room;
     const Dropout *dropout = attention_dropout(a, p, &room);
-    /* din has room for the gradient on its way: it is written last. */
+    /* din can hold this gradient meanwhile, since din itself is written last. */
     dout = drop_backward(p, a->block, PLACE_ATTENTION, din, dout, a->C);
     if (a->output_scale != 1.0f) {
         p->be->scale(p->be, din, dout, a->output_scale, n);

@@ -35,12 +35,12 @@ typedef struct LayerPass {
     Backend *be;
     const TensorTable *table;
     const void *weights;             /* a flat buffer of the activation type */
-    float *grads;                    /* the flat buffer that a backward pass writes; NULL where there is none */
+    float *grads;                    /* the flat buffer that a backward pass writes; NULL if there is none */
     bool accumulate;                 /* add to grads, not overwrite */
-    const int32_t *inputs, *targets; /* (B,T); where decoding there are no targets */
+    const int32_t *inputs, *targets; /* (B,T); no targets when decoding */
     int B, T, N;                     /* N = B*T rows */
     const float *rotation;           /* qk_norm_rope_forward()'s, from the first row's position on; NULL without RoPE */
-    const KeyValueCache *cache;      /* where decoding, with T = 1; else NULL */
+    const KeyValueCache *cache;      /* when decoding, with T = 1; else NULL */
     const Dropout *dropout;          /* rate, seed and first sequence; NULL in a pass without dropout */
 } LayerPass;
 
@@ -151,14 +151,14 @@ void mlp_forward(const Mlp *mlp, const LayerPass *pass, void *out, const void *i
 /* dhidden (N,4C) is working memory. */
 void mlp_backward(const Mlp *mlp, const LayerPass *pass, void *din, const void *dout, const void *in, void *dhidden);
 
-/* ---- embedding: out = norm(dropout(wte[tokens] + wpe)); wpe, dropout and norm where the model has them ---- */
+/* ---- embedding: out = norm(dropout(wte[tokens] + wpe)); wpe, dropout and norm if the model has them ---- */
 
 typedef struct Embedding {
     int wte, wpe; /* wpe -1: positions are not learned */
     int V, C;
     bool has_norm, is_tied; /* is_tied: the LM head writes the gradient of wte first */
     Norm norm;
-    void *sum; /* (N,C) what the norm takes; NULL without it */
+    void *sum; /* (N,C) input of the norm; NULL without it */
 } Embedding;
 
 void embedding_describe(Embedding *embedding, TensorTable *table, const GPT2Config *config);
@@ -171,7 +171,7 @@ void embedding_backward(const Embedding *embedding, const LayerPass *pass, const
 /* ---- LM head and loss: logits = in . weight^T + bias, their cross-entropy ---- */
 
 typedef struct LmHead {
-    Linear linear; /* out = padded vocabulary; the weight is wte where they are tied */
+    Linear linear; /* out = padded vocabulary; the weight is wte if they are tied */
     int V;
     float softcap;
     int rows; /* of logits that exist at a time */
@@ -186,10 +186,10 @@ void lm_head_describe(LmHead *lm_head, TensorTable *table, const GPT2Config *con
 /* Logits of at most `rows` rows exist at a time. */
 void lm_head_plan(LmHead *lm_head, const LayerMemory *memory, int rows);
 
-/* Losses of all rows and, where the pass has gradients, the gradients of dloss times their sum: din, weight and
- * bias. */
+/* Computes the losses of all rows and, if the pass has gradients, the gradients of dloss times their sum: din, weight
+ * and bias. */
 void lm_head_loss(const LmHead *lm_head, const LayerPass *pass, void *din, const void *in, float dloss);
-/* lm_head->logits = those of all N rows, at most lm_head->rows, as they are before the softcap. */
+/* lm_head->logits = the logits of all N rows, before the softcap; N is at most lm_head->rows. */
 void lm_head_logits(const LmHead *lm_head, const LayerPass *pass, const void *in);
 
 EXTERN_C_END

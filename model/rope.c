@@ -10,7 +10,7 @@ static double rope_half_frequency(double base, int i, int HS) {
     return i < turning ? pow(base, -(double)i / (turning - 1)) : 0.0;
 }
 
-/* The frequency of pair i of a head's HS elements; NULL where positions are learned. */
+/* The frequency of pair i of a head's HS elements; NULL if positions are learned. */
 static double (*const frequencies[])(double base, int i, int HS) = {
     [POSITION_LEARNED] = NULL, [POSITION_ROPE] = rope_frequency, [POSITION_ROPE_HALF] = rope_half_frequency};
 

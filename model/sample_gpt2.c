@@ -4,8 +4,8 @@
  *                   --temperature=0.8 --top_k=200 --seed=1 --special_tokens=false --tokenizer=bytes|gpt2
  *                   --device=auto|cpu|cuda --precision=float32|bfloat16]
  *
- * The tokenizer is the one whose tokens.json and vocabulary the trainer copied into the checkpoint. How tokens are drawn is
- * in generate.h. */
+ * The tokenizer is the one whose tokens.json and vocabulary the trainer copied into the checkpoint. generate.h says how
+ * tokens are drawn. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -116,7 +116,7 @@ static void answer_questions(const char *argument) {
     exit(EXIT_DONE);
 }
 
-/* Adds the key to a list with blanks around each; false where it is there. */
+/* Adds the key to a list with blanks around each; returns false if the list already has it. */
 static bool note_key(char *keys, size_t size, const char *key) {
     char word[40];
     snprintf(word, sizeof word, " %s ", key);

@@ -51,7 +51,7 @@ void grad_sync_gather(GradSync *s, const RuleGroup *groups, int group_count, voi
     }
 }
 
-/* Buckets come in order, so the last one's coming is that of all. */
+/* Buckets are gathered in order, so waiting for the last one waits for all. */
 void grad_sync_wait_for_weights(GradSync *s, size_t begin, size_t end) {
     if (begin >= end || s->gathered[(end - 1) / s->bucket] <= s->waited_for) return;
     s->waited_for = s->gathered[(end - 1) / s->bucket];

@@ -35,7 +35,7 @@ void grad_sync_finish_gradient(GradSync *grad_sync, RuleGroup *groups, int group
 /* Starts the all-gather of the weights, bucket by bucket from element 0. */
 void grad_sync_gather(GradSync *grad_sync, const RuleGroup *groups, int group_count, void *weights,
                       size_t element_size);
-/* What the device does from here on sees elements [begin, end) of the weights. */
+/* Operations enqueued after this call see elements [begin, end) of the gathered weights. */
 void grad_sync_wait_for_weights(GradSync *grad_sync, size_t begin, size_t end);
 
 EXTERN_C_END

@@ -90,8 +90,8 @@ static void copy_weights(const Chunk *chunk, const MultiTensorBuffers *b) {
 
 typedef float RuleDirection(float g, float prev_grad, float *state, const UpdateCoeffs *coeffs);
 
-/* The loop of every elementwise rule. Each call has constant arguments and is inlined, so that the compiler makes a loop
- * of each rule, with the states of an element in registers. */
+/* The loop of every elementwise rule. Each call has constant arguments and is inlined, so that the compiler makes a
+ * loop of each rule, with the states of an element in registers. */
 ALWAYS_INLINE void update_chunk(RuleDirection *direction, const bool uses_prev_grad, const int states,
                                 const bool cautious, const Chunk *chunk, const MultiTensorBuffers *b,
                                 const UpdateCoeffs *coeffs) {
@@ -137,7 +137,7 @@ static void update(Backend *be, RuleName rule, const Chunk *chunks, int count, c
 
 /* ---- matrix rules ---- */
 
-/* As update_chunk(): the directions of a chunk, to out. */
+/* The same loop for matrix rules: writes the directions of a chunk to out. */
 ALWAYS_INLINE void chunk_directions(RuleDirection *direction, const bool uses_prev_grad, const int states,
                                     const Chunk *chunk, const MultiTensorBuffers *b, const UpdateCoeffs *coeffs,
                                     float *RESTRICT out) {
@@ -200,8 +200,8 @@ static void directions(Backend *be, RuleName rule, const Chunk *chunks, int coun
     }
 }
 
-/* n elements along a row of O, which is float32 or bfloat16. `factors` of each element; NULL for none. As in
- * update_chunk(), calls have constant arguments where it matters. */
+/* The step of n elements along O, which is float32 or bfloat16. `factors` has one factor for each element, or is NULL.
+ * As in update_chunk(), calls have constant arguments where it matters. */
 ALWAYS_INLINE void apply_along(float *RESTRICT x, const void *O, const bool is_bfloat16, const float *RESTRICT factors,
                                size_t n, float decay, float step, const bool cautious) {
     const float *RESTRICT O32 = O;
@@ -226,7 +226,7 @@ ALWAYS_INLINE void apply_type(float *x, const void *O, const bool is_bfloat16, c
         apply_along(x, O, is_bfloat16, NULL, n, decay, step, false);
 }
 
-/* Elements [at, at + n) of a chunk. */
+/* The step of elements [at, at + n) of a chunk. */
 static void apply_part(const Chunk *chunk, const MultiTensorBuffers *b, const MatrixList *m, const float *factors,
                        size_t at, size_t n, float step) {
     const UpdateCoeffs *r = &b->coeffs[chunk->tensor];
@@ -237,7 +237,7 @@ static void apply_part(const Chunk *chunk, const MultiTensorBuffers *b, const Ma
         apply_type(x, (const bfloat16 *)m->elements + chunk->matrix + at, true, factors, n, decay, step, b->cautious);
 }
 
-/* A chunk row by row, as far as rows are in it. */
+/* The step of a chunk, row by row; its first and last row may be incomplete. */
 static void apply_lines(const Chunk *chunk, const MultiTensorBuffers *b, const MatrixList *m, const float *factors) {
     const bool are_rows = lines_are_rows(m->rows, m->columns);
     const float step = b->coeffs[chunk->tensor].step, *line = factors + chunk->line;
@@ -358,7 +358,7 @@ static void normalize(Backend *be, void *matrices, DType type, size_t size, int 
 
 /* ---- an average of the weights ---- */
 
-/* A rate of 1 copies: the sum would keep a NaN that the average held. */
+/* A rate of 1 copies x: the sum would keep a NaN of the old average. */
 static void update_ema_chunk(const float *RESTRICT x, float *RESTRICT ema, size_t n, float rate) {
     if (rate == 1.0f)
         memcpy(ema, x, n * sizeof *ema);

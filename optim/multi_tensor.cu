@@ -12,8 +12,8 @@
  * Blocks find their work in the list of chunks: a tile of a chunk in passes that only write elements, a whole chunk in
  * those that also sum over it. Sums are in double, per thread, block and tensor in an order that is always the same.
  *
- * No pass waits for the host, or tells it anything but through the queue of results: a step's coefficients, and whether it
- * is skipped, are read where step_coeffs_kernel left them. */
+ * No pass waits for the host, and only the queue of results reports to it: kernels read a step's coefficients, and
+ * whether the step is skipped, where step_coeffs_kernel left them. */
 #include <stdlib.h>
 
 #include "kernels/cuda/cuda_backend.h"
@@ -51,7 +51,7 @@ template <class T, int COUNT> __device__ __forceinline__ void store_run(T *to, c
     *reinterpret_cast<Whole *>(to) = reinterpret_cast<const Whole &>(run);
 }
 
-/* Whether runs of RUN elements can begin at an address; also of an operand that is not there. */
+/* Whether runs of RUN elements can begin at an address; true for NULL, an operand that is not there. */
 template <class T> __device__ __forceinline__ bool is_run_aligned(const T *p) {
     return (uintptr_t)p % (RUN * sizeof(T)) == 0;
 }
@@ -70,7 +70,7 @@ template <int MANY, class Work> __device__ __forceinline__ void for_elements(Wor
     for (at = whole + threadIdx.x; at < n; at += STRIDE<1>) work.template runs<1, 1>(at);
 }
 
-/* ---- what a step decides by ---- */
+/* ---- sums over gradients, and the step's coefficients ---- */
 
 template <bool PREV_GRAD> struct SumWork {
     const float *g, *prev_grad;
@@ -98,7 +98,7 @@ template <bool PREV_GRAD> struct SumWork {
     }
 };
 
-/* Block c sums over chunk c. Little is kept, so more loads can be in flight. */
+/* Block c sums over chunk c. A thread keeps few values, so more loads can be in flight. */
 template <bool PREV_GRAD>
 static __global__ void __launch_bounds__(THREADS, 4)
     sums_kernel(const Chunk *chunks, const float *gradient, const float *prev_grad, const StepResult *sum_at_first,
@@ -156,7 +156,7 @@ static __device__ double total_squares(const GradientSums *sums, int tensors) {
     return block_sum<THREADS>(total);
 }
 
-/* One block. All threads come to the same result; each computes the coefficients of some tensors. */
+/* Runs in one block. All threads compute the same result, and each the coefficients of some tensors. */
 static __global__ void __launch_bounds__(THREADS) step_coeffs_kernel(const StepInputs s) {
     const double squares = total_squares(s.sums, s.tensors);
     const double second = s.exact ? total_squares(s.sums + s.tensors, s.tensors) : 0.0;
@@ -176,12 +176,12 @@ static void step_coeffs(Backend *be, const StepInputs *inputs) {
 
 typedef float RuleDirection(float g, float prev_grad, float *state, const UpdateCoeffs *coeffs);
 
-/* A kernel is made of each rule: its function and what it needs are template arguments. */
+/* Each rule gets a kernel of its own: its function, its states and its options are template arguments. */
 template <RuleDirection *DIRECTION, bool PREV_GRAD, int STATES, bool CAUTIOUS> struct UpdateWork {
     UpdateCoeffs coeffs;
     float *x, *states[STATES];
     const float *g, *prev_grad;
-    bf16 *weights; /* NULL where there is no copy */
+    bf16 *weights; /* NULL if there is no copy */
 
     __device__ bool takes_runs() const {
         return is_run_aligned(x) && is_run_aligned(states[0]) && is_run_aligned(states[STATES - 1]) &&
@@ -361,7 +361,7 @@ static void directions(Backend *be, RuleName rule, const Chunk *chunks, int coun
     cuda_check_launch("directions_kernel");
 }
 
-/* What the factors of lines are of. */
+/* Whether a matrix has factors, and whether each belongs to a row or to a column. */
 enum class Lines { NONE, ROWS, COLUMNS };
 
 /* x <- x - decay x - step O, each line of O times its factor, and the copy of the weights. */
@@ -370,17 +370,17 @@ template <class T, Lines LINES, bool CAUTIOUS> struct ApplyWork {
     bf16 *weights;
     const T *O;
     float decay, step;
-    const float *factors;     /* of the row, or of all columns, of the tile's first element */
+    const float *factors;     /* from the factor of the tile's first row on, or of all columns */
     unsigned column, columns; /* of this element; of the matrix */
 
-    /* Runs that begin at multiples of RUN lie in one row where rows are a multiple of it long. */
+    /* A run that begins at a multiple of RUN lies in one row if the length of rows is a multiple of RUN. */
     __device__ bool takes_runs() const {
         const bool rows_are_runs = LINES == Lines::NONE || (column % RUN == 0 && columns % RUN == 0);
         return rows_are_runs && is_run_aligned(x) && is_run_aligned(weights) && is_run_aligned(O) &&
                (LINES != Lines::COLUMNS || is_run_aligned(factors));
     }
 
-    /* How far a run goes along each element of O. */
+    /* The step size of each element of a run, the factor of its element of O. */
     template <int COUNT> __device__ __forceinline__ void load_steps(Run<float, COUNT> &steps, int at) {
         if (LINES == Lines::COLUMNS) load_run(steps, factors + (column + at) % columns);
         const float factor = LINES == Lines::ROWS ? factors[(column + at) / columns] : 1.0f;
@@ -414,8 +414,8 @@ template <class T, Lines LINES, bool CAUTIOUS> struct ApplyWork {
     }
 };
 
-/* Block b works on tile b % TILES of chunk b / TILES, counted from the end: of what Newton-Schulz wrote, the end is in the
- * level 2 cache. */
+/* Block b works on tile b % TILES of chunk b / TILES, counted from the end, since the end of Newton-Schulz's output is
+ * still in the level 2 cache. */
 template <class T, Lines LINES, bool CAUTIOUS>
 static __global__ void __launch_bounds__(THREADS, 6)
     apply_kernel(const Chunk *chunks, const MultiTensorBuffers b, const T *matrices, const float *factors,
@@ -480,8 +480,8 @@ template <class T, int COUNT> __device__ __forceinline__ float sum_of_squares(co
     return sum;
 }
 
-/* A warp sums the squares of a row, of all matrices' rows one after the other. Sums of a run are in float, of runs in
- * double: conversions to double are slow. */
+/* Each warp sums the squares of one row; the rows of all matrices are counted one after the other. The squares of a run
+ * are added in float, and the runs in double, since conversions to double are slow. */
 template <class T, int COUNT>
 static __global__ void __launch_bounds__(THREADS)
     row_squares_kernel(const T *matrices, size_t rows, int columns, const StepResult *result, double *squares) {
@@ -586,7 +586,7 @@ static void line_factors(Backend *be, const MatrixList *m, const LineState *wher
     cuda_check_launch("line_factors_kernel");
 }
 
-/* ---- Newton-Schulz's ---- */
+/* ---- scaling before Newton-Schulz ---- */
 
 template <class T> struct ScaleWork {
     T *x;
@@ -607,8 +607,8 @@ template <class T> struct ScaleWork {
     }
 };
 
-/* Block (b, i) works on tile b of matrix i, both counted from the end: the directions just written there are in the level
- * 2 cache. Tiles are twice as large as elsewhere: there is one operand. */
+/* Block (b, i) works on tile b of matrix i, both counted from the end: the directions just written there are still in
+ * the level 2 cache. Tiles are twice as large as elsewhere, since there is only one operand. */
 template <class T>
 static __global__ void __launch_bounds__(THREADS)
     normalize_kernel(T *matrices, size_t size, const double *square_norms, double factor, double eps) {
@@ -735,7 +735,7 @@ struct EmaWork {
     }
 };
 
-/* Block b works on tile b % TILES of chunk b / TILES, as the next one does. */
+/* Block b works on tile b % TILES of chunk b / TILES, as in the next kernel. */
 static __global__ void __launch_bounds__(THREADS)
     update_ema_kernel(const Chunk *chunks, const float *params, float *ema, float rate) {
     const Chunk chunk = chunks[blockIdx.x / TILES];
@@ -802,7 +802,7 @@ static void mix_ema(Backend *be, const Chunk *chunks, int count, const float *pa
 
 /* ---- between steps ---- */
 
-/* Nearly always there is nothing to do: few blocks, each with many chunks. */
+/* Nearly always there is nothing to do, so there are few blocks, each with many chunks. */
 static __global__ void __launch_bounds__(THREADS)
     keep_prev_grad_kernel(const Chunk *chunks, int count, float *to, const float *from, const StepResult *result) {
     if (!result->skipped) return;

@@ -2,8 +2,8 @@
  * tensor. A pass is one loop over the chunks, for any number of tensors. The inputs of a pass (chunks, coefficients,
  * the step's result) and its outputs are in device memory.
  *
- * There are two tables of passes, of CPU loops (multi_tensor.c) and of CUDA kernels (multi_tensor.cu), made from the
- * same rules. On a GPU a pass is enqueued when its function returns, and runs after what was enqueued
+ * There are two tables of passes, one of CPU loops (multi_tensor.c) and one of CUDA kernels (multi_tensor.cu), made
+ * from the same rules. On a GPU a pass is enqueued when its function returns, and runs after the operations enqueued
  * before. */
 #ifndef MARS_OPTIM_MULTI_TENSOR_H
 #define MARS_OPTIM_MULTI_TENSOR_H
@@ -25,7 +25,7 @@ typedef struct Chunk {
     size_t shard;    /* in states */
     size_t matrix;   /* in the workspace of Newton-Schulz, of matrix rules */
     int tensor;
-    /* Of matrix rules: the column of the first element, and its line; where lines are columns, the first of its
+    /* Of matrix rules: the column of the first element, and its line; if lines are columns, the first line of its
      * matrix. */
     int line, column;
 } Chunk;
@@ -40,8 +40,8 @@ typedef struct UpdateSums {
     double update, weight;
 } UpdateSums;
 
-/* Matrices of one shape, dense and one after the other. A line of a matrix is a row where it has at least as many rows
- * as columns, else a column. The lines of several matrices are numbered in order, one matrix after the other. */
+/* Matrices of one shape, dense and one after the other. A line of a matrix is a row if the matrix has at least as many
+ * rows as columns, else a column. The lines of several matrices are numbered in order, one matrix after the other. */
 typedef struct MatrixList {
     const void *elements;
     DType type;
@@ -49,13 +49,13 @@ typedef struct MatrixList {
     int count;
 } MatrixList;
 
-/* Where the state of one matrix's lines begins, and whose coefficients it has. */
+/* Where the state of one matrix's lines begins, and the tensor whose coefficients apply to it. */
 typedef struct LineState {
     size_t begin;
     int tensor;
 } LineState;
 
-/* The sum of squares of a column is added up from those of its parts in slabs of so many rows. */
+/* The sum of squares of a column is the sum over slabs of this many rows. */
 enum { LINE_SLAB = 64 };
 
 static inline bool lines_are_rows(int64_t rows, int64_t columns) { return rows >= columns; }
@@ -67,7 +67,7 @@ static inline int64_t line_slabs(int64_t rows, int64_t columns) {
 /* The buffers that an update goes over. */
 typedef struct MultiTensorBuffers {
     float *params;
-    void *weights;                     /* the copy in the activation type; NULL where there is none apart from params */
+    void *weights;                     /* the copy in the activation type; NULL if there is none apart from params */
     const float *gradient, *prev_grad; /* prev_grad is NULL for rules without g_prev */
     float *states[RULE_MAX_STATES];
     float *line_state;          /* of rules with lines */
@@ -80,7 +80,7 @@ typedef struct MultiTensorBuffers {
 typedef struct ResultQueue ResultQueue;
 
 typedef struct MultiTensorPasses {
-    /* ---- what a step decides by ---- */
+    /* ---- sums over gradients, and the step's coefficients ---- */
 
     /* sums[c] = the sums over chunk c of the gradients before scaling. prev_grad may be NULL; then dot is 0. `sum` is
      * computed if prev_grad is NULL, sum_at_first is not NULL and sum_at_first->updates is 0, and is undefined
@@ -101,23 +101,22 @@ typedef struct MultiTensorPasses {
      * `matrices`; squares[c] = the sum of squares of what chunk c wrote. */
     void (*directions)(Backend *be, RuleName rule, const Chunk *chunks, int count, const MultiTensorBuffers *buffers,
                        void *matrices, DType type, double *squares);
-    /* And the pass after it: x <- x - learning_rate weight_decay x - step O, where O are the orthogonal matrices; each
-     * line times its factor, unless `factors` is NULL. */
+    /* The pass after Newton-Schulz: x <- x - learning_rate weight_decay x - step O, where O are the orthogonal
+     * matrices; each line times its factor, unless `factors` is NULL. */
     void (*apply)(Backend *be, const Chunk *chunks, int count, const MultiTensorBuffers *buffers,
                   const MatrixList *matrices, const float *factors);
     /* Rules with lines (rules/normuon.h), between Newton-Schulz and apply(): squares (matrices->count, line_slabs(),
      * line_count()) = the sums of squares of each line's elements in each slab of rows. */
     void (*line_squares)(Backend *be, const MatrixList *matrices, const StepResult *result, double *squares);
-    /* And from these: updates buffers->line_state and writes factors (matrices->count, line_count()). where[i] is of
-     * matrix i. */
+    /* From these squares, updates buffers->line_state and writes factors (matrices->count, line_count()). where[i]
+     * belongs to matrix i. */
     void (*line_factors)(Backend *be, const MatrixList *matrices, const LineState *where,
                          const MultiTensorBuffers *buffers, const double *squares, float *factors);
-    /* A step that is skipped keeps g_prev, but the buffers change places all the same: then, and only then,
-     * to = from. */
+    /* A skipped step keeps g_prev, although the host swaps the buffers: then, and only then, to = from. */
     void (*keep_prev_grad)(Backend *be, const Chunk *chunks, int count, float *to, const float *from,
                            const StepResult *result);
-    /* Newton-Schulz's: each of `count` matrices of `size` elements, one after the other, times
-     * 1 / (factor sqrt(square_norms[i]) + eps). */
+    /* Before Newton-Schulz: multiplies each of `count` matrices of `size` elements, one after the other, by 1 / (factor
+     * sqrt(square_norms[i]) + eps). */
     void (*normalize)(Backend *be, void *matrices, DType type, size_t size, int count, const double *square_norms,
                       double factor, double eps);
 
@@ -125,22 +124,22 @@ typedef struct MultiTensorPasses {
 
     /* Before the update: copies the parameters of each chunk to `old`, which is laid out as states are. */
     void (*copy_params)(Backend *be, const Chunk *chunks, int count, const float *params, float *old);
-    /* After it: sums[c] = the sums over chunk c. */
+    /* After the update: sums[c] = the sums over chunk c. */
     void (*update_sums)(Backend *be, const Chunk *chunks, int count, const float *params, const float *old,
                         UpdateSums *sums);
 
     /* ---- an exponential moving average of the weights (optim_plan_ema()), laid out as states are ---- */
 
-    /* ema += rate (params - ema); where rate is 1, ema = params, whatever it was. */
+    /* ema += rate (params - ema); if rate is 1, ema = params, whatever ema was. */
     void (*update_ema)(Backend *be, const Chunk *chunks, int count, const float *params, float *ema, float rate);
-    /* to = params + mix (ema - params), rounded to `type`; where mix is 0, to = params. `to` is a flat buffer. */
+    /* to = params + mix (ema - params), rounded to `type`; if mix is 0, to = params. `to` is a flat buffer. */
     void (*mix_ema)(Backend *be, const Chunk *chunks, int count, const float *params, const float *ema, float mix,
                     void *to, DType type);
 
     /* ---- results, to the host ---- */
 
-    /* send() copies one when the device gets there, without waiting; receive() waits for the oldest that was sent and
-     * not received, of which there are `capacity` at most. */
+    /* send() enqueues the copy of a result and does not wait. receive() waits for the oldest result that was sent and
+     * not received; at most `capacity` results may be so. */
     ResultQueue *(*open_queue)(Backend *be, int capacity);
     void (*send)(Backend *be, ResultQueue *queue, const StepResult *result);
     StepResult (*receive)(Backend *be, ResultQueue *queue);

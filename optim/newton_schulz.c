@@ -15,7 +15,7 @@ typedef struct Polynomial {
 
 enum { POLAR_EXPRESS_STEPS = 5 };
 
-/* How an iteration starts, and its polynomial in each step; step i has the last one where there are no more than i. */
+/* How an iteration starts, and its polynomial in each step; a step beyond the last polynomial uses the last one. */
 static const struct {
     double norm_factor, norm_eps;
     int count;
@@ -39,8 +39,8 @@ static Polynomial polynomial_of(NsCoefficients coefficients, int step) {
     return iterations[coefficients].steps[step < last ? step : last];
 }
 
-/* Elements of X in the workspace, where a matrix is not larger by itself: 134 MB of bfloat16, twice. With a quarter of
- * it the matmuls of GPT-2 small's matrices, 7 and 5 at a time instead of all 12, took 14 % longer on an H100. */
+/* Elements of X in the workspace, unless a single matrix is larger: 134 MB of bfloat16, twice. With a quarter of it the
+ * matmuls of GPT-2 small's matrices, 7 and 5 at a time instead of all 12, took 14 % longer on an H100. */
 static const int64_t BATCH_ELEMENTS = 1 << 26;
 
 struct NewtonSchulz {
@@ -113,8 +113,8 @@ const void *newton_schulz_run(NewtonSchulz *ns, int64_t rows, int64_t columns, i
 
 /* ---- random matrices ---- */
 
-/* Random numbers that the input is filled with, again and again: an odd number of them, so that no two rows of a matrix
- * are equal. */
+/* The input is filled with this many random numbers, repeated. The number is odd, so that no two rows of a matrix are
+ * equal. */
 enum { RANDOM_BLOCK = (1 << 20) - 1 };
 
 /* Uniform in (-0.5, 0.5], in the workspace's type; the caller frees them. */

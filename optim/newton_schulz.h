@@ -39,8 +39,8 @@ typedef struct NewtonSchulzShape {
 } NewtonSchulzShape;
 
 /* Lists the workspace for the given shapes, in `type`, in the arena. The caller allocates the arena before the first
- * run. `steps` must be 5 for polar-express. NULL and the reason where the device cannot multiply that type; nothing is
- * listed then. */
+ * run. `steps` must be 5 for polar-express. If the device cannot multiply that type, returns NULL and the reason, and
+ * lists nothing. */
 NewtonSchulz *newton_schulz_plan(Backend *be, DType type, NsCoefficients coefficients, int steps,
                                  const NewtonSchulzShape *shapes, int shape_count, Arena *arena, Error *error);
 void newton_schulz_close(NewtonSchulz *ns);

@@ -38,11 +38,11 @@ struct Optim {
     RuleGroup groups[RULE_COUNT]; /* one for each rule that updates a tensor */
     int group_count;
     GradSync grad_sync;
-    /* grad: the flat buffer that backward passes write; prev_grad and next_grad: flat buffers in a job of one rank, else
-     * NULL */
+    /* grad: the flat buffer that backward passes write; prev_grad and next_grad: flat buffers in a job of one rank,
+     * else NULL */
     GradientBuffers whole;
     bool exact, uses_prev_grad;
-    int gradient; /* which one of the step is begun */
+    int gradient; /* which one of the step has begun */
     ResultQueue *queue;
     int enqueued; /* steps whose results were not taken */
 
@@ -59,7 +59,7 @@ struct Optim {
     bool plans_ema, has_ema; /* there is room for an average of the weights; and it has begun */
     bool shows_ema;          /* between optim_show_ema() and optim_hide_ema() */
 
-    double **device_scalars[OPTIM_MAX_SCALARS]; /* which of the step's inputs */
+    double **device_scalars[OPTIM_MAX_SCALARS]; /* the fields of `inputs` that point to them */
 };
 
 static bool alone(const Optim *o) { return o->comm->size == 1; }
@@ -85,8 +85,8 @@ static DType newton_schulz_dtype(const Optim *o) {
     return o->config.ns_dtype == NS_DTYPE_BFLOAT16 ? DTYPE_BFLOAT16 : DTYPE_FLOAT32;
 }
 
-/* Plans the RuleGroup of the tensors that a rule updates, where there are any. taken[r] counts the elements of state
- * that rank r keeps in the groups planned before; an elementwise group gives more to ranks that keep fewer. */
+/* Plans the RuleGroup of the tensors that a rule updates, if there are any. taken[r] counts the elements of state that
+ * rank r keeps in the groups planned before; an elementwise group gives more to ranks that keep fewer. */
 static bool plan_group(Optim *o, RuleName rule, double *taken, Arena *arena, Error *error) {
     int count = 0;
     bool *chosen = checked_calloc((size_t)o->table->count, sizeof *chosen, "the optimizer's groups");
@@ -176,7 +176,7 @@ static void count_bytes(Optim *o) {
     }
 }
 
-/* What all groups share. */
+/* Plans the memory that all groups share. */
 static void plan_optim_memory(Optim *o, Arena *arena) {
     size_t whole = o->table->length * sizeof(float), count = (size_t)o->table->count;
     size_t gradients = (size_t)o->info.gradients;
@@ -188,7 +188,7 @@ static void plan_optim_memory(Optim *o, Arena *arena) {
     arena_plan(arena, "optimizer", "result", sizeof(StepResult), &o->inputs.result);
 }
 
-/* Whether the optimizer as configured has a rule with g_prev, also where no tensor follows it. */
+/* Whether the optimizer as configured has a rule with g_prev, even if no tensor follows it. */
 static bool has_prev_grad_rule(const OptimConfig *config) {
     for (const ParamGroup *group = optimizer_of(config->name)->groups; group->roles; group++)
         if (param_group_applies(group, config) && rule_of(group->rule)->uses_prev_grad) return true;
@@ -355,7 +355,8 @@ void optim_gradient_ready(Optim *o, size_t from) {
         grad_sync_gradient_ready(&o->grad_sync, o->groups, o->group_count, o->whole.grad, o->gradient == 1, from);
 }
 
-/* sums[i] of tensor i's reduced gradient, and in the exact form sums[count + i] of the second one, on every rank. */
+/* Computes on every rank sums[i] of tensor i's reduced gradient, and in the exact form sums[count + i] of the second
+ * one. */
 static void sum_gradients(Optim *o) {
     int count = o->table->count, doubles = (int)(sizeof *o->sums / sizeof(double));
     const StepResult *sum_at_first = o->inputs.snr ? o->inputs.result : NULL;
@@ -370,7 +371,7 @@ static void sum_gradients(Optim *o) {
     o->comm->wait_for(o->comm, o->comm->enqueued(o->comm));
 }
 
-/* What was the current gradient, or the second one, is the next step's g_prev. */
+/* Makes the current gradient, or in the exact form the second one, the next step's g_prev. */
 static void swap_prev_grad(GradientBuffers *g, bool exact) {
     float **newest = exact ? &g->next_grad : &g->grad, *old = g->prev_grad;
     g->prev_grad = *newest;
@@ -405,7 +406,7 @@ static void copy_params(Optim *o) {
     for (int i = 0; i < o->group_count; i++) rule_group_copy_params(&o->groups[i], o->be, o->buffers.params);
 }
 
-/* update_sums[i] of tensor i, against the copies, on every rank. */
+/* Computes update_sums[i] of tensor i on every rank, by comparing parameters with their copies. */
 static void sum_updates(Optim *o) {
     enum { WIDTH = sizeof(UpdateSums) / sizeof(double) };
     for (int i = 0; i < o->group_count; i++)
@@ -491,13 +492,13 @@ void optim_update_ema(Optim *o, double decay) {
 
 bool optim_has_ema(const Optim *o) { return o->has_ema; }
 
-/* The weights become those of `params` and of the average. Each rank mixes what it owns. */
+/* Sets `weights` to the mix of `params` and the average. Each rank mixes the elements that it owns. */
 static void mix_weights(Optim *o, const float *params, double mix, void *weights, DType type) {
     for (int i = 0; i < o->group_count; i++)
         rule_group_mix_ema(&o->groups[i], o->be, params, (float)mix, weights, type);
 }
 
-/* Where there is no copy, the weights are the master weights, which then wait in the buffer of the gradients. */
+/* If there is no weight copy, the average is shown in the master weights, which the gradient buffer keeps meanwhile. */
 static const float *params_while_shown(const Optim *o) { return has_copy(o) ? o->buffers.params : o->whole.grad; }
 
 void optim_show_ema(Optim *o, double mix) {

@@ -70,10 +70,10 @@ typedef struct OptimResult {
     bool of_next_batch;   /* exact MARS: that gradient is the second one, of the next batch */
 } OptimResult;
 
-/* Of one tensor in one step. */
+/* Norms of one tensor in one step. */
 typedef struct TensorNorms {
     double gradient; /* after gradient_scale, before clipping; in the exact forms of MARS that of this step's batch */
-    double update;   /* of x_new - x_old, master weights; 0 where the step was skipped */
+    double update;   /* of x_new - x_old, master weights; 0 if the step was skipped */
     double weight;   /* of x_new */
 } TensorNorms;
 
@@ -134,7 +134,7 @@ typedef struct OptimTensor {
 
 /* An optimizer in one process on the CPU, in float32, with `threads` threads (0: as many as cores), that owns its
  * buffers: parameters, zero at first, and gradients. Tensor i begins at element optim_offset(o, i) of either. Copies
- * config and tensors; optim_close() frees everything. NULL and the reason where a setting is out of its range or
+ * config and tensors; optim_close() frees everything. Returns NULL and the reason if a setting is out of its range or
  * this machine cannot run the optimizer. A name that is too long ends the program; rows, columns and stacked are not
  * checked. */
 Optim *optim_open(const OptimConfig *config, const OptimTensor *tensors, int count, int threads, Error *error);
@@ -148,8 +148,8 @@ const OptimInfo *optim_info(const Optim *optim);
 /* The learning rates at a 0-based step of a schedule. */
 OptimRates optim_rates(const OptimConfig *config, const ScheduleConfig *schedule, int64_t step);
 
-/* The same by the role of tensors: lr[role] is the rate of the parameter group that takes tensors of that role, -1
- * where the table has none. */
+/* The same by the role of tensors: lr[role] is the rate of the parameter group that takes tensors of that role, -1 if
+ * the table has none. */
 void optim_rates_by_role(const OptimConfig *config, const TensorTable *table, const OptimRates *rates,
                          double lr[ROLE_COUNT]);
 
@@ -211,11 +211,11 @@ void optim_set_updates(Optim *optim, int64_t updates);
 /* Whether tensor number `tensor` has state number `state`, in [0, state_count). */
 bool optim_has_state(const Optim *optim, int state, int tensor);
 
-/* The length of a tensor's state that is a vector, with a number for each row or column (rules/normuon.h); 0 where it
- * has the shape of the tensor. The tensor has this state. */
+/* The length of a tensor's state that is a vector, with a number for each row or column (rules/normuon.h); 0 if it has
+ * the shape of the tensor. The tensor must have this state. */
 size_t optim_state_vector(const Optim *optim, int state, int tensor);
 
-/* For the next two, in place of a state's number: the master weights, and the average of optim_plan_ema(). */
+/* For the next two functions, in place of a state's number: the master weights, and the average of optim_plan_ema(). */
 enum { OPTIM_WEIGHTS = -1, OPTIM_EMA = -2 };
 
 /* Copies tensor `tensor` of state number `state`, or of OPTIM_WEIGHTS or OPTIM_EMA, to host memory on rank 0, from the

@@ -81,7 +81,7 @@ typedef struct OptimConfig {
 /* The names of the optimizers, in the order of OptimName, ending with NULL. */
 extern const char *const optim_names[];
 
-/* The optimizer of that name or alias; OPTIM_COUNT where there is none. */
+/* The optimizer of that name or alias; OPTIM_COUNT if there is none. */
 OptimName optim_find(const char *name);
 
 /* A config with the defaults that --list_optimizers shows, but embedding_lr, lm_head_lr, lr_1d and muon_learning_rate

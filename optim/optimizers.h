@@ -41,8 +41,8 @@
 
 /* RULE(name, name for users, function, needs, keys, scale, number of states, names of the states, and with
  * RULE_NEEDS_LINES the name of the state of lines)
- * Matrix rules: Newton-Schulz makes the matrix of directions orthogonal. `scale` is the muon_scale where the config's
- * is auto. */
+ * Matrix rules: Newton-Schulz makes the matrix of directions orthogonal. `scale` is the muon_scale if the config's is
+ * auto. */
 #define MATRIX_RULES(RULE)                                                                                             \
     RULE(RULE_MUON, "muon", muon_direction, 0, "momentum nesterov", MUON_SCALE_SPECTRAL, 1, "b")                       \
     RULE(RULE_MOONLIGHT, "moonlight", moonlight_direction, 0, "momentum nesterov", MUON_SCALE_MOONLIGHT, 1, "b")       \
@@ -79,7 +79,7 @@ typedef struct Rule {
     const char *keys;                         /* with blanks between them */
     int states;                               /* of one number per element */
     const char *state_names[RULE_MAX_STATES]; /* of these, and after them that of lines */
-    MuonScale muon_scale;                     /* of a matrix rule, where the config's is auto */
+    MuonScale muon_scale;                     /* of a matrix rule, if the config's is auto */
 } Rule;
 
 /* ---- optimizers ---- */
@@ -126,8 +126,8 @@ EXTERN_C_BEGIN
 
 const Rule *rule_of(RuleName name);
 
-/* States that have a name in rule->state_names; and the index of one, -1 where the rule has none of that name. The
- * state of lines has the index rule->states. */
+/* States that have a name in rule->state_names; and the index of one, -1 if the rule has none of that name. The state
+ * of lines has the index rule->states. */
 int rule_state_count(const Rule *rule);
 int rule_state_find(const Rule *rule, const char *name);
 
@@ -148,7 +148,7 @@ const char *param_group_lr_key(const ParamGroup *group);
 const char *param_group_decay_key(const ParamGroup *group); /* "" for none */
 double param_group_weight_decay(const ParamGroup *group, const OptimConfig *config);
 
-/* Iterations of Newton-Schulz in a config: its ns_steps, or where this is 0 those that go with its ns_coefficients. */
+/* Iterations of Newton-Schulz in a config: its ns_steps, or, if that is 0, those that go with its ns_coefficients. */
 int ns_steps_of(const OptimConfig *config);
 
 /* Whether a group's rule, rate, decay or condition reads this key of the config's optimizer section. */

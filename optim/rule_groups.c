@@ -7,7 +7,7 @@
 
 #include "util/partition.h"
 
-/* ---- coefficients that stay ---- */
+/* ---- coefficients that no step changes ---- */
 
 double tensor_plan_k(const OptimConfig *c) { return c->gamma * c->beta1 / (1.0 - c->beta1); }
 
@@ -95,7 +95,7 @@ static Matrix *list_matrices(const RuleGroup *g, const TensorTable *table, int *
     return matrices;
 }
 
-/* Moves matrices of one shape next to each other, in the order of their first, and lists the shapes. */
+/* Moves matrices of one shape next to each other, in the order of each shape's first matrix, and lists the shapes. */
 static NewtonSchulzShape *sort_by_shape(Matrix *matrices, int count, int *shape_count) {
     NewtonSchulzShape *shapes = checked_calloc((size_t)count + 1, sizeof *shapes, "the optimizer's matrices");
     *shape_count = 0;

@@ -46,9 +46,9 @@ typedef struct RuleGroup {
     size_t shard_length;
 
     /* of what this rank owns: on the host, to be copied to the device */
-    Chunk *chunks; /* by batch where there are batches */
+    Chunk *chunks; /* in the order of batches, if there are any */
     int chunk_count;
-    SumRange *tensors;  /* the chunks of each tensor of the group, none where another rank owns it */
+    SumRange *tensors;  /* the chunks of each tensor of the group, none if another rank owns it */
     SumRange *matrices; /* the chunks of each matrix, in the order of batches; numbered inside its batch */
     int tensor_count, matrix_count;
     MatrixBatch *batches;
@@ -62,19 +62,19 @@ typedef struct RuleGroup {
     Chunk *device_chunks;
     SumRange *device_tensors, *device_matrices;
     float *states[RULE_MAX_STATES]; /* shard_length elements each */
-    GradientBuffers shards;         /* where gradients are reduced into shards, else all NULL */
+    GradientBuffers shards;         /* if gradients are reduced into shards; else all NULL */
     GradientSums *sums;             /* (chunk_count) */
     double *squares, *norms;        /* (chunk_count) and (matrix_count), of matrix rules */
     float *line_state;              /* (line_state_length) of rules with lines, as are the next ones */
     LineState *device_lines;
-    double *line_squares; /* of the batch that needs most */
+    double *line_squares; /* of the batch that needs the most */
     float *line_factors;
     float *old_params;       /* (shard_length); NULL without rule_group_plan_norms(), as is the next */
     UpdateSums *update_sums; /* (chunk_count) */
     float *ema;              /* (shard_length); NULL without rule_group_plan_ema() */
 } RuleGroup;
 
-/* What no step changes of a tensor's coefficients. */
+/* Returns the coefficients of a tensor that stay the same in every step. */
 TensorPlan tensor_plan(const OptimConfig *config, const Tensor *tensor);
 
 /* mars.h: the weight of the gradient's change. */
@@ -88,9 +88,9 @@ Partition rule_partition(const Rule *rule, const TensorTable *table, const bool 
 /* Numbers in the state of lines of a tensor under a rule that has it. */
 size_t line_state_size(const Tensor *tensor, bool split_qkv);
 
-/* Plans a group of the tensors with chosen[i]; the group takes the array. `taken` is partition_evenly()'s. What it
- * needs is listed in the arena. False and the reason where the device cannot do it: nothing is listed then, and the
- * group must still be closed. */
+/* Plans a group of the tensors with chosen[i]; the group takes the array. `taken` is partition_evenly()'s. Lists the
+ * memory of the group in the arena. If the device cannot run the rule, returns false and the reason, and lists nothing;
+ * the group must still be closed. */
 bool rule_group_plan(RuleGroup *group, const TensorTable *table, bool *chosen, const RuleGroupOptions *options,
                      const double *taken, Backend *be, Arena *arena, Error *error);
 /* After rule_group_plan(): lists in the arena what the two functions below that measure an update need. */
@@ -103,10 +103,10 @@ void rule_group_close(RuleGroup *group);
 void rule_group_sums(RuleGroup *group, Backend *be, const float *gradient, const float *prev_grad,
                      const StepResult *sum_at_first, GradientSums *sums);
 
-/* The update. buffers.states, .line_state and .cautious are filled in here. */
+/* Updates the group's parameters. Fills in buffers.states, .line_state and .cautious itself. */
 void rule_group_update(RuleGroup *group, Backend *be, MultiTensorBuffers buffers);
 
-/* multi_tensor.h, of all that the group owns. */
+/* keep_prev_grad() of multi_tensor.h, for all elements that the group owns. */
 void rule_group_keep_prev_grad(RuleGroup *group, Backend *be, float *to, const float *from, const StepResult *result);
 
 /* An update between these two is measured: sums[tensor] = the sums over this rank's part of each tensor of the

@@ -43,14 +43,14 @@ typedef struct StepInputs {
     double k;                                 /* mars.h */
     const TensorPlan *plans;                  /* (tensors) */
     const GradientSums *sums;                 /* (tensors) of the current gradient, and after them of the second one */
-    double *prev_factor, *prev_squares, *snr; /* (tensors) what is kept between steps; NULL where no rule needs it */
+    double *prev_factor, *prev_squares, *snr; /* (tensors) what is kept between steps; NULL if no rule needs it */
     UpdateCoeffs *coeffs;                     /* (tensors) */
     StepResult *result;
     double lr[OPTIM_MAX_GROUPS]; /* of each parameter group in this step */
 } StepInputs;
 
 /* The first of the tensors whose gradient is not finite, -1 if there is none; `squares` is the sum over all tensors. As
- * squares of floats cannot overflow a double, it is finite only where all of them are. */
+ * squares of floats cannot overflow a double, it is finite only if all of them are. */
 RULE_FUNCTION int first_nonfinite(const GradientSums *sums, int tensors, double squares) {
     if (isfinite(squares)) return -1;
     for (int i = 0; i < tensors; i++)
@@ -58,8 +58,8 @@ RULE_FUNCTION int first_nonfinite(const GradientSums *sums, int tensors, double 
     return -1;
 }
 
-/* gradient_scale times the clip. The clip is that of torch.nn.utils.clip_grad_norm_: grad_clip / (norm + 1e-6), at
- * most 1; 1 where grad_clip is 0. */
+/* gradient_scale times the clip. The clip is that of torch.nn.utils.clip_grad_norm_: grad_clip / (norm + 1e-6), at most
+ * 1; 1 if grad_clip is 0. */
 RULE_FUNCTION double clip_factor(const StepInputs *s, double norm) {
     double clip = s->grad_clip > 0.0 ? fmin(1.0, s->grad_clip / (norm + 1e-6)) : 1.0;
     return s->gradient_scale * clip;

@@ -37,7 +37,7 @@ void console_text(Console *console, const char *text);
 /* Training begins now with this step: times and speeds count from here. */
 void console_start(Console *console, int64_t first_step);
 
-/* After every step; `report` is NULL where the step is not logged. */
+/* After every step; `report` is NULL if the step is not logged. */
 void console_step(Console *console, int64_t step, int64_t max_iters, const StepReport *report);
 
 EXTERN_C_END

@@ -17,15 +17,15 @@
 #include "util/files.h"
 
 struct Metrics {
-    int descriptor; /* of the file, -1 where it is not open */
-    /* Lines that are not in the file yet, in memory: stdio would lose what a write that fails was to put. */
+    int descriptor; /* of the file, -1 if it is not open */
+    /* Lines that are not in the file yet, in memory: stdio would lose the data of a failed write. */
     FILE *lines;
-    char *text; /* of them, after fflush() */
+    char *text; /* the text of these lines, after fflush() */
     size_t bytes;
-    size_t written; /* of these, how many are in the file */
-    bool waits;     /* for another attempt: the last one failed */
+    size_t written; /* how many of these bytes are in the file */
+    bool waits;     /* the last write failed: another attempt is due */
     char *path;
-    bool has_validation, has_sample; /* of the step where the run goes on */
+    bool has_validation, has_sample; /* of the step from which the run goes on */
     bool failed;
     Error failure;
 };
@@ -33,13 +33,13 @@ struct Metrics {
 /* A step so large that no line comes after it. */
 static const int64_t last_step = INT64_MAX;
 
-/* Whether an event's `step` is that of one step, and not the number of updates made. */
+/* Whether an event's `step` is the number of one step, and not how many updates were made. */
 static bool is_of_a_step(const char *event) {
     return strcmp(event, "train") == 0 || strcmp(event, "norms") == 0 || strcmp(event, "skipped") == 0;
 }
 
-/* True where a line belongs to a run that has made `step` updates: whole, and not from a later step. Takes note of the
- * validation and the text of that step. */
+/* Whether a line belongs to a run that has made `step` updates: it is whole, and not from a later step. Notes if it is
+ * the validation or the text of that step. */
 static bool line_stays(Metrics *metrics, const char *line, size_t length, int64_t step) {
     if (length == 0 || line[length - 1] != '\n') return false; /* cut short by a kill */
     cJSON *object = cJSON_ParseWithLength(line, length);
@@ -50,7 +50,7 @@ static bool line_stays(Metrics *metrics, const char *line, size_t length, int64_
         const char *name = event->valuestring;
         double line_step = cJSON_IsNumber(at) ? at->valuedouble : -1.0;
         if (strcmp(name, "end") == 0)
-            stays = step == last_step; /* else it did not end */
+            stays = step == last_step; /* only METRICS_APPEND keeps the end line */
         else if (strcmp(name, "start") != 0)
             stays = is_of_a_step(name) ? line_step < (double)step : line_step <= (double)step;
         bool is_here = stays && line_step == (double)step;
@@ -61,8 +61,8 @@ static bool line_stays(Metrics *metrics, const char *line, size_t length, int64_
     return stays;
 }
 
-/* Locks the file, so that a second run in the same folder fails. The lock belongs to the file, not to its name, so it
- * fails if the file was replaced meanwhile. */
+/* Locks the file, so that a second run in the same folder fails. The lock belongs to the file, not to its name, so this
+ * also fails if the file was replaced meanwhile. */
 static bool lock_file(int descriptor, const char *path) {
     struct stat locked, named;
     return FILES_RETRY(flock(descriptor, LOCK_EX | LOCK_NB)) == 0 && fstat(descriptor, &locked) == 0 &&
@@ -87,7 +87,7 @@ static size_t keep_lines(Metrics *metrics, char *text, size_t bytes, int64_t ste
     return kept;
 }
 
-/* Writes the text to a new file, which takes the old one's place, locked in its turn. */
+/* Writes the text to a new file, which is locked and then takes the old one's place. */
 static bool replace_file(Metrics *metrics, const char *text, size_t bytes, Error *error) {
     char *temporary = format_string("%s.tmp", metrics->path);
     int cut = open_to_write(temporary, O_TRUNC);
@@ -102,7 +102,7 @@ static bool replace_file(Metrics *metrics, const char *text, size_t bytes, Error
     return ok;
 }
 
-/* Takes out the lines past the step. */
+/* Removes the lines past the step. */
 static bool cut_back(Metrics *metrics, int64_t step, Error *error) {
     size_t bytes;
     char *text = files_read(metrics->path, PTRDIFF_MAX, &bytes, error);
@@ -149,7 +149,7 @@ void metrics_close(Metrics *metrics) {
 bool metrics_has_validation(const Metrics *metrics) { return metrics && metrics->has_validation; }
 bool metrics_has_sample(const Metrics *metrics) { return metrics && metrics->has_sample; }
 
-/* Hands the lines to the system, and those that it did not take before. */
+/* Writes the lines to the file, also those that an earlier attempt could not write. */
 static bool write_lines(Metrics *metrics) {
     bool ok = fflush(metrics->lines) == 0 && !ferror(metrics->lines);
     if (!ok) die("out of memory: a line of metrics.jsonl");
@@ -175,7 +175,7 @@ static void finish_line(Metrics *metrics) {
     write_lines(metrics);
 }
 
-/* Nine digits bring a float back exactly. JSON has no NaN: null. */
+/* A float can be read back exactly from nine digits. JSON has no NaN, so null stands for it. */
 static void put_value(Metrics *metrics, double value) {
     if (isfinite(value))
         fprintf(metrics->lines, "%.9g", value);
@@ -188,7 +188,7 @@ static void put_number(Metrics *metrics, const char *key, double value) {
     put_value(metrics, value);
 }
 
-/* An object of the roles that the model has tensors of. */
+/* Writes an object with the learning rate of each role that the model has tensors of. */
 static void put_lr_by_role(Metrics *metrics, const double lr[ROLE_COUNT]) {
     const char *separator = "";
     fputs(",\"lr_by_role\":{", metrics->lines);

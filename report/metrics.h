@@ -29,7 +29,7 @@ typedef struct StepReport {
     int64_t tokens;   /* seen so far, this step's included */
     double ms;        /* wall time of a step, mean since the last report */
     double tokens_per_s;
-    double mfu;                    /* model FLOP/s over the device's peak; negative where the peak is unknown */
+    double mfu;                    /* model FLOP/s over the device's peak; negative if the peak is unknown */
     double lr_by_role[ROLE_COUNT]; /* of optim_rates_by_role() */
     double ms_slowest;             /* rank_time_slowest()'s time, and the rank */
     int slowest_rank;
@@ -54,7 +54,7 @@ bool metrics_open(Metrics **metrics, const char *out_dir, MetricsMode mode, int6
 
 /* All functions below do nothing if metrics is NULL, as it is on all processes except rank 0. A line that cannot be
  * written, for example on a full disk, is written before the next one. The functions report no failure: ask
- * metrics_failure() after each step. The trainer saves and ends the run where it gives a reason. */
+ * metrics_failure() after each step. The trainer saves and ends the run if it gives a reason. */
 void metrics_close(Metrics *metrics);
 
 /* Tries once more to write lines that could not be written. "cannot write FILE: reason" if that fails, too, and from
@@ -71,7 +71,7 @@ void metrics_start(Metrics *metrics, const char *config_json, size_t parameters,
 void metrics_train(Metrics *metrics, const StepReport *report);
 /* Writes the norms of the tensors in the table. */
 void metrics_norms(Metrics *metrics, int64_t step, const TensorTable *table, const OptimNorms *norms);
-/* ema_loss: that of the average of the weights, NULL where there is none. */
+/* ema_loss: the loss of the average of the weights; NULL if there is no average. */
 void metrics_validation(Metrics *metrics, int64_t step, double loss, const double *ema_loss, int64_t tokens);
 /* Shares of right answers: by likelihood, and by the mean over an ending's tokens. */
 void metrics_hellaswag(Metrics *metrics, int64_t step, double accuracy, double accuracy_norm, int64_t examples);

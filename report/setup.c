@@ -41,7 +41,7 @@ static void print_optimizer(Console *c, const SetupReport *s) {
         console_row(c, "optimizer", "%s", name);
 }
 
-/* Per process. The device's memory is named where it is known: what is left, and what was taken. */
+/* Prints the memory per process, next to the device's if that is known: what is left plus what was taken. */
 static void print_memory(Console *c, const SetupReport *s) {
     const Arena *arena = &s->model->arena;
     double taken = (double)arena->bytes * 1e-9;
@@ -55,7 +55,7 @@ static void print_memory(Console *c, const SetupReport *s) {
         (double)arena_group_bytes(arena, "workspace") * 1e-9, taken, device);
 }
 
-/* Prints what a user may not expect: weights that were not taken as they are, and keys whose values have changed. */
+/* Prints what a user may not expect: weights that were not taken unchanged, and keys whose values have changed. */
 static void print_start(Console *c, const SetupReport *s) {
     if (s->start->weights_note) console_row(c, "weights", "%s", s->start->weights_note);
     for (const char *line = s->start->changes; line && *line;) {

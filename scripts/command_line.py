@@ -1,5 +1,4 @@
-"""command_line.py: what the Python programs in this folder have in common: the parser of their arguments, and how they
-end."""
+"""command_line.py: what the Python programs in this folder share: the parser of their arguments, and how they end."""
 import argparse
 import os
 import sys
@@ -17,8 +16,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main):
-    """Ends the program with the status that main(arguments) returns. What cannot be written, as on a full disk, is an error
-    in one line, with status 1; a reader that went away, as "| head", is none."""
+    """Ends the program with the status that main(arguments) returns. Output that cannot be written, as on a full disk,
+    is an error in one line, with status 1; a reader that went away, as "| head", is no error."""
     try:
         status = main(sys.argv[1:])
         sys.stdout.flush()

@@ -29,20 +29,20 @@
 What happens: for each optimizer settings are tried, each in a short run with a schedule of its own, and the best one
 gets the full runs, one a seed. The seed of the trials (0) is none of these. A grid has the usual weight decay, and rates
 a factor of 3 apart. A random search begins with the middle of the grid; the other trials have rates up to a factor of 4
-away from it and decays from 0.01 to 0.3, the same multiples for all optimizers. Where half or more of the full runs of a
+away from it and decays from 0.01 to 0.3, the same multiples for all optimizers. If half or more of the full runs of a
 setting diverge, the next best setting takes its place.
 
 How to read the result: the mean final loss orders the optimizers. Between two of them look at the difference, then at
-p, which Welch's test gives where scipy is installed; the columns "minus AdamW" and "minus best" have both. A difference
+p, which Welch's test gives if scipy is installed; the columns "minus AdamW" and "minus best" have both. A difference
 with a p above 0.05 may be chance. One with a small p is real for this model, this length and these trials, and says
 little about others. A † says that the best rate is at the edge of those tried: give more trials, or another middle.
 Ranks may change with more trials, longer trials and equal betas; a claim should survive all three. The steps to a loss
 say how fast an optimizer learns, the tokens/s what its steps cost here.
 
-Results in the folder: compare.json (everything), and made from it compare.md, compare.html and plots. Interrupted, a
-comparison goes on when started again in the same way, with finished runs as they are and others from their checkpoint.
-Started with more optimizers in the list, seeds or trials, it adds them; the results are of those that the last start
-named.
+Results in the folder: compare.json (everything), and compare.md, compare.html and plots, which are made from it. After
+an interruption, start the comparison again in the same way: it keeps finished runs, and continues others from their
+checkpoint. With more optimizers, seeds or trials than before, it adds them; the results are those of the optimizers,
+seeds and trials of the last start.
 """
 import fcntl
 import glob
@@ -175,7 +175,7 @@ def parse(arguments):
 # ---- the comparison ----
 
 class Comparison:
-    """One comparison in one folder."""
+    """A comparison in one folder."""
 
     def __init__(self, options, train_gpt2, prepare_data, lock):
         self.options = options
@@ -191,8 +191,8 @@ class Comparison:
         self.count = self.total = 0
 
     def check_plan(self):
-        """Sets the numbers of steps. The folder keeps what was planned first: runs with another plan could not be
-        compared, and are not touched. Raises CompareError."""
+        """Sets the numbers of steps. The folder keeps its first plan: runs with another plan could not be compared, and
+        are not touched. Raises CompareError."""
         options = self.options
         fixed = {key: options[key] for key in ("minutes", "steps", "trial_steps", "search", "search_seed",
                                                "equal_betas")}
@@ -218,7 +218,7 @@ class Comparison:
         print(f"timing {len(self.optimizers)} optimizers")
         tasks = [self.task(optimizer, "timing", (1.0, None), model.TIMING_STEPS, 1, TRIAL_SEED)
                  for optimizer in self.optimizers]
-        for task in tasks:  # of a start that was interrupted
+        for task in tasks:  # leftovers of an interrupted start
             shutil.rmtree(task.folder, ignore_errors=True)
         runs = self.pool.train(tasks, lambda *_: None)
         step_seconds = 0.0
@@ -229,8 +229,8 @@ class Comparison:
             print(f"  {task.title:20} {ms[len(ms) // 2]:8.1f} ms a step")
             step_seconds += ms[len(ms) // 2] / 1000
             shutil.rmtree(task.folder)
-        # A run of n steps takes that time n times, for the tokens of its validations a third of what training on them
-        # takes, and a second to start.
+        # A run of n steps takes n times that time. Its validations take a third of the time that training on their
+        # tokens would take, and the start takes a second.
         options, validation = self.options, self.model.tokens_per_evaluation / self.model.tokens_per_step / 3
         trials = options["trials"] if options["trials"] > 1 else 0
         evaluations = options["seeds"] * (model.FULL_EVALUATIONS + 1) + trials * (model.TRIAL_EVALUATIONS + 1)
@@ -263,13 +263,13 @@ class Comparison:
               f"{shown} ({seconds:.0f} s)", flush=True)
 
     def train(self, tasks):
-        """Trains a list of runs; returns {task: run}."""
+        """Trains a list of runs. Returns {task: run}."""
         self.count = sum(pool.finished(task) is not None for task in tasks)
         self.total = len(tasks)
         return self.pool.train(tasks, self.print_progress)
 
     def run_trials(self):
-        """{optimizer: [run or None of each point]}"""
+        """Trains all trials. Returns {optimizer: [run or None of each point]}."""
         if len(self.points) == 1:
             return {optimizer: [None] for optimizer in self.optimizers}
         numbers = range(len(self.points))
@@ -281,8 +281,8 @@ class Comparison:
         return {optimizer: [runs[tasks[optimizer, i]] for i in numbers] for optimizer in self.optimizers}
 
     def run_full(self, trials):
-        """{optimizer: (number of the point, {seed: run})} of full length; the number is None where no point works, and
-        the runs are then those of the last one that was tried."""
+        """Trains the full runs. Returns {optimizer: (number of the point, {seed: run})}; the number is None if no point
+        works, and the runs are then those of the last point that was tried."""
         if len(self.points) == 1:
             left = {optimizer: [0] for optimizer in self.optimizers}
         else:
@@ -322,7 +322,7 @@ class Comparison:
         return results.complete({**self.description(any_run), "optimizers": entries}, self.options["target_loss"])
 
     def description(self, run):
-        """What compare.json says of the comparison itself; run is any of its runs."""
+        """The part of compare.json about the comparison itself; run is any of its runs."""
         options, tokens = self.options, self.steps * self.model.tokens_per_step
         return {
             "version": self.version, "model": self.model.config["model"], "data": self.model.config["data"],
@@ -384,7 +384,7 @@ def main(arguments):
     if {"--help", "-h"} & set(arguments):
         print(__doc__, end="")
         return 0
-    os.environ["LC_ALL"] = "C"  # of the programs that run here: numbers with a point
+    os.environ["LC_ALL"] = "C"  # of the programs that run here: numbers have a decimal point
     try:
         options = parse(arguments)
         given = os.environ.get("TRAIN_GPT2")

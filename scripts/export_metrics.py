@@ -44,11 +44,11 @@ TENSORBOARD_SUFFIX = ".mars"  # tells our event files from those of others
 
 
 class ExportError(Exception):
-    """Why nothing can be exported, for the user."""
+    """The reason why nothing can be exported; the text is for the user."""
 
 
 def points(event):
-    """[(tag, value)]: the numbers of an event; none where it has no step."""
+    """[(tag, value)]: the numbers of an event; none if it has no step."""
     if event["event"] in ("start", "end") or metrics.number(event, "step") is None:
         return []
     prefixes = {"train/lr": "lr", "train/lr_by_role": "lr", "norms/tensors": "norms"}  # others stay as they are
@@ -67,14 +67,14 @@ def points(event):
 
 
 class Target:
-    """Where the events of a run go. A target opens what it writes when it is made; errors are ExportErrors."""
+    """Writes the events of a run to one place. The constructor opens the output; errors are ExportErrors."""
 
     def write(self, events):
         """Writes events (dicts), in file order, so that a reader sees them at once."""
         raise NotImplementedError
 
     def restart(self):
-        """Drops what was written: the run starts over."""
+        """Drops all output so far: the run starts over."""
         raise NotImplementedError
 
     def close(self):
@@ -108,7 +108,7 @@ class CsvFile(Target):
 
     @staticmethod
     def cells(event):
-        """{column: text}; of the objects only lr_by_role."""
+        """{column: text}; of fields that are objects, only lr_by_role."""
         cells = {}
         for key, value in event.items():
             if key == "lr_by_role" and isinstance(value, dict):
@@ -211,7 +211,7 @@ class WeightsAndBiases(Target):
 
 def export(run, events, target, follow):
     """Writes the events that were read, and those that follow until the run ends."""
-    # Of a step that occurs twice the last event counts.
+    # If a step occurs twice, its last event counts.
     target.write(list({(event["event"], str(event.get("step"))): event for event in events}.values()))
     while follow and run.end is None and run.status != "diverged":
         time.sleep(FOLLOW_SECONDS)

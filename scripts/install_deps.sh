@@ -8,10 +8,10 @@
 #   --fuzz        also what `make fuzz` needs
 #   --browser     also a browser without a window, in which the tests open the page of report.sh
 #
-# What is there already is found by trying it (does a program of two lines compile and link?), so libraries that were
-# installed by other means count. The rest comes from apt on Debian and Ubuntu, as root or through sudo; without
-# either, the command to run is printed. On other systems it is the list of what is missing. The exit status is 1
-# where the build cannot do without something that is still missing, else 0.
+# It tries each item (does a program of two lines compile and link?), so libraries that were installed by other means
+# count. It installs the rest with apt on Debian and Ubuntu, as root or through sudo; without either, it prints the
+# command to run. On other systems it prints the list of what is missing. The exit status is 1 if something is still
+# missing that the build needs, else 0.
 set -euo pipefail
 
 lint=no
@@ -35,11 +35,11 @@ for argument in "$@"; do
     esac
 done
 
-# ---- what is needed: a check, the Debian packages that satisfy it, and what goes without ----
+# ---- what is needed: a check, the Debian packages that satisfy it, and the effect if they are missing ----
 
 has_command() { command -v "$1" >/dev/null 2>&1; }
 
-# Does a program with these includes link with these libraries?
+# Whether a program with these includes links with these libraries.
 links() {
     local compiler=$1 headers=$2 header
     shift 2
@@ -53,15 +53,15 @@ links() {
 links_cxx() { has_command "${CXX:-g++}" && echo "#include <$1>
 int main() {}" | "${CXX:-g++}" -x c++ - -o /dev/null "$2" >/dev/null 2>&1; }
 
-# Debian's package is for Debian's Python, which need not be the first one.
+# Debian's package is for Debian's Python, which need not be the first in PATH.
 has_numpy() { python3 -c 'import numpy' >/dev/null 2>&1 || /usr/bin/python3 -c 'import numpy' >/dev/null 2>&1; }
 
-# report_page.py knows where it may be.
+# report_page.py knows the folders to look in.
 has_dygraphs() {
     PYTHONPATH=${BASH_SOURCE[0]%/*} python3 -Bc 'import report_page; report_page.dygraphs_folder()' >/dev/null 2>&1
 }
 
-# A sanitizer's runtime is a package of its own.
+# libFuzzer and each sanitizer's runtime may be missing although clang is there.
 has_fuzzer() { has_command clang && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
     clang -x c - -o /dev/null -fsanitize=fuzzer,address,undefined >/dev/null 2>&1; }
 
@@ -96,7 +96,7 @@ optional=(onednn utf8proc zlib zstd lzma mpi cmocka g++ gnuplot curl python3 num
 [ "$fuzz" = no ] || optional+=(libfuzzer llvm-symbolizer)
 [ "$browser" = no ] || optional+=(browser)
 
-# The emulator changes stacks by itself on x86_64 alone.
+# Only on x86_64 does the emulator switch stacks without boost-context.
 if [ "$emu" = yes ] && [ "$(uname -m)" != x86_64 ]; then optional+=(boost-context); fi
 
 declare -A packages=(
@@ -175,7 +175,7 @@ find_missing() {
 
 is_required() { [[ " ${required[*]} " == *" $1 "* ]]; }
 
-# Says what is still missing and what that means. Fails where it is something that the build cannot do without.
+# Says what is still missing and what that means. Fails if the build needs any of it.
 report_missing() {
     local need failed=0
     for need in "${missing[@]}"; do
@@ -221,7 +221,7 @@ fi
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# Quiet where it works; where it does not, what apt said. Waits for another apt to finish rather than fail.
+# Prints apt's output only if apt fails. Waits for another apt to finish instead of failing.
 apt_get() {
     local status=0
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=120 "$@" \
@@ -231,7 +231,7 @@ apt_get() {
 }
 
 echo "updating the list of packages"
-apt_get update || true # an old list may do, and a missing package is reported below
+apt_get update || true # an old list may be enough, and a missing package is reported below
 available=()
 for name in "${wanted[@]}"; do
     # Not every release has every library.

@@ -10,22 +10,21 @@ summary prints one line for each run, with tabs between the fields, by default a
     status, tokens_per_second, optimizer_percent, state_bytes_per_parameter, train_data
 
 status is done, stopped or failed (the reason of the end event), diverged (two skipped steps in a row ended the run) or
-unfinished. "-" is a value that the file does not give. For each budget, in tokens, two more fields follow: the best
-validation loss up to the budget, and 1 where the run reached it, else 0.
+unfinished. "-" stands for a value that the file does not give. For each budget, in tokens, two more fields follow: the
+best validation loss up to the budget, and 1 if the run reached it, else 0.
 
 values prints one line for each event of this name, in order of steps, with a space between the fields. Events in which
 one of the fields is missing or not a number are left out. A FIELD inside an object has dots: config.train.max_iters.
-Of start and end there is only the last one. An empty line separates two runs.
+Of start and end events it prints only the last one. An empty line separates two runs.
 
 Other programs import this module:
 
     run = metrics.read_run("runs/mars_small")   # a Run; raises MetricsError
     new_events = run.update()                   # reads what was appended since
 
-The run may still be going on, or may have been killed in the middle of a line. Lines that are not whole are passed
-over. Where another line follows a cut one on the same physical line, that other line counts. Of a step that occurs
-twice the last line counts, and so does the last start line. A loss that is not finite is null in the file: number()
-returns None for it.
+The run may still be going on, or may have been killed in the middle of a line. Lines that are not whole are skipped. If
+another line follows a cut one on the same physical line, that other line counts. If a step occurs twice, its last line
+counts, and so does the last start line. A loss that is not finite is null in the file: number() returns None for it.
 """
 import argparse
 import contextlib
@@ -85,7 +84,7 @@ def number(fields, name):
 
 
 def flat(config):
-    """{"section.key": value} of a config. A section that is no object is left out."""
+    """{"section.key": value} of a config. Leaves out a section that is no object."""
     return {f"{section}.{key}": value for section, keys in config.items() if isinstance(keys, dict)
             for key, value in keys.items()}
 
@@ -118,7 +117,7 @@ def _last_of_each_step(events):
 
 
 def _parse_line(decoder, line):
-    """The event of a line as a dict, or None where the line holds no whole event."""
+    """The event of a line as a dict, or None if the line holds no whole event."""
     start = line.rfind(_EVENT)
     if start < 0:
         return None
@@ -135,11 +134,11 @@ class Run:
     folder              as it was given
     name                the folder's own name
     start               the last start event that has "resumed_from", or None
-    starts              all of them, in file order
-    config              the config of the last one; {} where there is none
+    starts              all such start events, in file order
+    config              the config of the last one; {} if there is none
     train, val, hellaswag, samples, norms, skipped
                         lists of events (dicts), in order of their steps
-    end                 the end event, or None; None again where events other than a checkpoint follow it
+    end                 the end event, or None; None again if events other than a checkpoint follow it
     status              done, stopped, failed, diverged (two skipped steps in a row ended the run) or unfinished
     restarts            how many times update() found a file that was rewritten, and started over
 
@@ -163,8 +162,8 @@ class Run:
         self.status = "unfinished"
         self._events = {}  # name: {step: event}
         self._last_skipped = None
-        self._reached = None  # what _progress() computed from these events
-        self._offset = 0  # of the first byte that was not read
+        self._reached = None  # what _progress() computed from these events, or None
+        self._offset = 0  # offset of the first byte that was not read
         self._tail = b""  # the bytes before it
 
     def update(self):
@@ -185,7 +184,7 @@ class Run:
                                "train.out_dir)") from None
         whole = data.rfind(b"\n") + 1
         events = self._parse(data[:whole])
-        # The line that the trainer is writing, or that a kill cut short. Only a whole one is taken.
+        # The line that the trainer is writing, or that a kill cut short. Only a whole line counts.
         last = self._parse(data[whole:])
         if last:
             events += last
@@ -230,7 +229,7 @@ class Run:
             self.status = "unfinished"
 
     def events(self, name):
-        """The events of this name that have a step, in order of steps. There are also those of future trainers."""
+        """The events of this name that have a step, in order of steps; also of names that only later trainers write."""
         return _last_of_each_step(self._events.get(name, {}))
 
     @property
@@ -275,7 +274,7 @@ class Run:
         return config if isinstance(config, dict) else {}
 
     def section(self, name):
-        """A section of the config, as in section("model"); {} where there is none."""
+        """A section of the config, as in section("model"); {} if there is none."""
         section = self.config.get(name)
         return section if isinstance(section, dict) else {}
 
@@ -325,8 +324,8 @@ class Run:
 
     @property
     def model_title(self):
-        """A size of GPT-2 by its name, others as layers x width. What makes the losses of two models not comparable
-        follows where it is not as in GPT-2: the length of sequences, the vocabulary, the architecture."""
+        """The name of a size of GPT-2, else layers x width. Then follows what differs from GPT-2 and makes losses not
+        comparable: the length of sequences, the vocabulary, the architecture."""
         model = self.section("model")
         shape = number(model, "n_layer"), number(model, "n_embd")
         if None in shape:
@@ -373,7 +372,7 @@ class Run:
 
     @property
     def learning_rate(self):
-        """That of the matrices where the optimizer has two."""
+        """The learning rate; that of the matrices if the optimizer has two."""
         rate = number(self.section("optimizer"), "muon_learning_rate")
         return number(self.section("optimizer"), "learning_rate") if rate is None else rate
 
@@ -396,12 +395,12 @@ class Run:
 
     @property
     def tokens(self):
-        """The tokens trained on up to there."""
+        """The tokens trained on up to the last train or val event."""
         return self._progress()[1]
 
     def best(self, budget=math.inf):
         """(loss, step) of the lowest validation loss up to a budget in tokens, the earliest of equal ones; (None, None)
-        where there is none."""
+        if there is none."""
         losses = [(loss, event["step"]) for event in self._events.get("val", {}).values()
                   for loss in [number(event, "loss")] if loss is not None and (number(event, "tokens") or 0) <= budget]
         return min(losses, default=(None, None))
@@ -427,7 +426,7 @@ class Run:
 
     @property
     def tokens_per_second(self):
-        """Over the whole run, of training alone."""
+        """Tokens per second of training alone, over the whole run."""
         seconds = number(self.end or {}, "train_seconds")
         if number(self.end or {}, "train_tokens") is not None:
             return self._of_end("train_tokens", seconds)
@@ -479,7 +478,7 @@ def summary(run, fields=SUMMARY_FIELDS, budgets=()):
 
 
 def _number_inside(event, path):
-    """number() where the path "a.b" is the field b of the object a."""
+    """number() of a path: "a.b" is the field b of the object a."""
     *objects, name = path.split(".")
     for key in objects:
         event = event.get(key)

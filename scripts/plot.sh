@@ -2,15 +2,15 @@
 # plot.sh [OPTION...] RUN_DIR...: draws the loss curves of one or more runs with gnuplot.
 #
 #   --out=PATH      writes PATH.png and PATH.svg (default: loss.png and loss.svg in the first run's folder)
-#   --x=tokens      against tokens seen rather than steps, for runs whose steps are not the same size
+#   --x=tokens      plots against tokens seen instead of steps, for runs whose steps are not the same size
 #   --y=LOW:HIGH    only losses between these
 #   --validation    only validation losses
-#   --title=TEXT    above the curves
+#   --title=TEXT    the title above the curves
 #   --label=TEXT    a run's name in the key; once for each run, in the same order
 #
-# It reads RUN_DIR/metrics.jsonl with metrics.py, also of a run that is still going on or was killed: lines that are not
-# whole, or have no loss, are passed over. Training loss is a thin line, validation loss a thick one with points, in one
-# colour a run; the names are those of the folders. The key of more than four runs stands next to the curves.
+# It reads RUN_DIR/metrics.jsonl with metrics.py, also of a run that is still going on or was killed: it skips lines
+# that are not whole, or have no loss. Training loss is a thin line, validation loss a thick one with points, in one
+# colour for each run; the names are those of the folders. For more than four runs the key is next to the curves.
 set -euo pipefail
 
 fail() {
@@ -53,13 +53,13 @@ out=${out:-${runs[0]%/}/loss}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-# extract EVENT: "x loss" of every event of this name that has a loss, in order of x, into NUMBER_OF_THE_RUN.EVENT.
+# extract EVENT: writes "x loss" of every event of this name that has a loss, in order of x, to NUMBER_OF_THE_RUN.EVENT.
 extract() {
     python3 "$(dirname "$0")/metrics.py" values "$1" "$x,loss" "${runs[@]}" |
         awk -v folder="$folder" -v event="$1" 'NF == 0 { n++; next } { print >(folder "/" n + 0 "." event) }'
 }
 
-# Labels, or folder names, which tell runs apart; where they do not, the paths.
+# The names of the runs: labels, or folder names; if folder names are not unique, the paths.
 names() {
     local run
     if [ ${#labels[@]} -gt 0 ]; then
@@ -76,7 +76,7 @@ quoted() {
     printf "'%s'" "${text//\'/\'\'}"
 }
 
-# The plot command: two curves a run, as far as they have points.
+# The plot command: up to two curves for each run, those that have points.
 curves() {
     local colours=(1f77b4 d62728 2ca02c 9467bd ff7f0e 17becf 8c564b e377c2 202020 bcbd22 888888 00008b)
     local points=(7 5 9 11 13 15) i=0 colour point name separator='plot' suffix=', validation'

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # quickstart.sh [--text-only] [TEXT_FILE]: from a fresh clone to a trained model in a few minutes.
 #
-# Installs what is missing, builds, gets a real English text, and trains a small GPT-2 on its bytes twice: with the
-# optimizer of config/quickstart.json, and with AdamW (config/quickstart_adamw.json). Then it draws both loss curves, lets
-# the first model write, and makes a report page for the browser. The text is TEXT_FILE. Without a TEXT_FILE it is
-# Shakespeare, which curl downloads, or the King James Bible from a Debian package, which is unpacked here and not
-# installed.
+# It installs what is missing, builds, gets a real English text, and trains a small GPT-2 on its bytes twice: with the
+# optimizer of config/quickstart.json, and with AdamW (config/quickstart_adamw.json). Then it draws both loss curves,
+# shows a text that the first model writes, and makes a report page for the browser. The text is TEXT_FILE. Without a
+# TEXT_FILE it is Shakespeare, which curl downloads, or the King James Bible from a Debian package, which is unpacked
+# here and not installed.
 #
 #   --text-only              gets the text (data/quickstart/text.txt), and nothing else
 #   QUICKSTART_SECONDS=80    how long to train, both runs together
 #
-# Both runs have the same number of steps: as many as the first one, whose steps take longer, does in half of the time.
-# The script may be run again: it starts anew. Ctrl-C during a run ends that run early, and AdamW's run is left out where
-# it has not begun; the results of what was trained follow.
+# Both runs have the same number of steps: as many as the first one, whose steps take longer, makes in half of the time.
+# If the script is run again, it starts anew. Ctrl-C during a run ends that run early, and leaves AdamW's run out if it
+# has not begun; then the results of the training so far follow.
 set -euo pipefail
-export LC_ALL=C # numbers with a point
+export LC_ALL=C # numbers have a decimal point
 
 shakespeare=https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
 smallest_text=20000    # bytes; the last tenth, for validation, must hold some sequences
@@ -54,7 +54,7 @@ data=data/quickstart
 mkdir -p "$BUILD/quickstart" "$data"
 work=$(realpath "$BUILD/quickstart")
 
-# quietly NAME COMMAND...: runs it with its output in a log, and shows the log's end where it fails.
+# quietly NAME COMMAND...: runs the command with its output in a log, and shows the log's end if the command fails.
 quietly() {
     local log=$work/$1.log
     shift
@@ -79,8 +79,8 @@ unpack() (
     for package in *.deb; do dpkg -x "$package" . || exit 1; done
 ) 2>/dev/null
 
-# print_bible FOLDER LIBRARIES: the package holds the text compressed and the program that prints it, which looks for
-# it in the current folder. "Ge1:1 In the beginning" becomes "In the beginning".
+# print_bible FOLDER LIBRARIES: prints the text. The package holds it compressed, with a program that prints it and
+# looks for it in the current folder. "Ge1:1 In the beginning" becomes "In the beginning".
 print_bible() (
     cd "$(dirname "$(find "$1" -name bible.data)")" || exit 1
     LD_LIBRARY_PATH=$2 "$1/usr/bin/bible" -f gen1:1-rev22:21 </dev/null | sed 's/^[0-9A-Za-z]*:[0-9]* //'
@@ -98,7 +98,7 @@ unpack_bible() {
     [ "$(bytes_of "$1")" -gt $smallest_download ]
 }
 
-# Sets $text, and says what it is. A text that was fetched once is used again.
+# Sets $text, and says which text it is. Uses a text again that was fetched once.
 get_text() {
     local fetched=$data/text.txt
     text=
@@ -124,13 +124,13 @@ get_text() {
 
 # ---- the runs ----
 
-# values EVENT FIELD RUN: a number of every event of this name in the run's metrics.
+# values EVENT FIELD RUN: prints a field of every event of this name in the run's metrics.
 values() { python3 scripts/metrics.py values "$1" "$2" "$3"; }
 
 # setting KEY: a whole number of the config.
 setting() { "$BIN/train_gpt2" config/quickstart.json --print_config | sed -n "s/^ *\"$1\": \([0-9]*\),*$/\1/p"; }
 
-# Milliseconds of a step on this machine: the median of a few, after the first, in which everything is set up.
+# Milliseconds of a step on this machine: the median of a few steps after the first, which sets everything up.
 measure_step() {
     quietly measure "$BIN/train_gpt2" config/quickstart.json --max_iters=8 --warmup_iters=0 --log_interval=1 \
         --eval_interval=0 --eval_sequences=1 --out_dir="$work/measure" --overwrite=true
@@ -138,7 +138,7 @@ measure_step() {
     rm -rf "$work/measure"
 }
 
-# Sets $iters to the steps of one run that fit into half of the time, and $evaluation to an option where a short text has
+# Sets $iters to the steps of one run that fit into half of the time. Sets $evaluation to an option if a short text has
 # fewer sequences to validate on than the config asks for.
 plan() {
     local ms sequences asked block
@@ -153,11 +153,11 @@ plan() {
     printf 'a step takes %.0f ms here: %d steps in each run\n' "$ms" "$iters"
 }
 
-# train NAME: the run of config/NAME.json.
+# train NAME: trains the run of config/NAME.json.
 train() {
     echo "config/$1.json (Ctrl-C ends it early and still shows the results)"
-    # A machine that turns slow must not keep anybody: past three times the time, USR1 asks for a stop and a save.
-    # timeout passes Ctrl-C on. In a session of its own the trainer gets it only once: a second one would end it at once.
+    # If the machine becomes slow, USR1 asks for a stop and a save after three times the planned time. timeout passes
+    # Ctrl-C on. With setsid the trainer gets it only once: a second one would end it without a save.
     timeout --foreground --preserve-status -s USR1 $((3 * seconds / 2 + 30)) setsid \
         "$BIN/train_gpt2" "config/$1.json" --overwrite=true --max_iters="$iters" --warmup_iters=$((iters / 10)) \
         --eval_interval=$(((iters + 9) / 10)) --log_interval=$(((iters + 49) / 50)) "${evaluation[@]}" ||
@@ -196,20 +196,20 @@ show_plot() {
     fi
 }
 
-# The prompt is how the text begins: the first words of its first line.
+# Lets the model write. The prompt is the beginning of the text: the first words of its first line.
 show_sample() {
     local prompt
     prompt=$(grep -a -m 1 '[[:alnum:]]' "$text" | cut -c 1-200 | awk '{ print $1, $2, $3, $4 }' | sed 's/ *$//')
     "$BIN/sample_gpt2" "$run/checkpoints/latest" --prompt="$prompt" --max_new_tokens=400
 }
 
-# Makes the page of the runs, and says where it is. Without it, why.
+# Makes the page of the runs and says where it is, or why there is none.
 show_report() {
     local page=$run/report.html log=$work/report.log
     if bash scripts/report.sh --out="$page" "${runs[@]}" >"$log" 2>&1; then
         echo "report page     $(realpath "$page")"
     else
-        rm -f "$page" # of another time
+        rm -f "$page" # the page of an earlier start
         echo "no report page: $(tail -n 1 "$log")"
     fi
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """report.sh [OPTION...] [RUN_DIR...]: makes one page with the curves and numbers of runs, to open in a browser.
 
-Without a RUN_DIR it takes every folder of runs/ that has a metrics.jsonl: of runs that are finished, still going on,
-resumed or killed. The page has losses against steps, tokens or hours of training, gradient norms, learning rates,
-tokens/s and skipped steps; a table of the runs; how their configs differ; published losses next to ours; and the texts
-of runs with train.sample_interval. It is one file, which needs no network.
+Without a RUN_DIR it takes every folder of runs/ that has a metrics.jsonl: runs may be finished, still going on, resumed
+or killed. The page has losses against steps, tokens or hours of training, gradient norms, learning rates, tokens/s and
+skipped steps; a table of the runs; how their configs differ; published losses next to ours; and the texts of runs with
+train.sample_interval. It is one file, which needs no network.
 
 A curve has at most 2,000 points, in the small charts 1,000: of a longer one the lowest and highest value of each part
 are drawn, so that spikes stay. "Training, mean of the last N steps" is computed from all values.

@@ -1,6 +1,5 @@
-"""report_page.py: makes the page of report.sh from runs. What the page gets of a run is plain data, made by
-run_for_page(). The class Runs reads runs and follows them. page() puts the data, dygraphs and the files of report/
-together."""
+"""report_page.py: makes the page of report.sh from runs. run_for_page() makes the plain data that the page gets of a
+run. The class Runs reads runs and follows them. page() puts the data, dygraphs and the files of report/ together."""
 # Why dygraphs: it is made for long series, zooms, has log axes, takes 130 KB of the page, and Debian has it. plotly
 # takes 4.5 MB. uPlot, which is faster, is in neither Debian nor PyPI. Chart.js and flot need plug-ins to zoom.
 import concurrent.futures
@@ -18,7 +17,7 @@ MAX_GROUPS = 1000         # of the means of training losses
 MAX_CLOCK = 1000          # of the points that say how many tokens and hours a step is
 MAX_SAMPLES = 50          # of a run
 MAX_SAMPLE_CHARS = 8000
-PARALLEL_BYTES = 4 << 20  # of metrics.jsonl: from here on processes read runs in parallel
+PARALLEL_BYTES = 4 << 20  # of metrics.jsonl: with more, processes read runs in parallel
 IDLE_SECONDS = 600        # a run that wrote nothing for so long is not kept in memory
 POLL_SECONDS = 3          # of a page that follows runs
 
@@ -28,13 +27,13 @@ DYGRAPHS_DIRS = ("/usr/share/javascript/dygraphs", "/usr/share/nodejs/dygraphs/d
 
 
 class ReportError(Exception):
-    """What keeps the page from being made; the text is for the user."""
+    """The reason why the page cannot be made; the text is for the user."""
 
 
 # ---- what the page shows of a run ----
 
 def short_number(value):
-    """A number with six digits, which is what a chart can show."""
+    """A number with six digits, as many as a chart can show."""
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
@@ -67,7 +66,7 @@ def finite_values(events, field):
 
 
 def curve_of(steps, values, limit):
-    """A curve of at most `limit` points for the page; None where there are no values."""
+    """A curve of at most `limit` points for the page; None if there are no values."""
     kept = indices_to_draw(values, limit)
     return {"step": [steps[i] for i in kept], "value": [short_number(values[i]) for i in kept]} if kept else None
 
@@ -89,7 +88,7 @@ def group_means(steps, values):
 
 
 def skipped_series(run, last_step):
-    """How many steps were skipped so far, from 0 at step 0 to all of them at the end; None where none was."""
+    """How many steps were skipped so far, from 0 at step 0 to all of them at the end; None if no step was."""
     steps = [event["step"] for event in run.skipped]
     if not steps:
         return None
@@ -103,11 +102,11 @@ def clock(train, val, times):
     seconds = dict(times)
     steps, tokens = finite_values(train, "tokens")
     points = [(0, 0, 0.0)] + [(step + 1, count, seconds[step] / 3600) for step, count in zip(steps, tokens)]
-    # Validations after the last train event.
+    # Adds validations after the last train event.
     last_update, _, hours = points[-1]
     points += [(step, count, hours) for step, count in zip(*finite_values(val, "tokens")) if step > last_update]
     kept = set(range(0, len(points), len(points) // MAX_CLOCK + 1)) | {len(points) - 1}
-    # Where steps change their size, and where validations were.
+    # Keeps points where steps change their size, and where validations were.
     bends = [i for i, (before, at, after) in enumerate(zip(points, points[1:], points[2:]), 1)
              if (at[1] - before[1]) * (after[0] - at[0]) != (after[1] - at[1]) * (at[0] - before[0])]
     kept.update(bends[:MAX_CLOCK])
@@ -127,7 +126,7 @@ def settings(run):
 
 
 def samples(run):
-    """The texts that the run wrote, the first and the last and as many between as there is room for."""
+    """The texts that the run wrote: the first, the last, and others between, up to MAX_SAMPLES in all."""
     events = [event for event in run.samples if isinstance(event.get("text"), str)]
     parts = min(MAX_SAMPLES, len(events))
     kept = [events[i * (len(events) - 1) // max(1, parts - 1)] for i in range(parts)]
@@ -195,7 +194,7 @@ def recipe_of(row):
 
 
 def published_curves():
-    """Published losses, each over steps and tokens. They belong to runs of the same data and model, or of a recipe."""
+    """Published losses, over steps and over tokens. They belong to runs of the same data and model, or of a recipe."""
     curves = []
     for data, optimizer, model, *losses, source in reproduce_table.PUBLISHED:
         points = [{"steps": tokens // reproduce_table.STEP_TOKENS, "tokens": tokens, "loss": float(loss)}
@@ -237,7 +236,7 @@ def published_tables(rows):
 # ---- all runs ----
 
 def display_names(folders):
-    """Folder names, with as many of the folders above as tell a run from the others, or else with a number."""
+    """Folder names, with as many of the folders above as make them unique, or else with a number."""
     paths = [printable(os.path.realpath(folder)).split("/") for folder in folders]
     names = []
     for i, path in enumerate(paths):
@@ -248,19 +247,19 @@ def display_names(folders):
 
 
 class Entry:
-    """A run on the page. `shown` is what the page gets, `row` is for the tables, `version` is the update of the page
-    that brought them."""
+    """A run on the page. `shown` is what the page gets, `row` is for the tables, `version` is the number of the page's
+    update that brought them."""
 
     def __init__(self, number, folder):
         self.number = number
         self.folder = folder
         self.run = None  # kept while the run is going on
-        self.signature = ()  # of the file when it was read last; () before that
+        self.signature = ()  # signature of the file when it was last read; () before
         self.shown = self.row = None
         self.version = 0
 
     def read_signature(self):
-        """What changes when the file does."""
+        """A value that changes when the file does."""
         try:
             status = os.stat(os.path.join(self.folder, "metrics.jsonl"))
         except OSError:
@@ -283,7 +282,7 @@ class Runs:
         self.named = [os.path.dirname(folder) or "." if os.path.basename(folder) == "metrics.jsonl" else
                       folder.rstrip("/") or "/" for folder in folders]
         self.entries = {}  # by real path
-        self.left_out = {}  # messages by folder, for runs that were found and cannot be read
+        self.left_out = {}  # {folder: message} for runs that were found and cannot be read
         self.version = 0
         self.order = []
 
@@ -313,7 +312,7 @@ class Runs:
             self.order = order
 
     def _read(self, entries):
-        """Reads these runs: large ones by several processes, the first time."""
+        """Reads these runs; the first time, several processes read large ones."""
         new = [entry for entry in entries if entry.shown is None]
         size = sum(entry.signature[1] for entry in new if entry.signature)
         if self.version == 0 and len(new) > 1 and size > PARALLEL_BYTES:
@@ -337,7 +336,7 @@ class Runs:
 
     def page_data(self, since=0):
         """The runs that changed after a version, and what all pages need to list them."""
-        if since > self.version:  # of a server that ran before
+        if since > self.version:  # a version of an earlier server
             since = 0
         names = display_names([entry.folder for entry in self.order])
         runs = [dict(entry.shown, id=entry.number, name=name, folder=printable(entry.folder))
@@ -367,7 +366,7 @@ def dygraphs_folder():
 
 
 def json_for_html(data):
-    """JSON that can stand inside a script element, whatever texts are in it."""
+    """JSON that is safe inside a script element, whatever texts are in it."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     if re.search("NaN|Infinity", text):  # such as a mean of numbers near the largest; JSON has null for it
         data = json.loads(text, parse_constant=lambda name: None)
@@ -379,13 +378,13 @@ def page(data):
     """The whole page as text."""
     folder = dygraphs_folder()
 
-    def library(name):  # without the address of its source map
+    def library(name):  # leaves out the address of its source map
         return re.sub(r"/[/*]# sourceMappingURL=[^\n]*", "", read_part(os.path.join(folder, name)))
 
     parts = {"DYGRAPHS_CSS": library("dygraph.min.css"), "DYGRAPHS_JS": library("dygraph.min.js"),
              "CSS": read_part(os.path.join(PARTS, "page.css")), "JS": read_part(os.path.join(PARTS, "page.js")),
              "DATA": json_for_html(data)}
-    # In one go, so that what is put in is not searched.
+    # In one pass, so that inserted texts are not searched.
     return re.sub(f"@({'|'.join(parts)})@", lambda match: parts[match.group(1)],
                   read_part(os.path.join(PARTS, "page.html")))
 

@@ -39,7 +39,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        # Another name than this machine's own is a page elsewhere that made its name point here.
+        # A request with another name comes from a page elsewhere whose name points to this machine.
         if (self.headers.get("Host") or "").rpartition(":")[0] not in ("127.0.0.1", "localhost"):
             self.send_error(403)
             return

@@ -5,11 +5,11 @@ Without a RUN_DIR it reads every folder of runs/ that has a metrics.jsonl: of ru
 resumed or killed. There is a table for each data set and model size, with a column for each budget: the best
 validation loss up to step 10,000, 40,000 and 100,000 of the published batch, 491,520 tokens (which the papers call
 5B, 20B and 50B tokens). A run of another batch size is compared at the same number of tokens. There is a row for each
-optimizer and source of published losses, which follow in parentheses, and stand alone where there is no run. Where a
-run has not got to the budget, its best so far is there with an asterisk. Of several runs with the same data,
-optimizer and size the best is taken; a run that has got to the budget counts before those that have not. The next
-table lists every run. Runs of modded-nanogpt's recipes (config/modded_*.json) are compared with its published losses
-at their last step, and step by step.
+optimizer and source of published losses, which follow in parentheses, and stand alone if there is no run. If a run has
+not reached the budget, the table has its best loss so far with an asterisk. Of several runs with the same data,
+optimizer and size it shows the best; a run that has reached the budget counts before those that have not. The next
+table lists every run. Runs of modded-nanogpt's recipes (config/modded_*.json) are compared with its published losses at
+their last step, and step by step.
 """
 import collections
 import os
@@ -26,8 +26,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 STEP_TOKENS = 491520
 BUDGETS = {"5B": 10000 * STEP_TOKENS, "20B": 40000 * STEP_TOKENS, "50B": 100000 * STEP_TOKENS}
 
-# What was published: data set, optimizer, size, the best validation loss for each budget, and the source. Of one
-# optimizer there may be several sources, which differ.
+# Published losses: data set, optimizer, size, the best validation loss for each budget, and the source. An optimizer
+# may have several sources, whose losses differ.
 PUBLISHED = [
     ("OpenWebText", "AdamW", "small", "3.193", "3.024", "2.885", "MARS, table"),
     ("OpenWebText", "AdamW", "medium", "3.084", "2.821", "2.691", "MARS, table"),
@@ -70,15 +70,15 @@ MARS-M: Liu, Yuan and Gu, MARS-M: When variance reduction meets matrices (arXiv:
 Losses of a figure are read off to ±0.001, or to what stands there. A gamma that is not named is 0.025.
 """
 
-# What comes first in tables and among them; the rest follows in the order in which it appears.
+# The order in tables and of tables; names that are not in these lists follow in the order of appearance.
 DATA_SETS = ["OpenWebText", "FineWeb-Edu"]
 SIZES = ["small", "medium", "large", "XL"]
 OPTIMIZERS = ["AdamW", "Muon", "NorMuon", "MARS-AdamW exact", "MARS-AdamW", "MARS-Lion exact", "MARS-Lion",
               "MARS-Shampoo exact", "MARS-Shampoo", "MARS-M exact", "MARS-M", "MARS-M gamma 0.01", "MARS-M efficient",
               "MARS-NorMuon exact", "MARS-NorMuon", "Moonlight", "SGD-SaI"]
 
-# Keys of the config by which we know a run of modded-nanogpt (github.com/KellerJordan/modded-nanogpt) with the recipe
-# of config/modded_nanogpt.json or config/modded_first_muon.json.
+# Keys of the config that identify a run of modded-nanogpt (github.com/KellerJordan/modded-nanogpt) with the recipe of
+# config/modded_nanogpt.json or config/modded_first_muon.json.
 _MODDED = {"model.n_embd": 768, "model.block_size": 1024, "model.position": "rope", "optimizer.name": "muon",
            "train.total_batch_size": 512}
 MODDED_NANOGPT = dict(_MODDED, **{"model.activation": "relu2", "train.max_iters": 5100})
@@ -112,7 +112,7 @@ Table = collections.namedtuple("Table", "header rows align_right")
 
 
 class Row:
-    """What the tables say of one run. Its train events, of which there may be many, are not kept.
+    """The values of one run in the tables. It does not keep the train events, of which there may be many.
 
     val_losses    {step: loss, or None}
     best          {budget: the lowest loss up to it, or None}
@@ -143,7 +143,7 @@ def status_title(status):
 
 
 def in_order(names, known):
-    """Each name once: those that are known, in the order of known, before those that are not."""
+    """Each name once: first the known ones, in the order of `known`, then the others."""
     names = list(dict.fromkeys(names))
     return [name for name in known if name in names] + [name for name in names if name not in known]
 
@@ -234,7 +234,7 @@ def modded_finals(rows):
 
 
 def modded_curve(rows):
-    """The Table of the losses step by step, or None where there is no such run."""
+    """The Table of the losses step by step, or None if there is no such run."""
     rows = [row for row in rows if row.follows(MODDED_NANOGPT) and set(row.val_losses.values()) - {None}]
     if not rows:
         return None
@@ -261,9 +261,9 @@ def draw(size, data, rows, out):
     if not rows:
         return
     runs_of = collections.Counter(row.optimizer for row in rows)
-    # Several of one optimizer also need their names.
+    # Several runs of one optimizer also need their names.
     labels = [row.optimizer + (", " + row.folder if runs_of[row.optimizer] > 1 else "") for row in rows]
-    # The first losses, near 11, would leave no room for the rest.
+    # Leaves out the first losses, near 11, which would leave no room for the others.
     low, high = min(row.best_loss for row in rows), max(row.best_loss for row in rows)
     name = size if data == "OpenWebText" else size + "_" + data
     command = ["bash", os.path.join(ROOT, "scripts", "plot.sh"), "--validation",

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# run.sh CONFIG_NAME [--key=value ...]: one of the runs in config/, as in: run.sh small_mars --init_from=auto
-# run.sh --list: the names of the runs, and what each of them is
+# run.sh CONFIG_NAME [--key=value ...]: starts a run of config/, as in: run.sh small_mars --init_from=auto
+# run.sh --list: lists the runs, each with a description
 #
 #   NPROC=8               processes, one for each GPU; 1 runs without mpirun
 #   MPIRUN=mpirun         the launcher and its options, as in: MPIRUN="mpirun --hostfile hosts" NPROC=16 run.sh xl_mars
 #   MPIRUN_PATIENCE=30    seconds that the launcher may stay after the run's processes have ended
 #
-# It builds train_gpt2 where that is missing, looks for the tokens, and starts mpirun. Everything after the name goes to
-# train_gpt2: `./train_gpt2 --help` lists the keys, and with --print_config it prints the config and trains nothing. Paths
-# are relative to the repository's root. The published runs have 8 processes: with another number, --batch_size must divide
-# the sequences of each.
+# It builds train_gpt2 if that is missing, looks for the tokens, and starts mpirun. Everything after the name goes to
+# train_gpt2: `./train_gpt2 --help` lists the keys, and with --print_config it prints the config and trains nothing.
+# Paths are relative to the repository's root. The published runs have 8 processes: with another number, --batch_size
+# must divide each process's sequences.
 #
 # Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 to this script stop the run after its step, and it saves; --init_from=auto goes on
-# from there. A second Ctrl-C or SIGTERM does not wait for that. When nobody reads the output any more, the run goes on.
-# Where the network to another machine is lost, every process ends by itself, but Open MPI's mpirun waits for that machine:
-# it is ended after MPIRUN_PATIENCE, and the status is 1.
+# from there. A second Ctrl-C or SIGTERM does not wait for that. If nobody reads the output any more, the run goes on.
+# If the network to another machine is lost, every process ends by itself, but Open MPI's mpirun waits for that machine:
+# the script ends mpirun after MPIRUN_PATIENCE, with status 1.
 set -euo pipefail
 
 fail() {
@@ -29,7 +29,7 @@ for argument in "$@"; do
 done
 cd "$(dirname "$0")/.."
 
-# A line for each run: its name, and the first line of its config, a comment.
+# Prints a line for each run: its name, and the comment in the first line of its config.
 list() {
     local file
     for file in config/*.json; do
@@ -99,7 +99,7 @@ patience=${MPIRUN_PATIENCE:-30}
 command -v "${launcher[0]}" >/dev/null ||
     fail "$processes processes need ${launcher[0]}, which is missing: run bash scripts/install_deps.sh, or set NPROC=1"
 
-# descendants_of PID [NAME]: the processes on this machine that descend from this one, of this name or all.
+# descendants_of PID [NAME]: the processes on this machine that descend from PID, all or those of this name.
 descendants_of() {
     { cat /proc/[0-9]*/stat 2>/dev/null || true; } | awk -v root="$1" -v wanted="${2:-}" '
         {
@@ -120,9 +120,9 @@ descendants_of() {
         }'
 }
 
-# watch PID: returns when the launcher has stayed for longer than it may after the run's processes. Those were seen here and
-# have ended, or one of them, wherever it was, has said why it ends the run. As long as neither is so, nothing is done:
-# machines may start slowly. Time is counted in looks, so that it passes more slowly on a machine that is slow.
+# watch PID: returns if the launcher is still there $patience seconds after the run's processes have ended. They have
+# ended if they were seen here and are gone, or if one of them, on any machine, has said why it ends the run. Until then
+# it waits, since machines may start slowly. It counts checks, not seconds, so that a slow machine gets more time.
 watch() {
     local seen=no alone=0 pause=$(((patience + 5) / 6))
     while [ $((alone * pause)) -lt "$patience" ]; do
@@ -135,12 +135,12 @@ watch() {
     done
 }
 
-# A message that nobody may read any more.
+# Prints a message; does not fail if nobody reads it any more.
 say() { echo "run.sh: $1" >&2 || true; }
 
-# Nothing of the run is left that a gentler signal could save, and an mpirun that waits for a lost machine does not end by
-# SIGTERM. Its ssh, in a process group of its own, waits for that machine, too, and keeps the output open. A file, not a
-# signal, tells the script that its status is 1: see below.
+# Kills the launcher. The run has ended, so a gentler signal could save nothing, and an mpirun that waits for a lost
+# machine ignores SIGTERM. Its ssh, in a process group of its own, waits for that machine, too, and keeps the output
+# open. The file $marks/ended tells the script that its status is 1: see below.
 end_launcher() {
     local why rest
     why=$(cat "$marks/failed" 2>/dev/null) || why="was a machine lost?"
@@ -150,7 +150,7 @@ end_launcher() {
     kill -KILL -- "-$1" "${rest[@]}" 2>/dev/null || true
 }
 
-# stop SIGNAL: the first request lets the run save; a second one by somebody who is waiting does not.
+# stop SIGNAL: the first request lets the run save; a second Ctrl-C or SIGTERM ends it without a save.
 # shellcheck disable=SC2317 # traps call it
 stop() {
     interrupted=yes stops=$((stops + 1))
@@ -168,8 +168,8 @@ trap 'stop TERM' TERM
 trap 'stop HUP' HUP
 trap 'stop USR1' USR1
 
-# What nobody reads any more must not end mpirun: tee goes on with its other output. What is sent to the whole process
-# group, by a terminal, must reach neither: tee ignores it, and mpirun has a group of its own.
+# Output that nobody reads any more must not end mpirun: tee goes on with its other output. Signals from a terminal to
+# the whole process group must reach neither: tee ignores them, and mpirun has a group of its own.
 marks=$(mktemp -d)
 trap 'rm -rf "$marks"' EXIT
 exec 3> >(trap '' HUP INT PIPE TERM USR1; exec tee /dev/null)
@@ -178,7 +178,7 @@ exec 4> >(
     trap '' HUP INT PIPE TERM USR1
     exec 3>&-
     exec tee >(
-        exec 2>/dev/null # of a script that has ended
+        exec 2>/dev/null # the script may have ended
         if why=$(grep -am 1 'train_gpt2.*: error: '); then echo "${why#*: error: }" >"$marks/failed"; fi
         cat >/dev/null
         : >"$marks/read"
@@ -194,7 +194,7 @@ trap '' PIPE
 watcher=$!
 set +m
 if [ $stops -gt 0 ]; then kill -TERM "$mpirun"; fi
-# Where a process ends in the moment in which a signal interrupts `wait`, bash may lose its status and wait for ever.
+# If a process ends in the moment in which a signal interrupts `wait`, bash may lose its status and wait for ever.
 is_lost() { ! kill -0 "$mpirun" 2>/dev/null && jobs -rp | grep -qx "$mpirun"; }
 while [ $interrupted = yes ]; do
     interrupted=no status=1
@@ -206,7 +206,7 @@ while [ $interrupted = yes ]; do
     wait "$mpirun" 2>/dev/null || status=$?
 done
 kill -- "-$watcher" 2>/dev/null || true
-for ((i = 0; i < 20; i++)); do # what it has printed comes before this script's end
+for ((i = 0; i < 20; i++)); do # waits up to 2 s for the rest of the output
     if [ -e "$marks/read" ] && ! kill -0 "${tees[@]}" 2>/dev/null; then break; fi
     sleep 0.1
 done

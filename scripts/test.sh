@@ -4,15 +4,16 @@
 # Cheap checks come first, so that a warning shows within a minute or two.
 #
 #   lint       clang-format, cppcheck, clang-tidy, shellcheck
-#   compilers  all host code by GCC 11 and Clang (of the tests those that run in "cpus", "plain" and "emu"), and the cross
-#              compiler for aarch64 with and without oneDNN, with warnings as errors
-#   build      the build that users get, and all tests; where nvcc is there, every kernel for every architecture, with a
+#   compilers  all host code by GCC 11 and Clang (of the tests those that run in "cpus", "plain" and "emu"), and the
+#              cross compiler for aarch64 with and without oneDNN, with warnings as errors
+#   build      the build that users get, and all tests; if nvcc is there, every kernel for every architecture, with a
 #              table of their registers
-#   cpus       what depends on the processor, as on others: oneDNN without bfloat16 and without AVX-512, and loops
-#              compiled for x86-64-v3 (GCC 11's build)
+#   cpus       code that depends on the processor, as on other processors: oneDNN without bfloat16 and without AVX-512,
+#              and loops compiled for x86-64-v3 (GCC 11's build)
 #   plain      a build without oneDNN, MPI and CUDA (by Clang), and the tests of what replaces them
 #   asan       the address and undefined-behaviour sanitizers, with CUDA emulated on the CPU (dev/emu): all tests on the
-#              CPU but whole runs and central differences of whole models, and the kernels' on the emulated GPU, at small sizes
+#              CPU except whole runs and central differences of whole models, and tests of kernels on the emulated GPU,
+#              at small sizes
 #   emu        the emulated GPU without sanitizers (GCC 11's build): kernels at small sizes in another order of its threads,
 #              whole training runs, gradients of every architecture, several ranks, and every optimizer
 #   tsan       the emulated GPU under the thread sanitizer: kernels at small sizes
@@ -22,11 +23,11 @@
 #            them; clang's analyzer to its full depth; the data loader under the thread sanitizer; and tests of kernels,
 #            optimizers, tokenizer and checkpoints as aarch64 programs, by qemu-user
 #
-# Everything lies under build/, so that ./train_gpt2 stays as it is. The last line is "N passed, N failed", over all of
-# it; a build or a lint that fails counts as one failure. A part whose tools are not installed is skipped by name. Where
-# CI=true, all tools are installed first, a skipped part counts as failed, and so does a test of the build that users get
-# if it is skipped, unless dev/test/may_be_skipped.txt has the reason; the other builds skip what they cannot test, which
-# that build has tested.
+# Everything lies under build/, so that ./train_gpt2 stays as it is. The last line is "N passed, N failed", over all
+# parts; a build or a lint that fails counts as one failure. The script skips a part whose tools are not installed, and
+# names it. If CI=true, it installs all tools first, and a skipped part counts as failed. So does a skipped test of the
+# build that users get, unless dev/test/may_be_skipped.txt has the reason; the other builds may skip tests, which that
+# build has run.
 set -euo pipefail
 
 all=no
@@ -47,7 +48,7 @@ mkdir -p build/logs
 
 heading() { printf '\n== %s\n' "$1"; }
 
-# step NAME COMMAND...: runs it with its output in a log, which is shown where it fails.
+# step NAME COMMAND...: runs the command with its output in a log, and shows the log if the command fails.
 step() {
     local name=$1 log=build/logs/$1.log begun=$SECONDS
     shift
@@ -61,8 +62,8 @@ step() {
     return 1
 }
 
-# compile FOLDER [--no-programs] [OPTION...] [-- TEST_PATTERN...]: programs and tests, both in that folder; only the tests
-# that match, and what they load.
+# compile FOLDER [--no-programs] [OPTION...] [-- TEST_PATTERN...]: builds programs and tests in that folder; with
+# patterns, only the tests that match, and the libraries that they load.
 compile() {
     local folder=$1 options=() programs=(programs) targets=(programs tests)
     shift
@@ -76,8 +77,8 @@ compile() {
     step "make-${folder//\//-}" make -j"$cores" BUILD="$folder" BIN="$folder" "${options[@]}" "${targets[@]}"
 }
 
-# list_tests FOLDER PATTERN...: the tests whose sources match, as programs of that folder or scripts; those of GPUs
-# alone only by their own names.
+# list_tests FOLDER PATTERN...: lists the tests whose sources match, as programs of that folder or scripts; tests that
+# need GPUs only if the pattern names them.
 list_tests() {
     local folder=$1 pattern source
     shift
@@ -104,9 +105,8 @@ count() {
     echo "tests in $2$3: $more_passed passed, $more_failed failed"
 }
 
-# run_tests FOLDER PATTERN...: runs the tests whose sources match, and adds what dev/test/run_tests.sh counts. Those on
-# the CPU often wait, for processes to start or to fall silent, so there are two more of them at a time than there are
-# cores.
+# run_tests FOLDER PATTERN...: runs the tests whose sources match, and adds what dev/test/run_tests.sh counts. Tests on
+# the CPU often wait for processes to start or to fall silent, so two more of them run at a time than there are cores.
 run_tests() {
     local folder=$1 begun=$SECONDS log tests
     shift
@@ -117,9 +117,9 @@ run_tests() {
     count "$log" "$folder" " ($((SECONDS - begun)) s)"
 }
 
-# Tests that run on one core, as the emulated GPU does, run side by side, in lanes, one more than there are cores, as some
-# wait at times. lane NAME FOLDER [VARIABLE=VALUE...] -- PATTERN... starts when there is room and keeps its output for
-# wait_for_lanes.
+# Lanes run tests in parallel that use one core each, as on the emulated GPU. There is one lane more than there are
+# cores, since some tests wait at times. lane NAME FOLDER [VARIABLE=VALUE...] -- PATTERN... starts a lane when there is
+# room and keeps its output for wait_for_lanes.
 lanes=()
 lane() {
     local name=$1 folder=$2 settings=() tests
@@ -150,7 +150,7 @@ finish() {
     exit
 }
 
-# has_tools PART COMMAND...: whether these are installed; says so if not.
+# has_tools PART COMMAND...: whether these commands are installed; if not, says that the part is skipped.
 has_tools() {
     local part=$1 command
     shift
@@ -166,7 +166,7 @@ has_tools() {
     done
 }
 
-# Whether this processor has all of these features. Another description than Linux's is for the test of this script.
+# Whether this processor has all of these features. A test of this script passes another description than Linux's.
 cpu_has() {
     local feature
     for feature in "$@"; do grep -qw "$feature" "${MARS_CPUINFO:-/proc/cpuinfo}" || return 1; done
@@ -191,12 +191,12 @@ device_tests=("$kernels" test_newton_schulz.c test_optim_passes.c)
 model_tests=(test_gpt2.c test_golden_gradients.c)
 
 heading "compilers"
-# One build is both the emulated GPU and what an older compiler makes for an older processor.
+# One build tests both the emulated GPU and an older compiler for an older processor.
 gnu=()
 if has_tools gcc-11 gcc-11 g++-11; then gnu=(CC=gcc-11 CXX=g++-11); fi
 # A processor of another family has other names for its levels.
 if [ "$(uname -m)" = x86_64 ]; then gnu+=(ARCH=x86-64-v3); fi
-optimizer_tests='test_optim!(_sharded).c' # which the GPU has no part in
+optimizer_tests='test_optim!(_sharded).c' # these tests use no GPU
 emu=no
 if compile build/emu EMU=1 WERROR=1 "${gnu[@]}" -- "$kernels" test_newton_schulz.c 'test_golden*.c' test_gpt2.c \
     "$optimizer_tests" test_comm.c 'test_devices*.c' 'test_*.cu'; then emu=yes; fi
@@ -204,8 +204,8 @@ plain_tests=("$kernels" test_newton_schulz.c 'test_gpt2*.c' test_golden_gradient
 plain=no
 if has_tools clang clang; then
     if compile build/plain WERROR=1 CC=clang ONEDNN=0 MPI=0 CUDA=0 -- "${plain_tests[@]}"; then plain=yes; fi
-    # The rest of the host code, which stands for libraries that this build has, or needs the headers of CUDA or NCCL, which
-    # the emulator has, too.
+    # The rest of the host code: it uses libraries that the plain build lacks, or headers of CUDA or NCCL, which the
+    # emulator has.
     step make-build-clang make -j"$cores" BUILD=build/clang BIN=build/clang WERROR=1 CC=clang EMU=1 \
         build/clang/{kernels/cpu/matmul_onednn,kernels/cuda/matmul_algorithms,kernels/cuda/matmul,kernels/cuda/ranges,kernels/cuda/sensors,comm/mpi,comm/heartbeat,comm/nccl}.o ||
         true
@@ -216,14 +216,14 @@ if has_tools aarch64 aarch64-linux-gnu-gcc && step aarch64-libraries bash dev/aa
     for onednn in 1 0; do
         folder=build/aarch64-onednn-$onednn
         targets=(OPTIMIZE=-O0 programs)
-        if [ $onednn = 0 ]; then targets=(OPTIMIZE=-O0 "$folder/kernels/cpu/matmul_plain.o"); fi # what is other code
+        if [ $onednn = 0 ]; then targets=(OPTIMIZE=-O0 "$folder/kernels/cpu/matmul_plain.o"); fi # only it differs
         if [ $all = yes ]; then targets=(programs tests); fi
         step "make-${folder//\//-}" bash dev/aarch64.sh make build/aarch64-libraries -j"$cores" BUILD=$folder BIN=$folder \
             WERROR=1 ONEDNN=$onednn "${targets[@]}" || aarch64=no
     done
 fi
 
-# The orders in which the emulator runs the threads of a block, but for its usual one.
+# The orders in which the emulator runs the threads of a block, except its usual one.
 orders=newest
 if [ $all = yes ]; then orders='reverse newest mix:1'; fi
 
@@ -258,8 +258,9 @@ fi
 wait_for_lanes
 
 heading "address and undefined-behaviour sanitizers, CUDA emulated"
-# Not whole runs, whose parts other tests go through, too. Newton-Schulz runs on the emulated GPU alone. Gradients of every
-# architecture are those of test_golden_gradients.c: the central differences of test_gpt2.c call the same code for longer.
+# Leaves out whole runs, since other tests cover their parts. Newton-Schulz runs on the emulated GPU alone. Gradients of
+# every architecture are those of test_golden_gradients.c: the central differences of test_gpt2.c call the same code for
+# longer.
 sanitized='test_!(golden|example|processes|resume|ema|gpt2|newton_schulz|optim_rules).c'
 if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O1 -- "$sanitized" test_newton_schulz.c 'test_*.cu'; then
     lane asan-forward build/asan CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=1 -- "${device_tests[@]}" \
@@ -269,7 +270,7 @@ if compile build/asan EMU=1 SANITIZE=address,undefined OPTIMIZE=-O1 -- "$sanitiz
 fi
 
 heading "an emulated GPU, and the same under the thread sanitizer"
-export TSAN_OPTIONS=atexit_sleep_ms=0 # a second for each of many processes, else
+export TSAN_OPTIONS=atexit_sleep_ms=0 # otherwise each of many processes sleeps for a second
 threads=("$kernels" test_emulator.cu test_faults.cu)
 if [ $all = yes ]; then threads+=(test_data.c); fi
 tsan=no
@@ -290,7 +291,7 @@ if [ $tsan = yes ]; then
 fi
 if [ $emu = yes ]; then
     small=1
-    if [ $all = yes ]; then small=0; fi # once at all sizes
+    if [ $all = yes ]; then small=0; fi # one order at all sizes
     for order in $orders; do
         lane "emu-${order/:/-}" build/emu CI= TEST_SECONDS=1800 MARS_TEST_DEVICE=cuda MARS_TEST_SMALL=$small \
             MARS_EMU_ORDER="$order" -- "${device_tests[@]}"

@@ -4,24 +4,24 @@
 # track3.sh track3_muon --seeds=10
 #
 #   --seeds=10       train with the seeds 1, 2, ... 10
-#   --target=3.28    the loss to get below: the track's; models and data sets of your own have another
+#   --target=3.28    the loss to get below, here the track's; models and data sets of your own need another
 #   --out=FOLDER     where the runs go, each into FOLDER/seed_N (default: runs/CONFIG_NAME_seeds)
-#   --report-only    trains nothing: reports on the runs that FOLDER has
+#   --report-only    trains nothing, and reports on the runs in FOLDER
 #   --key=value      any other key goes to train_gpt2, in every run, as in --max_iters=3000 for fewer steps
 #
 # A result counts if (target - mean) * sqrt(n) >= 0.004, where the mean is over the validation losses of n seeds at the
-# last step, max_iters; losses at other steps do not matter. Of runs with an average of their weights (--ema_start=N) it is
-# the average's loss, ema_loss. All runs of FOLDER take part, so that nobody picks the best.
-# They must be of one config and one number of steps: only what changes the loss by rounding at most may differ, such
-# as folders, logging, checkpoints, threads, processes and micro-batches. If a run diverges, the result does not count.
+# last step, max_iters; losses at other steps do not matter. In runs with an average of their weights (--ema_start=N) it
+# is the average's loss, ema_loss. All runs of FOLDER take part, so that nobody picks the best. They must have the same
+# config and number of steps: only keys that change the loss by rounding at most may differ, such as folders, logging,
+# checkpoints, threads, processes and micro-batches. If a run diverges, the result does not count.
 #
 # A seed sets the initial weights and, unless data.order is sequential, the order of the data. scripts/run.sh starts the
-# runs, so NPROC (8) and MPIRUN are as there. Interrupted, the script goes on when started again in the same way: a run
-# that is complete is not repeated, one that was interrupted goes on from its last checkpoint. The report goes to
-# standard output, all else to standard error. The exit status is 0 after a report, whatever it says; 1 after a failure;
-# 2 for wrong usage.
+# runs, so NPROC (8) and MPIRUN are as there. After an interruption, start the script again in the same way: it does not
+# repeat complete runs, and continues an interrupted one from its last checkpoint. The report goes to standard output,
+# everything else to standard error. The exit status is 0 after a report, whatever it says; 1 after a failure; 2 for
+# wrong usage.
 set -euo pipefail
-export LC_ALL=C # numbers with a point
+export LC_ALL=C # numbers have a decimal point
 
 fail() {
     echo "track3.sh: $1" >&2
@@ -29,7 +29,8 @@ fail() {
 }
 
 name='' seeds='' target=3.28 out='' report_only=no options=()
-# From here the working directory is the repository's root; a folder that was given is the caller's.
+# From here on the working directory is the repository's root, but a folder in the arguments is relative to the
+# caller's.
 absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac }
 for argument in "$@"; do
     value=${argument#*=}
@@ -79,7 +80,8 @@ train.threads train.batch_size train.gradient_accumulation_steps train.recompute
 train.log_interval train.norms_interval train.eval_interval train.checkpoint_interval train.keep_checkpoints \
 train.sample_interval train.sample_prompt train.sample_tokens"
 
-# track3_report COMMAND ARGUMENT...: what track3_report.py says. It fails unless all runs of FOLDER are of one config.
+# track3_report COMMAND ARGUMENT...: prints the answer of track3_report.py. Fails unless all runs of FOLDER have one
+# config.
 track3_report() { python3 scripts/track3_report.py "$1" "$out" "$may_differ" "${@:2}"; }
 
 # ---- training ----
@@ -92,7 +94,8 @@ stop() {
     if [ -n "$child" ]; then kill -s "$([ $stops -eq 1 ] && echo USR1 || echo TERM)" "$child" 2>/dev/null || true; fi
 }
 
-# train SEED: starts its run, or goes on with it. Ends the script unless the run is complete or has diverged.
+# train SEED: starts the run of the seed, or goes on with it. Ends the script unless the run is complete or has
+# diverged.
 train() {
     local run=$out/seed_$1 status=0 state
     trap stop INT TERM HUP USR1
@@ -117,8 +120,7 @@ train() {
     fail "the run $run failed with status $status" $((status == 2 ? 2 : 1))
 }
 
-# What the runs of FOLDER are made of: their config, but for what may differ. With something else, runs could not be
-# compared.
+# The config of the runs of FOLDER, without the keys that may differ. Runs with another config could not be compared.
 recipe() {
     bash scripts/run.sh "$name" "${options[@]}" --print_config | awk -v names="$may_differ" '
         BEGIN {
@@ -143,7 +145,7 @@ train_all() {
     fi
     mkdir -p "$out"
     echo "$now" >"$out/recipe.txt"
-    # shellcheck disable=SC2046 # one argument a seed
+    # shellcheck disable=SC2046 # one argument for each seed
     states=$(track3_report states $(seq "$seeds"))
     read -ra state_of <<<"$states"
     for ((seed = 1; seed <= seeds; seed++)); do

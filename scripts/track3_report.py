@@ -1,10 +1,10 @@
-"""track3_report.py: what track3.sh says about the runs FOLDER/seed_N. The rule is in track3.sh.
+"""track3_report.py: prints what track3.sh says about the runs FOLDER/seed_N. The rule is in track3.sh.
 
     python3 scripts/track3_report.py states FOLDER MAY_DIFFER SEED...
     python3 scripts/track3_report.py report FOLDER MAY_DIFFER NAME TARGET
 
 states prints complete, diverged or unfinished for each seed, with a space between. report prints the losses, and
-whether the result counts. Both fail unless all runs of the folder are of one config. MAY_DIFFER are the keys of the
+whether the result counts. Both fail unless all runs of the folder have one config. MAY_DIFFER are the keys of the
 config, with spaces between, in which the runs may differ.
 """
 import json
@@ -19,18 +19,18 @@ import metrics
 
 REQUIRED = 0.004  # what (target - mean) * sqrt(n) has to reach
 
-# What the start event says about the machine, in which runs may differ.
+# Fields of the start event about the machine, in which runs may differ.
 MACHINE = ["device", "processes", "threads", "version", "resumed_from"]
 
 
 class ReportError(Exception):
-    """What is wrong with the runs, for the user."""
+    """A fault of the runs; the text is for the user."""
 
 
 class Result:
-    """What one run came to.
+    """The result of one run.
 
-    state      complete, diverged or unfinished (also where there is no run)
+    state      complete, diverged or unfinished (also if there is no run)
     step       the last step that is known; 0 before the first
     max_iters  the step whose validation loss counts, or None
     loss_key   ema_loss in runs with an average of their weights, else loss
@@ -75,7 +75,7 @@ def settings(start):
 
 
 def require_one_config(folder, may_differ):
-    """Raises ReportError unless all runs were made in the same way, in each of their starts, but for some keys."""
+    """Raises ReportError unless all runs have the same values in each of their starts, except for some keys."""
     first = {}  # key: (value, file)
     for _, run_folder in runs_of(folder):
         run = metrics.read_run(run_folder)

@@ -11,7 +11,7 @@
 #define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
 #endif
 
-/* Buffers begin at multiples of this, with at least one such unit between them that belongs to nobody. */
+/* Buffers begin at multiples of this, with an unused gap of at least this size between them. */
 enum { ARENA_ALIGNMENT = 4096 };
 
 void arena_plan(Arena *arena, const char *group, const char *name, size_t bytes, void *pointer) {
@@ -26,7 +26,7 @@ void arena_plan(Arena *arena, const char *group, const char *name, size_t bytes,
         overflows || bytes > ARENA_MAX || sum > ARENA_MAX ? ARENA_MAX : sum / ARENA_ALIGNMENT * ARENA_ALIGNMENT;
 }
 
-/* The bytes between an item and the next; none where they are a GPU's own, which AddressSanitizer does not watch. */
+/* The bytes between an item and the next; none in a GPU's memory, which AddressSanitizer does not watch. */
 typedef struct Gap {
     char *begin;
     size_t bytes;

@@ -33,8 +33,8 @@ typedef struct Arena {
     ArenaItem *items;
     int count, capacity;
     size_t bytes;  /* of the whole plan, at most ARENA_MAX */
-    bool separate; /* to be set before arena_allocate() */
-    void *block;   /* NULL where separate */
+    bool separate; /* set it before arena_allocate() */
+    void *block;   /* NULL if separate */
     ArenaMemory memory;
 } Arena;
 

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-/* Who is speaking: set once at start, read only when something goes wrong. */
+/* The labels of messages: set once at the start, read only for a message. */
 static struct {
     const char *program;
     int rank, processes;

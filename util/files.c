@@ -46,7 +46,7 @@ void files_folder_of(const char *path, char *folder, size_t bytes) {
         snprintf(folder, bytes, "%.*s", slash == path ? 1 : (int)(slash - path), path);
 }
 
-/* The home folder of the user whose name has `length` bytes; of the current user where it is empty. NULL if unknown. */
+/* The home folder of the user whose name has `length` bytes; of the current user if it is empty. NULL if unknown. */
 static const char *home_of(const char *name, size_t length) {
     const char *home = getenv("HOME");
     if (length == 0 && home && *home) return home;
@@ -126,7 +126,7 @@ bool files_rename(const char *from, const char *to, Error *error) {
 bool files_sync_folder(const char *path, Error *error) {
     int descriptor = FILES_RETRY(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (descriptor < 0) return files_fail(error, "open the folder", path);
-    /* EINVAL: a file system that has no such thing as syncing a folder, so there is nothing that could be done. */
+    /* EINVAL: the file system cannot sync folders, so nothing can be done. */
     bool ok = FILES_RETRY(fsync(descriptor)) == 0 || errno == EINVAL;
     if (!ok) files_fail(error, "sync the folder", path);
     close(descriptor);
@@ -140,7 +140,7 @@ static bool sync_parent(const char *path, Error *error) {
     return files_sync_folder(parent, error);
 }
 
-/* The same of a new folder. One that it lies in, and that we may not open, is not ours to sync. */
+/* The same for a new folder, but does nothing if we may not read the folder above it. */
 static bool sync_above(const char *path, Error *error) {
     char parent[PATH_MAX];
     files_folder_of(path, parent, sizeof parent);
@@ -283,7 +283,7 @@ struct FileWriter {
     XXH3_state_t *checksum;
     uint64_t bytes; /* appended so far, the buffered ones included */
     bool failed;
-    Error first; /* why */
+    Error first; /* the first failure */
     size_t buffered;
     char buffer[WRITER_BYTES];
 };
@@ -323,7 +323,7 @@ bool file_writer_append(FileWriter *writer, const void *data, size_t bytes, Erro
         XXH3_64bits_update(writer->checksum, data, bytes);
         writer->bytes += bytes;
         if (writer->buffered + bytes > WRITER_BYTES) flush(writer);
-        if (bytes > WRITER_BYTES) { /* large data goes out as it is */
+        if (bytes > WRITER_BYTES) { /* large data is written without the buffer */
             write_out(writer, data, bytes);
         } else {
             memcpy(writer->buffer + writer->buffered, data, bytes);

@@ -23,14 +23,14 @@ EXTERN_C_BEGIN
         result_;                                 \
     }))
 
-/* False, after saying "cannot WHAT PATH: ", what errno means, and what may help. */
+/* Returns false and sets *error: "cannot WHAT PATH: ", the meaning of errno, and what may help. */
 bool files_fail(Error *error, const char *what, const char *path);
 
 bool files_is_file(const char *path);                 /* links are followed */
 bool files_has(const char *folder, const char *name); /* the same of a file in a folder */
 bool files_is_folder(const char *path);
 
-/* The folder that `path` lies in ("." where it names none), cut to fit. */
+/* The folder that `path` lies in ("." if it names none), cut to fit. */
 void files_folder_of(const char *path, char *folder, size_t bytes);
 
 /* Returns `path` with a leading "~" or "~NAME" replaced by that user's home folder, as a new string that the caller
@@ -41,19 +41,21 @@ char *files_expand_home(const char *path);
 /* Makes the folder and every missing one above it. A folder that is there already is no error. */
 bool files_make_folders(const char *path, Error *error);
 
-/* Removes a file, a link (not what it points to) or a folder with everything in it. Nothing there is no error. */
+/* Removes a file, a link (not what it points to) or a folder with everything in it. It is no error if nothing is
+ * there. */
 bool files_remove_tree(const char *path, Error *error);
 
 /* Returns how many bytes are left on the file system of a file or folder; UINT64_MAX if that is not known. */
 uint64_t files_space_left(const char *path);
 
-/* The folder for readdir(); NULL where it cannot be opened. */
+/* The folder for readdir(); NULL if it cannot be opened. */
 DIR *files_open_folder(const char *path);
 
-/* close(), and whether what was written is safe. An interrupted call has closed the file, too. */
+/* close(); returns false if written data may be lost. An interrupted call has closed the file, too. */
 bool files_close(int descriptor);
 
-/* Writes all of it, in as many calls as that takes. The other one returns how many bytes, fewer after an error. */
+/* Both write all bytes, in as many calls as needed. files_write_some() returns how many bytes were written, fewer than
+ * `bytes` after an error; files_write_all() returns whether all were. */
 size_t files_write_some(int descriptor, const void *data, size_t bytes);
 bool files_write_all(int descriptor, const void *data, size_t bytes);
 
@@ -66,8 +68,8 @@ bool files_sync_folder(const char *path, Error *error);
 /* Renames a finished, synced file to `path` in the same folder, and syncs the folder. On failure removes the file. */
 bool files_put_in_place(const char *temporary, const char *path, Error *error);
 
-/* The whole file with a 0 byte after it, which the caller frees; NULL where it cannot be read, is no regular file or
- * is longer than `limit` bytes. *bytes may be NULL. */
+/* The whole file with a 0 byte after it, which the caller frees; NULL if it cannot be read, is no regular file or is
+ * longer than `limit` bytes. *bytes may be NULL. */
 char *files_read(const char *path, size_t limit, size_t *bytes, Error *error);
 
 /* Replaces the file's content by `text` at once: a reader, even after a crash, finds the old content or the new. */

@@ -16,7 +16,7 @@ static FILE *open_below(const char *root, const char *path) {
 }
 
 /* The number after `name` in a file with a name and a number on each line; with a name of "", the number that is all
- * of the file. SIZE_MAX where there is none: "max" in the files of control groups. */
+ * of the file. SIZE_MAX if there is none: "max" in the files of control groups. */
 static size_t read_number(const char *root, const char *path, const char *name) {
     FILE *file = open_below(root, path);
     if (!file) return SIZE_MAX;
@@ -34,7 +34,7 @@ static size_t or_zero(size_t number) { return number == SIZE_MAX ? 0 : number; }
 static size_t at_most(size_t number, size_t limit) { return number < limit ? number : limit; }
 static size_t difference(size_t a, size_t b) { return a > b ? a - b : 0; }
 
-/* The files of a version of control groups, below the folder of one. */
+/* The names of the files in a group's folder, for one version of control groups. */
 typedef struct GroupFiles {
     const char *controller; /* in /proc/self/cgroup: between the colons */
     const char *mount, *limit, *usage, *inactive, *active;
@@ -46,7 +46,8 @@ static const GroupFiles versions[] = {
      "total_active_file "},
 };
 
-/* What the group at `folder` may still take; of what it has, files that are cached can be dropped. */
+/* The bytes that the group at `folder` may still take. Its cached files do not count as used, since they can be
+ * dropped. */
 static size_t left_in_group(const char *root, const GroupFiles *files, const char *folder) {
     char *names[3];
     const char *const files_of_group[] = {files->limit, files->usage, "memory.stat"};
@@ -59,8 +60,8 @@ static size_t left_in_group(const char *root, const GroupFiles *files, const cha
     return limit == SIZE_MAX ? SIZE_MAX : difference(limit, difference(used, cached));
 }
 
-/* Of a group and of all above it, each of which may have a limit. A container may show a path that is not mounted in it:
- * then the limit is at the mount itself. */
+/* The least of a group and all groups above it, each of which may have a limit. A container may show a path that is not
+ * mounted in it: then the limit is at the mount itself. */
 static size_t left_in_groups(const char *root, const GroupFiles *files, char *folder) {
     size_t left = SIZE_MAX;
     for (;;) {
@@ -92,8 +93,8 @@ static size_t left_in_all_groups(const char *root) {
     return left;
 }
 
-/* The cache of ZFS gives way, too, down to its least size, but the kernel does not count it as available. A line is
- * "size   4   123456". */
+/* ZFS also frees its cache on demand, down to its least size, but the kernel does not count it as available. A line is
+ * "size 4 123456". */
 static size_t zfs_cache(const char *root) {
     FILE *file = open_below(root, "/proc/spl/kstat/zfs/arcstats");
     if (!file) return 0;

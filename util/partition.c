@@ -21,7 +21,7 @@ void partition_free(Partition *partition) {
     *partition = (Partition){0};
 }
 
-/* Slices lie before all other parts in a shard, so that they are at the same place in every process's. */
+/* Slices lie before all other parts in a shard, so that they are at the same place in every process's shard. */
 size_t partition_shard_length(const Partition *partition, int r) {
     size_t length = 0;
     if (partition->even_count > 0) {
@@ -57,7 +57,7 @@ static void append_part(Partition *p, int r, size_t begin, size_t end) {
 
 /* ---- whole matrices ---- */
 
-/* The chosen tensor without an owner that costs most; -1 where all have one. */
+/* The chosen tensor without an owner that costs most; -1 if all have one. */
 static int next_costly(const TensorTable *table, const bool *chosen, MatrixCost *cost_of, const int *owner) {
     int best = -1;
     double highest = 0.0;
@@ -69,8 +69,8 @@ static int next_costly(const TensorTable *table, const bool *chosen, MatrixCost 
     return best;
 }
 
-/* The process with the least cost so far among those with room for `size` more elements; where none has room, the one
- * with the fewest elements. */
+/* The process with the least cost so far among those with room for `size` more elements; if none has room, the one with
+ * the fewest elements. */
 static int choose_owner(const double *cost, const double *held, int processes, double size, double limit) {
     int best = -1, emptiest = 0;
     for (int r = 0; r < processes; r++) {
@@ -80,8 +80,8 @@ static int choose_owner(const double *cost, const double *held, int processes, d
     return best >= 0 ? best : emptiest;
 }
 
-/* Costliest first, each to whoever has least to do among those with room: where all have, at most 4/3 of the best
- * possible cost (Graham 1969). */
+/* Assigns the costliest matrix first, each to the process with the least cost among those with room. If all have room,
+ * the maximum is at most 4/3 of the best possible one (Graham 1969). */
 static void assign_owners(const TensorTable *table, const bool *chosen, MatrixCost *cost_of, int processes,
                           int *owner) {
     double *cost = checked_calloc(2 * (size_t)processes, sizeof *cost, "the optimizer's partition");

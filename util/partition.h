@@ -32,7 +32,7 @@ typedef struct Partition {
     Part *parts; /* of process r: parts[first[r]] .. parts[first[r + 1] - 1], in rising order, no two overlapping */
     int *first;  /* (processes + 1) */
     /* The even ranges, in rising order; their elements but for gaps are in `parts` too. None crosses a multiple of
-     * `bucket`, which is 0 where there are none. */
+     * `bucket`, which is 0 if there are none. */
     EvenRange *even_ranges;
     int even_count;
     size_t bucket;
@@ -67,8 +67,8 @@ Partition partition_matrices(const TensorTable *table, const bool *chosen, Matri
  * bucket, each run of chosen tensors that no other tensor interrupts is an even range and a remainder of fewer than
  * processes * TENSOR_ALIGNMENT elements, which goes to the process that keeps the fewest elements of state so far.
  *
- * Where a process would keep more than 1.1 times its share of all state that way, because `taken` is uneven or tensors
- * are small, the elements fill the processes up to one level instead, without even ranges, if that gives a lower
+ * If a process would keep more than 1.1 times its share of all state that way, because `taken` is uneven or tensors are
+ * small, the elements fill the processes up to one level instead, without even ranges, provided that this gives a lower
  * maximum. A single process gets whole tensors. */
 Partition partition_evenly(const TensorTable *table, const bool *chosen, int processes, const double *taken, int states,
                            size_t bucket);

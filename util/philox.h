@@ -24,7 +24,7 @@ typedef enum PhiloxPurpose {
     PHILOX_DATA_SHUFFLE, /* index: round and half of the window number (see loader.c); sub-stream: epoch */
     PHILOX_DATA_SPLIT,   /* index: the document */
     PHILOX_SAMPLE_TOKEN, /* index: how many tokens of the text were drawn before; sub-stream: the text */
-    PHILOX_TUNING,       /* index: element of what is multiplied while algorithms are timed; sub-stream: which array */
+    PHILOX_TUNING,       /* index: element of an array multiplied while algorithms are timed; sub-stream: the array */
     PHILOX_DROPOUT       /* see kernels/dropout.h */
 } PhiloxPurpose;
 
@@ -44,7 +44,7 @@ static inline PHILOX_FUNCTION Philox4 philox_round(Philox4 c, uint32_t k0, uint3
     return next;
 }
 
-/* What the first round takes. */
+/* The input of the first round. */
 static inline PHILOX_FUNCTION Philox4 philox_counter(PhiloxPurpose purpose, uint32_t stream, uint64_t index) {
     Philox4 counter = {{(uint32_t)index, (uint32_t)(index >> 32), stream, (uint32_t)purpose}};
     return counter;

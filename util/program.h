@@ -6,7 +6,7 @@
 
 EXTERN_C_BEGIN
 
-/* The first call of main(): opens what is closed of the standard streams (streams.h), sets the name that stands before
+/* The first call of main(): opens the standard streams that are closed (streams.h), sets the name that stands before
  * the colon in messages, and limits how long OpenMP's threads wait by spinning.
  *
  * A thread that spins for long on a core that another program needs makes every parallel region wait for the scheduler:

@@ -82,8 +82,8 @@ static bool map_file(SafetensorsFile *file, Error *error) {
     return ok;
 }
 
-/* Parses a copy that ends in a 0 byte, so that the parser has a fence, and insists on an object with nothing but
- * white space after it. A 0 byte inside would end a name early for us and not for other readers. */
+/* Parses a copy that ends in a 0 byte, so that the parser stops there, and requires an object followed only by white
+ * space. A 0 byte inside would end a name early for us and not for other readers. */
 static cJSON *parse_json(const char *path, const char *text, size_t bytes, Error *error) {
     if (bytes == 0 || text[0] != '{' || memchr(text, 0, bytes)) {
         error_set(error, "%s: the header is no JSON object", path);
@@ -165,7 +165,7 @@ static const struct ElementType *find_type(const char *name) {
     return NULL;
 }
 
-/* The member of `object` of that name; *twice becomes true where there are two. */
+/* The member of `object` of that name; *twice becomes true if there are two. */
 static const cJSON *member(const cJSON *object, const char *name, bool *twice) {
     const cJSON *found = NULL, *item;
     cJSON_ArrayForEach(item, object) {
@@ -217,7 +217,8 @@ static int compare_ranges(const void *a, const void *b) {
     return (x->end > y->end) - (x->end < y->end);
 }
 
-/* Names occur once; the ranges, one after the other, are all of the data. Sorts the tensors by range. */
+/* Checks that names occur once, and that the ranges, one after the other, are all of the data. Sorts the tensors by
+ * range. */
 static bool check_together(const char *path, Description *tensors, int count, int64_t data_bytes, Error *error) {
     qsort(tensors, (size_t)count, sizeof *tensors, compare_descriptions);
     for (int i = 1; i < count; i++)

@@ -64,8 +64,8 @@ void safetensors_read_first(const SafetensorsEntry *entry, int64_t count, float 
 
 typedef struct SafetensorsWriter SafetensorsWriter;
 
-/* Creates the file at `path` and writes the header for `count` tensors of a type, of whose entries name, dimensions and
- * shape are read. `metadata` is a NULL-terminated list of key, value, key, value, ... strings. */
+/* Creates the file at `path` and writes the header for `count` tensors of one type. Of the entries, only name,
+ * dimensions and shape are read. `metadata` is a NULL-terminated list of key, value, key, value, ... strings. */
 bool safetensors_create(SafetensorsWriter **writer, const char *path, const SafetensorsEntry *entries, int count,
                         DType type, const char *const *metadata, Error *error);
 /* Appends `elements` floats of data, rounded to the type. */

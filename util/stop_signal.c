@@ -1,8 +1,8 @@
 /* stop_signal.c: see stop_signal.h.
  *
  * A thread of its own waits for the signals, and all others block them. A handler would run on whichever thread the
- * system interrupts, on that thread's stack; oneDNN's AVX and AVX2 kernels use the stack pointer for a buffer on the heap
- * meanwhile, so a signal there would overwrite what lies below the buffer. */
+ * system interrupts, on that thread's stack; oneDNN's AVX and AVX2 kernels use the stack pointer for a buffer on the
+ * heap, so a signal then would overwrite the memory below the buffer. */
 #include "util/stop_signal.h"
 
 #include <pthread.h>

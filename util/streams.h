@@ -6,8 +6,8 @@
 
 EXTERN_C_BEGIN
 
-/* program_start() calls it. Where a standard stream is closed, the next file that is opened would take its place, and
- * what is printed would go into that file. This opens a placeholder there, on which reading or writing fails. */
+/* program_start() calls it. If a standard stream is closed, the next file that is opened would take its place, and
+ * printed text would go into that file. This opens a placeholder there, on which reading or writing fails. */
 void streams_open(void);
 
 /* Flushes standard output. On failure drops what was printed, so that a later call starts anew, and *error says why. */

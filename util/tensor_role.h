@@ -8,7 +8,7 @@ enum { TENSOR_NAME_LENGTH = 64 };
 typedef enum TensorRole {
     ROLE_MATRIX,    /* a hidden layer's 2-D weight, (out, in) as in nn.Linear */
     ROLE_EMBEDDING, /* token and position embeddings, 2-D */
-    ROLE_LM_HEAD,   /* the matrix that makes logits, where it is not the token embedding, 2-D */
+    ROLE_LM_HEAD,   /* the matrix that makes logits, if it is not the token embedding, 2-D */
     ROLE_VECTOR,    /* gains and biases, 1-D */
     ROLE_COUNT
 } TensorRole;

@@ -8,7 +8,7 @@
 int tensor_table_add(TensorTable *table, const char *name, TensorRole role, int64_t rows, int64_t columns,
                      int64_t padded_rows) {
     if (strlen(name) >= TENSOR_NAME_LENGTH) die("the tensor name '%s' is too long", name);
-    bool is_full = (table->count & (table->count - 1)) == 0; /* there is room for a power of two of them */
+    bool is_full = (table->count & (table->count - 1)) == 0; /* the capacity is a power of two, or 0 */
     size_t room = table->count ? 2 * (size_t)table->count : 1;
     if (is_full) table->tensors = checked_realloc(table->tensors, room * sizeof(Tensor), "the tensor table");
     Tensor *tensor = &table->tensors[table->count];

@@ -23,7 +23,7 @@ enum {
 static inline bool utf8_continues(char byte) { return ((unsigned char)byte & 0xc0) == 0x80; }
 
 /* Of a character that begins with byte `lead`: how many bytes follow (-1: none begins with it), and between which
- * values the first of them lies, which rules out surrogates, numbers that are too large, and detours. */
+ * values the first of them lies, which rules out surrogates, numbers that are too large, and overlong forms. */
 static inline int utf8_following(unsigned char lead, unsigned char *least, unsigned char *limit) {
     *least = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
     *limit = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;

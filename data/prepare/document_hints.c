@@ -32,7 +32,7 @@ static bool is_table(const char *path) {
     return false;
 }
 
-/* The next character after white space; 0 at the end. */
+/* Skips white space and takes the next character; 0 at the end. */
 static char next_visible(const char **at, const char *end) {
     while (*at < end && strchr(" \t\r\n", **at) && **at) ++*at;
     return *at < end ? *(*at)++ : 0;

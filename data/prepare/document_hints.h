@@ -18,7 +18,7 @@ typedef enum DocumentHint {
 
 EXTERN_C_BEGIN
 
-/* Returns the hint for a file, by its name and its beginning. Nothing of the file may have been taken yet. */
+/* Returns the hint for a file, by its name and its beginning. Call it before anything of the file is taken. */
 DocumentHint document_hint(const TextFile *file, const DocumentFormat *format);
 
 /* Each as a warning that follows the file's name. */

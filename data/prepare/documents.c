@@ -15,18 +15,18 @@ typedef struct Reading {
     const DocumentFormat *format;
     const DocumentSink *sink;
     DocumentCounts *counts;
-    int64_t line;           /* the one that is being read, from 1 */
-    int64_t document_bytes; /* handed on of this document */
-    bool has_good_line;     /* of JSON Lines: one that has the field */
+    int64_t line;           /* number of the line that is being read, from 1 */
+    int64_t document_bytes; /* of this document, given to the sink so far */
+    bool has_good_line;     /* JSON Lines: some line has the field */
     Error *error;
-    bool failed; /* and error says why */
+    bool failed; /* error says why */
 } Reading;
 
 /* ---- bytes ---- */
 
 enum { END_OF_TEXT = -1 }; /* also after a failure */
 
-/* The next byte, which is left. */
+/* The next byte, which is not taken. */
 static inline int peek(Reading *r) {
     if (r->file->at == r->file->end && (r->failed || !text_file_read(r->file, &r->failed, r->error)))
         return END_OF_TEXT;
@@ -47,7 +47,7 @@ static bool give_end(Reading *r) {
     return !r->failed;
 }
 
-/* Takes a piece of the line: what has been read of it. Its end, '\n', is left. */
+/* Takes the part of the line that has been read so far. The '\n' at its end is not taken. */
 static const char *take_piece(Reading *r, size_t *bytes) {
     const char *begin = r->file->at, *newline = memchr(begin, '\n', (size_t)(r->file->end - begin));
     r->file->at = newline ? newline : r->file->end;
@@ -55,7 +55,7 @@ static const char *take_piece(Reading *r, size_t *bytes) {
     return begin;
 }
 
-/* ---- a file is a document ---- */
+/* ---- the whole file is a document ---- */
 
 static bool read_whole(Reading *r) {
     while (peek(r) != END_OF_TEXT) {
@@ -68,16 +68,16 @@ static bool read_whole(Reading *r) {
 
 /* ---- lines that separate ---- */
 
-/* What a line begins with that may be a separator. */
+/* The beginning of a line that may be a separator. */
 typedef struct LineBegin {
-    size_t separator_bytes; /* as many bytes of the separator */
+    size_t separator_bytes; /* how many bytes of the separator it has */
     char blanks[SEPARATOR_BLANKS];
-    size_t blank_count; /* after all of the separator */
+    size_t blank_count; /* blanks after the whole separator */
 } LineBegin;
 
 static bool is_blank(int c) { return c == ' ' || c == '\t' || c == '\r'; }
 
-/* Takes the line's begin; whether it is all of the line, and a separator. */
+/* Takes the beginning of the line, as far as it is a separator with blanks. Returns whether that is the whole line. */
 static bool take_separator(Reading *r, LineBegin *begin) {
     const char *separator = r->format->separator;
     size_t length = strlen(separator);
@@ -95,7 +95,8 @@ static bool take_separator(Reading *r, LineBegin *begin) {
     return c == '\n' || c == END_OF_TEXT;
 }
 
-/* Hands on what is still to come of the line, but for its end, which is left: "\n", or "\r\n" whose first byte is taken. */
+/* Gives the rest of the line to the sink, without its end: "\n", which is not taken, or "\r\n", of which '\r' is
+ * taken. */
 static bool give_line(Reading *r, const char **line_end) {
     bool after_return = false;
     int c;
@@ -111,7 +112,7 @@ static bool give_line(Reading *r, const char **line_end) {
 }
 
 static bool read_separated(Reading *r) {
-    const char *line_end = ""; /* of the document's previous line, not handed on yet */
+    const char *line_end = ""; /* of the document's previous line, not given to the sink yet */
     while (peek(r) != END_OF_TEXT) {
         LineBegin begin;
         if (take_separator(r, &begin)) {
@@ -130,11 +131,11 @@ static bool read_separated(Reading *r) {
 
 /* ---- JSON Lines ---- */
 
-/* The text of a field, as far as it is held. */
+/* The text of a field that is not with the sink yet. */
 typedef struct Held {
     char *text;
     size_t bytes, capacity;
-    bool handed_on; /* its beginning is with the sink already */
+    bool handed_on; /* the sink already has its beginning */
 } Held;
 
 /* The state of a line. After the first problem everything is false. */
@@ -143,7 +144,7 @@ typedef struct Json {
     Held *held;
     bool found; /* the field has been read */
     char problem[300];
-    char members[100]; /* of the object, as far as they fit, each in quotation marks; none after a good line */
+    char members[100]; /* names in the object, as far as they fit, each in quotation marks; empty after a good line */
     size_t member_bytes;
 } Json;
 
@@ -179,10 +180,10 @@ static bool expect(Json *json, char c, const char *wanted) {
     return true;
 }
 
-/* Where the bytes of a string go: nowhere, into a comparison with a name, or to the field. */
+/* Where the bytes of a string go: they are compared with a name, appended to the field, or dropped. */
 typedef struct Target {
-    const char *name; /* what is still to come of it; NULL once they differ */
-    bool is_member;   /* of the outermost object */
+    const char *name; /* the part not compared yet; NULL once they differ */
+    bool is_member;   /* the string names a member of the outermost object */
     Held *field;
 } Target;
 
@@ -215,7 +216,7 @@ static bool put(Json *json, Target *target, const char *text, size_t bytes) {
     return give_text(json->reading, held->text, all);
 }
 
-/* A code point as UTF-8; half of a surrogate pair, which has none, as U+FFFD. */
+/* Puts a code point as UTF-8; half of a surrogate pair, which has no UTF-8, becomes U+FFFD. */
 static bool put_code_point(Json *json, Target *target, uint32_t c) {
     if (c >= 0xd800 && c < 0xe000) c = 0xfffd;
     char utf8[4];
@@ -243,7 +244,8 @@ static bool read_hex4(Json *json, uint32_t *value) {
 
 static bool read_escape(Json *json, Target *target);
 
-/* Half of a pair without the other one is U+FFFD, and what follows stands for itself. */
+/* Puts a UTF-16 unit. Half of a surrogate pair without the other half becomes U+FFFD, and what follows is read by
+ * itself. */
 static bool put_unit(Json *json, Target *target, uint32_t c) {
     uint32_t low;
     while (c >= 0xd800 && c < 0xdc00 && peek(json->reading) == '\\') {
@@ -259,7 +261,7 @@ static bool put_unit(Json *json, Target *target, uint32_t c) {
     return put_code_point(json, target, c);
 }
 
-/* What stands after a backslash. */
+/* Reads an escape after its backslash. */
 static bool read_escape(Json *json, Target *target) {
     static const char names[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
     int c = peek(json->reading);
@@ -276,7 +278,7 @@ static const char *end_of_plain(const char *at, const char *end) {
     return at;
 }
 
-/* After its first quotation mark. */
+/* Reads a string after its first quotation mark. */
 static bool read_string(Json *json, Target *target) {
     TextFile *file = json->reading->file;
     for (int c; (c = peek(json->reading)) != '"';) {
@@ -366,7 +368,7 @@ static bool skip_array(Json *json, int depth) {
     return true;
 }
 
-/* The last one counts where there are several of its name, as in other readers of JSON. */
+/* Reads the field. If several members have its name, the last one counts, as in other readers of JSON. */
 static bool read_field(Json *json, const char *field) {
     Target target = {.field = json->held};
     skip_spaces(json);
@@ -389,7 +391,7 @@ static bool read_member(Json *json, const char *field, int depth) {
     return is_it ? read_field(json, field) : skip_value(json, depth);
 }
 
-/* An object whose member `field`, if that is not NULL, is kept. */
+/* Reads an object, and keeps the text of its member `field` unless that is NULL. */
 static bool read_object(Json *json, const char *field, int depth) {
     take(json->reading);
     skip_spaces(json);
@@ -417,7 +419,7 @@ static bool read_line(Json *json, const char *field) {
                json->members, is_cut ? "..." : "");
 }
 
-/* A byte order mark may stand at the beginning of any line, since people join files. */
+/* Skips a byte order mark, which may begin any line, since people join files. */
 static bool skip_mark(Json *json) {
     if (peek(json->reading) != (unsigned char)UTF8_MARK[0]) return true;
     for (const char *mark = UTF8_MARK; *mark; mark++, take(json->reading))
@@ -430,7 +432,7 @@ static void skip_line(Reading *r) {
     for (int c; (c = peek(r)) != END_OF_TEXT && c != '\n';) take_piece(r, &bytes);
 }
 
-/* A line with nothing but spaces is none. */
+/* Reads a line; one with nothing but spaces is no document. */
 static bool read_json_line(Reading *r, Held *held) {
     Json json = {.reading = r, .held = held};
     held->bytes = 0;

@@ -8,9 +8,9 @@
 
 /* At most one of separator and field is set. */
 typedef struct DocumentFormat {
-    const char *separator; /* a line that stands between documents and belongs to none; nor does the end of the line
-                              before it. What has no byte between two such lines is no document. The line may end in
-                              up to SEPARATOR_BLANKS spaces, tabs and carriage returns more, and lines in CRLF. */
+    const char *separator; /* a line between documents, which belongs to none of them; nor does the end of the line
+                              before it. No document is between two such lines with no byte between them. Such a line
+                              may end in up to SEPARATOR_BLANKS spaces, tabs and carriage returns, and any in CRLF. */
     const char *field;     /* a line is a JSON object, whose member of this name, a string, is the document */
     bool skip_bad_lines;   /* of JSON Lines: count them instead of failing */
 } DocumentFormat;
@@ -24,12 +24,12 @@ typedef struct DocumentSink {
     bool (*end)(void *context, Error *error);
 } DocumentSink;
 
-/* A line of JSON is known to be right when all of it has been read, so that its field is held until then, up to this
- * many bytes. A longer one is handed on before; if its line turns out to be bad then, that cannot be passed over. */
+/* Only the end of a line of JSON shows that the line is right, so its field is held until then, up to this many bytes.
+ * A longer field goes to the sink earlier; if its line then turns out to be bad, the line cannot be skipped. */
 enum { DOCUMENT_BYTES_HELD = 16 << 20 };
 
 typedef struct DocumentCounts {
-    int64_t bad_lines;  /* of JSON Lines, passed over */
+    int64_t bad_lines;  /* of JSON Lines, skipped */
     Error first_bad;    /* which the first of them is, and what is wrong with it */
     int64_t separators; /* lines that separate */
 } DocumentCounts;

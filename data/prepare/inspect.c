@@ -9,8 +9,8 @@
 #include "data/shard.h"
 #include "data/token_origin.h"
 
-/* Tokens that are read at a time; lengths of documents that are told apart, longer ones count as this long; tokens that
- * are shown on either side of a position. */
+/* BLOCK: tokens that are read at a time. LONGEST: longer documents count as this long. AROUND: tokens that are shown on
+ * either side of a position. */
 enum { BLOCK = 1 << 20, LONGEST = 1 << 22, AROUND = 40 };
 
 typedef struct Inspection {
@@ -23,7 +23,7 @@ typedef struct Inspection {
     int64_t tokens, documents, in_document, longest;
     bool begins_with_separator, ends_with_separator;
     int32_t shown[2 * AROUND + 1];
-    int shown_count, shown_before; /* of these, how many stand before the position */
+    int shown_count, shown_before; /* how many of these are before the position */
 } Inspection;
 
 /* ---- counting ---- */
@@ -77,9 +77,9 @@ static int64_t length_at(const Inspection *in, int64_t rank) {
     return length;
 }
 
-/* If a token begins each document, the last document ends with the tokens. If a token ends each document, and none ends
- * the last one, that is cut off, which the output says. If the tokens neither begin nor end with that token, they may
- * be a part of a larger set. */
+/* If a separator begins each document, the last document ends with the tokens. If a separator ends each document, a
+ * last document without one is cut off, which the output says. If the tokens neither begin nor end with a separator,
+ * they may be a part of a larger set. */
 static void print_documents(Inspection *in) {
     if (in->separator < 0 || (in->documents == 0 && !in->begins_with_separator && !in->ends_with_separator)) {
         printf("no token between documents\n");
@@ -117,7 +117,7 @@ static void print_around(const Inspection *in) {
     printf("\n");
 }
 
-/* ---- all of it ---- */
+/* ---- inspect() ---- */
 
 static bool open_tokenizer(Inspection *in, Error *error) {
     const InspectOptions *o = in->options;

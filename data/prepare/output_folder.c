@@ -1,5 +1,5 @@
 /* output_folder.c: see output_folder.h. read_list() reads the list of an earlier run's files and make_list() makes the
- * new one. The rules between them say which files are own, and which ones are in the way. */
+ * new one. The functions between them decide which files are own, and which ones are in the way. */
 #include "data/prepare/output_folder.h"
 
 #include <cjson/cJSON.h>
@@ -40,8 +40,8 @@ struct OutputFolder {
     char *path, *vocabulary; /* vocabulary NULL: none is copied */
     int descriptor;          /* holds the lock */
     FileList own;
-    bool is_described; /* there is a tokens.json, and prepare_data made it */
-    bool has_list;     /* and it lists files */
+    bool is_described; /* there is a tokens.json that prepare_data made */
+    bool has_list;     /* it lists files */
 };
 
 /* ---- lists ---- */
@@ -62,7 +62,7 @@ static void sort_list(FileList *list) {
     if (list->count > 0) qsort(list->files, list->count, sizeof *list->files, compare_files);
 }
 
-/* Any entry of that name; NULL if there is none. The same name may stand in several lists. */
+/* Any entry of that name; NULL if there is none. A name may be in several lists. */
 static const OwnFile *find_file(const FileList *list, const char *name) {
     OwnFile wanted = {.name = (char *)name};
     return list->count > 0 ? bsearch(&wanted, list->files, list->count, sizeof wanted, compare_files) : NULL;
@@ -86,7 +86,7 @@ static void free_list(FileList *list) {
 /* The name of a file in the folder, which the caller frees. */
 static char *path_in(const OutputFolder *f, const char *name) { return format_string("%s/%s", f->path, name); }
 
-/* -1 if there is none, or it is no regular file. */
+/* The size of a file in the folder in bytes; -1 if there is none, or it is no regular file. */
 static int64_t size_in(const OutputFolder *f, const char *name) {
     struct stat status;
     return fstatat(f->descriptor, name, &status, 0) == 0 && S_ISREG(status.st_mode) ? (int64_t)status.st_size : -1;
@@ -115,7 +115,7 @@ static int64_t recorded_tokens(const cJSON *json, const char *split) {
     return cJSON_IsNumber(number) ? (int64_t)number->valuedouble : 0;
 }
 
-/* What a tokens.json without a list describes: nothing, unless the files hold as many tokens as it records. */
+/* Adds the files that a tokens.json without a list describes: none, unless they hold as many tokens as it records. */
 static void add_unlisted(OutputFolder *f, const cJSON *json, const char *split) {
     const char *format = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "format"));
     bool is_bare = format && strcmp(format, "nanogpt") == 0;
@@ -134,7 +134,7 @@ static void add_unlisted(OutputFolder *f, const cJSON *json, const char *split) 
     while (f->own.count > before) free(f->own.files[--f->own.count].name);
 }
 
-/* Adds what the file lists, if prepare_data made it. False where it is there and cannot be read. */
+/* Adds the files that `name` lists, if prepare_data made it. Returns false if it exists and cannot be read. */
 static bool read_list(OutputFolder *f, const char *name, bool *is_description, Error *error) {
     char *path = path_in(f, name), *text = files_read(path, DESCRIPTION_LIMIT, NULL, error);
     bool ok = text || !files_is_file(path);
@@ -217,7 +217,8 @@ static void describe_obstacle(const OutputFolder *f, const char *name, char *tex
                  size_in(f, name), listed->bytes);
 }
 
-/* Names the first one by name, so that the message does not depend on the order of the folder. */
+/* Fails if a file is in the way. Names the first one by name, so that the message does not depend on the folder's
+ * order. */
 static bool check_clear(const OutputFolder *f, Error *error) {
     DIR *entries = files_open_folder(f->path);
     if (!entries) return files_fail(error, "list", f->path);
@@ -247,8 +248,8 @@ bool output_folder_owns(const OutputFolder *folder, const char *input) {
 
 /* ---- opening ---- */
 
-/* Two runs at once would write into each other's temporary files. The lock ends with the process; where the file system
- * has none, the run goes on without. */
+/* Locks the folder: two runs at once would write into each other's temporary files. The lock ends with the process. If
+ * the file system has no locks, the run goes on without. */
 static bool lock(OutputFolder *f, Error *error) {
     if (access(f->path, F_OK) == 0 && !files_is_folder(f->path))
         return error_set(error, "%s is no folder; give one with --out", f->path);
@@ -291,7 +292,7 @@ static void add_writer(FileList *list, const ShardWriter *writer) {
     }
 }
 
-/* Of a vocabulary that already is in the folder, the files are own only if they were. */
+/* Adds the vocabulary's files. Those that were in the folder before stay own only if they were own. */
 static void add_vocabulary(const OutputFolder *f, FileList *list) {
     for (int i = 0; f->vocabulary && i < VOCABULARY_FILES; i++) {
         struct stat status;
@@ -313,7 +314,7 @@ static FileList make_list(const OutputFolder *f, const ShardWriter *train, const
     return list;
 }
 
-/* The new tokens.json under its temporary name, on the disk. */
+/* Writes the new tokens.json under its temporary name, and syncs it. */
 static bool write_description(const OutputFolder *f, cJSON *description, const FileList *list, Error *error) {
     cJSON *files = cJSON_AddObjectToObject(description, "files");
     bool ok = files != NULL;
@@ -333,7 +334,7 @@ static bool write_description(const OutputFolder *f, cJSON *description, const F
     return ok;
 }
 
-/* The vocabulary lies next to tokens.json, since readers of one need the other. */
+/* Copies the vocabulary next to tokens.json, since readers of one need the other. */
 static bool copy_vocabulary(const OutputFolder *f, Error *error) {
     bool ok = true;
     for (int i = 0; f->vocabulary && i < VOCABULARY_FILES && ok; i++) {
@@ -349,7 +350,7 @@ static bool copy_vocabulary(const OutputFolder *f, Error *error) {
     return ok;
 }
 
-/* Removes the own files that the new list has no place for. */
+/* Removes the own files that are not in the new list. */
 static bool remove_old(const OutputFolder *f, const FileList *list, Error *error) {
     for (size_t i = 0; i < f->own.count; i++) {
         const char *name = f->own.files[i].name;
@@ -375,8 +376,8 @@ static void remove_in(const OutputFolder *f, const char *name) {
         warn("%s/%s stays, and may be removed: %s", f->path, name, strerror(errno));
 }
 
-/* Both descriptions under their temporary names and on the disk, before anything else changes. If that fails, all is as
- * it was. */
+/* Gives both descriptions their temporary names and syncs them, before anything else changes. If that fails, nothing
+ * has changed. */
 static bool set_aside(const OutputFolder *f, Error *error) {
     bool moved = f->is_described && rename_in(f, DESCRIPTION, OLD_DESCRIPTION, error);
     if ((moved || !f->is_described) && files_sync_folder(f->path, error)) return true;
@@ -385,7 +386,7 @@ static bool set_aside(const OutputFolder *f, Error *error) {
     return false;
 }
 
-/* From here on a failure leaves old and new files, which the next run knows by the two descriptions. */
+/* Replaces the files. A failure leaves old and new files, which the next run recognises by the two descriptions. */
 static bool replace(const OutputFolder *f, const FileList *list, ShardWriter *train, ShardWriter *val, Error *error) {
     Error reason;
     if (remove_old(f, list, &reason) && shard_writer_publish(train, &reason) && shard_writer_publish(val, &reason) &&

@@ -1,10 +1,10 @@
 /* pipeline.c: see pipeline.h.
  *
- * The caller's thread reads, some threads encode, one writes. Between them go items, each a piece of text of about a
- * million bytes, in a ring: the reader fills the next one that is free, the encoders take them in their order, and the
- * writer waits for each in turn. An item has whole documents, many or a part of one: a long one is cut where both parts
- * have the tokens that they have together, between a line and the next or before the space in front of a word. Where two
- * million bytes have no such place the reader encodes them itself, as a stream. */
+ * The caller's thread reads, some threads encode, one writes. They pass items in a ring, each a piece of text of about
+ * a million bytes: the reader fills the next free one, the encoders take them in order, and the writer waits for each
+ * in turn. An item has many whole documents, or a part of a long one. A long document is cut only where that does not
+ * change its tokens: between a line and the next, or before the space in front of a word. If two million bytes have no
+ * such place, the reader encodes them itself, as a stream. */
 #include "data/prepare/pipeline.h"
 
 #include <pthread.h>
@@ -16,19 +16,20 @@
 #include "util/stop_signal.h"
 #include "util/utf8.h"
 
-/* An item is passed on at the end of a document from ITEM_BYTES on, and holds no more than ITEM_MAX. */
+/* The reader passes an item on at the end of a document, once it has ITEM_BYTES; it holds at most ITEM_MAX. */
 enum { ITEM_BYTES = 1 << 20, ITEM_MAX = TOKENIZER_MAX_LEFT + (1 << 20), SEGMENTS_MAX = 1 << 14 };
 
-/* Items beyond one for each encoder, so that neither these nor the writer wait for the reader; at most 12 MB each. */
+/* Items beyond one for each encoder, so that neither encoders nor the writer wait for the reader; at most 12 MB
+ * each. */
 enum { ITEMS_WAITING_MAX = 8 };
 
-/* Text that is encoded by itself: a document or a part of one. */
+/* A text that is encoded separately: a document or a part of one. */
 typedef struct Segment {
     size_t begin, end; /* within the item's text */
-    size_t tokens_end; /* within the item's tokens, once they are there */
+    size_t tokens_end; /* within the item's tokens, once it is encoded */
     bool document_begins, document_ends, is_val;
-    int input;        /* the file that it is of */
-    int64_t replaced; /* U+FFFD in it that stand for what is no UTF-8, once there are tokens */
+    int input;        /* the file that it comes from */
+    int64_t replaced; /* U+FFFD in the place of bytes that are not UTF-8, once it is encoded */
 } Segment;
 
 typedef enum ItemState { ITEM_FREE, ITEM_FILLED, ITEM_ENCODED } ItemState;
@@ -54,20 +55,20 @@ typedef struct Pipeline {
 
     Item *items;
     int item_count;
-    Item *filling;        /* by the reader; NULL between items */
-    bool in_document;     /* the reader is within one */
-    bool is_val;          /* that document, or what is left of the text */
-    int64_t bytes_before; /* of the files on the disk that were read */
+    Item *filling;        /* by the reader now; NULL between items */
+    bool in_document;     /* the reader is inside a document */
+    bool is_val;          /* that document, or the rest of the text, is for validation */
+    int64_t bytes_before; /* of the files that have been read, on the disk */
     double next_progress;
 
-    DamagedFile writing; /* of the file whose tokens are being written, so far; the writer's own */
+    DamagedFile writing; /* counts of the file whose tokens are being written; only the writer uses it */
 
     pthread_mutex_t lock; /* guards the rest, and the items' states */
     pthread_cond_t changed;
-    int64_t filled, taken, written; /* items so far, in their order */
+    int64_t filled, taken, written; /* how many items were filled, taken and written, in order */
     int64_t tokens;
-    bool is_last; /* nothing will be filled any more */
-    bool failed;  /* error says why; nobody waits any more */
+    bool is_last; /* the reader has filled the last item */
+    bool failed;  /* error says why; no thread waits any more */
     Error error;
 } Pipeline;
 
@@ -78,16 +79,15 @@ static const double PROGRESS_SECONDS = 0.2;
 static bool is_visible(unsigned char c) { return c > ' ' && c < 0x7f; }
 static bool is_letter(unsigned char c) { return (c | 0x20) >= 'a' && (c | 0x20) <= 'z'; }
 
-/* Whether these are the three bytes of a character from U+3001 on: the rest of East Asia, none of them a space. */
+/* Whether these are the three bytes of a character from U+3001 on: East Asian characters, none of them a space. */
 static bool is_east_asian(const unsigned char *c) {
     if (!utf8_continues((char)c[1]) || !utf8_continues((char)c[2])) return false;
     return (c[0] >= 0xe4 && c[0] <= 0xed) || (c[0] == 0xe3 && (c[1] != 0x80 || c[2] != 0x80));
 }
 
 /* GPT-2's words are runs of letters, digits or other signs, with the one space before them if there is one, and runs of
- * spaces, of which the last one stands by itself before anything else. So no word goes past a visible character that a
- * space follows, and that space belongs to the letter after it. And the end of a line between two visible characters is
- * a word. */
+ * spaces, without the last space if anything follows. So a word ends at a visible character that a space follows, and
+ * that space belongs to the letter after it. And the end of a line between two visible characters is a word. */
 size_t pipeline_cut(const char *text, size_t bytes) {
     const unsigned char *t = (const unsigned char *)text;
     for (size_t at = bytes > 0 ? bytes - 1 : 0; at > 1; at--) {
@@ -102,7 +102,7 @@ size_t pipeline_cut(const char *text, size_t bytes) {
 
 /* ---- the ring ---- */
 
-/* The first failure is kept. */
+/* Keeps the first failure. */
 static void fail(Pipeline *p, const Error *error) {
     pthread_mutex_lock(&p->lock);
     if (!p->failed) p->error = *error;
@@ -113,7 +113,7 @@ static void fail(Pipeline *p, const Error *error) {
 
 static Item *item_at(const Pipeline *p, int64_t number) { return &p->items[number % p->item_count]; }
 
-/* The item of that number, empty, for the reader; NULL after a failure. */
+/* Waits until item `number` is free for the reader, and empties it; NULL after a failure. */
 static Item *wait_for_free(Pipeline *p, int64_t number) {
     pthread_mutex_lock(&p->lock);
     Item *item = item_at(p, number);
@@ -134,7 +134,7 @@ static void pass_on(Pipeline *p) {
     p->filling = NULL;
 }
 
-/* The next item to encode, for a thread; NULL at the end. */
+/* Waits for the next item to encode; NULL at the end. */
 static Item *take_item(Pipeline *p) {
     Item *item = NULL;
     pthread_mutex_lock(&p->lock);
@@ -264,7 +264,7 @@ static void begin_segment(Pipeline *p, bool document_begins) {
                                                       .input = p->input};
 }
 
-/* Encodes an item that is one segment, as far as that can be done without what follows, and returns how far. */
+/* Encodes an item that is one segment, as far as the text after it cannot change the tokens, and returns how far. */
 static size_t encode_beginning(Pipeline *p, Item *item) {
     Segment *s = &item->segments[0];
     if (s->document_begins) append_document_token(p, &item->tokens, TOKEN_AT_BEGIN);
@@ -276,7 +276,7 @@ static size_t encode_beginning(Pipeline *p, Item *item) {
     return s->end;
 }
 
-/* Passes on a full item, whose last segment goes on in the next. */
+/* Passes on a full item. Its last segment continues in the next item. */
 static bool go_on_in_next(Pipeline *p) {
     Item *full = p->filling, *next = wait_for_free(p, p->filled + 1);
     if (!next) return false;
@@ -306,7 +306,7 @@ static bool begins_with_validation(const Pipeline *p) {
     return (double)bits * 0x1p-53 < o->val_fraction;
 }
 
-/* A document without text is one, too. */
+/* Begins a document, which may have no text. */
 static bool begin_document(Pipeline *p) {
     if (p->in_document) return true;
     if (!p->filling) p->filling = wait_for_free(p, p->filled);
@@ -319,8 +319,8 @@ static bool begin_document(Pipeline *p) {
     return true;
 }
 
-/* How many of the bytes go to the same part as the last ones; after the last one for training, the others begin. A
- * character of UTF-8 is not cut, except into tokens that are bytes. */
+/* How many of the bytes go to the same part as the previous ones. After the last byte for training, those for
+ * validation begin. A character of UTF-8 is cut only if tokens are bytes. */
 static size_t bytes_of_part(Pipeline *p, const char *text, size_t bytes) {
     const PipelineOptions *o = p->options;
     if (o->split != SPLIT_TEXT_END || p->is_val) return bytes;
@@ -372,12 +372,12 @@ static bool take_end(void *context, Error *error) {
     if (!begin_document(p)) return copy_failure(p, error);
     last_segment(p)->document_ends = true;
     p->in_document = false;
-    /* A document may add two segments: of both parts. */
+    /* A document may add two segments: one for training, one for validation. */
     if (p->filling->bytes >= ITEM_BYTES || p->filling->segment_count > SEGMENTS_MAX - 2) pass_on(p);
     return true;
 }
 
-/* Files have been checked by text_files_look(), and copies of pipes when they were made. */
+/* text_files_look() has checked files, and text_files_copy_pipes() the copies of pipes. */
 static bool open_file(Pipeline *p, const TextFiles *files, int i, Error *error) {
     const TextInput *input = &files->inputs[i];
     if (!text_files_open(files, i, &p->file, error)) return false;
@@ -386,7 +386,7 @@ static bool open_file(Pipeline *p, const TextFiles *files, int i, Error *error) 
     return false;
 }
 
-/* Each hint is given once, with the first file that it is for. */
+/* Gives each hint once, with the first file that it concerns. */
 static void give_hint(Pipeline *p, const DocumentFormat *format) {
     DocumentHint hint = document_hint(&p->file, format);
     if (hint != HINT_NONE && !p->has_hinted[hint]) warn("%s %s", p->file.path, document_hints[hint]);
@@ -441,7 +441,7 @@ bool pipeline_measure(const PipelineOptions *options, const TextFiles *files, co
     return ok;
 }
 
-/* ---- all of it ---- */
+/* ---- running the threads ---- */
 
 static void make_items(Pipeline *p) {
     p->item_count = p->options->threads + (int)min_i64(p->options->threads, ITEMS_WAITING_MAX) + 2;

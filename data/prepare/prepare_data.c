@@ -27,14 +27,14 @@
 #include "util/stop_signal.h"
 #include "util/utf8.h"
 
-/* Of progress, where there is no terminal. */
+/* Between progress lines without a terminal. */
 enum { SECONDS_BETWEEN_LINES = 30 };
 
 typedef struct Job {
     PrepareOptions options;
     TextFiles files;
     int64_t plain_bytes; /* of all files without byte order marks; -1 if one is packed or a pipe */
-    int64_t text_bytes;  /* of all documents joined; -1 as long as it is not known */
+    int64_t text_bytes;  /* of all documents joined; -1 until it is known */
     Tokenizer *tokenizer;
     PipelineOptions pipeline;
     PipelineCounts counts;
@@ -45,7 +45,7 @@ typedef struct Job {
 
 /* ---- progress ---- */
 
-/* On a terminal a line that is written again and again; elsewhere, in a log, a line now and then. */
+/* Rewrites one line on a terminal; elsewhere, in a log, prints a line every SECONDS_BETWEEN_LINES. */
 static void show_progress(void *context, int64_t bytes, int64_t tokens) {
     Job *job = context;
     double now = seconds_now(), passed = now - job->begun;
@@ -71,12 +71,13 @@ static void end_progress(void) {
 
 /* ---- what the options mean for this input ---- */
 
-/* A text that is one document cannot be drawn from: then, and where it costs nothing to find it, validation is the end. */
+/* Documents cannot be drawn from a text that is one document: validation is then the end of the text, and also if the
+ * length of the text is known without reading it. */
 static ValidationSplit split_of(const Job *job) {
     const PrepareOptions *o = &job->options;
     bool is_one_document = job->files.count == 1 && !o->documents.separator && !o->documents.field;
     if (o->val_from >= 0) return (ValidationSplit)o->val_from;
-    if (o->val_fraction == 0) return SPLIT_DOCUMENTS; /* none is drawn */
+    if (o->val_fraction == 0) return SPLIT_DOCUMENTS; /* no document is drawn */
     return job->text_bytes >= 0 || is_one_document ? SPLIT_TEXT_END : SPLIT_DOCUMENTS;
 }
 
@@ -96,7 +97,7 @@ static void check_effects(const Job *job) {
         die_usage("--shard_tokens is for --format=llmc, or --val_from=first_shard; nanogpt has one train.bin");
 }
 
-/* Where the last part of a text begins whose length is known. */
+/* Sets where validation begins in a text whose length is known. */
 static bool step_coeffs_end(Job *job, Error *error) {
     double fraction = job->options.val_fraction;
     int64_t bytes = job->text_bytes;
@@ -113,7 +114,7 @@ static bool step_coeffs_end(Job *job, Error *error) {
     return true;
 }
 
-/* The length of a text that is packed, comes through a pipe or lies in lines is known only after reading it once. */
+/* Reads the text once to learn its length: it is packed, comes through a pipe or is divided by lines. */
 static bool measure_text(Job *job, Error *error) {
     const PrepareOptions *o = &job->options;
     if (job->files.bytes < 0) {
@@ -138,7 +139,7 @@ static void resolve_document_token(Job *job) {
     job->pipeline.document_token = (DocumentToken)chosen;
 }
 
-/* A token is at least a byte, so this is the most files that there can be; found out now, not after a million. */
+/* Fails early if there may be too many files. A token is at least a byte, which bounds their number. */
 static bool check_file_count(const Job *job, Error *error) {
     int64_t bytes = job->plain_bytes, tokens = job->options.shard_tokens;
     if (job->options.format == SHARD_NANOGPT || bytes < 0) return true;
@@ -157,7 +158,7 @@ static void print_part(const PrepareOptions *options, const char *split, const S
            files == 1 ? " " : "s", options->out, split, options->format == SHARD_LLMC ? "_*" : "");
 }
 
-/* A file that is mostly U+FFFD is text in another encoding, or no text. */
+/* Warns of files that are mostly U+FFFD: they are text in another encoding, or no text. */
 static void warn_of_garbled(const Job *job) {
     const PipelineCounts *counts = &job->counts;
     for (int i = 0; i < min_i64(counts->garbled_files, GARBLED_NAMED); i++) {
@@ -204,7 +205,7 @@ static bool add_texts(cJSON *json, const Job *job) {
            cJSON_AddStringToObject(json, "val_from", prepare_split_names[job->pipeline.split]);
 }
 
-/* Names of inputs as JSON can hold them: U+FFFD stands for bytes that are no UTF-8. NULL where memory runs out. */
+/* The names of inputs as JSON, with U+FFFD in the place of bytes that are not UTF-8. NULL if memory runs out. */
 static cJSON *describe_inputs(const PrepareOptions *o) {
     cJSON *array = cJSON_CreateArray();
     for (int i = 0; array && i < o->input_count; i++) {
@@ -221,7 +222,7 @@ static cJSON *describe_inputs(const PrepareOptions *o) {
     return array;
 }
 
-/* What tokens.json says, but for the list of files; the caller frees. NULL where memory runs out. */
+/* The content of tokens.json except the list of files; the caller frees it. NULL if memory runs out. */
 static cJSON *describe(const Job *job) {
     const PrepareOptions *options = &job->options;
     cJSON *json = cJSON_CreateObject(), *source = describe_inputs(options);
@@ -263,7 +264,7 @@ static bool check_result(const Job *job, Error *error) {
                      shard_writer_token_count(job->val));
 }
 
-/* What is allowed, and most likely a mistake. */
+/* Warns of input that is allowed, but most likely a mistake. */
 static void warn_of_input(const Job *job) {
     const char *separator = job->options.documents.separator;
     if (separator && job->counts.found.separators == 0)
@@ -291,7 +292,7 @@ static bool write_output(Job *job, Error *error) {
            shard_writer_finish(job->val, error) && publish(job, error);
 }
 
-/* The true path of the folder, or of the nearest one above it that is there; the caller frees. */
+/* The real path of the folder, or of the nearest existing folder above it; the caller frees it. */
 static char *nearest_folder(const char *path) {
     char nearest[4096], above[4096], *real;
     snprintf(nearest, sizeof nearest, "%s", path);
@@ -302,7 +303,7 @@ static char *nearest_folder(const char *path) {
     return real;
 }
 
-/* Within a folder of texts, what this run writes would be text for the next one. */
+/* Fails if the output folder lies in a folder of texts: the next run would take the output for text. */
 static bool check_folders(const PrepareOptions *o, Error *error) {
     char *out = nearest_folder(o->out);
     bool ok = true;
@@ -329,7 +330,7 @@ static bool open_folder(Job *job, Error *error) {
     return true;
 }
 
-/* ---- what the program does ---- */
+/* ---- the tasks ---- */
 
 static void open_tokenizer(Job *job) {
     const PrepareOptions *o = &job->options;
@@ -372,7 +373,7 @@ static bool prepare(Job *job, Error *error) {
     return ok;
 }
 
-/* Whether the file is missing, or one that may be replaced. */
+/* Whether the file is missing or may be replaced. */
 static bool is_replaceable(const char *path, Error *error) {
     int32_t magic = 0;
     int file = FILES_RETRY(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
@@ -401,7 +402,7 @@ static bool prepare_hellaswag(Job *job, Error *error) {
 
 int main(int argc, char **argv) {
     program_start("prepare_data", argv);
-    signal(SIGXFSZ, SIG_IGN); /* a limit on the size of files is then a write that fails, like a full disk */
+    signal(SIGXFSZ, SIG_IGN); /* beyond the limit on file sizes a write then fails, as on a full disk */
     Error error;
     Job job = {.options = prepare_options_parse(argc, argv)};
     const PrepareOptions *o = &job.options;

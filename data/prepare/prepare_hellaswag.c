@@ -29,7 +29,7 @@ static int32_t encode(Preparation *p, const char *before, const char *text) {
     return (int32_t)(p->tokens.count - so_far);
 }
 
-/* A number, or a string that is one, as some copies of the set have it; else -1. */
+/* The label: a number, or a string with a number, as in some copies of the set; else -1. */
 static int label_of(const cJSON *json) {
     const cJSON *label = cJSON_GetObjectItemCaseSensitive(json, "label");
     double value = cJSON_IsNumber(label) ? label->valuedouble : -1;
@@ -82,7 +82,7 @@ static bool read_lines(Preparation *p, const char *path, char *text, size_t byte
     for (char *line; (line = strsep(&text, "\n"));) {
         number++;
         if (line[strspn(line, " \t\r")] == 0) continue;
-        cJSON *json = cJSON_ParseWithOpts(line, NULL, true); /* nothing may follow */
+        cJSON *json = cJSON_ParseWithOpts(line, NULL, true); /* fails if anything follows */
         const char *problem = problem_of(json);
         if (problem) {
             cJSON_Delete(json);

@@ -1,4 +1,4 @@
-/* prepare_hellaswag.h: HellaSwag as it is published, made into the file of tokens that data/hellaswag.h reads. */
+/* prepare_hellaswag.h: makes the file of tokens that data/hellaswag.h reads from HellaSwag as it is published. */
 #ifndef MARS_DATA_PREPARE_PREPARE_HELLASWAG_H
 #define MARS_DATA_PREPARE_PREPARE_HELLASWAG_H
 
@@ -6,9 +6,9 @@
 
 EXTERN_C_BEGIN
 
-/* Makes such a file of the published JSON Lines, of which it takes "ctx", "endings" and "label". An ending's tokens are
- * those of a space and its text. Stores the number of examples. Fails, with file and line, where a line is no
- * example. */
+/* Makes the file at `path` from the published JSON Lines, of which it uses "ctx", "endings" and "label". The tokens of
+ * an ending are those of a space and its text. Stores the number of examples. Fails, with file and line, if a line is
+ * no example. */
 bool hellaswag_prepare(const char *json_lines, const Tokenizer *tokenizer, const char *path, int *examples,
                        Error *error);
 

@@ -1,4 +1,4 @@
-/* prepare_options.c: see prepare_options.h. An option that has no effect next to the others is an error, not passed over. */
+/* prepare_options.c: see prepare_options.h. An option that has no effect with the others is an error. */
 #include "data/prepare/prepare_options.h"
 
 #include <errno.h>
@@ -12,7 +12,7 @@
 #include "data/prepare/pipeline.h"
 #include "util/files.h"
 
-/* More would not be kept busy by one reader, and each takes memory. */
+/* One reader could not keep more threads busy, and each takes memory. */
 enum { MAX_THREADS = 32 };
 
 static const char usage[] =
@@ -115,14 +115,14 @@ typedef enum OptionName {
     OPTION_SPLIT_SEED,
     OPTION_THREADS,
     OPTION_AT,
-    OPTION_SKIP_BAD_LINES, /* from here on without a value */
+    OPTION_SKIP_BAD_LINES, /* options from here on have no value */
     OPTION_INSPECT,
     OPTION_HELLASWAG,
     OPTION_HELP,
     OPTION_VERSION
 } OptionName;
 
-/* Each with the tasks that it goes with. */
+/* Each option with the tasks that it applies to. */
 static const struct {
     const char *name;
     int tasks;
@@ -212,7 +212,7 @@ static void set_value(PrepareOptions *options, OptionName option, const char *va
     }
 }
 
-/* The option argv[*i], with its value as "--name=value" or "--name value". */
+/* Reads the option argv[*i], with its value as "--name=value" or "--name value". */
 static OptionName parse_option(PrepareOptions *options, int argc, char **argv, int *i) {
     const char *argument = argv[*i];
     size_t length = strcspn(argument, "=");
@@ -233,7 +233,7 @@ static OptionName parse_option(PrepareOptions *options, int argc, char **argv, i
     die_usage("unknown option '%s'; see prepare_data --help", argument);
 }
 
-/* ---- all of them ---- */
+/* ---- the command line ---- */
 
 static bool is_given(unsigned given, OptionName option) { return given >> option & 1; }
 

@@ -1,12 +1,12 @@
-/* prepare_options.h: the command line of prepare_data. What the options mean for a certain input is known to
- * prepare_data.c. */
+/* prepare_options.h: the command line of prepare_data. prepare_data.c decides what the options mean for a certain
+ * input. */
 #ifndef MARS_DATA_PREPARE_PREPARE_OPTIONS_H
 #define MARS_DATA_PREPARE_PREPARE_OPTIONS_H
 
 #include "data/prepare/documents.h"
 #include "data/prepare/shard_writer.h"
 
-/* What the program is asked to do: bits, as an option may go with several. */
+/* What the program is asked to do: bits, since an option may apply to several tasks. */
 typedef enum PrepareTask { TASK_PREPARE = 1, TASK_INSPECT = 2, TASK_HELLASWAG = 4 } PrepareTask;
 
 typedef struct PrepareOptions {
@@ -16,8 +16,8 @@ typedef struct PrepareOptions {
     ShardFormat format;
     int64_t shard_tokens;
     DocumentFormat documents;
-    int document_token; /* a DocumentToken, or -1: as the format has it */
-    int val_from;       /* a ValidationSplit, or -1: by what the input is */
+    int document_token; /* a DocumentToken, or -1: that of the format */
+    int val_from;       /* a ValidationSplit, or -1: depends on the input */
     double val_fraction;
     uint64_t split_seed;
     int threads;
@@ -33,8 +33,7 @@ EXTERN_C_BEGIN
  * each list. */
 extern const char *const prepare_format_names[], *const prepare_token_names[], *const prepare_split_names[];
 
-/* Ends the program for a wrong command line, and for --help and --version. prepare_options_free() frees what it
- * holds. */
+/* Ends the program for a wrong command line, and for --help and --version. prepare_options_free() frees the result. */
 PrepareOptions prepare_options_parse(int argc, char **argv);
 void prepare_options_free(PrepareOptions *options);
 

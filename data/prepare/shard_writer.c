@@ -16,7 +16,7 @@ struct ShardWriter {
     FileWriter *file; /* of the shard that is being written, or NULL */
     int64_t in_file, tokens;
     int files;     /* begun so far */
-    int published; /* of these, how many have their own name */
+    int published; /* how many of these have their final name */
 };
 
 ShardWriter *shard_writer_open(const char *folder, const char *split, ShardFormat format, int64_t shard_tokens) {
@@ -55,7 +55,7 @@ static char *temporary_path(const ShardWriter *writer, int index) {
     return path;
 }
 
-/* The header is zero until the file is complete: not even under its temporary name does a part pass for a shard. */
+/* The header is zero until the file is complete: an incomplete file is no shard, not even under its temporary name. */
 static bool begin_file(ShardWriter *writer, Error *error) {
     static const int32_t no_header[SHARD_HEADER_INTS];
     if (writer->files == SHARD_WRITER_MAX_FILES)
@@ -94,7 +94,7 @@ bool shard_writer_append(ShardWriter *writer, const uint16_t *tokens, size_t cou
 
 bool shard_writer_finish(ShardWriter *writer, Error *error) { return !writer->file || end_file(writer, error); }
 
-/* Whether the name is that of a temporary file of this split, which a run that was killed left. */
+/* Whether the name is that of a temporary file of this split that a killed run left. */
 static bool is_left_over(const ShardWriter *writer, const char *name) {
     size_t length = strlen(writer->split);
     if (name[0] != '.' || strncmp(name + 1, writer->split, length) != 0) return false;

@@ -2,14 +2,14 @@
  *
  * Shards are FOLDER/SPLIT_000000.bin, SPLIT_000001.bin, ..., so that SPLIT_*.bin names them all in order; the one file
  * is FOLDER/SPLIT.bin. While they are written they have hidden temporary names, which no such pattern matches; only
- * shard_writer_publish() gives them their own. So a set that could not be completed never shows, and one that was there
- * before stays. */
+ * shard_writer_publish() gives them their final names. So an incomplete set is never visible, and an earlier set
+ * stays. */
 #ifndef MARS_DATA_PREPARE_SHARD_WRITER_H
 #define MARS_DATA_PREPARE_SHARD_WRITER_H
 
 #include "util/base.h"
 
-/* How many files the six digits of a name can tell apart. */
+/* How many files the six digits of a name can number. */
 enum { SHARD_WRITER_MAX_FILES = 1000000 };
 
 EXTERN_C_BEGIN
@@ -33,7 +33,7 @@ bool shard_writer_finish(ShardWriter *writer, Error *error);
  * that a writer which was killed left in the folder. The caller syncs the folder. */
 bool shard_writer_publish(ShardWriter *writer, Error *error);
 
-/* Frees the writer, and removes its temporary files where it was not published. */
+/* Frees the writer, and removes its temporary files unless it was published. */
 void shard_writer_close(ShardWriter *writer);
 
 int64_t shard_writer_token_count(const ShardWriter *writer);

@@ -32,7 +32,7 @@ static int compare_directory_entries(const struct dirent **a, const struct diren
     return strcmp((*a)->d_name, (*b)->d_name); /* as bytes, whatever the locale */
 }
 
-/* A folder whose files are being listed, and the one that it lies in. */
+/* A folder whose files are being listed, and the folder above it. */
 typedef struct Folder {
     const struct Folder *above;
     dev_t device;
@@ -61,7 +61,7 @@ static bool add_folder(TextFiles *files, const char *path, const Folder *folder,
     return ok;
 }
 
-/* Standard input that is a file from its beginning on is read like any other file. */
+/* Adds standard input. If it is a file, at its beginning, it is read like any other file. */
 static void add_standard_input(TextFiles *files) {
     struct stat status;
     bool is_file = fstat(STDIN_FILENO, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0 &&
@@ -72,7 +72,8 @@ static void add_standard_input(TextFiles *files) {
         add_file(files, "-", -1);
 }
 
-/* The shell leaves a pattern as it is if nothing matches or it is in quotes; and nothing is downloaded here. */
+/* Explains why a path cannot be read: the shell leaves a pattern as it is if nothing matches or it is in quotes, and
+ * nothing is downloaded here. */
 static bool cannot_read(const char *path, Error *error) {
     const char *hint = "";
     int reason = errno;
@@ -82,7 +83,7 @@ static bool cannot_read(const char *path, Error *error) {
     return error_set(error, "cannot read %s: %s%s", path, strerror(reason), hint);
 }
 
-/* `above` is the folder in which the path was found; NULL of a path that the user named. */
+/* `above` is the folder in which the path was found; NULL for a path that the user named. */
 static bool add_input(TextFiles *files, const char *path, const Folder *above, Error *error) {
     struct stat status;
     if (!above && strcmp(path, "-") == 0) {
@@ -172,7 +173,8 @@ static bool check_copy(const TextInput *input, bool takes_binary, Error *error) 
     return ok;
 }
 
-/* The beginning is checked as soon as there are CHECKED_BYTES, which unpacking needs at most to give some text. */
+/* Copies the pipe. Checks the beginning as soon as there are CHECKED_BYTES, from which unpacking always gives some
+ * text. */
 static bool copy_bytes(TextInput *input, int pipe, const char *folder, bool takes_binary, Error *error) {
     enum { CHECKED_BYTES = TEXT_BLOCK_BYTES };
     const char *path = shown_path(input->path);
@@ -204,7 +206,7 @@ static bool copy_bytes(TextInput *input, int pipe, const char *folder, bool take
 static int open_nameless(const char *folder, Error *error) {
     char *name = NULL;
     int descriptor;
-    do { /* a call that fails has spoilt the name */
+    do { /* a failed call has overwritten the name */
         free(name);
         name = format_string("%s/.pipe_XXXXXX", folder);
         descriptor = mkostemp(name, O_CLOEXEC);

@@ -19,23 +19,21 @@ typedef struct TextFiles {
     int64_t bytes; /* of all, on the disk; -1 if there is a pipe that has no copy */
 } TextFiles;
 
-/* Lists files and, in the order of their names, what is below folders. Passed over there are hidden names, empty files,
- * pipes and devices, and, with a warning, links to folders that they lie in. Fails for what cannot be read, for a file
- * that is named and empty, and where there is no file at all. Starts as {0}; text_files_free() ends it, also after a
- * failure. */
+/* Lists files and, in the order of their names, what is below folders. In folders it skips hidden names, empty files,
+ * pipes and devices, and, with a warning, links to a folder above them. Fails if something cannot be read, if a named
+ * file is empty, or if there is no file at all. Starts as {0}; text_files_free() ends it, also after a failure. */
 bool text_files_list(TextFiles *files, const char *const *inputs, int count, Error *error);
 void text_files_free(TextFiles *files);
 
 /* The name of input i for messages. */
 const char *text_files_name(const TextFiles *files, int i);
 
-/* Looks at the beginning of each file but pipes, and fails if it is not text (text_file_check). *text_bytes: how much
- * text there is in all, without byte order marks; -1 if that takes reading it, since there is a packed file or a
- * pipe. */
+/* Looks at the beginning of each file but pipes, and fails if it is not text (text_file_check). Sets *text_bytes to the
+ * bytes of all texts, without byte order marks; -1 if a packed file or a pipe would have to be read for that. */
 bool text_files_look(const TextFiles *files, bool takes_binary, int64_t *text_bytes, Error *error);
 
-/* Copies what comes through pipes to nameless files in the folder, which text_files_free() gives back, so that all
- * inputs can be read twice. Fails early if it is not text (text_file_check). */
+/* Copies the content of pipes to nameless files in the folder, so that all inputs can be read twice. text_files_free()
+ * frees these files. Fails early if it is not text (text_file_check). */
 bool text_files_copy_pipes(TextFiles *files, const char *folder, bool takes_binary, Error *error);
 
 /* Opens input i; *file must be closed before the list is freed. */

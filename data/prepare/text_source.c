@@ -20,19 +20,19 @@ typedef struct TextReader {
     int descriptor;
     bool is_own;
     size_t block_bytes;
-    int64_t file_bytes; /* -1 of a pipe */
+    int64_t file_bytes; /* -1 for a pipe */
     bool is_at_end;
-    Unpacker *unpacker;              /* NULL where the file is not packed */
-    const char *packed, *packed_end; /* within block, where there is an unpacker */
+    Unpacker *unpacker;              /* NULL if the file is not packed */
+    const char *packed, *packed_end; /* within block, if there is an unpacker */
     char *block;                     /* from the file */
-    char *text;                      /* unpacked; NULL where the file is not packed */
+    char *text;                      /* unpacked; NULL if the file is not packed */
 
     char head[FOREIGN_BYTES]; /* the first bytes of the text */
     size_t head_bytes, head_taken;
     const char *rest, *rest_end; /* what was read together with the head */
 } TextReader;
 
-/* Waits for the next bytes of a pipe, which may be long in coming, or for a signal to stop. */
+/* Waits for the next bytes of a pipe, which may take long, or for a signal to stop. */
 static bool wait_for_bytes(int descriptor, const char *path, Error *error) {
     struct pollfd wanted = {.fd = descriptor, .events = POLLIN};
     int ready;
@@ -51,7 +51,7 @@ ssize_t text_read_some(int descriptor, bool is_pipe, const char *path, char *dat
     return got;
 }
 
-/* Fills the block, but for the end of the file. */
+/* Fills the block, or reads to the end of the file. */
 static bool read_block(TextFile *file, size_t *bytes, Error *error) {
     TextReader *reader = file->reader;
     *bytes = 0;
@@ -66,7 +66,7 @@ static bool read_block(TextFile *file, size_t *bytes, Error *error) {
     return true;
 }
 
-/* Until there is text, or nothing more can come. */
+/* Unpacks until there is text, or until the file has no more. */
 static bool unpack_more(TextFile *file, Error *error) {
     TextReader *reader = file->reader;
     char *out = reader->text, *out_end = reader->text + reader->block_bytes;
@@ -88,7 +88,7 @@ static bool unpack_more(TextFile *file, Error *error) {
     return true;
 }
 
-/* The next piece of the text, empty at its end. */
+/* Reads the next piece of the text; empty at its end. */
 static bool read_piece(TextFile *file, Error *error) {
     TextReader *reader = file->reader;
     size_t bytes;
@@ -98,7 +98,7 @@ static bool read_piece(TextFile *file, Error *error) {
     return true;
 }
 
-/* The first piece, whose beginning says whether the file is packed. */
+/* Reads the first piece, whose beginning says whether the file is packed. */
 static bool read_first(TextFile *file, Error *error) {
     TextReader *reader = file->reader;
     size_t bytes;
@@ -117,7 +117,7 @@ static bool read_first(TextFile *file, Error *error) {
     return unpack_more(file, error);
 }
 
-/* Whatever the size of the blocks, the head is complete, and comes in pieces of at most a block. */
+/* Takes the next piece of the head, at most a block. The head is complete, whatever the size of the blocks. */
 static bool take_head(TextFile *file) {
     TextReader *reader = file->reader;
     size_t bytes = (size_t)min_i64((int64_t)(reader->head_bytes - reader->head_taken), (int64_t)reader->block_bytes);
@@ -144,7 +144,7 @@ static bool read_head(TextFile *file, Error *error) {
     return ok;
 }
 
-/* is_own: closed with the file. */
+/* is_own: the descriptor is closed with the file. */
 static bool open_descriptor(TextFile *file, const char *path, int descriptor, bool is_own, size_t block_bytes,
                             Error *error) {
     struct stat status;

@@ -1,4 +1,4 @@
-/* unpack.c: see unpack.h. One block for each library, of three functions; the Makefile says which there are. */
+/* unpack.c: see unpack.h. Each library has a block of three functions; the Makefile says which libraries there are. */
 #include "data/prepare/unpack.h"
 
 #include <stdlib.h>
@@ -14,14 +14,14 @@
 #include <lzma.h>
 #endif
 
-/* An xz file says how much memory its dictionary takes; the largest preset's is 65 MB. */
+/* The limit of an xz file's memory: the file itself says how much it needs, the largest preset 65 MB. */
 #define XZ_MEMORY ((uint64_t)256 << 20)
 
 typedef struct Library {
-    const char *name; /* of the files */
+    const char *name; /* of the format */
     bool (*open)(Unpacker *u);
     void (*close)(Unpacker *u);
-    /* As unpacker_run. Sets between_streams. */
+    /* Does what unpacker_run() says, and sets between_streams. */
     bool (*run)(Unpacker *u, const char **in, const char *in_end, bool is_end, char **out, char *out_end, Error *error);
 } Library;
 
@@ -78,7 +78,7 @@ static bool zst_open(Unpacker *u) {
 }
 static void zst_close(Unpacker *u) { ZSTD_freeDStream(u->zst); }
 
-/* It keeps what does not fit: then there may be more to write with nothing left to read. */
+/* Zstandard keeps output that does not fit, so there may be more to write with nothing left to read. */
 static bool zst_run(Unpacker *u, const char **in, const char *in_end, bool is_end, char **out, char *out_end,
                     Error *error) {
     ZSTD_inBuffer input = {*in, (size_t)(in_end - *in), 0};
@@ -132,7 +132,7 @@ static bool xz_run(Unpacker *u, const char **in, const char *in_end, bool is_end
 }
 #endif
 
-/* ---- all of them ---- */
+/* ---- any format ---- */
 
 static const Library libraries[] = {
     [PACKED_NOT] = {"", NULL, NULL, NULL},

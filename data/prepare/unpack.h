@@ -1,5 +1,5 @@
-/* unpack.h: what .gz, .zst and .xz files hold, as a stream. Which bytes are packed how is told by the first of them,
- * not by a name. text_source.c reads the files. */
+/* unpack.h: unpacks .gz, .zst and .xz files as a stream. The first bytes of a file, not its name, say how it is packed.
+ * text_source.c reads the files. */
 #ifndef MARS_DATA_PREPARE_UNPACK_H
 #define MARS_DATA_PREPARE_UNPACK_H
 
@@ -7,23 +7,24 @@
 
 typedef enum Packing { PACKED_NOT, PACKED_GZ, PACKED_ZST, PACKED_XZ } Packing;
 
-/* Bytes that tell one from another. */
+/* How many bytes tell the formats apart. */
 enum { PACKING_BYTES = 6 };
 
 EXTERN_C_BEGIN
 
-/* How a file is packed that begins with these bytes; fewer than PACKING_BYTES where it has no more. */
+/* Says how a file that begins with these bytes is packed. Pass fewer than PACKING_BYTES only if the file has no
+ * more. */
 Packing packing_of(const void *begin, size_t bytes);
 
 typedef struct Unpacker Unpacker;
 
-/* Fails where this build has no library for it. */
+/* Fails if this build has no library for it. */
 bool unpacker_open(Unpacker **unpacker, Packing packing, Error *error);
 void unpacker_close(Unpacker *unpacker);
 
-/* Unpacks from *in, which is moved on, to *out, which is moved on, until one of them is at its end. Several packed
- * streams after each other are one. is_end: nothing follows in_end; what is cut off then is an error, and so is what is
- * damaged and what does not belong to a packed stream. */
+/* Unpacks from *in to *out, and advances both, until one of them is at its end. Several packed streams in a row are
+ * one. is_end: nothing follows in_end. Fails if the data is damaged, if other data follows a packed stream, or if
+ * is_end is true and the stream is cut off. */
 bool unpacker_run(Unpacker *unpacker, const char **in, const char *in_end, bool is_end, char **out, char *out_end,
                   Error *error);
 

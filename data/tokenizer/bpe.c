@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A very long word takes up to 90 MB for a moment: one thread at a time does, so that memory does not grow with them. */
+/* A very long word takes up to 90 MB for a moment. Only one thread at a time encodes one, so that threads do not add
+ * up. */
 static pthread_mutex_t very_long_word = PTHREAD_MUTEX_INITIALIZER;
 
 enum {
@@ -16,7 +17,7 @@ enum {
 };
 
 static size_t encode_short(const Vocabulary *v, const char *word, size_t n, uint16_t *tokens) {
-    uint16_t merged[SHORT_WORD]; /* what token i makes with the next one */
+    uint16_t merged[SHORT_WORD]; /* the token that token i and the next one merge to */
     for (size_t i = 0; i < n; i++) tokens[i] = v->byte_tokens[(unsigned char)word[i]];
     for (size_t i = 0; i + 1 < n; i++) merged[i] = vocabulary_merge(v, tokens[i], tokens[i + 1]);
     while (n > 1) {
@@ -39,14 +40,14 @@ static size_t encode_short(const Vocabulary *v, const char *word, size_t n, uint
 
 /* ---- long words ---- */
 
-/* A token of the word in a list that merging takes elements out of. */
+/* A token of the word, in a linked list from which merging removes elements. */
 typedef struct BpeSymbol {
-    uint32_t previous, next; /* the count of symbols: none */
-    uint16_t token, merged;  /* what it makes with the next one */
+    uint32_t previous, next; /* no neighbour: the count of symbols */
+    uint16_t token, merged;  /* the token that it and the next one merge to */
 } Symbol;
 
-/* Pairs lie in the heap as numbers in whose order they are merged. A pair whose tokens have changed since stays there
- * until it comes up. */
+/* The heap holds pairs as numbers, in the order in which they are merged. A pair whose tokens have changed stays in the
+ * heap until it is the first. */
 static uint64_t pair_number(uint16_t merged, size_t symbol) { return (uint64_t)merged << 32 | symbol; }
 
 static void sift_down(uint64_t *heap, size_t count, size_t at) {
@@ -65,7 +66,7 @@ static void sift_up(uint64_t *heap, size_t at) {
     heap[at] = pair;
 }
 
-/* Sets what the symbol makes with the next one, and puts the pair into the heap of *count pairs. */
+/* Sets the token that the symbol and the next one merge to, and puts the pair into the heap of *count pairs. */
 static void set_pair(Bpe *bpe, const Vocabulary *v, uint32_t at, uint32_t none, size_t *count) {
     Symbol *s = &bpe->symbols[at];
     s->merged = s->next == none ? VOCABULARY_NO_TOKEN : vocabulary_merge(v, s->token, bpe->symbols[s->next].token);
@@ -82,7 +83,7 @@ static void reserve(Bpe *bpe, size_t n) {
     bpe->capacity = n;
 }
 
-/* The list of the word's bytes, and the heap of their pairs, whose count is returned. */
+/* Makes the list of the word's bytes and the heap of their pairs, and returns the number of pairs. */
 static size_t set_bytes(Bpe *bpe, const Vocabulary *v, const char *word, uint32_t n) {
     size_t count = 0;
     for (uint32_t i = 0; i < n; i++)

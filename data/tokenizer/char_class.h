@@ -13,7 +13,7 @@ typedef enum CharClass { CLASS_OTHER, CLASS_LETTER, CLASS_NUMBER, CLASS_SPACE } 
 
 EXTERN_C_BEGIN
 
-/* Fills in the CharClass of every code point. Fails where the program was built without utf8proc. */
+/* Fills in the CharClass of every code point. Fails if the program was built without utf8proc. */
 bool char_class_fill(uint8_t classes[UTF8_CODES], Error *error);
 
 /* The version of Unicode, such as "15.0.0". */

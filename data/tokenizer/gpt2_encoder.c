@@ -1,5 +1,6 @@
-/* gpt2_encoder.c: see gpt2_encoder.h. The table of words has a fixed size, as most words of a text are few; a new word
- * takes the place of another. A slot is one line of the processor's cache, and looking a word up reads one or two. */
+/* gpt2_encoder.c: see gpt2_encoder.h. The table of words has a fixed size, since a few words make up most of a text; a
+ * new word takes the place of another. A slot is one line of the processor's cache, and looking a word up reads one or
+ * two. */
 #include "data/tokenizer/gpt2_encoder.h"
 
 #include <stdlib.h>
@@ -11,13 +12,13 @@
 enum {
     SLOT_BITS = 16,   /* 65536 slots of 64 bytes */
     WORD_BYTES = 31,  /* the longest word that is kept */
-    WORD_TOKENS = 15, /* the most tokens of one that is kept */
+    WORD_TOKENS = 15, /* the largest number of tokens of a kept word */
     KEY_PARTS = 4,
     FOUND_WORDS = 32,       /* words that are looked up together */
     KEPT_REPAIRED = 1 << 16 /* bytes of a repaired word whose memory is kept for the next */
 };
 
-/* A word, 0 after it, in the last byte its length: equal only if words are, and quickly compared. */
+/* A word, padded with 0, with its length in the last byte. Keys are equal only if words are, and quick to compare. */
 typedef struct WordKey {
     uint64_t parts[KEY_PARTS];
 } WordKey;
@@ -25,7 +26,7 @@ typedef struct WordKey {
 typedef struct WordSlot {
     WordKey key;
     uint16_t tokens[WORD_TOKENS];
-    uint16_t count; /* of tokens; 0 with an empty slot, whose key no word has */
+    uint16_t count; /* of tokens; 0 in an empty slot, whose key no word has */
 } WordSlot;
 
 /* A word of the text, with the tokens that a lookup found. */
@@ -67,7 +68,7 @@ void gpt2_encoder_close(Gpt2Encoder *encoder) {
 
 int64_t gpt2_replaced(const Gpt2Encoder *encoder) { return encoder->replaced; }
 
-/* Of `bytes` readable ones, the first `length` are the word. */
+/* The key of the word in the first `length` of `bytes` readable bytes. */
 static inline WordKey key_of(const char *word, size_t length, size_t bytes) {
     static const unsigned char ones[2 * sizeof(WordKey)] = {[0 ... sizeof(WordKey) - 1] = 255};
     enum { LAST_BYTE = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 56 : 0 };
@@ -89,7 +90,7 @@ static inline bool is_equal(const WordKey *a, const WordKey *b) {
     return difference == 0;
 }
 
-/* The upper bits of a sum of products with odd numbers depend on all bits of the key. */
+/* A hash: the upper bits of a sum of products with odd numbers depend on all bits of the key. */
 static inline uint32_t pair_of(const WordKey *key) {
     static const uint64_t odd[KEY_PARTS] = {0x9e3779b97f4a7c15u, 0xc2b2ae3d27d4eb4fu, 0x165667b19e3779f9u,
                                             0xd6e8feb86659fd93u};
@@ -103,8 +104,8 @@ static void encode_any(Gpt2Encoder *encoder, const char *word, size_t length, To
     out->count += bpe_encode(&encoder->bpe, encoder->vocabulary, word, length, out->tokens + out->count);
 }
 
-/* Encodes a word that the table does not have and puts it there. A pair of slots has the word that came last in its
- * first and one that came before in its second. */
+/* Encodes a word that the table does not have and puts it there. The first slot of a pair has the newest word, the
+ * second slot an older one. */
 static void encode_new(Gpt2Encoder *encoder, const char *word, size_t length, const WordKey *key, WordSlot *pair,
                        TokenBuffer *out) {
     size_t before = out->count;
@@ -124,11 +125,11 @@ static void encode_known(Gpt2Encoder *encoder, const FoundWord *found, TokenBuff
         return;
     }
     if (out->capacity - out->count < WORD_TOKENS) token_buffer_reserve(out, WORD_TOKENS);
-    memcpy(out->tokens + out->count, slot->tokens, sizeof slot->tokens); /* always all, which is faster */
+    memcpy(out->tokens + out->count, slot->tokens, sizeof slot->tokens); /* a fixed size is faster */
     out->count += slot->count;
 }
 
-/* Encodes a word with U+FFFD in the place of what is no UTF-8. */
+/* Encodes a word with U+FFFD in the place of bytes that are not UTF-8. */
 static void encode_damaged(Gpt2Encoder *encoder, const char *word, size_t length, TokenBuffer *out) {
     size_t limit = length * strlen(UTF8_REPLACEMENT);
     if (limit > encoder->repaired_capacity) {
@@ -143,7 +144,7 @@ static void encode_damaged(Gpt2Encoder *encoder, const char *word, size_t length
     encoder->repaired = NULL, encoder->repaired_capacity = 0;
 }
 
-/* Finds the next words of the text, at most FOUND_WORDS, and asks for their slots, so that these come from memory
+/* Finds the next words of the text, at most FOUND_WORDS, and prefetches their slots, so that memory delivers these
  * while other words are found. Returns how many there are; *at is where the next one begins. */
 static int find_words(const Gpt2Encoder *encoder, const char *text, size_t bytes, bool is_end, size_t *at,
                       FoundWord *found) {

@@ -25,10 +25,10 @@ struct Tokenizer {
     char bytes[BYTE_TOKENS]; /* byte i at index i, so that decoding has an address to return */
     bool is_gpt2;
     Vocabulary vocabulary; /* of gpt2 */
-    uint8_t *classes;      /* of all characters; NULL where nothing is encoded */
+    uint8_t *classes;      /* of all characters; NULL if nothing is encoded */
 };
 
-/* What folder/tokens.json holds, or null where that is no JSON; NULL where there is no file to read. */
+/* The content of folder/tokens.json, or a JSON null if that is no JSON; NULL if there is no file to read. */
 static cJSON *read_description(const char *folder, Error *error) {
     char *path = format_string("%s/tokens.json", folder), *text = files_read(path, JSON_LIMIT, NULL, error);
     cJSON *json = text ? cJSON_Parse(text) : NULL;

@@ -1,9 +1,9 @@
 /* tokenizer.h: text to tokens and back.
  *
- * A tokenizer is known by a name: "bytes", where a token is a byte, or "gpt2", the byte-pair encoding of GPT-2, whose
- * vocabulary files lie in a folder. Text is bytes: nothing here requires it to be UTF-8, and every text can be encoded.
- * Decoding gives back what was encoded, except that gpt2 reads what is no UTF-8 as U+FFFD, as Python's
- * errors="replace" does. Reading text files and writing token files is in prepare_data. */
+ * A tokenizer has a name: "bytes", whose tokens are bytes, or "gpt2", the byte-pair encoding of GPT-2, whose vocabulary
+ * files lie in a folder. Text is bytes: nothing here requires it to be UTF-8, and every text can be encoded. Decoding
+ * gives back what was encoded, except that gpt2 reads bytes that are not UTF-8 as U+FFFD, as Python's errors="replace"
+ * does. Reading text files and writing token files is in prepare_data. */
 #ifndef MARS_DATA_TOKENIZER_TOKENIZER_H
 #define MARS_DATA_TOKENIZER_TOKENIZER_H
 
@@ -23,13 +23,13 @@ EXTERN_C_BEGIN
 typedef struct Tokenizer Tokenizer;
 
 /* Opens the tokenizer `name`, or with NULL the one that folder/tokens.json names (prepare_data writes that file, and
- * checkpoints keep a copy). gpt2 reads encoder.json and vocab.bpe from `folder`; from TOKENIZER_GPT2_FOLDER where that
- * is NULL, or where it has a tokens.json and no vocabulary. vocab.json and merges.txt are other names for them, and
- * llm.c's gpt2_tokenizer.bin will do for decoding alone. Fails for an unknown name, for files that are missing or
+ * checkpoints keep a copy). gpt2 reads encoder.json and vocab.bpe from `folder`; from TOKENIZER_GPT2_FOLDER if `folder`
+ * is NULL, or if it has a tokens.json and no vocabulary. vocab.json and merges.txt are other names for them, and
+ * llm.c's gpt2_tokenizer.bin is enough for decoding alone. Fails for an unknown name, for files that are missing or
  * wrong, and for gpt2 in a build without utf8proc. */
 bool tokenizer_open(Tokenizer **tokenizer, const char *name, const char *folder, Error *error);
 
-/* What folder/tokens.json records of the tokenizer, without opening it. */
+/* What folder/tokens.json records about the tokenizer. */
 typedef struct TokenizerRecord {
     bool is_there, is_json;
     char name[64];  /* "" if it is not recorded */
@@ -43,26 +43,26 @@ void tokenizer_close(Tokenizer *tokenizer);
 
 const char *tokenizer_name(const Tokenizer *tokenizer);
 int tokenizer_vocab_size(const Tokenizer *tokenizer);
-/* The token that stands between documents, or -1 where there is none. */
+/* The token that stands between documents, or -1 if there is none. */
 int tokenizer_end_of_text(const Tokenizer *tokenizer);
 
 /* The bytes of one token, owned by the tokenizer, without a 0 after them; NULL for a number that is no token, as a
  * model with a padded vocabulary may produce. */
 const char *tokenizer_decode(const Tokenizer *tokenizer, int token, size_t *bytes);
 
-/* False where it can only decode (see tokenizer_open). */
+/* False if it can only decode (see tokenizer_open). */
 bool tokenizer_encodes(const Tokenizer *tokenizer);
 
-/* What one thread needs to encode. Any number of them share a tokenizer, which must outlive them. NULL where the
- * tokenizer does not encode. */
+/* What one thread needs to encode. Any number of them share a tokenizer, which must outlive them. NULL if the tokenizer
+ * does not encode. */
 typedef struct Encoder Encoder;
 Encoder *encoder_open(const Tokenizer *tokenizer);
 void encoder_close(Encoder *encoder);
 
-/* Appends the tokens of the text to `out` and returns how many of its bytes they cover. These are all bytes where
- * is_end; else the last ones may be left, since what follows may change their tokens: pass them again, in front of
- * what follows. In whatever pieces a text is passed, the tokens are the same. "<|endoftext|>" in a text is ordinary
- * characters; the caller appends tokenizer_end_of_text() between documents. */
+/* Appends the tokens of the text to `out` and returns how many of its bytes they cover. If is_end is true, these are
+ * all bytes. Otherwise the last ones may be left, since the text after them may change their tokens: pass them again,
+ * in front of that text. The tokens do not depend on how a text is cut into pieces. "<|endoftext|>" in a text is
+ * ordinary characters; the caller appends tokenizer_end_of_text() between documents. */
 size_t encoder_encode(Encoder *encoder, const char *text, size_t bytes, bool is_end, TokenBuffer *out);
 
 /* Returns how many U+FFFD this encoder has put in the place of bytes that are not UTF-8. */

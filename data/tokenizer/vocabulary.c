@@ -1,4 +1,4 @@
-/* vocabulary.c: reading GPT-2's vocabulary files (see vocabulary.h), and every way in which they may be damaged. */
+/* vocabulary.c: reading GPT-2's vocabulary files (see vocabulary.h), and reporting every kind of damage to them. */
 #include "data/tokenizer/vocabulary.h"
 
 #include <cjson/cJSON.h>
@@ -11,21 +11,21 @@
 
 enum {
     FILE_LIMIT = 1 << 26,    /* bytes; the published files have one million and less */
-    LETTERS = 256 + 68,      /* code points that stand for bytes are below; 68 bytes are not printable */
-    NAME_SLOTS = 1 << 17,    /* of the table of tokens by their bytes */
+    LETTERS = 256 + 68,      /* the letters of bytes are code points below this; 68 bytes are not printable */
+    NAME_SLOTS = 1 << 17,    /* slots of the table of tokens by their bytes */
     BIN_MAGIC = 20240328,    /* of gpt2_tokenizer.bin */
     BIN_HEADER_BYTES = 1024, /* 256 uint32: magic, version, token count, from version 2 on the end of a text */
 };
 
 static const char end_of_text[] = "<|endoftext|>";
 
-/* What is only needed to read the files. */
+/* What is needed only while the files are read. */
 typedef struct Reader {
     Vocabulary *vocabulary;
     const char *encoder_path, *merges_path;
     int end;                         /* the token <|endoftext|>, which is the last one */
-    int16_t byte_of_letter[LETTERS]; /* -1: of no byte */
-    uint32_t *names;                 /* NAME_SLOTS of a hash table: token + 1 by its bytes, 0 where there is none */
+    int16_t byte_of_letter[LETTERS]; /* -1: not the letter of a byte */
+    uint32_t *names;                 /* NAME_SLOTS of a hash table: token + 1 by its bytes, 0 in an empty slot */
     Error *error;
 } Reader;
 
@@ -44,7 +44,7 @@ static void set_letters(Reader *reader) {
     for (int byte = 0; byte < 256; byte++) reader->byte_of_letter[letters[byte]] = (int16_t)byte;
 }
 
-/* The bytes that `letters` stand for; returns how many, or -1 with the error set where there is another character. */
+/* The bytes that `letters` stand for; returns how many, or -1 with the error set if there is another character. */
 static int bytes_of_letters(const Reader *reader, const char *letters, size_t length, char *bytes, const char *place) {
     int count = 0;
     for (size_t at = 0, width; at < length; at += width) {
@@ -61,7 +61,7 @@ static int bytes_of_letters(const Reader *reader, const char *letters, size_t le
     return count;
 }
 
-/* The slot that holds the token with these bytes, or that it would go to. */
+/* The slot that holds the token with these bytes, or the empty slot where it would go. */
 static uint32_t *find_name(const Reader *reader, const char *bytes, size_t count) {
     uint64_t slot = files_checksum_memory(bytes, count) % NAME_SLOTS;
     for (; reader->names[slot]; slot = (slot + 1) % NAME_SLOTS) {
@@ -74,7 +74,7 @@ static uint32_t *find_name(const Reader *reader, const char *bytes, size_t count
 
 /* ---- encoder.json ---- */
 
-/* Puts each entry where its number says. */
+/* Puts each entry at the index that is its number. */
 static bool order_entries(const Reader *reader, const cJSON *json, const cJSON **entries) {
     const cJSON *entry;
     cJSON_ArrayForEach(entry, json) {
@@ -206,7 +206,7 @@ static bool read_merge_lines(const Reader *reader, const char *text, size_t byte
     for (const char *line = text, *end = text + bytes; ok && line < end; line_number++) {
         const char *newline = memchr(line, '\n', (size_t)(end - line));
         size_t length = (size_t)((newline ? newline : end) - line);
-        if (line_number > 1 || line[0] != '#') { /* the first line names a version */
+        if (line_number > 1 || line[0] != '#') { /* the first line may name a version */
             char *place = format_string("%s line %d", reader->merges_path, line_number);
             ok = token < reader->end
                      ? read_merge(reader, line, length, token, place)
@@ -228,7 +228,7 @@ static bool read_merges(const Reader *reader) {
     char *text = files_read(reader->merges_path, FILE_LIMIT, &bytes, reader->error);
     if (!text) return false;
     v->merges = checked_malloc(VOCABULARY_PAIR_SLOTS * sizeof *v->merges, "GPT-2's merges");
-    memset(v->merges, 0xff, VOCABULARY_PAIR_SLOTS * sizeof *v->merges); /* no token anywhere */
+    memset(v->merges, 0xff, VOCABULARY_PAIR_SLOTS * sizeof *v->merges); /* all slots are empty */
     bool ok = read_merge_lines(reader, text, bytes);
     v->has_merges = ok;
     free(text);
@@ -311,7 +311,7 @@ static bool is_in(const char *folder, const char *name) {
     return is_file;
 }
 
-/* Which names the published files have in the folder; NULL: it has neither. */
+/* The names that the published files have in the folder; NULL if it has neither. */
 static const char *const *published_in(const char *folder) {
     for (int i = 0; i < VOCABULARY_FILES; i += 2)
         if (is_in(folder, vocabulary_files[i]) || is_in(folder, vocabulary_files[i + 1])) return vocabulary_files + i;

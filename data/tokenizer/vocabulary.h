@@ -19,7 +19,8 @@ enum {
     VOCABULARY_PAIR_SLOTS = 1 << 17
 };
 
-/* The merges, by what is merged: a hash table with open addressing. A token's number is also its merge's rank. */
+/* The merges, found by the two merged tokens: a hash table with open addressing. A token's number is also its merge's
+ * rank. */
 typedef struct MergeSlot {
     uint16_t left, right, token; /* token VOCABULARY_NO_TOKEN: an empty slot */
 } MergeSlot;
@@ -35,7 +36,7 @@ typedef struct Vocabulary {
 
 EXTERN_C_BEGIN
 
-/* What the two published files are called, by OpenAI and by transformers. */
+/* The names of the two published files, at OpenAI and in transformers. */
 enum { VOCABULARY_FILES = 4 };
 extern const char *const vocabulary_files[VOCABULARY_FILES];
 
@@ -46,11 +47,10 @@ void vocabulary_letters(uint16_t letters[256]);
 bool vocabulary_is_in(const char *folder);
 
 /* Reads what the folder has: encoder.json and vocab.bpe, by either name, or else gpt2_tokenizer.bin, which gives no
- * merges. Fails where files are missing or are not what they should be; the message says where.
- * vocabulary_close() frees it. */
+ * merges. Fails if files are missing or wrong; the message names the file and the place. vocabulary_close() frees
+ * it. */
 bool vocabulary_open(Vocabulary *vocabulary, const char *folder, Error *error);
-/* The same for files with only `merges` of GPT-2's merges and the tokens that these make: such files tests can
- * write. */
+/* The same for files with only `merges` of GPT-2's merges and the tokens that these make: tests write such files. */
 bool vocabulary_open_sized(Vocabulary *vocabulary, const char *folder, int merges, Error *error);
 void vocabulary_close(Vocabulary *vocabulary);
 
@@ -66,7 +66,7 @@ static inline uint32_t vocabulary_pair_slot(unsigned left, unsigned right) {
     return ((left << 16 | right) * 0x9e3779b1u) >> 15; /* 17 bits, for VOCABULARY_PAIR_SLOTS */
 }
 
-/* The token that two tokens are merged to, or VOCABULARY_NO_TOKEN. */
+/* The token that two tokens merge to, or VOCABULARY_NO_TOKEN. */
 static inline uint16_t vocabulary_merge(const Vocabulary *vocabulary, uint16_t left, uint16_t right) {
     uint32_t slot = vocabulary_pair_slot(left, right);
     for (;; slot = (slot + 1) % VOCABULARY_PAIR_SLOTS) {

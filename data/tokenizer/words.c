@@ -8,9 +8,9 @@ typedef struct Text {
     const uint8_t *classes;
     const char *text;
     size_t bytes;
-    size_t limit; /* where a word must end */
+    size_t limit; /* a word must end here at the latest */
     bool is_end, is_damaged;
-    bool is_open; /* what follows the text has a say */
+    bool is_open; /* the word may depend on what follows the text */
 } Text;
 
 /* How many ASCII letters these 16 bytes begin with. */
@@ -43,12 +43,12 @@ static CharClass class_at(Text *t, size_t at, size_t *next, bool *is_damaged) {
     int32_t code = utf8_next(t->text + at, t->bytes - at, &length);
     *next = at + length;
     *is_damaged = code < 0;
-    /* Where the word may not be that long, it does not matter what the character is. */
+    /* Beyond the limit of a word it does not matter what the character is. */
     if (code == UTF8_CUT && !t->is_end && *next <= t->limit) t->is_open = true;
     return code < 0 ? CLASS_OTHER : (CharClass)t->classes[code];
 }
 
-/* Where the run of characters of this class ends that goes on at `at`. */
+/* The end of a run of characters of this class, from `at` on. */
 static size_t run_end(Text *t, size_t at, CharClass class) {
     while (at < t->limit && !t->is_open) {
         unsigned char byte = (unsigned char)t->text[at];
@@ -67,7 +67,7 @@ static size_t run_end(Text *t, size_t at, CharClass class) {
     return at;
 }
 
-/* White space before something else leaves its last character to that, if it is not all there is. */
+/* White space of several characters before other text ends before its last one, which is left for the next word. */
 static size_t without_last_space(const char *text, size_t end) {
     size_t last = end - 1;
     while (last > 0 && utf8_continues(text[last])) last--;
@@ -88,7 +88,7 @@ static size_t any_word_length(const uint8_t *classes, const char *text, size_t b
     return class == CLASS_SPACE && end < t.limit ? without_last_space(text, end) : end;
 }
 
-/* Most words are of ASCII letters, between spaces and punctuation that are ASCII too. */
+/* The fast path is for most words: ASCII letters between ASCII spaces and punctuation. */
 size_t word_length(const uint8_t *classes, const char *text, size_t bytes, bool is_end, bool *is_damaged) {
     *is_damaged = false;
     if (bytes > 16) {

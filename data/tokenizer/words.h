@@ -3,7 +3,7 @@
  *
  *     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
  *
- * Bytes that are no UTF-8 count as U+FFFD does, which is neither letter, number nor space. */
+ * Bytes that are not UTF-8 count as U+FFFD does, which is neither letter, number nor space. */
 #ifndef MARS_DATA_TOKENIZER_WORDS_H
 #define MARS_DATA_TOKENIZER_WORDS_H
 
@@ -14,9 +14,9 @@ enum { WORD_MAX_BYTES = 1 << 20 };
 
 EXTERN_C_BEGIN
 
-/* Length in bytes of the word that the text begins with, or 0 where it may depend on what follows the text, which
- * needs !is_end and at most WORD_MAX_BYTES. `classes` is from char_class_fill(). *is_damaged says whether the word
- * has bytes that are no UTF-8. */
+/* Length in bytes of the word that the text begins with; 0 if it may depend on what follows the text, which is so only
+ * if is_end is false and the text has at most WORD_MAX_BYTES. `classes` is from char_class_fill(). *is_damaged says
+ * whether the word has bytes that are not UTF-8. */
 size_t word_length(const uint8_t *classes, const char *text, size_t bytes, bool is_end, bool *is_damaged);
 
 EXTERN_C_END

@@ -1,7 +1,7 @@
 /* mars.h: the corrected gradient of MARS (Yuan, Liu, Wu, Zhou, Gu, "MARS: Unleashing the power of variance reduction
  * for training large models", 2024, arXiv:2411.10438), which the rules of its family share.
  *
- *   c = g + gamma beta1/(1 - beta1) (g - g_prev);      c <- c / ||c|| where the tensor's ||c|| is above 1
+ *   c = g + gamma beta1/(1 - beta1) (g - g_prev);      c <- c / ||c|| if the tensor's ||c|| is above 1
  *
  * g_prev is the gradient of the step before (approximate), or that of this step's batch at the weights of the step
  * before (exact, at the price of a second gradient each step); zero at the first step. ||c|| is known before c is: with
@@ -22,8 +22,8 @@
 
 #include "optim/rules/update_coeffs.h"
 
-/* 1, or 1/||c|| where that is above 1: from the sums over a tensor's g and g_prev as their buffers hold them, the
- * factors that scale and clip each, and the sum of squares of g_prev after its factor. */
+/* Returns 1/||c||, or 1 if ||c|| is at most 1. Arguments: the sums over a tensor's g and g_prev as their buffers hold
+ * them, the factors that scale and clip each, and the sum of squares of g_prev after its factor. */
 RULE_FUNCTION double mars_c_factor(double k, const GradientSums *sums, double factor, double prev_factor,
                                    double prev_squares) {
     double squares = (1.0 + k) * (1.0 + k) * factor * factor * sums->squares -

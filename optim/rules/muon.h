@@ -4,8 +4,8 @@
  *   b <- mu b + g;      u = g + mu b  (Nesterov; without it u = b)
  *   x <- x (1 - lr wd) - lr sqrt(max(1, rows/columns)) NS(u)                         NS: newton_schulz.h
  *
- * Its rate and decay are muon_learning_rate and muon_weight_decay. Vectors are AdamW's, by lr_1d and weight_decay, and
- * embeddings too where muon_embeddings is false. muon_scale replaces the factor sqrt(max(1, rows/columns)).
+ * Its rate and decay are muon_learning_rate and muon_weight_decay. AdamW updates vectors, by lr_1d and weight_decay,
+ * and embeddings too if muon_embeddings is false. muon_scale replaces the factor sqrt(max(1, rows/columns)).
  *
  * State per parameter: b, 4 bytes. Memory traffic per parameter besides Newton-Schulz's own: the norm pass reads g (4
  * bytes), the direction reads g and b and writes b and u (12 + 2 for a bfloat16 u), the update reads NS(u) and x and

@@ -1,6 +1,6 @@
 /* normuon.h: NorMuon (Li et al., "NorMuon: Making Muon more efficient and scalable", 2025, arXiv:2510.05491): Muon
- * whose orthogonalised direction gets lines of equal size. A line is a row, or where a matrix has fewer rows than
- * columns a column.
+ * whose orthogonalised direction gets lines of equal size. A line is a row, or, if a matrix has fewer rows than
+ * columns, a column.
  *
  *   b <- mu b + g;      u = g + mu b  (Nesterov; without it u = b)
  *   O = sqrt(max(1, rows/columns)) NS(u);      n = ||O||                             NS: newton_schulz.h
@@ -34,10 +34,10 @@ RULE_FUNCTION float normuon_v(float v, double mean_square, const UpdateCoeffs *r
     return (float)((double)r->beta2 * (double)v + (1.0 - (double)r->beta2) * mean_square);
 }
 
-/* What a line is divided by, squared. */
+/* The square of the number that a line is divided by. */
 RULE_FUNCTION double normuon_divisor_square(float v) { return fmax((double)v, 1e-10); }
 
-/* What all lines of a matrix are multiplied by after this division, from the squares of ||O|| before and after it. */
+/* The factor of all lines of a matrix after this division, from the squares of ||O|| before and after it. */
 RULE_FUNCTION double normuon_norm_factor(double square_before, double square_after) {
     return sqrt(square_before) / fmax(sqrt(square_after), 1e-10);
 }

@@ -8,8 +8,8 @@
  * Hidden matrices decay; embeddings, an LM head of its own and vectors do not.
  *
  * State per parameter: m, 4 bytes; per tensor: snr. A tensor of one element has no spread; its snr is 1. A tensor whose
- * first gradient is zero has snr 0 and stays where it is. Memory traffic per parameter: the norm pass reads g (4
- * bytes); the update reads g, x, m and writes x, m (20) and, with bfloat16 activations, the weight copy (2): 26
+ * first gradient is zero has snr 0, so its gradients never move it. Memory traffic per parameter: the norm pass reads g
+ * (4 bytes); the update reads g, x, m and writes x, m (20) and, with bfloat16 activations, the weight copy (2): 26
  * bytes. */
 #ifndef MARS_OPTIM_RULES_SGD_SAI_H
 #define MARS_OPTIM_RULES_SGD_SAI_H

@@ -17,8 +17,8 @@
 /* Sums over elements, in double. */
 typedef struct GradientSums {
     double squares; /* of g */
-    double dot;     /* of g times g_prev, where there is one */
-    double sum;     /* of g, where a rule needs it */
+    double dot;     /* of g times g_prev, if there is one */
+    double sum;     /* of g, if a rule needs it */
 } GradientSums;
 
 /* Coefficients that a rule does not read are 0. */
@@ -28,7 +28,7 @@ typedef struct UpdateCoeffs {
     float beta1, beta2, eps;
     float correction1, correction2; /* 1 / (1 - beta^t): multiplied with, as divisions are slow */
     float prev_factor;              /* mars.h: the gradient_factor of g_prev */
-    float k, c_factor;              /* mars.h: weight of the change; 1, or 1/||c|| where that is above 1 */
+    float k, c_factor;              /* mars.h: weight of the change; 1, or 1/||c|| if ||c|| > 1 */
     float gamma, momentum, snr;
     bool nesterov;
     float scale; /* matrix rules: the step factor of the matrix's shape */

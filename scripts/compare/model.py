@@ -1,8 +1,8 @@
 """model.py: what all runs of a comparison share, and the config of each run.
 
-A config file of the trainer gives the model, the data, the batch, the shape of the schedule and how to train. Replaced are
-the optimizer (but for optimizers.TRAINING_KEYS), the numbers of steps, seeds, folders and intervals; runs start from
-scratch, and have no samples, no HellaSwag and no average of the weights.
+A config file of the trainer gives the model, the data, the batch, the shape of the schedule and how to train. The
+comparison replaces its optimizer (except optimizers.TRAINING_KEYS), numbers of steps, seeds, folders and intervals.
+Runs start from scratch, and have no samples, no HellaSwag and no average of the weights.
 """
 import glob
 import json
@@ -13,7 +13,7 @@ import zlib
 from compare import CompareError, optimizers
 
 TEXT_FOLDER = "data/compare"
-TEXT = {"train": TEXT_FOLDER + "/train_*.bin", "val": TEXT_FOLDER + "/val_*.bin"}  # in configs that come with no data
+TEXT = {"train": TEXT_FOLDER + "/train_*.bin", "val": TEXT_FOLDER + "/val_*.bin"}  # for configs without data
 FULL_EVALUATIONS = 40            # of a run of full length
 TRIAL_EVALUATIONS = 4
 TIMING_STEPS = 8
@@ -23,7 +23,7 @@ FINGERPRINT_BYTES = 1000000
 
 
 def run_program(*command):
-    """What a program prints. Raises CompareError with its message."""
+    """Runs a program and returns what it prints. Raises CompareError with its message."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
                               check=False)
@@ -36,7 +36,7 @@ def run_program(*command):
 
 
 def prepare_text(prepare_data):
-    """Makes the tokens of TEXT, the bytes of the quickstart's text, where there are none yet."""
+    """Makes the tokens of TEXT, the bytes of the quickstart's text, if there are none yet."""
     if os.path.exists(os.path.join(TEXT_FOLDER, "tokens.json")):
         return
     print(run_program("bash", "scripts/quickstart.sh", "--text-only"), end="")
@@ -45,7 +45,7 @@ def prepare_text(prepare_data):
 
 
 def token_files(pattern):
-    """The files of data.train or data.val. Raises CompareError where there is none."""
+    """The files of data.train or data.val. Raises CompareError if there is none."""
     files = sorted(filter(os.path.isfile, glob.glob(os.path.expanduser(pattern))))
     if not files:
         raise CompareError(f"there is no file {pattern}; prepare_data makes such files")
@@ -61,7 +61,7 @@ def first_bytes(file, count):
 
 
 def fingerprint(files):
-    """What tells other tokens under the same names: the size of all files, and a checksum of the first megabyte of each."""
+    """A fingerprint of the tokens: the size of all files, and a checksum of the first megabyte of each."""
     checksum = 0
     for file in files:
         checksum = zlib.crc32(first_bytes(file, FINGERPRINT_BYTES), checksum)
@@ -74,7 +74,7 @@ def token_count(file):
 
 
 def vocabulary(train_files):
-    """vocab_size of the tokens.json next to the tokens; None where there is none."""
+    """vocab_size of the tokens.json next to the tokens; None if there is none."""
     try:
         with open(os.path.join(os.path.dirname(train_files[0]), "tokens.json"), encoding="utf-8") as file:
             return int(json.load(file)["vocab_size"])
@@ -83,7 +83,7 @@ def vocabulary(train_files):
 
 
 class Model:
-    """The shared part of all runs.
+    """The part that all runs share.
 
     config          the trainer's config, with all keys filled in
     tokens_id       the fingerprint of its tokens
@@ -171,5 +171,5 @@ class Model:
 
 
 def rates(section):
-    """The peaks in an optimizer section that the schedule's min_lr belongs to."""
+    """The peak rates in an optimizer section to which the schedule's min_lr applies."""
     return [section[key] for key in ("learning_rate", "muon_learning_rate") if key in section]

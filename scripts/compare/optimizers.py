@@ -1,8 +1,8 @@
 """optimizers.py: the optimizers of a comparison, the settings that are tried for each, and where they come from.
 
-The names, keys and groups are those of train_gpt2 --list_optimizers. In what is tried only the learning rates, which keep
-their proportions, and the weight decay vary. The other settings are the papers' where they give them, or the trainer's
-defaults; with equal betas all have the same.
+The names, keys and groups are those of train_gpt2 --list_optimizers. Trials vary only the learning rates, which keep
+their proportions, and the weight decay. The other settings are the papers' if they give them, else the trainer's
+defaults; with equal betas all have the same betas.
 """
 import json
 import math
@@ -17,23 +17,23 @@ DECAYS = (0.01, 0.3)      # random search: weight decays between these
 GRID_FACTOR = 3           # a grid: between two rates
 EQUAL_BETAS = (0.95, 0.99)  # those of MARS; 0.95 is Muon's usual momentum, too
 
-# Rates in the middle of what is tried. Most are above the published ones, which are for far larger models and longer
+# The rates in the middle of the trials. Most are above the published ones, which are for far larger models and longer
 # runs: models of some million parameters train better with more.
 MIDDLE_RATES = {"mars-lion": 3e-4, "mars-adamw": 6e-3, "muon": 6e-2, "normuon": 6e-2, "mars-shampoo": 6e-2}
 MIDDLE_RATE_ORTHOGONALIZED = 1.8e-2  # of the others
 MIDDLE_RATE_OTHERS = 3e-3
 
-# The rest of the settings, from the papers where they give them.
+# The other settings, from the papers if they give them.
 MARS_DEFAULTS = {"weight_decay": 0.01, "beta1": 0.95, "gamma": 0.025}
 VECTOR_RATES = {"mars-adamw": 0.5, "mars-lion": 10, "mars-shampoo": 0.5}  # lr_1d / learning_rate; Lion's is small
 ADAMW_RATE = 0.15  # learning_rate / muon_learning_rate of muon and normuon
 
-# Keys that say how to train rather than which rule to follow: the model's config decides, for all that have the key.
+# Keys about training, not about the update rule: the model's config sets them for all optimizers that have the key.
 TRAINING_KEYS = ("grad_clip", "muon_embeddings", "split_qkv")
 
 
 def rounded(value):
-    """A number with two digits, as it stands in configs."""
+    """A number with two digits, as written in configs."""
     return float(f"{value:.1e}")
 
 

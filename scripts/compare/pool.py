@@ -1,4 +1,4 @@
-"""pool.py: trains several runs side by side, each with an equal part of the cores or on a GPU of its own.
+"""pool.py: trains several runs in parallel, each with an equal part of the cores or on a GPU of its own.
 
 A run is a folder with run.json, its config. It is finished when its metrics say so; then it is not trained again. One
 that was stopped goes on from its checkpoint.
@@ -28,7 +28,7 @@ def config_path(task):
 
 
 def without_folder(config):
-    """What tells the config of a run, the text of run.json, from others: all but its folder, which may be moved."""
+    """Identifies the config of a run, the text of run.json: all of it except its folder, which may be moved."""
     tokens, _, text = config.partition("\n")
     parsed = json.loads(text)
     del parsed["train"]["out_dir"]
@@ -36,7 +36,7 @@ def without_folder(config):
 
 
 def has_begun(task):
-    """Whether the folder of a task holds its run. Raises CompareError where it holds another one."""
+    """Whether the folder of a task holds its run. Raises CompareError if it holds another one."""
     try:
         with open(config_path(task), encoding="utf-8") as file:
             is_same = without_folder(file.read()) == without_folder(task.config)
@@ -57,7 +57,7 @@ def final_loss(run):
 
 
 def finished(task):
-    """The run of a task as metrics.Run, or None where it is not finished. Raises CompareError."""
+    """The run of a task as metrics.Run, or None if it is not finished. Raises CompareError."""
     if not has_begun(task):
         return None
     try:
@@ -68,7 +68,7 @@ def finished(task):
 
 
 def gpus():
-    """The GPUs that the trainer may use, as texts for CUDA_VISIBLE_DEVICES; [] where there is none."""
+    """The GPUs that the trainer may use, as texts for CUDA_VISIBLE_DEVICES; [] if there is none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]
@@ -110,7 +110,7 @@ class Pool:
         os.makedirs(task.folder, exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:  # the folder may have been moved since the last start
             file.write(task.config)
-        # When this program is killed, its runs are stopped: they would go on next to those of the next start.
+        # If this program is killed, its runs stop, too; otherwise they would run next to those of the next start.
         prctl = ctypes.CDLL(None).prctl
         with open(os.path.join(task.folder, "log.txt"), "wb") as log:
             return subprocess.Popen([self._train_gpt2, path, f"--threads={self.threads}"], stdin=subprocess.DEVNULL,
@@ -135,7 +135,7 @@ class Pool:
                            "anew")
 
     def train(self, tasks, progress):
-        """Trains what is not finished, in this order; returns the runs of all tasks as {task: metrics.Run}.
+        """Trains the tasks that are not finished, in this order; returns the runs of all as {task: metrics.Run}.
 
         progress(task, run, seconds) is called after each one that was trained here. When a run fails, or a signal ends
         this program, the others are stopped; they keep a checkpoint. Raises CompareError.

@@ -1,7 +1,7 @@
 """report.py: the tables, plots and page of a comparison, from its compare.json alone.
 
-It writes compare.md, compare.html, and where there is gnuplot compare.png, compare.svg (every seed faint, the mean of
-an optimizer's seeds strong), trials.png and trials.svg (loss by rate) next to the JSON.
+It writes compare.md, compare.html, and, if there is gnuplot, compare.png, compare.svg (every seed faint, the mean of an
+optimizer's seeds strong), trials.png and trials.svg (loss by rate) next to the JSON.
 """
 import contextlib
 import html
@@ -50,7 +50,7 @@ def count(number, word):
 
 
 def spread(entry, digits):
-    """The mean, with the standard deviation where there is one."""
+    """The mean, with the standard deviation if there is one."""
     if entry["mean"] is None:
         return "–"
     text = f"{entry['mean']:,.{digits}f}"
@@ -62,7 +62,7 @@ def mean(entry, digits):
 
 
 def steps_text(optimizer):
-    """The mean number of steps to the target, and how many seeds got there where that is not all."""
+    """The mean number of steps to the target, and how many seeds reached it if not all did."""
     steps, done = optimizer["steps_to_target"], optimizer["final_loss"]["n"]
     if steps["n"] == 0:
         return "not reached" if done else "–"
@@ -74,7 +74,7 @@ def difference(test):
 
 
 def significance(test, has_p_values):
-    """p of a test; t and the degrees of freedom where p is not known."""
+    """p of a test; t and the degrees of freedom if p is not known."""
     if test is None or test["t"] is None:
         return "–"
     if not has_p_values:
@@ -83,7 +83,7 @@ def significance(test, has_p_values):
 
 
 def trial_text(trial):
-    """The settings of a trial and what came of it."""
+    """The settings of a trial and its result."""
     loss = trial["status"] if trial["loss"] is None else f"{trial['loss']:.3f}"
     mark = "**" if trial["is_best"] else ""
     return f"{mark}{short(trial['learning_rate'])}, {short(trial['weight_decay'])}: {loss}{mark}" + (
@@ -110,7 +110,7 @@ def heading(results):
 
 
 def loss_table(results):
-    """(header, rows) of what the comparison is about."""
+    """(header, rows) of the main table: the losses."""
     target = results["target"]["loss"]
     header = ["optimizer", "final val loss", "best val loss", "seeds",
               "steps to " + ("–" if target is None else f"{target:.4f}"), "minus AdamW", "p", "minus best", "p"]
@@ -125,7 +125,7 @@ def loss_table(results):
 
 
 def cost_table(results):
-    """(header, rows) of the settings and of what a step takes."""
+    """(header, rows) of the settings and of the cost of a step."""
     rows = []
     for optimizer in results["optimizers"]:
         size, speed = optimizer["state_bytes_per_parameter"], optimizer["tokens_per_second"]
@@ -174,7 +174,7 @@ def markdown(results):
 # ---- plots ----
 
 def mean_curve(runs):
-    """[[step, mean loss]] of the steps that all runs to the end validated at."""
+    """[[step, mean loss]] at the steps at which all finished runs validated."""
     curves = [dict(map(tuple, run["curve"])) for run in runs if run["final_loss"] is not None]
     if not curves:
         return []
@@ -183,8 +183,8 @@ def mean_curve(runs):
 
 
 def curves_script(results):
-    """The gnuplot commands of compare.svg, or None where no run came to its end. The first losses say little and would
-    leave no room for the rest: the plot begins where half of the optimizers are after a part of the steps."""
+    """The gnuplot commands of compare.svg, or None if no run finished. The first losses say little and would leave no
+    room for the others: the plot begins at the loss that half of the optimizers have after EARLY_SHARE of the steps."""
     drawn, early, last = [], [], []
     for i, optimizer in enumerate(results["optimizers"]):
         points, colour = mean_curve(optimizer["runs"]), COLOURS[i % len(COLOURS)]
@@ -204,7 +204,7 @@ def curves_script(results):
 
 
 def trials_script(results):
-    """The gnuplot commands of trials.svg, or None where there were no trials."""
+    """The gnuplot commands of trials.svg, or None if there were no trials."""
     drawn = []
     for i, optimizer in enumerate(results["optimizers"]):
         points = sorted([trial["learning_rate"], trial["loss"]] for trial in optimizer["trials"]
@@ -297,7 +297,7 @@ def write(folder):
         file.write(text)
     for name, script in (("compare", curves_script(results)), ("trials", trials_script(results))):
         path = os.path.join(folder, name)
-        for ending in PICTURES:  # those of other results
+        for ending in PICTURES:  # pictures of earlier results
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path + ending)
         if script and shutil.which("gnuplot"):

@@ -38,7 +38,7 @@ except ImportError:
     scipy = None
 
 BASELINE = "adamw"
-GIVEN = "as given"  # whose a target loss is that no run decided
+GIVEN = "as given"  # the source of a target loss that no run decided
 
 
 def summary(values):
@@ -52,8 +52,8 @@ def welch(a, b):
     """Welch's test for the means of two samples with variances of their own, both summaries.
 
     Returns {difference, t, df, p}: the mean of a minus that of b, the statistic, the degrees of freedom by Welch and
-    Satterthwaite, and the two-sided p. None where a sample is empty; t, df and p are None where a sample has one value,
-    or neither has a spread; p is None without scipy.
+    Satterthwaite, and the two-sided p. None if a sample is empty; t, df and p are None if a sample has one value, or
+    neither has a spread; p is None without scipy.
     """
     if a["n"] == 0 or b["n"] == 0:
         return None
@@ -72,7 +72,7 @@ def welch(a, b):
 
 def steps_to(curve, target):
     """The step at which a curve, [[step, loss], ...], first is at a loss or below, on straight lines between its
-    points; None where it never is."""
+    points; None if it never is."""
     for i, (step, loss) in enumerate(curve):
         if loss > target:
             continue
@@ -87,7 +87,7 @@ def trials_of(optimizer, sections, runs, chosen):
     """The trials entry of an optimizer.
 
     sections    the settings that were tried
-    runs        metrics.Run of each; None where there is one setting only, which needs no trial
+    runs        metrics.Run of each; None if there is only one setting, which needs no trial
     chosen      the number of the best one, or None. Better ones were rejected because they diverge in full runs
     """
     entries, losses = [], [final_loss(run) if run else None for run in runs]
@@ -118,9 +118,9 @@ def run_entry(seed, run):
 
 
 def optimizer_entry(optimizer, settings, trials, runs):
-    """The entry of an optimizer, but for what takes the others.
+    """The entry of an optimizer, without the values that need the other optimizers.
 
-    settings    the optimizer section of its best trial; None where no trial worked
+    settings    the optimizer section of its best trial; None if no trial worked
     trials      of trials_of()
     runs        {seed: metrics.Run} of full length
     """
@@ -146,7 +146,8 @@ def default_target(entries):
 
 
 def place(entry):
-    """The key by which optimizers are ordered. A mean over the runs that did not diverge would flatter those that did."""
+    """The key by which optimizers are ordered. A mean over only the runs that did not diverge would favour optimizers
+    whose runs diverge."""
     done = entry["final_loss"]["n"]
     return (0 if done == len(entry["runs"]) else 1, entry["final_loss"]["mean"]) if done else (2, 0)
 
