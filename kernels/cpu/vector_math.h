@@ -22,9 +22,9 @@ static inline float float_from_ordered(int32_t ordered) {
     return x;
 }
 
-/* e^x with a relative error of about 1e-7; 0 if e^x is below the smallest normal float, infinity for x >= 88.4 (float32
- * ends at 88.7), NaN for NaN. x = n ln 2 + r with |r| <= ln 2 / 2. The polynomial for e^r is that of expf in Cephes
- * (Moshier). */
+/* e^x with a relative error of about 1e-7; 0 for x < -87, where e^x is near the smallest normal float (1.2e-38),
+ * infinity for x >= 88.4 (float32 ends at 88.7), NaN for NaN. x = n ln 2 + r with |r| <= ln 2 / 2. The polynomial for
+ * e^r is that of expf in Cephes (Moshier). */
 static inline float vector_exp(float x) {
     float clamped = x > 89.0f ? 89.0f : x; /* NaN is not above 89: it stays NaN */
     clamped = clamped < -87.0f ? -87.0f : clamped;
