@@ -174,6 +174,14 @@ def parse(arguments):
 
 # ---- the comparison ----
 
+def print_progress(task, run, seconds, finished, total):
+    """A line about a run that has ended, for Pool.train()."""
+    loss = pool.final_loss(run)
+    shown = run.status if loss is None else f"{loss:.4f}"
+    print(f"[{finished:{len(str(total))}}/{total}] {task.title:18} {os.path.basename(task.folder):18} {shown} "
+          f"({seconds:.0f} s)", flush=True)
+
+
 class Comparison:
     """A comparison in one folder."""
 
@@ -188,7 +196,6 @@ class Comparison:
         self.pool = pool.Pool(train_gpt2, options["device"], options["jobs"], lock)
         self.version = model.run_program(train_gpt2, "--version").strip()
         self.points = optimizers.points(options["search"], options["trials"], options["search_seed"])
-        self.count = self.total = 0
 
     def check_plan(self):
         """Sets the numbers of steps. The folder keeps its first plan: runs with another plan could not be compared, and
@@ -255,19 +262,6 @@ class Comparison:
         config = self.model.run_config(optimizer, self.section(optimizer, point), steps, evaluations, seed, folder)
         return pool.Task(optimizer.id, folder, config)
 
-    def print_progress(self, task, run, seconds):
-        loss = pool.final_loss(run)
-        self.count += 1
-        shown = run.status if loss is None else f"{loss:.4f}"
-        print(f"[{self.count:{len(str(self.total))}}/{self.total}] {task.title:18} {os.path.basename(task.folder):18} "
-              f"{shown} ({seconds:.0f} s)", flush=True)
-
-    def train(self, tasks):
-        """Trains a list of runs. Returns {task: run}."""
-        self.count = sum(pool.finished(task) is not None for task in tasks)
-        self.total = len(tasks)
-        return self.pool.train(tasks, self.print_progress)
-
     def run_trials(self):
         """Trains all trials. Returns {optimizer: [run or None of each point]}."""
         if len(self.points) == 1:
@@ -277,7 +271,7 @@ class Comparison:
         tasks = {(optimizer, i): self.task(optimizer, f"trial_{i + 1}", self.points[i], self.trial_steps,
                                            model.TRIAL_EVALUATIONS, TRIAL_SEED)
                  for i in numbers for optimizer in self.optimizers}
-        runs = self.train(list(tasks.values()))
+        runs = self.pool.train(list(tasks.values()), print_progress)
         return {optimizer: [runs[tasks[optimizer, i]] for i in numbers] for optimizer in self.optimizers}
 
     def run_full(self, trials):
@@ -298,7 +292,7 @@ class Comparison:
             if not tasks:
                 return {optimizer: (done.get(optimizer), last.get(optimizer, {})) for optimizer in self.optimizers}
             print(f"full runs: {len(seeds)} for each optimizer, {self.steps:,} steps each")
-            runs = self.train(list(tasks.values()))
+            runs = self.pool.train(list(tasks.values()), print_progress)
             for optimizer, point in best.items():
                 left[optimizer].remove(point)
                 last[optimizer] = {seed: runs[tasks[optimizer, seed]] for seed in seeds}
@@ -404,7 +398,7 @@ def main(arguments):
                 result = Comparison(options, train_gpt2, os.path.join(os.environ.get("BIN", "."), "prepare_data"),
                                     lock).run()
         write_json(os.path.join(options["out"], "compare.json"), result)
-        text, written = report.write(options["out"])
+        text, written = report.write(options["out"], result)
     except CompareError as error:
         print(f"compare_optimizers.sh: {error}", file=sys.stderr)
         return error.status

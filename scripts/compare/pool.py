@@ -137,8 +137,9 @@ class Pool:
     def train(self, tasks, progress):
         """Trains the tasks that are not finished, in this order; returns the runs of all as {task: metrics.Run}.
 
-        progress(task, run, seconds) is called after each one that was trained here. When a run fails, or a signal ends
-        this program, the others are stopped; they keep a checkpoint. Raises CompareError.
+        progress(task, run, seconds, finished, all) is called after each one that was trained here, with how many of how
+        many tasks are finished. When a run fails, or a signal ends this program, the others are stopped; they keep a
+        checkpoint. Raises CompareError.
         """
         runs = {task: finished(task) for task in tasks}
         waiting = collections.deque(task for task in tasks if not runs[task])
@@ -153,7 +154,8 @@ class Pool:
                     task, place, begun = running.pop(process)
                     free.append(place)
                     runs[task] = self._end(task, process.returncode)
-                    progress(task, runs[task], time.monotonic() - begun)
+                    progress(task, runs[task], time.monotonic() - begun, len(tasks) - len(waiting) - len(running),
+                             len(tasks))
         finally:
             for process in running:
                 process.terminate()

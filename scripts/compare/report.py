@@ -288,10 +288,9 @@ def read(folder):
                            "which makes it anew from the runs") from None
 
 
-def write(folder):
-    """Makes the tables, the plots and the page from FOLDER/compare.json; returns (the tables as text, the files
-    written). Raises CompareError."""
-    results = read(folder)
+def write(folder, results):
+    """Makes the tables, the plots and the page from the results, which are in FOLDER/compare.json; returns (the tables
+    as text, the files written). Raises CompareError."""
     text, written, pictures = markdown(results), ["compare.json", "compare.md"], {}
     with open(os.path.join(folder, "compare.md"), "w", encoding="utf-8") as file:
         file.write(text)
