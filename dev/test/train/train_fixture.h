@@ -29,8 +29,8 @@ char *train_write_config(cJSON *config);
  * validation every 4 steps and a checkpoint every 3. */
 const char *train_small_config(void);
 
-/* Its schedule, as arguments for a run of fewer steps that is to begin as that of 12 does: max_iters would shorten
- * it. */
+/* Arguments that keep its schedule in a run of fewer steps, which then begins as the run of 12 does: max_iters alone
+ * would shorten the schedule. */
 #define TRAIN_WHOLE_SCHEDULE " --warmup_iters=3 --lr_decay_iters=200 "
 
 /* The config of a case of dev/golden/SET.json, whose content is `golden`: a run of its first `steps`, of all for 0. The
