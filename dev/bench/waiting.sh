@@ -5,7 +5,7 @@
 # the same cores: for the way that every program here sets by itself (util/program.h), and for others that its user
 # can set. Each number is the median of rounds in which all ways take turns, five for the small model and one for 124M,
 # since a busy machine's speed drifts. The last column is the worst ratio to the best way in the same column. Build
-# first: make bench.
+# first: make build/bench_train.
 #
 # Environment: BUILD (default build).
 set -euo pipefail
@@ -20,7 +20,7 @@ for argument in "$@"; do
         *) echo "waiting.sh: unknown argument $argument; the only option is --threads=N" >&2; exit 2 ;;
     esac
 done
-[ -x "$bench" ] || { echo "waiting.sh: $bench is missing; make bench builds it" >&2; exit 1; }
+[ -x "$bench" ] || { echo "waiting.sh: $bench is missing; make $bench builds it" >&2; exit 1; }
 
 ways=("as set by the program" OMP_WAIT_POLICY=active OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=300000 GOMP_SPINCOUNT=2000)
 scratch=$(mktemp -d)
