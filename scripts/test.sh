@@ -272,7 +272,7 @@ fi
 heading "an emulated GPU, and the same under the thread sanitizer"
 export TSAN_OPTIONS=atexit_sleep_ms=0 # otherwise each of many processes sleeps for a second
 threads=("$kernels" test_emulator.cu test_faults.cu)
-if [ $all = yes ]; then threads+=(test_data.c); fi
+if [ $all = yes ]; then threads+=(test_loader.c); fi
 tsan=no
 if compile build/tsan --no-programs EMU=1 SANITIZE=thread OPTIMIZE=-O1 -- "${threads[@]}"; then tsan=yes; fi
 # The longest lanes first, so that none is left alone at the end.
@@ -301,7 +301,7 @@ fi
 wait_for_lanes
 if [ $all = yes ]; then
     heading "the data loader under the thread sanitizer"
-    CI='' TEST_SECONDS=1800 run_tests build/tsan test_data.c
+    CI='' TEST_SECONDS=1800 run_tests build/tsan test_loader.c
     heading "aarch64, emulated"
     if [ $aarch64 = yes ] && has_tools aarch64 qemu-aarch64; then
         for onednn in 1 0; do

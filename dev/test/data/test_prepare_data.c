@@ -1,6 +1,6 @@
 /* test_prepare_data.c: from text to token files: the tokenizers, the writer of shards, and prepare_data run as a
  * program, taken from the folder in MARS_BIN (default: the repository root). What becomes of token files afterwards:
- * test_data.c. */
+ * test_shard.c. */
 #include "dev/test/test.h"
 
 #include <cjson/cJSON.h>

@@ -1,7 +1,7 @@
 /* test_wrong_inputs.c: what users get wrong, seen from outside: every mistake ends in one message that names the place
  * and says what would be right, with exit status 2 for the command line and the config and 1 for the rest; never in a
  * crash, and never with something written first. What each module makes of wrong input in all its variety is tested
- * next to it (test_config.c, test_data.c, test_safetensors.c, test_checkpoint_weights.c). */
+ * next to it (test_config.c, test_shard.c, test_safetensors.c, test_checkpoint_weights.c). */
 #include "dev/test/train/train_fixture.h"
 
 #include <math.h>
