@@ -10,11 +10,12 @@ EXTERN_C_BEGIN
  * the colon in messages, and limits how long OpenMP's threads wait by spinning.
  *
  * A thread that spins for long on a core that another program needs makes every parallel region wait for the scheduler:
- * a training step then takes 40 times as long. A thread that sleeps at once is late for the next region: twice as long
- * on a quiet machine. A short spin is near the best of both (dev/results/README.md). OpenMP reads its settings from the
- * environment when it is loaded, so this call sets them and executes the program again, with the same arguments and
- * process number. It leaves alone what the user has set: OMP_WAIT_POLICY, GOMP_SPINCOUNT or KMP_BLOCKTIME. Tools that
- * do not follow a program into exec (valgrind without --trace-children=yes) need one of these set. */
+ * a training step then takes up to 40 times as long. A thread that sleeps at once is late for the next region: a step
+ * takes a quarter longer on a quiet machine. 25 microseconds are near the best of both (dev/results/README.md). OpenMP
+ * reads its settings from the environment when it is loaded, so this call sets them and executes the program again, with
+ * the same arguments and process number. It leaves alone what the user has set: OMP_WAIT_POLICY, GOMP_SPINCOUNT or
+ * KMP_BLOCKTIME. Tools that do not follow a program into exec (valgrind without --trace-children=yes) need one of these
+ * set. */
 void program_start(const char *name, char **argv);
 
 EXTERN_C_END

@@ -22,7 +22,7 @@ for argument in "$@"; do
 done
 [ -x "$bench" ] || { echo "waiting.sh: $bench is missing; make $bench builds it" >&2; exit 1; }
 
-ways=("as set by the program" OMP_WAIT_POLICY=active OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=300000 GOMP_SPINCOUNT=2000)
+ways=("as set by the program" OMP_WAIT_POLICY=active OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=300000 GOMP_SPINCOUNT=20000)
 scratch=$(mktemp -d)
 busy=()
 stop_busy() {
