@@ -155,7 +155,8 @@ int64_t checkpoint_positions(const SafetensorsFile *file);
 /* Reads the model from the config.json in a folder, of model_type "gpt2" or "mars_gpt". Keys that a "gpt2" lacks have
  * transformers' defaults; a "mars_gpt" must have all. Fails if the folder asks for something that we do not compute,
  * such as another activation. The config.json of a GPT-2 does not say whether it has biases: in our checkpoints
- * trainer.json does; otherwise the model has them if `weights` does, or if that is NULL. */
+ * trainer.json does; otherwise the model has them if `weights` does, or if that is NULL. Warns if trainer.json records
+ * another config.json. */
 bool checkpoint_read_model_config(GPT2Config *config, const char *folder, const SafetensorsFile *weights, Error *error);
 
 EXTERN_C_END

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "checkpoint/checkpoint_layout.h"
+#include "config/config_keys.h"
 #include "config/config_model.h"
 #include "util/files.h"
 
@@ -191,17 +192,24 @@ static bool read_epsilon(GPT2Config *config, const cJSON *json, const char *path
            wrong_value(item, path, key, "a number above 0 and below 1", error);
 }
 
+/* Whether transformers' GPT-2, or a program that writes its config.json, has a key of this name, too. */
+static bool is_shared(const char *key) {
+    static const char *const shared[] = {
+        "n_layer", "n_head", "n_embd", "vocab_size", "block_size", "bias", "scale_attn_by_inverse_layer_idx"};
+    for (size_t i = 0; i < ARRAY_LENGTH(shared); i++)
+        if (strcmp(key, shared[i]) == 0) return true;
+    return false;
+}
+
 /* Fails if the config has a key that only a mars_gpt has: a GPT-2 would ignore it silently. */
 static bool has_keys_of_mars_gpt(const cJSON *json, const char *path, Error *error) {
-    static const char *const keys[] = {"position",   "norm",          "norm_embedding",  "qk_norm",
-                                       "activation", "logit_softcap", "attention_scale", "attention_output_scale"};
-    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++)
-        if (has(json, keys[i])) {
-            error_set(error,
-                      "%s: has the key %s of a mars_gpt, but its model_type is not \"mars_gpt\"; correct model_type",
-                      path, keys[i]);
-            return true;
-        }
+    for (int i = 0; i < config_key_count; i++) {
+        const char *key = config_keys[i].name;
+        if (!config_keys[i].comes_with_weights || is_shared(key) || !has(json, key)) continue;
+        error_set(error, "%s: has the key %s of a mars_gpt, but its model_type is not \"mars_gpt\"; correct model_type",
+                  path, key);
+        return true;
+    }
     return false;
 }
 
@@ -219,11 +227,8 @@ static bool check_kind(const cJSON *json, const char *path, Error *error) {
 }
 
 static bool read_has_bias(GPT2Config *config, const char *folder, const SafetensorsFile *weights, Error *error) {
-    char *path = format_string("%s/" TRAINER_FILE, folder);
-    bool is_ours = files_is_file(path);
-    free(path);
     config->bias = !weights || checkpoint_has_biases(weights);
-    if (!is_ours) return true;
+    if (!files_has(folder, TRAINER_FILE)) return true;
     cJSON *trainer = checkpoint_read_trainer(folder, error);
     config->bias = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(trainer, "has_bias"));
     cJSON_Delete(trainer);
@@ -241,6 +246,14 @@ static bool read_gpt2(GPT2Config *config, const cJSON *json, const char *path, E
 
 /* ---- reading either kind ---- */
 
+/* Whoever edits the config.json of a checkpoint gets another model than the one that was trained, and is told so. */
+static void warn_if_edited(const char *folder) {
+    Error reason;
+    if (files_has(folder, TRAINER_FILE) && !checkpoint_verify_file(folder, CONFIG_FILE, &reason))
+        warn("%s; this model need not be the one that was trained; copy the file again unless you have edited it",
+             reason.text);
+}
+
 bool checkpoint_read_model_config(GPT2Config *config, const char *folder, const SafetensorsFile *weights,
                                   Error *error) {
     char *path = format_string("%s/" CONFIG_FILE, folder);
@@ -252,6 +265,7 @@ bool checkpoint_read_model_config(GPT2Config *config, const char *folder, const 
     bool ok = json && (is_ours ? config_model_from_json(config, json, path, error)
                                : read_gpt2(config, json, path, error) && read_has_bias(config, folder, weights, error));
     if (ok && !gpt2_config_check(config, &concerned, &reason)) ok = error_set(error, "%s: %s", path, reason.text);
+    if (ok) warn_if_edited(folder);
     cJSON_Delete(json);
     free(path);
     return ok;

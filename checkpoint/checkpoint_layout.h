@@ -77,8 +77,8 @@ bool checkpoint_read_number(const struct cJSON *json, const char *path, const ch
  * "sequences" also if an older version wrote it. The caller deletes it; NULL on failure. */
 struct cJSON *checkpoint_read_trainer(const char *folder, Error *error);
 
-/* Compares model.safetensors of a checkpoint folder with the checksum in trainer.json. */
-bool checkpoint_verify_weights(const char *folder, Error *error);
+/* Compares one file of a checkpoint folder with the checksum in trainer.json. */
+bool checkpoint_verify_file(const char *folder, const char *name, Error *error);
 
 /* Returns a number that checkpoint_read_trainer() has checked. */
 int64_t checkpoint_integer(const struct cJSON *trainer, const char *key);

@@ -43,10 +43,11 @@ static bool verify_files(const char *folder, const cJSON *trainer, Error *error)
     return true;
 }
 
-bool checkpoint_verify_weights(const char *folder, Error *error) {
+bool checkpoint_verify_file(const char *folder, const char *name, Error *error) {
     cJSON *trainer = checkpoint_read_trainer(folder, error);
-    const cJSON *files = cJSON_GetObjectItemCaseSensitive(trainer, "files");
-    bool ok = trainer && verify_file(folder, cJSON_GetObjectItemCaseSensitive(files, MODEL_FILE), error);
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(trainer, "files"), name);
+    bool ok = trainer && (item ? verify_file(folder, item, error)
+                               : error_set(error, "%s/" TRAINER_FILE " does not list %s", folder, name));
     cJSON_Delete(trainer);
     return ok;
 }

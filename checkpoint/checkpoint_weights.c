@@ -352,7 +352,7 @@ static bool verify(const SafetensorsFile *file, Error *error) {
     bool is_checkpoint = files_is_file(trainer);
     free(trainer);
     Error reason;
-    return !is_checkpoint || checkpoint_verify_weights(folder, &reason) ||
+    return !is_checkpoint || checkpoint_verify_file(folder, MODEL_FILE, &reason) ||
            error_set(error, "%s; copy the checkpoint again, or take another one", reason.text);
 }
 

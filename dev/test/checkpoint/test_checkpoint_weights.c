@@ -616,6 +616,34 @@ static void test_wrong_configs(void **state) {
     assert_int_equal(unlink(test_path("model/trainer.json")), 0);
 }
 
+/* A key that only the other kind of config.json has must not be ignored. These are all that GPT-2 has not. */
+static void test_keys_of_the_other_kind(void **state) {
+    (void)state;
+    static const char *const keys[] = {"position",
+                                       "rope_base",
+                                       "norm",
+                                       "norm_gain",
+                                       "norm_eps",
+                                       "norm_embedding",
+                                       "qk_norm",
+                                       "qk_norm_eps",
+                                       "activation",
+                                       "tie_embeddings",
+                                       "lm_head_bias",
+                                       "attention_scale",
+                                       "attention_output_scale",
+                                       "logit_softcap"};
+    GPT2Config config;
+    Error error;
+    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
+        char *json = format_string("{" SIZES ", \"%s\": 1}", keys[i]),
+             *parts = format_string("the key %s|model_type", keys[i]);
+        assert_false(read_config(&config, json, &error));
+        assert_parts(error.text, parts);
+        free(json), free(parts);
+    }
+}
+
 /* ---- config.json of models that transformers' GPT-2 cannot compute ---- */
 
 /* The config.json of such a model, with one key replaced by a value as JSON, or removed (NULL). */
@@ -809,6 +837,7 @@ int main(void) {
         cmocka_unit_test(test_published_configs),
         cmocka_unit_test(test_biases_of_others),
         cmocka_unit_test(test_wrong_configs),
+        cmocka_unit_test(test_keys_of_the_other_kind),
         cmocka_unit_test(test_missing_keys),
         cmocka_unit_test(test_wrong_keys),
         cmocka_unit_test(test_parts_of_messages),

@@ -449,6 +449,28 @@ static void test_version_0_1_0_with_another_batch(void **state) {
     assert_true(last_number("old_doubled", "train", "tokens") == (6 * 12 + 24) * 16);
 }
 
+/* Weights do not tell that their config.json was edited: the checksum does. */
+static void test_an_edited_model_is_reported(void **state) {
+    (void)state;
+    Launch launch = {.config = "dev/golden/checkpoint_0.1.0/run.json"};
+    copy_old_run("edited");
+    const char *folder = test_path("edited/checkpoints/step_00000006"),
+               *warning = "this model need not be the one that";
+    for (int is_edited = 0; is_edited < 2; is_edited++) {
+        if (is_edited) assert_run(test_run("sed -i 's/1e-05/1e-03/' '%s/config.json'", folder), 0, "");
+        CommandResult *result = train_run(&launch, is_edited ? "from_edited" : "from_whole",
+                                          "--init_from='%s' --eval_only=true --device=%s", folder, test_device());
+        assert_run(result, EXIT_DONE, is_edited ? warning : "validation loss");
+        if (is_edited)
+            assert_parts(result->output,
+                         "step_00000006/config.json is damaged|its checksum is|should be|copy the file");
+        else
+            assert_null(strstr(result->output, warning));
+    }
+    assert_run(train_run(&launch, "edited", "--init_from=resume --device=%s", test_device()), EXIT_FAILED,
+               "config.json is damaged");
+}
+
 /* ---- folders that were copied and moved ---- */
 
 static bool is_link(const char *path) {
@@ -629,6 +651,7 @@ int main(void) {
         cmocka_unit_test(test_another_total_batch_size),
         cmocka_unit_test(test_version_0_1_0_goes_on),
         cmocka_unit_test(test_version_0_1_0_with_another_batch),
+        cmocka_unit_test(test_an_edited_model_is_reported),
         cmocka_unit_test(test_copy_that_followed_links),
         cmocka_unit_test(test_repaired_before_the_first_step),
         cmocka_unit_test(test_stop_signals_interrupt_no_thread),
