@@ -7,9 +7,9 @@
  * memory objects and working memory, so that attention can run many small matmuls in parallel.
  *
  * On processors without bfloat16 instructions oneDNN multiplies bfloat16 matrices three to hundreds of times more
- * slowly than float32 ones, or not at all. On those a bfloat16 kernel widens: it converts A and B to float32,
- * multiplies the copies, and rounds the result once (widen.h). The float32 copies of a large matmul are made block by
- * block, so that they take little memory. */
+ * slowly than float32 ones, or not at all. On some that have them it takes twice as long as for float32. On all those a
+ * bfloat16 kernel widens: it converts A and B to float32, multiplies the copies, and rounds the result once (widen.h).
+ * The float32 copies of a large matmul are made block by block, so that they take little memory. */
 #include "kernels/cpu/matmul.h"
 
 #include <assert.h>
@@ -18,6 +18,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include <oneapi/dnnl/dnnl.h>
 #include <omp.h>
@@ -280,17 +283,30 @@ static MatmulKernel *kernel_from(Matmul *matmul, const MatmulShape *shape, dnnl_
 
 static bool isa_includes(dnnl_cpu_isa_t isa) { return ((int)dnnl_get_effective_cpu_isa() & (int)isa) == (int)isa; }
 
+/* Intel's processors since Sapphire Rapids, which have arithmetic on float16, multiply bfloat16 fast by AMX alone. Where a
+ * virtual machine hides AMX, their other bfloat16 instructions reach half the float32 rate (dev/results/README.md). */
+static bool has_slow_bfloat16_instructions(void) {
+#if defined(__x86_64__)
+    enum { FEATURES = 7, HAS_AVX512_FP16 = 1 << 23 };
+    unsigned a, b, c, d;
+    return !isa_includes(dnnl_cpu_isa_avx512_core_amx) && __builtin_cpu_is("intel") &&
+           __get_cpuid_count(FEATURES, 0, &a, &b, &c, &d) && (d & HAS_AVX512_FP16);
+#else
+    return false;
+#endif
+}
+
 /* Without bfloat16 instructions oneDNN uses integer instructions, at a tenth to a third of the float32 rate. */
 bool matmul_widens_bfloat16(void) {
 #if defined(__x86_64__)
-    return !isa_includes(dnnl_cpu_isa_avx512_core_bf16);
+    return !isa_includes(dnnl_cpu_isa_avx512_core_bf16) || has_slow_bfloat16_instructions();
 #else
     return false;
 #endif
 }
 
 /* Whether oneDNN multiplies these bfloat16 matrices more slowly than float32 copies of them, because it uses scalar
- * loops or has no bfloat16 instructions. */
+ * loops or has no fast bfloat16 instructions. */
 static bool is_slow_bfloat16(const_dnnl_primitive_desc_t description) {
     return strncmp(implementation_of(description), "ref", 3) == 0 || matmul_widens_bfloat16();
 }
