@@ -1,12 +1,13 @@
 """torch_gpt2.py: how fast the same GPT-2 trains in PyTorch: what bench_train's tokens/s are compared with.
 
     python3 dev/bench/torch_gpt2.py [--model tiny|small|medium|large|xl] [--batch 32] [--steps 20]
-                                    [--no_compile] [--device auto|cpu|cuda] [--out FILE]
+                                    [--precision bfloat16|float32] [--no_compile] [--device auto|cpu|cuda] [--out FILE]
 
-A GPT-2 as nanoGPT trains it: bfloat16 autocast over float32 weights, torch.compile of the whole model, flash attention
-through scaled_dot_product_attention, fused AdamW with the global norm clipped at 1, the output matrix tied to the token
-embedding, a vocabulary of 50304, no biases, no dropout. Shapes, attention scale and GELU are those of bench_train. Where
-the batch does not fit the GPU's memory it is halved until it does. Prints one JSON object, and writes it to FILE.
+A GPT-2 as nanoGPT trains it: bfloat16 autocast over float32 weights (--precision float32: no autocast), torch.compile of
+the whole model, flash attention through scaled_dot_product_attention, fused AdamW with the global norm clipped at 1, the
+output matrix tied to the token embedding, a vocabulary of 50304, no biases, no dropout. Shapes, attention scale and GELU
+are those of bench_train. Where the batch does not fit the GPU's memory it is halved until it does. Prints one JSON object,
+and writes it to FILE.
 """
 import argparse
 import json
@@ -90,11 +91,11 @@ class GPT2(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
 
 
-def make_optimizer(model, device):
+def make_optimizer(model):
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and name not in ("wte.weight", "wpe.weight")]
     rest = [p for name, p in model.named_parameters() if p.dim() != 2 or name in ("wte.weight", "wpe.weight")]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=device == "cuda")
+    return torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
 
 
 def synchronize(device):
@@ -103,20 +104,21 @@ def synchronize(device):
 
 
 class Trainer:
-    def __init__(self, size, batch, device, compile_model):
+    def __init__(self, size, batch, options):
         block_size, vocab_size = size[3], size[4]
         torch.manual_seed(1)
-        self.device = device
+        self.device = device = options.device
+        self.is_bfloat16 = options.precision == "bfloat16"
         self.plain = GPT2(*size).to(device)
-        self.model = torch.compile(self.plain) if compile_model else self.plain
-        self.optimizer = make_optimizer(self.plain, device)
+        self.model = self.plain if options.no_compile else torch.compile(self.plain)
+        self.optimizer = make_optimizer(self.plain)
         self.tokens = torch.randint(vocab_size, (2, batch, block_size))
         if device == "cuda":
             self.tokens = self.tokens.pin_memory()
 
     def step(self):
         inputs, targets = self.tokens.to(self.device, non_blocking=True)
-        with torch.autocast(self.device, dtype=torch.bfloat16):
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.is_bfloat16):
             loss = self.model(inputs, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.plain.parameters(), 1.0)
@@ -136,7 +138,7 @@ class Trainer:
 
 def measure(options, size, batch):
     begun = time.perf_counter()
-    trainer = Trainer(size, batch, options.device, not options.no_compile)
+    trainer = Trainer(size, batch, options)
     for _ in range(WARM_UP_STEPS):
         loss = trainer.step()
     synchronize(options.device)
@@ -148,6 +150,7 @@ def measure(options, size, batch):
     cuda = options.device == "cuda"
     return {
         "model": options.model,
+        "precision": options.precision,
         "batch": batch,
         "batch asked for": options.batch,
         "tokens/s": round(batch * size[3] / seconds, 1),
@@ -157,6 +160,7 @@ def measure(options, size, batch):
         "compiled": not options.no_compile,
         "torch": torch.__version__,
         "gpu": torch.cuda.get_device_name() if cuda else None,
+        "cpu threads": None if cuda else torch.get_num_threads(),
     }
 
 
@@ -165,14 +169,15 @@ def main():
     parser.add_argument("--model", choices=SIZES, default="small")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--no_compile", action="store_true")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args()
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_float32_matmul_precision("high")
     if options.device == "cuda":
+        torch.set_float32_matmul_precision("high")
         torch.backends.cuda.enable_math_sdp(False)
         torch.backends.cuda.enable_mem_efficient_sdp(False)
         torch.backends.cuda.enable_cudnn_sdp(False)
