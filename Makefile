@@ -179,7 +179,7 @@ mpi_objects = $(patsubst %.c,$(BUILD)/%.o,comm/mpi.c comm/heartbeat.c)
 marsopt = $(BIN)/libmarsopt.a $(BIN)/libmarsopt.so
 OBJCOPY ?= $(shell $(CC) -print-prog-name=objcopy)
 marsopt_sources = $(filter-out kernels/autotune.c,$(wildcard optim/*.c kernels/*.c)) $(cpu_plain) comm/single.c \
-                  $(addprefix util/,arena.c base.c machine_memory.c partition.c program.c streams.c tensor_table.c)
+                  $(addprefix util/,arena.c base.c machine_memory.c partition.c tensor_table.c)
 marsopt_objects = $(marsopt_sources:%.c=$(BUILD)/%.o) $(cpu_objects)
 marsopt_libraries = $(if $(has_onednn),-ldnnl) -lm -fopenmp $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 marsopt_flags = $(strip -I$(CURDIR) $(abspath $(BIN)/libmarsopt.a) $(marsopt_libraries))
@@ -257,8 +257,8 @@ $(library) $(kernel_library) $(BIN)/libmarsopt.a:
 	@rm -f $@
 	@$(AR) rcs $@ $^
 
-$(BUILD)/marsopt.o: $(marsopt_objects)
-	@$(CC) -r -nostdlib -o $@ $^
+$(BUILD)/marsopt.o: $(marsopt_objects) Makefile
+	@$(CC) -r -nostdlib -o $@ $(marsopt_objects)
 	@$(OBJCOPY) --wildcard --keep-global-symbol='optim_*' $@
 
 $(BIN)/libmarsopt.so: $(BUILD)/marsopt.o

@@ -3,10 +3,34 @@
 
 #include <limits.h>
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "util/streams.h"
+
+/* ---- SIGHUP ---- */
+
+/* Whether the program was started with SIGHUP ignored, as by nohup. UCX, which MPI loads on many machines, then puts a
+ * handler of its own there (UCX_DEBUG_SIGNO), which the program would lose by executing itself again. */
+static bool hangup_was_ignored;
+
+#if defined(__linux__) && defined(SYS_rt_sigaction)
+/* Runs before libraries start, and so before those of sanitizers: it is not instrumented and makes a plain system call. */
+__attribute__((no_sanitize("address", "thread", "undefined"))) static void look_at_hangup(void) {
+    struct {
+        void (*handler)(int);
+        unsigned long others[8]; /* flags, restorer, mask */
+    } action;
+    enum { MASK_BYTES = 8 };
+    if (syscall(SYS_rt_sigaction, SIGHUP, NULL, &action, MASK_BYTES) == 0)
+        hangup_was_ignored = action.handler == SIG_IGN;
+}
+__attribute__((section(".preinit_array"), used)) static void (*const before_libraries)(void) = look_at_hangup;
+#endif
+
+/* ---- how threads wait ---- */
 
 /* How long a thread spins before it sleeps. Sleeping and waking up cost about as much: who spins for just that long never
  * waits more than twice as long as the better of both would, whatever the wait (Karlin, Manasse, McGeoch, Owicki,
@@ -50,6 +74,7 @@ static void execute_again(char **argv) {
 void program_start(const char *name, char **argv) {
     streams_open();
     base_set_program(name);
+    if (hangup_was_ignored) signal(SIGHUP, SIG_IGN);
     if (user_has_chosen()) return;
     char *turns = format_string("%.0f", SPIN_SECONDS / measure_spin());
     setenv("GOMP_SPINCOUNT", turns, 1); /* libgomp counts turns */

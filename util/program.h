@@ -7,7 +7,8 @@
 EXTERN_C_BEGIN
 
 /* The first call of main(): opens the standard streams that are closed (streams.h), sets the name that stands before
- * the colon in messages, and limits how long OpenMP's threads wait by spinning.
+ * the colon in messages, ignores SIGHUP if the program was started so, whatever libraries made of it, and limits how long
+ * OpenMP's threads wait by spinning.
  *
  * A thread that spins for long on a core that another program needs makes every parallel region wait for the scheduler:
  * a training step then takes up to 40 times as long. A thread that sleeps at once is late for the next region: a step

@@ -1,8 +1,9 @@
 /* stop_signal.c: see stop_signal.h.
  *
- * A thread of its own waits for the signals, and all others block them. A handler would run on whichever thread the
- * system interrupts, on that thread's stack; oneDNN's AVX and AVX2 kernels use the stack pointer for a buffer on the
- * heap, so a signal then would overwrite the memory below the buffer. */
+ * A thread of its own waits for the signals, and all others block them, but for those that a library started before main()
+ * (UCX, which MPI loads, does). A handler may run on those threads alone: it runs on the stack of the thread that the
+ * system interrupts, and oneDNN's AVX and AVX2 kernels use the stack pointer for a buffer on the heap, so a signal would
+ * overwrite the memory below the buffer. */
 #include "util/stop_signal.h"
 
 #include <pthread.h>
@@ -11,12 +12,14 @@
 #include <string.h>
 
 static atomic_bool came;
+static bool hangup_is_ignored;
 static sigset_t stop_signals;
 
-static void ignore(int signal_number) {
+static void set_action(int signal_number, void (*handler)(int)) {
     struct sigaction action;
     memset(&action, 0, sizeof action);
-    action.sa_handler = SIG_IGN;
+    action.sa_handler = handler;
+    action.sa_flags = SA_RESTART;
     sigaction(signal_number, &action, NULL);
 }
 
@@ -25,13 +28,19 @@ static bool is_ignored(int signal_number) {
     return sigaction(signal_number, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
-/* After the first SIGINT this thread lets the next one through, whose default action ends the program. */
+/* Notes a signal. After the first SIGINT the next one ends the program. */
+static void note(int number) {
+    if (number == SIGHUP && hangup_is_ignored) return;
+    if (number == SIGINT) set_action(SIGINT, SIG_DFL);
+    atomic_store(&came, true);
+}
+
 static void *wait_for_signals(void *argument) {
     (void)argument;
     for (;;) {
         int number = 0;
         if (sigwait(&stop_signals, &number) != 0) continue;
-        atomic_store(&came, true);
+        note(number);
         if (number != SIGINT) continue;
         sigset_t interrupt;
         sigemptyset(&interrupt);
@@ -43,14 +52,15 @@ static void *wait_for_signals(void *argument) {
 }
 
 void stop_signal_listen(void) {
-    ignore(SIGPIPE);
-    ignore(SIGXFSZ);
+    static const int numbers[] = {SIGTERM, SIGINT, SIGUSR1, SIGXCPU, SIGHUP};
+    set_action(SIGPIPE, SIG_IGN);
+    set_action(SIGXFSZ, SIG_IGN);
+    hangup_is_ignored = is_ignored(SIGHUP);
     sigemptyset(&stop_signals);
-    sigaddset(&stop_signals, SIGTERM);
-    sigaddset(&stop_signals, SIGINT);
-    sigaddset(&stop_signals, SIGUSR1);
-    sigaddset(&stop_signals, SIGXCPU);
-    if (!is_ignored(SIGHUP)) sigaddset(&stop_signals, SIGHUP);
+    for (size_t i = 0; i < ARRAY_LENGTH(numbers); i++) {
+        sigaddset(&stop_signals, numbers[i]);
+        set_action(numbers[i], note); /* runs on threads that libraries have started before main() */
+    }
     pthread_t thread;
     pthread_sigmask(SIG_BLOCK, &stop_signals, NULL);
     if (pthread_create(&thread, NULL, wait_for_signals, NULL) != 0)

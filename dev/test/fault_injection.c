@@ -1,5 +1,5 @@
-/* fault_injection.c: a library for tests, loaded before a program with LD_PRELOAD, that makes the disk fail on time, or
- * one rank of several slow. It stands between the program and the calls of the C library that change files. The
+/* fault_injection.c: a library for tests, loaded before a program with LD_PRELOAD, that makes the disk fail on time, one
+ * rank of several slow, or signals arrive as with other libraries. It stands between the program and the calls of the C library that change files. The
  * environment says what happens; without a variable, nothing does.
  *
  *   FAULT_FOLDER=path        only files below this absolute path count (default: all regular files and folders)
@@ -8,6 +8,7 @@
  *   FAULT_SLOW_SYNC=seconds  each sync takes that long
  *   FAULT_KILL_AT_SYNC=n     the process dies by SIGKILL before its n-th sync takes place (from 1)
  *   FAULT_KILL_AT_RENAME=n   and before its n-th rename
+ *   FAULT_LIKE_UCX=1         as UCX does when it is loaded, this library handles SIGHUP and starts a thread
  *   FAULT_SLOW_RANK=n        this rank of a job under Open MPI sleeps 30 ms after each 4 ms that its processor worked
  *   FAULT_JOURNAL=path       a line "KIND PATH" is added to this file before each call that counts. The kinds:
  *                            write (also pwrite, writev), fsync (also fdatasync), open (also openat, mkostemp,
@@ -27,6 +28,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -46,6 +48,20 @@ static atomic_llong written, syncs, renames;
 static void sleep_a_while(int number) {
     (void)number;
     nanosleep(&(struct timespec){0, 30000000}, NULL);
+}
+
+static void do_nothing(int number) { (void)number; }
+
+static void *wait_for_ever(void *argument) {
+    for (;;) pause();
+    return argument;
+}
+
+__attribute__((constructor)) static void act_like_ucx(void) {
+    pthread_t thread;
+    if (!getenv("FAULT_LIKE_UCX")) return;
+    sigaction(SIGHUP, &(struct sigaction){.sa_handler = do_nothing}, NULL);
+    if (pthread_create(&thread, NULL, wait_for_ever, NULL) != 0) abort();
 }
 
 /* The handler has a stack of its own: oneDNN's AVX2 kernels use the stack pointer for something else. The timer is one of

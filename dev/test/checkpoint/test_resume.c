@@ -74,8 +74,8 @@ static void assert_goes_on(const char *name, int processes, const char *argument
 }
 
 /* Sends a signal to a run in its step 7 or soon after: it must save and exit with 0. */
-static void stop(const char *name, int processes, int signal_number, const char *arguments) {
-    Launch launch = small_run(processes, NULL);
+static void stop(const char *name, int processes, const char *faults, int signal_number, const char *arguments) {
+    Launch launch = small_run(processes, faults);
     pid_t process = train_start(&launch, name, "%s %s", endless, arguments);
     train_wait_for(process, name, "train", 6);
     kill(process, signal_number);
@@ -94,26 +94,43 @@ static void test_stopped_by_each_signal(void **state) {
     const int signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGHUP, SIGXCPU};
     for (size_t i = 0; i < ARRAY_LENGTH(signals); i++) {
         char *name = format_string("signal_%d", signals[i]);
-        stop(name, 0, signals[i], intervals);
+        stop(name, 0, NULL, signals[i], intervals);
         assert_goes_on(name, 0, intervals);
         free(name);
     }
 }
 
-/* nohup starts a program with SIGHUP ignored: the end of the terminal is then not even a reason to stop. */
+/* UCX, which MPI loads, starts a thread that does not block these signals. */
+static void test_stopped_with_threads_of_libraries(void **state) {
+    (void)state;
+    const int signals[] = {SIGTERM, SIGHUP, SIGINT};
+    for (size_t i = 0; i < ARRAY_LENGTH(signals); i++) {
+        char *name = format_string("ucx_%d", signals[i]);
+        stop(name, 0, "FAULT_LIKE_UCX=1", signals[i], intervals);
+        free(name);
+    }
+}
+
+/* nohup starts a program with SIGHUP ignored: the end of the terminal is then not even a reason to stop; not either if
+ * a library handles SIGHUP. */
 static void test_hangup_under_nohup(void **state) {
     (void)state;
-    Launch launch = small_run(0, NULL);
-    void (*handler)(int) = signal(SIGHUP, SIG_IGN);
-    pid_t process = train_start(&launch, "nohup", "%s --checkpoint_interval=0", endless);
-    signal(SIGHUP, handler);
-    train_wait_for(process, "nohup", "train", 2);
-    kill(process, SIGHUP);
-    cJSON *log = train_log("nohup");
-    train_wait_for(process, "nohup", "train", log_last_step(log, "train") + 2);
-    cJSON_Delete(log);
-    kill(process, SIGTERM);
-    assert_ends(process, "nohup", EXIT_DONE);
+    const char *const faults[] = {NULL, "FAULT_LIKE_UCX=1"};
+    for (size_t i = 0; i < ARRAY_LENGTH(faults); i++) {
+        Launch launch = small_run(0, faults[i]);
+        char *name = format_string("nohup_%zu", i);
+        void (*handler)(int) = signal(SIGHUP, SIG_IGN);
+        pid_t process = train_start(&launch, name, "%s --checkpoint_interval=0", endless);
+        signal(SIGHUP, handler);
+        train_wait_for(process, name, "train", 2);
+        kill(process, SIGHUP);
+        cJSON *log = train_log(name);
+        train_wait_for(process, name, "train", log_last_step(log, "train") + 2);
+        cJSON_Delete(log);
+        kill(process, SIGTERM);
+        assert_ends(process, name, EXIT_DONE);
+        free(name);
+    }
 }
 
 /* With a validation before every step, the stop is always at one: it is left out for the sake of a fast stop, and must
@@ -121,7 +138,7 @@ static void test_hangup_under_nohup(void **state) {
 static void test_stopped_where_a_validation_is_due(void **state) {
     (void)state;
     const char *arguments = "--eval_interval=1 --checkpoint_interval=0 --order=shuffled";
-    stop("validating", 0, SIGTERM, arguments);
+    stop("validating", 0, NULL, SIGTERM, arguments);
     assert_goes_on("validating", 0, arguments);
 }
 
@@ -143,7 +160,7 @@ static void test_stopped_in_the_last_step(void **state) {
 static void test_stopped_under_mpirun(void **state) {
     (void)state;
     if (!train_has_mpi()) skip();
-    stop("pair", 2, SIGUSR1, intervals);
+    stop("pair", 2, NULL, SIGUSR1, intervals);
     assert_goes_on("pair", 2, intervals);
 }
 
@@ -152,7 +169,7 @@ static void test_mpirun_is_impatient(void **state) {
     (void)state;
     if (!train_has_mpi()) skip();
     const char *arguments = "--batch_size=1 --checkpoint_interval=0";
-    stop("impatient", 2, SIGUSR1, arguments);
+    stop("impatient", 2, NULL, SIGUSR1, arguments);
     int step = saved_step("impatient");
     Launch slow = small_run(2, "FAULT_SLOW_SYNC=2");
     pid_t process = train_start(&slow, "impatient", "--init_from=resume %s %s", endless, arguments);
@@ -528,6 +545,7 @@ static void test_two_runs_in_one_folder(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stopped_by_each_signal),
+        cmocka_unit_test(test_stopped_with_threads_of_libraries),
         cmocka_unit_test(test_hangup_under_nohup),
         cmocka_unit_test(test_stopped_where_a_validation_is_due),
         cmocka_unit_test(test_stopped_in_the_last_step),
