@@ -149,8 +149,8 @@ fetch_one() {
         before=$(fetch_size "$part") status=0
         if [ "$before" -lt "$bytes" ]; then fetch_try "$url" "$part" -C - || status=$?; fi
         now=$(fetch_size "$part")
-        # All of it has come, or the host has nothing after what is here (416).
-        if [ "$now" -ge "$bytes" ] || [ "$status $fetch_http" = "22 416" ]; then
+        # All of it has come, or the host has nothing after what is here (416, a failure for older versions of curl alone).
+        if [ "$now" -ge "$bytes" ] || [ "$fetch_http" = 416 ]; then
             problem=$(fetch_problem "$part" "$bytes" "$sum")
             if [ -z "$problem" ]; then break; fi
             rm -f "$part"

@@ -184,6 +184,17 @@ test_downloads_refuse_what_is_not_the_file() {
     [ "$(requests a)" = "0 404" ] # asking again would not help
     refused "status 500" "status 500" "status 500" "The host answers with HTTP status 500."
     HF_ENDPOINT=http://127.0.0.1:1 refused fine "No connection to the host."
+    # To newer versions of curl, the answer that there is nothing after what is here is a success.
+    mkdir "$here/bin"
+    curl=$(command -v curl)
+    command_file "$here/bin/curl" <<END
+status=0
+$curl "\$@" >"$here/written" || status=\$?
+cat "$here/written"
+if [ \$status = 22 ] && grep -q '416$' "$here/written"; then exit 0; fi
+exit \$status
+END
+    PATH=$here/bin:$PATH refused "other 90" "other 90" "other 90" "other 90" "What the host sends is not the file: it has 90 bytes and should have 3000"
     # A beginning of something else is no obstacle.
     head -c 1500 /dev/zero >got/a.part
     rm "$WEB/faults/a"
