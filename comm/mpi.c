@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "comm/comm.h"
@@ -246,6 +247,7 @@ static void close_mpi(Comm *comm, int status) {
  * alone, and the others must not wait for it. Either way the job ends in bounded time; of two threads that fail at
  * once, one ends the job. */
 static void quit_job(int status) {
+    enum { UNTIL_READ_NS = 200000000 };
     static atomic_flag ending = ATOMIC_FLAG_INIT;
     while (atomic_flag_test_and_set(&ending)) pause();
     heartbeat_end_in_time(status);
@@ -254,6 +256,8 @@ static void quit_job(int status) {
         MPI_Finalize();
         exit(status);
     }
+    /* mpirun of Open MPI 5 may lose what was written right before a process aborts the job. */
+    nanosleep(&(struct timespec){0, UNTIL_READ_NS}, NULL);
     MPI_Abort(MPI_COMM_WORLD, status);
     _exit(status);
 }
