@@ -37,7 +37,7 @@ const char *matmul_library(void);
 /* True if bfloat16 matmuls run on matrix units. */
 bool matmul_has_fast_bfloat16(void);
 
-/* True if bfloat16 matrices are always converted to float32 copies, which are then multiplied. */
+/* True if bfloat16 matrices, but for some of a few rows, are converted to float32 copies, which are then multiplied. */
 bool matmul_widens_bfloat16(void);
 
 /* Whether this machine multiplies matrices of type `input`. */

@@ -32,6 +32,7 @@
 /* The most rows and columns of C that one kernel computes from widened factors: enough for the full speed of a float32
  * matmul, and few enough that its copies stay at tens of megabytes. */
 enum { WIDENED_BLOCK = 2048 };
+enum { FEW_ROWS = 4 };
 
 /* A memory layout is a struct in oneDNN 2 and a pointer to one in 3. These types are pointers in both. */
 #if DNNL_VERSION_MAJOR >= 3
@@ -289,8 +290,8 @@ static bool has_slow_bfloat16_instructions(void) {
 #if defined(__x86_64__)
     enum { FEATURES = 7, HAS_AVX512_FP16 = 1 << 23 };
     unsigned a, b, c, d;
-    return !isa_includes(dnnl_cpu_isa_avx512_core_amx) && __builtin_cpu_is("intel") &&
-           __get_cpuid_count(FEATURES, 0, &a, &b, &c, &d) && (d & HAS_AVX512_FP16);
+    return isa_includes(dnnl_cpu_isa_avx512_core_bf16) && !isa_includes(dnnl_cpu_isa_avx512_core_amx) &&
+           __builtin_cpu_is("intel") && __get_cpuid_count(FEATURES, 0, &a, &b, &c, &d) && (d & HAS_AVX512_FP16);
 #else
     return false;
 #endif
@@ -306,9 +307,10 @@ bool matmul_widens_bfloat16(void) {
 }
 
 /* Whether oneDNN multiplies these bfloat16 matrices more slowly than float32 copies of them, because it uses scalar
- * loops or has no fast bfloat16 instructions. */
-static bool is_slow_bfloat16(const_dnnl_primitive_desc_t description) {
-    return strncmp(implementation_of(description), "ref", 3) == 0 || matmul_widens_bfloat16();
+ * loops or has no fast bfloat16 instructions. With few rows the time is that of reading B, which slow ones halve. */
+static bool is_slow_bfloat16(const MatmulShape *shape, const_dnnl_primitive_desc_t description) {
+    if (strncmp(implementation_of(description), "ref", 3) == 0) return true;
+    return matmul_widens_bfloat16() && !(shape->m <= FEW_ROWS && has_slow_bfloat16_instructions());
 }
 
 /* Makes a kernel that runs oneDNN on the matrices as they are. Returns NULL if oneDNN has no implementation for this
@@ -325,7 +327,7 @@ static MatmulKernel *direct_kernel(Matmul *matmul, const MatmulShape *shape, int
     dnnl_primitive_desc_t description;
     set_threads(threads);
     if (describe(&description, matmul->engine, a, b_wanted, c, shape->alpha, shape->beta) == dnnl_success) {
-        if (shape->input == DTYPE_FLOAT32 || !is_slow_bfloat16(description)) {
+        if (shape->input == DTYPE_FLOAT32 || !is_slow_bfloat16(shape, description)) {
             kernel = kernel_from(matmul, shape, description, b, c);
             kernel->threads = threads;
             kernel->straighten_a = straighten;
