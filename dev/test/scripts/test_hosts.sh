@@ -45,6 +45,8 @@ END
 train() {
     local launcher="mpirun --host $1 --mca plm_rsh_agent $remote_shell --mca mpi_yield_when_idle 1 --bind-to none"
     launcher+=" -x OMP_WAIT_POLICY=passive"
+    # Hosts with other instructions round in another way.
+    if [ -n "${ONEDNN_MAX_CPU_ISA:-}" ]; then launcher+=" -x ONEDNN_MAX_CPU_ISA"; fi
     on_host host1 env NPROC="$2" MPIRUN="$launcher" bash "$tree/scripts/run.sh" tiny "${@:3}"
 }
 
