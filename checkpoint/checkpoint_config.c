@@ -250,7 +250,8 @@ static bool read_gpt2(GPT2Config *config, const cJSON *json, const char *path, E
 static void warn_if_edited(const char *folder) {
     Error reason;
     if (files_has(folder, TRAINER_FILE) && !checkpoint_verify_file(folder, CONFIG_FILE, &reason))
-        warn("%s; this model need not be the one that was trained; copy the file again unless you have edited it",
+        warn("%s; this may not be the model that was trained; copy the checkpoint again, unless you have "
+             "edited " CONFIG_FILE,
              reason.text);
 }
 

@@ -271,7 +271,7 @@ fi
 
 heading "an emulated GPU, and the same under the thread sanitizer"
 export TSAN_OPTIONS=atexit_sleep_ms=0 # otherwise each of many processes sleeps for a second
-export UCX_VFS_ENABLE=n               # otherwise UCX, which MPI loads, leaves a thread behind
+export UCX_VFS_ENABLE=n               # otherwise UCX, which MPI loads, leaves a thread, which is reported
 threads=("$kernels" test_emulator.cu test_faults.cu)
 if [ $all = yes ]; then threads+=(test_loader.c); fi
 tsan=no

@@ -32,17 +32,22 @@ __attribute__((section(".preinit_array"), used)) static void (*const before_libr
 
 /* ---- how threads wait ---- */
 
-/* How long a thread spins before it sleeps. Sleeping and waking up cost about as much: who spins for just that long never
- * waits more than twice as long as the better of both would, whatever the wait (Karlin, Manasse, McGeoch, Owicki,
+/* How long a thread spins before it sleeps. Sleeping and waking up cost about as much: a thread that spins for just that
+ * long loses at most twice the time that the better of both would lose, whatever the wait (Karlin, Manasse, McGeoch, Owicki,
  * "Competitive randomized algorithms for nonuniform problems", 1990). */
 static const double SPIN_SECONDS = 25e-6;
 /* Milliseconds; LLVM's runtime has no shorter time but none. */
 #define LLVM_BLOCK_TIME "1"
 
 /* Spins as threads of GNU's OpenMP do (config/linux/wait.h in libgomp's sources). Returns the seconds of one turn: a pause
- * of x86 takes 13 ns on some processors and 45 on others. */
+ * of x86 takes 13 ns on some processors and 44 on others. */
 static double measure_spin(void) {
-    enum { TURNS = 300, TRIES = 5 };
+#if defined __x86_64__ || defined __i386__
+    enum { TURNS = 300 }; /* microseconds each */
+#else
+    enum { TURNS = 30000 };
+#endif
+    enum { TRIES = 5 };
     static int never;
     double best = 1.0;
     for (int i = 0; i < TRIES; i++) { /* the shortest is one that no other program has interrupted */

@@ -7,16 +7,16 @@
 EXTERN_C_BEGIN
 
 /* The first call of main(): opens the standard streams that are closed (streams.h), sets the name that stands before
- * the colon in messages, ignores SIGHUP if the program was started so, whatever libraries made of it, and limits how long
- * OpenMP's threads wait by spinning.
+ * the colon in messages, ignores SIGHUP if it was ignored when the program started (nohup), even if a library has set a
+ * handler since, and limits how long OpenMP's threads wait by spinning.
  *
  * A thread that spins for long on a core that another program needs makes every parallel region wait for the scheduler:
- * a training step then takes up to 40 times as long. A thread that sleeps at once is late for the next region: a step
- * takes a quarter longer on a quiet machine. 25 microseconds are near the best of both (dev/results/README.md). OpenMP
- * reads its settings from the environment when it is loaded, so this call sets them and executes the program again, with
- * the same arguments and process number. It leaves alone what the user has set: OMP_WAIT_POLICY, GOMP_SPINCOUNT or
- * KMP_BLOCKTIME. Tools that do not follow a program into exec (valgrind without --trace-children=yes) need one of these
- * set. */
+ * a training step then takes several times as long, up to 40 on one machine. A thread that sleeps at once is late for the
+ * next region: a step takes a quarter longer on a quiet machine. 25 microseconds are near the best of both
+ * (dev/results/README.md). OpenMP reads its settings from the environment when it is loaded, so this call sets them and
+ * executes the program again, with the same arguments and process number. It leaves alone what the user has set:
+ * OMP_WAIT_POLICY, GOMP_SPINCOUNT or KMP_BLOCKTIME. Tools that do not follow a program into exec (valgrind without
+ * --trace-children=yes) need one of these set. */
 void program_start(const char *name, char **argv);
 
 EXTERN_C_END

@@ -12,7 +12,7 @@
 EXTERN_C_BEGIN
 
 /* From now on these signals are noted or ignored; a second SIGINT ends the program at once. If SIGHUP is ignored
- * already, by nohup, it does nothing. Call this before any other thread is started, so that those block the
+ * already, by nohup, SIGHUP still does nothing. Call this before any other thread is started, so that those block the
  * signals. */
 void stop_signal_listen(void);
 bool stop_signal_came(void);

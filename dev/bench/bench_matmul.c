@@ -2,7 +2,7 @@
  *
  *     build/bench_matmul [--model=tiny|small|medium|large|xl] [--batch=N] [--steps=5] [--threads=N] [--json=FILE]
  *
- * On processors that have no bfloat16 instructions a bfloat16 matmul runs through float32
+ * On processors that have no fast bfloat16 instructions a bfloat16 matmul runs through float32
  * (kernels/cpu/matmul_onednn.c), and the goal is at least half of the float32 rate. ONEDNN_MAX_CPU_ISA=AVX2 or
  * AVX512_CORE shows on any x86-64 CPU how such a processor does. The shapes are those of a training step of the model:
  * linear layers and LM head in both directions, attention, one decoded token, and Newton-Schulz's matmuls. Each

@@ -177,6 +177,8 @@ def main():
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device == "cuda":
+        if options.precision == "float32":
+            parser.error("--precision float32 is for CPUs: flash attention has no float32; add --device cpu")
         torch.set_float32_matmul_precision("high")
         torch.backends.cuda.enable_math_sdp(False)
         torch.backends.cuda.enable_mem_efficient_sdp(False)

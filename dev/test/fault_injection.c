@@ -1,6 +1,6 @@
-/* fault_injection.c: a library for tests, loaded before a program with LD_PRELOAD, that makes the disk fail on time, one
- * rank of several slow, or signals arrive as with other libraries. It stands between the program and the calls of the C library that change files. The
- * environment says what happens; without a variable, nothing does.
+/* fault_injection.c: a library for tests, loaded before a program with LD_PRELOAD, that makes the disk fail on time or
+ * one rank of several slow, or that handles SIGHUP and starts a thread as UCX does. It stands between the program and the
+ * calls of the C library that change files. The environment says what happens; without a variable, nothing does.
  *
  *   FAULT_FOLDER=path        only files below this absolute path count (default: all regular files and folders)
  *   FAULT_WRITE_LIMIT=bytes  after that many bytes the disk is full: a write puts what still fits, the next is ENOSPC

@@ -169,7 +169,7 @@ static void multiply_symmetric(Backend *be, const BatchedMatmul *p, const Operan
 }
 
 /* Whether threads that take whole blocks end clearly before threads that share all of the matrix: with many threads
- * some find no block. bfloat16 instructions have not been measured. */
+ * some find no block. Processors with fast bfloat16 instructions have not been measured. */
 static bool worth_halving(const Backend *be, const BatchedMatmul *p) {
     if (!p->symmetric || p->n <= 3 * SYMMETRIC_BLOCK || (p->type != DTYPE_FLOAT32 && !matmul_widens_bfloat16()))
         return false;

@@ -32,6 +32,8 @@
 /* The most rows and columns of C that one kernel computes from widened factors: enough for the full speed of a float32
  * matmul, and few enough that its copies stay at tens of megabytes. */
 enum { WIDENED_BLOCK = 2048 };
+/* A matmul of so few rows takes as long as reading B. B in bfloat16 has half the bytes, so even slow bfloat16 instructions
+ * are faster. */
 enum { FEW_ROWS = 4 };
 
 /* A memory layout is a struct in oneDNN 2 and a pointer to one in 3. These types are pointers in both. */
@@ -307,7 +309,7 @@ bool matmul_widens_bfloat16(void) {
 }
 
 /* Whether oneDNN multiplies these bfloat16 matrices more slowly than float32 copies of them, because it uses scalar
- * loops or has no fast bfloat16 instructions. With few rows the time is that of reading B, which slow ones halve. */
+ * loops or has no fast bfloat16 instructions. */
 static bool is_slow_bfloat16(const MatmulShape *shape, const_dnnl_primitive_desc_t description) {
     if (strncmp(implementation_of(description), "ref", 3) == 0) return true;
     return matmul_widens_bfloat16() && !(shape->m <= FEW_ROWS && has_slow_bfloat16_instructions());

@@ -114,7 +114,7 @@ test_orders() { check orders; }
 
 # p is there where scipy is: here a stand-in, which says what it was given.
 test_p_values() {
-    local -x PYTHONDONTWRITEBYTECODE=1 # it would be taken for the changed file's, which is as long and as old
+    local -x PYTHONDONTWRITEBYTECODE=1 # the changed file has the size and second of the old bytecode
     mkdir -p "$here/scipy"
     echo >"$here/scipy/__init__.py"
     cat >"$here/scipy/stats.py" <<'END'

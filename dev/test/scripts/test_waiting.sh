@@ -21,7 +21,7 @@ test_every_program_spins_shortly() {
         case $program in *.o | *.d | *.json) continue ;; esac
         has_openmp "$program" || continue
         count=$((count + 1))
-        if ! settings "$program" | grep -E '(GOMP_SPINCOUNT=[1-9][0-9]{1,4}|KMP_BLOCKTIME=1(ms)?)$' >"$here/found"; then
+        if ! settings "$program" | grep -E '(GOMP_SPINCOUNT=[1-9][0-9]{1,5}|KMP_BLOCKTIME=1(ms)?)$' >"$here/found"; then
             echo "$program does not limit the spinning of OpenMP's threads"
             return 1
         fi

@@ -20,8 +20,8 @@ static double spin_ns(long turns) {
     return (seconds_now() - begun) * 1e9;
 }
 
-/* As many turns as take about 25 microseconds on this processor; three times as long or short are allowed, since its
- * clock may change. */
+/* As many turns as take about 25 microseconds on this processor; six times as long or short are allowed, since its clock
+ * may change. */
 static void test_time_of_a_spin(void **state) {
     (void)state;
     char *program = test_program("train_gpt2");
@@ -32,11 +32,13 @@ static void test_time_of_a_spin(void **state) {
     free(program);
     const char *last = NULL, *name = "GOMP_SPINCOUNT = '";
     for (const char *at = result->output; (at = strstr(at, name)); at++) last = at;
-    if (!last) skip(); /* LLVM's runtime */
+    assert_run(result, 0, "train_gpt2 (mars.c)");
+    if (strstr(result->output, "KMP_BLOCKTIME")) skip(); /* LLVM's runtime */
+    if (!last) fail_msg("no count of turns in:\n%s", result->output);
     long turns = strtol(last + strlen(name), NULL, 10);
     double best = INFINITY;
     for (int i = 0; i < 50; i++) best = fmin(best, spin_ns(turns));
-    if (best < 25e3 / 3 || best > 3 * 25e3) fail_msg("%ld turns take %.0f ns", turns, best);
+    if (best < 25e3 / 6 || best > 6 * 25e3) fail_msg("%ld turns take %.0f ns", turns, best);
 }
 
 int main(void) {
