@@ -205,7 +205,11 @@ while [ $interrupted = yes ]; do
     status=0
     wait "$mpirun" 2>/dev/null || status=$?
 done
-kill -- "-$watcher" 2>/dev/null || true
+if [ -e "$marks/ended" ]; then
+    wait "$watcher" || true # it has killed the launcher, and is about to kill what the launcher started
+else
+    kill -- "-$watcher" 2>/dev/null || true
+fi
 for ((i = 0; i < 20; i++)); do # waits up to 2 s for the rest of the output
     if [ -e "$marks/read" ] && ! kill -0 "${tees[@]}" 2>/dev/null; then break; fi
     sleep 0.1
