@@ -39,25 +39,24 @@ static const double SPIN_SECONDS = 25e-6;
 /* Milliseconds; LLVM's runtime has no shorter time but none. */
 #define LLVM_BLOCK_TIME "1"
 
-/* Spins as threads of GNU's OpenMP do (config/linux/wait.h in libgomp's sources). Returns the seconds of one turn: a pause
- * of x86 takes 13 ns on some processors and 44 on others. */
-static double measure_spin(void) {
+/* What threads of GNU's OpenMP do in a turn of spinning (config/linux/wait.h in libgomp's sources), and how many turns
+ * take microseconds: a pause of x86 takes 13 ns on some processors and 44 on others. */
 #if defined __x86_64__ || defined __i386__
-    enum { TURNS = 300 }; /* microseconds each */
+enum { TURNS = 300 };
+static void relax(void) { __builtin_ia32_pause(); }
 #else
-    enum { TURNS = 30000 };
+enum { TURNS = 30000 };
+static void relax(void) { __asm volatile("" ::: "memory"); }
 #endif
+
+/* Returns the seconds of one turn. */
+static double measure_spin(void) {
     enum { TRIES = 5 };
     static int never;
     double best = 1.0;
     for (int i = 0; i < TRIES; i++) { /* the shortest is one that no other program has interrupted */
         double begun = seconds_now();
-        for (int turn = 0; turn < TURNS && __atomic_load_n(&never, __ATOMIC_RELAXED) == 0; turn++)
-#if defined __x86_64__ || defined __i386__
-            __builtin_ia32_pause();
-#else
-            __asm volatile("" ::: "memory");
-#endif
+        for (int turn = 0; turn < TURNS && __atomic_load_n(&never, __ATOMIC_RELAXED) == 0; turn++) relax();
         best = fmin(best, (seconds_now() - begun) / TURNS);
     }
     return fmax(best, 1e-10);

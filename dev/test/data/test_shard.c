@@ -89,6 +89,7 @@ static void assert_refused(const char *pattern, const char *parts) {
     Error error = failure_to_open(pattern);
     assert_four_parts(error.text, parts);
 }
+
 /* ---- shards ---- */
 
 /* 45 tokens in three odd-sized files of both formats; every window of every length. */
