@@ -125,8 +125,8 @@ char *checkpoint_read_algorithms(const Checkpoint *checkpoint);
 /* ---- weights, of a checkpoint or published by others (checkpoint_weights.c) ---- */
 
 /* Opens the weights that `path` names: a safetensors file, the index of a set of them (NAME.index.json), or a folder
- * with model.safetensors or model.safetensors.index.json in it. Weights next to a trainer.json must have the checksum
- * that it records. The message about another format says how to convert it. */
+ * with model.safetensors or model.safetensors.index.json in it. Files that a trainer.json next to them lists must have
+ * the checksums that it records. The message about another format says how to convert it. */
 bool checkpoint_open_weights(SafetensorsFile *file, const char *path, Error *error);
 
 /* Whether the weights in `file` are those of a model with this table: every tensor is there in the right shape, and no

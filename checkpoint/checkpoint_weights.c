@@ -342,23 +342,26 @@ static bool open_in_folder(SafetensorsFile *file, const char *folder, Error *err
     return ok;
 }
 
-/* Checks that the weights of a checkpoint are those that were saved. Other weights have no checksum. */
-static bool verify(const SafetensorsFile *file, Error *error) {
+/* Checks that a file next to a trainer.json is the one that was saved. Other weights have no checksum. */
+static bool verify(const char *path, Error *error) {
     char folder[PATH_MAX];
-    const char *slash = strrchr(file->path, '/');
-    if (strcmp(slash ? slash + 1 : file->path, MODEL_FILE) != 0) return true;
-    files_folder_of(file->path, folder, sizeof folder);
-    char *trainer = format_string("%s/" TRAINER_FILE, folder);
-    bool is_checkpoint = files_is_file(trainer);
-    free(trainer);
+    files_folder_of(path, folder, sizeof folder);
+    const char *slash = strrchr(path, '/');
     Error reason;
-    return !is_checkpoint || checkpoint_verify_file(folder, MODEL_FILE, &reason) ||
+    return !files_has(folder, TRAINER_FILE) || checkpoint_verify_file(folder, slash ? slash + 1 : path, &reason) ||
            error_set(error, "%s; copy the checkpoint again, or take another one", reason.text);
+}
+
+static bool verify_all(const SafetensorsFile *file, Error *error) {
+    if (file->shard_count == 0) return verify(file->path, error);
+    for (int i = 0; i < file->shard_count; i++)
+        if (!verify(file->shards[i].path, error)) return false;
+    return true;
 }
 
 bool checkpoint_open_weights(SafetensorsFile *file, const char *path, Error *error) {
     if (!(files_is_folder(path) ? open_in_folder(file, path, error) : open_file(file, path, error))) return false;
-    if (verify(file, error)) return true;
+    if (verify_all(file, error)) return true;
     safetensors_close(file);
     return false;
 }

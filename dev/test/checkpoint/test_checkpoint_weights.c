@@ -349,23 +349,43 @@ static void test_opening_a_folder(void **state) {
     tensor_table_free(&table);
 }
 
-/* A bit of a saved weight that was lost on the way is noticed, by whichever path the weights are opened. */
-static void test_copied_weights_are_verified(void **state) {
-    (void)state;
-    small_save(test_path("copied"), 3, 3, 0);
-    const char *folder = test_path("copied/checkpoints/latest");
-    const char *path = test_path("copied/checkpoints/latest/model.safetensors");
+static void flip_bit_of(const char *path) {
     size_t bytes;
     char *content = test_read_file(path, &bytes);
     content[bytes / 2] ^= 1;
     test_write_file(path, content, bytes);
     free(content);
+}
+
+/* A bit of saved weights that was lost on the way is noticed, by whichever path the weights are opened. */
+static void test_copied_weights_are_verified(void **state) {
+    (void)state;
+    SmallRun run;
+    char folder[CHECKPOINT_PATH_LENGTH];
+    Error error;
+    small_start(&run, 3, 3, false);
+    run.source.has_ema = true;
+    if (!small_save_run(&run, test_path("copied"), 0, folder, &error)) fail_msg("%s", error.text);
+    char *model = format_string("%s/model.safetensors", folder),
+         *ema = format_string("%s/model_ema.safetensors", folder);
+    char *own = format_string("%s/own.safetensors", folder), *index = format_string("%s/own.index.json", folder);
+    char *trainer = format_string("%s/trainer.json", folder);
+    test_write_text(index, "{\"weight_map\": {\"transformer.wte.weight\": \"model_ema.safetensors\"}}");
+    assert_check(ema, &run.table, NULL);
+    assert_check(index, &run.table, NULL);
+    flip_bit_of(ema);
+    assert_not_opened(ema, "model_ema.safetensors is damaged: its checksum is");
+    assert_not_opened(index, "model_ema.safetensors is damaged: its checksum is");
+    assert_check(folder, &run.table, NULL); /* reads the other file */
+    flip_bit_of(model);
     assert_not_opened(folder, "model.safetensors is damaged: its checksum is");
-    assert_not_opened(path, "model.safetensors is damaged: its checksum is");
-    assert_int_equal(unlink(test_path("copied/checkpoints/latest/trainer.json")), 0);
-    TensorTable table = small_table(LAYERS, C, V, T, false);
-    assert_check(folder, &table, NULL); /* nothing says what it was */
-    tensor_table_free(&table);
+    assert_not_opened(model, "model.safetensors is damaged: its checksum is");
+    assert_int_equal(rename(ema, own), 0);
+    assert_check(own, &run.table, NULL); /* trainer.json lists no such file */
+    assert_int_equal(unlink(trainer), 0);
+    assert_check(folder, &run.table, NULL); /* nothing says what it was */
+    free(model), free(ema), free(own), free(index), free(trainer);
+    tensor_table_free(&run.table);
 }
 
 static void test_a_set_of_files(void **state) {
