@@ -38,7 +38,7 @@ const char *matmul_library(void);
 bool matmul_has_fast_bfloat16(void);
 
 /* True if bfloat16 matrices, but for some of a few rows, are converted to float32 copies, which are then multiplied. */
-bool matmul_widens_bfloat16(void);
+bool matmul_widens_bfloat16(const Matmul *matmul);
 
 /* Whether this machine multiplies matrices of type `input`. */
 bool matmul_multiplies(Matmul *matmul, DType input);

@@ -170,9 +170,9 @@ static void multiply_symmetric(Backend *be, const BatchedMatmul *p, const Operan
 
 /* Whether threads that take whole blocks end clearly before threads that share all of the matrix: with many threads
  * some find no block. Processors with fast bfloat16 instructions have not been measured. */
-static bool worth_halving(const Backend *be, const BatchedMatmul *p) {
-    if (!p->symmetric || p->n <= 3 * SYMMETRIC_BLOCK || (p->type != DTYPE_FLOAT32 && !matmul_widens_bfloat16()))
-        return false;
+static bool worth_halving(Backend *be, const BatchedMatmul *p) {
+    bool is_measured = p->type == DTYPE_FLOAT32 || matmul_widens_bfloat16(cpu_backend(be)->matmul);
+    if (!p->symmetric || p->n <= 3 * SYMMETRIC_BLOCK || !is_measured) return false;
     int64_t side = ceil_div(p->n, SYMMETRIC_BLOCK), all = side * side;
     int64_t halves = side * (side + 1) / 2, rounds = ceil_div(halves, be->threads);
     return 10 * rounds * be->threads <= 9 * all;

@@ -84,8 +84,12 @@ struct MatmulKernel {
     struct MatmulKernel *next;
 };
 
+/* How fast oneDNN multiplies bfloat16 matrices on this processor, next to float32 ones. */
+typedef enum Bfloat16Rate { BFLOAT16_BY_INTEGERS, BFLOAT16_HALF, BFLOAT16_FAST } Bfloat16Rate;
+
 struct Matmul {
     dnnl_engine_t engine;
+    Bfloat16Rate bfloat16_rate;
     int threads;
     dnnl_stream_t *streams; /* one per thread */
     void **scratch;         /* one per thread, scratch_bytes each */
@@ -258,8 +262,7 @@ static size_t reserve(size_t *end, int64_t count) {
 
 static const char *implementation_of(const_dnnl_primitive_desc_t description) {
     const char *name = NULL;
-    check_onednn(dnnl_primitive_desc_query(description, dnnl_query_impl_info_str, 0, (void *)&name),
-                 "naming a product");
+    check_onednn(dnnl_primitive_desc_query(description, dnnl_query_impl_info_str, 0, (void *)&name), "naming a matmul");
     return name;
 }
 
@@ -276,7 +279,7 @@ static MatmulKernel *kernel_from(Matmul *matmul, const MatmulShape *shape, dnnl_
     packing_create(&kernel->pack_b, matmul, b, b_taken);
     kernel->scratch_bytes = dnnl_memory_desc_get_size(scratch);
     kernel->argument_count = shape->one_thread ? matmul->threads : 1;
-    kernel->arguments = checked_calloc((size_t)kernel->argument_count, sizeof *kernel->arguments, "a product");
+    kernel->arguments = checked_calloc((size_t)kernel->argument_count, sizeof *kernel->arguments, "a matmul");
     for (int i = 0; i < kernel->argument_count; i++)
         kernel->arguments[i] = (Arguments){memory_create(matmul, a_taken), memory_create(matmul, b_taken),
                                            memory_create(matmul, c), memory_create(matmul, scratch)};
@@ -286,33 +289,29 @@ static MatmulKernel *kernel_from(Matmul *matmul, const MatmulShape *shape, dnnl_
 
 static bool isa_includes(dnnl_cpu_isa_t isa) { return ((int)dnnl_get_effective_cpu_isa() & (int)isa) == (int)isa; }
 
-/* Intel's processors since Sapphire Rapids, which have arithmetic on float16, multiply bfloat16 fast by AMX alone. Where a
- * virtual machine hides AMX, their other bfloat16 instructions reach half the float32 rate (dev/results/README.md). */
-static bool has_slow_bfloat16_instructions(void) {
+/* Without bfloat16 instructions oneDNN uses integer instructions, at a tenth to a third of the float32 rate. Intel's
+ * processors since Sapphire Rapids, which have arithmetic on float16, multiply bfloat16 fast by AMX alone: where a virtual
+ * machine hides AMX, their other bfloat16 instructions reach half the float32 rate (dev/results/README.md). */
+static Bfloat16Rate bfloat16_rate(void) {
 #if defined(__x86_64__)
     enum { FEATURES = 7, HAS_AVX512_FP16 = 1 << 23 };
     unsigned a, b, c, d;
-    return isa_includes(dnnl_cpu_isa_avx512_core_bf16) && !isa_includes(dnnl_cpu_isa_avx512_core_amx) &&
-           __builtin_cpu_is("intel") && __get_cpuid_count(FEATURES, 0, &a, &b, &c, &d) && (d & HAS_AVX512_FP16);
-#else
-    return false;
+    if (!isa_includes(dnnl_cpu_isa_avx512_core_bf16)) return BFLOAT16_BY_INTEGERS;
+    if (!isa_includes(dnnl_cpu_isa_avx512_core_amx) && __builtin_cpu_is("intel") &&
+        __get_cpuid_count(FEATURES, 0, &a, &b, &c, &d) && (d & HAS_AVX512_FP16))
+        return BFLOAT16_HALF;
 #endif
+    return BFLOAT16_FAST;
 }
 
-/* Without bfloat16 instructions oneDNN uses integer instructions, at a tenth to a third of the float32 rate. */
-bool matmul_widens_bfloat16(void) {
-#if defined(__x86_64__)
-    return !isa_includes(dnnl_cpu_isa_avx512_core_bf16) || has_slow_bfloat16_instructions();
-#else
-    return false;
-#endif
-}
+bool matmul_widens_bfloat16(const Matmul *matmul) { return matmul->bfloat16_rate != BFLOAT16_FAST; }
 
-/* Whether oneDNN multiplies these bfloat16 matrices more slowly than float32 copies of them, because it uses scalar
- * loops or has no fast bfloat16 instructions. */
-static bool is_slow_bfloat16(const MatmulShape *shape, const_dnnl_primitive_desc_t description) {
+/* Whether oneDNN multiplies these bfloat16 matrices more slowly than float32 copies of them. "ref" begins the names of its
+ * scalar loops. */
+static bool is_slow_bfloat16(const Matmul *matmul, const MatmulShape *shape, const_dnnl_primitive_desc_t description) {
     if (strncmp(implementation_of(description), "ref", 3) == 0) return true;
-    return matmul_widens_bfloat16() && !(shape->m <= FEW_ROWS && has_slow_bfloat16_instructions());
+    if (matmul->bfloat16_rate == BFLOAT16_HALF) return shape->m > FEW_ROWS;
+    return matmul->bfloat16_rate == BFLOAT16_BY_INTEGERS;
 }
 
 /* Makes a kernel that runs oneDNN on the matrices as they are. Returns NULL if oneDNN has no implementation for this
@@ -329,7 +328,7 @@ static MatmulKernel *direct_kernel(Matmul *matmul, const MatmulShape *shape, int
     dnnl_primitive_desc_t description;
     set_threads(threads);
     if (describe(&description, matmul->engine, a, b_wanted, c, shape->alpha, shape->beta) == dnnl_success) {
-        if (shape->input == DTYPE_FLOAT32 || !is_slow_bfloat16(shape, description)) {
+        if (shape->input == DTYPE_FLOAT32 || !is_slow_bfloat16(matmul, shape, description)) {
             kernel = kernel_from(matmul, shape, description, b, c);
             kernel->threads = threads;
             kernel->straighten_a = straighten;
@@ -395,6 +394,7 @@ static void kernel_free(MatmulKernel *kernel) {
 
 Matmul *matmul_open(DType input, int threads, Error *error) {
     Matmul *matmul = checked_calloc(1, sizeof *matmul, "oneDNN");
+    matmul->bfloat16_rate = bfloat16_rate();
     matmul->threads = threads;
     matmul->generation = 1;
     matmul->streams = checked_calloc((size_t)threads, sizeof *matmul->streams, "oneDNN");
@@ -451,7 +451,7 @@ static MatmulKernel *kernel_or_null(Matmul *matmul, const MatmulShape *shape) {
 MatmulKernel *matmul_kernel(Matmul *matmul, const MatmulShape *shape) {
     MatmulKernel *kernel = kernel_or_null(matmul, shape);
     if (!kernel)
-        die("oneDNN has no product of %s matrices %" PRId64 " x %" PRId64 " and %" PRId64 " x %" PRId64
+        die("oneDNN has no matmul of %s matrices %" PRId64 " x %" PRId64 " and %" PRId64 " x %" PRId64
             " for this processor",
             dtype_name(shape->input), shape->m, shape->k, shape->k, shape->n);
     return kernel;

@@ -33,7 +33,11 @@ void matmul_close(Matmul *matmul) {
 
 const char *matmul_library(void) { return "plain loops"; }
 bool matmul_has_fast_bfloat16(void) { return false; }
-bool matmul_widens_bfloat16(void) { return true; }
+
+bool matmul_widens_bfloat16(const Matmul *matmul) {
+    (void)matmul;
+    return true;
+}
 
 bool matmul_multiplies(Matmul *matmul, DType input) {
     (void)matmul, (void)input;
