@@ -252,6 +252,11 @@ elif cpu_has avx512bw avx512vl avx512dq; then
 else
     echo "cpu-avx512: skipped: this processor has no AVX-512"
 fi
+if [ $native = yes ] && cpu_has amx_bf16; then
+    lane cpu-no-amx build CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 -- test_kernels_matmul.c
+else
+    echo "cpu-no-amx: skipped: this processor has no AMX"
+fi
 if [ $plain = yes ]; then
     lane plain build/plain CI= TEST_SECONDS=1800 MARS_TEST_SMALL=1 CC=clang -- "${plain_tests[@]}"
 fi

@@ -634,7 +634,7 @@ make_tree() {
     mkdir -p "$here/dev/emu"
     touch "$here"/dev/test/scripts/{test_one.c,test_kernels.c,test_golden.c,test_gpt2.c,test_hellaswag.c,test_devices.c,test_gpu.cu,test_two.sh,test_gpu_check.sh} \
         "$here/dev/emu/test_emulator.cu"
-    echo "flags: avx512bw avx512vl avx512dq avx512_bf16" >"$here/cpuinfo"
+    echo "flags: avx512bw avx512vl avx512dq avx512_bf16 amx_bf16" >"$here/cpuinfo"
     export MARS_CPUINFO=$here/cpuinfo
     for tool in gcc-11 g++-11 clang aarch64-linux-gnu-gcc qemu-aarch64 clang-format clang-tidy cppcheck shellcheck nvcc; do
         command_file "$here/bin/$tool" <<<'exit 1'
@@ -661,7 +661,7 @@ test_all_builds_are_tested() {
     make_tree
     export CI=true
     run 0 bash "$here/scripts/test.sh"
-    last_line_is "56 passed, 0 failed"
+    last_line_is "60 passed, 0 failed"
     has "$here/calls" "install --emu --lint --compilers --browser"
     # A warning shows early.
     [ "$(grep -n "make lint" "$here/calls" | cut -d : -f 1)" -lt "$(grep -n "tests build build ci=true" "$here/calls" | cut -d : -f 1)" ]
@@ -685,7 +685,7 @@ test_all_builds_are_tested() {
     has "$here/calls" "tests build/tsan build/tsan ci= cuda build/tsan/test/test_kernels"
     has "$here/calls" "tests build/plain build/plain ci=  build/plain/test/test_kernels"
     run 0 bash "$here/scripts/test.sh" --all
-    last_line_is "80 passed, 0 failed"
+    last_line_is "84 passed, 0 failed"
     for order in reverse newest mix:1; do
         has "$here/calls" "tests build/emu build/emu ci= cuda$order build/emu/test/test_kernels"
     done
@@ -696,6 +696,7 @@ test_all_builds_are_tested() {
     echo "flags: avx512bw avx512vl avx512dq" >"$here/cpuinfo"
     run 0 bash "$here/scripts/test.sh"
     has "$here/output" "cpu-avx512: this is such a processor"
+    has "$here/output" "cpu-no-amx: skipped"
     last_line_is "52 passed, 0 failed"
     echo "flags: avx2" >"$here/cpuinfo"
     run 0 bash "$here/scripts/test.sh"
@@ -721,21 +722,21 @@ test_a_failing_stage_is_a_failure() {
     export CI=true
     echo lint >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "56 passed, 1 failed"
+    last_line_is "60 passed, 1 failed"
     has "$here/output" "error: it does not compile"
     echo build/asan >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "48 passed, 1 failed"
+    last_line_is "52 passed, 1 failed"
     echo cuda-report >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "56 passed, 1 failed"
+    last_line_is "60 passed, 1 failed"
     echo found >"$here/make_fails"
     run 1 bash "$here/scripts/test.sh"
     last_line_is "0 passed, 1 failed"
     rm "$here/make_fails"
     touch "$here/test_fails"
     run 1 bash "$here/scripts/test.sh"
-    last_line_is "56 passed, 14 failed"
+    last_line_is "60 passed, 15 failed"
 }
 
 # ---- quickstart.sh ----
