@@ -49,7 +49,7 @@ struct ShardSet {
     Shard *shards;
     int count;
     int64_t tokens;
-    bool drops_behind; /* the system must drop read pages from its memory */
+    bool drops_read_pages; /* the system must drop read pages from its memory */
 };
 
 /* ---- opening ---- */
@@ -200,7 +200,7 @@ void shards_close(ShardSet *set) {
 
 void shards_advise(ShardSet *set, bool in_order) {
     int64_t memory = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
-    set->drops_behind = in_order && set->tokens > memory / (int64_t)sizeof(uint16_t);
+    set->drops_read_pages = in_order && set->tokens > memory / (int64_t)sizeof(uint16_t);
 }
 
 int64_t shards_token_count(const ShardSet *set) { return set->tokens; }
@@ -300,12 +300,12 @@ static bool read_tokens(const Shard *shard, int file, int64_t begin, int64_t cou
 /* Tells the system to drop the pages before the last stretch. Sequences are shorter than pages, so the system sees each
  * page read several times and would keep it instead of pages that are needed again. The last stretch stays, since other
  * processes may be a step late. */
-static void drop_behind(const ShardSet *set, const Shard *shard, int file, int64_t begin, int64_t end) {
+static void drop_read_pages(const ShardSet *set, const Shard *shard, int file, int64_t begin, int64_t end) {
     const int64_t stretch = 16 << 20; /* in bytes of the file, as begin and end */
-    if (!set->drops_behind || begin / stretch == end / stretch) return;
-    int64_t behind = (end / stretch - 1) * stretch;
-    if (behind > 0) posix_fadvise(file, 0, behind, POSIX_FADV_DONTNEED);
-    if (behind > 0 || shard == set->shards) return;
+    if (!set->drops_read_pages || begin / stretch == end / stretch) return;
+    int64_t consumed = (end / stretch - 1) * stretch;
+    if (consumed > 0) posix_fadvise(file, 0, consumed, POSIX_FADV_DONTNEED);
+    if (consumed > 0 || shard == set->shards) return;
     int previous = open_path(shard[-1].path);
     if (previous < 0) return; /* the next read of it reports the failure */
     posix_fadvise(previous, 0, 0, POSIX_FADV_DONTNEED);
@@ -322,7 +322,7 @@ bool shards_read(const ShardSet *set, int64_t position, int64_t count, int vocab
         int file;
         if (!open_again(shard, &file, error)) return false;
         bool ok = read_tokens(shard, file, begin, take, vocab_size, tokens, error);
-        drop_behind(set, shard, file, shard->header_bytes + 2 * begin, shard->header_bytes + 2 * (begin + take));
+        drop_read_pages(set, shard, file, shard->header_bytes + 2 * begin, shard->header_bytes + 2 * (begin + take));
         close(file);
         if (!ok) return false;
         position += take;

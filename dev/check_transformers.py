@@ -6,7 +6,7 @@
 Needs torch and transformers (4.57 or newer), and train_gpt2, sample_gpt2 and export_hf in FOLDER (default: the current one). For
 each model it trains a few steps, opens the checkpoint by AutoModelForCausalLM and compares: the validation loss in
 float32 and bfloat16, logits of GPT2LMHeadModel and of modeling_mars_gpt.py where both can compute the model, tokens with
-and without a key-value cache and behind padding, sample_gpt2's likeliest tokens, the loss that the trainer finds for
+and without a key-value cache and after padding, sample_gpt2's likeliest tokens, the loss that the trainer finds for
 what transformers has saved, and logits of what export_hf wrote with the scale of attention folded in. Then the losses in dev/golden/modern. Exit status 1 where something differs."""
 import glob
 import json
@@ -150,7 +150,7 @@ def check_generation(name, model, prompt):
     padded = torch.cat([torch.zeros(prompt.shape[0], 3, dtype=prompt.dtype), prompt], 1)
     mask = (torch.arange(padded.shape[1]) >= 3).long().expand(padded.shape)
     same = torch.equal(cached, tokens_of(model, padded, attention_mask=mask))
-    check(name, "generate behind padding", same, "")
+    check(name, "generate after padding", same, "")
     return cached
 
 

@@ -75,8 +75,8 @@ fetch_deps() {
     echo "unpacked in $folder; on the other machine: DEPS=$folder bash dev/gpu_check.sh"
 }
 
-# Open MPI finds its own parts by OPAL_PREFIX. Those of networks lack their libraries, and no other machine is to be
-# reached, so that no ssh is needed.
+# Open MPI finds its own parts by OPAL_PREFIX. Its parts for networks lack their libraries. It reaches no other machine, so
+# it needs no ssh.
 use_open_mpi() {
     local root=$1 libraries=$2
     [ -x "$root/bin/mpirun" ] || return 0

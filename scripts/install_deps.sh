@@ -133,7 +133,7 @@ declare -A packages=(
     [shellcheck]=shellcheck
 )
 declare -A without=(
-    [onednn]="matrix products run as plain loops, which is slow"
+    [onednn]="matmuls run as plain loops, which is slow"
     [utf8proc]="there is no gpt2 tokenizer"
     [zlib]="prepare_data cannot read .gz"
     [zstd]="prepare_data cannot read .zst"

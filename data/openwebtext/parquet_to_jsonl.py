@@ -75,7 +75,7 @@ def texts(path, column):
                 yield text
                 row += 1
     except (OSError, ArrowException, UnicodeDecodeError) as error:
-        fail(f"cannot read {path} behind row {row}: {error}")
+        fail(f"cannot read {path} after row {row}: {error}")
 
 
 def convert(options, lines, held_out_lines):

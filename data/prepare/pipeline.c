@@ -94,8 +94,8 @@ size_t pipeline_cut(const char *text, size_t bytes) {
         if (t[at] == ' ' && is_visible(t[at - 1]) && at + 1 < bytes && is_letter(t[at + 1])) return at;
         if (t[at - 1] != '\n') continue;
         bool before = is_visible(t[at - 2]) || (at >= 4 && is_east_asian(t + at - 4));
-        bool behind = is_visible(t[at]) || (at + 3 <= bytes && is_east_asian(t + at));
-        if (before && behind) return at;
+        bool after = is_visible(t[at]) || (at + 3 <= bytes && is_east_asian(t + at));
+        if (before && after) return at;
     }
     return 0;
 }

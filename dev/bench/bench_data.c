@@ -23,7 +23,7 @@
 #include "util/program.h"
 #include "util/utf8.h"
 
-/* What is to be reached: MB/s of a core, and times tiktoken's speed. */
+/* The targets: MB/s of a core, and times tiktoken's speed. */
 static const double CORE_TARGET = 40, TIKTOKEN_TARGET = 5;
 
 enum { DOCUMENT_CHARACTERS = 1000000, MAX_THREADS = 1024, MAX_RUNS = MAX_MEASUREMENTS };

@@ -27,7 +27,7 @@
 #include "util/partition.h"
 #include "util/program.h"
 
-/* What is to be reached on an H100 or H200, of the measured copy bandwidth. */
+/* The targets on an H100 or H200, as a part of the measured copy bandwidth. */
 static const double PASSES_TARGET = 0.85;
 
 /* Steps that a measurement takes on a GPU, and the processes that a step is thought to be shared by. */

@@ -59,7 +59,7 @@ def beside_torch(work):
 
 
 def muon_share(training, optimizers):
-    """Muon's share of a step of 480 sequences over 8 GPUs: what the slowest of them does of it, beside its 60
+    """Muon's share of a step of 480 sequences over 8 GPUs: what the slowest of them does of it, next to its 60
     sequences. Both were measured on one GPU; exchanges between GPUs are not in it."""
     muon = next((o for o in (optimizers or {}).get("optimizers", []) if o["name"] == "muon"), None)
     small = training.get("small")

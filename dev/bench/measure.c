@@ -182,9 +182,9 @@ void rates_open(Rates *r, Backend *be, DType type, bool tiny) {
     if (!be->multiplies(be, type)) return;
     int64_t m = size[0], n = size[1], k = size[2];
     r->matmul = (BatchedMatmul){.type = type, .count = 1, .m = m, .n = n, .k = k, .alpha = 1.0f};
-    r->a = be->alloc(be, (size_t)(m * k) * dtype_size(type), "a product");
-    r->b = be->alloc(be, (size_t)(k * n) * dtype_size(type), "a product");
-    r->d = be->alloc(be, (size_t)(m * n) * dtype_size(type), "a product");
+    r->a = be->alloc(be, (size_t)(m * k) * dtype_size(type), "a matmul");
+    r->b = be->alloc(be, (size_t)(k * n) * dtype_size(type), "a matmul");
+    r->d = be->alloc(be, (size_t)(m * n) * dtype_size(type), "a matmul");
     fill_random(be, r->a, (size_t)(m * k), type, 1.0f, 1);
     fill_random(be, r->b, (size_t)(k * n), type, 1.0f, 2);
     be->autotune(be, true);

@@ -5,7 +5,7 @@
                                                                        ::emu::Config(grid, block, bytes, stream))(a, b)
     __shared__ T x[N], y;                                becomes   references into the block's shared memory
     extern __shared__ T x[];                             becomes   a pointer to the launch's dynamic shared memory
-    __launch_bounds__(n, ...) kernel(...) {              gets a check behind the brace
+    __launch_bounds__(n, ...) kernel(...) {              gets a check after the brace
     #pragma unroll                                       goes
 
 Lines stay where they are, and a #line directive names IN, so that compilers, sanitizers and the emulator's reports
@@ -105,7 +105,7 @@ def static_shared(code):
 
 
 def closing(code, opening):
-    """The position behind the parenthesis that closes the one at `opening`."""
+    """The position after the parenthesis that closes the one at `opening`."""
     depth = 0
     for i in range(opening, len(code)):
         depth += {'(': 1, ')': -1}.get(code[i], 0)

@@ -17,7 +17,7 @@ namespace emu {
  * runs in the host's thread, and may neither queue nor wait. A stream that does not exist ends the program. */
 void enqueue(cudaStream_t stream, std::function<void()> work);
 
-/* Moves the clock that events read: for work that is to seem slower, or faster, than it is. */
+/* Moves the clock that events read: for work that must seem slower, or faster, than it is. */
 void move_clock(double seconds);
 
 } // namespace emu

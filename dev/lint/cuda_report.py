@@ -1,4 +1,4 @@
-"""cuda_report.py FILE.ptxas...: what every kernel takes, from the reports that nvcc left beside the objects.
+"""cuda_report.py FILE.ptxas...: what every kernel takes, from the reports that nvcc left next to the objects.
 
 Prints a table: kernel, and for each architecture its registers and static shared memory. Ends with status 1 where a
 kernel spills registers to memory, or where a file is not such a report."""

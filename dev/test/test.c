@@ -136,7 +136,7 @@ void assert_dies(void (*function)(void *context), void *context, const char *tex
     pid_t child = fork();
     if (child == 0) {
         if (freopen(path, "w", stderr)) function(context);
-        _exit(EXIT_DONE); /* not exit(): what is to happen when the tests end is the parent's to do */
+        _exit(EXIT_DONE); /* not exit(): the parent does what must happen when the tests end */
     }
     int wait_status = 0;
     if (child < 0 || waitpid(child, &wait_status, 0) != child) fail_msg("cannot start a child process");

@@ -242,7 +242,7 @@ static void reduce(const Rank *w, const Case *c, const Cuts *cuts, bool into_sha
     to_host(w, &data);
     to_host(w, &shard);
     check_sums(w, c, cuts, &data, into_shard ? &shard : NULL);
-    check(shard.host[shard.n - 1] == UNTOUCHED, c, cuts, "element behind the shard", shard.n, shard.host[shard.n - 1]);
+    check(shard.host[shard.n - 1] == UNTOUCHED, c, cuts, "element after the shard", shard.n, shard.host[shard.n - 1]);
     free_buffer(w, &data);
     free_buffer(w, &shard);
 }

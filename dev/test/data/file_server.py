@@ -1,7 +1,7 @@
 """file_server.py FOLDER: a web server for tests of downloads, with the addresses of the Hugging Face Hub.
 
     /SITE/FILE                                        a file of FOLDER/SITE
-    /SITE/datasets/OWNER/NAME/resolve/main/FILE       the file OWNER/NAME/FILE of it, behind a redirect, as on the Hub
+    /SITE/datasets/OWNER/NAME/resolve/main/FILE       the file OWNER/NAME/FILE of it, after a redirect, as on the Hub
     /SITE/api/datasets/OWNER/NAME/tree/main[/PART]    a list of the files in OWNER/NAME/PART, three a page
 
 Serves ranges. Misbehaves as SITE/faults/NAME says, one line for each request of a file NAME (the list: "tree"):

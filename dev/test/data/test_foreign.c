@@ -246,7 +246,7 @@ static void test_token_files_are_never_refused(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
         for (uint64_t first = 0; first < 3000; first++) {
             Sample sample = numbers(sizes[i], 2, first * 5000, first % 100 ? 1 + first % 100 : 2048);
-            sample.count -= first % 3 == 1; /* an odd size is the reader's business */
+            sample.count -= first % 3 == 1; /* the reader reports an odd size */
             assert_name(FOREIGN_AS_TOKENS, &sample, "", "tokens of a text");
         }
 }

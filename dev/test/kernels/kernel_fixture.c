@@ -238,7 +238,7 @@ static void expect_bytes(const Array *a, const unsigned char *got, const unsigne
 static void expect_guards(const Array *a, const unsigned char *got) {
     size_t end = GUARD + bytes_of(a);
     expect_bytes(a, got, a->before, 0, GUARD, "bytes in front of it");
-    expect_bytes(a, got, a->before, end, end + GUARD, "bytes behind it");
+    expect_bytes(a, got, a->before, end, end + GUARD, "bytes after it");
     if (!a->written) expect_bytes(a, got, a->before, GUARD, end, "an input");
 }
 

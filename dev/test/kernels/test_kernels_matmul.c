@@ -1,5 +1,5 @@
 /* test_kernels_matmul.c: tests the linear layers of any Backend table, activations, and that nothing kept from a weight
- * outlives a change of it; and the batched products of optimizers. */
+ * outlives a change of it; and the batched matmuls of optimizers. */
 #include "dev/test/kernels/kernel_fixture.h"
 
 #include <math.h>
@@ -321,9 +321,9 @@ static void test_weight_of_several_shapes(void **state) {
     expect_weight_used(f, weight->device, weight->value, (Size){9, 100, 64}, "64 x 100 again");
 }
 
-/* ---- batched products ---- */
+/* ---- batched matmuls ---- */
 
-/* From single numbers to sizes that fit no block, and inner dimensions so long that a product may be made in parts. */
+/* From single numbers to sizes that fit no block, and inner dimensions so long that a matmul may be made in parts. */
 typedef struct MatmulSize {
     int m, n, k;
 } MatmulSize;
@@ -351,10 +351,10 @@ static double *matmul_reference(Fixture *f, const BatchedMatmul *p, const double
     return d;
 }
 
-/* ACTIVATION means the product's type from here on, which need not be the table's. */
+/* ACTIVATION means the matmul's type from here on, which need not be the table's. */
 static void begin_matmul(Fixture *f, const BatchedMatmul *p, const char *what) {
     f->activation = p->type;
-    begin_case(f, "%s of %d %s products m=%d n=%d k=%d, transposed %d %d, alpha %g, beta %g", what, p->count,
+    begin_case(f, "%s of %d %s matmuls m=%d n=%d k=%d, transposed %d %d, alpha %g, beta %g", what, p->count,
                dtype_name(p->type), (int)p->m, (int)p->n, (int)p->k, p->transpose_a, p->transpose_b, p->alpha, p->beta);
 }
 
@@ -372,7 +372,7 @@ static void matmul_batched(Fixture *f, const BatchedMatmul *p, Start start) {
     expect_near(d, expected, 1, "d");
 }
 
-/* Calls `check` with products of either type that the device multiplies. */
+/* Calls `check` with matmuls of either type that the device multiplies. */
 static void each_type(void **state, void (*check)(Fixture *f, DType type)) {
     Fixture *f = fixture_of(state);
     const DType types[] = {DTYPE_FLOAT32, DTYPE_BFLOAT16};

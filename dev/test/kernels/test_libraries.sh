@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test_libraries.sh: tests how the programs use the libraries that multiply matrices. No product of a training run falls
+# test_libraries.sh: tests how the programs use the libraries that multiply matrices. No matmul of a training run falls
 # back to oneDNN's reference implementations, scalar loops that take hundreds of times as long, on this processor or on
 # one without bfloat16 or AVX-512 instructions; and cuBLASLt, which is large, is loaded only by runs that need it. Prints
 # "N passed, N failed" at its end.
@@ -8,7 +8,7 @@ source "$(dirname "$0")/../script_fixture.sh"
 
 BUILD=$(realpath "${MARS_BUILD:-build}")
 
-# no_reference INSTRUCTION_SET TYPE: what oneDNN says of every product of a step, with Newton-Schulz on matrices small and
+# no_reference INSTRUCTION_SET TYPE: what oneDNN says of every matmul of a step, with Newton-Schulz on matrices small and
 # large enough for both of its ways.
 no_reference() {
     local isa=$1 type=$2 count
@@ -19,7 +19,7 @@ no_reference() {
         --total_batch_size=4 --eval_sequences=2 --checkpoint_interval=0 \
         --precision="$type" --optimizer.ns_dtype="$type"
     count=$(grep -cE '^(one)?dnnl?_verbose.*,exec.*,matmul,' "$here/output" || true)
-    [ "$count" -ge 100 ] || { echo "only $count products found"; cat "$here/output"; return 1; }
+    [ "$count" -ge 100 ] || { echo "only $count matmuls found"; cat "$here/output"; return 1; }
     if grep -E '^(one)?dnnl?_verbose.*,exec.*,matmul,(ref|gemm:ref)' "$here/output"; then return 1; fi
 }
 

@@ -265,7 +265,7 @@ static void test_round_trip(void **state) {
         for (int kind = 0; kind < KINDS; kind++) {
             size_t n = run(be, (Kind)kind, results.first);
             assert_int_equal(run(other, (Kind)kind, results.second), n);
-            if (!equal(results.first, results.second, n)) fail_msg("product %d has other bits", kind);
+            if (!equal(results.first, results.second, n)) fail_msg("matmul %d has other bits", kind);
         }
         free(again), free(text);
         be->close(be), other->close(other);

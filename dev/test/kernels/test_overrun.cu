@@ -80,7 +80,7 @@ static void check_every_buffer(DType type, OptimName name) {
     for (int i = 0; i < p.model.arena.count; i++) {
         const ArenaItem *item = &p.model.arena.items[i];
         if (!survives(p.be, item->address, item->bytes - 1)) fail_msg("%s: its last byte is out of reach", item->name);
-        if (survives(p.be, item->address, item->bytes)) fail_msg("%s: a byte behind its end was written", item->name);
+        if (survives(p.be, item->address, item->bytes)) fail_msg("%s: a byte after its end was written", item->name);
     }
     close_planned(&p);
 }

@@ -335,7 +335,7 @@ static void test_zero_stays_zero(void **state) {
             const double *result = run_batch(f, w, &batch);
             for (int64_t j = 0; j < size; j++) assert_true(result[size + j] == 0);
             Batch last = batch_of_one(&batch, 2);
-            expect_reference(f, &last, result + 2 * size, "the matrix behind it");
+            expect_reference(f, &last, result + 2 * size, "the matrix after it");
             close_workspace(w);
         }
 }

@@ -1,6 +1,6 @@
 /* test_optim_sharded.c: steps that several processes share must give what one process gives, with every optimizer. The
- * processes are threads here, each with its own buffers, that speak through memory; mpirun and the trainer are
- * test_processes.c's business. cmocka knows one thread only, so threads note what they find and the main one judges. */
+ * processes are threads here, each with its own buffers, that speak through memory; test_processes.c tests mpirun and
+ * the trainer. cmocka knows one thread only, so threads note what they find and the main one judges. */
 #include "dev/test/test.h"
 
 #include <math.h>
@@ -527,7 +527,7 @@ static void test_every_optimizer(void **state) {
     }
 }
 
-/* Without a clip an element's AdamW is its own business: the same bits. */
+/* Without a clip AdamW computes each element alone: the same bits. */
 static void test_same_bits(void **state) {
     (void)state;
     Process model = model_of(&variants[0], 0.0, 2);

@@ -1,5 +1,5 @@
 /* test_schedule.c: the five learning-rate schedules against rates worked out by hand and against their formulas,
- * written once more from the description in schedule.h. Which settings are refused is test_config.c's business. */
+ * written once more from the description in schedule.h. test_config_rules.c tests which settings are refused. */
 #include "dev/test/test.h"
 
 #include <inttypes.h>

@@ -343,7 +343,7 @@ test_install_where_a_release_lacks_a_library() {
     echo libdnnl-dev >"$here/not_in_this_release"
     install_deps 0
     has "$here/output" "installing libxxhash-dev"
-    has "$here/output" "missing: libdnnl-dev (optional; without it, matrix products run as plain loops"
+    has "$here/output" "missing: libdnnl-dev (optional; without it, matmuls run as plain loops"
     lacks "$here/apt" libdnnl-dev
 }
 

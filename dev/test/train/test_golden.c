@@ -153,8 +153,8 @@ static cJSON *plain_log(const GoldenRun *run) {
     return log;
 }
 
-/* The cases that the tests below run: how tokens are stored or activations kept is not the optimizer's business, but
- * the exact form runs the model twice a step. */
+/* The cases that the tests below run: the optimizer ignores how tokens are stored or activations kept, but the exact
+ * form runs the model twice a step. */
 static bool is_enough(const GoldenRun *run) {
     return strcmp(run->name, "adamw") == 0 || strcmp(run->name, "mars-adamw-exact") == 0;
 }
