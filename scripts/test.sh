@@ -313,7 +313,8 @@ if [ $all = yes ]; then
         for onednn in 1 0; do
             lane aarch64-onednn-$onednn build/aarch64-onednn-$onednn CI= TEST_SECONDS=3600 \
                 TEST_COMMAND="bash dev/aarch64.sh run build/aarch64-libraries" -- "$kernels" test_newton_schulz.c \
-                test_optim.c test_optim_rules.c test_optim_passes.c test_tokenizer.c test_vocabulary.c 'test_checkpoint*.c'
+                test_optim.c test_optim_rules.c test_optim_state.c test_optim_passes.c test_tokenizer.c test_vocabulary.c \
+                'test_checkpoint*.c'
         done
         wait_for_lanes
     fi

@@ -1,6 +1,5 @@
-/* test_optim_rules.c: every optimizer in one process: against the values of the published implementations
- * (dev/golden/optimizers.json) and the float64 steps of optim_world.h, and what they must do alike: skip a gradient
- * that is not finite, go on from a checkpoint with the same bits, and not depend on threads or on what nobody set.
+/* test_optim_rules.c: the numbers of every optimizer in one process: against the values of the published implementations
+ * (dev/golden/optimizers.json) and the float64 steps of optim_world.h.
  *
  * With OPTIM_SHOW in the environment, the errors that are measured are printed. */
 #include "dev/test/test.h"
@@ -13,184 +12,9 @@
 
 #include "config/config.h"
 #include "dev/test/kernels/test_gpu.h"
-#include "dev/test/optim/optim_world.h"
-#include "optim/optimizers.h"
+#include "dev/test/optim/optim_variants.h"
 
-/* What makes a variant of an optimizer. */
-typedef enum Form {
-    USUAL,
-    EXACT,
-    WITH_1D,
-    NO_NESTEROV,
-    ADAMW_EMBEDDINGS, /* muon_embeddings false */
-    SPLIT_QKV,
-    CAUTIOUS,
-    CAUTIOUS_1D,   /* and optimize_1d */
-    POLAR_EXPRESS, /* ns_coefficients, as is the next */
-    CUBIC,
-    SQRT_MAX, /* muon_scale; and the others: */
-    SPECTRAL,
-    MOONLIGHT,
-    NO_SCALE
-} Form;
-
-typedef struct Variant {
-    const char *label;
-    OptimName name;
-    const char *states; /* what a checkpoint holds, where there are tensors of all roles */
-    Form form;
-} Variant;
-
-static const Variant variants[] = {
-    {"adamw", OPTIM_ADAMW, "m v", USUAL},
-    {"mars-adamw", OPTIM_MARS_ADAMW, "m v g_last", USUAL},
-    {"mars-adamw exact", OPTIM_MARS_ADAMW, "m v g_last", EXACT},
-    {"mars-adamw 1d", OPTIM_MARS_ADAMW, "m v g_last", WITH_1D},
-    {"mars-lion", OPTIM_MARS_LION, "m v g_last", USUAL},
-    {"mars-lion exact", OPTIM_MARS_LION, "m v g_last", EXACT},
-    {"mars-lion 1d", OPTIM_MARS_LION, "m g_last", WITH_1D},
-    {"mars-shampoo", OPTIM_MARS_SHAMPOO, "m v g_last", USUAL},
-    {"mars-shampoo exact", OPTIM_MARS_SHAMPOO, "m v g_last", EXACT},
-    {"mars-shampoo 1d", OPTIM_MARS_SHAMPOO, "m v g_last", WITH_1D},
-    {"muon", OPTIM_MUON, "b m v", USUAL},
-    {"muon without nesterov", OPTIM_MUON, "b m v", NO_NESTEROV},
-    {"moonlight", OPTIM_MOONLIGHT, "b m v", USUAL},
-    {"moonlight without nesterov", OPTIM_MOONLIGHT, "b m v", NO_NESTEROV},
-    {"mars-m", OPTIM_MARS_M, "m v g_last", USUAL},
-    {"mars-m exact", OPTIM_MARS_M, "m v g_last", EXACT},
-    {"mars-m-efficient", OPTIM_MARS_M_EFFICIENT, "b m v", USUAL},
-    {"normuon", OPTIM_NORMUON, "b v m", USUAL},
-    {"normuon without nesterov", OPTIM_NORMUON, "b v m", NO_NESTEROV},
-    {"mars-normuon", OPTIM_MARS_NORMUON, "m v g_last", USUAL},
-    {"mars-normuon exact", OPTIM_MARS_NORMUON, "m v g_last", EXACT},
-    {"sgd-sai", OPTIM_SGD_SAI, "m", USUAL},
-    /* other settings of the same rules, which few tests need */
-    {"muon with adamw embeddings", OPTIM_MUON, "b m v", ADAMW_EMBEDDINGS},
-    {"muon, split qkv", OPTIM_MUON, "b m v", SPLIT_QKV},
-    {"muon, moonlight's scale", OPTIM_MUON, "b m v", MOONLIGHT},
-    {"moonlight, spectral scale", OPTIM_MOONLIGHT, "b m v", SPECTRAL},
-    {"moonlight, no scale", OPTIM_MOONLIGHT, "b m v", NO_SCALE},
-    {"mars-m, split qkv", OPTIM_MARS_M, "m v g_last", SPLIT_QKV},
-    {"mars-shampoo, sqrt-max scale", OPTIM_MARS_SHAMPOO, "m v g_last", SQRT_MAX},
-    {"normuon with adamw embeddings", OPTIM_NORMUON, "b v m", ADAMW_EMBEDDINGS},
-    {"normuon, split qkv", OPTIM_NORMUON, "b v m", SPLIT_QKV},
-    {"normuon, no scale", OPTIM_NORMUON, "b v m", NO_SCALE},
-    {"mars-normuon, split qkv", OPTIM_MARS_NORMUON, "m v g_last", SPLIT_QKV},
-    {"adamw, cautious", OPTIM_ADAMW, "m v", CAUTIOUS},
-    {"mars-adamw, cautious", OPTIM_MARS_ADAMW, "m v g_last", CAUTIOUS},
-    {"mars-lion 1d, cautious", OPTIM_MARS_LION, "m g_last", CAUTIOUS_1D},
-    {"mars-shampoo, cautious", OPTIM_MARS_SHAMPOO, "m v g_last", CAUTIOUS},
-    {"muon, cautious", OPTIM_MUON, "b m v", CAUTIOUS},
-    {"moonlight, cautious", OPTIM_MOONLIGHT, "b m v", CAUTIOUS},
-    {"normuon, cautious", OPTIM_NORMUON, "b v m", CAUTIOUS},
-    {"mars-normuon, cautious", OPTIM_MARS_NORMUON, "m v g_last", CAUTIOUS},
-    {"sgd-sai, cautious", OPTIM_SGD_SAI, "m", CAUTIOUS},
-    {"muon, polar-express", OPTIM_MUON, "b m v", POLAR_EXPRESS},
-    {"normuon, polar-express", OPTIM_NORMUON, "b v m", POLAR_EXPRESS},
-    {"mars-m, cubic", OPTIM_MARS_M, "m v g_last", CUBIC},
-    {"normuon, cubic", OPTIM_NORMUON, "b v m", CUBIC},
-};
-enum { VARIANTS = ARRAY_LENGTH(variants), OTHER_SETTINGS = 24, BASIC_VARIANTS = VARIANTS - OTHER_SETTINGS };
-
-/* Numbers that are all different, so that no two can be taken for each other; decays that a float holds exactly.
- * SGD-SaI takes long steps of small gradients. */
-static OptimConfig config_of(const Variant *variant) {
-    OptimConfig c = optim_defaults(variant->name, variant->name == OPTIM_SGD_SAI ? 5.0 : 0.05);
-    c.weight_decay = 0.01 / c.learning_rate;
-    c.beta1 = 0.921875;
-    c.beta2 = 0.96875;
-    c.eps = 1e-7;
-    c.gamma = 0.04;
-    c.is_approx = variant->form != EXACT;
-    c.optimize_1d = variant->form == WITH_1D || variant->form == CAUTIOUS_1D;
-    c.cautious_weight_decay = variant->form == CAUTIOUS || variant->form == CAUTIOUS_1D;
-    c.ns_coefficients = variant->form == POLAR_EXPRESS ? NS_COEFFICIENTS_POLAR_EXPRESS
-                        : variant->form == CUBIC       ? NS_COEFFICIENTS_CUBIC
-                                                       : NS_COEFFICIENTS_QUINTIC;
-    c.muon_beta2 = 0.9375;
-    c.embedding_lr = 0.8 * c.learning_rate;
-    c.lm_head_lr = 1.2 * c.learning_rate;
-    c.lr_1d = 0.6 * c.learning_rate;
-    c.betas_1d[0] = 0.859375;
-    c.betas_1d[1] = 0.9375;
-    c.weight_decay_1d = 0.3;
-    c.muon_learning_rate = 0.02;
-    c.muon_weight_decay = 0.15;
-    c.momentum = 0.88;
-    c.nesterov = variant->form != NO_NESTEROV;
-    c.muon_embeddings = variant->form != ADAMW_EMBEDDINGS;
-    c.split_qkv = variant->form == SPLIT_QKV;
-    c.muon_scale = variant->form == SQRT_MAX    ? MUON_SCALE_SQRT_MAX
-                   : variant->form == SPECTRAL  ? MUON_SCALE_SPECTRAL
-                   : variant->form == MOONLIGHT ? MUON_SCALE_MOONLIGHT
-                   : variant->form == NO_SCALE  ? MUON_SCALE_NONE
-                                                : MUON_SCALE_AUTO;
-    c.ns_dtype = NS_DTYPE_FLOAT32;
-    return c;
-}
-
-static bool uses_matrices(OptimName name) {
-    return name != OPTIM_ADAMW && name != OPTIM_MARS_ADAMW && name != OPTIM_MARS_LION && name != OPTIM_SGD_SAI;
-}
-static bool uses_prev_grad(const Variant *variant) { return strstr(variant->states, "g_last") != NULL; }
 static bool shows(void) { return getenv("OPTIM_SHOW") != NULL; }
-
-/* A few tensors of each role. */
-static TensorTable small_table(void) {
-    TensorTable table = {0};
-    tensor_table_add(&table, "gain", ROLE_VECTOR, 1, 200, 1);
-    tensor_table_add(&table, "tokens", ROLE_EMBEDDING, 20, 7, 30);
-    tensor_table_add(&table, "tall", ROLE_MATRIX, 23, 11, 23);
-    tensor_table_add(&table, "row", ROLE_MATRIX, 1, 37, 1);
-    tensor_table_add(&table, "wide", ROLE_MATRIX, 11, 23, 11);
-    tensor_table_add(&table, "second tall", ROLE_MATRIX, 23, 11, 23);
-    table.tensors[tensor_table_add(&table, "qkv", ROLE_MATRIX, 33, 23, 33)].stacked = 3;
-    tensor_table_add(&table, "head", ROLE_LM_HEAD, 20, 7, 20);
-    tensor_table_add(&table, "one", ROLE_VECTOR, 1, 1, 1);
-    return table;
-}
-
-/* And some that are cut into chunks. */
-static TensorTable larger_table(void) {
-    TensorTable table = small_table();
-    tensor_table_add(&table, "large", ROLE_MATRIX, 130, 320, 130);
-    tensor_table_add(&table, "large embedding", ROLE_EMBEDDING, 601, 41, 640);
-    return table;
-}
-
-/* ---- steps: the same numbers for every world ---- */
-
-static double rate_of(const OptimWorld *w, uint32_t step) { return w->config.learning_rate * (step % 3 + 1); }
-
-static void both_random_step(OptimWorld *w, uint32_t step) {
-    set_gradient(w, random_gradient, 2 * step + 1);
-    if (optim_info(w->optim)->gradients > 1) {
-        both_hold(w);
-        set_gradient(w, random_gradient, 2 * step + 2);
-    }
-    both_step(w, rate_of(w, step));
-}
-
-/* The optimizer's alone, with `bad` somewhere in a tensor of the first or the second gradient, where tensor >= 0. */
-static void begin_spoilt_step(OptimWorld *w, uint32_t step, int tensor, bool in_second, float bad) {
-    for (int second = 0; second < optim_info(w->optim)->gradients; second++) {
-        set_gradient(w, random_gradient, 2 * step + 1 + (uint32_t)second);
-        const Tensor *t = &w->table.tensors[tensor < 0 ? 0 : tensor];
-        if (tensor >= 0 && second == in_second) set_element(w, t->offset + t->size / 2, bad);
-        if (second == 0 && optim_info(w->optim)->gradients > 1) begin_second(w);
-    }
-    enqueue_step(w, world_rates(w, rate_of(w, step)));
-}
-
-static OptimResult spoilt_step(OptimWorld *w, uint32_t step, int tensor, bool in_second, float bad) {
-    begin_spoilt_step(w, step, tensor, in_second, bad);
-    return optim_result(w->optim);
-}
-
-static void random_steps(OptimWorld *w, uint32_t begin, uint32_t end) {
-    for (uint32_t step = begin; step < end; step++)
-        assert_int_equal(spoilt_step(w, step, -1, false, 0.0f).nonfinite_tensor, -1);
-}
 
 /* ---- the published implementations ---- */
 
@@ -467,7 +291,7 @@ static void test_against_float64(void **state) {
             bool stands_for_others = v % 5 == 2 || (v < BASIC_VARIANTS && is_normuon(&variants[v]));
             if (in_haste && (!stands_for_others || clipped != v % 2)) continue;
             if (v >= BASIC_VARIANTS && !clipped) continue;
-            OptimConfig config = config_of(&variants[v]);
+            OptimConfig config = variant_config(&variants[v]);
             config.grad_clip = clipped ? 1.0 : 0.0;
             config.gradient_scale = clipped ? 4.0 : 1.0;
             run_against_float64(&variants[v], &config, in_haste ? 2 : 5);
@@ -480,7 +304,7 @@ static float zero(uint32_t stream, size_t at) { return (void)stream, (void)at, 0
 static void test_zero_gradient(void **state) {
     (void)state;
     for (int v = 0; v < BASIC_VARIANTS; v++) {
-        OptimWorld *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 2, NULL);
+        OptimWorld *w = open_world(table_of_roles(), variant_config(&variants[v]), DTYPE_FLOAT32, 2, NULL);
         for (int step = 0; step < 2; step++) {
             set_gradient(w, zero, 0);
             if (optim_info(w->optim)->gradients > 1) {
@@ -505,7 +329,7 @@ static void test_one_role(void **state) {
             TensorTable table = {0};
             tensor_table_add(&table, "a", (TensorRole)role, role == ROLE_VECTOR ? 1 : 13, 5, 13);
             tensor_table_add(&table, "b", (TensorRole)role, role == ROLE_VECTOR ? 1 : 5, 13, 5);
-            OptimWorld *w = open_world(table, config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+            OptimWorld *w = open_world(table, variant_config(&variants[v]), DTYPE_FLOAT32, 1, NULL);
             for (uint32_t step = 0; step < 3; step++) both_random_step(w, step);
             assert_states(w, 5e-7);
             assert_moved(w, limit_of(&w->config));
@@ -517,7 +341,7 @@ static void test_one_role(void **state) {
 static void test_gamma_zero(void **state) {
     (void)state;
     for (int exact = 0; exact < 2; exact++) {
-        OptimConfig mars = config_of(&variants[1]), adamw = config_of(&variants[0]);
+        OptimConfig mars = variant_config(&variants[1]), adamw = variant_config(&variants[0]);
         mars.is_approx = !exact;
         mars.gamma = 0.0;
         mars.gradient_scale = adamw.gradient_scale = 4.0;
@@ -551,7 +375,7 @@ static void test_snr(void **state) {
     tensor_table_add(&table, "zero", ROLE_MATRIX, 3, 5, 3);
     tensor_table_add(&table, "narrow", ROLE_MATRIX, 40, 50, 40);
     tensor_table_add(&table, "two", ROLE_VECTOR, 1, 2, 1);
-    OptimConfig config = config_of(&variants[BASIC_VARIANTS - 1]);
+    OptimConfig config = variant_config(&variants[BASIC_VARIANTS - 1]);
     config.gradient_scale = 8.0;
     OptimWorld *w = open_world(table, config, DTYPE_FLOAT32, 1, NULL);
     const Tensor *t = w->table.tensors;
@@ -575,176 +399,14 @@ static void test_snr(void **state) {
     close_world(w);
 }
 
-/* ---- gradients that are not finite ---- */
-
-/* In either gradient: nothing changes, the tensor is named, and the next good step is a twin's that never saw it. */
-static void expect_skip(OptimWorld *w, OptimWorld *twin, uint32_t step, int tensor, bool in_second, float bad) {
-    Snapshot before = take_snapshot(w);
-    OptimResult result = spoilt_step(w, 100 + step, tensor, in_second, bad);
-    assert_int_equal(result.nonfinite_tensor, tensor);
-    assert_int_equal(result.of_next_batch, in_second);
-    assert_is(w, before);
-    random_steps(w, step, step + 1);
-    random_steps(twin, step, step + 1);
-    assert_is(w, take_snapshot(twin));
-}
-
-static void test_not_finite(void **state) {
-    (void)state;
-    const float bad[] = {NAN, INFINITY, -INFINITY};
-    for (int v = 0; v < BASIC_VARIANTS; v++) {
-        OptimConfig config = config_of(&variants[v]);
-        config.ns_dtype = NS_DTYPE_AUTO;
-        OptimWorld *w = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
-        OptimWorld *twin = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
-        uint32_t step = 0;
-        for (int tensor = 0; tensor < w->table.count; tensor++) {
-            if (is_in_haste() && tensor != v % w->table.count) continue;
-            for (int second = 0; second < 1 + (variants[v].form == EXACT); second++, step++)
-                expect_skip(w, twin, step, tensor, second, bad[(step + (uint32_t)v) % 3]);
-        }
-        close_world(w);
-        close_world(twin);
-    }
-}
-
-/* The same where each next step is begun before the outcome of the last is known. */
-static void test_not_finite_ahead(void **state) {
-    (void)state;
-    for (int v = 0; v < BASIC_VARIANTS; v++) {
-        OptimConfig config = config_of(&variants[v]);
-        config.ns_dtype = NS_DTYPE_AUTO;
-        OptimWorld *w = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
-        OptimWorld *twin = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
-        int tensors = w->table.count;
-        for (uint32_t step = 0; step < 6; step++) {
-            bool in_second = variants[v].form == EXACT && step % 2 == 1;
-            begin_spoilt_step(w, 100 + step, (int)step % tensors, in_second, step % 3 ? NAN : INFINITY);
-            if (step > 0) assert_int_equal(optim_result(w->optim).nonfinite_tensor, -1);
-            begin_spoilt_step(w, step, -1, false, 0.0f);
-            OptimResult result = optim_result(w->optim);
-            assert_int_equal(result.nonfinite_tensor, step % (uint32_t)tensors);
-            assert_int_equal(result.of_next_batch, in_second);
-        }
-        assert_int_equal(optim_result(w->optim).nonfinite_tensor, -1);
-        random_steps(twin, 0, 6);
-        assert_is(w, take_snapshot(twin));
-        close_world(w);
-        close_world(twin);
-    }
-}
-
-/* ---- buffers ---- */
-
-/* Every weight's copy is written in each step. */
-static void test_copies_are_written(void **state) {
-    (void)state;
-    for (int v = 0; v < BASIC_VARIANTS; v++) {
-        OptimWorld *w = open_world(small_table(), config_of(&variants[v]), DTYPE_BFLOAT16, 1, NULL);
-        size_t bytes = w->table.length * sizeof(bfloat16);
-        void *poison = checked_malloc(bytes, "weights");
-        memset(poison, 0xff, bytes);
-        w->be->copy_from_host(w->be, w->buffers.weights, poison, bytes);
-        random_steps(w, 0, 1);
-        const float *params = world_params(w);
-        const bfloat16 *weights = world_weights(w);
-        for (int i = 0; i < w->table.count; i++)
-            for (size_t k = 0, at = w->table.tensors[i].offset; k < w->table.tensors[i].size; k++, at++)
-                assert_int_equal(weights[at].bits, bfloat16_from_float(params[at]).bits);
-        free(poison);
-        close_world(w);
-    }
-}
-
-/* Gradients are read where optim_gradient() says, which is now one buffer and now another, and nowhere else; gaps,
- * whatever they hold, change nothing. */
-static void test_undefined_numbers(void **state) {
-    (void)state;
-    for (int v = 0; v < BASIC_VARIANTS; v++) {
-        OptimWorld *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
-        OptimWorld *twin = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
-        for (uint32_t step = 0; step < 5; step++) {
-            fill_gradient(w, NAN);
-            random_steps(w, step, step + 1);
-            random_steps(twin, step, step + 1);
-        }
-        assert_is(w, take_snapshot(twin));
-        assert_memory_equal(world_params(w), world_params(twin), w->table.length * sizeof(float)); /* gaps too */
-        close_world(w);
-        close_world(twin);
-    }
-}
-
-/* What is g_last now is kept by exchanging buffers, of which the caller's own is one. */
-static void test_exchange(void **state) {
-    (void)state;
-    for (int v = 0; v < BASIC_VARIANTS; v++) {
-        OptimWorld *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
-        const float *own = w->buffers.grads, *other = NULL;
-        bool changes = uses_prev_grad(&variants[v]) && variants[v].form != EXACT;
-        for (uint32_t step = 0; step < 5; step++) {
-            const float *place = optim_gradient(w->optim, w->which);
-            if (changes && step == 1) other = place;
-            assert_ptr_equal(place, changes && step % 2 ? other : own);
-            assert_true(other != own);
-            random_steps(w, step, step + 1);
-        }
-        close_world(w);
-    }
-}
-
-/* The second gradient of the exact forms goes to two buffers in turn; the first one always to the caller's. */
-static void test_exchange_exact(void **state) {
-    (void)state;
-    for (int v = 0; v < BASIC_VARIANTS; v++) {
-        if (variants[v].form != EXACT) continue;
-        OptimWorld *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
-        const float *places[4];
-        for (uint32_t step = 0; step < 4; step++) {
-            assert_ptr_equal(optim_gradient(w->optim, w->which), w->buffers.grads);
-            set_gradient(w, random_gradient, step);
-            begin_second(w);
-            places[step] = optim_gradient(w->optim, w->which);
-            set_gradient(w, random_gradient, step + 10);
-            world_step(w, world_rates(w, 0.01));
-        }
-        assert_true(places[0] != places[1] && places[0] != w->buffers.grads && places[1] != w->buffers.grads);
-        assert_true(places[2] == places[0] && places[3] == places[1]);
-        close_world(w);
-    }
-}
-
-static void step_once(void *world) { optim_step(((OptimWorld *)world)->optim, uniform_rates(0.01), false); }
-static void first(void *world) { optim_gradient(((OptimWorld *)world)->optim, 0); }
-static void second(void *world) { optim_gradient(((OptimWorld *)world)->optim, 1); }
-
-/* Exact forms need both gradients, in each step and in order; the others have no use for a second one. */
-static void test_wrong_order(void **state) {
-    (void)state;
-    for (int v = 0; v < BASIC_VARIANTS; v++) {
-        OptimWorld *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
-        assert_int_equal(optim_info(w->optim)->gradients, variants[v].form == EXACT ? 2 : 1);
-        if (variants[v].form == EXACT) {
-            assert_dies(step_once, w, "needs two gradients");
-            random_steps(w, 0, 1);
-            assert_dies(step_once, w, "needs two gradients");
-            second(w);
-            assert_dies(first, w, "gradient 0 comes after 1");
-        } else {
-            assert_dies(second, w, "and a step has 1");
-        }
-        close_world(w);
-    }
-}
-
-/* ---- types and threads ---- */
+/* ---- types ---- */
 
 /* Master weights after three steps in a table of one type with Newton-Schulz in another. `error`: how far they are from
  * the float64 ones, in ways; may be NULL. */
 static float *params_with(const Variant *variant, DType type, NsDtype ns_dtype, double *error) {
-    OptimConfig config = config_of(variant);
+    OptimConfig config = variant_config(variant);
     config.ns_dtype = ns_dtype;
-    OptimWorld *w = open_world(larger_table(), config, type, 1, NULL);
+    OptimWorld *w = open_world(table_of_chunks(), config, type, 1, NULL);
     for (uint32_t step = 0; step < 3 && error; step++) both_random_step(w, step);
     if (error)
         *error = assert_moved(w, 0.1);
@@ -760,7 +422,7 @@ static float *params_with(const Variant *variant, DType type, NsDtype ns_dtype, 
  * table's; and bfloat16 has the errors of bfloat16. */
 static void test_ns_dtype(void **state) {
     (void)state;
-    TensorTable table = larger_table();
+    TensorTable table = table_of_chunks();
     size_t bytes = table.length * sizeof(float);
     tensor_table_free(&table);
     bool in_haste = is_in_haste();
@@ -786,188 +448,11 @@ static void test_ns_dtype(void **state) {
     }
 }
 
-static void test_threads(void **state) {
-    (void)state;
-    if (strcmp(test_device(), "cpu") != 0) skip(); /* a GPU's work does not depend on them */
-    for (int v = 0; v < VARIANTS; v += 4)
-        for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
-            OptimConfig config = config_of(&variants[v]);
-            config.ns_dtype = NS_DTYPE_AUTO;
-            OptimWorld *one = open_world(larger_table(), config, (DType)type, 1, NULL);
-            random_steps(one, 0, 2);
-            for (int threads = 2; threads <= 3; threads++) {
-                OptimWorld *w = open_world(larger_table(), config, (DType)type, threads, NULL);
-                random_steps(w, 0, 2);
-                assert_is(w, take_snapshot(one));
-                close_world(w);
-            }
-            close_world(one);
-        }
-}
-
-/* ---- state ---- */
-
-static void copy_state(OptimWorld *to, OptimWorld *from) {
-    for (int i = 0; i < from->table.count; i++)
-        for (int s = -1; s < optim_info(from->optim)->state_count; s++) {
-            if (s >= 0 && !optim_has_state(from->optim, s, i)) continue;
-            float *host = fetch_tensor(from, s, i);
-            optim_store(to->optim, s, i, host);
-            free(host);
-        }
-    for (int s = 0; s < optim_info(from->optim)->scalar_count; s++) {
-        optim_fetch_scalars(from->optim, s, from->scalars);
-        optim_store_scalars(to->optim, s, from->scalars);
-    }
-    if (to->be->activation == DTYPE_BFLOAT16)
-        to->be->to_activation(to->be, to->buffers.weights, to->buffers.params, to->table.length);
-    optim_set_updates(to->optim, optim_updates(from->optim));
-}
-
-/* What a checkpoint does. The one that goes on has been elsewhere, so anything that is not copied would show. */
-static void test_resume(void **state) {
-    (void)state;
-    for (int v = 0; v < BASIC_VARIANTS; v++)
-        for (uint32_t steps = 1; steps < 4; steps++) {
-            if (is_in_haste() && steps != 1 + (uint32_t)v % 3) continue;
-            OptimConfig config = config_of(&variants[v]);
-            config.ns_dtype = NS_DTYPE_AUTO;
-            OptimWorld *old = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
-            OptimWorld *new = open_world(small_table(), config, DTYPE_BFLOAT16, 2, NULL);
-            random_steps(old, 0, steps);
-            random_steps(new, 20, 22);
-            copy_state(new, old);
-            assert_is(new, take_snapshot(old));
-            random_steps(old, steps, steps + 2);
-            random_steps(new, steps, steps + 2);
-            assert_is(new, take_snapshot(old));
-            close_world(old);
-            close_world(new);
-        }
-}
-
-static void test_names(void **state) {
-    (void)state;
-    for (int v = 0; v < VARIANTS; v++) {
-        OptimWorld *w = open_world(small_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
-        char names[64] = "";
-        for (int s = 0; s < optim_info(w->optim)->state_count; s++) {
-            size_t length = strlen(names);
-            snprintf(names + length, sizeof names - length, "%s%s", s ? " " : "", optim_info(w->optim)->state_names[s]);
-        }
-        assert_string_equal(names, variants[v].states);
-        assert_int_equal(optim_info(w->optim)->scalar_count, uses_prev_grad(&variants[v])        ? 2
-                                                             : variants[v].name == OPTIM_SGD_SAI ? 1
-                                                                                                 : 0);
-        close_world(w);
-    }
-}
-
-/* A role's tensors have all of a state or none of it: a letter for each state that it has. */
-static void assert_has(OptimName name, const char *matrix, const char *embedding, const char *vector) {
-    const char *expected[ROLE_COUNT] = {
-        [ROLE_MATRIX] = matrix, [ROLE_EMBEDDING] = embedding, [ROLE_LM_HEAD] = embedding, [ROLE_VECTOR] = vector};
-    OptimWorld *w = open_world(small_table(), optim_defaults(name, 1e-3), DTYPE_FLOAT32, 1, NULL);
-    for (int i = 0; i < w->table.count; i++)
-        for (int s = 0; s < optim_info(w->optim)->state_count; s++) {
-            char letter = optim_info(w->optim)->state_names[s][0]; /* g is for g_last */
-            assert_true(optim_has_state(w->optim, s, i) ==
-                        (strchr(expected[w->table.tensors[i].role], letter) != NULL));
-        }
-    close_world(w);
-}
-
-static void test_which_states(void **state) {
-    (void)state;
-    assert_has(OPTIM_ADAMW, "mv", "mv", "mv");
-    assert_has(OPTIM_MARS_ADAMW, "mvg", "mvg", "mv");
-    assert_has(OPTIM_MARS_LION, "mg", "mg", "mv");
-    assert_has(OPTIM_MARS_SHAMPOO, "mg", "mg", "mv");
-    assert_has(OPTIM_MUON, "b", "b", "mv");
-    assert_has(OPTIM_MOONLIGHT, "b", "mv", "mv");
-    assert_has(OPTIM_MARS_M, "mg", "mv", "mv");
-    assert_has(OPTIM_MARS_M_EFFICIENT, "b", "mv", "mv");
-    assert_has(OPTIM_SGD_SAI, "m", "m", "m");
-    assert_has(OPTIM_NORMUON, "bv", "mv", "mv");
-    assert_has(OPTIM_MARS_NORMUON, "mvg", "mv", "mv");
-}
-
-/* v of lines: a number for each row, or column where there are fewer rows, of each matrix. */
-static void test_state_of_lines(void **state) {
-    (void)state;
-    const struct {
-        const char *tensor;
-        size_t whole, split;
-    } lines[] = {{"tall", 23, 23}, {"row", 37, 37}, {"wide", 23, 23}, {"qkv", 33, 3 * 23}, {"tokens", 20, 20}};
-    for (int split = 0; split < 2; split++) {
-        OptimConfig config = optim_defaults(OPTIM_NORMUON, 1e-3);
-        config.muon_embeddings = true;
-        config.split_qkv = split;
-        OptimWorld *w = open_world(small_table(), config, DTYPE_FLOAT32, 1, NULL);
-        assert_string_equal(optim_info(w->optim)->state_names[0], "b");
-        assert_string_equal(optim_info(w->optim)->state_names[1], "v");
-        for (size_t i = 0; i < ARRAY_LENGTH(lines); i++) {
-            int tensor = tensor_table_find(&w->table, lines[i].tensor);
-            assert_int_equal(optim_state_vector(w->optim, 0, tensor), 0);
-            assert_int_equal(optim_state_vector(w->optim, 1, tensor), split ? lines[i].split : lines[i].whole);
-        }
-        assert_int_equal(optim_state_vector(w->optim, 1, tensor_table_find(&w->table, "gain")), 0);
-        close_world(w);
-    }
-}
-
-/* States are held for what has them, with some padding; g_last and the second gradient as whole buffers. */
-static void test_bytes(void **state) {
-    (void)state;
-    for (int v = 0; v < VARIANTS; v++) {
-        OptimWorld *w = open_world(odd_table(), config_of(&variants[v]), DTYPE_FLOAT32, 1, NULL);
-        size_t least = 0, limit = 0, flat = w->table.length * sizeof(float);
-        for (int s = 0; s < optim_info(w->optim)->state_count; s++) {
-            bool whole = strcmp(optim_info(w->optim)->state_names[s], "g_last") == 0;
-            if (whole) least += flat, limit += flat;
-            for (int i = 0; i < w->table.count && !whole; i++) {
-                if (!optim_has_state(w->optim, s, i)) continue;
-                size_t vector = optim_state_vector(w->optim, s, i);
-                least += (vector > 0 ? vector : w->table.tensors[i].size) * sizeof(float);
-                limit += vector * sizeof(float);
-                if (vector > 0) continue;
-                limit += (size_t)round_up((int64_t)w->table.tensors[i].size, TENSOR_ALIGNMENT) * sizeof(float);
-            }
-        }
-        assert_in_range(optim_info(w->optim)->state_bytes, least, limit);
-        assert_int_equal(optim_info(w->optim)->exact_bytes, variants[v].form == EXACT ? flat : 0);
-        size_t newton_schulz = optim_info(w->optim)->workspace_bytes - optim_info(w->optim)->exact_bytes;
-        if (uses_matrices(w->config.name))
-            assert_true(newton_schulz > 2 * 128 * 128 * sizeof(float)); /* two of the largest hidden matrix */
-        else
-            assert_int_equal(newton_schulz, 0);
-        close_world(w);
-    }
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),
-        cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_against_float64),
-        cmocka_unit_test(test_zero_gradient),
-        cmocka_unit_test(test_one_role),
-        cmocka_unit_test(test_gamma_zero),
-        cmocka_unit_test(test_snr),
-        cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_not_finite_ahead),
-        cmocka_unit_test(test_copies_are_written),
-        cmocka_unit_test(test_undefined_numbers),
-        cmocka_unit_test(test_exchange),
-        cmocka_unit_test(test_exchange_exact),
-        cmocka_unit_test(test_wrong_order),
-        cmocka_unit_test(test_ns_dtype),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_names),
-        cmocka_unit_test(test_which_states),
-        cmocka_unit_test(test_state_of_lines),
-        cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_golden),        cmocka_unit_test(test_defaults), cmocka_unit_test(test_against_float64),
+        cmocka_unit_test(test_zero_gradient), cmocka_unit_test(test_one_role), cmocka_unit_test(test_gamma_zero),
+        cmocka_unit_test(test_snr),           cmocka_unit_test(test_ns_dtype),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
