@@ -184,8 +184,7 @@ static bool read_state(const Checkpoint *checkpoint, const char *state, const ch
     bool ok = entry ? check_shape(&checkpoint->state, entry, wanted, error)
                     : error_set(error, "%s/%s has no float tensor '%s'", checkpoint->path, OPTIMIZER_FILE, name);
     free(name);
-    if (ok) safetensors_read_float32(entry, host);
-    return ok;
+    return ok && safetensors_read_float32(entry, host, error);
 }
 
 bool checkpoint_read_state(const Checkpoint *checkpoint, const TensorTable *table, const char *state, int tensor,

@@ -210,18 +210,18 @@ static void explain_all(const SafetensorsFile *file, const TensorTable *table, i
     free(remedy);
 }
 
-/* Whether every element is 0 or, with `other`, equal to that of a tensor of the same length. */
-static bool all_equal(const SafetensorsEntry *entry, const SafetensorsEntry *other) {
-    if (other && other->elements != entry->elements) return false;
+/* Finds whether every element is 0 or, with `other`, equal to that of a tensor of the same length. Fails if they cannot be
+ * read. */
+static bool find_equal(const SafetensorsEntry *entry, const SafetensorsEntry *other, bool *equal, Error *error) {
+    *equal = !other || other->elements == entry->elements;
+    if (!*equal) return true;
     size_t bytes = (size_t)entry->elements * sizeof(float);
     float *a = checked_malloc(bytes, entry->name), *b = checked_calloc(1, bytes, entry->name);
-    safetensors_read_float32(entry, a);
-    if (other) safetensors_read_float32(other, b);
-    bool equal = true;
-    for (int64_t i = 0; i < entry->elements && equal; i++) equal = a[i] == b[i];
+    bool ok = safetensors_read_float32(entry, a, error) && (!other || safetensors_read_float32(other, b, error));
+    for (int64_t i = 0; ok && i < entry->elements && *equal; i++) *equal = a[i] == b[i];
     free(a);
     free(b);
-    return equal;
+    return ok;
 }
 
 /* Whether `name` is the bias of a LayerNorm or linear layer whose weight the table has. */
@@ -254,6 +254,7 @@ static bool no_place(const SafetensorsFile *file, const TensorTable *table, cons
 static bool check_unused(const SafetensorsFile *file, const TensorTable *table, const SafetensorsEntry *entry,
                          Error *error) {
     const char *name = bare_name(entry->name);
+    bool equal = false;
     int index = tensor_table_find(table, name);
     const SafetensorsEntry *taken = index >= 0 ? find_tensor(file, table, index) : NULL;
     if (index >= 0)
@@ -264,16 +265,19 @@ static bool check_unused(const SafetensorsFile *file, const TensorTable *table, 
     if (strcmp(name, lm_head) == 0) {
         int embedding = tensor_table_find(table, wte);
         taken = embedding >= 0 ? find_tensor(file, table, embedding) : NULL;
-        return taken == entry || (taken && all_equal(entry, taken)) ||
+        if (taken == entry) return true;
+        if (taken && !find_equal(entry, taken, &equal, error)) return false;
+        return equal ||
                error_set(error,
                          "%s: 'lm_head.weight' differs from the token embedding; this model uses one for both: "
                          "set model.tie_embeddings to false",
                          file->path);
     }
-    if (is_bias_of_known_weight(table, name))
-        return all_equal(entry, NULL) ||
-               error_set(error, "%s: '%s' is not all zero, and the model has no such bias: %s", file->path, entry->name,
-                         remedy_for_bias(table, name));
+    if (is_bias_of_known_weight(table, name)) {
+        if (!find_equal(entry, NULL, &equal, error)) return false;
+        return equal || error_set(error, "%s: '%s' is not all zero, and the model has no such bias: %s", file->path,
+                                  entry->name, remedy_for_bias(table, name));
+    }
     return no_place(file, table, entry, error);
 }
 
@@ -304,15 +308,12 @@ bool checkpoint_read_weights(const SafetensorsFile *file, const TensorTable *tab
         explain(file, table, tensor, &reason);
         return error_set(error, "%s: %s", file->path, reason.text);
     }
-    if (!is_stored_transposed(file, wanted)) {
-        safetensors_read_first(entry, (int64_t)wanted->size, host);
-    } else {
-        float *stored = checked_malloc(wanted->size * sizeof *stored, wanted->name);
-        safetensors_read_float32(entry, stored);
-        checkpoint_transpose(stored, wanted->columns, wanted->rows, host);
-        free(stored);
-    }
-    return true;
+    if (!is_stored_transposed(file, wanted)) return safetensors_read_first(entry, (int64_t)wanted->size, host, error);
+    float *stored = checked_malloc(wanted->size * sizeof *stored, wanted->name);
+    bool ok = safetensors_read_float32(entry, stored, error);
+    if (ok) checkpoint_transpose(stored, wanted->columns, wanted->rows, host);
+    free(stored);
+    return ok;
 }
 
 bool checkpoint_check_finite(const SafetensorsFile *file, const Tensor *tensor, const float *host, Error *error) {

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "data/foreign.h"
+#include "util/files.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "token files are little-endian and read as they are");
 
@@ -54,24 +55,12 @@ struct ShardSet {
 
 /* ---- opening ---- */
 
-/* Reads `bytes` bytes from `at` on, or fewer at the file's end. Returns how many, or -1 with errno set. */
-static ssize_t read_at(int file, void *data, size_t bytes, int64_t at) {
-    size_t done = 0;
-    ssize_t got;
-    do {
-        got = pread(file, (char *)data + done, bytes - done, at + (int64_t)done);
-        if (got < 0 && errno != EINTR) return -1;
-        if (got > 0) done += (size_t)got;
-    } while (got != 0 && done < bytes);
-    return (ssize_t)done;
-}
-
 /* Fails if a file that begins like tokens holds something else in its middle, as a container of an unknown format
  * does. */
 static bool check_middle(const Shard *shard, int file, Error *error) {
     unsigned char middle[FOREIGN_BYTES];
     int64_t at = shard->shape.bytes / 2 / FOREIGN_BYTES * FOREIGN_BYTES;
-    ssize_t count = read_at(file, middle, sizeof middle, at);
+    ssize_t count = files_read_at(file, middle, sizeof middle, at);
     if (count < 0) return error_set(error, "cannot read %s: %s", shard->path, strerror(errno));
     const ForeignFormat *foreign = foreign_format(FOREIGN_AS_TOKENS, middle, (size_t)count, shard->shape.bytes);
     return !foreign ||
@@ -86,7 +75,7 @@ static bool recognise_bare(Shard *shard, int file, Error *error) {
     unsigned char begin[FOREIGN_BYTES];
     const char *path = shard->path;
     int64_t bytes = shard->shape.bytes;
-    ssize_t count = read_at(file, begin, sizeof begin, 0);
+    ssize_t count = files_read_at(file, begin, sizeof begin, 0);
     if (count < 0) return error_set(error, "cannot read %s: %s", path, strerror(errno));
     const ForeignFormat *foreign = foreign_format(FOREIGN_AS_TOKENS, begin, (size_t)count, bytes);
     if (foreign)
@@ -154,7 +143,7 @@ static bool read_shape(Shape *shape, int file, const char *path, Error *error) {
     shape->device = status.st_dev;
     shape->inode = status.st_ino;
     shape->written = status.st_mtim;
-    if (read_at(file, shape->header, sizeof shape->header, 0) >= 0) return true;
+    if (files_read_at(file, shape->header, sizeof shape->header, 0) >= 0) return true;
     return error_set(error, "cannot read %s: %s", path, strerror(errno));
 }
 
@@ -288,7 +277,7 @@ static bool read_tokens(const Shard *shard, int file, int64_t begin, int64_t cou
     uint16_t piece[PIECE];
     for (int64_t done = 0; done < count; done += PIECE) {
         int64_t take = min_i64(PIECE, count - done), at = shard->header_bytes + 2 * (begin + done);
-        ssize_t bytes = read_at(file, piece, (size_t)take * sizeof *piece, at);
+        ssize_t bytes = files_read_at(file, piece, (size_t)take * sizeof *piece, at);
         if (bytes < 0) return error_set(error, "cannot read %s: %s", shard->path, strerror(errno));
         if (bytes < take * (int64_t)sizeof *piece)
             return error_set(error, "%s shrank to %" PRId64 " bytes while it was read", shard->path, at + bytes);

@@ -208,6 +208,17 @@ static ssize_t read_fully(int descriptor, char *data, size_t bytes) {
     return (ssize_t)done;
 }
 
+ssize_t files_read_at(int descriptor, void *data, size_t bytes, int64_t at) {
+    size_t done = 0;
+    while (done < bytes) {
+        ssize_t got = FILES_RETRY(pread(descriptor, (char *)data + done, bytes - done, at + (int64_t)done));
+        if (got < 0) return -1;
+        if (got == 0) break;
+        done += (size_t)got;
+    }
+    return (ssize_t)done;
+}
+
 char *files_read(const char *path, size_t limit, size_t *bytes, Error *error) {
     int descriptor = open_regular(path, error);
     if (descriptor < 0) return NULL;

@@ -59,6 +59,10 @@ bool files_close(int descriptor);
 size_t files_write_some(int descriptor, const void *data, size_t bytes);
 bool files_write_all(int descriptor, const void *data, size_t bytes);
 
+/* Reads up to `bytes` bytes from the offset `at` of a file: all of them, unless the file ends before. Returns how many, or
+ * -1 after an error. */
+ssize_t files_read_at(int descriptor, void *data, size_t bytes, int64_t at);
+
 /* rename(), with a message. */
 bool files_rename(const char *from, const char *to, Error *error);
 

@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -56,60 +55,61 @@ typedef struct Description {
 
 #define GET_AGAIN "copy or download the file again"
 
-static bool map_file(SafetensorsFile *file, Error *error) {
+static bool open_file(SafetensorsFile *file, Error *error) {
     struct stat status;
     int descriptor = FILES_RETRY(open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (descriptor < 0) return files_fail(error, "open", file->path);
-    bool ok = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
-    if (!ok) {
-        error_set(error, "%s is not a regular file", file->path);
-    } else if (status.st_size < LENGTH_BYTES) {
-        ok = error_set(error,
-                       "%s is no safetensors file: it has %" PRId64
-                       " bytes, and the length of the header takes %d; " GET_AGAIN,
-                       file->path, (int64_t)status.st_size, LENGTH_BYTES);
-    } else {
-        void *mapping = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-        ok = mapping != MAP_FAILED;
-        if (ok) {
-            file->mapping = mapping;
-            file->bytes = (size_t)status.st_size;
-        } else {
-            files_fail(error, "map", file->path);
-        }
-    }
-    close(descriptor);
-    return ok;
+    file->descriptor = descriptor;
+    file->is_open = true; /* from here on safetensors_close() closes it */
+    if (fstat(descriptor, &status) != 0) return files_fail(error, "read", file->path);
+    if (!S_ISREG(status.st_mode)) return error_set(error, "%s is not a regular file", file->path);
+    file->bytes = status.st_size;
+    return file->bytes >= LENGTH_BYTES || error_set(error,
+                                                    "%s is no safetensors file: it has %" PRId64
+                                                    " bytes, and the length of the header takes %d; " GET_AGAIN,
+                                                    file->path, file->bytes, LENGTH_BYTES);
 }
 
-/* Parses a copy that ends in a 0 byte, so that the parser stops there, and requires an object followed only by white
- * space. A 0 byte inside would end a name early for us and not for other readers. */
+/* Reads bytes that are there, unless the file was cut after it was opened. */
+static bool read_bytes(int descriptor, const char *path, void *data, size_t bytes, int64_t at, Error *error) {
+    ssize_t got = files_read_at(descriptor, data, bytes, at);
+    if (got < 0) return files_fail(error, "read", path);
+    return (size_t)got == bytes ||
+           error_set(error, "%s ends at byte %" PRId64 ", and had at least %" PRId64 " when it was opened; " GET_AGAIN,
+                     path, at + got, at + (int64_t)bytes);
+}
+
+/* Parses the text, after which comes a 0 byte, so that the parser stops there, and requires an object followed only by
+ * white space. A 0 byte inside would end a name early for us and not for other readers. */
 static cJSON *parse_json(const char *path, const char *text, size_t bytes, Error *error) {
     if (bytes == 0 || text[0] != '{' || memchr(text, 0, bytes)) {
-        error_set(error, "%s: the header is no JSON object", path);
+        error_set(error, "%s: the header is no JSON object; " GET_AGAIN, path);
         return NULL;
     }
-    char *copy = memcpy(checked_malloc(bytes + 1, "a safetensors header"), text, bytes);
-    copy[bytes] = 0;
-    const char *end = copy;
-    cJSON *json = cJSON_ParseWithLengthOpts(copy, bytes + 1, &end, true);
-    if (!json) error_set(error, "%s: the header is no valid JSON, from byte %td on", path, end - copy);
-    free(copy);
+    const char *end = text;
+    cJSON *json = cJSON_ParseWithLengthOpts(text, bytes + 1, &end, true);
+    if (!json) error_set(error, "%s: the header is no valid JSON, from byte %td on; " GET_AGAIN, path, end - text);
     return json;
 }
 
-/* Finds the header, checks its length and parses it. *data_start is the offset of the data in the file. */
-static cJSON *parse_header(const SafetensorsFile *file, size_t *data_start, Error *error) {
+/* Finds the header, checks its length, reads and parses it. *data_start is the offset of the data in the file. */
+static cJSON *read_header(const SafetensorsFile *file, int64_t *data_start, Error *error) {
     uint64_t length;
-    memcpy(&length, file->mapping, sizeof length);
-    if (length > MAX_HEADER_BYTES || length > file->bytes - LENGTH_BYTES) {
+    if (!read_bytes(file->descriptor, file->path, &length, sizeof length, 0, error)) return NULL;
+    uint64_t left = (uint64_t)file->bytes - LENGTH_BYTES;
+    if (length > MAX_HEADER_BYTES || length > left) {
         error_set(error,
-                  "%s: the header should have %" PRIu64 " bytes; the file has %zu after its length, and %d are allowed",
-                  file->path, length, file->bytes - LENGTH_BYTES, MAX_HEADER_BYTES);
+                  "%s: the header should have %" PRIu64 " bytes; the file has %" PRIu64
+                  " after its length, and %d are allowed; " GET_AGAIN,
+                  file->path, length, left, MAX_HEADER_BYTES);
         return NULL;
     }
-    *data_start = LENGTH_BYTES + (size_t)length;
-    return parse_json(file->path, (const char *)file->mapping + LENGTH_BYTES, (size_t)length, error);
+    *data_start = LENGTH_BYTES + (int64_t)length;
+    char *text = checked_calloc(1, (size_t)length + 1, "a safetensors header");
+    bool ok = read_bytes(file->descriptor, file->path, text, (size_t)length, LENGTH_BYTES, error);
+    cJSON *header = ok ? parse_json(file->path, text, (size_t)length, error) : NULL;
+    free(text);
+    return header;
 }
 
 /* A JSON number is a double to our parser: up to 2^53 it holds every whole number exactly. */
@@ -271,38 +271,40 @@ static void add_unread(SafetensorsFile *file, const Description *tensor) {
     unread->type = checked_strdup(tensor->type_name);
 }
 
-static void add_entry(SafetensorsFile *file, const Description *tensor, const uint8_t *data) {
+static void add_entry(SafetensorsFile *file, const Description *tensor, int64_t data_start) {
     SafetensorsEntry *entry = &file->entries[file->count++];
     entry->name = checked_strdup(tensor->name);
     entry->type = tensor->type->type;
     entry->dimensions = tensor->dimensions;
     memcpy(entry->shape, tensor->shape, sizeof entry->shape);
     entry->elements = tensor->elements;
-    entry->data = data + tensor->begin;
+    entry->descriptor = file->descriptor;
+    entry->offset = data_start + tensor->begin;
+    entry->path = file->path;
+}
+
+static bool read_tensors(SafetensorsFile *file, const cJSON *header, int64_t data_start, Error *error) {
+    int count = 0;
+    Error reason;
+    Description *tensors = describe_all(file->path, header, file->bytes - data_start, &count, &reason);
+    if (!tensors) return error_set(error, "%s; " GET_AGAIN, reason.text);
+    file->entries = checked_calloc((size_t)count, sizeof *file->entries, "tensor entries");
+    file->unread = checked_calloc((size_t)count, sizeof *file->unread, "tensor entries");
+    for (int i = 0; i < count; i++)
+        if (tensors[i].type && tensors[i].type->is_read)
+            add_entry(file, &tensors[i], data_start);
+        else
+            add_unread(file, &tensors[i]);
+    free(tensors);
+    return true;
 }
 
 bool safetensors_open(SafetensorsFile *file, const char *path, Error *error) {
     memset(file, 0, sizeof *file);
     file->path = checked_strdup(path);
-    size_t data_start = 0;
-    int count = 0;
-    Error reason;
-    bool is_mapped = map_file(file, error);
-    cJSON *header = is_mapped ? parse_header(file, &data_start, &reason) : NULL;
-    Description *tensors =
-        header ? describe_all(path, header, (int64_t)(file->bytes - data_start), &count, &reason) : NULL;
-    if (is_mapped && !tensors) error_set(error, "%s; " GET_AGAIN, reason.text);
-    if (tensors) {
-        file->entries = checked_calloc((size_t)count, sizeof *file->entries, "tensor entries");
-        file->unread = checked_calloc((size_t)count, sizeof *file->unread, "tensor entries");
-        for (int i = 0; i < count; i++)
-            if (tensors[i].type && tensors[i].type->is_read)
-                add_entry(file, &tensors[i], (const uint8_t *)file->mapping + data_start);
-            else
-                add_unread(file, &tensors[i]);
-    }
-    bool ok = tensors != NULL;
-    free(tensors);
+    int64_t data_start = 0;
+    cJSON *header = open_file(file, error) ? read_header(file, &data_start, error) : NULL;
+    bool ok = header && read_tensors(file, header, data_start, error);
     cJSON_Delete(header);
     if (!ok) safetensors_close(file);
     return ok;
@@ -316,7 +318,7 @@ void safetensors_close(SafetensorsFile *file) {
     free(file->unread);
     free(file->shards);
     free(file->path);
-    if (file->mapping) munmap(file->mapping, file->bytes);
+    if (file->is_open) close(file->descriptor);
     memset(file, 0, sizeof *file);
 }
 
@@ -342,27 +344,39 @@ static float float_from_float16(uint16_t half) {
     return value;
 }
 
-static float read_element(const SafetensorsEntry *entry, int64_t i) {
-    double wide;
-    uint16_t bits;
-    if (entry->type == SAFETENSORS_F64) {
-        memcpy(&wide, (const uint8_t *)entry->data + 8 * i, sizeof wide);
-        return (float)wide;
+/* out[0..count) = numbers of a type that is not float32. */
+static void convert(SafetensorsType type, const uint8_t *stored, int64_t count, float *out) {
+    for (int64_t i = 0; i < count; i++) {
+        double wide;
+        uint16_t bits;
+        if (type == SAFETENSORS_F64) {
+            memcpy(&wide, stored + 8 * i, sizeof wide);
+            out[i] = (float)wide;
+            continue;
+        }
+        memcpy(&bits, stored + 2 * i, sizeof bits);
+        out[i] = type == SAFETENSORS_F16 ? float_from_float16(bits) : float_from_bfloat16((bfloat16){bits});
     }
-    memcpy(&bits, (const uint8_t *)entry->data + 2 * i, sizeof bits);
-    return entry->type == SAFETENSORS_F16 ? float_from_float16(bits) : float_from_bfloat16((bfloat16){bits});
 }
 
-void safetensors_read_first(const SafetensorsEntry *entry, int64_t count, float *out) {
+bool safetensors_read_first(const SafetensorsEntry *entry, int64_t count, float *out, Error *error) {
     assert(count >= 0 && count <= entry->elements);
-    if (entry->type != SAFETENSORS_F32)
-        for (int64_t i = 0; i < count; i++) out[i] = read_element(entry, i);
-    else if (count > 0)
-        memcpy(out, entry->data, (size_t)count * sizeof *out);
+    if (entry->type == SAFETENSORS_F32)
+        return read_bytes(entry->descriptor, entry->path, out, (size_t)count * sizeof *out, entry->offset, error);
+    enum { BLOCK = 8192 };
+    uint8_t stored[BLOCK * sizeof(double)];
+    int64_t size = entry->type == SAFETENSORS_F64 ? sizeof(double) : sizeof(uint16_t);
+    for (int64_t done = 0; done < count; done += BLOCK) {
+        int64_t n = min_i64(BLOCK, count - done);
+        if (!read_bytes(entry->descriptor, entry->path, stored, (size_t)(n * size), entry->offset + done * size, error))
+            return false;
+        convert(entry->type, stored, n, out + done);
+    }
+    return true;
 }
 
-void safetensors_read_float32(const SafetensorsEntry *entry, float *out) {
-    safetensors_read_first(entry, entry->elements, out);
+bool safetensors_read_float32(const SafetensorsEntry *entry, float *out, Error *error) {
+    return safetensors_read_first(entry, entry->elements, out, error);
 }
 
 struct SafetensorsWriter {

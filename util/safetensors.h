@@ -1,8 +1,9 @@
 /* safetensors.h: reading and writing the safetensors format (an 8-byte little-endian header length, a JSON header
  * {name: {dtype, shape, data_offsets}}, then the data; https://github.com/huggingface/safetensors).
  *
- * Reading maps the file and checks everything in the header before using it. A set of files with an index is read as
- * one file. Writing takes the list of tensors first, then their data in that order, so that memory is bounded by one
+ * Opening checks everything in the header before using it. Tensors are read by pread, so that a disk that fails, or a file
+ * that is cut meanwhile, is an error and no SIGBUS, as with a map. A set of files with an index is read as one file.
+ * Writing takes the list of tensors first, then their data in that order, so that memory is bounded by one
  * tensor. checkpoint.h knows GPT-2's names and layouts. */
 #ifndef MARS_UTIL_SAFETENSORS_H
 #define MARS_UTIL_SAFETENSORS_H
@@ -23,7 +24,9 @@ typedef struct SafetensorsEntry {
     int dimensions;
     int64_t shape[SAFETENSORS_MAX_DIMENSIONS];
     int64_t elements;
-    const void *data; /* into the mapping; alignment is not promised */
+    int descriptor;   /* of the file that holds the data */
+    int64_t offset;   /* of the data in that file */
+    const char *path; /* of that file; belongs to its SafetensorsFile */
 } SafetensorsEntry;
 
 /* A tensor of another type, such as "I8". */
@@ -37,13 +40,14 @@ typedef struct SafetensorsFile {
     int count;
     SafetensorsUnread *unread;
     int unread_count;
-    void *mapping; /* NULL for a set of files */
-    size_t bytes;
-    struct SafetensorsFile *shards; /* the files of a set: they hold the mappings, and no entries of their own */
+    bool is_open; /* `descriptor` is; false for a set of files */
+    int descriptor;
+    int64_t bytes;
+    struct SafetensorsFile *shards; /* the files of a set: they hold the descriptors, and no entries of their own */
     int shard_count;
 } SafetensorsFile;
 
-/* Maps and checks the file: header length, JSON, types, shapes against byte ranges, ranges inside the file and not
+/* Opens and checks the file: header length, JSON, types, shapes against byte ranges, ranges inside the file and not
  * overlapping, names once. */
 bool safetensors_open(SafetensorsFile *file, const char *path, Error *error);
 
@@ -57,10 +61,10 @@ void safetensors_close(SafetensorsFile *file);
 const SafetensorsEntry *safetensors_find(const SafetensorsFile *file, const char *name);
 
 /* out[0..entry->elements) = the tensor converted to float32. A float64 beyond float32's range becomes infinite. */
-void safetensors_read_float32(const SafetensorsEntry *entry, float *out);
+bool safetensors_read_float32(const SafetensorsEntry *entry, float *out, Error *error);
 
 /* The same for only the first `count` elements. */
-void safetensors_read_first(const SafetensorsEntry *entry, int64_t count, float *out);
+bool safetensors_read_first(const SafetensorsEntry *entry, int64_t count, float *out, Error *error);
 
 typedef struct SafetensorsWriter SafetensorsWriter;
 

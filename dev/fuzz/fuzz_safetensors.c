@@ -34,21 +34,22 @@ static void check_entry(const SafetensorsFile *file, const SafetensorsEntry *ent
         FUZZ_CHECK(!__builtin_mul_overflow(elements, entry->shape[d], &elements), "the shape overflows");
     }
     FUZZ_CHECK(elements == entry->elements, "%" PRId64 " elements", entry->elements);
-    const uint8_t *begin = entry->data, *first = file->mapping;
-    FUZZ_CHECK(begin >= first && elements <= (int64_t)(file->bytes - (size_t)(begin - first)) / element_bytes(entry),
+    FUZZ_CHECK(entry->offset >= 0 && entry->offset <= file->bytes &&
+                   elements <= (file->bytes - entry->offset) / element_bytes(entry),
                "the data of '%s' leaves the file", entry->name);
     FUZZ_CHECK(safetensors_find(file, entry->name) == entry, "the name '%s' finds another tensor", entry->name);
 }
 
 /* Entries are in the order of their data. */
 static void check_order(const SafetensorsEntry *entry, const SafetensorsEntry *next) {
-    const uint8_t *end = (const uint8_t *)entry->data + entry->elements * element_bytes(entry);
-    FUZZ_CHECK(end <= (const uint8_t *)next->data, "'%s' and '%s' overlap", entry->name, next->name);
+    FUZZ_CHECK(entry->offset + entry->elements * element_bytes(entry) <= next->offset, "'%s' and '%s' overlap",
+               entry->name, next->name);
 }
 
 static float *read_entry(const SafetensorsEntry *entry) {
     float *values = checked_malloc((size_t)entry->elements * sizeof *values, "a tensor");
-    safetensors_read_float32(entry, values);
+    Error error = {""};
+    FUZZ_CHECK(safetensors_read_float32(entry, values, &error), "%s", error.text);
     return values;
 }
 

@@ -398,7 +398,7 @@ static void write_spoiled_weights(const char *name, const char *tensor, float va
     if (!safetensors_open(&file, small_weights(), &error)) fail_msg("%s", error.text);
     const SafetensorsEntry *entry = safetensors_find(&file, tensor);
     assert_non_null(entry);
-    size_t offset = (size_t)((const char *)entry->data - (const char *)file.mapping);
+    size_t offset = (size_t)entry->offset;
     safetensors_close(&file);
     copy_weights(name, offset, &value, sizeof value, 0);
 }

@@ -1,6 +1,8 @@
 /* test_safetensors.c: the safetensors format: files that we write, files that others write, and files that lie. */
 #include "dev/test/test.h"
 
+#include <fcntl.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +38,7 @@ static void assert_refused(const char *path, const char *text) {
     if (safetensors_open(&file, path, &error)) fail_msg("%s was opened; expected: %s", path, text);
     if (!strstr(error.text, path) || !strstr(error.text, text))
         fail_msg("the message should name %s and hold '%s': %s", path, text, error.text);
-    assert_null(file.mapping);
+    assert_false(file.is_open);
     assert_null(file.entries);
 }
 
@@ -116,7 +118,7 @@ static void test_written_as_bfloat16(void **state) {
     for (int i = 0; i < 2; i++) {
         const SafetensorsEntry *entry = safetensors_find(&file, entries[i].name);
         assert_true(entry && entry->type == SAFETENSORS_BF16 && entry->elements == entries[i].shape[0]);
-        safetensors_read_float32(entry, read);
+        assert_true(safetensors_read_float32(entry, read, NULL));
         for (int64_t k = 0; k < entry->elements; k++) {
             float rounded = float_from_bfloat16(bfloat16_from_float(expected[k]));
             assert_true(isnan(rounded) ? isnan(read[k]) : memcmp(&read[k], &rounded, sizeof rounded) == 0);
@@ -141,7 +143,7 @@ static void test_round_trip(void **state) {
         assert_int_equal(entry->dimensions, example[i].dimensions);
         assert_memory_equal(entry->shape, example[i].shape, sizeof entry->shape);
         assert_int_equal(entry->elements, example_elements[i]);
-        safetensors_read_float32(entry, read);
+        assert_true(safetensors_read_float32(entry, read, NULL));
         assert_memory_equal(read, expected, (size_t)entry->elements * sizeof *read);
         expected += entry->elements;
     }
@@ -195,8 +197,8 @@ static void test_padding_for_every_length(void **state) {
         assert_true(safetensors_finish(writer, NULL, NULL, NULL));
         SafetensorsFile file;
         open_or_fail(&file, path);
-        assert_int_equal((file.bytes - sizeof value) % 64, 0);
-        safetensors_read_float32(safetensors_find(&file, name), &value);
+        assert_int_equal((file.bytes - (int64_t)sizeof value) % 64, 0);
+        assert_true(safetensors_read_float32(safetensors_find(&file, name), &value, NULL));
         assert_true(value == (float)i);
         safetensors_close(&file);
     }
@@ -277,17 +279,17 @@ static void test_types(void **state) {
     assert_string_equal(file.unread[1].type, "F3_E1M1");
     float read[8];
     assert_int_equal(safetensors_find(&file, "half")->type, SAFETENSORS_F16);
-    safetensors_read_float32(safetensors_find(&file, "half"), read);
+    assert_true(safetensors_read_float32(safetensors_find(&file, "half"), read, NULL));
     assert_memory_equal(read, half_values, sizeof half_values);
     assert_int_equal(safetensors_find(&file, "brain")->type, SAFETENSORS_BF16);
-    safetensors_read_float32(safetensors_find(&file, "brain"), read);
+    assert_true(safetensors_read_float32(safetensors_find(&file, "brain"), read, NULL));
     assert_memory_equal(read, brain_values, sizeof brain_values);
-    safetensors_read_float32(safetensors_find(&file, "float"), read);
+    assert_true(safetensors_read_float32(safetensors_find(&file, "float"), read, NULL));
     assert_memory_equal(read, floats, sizeof floats);
-    safetensors_read_float32(safetensors_find(&file, "double"), read);
+    assert_true(safetensors_read_float32(safetensors_find(&file, "double"), read, NULL));
     assert_memory_equal(read, double_values, sizeof double_values);
     read[2] = 7.0f;
-    safetensors_read_first(safetensors_find(&file, "half"), 2, read);
+    assert_true(safetensors_read_first(safetensors_find(&file, "half"), 2, read, NULL));
     assert_memory_equal(read, half_values, 2 * sizeof *half_values);
     assert_true(read[2] == 7.0f);
     safetensors_close(&file);
@@ -299,8 +301,11 @@ static void test_every_float16(void **state) {
     static uint16_t bits[65536];
     static float values[65536];
     for (int i = 0; i < 65536; i++) bits[i] = (uint16_t)i;
-    SafetensorsEntry entry = {.name = "all", .type = SAFETENSORS_F16, .elements = 65536, .data = bits};
-    safetensors_read_float32(&entry, values);
+    test_write_file(test_path("halves"), bits, sizeof bits);
+    SafetensorsEntry entry = {.name = "all", .type = SAFETENSORS_F16, .elements = 65536, .path = test_path("halves")};
+    entry.descriptor = open(entry.path, O_RDONLY);
+    assert_true(safetensors_read_float32(&entry, values, NULL));
+    close(entry.descriptor);
     for (int i = 0; i < 65536; i++) {
         int exponent = i >> 10 & 31, fraction = i & 1023;
         double expected = exponent == 0 ? ldexp(fraction, -24) : ldexp(1024 + fraction, exponent - 25);
@@ -308,6 +313,32 @@ static void test_every_float16(void **state) {
         if (isnan(expected) ? !isnan(values[i]) : fabs(values[i]) != expected) fail_msg("%04x is %g", i, values[i]);
         assert_int_equal(signbit(values[i]) != 0, i >> 15);
     }
+}
+
+/* Of either kind of tensor, those that are read as they are and those that are converted. */
+static void test_a_file_that_is_cut_while_it_is_open(void **state) {
+    (void)state;
+    static const char header[] = "{\"whole\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
+                                 "\"cut\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[8,20]},"
+                                 "\"gone\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[20,24]}}";
+    const char *path = test_path("cut.safetensors");
+    SafetensorsFile file;
+    Error error = {""};
+    float values[3];
+    write_built(path, header, 24);
+    if (!safetensors_open(&file, path, &error)) fail_msg("%s", error.text);
+    int64_t left = file.bytes - 5;
+    assert_int_equal(truncate(path, left), 0);
+    assert_true(safetensors_read_float32(safetensors_find(&file, "whole"), values, &error));
+    assert_false(safetensors_read_float32(safetensors_find(&file, "cut"), values, &error));
+    char *expected = format_string("%s ends at byte %" PRId64 ", and had at least %" PRId64
+                                   " when it was opened; copy or download the file again",
+                                   path, left, left + 1);
+    assert_string_equal(error.text, expected);
+    assert_false(safetensors_read_float32(safetensors_find(&file, "gone"), values, &error));
+    assert_non_null(strstr(error.text, "when it was opened"));
+    free(expected);
+    safetensors_close(&file);
 }
 
 /* ---- a set of files with an index ---- */
@@ -342,7 +373,9 @@ static void test_index(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++) {
         const SafetensorsEntry *entry = safetensors_find(&file, names[i]);
         assert_non_null(entry);
-        assert_memory_equal(entry->data, first[i], 4);
+        float value;
+        assert_true(safetensors_read_first(entry, 1, &value, &error));
+        assert_memory_equal(&value, first[i], 4);
     }
     safetensors_close(&file);
 }
@@ -389,7 +422,7 @@ static void test_golden_files(void **state) {
     assert_int_equal(entry->shape[0], 128);
     assert_int_equal(entry->shape[1], 512);
     static float values[128 * 512];
-    safetensors_read_float32(entry, values);
+    assert_true(safetensors_read_float32(entry, values, NULL));
     /* as Python's safetensors reads it */
     assert_true(values[0] == -0x1.ffda94p-6f && values[1] == 0x1.61a19ap-6f);
     assert_true(values[512] == 0x1.848ddcp-6f && values[127 * 512 + 511] == -0x1.8efce6p-5f);
@@ -608,9 +641,9 @@ static void assert_harmless(const char *path) {
     }
     for (int i = 0; i < file.count; i++) {
         const SafetensorsEntry *entry = &file.entries[i];
-        assert_true(entry->elements >= 0 && (size_t)entry->elements <= file.bytes);
+        assert_true(entry->elements >= 0 && entry->elements <= file.bytes);
         float *values = checked_malloc((size_t)entry->elements * sizeof *values, "test data");
-        safetensors_read_float32(entry, values);
+        assert_true(safetensors_read_float32(entry, values, NULL));
         free(values);
     }
     safetensors_close(&file);
@@ -658,6 +691,7 @@ int main(void) {
         cmocka_unit_test(test_full_disk_is_reported),
         cmocka_unit_test(test_types),
         cmocka_unit_test(test_every_float16),
+        cmocka_unit_test(test_a_file_that_is_cut_while_it_is_open),
         cmocka_unit_test(test_index),
         cmocka_unit_test(test_wrong_indexes),
         cmocka_unit_test(test_golden_files),
