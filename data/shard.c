@@ -61,7 +61,7 @@ static bool check_middle(const Shard *shard, int file, Error *error) {
     unsigned char middle[FOREIGN_BYTES];
     int64_t at = shard->shape.bytes / 2 / FOREIGN_BYTES * FOREIGN_BYTES;
     ssize_t count = files_read_at(file, middle, sizeof middle, at);
-    if (count < 0) return error_set(error, "cannot read %s: %s", shard->path, strerror(errno));
+    if (count < 0) return files_fail(error, "read", shard->path);
     const ForeignFormat *foreign = foreign_format(FOREIGN_AS_TOKENS, middle, (size_t)count, shard->shape.bytes);
     return !foreign ||
            error_set(error,
@@ -76,7 +76,7 @@ static bool recognise_bare(Shard *shard, int file, Error *error) {
     const char *path = shard->path;
     int64_t bytes = shard->shape.bytes;
     ssize_t count = files_read_at(file, begin, sizeof begin, 0);
-    if (count < 0) return error_set(error, "cannot read %s: %s", path, strerror(errno));
+    if (count < 0) return files_fail(error, "read", path);
     const ForeignFormat *foreign = foreign_format(FOREIGN_AS_TOKENS, begin, (size_t)count, bytes);
     if (foreign)
         return error_set(error, "%s looks like %s, not like a token file; %s", path, foreign->name,
@@ -134,7 +134,7 @@ static bool recognise(Shard *shard, int file, Error *error) {
 static bool read_shape(Shape *shape, int file, const char *path, Error *error) {
     struct stat status;
     memset(shape, 0, sizeof *shape);
-    if (fstat(file, &status) != 0) return error_set(error, "cannot stat %s: %s", path, strerror(errno));
+    if (fstat(file, &status) != 0) return files_fail(error, "read", path);
     if (S_ISDIR(status.st_mode))
         return error_set(error, "%s is a folder; expected token files; name them, such as %s/train_*.bin", path, path);
     if (!S_ISREG(status.st_mode))
@@ -144,16 +144,16 @@ static bool read_shape(Shape *shape, int file, const char *path, Error *error) {
     shape->inode = status.st_ino;
     shape->written = status.st_mtim;
     if (files_read_at(file, shape->header, sizeof shape->header, 0) >= 0) return true;
-    return error_set(error, "cannot read %s: %s", path, strerror(errno));
+    return files_fail(error, "read", path);
 }
 
 /* O_NONBLOCK: to open a pipe that matches a pattern must not wait for its writer. Regular files ignore it. */
-static int open_path(const char *path) { return open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); }
+static int open_path(const char *path) { return FILES_RETRY(open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC)); }
 
 static bool open_shard(Shard *shard, const char *path, Error *error) {
     shard->path = path;
     int file = open_path(path);
-    if (file < 0) return error_set(error, "cannot open %s: %s", path, strerror(errno));
+    if (file < 0) return files_fail(error, "open", path);
     bool ok = read_shape(&shard->shape, file, path, error) && recognise(shard, file, error);
     close(file);
     return ok;
@@ -239,7 +239,7 @@ static bool open_again(const Shard *shard, int *file, Error *error) {
     const Shape *before = &shard->shape;
     Shape now;
     *file = open_path(path);
-    if (*file < 0) return error_set(error, "%s cannot be read any more since it was opened: %s", path, strerror(errno));
+    if (*file < 0) return files_fail(error, "open again", path);
     bool ok = read_shape(&now, *file, path, error);
     if (ok && is_another(&now, before))
         ok = error_set(error, "%s was replaced by another file since it was opened", path);
@@ -278,7 +278,7 @@ static bool read_tokens(const Shard *shard, int file, int64_t begin, int64_t cou
     for (int64_t done = 0; done < count; done += PIECE) {
         int64_t take = min_i64(PIECE, count - done), at = shard->header_bytes + 2 * (begin + done);
         ssize_t bytes = files_read_at(file, piece, (size_t)take * sizeof *piece, at);
-        if (bytes < 0) return error_set(error, "cannot read %s: %s", shard->path, strerror(errno));
+        if (bytes < 0) return files_fail(error, "read", shard->path);
         if (bytes < take * (int64_t)sizeof *piece)
             return error_set(error, "%s shrank to %" PRId64 " bytes while it was read", shard->path, at + bytes);
         if (!take_tokens(shard, piece, begin + done, take, vocab_size, tokens + done, error)) return false;

@@ -112,7 +112,7 @@ static bool add_path(TokenFiles *files, const char *path, Error *error) {
         append(files, path);
         return true;
     }
-    if (errno != ENOENT && errno != ENOTDIR) return error_set(error, "cannot open %s: %s", path, strerror(errno));
+    if (errno != ENOENT && errno != ENOTDIR) return files_fail(error, "open", path);
     return add_matches(files, path, error);
 }
 

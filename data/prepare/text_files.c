@@ -22,7 +22,7 @@ static void add_file(TextFiles *files, const char *path, int64_t bytes) {
         files->inputs =
             checked_realloc(files->inputs, (size_t)files->capacity * sizeof *files->inputs, "the list of text files");
     }
-    files->inputs[files->count++] = (TextInput){checked_strdup(path), bytes, -1};
+    files->inputs[files->count++] = (TextInput){checked_strdup(path), bytes, -1, NULL};
     files->bytes = bytes < 0 || files->bytes < 0 ? -1 : files->bytes + bytes;
 }
 
@@ -49,7 +49,7 @@ static bool add_folder(TextFiles *files, const char *path, const Folder *folder,
         }
     struct dirent **entries;
     int count = scandir(path, &entries, is_shown, compare_directory_entries);
-    if (count < 0) return error_set(error, "cannot list %s: %s", path, strerror(errno));
+    if (count < 0) return files_fail(error, "list", path);
     bool ok = true;
     for (int i = 0; i < count; i++) {
         char *below = format_string("%s/%s", path, entries[i]->d_name);
@@ -134,7 +134,7 @@ static bool open_input(const TextFiles *files, int i, TextFile *file, size_t blo
     const char *name = shown_path(input->path);
     if (input->copy >= 0) lseek(input->copy, 0, SEEK_SET);
     int borrowed = input->copy >= 0 ? input->copy : strcmp(input->path, "-") == 0 ? STDIN_FILENO : -1;
-    if (borrowed >= 0) return text_file_open_descriptor(file, name, borrowed, block_bytes, error);
+    if (borrowed >= 0) return text_file_open_descriptor(file, name, input->copy_in, borrowed, block_bytes, error);
     if (!text_file_open_sized(file, input->path, block_bytes, error)) return false;
     file->path = name;
     return true;
@@ -165,7 +165,7 @@ bool text_files_look(const TextFiles *files, bool takes_binary, int64_t *text_by
 static bool check_copy(const TextInput *input, bool takes_binary, Error *error) {
     TextFile file;
     if (lseek(input->copy, 0, SEEK_SET) != 0 ||
-        !text_file_open_descriptor(&file, shown_path(input->path), input->copy, FOREIGN_BYTES, error))
+        !text_file_open_descriptor(&file, shown_path(input->path), input->copy_in, input->copy, FOREIGN_BYTES, error))
         return false;
     bool ok = text_file_check(&file, takes_binary, error);
     text_file_close(&file);
@@ -222,6 +222,7 @@ static int open_nameless(const char *folder, Error *error) {
 static bool copy_pipe(TextInput *input, const char *folder, bool takes_binary, Error *error) {
     bool is_standard = strcmp(input->path, "-") == 0;
     input->copy = open_nameless(folder, error);
+    input->copy_in = folder;
     int pipe = input->copy < 0 ? -1 : is_standard ? STDIN_FILENO : text_open_path(input->path, error);
     bool ok = pipe >= 0 && copy_bytes(input, pipe, folder, takes_binary, error);
     if (!is_standard && pipe >= 0) close(pipe);

@@ -8,9 +8,10 @@
 EXTERN_C_BEGIN
 
 typedef struct TextInput {
-    char *path;    /* "-" is standard input */
-    int64_t bytes; /* on the disk; -1 of a pipe */
-    int copy;      /* what to read instead of a pipe: the descriptor of a file; -1: nothing */
+    char *path;          /* "-" is standard input */
+    int64_t bytes;       /* on the disk; -1 of a pipe */
+    int copy;            /* what to read instead of a pipe: the descriptor of a file; -1: nothing */
+    const char *copy_in; /* the folder of that file; NULL without one. It is not the list's own. */
 } TextInput;
 
 typedef struct TextFiles {

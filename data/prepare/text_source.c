@@ -11,12 +11,14 @@
 
 #include "data/foreign.h"
 #include "data/prepare/unpack.h"
+#include "util/files.h"
 #include "util/stop_signal.h"
 #include "util/utf8.h"
 
 enum { POLL_MILLISECONDS = 100 };
 
 typedef struct TextReader {
+    char *name; /* of what is read, for messages */
     int descriptor;
     bool is_own;
     size_t block_bytes;
@@ -47,7 +49,7 @@ ssize_t text_read_some(int descriptor, bool is_pipe, const char *path, char *dat
         if (is_pipe && !wait_for_bytes(descriptor, path, error)) return -1;
         got = read(descriptor, data, bytes);
     } while (got < 0 && (errno == EINTR || errno == EAGAIN));
-    if (got < 0) error_set(error, "cannot read %s: %s", path, strerror(errno));
+    if (got < 0) files_fail(error, "read", path);
     return got;
 }
 
@@ -56,7 +58,7 @@ static bool read_block(TextFile *file, size_t *bytes, Error *error) {
     TextReader *reader = file->reader;
     *bytes = 0;
     while (*bytes < reader->block_bytes && !reader->is_at_end) {
-        ssize_t got = text_read_some(reader->descriptor, reader->file_bytes < 0, file->path, reader->block + *bytes,
+        ssize_t got = text_read_some(reader->descriptor, reader->file_bytes < 0, reader->name, reader->block + *bytes,
                                      reader->block_bytes - *bytes, error);
         if (got < 0) return false;
         if (got == 0) reader->is_at_end = true;
@@ -145,13 +147,14 @@ static bool read_head(TextFile *file, Error *error) {
 }
 
 /* is_own: the descriptor is closed with the file. */
-static bool open_descriptor(TextFile *file, const char *path, int descriptor, bool is_own, size_t block_bytes,
-                            Error *error) {
+static bool open_descriptor(TextFile *file, const char *path, const char *copy_in, int descriptor, bool is_own,
+                            size_t block_bytes, Error *error) {
     struct stat status;
     bool is_file = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
     posix_fadvise(descriptor, 0, 0, POSIX_FADV_SEQUENTIAL);
     *file = (TextFile){.path = path};
     file->reader = checked_calloc(1, sizeof *file->reader, "reading text");
+    file->reader->name = copy_in ? format_string("the copy of %s in %s", path, copy_in) : checked_strdup(path);
     file->reader->descriptor = descriptor;
     file->reader->is_own = is_own;
     file->reader->block_bytes = block_bytes;
@@ -162,19 +165,20 @@ static bool open_descriptor(TextFile *file, const char *path, int descriptor, bo
     return false;
 }
 
-bool text_file_open_descriptor(TextFile *file, const char *name, int descriptor, size_t block_bytes, Error *error) {
-    return open_descriptor(file, name, descriptor, false, block_bytes, error);
+bool text_file_open_descriptor(TextFile *file, const char *name, const char *copy_in, int descriptor,
+                               size_t block_bytes, Error *error) {
+    return open_descriptor(file, name, copy_in, descriptor, false, block_bytes, error);
 }
 
 int text_open_path(const char *path, Error *error) {
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (descriptor < 0) error_set(error, "cannot read %s: %s", path, strerror(errno));
+    int descriptor = FILES_RETRY(open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (descriptor < 0) files_fail(error, "read", path);
     return descriptor;
 }
 
 bool text_file_open_sized(TextFile *file, const char *path, size_t block_bytes, Error *error) {
     int descriptor = text_open_path(path, error);
-    return descriptor >= 0 && open_descriptor(file, path, descriptor, true, block_bytes, error);
+    return descriptor >= 0 && open_descriptor(file, path, NULL, descriptor, true, block_bytes, error);
 }
 
 bool text_file_open(TextFile *file, const char *path, Error *error) {
@@ -187,6 +191,7 @@ void text_file_close(TextFile *file) {
     if (file->reader->is_own) close(file->reader->descriptor);
     free(file->reader->block);
     free(file->reader->text);
+    free(file->reader->name);
     free(file->reader);
     *file = (TextFile){0};
 }
