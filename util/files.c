@@ -196,18 +196,6 @@ static int open_regular(const char *path, Error *error) {
     return descriptor;
 }
 
-/* Reads up to `bytes` bytes, fewer only at the end of the file; -1 on error. */
-static ssize_t read_fully(int descriptor, char *data, size_t bytes) {
-    size_t done = 0;
-    while (done < bytes) {
-        ssize_t got = FILES_RETRY(read(descriptor, data + done, bytes - done));
-        if (got < 0) return -1;
-        if (got == 0) break;
-        done += (size_t)got;
-    }
-    return (ssize_t)done;
-}
-
 ssize_t files_read_at(int descriptor, void *data, size_t bytes, int64_t at) {
     size_t done = 0;
     while (done < bytes) {
@@ -228,7 +216,7 @@ char *files_read(const char *path, size_t limit, size_t *bytes, Error *error) {
         error_set(error, "%s is too long: %" PRId64 " bytes, at most %zu are expected", path, length, limit);
     } else {
         data = checked_malloc((size_t)length + 1, path);
-        ssize_t got = lseek(descriptor, 0, SEEK_SET) == 0 ? read_fully(descriptor, data, (size_t)length) : -1;
+        ssize_t got = files_read_at(descriptor, data, (size_t)length, 0);
         if (got < 0) {
             files_fail(error, "read", path);
             free(data);
@@ -250,9 +238,10 @@ static bool read_in_pieces(const char *path, bool (*take)(void *context, const v
     int descriptor = open_regular(path, error);
     if (descriptor < 0) return false;
     char *buffer = checked_malloc(BUFFER_BYTES, "a file buffer");
+    int64_t at = 0;
     ssize_t got;
     bool ok = true;
-    while (ok && (got = read_fully(descriptor, buffer, BUFFER_BYTES)) != 0)
+    for (; ok && (got = files_read_at(descriptor, buffer, BUFFER_BYTES, at)) != 0; at += got)
         ok = got > 0 ? take(context, buffer, (size_t)got, error) : files_fail(error, "read", path);
     free(buffer);
     close(descriptor);
