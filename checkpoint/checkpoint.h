@@ -83,6 +83,10 @@ bool checkpoint_remove_all(const char *out_dir, Error *error);
  * there any more. */
 bool checkpoint_prepare(const char *out_dir, Error *error);
 
+/* Points `latest` at the checkpoint folder `path` below out_dir, from which a run goes on, if `latest` names none that is
+ * there or another one, which is damaged. Only the writer calls this, when no other run writes there. */
+bool checkpoint_repair_latest(const char *out_dir, const char *path, Error *error);
+
 /* A checkpoint that has been opened and found whole. */
 typedef struct Checkpoint {
     char path[CHECKPOINT_PATH_LENGTH];

@@ -63,6 +63,21 @@ static bool make_room_for_link(const char *checkpoints, Error *error) {
     return ok;
 }
 
+bool checkpoint_repair_latest(const char *out_dir, const char *path, Error *error) {
+    int count;
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    char *checkpoints = format_string("%s/" CHECKPOINTS_FOLDER, out_dir);
+    CheckpointFolder *folders = checkpoint_folders(checkpoints, &count);
+    int latest = checkpoint_latest(checkpoints, folders, count);
+    /* A folder `latest` is checkpoint_prepare()'s to rename. One that a save has put aside is the next save's to remove. */
+    bool is_right = latest >= 0 && strcmp(folders[latest].name, name) == 0;
+    bool ok = is_right || strcmp(name, LATEST_LINK) == 0 || ends_with(name, ASIDE_SUFFIX) ||
+              checkpoint_point_latest(checkpoints, name, error);
+    free(folders);
+    free(checkpoints);
+    return ok;
+}
+
 /* ---- permissions ---- */
 
 /* Makes the folders of checkpoints writable: a folder that cannot be written to cannot be removed either. */

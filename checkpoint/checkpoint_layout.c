@@ -65,6 +65,7 @@ int checkpoint_latest(const char *checkpoints, const CheckpointFolder *folders, 
 bool checkpoint_point_latest(const char *checkpoints, const char *name, Error *error) {
     char *link = format_string("%s/%s", checkpoints, LATEST_LINK);
     char *temporary = format_string("%s/" TEMPORARY_PREFIX "%s", checkpoints, LATEST_LINK);
+    FILES_RETRY(unlink(temporary)); /* of an interrupted call */
     bool ok = FILES_RETRY(symlink(name, temporary)) == 0 || files_fail(error, "make the link", temporary);
     ok = ok && files_rename(temporary, link, error);
     if (!ok) FILES_RETRY(unlink(temporary));

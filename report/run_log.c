@@ -18,6 +18,8 @@ void run_log_open(RunLog *log, const Config *config, const char *config_json, co
     if (!metrics_open(&log->metrics, train->out_dir, mode, resumed_from, &error)) die("train.out_dir: %s", error.text);
     /* The folder is locked now: no other run writes to it. */
     if (mode == METRICS_NEW && !checkpoint_remove_all(train->out_dir, &error)) die("train.out_dir: %s", error.text);
+    if (mode == METRICS_RESUME && !checkpoint_repair_latest(train->out_dir, start->path, &error))
+        die("train.out_dir: %s", error.text);
     metrics_start(log->metrics, config_json, model->table.parameters, model->be->device,
                   dtype_name(model->be->activation), comm->size, model->be->threads, resumed_from);
     if (metrics_failure(log->metrics))

@@ -516,17 +516,30 @@ static void test_copy_that_followed_links(void **state) {
     assert_goes_on("absolute", "resumed from step 9");
 }
 
-/* The folder `latest` is renamed before the first step, not when the run saves. */
+/* `latest` names the checkpoint from which the run goes on before the first step, not when the run saves. */
 static void test_repaired_before_the_first_step(void **state) {
     (void)state;
-    Launch launch = small_run();
-    copy_part("early", "-L", "true");
-    pid_t process = train_start(&launch, "early", "--init_from=resume --max_iters=1000000 --checkpoint_interval=0");
-    train_wait_for(process, "early", "train", 10);
-    assert_true(is_link(test_path("early/checkpoints/latest")));
-    assert_string_equal(small_latest(test_path("early")), "step_00000009");
-    kill(process, SIGTERM);
-    assert_int_equal(train_wait(process), EXIT_DONE);
+    static const struct {
+        const char *name, *options, *command, *latest;
+    } cases[] = {
+        {"early_folder", "-L", "true", "step_00000009"},
+        {"early_none", "", "rm checkpoints/latest", "step_00000009"},
+        {"early_elsewhere", "", "ln -sfn step_00000099 checkpoints/latest", "step_00000009"},
+        {"early_damaged", "", "truncate -s -4 checkpoints/latest/model.safetensors", "step_00000006"},
+        {"early_interrupted", "", "rm checkpoints/latest; ln -s step_00000009 checkpoints/.tmp_latest",
+         "step_00000009"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        const char *name = cases[i].name;
+        Launch launch = small_run();
+        copy_part(name, cases[i].options, cases[i].command);
+        pid_t process = train_start(&launch, name, "--init_from=resume --max_iters=1000000 --checkpoint_interval=0");
+        train_wait_for(process, name, "train", 10);
+        assert_true(is_link(test_path("%s/checkpoints/latest", name)));
+        assert_string_equal(small_latest(test_path("%s", name)), cases[i].latest);
+        kill(process, SIGTERM);
+        assert_int_equal(train_wait(process), EXIT_DONE);
+    }
 }
 
 /* A handler would run on the stack of a thread that may be inside oneDNN, whose kernels keep a buffer on the heap in the
