@@ -106,6 +106,14 @@ CommandResult *test_run(const char *format, ...) {
     return &result;
 }
 
+void test_skip_without_programs(void) {
+    enum { CANNOT_START = 126 }; /* the shell's status */
+    char *program = test_program("prepare_data");
+    int status = test_run("'%s' --help", program)->status;
+    free(program);
+    if (status == CANNOT_START) skip();
+}
+
 void assert_run(const CommandResult *result, int status, const char *text) {
     if (result->status != status || !strstr(result->output, text))
         fail_msg("exit status %d, expected %d; output should hold '%s' and is:\n%s", result->status, status, text,

@@ -85,18 +85,21 @@ static int kill_everywhere(const char *call, int old_step, int new_step) {
 
 static void test_killed_at_every_sync(void **state) {
     (void)state;
+    test_skip_without_programs();
     assert_int_equal(kill_everywhere("SYNC", 1, 2), 9); /* 5 files, their folder, the folder above three times */
     assert_int_equal(kill_everywhere("SYNC", 2, 2), 9);
 }
 
 static void test_killed_at_every_rename(void **state) {
     (void)state;
+    test_skip_without_programs();
     assert_int_equal(kill_everywhere("RENAME", 1, 2), 2);
     assert_int_equal(kill_everywhere("RENAME", 2, 2), 4); /* the old one aside, and away; the new one and the link */
 }
 
 static void test_disk_full(void **state) {
     (void)state;
+    test_skip_without_programs();
     char *out_dir = checked_strdup(test_path("full"));
     small_save(out_dir, 1, 1, 2);
     struct stat model, optimizer, config, tokenizer, trainer;
@@ -153,6 +156,7 @@ static void test_failure_at_the_link(void **state) {
 
 static void test_slow_sync(void **state) {
     (void)state;
+    test_skip_without_programs();
     double before = seconds_now();
     assert_run(save_in_child("FAULT_SLOW_SYNC=0.05", test_path("slow"), 1, 1), EXIT_DONE, "saved");
     assert_true(seconds_now() - before >= 9 * 0.05);

@@ -196,6 +196,7 @@ static void test_bin(void **state) {
 
 static void test_bin_has_no_merges(void **state) {
     (void)state;
+    test_skip_without_programs();
     char data[1100], *folder = make_folder("decodes"), *program = test_program("prepare_data");
     test_write_file(test_path("decodes/gpt2_tokenizer.bin"), data, bin_file(data, 2, 3));
     const char *const tasks[] = {"", "--hellaswag"};
