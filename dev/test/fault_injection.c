@@ -1,6 +1,6 @@
 /* fault_injection.c: a library for tests, loaded before a program with LD_PRELOAD, that makes the disk fail on time or
  * one rank of several slow, or that handles SIGHUP and starts a thread as UCX does. It stands between the program and the
- * calls of the C library that change files. The environment says what happens; without a variable, nothing does.
+ * calls of the C library that change and read files. The environment says what happens; without a variable, nothing does.
  *
  *   FAULT_FOLDER=path        only files below this absolute path count (default: all regular files and folders)
  *   FAULT_WRITE_LIMIT=bytes  after that many bytes the disk is full: a write puts what still fits, the next is ENOSPC
@@ -11,17 +11,18 @@
  *   FAULT_LIKE_UCX=1         as UCX does when it is loaded, this library handles SIGHUP and starts a thread
  *   FAULT_SLOW_RANK=n        this rank of a job under Open MPI sleeps 30 ms after each 4 ms that its processor worked
  *   FAULT_JOURNAL=path       a line "KIND PATH" is added to this file before each call that counts. The kinds:
- *                            write (also pwrite, writev), fsync (also fdatasync), open (also openat, mkostemp,
+ *                            write (also pwrite, writev), read (also pread), fsync (also fdatasync), open (also openat, mkostemp,
  *                            fopen), opendir, close, rename, mkdir, symlink, truncate (also ftruncate), and remove
  *                            (also unlink, unlinkat, rmdir)
  *   FAULT_KIND=kind          of this kind of calls
- *   FAULT_AT=n               the n-th fails (from 1), and no other one
- *   FAULT_WITH=error         with EIO, ENOSPC or EINTR, or as "short": a write that puts half of its bytes. A close
- *                            that fails has closed the file; no other call that fails has any effect. The journal
- *                            says "failed KIND PATH" instead.
+ *   FAULT_AT=n               the n-th fails (from 1), and no other one unless FAULT_WITH=gone
+ *   FAULT_WITH=error         with EIO, ENOSPC or EINTR; or as "short": a write that puts, or a read that gets, half of
+ *                            its bytes; or as "gone": with EIO, as every call of any kind after it does. A close that
+ *                            fails has closed the file; no other call that fails has any effect. The journal says
+ *                            "failed KIND PATH" instead.
  *
- * What the C library calls inside itself is not seen here: the writes of stdio, and what nftw() opens. Programs under
- * test write their files by descriptors. */
+ * What the C library calls inside itself is not seen here: reads and writes of stdio, and what nftw() opens. Programs
+ * under test write their files by descriptors. */
 #define _GNU_SOURCE 1
 #include <dirent.h>
 #include <dlfcn.h>
@@ -131,7 +132,7 @@ static void note(const char *word, const char *kind, const char *path) {
     syscall(SYS_close, file);
 }
 
-/* What FAULT_WITH says: an error, or 0 for a short write. */
+/* What FAULT_WITH says: an error, or 0 for a short write or read. */
 static int error_to_give(void) {
     const char *name = getenv("FAULT_WITH");
     if (!name) return EIO;
@@ -141,11 +142,14 @@ static int error_to_give(void) {
                                          : EIO;
 }
 
-/* Whether this call is the one that fails; errno is then set (0: a short write). */
+/* Whether this call is one that fails; errno is then set (0: a short write or read). */
 static bool is_its_turn(const char *kind, const char *path) {
     static atomic_llong calls;
-    const char *wanted = getenv("FAULT_KIND");
+    static atomic_bool is_gone;
+    const char *wanted = getenv("FAULT_KIND"), *with = getenv("FAULT_WITH");
     bool fails = wanted && strcmp(wanted, kind) == 0 && atomic_fetch_add(&calls, 1) + 1 == setting("FAULT_AT", 0);
+    if (fails && with && strcmp(with, "gone") == 0) atomic_store(&is_gone, true);
+    fails = fails || atomic_load(&is_gone);
     int before = errno;
     note(fails ? "failed " : "", kind, path);
     errno = fails ? error_to_give() : before;
@@ -196,6 +200,24 @@ ssize_t pwrite(int descriptor, const void *data, size_t bytes, off_t offset) {
     ssize_t (*real)(int, const void *, size_t, off_t) = dlsym(RTLD_NEXT, "pwrite");
     size_t fit = take_room(descriptor, bytes);
     return fit || !bytes ? real(descriptor, data, fit, offset) : -1;
+}
+
+/* How many of `bytes` a read may get; 0 where it fails. */
+static size_t readable(int descriptor, size_t bytes) {
+    if (bytes == 0 || !descriptor_fails("read", descriptor)) return bytes;
+    return errno ? 0 : (bytes + 1) / 2;
+}
+
+ssize_t read(int descriptor, void *data, size_t bytes) {
+    ssize_t (*real)(int, void *, size_t) = dlsym(RTLD_NEXT, "read");
+    size_t some = readable(descriptor, bytes);
+    return some || !bytes ? real(descriptor, data, some) : -1;
+}
+
+ssize_t pread(int descriptor, void *data, size_t bytes, off_t offset) {
+    ssize_t (*real)(int, void *, size_t, off_t) = dlsym(RTLD_NEXT, "pread");
+    size_t some = readable(descriptor, bytes);
+    return some || !bytes ? real(descriptor, data, some, offset) : -1;
 }
 
 /* A vector that does not fit fails as a whole. */
