@@ -233,6 +233,7 @@ judge() {
     elif [ "$status" = 0 ] && grep -E '^failed (write|read|fsync)' "$here/journal" | grep -qv ' read .*/train.bin$'; then
         has "$here/output" ": warning: " || { echo "nobody is told"; return 1; }
     fi
+    if [ "$status" = 2 ] && grep -q ": error: --tokenizer=" "$here/output"; then status=1; fi # it names the option
     [ "$status" = 0 ] || [ "$status" = 1 ] || return 1
     if [ "$status" = 1 ]; then
         grep -E ": error: .*($place|the folder \.)" "$here/output" | grep -qE "$remedies" ||
@@ -359,7 +360,7 @@ is_old_or_new() {
 
 # fail_calls_of_prepare COMMAND...: fails those of a command that makes the folder out.
 fail_calls_of_prepare() {
-    place='(out|texts|hellaswag\.jsonl)'
+    place='(out|texts|vocabulary|hellaswag\.jsonl)'
     cp -r "$here/before" "$here/straight"
     cd "$here/straight"
     run 0 "$@"
@@ -387,7 +388,8 @@ if [ $all = yes ]; then # reading the vocabulary takes a tenth of a second
         make_texts
         make_vocabulary
         mkdir "$here/before"
-        fail_calls_of_prepare "$BIN/prepare_data" --tokenizer=gpt2 --vocab="$here/vocabulary" --out=out "$here/texts"
+        mv "$here/texts" "$here/vocabulary" "$here/before"
+        fail_calls_of_prepare "$BIN/prepare_data" --tokenizer=gpt2 --vocab=vocabulary --out=out texts
     }
 fi
 
