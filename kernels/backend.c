@@ -1,9 +1,10 @@
 /* backend.c: opens the backend of a device. The backends are in kernels/cpu and kernels/cuda. */
 #include "kernels/backend.h"
 
-#include <sched.h>
 #include <string.h>
 #include <unistd.h>
+
+#include <omp.h>
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cuda/cuda_device.h"
@@ -38,9 +39,8 @@ ArenaMemory backend_memory(Backend *be) { return (ArenaMemory){be, alloc_zeroed,
 const char *backend_auto_device(void) { return cuda_device_count() > 0 ? "cuda" : "cpu"; }
 
 int backend_default_threads(int processes) {
-    int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), allowed = cores;
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) allowed = CPU_COUNT(&set);
+    int cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    int allowed = omp_get_num_procs(); /* also if OMP_PROC_BIND leaves this thread one of them */
     int share = cores / processes, threads = allowed < share ? allowed : share;
     return threads > 0 ? threads : 1;
 }

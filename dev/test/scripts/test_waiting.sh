@@ -49,4 +49,50 @@ test_arguments_status_and_name_stay() {
     has "$here/output" "train_gpt2 (mars.c)"
 }
 
+cat >"$scratch/config.json" <<END
+{"model": {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 32, "vocab_size": 256},
+ "data": {"train": "dev/golden/tiny_train.bin", "val": "dev/golden/tiny_val.bin"},
+ "optimizer": {"name": "adamw", "learning_rate": 0.003},
+ "schedule": {"name": "constant"},
+ "train": {"max_iters": 1, "total_batch_size": 1, "batch_size": 1, "eval_sequences": 1, "checkpoint_interval": 0,
+           "precision": "float32", "device": "cpu", "threads": 0, "overwrite": true}}
+END
+
+# threads_with VARIABLE=VALUE...: how many threads a run takes.
+threads_with() {
+    run 0 env "$@" "$BIN/train_gpt2" "$scratch/config.json" --out_dir="$here/run"
+    sed -n 's/^ *processes *1 x \([0-9]*\) threads.*/\1/p' "$here/output"
+}
+
+# libgomp leaves the first thread one processor. A program that starts again must not inherit that.
+test_bound_threads_have_all_processors() {
+    local setting all
+    all=$(threads_with OMP_DYNAMIC=false)
+    [ "$all" -ge 1 ]
+    for setting in OMP_PROC_BIND=true OMP_PLACES=cores OMP_PROC_BIND=spread; do
+        [ "$(threads_with "$setting")" = "$all" ] || { echo "$setting: not $all threads"; return 1; }
+        [ "$(threads_with "$setting" GOMP_SPINCOUNT=1000)" = "$all" ] || { echo "$setting, no restart"; return 1; }
+    done
+    # Those threads may run on different processors.
+    OMP_PROC_BIND=true "$BIN/train_gpt2" "$scratch/config.json" --out_dir="$here/bound" --max_iters=100000 --threads=2 \
+        >"$here/output" 2>&1 &
+    while ! grep -qs '"event":"train"' "$here/bound/metrics.jsonl"; do
+        kill -0 $! || { cat "$here/output"; return 1; }
+        sleep 0.1
+    done
+    grep -h Cpus_allowed_list /proc/$!/task/*/status | sort -u >"$here/processors"
+    kill $!
+    wait $! || true
+    [ "$all" = 1 ] || [ "$(wc -l <"$here/processors")" -gt 1 ] || { cat "$here/processors"; return 1; }
+}
+
+# As relocatable bundles start programs: /proc/self/exe is the loader.
+test_started_by_the_dynamic_loader() {
+    local loader
+    loader=$(ldd "$BIN/train_gpt2" | sed -n 's/^[[:blank:]]*\(\/[^ ]*ld-[^ ]*\) .*/\1/p')
+    [ -x "$loader" ] || { echo "no loader found"; return 1; }
+    run 0 "$loader" "$BIN/train_gpt2" --version
+    has "$here/output" "train_gpt2 (mars.c)"
+}
+
 run_script_tests "$@"
