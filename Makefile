@@ -36,6 +36,15 @@ SANITIZE ?=
 EMU ?= 0
 PYTHON ?= python3
 
+# An option that is given to make must have a value that is understood.
+switches = MPI ONEDNN NCCL CUDA EMU WERROR UTF8PROC ZLIB ZSTD LZMA
+is_given = $(filter command,$(firstword $(origin $(1))))
+$(foreach option,$(switches),$(if $(call is_given,$(option)),$(if $(filter 0 1,$($(option))),,\
+  $(error $(option)=$($(option)): expected 0 or 1))))
+$(foreach option,BUILD BIN,$(if $(word 2,$($(option))),$(error $(option)=$($(option)): expected a path without blanks)))
+$(foreach option,CC CXX,$(if $(call is_given,$(option)),$(if $(shell command -v $(firstword $($(option)))),,\
+  $(error $(option)=$($(option)): there is no program $(firstword $($(option)))))))
+
 # make shows a short form of each command; V=1 shows the whole command.
 quiet = $(if $(filter 1,$(V)),,@echo '  $(1)  $(if $(filter LINK,$(1)),$@,$<)'; )
 
@@ -65,14 +74,14 @@ machine := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 # Open MPI and MPICH read the compiler's name from different variables.
 MPICC = OMPI_CC="$(CC)" MPICH_CC="$(CC)" mpicc
 MPICXX = OMPI_CXX="$(CXX)" MPICH_CXX="$(CXX)" mpicxx
-ifneq ($(MPI),0)
+ifneq ($(strip $(MPI)),0)
 has_mpi := $(call works,$(MPICC),mpi.h)
 endif
 
 # How the CUDA sources are built: by nvcc for GPUs, for the emulator (emu), or not at all.
-ifeq ($(EMU),1)
+ifeq ($(strip $(EMU)),1)
 cuda = emu
-else ifneq ($(CUDA),0)
+else ifneq ($(strip $(CUDA)),0)
 nvcc := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
 cuda := $(if $(nvcc),nvcc)
 endif
@@ -89,7 +98,7 @@ endif
 CUDA_ARCHS ?= $(or $(patsubst 90,90a,$(gpu_arch)),80 90a 100)
 
 # NCCL needs MPI to start; the emulator has an NCCL of its own.
-ifneq ($(NCCL),0)
+ifneq ($(strip $(NCCL)),0)
 ifeq ($(cuda)$(has_mpi),nvccyes)
 has_nccl := $(call works,$(CC),nccl.h,$(cuda_include) $(cuda_libraries) -lnccl)
 else ifeq ($(cuda)$(has_mpi),emuyes)
@@ -136,8 +145,12 @@ LIBRARIES = -fopenmp -pthread $(if $(has_onednn),-ldnnl) -lcjson $(if $(has_utf8
 
 # ---- the options of the last build, in a file on which every object depends: other options make new objects ----
 # WERROR=1 changes no object, and neither does another name of the same folder.
+# The versions of libraries whose headers another version replaces in the same place.
 options = $(BUILD)/options
-options_now := $(subst -I$(BUILD)/,-I,$(filter-out -Werror all-warnings,$(shell $(CC) --version | head -n 1) $(CC) $(CXX) $(CFLAGS_ALL) \
+versions := $(shell printf '$(if $(has_onednn),$(call includes,oneapi/dnnl/dnnl_version.h))$(if $(has_mpi),$(call includes,mpi.h))' | \
+              $(if $(has_mpi),$(MPICC),$(CC)) -x c $(CPPFLAGS) -E -dM - 2>/dev/null | \
+              sed -En 's/^.define ((DNNL_VERSION|OMPI)_[A-Z]+(_VERSION)?|MPICH_NUMVERSION) ([0-9]+)$$/\1=\4/p' | sort)
+options_now := $(subst -I$(BUILD)/,-I,$(filter-out -Werror all-warnings,$(shell $(CC) --version | head -n 1) $(versions) $(CC) $(CXX) $(CFLAGS_ALL) \
                  $(CXXFLAGS_EMU) $(unpack_flags) $(if $(cuda),$(nvcc) $(NVCC_FLAGS) $(cuda_include)) $(LINK) $(LIBRARIES)))
 
 # ---- sources ----

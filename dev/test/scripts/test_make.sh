@@ -42,4 +42,29 @@ test_compiler_is_gcc_or_as_given() {
     compile CUDA=0 -n CC=cc | grep '^cc ' >/dev/null || { echo "CC of the command line is not used"; return 1; }
 }
 
+test_wrong_values_are_refused() {
+    local wrong
+    for wrong in MPI=no ONEDNN=2 CUDA=maybe EMU=yes WERROR=true NCCL=off; do
+        ! compile "$wrong" >"$here/output" || return 1
+        has "$here/output" "$wrong: expected 0 or 1"
+    done
+    ! compile "BIN=a folder" >"$here/output" || return 1
+    has "$here/output" "BIN=a folder: expected a path without blanks"
+    ! compile CC=no_such_compiler >"$here/output" || return 1
+    has "$here/output" "CC=no_such_compiler: there is no program no_such_compiler"
+    compile CUDA=0 "MPI=0 " -n >"$here/output"
+    lacks "$here/output" mpicc
+}
+
+# Another version of a library is installed in the same place.
+test_other_versions_of_headers_compile_anew() {
+    make --no-print-directory CUDA=0 found 2>&1 | grep -q 'oneDNN *found' || return 0
+    expect "the first time" "$(compiled CUDA=0)" 1
+    mkdir -p "$here/include/oneapi/dnnl"
+    printf '#include_next <oneapi/dnnl/dnnl_version.h>\n#undef DNNL_VERSION_PATCH\n#define DNNL_VERSION_PATCH 99\n' \
+        >"$here/include/oneapi/dnnl/dnnl_version.h"
+    expect "with another version" "$(CPATH=$here/include compiled CUDA=0)" 1
+    expect "with it again" "$(CPATH=$here/include compiled CUDA=0)" 0
+}
+
 run_script_tests "$@"
