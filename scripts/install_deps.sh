@@ -41,17 +41,22 @@ has_command() { command -v "$1" >/dev/null 2>&1; }
 
 # Whether a program with these includes links with these libraries.
 links() {
-    local compiler=$1 headers=$2 header
+    local command headers=$2 header
+    read -ra command <<<"$1" # it may have options, or be "ccache gcc"
     shift 2
-    has_command "$compiler" || return 1
+    has_command "${command[0]}" || return 1
     {
         for header in $headers; do echo "#include <$header>"; done
         echo 'int main(void) { return 0; }'
-    } | "$compiler" -x c - -o /dev/null "$@" >/dev/null 2>&1
+    } | "${command[@]}" -x c - -o /dev/null "$@" >/dev/null 2>&1
 }
 
-links_cxx() { has_command "${CXX:-g++}" && echo "#include <$1>
-int main() {}" | "${CXX:-g++}" -x c++ - -o /dev/null "$2" >/dev/null 2>&1; }
+links_cxx() {
+    local command
+    read -ra command <<<"${CXX:-g++}"
+    has_command "${command[0]}" && printf '#include <%s>\nint main() {}\n' "$1" |
+        "${command[@]}" -x c++ - -o /dev/null "$2" >/dev/null 2>&1
+}
 
 # Debian's package is for Debian's Python, which need not be the first in PATH.
 has_numpy() { python3 -c 'import numpy' >/dev/null 2>&1 || /usr/bin/python3 -c 'import numpy' >/dev/null 2>&1; }

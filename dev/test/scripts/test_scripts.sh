@@ -256,6 +256,12 @@ test_install_leaves_a_complete_machine_alone() {
     [ ! -e "$here/apt" ]
 }
 
+test_install_takes_a_compiler_with_options() {
+    machine "${all_libraries[@]}"
+    CC='gcc -m64' CXX='env g++' install_deps 0
+    last_line_is "everything needed is installed"
+}
+
 test_install_installs_only_what_is_missing() {
     machine gcc libxxhash-dev libcmocka-dev libopenmpi-dev libutf8proc-dev "${unpacking[@]}"
     install_deps 0
