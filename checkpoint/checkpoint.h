@@ -71,7 +71,7 @@ bool checkpoint_save(const CheckpointSource *source, const char *out_dir, int ke
 
 /* Writes the weights of a source, rounded to `type`, and the other files that transformers and --init_from need, to the
  * new folder `folder`. The folder above it must exist, and `folder` must not. For jobs of one process. On failure the
- * folder does not exist. */
+ * folder does not exist or, if a disk that fails does not allow its removal, is whole. */
 bool checkpoint_export(const CheckpointSource *source, DType type, const char *folder, Error *error);
 
 /* Removes every checkpoint below out_dir, and nothing else that lies in their folder. */
@@ -83,8 +83,9 @@ bool checkpoint_remove_all(const char *out_dir, Error *error);
  * there any more. */
 bool checkpoint_prepare(const char *out_dir, Error *error);
 
-/* Points `latest` at the checkpoint folder `path` below out_dir, from which a run goes on, if `latest` names none that is
- * there or another one, which is damaged. Only the writer calls this, when no other run writes there. */
+/* Points `latest` at the checkpoint folder `path` below out_dir, from which a run goes on, if `latest` names no
+ * checkpoint that is there. A damaged one keeps `latest` until the next save: perhaps it only could not be read for a
+ * moment. Only the writer calls this, when no other run writes there. */
 bool checkpoint_repair_latest(const char *out_dir, const char *path, Error *error);
 
 /* A checkpoint that has been opened and found whole. */
@@ -110,6 +111,10 @@ bool checkpoint_open_newest(Checkpoint *checkpoint, const char *out_dir, Error *
  * is nothing to close. */
 bool checkpoint_open(Checkpoint *checkpoint, const char *path, Error *error);
 void checkpoint_close(Checkpoint *checkpoint);
+
+/* Compares the files of a folder that say what tokens mean, as far as they are there, with the checksums in trainer.json,
+ * if the folder has one. */
+bool checkpoint_verify_tokenizer(const char *folder, Error *error);
 
 /* Reads the optimizer state called `state` ("m") of tensor `tensor` into host memory of tensor.size floats. */
 bool checkpoint_read_state(const Checkpoint *checkpoint, const TensorTable *table, const char *state, int tensor,

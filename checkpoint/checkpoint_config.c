@@ -257,6 +257,11 @@ static void warn_if_edited(const char *folder) {
 
 bool checkpoint_read_model_config(GPT2Config *config, const char *folder, const SafetensorsFile *weights,
                                   Error *error) {
+    if (!files_has(folder, CONFIG_FILE))
+        return error_set(error,
+                         "%s has no " CONFIG_FILE
+                         "; expected one that says what the model is; put the one of the weights there",
+                         folder);
     char *path = format_string("%s/" CONFIG_FILE, folder);
     cJSON *json = checkpoint_read_json(path, error);
     const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "model_type"));

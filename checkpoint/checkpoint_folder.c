@@ -1,6 +1,6 @@
 /* checkpoint_folder.c: the folder of a run's checkpoints before the run begins: whether checkpoints can be saved there,
- * and removing those of an earlier run. People copy, move and archive these folders, so they may be read-only, or have
- * a folder in the place of a link. */
+ * what `latest` names, and removing the checkpoints of an earlier run. People copy, move and archive these folders, so
+ * they may be read-only, or have a folder in the place of a link. */
 #include "checkpoint/checkpoint.h"
 
 #include <cjson/cJSON.h>
@@ -19,11 +19,6 @@
 /* The probe does in small what a save does: it makes a folder with a file, and a link, and renames both. */
 #define PROBE TEMPORARY_PREFIX "probe_%d"
 
-static bool exists(const char *path) {
-    struct stat status;
-    return lstat(path, &status) == 0; /* also for a link that leads nowhere */
-}
-
 /* ---- `latest` ---- */
 
 /* The step of the checkpoint in a folder, or -1. */
@@ -38,7 +33,7 @@ static int64_t step_in(const char *folder) {
 /* A free path for the folder `latest`: that of its step, else one that no checkpoint has. The caller frees it. */
 static char *place_of_copy(const char *checkpoints, int64_t step) {
     char *path = step >= 0 ? format_string("%s/" STEP_FORMAT, checkpoints, step) : NULL;
-    for (int number = 1; !path || exists(path); number++) {
+    for (int number = 1; !path || files_exists(path); number++) {
         free(path);
         path = format_string("%s/" LATEST_LINK ".copy%d", checkpoints, number);
     }
@@ -68,11 +63,8 @@ bool checkpoint_repair_latest(const char *out_dir, const char *path, Error *erro
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     char *checkpoints = format_string("%s/" CHECKPOINTS_FOLDER, out_dir);
     CheckpointFolder *folders = checkpoint_folders(checkpoints, &count);
-    int latest = checkpoint_latest(checkpoints, folders, count);
-    /* A folder `latest` is checkpoint_prepare()'s to rename. One that a save has put aside is the next save's to remove. */
-    bool is_right = latest >= 0 && strcmp(folders[latest].name, name) == 0;
-    bool ok = is_right || strcmp(name, LATEST_LINK) == 0 || ends_with(name, ASIDE_SUFFIX) ||
-              checkpoint_point_latest(checkpoints, name, error);
+    bool is_right = checkpoint_latest(checkpoints, folders, count) >= 0 || strcmp(name, LATEST_LINK) == 0;
+    bool ok = is_right || checkpoint_point_latest(checkpoints, name, error);
     free(folders);
     free(checkpoints);
     return ok;

@@ -77,8 +77,8 @@ bool checkpoint_read_number(const struct cJSON *json, const char *path, const ch
  * "sequences" also if an older version wrote it. The caller deletes it; NULL on failure. */
 struct cJSON *checkpoint_read_trainer(const char *folder, Error *error);
 
-/* Compares one file of a checkpoint folder with the checksum in trainer.json. A file that trainer.json does not list has
- * no checksum, and passes. */
+/* Compares one file of a checkpoint folder with the checksum in trainer.json. A file that trainer.json does not list
+ * has no checksum, and passes. */
 bool checkpoint_verify_file(const char *folder, const char *name, Error *error);
 
 /* Returns a number that checkpoint_read_trainer() has checked. */

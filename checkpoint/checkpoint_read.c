@@ -51,6 +51,20 @@ bool checkpoint_verify_file(const char *folder, const char *name, Error *error) 
     return ok;
 }
 
+bool checkpoint_verify_tokenizer(const char *folder, Error *error) {
+    static const char *const names[] = {"tokens.json", "tokenizer_config.json", "tokenizer.json", "vocab.json",
+                                        "merges.txt"};
+    char *trainer = format_string("%s/" TRAINER_FILE, folder);
+    bool is_checkpoint = files_exists(trainer);
+    free(trainer);
+    for (size_t i = 0; is_checkpoint && i < ARRAY_LENGTH(names); i++) {
+        Error reason;
+        if (files_has(folder, names[i]) && !checkpoint_verify_file(folder, names[i], &reason))
+            return error_set(error, "%s; copy the checkpoint again, or take another one", reason.text);
+    }
+    return true;
+}
+
 static bool open_in_folder(SafetensorsFile *file, const char *folder, const char *name, Error *error) {
     char *path = format_string("%s/%s", folder, name);
     bool ok = safetensors_open(file, path, error);

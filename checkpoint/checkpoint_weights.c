@@ -210,8 +210,8 @@ static void explain_all(const SafetensorsFile *file, const TensorTable *table, i
     free(remedy);
 }
 
-/* Finds whether every element is 0 or, with `other`, equal to that of a tensor of the same length. Fails if they cannot be
- * read. */
+/* Finds whether every element is 0 or, with `other`, equal to that of a tensor of the same length. Fails if they cannot
+ * be read. */
 static bool find_equal(const SafetensorsEntry *entry, const SafetensorsEntry *other, bool *equal, Error *error) {
     *equal = !other || other->elements == entry->elements;
     if (!*equal) return true;
@@ -343,14 +343,19 @@ static bool open_in_folder(SafetensorsFile *file, const char *folder, Error *err
     return ok;
 }
 
-/* Checks that a file next to a trainer.json is the one that was saved. Other weights have no checksum. */
+/* Checks that a file next to a trainer.json is the one that was saved. Other weights have no checksum. A link to a file
+ * counts as that file. */
 static bool verify(const char *path, Error *error) {
-    char folder[PATH_MAX];
-    files_folder_of(path, folder, sizeof folder);
-    const char *slash = strrchr(path, '/');
+    char *file = realpath(path, NULL), folder[PATH_MAX];
+    if (!file) return files_fail(error, "open", path);
+    files_folder_of(file, folder, sizeof folder);
+    char *trainer = format_string("%s/" TRAINER_FILE, folder);
     Error reason;
-    return !files_has(folder, TRAINER_FILE) || checkpoint_verify_file(folder, slash ? slash + 1 : path, &reason) ||
-           error_set(error, "%s; copy the checkpoint again, or take another one", reason.text);
+    bool ok = !files_exists(trainer) || checkpoint_verify_file(folder, strrchr(file, '/') + 1, &reason) ||
+              error_set(error, "%s; copy the checkpoint again, or take another one", reason.text);
+    free(trainer);
+    free(file);
+    return ok;
 }
 
 static bool verify_all(const SafetensorsFile *file, Error *error) {

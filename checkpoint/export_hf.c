@@ -100,7 +100,8 @@ static void open_average(Export *e, const char *folder) {
     Error error;
     if (!files_has(folder, TRAINER_FILE))
         die("--ema: %s has no " TRAINER_FILE "; expected a checkpoint of a run; name one, or leave --ema out", folder);
-    if (!checkpoint_open(&e->checkpoint, folder, &error)) die("%s", error.text);
+    if (!checkpoint_open(&e->checkpoint, folder, &error))
+        die("--ema: %s; copy the checkpoint again, or take another one", error.text);
     if (e->checkpoint.ema.count == 0)
         die("--ema: %s holds no average of the weights; only runs with train.ema_start save one; leave --ema out",
             folder);
@@ -130,10 +131,8 @@ static void open_export(Export *e, char folder[PATH_MAX]) {
     GPT2Config config;
     if (!checkpoint_open_weights(&e->weights, e->options.from, &error)) die("%s", error.text);
     files_folder_of(e->weights.path, folder, PATH_MAX);
-    if (!files_has(folder, CONFIG_FILE))
-        die("%s has no " CONFIG_FILE "; expected one that says what the model is; put the one of the weights there",
-            folder);
     if (!checkpoint_read_model_config(&config, folder, &e->weights, &error)) die("%s", error.text);
+    if (!checkpoint_verify_tokenizer(folder, &error)) die("%s", error.text);
     if (e->options.folds) check_fold(&config, folder);
     if (e->options.is_ema) open_average(e, folder);
     gpt2_describe(&e->model, &config);

@@ -221,6 +221,8 @@ int main(int argc, char **argv) {
     SafetensorsFile file;
     GPT2 model;
     read_prompt(&options);
+    if (files_is_file(options.folder))
+        die_usage("%s is a file; expected a folder with a model; name the folder that it lies in", options.folder);
     if (!checkpoint_open_weights(&file, options.folder, &error)) die("%s", error.text);
     if (!checkpoint_read_model_config(&config, options.folder, &file, &error)) die("%s", error.text);
     const char *folder = options.tokenizer && !vocabulary_is_in(options.folder) ? NULL : options.folder;
@@ -228,6 +230,7 @@ int main(int argc, char **argv) {
         if (options.tokenizer) die_usage("--tokenizer=%s: %s", options.tokenizer, error.text);
         die("%s; --tokenizer=NAME says which one it is", error.text);
     }
+    if (!options.tokenizer && !checkpoint_verify_tokenizer(options.folder, &error)) die("%s", error.text);
     Backend *be = open_device(&options);
     gpt2_plan(&model, &config, be, 1, RECOMPUTE_NONE, false);
     Generator generator;

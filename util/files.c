@@ -28,6 +28,11 @@ bool files_has(const char *folder, const char *name) {
     return is_there;
 }
 
+bool files_exists(const char *path) {
+    struct stat status;
+    return lstat(path, &status) == 0;
+}
+
 bool files_is_file(const char *path) {
     struct stat status;
     return stat(path, &status) == 0 && S_ISREG(status.st_mode);

@@ -8,6 +8,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <sys/types.h>
 
 #include "util/base.h"
 
@@ -26,6 +27,7 @@ EXTERN_C_BEGIN
 /* Returns false and sets *error: "cannot WHAT PATH: ", the meaning of errno, and what may help. */
 bool files_fail(Error *error, const char *what, const char *path);
 
+bool files_exists(const char *path);                  /* anything, also a link that leads nowhere */
 bool files_is_file(const char *path);                 /* links are followed */
 bool files_has(const char *folder, const char *name); /* the same of a file in a folder */
 bool files_is_folder(const char *path);
@@ -59,8 +61,8 @@ bool files_close(int descriptor);
 size_t files_write_some(int descriptor, const void *data, size_t bytes);
 bool files_write_all(int descriptor, const void *data, size_t bytes);
 
-/* Reads up to `bytes` bytes from the offset `at` of a file: all of them, unless the file ends before. Returns how many, or
- * -1 after an error. */
+/* Reads up to `bytes` bytes from the offset `at` of a file: all of them, unless the file ends before. Returns how many,
+ * or -1 after an error. */
 ssize_t files_read_at(int descriptor, void *data, size_t bytes, int64_t at);
 
 /* rename(), with a message. */

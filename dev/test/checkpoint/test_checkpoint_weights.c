@@ -370,6 +370,7 @@ static void test_copied_weights_are_verified(void **state) {
          *ema = format_string("%s/model_ema.safetensors", folder);
     char *own = format_string("%s/own.safetensors", folder), *index = format_string("%s/own.index.json", folder);
     char *trainer = format_string("%s/trainer.json", folder);
+    char *tokenizer = format_string("%s/tokenizer_config.json", folder);
     test_write_text(index, "{\"weight_map\": {\"transformer.wte.weight\": \"model_ema.safetensors\"}}");
     assert_check(ema, &run.table, NULL);
     assert_check(index, &run.table, NULL);
@@ -380,11 +381,25 @@ static void test_copied_weights_are_verified(void **state) {
     flip_bit_of(model);
     assert_not_opened(folder, "model.safetensors is damaged: its checksum is");
     assert_not_opened(model, "model.safetensors is damaged: its checksum is");
+    const char *link = test_path("link.safetensors");
+    assert_int_equal(symlink(model, link), 0);
+    assert_not_opened(link, "model.safetensors is damaged: its checksum is"); /* of what the link leads to */
+    assert_true(checkpoint_verify_tokenizer(folder, &error));
+    flip_bit_of(tokenizer);
+    assert_false(checkpoint_verify_tokenizer(folder, &error));
+    assert_four_parts(error.text,
+                      "tokenizer_config.json is damaged|its checksum is|and should be|copy the checkpoint again");
     assert_int_equal(rename(ema, own), 0);
     assert_check(own, &run.table, NULL); /* trainer.json lists no such file */
     assert_int_equal(unlink(trainer), 0);
+    assert_int_equal(symlink("nowhere", trainer), 0);
+    assert_not_opened(folder, "trainer.json: No such file or directory; copy the checkpoint again");
+    assert_int_equal(unlink(trainer), 0);
+    assert_int_equal(mkdir(trainer, 0777), 0);
+    assert_not_opened(folder, "trainer.json is not a regular file; copy the checkpoint again");
+    assert_int_equal(rmdir(trainer), 0);
     assert_check(folder, &run.table, NULL); /* nothing says what it was */
-    free(model), free(ema), free(own), free(index), free(trainer);
+    free(model), free(ema), free(own), free(index), free(trainer), free(tokenizer);
     tensor_table_free(&run.table);
 }
 
@@ -629,7 +644,7 @@ static void test_wrong_configs(void **state) {
             fail_msg("expected '%s': %s", cases[i].text, error.text);
     }
     assert_false(checkpoint_read_model_config(&config, test_path("no_model"), NULL, &error));
-    assert_non_null(strstr(error.text, "no_model/config.json"));
+    assert_non_null(strstr(error.text, "no_model has no config.json; expected one"));
     test_write_text(test_path("model/trainer.json"), "{\"has_bias\": false}"); /* unsealed: not to be believed */
     assert_false(read_config(&config, "{" SIZES "}", &error));
     assert_non_null(strstr(error.text, "trainer.json is damaged"));

@@ -1,5 +1,5 @@
-/* test_export.c: export_hf: models that it writes have the loss of the model that it read, as the trainer finds it; and what
- * it refuses. What transformers computes with them, dev/check_transformers.py compares. */
+/* test_export.c: export_hf: models that it writes have the loss of the model that it read, as the trainer finds it; and
+ * what it refuses. What transformers computes with them, dev/check_transformers.py compares. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -229,6 +229,10 @@ static void test_wrong_folders(void **state) {
                         test_folder(), good, good),
                0, "");
     assert_run(export("bare", "no", ""), EXIT_FAILED, "has no config.json; expected one");
+    assert_run(test_run("cd '%s' && cp -rL %s spoilt && sed -i 's/false/False/' spoilt/tokenizer_config.json",
+                        test_folder(), good),
+               0, "");
+    assert_run(export("spoilt", "no", ""), EXIT_FAILED, "tokenizer_config.json is damaged: its checksum is");
     assert_run(export("damaged", "no", ""), EXIT_FAILED, "is damaged: its checksum is");
     assert_run(test_run("ls -a '%s' | grep -c '^no$\\|tmp_no'", test_folder()), 1, "0");
 }

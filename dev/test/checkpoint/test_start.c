@@ -1,6 +1,6 @@
-/* test_start.c: how a run begins: from weights, which come with their model, and from checkpoints, of this version and of
- * earlier ones, which people have copied, moved or spoiled. That a resumed run repeats the bits of one that was never
- * stopped is tested in test_resume.c. */
+/* test_start.c: how a run begins: from weights, which come with their model, and from checkpoints, of this version and
+ * of earlier ones, which people have copied, moved or spoiled. That a resumed run repeats the bits of one that was
+ * never stopped is tested in test_resume.c. */
 #include "dev/test/train/train_fixture.h"
 
 #include <math.h>
@@ -78,7 +78,8 @@ static void test_published_folders(void **state) {
     assert_published("tiny_bias", "{" PUBLISHED ",\"resid_pdrop\":0.1}", 5.614642709493637);
 }
 
-/* A folder with the weights of dev/golden/modern/NAME and our config.json, which is all that says what their model is. */
+/* A folder with the weights of dev/golden/modern/NAME and our config.json, which is all that says what their model
+ * is. */
 static void assert_published_modern(const char *name) {
     Error error;
     GPT2Config model;
@@ -122,8 +123,8 @@ static const char *donor(void) {
     return path;
 }
 
-/* An evaluation of the donor's weights without any model key, from the folder and from the file with `options`, gives the
- * donor's loss, and the checkpoint of a run from them says the same of the model. */
+/* An evaluation of the donor's weights without any model key, from the folder and from the file with `options`, gives
+ * the donor's loss, and the checkpoint of a run from them says the same of the model. */
 static void assert_inherits(const Launch *launch, const char *from, double expected, const char *options) {
     train(launch, "heir", "--init_from='%s' --eval_only=true", from);
     assert_loss("heir", expected, 1e-6);
@@ -195,8 +196,8 @@ static void test_modern_model_cannot_change(void **state) {
     assert_null(strstr(result->output, "changed    model."));
 }
 
-/* Our checkpoints have zero biases where the model has none. Without trainer.json they look like biases; a model without
- * any is the same, and may be asked for. */
+/* Our checkpoints have zero biases where the model has none. Without trainer.json they look like biases; a model
+ * without any is the same, and may be asked for. */
 static void test_biases_that_are_zero(void **state) {
     (void)state;
     Launch launch = without_model(), small = small_run();
@@ -305,8 +306,8 @@ static void test_models_that_we_do_not_have(void **state) {
     }
 }
 
-/* --print_config shows the model that comes with weights or a checkpoint, also where a run could not begin, and a run of
- * what it printed has that model. */
+/* --print_config shows the model that comes with weights or a checkpoint, also where a run could not begin, and a run
+ * of what it printed has that model. */
 static void test_print_config(void **state) {
     (void)state;
     Launch launch = without_model();
@@ -394,7 +395,8 @@ static void test_changes_are_printed(void **state) {
 }
 
 /* After a change of total_batch_size the run goes on at the right sequence: with a rate of nearly 0, the loss over 24
- * sequences is the mean of those over the two halves. The tokens are those that were seen, after a second change too. */
+ * sequences is the mean of those over the two halves. The tokens are those that were seen, after a second change
+ * too. */
 static void test_another_total_batch_size(void **state) {
     (void)state;
     Launch launch = small_run();
@@ -525,7 +527,8 @@ static void test_repaired_before_the_first_step(void **state) {
         {"early_folder", "-L", "true", "step_00000009"},
         {"early_none", "", "rm checkpoints/latest", "step_00000009"},
         {"early_elsewhere", "", "ln -sfn step_00000099 checkpoints/latest", "step_00000009"},
-        {"early_damaged", "", "truncate -s -4 checkpoints/latest/model.safetensors", "step_00000006"},
+        {"early_aside", "", "mv checkpoints/step_00000009 checkpoints/step_00000009.old", "step_00000009.old"},
+        {"early_damaged", "", "truncate -s -4 checkpoints/latest/model.safetensors", "step_00000009"},
         {"early_interrupted", "", "rm checkpoints/latest; ln -s step_00000009 checkpoints/.tmp_latest",
          "step_00000009"},
     };
@@ -542,8 +545,8 @@ static void test_repaired_before_the_first_step(void **state) {
     }
 }
 
-/* A handler would run on the stack of a thread that may be inside oneDNN, whose kernels keep a buffer on the heap in the
- * stack pointer meanwhile: so all threads but the one in sigwait() block SIGTERM. */
+/* A handler would run on the stack of a thread that may be inside oneDNN, whose kernels keep a buffer on the heap in
+ * the stack pointer meanwhile: so all threads but the one in sigwait() block SIGTERM. */
 static void test_stop_signals_interrupt_no_thread(void **state) {
     (void)state;
     Launch launch = small_run();
@@ -597,7 +600,8 @@ static void test_moved_checkpoints(void **state) {
     assert_names(test_path("moved/checkpoints"), "latest step_00000003 ");
 }
 
-/* Folders of a read-only copy are made writable, or the old checkpoints could not be removed. (Root may write anyway.) */
+/* Folders of a read-only copy are made writable, or the old checkpoints could not be removed. (Root may write
+ * anyway.) */
 static void test_read_only_copy(void **state) {
     (void)state;
     copy_part("read_only", "", "chmod a-w checkpoints/step_*");

@@ -1,5 +1,5 @@
-/* test_memory.c: how much memory a process can take, of files that stand in for those of Linux; plans that no memory holds;
- * and runs that are refused before they take any. */
+/* test_memory.c: how much memory a process can take, of files that stand in for those of Linux; plans that no memory
+ * holds; and runs that are refused before they take any. */
 #include "dev/test/train/train_fixture.h"
 
 #include <stdio.h>

@@ -309,8 +309,8 @@ static void close_trained(Trained *t) {
     t->be->close(t->be);
 }
 
-/* Logits of what follows text[0, count): of all of it while it fits the context, of a longer prompt of the last T tokens;
- * then, each time the context is full, of the last half a context and what has been added since. */
+/* Logits of what follows text[0, count): of all of it while it fits the context, of a longer prompt of the last T
+ * tokens; then, each time the context is full, of the last half a context and what has been added since. */
 static const float *logits_after(Trained *t, const char *text, size_t prompt, size_t count) {
     size_t begin = prompt > T ? prompt - T : 0;
     while (count - begin > T) begin += T / 2 + 1;
@@ -566,6 +566,7 @@ static void test_tokenizer(void **state) {
     refuse_damaged("rm tokens.json", "", "tokens.json: No such file or directory; --tokenizer=NAME says which");
     refuse_damaged("echo '{\"tokenizer\": \"words\"}' > tokens.json", "", "unknown tokenizer 'words'");
     refuse_damaged("echo '{}' > tokens.json", "", "a JSON object with a key \"tokenizer\"");
+    refuse_damaged("echo '{\"tokenizer\":   \"bytes\"}' > tokens.json", "", "tokens.json is damaged: it has 25 bytes");
     assert_run(test_run("%s/sample_gpt2 %s/copy --tokenizer=bytes --prompt=A", bin(), test_folder()), 0, "A");
     char *unknown = format_string("%s/biased/checkpoints/latest --prompt=\"$(printf 'A\\343')\"", test_folder());
     refuse(EXIT_USAGE, "--prompt: the prompt has token 227 of the tokenizer bytes, but the model's vocabulary has 227",
