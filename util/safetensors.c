@@ -75,8 +75,8 @@ static bool read_bytes(int descriptor, const char *path, void *data, size_t byte
     ssize_t got = files_read_at(descriptor, data, bytes, at);
     if (got < 0) return files_fail(error, "read", path);
     return (size_t)got == bytes ||
-           error_set(error, "%s ends at byte %" PRId64 ", and had at least %" PRId64 " when it was opened; " GET_AGAIN,
-                     path, at + got, at + (int64_t)bytes);
+           error_set(error, "%s has no byte %" PRId64 " any more, which it had when it was opened; " GET_AGAIN, path,
+                     at + got);
 }
 
 /* Parses the text, after which comes a 0 byte, so that the parser stops there, and requires an object followed only by

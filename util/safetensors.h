@@ -1,10 +1,10 @@
 /* safetensors.h: reading and writing the safetensors format (an 8-byte little-endian header length, a JSON header
  * {name: {dtype, shape, data_offsets}}, then the data; https://github.com/huggingface/safetensors).
  *
- * Opening checks everything in the header before using it. Tensors are read by pread, so that a disk that fails, or a file
- * that is cut meanwhile, is an error and no SIGBUS, as with a map. A set of files with an index is read as one file.
- * Writing takes the list of tensors first, then their data in that order, so that memory is bounded by one
- * tensor. checkpoint.h knows GPT-2's names and layouts. */
+ * Opening checks everything in the header before using it. Tensors are read by pread: if the disk fails, or the file is
+ * cut meanwhile, reading returns an error. A map would end the program with SIGBUS. A set of files with an index is
+ * read as one file. Writing takes the list of tensors first, then their data in that order, so that memory is bounded
+ * by one tensor. checkpoint.h knows GPT-2's names and layouts. */
 #ifndef MARS_UTIL_SAFETENSORS_H
 #define MARS_UTIL_SAFETENSORS_H
 
@@ -40,7 +40,7 @@ typedef struct SafetensorsFile {
     int count;
     SafetensorsUnread *unread;
     int unread_count;
-    bool is_open; /* `descriptor` is; false for a set of files */
+    bool is_open; /* whether `descriptor` is open: not for a set of files */
     int descriptor;
     int64_t bytes;
     struct SafetensorsFile *shards; /* the files of a set: they hold the descriptors, and no entries of their own */
@@ -60,7 +60,8 @@ void safetensors_close(SafetensorsFile *file);
 /* The entry of that name, or NULL. */
 const SafetensorsEntry *safetensors_find(const SafetensorsFile *file, const char *name);
 
-/* out[0..entry->elements) = the tensor converted to float32. A float64 beyond float32's range becomes infinite. */
+/* out[0..entry->elements) = the tensor converted to float32. A float64 beyond float32's range becomes infinite. Returns
+ * false, with a message that names the file, if it cannot be read. */
 bool safetensors_read_float32(const SafetensorsEntry *entry, float *out, Error *error);
 
 /* The same for only the first `count` elements. */

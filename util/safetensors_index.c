@@ -27,7 +27,7 @@ static const cJSON *read_weight_map(cJSON **root, const char *path, Error *error
     return NULL;
 }
 
-static bool is_open(const SafetensorsFile *file, const char *path) {
+static bool has_shard(const SafetensorsFile *file, const char *path) {
     for (int i = 0; i < file->shard_count; i++)
         if (strcmp(file->shards[i].path, path) == 0) return true;
     return false;
@@ -40,7 +40,7 @@ static bool open_shard(SafetensorsFile *file, const char *folder, const cJSON *i
         return error_set(error, "%s: weight_map should give each tensor the name of a file in the same folder",
                          file->path);
     char *path = format_string("%s/%s", folder, name);
-    bool ok = is_open(file, path);
+    bool ok = has_shard(file, path);
     if (!ok) {
         file->shards = checked_realloc(file->shards, (size_t)(file->shard_count + 1) * sizeof *file->shards,
                                        "the files of an index");

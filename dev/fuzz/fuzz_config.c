@@ -1,6 +1,7 @@
-/* fuzz_config.c: the config parser. The input is a config file; after a line "%base" the file base.json, which may be its
- * base; and after a line "%%" arguments of a command line, one a line. What is accepted lies within the ranges of the table
- * of keys and comes back from its own JSON. An input that names another base is passed over: no other file is read. */
+/* fuzz_config.c: the config parser. The input is a config file; after a line "%base" the file base.json, which may be
+ * its base; and after a line "%%" arguments of a command line, one a line. What is accepted lies within the ranges of
+ * the table of keys and comes back from its own JSON. An input that names another base is passed over: no other file is
+ * read. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>

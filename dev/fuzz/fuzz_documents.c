@@ -1,9 +1,9 @@
-/* fuzz_documents.c: documents in text files: JSON Lines above all, lines that separate, and packed files. The first byte
- * of the input says where documents are, the second how much is read at a time, the rest is the file. However much is
- * read at a time, the documents must be the same, and so must what the file is taken for. Those of a plain file must be what
- * another reading says, after a byte order mark: the lines joined again, or what cJSON reads; and what cJSON writes, which
- * is JSON without doubt, must be read. One kind of input
- * is no file but UTF-16, for the escapes of JSON. */
+/* fuzz_documents.c: documents in text files: JSON Lines above all, lines that separate, and packed files. The first
+ * byte of the input says where documents are, the second how much is read at a time, the rest is the file. However much
+ * is read at a time, the documents must be the same, and so must what the file is taken for. Those of a plain file must
+ * be what another reading says, after a byte order mark: the lines joined again, or what cJSON reads; and what cJSON
+ * writes, which is JSON without doubt, must be read. One kind of input is no file but UTF-16, for the escapes of
+ * JSON. */
 #include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <stdio.h>

@@ -1,8 +1,8 @@
-/* fuzz_encode.c: text to GPT-2's tokens, whatever its bytes. After four bytes that say where the text is cut, the
- * input is the text. Its tokens must be those of the definitions, written here once more without a thought of speed: UTF-8
- * by the numbers, words by trying the pattern's alternatives, merges pass by pass. They must be the same in whatever
- * pieces the text comes, and where the pipeline cuts it, and decode to the text with U+FFFD in the place of what is no UTF-8,
- * which must be counted. */
+/* fuzz_encode.c: text to GPT-2's tokens, whatever its bytes. After four bytes that say where the text is cut, the input
+ * is the text. Its tokens must be those of the definitions, written here once more without a thought of speed: UTF-8 by
+ * the numbers, words by trying the pattern's alternatives, merges pass by pass. They must be the same in whatever
+ * pieces the text comes, and where the pipeline cuts it, and decode to the text with U+FFFD in the place of what is no
+ * UTF-8, which must be counted. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,8 +27,8 @@ typedef struct Characters {
     int64_t errors; /* of the codes: U+FFFD that stand for what is no UTF-8 */
 } Characters;
 
-/* The bits of a character of `length` bytes, of which `known` are there and the others are `fill`; -1 where one of those
- * is no byte of such a character. */
+/* The bits of a character of `length` bytes, of which `known` are there and the others are `fill`; -1 where one of
+ * those is no byte of such a character. */
 static int32_t code_of(const uint8_t *text, size_t length, size_t known, uint8_t fill) {
     static const uint8_t marks[] = {0, 0x00, 0xc0, 0xe0, 0xf0}, masks[] = {0, 0x80, 0xe0, 0xf0, 0xf8};
     if ((text[0] & masks[length]) != marks[length]) return -1;

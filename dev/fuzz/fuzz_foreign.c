@@ -1,5 +1,5 @@
-/* fuzz_foreign.c: the beginnings of files of any format. Whatever they are, no byte beyond the end is looked at, and a file
- * of byte tokens is never taken for another format. */
+/* fuzz_foreign.c: the beginnings of files of any format. Whatever they are, no byte beyond the end is looked at, and a
+ * file of byte tokens is never taken for another format. */
 #include <stdlib.h>
 #include <string.h>
 

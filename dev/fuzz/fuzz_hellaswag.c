@@ -1,5 +1,5 @@
-/* fuzz_hellaswag.c: HellaSwag's two forms. The first byte of the input says which the rest is: the file of tokens, whose
- * examples must lie within it, or the published JSON Lines, which make such a file. */
+/* fuzz_hellaswag.c: HellaSwag's two forms. The first byte of the input says which the rest is: the file of tokens,
+ * whose examples must lie within it, or the published JSON Lines, which make such a file. */
 #include <stdlib.h>
 #include <string.h>
 

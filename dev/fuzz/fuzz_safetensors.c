@@ -34,7 +34,7 @@ static void check_entry(const SafetensorsFile *file, const SafetensorsEntry *ent
         FUZZ_CHECK(!__builtin_mul_overflow(elements, entry->shape[d], &elements), "the shape overflows");
     }
     FUZZ_CHECK(elements == entry->elements, "%" PRId64 " elements", entry->elements);
-    FUZZ_CHECK(entry->offset >= 0 && entry->offset <= file->bytes &&
+    FUZZ_CHECK(entry->offset >= 8 && entry->offset <= file->bytes &&
                    elements <= (file->bytes - entry->offset) / element_bytes(entry),
                "the data of '%s' leaves the file", entry->name);
     FUZZ_CHECK(safetensors_find(file, entry->name) == entry, "the name '%s' finds another tensor", entry->name);

@@ -1,6 +1,6 @@
-/* fuzz_vocabulary.c: the files of a vocabulary. The input's first byte says which: encoder.json and, after a line
- * "%%", vocab.bpe (either may be missing: then it is a right one), gpt2_tokenizer.bin, or tokens.json. A vocabulary that
- * is accepted must be one, and a text must come back from its tokens. */
+/* fuzz_vocabulary.c: the files of a vocabulary. The input's first byte says which: encoder.json and, after a line "%%",
+ * vocab.bpe (either may be missing: then it is a right one), gpt2_tokenizer.bin, or tokens.json. A vocabulary that is
+ * accepted must be one, and a text must come back from its tokens. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>

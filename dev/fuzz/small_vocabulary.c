@@ -1,4 +1,5 @@
-/* small_vocabulary.c: see small_vocabulary.h. Merges are drawn from few bytes, so that short texts meet many of them. */
+/* small_vocabulary.c: see small_vocabulary.h. Merges are drawn from few bytes, so that short texts meet many of
+ * them. */
 #include "dev/fuzz/small_vocabulary.h"
 
 #include <stdio.h>

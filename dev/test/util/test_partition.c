@@ -93,7 +93,8 @@ static const EvenRange *range_of(const Partition *p, int r, const Part *part) {
     return NULL;
 }
 
-/* Even ranges are in order, each in one bucket, and their slices fill shards from 0 on. Returns where they end there. */
+/* Even ranges are in order, each in one bucket, and their slices fill shards from 0 on. Returns where they end
+ * there. */
 static size_t assert_even_ranges(const TensorTable *table, const Partition *p) {
     size_t end = 0, at = 0;
     assert_true((p->even_count > 0) == (p->bucket > 0));
@@ -111,8 +112,8 @@ static size_t assert_even_ranges(const TensorTable *table, const Partition *p) {
     return at;
 }
 
-/* The parts of each process are in order, inside one tensor each, cut at multiples of the alignment. In its shard, parts
- * outside of even ranges follow the slices, each after the one before it; `whole` without other gaps than the
+/* The parts of each process are in order, inside one tensor each, cut at multiples of the alignment. In its shard,
+ * parts outside of even ranges follow the slices, each after the one before it; `whole` without other gaps than the
  * alignment's. */
 static void assert_well_formed(const TensorTable *table, const Partition *p, int processes, bool whole) {
     size_t slices = assert_even_ranges(table, p);

@@ -20,8 +20,8 @@ static double spin_ns(long turns) {
     return (seconds_now() - begun) * 1e9;
 }
 
-/* As many turns as take about 25 microseconds on this processor; six times as long or short are allowed, since its clock
- * may change. */
+/* As many turns as take about 25 microseconds on this processor; six times as long or short are allowed, since its
+ * clock may change. */
 static void test_time_of_a_spin(void **state) {
     (void)state;
     char *program = test_program("train_gpt2");
