@@ -32,8 +32,8 @@
 /* The most rows and columns of C that one kernel computes from widened factors: enough for the full speed of a float32
  * matmul, and few enough that its copies stay at tens of megabytes. */
 enum { WIDENED_BLOCK = 2048 };
-/* A matmul of so few rows takes as long as reading B. B in bfloat16 has half the bytes, so even slow bfloat16 instructions
- * are faster. */
+/* A matmul of so few rows takes as long as reading B. B in bfloat16 has half the bytes, so even slow bfloat16
+ * instructions are faster. */
 enum { FEW_ROWS = 4 };
 
 /* A memory layout is a struct in oneDNN 2 and a pointer to one in 3. These types are pointers in both. */
@@ -84,8 +84,9 @@ struct MatmulKernel {
     struct MatmulKernel *next;
 };
 
-/* How fast oneDNN multiplies bfloat16 matrices on this processor, next to float32 ones. */
-typedef enum Bfloat16Rate { BFLOAT16_BY_INTEGERS, BFLOAT16_HALF, BFLOAT16_FAST } Bfloat16Rate;
+/* The rate of oneDNN's bfloat16 matmuls on this processor, as a part of that of float32 ones: a tenth to a third
+ * (integer instructions), a half, or at least the same. */
+typedef enum Bfloat16Rate { BFLOAT16_TENTH, BFLOAT16_HALF, BFLOAT16_FULL } Bfloat16Rate;
 
 struct Matmul {
     dnnl_engine_t engine;
@@ -290,28 +291,29 @@ static MatmulKernel *kernel_from(Matmul *matmul, const MatmulShape *shape, dnnl_
 static bool isa_includes(dnnl_cpu_isa_t isa) { return ((int)dnnl_get_effective_cpu_isa() & (int)isa) == (int)isa; }
 
 /* Without bfloat16 instructions oneDNN uses integer instructions, at a tenth to a third of the float32 rate. Intel's
- * processors since Sapphire Rapids, which have arithmetic on float16, multiply bfloat16 fast by AMX alone: where a virtual
- * machine hides AMX, their other bfloat16 instructions reach half the float32 rate (dev/results/README.md). */
+ * processors since Sapphire Rapids, which have arithmetic on float16, multiply bfloat16 fast by AMX alone: where a
+ * virtual machine hides AMX, their other bfloat16 instructions reach half the float32 rate (dev/results/README.md). Of
+ * other processors than x86-64 none was measured. */
 static Bfloat16Rate bfloat16_rate(void) {
 #if defined(__x86_64__)
     enum { FEATURES = 7, HAS_AVX512_FP16 = 1 << 23 };
     unsigned a, b, c, d;
-    if (!isa_includes(dnnl_cpu_isa_avx512_core_bf16)) return BFLOAT16_BY_INTEGERS;
+    if (!isa_includes(dnnl_cpu_isa_avx512_core_bf16)) return BFLOAT16_TENTH;
     if (!isa_includes(dnnl_cpu_isa_avx512_core_amx) && __builtin_cpu_is("intel") &&
         __get_cpuid_count(FEATURES, 0, &a, &b, &c, &d) && (d & HAS_AVX512_FP16))
         return BFLOAT16_HALF;
 #endif
-    return BFLOAT16_FAST;
+    return BFLOAT16_FULL;
 }
 
-bool matmul_widens_bfloat16(const Matmul *matmul) { return matmul->bfloat16_rate != BFLOAT16_FAST; }
+bool matmul_widens_bfloat16(const Matmul *matmul) { return matmul->bfloat16_rate != BFLOAT16_FULL; }
 
-/* Whether oneDNN multiplies these bfloat16 matrices more slowly than float32 copies of them. "ref" begins the names of its
- * scalar loops. */
+/* Whether oneDNN multiplies these bfloat16 matrices more slowly than float32 copies of them. "ref" begins the names of
+ * its scalar loops. */
 static bool is_slow_bfloat16(const Matmul *matmul, const MatmulShape *shape, const_dnnl_primitive_desc_t description) {
     if (strncmp(implementation_of(description), "ref", 3) == 0) return true;
     if (matmul->bfloat16_rate == BFLOAT16_HALF) return shape->m > FEW_ROWS;
-    return matmul->bfloat16_rate == BFLOAT16_BY_INTEGERS;
+    return matmul->bfloat16_rate == BFLOAT16_TENTH;
 }
 
 /* Makes a kernel that runs oneDNN on the matrices as they are. Returns NULL if oneDNN has no implementation for this
