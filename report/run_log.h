@@ -26,9 +26,9 @@ typedef struct RunLog {
 
 /* Makes and locks out_dir, opens metrics.jsonl in it, and reports the start. A run that is not resumed begins the
  * metrics anew and removes the checkpoints of an earlier run there. A resumed run removes the lines past its step
- * (METRICS_RESUME). A run that only evaluates removes nothing but a line that was cut short. Only rank 0 calls this,
- * after all ranks have read the files that the run needs at its start. Ends the program if the folder cannot be used.
- * `start` says where the run goes on. */
+ * (METRICS_RESUME), and repairs the link `latest` (checkpoint_repair_latest()). A run that only evaluates removes
+ * nothing but a line that was cut short. Only rank 0 calls this, after all ranks have read the files that the run needs
+ * at its start. Ends the program if the folder cannot be used. `start` says where the run goes on. */
 void run_log_open(RunLog *log, const Config *config, const char *config_json, const Start *start, const GPT2 *model,
                   const Comm *comm);
 

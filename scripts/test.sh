@@ -8,8 +8,8 @@
 #              cross compiler for aarch64 with and without oneDNN, with warnings as errors
 #   build      the build that users get, and all tests; if nvcc is there, every kernel for every architecture, with a
 #              table of their registers
-#   cpus       code that depends on the processor, as on other processors: oneDNN without bfloat16 and without AVX-512,
-#              and loops compiled for x86-64-v3 (GCC 11's build)
+#   cpus       code that depends on the processor, as on other processors: oneDNN without AMX, without bfloat16 and
+#              without AVX-512, and loops compiled for x86-64-v3 (GCC 11's build)
 #   plain      a build without oneDNN, MPI and CUDA (by Clang), and the tests of what replaces them
 #   asan       the address and undefined-behaviour sanitizers, with CUDA emulated on the CPU (dev/emu): all tests on the
 #              CPU except whole runs and central differences of whole models, and tests of kernels on the emulated GPU,
@@ -39,7 +39,7 @@ for argument in "$@"; do
     esac
 done
 
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(realpath "$0")")/.."
 shopt -s extglob
 cores=$(nproc)
 passed=0
@@ -252,7 +252,9 @@ elif cpu_has avx512bw avx512vl avx512dq; then
 else
     echo "cpu-avx512: skipped: this processor has no AVX-512"
 fi
-if [ $native = yes ] && cpu_has amx_bf16; then
+if [ $native = no ]; then
+    :
+elif cpu_has amx_bf16; then
     lane cpu-no-amx build CI= TEST_SECONDS=1800 ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 -- test_kernels_matmul.c
 else
     echo "cpu-no-amx: skipped: this processor has no AMX"

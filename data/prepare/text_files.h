@@ -11,7 +11,7 @@ typedef struct TextInput {
     char *path;          /* "-" is standard input */
     int64_t bytes;       /* on the disk; -1 of a pipe */
     int copy;            /* what to read instead of a pipe: the descriptor of a file; -1: nothing */
-    const char *copy_in; /* the folder of that file; NULL without one. It is not the list's own. */
+    const char *copy_in; /* the folder of that file; NULL without one; it belongs to the caller */
 } TextInput;
 
 typedef struct TextFiles {
@@ -34,7 +34,8 @@ const char *text_files_name(const TextFiles *files, int i);
 bool text_files_look(const TextFiles *files, bool takes_binary, int64_t *text_bytes, Error *error);
 
 /* Copies the content of pipes to nameless files in the folder, so that all inputs can be read twice. text_files_free()
- * frees these files. Fails early if it is not text (text_file_check). */
+ * frees these files. `folder` is not copied and must outlive the list. Fails early if the content is not text
+ * (text_file_check). */
 bool text_files_copy_pipes(TextFiles *files, const char *folder, bool takes_binary, Error *error);
 
 /* Opens input i; *file must be closed before the list is freed. */

@@ -18,7 +18,7 @@
 enum { POLL_MILLISECONDS = 100 };
 
 typedef struct TextReader {
-    char *name; /* of what is read, for messages */
+    const char *copy_in; /* the folder of a copy that is read instead; NULL for none */
     int descriptor;
     bool is_own;
     size_t block_bytes;
@@ -58,8 +58,12 @@ static bool read_block(TextFile *file, size_t *bytes, Error *error) {
     TextReader *reader = file->reader;
     *bytes = 0;
     while (*bytes < reader->block_bytes && !reader->is_at_end) {
-        ssize_t got = text_read_some(reader->descriptor, reader->file_bytes < 0, reader->name, reader->block + *bytes,
+        ssize_t got = text_read_some(reader->descriptor, reader->file_bytes < 0, file->path, reader->block + *bytes,
                                      reader->block_bytes - *bytes, error);
+        if (got < 0 && reader->copy_in) {
+            Error reason = *error;
+            error_set(error, "the copy in %s: %s", reader->copy_in, reason.text);
+        }
         if (got < 0) return false;
         if (got == 0) reader->is_at_end = true;
         *bytes += (size_t)got;
@@ -154,7 +158,7 @@ static bool open_descriptor(TextFile *file, const char *path, const char *copy_i
     posix_fadvise(descriptor, 0, 0, POSIX_FADV_SEQUENTIAL);
     *file = (TextFile){.path = path};
     file->reader = checked_calloc(1, sizeof *file->reader, "reading text");
-    file->reader->name = copy_in ? format_string("the copy of %s in %s", path, copy_in) : checked_strdup(path);
+    file->reader->copy_in = copy_in;
     file->reader->descriptor = descriptor;
     file->reader->is_own = is_own;
     file->reader->block_bytes = block_bytes;
@@ -191,7 +195,6 @@ void text_file_close(TextFile *file) {
     if (file->reader->is_own) close(file->reader->descriptor);
     free(file->reader->block);
     free(file->reader->text);
-    free(file->reader->name);
     free(file->reader);
     *file = (TextFile){0};
 }

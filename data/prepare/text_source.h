@@ -26,8 +26,8 @@ bool text_file_open(TextFile *file, const char *path, Error *error);
 /* The same, but reads and unpacks `block_bytes` at a time, from PACKING_BYTES to one MiB: for tests of the ends of
  * blocks. */
 bool text_file_open_sized(TextFile *file, const char *path, size_t block_bytes, Error *error);
-/* The same for a descriptor, which stays open, with a name for messages. copy_in: NULL, or the folder of the file, if it is a
- * copy of what the name says. */
+/* The same for a descriptor, which stays open, with a name for messages. copy_in: NULL, or the folder of the file, if
+ * it is a copy of what the name says. */
 bool text_file_open_descriptor(TextFile *file, const char *name, const char *copy_in, int descriptor,
                                size_t block_bytes, Error *error);
 void text_file_close(TextFile *file);

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-const Variant variants[VARIANTS] = {
+const OptimVariant optim_variants[VARIANTS] = {
     {"adamw", OPTIM_ADAMW, "m v", USUAL},
     {"mars-adamw", OPTIM_MARS_ADAMW, "m v g_last", USUAL},
     {"mars-adamw exact", OPTIM_MARS_ADAMW, "m v g_last", EXACT},
@@ -52,7 +52,7 @@ const Variant variants[VARIANTS] = {
     {"normuon, cubic", OPTIM_NORMUON, "b v m", CUBIC},
 };
 
-OptimConfig variant_config(const Variant *variant) {
+OptimConfig variant_config(const OptimVariant *variant) {
     OptimConfig c = optim_defaults(variant->name, variant->name == OPTIM_SGD_SAI ? 5.0 : 0.05);
     c.weight_decay = 0.01 / c.learning_rate;
     c.beta1 = 0.921875;
@@ -90,7 +90,7 @@ OptimConfig variant_config(const Variant *variant) {
 bool uses_matrices(OptimName name) {
     return name != OPTIM_ADAMW && name != OPTIM_MARS_ADAMW && name != OPTIM_MARS_LION && name != OPTIM_SGD_SAI;
 }
-bool uses_prev_grad(const Variant *variant) { return strstr(variant->states, "g_last") != NULL; }
+bool uses_prev_grad(const OptimVariant *variant) { return strstr(variant->states, "g_last") != NULL; }
 
 TensorTable table_of_roles(void) {
     TensorTable table = {0};

@@ -187,8 +187,8 @@ static double norm_of(const double *a, size_t n) {
     return sqrt(squares);
 }
 
-/* x after a step along `update`. With cautious decay an element hangs on the sign of its update, which float and double may
- * see differently where it is less than `doubt`. */
+/* x after a step along `update`. With cautious decay an element hangs on the sign of its update, which float and double
+ * may see differently where it is less than `doubt`. */
 static void reference_update(OptimWorld *w, size_t at, double update, double lr, double decay, double doubt) {
     bool cautious = w->config.cautious_weight_decay;
     if (cautious && decay > 0.0 && fabs(update) < doubt) w->unsure[at] = 1.0;
@@ -301,8 +301,8 @@ static void reference_lines(const OptimWorld *w, double *O, double *v, int64_t r
     for (int64_t i = 0; i < rows * columns; i++) O[i] *= before / fmax(after, 1e-10);
 }
 
-/* x <- x - lr decay x - lr O, where O is factor NS(u), and with NorMuon what this makes of it; factor is `own` unless the
- * config says otherwise; u is used up. With split_qkv u is as many matrices as are stacked in the tensor. */
+/* x <- x - lr decay x - lr O, where O is factor NS(u), and with NorMuon what this makes of it; factor is `own` unless
+ * the config says otherwise; u is used up. With split_qkv u is as many matrices as are stacked in the tensor. */
 static void reference_matrix_step(OptimWorld *w, const Tensor *t, double *u, double lr, double decay,
                                   double (*own)(double rows, double columns)) {
     double columns = (double)t->columns;

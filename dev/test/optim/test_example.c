@@ -1,7 +1,7 @@
-/* test_example.c: libmarsopt.a and libmarsopt.so in other programs. The example program, which `make tests` builds, learns
- * with every optimizer and refuses wrong arguments. Programs are compiled here by the line that `make marsopt-flags`
- * prints, and against the shared library, as strict C and as C++; one has functions of its own with names that the
- * library uses inside. */
+/* test_example.c: libmarsopt.a and libmarsopt.so in other programs. The example program, which `make tests` builds,
+ * learns with every optimizer and refuses wrong arguments. Programs are compiled here by the line that `make
+ * marsopt-flags` prints, and against the shared library, as strict C and as C++; one has functions of its own with
+ * names that the library uses inside. */
 #include "dev/test/test.h"
 
 #include <stdio.h>
@@ -156,7 +156,8 @@ static void test_own_functions_in_cpp(void **state) {
 
 /* ---- symbols ---- */
 
-/* The functions and tables named optim_... that optim.h and what it includes declare are the symbols that others see. */
+/* The functions and tables named optim_... that optim.h and what it includes declare are the symbols that others
+ * see. */
 static void test_only_the_headers_names_are_exported(void **state) {
     (void)state;
     static const char declared[] =

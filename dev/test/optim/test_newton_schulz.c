@@ -221,7 +221,8 @@ static void test_against_reference(void **state) {
             }
 }
 
-/* The other polynomials, and how they start: polar-express depends on the length of a matrix that is not far above 1e-6. */
+/* The other polynomials, and how they start: polar-express depends on the length of a matrix that is not far above
+ * 1e-6. */
 static void test_other_coefficients(void **state) {
     Fixture *f = fixture_of(state);
     const Shape few[] = {{1, 1}, {1, 9}, {9, 1}, {33, 65}, {65, 33}, {64, 64}};

@@ -1,7 +1,7 @@
 /* test_optim.c: one process's optimizer steps, as AdamW takes them: against a float64 loop, the clip, gradients that
  * are not finite, steps that are begun ahead, memory that is planned, state in and out. The other rules' numbers, and
- * PyTorch's, are in test_optim_rules.c, their states in test_optim_state.c, passes by themselves in test_optim_passes.c,
- * steps that several processes share in test_optim_sharded.c. */
+ * PyTorch's, are in test_optim_rules.c, their states in test_optim_state.c, passes by themselves in
+ * test_optim_passes.c, steps that several processes share in test_optim_sharded.c. */
 #include "dev/test/test.h"
 
 #include <float.h>

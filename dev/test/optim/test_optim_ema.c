@@ -1,5 +1,5 @@
-/* test_optim_ema.c: the average of the weights: against a float64 loop, shown in the place of the weights and taken back,
- * and without an effect on the steps. */
+/* test_optim_ema.c: the average of the weights: against a float64 loop, shown in the place of the weights and taken
+ * back, and without an effect on the steps. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -11,8 +11,8 @@
 
 /* ---- help ---- */
 
-/* Every role; sizes around the alignment, less and more than a chunk, with and without a gap; a matrix of one column. Few
- * elements, as an emulated GPU has to step through them too. */
+/* Every role; sizes around the alignment, less and more than a chunk, with and without a gap; a matrix of one column.
+ * Few elements, as an emulated GPU has to step through them too. */
 static TensorTable few_tensors(void) {
     TensorTable table = {0};
     tensor_table_add(&table, "one", ROLE_VECTOR, 1, 1, 1);

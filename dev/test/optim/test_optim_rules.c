@@ -1,5 +1,5 @@
-/* test_optim_rules.c: the numbers of every optimizer in one process: against the values of the published implementations
- * (dev/golden/optimizers.json) and the float64 steps of optim_world.h.
+/* test_optim_rules.c: the numbers of every optimizer in one process: against the values of the published
+ * implementations (dev/golden/optimizers.json) and the float64 steps of optim_world.h.
  *
  * With OPTIM_SHOW in the environment, the errors that are measured are printed. */
 #include "dev/test/test.h"
@@ -255,14 +255,15 @@ static void test_defaults(void **state) {
  * the roundings of large ones. */
 static double limit_of(const OptimConfig *config) {
     if (!uses_matrices(config->name)) return 1e-6;
-    /* Other coefficients lift small singular values further, and NorMuon lifts small lines to the size of large ones. */
+    /* Other coefficients lift small singular values further, and NorMuon lifts small lines to the size of large
+     * ones. */
     bool lifts_more = config->ns_coefficients != NS_COEFFICIENTS_QUINTIC || config->name == OPTIM_NORMUON ||
                       config->name == OPTIM_MARS_NORMUON;
     return lifts_more ? 1e-4 : 1e-5;
 }
 
 /* Steps of both, and the same ones in a table of bfloat16 weights, whose master weights must not differ. */
-static void run_against_float64(const Variant *variant, const OptimConfig *config, uint32_t steps) {
+static void run_against_float64(const OptimVariant *variant, const OptimConfig *config, uint32_t steps) {
     OptimWorld *w = open_world(odd_table(), *config, DTYPE_FLOAT32, 1, NULL);
     OptimWorld *copied = open_world(odd_table(), *config, DTYPE_BFLOAT16, 1, NULL);
     for (uint32_t step = 0; step < steps; step++) both_random_step(w, step);
@@ -279,7 +280,7 @@ static void run_against_float64(const Variant *variant, const OptimConfig *confi
 }
 
 /* Which no published value tests. */
-static bool is_normuon(const Variant *variant) {
+static bool is_normuon(const OptimVariant *variant) {
     return variant->name == OPTIM_NORMUON || variant->name == OPTIM_MARS_NORMUON;
 }
 
@@ -288,13 +289,13 @@ static void test_against_float64(void **state) {
     bool in_haste = is_in_haste();
     for (int v = 0; v < VARIANTS; v++)
         for (int clipped = 0; clipped < 2; clipped++) {
-            bool stands_for_others = v % 5 == 2 || (v < BASIC_VARIANTS && is_normuon(&variants[v]));
+            bool stands_for_others = v % 5 == 2 || (v < BASIC_VARIANTS && is_normuon(&optim_variants[v]));
             if (in_haste && (!stands_for_others || clipped != v % 2)) continue;
             if (v >= BASIC_VARIANTS && !clipped) continue;
-            OptimConfig config = variant_config(&variants[v]);
+            OptimConfig config = variant_config(&optim_variants[v]);
             config.grad_clip = clipped ? 1.0 : 0.0;
             config.gradient_scale = clipped ? 4.0 : 1.0;
-            run_against_float64(&variants[v], &config, in_haste ? 2 : 5);
+            run_against_float64(&optim_variants[v], &config, in_haste ? 2 : 5);
         }
 }
 
@@ -304,7 +305,7 @@ static float zero(uint32_t stream, size_t at) { return (void)stream, (void)at, 0
 static void test_zero_gradient(void **state) {
     (void)state;
     for (int v = 0; v < BASIC_VARIANTS; v++) {
-        OptimWorld *w = open_world(table_of_roles(), variant_config(&variants[v]), DTYPE_FLOAT32, 2, NULL);
+        OptimWorld *w = open_world(table_of_roles(), variant_config(&optim_variants[v]), DTYPE_FLOAT32, 2, NULL);
         for (int step = 0; step < 2; step++) {
             set_gradient(w, zero, 0);
             if (optim_info(w->optim)->gradients > 1) {
@@ -329,7 +330,7 @@ static void test_one_role(void **state) {
             TensorTable table = {0};
             tensor_table_add(&table, "a", (TensorRole)role, role == ROLE_VECTOR ? 1 : 13, 5, 13);
             tensor_table_add(&table, "b", (TensorRole)role, role == ROLE_VECTOR ? 1 : 5, 13, 5);
-            OptimWorld *w = open_world(table, variant_config(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+            OptimWorld *w = open_world(table, variant_config(&optim_variants[v]), DTYPE_FLOAT32, 1, NULL);
             for (uint32_t step = 0; step < 3; step++) both_random_step(w, step);
             assert_states(w, 5e-7);
             assert_moved(w, limit_of(&w->config));
@@ -341,7 +342,7 @@ static void test_one_role(void **state) {
 static void test_gamma_zero(void **state) {
     (void)state;
     for (int exact = 0; exact < 2; exact++) {
-        OptimConfig mars = variant_config(&variants[1]), adamw = variant_config(&variants[0]);
+        OptimConfig mars = variant_config(&optim_variants[1]), adamw = variant_config(&optim_variants[0]);
         mars.is_approx = !exact;
         mars.gamma = 0.0;
         mars.gradient_scale = adamw.gradient_scale = 4.0;
@@ -366,8 +367,8 @@ static void test_gamma_zero(void **state) {
 
 /* ---- SGD-SaI's rates ---- */
 
-/* The rate is set at the first step and not again: one element, none but zeros, a spread that is small next to the mean,
- * and two elements. */
+/* The rate is set at the first step and not again: one element, none but zeros, a spread that is small next to the
+ * mean, and two elements. */
 static void test_snr(void **state) {
     (void)state;
     TensorTable table = {0};
@@ -375,7 +376,7 @@ static void test_snr(void **state) {
     tensor_table_add(&table, "zero", ROLE_MATRIX, 3, 5, 3);
     tensor_table_add(&table, "narrow", ROLE_MATRIX, 40, 50, 40);
     tensor_table_add(&table, "two", ROLE_VECTOR, 1, 2, 1);
-    OptimConfig config = variant_config(&variants[BASIC_VARIANTS - 1]);
+    OptimConfig config = variant_config(&optim_variants[BASIC_VARIANTS - 1]);
     config.gradient_scale = 8.0;
     OptimWorld *w = open_world(table, config, DTYPE_FLOAT32, 1, NULL);
     const Tensor *t = w->table.tensors;
@@ -403,7 +404,7 @@ static void test_snr(void **state) {
 
 /* Master weights after three steps in a table of one type with Newton-Schulz in another. `error`: how far they are from
  * the float64 ones, in ways; may be NULL. */
-static float *params_with(const Variant *variant, DType type, NsDtype ns_dtype, double *error) {
+static float *params_with(const OptimVariant *variant, DType type, NsDtype ns_dtype, double *error) {
     OptimConfig config = variant_config(variant);
     config.ns_dtype = ns_dtype;
     OptimWorld *w = open_world(table_of_chunks(), config, type, 1, NULL);
@@ -427,19 +428,21 @@ static void test_ns_dtype(void **state) {
     tensor_table_free(&table);
     bool in_haste = is_in_haste();
     for (int v = 0; v < BASIC_VARIANTS; v++) {
-        if (in_haste && variants[v].name != OPTIM_MUON && variants[v].name != OPTIM_MARS_M) continue;
-        if (!uses_matrices(variants[v].name) || (variants[v].form != USUAL && variants[v].form != EXACT)) continue;
+        if (in_haste && optim_variants[v].name != OPTIM_MUON && optim_variants[v].name != OPTIM_MARS_M) continue;
+        if (!uses_matrices(optim_variants[v].name) ||
+            (optim_variants[v].form != USUAL && optim_variants[v].form != EXACT))
+            continue;
         for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
             double error;
             DType other = type == DTYPE_FLOAT32 ? DTYPE_BFLOAT16 : DTYPE_FLOAT32;
             NsDtype ns_dtype = type == DTYPE_FLOAT32 ? NS_DTYPE_FLOAT32 : NS_DTYPE_BFLOAT16;
-            float *params = params_with(&variants[v], (DType)type, ns_dtype, &error);
-            float *in_other = params_with(&variants[v], other, ns_dtype, NULL);
-            float *automatic = params_with(&variants[v], (DType)type, NS_DTYPE_AUTO, NULL);
+            float *params = params_with(&optim_variants[v], (DType)type, ns_dtype, &error);
+            float *in_other = params_with(&optim_variants[v], other, ns_dtype, NULL);
+            float *automatic = params_with(&optim_variants[v], (DType)type, NS_DTYPE_AUTO, NULL);
             assert_memory_equal(in_other, params, bytes);
             assert_memory_equal(automatic, params, bytes);
             if (shows())
-                print_message("%-26s %s: %.2e of the way\n", variants[v].label, dtype_name((DType)type), error);
+                print_message("%-26s %s: %.2e of the way\n", optim_variants[v].label, dtype_name((DType)type), error);
             assert_true(type == DTYPE_FLOAT32 ? error < 1e-4 : error > 1e-3);
             free(params);
             free(in_other);

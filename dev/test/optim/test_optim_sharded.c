@@ -288,8 +288,8 @@ static void make_shares(void) {
     }
 }
 
-/* The sum over processes, in their order, is the gradient of a process that is alone. Processes from `of_processes` on add
- * nothing to it. */
+/* The sum over processes, in their order, is the gradient of a process that is alone. Processes from `of_processes` on
+ * add nothing to it. */
 static void set_own_gradient(Process *p, uint32_t step, bool second) {
     const TensorTable *table = &p->world->table;
     float *grads = optim_gradient(p->world->optim, second);
@@ -627,7 +627,8 @@ static void assert_close_norm(const char *name, const char *what, double own, do
 }
 
 /* Every rank says the same of a step, and what one rank without others says. Where parameters have the same bits, norms
- * differ by the order of a sum in double; else by a few roundings of parameters, and what Newton-Schulz makes of them. */
+ * differ by the order of a sum in double; else by a few roundings of parameters, and what Newton-Schulz makes of
+ * them. */
 static void assert_same_norms(const char *name, const Process *job, int size, const StepNorms *expected, uint32_t step,
                               bool same_bits) {
     const TensorTable *table = &job->world->table;

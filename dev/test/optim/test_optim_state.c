@@ -1,5 +1,5 @@
-/* test_optim_state.c: what every optimizer keeps from step to step, in one process: which states it has and where, that a
- * gradient that is not finite changes nothing, that a step goes on from a checkpoint with the same bits, and that the
+/* test_optim_state.c: what every optimizer keeps from step to step, in one process: which states it has and where, that
+ * a gradient that is not finite changes nothing, that a step goes on from a checkpoint with the same bits, and that the
  * bits depend neither on threads nor on what nobody set. */
 #include "dev/test/test.h"
 
@@ -29,14 +29,14 @@ static void test_not_finite(void **state) {
     (void)state;
     const float bad[] = {NAN, INFINITY, -INFINITY};
     for (int v = 0; v < BASIC_VARIANTS; v++) {
-        OptimConfig config = variant_config(&variants[v]);
+        OptimConfig config = variant_config(&optim_variants[v]);
         config.ns_dtype = NS_DTYPE_AUTO;
         OptimWorld *w = open_world(table_of_roles(), config, DTYPE_BFLOAT16, 2, NULL);
         OptimWorld *twin = open_world(table_of_roles(), config, DTYPE_BFLOAT16, 2, NULL);
         uint32_t step = 0;
         for (int tensor = 0; tensor < w->table.count; tensor++) {
             if (is_in_haste() && tensor != v % w->table.count) continue;
-            for (int second = 0; second < 1 + (variants[v].form == EXACT); second++, step++)
+            for (int second = 0; second < 1 + (optim_variants[v].form == EXACT); second++, step++)
                 expect_skip(w, twin, step, tensor, second, bad[(step + (uint32_t)v) % 3]);
         }
         close_world(w);
@@ -48,13 +48,13 @@ static void test_not_finite(void **state) {
 static void test_not_finite_ahead(void **state) {
     (void)state;
     for (int v = 0; v < BASIC_VARIANTS; v++) {
-        OptimConfig config = variant_config(&variants[v]);
+        OptimConfig config = variant_config(&optim_variants[v]);
         config.ns_dtype = NS_DTYPE_AUTO;
         OptimWorld *w = open_world(table_of_roles(), config, DTYPE_BFLOAT16, 2, NULL);
         OptimWorld *twin = open_world(table_of_roles(), config, DTYPE_BFLOAT16, 2, NULL);
         int tensors = w->table.count;
         for (uint32_t step = 0; step < 6; step++) {
-            bool in_second = variants[v].form == EXACT && step % 2 == 1;
+            bool in_second = optim_variants[v].form == EXACT && step % 2 == 1;
             begin_spoilt_step(w, 100 + step, (int)step % tensors, in_second, step % 3 ? NAN : INFINITY);
             if (step > 0) assert_int_equal(optim_result(w->optim).nonfinite_tensor, -1);
             begin_spoilt_step(w, step, -1, false, 0.0f);
@@ -76,7 +76,7 @@ static void test_not_finite_ahead(void **state) {
 static void test_copies_are_written(void **state) {
     (void)state;
     for (int v = 0; v < BASIC_VARIANTS; v++) {
-        OptimWorld *w = open_world(table_of_roles(), variant_config(&variants[v]), DTYPE_BFLOAT16, 1, NULL);
+        OptimWorld *w = open_world(table_of_roles(), variant_config(&optim_variants[v]), DTYPE_BFLOAT16, 1, NULL);
         size_t bytes = w->table.length * sizeof(bfloat16);
         void *poison = checked_malloc(bytes, "weights");
         memset(poison, 0xff, bytes);
@@ -97,8 +97,8 @@ static void test_copies_are_written(void **state) {
 static void test_undefined_numbers(void **state) {
     (void)state;
     for (int v = 0; v < BASIC_VARIANTS; v++) {
-        OptimWorld *w = open_world(table_of_roles(), variant_config(&variants[v]), DTYPE_FLOAT32, 1, NULL);
-        OptimWorld *twin = open_world(table_of_roles(), variant_config(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        OptimWorld *w = open_world(table_of_roles(), variant_config(&optim_variants[v]), DTYPE_FLOAT32, 1, NULL);
+        OptimWorld *twin = open_world(table_of_roles(), variant_config(&optim_variants[v]), DTYPE_FLOAT32, 1, NULL);
         for (uint32_t step = 0; step < 5; step++) {
             fill_gradient(w, NAN);
             random_steps(w, step, step + 1);
@@ -115,9 +115,9 @@ static void test_undefined_numbers(void **state) {
 static void test_exchange(void **state) {
     (void)state;
     for (int v = 0; v < BASIC_VARIANTS; v++) {
-        OptimWorld *w = open_world(table_of_roles(), variant_config(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        OptimWorld *w = open_world(table_of_roles(), variant_config(&optim_variants[v]), DTYPE_FLOAT32, 1, NULL);
         const float *own = w->buffers.grads, *other = NULL;
-        bool changes = uses_prev_grad(&variants[v]) && variants[v].form != EXACT;
+        bool changes = uses_prev_grad(&optim_variants[v]) && optim_variants[v].form != EXACT;
         for (uint32_t step = 0; step < 5; step++) {
             const float *place = optim_gradient(w->optim, w->which);
             if (changes && step == 1) other = place;
@@ -133,8 +133,8 @@ static void test_exchange(void **state) {
 static void test_exchange_exact(void **state) {
     (void)state;
     for (int v = 0; v < BASIC_VARIANTS; v++) {
-        if (variants[v].form != EXACT) continue;
-        OptimWorld *w = open_world(table_of_roles(), variant_config(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        if (optim_variants[v].form != EXACT) continue;
+        OptimWorld *w = open_world(table_of_roles(), variant_config(&optim_variants[v]), DTYPE_FLOAT32, 1, NULL);
         const float *places[4];
         for (uint32_t step = 0; step < 4; step++) {
             assert_ptr_equal(optim_gradient(w->optim, w->which), w->buffers.grads);
@@ -158,9 +158,9 @@ static void second(void *world) { optim_gradient(((OptimWorld *)world)->optim, 1
 static void test_wrong_order(void **state) {
     (void)state;
     for (int v = 0; v < BASIC_VARIANTS; v++) {
-        OptimWorld *w = open_world(table_of_roles(), variant_config(&variants[v]), DTYPE_FLOAT32, 1, NULL);
-        assert_int_equal(optim_info(w->optim)->gradients, variants[v].form == EXACT ? 2 : 1);
-        if (variants[v].form == EXACT) {
+        OptimWorld *w = open_world(table_of_roles(), variant_config(&optim_variants[v]), DTYPE_FLOAT32, 1, NULL);
+        assert_int_equal(optim_info(w->optim)->gradients, optim_variants[v].form == EXACT ? 2 : 1);
+        if (optim_variants[v].form == EXACT) {
             assert_dies(step_once, w, "needs two gradients");
             random_steps(w, 0, 1);
             assert_dies(step_once, w, "needs two gradients");
@@ -178,7 +178,7 @@ static void test_threads(void **state) {
     if (strcmp(test_device(), "cpu") != 0) skip(); /* a GPU's work does not depend on them */
     for (int v = 0; v < VARIANTS; v += 4)
         for (int type = DTYPE_FLOAT32; type <= DTYPE_BFLOAT16; type++) {
-            OptimConfig config = variant_config(&variants[v]);
+            OptimConfig config = variant_config(&optim_variants[v]);
             config.ns_dtype = NS_DTYPE_AUTO;
             OptimWorld *one = open_world(table_of_chunks(), config, (DType)type, 1, NULL);
             random_steps(one, 0, 2);
@@ -217,7 +217,7 @@ static void test_resume(void **state) {
     for (int v = 0; v < BASIC_VARIANTS; v++)
         for (uint32_t steps = 1; steps < 4; steps++) {
             if (is_in_haste() && steps != 1 + (uint32_t)v % 3) continue;
-            OptimConfig config = variant_config(&variants[v]);
+            OptimConfig config = variant_config(&optim_variants[v]);
             config.ns_dtype = NS_DTYPE_AUTO;
             OptimWorld *old = open_world(table_of_roles(), config, DTYPE_BFLOAT16, 2, NULL);
             OptimWorld *new = open_world(table_of_roles(), config, DTYPE_BFLOAT16, 2, NULL);
@@ -236,16 +236,16 @@ static void test_resume(void **state) {
 static void test_names(void **state) {
     (void)state;
     for (int v = 0; v < VARIANTS; v++) {
-        OptimWorld *w = open_world(table_of_roles(), variant_config(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        OptimWorld *w = open_world(table_of_roles(), variant_config(&optim_variants[v]), DTYPE_FLOAT32, 1, NULL);
         char names[64] = "";
         for (int s = 0; s < optim_info(w->optim)->state_count; s++) {
             size_t length = strlen(names);
             snprintf(names + length, sizeof names - length, "%s%s", s ? " " : "", optim_info(w->optim)->state_names[s]);
         }
-        assert_string_equal(names, variants[v].states);
-        assert_int_equal(optim_info(w->optim)->scalar_count, uses_prev_grad(&variants[v])        ? 2
-                                                             : variants[v].name == OPTIM_SGD_SAI ? 1
-                                                                                                 : 0);
+        assert_string_equal(names, optim_variants[v].states);
+        assert_int_equal(optim_info(w->optim)->scalar_count, uses_prev_grad(&optim_variants[v])        ? 2
+                                                             : optim_variants[v].name == OPTIM_SGD_SAI ? 1
+                                                                                                       : 0);
         close_world(w);
     }
 }
@@ -307,7 +307,7 @@ static void test_state_of_lines(void **state) {
 static void test_bytes(void **state) {
     (void)state;
     for (int v = 0; v < VARIANTS; v++) {
-        OptimWorld *w = open_world(odd_table(), variant_config(&variants[v]), DTYPE_FLOAT32, 1, NULL);
+        OptimWorld *w = open_world(odd_table(), variant_config(&optim_variants[v]), DTYPE_FLOAT32, 1, NULL);
         size_t least = 0, limit = 0, flat = w->table.length * sizeof(float);
         for (int s = 0; s < optim_info(w->optim)->state_count; s++) {
             bool whole = strcmp(optim_info(w->optim)->state_names[s], "g_last") == 0;
@@ -322,7 +322,7 @@ static void test_bytes(void **state) {
             }
         }
         assert_in_range(optim_info(w->optim)->state_bytes, least, limit);
-        assert_int_equal(optim_info(w->optim)->exact_bytes, variants[v].form == EXACT ? flat : 0);
+        assert_int_equal(optim_info(w->optim)->exact_bytes, optim_variants[v].form == EXACT ? flat : 0);
         size_t newton_schulz = optim_info(w->optim)->workspace_bytes - optim_info(w->optim)->exact_bytes;
         if (uses_matrices(w->config.name))
             assert_true(newton_schulz > 2 * 128 * 128 * sizeof(float)); /* two of the largest hidden matrix */
