@@ -56,8 +56,8 @@ int rule_state_find(const Rule *rule, const char *name) {
     {LM_HEAD,   RULE_ADAMW, LR_LM_HEAD,   BETAS_1D,   DECAY_MAIN, ALWAYS}, \
     {VECTOR,    RULE_ADAMW, LR_1D,        BETAS_1D,   DECAY_MAIN, ALWAYS}
 
-/* Muon as MARS's baseline (rules/muon.h): a rule for every 2-D tensor, or with muon_embeddings false for hidden matrices;
- * what AdamW updates decays by weight_decay. */
+/* Muon as MARS's baseline (rules/muon.h): a rule for every 2-D tensor, or with muon_embeddings false for hidden
+ * matrices; what AdamW updates decays by weight_decay. */
 #define EVERY_MATRIX(rule)                                                                           \
     {MATRIX,              rule,       LR_MUON,      BETAS_MAIN, DECAY_MUON, ALWAYS},                 \
     {EMBEDDING | LM_HEAD, rule,       LR_MUON,      BETAS_MAIN, DECAY_MUON, WHEN_MUON_EMBEDDINGS},   \
@@ -65,7 +65,8 @@ int rule_state_find(const Rule *rule, const char *name) {
     {LM_HEAD,             RULE_ADAMW, LR_LM_HEAD,   BETAS_MAIN, DECAY_MAIN, UNLESS_MUON_EMBEDDINGS}, \
     {VECTOR,              RULE_ADAMW, LR_1D,        BETAS_MAIN, DECAY_MAIN, ALWAYS}
 
-/* OPTIMIZER(name in the code, name and title for users, another name or NULL, momentum, lr_1d, muon_embeddings, groups) */
+/* OPTIMIZER(name in the code, name and title for users, another name or NULL, momentum, lr_1d, muon_embeddings,
+ * groups) */
 #define OPTIMIZERS(OPTIMIZER) \
     OPTIMIZER(OPTIM_ADAMW, "adamw", "AdamW", NULL, 0.95, 0, true, ONE_RULE(RULE_ADAMW)) \
     OPTIMIZER(OPTIM_MARS_ADAMW, "mars-adamw", "MARS-AdamW", NULL, 0.95, 3e-3, true, \

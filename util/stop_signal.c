@@ -1,9 +1,9 @@
 /* stop_signal.c: see stop_signal.h.
  *
- * A thread of its own waits for the signals, and all others block them, but for those that a library started before main()
- * (UCX, which MPI loads, does). A handler may run on those threads alone: it runs on the stack of the thread that the
- * system interrupts, and oneDNN's AVX and AVX2 kernels use the stack pointer for a buffer on the heap, so a signal would
- * overwrite the memory below the buffer. */
+ * A thread of its own waits for the signals, and all others block them, but for those that a library started before
+ * main() (UCX, which MPI loads, does). A handler may run on those threads alone: it runs on the stack of the thread
+ * that the system interrupts, and oneDNN's AVX and AVX2 kernels use the stack pointer for a buffer on the heap, so a
+ * signal would overwrite the memory below the buffer. */
 #include "util/stop_signal.h"
 
 #include <pthread.h>

@@ -403,8 +403,8 @@ static Case qk_case(const Bench *b, int HS, const char *what, void (*run)(Backen
     return c;
 }
 
-/* Queries and keys are two thirds of qkv. The backward pass reads them too. Angles, and an rstd of 1, keep a gradient that
- * is worked on in place again and again from dying out. */
+/* Queries and keys are two thirds of qkv. The backward pass reads them too. Angles, and an rstd of 1, keep a gradient
+ * that is worked on in place again and again from dying out. */
 static void bench_qk_norm_rope(Bench *b, int HS) {
     int N = b->s.N, T = b->s.T;
     Case forward = qk_case(b, HS, "forward", run_qk_norm_rope_forward);

@@ -123,8 +123,8 @@ static void shared_work(const Bench *bench, const OptimConfig *config, Work *wor
 
 /* ---- measuring ---- */
 
-/* While on, the matmuls of Newton-Schulz are timed by the table's stopwatch: all of a run's at once, since each mark takes
- * a GPU time, and when the stopwatch has no room for more it waits for the GPU, which then falls idle. */
+/* While on, the matmuls of Newton-Schulz are timed by the table's stopwatch: all of a run's at once, since each mark
+ * takes a GPU time, and when the stopwatch has no room for more it waits for the GPU, which then falls idle. */
 static void (*plain_matmul)(Backend *, const BatchedMatmul *, void *, const void *, const void *, const void *);
 static int matmuls_of_run, matmuls_seen;
 

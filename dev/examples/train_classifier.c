@@ -14,7 +14,7 @@
 
 enum { LAYERS = 3, TENSORS = 2 * LAYERS, ARMS = 3, WIDEST = 32, POINTS = 1500, TESTS = 900, BATCH = 50, STEPS = 1000 };
 
-/* Layer l has sizes[l] inputs and sizes[l + 1] outputs. Its weight W (out, in) is tensor 2l, its bias b (out) 2l + 1. */
+/* Layer l has sizes[l] inputs and sizes[l + 1] outputs. Its weight (out, in) is tensor 2l, its bias (out) 2l + 1. */
 static const char *const names[TENSORS] = {"W1", "b1", "W2", "b2", "W3", "b3"};
 static const int sizes[LAYERS + 1] = {2, WIDEST, WIDEST, ARMS};
 

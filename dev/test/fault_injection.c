@@ -65,9 +65,9 @@ __attribute__((constructor)) static void act_like_ucx(void) {
     if (pthread_create(&thread, NULL, wait_for_ever, NULL) != 0) abort();
 }
 
-/* The handler has a stack of its own: oneDNN's AVX2 kernels use the stack pointer for something else. The timer is one of
- * timer_create(), which ends when the program executes itself anew: one of setitimer() would go on, and its signal end the
- * new program before this function has set the handler again. */
+/* The handler has a stack of its own: oneDNN's AVX2 kernels use the stack pointer for something else. The timer is one
+ * of timer_create(), which ends when the program executes itself anew: one of setitimer() would go on, and its signal
+ * end the new program before this function has set the handler again. */
 __attribute__((constructor)) static void slow_down(void) {
     static char stack[1 << 16];
     const char *slow = getenv("FAULT_SLOW_RANK"), *rank = getenv("OMPI_COMM_WORLD_RANK");

@@ -48,8 +48,8 @@ typedef struct CommandResult {
 /* Runs a shell command in the repository's root and waits for it. The result is static: the next call reuses it. */
 CommandResult *test_run(const char *format, ...) PRINTF_LIKE(1, 2);
 
-/* Skips the test if this machine cannot start the programs of this build: a test that an emulator runs (qemu-user) starts
- * other programs without it. */
+/* Skips the test if this machine cannot start the programs of this build: a test that an emulator runs (qemu-user)
+ * starts other programs without it. */
 void test_skip_without_programs(void);
 
 /* Fails unless the command ended with `status` and its output holds `text`; shows both when it fails. */

@@ -1,5 +1,5 @@
-/* test_config.c: the config parser: files, keys, values, the command line. What it accepts must be read exactly; what it
- * refuses must be refused with a message that names the place and what would be right. Messages are compared by the
+/* test_config.c: the config parser: files, keys, values, the command line. What it accepts must be read exactly; what
+ * it refuses must be refused with a message that names the place and what would be right. Messages are compared by the
  * parts that a user needs. Keys that do not go together: test_config_rules.c; a model that comes with weights:
  * test_config_model.c. */
 #include "dev/test/config/config_fixture.h"

@@ -1,4 +1,5 @@
-/* test_config_bases.c: config files that name a base, and --print_config, which shows the values that they add up to. */
+/* test_config_bases.c: config files that name a base, and --print_config, which shows the values that they add up
+ * to. */
 #include "dev/test/config/config_fixture.h"
 
 #include <stdio.h>

@@ -45,7 +45,8 @@ static void test_model_of_weights(void **state) {
     assert_int_equal(config.model.init, MODEL_INIT_FAN_IN);
 }
 
-/* Every key of the model may be given again; another value is an error that names the place, the key and both values. */
+/* Every key of the model may be given again; another value is an error that names the place, the key and both
+ * values. */
 static void test_contradictions_with_weights(void **state) {
     (void)state;
     GPT2Config model = small_model(modern_keys);

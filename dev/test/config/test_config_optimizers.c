@@ -225,8 +225,8 @@ static void test_list_of_optimizers(void **state) {
     free(text);
 }
 
-/* What an optimizer uses in one of its forms: without an effect in the other, it is refused on the command line and left
- * out of the config in a file. */
+/* What an optimizer uses in one of its forms: without an effect in the other, it is refused on the command line and
+ * left out of the config in a file. */
 static void test_settings_of_one_form(void **state) {
     (void)state;
     static const struct {

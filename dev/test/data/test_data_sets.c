@@ -158,8 +158,8 @@ static void test_training_on_validation_files(void **state) {
 
 /* ---- tokens that cannot be read in the middle of a run ---- */
 
-/* The order is sequential: step t of 12 sequences of 32 tokens takes tokens 384 t to 384 (t + 1). Token LATE is in step 3 and
- * in none of the windows that are looked at before the run. Of two processes the second one reads it. */
+/* The order is sequential: step t of 12 sequences of 32 tokens takes tokens 384 t to 384 (t + 1). Token LATE is in step
+ * 3 and in none of the windows that are looked at before the run. Of two processes the second one reads it. */
 enum { STREAM = 20000, LATE = 1400, TOO_LARGE = 300 };
 static const char steady[] = "--order=sequential --checkpoint_interval=0 --warmup_iters=0";
 

@@ -1,5 +1,5 @@
-/* test_documents.c: from files to documents: what is packed and how, which files there are, where documents begin and end,
- * and what is wrong with a line of JSON. What becomes of documents: test_pipeline.c. */
+/* test_documents.c: from files to documents: what is packed and how, which files there are, where documents begin and
+ * end, and what is wrong with a line of JSON. What becomes of documents: test_pipeline.c. */
 #include "dev/test/test.h"
 
 #include <stdio.h>

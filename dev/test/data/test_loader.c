@@ -1,5 +1,5 @@
-/* test_loader.c: from a stream of tokens to batches: which sequence is where in each order, shuffling, reading ahead, and
- * errors that come with the batch. */
+/* test_loader.c: from a stream of tokens to batches: which sequence is where in each order, shuffling, reading ahead,
+ * and errors that come with the batch. */
 #include "dev/test/data/shard_fixture.h"
 
 #include <math.h>

@@ -22,7 +22,8 @@ static uint32_t next_random(uint32_t *state) {
     return *state >> 16;
 }
 
-/* Words, numbers, signs, spaces of all kinds, lines, letters of several alphabets, and what is no UTF-8; a 0 after it. */
+/* Words, numbers, signs, spaces of all kinds, lines, letters of several alphabets, and what is no UTF-8; a 0 after
+ * it. */
 static char *make_text(size_t bytes, uint32_t seed) {
     static const char *const parts[] = {" the",
                                         " a",

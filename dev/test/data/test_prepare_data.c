@@ -493,8 +493,8 @@ static void test_a_stopped_replacement_goes_on(void **state) {
     assert_files(test_path("others"), "tokens.json train_000000.bin val_000000.bin ");
 }
 
-/* Killed before each of its renames: what is there then is old or new as a whole or not described, and the next run goes on
- * from it. */
+/* Killed before each of its renames: what is there then is old or new as a whole or not described, and the next run
+ * goes on from it. */
 static void test_killed_while_it_replaces(void **state) {
     (void)state;
     const char *none[] = {NULL};
@@ -578,8 +578,8 @@ static void test_one_run_at_a_time(void **state) {
     free(path);
 }
 
-/* A text of 150 MB in 120 MB of address space, most of which libraries and stacks take. Each further arena of malloc would
- * take 64 MB of it. */
+/* A text of 150 MB in 120 MB of address space, most of which libraries and stacks take. Each further arena of malloc
+ * would take 64 MB of it. */
 static void test_memory_is_bounded(void **state) {
     (void)state;
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

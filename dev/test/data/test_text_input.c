@@ -1,6 +1,7 @@
 /* test_text_input.c: what people bring to prepare_data as text: other formats, other encodings, byte order marks, other
- * ends of lines, options that do not fit the input, odd files and folders, and texts whose length is not known. The program
- * is taken from the folder in MARS_BIN (default: the repository root). How documents are found: test_documents.c. */
+ * ends of lines, options that do not fit the input, odd files and folders, and texts whose length is not known. The
+ * program is taken from the folder in MARS_BIN (default: the repository root). How documents are found:
+ * test_documents.c. */
 #include "dev/test/test.h"
 
 #include <cjson/cJSON.h>
@@ -218,7 +219,8 @@ static void write_words(const char *path, size_t bytes) {
     free(text);
 }
 
-/* Packed, through a pipe, both, from standard input that is a file, and one after the other: as the same plain files. */
+/* Packed, through a pipe, both, from standard input that is a file, and one after the other: as the same plain
+ * files. */
 static void test_validation_from_the_end(void **state) {
     (void)state;
     write_words(test_path("words"), 3000000);

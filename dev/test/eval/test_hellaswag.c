@@ -1,5 +1,5 @@
-/* test_hellaswag.c: HellaSwag from its published form to the lines of metrics.jsonl: the file, what is wrong with one, the
- * score against one row at a time, and the trainer with any number of processes. */
+/* test_hellaswag.c: HellaSwag from its published form to the lines of metrics.jsonl: the file, what is wrong with one,
+ * the score against one row at a time, and the trainer with any number of processes. */
 #include "dev/test/train/train_fixture.h"
 
 #include <math.h>

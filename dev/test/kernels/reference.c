@@ -69,8 +69,8 @@ void reference_norm_forward(const NormShape *norm, double *out, double *mean, do
     }
 }
 
-/* With y = (x - mean) rstd and dy = dout weight:   dx = rstd (dy - mean(dy) - y mean(dy y)); RMSNorm, whose mean does not
- * depend on x, is without mean(dy) */
+/* With y = (x - mean) rstd and dy = dout weight:   dx = rstd (dy - mean(dy) - y mean(dy y)); RMSNorm, whose mean does
+ * not depend on x, is without mean(dy) */
 void reference_norm_backward(const NormShape *norm, double *dx, double *dweight, double *dbias, const double *dout,
                              const double *x, const double *weight) {
     int C = norm->C;

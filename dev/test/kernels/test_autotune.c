@@ -1,6 +1,6 @@
-/* test_autotune.c: what is multiplied while algorithms are timed (kernels/autotune.h): numbers as they are in training. A
- * GPU takes less time for zeros, and the algorithm that is fastest for them need not be the one for a run. What follows
- * from the times is tested in test_matmul_autotune.cu. */
+/* test_autotune.c: what is multiplied while algorithms are timed (kernels/autotune.h): numbers as they are in training.
+ * A GPU takes less time for zeros, and the algorithm that is fastest for them need not be the one for a run. What
+ * follows from the times is tested in test_matmul_autotune.cu. */
 #include "dev/test/test.h"
 
 #include <math.h>

@@ -1,6 +1,6 @@
 /* test_fewer_threads.c: the CPU's operations and optimizers when OpenMP starts fewer threads than they ask for: because
- * of OMP_THREAD_LIMIT and OMP_DYNAMIC, with which the program starts itself again, or because the caller is in a parallel
- * region. */
+ * of OMP_THREAD_LIMIT and OMP_DYNAMIC, with which the program starts itself again, or because the caller is in a
+ * parallel region. */
 #include "dev/test/kernels/kernel_fixture.h"
 
 #include <math.h>
@@ -46,8 +46,9 @@ static void test_embedding(void **state) {
     expect_near(dwpe, edwpe, 1, "dwpe");
 }
 
-/* One large matrix, in parts if a is stored transposed, which leave their sums in the working memory that LayerNorm uses
- * next; a symmetric one in blocks; and 3 small matrices, one thread each. All are full of ones, so that each element is the inner dimension. */
+/* One large matrix, in parts if a is stored transposed, which leave their sums in the working memory that LayerNorm
+ * uses next; a symmetric one in blocks; and 3 small matrices, one thread each. All are full of ones, so that each
+ * element is the inner dimension. */
 static void test_batched_matmul(void **state) {
     Fixture *f = fixture_of(state);
     Backend *be = f->be;

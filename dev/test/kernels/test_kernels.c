@@ -400,9 +400,9 @@ static void test_cross_entropy_padding(void **state) {
     }
 }
 
-/* A row with NaN, or with a logit of +infinity, has no softmax: its loss and its gradients are NaN. A logit of -infinity
- * has the probability 0, and as the target an infinite loss; with softcap it is NaN as well. What the padding holds does
- * not matter. */
+/* A row with NaN, or with a logit of +infinity, has no softmax: its loss and its gradients are NaN. A logit of
+ * -infinity has the probability 0, and as the target an infinite loss; with softcap it is NaN as well. What the padding
+ * holds does not matter. */
 static void test_cross_entropy_special(void **state) {
     Fixture *f = fixture_of(state);
     enum { N = 8, V = 259, VP = 320 };

@@ -381,8 +381,8 @@ static void test_decode(void **state) {
 
 /* A special value in column 2 of head 1 of the query, key or value of one token, or of its dout. Kernels multiply the
  * masked pairs of a block of queries and keys by 0, which makes NaN of NaN. So the special key is the first one, which
- * every query sees, and the special query is the last one of a block, which sees every key of it. dout is special by NaN
- * alone: the sum of an infinite dout times out is infinite, but NaN where it is added up key by key. */
+ * every query sees, and the special query is the last one of a block, which sees every key of it. dout is special by
+ * NaN alone: the sum of an infinite dout times out is infinite, but NaN where it is added up key by key. */
 static void special(Fixture *f, double value, int which) {
     Backend *be = f->be;
     enum { B = 2, T = 130, NH = 2, HS = 16, C = NH * HS };

@@ -1,5 +1,5 @@
-/* test_kernels_dropout.c: tests dropout of whole arrays on any Backend table against its definition in dropout.h. That of
- * attention weights is tested in test_kernels_attention.c. */
+/* test_kernels_dropout.c: tests dropout of whole arrays on any Backend table against its definition in dropout.h. That
+ * of attention weights is tested in test_kernels_attention.c. */
 #include "dev/test/kernels/kernel_fixture.h"
 
 #include <math.h>
@@ -14,8 +14,8 @@ static void drop(Fixture *f, Array *out, const Array *in, Dropout dropout, int B
 
 /* ---- the definition ---- */
 
-/* Lengths that leave a part of four numbers, of a vector and of a block; sequences of an odd length begin at places that
- * no vector begins at. */
+/* Lengths that leave a part of four numbers, of a vector and of a block; sequences of an odd length begin at places
+ * that no vector begins at. */
 static void test_definition(void **state) {
     Fixture *f = fixture_of(state);
     const int sizes[][2] = {{1, 1}, {3, 5}, {2, 7}, {2, 8}, {1, 1023}, {2, 4096}, {3, 4101}, {1, 8193}, {2, 10000}};

@@ -11,8 +11,8 @@ typedef struct Size {
     int N, IC, OC;
 } Size;
 
-/* From a single number, through sizes that fit no vector or block, to the shapes of a small model. The last two have more
- * rows or columns than one kernel of widened bfloat16 matrices takes (kernels/cpu/matmul_onednn.c). */
+/* From a single number, through sizes that fit no vector or block, to the shapes of a small model. The last two have
+ * more rows or columns than one kernel of widened bfloat16 matrices takes (kernels/cpu/matmul_onednn.c). */
 static const Size sizes[] = {{1, 1, 1},      {1, 3, 17},     {2, 17, 3},     {5, 64, 64},    {1, 100, 384},
                              {33, 100, 64},  {129, 64, 100}, {33, 384, 259}, {64, 384, 128}, {257, 48, 144},
                              {7, 200, 1000}, {2100, 5, 7},   {3, 40, 4200}};
@@ -418,8 +418,8 @@ static void check_same_factors(Fixture *f, DType type) {
 
 static void test_matmul_batched_of_same_factors(void **state) { each_type(state, check_same_factors); }
 
-/* Sizes of matrices that one thread multiplies, and of one that a CPU computes by half, block by block, the last of them
- * narrower, and more rows than are summed at a time. */
+/* Sizes of matrices that one thread multiplies, and of one that a CPU computes by half, block by block, the last of
+ * them narrower, and more rows than are summed at a time. */
 static const MatmulSize symmetric_sizes[] = {{1, 1, 1}, {33, 33, 17}, {389, 389, 801}};
 
 /* Of what is computed by half, the other half is a copy, to the bit. */

@@ -1,5 +1,5 @@
-/* test_output.c: runs whose output nobody can read: the reader of a pipe ends, the disk of a log file is full, a standard
- * stream is closed. The run goes on to its end, and its files hold what they should and nothing else. */
+/* test_output.c: runs whose output nobody can read: the reader of a pipe ends, the disk of a log file is full, a
+ * standard stream is closed. The run goes on to its end, and its files hold what they should and nothing else. */
 #include "dev/test/train/train_fixture.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
-/* test_devices.c: the trainer on a GPU, real or emulated: the same curve as on the CPU, with any number of processes, the
- * same bits each time, checkpoints that either device goes on with, and memory that is planned. Skipped where this build
- * has no GPU to use.
+/* test_devices.c: the trainer on a GPU, real or emulated: the same curve as on the CPU, with any number of processes,
+ * the same bits each time, checkpoints that either device goes on with, and memory that is planned. Skipped where this
+ * build has no GPU to use.
  *
  * An emulated GPU (dev/emu) can be several: MARS_EMU_DEVICES says how many, MARS_EMU_MEMORY how large they are. */
 #include "dev/test/train/train_fixture.h"
@@ -192,7 +192,8 @@ static void test_memory(void **state) {
     assert_non_null(strstr(result->output, "would fit"));
 }
 
-/* Processes that share a GPU, which only tests do, share its memory: what fits where each has one does not fit there. */
+/* Processes that share a GPU, which only tests do, share its memory: what fits where each has one does not fit
+ * there. */
 static void test_memory_of_a_shared_gpu(void **state) {
     (void)state;
     need_gpu();

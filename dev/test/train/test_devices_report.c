@@ -1,5 +1,6 @@
-/* test_devices_report.c: what a run tells of its GPU: the values of its sensors in the metrics, by NVML or a stand-in for it
- * (dev/test/kernels/fake_nvml.c), and to profilers the names of its parts. Skipped where this build has no GPU to use. */
+/* test_devices_report.c: what a run tells of its GPU: the values of its sensors in the metrics, by NVML or a stand-in
+ * for it (dev/test/kernels/fake_nvml.c), and to profilers the names of its parts. Skipped where this build has no GPU
+ * to use. */
 #include "dev/test/train/train_fixture.h"
 
 #include <stdio.h>
@@ -19,8 +20,8 @@ static int setup(void **state) {
 
 /* ---- sensors ---- */
 
-/* A run of one step with these variables in its environment, which finds `library` first in the place of NVML. Returns its
- * log. */
+/* A run of one step with these variables in its environment, which finds `library` first in the place of NVML. Returns
+ * its log. */
 static cJSON *run_with(const char *name, const char *library, const char *variables) {
     assert_run(test_run("mkdir -p %s/%s_lib && cp '%s/test/%s' %s/%s_lib/libnvidia-ml.so.1", test_folder(), name,
                         build(), library, test_folder(), name),

@@ -1,5 +1,5 @@
-/* test_ema.c: runs with an average of their weights (train.ema_start): what they report and save, resumed and with any number
- * of processes. What they export, test_export.c tests. */
+/* test_ema.c: runs with an average of their weights (train.ema_start): what they report and save, resumed and with any
+ * number of processes. What they export, test_export.c tests. */
 #include "dev/test/train/train_fixture.h"
 
 #include <math.h>

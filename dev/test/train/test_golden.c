@@ -19,8 +19,8 @@ typedef struct GoldenRun {
     Launch launch;
 } GoldenRun;
 
-/* Where a step takes a tenth of a second or more (is_in_haste()), a run is its first steps, and that other ways of running
- * are the same, the build without sanitizers tests, and test_devices.c on the emulated GPU. */
+/* Where a step takes a tenth of a second or more (is_in_haste()), a run is its first steps, and that other ways of
+ * running are the same, the build without sanitizers tests, and test_devices.c on the emulated GPU. */
 enum { CASES = 38, FEW_STEPS = 6 };
 
 /* GPT-2, and the models of other architectures. */
@@ -184,7 +184,8 @@ static void check_bfloat16(const GoldenRun *run) {
     bool is_plain = strcmp(run->set, "tiny") == 0; /* in which every optimizer runs */
     if ((is_in_haste() && !is_enough(run)) || (!is_plain && !stands_for_others)) return;
     cJSON *log = run_case(run, "bfloat16", "--precision=bfloat16");
-    /* The first steps of the variants of GPT-2 are large: their losses move by up to 0.04, those of whole runs by 0.01. */
+    /* The first steps of the variants of GPT-2 are large: their losses move by up to 0.04, those of whole runs by
+     * 0.01. */
     assert_golden(run, log, is_modern(run->set) ? 5e-2 : has_bfloat16_newton_schulz(run) ? 1e-2 : 5e-3, false);
     cJSON_Delete(log);
 }

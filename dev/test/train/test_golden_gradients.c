@@ -1,6 +1,6 @@
-/* test_golden_gradients.c: every tensor's gradient of the models in dev/golden/modern, against numbers that the published
- * classes computed in PyTorch: its norm, and its inner product with the weight, which a sign or a swapped pair would
- * change. "NAME q", "k" and "v" are the three parts of c_attn. */
+/* test_golden_gradients.c: every tensor's gradient of the models in dev/golden/modern, against numbers that the
+ * published classes computed in PyTorch: its norm, and its inner product with the weight, which a sign or a swapped
+ * pair would change. "NAME q", "k" and "v" are the three parts of c_attn. */
 #include "dev/test/train/train_fixture.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
-/* test_samples.c: the texts that a run writes while it trains (train.sample_interval): what they are, that training does
- * not change, and what is refused before it begins. */
+/* test_samples.c: the texts that a run writes while it trains (train.sample_interval): what they are, that training
+ * does not change, and what is refused before it begins. */
 #include "dev/test/train/train_fixture.h"
 
 #include <signal.h>
@@ -144,8 +144,8 @@ static void test_training_is_the_same(void **state) {
     }
 }
 
-/* A run that goes on has each text once, the same as one that was never stopped: that of the step where it stopped, too,
- * whether it was written before or not. */
+/* A run that goes on has each text once, the same as one that was never stopped: that of the step where it stopped,
+ * too, whether it was written before or not. */
 static void test_resumed(void **state) {
     (void)state;
     cJSON *expected = run("never_stopped", 0, SAMPLES(3));

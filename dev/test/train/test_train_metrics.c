@@ -1,5 +1,5 @@
-/* test_train_metrics.c: what whole runs report to research with: the learning rate of each parameter group, and the norms
- * of every tensor's gradient, update and weight. */
+/* test_train_metrics.c: what whole runs report to research with: the learning rate of each parameter group, and the
+ * norms of every tensor's gradient, update and weight. */
 #include "dev/test/train/train_fixture.h"
 
 #include <math.h>
@@ -140,8 +140,8 @@ static void test_two_ranks(void **state) {
 
 /* ---- slow ranks ---- */
 
-/* Of three ranks, the one that sleeps whenever it has worked for a while takes most of a step by itself. The others wait
- * for it as long, which does not count: theirs would be a tenth. */
+/* Of three ranks, the one that sleeps whenever it has worked for a while takes most of a step by itself. The others
+ * wait for it as long, which does not count: theirs would be a tenth. */
 static void test_slow_rank(void **state) {
     (void)state;
     if (!train_has_mpi()) skip();

@@ -403,8 +403,8 @@ static void write_spoiled_weights(const char *name, const char *tensor, float va
 }
 
 /* Weights so large that a forward pass overflows. The first step is skipped and reported with the first tensor of the
- * model whose gradient is not finite; the second one ends the run. Norms of neither are reported. The validation loss before them is no number, and JSON's
- * word for that is null. */
+ * model whose gradient is not finite; the second one ends the run. Norms of neither are reported. The validation loss
+ * before them is no number, and JSON's word for that is null. */
 static void assert_ends_after_two(const char *name, int processes, const char *arguments) {
     Launch launch = {.config = train_small_config(), .processes = processes};
     write_spoiled_weights("spoiled.safetensors", "transformer.h.0.ln_1.weight", 3e38f);
