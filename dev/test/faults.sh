@@ -313,7 +313,7 @@ test_calls_of_a_new_run() {
 # ---- calls of export_hf ----
 
 test_calls_of_export() {
-    place='\bout\b|from/'
+    place='\bout\b|tmp_out/|from/'
     run_every_step
     mkdir "$here/before"
     cp -r "$scratch/every/run/checkpoints/step_00000008" "$here/before/from"
