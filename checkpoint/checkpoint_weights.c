@@ -343,17 +343,26 @@ static bool open_in_folder(SafetensorsFile *file, const char *folder, Error *err
     return ok;
 }
 
-/* Checks that a file next to a trainer.json is the one that was saved. Other weights have no checksum. A link to a file
- * counts as that file. */
-static bool verify(const char *path, Error *error) {
-    char *file = realpath(path, NULL), folder[PATH_MAX];
-    if (!file) return files_fail(error, "open", path);
-    files_folder_of(file, folder, sizeof folder);
+/* Checks that a file is the one that was saved, if a trainer.json in its folder says so. *is_checkpoint: there is a
+ * trainer.json. */
+static bool verify_in_folder(const char *path, bool *is_checkpoint, Error *error) {
+    char folder[PATH_MAX];
+    files_folder_of(path, folder, sizeof folder);
+    const char *slash = strrchr(path, '/');
     char *trainer = format_string("%s/" TRAINER_FILE, folder);
-    Error reason;
-    bool ok = !files_exists(trainer) || checkpoint_verify_file(folder, strrchr(file, '/') + 1, &reason) ||
-              error_set(error, "%s; copy the checkpoint again, or take another one", reason.text);
+    *is_checkpoint = files_exists(trainer);
     free(trainer);
+    Error reason;
+    return !*is_checkpoint || checkpoint_verify_file(folder, slash ? slash + 1 : path, &reason) ||
+           error_set(error, "%s; copy the checkpoint again, or take another one", reason.text);
+}
+
+/* Checks weights with the trainer.json next to them or, if the file is a link, next to what it leads to. Other weights
+ * have no checksum. */
+static bool verify(const char *path, Error *error) {
+    bool is_checkpoint, ok = verify_in_folder(path, &is_checkpoint, error);
+    char *file = is_checkpoint ? NULL : realpath(path, NULL);
+    if (file) ok = verify_in_folder(file, &is_checkpoint, error);
     free(file);
     return ok;
 }

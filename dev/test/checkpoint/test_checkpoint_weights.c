@@ -381,6 +381,14 @@ static void test_copied_weights_are_verified(void **state) {
     flip_bit_of(model);
     assert_not_opened(folder, "model.safetensors is damaged: its checksum is");
     assert_not_opened(model, "model.safetensors is damaged: its checksum is");
+    /* A store of files may keep the content of each under another name. */
+    char *stored = format_string("%s/stored", test_folder()), *linked = format_string("%s/linked", test_folder());
+    assert_run(test_run("mkdir '%s' '%s' && cp '%s' '%s/weights' && cp '%s' '%s/record' && "
+                        "ln -s '%s/weights' '%s/model.safetensors' && ln -s '%s/record' '%s/trainer.json'",
+                        stored, linked, model, stored, trainer, stored, stored, linked, stored, linked),
+               0, "");
+    assert_not_opened(linked, "model.safetensors is damaged: its checksum is");
+    free(stored), free(linked);
     const char *link = test_path("link.safetensors");
     assert_int_equal(symlink(model, link), 0);
     assert_not_opened(link, "model.safetensors is damaged: its checksum is"); /* of what the link leads to */
