@@ -42,7 +42,7 @@ is_given = $(filter command,$(firstword $(origin $(1))))
 $(foreach option,$(switches),$(if $(call is_given,$(option)),$(if $(filter 0 1,$($(option))),,\
   $(error $(option)=$($(option)): expected 0 or 1))))
 $(foreach option,BUILD BIN,$(if $(word 2,$($(option))),$(error $(option)=$($(option)): expected a path without blanks)))
-$(foreach option,CC CXX,$(if $(call is_given,$(option)),$(if $(shell command -v $(firstword $($(option)))),,\
+$(foreach option,CC $(if $(filter 1,$(EMU)),CXX),$(if $(call is_given,$(option)),$(if $(shell command -v $(firstword $($(option)))),,\
   $(error $(option)=$($(option)): there is no program $(firstword $($(option)))))))
 
 # make shows a short form of each command; V=1 shows the whole command.

@@ -45,7 +45,7 @@ seconds=${QUICKSTART_SECONDS:-80}
 [[ $seconds =~ ^[1-9][0-9]{0,5}$ ]] ||
     fail "QUICKSTART_SECONDS=$seconds: expected a whole number of seconds from 1 to 999999; unset it for 80"
 
-cd "$(dirname "$(realpath "$0")")/.."
+cd "$(dirname "$0")/.."
 BUILD=${BUILD:-build}
 BIN=${BIN:-.}
 configs=(quickstart quickstart_adamw) # the run of config/NAME.json is runs/NAME

@@ -27,7 +27,7 @@ for argument in "$@"; do
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
     esac
 done
-cd "$(dirname "$(realpath "$0")")/.."
+cd "$(dirname "$0")/.."
 
 # Prints a line for each run: its name, and the comment in the first line of its config.
 list() {

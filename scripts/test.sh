@@ -39,7 +39,7 @@ for argument in "$@"; do
     esac
 done
 
-cd "$(dirname "$(realpath "$0")")/.."
+cd "$(dirname "$0")/.."
 shopt -s extglob
 cores=$(nproc)
 passed=0

@@ -57,7 +57,7 @@ for argument in "$@"; do
             ;;
     esac
 done
-cd "$(dirname "$(realpath "$0")")/.."
+cd "$(dirname "$0")/.."
 names=$(basename -a -s .json config/*.json | tr '\n' ' ')
 [ -n "$name" ] || fail "give the name of a run, one of: $names" 2
 [ -f "config/$name.json" ] || fail "there is no config/$name.json; give one of: $names" 2

@@ -314,10 +314,4 @@ test_where_tokens_come_from() {
     has "$here/output" "there is no $here/my tokens/b*.bin"
 }
 
-test_through_a_link() {
-    ln -s "$PWD/scripts/run.sh" "$here/link.sh"
-    run 0 bash "$here/link.sh" --list
-    has "$here/output" small_mars
-}
-
 run_script_tests "$@"
