@@ -248,8 +248,9 @@ static bool read_gpt2(GPT2Config *config, const cJSON *json, const char *path, E
 
 /* Whoever edits the config.json of a checkpoint gets another model than the one that was trained, and is told so. */
 static void warn_if_edited(const char *folder) {
+    static const char *const name = CONFIG_FILE;
     Error reason;
-    if (files_has(folder, TRAINER_FILE) && !checkpoint_verify_file(folder, CONFIG_FILE, &reason))
+    if (files_has(folder, TRAINER_FILE) && !checkpoint_verify_some(folder, &name, 1, &reason))
         warn("%s; this may not be the model that was trained; copy the checkpoint again, unless you have "
              "edited " CONFIG_FILE,
              reason.text);

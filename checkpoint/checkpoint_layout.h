@@ -77,9 +77,15 @@ bool checkpoint_read_number(const struct cJSON *json, const char *path, const ch
  * "sequences" also if an older version wrote it. The caller deletes it; NULL on failure. */
 struct cJSON *checkpoint_read_trainer(const char *folder, Error *error);
 
-/* Compares one file of a checkpoint folder with the checksum in trainer.json. A file that trainer.json does not list
- * has no checksum, and passes. */
-bool checkpoint_verify_file(const char *folder, const char *name, Error *error);
+/* Whether the folder has a trainer.json, be it a folder or a link that leads nowhere. */
+bool checkpoint_is_in(const char *folder);
+
+/* Compares files of a checkpoint folder with the checksums in trainer.json. A file that is not there, and a file that
+ * trainer.json does not list, pass. */
+bool checkpoint_verify_some(const char *folder, const char *const *names, size_t count, Error *error);
+
+/* What helps where that fails, as the end of a message. */
+#define CHECKPOINT_COPY_AGAIN "; copy the checkpoint again, or take another one"
 
 /* Returns a number that checkpoint_read_trainer() has checked. */
 int64_t checkpoint_integer(const struct cJSON *trainer, const char *key);

@@ -43,10 +43,21 @@ static bool verify_files(const char *folder, const cJSON *trainer, Error *error)
     return true;
 }
 
-bool checkpoint_verify_file(const char *folder, const char *name, Error *error) {
+bool checkpoint_is_in(const char *folder) {
+    char *trainer = format_string("%s/" TRAINER_FILE, folder);
+    bool is_there = files_exists(trainer);
+    free(trainer);
+    return is_there;
+}
+
+bool checkpoint_verify_some(const char *folder, const char *const *names, size_t count, Error *error) {
     cJSON *trainer = checkpoint_read_trainer(folder, error);
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(trainer, "files"), name);
-    bool ok = trainer && (!item || verify_file(folder, item, error));
+    const cJSON *files = cJSON_GetObjectItemCaseSensitive(trainer, "files");
+    bool ok = trainer != NULL;
+    for (size_t i = 0; ok && i < count; i++) {
+        const cJSON *item = cJSON_GetObjectItemCaseSensitive(files, names[i]);
+        ok = !item || !files_has(folder, names[i]) || verify_file(folder, item, error);
+    }
     cJSON_Delete(trainer);
     return ok;
 }
@@ -54,15 +65,9 @@ bool checkpoint_verify_file(const char *folder, const char *name, Error *error) 
 bool checkpoint_verify_tokenizer(const char *folder, Error *error) {
     static const char *const names[] = {"tokens.json", "tokenizer_config.json", "tokenizer.json", "vocab.json",
                                         "merges.txt"};
-    char *trainer = format_string("%s/" TRAINER_FILE, folder);
-    bool is_checkpoint = files_exists(trainer);
-    free(trainer);
-    for (size_t i = 0; is_checkpoint && i < ARRAY_LENGTH(names); i++) {
-        Error reason;
-        if (files_has(folder, names[i]) && !checkpoint_verify_file(folder, names[i], &reason))
-            return error_set(error, "%s; copy the checkpoint again, or take another one", reason.text);
-    }
-    return true;
+    Error reason;
+    return !checkpoint_is_in(folder) || checkpoint_verify_some(folder, names, ARRAY_LENGTH(names), &reason) ||
+           error_set(error, "%s" CHECKPOINT_COPY_AGAIN, reason.text);
 }
 
 static bool open_in_folder(SafetensorsFile *file, const char *folder, const char *name, Error *error) {

@@ -349,12 +349,11 @@ static bool verify_in_folder(const char *path, bool *is_checkpoint, Error *error
     char folder[PATH_MAX];
     files_folder_of(path, folder, sizeof folder);
     const char *slash = strrchr(path, '/');
-    char *trainer = format_string("%s/" TRAINER_FILE, folder);
-    *is_checkpoint = files_exists(trainer);
-    free(trainer);
+    const char *name = slash ? slash + 1 : path;
+    *is_checkpoint = checkpoint_is_in(folder);
     Error reason;
-    return !*is_checkpoint || checkpoint_verify_file(folder, slash ? slash + 1 : path, &reason) ||
-           error_set(error, "%s; copy the checkpoint again, or take another one", reason.text);
+    return !*is_checkpoint || checkpoint_verify_some(folder, &name, 1, &reason) ||
+           error_set(error, "%s" CHECKPOINT_COPY_AGAIN, reason.text);
 }
 
 /* Checks weights with the trainer.json next to them or, if the file is a link, next to what it leads to. Other weights

@@ -100,8 +100,7 @@ static void open_average(Export *e, const char *folder) {
     Error error;
     if (!files_has(folder, TRAINER_FILE))
         die("--ema: %s has no " TRAINER_FILE "; expected a checkpoint of a run; name one, or leave --ema out", folder);
-    if (!checkpoint_open(&e->checkpoint, folder, &error))
-        die("--ema: %s; copy the checkpoint again, or take another one", error.text);
+    if (!checkpoint_open(&e->checkpoint, folder, &error)) die("--ema: %s" CHECKPOINT_COPY_AGAIN, error.text);
     if (e->checkpoint.ema.count == 0)
         die("--ema: %s holds no average of the weights; only runs with train.ema_start save one; leave --ema out",
             folder);

@@ -196,8 +196,8 @@ static void test_modern_model_cannot_change(void **state) {
     assert_null(strstr(result->output, "changed    model."));
 }
 
-/* Our checkpoints have zero biases where the model has none. Without trainer.json they look like biases; a model
- * without any is the same, and may be asked for. */
+/* Our checkpoints have zero biases where the model has none. Without trainer.json they look like biases. The user may
+ * ask for a model without biases, which computes the same. */
 static void test_biases_that_are_zero(void **state) {
     (void)state;
     Launch launch = without_model(), small = small_run();
